@@ -1,0 +1,73 @@
+"""The default corpus: every Python has its standard library, so a first run needs no network."""
+
+import functools
+import hashlib
+import os
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from bytelm.data.config import Split, SourceConfig
+from bytelm.data.tfds_source import TfdsReader, import_tfds
+
+ENDINGS = (".py", ".rst", ".txt")
+LEFT_OUT = {"__pycache__", "dist-packages", "idle_test", "site-packages", "test", "tests"}
+"""Directories of installed packages, of caches, and of tests (many of which are not text)."""
+
+
+def library_root() -> Path:
+    """Directory of the standard library of the running Python."""
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def library_files(root: Path) -> Iterator[Path]:
+    """The source and documentation files under `root`, in a fixed order."""
+    for directory, subdirectories, names in os.walk(root):
+        subdirectories[:] = sorted(set(subdirectories) - LEFT_OUT)
+        for name in sorted(names):
+            if name.endswith(ENDINGS):
+                yield Path(directory, name)
+
+
+class PythonStdlibReader(TfdsReader):
+    """The dataset `python_stdlib`, prepared under the cache directory when it is first read."""
+
+    splits = {"train": "train"}  # noqa: RUF012 (fixed, where the parent class looks them up)
+
+    def __init__(self, cache_path: Path) -> None:
+        super().__init__(SourceConfig(dataset="python_stdlib", text_key="text"))
+        self._cache_path = cache_path
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Hash of the names and contents of the files: two Pythons never share a dataset."""
+        root, digest = library_root(), hashlib.blake2b(digest_size=16)
+        for path in library_files(root):
+            name, text = path.relative_to(root).as_posix().encode(), path.read_bytes()
+            digest.update(b"%d %d %b%b" % (len(name), len(text), name, text))
+        return digest.hexdigest()
+
+    def inputs(self, split: Split) -> object:
+        """The digest of the files, which needs no TFDS."""
+        return self.digest
+
+    def size(self, split: Split) -> int:
+        """Bytes of all the files."""
+        return sum(path.stat().st_size for path in library_files(library_root()))
+
+    @functools.cached_property
+    def builder(self) -> Any:
+        """The TFDS builder of the dataset, prepared here if it has not been."""
+        tfds = import_tfds("python_stdlib")
+        from bytelm.data.python_stdlib_builder import PythonStdlib
+
+        directory = self._cache_path / "tfds" / self.digest
+        directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / "lock"):
+            builder = PythonStdlib(data_dir=directory, file_format="array_record")
+            tfds.disable_progress_bar()
+            builder.download_and_prepare()
+        return builder

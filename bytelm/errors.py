@@ -1,0 +1,8 @@
+"""The one exception type for mistakes that a user can put right."""
+
+
+class UserError(Exception):
+    """A mistake in the user's input: one sentence that says what is wrong, where, and what to do.
+
+    The command line prints the message without a traceback and exits with status 2.
+    """

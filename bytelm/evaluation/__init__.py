@@ -1,0 +1,1 @@
+"""Evaluation: exact bits per byte, its uncertainty, and what to compare it with."""

@@ -1,0 +1,1 @@
+"""Inference: generating bytes from a trained model."""

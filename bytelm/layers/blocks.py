@@ -1,0 +1,167 @@
+"""The pre-norm Transformer block: self-attention, then an MLP, each on a residual branch."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bytelm.layers.attention import (
+    AttentionImplementation,
+    AttentionMask,
+    attention,
+    cached_attention,
+)
+from bytelm.layers.linear import Dense
+from bytelm.layers.mlp import MLP, MLPKind, default_mlp_width
+from bytelm.layers.norms import RMSNorm
+from bytelm.layers.partitioning import shard_rows
+from bytelm.layers.positions import rotary
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """Shape of the blocks of one stack. Built by a model family from its own config."""
+
+    width: int
+    depth: int
+    heads: int
+    key_value_heads: int
+    head_width: int
+    mlp: MLPKind
+    mlp_width: int | None
+    qk_norm: bool
+    rope_theta: float
+    mask: AttentionMask
+    implementation: AttentionImplementation
+
+    @property
+    def hidden(self) -> int:
+        """Channels inside the MLP."""
+        return self.mlp_width or default_mlp_width(self.mlp, self.width)
+
+    def forward_flops(self, length: int) -> float:
+        """Matrix-product FLOPs of one forward pass of all blocks over one row of `length`."""
+        inner, shared = self.heads * self.head_width, self.key_value_heads * self.head_width
+        projections = self.width * (2 * inner + 2 * shared)
+        mlp = self.width * self.hidden * (3 if self.mlp == "swiglu" else 2)
+        window = min(self.mask.window or length, length)
+        pairs = window * (window + 1) // 2 + (length - window) * window
+        return self.depth * 2.0 * (length * (projections + mlp) + 2 * pairs * inner)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LayerCache:
+    """Keys and values `[B, S, G, K]` of the positions that one layer has seen."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CacheSlots:
+    """Where a piece of N new positions goes in a cache of S slots, the same for every layer.
+
+    Attributes:
+        rows: int32 `[B, 1]`, the row indices.
+        slots: int32 `[B, N]`, the slot each new position is written to; S (dropped) for none.
+        positions: int32 `[B, N]`, the new positions, -1 where a row has fewer than N.
+        before: int32 `[B, S]`, the position that each slot held before, -1 if empty.
+        after: int32 `[B, S]`, the position that each slot holds once the piece is written.
+    """
+
+    rows: jax.Array
+    slots: jax.Array
+    positions: jax.Array
+    before: jax.Array
+    after: jax.Array
+
+    def write(self, cache: jax.Array, new: jax.Array) -> jax.Array:
+        return cache.at[self.rows, self.slots].set(new.astype(cache.dtype), mode="drop")
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head attention with grouped queries, rotary positions and optional q/k norms.
+
+    `[B, T, width] -> [B, T, width]`. With `qk_norm`, each head of q and k is RMS-normalised
+    before the rotation (arXiv 2302.05442).
+    """
+
+    def __init__(self, config: BlockConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        inner = config.heads * config.head_width
+        shared = config.key_value_heads * config.head_width
+        output_gain = (2 * config.depth) ** -0.5
+        self.query = Dense(config.width, inner, rngs=rngs, tensor_axis=-1)
+        self.key = Dense(config.width, shared, rngs=rngs, tensor_axis=-1)
+        self.value = Dense(config.width, shared, rngs=rngs, tensor_axis=-1)
+        self.output = Dense(inner, config.width, rngs=rngs, gain=output_gain, tensor_axis=-2)
+        if config.qk_norm:
+            self.query_norm = RMSNorm(config.head_width)
+            self.key_norm = RMSNorm(config.head_width)
+
+    def _heads(self, x: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        config, shape = self.config, x.shape[:2]
+        q = self.query(x).reshape(*shape, config.heads, config.head_width)
+        k = self.key(x).reshape(*shape, config.key_value_heads, config.head_width)
+        v = self.value(x).reshape(*shape, config.key_value_heads, config.head_width)
+        if config.qk_norm:
+            q, k = self.query_norm(q), self.key_norm(k)
+        theta = config.rope_theta
+        return rotary(q, positions, theta), rotary(k, positions, theta), v
+
+    def __call__(self, x: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+        q, k, v = self._heads(x, jnp.arange(x.shape[1])[None, :])
+        config = self.config
+        mixed = attention(
+            q, k, v, config.mask, segment_ids, implementation=config.implementation
+        )
+        return self.output(mixed.reshape(*x.shape[:2], -1))
+
+    def extend(
+        self, x: jax.Array, cache: LayerCache, slots: CacheSlots
+    ) -> tuple[jax.Array, LayerCache]:
+        """Attention of N new positions `[B, N, width]` over the cache and over themselves."""
+        q, k, v = self._heads(x, slots.positions)
+        written = LayerCache(slots.write(cache.keys, k), slots.write(cache.values, v))
+        if x.shape[1] == 1:
+            keys, values, key_positions = written.keys, written.values, slots.after
+        else:
+            # A ring of slots may already have lost keys that the first new positions still see.
+            keys = jnp.concatenate([cache.keys, k.astype(cache.keys.dtype)], axis=1)
+            values = jnp.concatenate([cache.values, v.astype(cache.values.dtype)], axis=1)
+            key_positions = jnp.concatenate([slots.before, slots.positions], axis=1)
+        mixed = cached_attention(
+            q, keys, values, slots.positions, key_positions, self.config.mask
+        )
+        return self.output(mixed.reshape(*x.shape[:2], -1)), written
+
+
+class TransformerBlock(nnx.Module):
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`."""
+
+    def __init__(self, config: BlockConfig, *, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(config.width)
+        self.attention = SelfAttention(config, rngs=rngs)
+        self.mlp_norm = RMSNorm(config.width)
+        self.mlp = MLP(
+            config.mlp,
+            config.width,
+            config.hidden,
+            rngs=rngs,
+            output_gain=(2 * config.depth) ** -0.5,
+        )
+
+    def __call__(self, x: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+        x = shard_rows(x)
+        x = x + self.attention(self.attention_norm(x), segment_ids)
+        return x + self.mlp(self.mlp_norm(x))
+
+    def extend(
+        self, x: jax.Array, cache: LayerCache, slots: CacheSlots
+    ) -> tuple[jax.Array, LayerCache]:
+        mixed, cache = self.attention.extend(self.attention_norm(x), cache, slots)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), cache

@@ -1,0 +1,20 @@
+"""Normalisation layers."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square normalisation over the last axis (arXiv 1910.07467), in float32."""
+
+    def __init__(self, width: int, *, epsilon: float = 1e-6):
+        self.scale = nnx.Param(jnp.ones((width,)))
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
+        scale = self.scale[...].astype(jnp.float32)
+        return (normed * jnp.expand_dims(scale, range(x.ndim - 1))).astype(x.dtype)

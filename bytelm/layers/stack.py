@@ -1,0 +1,160 @@
+"""A stack of equal blocks: scanned or unrolled, rematerialised or not, with its decoding cache."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bytelm.layers.blocks import BlockConfig, CacheSlots, LayerCache, TransformerBlock
+
+Remat = Literal["none", "dots", "full"]
+
+DEEPEST_UNROLLED = 8
+"""Up to this depth a stack is unrolled by default: faster steps, and compilation is still short."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StackCache:
+    """What a stack remembers of the positions it has seen, for incremental decoding.
+
+    S slots hold the last S positions: slot p % S holds position p.
+
+    Attributes:
+        length: int32 `[B]`, how many positions each row has seen.
+        positions: int32 `[B, S]`, the position that each slot holds, -1 if empty.
+        layers: keys and values of each layer.
+    """
+
+    length: jax.Array
+    positions: jax.Array
+    layers: tuple[LayerCache, ...]
+
+
+class Stack(nnx.Module):
+    """`depth` Transformer blocks, one after another: `[B, T, width] -> [B, T, width]`.
+
+    Parameters are stored stacked, `[depth, ...]`, however the stack is run, so that a checkpoint
+    does not depend on it. `unstack` gives the form for decoding.
+
+    Args:
+        scan: run as `lax.scan` over layers (compile time does not grow with depth) or unrolled
+            (faster on CPU); None chooses by depth.
+        remat: what the backward pass recomputes: nothing ("none"), all but the results of matrix
+            products ("dots"), or the whole block ("full", least memory).
+    """
+
+    def __init__(
+        self,
+        config: BlockConfig,
+        *,
+        rngs: nnx.Rngs,
+        scan: bool | None = None,
+        remat: Remat = "none",
+    ):
+        self.config = config
+        self.scan = config.depth > DEEPEST_UNROLLED if scan is None else scan
+        self.remat = remat
+
+        @nnx.split_rngs(splits=config.depth)
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def blocks(rngs: nnx.Rngs) -> TransformerBlock:
+            return TransformerBlock(config, rngs=rngs)
+
+        self.blocks: TransformerBlock | nnx.List = blocks(rngs)
+
+    def unstack(self) -> None:
+        """Stores each layer's parameters on their own, so that decoding does not slice them."""
+        self.blocks = nnx.List(self._layers())
+
+    def _layers(self) -> list[TransformerBlock]:
+        if isinstance(self.blocks, nnx.List):
+            return list(self.blocks)
+        graphdef, stacked = nnx.split(self.blocks)
+        # One split per array: its gradient is one concatenation, where indexing adds up `depth`.
+        leaves, structure = jax.tree.flatten(stacked)
+        pieces = [jnp.unstack(leaf) for leaf in leaves]
+        return [
+            nnx.merge(graphdef, jax.tree.unflatten(structure, layer))
+            for layer in zip(*pieces, strict=True)
+        ]
+
+    def _rematerialised(self, function: Callable) -> Callable:
+        if self.remat == "none":
+            return function
+        policy = (
+            jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            if self.remat == "dots"
+            else None
+        )
+        return jax.checkpoint(function, policy=policy, prevent_cse=not self.scan)
+
+    def __call__(self, x: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+        if self.scan and not isinstance(self.blocks, nnx.List):
+            graphdef, stacked = nnx.split(self.blocks)
+
+            def layer(x: jax.Array, params: nnx.State) -> tuple[jax.Array, None]:
+                return nnx.merge(graphdef, params)(x, segment_ids), None
+
+            return jax.lax.scan(self._rematerialised(layer), x, stacked)[0]
+
+        for block in self._layers():
+            graphdef, params = nnx.split(block)
+
+            def run(x: jax.Array, params: nnx.State, graphdef=graphdef) -> jax.Array:
+                return nnx.merge(graphdef, params)(x, segment_ids)
+
+            x = self._rematerialised(run)(x, params)
+        return x
+
+    def init_cache(self, batch: int, max_length: int, dtype: jnp.dtype) -> StackCache:
+        """An empty cache for `batch` rows of at most `max_length` positions.
+
+        With a window W only the last W positions are kept.
+        """
+        config = self.config
+        slots = min(max_length, config.mask.window or max_length)
+        shape = (batch, slots, config.key_value_heads, config.head_width)
+        return StackCache(
+            length=jnp.zeros((batch,), jnp.int32),
+            positions=jnp.full((batch, slots), -1, jnp.int32),
+            layers=tuple(
+                LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+                for _ in range(config.depth)
+            ),
+        )
+
+    def extend(
+        self, x: jax.Array, cache: StackCache, lengths: jax.Array
+    ) -> tuple[jax.Array, StackCache]:
+        """Runs N new positions of each row.
+
+        Args:
+            x: `[B, N, width]`.
+            cache: of the positions before; without a window, `length + N` must fit in its slots.
+            lengths: int32 `[B]`, how many of the N positions each row really has (from the first
+                on); outputs beyond are finite and mean nothing, and the cache forgets them.
+
+        Returns:
+            outputs `[B, N, width]` and the cache with the new positions.
+        """
+        slot_count = cache.positions.shape[1]
+        offsets = jnp.arange(x.shape[1])[None, :]
+        new_length = cache.length + lengths
+        positions = cache.length[:, None] + offsets
+        valid = offsets < lengths[:, None]
+        kept = valid & (positions >= new_length[:, None] - slot_count)
+        rows = jnp.arange(x.shape[0])[:, None]
+        slots = jnp.where(kept, positions % slot_count, slot_count)
+        positions = jnp.where(valid, positions, -1)
+        after = cache.positions.at[rows, slots].set(positions, mode="drop")
+        where = CacheSlots(rows, slots, positions, before=cache.positions, after=after)
+
+        layers = []
+        for block, layer in zip(self._layers(), cache.layers, strict=True):
+            x, layer = block.extend(x, layer, where)
+            layers.append(layer)
+        return x, StackCache(new_length, after, tuple(layers))

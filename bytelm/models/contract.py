@@ -1,0 +1,123 @@
+"""What every model family is to the rest of bytelm: a config that builds a next-byte model."""
+
+import abc
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from bytelm.vocabulary import END, UNSCORED
+
+ComputeDtype = Literal["auto", "float32", "bfloat16"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """Packed rows of symbols, int32 `[B, T]` each.
+
+    Attributes:
+        ids: the symbols a model reads (`bytelm.vocabulary`).
+        targets: the symbol after each of them; UNSCORED where it is not scored.
+        segment_ids: which document of the row each belongs to, from 1; 0 is padding.
+    """
+
+    ids: Any
+    targets: Any
+    segment_ids: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ModelOutput:
+    """What a model makes of a batch.
+
+    Attributes:
+        logits: float32 `[B, T, OUTPUT_SIZE]`; those at t use the ids up to t of the same document.
+        auxiliary_losses: scalars in nats per scored symbol, added to the training loss.
+        statistics: scalar sums over the batch that the family reports, such as patches opened.
+    """
+
+    logits: jax.Array
+    auxiliary_losses: dict[str, jax.Array] = field(default_factory=dict)
+    statistics: dict[str, jax.Array] = field(default_factory=dict)
+
+
+def target_nats(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Negative log-likelihood of each target in nats, float32 `[B, T]`; 0 where UNSCORED."""
+    scored = targets != UNSCORED
+    nats = optax.softmax_cross_entropy_with_integer_labels(
+        logits.astype(jnp.float32), jnp.where(scored, targets, END)
+    )
+    return jnp.where(scored, nats, 0.0)
+
+
+class LanguageModel(nnx.Module):
+    """A probability for the next symbol given the symbols before it.
+
+    `__call__` scores whole rows; `init_cache` and `extend` give the same numbers piece by piece.
+    """
+
+    def __call__(self, batch: Batch) -> ModelOutput:
+        """Logits for every position of `batch`; its targets are not looked at."""
+        raise NotImplementedError
+
+    def init_cache(self, batch_size: int, max_length: int) -> Any:
+        """An empty decoding cache (a pytree) for rows of at most `max_length` symbols."""
+        raise NotImplementedError
+
+    def extend(self, ids: jax.Array, cache: Any, lengths: jax.Array) -> tuple[jax.Array, Any]:
+        """Reads the next N symbols of each row: prefill for N > 1, a decoding step for N = 1.
+
+        Args:
+            ids: int32 `[B, N]`.
+            cache: what `init_cache` or the last `extend` returned.
+            lengths: int32 `[B]`, how many of the N symbols each row really has, from the first
+                on (0 to N); the rest is ignored.
+
+        Returns:
+            logits float32 `[B, N, OUTPUT_SIZE]` (meaningless beyond `lengths`) and the new cache.
+        """
+        raise NotImplementedError
+
+    def for_decoding(self) -> "LanguageModel":
+        """Rearranges the parameters in place to the form in which `extend` is fastest."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ModelConfig(abc.ABC):
+    """Base of every family's config. A subclass that names its `family` is thereby registered."""
+
+    family: ClassVar[str]
+    families: ClassVar[dict[str, type["ModelConfig"]]] = {}
+
+    compute_dtype: ComputeDtype = "auto"
+    """Dtype of activations and matrix products; "auto" is bfloat16 on accelerators, float32 on
+    CPU. Parameters, normalisation, softmax and loss are always float32."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        ModelConfig.families[cls.family] = cls
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The compute dtype that `compute_dtype` means on this machine."""
+        if self.compute_dtype == "auto":
+            return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+        return jnp.dtype(self.compute_dtype)
+
+    @abc.abstractmethod
+    def build(self, rngs: nnx.Rngs) -> LanguageModel:
+        """The model, with fresh parameters in float32."""
+
+    @abc.abstractmethod
+    def forward_flops(self, sequence_length: int) -> float:
+        """Floating-point operations of the matrix products of one forward pass over one row.
+
+        A multiply-add counts 2; attention counts the pairs that the mask lets see each other,
+        without document boundaries. Training costs three times as much.
+        """

@@ -1,0 +1,151 @@
+"""The flat byte Transformer: the baseline that every other family meets.
+
+A decoder-only Transformer of the Llama kind (arXiv 2302.13971) over bytes: byte embedding, pre-norm
+blocks of causal self-attention with rotary positions and an MLP, a final RMSNorm, and a head over
+the 256 bytes and END. Documents packed into one row do not see each other.
+
+Initialisation: kernels are normal of variance 1/d_in, those that end a residual branch divided by
+2 x depth (GPT-2); the embedding has standard deviation 1, so that the residual stream starts at
+the scale the norms expect; the untied head starts at zero, so that an untrained model says exactly
+log2(257) bits for every symbol.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bytelm.errors import UserError
+from bytelm.layers.attention import AttentionImplementation, AttentionMask
+from bytelm.layers.blocks import BlockConfig
+from bytelm.layers.linear import Dense, Embedding
+from bytelm.layers.mlp import MLPKind
+from bytelm.layers.norms import RMSNorm
+from bytelm.layers.partitioning import shard_rows
+from bytelm.layers.stack import Remat, Stack, StackCache
+from bytelm.models.contract import Batch, LanguageModel, ModelConfig, ModelOutput
+from bytelm.vocabulary import INPUT_SIZE, OUTPUT_SIZE
+
+
+@dataclass(frozen=True)
+class TransformerConfig(ModelConfig):
+    """A flat byte Transformer."""
+
+    family: ClassVar[str] = "transformer"
+
+    width: int = 256
+    """Channels of the residual stream."""
+    depth: int = 6
+    """Number of blocks."""
+    head_width: int = 64
+    """Channels of one attention head; even, for the rotary pairs."""
+    heads: int | None = None
+    """Query heads; None for width / head_width."""
+    key_value_heads: int | None = None
+    """Heads of keys and values, a divisor of `heads` (grouped-query attention); None for `heads`."""
+    mlp: MLPKind = "swiglu"
+    """Kind of MLP."""
+    mlp_width: int | None = None
+    """Channels inside the MLP; None for 4 x width, or 8/3 x width (up to a multiple of 64) for
+    SwiGLU."""
+    qk_norm: bool = False
+    """Whether each head's queries and keys are RMS-normalised."""
+    window: int | None = None
+    """A position sees itself and the window - 1 positions before it; None for all before it."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary wavelengths."""
+    tied_head: bool = False
+    """Whether the head is the byte embedding, scaled by 1/sqrt(width)."""
+    scan: bool | None = None
+    """Scan over the blocks, or unroll them; None scans above 8 blocks."""
+    remat: Remat = "none"
+    """What the backward pass recomputes: nothing, all but matrix products ("dots"), or "full"."""
+    attention: AttentionImplementation = "auto"
+    """Attention back end; "auto" picks the fastest exact one of the machine."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "head_width", "heads", "key_value_heads", "mlp_width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"model.{name} is {value}; it must be at least 1.")
+        if self.window is not None and self.window < 1:
+            raise UserError(f"model.window is {self.window}; it must be at least 1, or None.")
+        if self.head_width % 2:
+            raise UserError(f"model.head_width is {self.head_width}; rotary positions need it even.")
+        if self.heads is None and self.width % self.head_width:
+            raise UserError(
+                f"model.width {self.width} is no multiple of model.head_width {self.head_width}; "
+                "change one of them, or set model.heads."
+            )
+        heads = self.heads or self.width // self.head_width
+        if heads % (self.key_value_heads or heads):
+            raise UserError(
+                f"model.key_value_heads {self.key_value_heads} does not divide the {heads} query "
+                "heads; choose a divisor."
+            )
+
+    @property
+    def block(self) -> BlockConfig:
+        """The shape of the blocks."""
+        heads = self.heads or self.width // self.head_width
+        return BlockConfig(
+            width=self.width,
+            depth=self.depth,
+            heads=heads,
+            key_value_heads=self.key_value_heads or heads,
+            head_width=self.head_width,
+            mlp=self.mlp,
+            mlp_width=self.mlp_width,
+            qk_norm=self.qk_norm,
+            rope_theta=self.rope_theta,
+            mask=AttentionMask(causal=True, window=self.window),
+            implementation=self.attention,
+        )
+
+    def build(self, rngs: nnx.Rngs) -> "Transformer":
+        return Transformer(self, rngs=rngs)
+
+    def forward_flops(self, sequence_length: int) -> float:
+        head = 2.0 * sequence_length * self.width * OUTPUT_SIZE
+        return self.block.forward_flops(sequence_length) + head
+
+
+class Transformer(LanguageModel):
+    """The model that a `TransformerConfig` builds."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.embedding = Embedding(INPUT_SIZE, config.width, rngs=rngs)
+        self.stack = Stack(config.block, rngs=rngs, scan=config.scan, remat=config.remat)
+        self.final_norm = RMSNorm(config.width)
+        if not config.tied_head:
+            self.head = Dense(config.width, OUTPUT_SIZE, rngs=rngs, gain=0.0)
+
+    def __call__(self, batch: Batch) -> ModelOutput:
+        x = shard_rows(self.embedding(batch.ids, self.config.dtype))
+        x = self.stack(x, batch.segment_ids)
+        return ModelOutput(self._logits(x))
+
+    def _logits(self, x: jax.Array) -> jax.Array:
+        x = self.final_norm(x)
+        if self.config.tied_head:
+            logits = self.embedding.attend(x, OUTPUT_SIZE) * self.config.width**-0.5
+        else:
+            logits = self.head(x)
+        return logits.astype(jnp.float32)
+
+    def init_cache(self, batch_size: int, max_length: int) -> StackCache:
+        return self.stack.init_cache(batch_size, max_length, self.config.dtype)
+
+    def extend(
+        self, ids: jax.Array, cache: StackCache, lengths: jax.Array
+    ) -> tuple[jax.Array, StackCache]:
+        x = self.embedding(ids, self.config.dtype)
+        x, cache = self.stack.extend(x, cache, lengths)
+        return self._logits(x), cache
+
+    def for_decoding(self) -> "Transformer":
+        self.stack.unstack()
+        return self

@@ -1,0 +1,134 @@
+"""What the hardware can do at best, to which a run's own FLOP/s are compared."""
+
+import functools
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+
+class Peak(NamedTuple):
+    """The matrix multiplication peak of one device."""
+
+    flops_per_second: float
+    """A multiplication and an addition count as two."""
+    source: Literal["known", "measured"]
+    """The vendor's figure, or a matrix multiplication timed on this device."""
+
+
+class _Rates(NamedTuple):
+    """Vendor's dense peaks of one device in TFLOP/s, without sparsity.
+
+    `float32` is what JAX reaches at its default matmul precision: a single bfloat16 pass on
+    TPU, TF32 on GPU.
+    """
+
+    bfloat16: float
+    float32: float
+
+
+_KNOWN = {
+    "TPU v3": _Rates(61.5, 61.5),  # a device is one of the chip's two cores
+    "TPU v4": _Rates(275, 275),
+    "TPU v5 lite": _Rates(197, 197),
+    "TPU v5e": _Rates(197, 197),
+    "TPU v5": _Rates(459, 459),
+    "TPU v5p": _Rates(459, 459),
+    "TPU v6 lite": _Rates(918, 918),
+    "TPU v6e": _Rates(918, 918),
+    "TPU7x": _Rates(1153.5, 1153.5),  # a device is one of the chip's two cores
+    "NVIDIA A100": _Rates(312, 156),
+    "NVIDIA L4": _Rates(121, 60),
+    "NVIDIA L40S": _Rates(362, 183),
+    "NVIDIA H100": _Rates(989, 494),
+    "NVIDIA H100 PCIe": _Rates(756, 378),
+    "NVIDIA H100 NVL": _Rates(835, 417),
+    "NVIDIA GH200": _Rates(989, 494),
+    "NVIDIA H200": _Rates(989, 494),
+    "NVIDIA H200 NVL": _Rates(835, 417),
+    "NVIDIA B200": _Rates(2250, 1125),
+    "NVIDIA GB200": _Rates(2500, 1250),
+}
+"""By the first words of JAX's `device_kind`; the longest match holds. TPU figures from Google
+Cloud's system architecture pages, GPU figures from NVIDIA's data sheets."""
+
+_LESSER = {"lite", "MIG"}
+"""Words that make a device of the same name a lesser one: a smaller chip, a slice of a GPU."""
+
+_MEASURING_SECONDS = 0.3
+
+
+def peak_flops(dtype: DTypeLike) -> Peak:
+    """Returns the peak of one local device for matrix multiplications on inputs of `dtype`.
+
+    The figure is the vendor's where the table has one, and otherwise measured once per process
+    in about half a second. A CPU's is for all the cores that this process may use, shared
+    evenly among its (virtual) devices.
+    """
+    return _peak_flops(jnp.dtype(dtype).name)
+
+
+@functools.cache
+def _peak_flops(dtype: str) -> Peak:
+    device = jax.local_devices()[0]
+    rates = _known_rates(device.device_kind)
+    if rates is not None and dtype in rates._fields:
+        return Peak(1e12 * getattr(rates, dtype), "known")
+    measured = _measure(dtype, size=1024 if device.platform == "cpu" else 8192)
+    sharers = jax.local_device_count() if device.platform == "cpu" else 1
+    return Peak(measured / sharers, "measured")
+
+
+def _known_rates(device_kind: str) -> _Rates | None:
+    # "NVIDIA A100-SXM4-80GB" hyphenates what other names leave apart.
+    words = device_kind.replace("-", " ").split()
+    for count in range(len(words), 0, -1):
+        rates = _KNOWN.get(" ".join(words[:count]))
+        if rates is not None:
+            return None if _LESSER.intersection(words[count:]) else rates
+    return None
+
+
+def _measure(dtype: str, size: int) -> float:
+    """FLOP/s of the fastest of several products of two [size, size] matrices."""
+    matrix = jnp.ones((size, size), dtype)
+    multiply = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
+    seconds: list[float] = []
+    end = time.perf_counter() + _MEASURING_SECONDS
+    while len(seconds) < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        multiply(matrix, matrix).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
+
+
+def describe_machine() -> str:
+    """One line that names the devices and versions behind a benchmark's figures.
+
+    For instance `2 cores of Intel(R) Xeon(R) Processor @ 2.50GHz, JAX 0.10.2, Python 3.11.4`.
+    """
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        # Only Linux tells how many of the cores this process may use.
+        linux = sys.platform == "linux"
+        cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count()
+        hardware = f"{cores} cores of {_cpu_model()}"
+    else:
+        hardware = f"{jax.device_count()} x {device.device_kind}"
+    return f"{hardware}, JAX {jax.__version__}, Python {platform.python_version()}"
+
+
+def _cpu_model() -> str:
+    """The processor's name; its architecture where Linux does not tell the name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()

@@ -1,0 +1,292 @@
+"""The training loop: one program for every family, device and number of processes."""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from bytelm.config import ExperimentConfig, to_dict, to_json
+from bytelm.data.loader import train_batches, validation_batches
+from bytelm.errors import UserError
+from bytelm.inference.generation import Generator
+from bytelm.training.checkpoint import Checkpoints
+from bytelm.training.display import Display
+from bytelm.training.distributed import StopRequest
+from bytelm.training.hardware import peak_flops
+from bytelm.training.metrics import MetricsWriter
+from bytelm.training.provenance import provenance
+from bytelm.training.resume import check_change
+from bytelm.training.sharding import check_batch, place_batch
+from bytelm.training.step import State, TrainProgram, train_program
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended: after which step, with what validation, and whether it was asked to stop."""
+
+    run_dir: Path
+    step: int
+    validation_bpb: float | None
+    interrupted: bool
+
+
+def build_program(config: ExperimentConfig, mesh: jax.sharding.Mesh) -> TrainProgram:
+    """The training program that a config asks for."""
+    check_batch(config.data.batch_size, mesh, config.train.accumulation)
+    return train_program(
+        config.model,
+        config.optimizer.build(config.train.steps),
+        mesh,
+        config.train.accumulation,
+    )
+
+
+def train(
+    config: ExperimentConfig,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    allow_config_change: bool = False,
+) -> TrainResult:
+    """Trains, from the beginning or from the last checkpoint in `run_dir`, and saves as it goes.
+
+    SIGTERM and SIGINT end it after the current step with a checkpoint.
+
+    Raises:
+        UserError: a config that cannot run here, a run that cannot be resumed, a disk that is
+            full, or `train.max_skipped` steps in a row without a finite loss and gradient.
+    """
+    mesh = config.mesh.build()
+    with jax.set_mesh(mesh), StopRequest(mesh) as stop:
+        return _Run(config, run_dir, mesh, resume, allow_config_change).run(stop)
+
+
+class _Run:
+    """One run while it is training."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        run_dir: Path,
+        mesh: jax.sharding.Mesh,
+        resume: bool,
+        allow_config_change: bool,
+    ):
+        self.config, self.run_dir, self.mesh = config, run_dir, mesh
+        self.program = build_program(config, mesh)
+        self.checkpoints = Checkpoints(run_dir, config.train.keep)
+        self.batches = train_batches(config.data, seed=config.train.seed)
+        self.step, self.bytes_seen, self.best, self.last_validation = 0, 0, math.inf, None
+        if resume and self.checkpoints.last_step is not None:
+            self._restore(allow_config_change)
+        else:
+            self.state = self.program.init(config.train.seed)
+        self.provenance = provenance()
+        self.learning_rate = config.optimizer.learning_rates(config.train.steps)
+        self.step_flops = (
+            3.0
+            * config.model.forward_flops(config.data.sequence_length)
+            * config.data.batch_size
+        )
+        self.peak = peak_flops(config.model.dtype).flops_per_second * mesh.size
+        self.is_main = jax.process_index() == 0
+        if self.is_main:
+            _write_config(config, run_dir)
+
+    def _restore(self, allow_config_change: bool) -> None:
+        saved = self.checkpoints.config()
+        old = build_program(dataclasses.replace(saved, mesh=self.config.mesh), self.mesh)
+        check_change(
+            saved,
+            self.config,
+            allowed=allow_config_change,
+            old_state=old.abstract_state,
+            new_state=self.program.abstract_state,
+        )
+        restored = self.checkpoints.restore(self.program.abstract_state, self.program.shardings)
+        self.checkpoints.discard_after(restored.step)
+        self.step, self.state = restored.step, restored.state
+        self.batches.restore(restored.data)
+        self.bytes_seen = restored.provenance["bytes_seen"]
+        self.best = restored.provenance["best_validation_bpb"] or math.inf
+        self.last_validation = restored.provenance["last_validation_bpb"]
+
+    def run(self, stop: StopRequest) -> TrainResult:
+        """Trains to the end or until `stop` asks for it."""
+        config = self.config.train
+        first = self.step
+        with (
+            _main_only(self._writer, self.is_main) as self.writer,
+            Display(config.steps) as self.display,
+        ):
+            if first:
+                self.display.message(f"resuming from step {first} in {self.run_dir}")
+            self.record = _Record(time.perf_counter())
+            pending: tuple[int, dict[str, jax.Array]] | None = None
+            while True:
+                # Fetched one step late, so that the devices always have a step to work on.
+                done = self.step >= config.steps
+                stopping = not done and stop.agreed()
+                validating = self._due(config.validate_every, first) or (done and self.step > first)
+                saving = self._due(config.checkpoint_every, first) or (done and self.step > first)
+                if pending and (done or stopping or validating or saving):
+                    self._take(*pending)
+                    pending = None
+                bpb = self._validate() if validating else None
+                better = bpb is not None and bpb < self.best
+                self.best = min(self.best, bpb) if bpb is not None else self.best
+                if saving or better or (stopping and self.step > first):
+                    self._save(bpb)
+                if done or stopping:
+                    break
+                batch = place_batch(next(self.batches), self.mesh)
+                self.state, metrics = self.program.train(self.state, batch)
+                self.step += 1
+                if pending:
+                    self._take(*pending)
+                pending = (self.step, metrics)
+            self.checkpoints.close()
+        return TrainResult(self.run_dir, self.step, self.last_validation, stopping)
+
+    def _due(self, every: int, first: int) -> bool:
+        return self.step > first and self.step % every == 0
+
+    def _writer(self) -> MetricsWriter:
+        return MetricsWriter(
+            self.run_dir,
+            to_dict(self.config),
+            start_step=self.step,
+            tensorboard=self.config.train.tensorboard,
+            wandb_project=self.config.train.wandb_project,
+        )
+
+    def _take(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Counts in the metrics of a step, and records them where a record is due."""
+        values = jax.device_get(metrics)
+        self.bytes_seen += int(values["bytes"])
+        limit = self.config.train.max_skipped
+        if values["skipped_in_row"] >= limit:
+            self.checkpoints.wait()
+            last = self.checkpoints.last_step
+            raise UserError(
+                f"{limit} steps in a row, up to step {step}, had a loss or gradient that is not "
+                f"finite; the run stops. The last good checkpoint is that of step {last} in "
+                f"{self.checkpoints.folder}: lower the learning rate, then use --resume "
+                "--allow-config-change."
+            )
+        self.record.add(values)
+        if step % self.config.train.log_every == 0:
+            scalars = self.record.scalars(time.perf_counter(), self.step_flops, self.peak)
+            scalars["learning_rate"] = float(self.learning_rate(step - 1))
+            self.record = _Record(time.perf_counter())
+            self._report(step, scalars)
+
+    def _report(self, step: int, scalars: dict[str, float]) -> None:
+        self.display.update(step, scalars)
+        if self.writer:
+            self.writer.write(step, scalars)
+
+    def _validate(self) -> float:
+        """Bits per byte, END counted, on the first rows of the validation split; and a sample."""
+        started = time.perf_counter()
+        config = self.config.train
+        nats, count = 0.0, 0
+        for batch in validation_batches(self.config.data, rows=config.validation_rows):
+            sums = jax.device_get(
+                self.program.evaluate(self.state["params"], place_batch(batch, self.mesh))
+            )
+            nats, count = nats + float(sums["nats"]), count + int(sums["bytes"])
+        bpb = nats / (math.log(2) * count)
+        self.last_validation = bpb
+        self._report(self.step, {"validation_bpb": bpb})
+        if config.sample_bytes:
+            self._sample(config.sample_bytes)
+        self.record.pause(time.perf_counter() - started)
+        return bpb
+
+    def _sample(self, count: int) -> None:
+        whole = jax.tree.map(
+            lambda _: NamedSharding(self.mesh, PartitionSpec()), self.state["params"]
+        )
+        gathered = jax.jit(lambda params: params, out_shardings=whole)(self.state["params"])
+        if self.writer:
+            params = jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)
+            with jax.set_mesh(jax.sharding.Mesh(np.empty((), dtype=object), ())):
+                generator = Generator(self.program.graphdef, params)
+                text = generator.generate([b""], max_bytes=count, seed=self.step)[0]
+            shown = text.decode("utf-8", "replace")
+            self.display.message(f"--- sample at step {self.step} ---\n{shown}\n---")
+            self.writer.write_text(self.step, "sample", shown)
+
+    def _save(self, validation_bpb: float | None) -> None:
+        if self.checkpoints.last_step == self.step:
+            return
+        self.checkpoints.save(
+            self.step,
+            self.state,
+            data=self.batches.state(),
+            config=self.config,
+            provenance={
+                **self.provenance,
+                "data_fingerprint": self.batches.fingerprint,
+                "bytes_seen": self.bytes_seen,
+                "flops": self.step * self.step_flops,
+                "best_validation_bpb": None if math.isinf(self.best) else self.best,
+                "last_validation_bpb": self.last_validation,
+            },
+            validation_bpb=validation_bpb,
+        )
+
+
+class _Record:
+    """Sums over the steps since the last record."""
+
+    def __init__(self, started: float):
+        self.started = started
+        self.steps = 0
+        self.sums: dict[str, float] = {}
+        self.last: Mapping[str, Any] = {}
+
+    def pause(self, seconds: float) -> None:
+        """Leaves the time of a validation out of the speed."""
+        self.started += seconds
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        self.steps += 1
+        self.last = values
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+
+    def scalars(self, now: float, step_flops: float, peak: float) -> dict[str, float]:
+        """The metrics of the steps added: sums are divided here, once."""
+        seconds = now - self.started
+        flops = self.steps * step_flops / seconds
+        return {
+            "bpb": self.sums["nats"] / (math.log(2) * self.sums["bytes"]),
+            "bytes_per_second": self.sums["bytes"] / seconds,
+            "flops_per_second": flops,
+            "utilisation": flops / peak,
+            "gradient_norm": float(self.last["gradient_norm"]),
+            "skipped_steps": float(self.last["skipped"]),
+        }
+
+
+def _main_only(make: Any, is_main: bool) -> Any:
+    """`make()` in the main process, and a context of None in the others."""
+    import contextlib
+
+    return make() if is_main else contextlib.nullcontext()
+
+
+def _write_config(config: ExperimentConfig, run_dir: Path) -> None:
+    beside = run_dir / "config.json.new"
+    beside.write_text(to_json(config))
+    os.replace(beside, run_dir / "config.json")

@@ -1,0 +1,145 @@
+"""Optimisers and learning-rate schedules, composed from optax."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import optax
+
+from bytelm.errors import UserError
+from bytelm.training.sharding import path_name
+
+MUON_RMS = 0.2
+"""Root mean square of a Muon update, that of a typical AdamW update (arXiv 2502.16982), so that
+one learning rate serves both."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser, its learning-rate schedule, and what is decayed and clipped."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    """AdamW for everything; or Muon for the kernels inside the model's stacks and AdamW for the
+    rest."""
+    learning_rate: float = 1e-3
+    """Peak learning rate. Muon's updates are scaled to AdamW's size, so both share it."""
+    schedule: Literal["cosine", "warmup_stable_decay", "constant"] = "cosine"
+    """Shape after the warm-up: half a cosine; constant, then linear in the last `decay` of the
+    steps; or constant."""
+    warmup: float = 0.02
+    """Fraction of the steps in which the learning rate rises linearly from 0."""
+    decay: float = 0.2
+    """Fraction of the steps in which "warmup_stable_decay" falls."""
+    final: float = 0.1
+    """Learning rate at the last step, as a fraction of the peak."""
+    beta1: float = 0.9
+    """Decay of the first moment (AdamW)."""
+    beta2: float = 0.95
+    """Decay of the second moment (AdamW)."""
+    epsilon: float = 1e-8
+    """Added to the root of the second moment (AdamW)."""
+    momentum: float = 0.95
+    """Decay of the momentum (Muon)."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay, multiplied by the learning rate."""
+    decayed: tuple[str, ...] = ("kernel$",)
+    """Regular expressions: a parameter is decayed if its path matches one ("" matches all)."""
+    clip_norm: float | None = 1.0
+    """Largest global norm of the gradient; None for no clipping."""
+    lr_multipliers: tuple[tuple[str, float], ...] = ()
+    """(regular expression, factor) pairs: the learning rate of a parameter is multiplied by the
+    factor of the first expression that its path matches."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise UserError(f"optimizer.learning_rate is {self.learning_rate}; it must be positive.")
+        for name in ("warmup", "decay", "final"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(
+                    f"optimizer.{name} is {getattr(self, name)}; it is a fraction from 0 to 1."
+                )
+        if self.schedule == "warmup_stable_decay" and self.warmup + self.decay > 1:
+            raise UserError(
+                f"optimizer.warmup {self.warmup} and optimizer.decay {self.decay} are fractions "
+                "of the same run and add up to more than 1; lower one of them."
+            )
+        for pattern in (*self.decayed, *(pattern for pattern, _ in self.lr_multipliers)):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(
+                    f"optimizer: {pattern!r} is no regular expression ({error}); correct it."
+                ) from None
+
+    def learning_rates(self, steps: int) -> optax.Schedule:
+        """Learning rate as a function of the step, for a run of `steps` steps."""
+        peak, last = self.learning_rate, self.learning_rate * self.final
+        warmup = round(self.warmup * steps)
+        rise = optax.linear_schedule(0.0, peak, warmup) if warmup else None
+        if self.schedule == "constant":
+            after = [(optax.constant_schedule(peak), steps)]
+        elif self.schedule == "cosine":
+            after = [(optax.cosine_decay_schedule(peak, max(1, steps - warmup), self.final), steps)]
+        else:
+            decay = max(1, round(self.decay * steps))
+            after = [
+                (optax.constant_schedule(peak), steps - decay),
+                (optax.linear_schedule(peak, last, decay), steps),
+            ]
+        parts = [(rise, warmup), *after] if rise else after
+        schedules = [schedule for schedule, _ in parts]
+        return optax.join_schedules(schedules, [end for _, end in parts[:-1]])
+
+    def build(self, steps: int) -> optax.GradientTransformation:
+        """The optimiser for a run of `steps` steps."""
+        adam = optax.scale_by_adam(self.beta1, self.beta2, self.epsilon)
+        if self.name == "muon":
+            update = optax.partition({"muon": self._muon(), "adamw": adam}, _muon_labels)
+        else:
+            update = adam
+        return optax.chain(
+            optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity(),
+            update,
+            optax.add_decayed_weights(self.weight_decay, mask=self._is_decayed),
+            optax.stateless(self._multiply),
+            optax.scale_by_learning_rate(self.learning_rates(steps)),
+        )
+
+    def _muon(self) -> optax.GradientTransformation:
+        def dimensions(params: Any) -> Any:
+            return jax.tree.map(
+                lambda p: optax.contrib.MuonDimensionNumbers(p.ndim - 2, p.ndim - 1), params
+            )
+
+        def rescale(updates: Any, params: Any) -> Any:
+            return jax.tree.map(lambda u: u * (MUON_RMS * max(u.shape[-2:]) ** 0.5), updates)
+
+        return optax.chain(
+            optax.contrib.scale_by_muon(
+                beta=self.momentum, nesterov=True, weight_dimension_numbers=dimensions
+            ),
+            optax.stateless(rescale),
+        )
+
+    def _is_decayed(self, params: Any) -> Any:
+        return map_paths(lambda path: any(re.search(p, path) for p in self.decayed), params)
+
+    def _multiply(self, updates: Any, params: Any) -> Any:
+        def factor(path: str) -> float:
+            return next((f for p, f in self.lr_multipliers if re.search(p, path)), 1.0)
+
+        return jax.tree.map(lambda u, f: u * f, updates, map_paths(factor, updates))
+
+
+def map_paths(function: Callable[[str], Any], tree: Any) -> Any:
+    """Applies `function` to the path of each leaf, such as "stack/blocks/mlp/up/kernel"."""
+    return jax.tree.map_with_path(lambda path, _: function(path_name(path)), tree)
+
+
+def _muon_labels(params: Any) -> Any:
+    """Muon is for the matrices between hidden layers: not embeddings, heads, norms or biases."""
+    return map_paths(
+        lambda path: "muon" if re.search("blocks/.*kernel$", path) else "adamw", params
+    )

@@ -1,0 +1,67 @@
+"""The directory that a training run writes: how it is named, and kept to one process at a time."""
+
+import contextlib
+import fcntl
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from bytelm.errors import UserError
+
+
+@contextlib.contextmanager
+def lock(run_dir: Path) -> Iterator[None]:
+    """Keeps other processes out of an existing run directory while the context is entered.
+
+    The operating system drops the lock with the process that holds it, however that ends, so
+    none is ever stale. In a run of several processes, process 0 alone takes it. Where the file
+    system has no locks (some cluster mounts) a warning says so and nothing is kept out.
+
+    Raises:
+      UserError: another process has the run directory, or it cannot be written.
+    """
+    path = run_dir / ".lock"
+    try:
+        path.touch()
+    except OSError as error:
+        raise UserError(
+            f"run directory {run_dir} cannot be written ({error.strerror}); "
+            "choose another with --run-dir"
+        ) from error
+    with path.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = file.read() or "another process"
+            raise UserError(
+                f"run directory {run_dir} is in use by {holder}; "
+                "wait until that ends, or choose another with --run-dir"
+            ) from None
+        except OSError as error:
+            warnings.warn(
+                f"run directory {run_dir} is on a file system without locks ({error.strerror}): "
+                "take care that no second process writes it",
+                stacklevel=3,
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def new_run_directory(base: Path) -> Path:
+    """Creates and returns the first of `base`, `base-2`, `base-3`, ... that does not exist.
+
+    Two processes that ask at once get different directories.
+    """
+    base.parent.mkdir(parents=True, exist_ok=True)
+    candidate, number = base, 1
+    while True:
+        try:
+            candidate.mkdir()
+            return candidate
+        except FileExistsError:
+            number += 1
+            candidate = base.with_name(f"{base.name}-{number}")

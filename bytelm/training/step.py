@@ -1,0 +1,158 @@
+"""The training state and the jitted functions that change it.
+
+The state crosses the jit boundary as a nested dict of plain arrays and is donated; the model is
+merged inside the trace (walking its graph in Python at every call would cost more than a small
+model's step).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bytelm.models import Batch, ModelConfig, target_nats
+from bytelm.training.sharding import like_parameters, parameter_shardings
+from bytelm.vocabulary import BYTES, UNSCORED
+
+State = dict[str, Any]
+"""step (int32), params, optimizer, rng (key data), skipped and skipped_in_row (int32)."""
+
+
+def score(model: nnx.Module, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The training loss summed over a batch's scored symbols, and sums for the metrics.
+
+    The sums are nats over bytes and END together (`nats`), over bytes alone (`byte_nats`), the
+    number of bytes and of scored symbols, and whatever statistics the family reports.
+    """
+    output = model(batch)
+    nats = target_nats(output.logits, batch.targets)
+    is_byte = (batch.targets >= 0) & (batch.targets < BYTES)
+    sums = {
+        "nats": nats.sum(),
+        "byte_nats": jnp.where(is_byte, nats, 0.0).sum(),
+        "bytes": is_byte.sum(),
+        "symbols": (batch.targets != UNSCORED).sum(),
+        **output.statistics,
+    }
+    auxiliary = sum(output.auxiliary_losses.values(), start=jnp.zeros(()))
+    return sums["nats"] + auxiliary * sums["symbols"], sums
+
+
+@dataclass(frozen=True)
+class TrainProgram:
+    """The functions of one training run, for one model, optimiser and mesh.
+
+    Attributes:
+        graphdef: the model without its parameters; `nnx.merge(graphdef, params)` is the model.
+        shardings: of the state, in the state's own structure.
+        init: seed -> state.
+        train: (state, batch) -> (state, metrics); the state is donated.
+        evaluate: (params, batch) -> sums over the batch, as `score` gives them.
+    """
+
+    graphdef: nnx.GraphDef
+    abstract_state: State
+    shardings: State
+    init: Callable[[int], State]
+    train: Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
+    evaluate: Callable[[Any, Batch], dict[str, jax.Array]]
+
+
+def train_program(
+    model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, accumulation: int = 1
+) -> TrainProgram:
+    """Puts model, optimiser and mesh together. Traces nothing yet.
+
+    Args:
+        accumulation: into how many pieces, run one after another, a batch is cut; the result is
+            that of the whole batch.
+    """
+    abstract_model = nnx.eval_shape(lambda: model.build(nnx.Rngs(0)))
+    graphdef, abstract_params = nnx.split(abstract_model)
+    param_shardings = parameter_shardings(abstract_params, mesh)
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def init(seed: jax.Array) -> State:
+        key = jax.random.key(seed)
+        params = nnx.to_pure_dict(nnx.state(model.build(nnx.Rngs(params=key))))
+        return {
+            "step": jnp.zeros((), jnp.int32),
+            "params": params,
+            "optimizer": optimizer.init(params),
+            "rng": jax.random.key_data(jax.random.fold_in(key, 1)),
+            "skipped": jnp.zeros((), jnp.int32),
+            "skipped_in_row": jnp.zeros((), jnp.int32),
+        }
+
+    abstract_state = jax.eval_shape(init, 0)
+    shardings = jax.tree.map(lambda _: replicated, abstract_state)
+    shardings["params"] = param_shardings
+    shardings["optimizer"] = like_parameters(
+        abstract_state["optimizer"], param_shardings, replicated
+    )
+
+    def gradients(params: Any, batch: Batch) -> tuple[Any, dict[str, jax.Array]]:
+        return jax.grad(lambda p: score(nnx.merge(graphdef, p), batch), has_aux=True)(params)
+
+    def train(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+        params = state["params"]
+        if accumulation == 1:
+            grads, sums = gradients(params, batch)
+        else:
+            pieces = jax.tree.map(lambda x: _pieces(x, accumulation), batch)
+            zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradients, params, batch))
+            (grads, sums), _ = jax.lax.scan(
+                lambda total, piece: (jax.tree.map(jnp.add, total, gradients(params, piece)), None),
+                zeros,
+                pieces,
+            )
+        grads = jax.tree.map(lambda g: g / sums["symbols"], grads)
+        norm = optax.tree.norm(grads)
+        updates, optimizer_state = optimizer.update(grads, state["optimizer"], params)
+        advanced = {
+            "params": optax.apply_updates(params, updates),
+            "optimizer": optimizer_state,
+        }
+        finite = jnp.isfinite(sums["nats"]) & jnp.isfinite(norm)
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            advanced,
+            {"params": params, "optimizer": state["optimizer"]},
+        )
+        bad = 1 - finite.astype(jnp.int32)
+        new_state = {
+            **kept,
+            "step": state["step"] + 1,
+            "rng": state["rng"],
+            "skipped": state["skipped"] + bad,
+            "skipped_in_row": (state["skipped_in_row"] + 1) * bad,
+        }
+        metrics = {
+            **sums,
+            "gradient_norm": norm,
+            "skipped": new_state["skipped"],
+            "skipped_in_row": new_state["skipped_in_row"],
+        }
+        return new_state, metrics
+
+    def evaluate(params: Any, batch: Batch) -> dict[str, jax.Array]:
+        return score(nnx.merge(graphdef, params), batch)[1]
+
+    return TrainProgram(
+        graphdef=graphdef,
+        abstract_state=abstract_state,
+        shardings=shardings,
+        init=jax.jit(init, out_shardings=shardings),
+        train=jax.jit(train, donate_argnums=0, out_shardings=(shardings, replicated)),
+        evaluate=jax.jit(evaluate, out_shardings=replicated),
+    )
+
+
+def _pieces(rows: jax.Array, count: int) -> jax.Array:
+    """[B, T] -> [count, B / count, T], taking every count-th row so that no row changes device."""
+    return rows.reshape(rows.shape[0] // count, count, *rows.shape[1:]).swapaxes(0, 1)

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+from bytelm.evaluation import bootstrap
+from bytelm.evaluation.bootstrap import bootstrap_interval
+
+
+def make_documents(count, seed):
+    generator = np.random.default_rng(seed)
+    sizes = generator.integers(100, 2000, count).astype(float)
+    return sizes * generator.normal(2.0, 0.3, count), sizes
+
+
+def test_one_document_and_equal_documents_have_no_spread():
+    assert bootstrap_interval([30.0], [12.0]) == (2.5, 2.5)
+    assert bootstrap_interval([2.0, 4.0, 6.0], [1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.0))
+
+
+def test_width_agrees_with_the_delta_method():
+    bits, sizes = make_documents(400, seed=1)
+    ratio = bits.sum() / sizes.sum()
+    standard_error = np.sqrt(np.sum((bits - ratio * sizes) ** 2)) / sizes.sum()
+    low, high = bootstrap_interval(bits, sizes, samples=2000)
+    assert low == pytest.approx(ratio - 1.96 * standard_error, abs=0.2 * standard_error)
+    assert high == pytest.approx(ratio + 1.96 * standard_error, abs=0.2 * standard_error)
+
+
+def test_covers_the_truth_about_as_often_as_it_says():
+    covered = 0
+    for seed in range(100):
+        low, high = bootstrap_interval(*make_documents(60, seed), samples=300, confidence=0.8)
+        covered += low <= 2.0 <= high
+    assert 68 <= covered <= 92
+
+
+def test_seed_and_confidence():
+    bits, sizes = make_documents(50, seed=3)
+    low, high = bootstrap_interval(bits, sizes, seed=5)
+    assert (low, high) == bootstrap_interval(bits, sizes, seed=5)
+    assert (low, high) != bootstrap_interval(bits, sizes, seed=6)
+    narrow_low, narrow_high = bootstrap_interval(bits, sizes, seed=5, confidence=0.5)
+    assert low < narrow_low < narrow_high < high
+
+
+def test_chunks_do_not_change_the_interval(monkeypatch):
+    bits, sizes = make_documents(50, seed=3)
+    whole = bootstrap_interval(bits, sizes)
+    for chunk in (1, 50 * 7):
+        monkeypatch.setattr(bootstrap, "_CHUNK", chunk)
+        assert bootstrap_interval(bits, sizes) == whole
+
+
+def test_paired_differences_may_be_negative():
+    bits, sizes = make_documents(200, seed=4)
+    low, high = bootstrap_interval(bits - (bits + 0.1 * sizes), sizes)
+    assert (low, high) == pytest.approx((-0.1, -0.1))
+
+
+def test_resamples_of_empty_documents_alone_are_left_out():
+    low, high = bootstrap_interval([0.0, 8.0], [0.0, 4.0])
+    assert (low, high) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("numerators", "denominators", "message"),
+    [
+        ([1.0], [1.0, 2.0], "one length"),
+        ([[1.0]], [[1.0]], "1-D"),
+        ([], [], "more than zero"),
+        ([1.0], [0.0], "more than zero"),
+    ],
+)
+def test_bad_input(numerators, denominators, message):
+    with pytest.raises(ValueError, match=message):
+        bootstrap_interval(numerators, denominators)
