@@ -42,11 +42,15 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 0.5:
-            raise UserError(f"data.held_out is {self.held_out}; choose a share from 0 to below 0.5.")
+            raise UserError(
+                f"data.held_out is {self.held_out}; choose a share from 0 to below 0.5."
+            )
         if not 0 < self.weight < float("inf"):
             raise UserError(f"data.weight is {self.weight}; choose a positive number.")
         if (self.validation_files or self.test_files) and not self.files:
-            raise UserError("data.validation_files and data.test_files need data.files to train on.")
+            raise UserError(
+                "data.validation_files and data.test_files need data.files to train on."
+            )
         if self.files and (self.train_split or self.validation_split or self.test_split):
             raise UserError(
                 "data.train_split, validation_split and test_split name splits of a TFDS dataset; "
@@ -74,7 +78,9 @@ class DataConfig(SourceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sequence_length < 1:
-            raise UserError(f"data.sequence_length is {self.sequence_length}; it must be at least 1.")
+            raise UserError(
+                f"data.sequence_length is {self.sequence_length}; it must be at least 1."
+            )
         if self.batch_size < 1:
             raise UserError(f"data.batch_size is {self.batch_size}; it must be at least 1.")
         if self.workers < 0:

@@ -1,8 +1,6 @@
 """Batches for training and validation, from packed text or from a stream."""
 
-import hashlib
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import grain
@@ -10,10 +8,10 @@ import numpy as np
 
 from bytelm.data.cache import packed_corpus
 from bytelm.data.config import DataConfig, Split
-from bytelm.data.order import ShuffledBatches
-from bytelm.data.packing import Corpus, Rows, pack
+from bytelm.data.order import ShuffledBatches, in_workers
+from bytelm.data.packing import ConcatenatedRows, Corpus, Rows, pack
 from bytelm.data.sources import Source, open_sources
-from bytelm.data.stream import StreamBatches
+from bytelm.data.stream import StreamLoader
 from bytelm.errors import UserError
 from bytelm.models.contract import Batch
 
@@ -63,11 +61,11 @@ def train_loader(
     """
     _check_divisible(config.batch_size, process_count)
     if config.read == "stream":
-        return _StreamLoader(StreamBatches(config, seed, process_index, process_count))
-    return _PackedLoader(config, seed, process_index, process_count)
+        return StreamLoader(config, seed, process_index, process_count)
+    return PackedLoader(config, seed, process_index, process_count)
 
 
-class _PackedLoader:
+class PackedLoader:
     """Reads rows of packed text; its state is one integer, good for any number of processes."""
 
     def __init__(
@@ -76,9 +74,9 @@ class _PackedLoader:
         corpora = [
             packed_corpus(source, "train", config.cache_path) for source in open_sources(config)
         ]
-        self.fingerprint = _combined([corpus.fingerprint for corpus in corpora])
+        self.fingerprint = "-".join(corpus.fingerprint for corpus in corpora)
         self._config = config
-        self._rows = [Rows(corpus, config.sequence_length) for corpus in corpora]
+        self._rows = ConcatenatedRows([Rows(corpus, config.sequence_length) for corpus in corpora])
         self._share = (seed, config.batch_size, process_index, process_count)
         self._start(first_row=0)
 
@@ -86,24 +84,114 @@ class _PackedLoader:
         weights = [source.weight for source in self._config.source_configs]
         batches = ShuffledBatches(self._rows, weights, *self._share, first_row)
         self._next_row = first_row
-        self._iterator = iter(prefetched(grain.MapDataset.source(batches), self._config.workers))
+        prefetched = grain.MapDataset.source(batches).to_iter_dataset(
+            grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+        )
+        self._iterator = iter(in_workers(prefetched, self._config.workers))
 
     def __iter__(self) -> Iterator[Batch]:
+        """Itself."""
         return self
 
     def __next__(self) -> Batch:
+        """The next batch."""
         batch = next(self._iterator)
         self._next_row += self._config.batch_size
         return Batch(**batch)
 
     def state(self) -> dict[str, Any]:
+        """How many rows all processes have been handed."""
         return {"rows": self._next_row}
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Goes on at that row, whatever the number of processes and the batch were before."""
         if "rows" not in state:
             raise UserError("the checkpoint was read with --data.read stream; resume it so.")
         self.close()
         self._start(first_row=state["rows"])
 
     def close(self) -> None:
+        """Stops the threads and processes that prepare batches."""
         self._iterator.close()
+
+
+class ValidationBatches:
+    """The first rows of a split in a fixed order, as batches; iterate as often as needed.
+
+    Several sources give rows in proportion to their weights. The last batch is filled up with
+    rows of padding, whose targets are UNSCORED.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        rows: int | None = None,
+        split: Split = "validation",
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> None:
+        """Opens the split.
+
+        Args:
+            config: what to read, and the shape of the batches.
+            rows: how many rows to give; none = all that there are.
+            split: which split.
+            process_index: which of the processes this is, from 0.
+            process_count: how many processes share each batch.
+
+        Raises:
+            UserError: for a bad source, a split without text, or a batch that the processes
+                cannot share evenly.
+        """
+        _check_divisible(config.batch_size, process_count)
+        self._batch_size = config.batch_size
+        self._local_size = config.batch_size // process_count
+        self._offset = process_index * self._local_size
+        total_weight = sum(source.weight for source in config.source_configs)
+        sources, wanted = [], []
+        for source, source_config in zip(open_sources(config), config.source_configs, strict=True):
+            share = rows and max(1, round(rows * source_config.weight / total_weight))
+            corpus = _corpus(config, source, split, share)
+            sources.append(Rows(corpus, config.sequence_length))
+            wanted.append(min(share or len(sources[-1]), len(sources[-1])))
+        self._rows = ConcatenatedRows(sources)
+        self._indices = np.concatenate(
+            [
+                np.arange(end - len(source), end - len(source) + count)
+                for source, end, count in zip(sources, self._rows.ends, wanted, strict=True)
+            ]
+        )
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-len(self._indices) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """This process's rows of each batch, int32 numpy arrays `[batch_size / processes, T]`."""
+        padding = len(self) * self._batch_size - len(self._indices)
+        # Rows behind the last are padding.
+        indices = np.pad(self._indices, (0, padding), constant_values=len(self._rows))
+        for begin in range(self._offset, len(indices), self._batch_size):
+            yield Batch(**self._rows.batch(indices[begin : begin + self._local_size]))
+
+
+def _corpus(config: DataConfig, source: Source, split: Split, rows: int | None) -> Corpus:
+    """The documents of a split; of a source that is streamed, only those of the first rows."""
+    if config.read == "packed" or rows is None:
+        return packed_corpus(source, split, config.cache_path)
+    return pack(_at_most(source.documents(split), rows * config.sequence_length + 1))
+
+
+def _at_most(documents: Iterator[bytes], symbols: int) -> Iterator[bytes]:
+    """The first documents until they have so many symbols."""
+    while symbols > 0 and (document := next(documents, None)) is not None:
+        yield document
+        symbols -= len(document) + 2
+
+
+def _check_divisible(batch_size: int, process_count: int) -> None:
+    if batch_size % process_count:
+        raise UserError(
+            f"data.batch_size is {batch_size}, which {process_count} processes cannot share "
+            "evenly; choose a multiple."
+        )

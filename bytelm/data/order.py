@@ -1,29 +1,30 @@
 """Which rows make up which batch: row r of global batch s depends on the seed, s and r alone."""
 
+import functools
 import hashlib
 import sys
 from collections.abc import Sequence
 
 import grain
 import numpy as np
+from absl import flags
 
-from bytelm.data.packing import Rows
+from bytelm.data.packing import ConcatenatedRows
+
+SMALL = 2**16
+"""Up to so many rows an epoch's order is kept in memory; Grain's shuffle is slow for few."""
 
 
 class ShuffledBatches:
     """One process's part of the endless sequence of training batches, by number.
 
     Every source is shuffled anew in each epoch, and sources are mixed by their weights. The
-    batches of all processes side by side are the same for any number of processes.
-
-    Attributes:
-        sources: the rows of each source.
-        first_row: place in the order of all rows where batch 0 begins.
+    parts of all processes, one behind another, are the same batch for any number of processes.
     """
 
     def __init__(
         self,
-        sources: Sequence[Rows],
+        rows: ConcatenatedRows,
         weights: Sequence[float],
         seed: int,
         batch_size: int,
@@ -31,57 +32,78 @@ class ShuffledBatches:
         process_count: int,
         first_row: int,
     ) -> None:
-        self.sources = sources
-        self.first_row = first_row
+        """Defines the sequence; nothing is read yet.
+
+        Args:
+            rows: the rows of all sources.
+            weights: of each source.
+            seed: of the order.
+            batch_size: rows of a batch over all processes.
+            process_index: which of the processes this is, from 0.
+            process_count: how many processes share each batch; it divides `batch_size`.
+            first_row: place in the endless order of rows where batch 0 begins.
+        """
+        self._rows = rows
+        self._first_row = first_row
         self._batch_size = batch_size
         self._local_size = batch_size // process_count
         self._offset = process_index * self._local_size
-        self._ends = np.cumsum([len(rows) for rows in sources])
         orders = [
-            grain.MapDataset.range(end - len(rows), end)
-            .seed(source_seed(seed, number))
-            .shuffle()
-            .repeat()
-            for number, (rows, end) in enumerate(zip(sources, self._ends, strict=True))
+            EndlessShuffle(int(end) - len(source), len(source), source_seed(seed, number))
+            for number, (source, end) in enumerate(zip(rows.sources, rows.ends, strict=True))
         ]
-        self._order = orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, weights)
+        self._order: EndlessShuffle | grain.MapDataset[int] = orders[0]
+        if len(orders) > 1:
+            self._order = grain.MapDataset.mix(
+                [grain.MapDataset.source(order) for order in orders], weights
+            )
 
     def __len__(self) -> int:
-        return (sys.maxsize - self.first_row) // self._batch_size
+        return (sys.maxsize - self._first_row) // self._batch_size
 
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
         """This process's rows of a batch, as `Rows.batch` gives them."""
-        begin = self.first_row + number * self._batch_size + self._offset
+        begin = self._first_row + number * self._batch_size + self._offset
         places = range(begin, begin + self._local_size)
-        return rows_of(self.sources, self._ends, np.array([self._order[place] for place in places]))
+        return self._rows.batch([self._order[place] for place in places])
 
 
-def rows_of(
-    sources: Sequence[Rows], ends: np.ndarray, indices: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Rows of several sources, numbered on from one source to the next.
+class EndlessShuffle:
+    """The numbers `first` to `first + count - 1` in a new random order each epoch, for ever."""
 
-    Args:
-        sources: the rows of each source.
-        ends: int `[number of sources]`, how many rows there are up to the end of each source.
-        indices: int `[B]`.
+    def __init__(self, first: int, count: int, seed: int) -> None:
+        self._first = first
+        self._count = count
+        self._seed = seed
 
-    Returns:
-        What `Rows.batch` returns, in the order of `indices`.
-    """
-    owners = np.searchsorted(ends, indices, side="right")
-    if len(sources) == 1:
-        return sources[0].batch(indices)
-    batch: dict[str, np.ndarray] = {}
-    for number in np.unique(owners):
-        mine = owners == number
-        part = sources[number].batch(indices[mine] - (ends[number] - len(sources[number])))
-        for name, rows in part.items():
-            batch.setdefault(name, np.empty((len(indices), rows.shape[1]), rows.dtype))[mine] = rows
-    return batch
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, place: int) -> int:
+        epoch, index = divmod(place, self._count)
+        seed = (self._seed + epoch) % 2**32
+        if self._count <= SMALL:
+            return self._first + int(_permutation(self._count, seed)[index])
+        return self._first + grain.experimental.index_shuffle(
+            index, max_index=self._count - 1, seed=seed, rounds=4
+        )
+
+
+@functools.lru_cache(maxsize=16)
+def _permutation(count: int, seed: int) -> np.ndarray:
+    # RandomState, because numpy promises never to change its streams.
+    return np.random.RandomState(seed).permutation(count)
+
+
+def in_workers(dataset: grain.IterDataset, workers: int) -> grain.IterDataset:
+    """Has `workers` processes prepare the elements; with 0, this process does."""
+    if workers and not flags.FLAGS.is_parsed():
+        # Grain's workers read absl flags, which this program's command line does not use.
+        flags.FLAGS.mark_as_parsed()
+    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
 
 
 def source_seed(seed: int, number: int) -> int:
-    """A seed of 32 bits for one of the sources of a run."""
+    """A seed of 32 bits for one of the sources of a run, from 0."""
     digest = hashlib.blake2b(f"{seed} {number}".encode(), digest_size=4).digest()
     return int.from_bytes(digest)

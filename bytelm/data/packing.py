@@ -83,31 +83,57 @@ class Rows:
             it is START or missing; `segment_ids`, documents from 1 in each row, 0 for padding.
         """
         first = np.asarray(indices, np.int64) * self.length
-        symbols = np.full((len(first), self.length + 1), PAD, np.int32)
-        for row, position in zip(symbols, first, strict=True):
+        # Row r holds the symbols from first[r] - 1, one more than needed at either end, so that
+        # a document that starts at an edge needs no case of its own.
+        symbols = np.full((len(first), self.length + 3), PAD, np.int32)
+        for row, position in zip(symbols, first.tolist(), strict=True):
             text = self.corpus.symbols[position : position + self.length + 1]
-            row[: len(text)] = text
+            row[1 : 1 + len(text)] = text
         self._mark_documents(symbols, first)
 
-        ids, targets = symbols[:, :-1].copy(), symbols[:, 1:].copy()
+        ids, targets = symbols[:, 1:-2].copy(), symbols[:, 2:-1].copy()
         targets[targets > END] = UNSCORED
-        is_start = ids == START
-        segment_ids = np.cumsum(is_start, axis=1, dtype=np.int32)
-        segment_ids += ~is_start[:, :1]
+        segment_ids = np.cumsum(ids == START, axis=1, dtype=np.int32)
+        segment_ids += 1 - segment_ids[:, :1]
         segment_ids[ids == PAD] = 0
         return {"ids": ids, "targets": targets, "segment_ids": segment_ids}
 
     def _mark_documents(self, symbols: np.ndarray, first: np.ndarray) -> None:
-        """Writes START and END into `symbols` [B, T + 1], whose rows begin at `first` [B]."""
+        """Writes START and END into `symbols` [B, T + 3]."""
         starts = self.corpus.starts
         low = np.searchsorted(starts, first)
-        counts = np.searchsorted(starts, first + symbols.shape[1], side="right") - low
-        row = np.repeat(np.arange(len(first)), counts)
-        nth_in_row = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-        start = starts[low[row] + nth_in_row]
-        column = start - first[row]
+        high = np.searchsorted(starts, first + self.length + 1, side="right")
+        found = np.concatenate([starts[a:b] for a, b in zip(low, high, strict=True)])
+        row = np.repeat(np.arange(len(first)), high - low)
+        before = row * symbols.shape[1] + (found - first[row])
+        symbols.reshape(-1)[before] = END
         # The last of `starts` ends the last document and starts none.
-        starting = (column < symbols.shape[1]) & (start < self.corpus.num_symbols)
-        symbols[row[starting], column[starting]] = START
-        ending = column > 0
-        symbols[row[ending], column[ending] - 1] = END
+        symbols.reshape(-1)[before + 1] = np.where(found < self.corpus.num_symbols, START, PAD)
+
+
+class ConcatenatedRows:
+    """The rows of several sources, numbered on from one source to the next."""
+
+    def __init__(self, sources: Sequence[Rows]) -> None:
+        self.sources = sources
+        self.ends = np.cumsum([len(rows) for rows in sources])
+        """int `[number of sources]`: the number behind the last row of each source."""
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """Several rows at once, as `Rows.batch` gives them."""
+        if len(self.sources) == 1:
+            return self.sources[0].batch(indices)
+        numbers = np.asarray(indices, np.int64)
+        owners = np.minimum(np.searchsorted(self.ends, numbers, "right"), len(self.sources) - 1)
+        batch: dict[str, np.ndarray] = {}
+        for owner in np.unique(owners):
+            mine = owners == owner
+            source = self.sources[owner]
+            part = source.batch(numbers[mine] - (self.ends[owner] - len(source)))
+            for name, rows in part.items():
+                shape = (len(numbers), source.length)
+                batch.setdefault(name, np.empty(shape, rows.dtype))[mine] = rows
+        return batch

@@ -1,7 +1,9 @@
 """The default corpus: every Python has its standard library, so a first run needs no network."""
 
+import contextlib
 import functools
 import hashlib
+import io
 import os
 import sysconfig
 from collections.abc import Iterator
@@ -35,11 +37,14 @@ def library_files(root: Path) -> Iterator[Path]:
 class PythonStdlibReader(TfdsReader):
     """The dataset `python_stdlib`, prepared under the cache directory when it is first read."""
 
-    splits = {"train": "train"}  # noqa: RUF012 (fixed, where the parent class looks them up)
-
     def __init__(self, cache_path: Path) -> None:
         super().__init__(SourceConfig(dataset="python_stdlib", text_key="text"))
         self._cache_path = cache_path
+
+    @functools.cached_property
+    def splits(self) -> dict[Split, str]:
+        """One split holds everything."""
+        return {"train": "train"}
 
     @functools.cached_property
     def digest(self) -> str:
@@ -69,5 +74,6 @@ class PythonStdlibReader(TfdsReader):
         with FileLock(directory / "lock"):
             builder = PythonStdlib(data_dir=directory, file_format="array_record")
             tfds.disable_progress_bar()
-            builder.download_and_prepare()
+            with contextlib.redirect_stdout(io.StringIO()):  # it says that it is downloading
+                builder.download_and_prepare()
         return builder

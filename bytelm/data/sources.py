@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from bytelm.data.config import DataConfig, SourceConfig, Split
@@ -60,25 +61,16 @@ class Source:
 
     def documents(self, split: Split) -> Iterator[bytes]:
         """The documents of a split as byte strings, in a fixed order."""
-        documents = self.reader.documents(self.stored_split(split))
-        return (document for document in documents if self.belongs(document, split))
+        return filter(self.membership(split), self.reader.documents(self.stored_split(split)))
 
     def stored_split(self, split: Split) -> Split:
         """The split of the storage that holds the documents of `split`."""
         return split if split in self.reader.own_splits else "train"
 
-    def belongs(self, document: bytes, split: Split) -> bool:
-        """Whether a document of the stored split is in `split`."""
-        own = self.reader.own_splits
-        if split != "train" and split in own:
-            return True
-        draw = int.from_bytes(hashlib.blake2b(document, digest_size=8).digest()) / 2**64
-        assigned: Split = "train"
-        if draw < self.held_out:
-            assigned = "test"
-        elif draw < 2 * self.held_out:
-            assigned = "validation"
-        return split == ("train" if assigned in own else assigned)
+    def membership(self, split: Split) -> Callable[[bytes], bool]:
+        """Tells whether a document of the stored split is in `split`; can be pickled."""
+        own_splits = self.reader.own_splits
+        return partial(_belongs, split=split, own_splits=own_splits, held_out=self.held_out)
 
     def settings(self, split: Split) -> dict[str, object]:
         """What was asked for, as JSON values."""
@@ -90,6 +82,14 @@ class Source:
         inputs = self.reader.inputs(self.stored_split(split))
         described = json.dumps([self.settings(split), own, inputs], sort_keys=True)
         return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
+
+
+def _belongs(document: bytes, split: Split, own_splits: frozenset[Split], held_out: float) -> bool:
+    if split != "train" and split in own_splits:
+        return True
+    draw = int.from_bytes(hashlib.blake2b(document, digest_size=8).digest()) / 2**64
+    drawn: Split = "test" if draw < held_out else "validation" if draw < 2 * held_out else "train"
+    return split == ("train" if drawn in own_splits else drawn)
 
 
 def open_source(config: SourceConfig, data: DataConfig) -> Source:

@@ -167,7 +167,7 @@ class TfdsReader:
 
 def _how_to_prepare(name: str) -> str:
     return (
-        "prepare it where there is a network with `python -c \"import tensorflow_datasets as tfds; "
+        'prepare it where there is a network with `python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\"` (some "
         "datasets need TensorFlow for that)"
     )

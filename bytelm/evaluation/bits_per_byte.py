@@ -93,6 +93,11 @@ def _nats(graphdef: nnx.GraphDef, params: Any, batch: Batch) -> jax.Array:
     return target_nats(nnx.merge(graphdef, params)(blind).logits, batch.targets)
 
 
+def default_stride(sequence_length: int) -> int:
+    """Half the window: each byte after the first window has at least that much context."""
+    return max(1, sequence_length // 2)
+
+
 def empty_batch(rows: int, length: int) -> Batch:
     """Rows of nothing but padding, NumPy int32 `[rows, length]`."""
     shape = (rows, length)
@@ -125,7 +130,7 @@ def score_documents(
     Raises:
         UserError: if the stride is not between 1 and T.
     """
-    stride = max(1, sequence_length // 2) if stride is None else stride
+    stride = default_stride(sequence_length) if stride is None else stride
     if not 1 <= stride <= sequence_length:
         raise UserError(
             f"the stride is {stride}; it must be between 1 and the sequence length "

@@ -1,5 +1,6 @@
 """Several processes as one: joining them, and stopping them at the same step."""
 
+import json
 import signal
 from types import FrameType, TracebackType
 from typing import Any
@@ -83,8 +84,15 @@ class StopRequest:
         return self._any(jax.make_array_from_process_local_data(sharding, mine))
 
 
-def same_everywhere(value: int) -> int:
-    """Process 0's value, in every process."""
+def gather_json(value: Any) -> list[Any]:
+    """The JSON-able values of all processes, in the order of the processes, in every process."""
     if jax.process_count() == 1:
-        return value
-    return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
+        return [value]
+    mine = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array([len(mine)]))
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: len(mine)] = mine
+    rows = multihost_utils.process_allgather(padded)
+    return [
+        json.loads(bytes(row[:size])) for row, size in zip(rows, sizes.reshape(-1), strict=True)
+    ]

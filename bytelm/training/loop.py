@@ -1,5 +1,6 @@
 """The training loop: one program for every family, device and number of processes."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -10,21 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bytelm.config import ExperimentConfig, to_dict, to_json
-from bytelm.data.loader import train_batches, validation_batches
+from bytelm.data.loader import ValidationBatches, train_loader
 from bytelm.errors import UserError
 from bytelm.inference.generation import Generator
 from bytelm.training.checkpoint import Checkpoints
 from bytelm.training.display import Display
-from bytelm.training.distributed import StopRequest
+from bytelm.training.distributed import StopRequest, gather_json
 from bytelm.training.hardware import peak_flops
 from bytelm.training.metrics import MetricsWriter
 from bytelm.training.provenance import provenance
 from bytelm.training.resume import check_change
-from bytelm.training.sharding import check_batch, place_batch
+from bytelm.training.sharding import check_batch, place_batch, row_share
 from bytelm.training.step import State, TrainProgram, train_program
 
 
@@ -83,7 +83,11 @@ class _Run:
         self.config, self.run_dir, self.mesh = config, run_dir, mesh
         self.program = build_program(config, mesh)
         self.checkpoints = Checkpoints(run_dir, config.train.keep)
-        self.batches = train_batches(config.data, seed=config.train.seed)
+        share = row_share(config.data.batch_size, mesh)
+        self.batches = train_loader(config.data, config.train.seed, *share)
+        self.validation = ValidationBatches(
+            config.data, config.train.validation_rows, "validation", *share
+        )
         self.step, self.bytes_seen, self.best, self.last_validation = 0, 0, math.inf, None
         if resume and self.checkpoints.last_step is not None:
             self._restore(allow_config_change)
@@ -114,7 +118,9 @@ class _Run:
         restored = self.checkpoints.restore(self.program.abstract_state, self.program.shardings)
         self.checkpoints.discard_after(restored.step)
         self.step, self.state = restored.step, restored.state
-        self.batches.restore(restored.data)
+        # Packed data has one position for all processes, a stream has one for each.
+        positions = restored.data["positions"]
+        self.batches.restore(positions[min(jax.process_index(), len(positions) - 1)])
         self.bytes_seen = restored.provenance["bytes_seen"]
         self.best = restored.provenance["best_validation_bpb"] or math.inf
         self.last_validation = restored.provenance["last_validation_bpb"]
@@ -124,7 +130,7 @@ class _Run:
         config = self.config.train
         first = self.step
         with (
-            _main_only(self._writer, self.is_main) as self.writer,
+            self._writer() if self.is_main else contextlib.nullcontext() as self.writer,
             Display(config.steps) as self.display,
         ):
             if first:
@@ -154,6 +160,7 @@ class _Run:
                     self._take(*pending)
                 pending = (self.step, metrics)
             self.checkpoints.close()
+            self.batches.close()
         return TrainResult(self.run_dir, self.step, self.last_validation, stopping)
 
     def _due(self, every: int, first: int) -> bool:
@@ -199,7 +206,7 @@ class _Run:
         started = time.perf_counter()
         config = self.config.train
         nats, count = 0.0, 0
-        for batch in validation_batches(self.config.data, rows=config.validation_rows):
+        for batch in self.validation:
             sums = jax.device_get(
                 self.program.evaluate(self.state["params"], place_batch(batch, self.mesh))
             )
@@ -219,9 +226,8 @@ class _Run:
         gathered = jax.jit(lambda params: params, out_shardings=whole)(self.state["params"])
         if self.writer:
             params = jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)
-            with jax.set_mesh(jax.sharding.Mesh(np.empty((), dtype=object), ())):
-                generator = Generator(self.program.graphdef, params)
-                text = generator.generate([b""], max_bytes=count, seed=self.step)[0]
+            generator = Generator(self.program.graphdef, params)
+            text = generator.generate([b""], max_bytes=count, seed=self.step)[0]
             shown = text.decode("utf-8", "replace")
             self.display.message(f"--- sample at step {self.step} ---\n{shown}\n---")
             self.writer.write_text(self.step, "sample", shown)
@@ -232,7 +238,7 @@ class _Run:
         self.checkpoints.save(
             self.step,
             self.state,
-            data=self.batches.state(),
+            data={"positions": gather_json(self.batches.state())},
             config=self.config,
             provenance={
                 **self.provenance,
@@ -277,13 +283,6 @@ class _Record:
             "gradient_norm": float(self.last["gradient_norm"]),
             "skipped_steps": float(self.last["skipped"]),
         }
-
-
-def _main_only(make: Any, is_main: bool) -> Any:
-    """`make()` in the main process, and a context of None in the others."""
-    import contextlib
-
-    return make() if is_main else contextlib.nullcontext()
 
 
 def _write_config(config: ExperimentConfig, run_dir: Path) -> None:

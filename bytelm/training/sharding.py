@@ -76,6 +76,24 @@ def check_batch(rows: int, mesh: Mesh, accumulation: int) -> None:
         )
 
 
+def row_share(rows: int, mesh: Mesh) -> tuple[int, int]:
+    """Which share of a batch's rows this process reads: (index, count) of equal shares.
+
+    Processes that hold the same rows, because `tensor` spans them, have the same share.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    slices = sharding.addressable_devices_indices_map((rows,)).values()
+    spans = {index[0].indices(rows)[:2] for index in slices}
+    first, last = min(begin for begin, _ in spans), max(end for _, end in spans)
+    size = last - first
+    if sum(end - begin for begin, end in spans) != size or first % size:
+        raise UserError(
+            "the mesh gives a process rows that do not lie together; let mesh.data or mesh.fsdp "
+            "be a multiple of the number of processes."
+        )
+    return first // size, rows // size
+
+
 def parameter_spec(shape: tuple[int, ...], tensor_axis: int | None, mesh: Mesh) -> PartitionSpec:
     """Where a parameter lies; see the module's docstring for the rule."""
     spec: list[str | None] = [None] * len(shape)

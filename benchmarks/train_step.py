@@ -1,0 +1,196 @@
+"""Speed of the flat Transformer's training step, beside PyTorch's where it is installed.
+
+    python -m benchmarks.train_step --shapes cpu
+
+The opponent is Hugging Face's `LlamaForCausalLM` (with a window, `MistralForCausalLM`, which is
+the same network) of the same shape with fused AdamW and the same clipping, eager and compiled;
+the two sides take steps in turns. Needs the extra `torch`; without it only bytelm is measured.
+"""
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves PyTorch its share
+
+import jax
+import numpy as np
+import tyro
+
+from benchmarks.timing import Timing, in_turns, show
+from bytelm.models import Batch
+from bytelm.models.contract import ComputeDtype
+from bytelm.models.transformer import TransformerConfig
+from bytelm.training.hardware import peak_flops
+from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.sharding import MeshConfig, place_batch
+from bytelm.training.step import train_program
+from bytelm.vocabulary import BYTES, INPUT_SIZE
+
+OPTIMIZER = OptimizerConfig()
+STEPS = 1000
+"""Length of the run that the learning-rate schedule is made for."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model and its batch: `rows` rows of `length` symbols."""
+
+    width: int
+    depth: int
+    length: int
+    rows: int
+    dtype: ComputeDtype
+    window: int | None = None
+
+    @property
+    def model(self) -> TransformerConfig:
+        return TransformerConfig(
+            width=self.width, depth=self.depth, window=self.window, compute_dtype=self.dtype
+        )
+
+    def __str__(self) -> str:
+        window = f", W {self.window}" if self.window else ""
+        return (
+            f"d {self.width} x {self.depth}, T {self.length}, B {self.rows}{window}, {self.dtype}"
+        )
+
+
+SHAPES = {
+    "cpu": (
+        Shape(128, 4, 512, 8, "float32"),
+        Shape(256, 6, 1024, 8, "float32"),
+        Shape(256, 6, 8192, 1, "float32", window=512),
+    ),
+    "gpu": (
+        Shape(768, 12, 2048, 32, "bfloat16"),
+        Shape(1536, 16, 2048, 16, "bfloat16"),
+        Shape(1536, 16, 8192, 4, "bfloat16", window=512),
+        Shape(2048, 20, 4096, 8, "bfloat16"),
+    ),
+}
+
+
+def rows_of_bytes(shape: Shape) -> Batch:
+    """Random rows of two documents each."""
+    symbols = np.random.default_rng(0).integers(BYTES, size=(shape.rows, shape.length + 1))
+    symbols = symbols.astype(np.int32)
+    segments = np.ones((shape.rows, shape.length), np.int32)
+    segments[:, shape.length // 3 :] = 2
+    return Batch(symbols[:, :-1], symbols[:, 1:], segments)
+
+
+def bytelm_step(shape: Shape) -> Callable[[], None]:
+    """A training step of ours, to be called any number of times."""
+    mesh = MeshConfig().build()
+    program = train_program(shape.model, OPTIMIZER.build(STEPS), mesh)
+    batch = place_batch(rows_of_bytes(shape), mesh)
+    state = program.init(0)
+
+    def step() -> None:
+        nonlocal state
+        with jax.set_mesh(mesh):
+            state, metrics = program.train(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    return step
+
+
+def torch_step(shape: Shape, compiled: bool) -> Callable[[], None]:
+    """The same step in PyTorch on the device that JAX uses."""
+    import torch
+    import transformers
+
+    device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    config = shape.model
+    sizes = {
+        "vocab_size": INPUT_SIZE,
+        "hidden_size": config.width,
+        "intermediate_size": config.block.hidden,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.block.heads,
+        "num_key_value_heads": config.block.key_value_heads,
+        "max_position_embeddings": shape.length,
+        "use_cache": False,
+    }
+    if shape.window:
+        model = transformers.MistralForCausalLM(
+            transformers.MistralConfig(**sizes, sliding_window=shape.window)
+        )
+    else:
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes))
+    model = model.to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=OPTIMIZER.learning_rate,
+        betas=(OPTIMIZER.beta1, OPTIMIZER.beta2),
+        weight_decay=OPTIMIZER.weight_decay,
+        fused=True,
+    )
+    batch = rows_of_bytes(shape)
+    ids, targets = (torch.tensor(x, dtype=torch.long, device=device) for x in (batch.ids, batch.targets))
+    forward = torch.compile(model) if compiled else model
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=shape.dtype == "bfloat16"):
+            logits = forward(input_ids=ids).logits
+        torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.clip_norm)
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def table_row(shape: Shape, name: str, timing: Timing, reference: Timing) -> tuple[str, ...]:
+    """One line of the table; `reference` is what "of ..." compares with."""
+    symbols = shape.rows * shape.length
+    flops = 3 * shape.model.forward_flops(shape.length) * shape.rows / timing.median
+    peak = peak_flops(shape.model.dtype).flops_per_second * jax.device_count()
+    return (
+        str(shape) if name == "bytelm" else "",
+        name,
+        f"{timing.median * 1e3:.0f}",
+        f"{timing.least * 1e3:.0f}",
+        f"{symbols / timing.median:,.0f}",
+        f"{flops / 1e9:,.0f}",
+        f"{flops / peak:.0%}",
+        f"{timing.median / reference.median:.2f}",
+    )
+
+
+def main(shapes: tuple[str, ...] = (), rounds: int = 5, torch: bool = True) -> None:
+    """Measures training steps.
+
+    Args:
+        shapes: "cpu", "gpu", or positions in either list such as "cpu1"; default by hardware.
+        rounds: timed steps of each contender.
+        torch: whether PyTorch takes part if it is installed.
+    """
+    lists = {**SHAPES}
+    for name, group in SHAPES.items():
+        lists |= {f"{name}{index}": (shape,) for index, shape in enumerate(group)}
+    default = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    found = torch and all(map(importlib.util.find_spec, ("torch", "transformers")))
+    table = []
+    for shape in [shape for name in shapes or (default,) for shape in lists[name]]:
+        contenders = {"bytelm": bytelm_step(shape)}
+        if found:
+            contenders["PyTorch"] = torch_step(shape, compiled=False)
+            contenders["torch.compile"] = torch_step(shape, compiled=True)
+        timings = in_turns(contenders, rounds=rounds)
+        reference = timings[list(timings)[-1]]
+        table += [table_row(shape, name, timing, reference) for name, timing in timings.items()]
+    show(
+        "Training step",
+        ("shape", "", "median ms", "least ms", "bytes/s", "GFLOP/s", "of peak", "of compiled"),
+        table,
+    )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,180 @@
+"""Using a trained model from Python: score texts, continue prompts.
+
+    import bytelm
+
+    model = bytelm.load("runs/transformer_tiny")
+    print(model.bits_per_byte(["The quick brown fox."]))
+    print(model.generate(["def main("], max_bytes=200, temperature=0.8)[0].decode(errors="replace"))
+"""
+
+import functools
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bytelm.config import ExperimentConfig
+from bytelm.evaluation.bits_per_byte import DocumentScores, Scorer, default_stride, score_documents
+from bytelm.inference.generation import Generator, Weights, store_weights
+from bytelm.inference.sampling import Sampling
+from bytelm.training.checkpoint import SavedModel, load_model
+
+Text = bytes | str
+"""Bytes as they are; a str stands for its UTF-8 bytes (lone surrogates: the bytes they escape)."""
+
+
+def load(
+    checkpoint: str | Path, step: int | None = None, weights: Weights = "float32"
+) -> "LoadedModel":
+    """Loads a trained model. Nothing of the checkpoint is run as code.
+
+    Args:
+        checkpoint: a run directory.
+        step: which of its checkpoints; None for the last one.
+        weights: dtype in which parameters are held. "bfloat16" halves their memory; texts are then
+            scored and continued with the rounded parameters.
+
+    Raises:
+        UserError: if `checkpoint` holds no checkpoint, or none of that step.
+    """
+    return LoadedModel(load_model(Path(checkpoint), step), weights)
+
+
+class LoadedModel:
+    """A trained model.
+
+    Attributes:
+        config: the config of the run that trained it.
+        step: the training step that it comes from.
+    """
+
+    config: ExperimentConfig
+    step: int
+
+    def __init__(self, saved: SavedModel, weights: Weights = "float32"):
+        self.config = saved.config
+        self.step = saved.step
+        self._graphdef = saved.graphdef
+        self._params = store_weights(saved.params, weights)
+
+    @functools.cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(self._graphdef, self._params)
+
+    @functools.cached_property
+    def _generator(self) -> Generator:
+        return Generator(self._graphdef, self._params)
+
+    @property
+    def default_stride(self) -> int:
+        """Bytes scored by each window after a text's first, if nothing else is said."""
+        return default_stride(self.config.data.sequence_length)
+
+    def score_documents(
+        self, texts: Iterable[Text], *, stride: int | None = None, batch_size: int = 8
+    ) -> DocumentScores:
+        """Nats of the bytes and of the END of each text, taken as a whole document.
+
+        Args:
+            texts: read once, in order, and not held in memory.
+            stride: bytes scored by each window after a text's first, up to the context length; None
+                for half of it. Smaller is slower and gives each byte more context.
+            batch_size: windows scored at a time.
+        """
+        return score_documents(
+            self._scorer,
+            map(_bytes, texts),
+            sequence_length=self.config.data.sequence_length,
+            stride=stride,
+            batch_size=batch_size,
+        )
+
+    def score(self, texts: Iterable[Text]) -> np.ndarray:
+        """Nats per byte of each text, float64 `[texts]`, without END; NaN for an empty text."""
+        scores = self.score_documents(texts)
+        with np.errstate(invalid="ignore"):
+            return scores.byte_nats / scores.bytes
+
+    def bits_per_byte(self, texts: Iterable[Text], *, with_end: bool = False) -> float:
+        """All bits of the texts, with or without those of their ENDs, over all their bytes."""
+        return self.score_documents(texts).bits_per_byte(with_end)
+
+    def generate(
+        self,
+        prompts: Sequence[Text],
+        *,
+        max_bytes: int = 256,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        seed: int = 0,
+        stop: Sequence[Text] = (),
+    ) -> list[bytes]:
+        """Continues each prompt, all in one batch.
+
+        Args:
+            prompts: what the texts start with.
+            max_bytes: longest continuation.
+            temperature: divides the logits; 0 always takes the most probable byte.
+            top_k: keep the k most probable bytes.
+            top_p: keep the fewest most probable bytes that together have this probability.
+            min_p: keep the bytes at least this times as probable as the most probable one.
+            seed: seed of the choice. A prompt's text depends on the seed and on its place in the
+                list, not on the other prompts.
+            stop: texts that end a continuation; they are not part of it.
+
+        Returns:
+            the continuations, without the prompts, and without END.
+
+        Raises:
+            UserError: for an option out of range.
+        """
+        starts = [_bytes(prompt) for prompt in prompts]
+        self._warn_beyond_training(starts, max_bytes)
+        return self._generator.generate(
+            starts,
+            max_bytes=max_bytes,
+            sampling=Sampling(temperature, top_k, top_p, min_p),
+            seed=seed,
+            stop=[_bytes(text) for text in stop],
+        )
+
+    def stream(
+        self,
+        prompt: Text,
+        *,
+        max_bytes: int = 256,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        seed: int = 0,
+        stop: Sequence[Text] = (),
+    ) -> Iterator[bytes]:
+        """The continuation of one prompt, piece by piece. Arguments as for `generate`."""
+        start = _bytes(prompt)
+        self._warn_beyond_training([start], max_bytes)
+        pieces = self._generator.stream(
+            [start],
+            max_bytes=max_bytes,
+            sampling=Sampling(temperature, top_k, top_p, min_p),
+            seed=seed,
+            stop=[_bytes(text) for text in stop],
+        )
+        return (piece for (piece,) in pieces)
+
+    def _warn_beyond_training(self, prompts: Sequence[bytes], max_bytes: int) -> None:
+        trained = self.config.data.sequence_length
+        longest = 1 + max(map(len, prompts), default=0) + max_bytes
+        if longest > trained and getattr(self.config.model, "window", None) is None:
+            warnings.warn(
+                f"prompt and continuation may take {longest} symbols, and the model was trained on "
+                f"rows of {trained}: expect it to get worse beyond them.",
+                stacklevel=3,
+            )
+
+
+def _bytes(text: Text) -> bytes:
+    return text.encode(errors="surrogateescape") if isinstance(text, str) else text

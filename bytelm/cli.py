@@ -1,0 +1,324 @@
+"""The command line: `bytelm train|eval|generate|data|profile` (and train.py, eval.py)."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from bytelm.config import ExperimentConfig, did_you_mean, to_json
+from bytelm.data.config import DataConfig
+from bytelm.errors import UserError
+from bytelm.presets import load_preset, preset_names
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """What `bytelm train` takes besides the config."""
+
+    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
+    run_dir: Path | None = None
+    """Where the run is written; none = the first free of runs/PRESET, runs/PRESET-2, ..."""
+    resume: bool = False
+    """Go on from the last checkpoint in --run-dir, or start there if it has none."""
+    allow_config_change: bool = False
+    """Resume though fields that change the outcome differ from the run's saved config."""
+    print_config: bool = False
+    """Print the resolved config as JSON and do nothing."""
+    report: bool = False
+    """When done, evaluate the test split beside gzip and xz."""
+    distributed: bool = False
+    """Join the other processes of this cluster job, found from its environment."""
+    coordinator: str | None = None
+    """Join the processes that name this host:port of process 0."""
+    num_processes: int | None = None
+    """With --coordinator: how many processes there are."""
+    process_id: int | None = None
+    """With --coordinator: which of them this is, from 0."""
+
+
+@dataclass(frozen=True)
+class EvalCommand:
+    """What `bytelm eval` takes besides the data."""
+
+    data: DataConfig
+    checkpoint: Path
+    """The run directory."""
+    step: int | None = None
+    """Which checkpoint; none = the last."""
+    split: str = "validation"
+    """Which split: train, validation or test."""
+    stride: int | None = None
+    """Symbols that each window scores, with the rest as context; none = half a row."""
+    batch_size: int = 16
+    """Windows scored at once."""
+    max_bytes: int | None = None
+    """Stop after the document that reaches this many bytes; none = all of the split."""
+    output: Path | None = None
+    """Where the JSON report goes; none = beside the checkpoint."""
+
+
+@dataclass(frozen=True)
+class GenerateCommand:
+    """What `bytelm generate` takes."""
+
+    checkpoint: Path
+    """The run directory."""
+    step: int | None = None
+    """Which checkpoint; none = the last."""
+    prompt: tuple[str, ...] = ("",)
+    """Texts to continue, all in one batch; - reads one from standard input, as bytes."""
+    max_bytes: int = 256
+    """Longest continuation."""
+    temperature: float = 1.0
+    """Sharpness of the choice; 0 always takes the likeliest byte."""
+    top_k: int | None = None
+    """Choose among the k likeliest bytes."""
+    top_p: float | None = None
+    """Choose among the likeliest bytes that together have this probability."""
+    min_p: float | None = None
+    """Choose among bytes with at least this fraction of the likeliest one's probability."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a continuation; they are not part of it."""
+    seed: int = 0
+    """Seed of the choice."""
+    weights: str = "float32"
+    """Dtype in which weights are held: float32 or bfloat16 (faster)."""
+    raw: bool = False
+    """Write the bytes as they are, in place of valid UTF-8."""
+
+
+@dataclass(frozen=True)
+class DescribeCommand:
+    """What `bytelm data describe` takes."""
+
+    data: DataConfig
+    samples: int = 3
+    """Documents shown from each split."""
+
+
+@dataclass(frozen=True)
+class ProfileCommand:
+    """What `bytelm profile` takes besides the config."""
+
+    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
+    trace_dir: Path = Path("trace")
+    """Where the trace is written (for TensorBoard or Perfetto)."""
+    steps: int = 5
+    """Steps traced, after two that are not."""
+
+
+def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = None) -> T:
+    """Reads a command's options; mistakes end the program with a message that names the option."""
+    return tyro.cli(
+        kind,
+        args=list(arguments),
+        prog=program,
+        default=tyro.MISSING_NONPROP if default is None else default,
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def train_command(arguments: Sequence[str]) -> int:
+    """`bytelm train PRESET [options]`."""
+    preset, rest = _preset(arguments, "train")
+    if preset is None:
+        preset, config = _saved_preset(rest)
+    else:
+        config = load_preset(preset)
+    command = parse(TrainCommand, rest, f"train {preset}", TrainCommand(config))
+    if command.print_config:
+        print(to_json(command.config), end="")
+        return 0
+    from bytelm.training import distributed
+
+    if command.distributed or command.coordinator:
+        distributed.join(command.coordinator, command.num_processes, command.process_id)
+    import jax
+
+    from bytelm.training.loop import train
+    from bytelm.training.run_directory import lock, new_run_directory
+
+    if command.run_dir is None:
+        if jax.process_count() > 1 or command.resume:
+            raise UserError("give --run-dir: a resumed run or one of several processes needs it.")
+        run_dir = new_run_directory(Path("runs") / Path(preset).stem)
+    else:
+        run_dir = command.run_dir
+        run_dir.mkdir(parents=True, exist_ok=True)
+    with lock(run_dir) if jax.process_index() == 0 else contextlib.nullcontext():
+        result = train(
+            command.config,
+            run_dir,
+            resume=command.resume,
+            allow_config_change=command.allow_config_change,
+        )
+    if jax.process_index() == 0:
+        _say_how_it_ended(result)
+    if result.interrupted:
+        return 143
+    if command.report and jax.process_index() == 0:
+        return eval_command(["--checkpoint", str(run_dir), "--split", "test"])
+    return 0
+
+
+def _say_how_it_ended(result: Any) -> None:
+    where = f"checkpoint of step {result.step} in {result.run_dir}"
+    if result.interrupted:
+        print(f"stopped on request; {where}; continue with --run-dir {result.run_dir} --resume")
+        return
+    print(f"done; {where}")
+    print(f"  evaluate: python eval.py --checkpoint {result.run_dir}")
+    print(f"  generate: bytelm generate --checkpoint {result.run_dir} --prompt 'def '")
+
+
+def _saved_preset(rest: Sequence[str]) -> tuple[str, ExperimentConfig]:
+    """The config of the run that --run-dir names, for `train --resume` without a preset."""
+    from bytelm.config import load_json
+
+    if "--resume" in rest and "--run-dir" in rest[:-1]:
+        run_dir = Path(rest[rest.index("--run-dir") + 1])
+        if (run_dir / "config.json").is_file():
+            return run_dir.name, load_json(run_dir / "config.json")
+        raise UserError(f"{run_dir} holds no run to resume: it has no config.json.")
+    raise UserError(
+        f"name a preset first: one of {', '.join(preset_names())}, or a path to a config file "
+        "(or --resume with --run-dir)."
+    )
+
+
+def eval_command(arguments: Sequence[str]) -> int:
+    """`bytelm eval --checkpoint RUN [options]`."""
+    from bytelm.api import load
+    from bytelm.data.sources import documents
+    from bytelm.evaluation.report import evaluate, print_report, write_report
+
+    checkpoint, _ = tyro.cli(
+        Annotated[Path | None, tyro.conf.arg(name="checkpoint")],
+        args=list(arguments),
+        return_unknown_args=True,
+        default=None,
+        add_help=False,
+    )
+    if checkpoint is None:
+        raise UserError("name the run to evaluate: --checkpoint RUN.")
+    loaded = load(checkpoint)
+    command = parse(EvalCommand, arguments, "eval", EvalCommand(loaded.config.data, checkpoint))
+    if command.step is not None:
+        loaded = load(checkpoint, command.step)
+    report = evaluate(
+        loaded,
+        documents(command.data, command.split),
+        stride=command.stride,
+        batch_size=command.batch_size,
+        max_bytes=command.max_bytes,
+    )
+    print_report(report)
+    output = command.output or checkpoint / f"eval_{command.split}_step_{loaded.step}.json"
+    write_report(report, output)
+    print(f"report: {output}")
+    return 0
+
+
+def generate_command(arguments: Sequence[str]) -> int:
+    """`bytelm generate --checkpoint RUN --prompt TEXT [options]`."""
+    command = parse(GenerateCommand, arguments, "generate")
+    from bytelm.api import load
+    from bytelm.inference.terminal import write_continuations
+
+    if command.weights not in ("float32", "bfloat16"):
+        raise UserError(f"--weights is {command.weights!r}; it must be float32 or bfloat16.")
+    loaded = load(command.checkpoint, command.step, weights=command.weights)
+    prompts = [
+        sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt)
+        for prompt in command.prompt
+    ]
+    write_continuations(
+        loaded,
+        prompts,
+        raw=command.raw,
+        max_bytes=command.max_bytes,
+        temperature=command.temperature,
+        top_k=command.top_k,
+        top_p=command.top_p,
+        min_p=command.min_p,
+        stop=[os.fsencode(text) for text in command.stop],
+        seed=command.seed,
+    )
+    return 0
+
+
+def data_command(arguments: Sequence[str]) -> int:
+    """`bytelm data describe [PRESET] [options]`."""
+    if not arguments or arguments[0] != "describe":
+        raise UserError("say what to do with the data: `bytelm data describe [PRESET] [options]`.")
+    preset, rest = _preset(arguments[1:], "data describe")
+    data = load_preset(preset).data if preset else DataConfig()
+    command = parse(DescribeCommand, rest, "data describe", DescribeCommand(data))
+    from bytelm.data.describe import describe
+
+    describe(command.data, command.samples)
+    return 0
+
+
+def profile_command(arguments: Sequence[str]) -> int:
+    """`bytelm profile PRESET [options]`."""
+    preset, rest = _preset(arguments, "profile")
+    if preset is None:
+        raise UserError(f"name a preset first: one of {', '.join(preset_names())}.")
+    command = parse(
+        ProfileCommand, rest, f"profile {preset}", ProfileCommand(load_preset(preset))
+    )
+    from bytelm.training.profile import profile
+
+    profile(command.config, command.trace_dir, command.steps)
+    return 0
+
+
+def _preset(arguments: Sequence[str], command: str) -> tuple[str | None, Sequence[str]]:
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0], arguments[1:]
+    if "--help" in arguments or "-h" in arguments:
+        print(f"usage: {command} PRESET [options]; PRESET --help lists its options.")
+        print(f"presets: {', '.join(preset_names())}, or a path to a .py or .json file")
+        sys.exit(0)
+    return None, arguments
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train_command,
+    "eval": eval_command,
+    "generate": generate_command,
+    "data": data_command,
+    "profile": profile_command,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status (2 for a mistake in the input)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            for name, command in COMMANDS.items():
+                print(f"bytelm {name:10}{command.__doc__}")
+            return 0
+        name = arguments[0]
+        if name not in COMMANDS:
+            raise UserError(
+                f"there is no command {name!r}{did_you_mean(name, COMMANDS)}; there are "
+                f"{', '.join(COMMANDS)}."
+            )
+        return COMMANDS[name](arguments[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The evaluation of a model on documents: bits per byte beside general-purpose compressors."""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bytelm.evaluation.compressors import compressor_bpb
+from bytelm.training.hardware import describe_machine
+
+if TYPE_CHECKING:
+    from bytelm.api import LoadedModel
+
+
+def evaluate(
+    loaded: "LoadedModel",
+    documents: Iterable[bytes],
+    *,
+    stride: int | None = None,
+    batch_size: int = 8,
+    max_bytes: int | None = None,
+    compressors: bool = True,
+) -> dict[str, Any]:
+    """Scores whole documents with a sliding context, and says what gzip and xz make of them.
+
+    Args:
+        loaded: the model.
+        documents: read twice where there are compressors to run; those of an iterator, which can
+            be read only once, are then held in memory.
+        stride: bytes scored by each window after a document's first; None for half the context.
+        batch_size: windows scored at a time.
+        max_bytes: no further document is read once there are this many bytes. None is cut.
+        compressors: whether to compress the documents too.
+
+    Returns:
+        figures under names that say their units, ready for JSON.
+
+    Raises:
+        UserError: if the documents hold no byte.
+    """
+    if compressors and isinstance(documents, Iterator):
+        documents = list(_first(documents, max_bytes))
+    stride = loaded.default_stride if stride is None else stride
+    started = time.perf_counter()
+    scores = loaded.score_documents(
+        _first(documents, max_bytes), stride=stride, batch_size=batch_size
+    )
+    seconds = time.perf_counter() - started
+    raw_bytes = int(scores.bytes.sum())
+    report: dict[str, Any] = {
+        "step": loaded.step,
+        "bits_per_byte": scores.bits_per_byte(),
+        "bits_per_byte_interval": scores.interval(),
+        "bits_per_byte_with_end": scores.bits_per_byte(with_end=True),
+        "bits_per_byte_with_end_interval": scores.interval(with_end=True),
+        "documents": len(scores.bytes),
+        "bytes": raw_bytes,
+        "context": loaded.config.data.sequence_length,
+        "stride": stride,
+        "seconds": seconds,
+        "bytes_per_second": raw_bytes / seconds,
+        "machine": describe_machine(),
+    }
+    if compressors:
+        for name, bpb in compressor_bpb(_first(documents, max_bytes)).items():
+            report[f"{name}_bits_per_byte"] = bpb
+    return report
+
+
+def _first(documents: Iterable[bytes], max_bytes: int | None) -> Iterator[bytes]:
+    """The documents up to the one that reaches `max_bytes`."""
+    seen = 0
+    for document in documents:
+        yield document
+        seen += len(document)
+        if max_bytes is not None and seen >= max_bytes:
+            return
+
+
+def print_report(report: dict[str, Any], console: Console | None = None) -> None:
+    """Shows what `evaluate` returned as a table."""
+    table = Table(title=f"evaluation of step {report['step']}")
+    table.add_column()
+    table.add_column("bits per byte", justify="right")
+    table.add_column("95% interval", justify="right")
+    for label, key in (("bytes", "bits_per_byte"), ("with end", "bits_per_byte_with_end")):
+        low, high = report[f"{key}_interval"]
+        table.add_row(label, f"{report[key]:.4f}", f"{low:.4f} to {high:.4f}")
+    for label, name in (("gzip -9", "gzip"), ("xz -9e", "xz")):
+        if f"{name}_bits_per_byte" in report:
+            table.add_row(label, f"{report[f'{name}_bits_per_byte']:.4f}", "")
+    table.caption = (
+        f"{report['documents']:,} documents, {report['bytes']:,} bytes; context "
+        f"{report['context']}, stride {report['stride']}; {report['seconds']:.1f} s, "
+        f"{report['bytes_per_second']:,.0f} bytes/s on {report['machine']}"
+    )
+    (console or Console()).print(table)
+
+
+def write_report(report: dict[str, Any], path: Path) -> None:
+    """Writes what `evaluate` returned as JSON; the file appears whole or not at all."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    beside.write_text(json.dumps(report, indent=2) + "\n")
+    os.replace(beside, path)

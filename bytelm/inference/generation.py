@@ -1,0 +1,268 @@
+"""Generation: prompts in, bytes out, through the model's decoding cache.
+
+A prompt is read in pieces of one size, so that no prompt's length compiles anything anew; then a
+compiled loop makes a few symbols of every row at a time, and the host hands out the bytes. The
+symbol at position i of row r is drawn with a random key made of (seed, r, i) alone: neither the
+other rows nor the piece sizes change the text.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bytelm.errors import UserError
+from bytelm.inference.sampling import Sampling, sample
+from bytelm.vocabulary import END, OUTPUT_SIZE, PAD, START
+
+Weights = Literal["float32", "bfloat16"]
+
+PREFILL = 128
+"""Prompt symbols of each row that are read at a time."""
+PIECE = 32
+"""Symbols of each row that are made before the host looks at them."""
+SHORTEST_CACHE = 256
+"""Caches hold this many symbols times a power of two, so that few shapes are compiled."""
+
+
+def store_weights(params: Any, weights: Weights) -> Any:
+    """The parameters rounded to the dtype in which they are to be stored.
+
+    bfloat16 halves the memory, and the traffic that bounds decoding; the model computes in its own
+    compute dtype all the same.
+    """
+    dtype = jnp.dtype(weights)
+
+    def store(value: jax.Array) -> jax.Array:
+        return value.astype(dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
+
+    return jax.tree.map(store, params)
+
+
+class Generator:
+    """Continues prompts with one model.
+
+    Args:
+        graphdef: of the model, from `nnx.split`.
+        params: its parameters, as `nnx.split` gave them or as a nested dict.
+        prefill: prompt symbols read at a time.
+        piece: symbols made at a time: the latency of `stream`. Neither changes the text.
+    """
+
+    def __init__(
+        self, graphdef: nnx.GraphDef, params: Any, *, prefill: int = PREFILL, piece: int = PIECE
+    ):
+        self._graphdef, self._params = nnx.split(nnx.merge(graphdef, params).for_decoding())
+        self._prefill = prefill
+        self._piece = piece
+
+    def generate(self, prompts: Sequence[bytes], **options: Any) -> list[bytes]:
+        """The continuation of each prompt, without the prompt. Arguments as for `stream`."""
+        texts = [b""] * len(prompts)
+        for pieces in self.stream(prompts, **options):
+            texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
+        return texts
+
+    def stream(
+        self,
+        prompts: Sequence[bytes],
+        *,
+        max_bytes: int,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        stop: Sequence[bytes] = (),
+    ) -> Iterator[list[bytes]]:
+        """Yields the next bytes of every row, as they come, until all rows have ended.
+
+        Args:
+            prompts: what each row starts with, after START; may be empty.
+            max_bytes: most bytes made for each row.
+            sampling: how symbols are chosen; by default from the model's own distribution.
+            seed: seed of the random choices.
+            stop: byte strings at whose first occurrence a row ends, just before it. END always
+                ends it.
+
+        Raises:
+            UserError: for an option out of range.
+        """
+        sampling = (sampling or Sampling()).check()
+        if max_bytes < 0:
+            raise UserError(f"max-bytes is {max_bytes}; it must be at least 0.")
+        if not all(stop):
+            raise UserError("a stop string is empty; give at least one byte, or none at all.")
+        return self._stream(prompts, max_bytes, sampling, seed, stop)
+
+    def _stream(
+        self,
+        prompts: Sequence[bytes],
+        max_bytes: int,
+        sampling: Sampling,
+        seed: int,
+        stop: Sequence[bytes],
+    ) -> Iterator[list[bytes]]:
+        if not prompts:
+            return
+        keys = _row_keys(jax.random.key(seed), len(prompts))
+        logits, cache = self._read(prompts, max_bytes)
+        rows = [StopFilter(stop) for _ in prompts]
+        for made in range(0, max_bytes, self._piece):
+            count = min(self._piece, max_bytes - made)
+            running = np.array([not row.ended for row in rows])
+            symbols, logits, cache = _decode(
+                self._graphdef,
+                self._params,
+                logits,
+                cache,
+                running,
+                keys,
+                np.int32(made),
+                np.int32(count),
+                sampling,
+                self._piece,
+            )
+            symbols = np.asarray(symbols)[:, :count]
+            pieces = [row.feed(new) for row, new in zip(rows, symbols, strict=True)]
+            yield pieces
+            if all(row.ended for row in rows):
+                return
+        yield [row.flush() for row in rows]
+
+    def _read(self, prompts: Sequence[bytes], max_bytes: int) -> tuple[jax.Array, Any]:
+        """The logits after each prompt, `[B, OUTPUT_SIZE]`, and the cache that has read them."""
+        lengths = np.array([1 + len(prompt) for prompt in prompts], np.int32)
+        width = self._prefill * -(-lengths.max() // self._prefill)
+        ids = np.full((len(prompts), width), PAD, np.int32)
+        ids[:, 0] = START
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[1 : 1 + len(prompt)] = np.frombuffer(prompt, np.uint8)
+
+        slots = SHORTEST_CACHE
+        while slots < width + max_bytes:
+            slots *= 2
+        cache = _empty_cache(self._graphdef, self._params, len(prompts), slots)
+        logits = jnp.zeros((len(prompts), OUTPUT_SIZE), jnp.float32)
+        for first in range(0, width, self._prefill):
+            piece = ids[:, first : first + self._prefill]
+            present = np.clip(lengths - first, 0, self._prefill)
+            logits, cache = _read_piece(
+                self._graphdef, self._params, piece, present, logits, cache
+            )
+        return logits, cache
+
+
+@functools.partial(jax.jit, static_argnames="rows")
+def _row_keys(key: jax.Array, rows: int) -> jax.Array:
+    """A random key for each row, which depends on `key` and the row's number alone."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(rows))
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "rows", "slots"))
+def _empty_cache(graphdef: nnx.GraphDef, params: Any, rows: int, slots: int) -> Any:
+    return nnx.merge(graphdef, params).init_cache(rows, slots)
+
+
+@functools.partial(jax.jit, static_argnames="graphdef", donate_argnames=("logits", "cache"))
+def _read_piece(
+    graphdef: nnx.GraphDef,
+    params: Any,
+    ids: jax.Array,
+    lengths: jax.Array,
+    logits: jax.Array,
+    cache: Any,
+) -> tuple[jax.Array, Any]:
+    """Reads `lengths` more symbols of each row; rows with none keep their logits."""
+    new, cache = nnx.merge(graphdef, params).extend(ids, cache, lengths)
+    last = jnp.maximum(lengths - 1, 0)[:, None, None]
+    new = jnp.take_along_axis(new, last, axis=1)[:, 0]
+    return jnp.where(lengths[:, None] > 0, new, logits), cache
+
+
+@functools.partial(
+    jax.jit, static_argnames=("graphdef", "piece"), donate_argnames=("logits", "cache")
+)
+def _decode(
+    graphdef: nnx.GraphDef,
+    params: Any,
+    logits: jax.Array,
+    cache: Any,
+    running: jax.Array,
+    keys: jax.Array,
+    made: jax.Array,
+    count: jax.Array,
+    sampling: Sampling,
+    piece: int,
+) -> tuple[jax.Array, jax.Array, Any]:
+    """Makes up to `count` <= `piece` symbols of each running row, fewer if all of them end.
+
+    Returns:
+        symbols int32 `[B, piece]`, END after a row's end; the next logits and cache.
+    """
+    model = nnx.merge(graphdef, params)
+
+    def unfinished(state: tuple) -> jax.Array:
+        index, running = state[:2]
+        return (index < count) & running.any()
+
+    def step(state: tuple) -> tuple:
+        index, running, symbols, logits, cache = state
+        step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, made + index)
+        symbol = jnp.where(running, sample(logits, step_keys, sampling), END)
+        running &= symbol != END
+        logits, cache = model.extend(
+            jnp.where(running, symbol, PAD)[:, None], cache, running.astype(jnp.int32)
+        )
+        return index + 1, running, symbols.at[:, index].set(symbol), logits[:, 0], cache
+
+    symbols = jnp.full((len(logits), piece), END, jnp.int32)
+    state = (jnp.int32(0), running, symbols, logits, cache)
+    _, _, symbols, logits, cache = jax.lax.while_loop(unfinished, step, state)
+    return symbols, logits, cache
+
+
+class StopFilter:
+    """Turns the symbols of one row into bytes until END or a stop string ends the row.
+
+    Bytes that may turn out to be the start of a stop string are held back until that is known. Of
+    several stop strings the one that is complete first ends the row, whatever the piece sizes.
+    """
+
+    def __init__(self, stop: Sequence[bytes]):
+        self.ended = False
+        self._stop = stop
+        self._held = b""
+
+    def feed(self, symbols: np.ndarray) -> bytes:
+        """The bytes that the next symbols, integers `[N]`, let out."""
+        if self.ended:
+            return b""
+        ends = np.flatnonzero(symbols == END)
+        new = symbols[: ends[0]] if ends.size else symbols
+        self._held += new.astype(np.uint8).tobytes()
+        found = [
+            (start + len(stop), start)
+            for stop in self._stop
+            if (start := self._held.find(stop)) >= 0
+        ]
+        if found:
+            self.ended = True
+            self._held, text = b"", self._held[: min(found)[1]]
+            return text
+        if ends.size:
+            self.ended = True
+            return self.flush()
+        cut = len(self._held) - max((self._begun(stop) for stop in self._stop), default=0)
+        text, self._held = self._held[:cut], self._held[cut:]
+        return text
+
+    def _begun(self, stop: bytes) -> int:
+        """How many bytes of a stop string the held bytes end with."""
+        return next(n for n in range(len(stop) - 1, -1, -1) if self._held.endswith(stop[:n]))
+
+    def flush(self) -> bytes:
+        """The bytes still held back, when no more symbols come."""
+        text, self._held = self._held, b""
+        return text

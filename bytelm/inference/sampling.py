@@ -1,0 +1,93 @@
+"""From the model's logits to the next symbols: temperature, then top-k, top-p and min-p."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from bytelm.errors import UserError
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sampling:
+    """How the next symbol is chosen. Each filter works on what the ones above it left.
+
+    A pytree of numbers, so that another value compiles nothing anew; a filter that is None costs
+    nothing. Symbols of equal probability are kept or dropped together.
+    """
+
+    temperature: float = 1.0
+    """Divides the logits; 0 always takes the most probable symbol."""
+    top_k: int | None = None
+    """Keeps the k most probable symbols."""
+    top_p: float | None = None
+    """Keeps the fewest most probable symbols that together have at least this probability
+    (nucleus sampling, arXiv 1904.09751)."""
+    min_p: float | None = None
+    """Keeps the symbols at least this times as probable as the most probable one
+    (arXiv 2407.01082)."""
+
+    def check(self) -> "Sampling":
+        """Returns itself, or raises UserError for a value out of range."""
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"the temperature is {self.temperature}; it must be at least 0.")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"top-k is {self.top_k}; it must be at least 1.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"top-p is {self.top_p}; it must be above 0 and at most 1.")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise UserError(f"min-p is {self.min_p}; it must be between 0 and 1.")
+        return self
+
+
+def log_probabilities(logits: jax.Array, sampling: Sampling) -> jax.Array:
+    """The distribution that is sampled from.
+
+    Args:
+        logits: `[B, V]`.
+        sampling: how to change the distribution.
+
+    Returns:
+        float32 `[B, V]`, log-probabilities that sum to one in each row; -inf for dropped symbols.
+    """
+    logits = _cool(logits.astype(jnp.float32), sampling.temperature)
+    if sampling.top_k is not None or sampling.top_p is not None:
+        # Dropped: whatever is less probable than the least of those that the filters keep.
+        ranked = -jnp.sort(-logits, axis=-1)
+        kept = jnp.ones_like(ranked, bool)
+        if sampling.top_k is not None:
+            kept &= jnp.arange(ranked.shape[-1])[None, :] < sampling.top_k
+        if sampling.top_p is not None:
+            probabilities = jax.nn.softmax(jnp.where(kept, ranked, -jnp.inf))
+            before = jnp.cumsum(probabilities, axis=-1) - probabilities
+            kept &= (before < sampling.top_p) | (sampling.top_p >= 1)
+        least = jnp.min(jnp.where(kept, ranked, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits >= least, logits, -jnp.inf)
+    if sampling.min_p is not None:
+        least = jnp.max(logits, axis=-1, keepdims=True) + jnp.log(sampling.min_p)
+        logits = jnp.where(logits >= least, logits, -jnp.inf)
+    return jax.nn.log_softmax(logits)
+
+
+def _cool(logits: jax.Array, temperature: jax.typing.ArrayLike) -> jax.Array:
+    """Logits over the temperature; at 0 all but the first best become -inf."""
+    best = jnp.argmax(logits, axis=-1, keepdims=True)
+    only_best = jnp.where(jnp.arange(logits.shape[-1])[None, :] == best, 0.0, -jnp.inf)
+    greedy = jnp.equal(temperature, 0)
+    return jnp.where(greedy, only_best, logits / jnp.where(greedy, 1.0, temperature))
+
+
+def sample(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
+    """Draws one symbol for each row.
+
+    Args:
+        logits: `[B, V]`.
+        keys: a JAX random key for each row, `[B]`; a row's symbol depends on its own key alone.
+        sampling: how to change the distribution.
+
+    Returns:
+        int32 `[B]`.
+    """
+    symbols = jax.vmap(jax.random.categorical)(keys, log_probabilities(logits, sampling))
+    return symbols.astype(jnp.int32)

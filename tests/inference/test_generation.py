@@ -1,0 +1,149 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bytelm.errors import UserError
+from bytelm.inference import generation
+from bytelm.inference.generation import Generator, StopFilter, store_weights
+from bytelm.inference.sampling import Sampling
+from bytelm.models.contract import Batch
+from bytelm.models.transformer import TransformerConfig
+from bytelm.vocabulary import END, START
+
+PROMPTS = [b"a prompt", b"", bytes(range(200, 240))]
+GREEDY = Sampling(temperature=0.0)
+
+
+def build(**changes):
+    config = TransformerConfig(width=16, depth=2, head_width=8, tied_head=True, **changes)
+    return config.build(nnx.Rngs(3))
+
+
+def make_generator(model, **sizes):
+    graphdef, params = nnx.split(model)
+    return Generator(graphdef, nnx.to_pure_dict(params), **{"prefill": 16, "piece": 8, **sizes})
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return make_generator(build())
+
+
+def greedy_by_recomputation(model, prompt, count):
+    @jax.jit
+    def logits(ids, segment_ids):
+        return model(Batch(ids=ids, targets=ids, segment_ids=segment_ids)).logits
+
+    symbols = [START, *prompt]
+    for _ in range(count):
+        ids = np.zeros((1, 64), np.int32)
+        ids[0, : len(symbols)] = symbols
+        segment_ids = (np.arange(64) < len(symbols)).astype(np.int32)[None]
+        symbols.append(int(jnp.argmax(logits(ids, segment_ids)[0, len(symbols) - 1])))
+        if symbols[-1] == END:
+            return bytes(symbols[1 + len(prompt) : -1])
+    return bytes(symbols[1 + len(prompt) :])
+
+
+@pytest.mark.parametrize("window", [None, 6])
+def test_greedy_is_the_argmax_of_full_forward_passes(window):
+    model = build(window=window)
+    expected = [greedy_by_recomputation(model, prompt, 20) for prompt in PROMPTS]
+    assert len(set(expected)) > 1
+    made = make_generator(model).generate(PROMPTS, max_bytes=20, sampling=GREEDY)
+    assert made == expected
+
+
+def test_text_depends_on_seed_row_and_position_alone(generator):
+    whole = generator.generate(PROMPTS, max_bytes=30, seed=5)
+    assert generator.generate(PROMPTS, max_bytes=30, seed=5) == whole
+    assert generator.generate(PROMPTS, max_bytes=30, seed=6) != whole
+    assert generator.generate(PROMPTS[:2], max_bytes=30, seed=5) == whole[:2]
+    assert generator.generate(PROMPTS, max_bytes=11, seed=5) == [text[:11] for text in whole]
+    twice = generator.generate([b"same", b"same"], max_bytes=30, seed=5)
+    assert twice[0] != twice[1]
+    for sizes in ({"prefill": 5}, {"piece": 3}, {"prefill": 64, "piece": 30}):
+        other = make_generator(build(), **sizes)
+        assert other.generate(PROMPTS, max_bytes=30, seed=5) == whole
+
+
+def test_streaming_gives_the_same_bytes_piece_by_piece(generator):
+    pieces = list(generator.stream(PROMPTS, max_bytes=30, seed=5))
+    assert len(pieces) > 2
+    joined = [b"".join(row) for row in zip(*pieces, strict=True)]
+    assert joined == generator.generate(PROMPTS, max_bytes=30, seed=5)
+
+
+def test_end_ends_a_row_and_only_that_row():
+    model = build()
+    table = model.embedding.embedding
+    # END wins after "E", and after no other byte.
+    table[...] = jnp.eye(*table.shape) * 3.0
+    table[...] = table[...].at[ord("E"), :].set(9 * table[END])
+    made = make_generator(model).generate([b"E", b"x", b""], max_bytes=12, sampling=GREEDY)
+    assert made[0] == b""
+    assert made[1] == b"x" * 12
+
+
+def test_stop_strings_cut_the_text_and_no_other_row(generator):
+    whole = generator.generate(PROMPTS, max_bytes=30, seed=5)
+    for first in (0, 6, 7, 20):
+        stop = whole[0][first : first + 3]
+        cut = generator.generate(PROMPTS, max_bytes=30, seed=5, stop=[stop, b"never to be seen"])
+        assert cut[0] == whole[0][: whole[0].index(stop)]
+        assert cut[1:] == [
+            text[: text.index(stop)] if stop in text else text for text in whole[1:]
+        ]
+
+
+@pytest.mark.parametrize("size", range(1, 8))
+@pytest.mark.parametrize(
+    ("text", "stop", "expected"),
+    [
+        (b"one, two; three", [b";"], b"one, two"),
+        (b"one, two; three", [b"o; t", b"e, x"], b"one, tw"),
+        (b"aaab", [b"aab"], b"a"),
+        (b"abcabd", [b"abd"], b"abc"),
+        (b"abcd", [b"abcd", b"c"], b"ab"),
+        (b"abab", [b"babx"], b"abab"),
+        (b"kept", [], b"kept"),
+    ],
+)
+def test_stop_filter_does_not_depend_on_the_pieces(size, text, stop, expected):
+    row = StopFilter(stop)
+    symbols = np.array([*text, END, *text])
+    out = b"".join(row.feed(symbols[i : i + size]) for i in range(0, len(symbols), size))
+    assert out + row.flush() == expected
+    assert row.ended
+
+
+def test_no_prompt_length_compiles_anything_anew(generator):
+    generator.generate([b"short"], max_bytes=9)
+    sizes = [f._cache_size() for f in (generation._read_piece, generation._decode)]
+    generator.generate([bytes(70)], max_bytes=20, seed=3)
+    generator.generate([b"x"], max_bytes=1, sampling=Sampling(temperature=0.7))
+    assert [f._cache_size() for f in (generation._read_piece, generation._decode)] == sizes
+
+
+def test_bfloat16_weights_are_stored_and_nearly_the_same():
+    graphdef, params = nnx.split(build())
+    stored = store_weights(nnx.to_pure_dict(params), "bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(stored)} == {jnp.dtype("bfloat16")}
+    made = Generator(graphdef, stored, piece=8).generate(PROMPTS, max_bytes=5, sampling=GREEDY)
+    rounded = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), stored))
+    assert made == [greedy_by_recomputation(rounded, prompt, 5) for prompt in PROMPTS]
+
+
+def test_nothing_to_do(generator):
+    assert generator.generate([], max_bytes=5) == []
+    assert generator.generate([b"x"], max_bytes=0) == [b""]
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_bytes": -1}, {"stop": [b""]}, {"sampling": Sampling(top_p=2.0)}]
+)
+def test_bad_options_are_refused_before_anything_runs(generator, options):
+    with pytest.raises(UserError):
+        generator.stream([b"x"], **{"max_bytes": 5, **options})
