@@ -1,10 +1,11 @@
-"""Using a trained model from Python: score texts, continue prompts.
+"""Using a trained model from Python: scoring texts and continuing prompts.
 
+Example:
     import bytelm
 
     model = bytelm.load("runs/transformer_tiny")
     print(model.bits_per_byte(["The quick brown fox."]))
-    print(model.generate(["def main("], max_bytes=200, temperature=0.8)[0].decode(errors="replace"))
+    print(model.generate(["def main("], max_bytes=200, temperature=0.8)[0].decode())
 """
 
 import functools

@@ -1,8 +1,12 @@
 """The command line: `bytelm train|eval|generate|data|profile` (and train.py, eval.py)."""
 
+import argparse
 import contextlib
+import dataclasses
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """What `bytelm train` takes besides the config."""
+    """Trains a model from a config."""
 
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
     run_dir: Path | None = None
@@ -45,15 +49,16 @@ class TrainCommand:
 
 @dataclass(frozen=True)
 class EvalCommand:
-    """What `bytelm eval` takes besides the data."""
+    """Scores a checkpoint: exact bits per byte over whole documents."""
 
     data: DataConfig
     checkpoint: Path
     """The run directory."""
     step: int | None = None
     """Which checkpoint; none = the last."""
-    split: str = "validation"
-    """Which split: train, validation or test."""
+    split: str | None = None
+    """Which split: train, validation or test; none = validation, or all documents if the data is
+    not what the run was trained on."""
     stride: int | None = None
     """Symbols that each window scores, with the rest as context; none = half a row."""
     batch_size: int = 16
@@ -66,7 +71,7 @@ class EvalCommand:
 
 @dataclass(frozen=True)
 class GenerateCommand:
-    """What `bytelm generate` takes."""
+    """Continues prompts with a checkpoint."""
 
     checkpoint: Path
     """The run directory."""
@@ -96,7 +101,7 @@ class GenerateCommand:
 
 @dataclass(frozen=True)
 class DescribeCommand:
-    """What `bytelm data describe` takes."""
+    """Describes the documents of a source."""
 
     data: DataConfig
     samples: int = 3
@@ -105,7 +110,7 @@ class DescribeCommand:
 
 @dataclass(frozen=True)
 class ProfileCommand:
-    """What `bytelm profile` takes besides the config."""
+    """Traces a few training steps."""
 
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
     trace_dir: Path = Path("trace")
@@ -196,31 +201,33 @@ def _saved_preset(rest: Sequence[str]) -> tuple[str, ExperimentConfig]:
 def eval_command(arguments: Sequence[str]) -> int:
     """`bytelm eval --checkpoint RUN [options]`."""
     from bytelm.api import load
-    from bytelm.data.sources import documents
+    from bytelm.data.documents import Documents
     from bytelm.evaluation.report import evaluate, print_report, write_report
 
-    checkpoint, _ = tyro.cli(
-        Annotated[Path | None, tyro.conf.arg(name="checkpoint")],
-        args=list(arguments),
-        return_unknown_args=True,
-        default=None,
-        add_help=False,
-    )
+    # The checkpoint's config is the default of the options, so it is needed to read them.
+    first = argparse.ArgumentParser("eval", add_help=False, allow_abbrev=False)
+    first.add_argument("--checkpoint", type=Path)
+    checkpoint = first.parse_known_args(list(arguments))[0].checkpoint
     if checkpoint is None:
         raise UserError("name the run to evaluate: --checkpoint RUN.")
-    loaded = load(checkpoint)
-    command = parse(EvalCommand, arguments, "eval", EvalCommand(loaded.config.data, checkpoint))
-    if command.step is not None:
-        loaded = load(checkpoint, command.step)
+    trained_on = load(checkpoint).config.data
+    command = parse(EvalCommand, arguments, "eval", EvalCommand(trained_on, checkpoint))
+    loaded = load(checkpoint, command.step)
+    data, split = command.data, command.split
+    if split is None:
+        split = "validation"
+        if data.source_configs != trained_on.source_configs:
+            data = dataclasses.replace(data, held_out=0.0, validation_files=(), test_files=())
+            split = "train"
     report = evaluate(
         loaded,
-        documents(command.data, command.split),
+        Documents(data, split),
         stride=command.stride,
         batch_size=command.batch_size,
         max_bytes=command.max_bytes,
     )
     print_report(report)
-    output = command.output or checkpoint / f"eval_{command.split}_step_{loaded.step}.json"
+    output = command.output or checkpoint / f"eval_{command.split or 'default'}_step_{loaded.step}.json"
     write_report(report, output)
     print(f"report: {output}")
     return 0
@@ -303,6 +310,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status (2 for a mistake in the input)."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # Orbax and TFDS tell their every move through absl; what a user must know they raise.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             for name, command in COMMANDS.items():

@@ -16,7 +16,7 @@ class SourceConfig:
     """One source of documents: a TFDS dataset or, where `files` is given, local files."""
 
     dataset: str = "python_stdlib"
-    """`python_stdlib`, or a text dataset of TFDS as `name`, `name/config` or `name/config:1.0.0`."""
+    """`python_stdlib`, or a text dataset of TFDS: `name`, `name/config` or `name/config:1.0.0`."""
     data_dir: str | None = None
     """Directory that holds the prepared TFDS dataset; none = TFDS's default."""
     train_split: str | None = None
@@ -32,7 +32,7 @@ class SourceConfig:
     test_files: tuple[str, ...] = ()
     """Globs of the test files; none = by a hash of each document in `files`."""
     text_key: str | None = None
-    """Key of the text in a JSON line, or text feature of a TFDS dataset; none = `text`, or found."""
+    """Key of the text in a JSON line, or text feature of a dataset; none = `text`, or found."""
     held_out: float = 0.05
     """Share of documents that the hash gives to each split which the source does not have."""
     skip_bad: bool = False
@@ -42,14 +42,12 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 0.5:
-            raise UserError(
-                f"data.held_out is {self.held_out}; choose a share from 0 to below 0.5."
-            )
+            raise UserError(f"data.held_out is {self.held_out}; choose from 0 to below 0.5.")
         if not 0 < self.weight < float("inf"):
             raise UserError(f"data.weight is {self.weight}; choose a positive number.")
         if (self.validation_files or self.test_files) and not self.files:
             raise UserError(
-                "data.validation_files and data.test_files need data.files to train on."
+                "data.validation_files and data.test_files need data.files beside them."
             )
         if self.files and (self.train_split or self.validation_split or self.test_split):
             raise UserError(
@@ -71,18 +69,16 @@ class DataConfig(SourceConfig):
     read: Literal["packed", "stream"] = "packed"
     """`packed`: from a cache that is built once; `stream`: from a TFDS dataset too large for it."""
     cache_dir: str | None = None
-    """Directory for packed text; none = $BYTELM_CACHE, or `bytelm` in the user's cache directory."""
+    """Directory for packed text; none = $BYTELM_CACHE, or `bytelm` in the user's cache."""
     workers: int = 0
     """Processes that prepare batches ahead of training; 0 = threads of the training process."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sequence_length < 1:
-            raise UserError(
-                f"data.sequence_length is {self.sequence_length}; it must be at least 1."
-            )
+            raise UserError(f"data.sequence_length is {self.sequence_length}; choose 1 or more.")
         if self.batch_size < 1:
-            raise UserError(f"data.batch_size is {self.batch_size}; it must be at least 1.")
+            raise UserError(f"data.batch_size is {self.batch_size}; choose 1 or more.")
         if self.workers < 0:
             raise UserError(f"data.workers is {self.workers}; choose 0 or more.")
 

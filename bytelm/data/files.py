@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from bytelm.data.config import Split, SourceConfig
+from bytelm.data.config import SourceConfig, Split
 from bytelm.errors import UserError
 
 if sys.version_info >= (3, 14):

@@ -1,5 +1,7 @@
 """Batches for training and validation, from packed text or from a stream."""
 
+import json
+import logging
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -11,9 +13,11 @@ from bytelm.data.config import DataConfig, Split
 from bytelm.data.order import ShuffledBatches, in_workers
 from bytelm.data.packing import ConcatenatedRows, Corpus, Rows, pack
 from bytelm.data.sources import Source, open_sources
-from bytelm.data.stream import StreamLoader
+from bytelm.data.stream import stream_rows
 from bytelm.errors import UserError
 from bytelm.models.contract import Batch
+
+logger = logging.getLogger(__name__)
 
 
 class TrainLoader(Protocol):
@@ -115,6 +119,71 @@ class PackedLoader:
         self._iterator.close()
 
 
+class StreamLoader:
+    """Reads an unpacked dataset; its state is Grain's, good for the same processes only."""
+
+    def __init__(
+        self, config: DataConfig, seed: int, process_index: int, process_count: int
+    ) -> None:
+        sources = open_sources(config)
+        self.fingerprint = "-".join(source.fingerprint("train") for source in sources)
+        self._layout = {
+            "process_index": process_index,
+            "process_count": process_count,
+            "workers": config.workers,
+        }
+        rows = stream_rows(config, sources, seed, process_index, process_count)
+        batches = rows.batch(config.batch_size // process_count)
+        if not config.workers:
+            batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=4)
+        self._iterator = iter(in_workers(batches, config.workers))
+        if process_index == 0:
+            logger.warning(
+                "data.read is stream: this run resumes exactly on %d process(es) only, with "
+                "--data.workers %d",
+                process_count,
+                config.workers,
+            )
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Itself."""
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch."""
+        return Batch(**next(self._iterator))
+
+    def state(self) -> dict[str, Any]:
+        """Grain's position, and the processes that it holds for."""
+        # Through JSON here, so that a state is the same before and after it is saved.
+        grain_state = json.loads(json.dumps(self._iterator.get_state()))
+        return {"layout": self._layout, "grain": grain_state}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on at the saved position.
+
+        Raises:
+            UserError: where the state is of packed text, or of another number of processes or
+                workers.
+        """
+        if "layout" not in state:
+            raise UserError("the checkpoint was read with --data.read packed; resume it so.")
+        if state["layout"] != self._layout:
+            saved = state["layout"]
+            raise UserError(
+                f"a streamed run resumes only on as many processes as before: the checkpoint has "
+                f"{saved['process_count']} with --data.workers {saved['workers']} (this one was "
+                f"number {saved['process_index']}), now there are "
+                f"{self._layout['process_count']} with {self._layout['workers']} (this one is "
+                f"number {self._layout['process_index']})."
+            )
+        self._iterator.set_state(_with_tuples(state["grain"]))
+
+    def close(self) -> None:
+        """Stops the threads and processes that prepare batches."""
+        self._iterator.close()
+
+
 class ValidationBatches:
     """The first rows of a split in a fixed order, as batches; iterate as often as needed.
 
@@ -195,3 +264,10 @@ def _check_divisible(batch_size: int, process_count: int) -> None:
             f"data.batch_size is {batch_size}, which {process_count} processes cannot share "
             "evenly; choose a multiple."
         )
+
+
+def _with_tuples(state: Any) -> Any:
+    """Grain compares parts of its state with tuples, which JSON turns into lists."""
+    if isinstance(state, dict):
+        return {key: _with_tuples(value) for key, value in state.items()}
+    return tuple(map(_with_tuples, state)) if isinstance(state, list) else state

@@ -91,7 +91,7 @@ class Rows:
             row[1 : 1 + len(text)] = text
         self._mark_documents(symbols, first)
 
-        ids, targets = symbols[:, 1:-2].copy(), symbols[:, 2:-1].copy()
+        ids, targets = symbols[:, 1:-2], symbols[:, 2:-1].copy()
         targets[targets > END] = UNSCORED
         segment_ids = np.cumsum(ids == START, axis=1, dtype=np.int32)
         segment_ids += 1 - segment_ids[:, :1]

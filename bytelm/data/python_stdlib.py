@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from bytelm.data.config import Split, SourceConfig
+from bytelm.data.config import SourceConfig, Split
 from bytelm.data.tfds_source import TfdsReader, import_tfds
 
 ENDINGS = (".py", ".rst", ".txt")

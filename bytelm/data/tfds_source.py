@@ -5,7 +5,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from bytelm.data.config import Split, SourceConfig
+from bytelm.data.config import SourceConfig, Split
 from bytelm.errors import UserError
 
 FOUND_SPLITS: dict[Split, tuple[str, ...]] = {
@@ -23,7 +23,7 @@ def import_tfds(dataset: str) -> Any:
     """The module `tensorflow_datasets`, which reading packed text does not need."""
     try:
         import tensorflow_datasets
-        import tensorflow_datasets.text  # noqa: F401 (registers the text datasets)
+        import tensorflow_datasets.text  # registers the text datasets
     except ImportError as error:
         raise TfdsMissingError(
             f"the dataset {dataset} is not packed yet, and packing it needs tensorflow-datasets "
@@ -93,12 +93,12 @@ class TfdsReader:
             candidates = [name for name in found if name in available]
             if named[split] or candidates:
                 chosen[split] = named[split] or candidates[0]
-        for split in chosen.values():
+        for name in chosen.values():
             try:
-                self.builder.info.splits[split]
+                self.builder.info.splits[name]
             except (KeyError, ValueError):
                 raise UserError(
-                    f"{self.name} has no split {split!r}; it has {', '.join(available)}."
+                    f"{self.name} has no split {name!r}; it has {', '.join(available)}."
                 ) from None
         if "train" not in chosen:
             raise UserError(
@@ -159,8 +159,8 @@ class TfdsReader:
             return wanted or "text"
         if len(texts) != 1:
             raise UserError(
-                f"cannot tell which feature of {self.name} is the text ({', '.join(texts) or 'none'} "
-                f"of {', '.join(features)}); name it with --data.text-key."
+                f"cannot tell which feature of {self.name} is the text; name one of "
+                f"{', '.join(texts) or 'none'} with --data.text-key."
             )
         return str(texts[0])
 

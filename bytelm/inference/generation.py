@@ -148,9 +148,7 @@ class Generator:
         for first in range(0, width, self._prefill):
             piece = ids[:, first : first + self._prefill]
             present = np.clip(lengths - first, 0, self._prefill)
-            logits, cache = _read_piece(
-                self._graphdef, self._params, piece, present, logits, cache
-            )
+            logits, cache = _read_piece(self._graphdef, self._params, piece, present, logits, cache)
         return logits, cache
 
 

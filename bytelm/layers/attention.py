@@ -1,37 +1,45 @@
-"""Attention: one function, one structured mask, and the fastest implementation for the hardware.
+"""Attention: one function, one structured mask, and the best implementation for the hardware.
 
 Shapes: B = rows, T = positions, H = query heads, G = key heads (H a multiple of G; G < H is
 grouped-query attention), K = head size, N = new positions, S = slots of a cache.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
 
 from bytelm.errors import UserError
+from bytelm.layers.attention_kernels import cudnn_attention, cudnn_supports, splash_attention
 from bytelm.layers.attention_xla import MASKED, blockwise_attention
+from bytelm.layers.partitioning import BATCH_AXES
 
-AttentionImplementation = Literal["auto", "reference", "xla", "cudnn", "triton", "splash"]
+AttentionImplementation = Literal["auto", "reference", "xla", "cudnn", "splash"]
+
+HEAD_AXIS = "tensor"
+"""The mesh axis that divides the heads."""
 
 
 @dataclass(frozen=True)
 class AttentionMask:
-    """What a position may see, apart from documents. Static and hashable."""
+    """What a position may see within its document. Static and hashable."""
 
     causal: bool = True
     """Whether a position sees only itself and what comes before it."""
     window: int | None = None
-    """How many positions a position sees, itself the last of them; None for all."""
+    """How many positions a position sees, itself the last of them; None: no limit."""
 
     def __post_init__(self) -> None:
-        if self.window is not None and (self.window < 1 or not self.causal):
-            raise UserError(
-                f"the attention window is {self.window} with causal={self.causal}: "
-                "set at least 1, and only with causal attention"
-            )
+        """Raises UserError for a window below 1, or one without `causal`."""
+        if self.window is not None and self.window < 1:
+            raise UserError(f"an attention window of {self.window} sees nothing: set at least 1")
+        if self.window is not None and not self.causal:
+            raise UserError("an attention window looks back: set causal=True or no window")
 
 
 def attention(
@@ -44,29 +52,35 @@ def attention(
     implementation: AttentionImplementation = "auto",
     scale: float | None = None,
 ) -> jax.Array:
-    """Softmax attention of each position over the positions that it may see."""
-    batch, length, heads, size = q.shape
-    scale = size**-0.5 if scale is None else scale
-    window = None if mask.window is None or mask.window >= length else mask.window
+    """Softmax attention of every position over those that it may see.
+
+    On a mesh (`jax.set_mesh`), each device attends for its rows and heads. Softmax is in fp32.
+
+    Args:
+        q: `[B, T, H, K]`.
+        k: `[B, T, G, K]`, G a divisor of H: query head h reads key head h // (H / G).
+        v: `[B, T, G, K]`.
+        mask: what a position may see within its document.
+        segment_ids: int32 `[B, T]` in 0 to T, or None for one document a row. Positions see equal
+            ids only. Padding (id 0) sees padding, so that its output and gradient are finite.
+        implementation: "auto" takes the best for `jax.default_backend()`: "splash" on TPU,
+            "cudnn" on GPU where cuDNN can, "xla" otherwise. Name it to compile for another
+            backend than this host's. "reference" is the plain formula, quadratic in memory.
+        scale: factor of the scores; None for 1 / sqrt(K).
+
+    Returns:
+        `[B, T, H, K]` in the dtype of q.
+    """
+    length, size = q.shape[1], q.shape[3]
     if implementation == "auto":
-        implementation = "xla"
-    if implementation == "reference":
-        return _reference(q, k, v, segment_ids, causal=mask.causal, window=window, scale=scale)
-    return blockwise_attention(
-        q, k, v, segment_ids, causal=mask.causal, window=window, scale=scale
+        implementation = _best_implementation(q, segment_ids)
+    attend = partial(
+        _IMPLEMENTATIONS[implementation],
+        causal=mask.causal,
+        window=None if mask.window is None or mask.window >= length else mask.window,
+        scale=size**-0.5 if scale is None else scale,
     )
-
-
-def _reference(q, k, v, segment_ids, *, causal, window, scale):
-    length = q.shape[1]
-    distance = jnp.arange(length)[:, None] - jnp.arange(length)[None, :]
-    visible = (distance >= 0) if causal else jnp.ones_like(distance, bool)
-    if window is not None:
-        visible &= distance < window
-    visible = visible[None]
-    if segment_ids is not None:
-        visible &= segment_ids[:, :, None] == segment_ids[:, None, :]
-    return _masked_attention(q, k, v, visible, scale)
+    return _on_each_device(attend, q, k, v, segment_ids)
 
 
 def cached_attention(
@@ -79,20 +93,103 @@ def cached_attention(
     *,
     scale: float | None = None,
 ) -> jax.Array:
-    """Attention of new positions over a cache that already holds them."""
+    """Attention of new positions over a cache that holds the old ones and themselves.
+
+    Args:
+        q: `[B, N, H, K]`, N = 1 in the loop of generation.
+        k_cache: `[B, S, G, K]` in any floating dtype, in any order of positions.
+        v_cache: `[B, S, G, K]`, as `k_cache`.
+        query_positions: int32 `[B, N]`; -1 for a filler, whose output is finite and means nothing.
+        key_positions: int32 `[B, S]`, the position that each slot holds; -1 for an empty slot.
+        mask: causal; with a window, keys further back are hidden.
+        scale: factor of the scores; None for 1 / sqrt(K).
+
+    Returns:
+        `[B, N, H, K]` in the dtype of q.
+    """
     distance = query_positions[:, :, None] - key_positions[:, None, :]
     visible = (distance >= 0) & (key_positions >= 0)[:, None, :]
     if mask.window is not None:
         visible &= distance < mask.window
-    return _masked_attention(q, k_cache, v_cache, visible, scale or q.shape[-1] ** -0.5)
+    return _masked_attention(
+        q, k_cache, v_cache, visible, q.shape[-1] ** -0.5 if scale is None else scale
+    )
 
 
-def _masked_attention(q, k, v, visible, scale):
+def _reference(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array | None,
+    *,
+    causal: bool,
+    window: int | None,
+    scale: float,
+) -> jax.Array:
+    positions = jnp.arange(q.shape[1])
+    distance = (positions[:, None] - positions[None, :])[None]
+    visible = (distance >= 0) if causal else jnp.ones_like(distance, bool)
+    if window is not None:
+        visible &= distance < window
+    if segment_ids is not None:
+        visible &= segment_ids[:, :, None] == segment_ids[:, None, :]
+    return _masked_attention(q, k, v, visible, scale)
+
+
+def _masked_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, scale: float
+) -> jax.Array:
     """q `[B, N, H, K]`, k and v `[B, S, G, K]`, visible bool `[B or 1, N, S]` -> as q."""
-    batch, new, heads, size = q.shape
-    q = q.reshape(batch, new, k.shape[2], -1, size)
-    scores = jnp.einsum("bngrk,bsgk->bgrns", q, k, preferred_element_type=jnp.float32) * scale
-    scores = jnp.where(visible[:, None, None], scores, MASKED)
+    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
+    scores = jnp.einsum("bngrk,bsgk->bgrns", grouped, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(visible[:, None, None], scores * scale, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     out = jnp.einsum("bgrns,bsgk->bngrk", weights, v, preferred_element_type=jnp.float32)
-    return out.reshape(batch, new, heads, size).astype(q.dtype)
+    return out.reshape(q.shape).astype(q.dtype)
+
+
+_IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
+    "reference": _reference,
+    "xla": blockwise_attention,
+    "cudnn": cudnn_attention,
+    "splash": splash_attention,
+}
+
+
+def _best_implementation(
+    q: jax.Array, segment_ids: jax.Array | None
+) -> Literal["xla", "cudnn", "splash"]:
+    backend = jax.default_backend()
+    if backend == "tpu":
+        return "splash"
+    return "cudnn" if backend == "gpu" and cudnn_supports(q, segment_ids) else "xla"
+
+
+def _on_each_device(
+    attend: Callable[..., jax.Array],
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array | None,
+) -> jax.Array:
+    """Calls `attend` on each device's rows and heads: the compiler cannot divide a kernel."""
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = {
+        name: mesh.shape[name]
+        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind == AxisType.Auto
+    }
+    rows = tuple(name for name in BATCH_AXES if name in sizes)
+    if prod(sizes.values()) == 1:
+        return attend(q, k, v, segment_ids)
+    divides_rows = q.shape[0] % prod(sizes[name] for name in rows) == 0
+    divides_heads = HEAD_AXIS in sizes and k.shape[2] % sizes[HEAD_AXIS] == 0
+    by_row = PartitionSpec(rows if divides_rows else None)
+    by_head = PartitionSpec(*by_row, None, HEAD_AXIS if divides_heads else None)
+    return jax.shard_map(
+        attend,
+        in_specs=(by_head, by_head, by_head, by_row),
+        out_specs=by_head,
+        axis_names=set(sizes),
+        check_vma=False,
+    )(q, k, v, segment_ids)

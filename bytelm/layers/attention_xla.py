@@ -3,8 +3,8 @@
 Queries are taken in blocks; each block meets only the keys it can see: a prefix (causal), or the
 blocks just behind it (window). The backward pass recomputes the probabilities from the saved
 log-sum-exp (FlashAttention-2, Dao 2023, section 3.1), so what lives between the passes is linear
-in T. Shapes: N = batch x key heads, T = positions, K = head size, S = keys that a block meets,
-C = rows of a block: its positions x the query heads that share the key head.
+in T. Shapes: B = rows, G = key heads, T = positions, K = head size, S = keys that a block meets,
+C = queries of a block: its positions x the query heads that share the key head.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ BLOCK = 128
 MAX_RUNS = 8
 """Most loops that the blocks are divided into, which bounds compile time at long T."""
 MASKED = -1e30
-"""Score of a hidden key. Finite: a query that sees no key gets an average, not NaN."""
+"""Added to the score of a hidden key. Finite: a query that sees no key gets a mean, not NaN."""
 FILLER = -1
 """Segment id of the positions added to fill the last block: no caller's position has it."""
 
@@ -41,19 +41,33 @@ def blockwise_attention(
     groups, sharing = k.shape[2], heads // k.shape[2]
     blocks = -(-length // BLOCK)
     block = length if blocks == 1 else 8 * -(-length // (8 * blocks))
-    filler = blocks * block - length
+    q, k, v, segment_ids = fill_last_block(block, q, k, v, segment_ids, causal=causal)
+    q = q.reshape(batch, blocks, block, groups, sharing, size).transpose(0, 3, 1, 2, 4, 5)
+    q = q.reshape(batch, groups, blocks, block * sharing, size)
+    k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))
+    out = _attend(_Plan(blocks, block, sharing, causal, window, scale), q, k, v, segment_ids)
+    out = out.reshape(batch, groups, blocks, block, sharing, size).transpose(0, 2, 3, 1, 4, 5)
+    return out.reshape(batch, blocks * block, heads, size)[:, :length]
+
+
+def fill_last_block(
+    block: int,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array | None,
+    *,
+    causal: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    """Lengthens T to a multiple of `block`, by positions that no other position sees."""
+    batch, length = q.shape[:2]
+    filler = -length % block
     if filler and segment_ids is None and not causal:
         segment_ids = jnp.zeros((batch, length), jnp.int32)
     if segment_ids is not None:
         segment_ids = jnp.pad(segment_ids, ((0, 0), (0, filler)), constant_values=FILLER)
-        segment_ids = jnp.repeat(segment_ids, groups, axis=0)
     q, k, v = (jnp.pad(x, ((0, 0), (0, filler), (0, 0), (0, 0))) for x in (q, k, v))
-    q = q.reshape(batch, blocks, block, groups, sharing, size).transpose(0, 3, 1, 2, 4, 5)
-    q = q.reshape(batch * groups, blocks, block * sharing, size)
-    k, v = (x.transpose(0, 2, 1, 3).reshape(batch * groups, -1, size) for x in (k, v))
-    out = _attend(_Plan(blocks, block, causal, window, scale), q, k, v, segment_ids)
-    out = out.reshape(batch, groups, blocks, block, sharing, size).transpose(0, 2, 3, 1, 4, 5)
-    return out.reshape(batch, blocks * block, heads, size)[:, :length]
+    return q, k, v, segment_ids
 
 
 @dataclass(frozen=True)
@@ -71,11 +85,13 @@ class _Plan:
 
     blocks: int
     block: int
+    sharing: int
     causal: bool
     window: int | None
     scale: float
 
     def runs(self) -> list[_Run]:
+        """The blocks in order, divided into runs that each become one loop."""
         if not self.causal:
             return [_Run(0, self.blocks, self.blocks)]
         reach = self.blocks if self.window is None else 1 + -(-(self.window - 1) // self.block)
@@ -87,31 +103,11 @@ class _Plan:
             runs[keys] = _Run(runs[keys].first if keys in runs else first, last, keys)
         return list(runs.values())
 
-    def visible(
-        self, index: jax.Array, start: jax.Array, count: int, segment_ids: jax.Array | None
-    ) -> jax.Array:
-        """Which of `count` keys from `start` block `index` sees: bool `[block, 1, count]`."""
-        shape = (self.block, 1, count)
-        distance = index * self.block - start
-        distance += lax.broadcasted_iota(jnp.int32, shape, 0)
-        distance -= lax.broadcasted_iota(jnp.int32, shape, 2)
-        visible = (distance >= 0) if self.causal else jnp.ones(shape, bool)
-        if self.window is not None:
-            visible &= distance < self.window
-        if segment_ids is not None:
-            of_queries = lax.dynamic_slice_in_dim(segment_ids, index * self.block, self.block)
-            of_keys = lax.dynamic_slice_in_dim(segment_ids, start, count)
-            visible &= of_queries[:, None, None] == of_keys[None, None, :]
-        return visible
-
-    def scores(self, q: jax.Array, k: jax.Array, visible: jax.Array) -> jax.Array:
-        """q `[C, K]`, k `[S, K]` -> scaled scores, fp32 `[C, S]`."""
-        scores = _dot(q, k, (1, 1)) * self.scale
-        shape = (visible.shape[0], -1, visible.shape[2])
-        return jnp.where(visible, scores.reshape(shape), MASKED).reshape(scores.shape)
-
     def scan(self, step: Callable, carry: Any, arrays: tuple[jax.Array, ...]) -> tuple[Any, Any]:
-        """Runs `step(carry, index, start, count, *blocks) -> carry, outputs` over all blocks."""
+        """Runs `step(carry, index, start, count, *blocks) -> carry, outputs` over all blocks.
+
+        `index` is the block's, which meets `count` keys from key `start`.
+        """
         pieces = []
         for run in self.runs():
 
@@ -119,34 +115,65 @@ class _Plan:
                 start = jnp.maximum(block[0] + 1 - run.keys, 0) * self.block
                 return step(carry, block[0], start, run.keys * self.block, *block[1:])
 
-            indices = jnp.arange(run.first, run.last)
-            carry, outputs = lax.scan(
-                body, carry, (indices, *(x[run.first : run.last] for x in arrays))
-            )
+            blocks = (jnp.arange(run.first, run.last), *(x[run.first : run.last] for x in arrays))
+            carry, outputs = lax.scan(body, carry, blocks)
             pieces.append(outputs)
         return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *pieces)
 
+    def scores(
+        self,
+        q: jax.Array,
+        keys: jax.Array,
+        segment_ids: jax.Array | None,
+        index: jax.Array,
+        start: jax.Array,
+    ) -> jax.Array:
+        """q `[C, K]`, keys `[S, K]` -> scaled and masked scores, fp32 `[S, C]`.
 
-def _each_head(function: Callable, *arrays: jax.Array | None) -> tuple[jax.Array, ...]:
-    """Maps over the leading axis: in turn on CPU, whose caches hold one head's block of scores."""
-    if jax.default_backend() == "cpu":
-        return lax.map(lambda slices: function(*slices), arrays)
-    return jax.vmap(function)(*arrays)
+        Keys come first, because XLA's CPU matrix products and reductions are then the fast ones.
+        """
+        positions = lax.iota(jnp.int32, q.shape[0]) // self.sharing
+        offsets = lax.iota(jnp.int32, keys.shape[0])
+        distance = (index * self.block - start + positions)[None, :] - offsets[:, None]
+        visible = (distance >= 0) if self.causal else jnp.ones_like(distance, bool)
+        if self.window is not None:
+            visible &= distance < self.window
+        if segment_ids is not None:
+            of_queries = lax.dynamic_slice_in_dim(segment_ids, index * self.block, self.block)
+            of_keys = lax.dynamic_slice_in_dim(segment_ids, start, keys.shape[0])
+            visible &= jnp.repeat(of_queries, self.sharing)[None, :] == of_keys[:, None]
+        return _dot(keys, q, (1, 1)) * self.scale + jnp.where(visible, 0.0, MASKED)
+
+
+def _each_head(
+    function: Callable, segment_ids: jax.Array | None, *arrays: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Maps `function(segment_ids [T], *arrays [...])` over rows and key heads, the leading axes.
+
+    CPU takes them in turn: its caches then hold the scores, and a row's mask is made once.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.vmap(jax.vmap(function, (None, *(0 for _ in arrays))))(segment_ids, *arrays)
+
+    def row(slices: tuple[jax.Array | None, tuple[jax.Array, ...]]) -> tuple[jax.Array, ...]:
+        return lax.map(lambda heads: function(slices[0], *heads), slices[1])
+
+    return lax.map(row, (segment_ids, arrays))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
     plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None
 ) -> jax.Array:
-    """q `[N, blocks, C, K]`, k and v `[N, T, K]`, segment_ids int32 `[N, T]` -> as q."""
-    return _each_head(partial(_forward, plan), q, k, v, segment_ids)[0]
+    """q `[B, G, blocks, C, K]`, k and v `[B, G, T, K]`, segment_ids int32 `[B, T]` -> as q."""
+    return _each_head(partial(_forward, plan), segment_ids, q, k, v)[0]
 
 
 def _attend_forward(
     plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None
 ) -> tuple[jax.Array, tuple[jax.Array | None, ...]]:
-    out, log_sum = _each_head(partial(_forward, plan), q, k, v, segment_ids)
-    return out, (q, k, v, segment_ids, out, log_sum)
+    out, log_sum = _each_head(partial(_forward, plan), segment_ids, q, k, v)
+    return out, (segment_ids, q, k, v, out, log_sum)
 
 
 def _attend_backward(
@@ -159,51 +186,61 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _forward(
-    plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None
+    plan: _Plan, segment_ids: jax.Array | None, q: jax.Array, k: jax.Array, v: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """One head: the output, as q, and the log-sum-exp of the scores, fp32 `[blocks, C, 1]`."""
+    """One key head: the output, as q, and the log-sum-exp of the scores, fp32 `[blocks, C]`."""
 
-    def step(_: None, index: jax.Array, start: jax.Array, count: int, q: jax.Array):
+    def step(
+        _: None, index: jax.Array, start: jax.Array, count: int, q: jax.Array
+    ) -> tuple[None, tuple[jax.Array, jax.Array]]:
         keys, values = (lax.dynamic_slice_in_dim(x, start, count) for x in (k, v))
-        scores = plan.scores(q, keys, plan.visible(index, start, count, segment_ids))
-        top = scores.max(axis=-1, keepdims=True)
-        weights = jnp.exp(scores - top)
-        total = weights.sum(axis=-1, keepdims=True)
-        out = _dot(weights.astype(v.dtype), values, (1, 0)) / total
-        return None, (out.astype(q.dtype), top + jnp.log(total))
+        scores = plan.scores(q, keys, segment_ids, index, start)
+        top = scores.max(axis=0)
+        weights = jnp.exp(scores - top[None, :])
+        total = weights.sum(axis=0)
+        out = _dot(values, weights.astype(v.dtype), (0, 0)) / total[None, :]
+        return None, (out.T.astype(q.dtype), top + jnp.log(total))
 
     return plan.scan(step, None, (q,))[1]
 
 
 def _backward(
     plan: _Plan,
+    segment_ids: jax.Array | None,
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    segment_ids: jax.Array | None,
     out: jax.Array,
     log_sum: jax.Array,
     gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One head: the gradients of q, k and v from that of the output."""
+    """One key head: the gradients of q, k and v from that of the output."""
 
-    def step(totals, index, start, count, q, out, log_sum, gradient):
+    def step(
+        totals: tuple[jax.Array, jax.Array],
+        index: jax.Array,
+        start: jax.Array,
+        count: int,
+        q: jax.Array,
+        out: jax.Array,
+        log_sum: jax.Array,
+        gradient: jax.Array,
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         keys, values = (lax.dynamic_slice_in_dim(x, start, count) for x in (k, v))
-        scores = plan.scores(q, keys, plan.visible(index, start, count, segment_ids))
-        weights = jnp.exp(scores - log_sum)
-        shift = (out.astype(jnp.float32) * gradient).sum(axis=-1, keepdims=True)
-        d_scores = weights * (_dot(gradient, values, (1, 1)) - shift) * plan.scale
-        d_scores = d_scores.astype(q.dtype)
-        parts = _dot(d_scores, q, (0, 0)), _dot(weights.astype(q.dtype), gradient, (0, 0))
-        totals = tuple(_add_at(t, part, start) for t, part in zip(totals, parts, strict=True))
-        return totals, _dot(d_scores, keys, (1, 0)).astype(q.dtype)
+        weights = jnp.exp(plan.scores(q, keys, segment_ids, index, start) - log_sum[None, :])
+        shift = (out.astype(jnp.float32) * gradient).sum(axis=-1)
+        d_weights = _dot(values, gradient, (1, 1))
+        d_scores = (weights * (d_weights - shift[None, :]) * plan.scale).astype(q.dtype)
+        d_keys = _add_at(totals[0], start, _dot(d_scores, q, (1, 0)))
+        d_values = _add_at(totals[1], start, _dot(weights.astype(q.dtype), gradient, (1, 0)))
+        return (d_keys, d_values), _dot(keys, d_scores, (0, 0)).T.astype(q.dtype)
 
-    zeros = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
-    (dk, dv), dq = plan.scan(step, zeros, (q, out, log_sum, gradient))
+    zeros = jnp.zeros(k.shape, jnp.float32)
+    (dk, dv), dq = plan.scan(step, (zeros, zeros), (q, out, log_sum, gradient))
     return dq, dk.astype(k.dtype), dv.astype(v.dtype)
 
 
-def _add_at(total: jax.Array, part: jax.Array, start: jax.Array) -> jax.Array:
+def _add_at(total: jax.Array, start: jax.Array, part: jax.Array) -> jax.Array:
     before = lax.dynamic_slice_in_dim(total, start, part.shape[0])
     return lax.dynamic_update_slice_in_dim(total, before + part, start, axis=0)
 

@@ -76,7 +76,7 @@ class Display:
 
     def message(self, text: str) -> None:
         """Prints a text above the display, control characters replaced by visible ones."""
-        self._print(text.translate(_CONTROL_CHARACTERS))
+        self._print(printable(text))
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
@@ -88,6 +88,11 @@ class Display:
             return ""
         seconds_per_step = (last_time - first_time) / (last_step - first_step)
         return f"{format_duration(seconds_per_step * (self._total_steps - step))} left"
+
+
+def printable(text: str) -> str:
+    """The text with control characters, which could drive a terminal, replaced by visible ones."""
+    return text.translate(_CONTROL_CHARACTERS)
 
 
 def format_metrics(values: Mapping[str, Any]) -> str:

@@ -89,6 +89,7 @@ class _Run:
             config.data, config.train.validation_rows, "validation", *share
         )
         self.step, self.bytes_seen, self.best, self.last_validation = 0, 0, math.inf, None
+        self.record = _Record()
         if resume and self.checkpoints.last_step is not None:
             self._restore(allow_config_change)
         else:
@@ -124,6 +125,7 @@ class _Run:
         self.bytes_seen = restored.provenance["bytes_seen"]
         self.best = restored.provenance["best_validation_bpb"] or math.inf
         self.last_validation = restored.provenance["last_validation_bpb"]
+        self.record = _Record(**restored.provenance["record"])
 
     def run(self, stop: StopRequest) -> TrainResult:
         """Trains to the end or until `stop` asks for it."""
@@ -135,7 +137,7 @@ class _Run:
         ):
             if first:
                 self.display.message(f"resuming from step {first} in {self.run_dir}")
-            self.record = _Record(time.perf_counter())
+            self.record.resume()
             pending: tuple[int, dict[str, jax.Array]] | None = None
             while True:
                 # Fetched one step late, so that the devices always have a step to work on.
@@ -191,9 +193,10 @@ class _Run:
             )
         self.record.add(values)
         if step % self.config.train.log_every == 0:
-            scalars = self.record.scalars(time.perf_counter(), self.step_flops, self.peak)
+            scalars = self.record.scalars(self.step_flops, self.peak)
             scalars["learning_rate"] = float(self.learning_rate(step - 1))
-            self.record = _Record(time.perf_counter())
+            self.record = _Record()
+            self.record.resume()
             self._report(step, scalars)
 
     def _report(self, step: int, scalars: dict[str, float]) -> None:
@@ -203,7 +206,7 @@ class _Run:
 
     def _validate(self) -> float:
         """Bits per byte, END counted, on the first rows of the validation split; and a sample."""
-        started = time.perf_counter()
+        self.record.pause()
         config = self.config.train
         nats, count = 0.0, 0
         for batch in self.validation:
@@ -216,7 +219,7 @@ class _Run:
         self._report(self.step, {"validation_bpb": bpb})
         if config.sample_bytes:
             self._sample(config.sample_bytes)
-        self.record.pause(time.perf_counter() - started)
+        self.record.resume()
         return bpb
 
     def _sample(self, count: int) -> None:
@@ -247,37 +250,54 @@ class _Run:
                 "flops": self.step * self.step_flops,
                 "best_validation_bpb": None if math.isinf(self.best) else self.best,
                 "last_validation_bpb": self.last_validation,
+                "record": self.record.saved(),
             },
             validation_bpb=validation_bpb,
         )
 
 
 class _Record:
-    """Sums over the steps since the last record."""
+    """Sums over the steps since the last record, and the time they took."""
 
-    def __init__(self, started: float):
-        self.started = started
-        self.steps = 0
-        self.sums: dict[str, float] = {}
+    def __init__(
+        self, steps: int = 0, seconds: float = 0.0, sums: Mapping[str, float] | None = None
+    ):
+        self.steps = steps
+        self.seconds = seconds
+        self.sums = dict(sums or {})
         self.last: Mapping[str, Any] = {}
+        self._since: float | None = None
 
-    def pause(self, seconds: float) -> None:
-        """Leaves the time of a validation out of the speed."""
-        self.started += seconds
+    def resume(self) -> None:
+        """Lets the clock run."""
+        self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        """Stops the clock: a validation is no training time."""
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+        self._since = None
+
+    def saved(self) -> dict[str, Any]:
+        """The arguments that make an equal record, for a checkpoint."""
+        self.pause()
+        self.resume()
+        return {"steps": self.steps, "seconds": self.seconds, "sums": self.sums}
 
     def add(self, values: Mapping[str, Any]) -> None:
+        """Counts in the metrics of one step."""
         self.steps += 1
         self.last = values
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
 
-    def scalars(self, now: float, step_flops: float, peak: float) -> dict[str, float]:
+    def scalars(self, step_flops: float, peak: float) -> dict[str, float]:
         """The metrics of the steps added: sums are divided here, once."""
-        seconds = now - self.started
-        flops = self.steps * step_flops / seconds
+        self.pause()
+        flops = self.steps * step_flops / self.seconds
         return {
             "bpb": self.sums["nats"] / (math.log(2) * self.sums["bytes"]),
-            "bytes_per_second": self.sums["bytes"] / seconds,
+            "bytes_per_second": self.sums["bytes"] / self.seconds,
             "flops_per_second": flops,
             "utilisation": flops / peak,
             "gradient_norm": float(self.last["gradient_norm"]),

@@ -56,9 +56,7 @@ class Spy:
         self.seen = []
 
     def __call__(self, batch: Batch):
-        for ids, targets, segments in zip(
-            batch.ids, batch.targets, batch.segment_ids, strict=True
-        ):
+        for ids, targets, segments in zip(batch.ids, batch.targets, batch.segment_ids, strict=True):
             assert ((segments == 1) | ((segments == 0) & (ids == PAD))).all()
             assert (targets[segments == 0] == UNSCORED).all()
             for position in np.flatnonzero(targets != UNSCORED):
@@ -96,9 +94,7 @@ def test_every_byte_and_every_end_once_and_with_enough_context(
 
 def test_a_constant_model():
     documents = [bytes(range(256)), *AWKWARD]
-    scores = score_documents(
-        scorer(Constant(np.zeros(OUTPUT_SIZE))), documents, sequence_length=16
-    )
+    scores = score_documents(scorer(Constant(np.zeros(OUTPUT_SIZE))), documents, sequence_length=16)
     raw = sum(map(len, documents))
     assert scores.bits_per_byte() == pytest.approx(math.log2(257), rel=1e-6)
     with_end = math.log2(257) * (raw + len(documents)) / raw

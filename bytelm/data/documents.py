@@ -1,0 +1,29 @@
+"""Whole documents, for evaluation."""
+
+from collections.abc import Iterator
+
+from bytelm.data.cache import packed_corpus
+from bytelm.data.config import SPLITS, DataConfig
+from bytelm.data.sources import open_sources
+from bytelm.errors import UserError
+
+
+class Documents:
+    """The documents of one split of every source, in order; can be read again and again.
+
+    Raises:
+        UserError: for a split of another name, or a bad source.
+    """
+
+    def __init__(self, config: DataConfig, split: str):
+        known = {name: name for name in SPLITS}
+        if split not in known:
+            raise UserError(f"there is no split {split!r}; choose one of {', '.join(known)}.")
+        self._corpora = [
+            packed_corpus(source, known[split], config.cache_path)
+            for source in open_sources(config)
+        ]
+
+    def __iter__(self) -> Iterator[bytes]:
+        for corpus in self._corpora:
+            yield from corpus.documents()

@@ -1,0 +1,43 @@
+"""Continuations on a terminal: text as it comes, for people, or raw bytes, for pipes."""
+
+import codecs
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from bytelm.api import LoadedModel
+from bytelm.training.display import printable
+
+
+def write_continuations(
+    model: LoadedModel, prompts: Sequence[bytes], *, raw: bool, **options: Any
+) -> None:
+    """Writes each prompt and its continuation to standard output.
+
+    One prompt streams; several are made as one batch and written one after another. Text is
+    valid UTF-8: a character is held back until it is complete, bytes that are none become
+    U+FFFD, and control characters are made visible.
+
+    Args:
+        raw: write the continuations' bytes unchanged and nothing else.
+        options: of `LoadedModel.stream` and `LoadedModel.generate`.
+    """
+    out = sys.stdout.buffer
+    if raw:
+        if len(prompts) == 1:
+            for piece in model.stream(prompts[0], **options):
+                out.write(piece)
+                out.flush()
+        else:
+            for text in model.generate(prompts, **options):
+                out.write(text + b"\n")
+        return
+    if len(prompts) == 1:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        print(printable(decoder.decode(prompts[0])), end="", flush=True)
+        for piece in model.stream(prompts[0], **options):
+            print(printable(decoder.decode(piece)), end="", flush=True)
+        print(printable(decoder.decode(b"", final=True)))
+        return
+    for prompt, text in zip(prompts, model.generate(prompts, **options), strict=True):
+        print(f"{printable((prompt + text).decode('utf-8', 'replace'))}\n---")

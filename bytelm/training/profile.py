@@ -1,0 +1,33 @@
+"""A trace of a few training steps, for TensorBoard's profiler or Perfetto."""
+
+from pathlib import Path
+
+import jax
+
+from bytelm.config import ExperimentConfig
+from bytelm.data.loader import train_loader
+from bytelm.training.loop import build_program
+from bytelm.training.sharding import place_batch, row_share
+
+WARM_UP = 2
+
+
+def profile(config: ExperimentConfig, trace_dir: Path, steps: int) -> None:
+    """Runs `steps` training steps of a fresh model under the profiler, after two that are not."""
+    mesh = config.mesh.build()
+    with jax.set_mesh(mesh):
+        program = build_program(config, mesh)
+        state = program.init(config.train.seed)
+        batches = train_loader(
+            config.data, config.train.seed, *row_share(config.data.batch_size, mesh)
+        )
+        for step in range(WARM_UP + steps):
+            if step == WARM_UP:
+                jax.block_until_ready(state)
+                jax.profiler.start_trace(str(trace_dir))
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                state, _ = program.train(state, place_batch(next(batches), mesh))
+        jax.block_until_ready(state)
+        jax.profiler.stop_trace()
+        batches.close()
+    print(f"trace of {steps} steps: {trace_dir} (tensorboard --logdir {trace_dir})")

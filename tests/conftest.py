@@ -1,0 +1,21 @@
+"""Every test runs on eight virtual CPU devices, unless JAX_PLATFORMS chooses other hardware."""
+
+import os
+
+# Set before anything imports jax; processes that tests start inherit them.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_directory(tmp_path_factory):
+    """Packed text goes to a directory of this test session, never to the user's cache."""
+    path = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BYTELM_CACHE", str(path))
+        yield path

@@ -1,0 +1,63 @@
+"""Corpora that several tests read."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow_datasets as tfds
+
+from bytelm.data.config import DataConfig
+
+
+class TinyText(tfds.core.GeneratorBasedBuilder):
+    """A TFDS dataset with a train and a test split, and two text features."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features.FeaturesDict(
+            {"body": tfds.features.Text(), "text": tfds.features.Text()}
+        )
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {"train": self._examples(60), "test": self._examples(3)}
+
+    def _generate_examples(self) -> Iterator[Any]:
+        raise NotImplementedError
+
+    def _examples(self, count: int) -> Iterator[tuple[int, dict[str, bytes]]]:
+        for number in range(count):
+            text = b"%d of %d \xff" % (number, count) * (number % 7 + 1)
+            yield number, {"body": b"not this", "text": text}
+
+
+@pytest.fixture(scope="session")
+def tfds_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Directory with the dataset `tiny_text`, prepared."""
+    directory = str(tmp_path_factory.mktemp("tfds"))
+    tfds.disable_progress_bar()
+    TinyText(data_dir=directory, file_format="array_record").download_and_prepare()
+    return directory
+
+
+@pytest.fixture
+def documents() -> list[bytes]:
+    """Documents of all lengths, one of them empty."""
+    return [f"{number}: ".encode() + b"\xc3\xa9" * (number % 11) for number in range(70)] + [b""]
+
+
+@pytest.fixture
+def config(tmp_path: Path, documents: list[bytes]) -> DataConfig:
+    """Config of a JSON lines file with `documents`, and short rows."""
+    path = tmp_path / "documents.jsonl"
+    path.write_text("".join(json.dumps({"text": text.decode()}) + "\n" for text in documents))
+    return DataConfig(
+        files=(str(path),),
+        cache_dir=str(tmp_path / "cache"),
+        held_out=0.1,
+        sequence_length=16,
+        batch_size=6,
+    )

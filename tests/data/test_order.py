@@ -1,0 +1,73 @@
+"""The order of rows: each once an epoch, the same for any number of processes."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bytelm.data import order
+from bytelm.data.order import EndlessShuffle, ShuffledBatches, source_seed
+from bytelm.data.packing import ConcatenatedRows, Rows, pack
+
+
+def numbered_rows(*counts):
+    """Sources whose every row of 4 symbols names itself: START, source, number, END."""
+    return ConcatenatedRows(
+        [
+            Rows(pack([bytes([source, row]) for row in range(count)]), 4)
+            for source, count in enumerate(counts)
+        ]
+    )
+
+
+def names(batch):
+    return [tuple(ids[1:3]) for ids in batch["ids"].tolist()]
+
+
+@pytest.mark.parametrize("small", [0, order.SMALL])
+def test_each_number_once_an_epoch_in_a_new_order(small, monkeypatch):
+    monkeypatch.setattr(order, "SMALL", small)
+    shuffle = EndlessShuffle(100, 30, seed=5)
+    epochs = [[shuffle[epoch * 30 + place] for place in range(30)] for epoch in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(100, 130))
+        assert epoch != sorted(epoch)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert [EndlessShuffle(100, 30, seed=6)[place] for place in range(30)] != epochs[0]
+
+
+@given(
+    processes=st.sampled_from([1, 2, 3, 6]),
+    first_row=st.integers(0, 10**6),
+    batch=st.integers(0, 50),
+    sources=st.sampled_from([(17,), (5, 40)]),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_batch_depends_on_seed_and_place_alone(processes, first_row, batch, sources):
+    rows, weights = numbered_rows(*sources), [2.0, 1.0][: len(sources)]
+    one = ShuffledBatches(rows, weights, 3, 1, 0, 1, 0)
+    expected = [names(one[first_row + batch * 6 + row])[0] for row in range(6)]
+    parts = [
+        names(ShuffledBatches(rows, weights, 3, 6, index, processes, first_row)[batch])
+        for index in range(processes)
+    ]
+    assert list(itertools.chain(*parts)) == expected
+
+
+def test_a_mixture_has_the_proportions_of_its_weights():
+    rows = numbered_rows(7, 100, 30)
+    batches = ShuffledBatches(rows, [0.5, 0.3, 0.2], 0, 100, 0, 1, 0)
+    drawn = [name for batch in range(10) for name in names(batches[batch])]
+    counts = np.bincount([source for source, _ in drawn])
+    np.testing.assert_allclose(counts, [500, 300, 200], atol=10)
+    assert {row for source, row in drawn if source == 1} == set(range(100))
+    repeats = np.bincount([row for source, row in drawn if source == 0])
+    assert repeats.max() - repeats.min() <= 1
+
+
+def test_sources_of_a_run_have_seeds_of_their_own():
+    seeds = {source_seed(seed, number) for seed in range(10) for number in range(10)}
+    assert len(seeds) == 100
+    assert all(0 <= seed < 2**32 for seed in seeds)

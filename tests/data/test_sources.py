@@ -1,0 +1,76 @@
+"""Every document is in one split, whatever the kind of source."""
+
+import itertools
+
+import pytest
+
+from bytelm.data.config import SPLITS, DataConfig
+from bytelm.data.sources import Source, open_sources
+from bytelm.errors import UserError
+
+
+class ListReader:
+    """Documents in memory."""
+
+    name = "list"
+    skipped = 0
+
+    def __init__(self, **splits):
+        self.settings = {}
+        self.stored = splits
+
+    @property
+    def own_splits(self):
+        return frozenset(self.stored)
+
+    def inputs(self, split):
+        return len(self.stored[split])
+
+    def documents(self, split):
+        return iter(self.stored[split])
+
+
+DOCUMENTS = [str(number).encode() for number in range(1000)]
+
+
+def test_the_hash_puts_every_document_in_one_split():
+    source = Source(ListReader(train=DOCUMENTS), held_out=0.1)
+    parts = {split: list(source.documents(split)) for split in SPLITS}
+    assert sorted(itertools.chain(*parts.values())) == sorted(DOCUMENTS)
+    assert 70 < len(parts["validation"]) < 130
+    assert 70 < len(parts["test"]) < 130
+    fewer = Source(ListReader(train=DOCUMENTS[::2]), held_out=0.1)
+    assert list(fewer.documents("test")) == [d for d in DOCUMENTS[::2] if d in parts["test"]]
+
+
+def test_a_split_of_its_own_leaves_the_others_as_they_were():
+    hashed = Source(ListReader(train=DOCUMENTS), held_out=0.1)
+    source = Source(ListReader(train=DOCUMENTS, validation=[b"v"]), held_out=0.1)
+    assert list(source.documents("validation")) == [b"v"]
+    assert list(source.documents("test")) == list(hashed.documents("test"))
+    expected = {*hashed.documents("train"), *hashed.documents("validation")}
+    assert set(source.documents("train")) == expected
+
+
+def test_nothing_held_out():
+    source = Source(ListReader(train=DOCUMENTS), held_out=0.0)
+    assert list(source.documents("train")) == DOCUMENTS
+    assert list(source.documents("test")) == []
+
+
+def test_fingerprint_depends_on_what_decides_the_documents():
+    reader = ListReader(train=DOCUMENTS)
+    fingerprints = {
+        Source(reader, 0.1).fingerprint("train"),
+        Source(reader, 0.1).fingerprint("test"),
+        Source(reader, 0.2).fingerprint("train"),
+        Source(ListReader(train=DOCUMENTS, test=[]), 0.1).fingerprint("train"),
+        Source(ListReader(train=DOCUMENTS[1:]), 0.1).fingerprint("train"),
+    }
+    assert len(fingerprints) == 5
+    assert Source(reader, 0.1).fingerprint("train") in fingerprints
+
+
+def test_splits_cannot_be_named_for_the_standard_library():
+    with pytest.raises(UserError, match="python_stdlib has no splits"):
+        open_sources(DataConfig(train_split="train"))

@@ -1,0 +1,138 @@
+"""Batches from a TFDS dataset that is not packed."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bytelm.data.config import DataConfig, SourceConfig
+from bytelm.data.loader import ValidationBatches, train_loader
+from bytelm.data.sources import open_sources
+from bytelm.errors import UserError
+from bytelm.vocabulary import END, START, UNSCORED
+
+
+@pytest.fixture
+def config(tfds_dir, tmp_path):
+    return DataConfig(
+        dataset="tiny_text",
+        data_dir=tfds_dir,
+        cache_dir=str(tmp_path / "cache"),
+        held_out=0.1,
+        sequence_length=16,
+        batch_size=4,
+        read="stream",
+    )
+
+
+def take(loader, count):
+    batches = itertools.islice(loader, count)
+    return np.array([[batch.ids, batch.targets, batch.segment_ids] for batch in batches])
+
+
+def test_an_epoch_has_every_document_once_and_rows_of_the_contract(config):
+    (source,) = open_sources(config)
+    documents = list(source.documents("train"))
+    loader = train_loader(replace(config, batch_size=1), seed=0)
+    rows = take(loader, 2 * sum(len(text) + 2 for text in documents) // 16 + 1)
+    ids, targets = rows[:, 0].reshape(-1), rows[:, 1].reshape(-1)
+    following = np.where(ids[1:] == START, UNSCORED, ids[1:])
+    np.testing.assert_array_equal(targets[:-1], following)
+    expected_segments = np.cumsum(rows[:, 0] == START, axis=-1)
+    expected_segments += 1 - expected_segments[..., :1]
+    np.testing.assert_array_equal(rows[:, 2], expected_segments)
+    ends = np.flatnonzero(ids == END)
+    begins = np.flatnonzero(ids == START)
+    read = [bytes(ids[a + 1 : b].tolist()) for a, b in zip(begins, ends, strict=False)]
+    first, second = read[: len(documents)], read[len(documents) : 2 * len(documents)]
+    assert sorted(first) == sorted(second) == sorted(documents)
+    assert first != second
+    assert not config.cache_path.exists()
+
+
+def test_resumed_is_uninterrupted(config):
+    loader = train_loader(config, seed=1)
+    take(loader, 3)
+    state = json.loads(json.dumps(loader.state()))
+    expected = take(loader, 9)
+    other = train_loader(config, seed=1)
+    next(other)
+    other.restore(state)
+    np.testing.assert_array_equal(take(other, 9), expected)
+
+
+def test_resumes_with_a_worker_process(config):
+    loader = train_loader(replace(config, workers=1), seed=1)
+    take(loader, 2)
+    state = json.loads(json.dumps(loader.state()))
+    expected = take(loader, 2)
+    loader.restore(state)
+    np.testing.assert_array_equal(take(loader, 2), expected)
+    loader.close()
+    with pytest.raises(UserError, match=r"has 1 with --data.workers 1"):
+        train_loader(config, seed=1).restore(state)
+
+
+def test_every_state_restores_in_place(config):
+    loader = train_loader(config, seed=1)
+    for _ in range(12):
+        state = loader.state()
+        expected = take(loader, 2)
+        loader.restore(state)
+        np.testing.assert_array_equal(take(loader, 2), expected)
+        loader.restore(state)
+        next(loader)
+
+
+def test_processes_share_the_documents(config):
+    (source,) = open_sources(config)
+    documents = set(source.documents("train"))
+    seen = []
+    for index in range(2):
+        ids = take(train_loader(config, 0, index, 2), 20)[:, 0].tobytes()
+        seen.append({d for d in documents if np.array([START, *d], np.int32).tobytes() in ids})
+    assert seen[0] and seen[1]
+    assert not seen[0] & seen[1]
+
+
+def test_a_mixture(config, tfds_dir):
+    part = SourceConfig(dataset="tiny_text", data_dir=tfds_dir, weight=3)
+    other = SourceConfig(dataset="tiny_text", data_dir=tfds_dir, text_key="body")
+    batches = take(train_loader(replace(config, mixture=(part, other)), seed=0), 20)
+    of_other = (batches[:, 0] == ord("h")).any(axis=-1).sum()
+    assert of_other == 20
+
+
+def test_says_so_and_refuses_another_number_of_processes(config, caplog):
+    loader = train_loader(config, 0, 0, 2)
+    assert "resumes exactly on 2 process(es) only" in caplog.text
+    state = loader.state()
+    with pytest.raises(UserError, match="as many processes as before: the checkpoint has 2"):
+        train_loader(config, 0, 0, 1).restore(state)
+    with pytest.raises(UserError, match="this one was number 0"):
+        train_loader(config, 0, 1, 2).restore(state)
+    with pytest.raises(UserError, match=r"read with --data.read packed"):
+        loader.restore({"rows": 3})
+
+
+def test_validation_packs_no_more_than_it_needs(config):
+    streamed = list(ValidationBatches(config, rows=3, split="train"))
+    assert not config.cache_path.exists()
+    packed = list(ValidationBatches(replace(config, read="packed"), rows=3, split="train"))
+    for one, other in zip(streamed, packed, strict=True):
+        for name in ("ids", "targets", "segment_ids"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_files_are_not_streamed(config, tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    files = DataConfig(files=(str(tmp_path / "a.txt"),), read="stream")
+    with pytest.raises(UserError, match=r"needs a TFDS dataset.*--data.read packed"):
+        train_loader(files, seed=0)
+
+
+def test_more_readers_than_documents(config):
+    with pytest.raises(UserError, match="60 documents to train on, too few for 64 readers"):
+        train_loader(replace(config, batch_size=64), 0, 0, 64)

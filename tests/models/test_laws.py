@@ -1,0 +1,195 @@
+"""Laws that every family obeys, whatever it is made of. Each is written once, for all of them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bytelm.training import sharding
+from bytelm.training.sharding import MeshConfig, parameter_shardings, place_batch
+from bytelm.vocabulary import BYTES, END, OUTPUT_SIZE, START, UNSCORED
+from tests.models.families import (
+    FAMILIES,
+    LENGTH,
+    ROWS,
+    backward,
+    decoder,
+    forward,
+    padded,
+    random_rows,
+    split_model,
+)
+
+TOLERANCE = 2e-5
+"""Rounding of float32 through a few layers of logits of order 1, summed in another order."""
+
+later = np.triu(np.ones((LENGTH, LENGTH), bool), k=1)
+"""[t, s]: whether s is after t."""
+
+
+@pytest.fixture(params=FAMILIES.values(), ids=FAMILIES.keys(), scope="module")
+def config(request):
+    return request.param
+
+
+def logits(config, batch):
+    return np.asarray(forward(config)(split_model(config)[1], batch))
+
+
+def gradients(config, batch, weights):
+    return backward(config)(split_model(config)[1], batch, jnp.asarray(weights, jnp.float32))
+
+
+def same_rows(seed):
+    return jax.tree.map(lambda rows: np.repeat(rows, ROWS, axis=0), random_rows(seed, rows=1))
+
+
+def test_no_gradient_comes_from_later_positions(config):
+    # Row t asks for the gradient of the loss at position t.
+    _, _, nudges = gradients(config, same_rows(1), np.eye(LENGTH))
+    nudges = np.asarray(nudges)
+    assert (nudges[later] == 0).all()
+    assert (np.diag(nudges) != 0).all()
+    assert (np.diag(nudges, k=-1) != 0).all()
+
+
+def test_no_gradient_comes_from_other_rows(config):
+    weights = np.zeros((ROWS, LENGTH))
+    weights[3] = 1
+    _, _, nudges = gradients(config, random_rows(2), weights)
+    nudges = np.asarray(nudges)
+    assert (nudges[3] != 0).all()
+    assert (np.delete(nudges, 3, axis=0) == 0).all()
+
+
+def test_flipping_a_byte_changes_nothing_before_it(config):
+    batch = same_rows(3)
+    flipped = batch.ids.copy()
+    # Row t gets another symbol at position t.
+    flipped[np.arange(ROWS), np.arange(LENGTH)] ^= 1
+    before = logits(config, batch)
+    after = logits(config, dataclasses.replace(batch, ids=flipped))
+    changed = (before != after).any(axis=-1)
+    assert not changed[~later & ~np.eye(LENGTH, dtype=bool)].any()
+    assert np.diag(changed).all()
+
+
+def test_flipping_a_byte_changes_no_other_row(config):
+    batch = random_rows(4)
+    flipped = batch.ids.copy()
+    flipped[::2, 5] ^= 1
+    changed = logits(config, batch) != logits(config, dataclasses.replace(batch, ids=flipped))
+    np.testing.assert_array_equal(changed.any(axis=(1, 2)), np.arange(ROWS) % 2 == 0)
+
+
+def test_logits_give_probabilities_of_every_byte_and_of_the_end(config):
+    values = logits(config, random_rows(5))
+    assert values.shape == (ROWS, LENGTH, OUTPUT_SIZE) and values.dtype == np.float32
+    probabilities = np.exp(jax.nn.log_softmax(values).astype(np.float64))
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-6)
+    assert (probabilities > 0).all()
+
+
+def test_targets_are_not_looked_at(config):
+    batch = random_rows(6)
+    blind = dataclasses.replace(batch, targets=np.full_like(batch.targets, UNSCORED))
+    np.testing.assert_array_equal(logits(config, batch), logits(config, blind))
+
+
+def document(seed, size):
+    text = np.random.default_rng(seed).integers(0, BYTES, size, dtype=np.int32)
+    return np.concatenate([[START], text, [END]]).astype(np.int32)
+
+
+def test_a_packed_document_is_scored_as_if_alone(config):
+    first, second, third = document(7, 4), document(8, 0), document(9, 3)
+    batch = padded(np.concatenate([first, second, third]), first, second, third)
+    batch.segment_ids[0, :13] = np.repeat([1, 2, 3], [6, 2, 5])
+    packed, *alone = logits(config, batch)[:4]
+    for whole, start in zip([first, second, third], [0, 6, 8], strict=True):
+        np.testing.assert_allclose(
+            packed[start : start + len(whole)], alone.pop(0)[: len(whole)], atol=TOLERANCE
+        )
+
+
+def test_padding_is_not_seen_and_breaks_nothing(config):
+    batch = padded(document(10, 6), document(11, 0))
+    garbage = np.random.default_rng(12).integers(0, BYTES, batch.ids.shape, dtype=np.int32)
+    real = batch.segment_ids > 0
+    other = dataclasses.replace(batch, ids=np.where(real, batch.ids, garbage))
+    values = logits(config, batch)
+    assert np.isfinite(values).all()
+    np.testing.assert_array_equal(values[real], logits(config, other)[real])
+
+    nats, of_params, nudges = gradients(config, batch, np.ones((ROWS, LENGTH)))
+    assert (np.asarray(nudges)[~real] == 0).all()
+    assert (np.asarray(nats)[batch.targets == UNSCORED] == 0).all()
+    for gradient in jax.tree.leaves(of_params):
+        assert np.isfinite(gradient).all()
+
+
+def read(config, ids, pieces):
+    """Logits of cached decoding, NaN where never read.
+
+    Args:
+        ids: int32 `[B, LENGTH]`.
+        pieces: (N, lengths `[B]`) of each call to `extend`.
+    """
+    params, extend = decoder(config)
+    cache = nnx.merge(*split_model(config)).init_cache(len(ids), LENGTH)
+    values = np.full((*ids.shape, OUTPUT_SIZE), np.nan, np.float32)
+    done = np.zeros(len(ids), np.int32)
+    for size, lengths in pieces:
+        offsets = np.arange(size)
+        # Beyond `lengths` are symbols that must be ignored.
+        piece = ids[np.arange(len(ids))[:, None], np.minimum(done[:, None] + offsets, LENGTH - 1)]
+        new, cache = extend(params, piece, cache, jnp.asarray(lengths, jnp.int32))
+        assert np.isfinite(new).all()
+        for row, count in enumerate(lengths):
+            values[row, done[row] : done[row] + count] = new[row, :count]
+        done += np.asarray(lengths, np.int32)
+    return values, done
+
+
+def test_decoding_equals_the_full_forward_at_every_split(config):
+    # Row k prefills k symbols and reads the others one by one; row 0 prefills nothing.
+    batch = random_rows(13)
+    split = np.arange(ROWS)
+    steps = [(1, split + step < LENGTH) for step in range(LENGTH)]
+    values, done = read(config, batch.ids, [(LENGTH, split), *steps])
+    assert (done == LENGTH).all()
+    np.testing.assert_allclose(values, logits(config, batch), atol=TOLERANCE)
+
+
+def test_decoding_in_uneven_pieces_equals_the_full_forward(config):
+    batch = random_rows(14)
+    rng = np.random.default_rng(15)
+    pieces, done = [], np.zeros(ROWS, int)
+    while done.min() < LENGTH:
+        # Longer than the window, so that a piece overwrites keys which it has still to see.
+        lengths = np.minimum(rng.integers(0, 8, ROWS), LENGTH - done)
+        pieces.append((7, lengths))
+        done += lengths
+    values, _ = read(config, batch.ids, pieces)
+    np.testing.assert_allclose(values, logits(config, batch), atol=TOLERANCE)
+
+
+def test_sharded_over_every_mesh_axis_equals_one_device(config, monkeypatch):
+    monkeypatch.setattr(sharding, "SMALLEST_SHARDED", 1)
+    batch = random_rows(16)
+    weights = np.ones((ROWS, LENGTH), np.float32)
+    nats, of_params, nudges = jax.device_get(gradients(config, batch, weights))
+
+    mesh = MeshConfig(data=2, fsdp=2, tensor=2).build()
+    abstract = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
+    shardings = parameter_shardings(nnx.state(abstract), mesh)
+    params = jax.device_put(split_model(config)[1], shardings)
+    with jax.set_mesh(mesh):
+        got = backward(config)(params, *place_batch((batch, weights), mesh))
+    for path, wanted in jax.tree.leaves_with_path((nats, of_params, nudges)):
+        values = dict(jax.tree.leaves_with_path(got))[path]
+        tolerance = TOLERANCE * np.abs(wanted).max()
+        np.testing.assert_allclose(values, wanted, rtol=0, atol=tolerance, err_msg=str(path))

@@ -1,0 +1,78 @@
+import math
+
+import numpy as np
+import pytest
+from flax import nnx
+
+import bytelm.api
+from bytelm.api import LoadedModel
+from bytelm.config import ExperimentConfig
+from bytelm.data.config import DataConfig
+from bytelm.errors import UserError
+from bytelm.models.transformer import TransformerConfig
+from bytelm.training.checkpoint import SavedModel
+
+TEXTS = ["naïve", b"\xff\x00", "longer than one window of sixteen", ""]
+
+
+def saved_model(**changes):
+    model = TransformerConfig(width=16, depth=1, head_width=8, **changes)
+    graphdef, params = nnx.split(model.build(nnx.Rngs(0)))
+    config = ExperimentConfig(model=model, data=DataConfig(sequence_length=16))
+    return SavedModel(config, 7, graphdef, nnx.to_pure_dict(params), {})
+
+
+@pytest.fixture(scope="module")
+def saved():
+    return saved_model()
+
+
+@pytest.fixture(scope="module")
+def model(saved):
+    return LoadedModel(saved)
+
+
+def test_load_reads_the_checkpoint_asked_for(saved, monkeypatch):
+    asked = []
+
+    def load_model(run, step):
+        asked.append((str(run), step))
+        return saved
+
+    monkeypatch.setattr(bytelm.api, "load_model", load_model)
+    model = bytelm.api.load("runs/x", step=7)
+    assert asked == [("runs/x", 7)]
+    assert model.step == 7
+    assert model.config.data.sequence_length == 16
+
+
+def test_an_untrained_model_scores_log2_257_bits_a_symbol(model):
+    nats = model.score(TEXTS)
+    np.testing.assert_allclose(nats, [math.log(257)] * 3 + [math.nan], rtol=1e-6)
+    assert nats.dtype == np.float64
+    assert model.bits_per_byte(TEXTS) == pytest.approx(math.log2(257), rel=1e-6)
+    assert model.bits_per_byte(iter(TEXTS), with_end=True) > model.bits_per_byte(TEXTS) + 0.1
+    scores = model.score_documents(TEXTS, stride=3)
+    assert scores.bytes.tolist() == [6, 2, 33, 0]
+
+
+def test_a_text_of_characters_stands_for_its_utf8_bytes(model):
+    assert model.score_documents(["日本", "\udcff"]).bytes.tolist() == [6, 1]
+
+
+def test_generate_and_stream_agree(model):
+    options = {"max_bytes": 10, "temperature": 0.9, "top_k": 90, "top_p": 0.99, "min_p": 0.1}
+    (text,) = model.generate(["a"], seed=1, **options)
+    assert isinstance(text, bytes)
+    assert 5 < len(text) <= 10
+    assert b"".join(model.stream(b"a", seed=1, **options)) == text
+    stop = text[3:5].decode(errors="surrogateescape")
+    assert model.generate(["a"], seed=1, stop=[stop], **options) == [text[: text.index(text[3:5])]]
+    with pytest.raises(UserError, match="top-p"):
+        model.generate(["a"], top_p=0.0, max_bytes=2)
+
+
+def test_going_beyond_the_trained_length_warns_unless_there_is_a_window(model):
+    with pytest.warns(UserWarning, match="trained on rows of 16"):
+        model.stream("long enough", max_bytes=10)
+    LoadedModel(saved_model(window=4)).stream("long enough", max_bytes=10)
