@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from bytelm.config import ExperimentConfig, did_you_mean, to_json
+from bytelm.config import ExperimentConfig, did_you_mean, to_dict, to_json
 from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
 from bytelm.presets import load_preset, preset_names
@@ -148,7 +148,7 @@ def train_command(arguments: Sequence[str]) -> int:
     import jax
 
     from bytelm.training.loop import train
-    from bytelm.training.run_directory import lock, new_run_directory
+    from bytelm.training.run_directory import lock, new_run_directory, remove_if_unused
 
     if command.run_dir is None:
         if jax.process_count() > 1 or command.resume:
@@ -157,13 +157,17 @@ def train_command(arguments: Sequence[str]) -> int:
     else:
         run_dir = command.run_dir
         run_dir.mkdir(parents=True, exist_ok=True)
-    with lock(run_dir) if jax.process_index() == 0 else contextlib.nullcontext():
-        result = train(
-            command.config,
-            run_dir,
-            resume=command.resume,
-            allow_config_change=command.allow_config_change,
-        )
+    try:
+        with lock(run_dir) if jax.process_index() == 0 else contextlib.nullcontext():
+            result = train(
+                command.config,
+                run_dir,
+                resume=command.resume,
+                allow_config_change=command.allow_config_change,
+            )
+    except UserError:
+        remove_if_unused(run_dir)
+        raise
     if jax.process_index() == 0:
         _say_how_it_ended(result)
     if result.interrupted:
@@ -226,8 +230,10 @@ def eval_command(arguments: Sequence[str]) -> int:
         batch_size=command.batch_size,
         max_bytes=command.max_bytes,
     )
+    report["data"] = {"split": split, **to_dict(data)}
     print_report(report)
-    output = command.output or checkpoint / f"eval_{command.split or 'default'}_step_{loaded.step}.json"
+    named = command.split or Path(data.files[0]).name if data.files else split
+    output = command.output or checkpoint / f"eval_step_{loaded.step}_{named}.json"
     write_report(report, output)
     print(f"report: {output}")
     return 0

@@ -66,7 +66,7 @@ def attention(
         implementation: "auto" takes the best for `jax.default_backend()`: "splash" on TPU,
             "cudnn" on GPU where cuDNN can, "xla" otherwise. Name it to compile for another
             backend than this host's. "reference" is the plain formula, quadratic in memory.
-        scale: factor of the scores; None for 1 / sqrt(K).
+        scale: factor of the scores, above 0; None for 1 / sqrt(K).
 
     Returns:
         `[B, T, H, K]` in the dtype of q.
@@ -75,7 +75,7 @@ def attention(
     if implementation == "auto":
         implementation = _best_implementation(q, segment_ids)
     attend = partial(
-        _IMPLEMENTATIONS[implementation],
+        IMPLEMENTATIONS[implementation],
         causal=mask.causal,
         window=None if mask.window is None or mask.window >= length else mask.window,
         scale=size**-0.5 if scale is None else scale,
@@ -139,7 +139,7 @@ def _reference(
 def _masked_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, scale: float
 ) -> jax.Array:
-    """q `[B, N, H, K]`, k and v `[B, S, G, K]`, visible bool `[B or 1, N, S]` -> as q."""
+    """Takes q `[B, N, H, K]`, k and v `[B, S, G, K]`, visible `[B or 1, N, S]`; returns as q."""
     grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
     scores = jnp.einsum("bngrk,bsgk->bgrns", grouped, k, preferred_element_type=jnp.float32)
     scores = jnp.where(visible[:, None, None], scores * scale, MASKED)
@@ -148,7 +148,7 @@ def _masked_attention(
     return out.reshape(q.shape).astype(q.dtype)
 
 
-_IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
+IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "reference": _reference,
     "xla": blockwise_attention,
     "cudnn": cudnn_attention,

@@ -128,7 +128,7 @@ class _Plan:
         index: jax.Array,
         start: jax.Array,
     ) -> jax.Array:
-        """q `[C, K]`, keys `[S, K]` -> scaled and masked scores, fp32 `[S, C]`.
+        """From q `[C, K]` and keys `[S, K]` to scaled and masked scores, fp32 `[S, C]`.
 
         Keys come first, because XLA's CPU matrix products and reductions are then the fast ones.
         """
@@ -165,19 +165,19 @@ def _each_head(
 def _attend(
     plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None
 ) -> jax.Array:
-    """q `[B, G, blocks, C, K]`, k and v `[B, G, T, K]`, segment_ids int32 `[B, T]` -> as q."""
+    """Takes q `[B, G, blocks, C, K]`, k and v `[B, G, T, K]`, segment_ids `[B, T]`; returns as q."""
     return _each_head(partial(_forward, plan), segment_ids, q, k, v)[0]
 
 
 def _attend_forward(
     plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None
-) -> tuple[jax.Array, tuple[jax.Array | None, ...]]:
+) -> tuple[jax.Array, tuple[Any, ...]]:
     out, log_sum = _each_head(partial(_forward, plan), segment_ids, q, k, v)
     return out, (segment_ids, q, k, v, out, log_sum)
 
 
 def _attend_backward(
-    plan: _Plan, residuals: tuple[jax.Array | None, ...], gradient: jax.Array
+    plan: _Plan, residuals: tuple[Any, ...], gradient: jax.Array
 ) -> tuple[jax.Array | None, ...]:
     return *_each_head(partial(_backward, plan), *residuals, gradient), None
 

@@ -28,6 +28,10 @@ from bytelm.training.sharding import check_batch, place_batch, row_share
 from bytelm.training.step import State, TrainProgram, train_program
 
 
+CONFIG = "config.json"
+"""File of a run directory that holds the resolved config."""
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """How a run ended: after which step, with what validation, and whether it was asked to stop."""
@@ -64,6 +68,11 @@ def train(
         UserError: a config that cannot run here, a run that cannot be resumed, a disk that is
             full, or `train.max_skipped` steps in a row without a finite loss and gradient.
     """
+    if not resume and (run_dir / CONFIG).exists():
+        raise UserError(
+            f"{run_dir} already holds a run; add --resume to go on with it, or choose another "
+            "--run-dir."
+        )
     mesh = config.mesh.build()
     with jax.set_mesh(mesh), StopRequest(mesh) as stop:
         return _Run(config, run_dir, mesh, resume, allow_config_change).run(stop)
@@ -82,12 +91,12 @@ class _Run:
     ):
         self.config, self.run_dir, self.mesh = config, run_dir, mesh
         self.program = build_program(config, mesh)
-        self.checkpoints = Checkpoints(run_dir, config.train.keep)
         share = row_share(config.data.batch_size, mesh)
         self.batches = train_loader(config.data, config.train.seed, *share)
         self.validation = ValidationBatches(
             config.data, config.train.validation_rows, "validation", *share
         )
+        self.checkpoints = Checkpoints(run_dir, config.train.keep)
         self.step, self.bytes_seen, self.best, self.last_validation = 0, 0, math.inf, None
         self.record = _Record()
         if resume and self.checkpoints.last_step is not None:
@@ -306,6 +315,6 @@ class _Record:
 
 
 def _write_config(config: ExperimentConfig, run_dir: Path) -> None:
-    beside = run_dir / "config.json.new"
+    beside = run_dir / f"{CONFIG}.new"
     beside.write_text(to_json(config))
-    os.replace(beside, run_dir / "config.json")
+    os.replace(beside, run_dir / CONFIG)

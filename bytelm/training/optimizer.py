@@ -53,8 +53,19 @@ class OptimizerConfig:
     factor of the first expression that its path matches."""
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise UserError(f"optimizer.learning_rate is {self.learning_rate}; it must be positive.")
+        for name in ("learning_rate", "epsilon", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"optimizer.{name} is {value}; it must be positive.")
+        for name in ("beta1", "beta2", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(
+                    f"optimizer.{name} is {getattr(self, name)}; it must be from 0 to below 1."
+                )
+        if not self.weight_decay >= 0:
+            raise UserError(
+                f"optimizer.weight_decay is {self.weight_decay}; it must be at least 0."
+            )
         for name in ("warmup", "decay", "final"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(

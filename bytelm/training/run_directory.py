@@ -10,6 +10,9 @@ from pathlib import Path
 
 from bytelm.errors import UserError
 
+LOCK = ".lock"
+"""File that the process which writes a run directory holds locked."""
+
 
 @contextlib.contextmanager
 def lock(run_dir: Path) -> Iterator[None]:
@@ -22,7 +25,7 @@ def lock(run_dir: Path) -> Iterator[None]:
     Raises:
       UserError: another process has the run directory, or it cannot be written.
     """
-    path = run_dir / ".lock"
+    path = run_dir / LOCK
     try:
         path.touch()
     except OSError as error:
@@ -65,3 +68,10 @@ def new_run_directory(base: Path) -> Path:
         except FileExistsError:
             number += 1
             candidate = base.with_name(f"{base.name}-{number}")
+
+
+def remove_if_unused(run_dir: Path) -> None:
+    """Removes a run directory in which nothing has been written but the lock."""
+    if [path.name for path in run_dir.iterdir()] in ([], [LOCK]):
+        (run_dir / LOCK).unlink(missing_ok=True)
+        run_dir.rmdir()

@@ -129,7 +129,9 @@ def like_parameters(tree: Any, shardings: dict[str, Any], otherwise: NamedShardi
 
     def sharding(path: tuple[Any, ...], _: Any) -> NamedSharding:
         name = path_name(path)
-        return next((s for p, s in by_path.items() if name.endswith("/" + p)), otherwise)
+        # The longest: "norm/scale" is the end of "decoder/norm/scale" too.
+        owner = max((p for p in by_path if name.endswith("/" + p)), key=len, default=None)
+        return otherwise if owner is None else by_path[owner]
 
     return jax.tree.map_with_path(sharding, tree)
 

@@ -1,6 +1,6 @@
 """A tiny config of every family and variant, and its functions, each compiled once for all tests.
 
-A new family or variant is one line in FAMILIES, and every law of `test_laws.py` holds it to account.
+A new family or variant is one line in FAMILIES, and all laws of `test_laws.py` hold it to account.
 All functions take rows `[ROWS, LENGTH]`, so that one compilation serves every law.
 """
 

@@ -1,0 +1,61 @@
+"""`forward_flops` against what XLA and the traced program say of the same forward pass."""
+
+import dataclasses
+from math import prod
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bytelm.models import Batch
+from bytelm.models.transformer import TransformerConfig
+from tests.models.families import FAMILIES
+
+
+def program(config, length):
+    """The forward pass over one row, with the plain attention that multiplies every pair."""
+    config = dataclasses.replace(config, attention="reference")
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))
+    row = jax.ShapeDtypeStruct((1, length), jnp.int32)
+    forward = jax.jit(lambda state, batch: nnx.merge(graphdef, state)(batch).logits)
+    return forward.trace(state, Batch(row, row, row))
+
+
+def matmul_flops(jaxpr):
+    """FLOPs of all matrix products in a program; the body of a scan counts for each turn."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shared = prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2 * shared * prod(equation.outvars[0].aval.shape)
+        turns = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            total += turns * matmul_flops(inner)
+    return total
+
+
+def pairs_seen(length, window):
+    distance = np.subtract.outer(np.arange(length), np.arange(length))
+    return ((distance >= 0) & (distance < (window or length))).sum()
+
+
+@pytest.mark.parametrize("length", [1, 4, 24])
+@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES.keys())
+def test_flops_are_those_of_the_traced_matrix_products(config, length):
+    one, two = (matmul_flops(program(config, size).jaxpr) for size in (1, 2))
+    # All else is linear in the length, so what remains is what one pair of positions costs.
+    of_pair = (two - 2 * one) / 2
+    assert of_pair > 0
+    hidden = length**2 - pairs_seen(length, config.window)
+    multiplied = matmul_flops(program(config, length).jaxpr)
+    assert config.forward_flops(length) == multiplied - hidden * of_pair
+
+
+def test_flops_agree_with_the_cost_analysis_of_xla():
+    # Wide enough for matrix products to dominate; XLA counts norms and softmax as well.
+    config = TransformerConfig(width=256, depth=2, head_width=32)
+    counted = program(config, 32).lower().compile().cost_analysis()["flops"]
+    assert config.forward_flops(32) == pytest.approx(counted, rel=0.05)

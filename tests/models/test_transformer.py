@@ -1,0 +1,110 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bytelm.errors import UserError
+from bytelm.models import ModelConfig
+from bytelm.models.transformer import TransformerConfig
+from tests.models.families import (
+    FAMILIES,
+    LENGTH,
+    backward,
+    forward,
+    padded,
+    random_rows,
+    small,
+    split_model,
+)
+
+
+def fresh_logits(config):
+    model = jax.jit(lambda: nnx.state(config.build(nnx.Rngs(0))))()
+    return forward(config)(nnx.to_pure_dict(model), random_rows(1))
+
+
+def test_an_untrained_model_finds_every_symbol_as_likely():
+    logits = fresh_logits(small())
+    assert (logits == 0).all()
+
+
+def test_an_untrained_tied_head_is_not_far_from_that():
+    logits = fresh_logits(FAMILIES["transformer, tied and gelu"])
+    assert 0.5 < jnp.std(logits) < 1.5
+
+
+def test_a_window_bounds_what_the_stack_sees():
+    # Two layers, each 4 positions back.
+    config = FAMILIES["transformer, window"]
+    weights = jnp.zeros((LENGTH, LENGTH)).at[:, -1].set(1.0)
+    _, _, nudges = backward(config)(split_model(config)[1], random_rows(2), weights)
+    reach = 2 * (config.window - 1)
+    assert (nudges[:, : LENGTH - 1 - reach] == 0).all()
+    assert (nudges[:, LENGTH - 1 - reach :] != 0).all()
+
+
+def test_running_the_stack_another_way_changes_no_number():
+    plain, scanned = small(), FAMILIES["transformer, scanned and rematerialised"]
+    _, params = split_model(plain)
+    weights = jnp.ones((LENGTH, LENGTH))
+    wanted = backward(plain)(params, random_rows(3), weights)
+    got = backward(scanned)(params, random_rows(3), weights)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max())
+
+
+def test_bfloat16_gives_float32_logits_close_by():
+    config = small(compute_dtype="bfloat16")
+    _, params = split_model(config)
+    rough = forward(config)(params, random_rows(4))
+    exact = forward(small())(params, random_rows(4))
+    assert rough.dtype == jnp.float32
+    difference = np.asarray(jnp.std(rough - exact) / jnp.std(exact))
+    assert 1e-4 < difference < 0.03
+
+
+def test_auto_dtype_is_float32_on_cpu():
+    assert small().dtype == jnp.float32
+    assert small(compute_dtype="bfloat16").dtype == jnp.bfloat16
+
+
+def test_parameters_are_float32_whatever_is_computed_in():
+    model = nnx.eval_shape(lambda: small(compute_dtype="bfloat16").build(nnx.Rngs(0)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
+
+
+def test_a_tied_model_has_no_head_of_its_own():
+    params = [split_model(small(tied_head=tied))[1] for tied in (True, False)]
+    assert params[1].keys() - params[0].keys() == {"head"}
+
+
+def test_it_is_registered_under_its_family():
+    assert ModelConfig.families["transformer"] is TransformerConfig
+
+
+def test_a_row_that_starts_inside_a_document_is_scored_too():
+    config = small()
+    batch = padded(np.arange(10, dtype=np.int32))
+    values = forward(config)(split_model(config)[1], dataclasses.replace(batch))
+    assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"width": 0}, r"model\.width is 0"),
+        ({"depth": -1}, r"model\.depth is -1"),
+        ({"mlp_width": 0}, r"model\.mlp_width is 0"),
+        ({"window": 0}, r"model\.window is 0"),
+        ({"head_width": 7, "heads": 2}, r"model\.head_width is 7.* even"),
+        ({"width": 100}, r"width 100 is no multiple of model\.head_width 64"),
+        ({"heads": 4, "key_value_heads": 3}, r"key_value_heads 3 does not divide the 4"),
+        ({"key_value_heads": 8}, r"key_value_heads 8 does not divide the 4"),
+    ],
+)
+def test_a_bad_config_is_named(fields, message):
+    with pytest.raises(UserError, match=message):
+        TransformerConfig(**fields)

@@ -1,0 +1,178 @@
+"""The command line: every mistake is one clear sentence and a non-zero exit, and nothing is lost."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bytelm.cli import main
+from bytelm.training.run_directory import lock
+
+TINY = """
+--model.width 16 --model.depth 1 --model.head-width 8 --data.sequence-length 16
+--data.batch-size 8 --data.held-out 0.2 --train.validation-rows 8 --train.sample-bytes 0
+--train.steps 2 --train.validate-every 2 --mesh.data 1 --no-train.tensorboard
+""".split()
+
+
+@pytest.fixture
+def lines(tmp_path) -> Path:
+    """Forty documents in a JSONL file."""
+    path = tmp_path / "lines.jsonl"
+    path.write_text("".join(json.dumps({"text": f"line {i} of text"}) + "\n" for i in range(40)))
+    return path
+
+
+def fails(capsys, *arguments: str) -> str:
+    """The one sentence that the command prints for a mistake."""
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def train(*arguments: str) -> tuple[str, ...]:
+    return ("train", "transformer_tiny", *TINY, *arguments)
+
+
+def test_no_command_lists_the_commands(capsys):
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("train", "eval", "generate", "data", "profile"))
+
+
+def test_unknown_command(capsys):
+    assert "did you mean train?" in fails(capsys, "trian")
+
+
+def test_unknown_preset(capsys):
+    error = fails(capsys, "train", "transformer_tny")
+    assert "no preset 'transformer_tny' (did you mean transformer_tiny?)" in error
+
+
+def test_missing_preset(capsys):
+    assert "name a preset first" in fails(capsys, "train", "--train.steps", "3")
+
+
+def test_missing_config_file(capsys):
+    assert "no config file mine.py" in fails(capsys, "train", "mine.py")
+
+
+def test_unknown_field_suggests_the_right_one(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["train", "transformer_tiny", "--model.widht", "3"])
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert "--model.widht" in error and "--model.width" in error
+
+
+def test_wrong_type_names_the_option(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["train", "transformer_tiny", "--model.width", "wide"])
+    assert exit.value.code == 2
+    assert "--model.width" in capsys.readouterr().err
+
+
+def test_fields_that_contradict_each_other(capsys):
+    error = fails(capsys, "train", "transformer_tiny", "--model.width", "100")
+    assert "model.width 100 is no multiple of model.head_width 64" in error
+
+
+def test_print_config_runs_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(train("--print-config")) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["width"] == 16
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--mesh.data", "3", "--mesh.fsdp", "4"], "needs 12 devices and there are 8"),
+        (["--mesh.data", "3"], "cannot be divided by the 3 batch shards"),
+        (["--train.accumulation", "3"], "times train.accumulation 3"),
+        (["--data.files", "nothing*.txt"], "no file matches 'nothing*.txt'"),
+        (["--data.files"], "no file"),
+        (["--data.dataset", "wiki41b"], "wiki40b"),
+    ],
+)
+def test_what_cannot_run(capsys, tmp_path, lines, options, sentence):
+    run_dir = tmp_path / "run"
+    files = [] if "--data.dataset" in options else ["--data.files", str(lines)]
+    if options == ["--data.files"]:
+        (tmp_path / "empty.txt").touch()
+        options, sentence = ["--data.files", str(tmp_path / "empty.txt")], "empty"
+    error = fails(capsys, *train(*files, *options, "--run-dir", str(run_dir)))
+    assert sentence in error
+    assert not run_dir.exists()
+
+
+def test_broken_json_line_is_named_or_skipped(capsys, tmp_path, lines):
+    with lines.open("a") as file:
+        file.write('{"text": "torn\n')
+    options = train("--data.files", str(lines), "--run-dir", str(tmp_path / "run"))
+    error = fails(capsys, *options)
+    assert "lines.jsonl" in error and "41" in error and "skip-bad" in error.replace("_", "-")
+    assert main([*options, "--data.skip-bad"]) == 0
+
+
+def test_missing_key_is_named(capsys, tmp_path, lines):
+    options = ["--data.files", str(lines), "--data.text-key", "body"]
+    error = fails(capsys, *train(*options, "--run-dir", str(tmp_path / "run")))
+    assert "body" in error and "lines.jsonl" in error
+
+
+def test_train_evaluate_generate(capsys, tmp_path, lines):
+    run = str(tmp_path / "run")
+    assert main(train("--data.files", str(lines), "--run-dir", run)) == 0
+    assert f"checkpoint of step 2 in {run}" in capsys.readouterr().out
+
+    assert "already holds a run" in fails(
+        capsys, *train("--data.files", str(lines), "--run-dir", run)
+    )
+    assert "train.seed: 0 -> 1" in fails(
+        capsys,
+        *train("--data.files", str(lines), "--run-dir", run, "--resume", "--train.seed", "1"),
+    )
+    with lock(Path(run)):
+        error = fails(capsys, "train", "--run-dir", run, "--resume")
+        assert f"run directory {run} is in use by process" in error
+    assert main(["train", "--run-dir", run, "--resume"]) == 0
+
+    assert main(["eval", "--checkpoint", run]) == 0
+    (report,) = Path(run).glob("eval_*.json")
+    figures = json.loads(report.read_text())
+    assert 0 < figures["bits_per_byte"] < 9
+    assert figures["bytes"] > 0 and figures["gzip_bits_per_byte"] > 0
+    assert main(["eval", "--checkpoint", run, "--data.files", str(lines)]) == 0
+    assert json.loads((Path(run) / "eval_step_2_lines.jsonl.json").read_text())["documents"] == 40
+
+    capsys.readouterr()
+    assert main(["generate", "--checkpoint", run, "--prompt", "line", "--max-bytes", "8"]) == 0
+    assert capsys.readouterr().out.startswith("line")
+    assert "no checkpoint of step 7" in fails(capsys, "eval", "--checkpoint", run, "--step", "7")
+    assert "--top-p" in fails(capsys, "generate", "--checkpoint", run, "--top-p", "2").replace(
+        "top_p", "--top-p"
+    )
+
+
+@pytest.mark.parametrize("command", ["eval", "generate"])
+def test_path_that_is_no_run(capsys, tmp_path, command):
+    assert "is no run directory" in fails(capsys, command, "--checkpoint", str(tmp_path / "no"))
+
+
+def test_eval_needs_a_checkpoint(capsys):
+    assert "--checkpoint RUN" in fails(capsys, "eval")
+
+
+def test_data_describe(capsys, lines):
+    assert main(["data", "describe", "--data.files", str(lines)]) == 0
+    assert "40" in capsys.readouterr().out
+    assert "bytelm data describe" in fails(capsys, "data", "descrbe")
+
+
+def test_profile_writes_a_trace(tmp_path, lines):
+    options = ["--data.files", str(lines), "--trace-dir", str(tmp_path / "trace"), "--steps", "1"]
+    assert main(["profile", "transformer_tiny", *TINY, *options]) == 0
+    assert list((tmp_path / "trace").rglob("*.xplane.pb"))

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+
+from bytelm.config import ExperimentConfig, to_json
+from bytelm.errors import UserError
+from bytelm.presets import load_preset, preset_names
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+OWN = """
+from bytelm.config import ExperimentConfig
+from bytelm.models.transformer import TransformerConfig
+
+config = ExperimentConfig(model=TransformerConfig(width={width}))
+"""
+
+
+@pytest.mark.parametrize("name", [path.stem for path in CONFIGS.glob("*.py")])
+def test_every_preset_is_found_and_loads_from_anywhere(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert name in preset_names()
+    assert isinstance(load_preset(name), ExperimentConfig)
+
+
+def test_presets_of_the_working_directory_come_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.py").write_text(OWN.format(width=64))
+    (tmp_path / "configs" / "transformer_tiny.py").write_text(OWN.format(width=128))
+    (tmp_path / "configs" / "_shared.py").write_text("")
+    assert {"mine", "transformer_tiny"} <= set(preset_names())
+    assert "_shared" not in preset_names()
+    assert load_preset("mine").model.width == 64
+    assert load_preset("transformer_tiny").model.width == 128
+
+
+def test_a_file_of_ones_own_works_by_path(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN.format(width=192))
+    config = load_preset(str(path))
+    assert config.model.width == 192
+    saved = tmp_path / "config.json"
+    saved.write_text(to_json(config))
+    assert load_preset(str(saved)) == config
+
+
+def test_an_unknown_preset_is_named_with_its_like():
+    message = r"no preset 'transformer_tyni' \(did you mean transformer_tiny\?\)"
+    with pytest.raises(UserError, match=message):
+        load_preset("transformer_tyni")
+    with pytest.raises(UserError, match=r"no preset 'zzz'; there are .*transformer_tiny"):
+        load_preset("zzz")
+
+
+@pytest.mark.parametrize("name", ["none.py", "none.json"])
+def test_a_missing_file_is_named(name):
+    with pytest.raises(UserError, match=f"no config file {name}"):
+        load_preset(name)
+
+
+@pytest.mark.parametrize("text", ["", "config = 3", "config = {'width': 3}"])
+def test_a_file_that_defines_no_config_is_named(tmp_path, text):
+    path = tmp_path / "own.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"own\.py defines no ExperimentConfig named `config`"):
+        load_preset(str(path))

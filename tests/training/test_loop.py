@@ -1,0 +1,248 @@
+"""Whole runs, in this process: what they write, how they resume, and what stops them."""
+
+import dataclasses
+import json
+import resource
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.data.config import DataConfig
+from bytelm.errors import UserError
+from bytelm.models.transformer import TransformerConfig
+from bytelm.training import loop
+from bytelm.training.checkpoint import FOLDER, load_model
+from bytelm.training.distributed import StopRequest
+from bytelm.training.loop import train
+from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.sharding import MeshConfig
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Most runs here compile the same programs: once is enough."""
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> ExperimentConfig:
+    folder = tmp_path_factory.mktemp("text")
+    for name, seed in (("train", 0), ("valid", 1)):
+        words = np.random.default_rng(seed).choice(["to", "be", "or", "not", "\n"], 2000)
+        (folder / f"{name}.txt").write_text(" ".join(words))
+    return ExperimentConfig(
+        model=TransformerConfig(width=16, depth=2, head_width=8),
+        data=DataConfig(
+            files=(str(folder / "train.txt"),),
+            validation_files=(str(folder / "valid.txt"),),
+            held_out=0.0,
+            sequence_length=32,
+            batch_size=8,
+            cache_dir=str(folder / "cache"),
+        ),
+        optimizer=OptimizerConfig(name="muon", learning_rate=1e-2),
+        mesh=MeshConfig(data=1),
+        train=TrainConfig(
+            steps=STEPS,
+            log_every=2,
+            validate_every=3,
+            validation_rows=8,
+            checkpoint_every=2,
+            sample_bytes=0,
+            tensorboard=False,
+        ),
+    )
+
+
+def changed(config: ExperimentConfig, part: str, **values) -> ExperimentConfig:
+    return dataclasses.replace(
+        config, **{part: dataclasses.replace(getattr(config, part), **values)}
+    )
+
+
+def stop_after(monkeypatch, step: int) -> None:
+    """Makes the next run see a request to stop once it has done `step` steps."""
+    steps = iter(range(STEPS + 1))
+    monkeypatch.setattr(StopRequest, "agreed", lambda self: next(steps) == step)
+
+
+def params(run: Path) -> dict:
+    return jax.tree.map(np.asarray, load_model(run).params)
+
+
+def assert_same(a, b) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def metrics(run: Path) -> list[dict]:
+    """The recorded metrics but the speeds, which differ from run to run."""
+    timed = ("bytes_per_second", "flops_per_second", "utilisation")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def whole_run(config, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("whole")
+    result = train(config, run)
+    assert (result.step, result.interrupted) == (STEPS, False)
+    return run
+
+
+def test_loss_falls_and_metrics_are_recorded(whole_run):
+    lines = metrics(whole_run)
+    assert [line["step"] for line in lines if "bpb" in line] == [2, 4, 6]
+    assert [line["step"] for line in lines if "validation_bpb" in line] == [3, 6]
+    bpb = [line["bpb"] for line in lines if "bpb" in line]
+    assert 8 > bpb[0] > bpb[-1]
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_resumed_equals_uninterrupted_bit_for_bit(config, whole_run, tmp_path, monkeypatch, step):
+    with monkeypatch.context() as patch:
+        stop_after(patch, step)
+        result = train(config, tmp_path)
+        assert (result.step, result.interrupted) == (step, True)
+    assert train(config, tmp_path, resume=True).step == STEPS
+    assert_same(params(tmp_path), params(whole_run))
+    assert metrics(tmp_path) == metrics(whole_run)
+    a, b = load_model(tmp_path).provenance, load_model(whole_run).provenance
+    for key in ("bytes_seen", "flops", "data_fingerprint", "best_validation_bpb"):
+        assert a[key] == b[key], key
+
+
+def test_provenance(config, whole_run):
+    saved = load_model(whole_run)
+    assert saved.config == config
+    assert saved.provenance["packages"]["jax"] == jax.__version__
+    row_flops = config.model.forward_flops(config.data.sequence_length)
+    assert saved.provenance["flops"] == 3 * row_flops * config.data.batch_size * STEPS
+    assert 0 < saved.provenance["bytes_seen"] <= STEPS * 8 * 32
+
+
+def test_keeps_the_last_and_the_best(config, tmp_path, monkeypatch):
+    bpbs = iter([3.0, 1.0, 2.0])
+    validate = loop._Run._validate
+
+    def scripted(self):
+        validate(self)
+        return next(bpbs)
+
+    monkeypatch.setattr(loop._Run, "_validate", scripted)
+    config = changed(config, "train", steps=9, keep=2, checkpoint_every=1)
+    train(config, tmp_path)
+    kept = sorted(int(path.name) for path in (tmp_path / FOLDER).iterdir())
+    assert kept == [6, 8, 9]
+
+
+def test_refuses_to_overwrite_a_run(config, whole_run):
+    with pytest.raises(UserError, match="already holds a run; add --resume"):
+        train(config, whole_run)
+
+
+def test_finished_run_resumes_to_nothing(config, whole_run):
+    before = metrics(whole_run)
+    assert train(config, whole_run, resume=True).step == STEPS
+    assert metrics(whole_run) == before
+
+
+def test_torn_checkpoint_is_passed_over(config, whole_run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        train(config, tmp_path)
+    torn = [p for p in (tmp_path / FOLDER / "4" / "params").rglob("*") if p.is_file()]
+    for path in torn:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.warns(UserWarning, match="4 cannot be read and is passed over"):
+        train(config, tmp_path, resume=True)
+    assert_same(params(tmp_path), params(whole_run))
+
+
+def test_unreadable_checkpoint_directory(config, tmp_path):
+    with pytest.raises(UserError, match="no run directory"):
+        load_model(tmp_path)
+    (tmp_path / FOLDER).mkdir()
+    with pytest.raises(UserError, match="no complete checkpoint"):
+        load_model(tmp_path)
+
+
+def test_unknown_step_names_those_there_are(whole_run):
+    with pytest.raises(UserError, match=r"no checkpoint of step 5; it has .*4, 6"):
+        load_model(whole_run, 5)
+
+
+def test_changed_config(config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        train(config, tmp_path)
+    slower = changed(config, "optimizer", learning_rate=5e-3)
+    with pytest.raises(UserError, match=r"optimizer.learning_rate: 0.01 -> 0.005.*--allow-config"):
+        train(slower, tmp_path, resume=True)
+    wider = changed(config, "model", width=32)
+    with pytest.raises(UserError, match=r"model.width: 16 -> 32.*do not fit"):
+        train(wider, tmp_path, resume=True, allow_config_change=True)
+    shorter = changed(slower, "train", steps=3, log_every=1)
+    assert train(shorter, tmp_path, resume=True, allow_config_change=True).step == 3
+    assert load_model(tmp_path).config == shorter
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(2, 2, 2), MeshConfig(1, 4, 1)])
+def test_resumes_on_another_mesh(config, whole_run, tmp_path, monkeypatch, mesh):
+    monkeypatch.setattr("bytelm.training.sharding.SMALLEST_SHARDED", 1)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        train(config, tmp_path)
+    train(dataclasses.replace(config, mesh=mesh), tmp_path, resume=True)
+    jax.tree.map(
+        # Sums over shards are rounded in another order, and Muon's orthogonalisation amplifies it.
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4),
+        params(tmp_path),
+        params(whole_run),
+    )
+
+
+def test_steps_that_are_not_finite_stop_the_run(config, tmp_path):
+    config = changed(config, "optimizer", name="adamw", learning_rate=1e38, warmup=0.0)
+    config = changed(config, "train", steps=20, max_skipped=3, checkpoint_every=1)
+    with pytest.raises(UserError, match=r"3 steps in a row.*last good checkpoint is that of step"):
+        train(config, tmp_path)
+    assert load_model(tmp_path).step >= 1
+
+
+def test_full_disk_stops_the_run_and_keeps_the_last_checkpoint(config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        train(config, tmp_path)
+    before = params(tmp_path)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, unlimited[1]))
+    try:
+        with pytest.raises(UserError, match="could not be written .* checkpoints completed before"):
+            train(config, tmp_path, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert_same(params(tmp_path), before)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert train(config, tmp_path, resume=True).step == STEPS
+
+
+def test_sample_is_recorded(config, tmp_path):
+    train(changed(config, "train", steps=2, sample_bytes=8), tmp_path)
+    (line,) = (tmp_path / "samples.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 2

@@ -1,0 +1,155 @@
+"""Real processes: two that train as one, and one that is stopped or killed at any moment."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bytelm.training.checkpoint import load_model
+
+ROOT = Path(__file__).parents[2]
+TINY = """
+--model.width 16 --model.depth 2 --model.head-width 8 --data.sequence-length 32
+--data.batch-size 8 --data.held-out 0.0 --train.validation-rows 8 --train.validate-every 1000
+--train.sample-bytes 0 --no-train.tensorboard
+""".split()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> list[str]:
+    """Options that name a small text."""
+    folder = tmp_path_factory.mktemp("text")
+    words = np.random.default_rng(0).choice(["to", "be", "or", "not", "\n"], 2000)
+    for name in ("train.txt", "valid.txt"):
+        (folder / name).write_text(" ".join(words))
+    return [
+        *("--data.files", str(folder / "train.txt")),
+        *("--data.validation-files", str(folder / "valid.txt")),
+        *("--data.cache-dir", str(folder / "cache")),
+    ]
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory) -> dict[str, str]:
+    """Environment in which equal programs are compiled once."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONWARNINGS": "default",
+    }
+
+
+def start(options: list[str], environment: dict[str, str], devices: int) -> subprocess.Popen:
+    flags = os.environ["XLA_FLAGS"].split()
+    flags = [flag for flag in flags if "device_count" not in flag]
+    flags.append(f"--xla_force_host_platform_device_count={devices}")
+    return subprocess.Popen(
+        [sys.executable, "train.py", "transformer_tiny", *TINY, *options],
+        cwd=ROOT,
+        env={**os.environ, **environment, "XLA_FLAGS": " ".join(flags)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen, status: int = 0) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == status, output
+    return output
+
+
+def wait_for(process: subprocess.Popen, words: str) -> None:
+    for line in process.stdout:
+        if words in line:
+            return
+    pytest.fail(f"the run ended without saying {words!r}")
+
+
+def params(run: Path) -> dict:
+    return jax.tree.map(np.asarray, load_model(run).params)
+
+
+def assert_same(a: Path, b: Path) -> None:
+    assert load_model(a).step == load_model(b).step
+    jax.tree.map(np.testing.assert_array_equal, params(a), params(b))
+
+
+def test_stopped_and_killed_runs_end_as_the_uninterrupted_one(text, programs, tmp_path):
+    steps = ["--train.steps", "60", "--train.log-every", "5", "--train.checkpoint-every", "1"]
+
+    def run(name: str, *options: str) -> subprocess.Popen:
+        return start([*text, *steps, "--run-dir", str(tmp_path / name), *options], programs, 1)
+
+    finish(run("whole"))
+
+    stopped = run("stopped")
+    wait_for(stopped, "step 10/60")
+    stopped.send_signal(signal.SIGTERM)
+    assert "stopped on request" in finish(stopped, 143)
+
+    # A checkpoint is being written at nearly every moment, so these kills tear one.
+    for step in ("20/60", "40/60"):
+        killed = run("stopped", "--resume")
+        wait_for(killed, f"step {step}")
+        killed.kill()
+        killed.wait()
+        at = int(step.split("/")[0])
+        assert load_model(tmp_path / "stopped").step >= at - 5
+
+    assert "resuming from step" in finish(run("stopped", "--resume"))
+    assert_same(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_two_processes_train_as_one(text, programs, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    mesh = ["--mesh.data", "1", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
+    common = [*text, "--train.log-every", "1", "--train.checkpoint-every", "2"]
+
+    def run_two(steps: int, *options: str) -> list[subprocess.Popen]:
+        arguments = [*common, *mesh, "--train.steps", str(steps), *options]
+        arguments += ["--run-dir", str(tmp_path / "two"), "--coordinator", f"localhost:{port}"]
+        arguments += ["--num-processes", "2", "--optimizer.schedule", "constant"]
+        return [start([*arguments, "--process-id", str(i)], programs, 2) for i in range(2)]
+
+    first, second = (finish(process) for process in run_two(4))
+    assert "step 4/4" in first
+    assert "step 4/4" not in second
+
+    # One process with four devices goes on from there; another that did it all agrees.
+    single = [*common, *mesh, "--train.steps", "6", "--optimizer.schedule", "constant"]
+    resumed = [*single, "--run-dir", str(tmp_path / "two"), "--resume", "--allow-config-change"]
+    finish(start(resumed, programs, 4))
+    finish(start([*single, "--run-dir", str(tmp_path / "one")], programs, 4))
+    jax.tree.map(
+        # Gloo adds the shards up in another order than one process does.
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4),
+        params(tmp_path / "two"),
+        params(tmp_path / "one"),
+    )
+
+
+def test_sigterm_to_one_process_stops_both_at_one_step(text, programs, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    options = [*text, "--train.steps", "100000", "--train.log-every", "5"]
+    options += ["--run-dir", str(tmp_path / "run"), "--coordinator", f"localhost:{port}"]
+    options += ["--num-processes", "2", "--train.checkpoint-every", "100000"]
+    processes = [start([*options, "--process-id", str(i)], programs, 1) for i in range(2)]
+    wait_for(processes[0], "step 5/")
+    processes[1].send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    assert "stopped on request" in finish(processes[0], 143)
+    finish(processes[1], 143)
+    assert time.monotonic() - started < 120
+    assert load_model(tmp_path / "run").step >= 5
