@@ -11,7 +11,7 @@ from bytelm.training.run_directory import lock
 TINY = """
 --model.width 16 --model.depth 1 --model.head-width 8 --data.sequence-length 16
 --data.batch-size 8 --data.held-out 0.2 --train.validation-rows 8 --train.sample-bytes 0
---train.steps 2 --train.validate-every 2 --mesh.data 1 --no-train.tensorboard
+--train.steps 2 --train.validate-every 2 --mesh.data 1 --train.no-tensorboard
 """.split()
 
 
@@ -145,16 +145,17 @@ def test_train_evaluate_generate(capsys, tmp_path, lines):
     figures = json.loads(report.read_text())
     assert 0 < figures["bits_per_byte"] < 9
     assert figures["bytes"] > 0 and figures["gzip_bits_per_byte"] > 0
-    assert main(["eval", "--checkpoint", run, "--data.files", str(lines)]) == 0
-    assert json.loads((Path(run) / "eval_step_2_lines.jsonl.json").read_text())["documents"] == 40
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(lines.read_bytes())
+    assert main(["eval", "--checkpoint", run, "--data.files", str(other)]) == 0
+    assert json.loads((Path(run) / "eval_step_2_other.jsonl.json").read_text())["documents"] == 40
 
     capsys.readouterr()
     assert main(["generate", "--checkpoint", run, "--prompt", "line", "--max-bytes", "8"]) == 0
     assert capsys.readouterr().out.startswith("line")
     assert "no checkpoint of step 7" in fails(capsys, "eval", "--checkpoint", run, "--step", "7")
-    assert "--top-p" in fails(capsys, "generate", "--checkpoint", run, "--top-p", "2").replace(
-        "top_p", "--top-p"
-    )
+    error = fails(capsys, "generate", "--checkpoint", run, "--max-bytes", "4", "--top-p", "2")
+    assert "top-p is 2" in error.replace("_", "-")
 
 
 @pytest.mark.parametrize("command", ["eval", "generate"])
@@ -167,7 +168,7 @@ def test_eval_needs_a_checkpoint(capsys):
 
 
 def test_data_describe(capsys, lines):
-    assert main(["data", "describe", "--data.files", str(lines)]) == 0
+    assert main(["data", "describe", "--data.files", str(lines), "--data.held-out", "0"]) == 0
     assert "40" in capsys.readouterr().out
     assert "bytelm data describe" in fails(capsys, "data", "descrbe")
 

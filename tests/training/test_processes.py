@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 TINY = """
 --model.width 16 --model.depth 2 --model.head-width 8 --data.sequence-length 32
 --data.batch-size 8 --data.held-out 0.0 --train.validation-rows 8 --train.validate-every 1000
---train.sample-bytes 0 --no-train.tensorboard
+--train.sample-bytes 0 --train.no-tensorboard
 """.split()
 
 
@@ -46,12 +46,16 @@ def programs(tmp_path_factory) -> dict[str, str]:
     }
 
 
-def start(options: list[str], environment: dict[str, str], devices: int) -> subprocess.Popen:
+def start(
+    options: list[str], environment: dict[str, str], devices: int, *, limits: str = "true"
+) -> subprocess.Popen:
+    """A training process on some virtual devices; `limits` is a shell command that sets limits."""
     flags = os.environ["XLA_FLAGS"].split()
     flags = [flag for flag in flags if "device_count" not in flag]
     flags.append(f"--xla_force_host_platform_device_count={devices}")
     return subprocess.Popen(
-        [sys.executable, "train.py", "transformer_tiny", *TINY, *options],
+        ["sh", "-c", f'{limits}; exec "$@"', "sh"]
+        + [sys.executable, "train.py", "transformer_tiny", *TINY, *options],
         cwd=ROOT,
         env={**os.environ, **environment, "XLA_FLAGS": " ".join(flags)},
         stdout=subprocess.PIPE,
@@ -100,12 +104,28 @@ def test_stopped_and_killed_runs_end_as_the_uninterrupted_one(text, programs, tm
         killed = run("stopped", "--resume")
         wait_for(killed, f"step {step}")
         killed.kill()
-        killed.wait()
+        killed.communicate()
         at = int(step.split("/")[0])
         assert load_model(tmp_path / "stopped").step >= at - 5
 
     assert "resuming from step" in finish(run("stopped", "--resume"))
     assert_same(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_full_disk_stops_the_run_and_keeps_the_last_checkpoint(text, programs, tmp_path):
+    run_dir = tmp_path / "run"
+    options = [*text, "--run-dir", str(run_dir), "--train.checkpoint-every", "2"]
+    finish(start([*options, "--train.steps", "2"], programs, 1))
+    before = params(run_dir)
+
+    more = [*options, "--train.steps", "6", "--resume", "--allow-config-change"]
+    output = finish(start(more, programs, 1, limits="ulimit -f 4"), 2)
+    (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "could not be written" in error and "completed before are intact" in error
+    jax.tree.map(np.testing.assert_array_equal, params(run_dir), before)
+
+    finish(start(more, programs, 1))
+    assert load_model(run_dir).step == 6
 
 
 def test_two_processes_train_as_one(text, programs, tmp_path):
