@@ -25,7 +25,7 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --durations=15
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=15
 
 $(VENV)-tpu/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-tpu

@@ -130,14 +130,18 @@ def torch_step(shape: Shape, compiled: bool) -> Callable[[], None]:
         fused=True,
     )
     batch = rows_of_bytes(shape)
-    ids, targets = (torch.tensor(x, dtype=torch.long, device=device) for x in (batch.ids, batch.targets))
+    ids, targets = (
+        torch.tensor(symbols, dtype=torch.long, device=device)
+        for symbols in (batch.ids, batch.targets)
+    )
     forward = torch.compile(model) if compiled else model
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device, torch.bfloat16, enabled=shape.dtype == "bfloat16"):
             logits = forward(input_ids=ids).logits
-        torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten()).backward()
+        logits = logits.float().flatten(0, 1)
+        torch.nn.functional.cross_entropy(logits, targets.flatten()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.clip_norm)
         optimizer.step()
         if device == "cuda":
@@ -146,17 +150,16 @@ def torch_step(shape: Shape, compiled: bool) -> Callable[[], None]:
     return step
 
 
-def table_row(shape: Shape, name: str, timing: Timing, reference: Timing) -> tuple[str, ...]:
-    """One line of the table; `reference` is what "of ..." compares with."""
-    symbols = shape.rows * shape.length
+def table_row(
+    shape: Shape, name: str, timing: Timing, reference: Timing, peak: float
+) -> tuple[str, ...]:
+    """One line of the table; the last column is relative to `reference`."""
     flops = 3 * shape.model.forward_flops(shape.length) * shape.rows / timing.median
-    peak = peak_flops(shape.model.dtype).flops_per_second * jax.device_count()
     return (
-        str(shape) if name == "bytelm" else "",
         name,
-        f"{timing.median * 1e3:.0f}",
-        f"{timing.least * 1e3:.0f}",
-        f"{symbols / timing.median:,.0f}",
+        f"{timing.median * 1e3:,.0f}",
+        f"{timing.least * 1e3:,.0f}",
+        f"{shape.rows * shape.length / timing.median:,.0f}",
         f"{flops / 1e9:,.0f}",
         f"{flops / peak:.0%}",
         f"{timing.median / reference.median:.2f}",
@@ -167,29 +170,28 @@ def main(shapes: tuple[str, ...] = (), rounds: int = 5, torch: bool = True) -> N
     """Measures training steps.
 
     Args:
-        shapes: "cpu", "gpu", or positions in either list such as "cpu1"; default by hardware.
+        shapes: "cpu" or "gpu" for a whole list, "cpu0", "cpu1", ... for one; default by hardware.
         rounds: timed steps of each contender.
         torch: whether PyTorch takes part if it is installed.
     """
-    lists = {**SHAPES}
+    choices: dict[str, tuple[Shape, ...]] = dict(SHAPES)
     for name, group in SHAPES.items():
-        lists |= {f"{name}{index}": (shape,) for index, shape in enumerate(group)}
+        choices |= {f"{name}{index}": (shape,) for index, shape in enumerate(group)}
     default = "cpu" if jax.default_backend() == "cpu" else "gpu"
-    found = torch and all(map(importlib.util.find_spec, ("torch", "transformers")))
-    table = []
-    for shape in [shape for name in shapes or (default,) for shape in lists[name]]:
+    has_torch = torch and all(map(importlib.util.find_spec, ("torch", "transformers")))
+    for shape in [shape for name in shapes or (default,) for shape in choices[name]]:
         contenders = {"bytelm": bytelm_step(shape)}
-        if found:
+        if has_torch:
             contenders["PyTorch"] = torch_step(shape, compiled=False)
             contenders["torch.compile"] = torch_step(shape, compiled=True)
         timings = in_turns(contenders, rounds=rounds)
-        reference = timings[list(timings)[-1]]
-        table += [table_row(shape, name, timing, reference) for name, timing in timings.items()]
-    show(
-        "Training step",
-        ("shape", "", "median ms", "least ms", "bytes/s", "GFLOP/s", "of peak", "of compiled"),
-        table,
-    )
+        *_, last = timings
+        peak = peak_flops(shape.model.dtype).flops_per_second * jax.device_count()
+        show(
+            f"Training step: {shape}",
+            ("", "median ms", "least ms", "bytes/s", "GFLOP/s", "of peak", f"of {last}"),
+            [table_row(shape, *item, timings[last], peak) for item in timings.items()],
+        )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -93,8 +93,8 @@ class GenerateCommand:
     """Texts that end a continuation; they are not part of it."""
     seed: int = 0
     """Seed of the choice."""
-    weights: str = "float32"
-    """Dtype in which weights are held: float32 or bfloat16 (faster)."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """Dtype in which weights are held; bfloat16 is faster."""
     raw: bool = False
     """Write the bytes as they are, in place of valid UTF-8."""
 
@@ -245,8 +245,6 @@ def generate_command(arguments: Sequence[str]) -> int:
     from bytelm.api import load
     from bytelm.inference.terminal import write_continuations
 
-    if command.weights not in ("float32", "bfloat16"):
-        raise UserError(f"--weights is {command.weights!r}; it must be float32 or bfloat16.")
     loaded = load(command.checkpoint, command.step, weights=command.weights)
     prompts = [
         sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt)
@@ -285,9 +283,7 @@ def profile_command(arguments: Sequence[str]) -> int:
     preset, rest = _preset(arguments, "profile")
     if preset is None:
         raise UserError(f"name a preset first: one of {', '.join(preset_names())}.")
-    command = parse(
-        ProfileCommand, rest, f"profile {preset}", ProfileCommand(load_preset(preset))
-    )
+    command = parse(ProfileCommand, rest, f"profile {preset}", ProfileCommand(load_preset(preset)))
     from bytelm.training.profile import profile
 
     profile(command.config, command.trace_dir, command.steps)

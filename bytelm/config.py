@@ -53,6 +53,8 @@ class TrainConfig:
             least = 0 if item.name in ("seed", "sample_bytes") else 1
             if type(value) is int and value < least:
                 raise UserError(f"train.{item.name} is {value}; it must be at least {least}.")
+        if self.seed >= 2**31:
+            raise UserError(f"train.seed is {self.seed}; it must be below 2**31.")
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,7 @@ def from_dict(saved: Any, kind: Any = ExperimentConfig, where: str = "config") -
         return from_dict(saved, next(a for a in arguments if a is not type(None)), where)
     elif origin is tuple:
         if isinstance(saved, list):
-            kinds = (
-                arguments[:1] * len(saved) if arguments[-1] is Ellipsis else arguments
-            )
+            kinds = arguments[:1] * len(saved) if arguments[-1] is Ellipsis else arguments
             if len(kinds) == len(saved):
                 return tuple(
                     from_dict(item, item_kind, f"{where}[{i}]")

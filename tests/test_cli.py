@@ -1,4 +1,4 @@
-"""The command line: every mistake is one clear sentence and a non-zero exit, and nothing is lost."""
+"""The command line: a mistake is one clear sentence and a non-zero exit, and nothing is lost."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,9 @@ from bytelm.training.run_directory import lock
 
 TINY = """
 --model.width 16 --model.depth 1 --model.head-width 8 --data.sequence-length 16
---data.batch-size 8 --data.held-out 0.2 --train.validation-rows 8 --train.sample-bytes 0
---train.steps 2 --train.validate-every 2 --mesh.data 1 --train.no-tensorboard
+--data.batch-size 8 --data.held-out 0.2 --train.validation-rows 8
+--train.sample-bytes 0 --train.steps 2 --train.validate-every 2 --mesh.data 1
+--train.no-tensorboard
 """.split()
 
 

@@ -5,10 +5,6 @@ Arguments and results are as in `attention`; `window` is None or less than T.
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import (
-    splash_attention_kernel,
-    splash_attention_mask,
-)
 
 from bytelm.layers.attention_xla import fill_last_block
 
@@ -16,7 +12,7 @@ CODE_SCORE = 512.0
 """What a bit of a segment id adds to a score where q and k agree, and takes off where they differ.
 
 One differing bit puts a key 1024 behind the keys of the own document, far more than scores range
-over, and its weight is exactly 0. All 16 bits together still leave scores exact to 0.0005 in fp32,
+over, and its weight is exactly 0. All 16 bits together still leave scores exact to 0.001 in fp32,
 which is well below the rounding of a bf16 score.
 """
 SPLASH_BLOCK = 512
@@ -25,10 +21,13 @@ SPLASH_BLOCK = 512
 
 def cudnn_supports(q: jax.Array, segment_ids: jax.Array | None) -> bool:
     """Whether cuDNN's fused attention takes these dtypes and this head size on this GPU."""
+    device = jax.devices()[0]
+    if not device.device_kind.startswith("NVIDIA") or q.dtype not in (jnp.bfloat16, jnp.float16):
+        return False
+    capability = float(device.compute_capability)
+    most = 256 if capability >= 9.0 else 128 if capability >= 8.0 else 0
     size = q.shape[-1] + (0 if segment_ids is None else _code_bits(q.shape[1]))
-    hopper = float(jax.devices()[0].compute_capability) >= 9.0
-    half = q.dtype in (jnp.bfloat16, jnp.float16)
-    return half and size % 8 == 0 and size <= (256 if hopper else 128)
+    return size % 8 == 0 and size <= most
 
 
 def cudnn_attention(
@@ -89,6 +88,12 @@ def splash_attention(
     interpret: bool = False,
 ) -> jax.Array:
     """TPU splash attention; with `interpret`, run by Pallas's interpreter on any backend."""
+    # Here, because loading Pallas would lengthen every start on other hardware.
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel,
+        splash_attention_mask,
+    )
+
     length, heads = q.shape[1:3]
     block = min(SPLASH_BLOCK, 128 * -(-length // 128))
     q, k, v, segment_ids = fill_last_block(block, q, k, v, segment_ids, causal=causal)

@@ -165,7 +165,7 @@ def _each_head(
 def _attend(
     plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None
 ) -> jax.Array:
-    """Takes q `[B, G, blocks, C, K]`, k and v `[B, G, T, K]`, segment_ids `[B, T]`; returns as q."""
+    """Takes q `[B, G, blocks, C, K]`, k and v `[B, G, T, K]`, ids `[B, T]`; returns as q."""
     return _each_head(partial(_forward, plan), segment_ids, q, k, v)[0]
 
 

@@ -115,9 +115,7 @@ class SelfAttention(nnx.Module):
     def __call__(self, x: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
         q, k, v = self._heads(x, jnp.arange(x.shape[1])[None, :])
         config = self.config
-        mixed = attention(
-            q, k, v, config.mask, segment_ids, implementation=config.implementation
-        )
+        mixed = attention(q, k, v, config.mask, segment_ids, implementation=config.implementation)
         return self.output(mixed.reshape(*x.shape[:2], -1))
 
     def extend(
@@ -133,9 +131,7 @@ class SelfAttention(nnx.Module):
             keys = jnp.concatenate([cache.keys, k.astype(cache.keys.dtype)], axis=1)
             values = jnp.concatenate([cache.values, v.astype(cache.values.dtype)], axis=1)
             key_positions = jnp.concatenate([slots.before, slots.positions], axis=1)
-        mixed = cached_attention(
-            q, keys, values, slots.positions, key_positions, self.config.mask
-        )
+        mixed = cached_attention(q, keys, values, slots.positions, key_positions, self.config.mask)
         return self.output(mixed.reshape(*x.shape[:2], -1)), written
 
 

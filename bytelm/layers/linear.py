@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bytelm.layers.partitioning import replicate
+
 
 class Dense(nnx.Module):
     """A linear layer without bias: `[..., d_in] -> [..., d_out]`.
@@ -45,7 +47,7 @@ class Embedding(nnx.Module):
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (size, width)) * scale)
 
     def __call__(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        return jnp.take(self.embedding[...].astype(dtype), ids, axis=0)
+        return jnp.take(replicate(self.embedding[...].astype(dtype)), ids, axis=0)
 
     def attend(self, x: jax.Array, outputs: int) -> jax.Array:
         """Scores of the first `outputs` symbols: `[..., width] -> [..., outputs]` (tied head)."""

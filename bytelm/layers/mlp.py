@@ -11,7 +11,7 @@ MLPKind = Literal["swiglu", "gelu", "relu"]
 
 
 def default_mlp_width(kind: MLPKind, width: int) -> int:
-    """4 x width, or for SwiGLU the width of equal parameters: 8/3 x width, up to a multiple of 64."""
+    """4 x width; for SwiGLU 8/3 x width, which has as many parameters, up to a multiple of 64."""
     return 64 * -(-8 * width // (3 * 64)) if kind == "swiglu" else 4 * width
 
 

@@ -15,3 +15,10 @@ def shard_rows(x: jax.Array) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
+def replicate(x: jax.Array) -> jax.Array:
+    """Says that an array lies whole on every device, such as a table that is looked up."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())

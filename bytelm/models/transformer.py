@@ -44,7 +44,7 @@ class TransformerConfig(ModelConfig):
     heads: int | None = None
     """Query heads; None for width / head_width."""
     key_value_heads: int | None = None
-    """Heads of keys and values, a divisor of `heads` (grouped-query attention); None for `heads`."""
+    """Heads of keys and values (grouped-query attention), a divisor of `heads`; None for `heads`."""
     mlp: MLPKind = "swiglu"
     """Kind of MLP."""
     mlp_width: int | None = None
@@ -73,7 +73,9 @@ class TransformerConfig(ModelConfig):
         if self.window is not None and self.window < 1:
             raise UserError(f"model.window is {self.window}; it must be at least 1, or None.")
         if self.head_width % 2:
-            raise UserError(f"model.head_width is {self.head_width}; rotary positions need it even.")
+            raise UserError(
+                f"model.head_width is {self.head_width}; rotary positions need it even."
+            )
         if self.heads is None and self.width % self.head_width:
             raise UserError(
                 f"model.width {self.width} is no multiple of model.head_width {self.head_width}; "

@@ -102,15 +102,20 @@ class Checkpoints:
         with self._write_errors():
             self._manager.wait_until_finished()
 
-    def restore(self, abstract_state: State, shardings: State) -> Restored | None:
-        """The last checkpoint that can be read, laid out as `shardings` say; None if there is none.
+    def restore(self, abstract_state: State, shardings: State) -> Restored:
+        """The last checkpoint that can be read, laid out as `shardings` say.
 
         One that cannot be read is passed over with a warning.
+
+        Raises:
+            UserError: if none can be read.
         """
 
         def read(step: int) -> Restored:
             target = jax.tree.map(
-                lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+                lambda leaf, sharding: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=sharding
+                ),
                 abstract_state,
                 shardings,
             )
@@ -127,8 +132,7 @@ class Checkpoints:
             state = {**items["training"], "params": items["params"]}
             return Restored(step, state, items["data"], items["provenance"])
 
-        steps = self._manager.all_steps()
-        return _first_readable(steps, read, self.folder) if steps else None
+        return _first_readable(self._manager.all_steps(), read, self.folder)
 
     def config(self) -> ExperimentConfig:
         """The config of the last checkpoint whose config can be read."""
@@ -236,9 +240,7 @@ def load_model(run: Path, step: int | None = None) -> SavedModel:
 
         def read(step: int) -> SavedModel:
             config = _read_config(manager, step)
-            graphdef, abstract = nnx.split(
-                nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0)))
-            )
+            graphdef, abstract = nnx.split(nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0))))
             device = SingleDeviceSharding(jax.local_devices()[0])
             target = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),

@@ -25,7 +25,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     """
     if coordinator is not None and (processes is None or process is None):
         raise UserError("--coordinator needs --num-processes and --process-id beside it.")
-    if jax.config.jax_platforms == "cpu":
+    if jax.config.read("jax_platforms") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(coordinator, processes, process)

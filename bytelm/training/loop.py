@@ -25,8 +25,7 @@ from bytelm.training.metrics import MetricsWriter
 from bytelm.training.provenance import provenance
 from bytelm.training.resume import check_change
 from bytelm.training.sharding import check_batch, place_batch, row_share
-from bytelm.training.step import State, TrainProgram, train_program
-
+from bytelm.training.step import TrainProgram, train_program
 
 CONFIG = "config.json"
 """File of a run directory that holds the resolved config."""
@@ -97,7 +96,8 @@ class _Run:
             config.data, config.train.validation_rows, "validation", *share
         )
         self.checkpoints = Checkpoints(run_dir, config.train.keep)
-        self.step, self.bytes_seen, self.best, self.last_validation = 0, 0, math.inf, None
+        self.step, self.bytes_seen, self.best = 0, 0, math.inf
+        self.last_validation: float | None = None
         self.record = _Record()
         if resume and self.checkpoints.last_step is not None:
             self._restore(allow_config_change)
@@ -106,9 +106,7 @@ class _Run:
         self.provenance = provenance()
         self.learning_rate = config.optimizer.learning_rates(config.train.steps)
         self.step_flops = (
-            3.0
-            * config.model.forward_flops(config.data.sequence_length)
-            * config.data.batch_size
+            3.0 * config.model.forward_flops(config.data.sequence_length) * config.data.batch_size
         )
         self.peak = peak_flops(config.model.dtype).flops_per_second * mesh.size
         self.is_main = jax.process_index() == 0

@@ -85,7 +85,7 @@ class OptimizerConfig:
                 ) from None
 
     def learning_rates(self, steps: int) -> optax.Schedule:
-        """Learning rate as a function of the step, for a run of `steps` steps."""
+        """Learning rate of each step, from 0 to `steps` - 1, of a run of `steps` steps."""
         peak, last = self.learning_rate, self.learning_rate * self.final
         warmup = round(self.warmup * steps)
         rise = optax.linear_schedule(0.0, peak, warmup) if warmup else None
@@ -101,7 +101,9 @@ class OptimizerConfig:
             ]
         parts = [(rise, warmup), *after] if rise else after
         schedules = [schedule for schedule, _ in parts]
-        return optax.join_schedules(schedules, [end for _, end in parts[:-1]])
+        joined = optax.join_schedules(schedules, [end for _, end in parts[:-1]])
+        # The first step already moves, and the last one has the final rate.
+        return lambda step: joined(step + 1)
 
     def build(self, steps: int) -> optax.GradientTransformation:
         """The optimiser for a run of `steps` steps."""

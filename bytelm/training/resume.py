@@ -6,6 +6,7 @@ import jax
 
 from bytelm.config import ExperimentConfig, differences, to_dict
 from bytelm.errors import UserError
+from bytelm.training.sharding import path_name
 
 FREE = (
     "mesh.",
@@ -47,10 +48,7 @@ def check_change(
     if not changed:
         return
     listed = "; ".join(changed)
-    if jax.tree.structure(old_state) != jax.tree.structure(new_state) or any(
-        a.shape != b.shape
-        for a, b in zip(jax.tree.leaves(old_state), jax.tree.leaves(new_state), strict=True)
-    ):
+    if _shapes(old_state) != _shapes(new_state):
         raise UserError(
             f"the run was started with another model or optimiser ({listed}), whose saved "
             "parameters do not fit; undo the change, or start a new run."
@@ -60,3 +58,7 @@ def check_change(
             f"the run was started with another config ({listed}); undo the change, or add "
             "--allow-config-change to go on with it."
         )
+
+
+def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
+    return {path_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(state)}

@@ -18,7 +18,7 @@ from bytelm.layers.partitioning import BATCH_AXES
 
 AXES = ("data", "fsdp", "tensor")
 SMALLEST_SHARDED = 2**14
-"""Parameters with fewer elements than this are replicated: gathering them costs more than it saves."""
+"""Parameters with fewer elements are replicated: gathering them would cost more than it saves."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def row_share(rows: int, mesh: Mesh) -> tuple[int, int]:
     Processes that hold the same rows, because `tensor` spans them, have the same share.
     """
     sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-    slices = sharding.addressable_devices_indices_map((rows,)).values()
-    spans = {index[0].indices(rows)[:2] for index in slices}
+    indices = sharding.addressable_devices_indices_map((rows,)).values()
+    spans = {index[0].indices(rows)[:2] for index in indices if index}
     first, last = min(begin for begin, _ in spans), max(end for _, end in spans)
     size = last - first
     if sum(end - begin for begin, end in spans) != size or first % size:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.extend.core import jaxprs_in_params
 
 from bytelm.models import Batch
 from bytelm.models.transformer import TransformerConfig
@@ -32,7 +33,7 @@ def matmul_flops(jaxpr):
             shared = prod(equation.invars[0].aval.shape[axis] for axis in contracted)
             total += 2 * shared * prod(equation.outvars[0].aval.shape)
         turns = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jaxprs_in_params(equation.params):
             total += turns * matmul_flops(inner)
     return total
 
@@ -42,7 +43,7 @@ def pairs_seen(length, window):
     return ((distance >= 0) & (distance < (window or length))).sum()
 
 
-@pytest.mark.parametrize("length", [1, 4, 24])
+@pytest.mark.parametrize("length", [1, 24])
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES.keys())
 def test_flops_are_those_of_the_traced_matrix_products(config, length):
     one, two = (matmul_flops(program(config, size).jaxpr) for size in (1, 2))

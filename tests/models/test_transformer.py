@@ -1,5 +1,3 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,26 +12,22 @@ from tests.models.families import (
     LENGTH,
     backward,
     forward,
-    padded,
     random_rows,
     small,
     split_model,
 )
 
 
-def fresh_logits(config):
-    model = jax.jit(lambda: nnx.state(config.build(nnx.Rngs(0))))()
-    return forward(config)(nnx.to_pure_dict(model), random_rows(1))
-
-
 def test_an_untrained_model_finds_every_symbol_as_likely():
-    logits = fresh_logits(small())
-    assert (logits == 0).all()
+    params = jax.jit(lambda: nnx.state(small(depth=1).build(nnx.Rngs(0))))()
+    assert not params["head"]["kernel"][...].any()
+    assert float(params["embedding"]["embedding"][...].std()) == pytest.approx(1, rel=0.05)
 
 
-def test_an_untrained_tied_head_is_not_far_from_that():
-    logits = fresh_logits(FAMILIES["transformer, tied and gelu"])
-    assert 0.5 < jnp.std(logits) < 1.5
+def test_the_scale_of_a_tied_head_gives_logits_of_order_one():
+    config = FAMILIES["transformer, tied and gelu"]
+    logits = forward(config)(split_model(config)[1], random_rows(1))
+    assert 0.8 < float(jnp.std(logits)) < 1.25
 
 
 def test_a_window_bounds_what_the_stack_sees():
@@ -83,13 +77,6 @@ def test_a_tied_model_has_no_head_of_its_own():
 
 def test_it_is_registered_under_its_family():
     assert ModelConfig.families["transformer"] is TransformerConfig
-
-
-def test_a_row_that_starts_inside_a_document_is_scored_too():
-    config = small()
-    batch = padded(np.arange(10, dtype=np.int32))
-    values = forward(config)(split_model(config)[1], dataclasses.replace(batch))
-    assert np.isfinite(values).all()
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from bytelm.training.checkpoint import load_model
 ROOT = Path(__file__).parents[2]
 TINY = """
 --model.width 16 --model.depth 2 --model.head-width 8 --data.sequence-length 32
---data.batch-size 8 --data.held-out 0.0 --train.validation-rows 8 --train.validate-every 1000
---train.sample-bytes 0 --train.no-tensorboard
+--data.batch-size 8 --data.held-out 0.0 --train.validation-rows 8
+--train.validate-every 1000 --train.sample-bytes 0 --train.no-tensorboard
 """.split()
 
 
@@ -53,9 +53,9 @@ def start(
     flags = os.environ["XLA_FLAGS"].split()
     flags = [flag for flag in flags if "device_count" not in flag]
     flags.append(f"--xla_force_host_platform_device_count={devices}")
+    train = [sys.executable, "train.py", "transformer_tiny", *TINY, *options]
     return subprocess.Popen(
-        ["sh", "-c", f'{limits}; exec "$@"', "sh"]
-        + [sys.executable, "train.py", "transformer_tiny", *TINY, *options],
+        ["sh", "-c", f'{limits}; exec "$@"', "sh", *train],
         cwd=ROOT,
         env={**os.environ, **environment, "XLA_FLAGS": " ".join(flags)},
         stdout=subprocess.PIPE,

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -58,9 +59,14 @@ class Run:
 
 
 @functools.cache
+def descent(shape, accumulation=1):
+    return Run(shape, optax.sgd(1.0), accumulation)
+
+
+@functools.cache
 def descended(shape, accumulation=1):
     """State and metrics after a step of gradient descent at rate 1: the gradient, in effect."""
-    run = Run(shape, optax.sgd(1.0), accumulation)
+    run = descent(shape, accumulation)
     return run.train(run.place(run.start), ragged_rows(1))
 
 
@@ -99,7 +105,19 @@ def test_accumulating_pieces_equals_the_whole_batch(pieces):
     check_equal_descent(*descended((2, 1, 1), pieces))
 
 
-def test_the_loss_is_the_mean_over_scored_symbols():
+def test_the_gradient_is_the_mean_over_scored_symbols():
+    alike = jax.tree.map(lambda rows: np.repeat(rows, 16, axis=0), random_rows(5, rows=1))
+    targets = np.full_like(alike.targets, UNSCORED)
+    targets[3] = alike.targets[3]
+    run = descent(ONE_DEVICE)
+    norms = [
+        run.train(run.place(run.start), batch)[1]["gradient_norm"]
+        for batch in (alike, dataclasses.replace(alike, targets=targets))
+    ]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-5)
+
+
+def test_the_sums_count_bytes_and_scored_symbols():
     _, metrics = descended(ONE_DEVICE)
     targets = ragged_rows(1).targets
     assert metrics["symbols"] == (targets != UNSCORED).sum()

@@ -1,0 +1,110 @@
+"""How soon training starts: `python -m benchmarks.start_up`.
+
+Seconds from the command to the end of the first step, first with nothing prepared, then with the
+text packed by an earlier run; and seconds to compile a training step of few and of many layers.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import tyro
+from jax.sharding import NamedSharding, PartitionSpec
+
+from benchmarks.timing import show
+from bytelm.layers.partitioning import BATCH_AXES
+from bytelm.models import Batch
+from bytelm.models.transformer import TransformerConfig
+from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.sharding import MeshConfig
+from bytelm.training.step import train_program
+
+WAIT = 0.02
+"""Seconds between two looks at whether the first step is done."""
+
+
+def seconds_to_first_step(preset: str, cache: Path) -> float:
+    """Starts a run of `preset`, with its packed text in `cache`, and stops it after a step."""
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = Path(folder, "run", "metrics.jsonl")
+        command = [
+            sys.executable,
+            "-m",
+            "bytelm",
+            "train",
+            preset,
+            "--run-dir",
+            str(metrics.parent),
+        ]
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [*command, "--train.log-every", "1"],
+            env={**os.environ, "BYTELM_CACHE": str(cache)},
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            while not (metrics.exists() and metrics.stat().st_size):
+                if process.poll() is not None:
+                    raise SystemExit(f"training ended with code {process.returncode}")
+                time.sleep(WAIT)
+            return time.perf_counter() - start
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def seconds_to_compile(depth: int) -> tuple[float, float]:
+    """Seconds to trace and to compile a scanned training step of `depth` layers."""
+    mesh = MeshConfig().build()
+    model = TransformerConfig(width=256, depth=depth, scan=True)
+    program = train_program(model, OptimizerConfig().build(steps=1000), mesh)
+    state = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        program.abstract_state,
+        program.shardings,
+    )
+    by_row = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    rows = jax.ShapeDtypeStruct((8 * mesh.size, 1024), jnp.int32, sharding=by_row)
+    with jax.set_mesh(mesh):
+        start = time.perf_counter()
+        lowered = program.train.lower(state, Batch(rows, rows, rows))
+        traced = time.perf_counter()
+        lowered.compile()
+    return traced - start, time.perf_counter() - traced
+
+
+def main(
+    preset: str = "transformer_tiny", depths: tuple[int, ...] = (4, 24), rounds: int = 3
+) -> None:
+    """Measures start-up.
+
+    Args:
+        preset: what to train.
+        depths: numbers of layers to compile.
+        rounds: repetitions, in turns; the least time counts.
+    """
+    starts: dict[str, list[float]] = {"nothing prepared": [], "packed text": []}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as cache:
+            for times in starts.values():
+                times.append(seconds_to_first_step(preset, Path(cache)))
+    rows = [(name, f"{min(times):.1f}") for name, times in starts.items()]
+    show(f"From command to first step, {preset}", ("", "seconds"), rows)
+    compiles: dict[int, list[tuple[float, float]]] = {depth: [] for depth in depths}
+    for _ in range(rounds):
+        for depth, times in compiles.items():
+            times.append(seconds_to_compile(depth))
+    table = []
+    for depth, times in compiles.items():
+        trace, compile_ = (min(column) for column in zip(*times, strict=True))
+        table.append((str(depth), f"{trace:.2f}", f"{compile_:.2f}"))
+    show("Compiling a training step", ("layers", "trace s", "compile s"), table)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
