@@ -1,42 +1,32 @@
 """Bytes per second of generation: with the cache, by recomputation, and in Hugging Face.
 
-    python benchmarks/generate.py
+    python -m benchmarks.generate
 
-Everyone makes the same number of bytes greedily with a randomly initialised Transformer of one
-shape. The systems take turns, so that a change in the machine's load meets all of them; the
-medians are compared. Hugging Face's `LlamaForCausalLM` (in eager mode, with its default cache)
-joins where the extra `torch` is installed.
+All make bytes greedily with a randomly initialised Transformer of one shape, in turns. The opponent
+is the cached `generate` of Hugging Face's `LlamaForCausalLM`; without the extra `torch` only bytelm
+is measured.
 """
 
 import importlib.util
-import json
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.timing import in_turns, show
 from bytelm.inference.generation import Generator, Weights, store_weights
 from bytelm.inference.sampling import Sampling
-from bytelm.models.contract import Batch
+from bytelm.models import Batch
 from bytelm.models.transformer import TransformerConfig
-from bytelm.training.hardware import describe_machine
 from bytelm.vocabulary import END, INPUT_SIZE, OUTPUT_SIZE, PAD, START
 
 RECOMPUTED = 16
 """Bytes made by recomputation, which is too slow for more; each costs the same."""
 WEIGHTS: tuple[Weights, ...] = ("float32", "bfloat16")
-
-Run = Callable[[], int]
-"""Generates, and returns how many bytes it made over all rows."""
 
 
 @dataclass(frozen=True)
@@ -54,100 +44,95 @@ class Arguments:
     batch_sizes: tuple[int, ...] = (1, 8)
     """Rows generated together."""
     rounds: int = 5
-    """Turns that each system takes, after one that is not timed."""
-    output: Path | None = None
-    """JSON file for the figures."""
+    """Turns that each contender takes, after one that is not timed."""
+
+    @property
+    def model(self) -> TransformerConfig:
+        """The Transformer of this shape."""
+        return TransformerConfig(width=self.width, depth=self.depth)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way of generating."""
+
+    made: int
+    """Bytes that one run makes, over all rows."""
+    run: Callable[[], object]
 
 
 def main(arguments: Arguments) -> None:
     """Measures, and shows a table."""
-    figures = []
-    for rows in arguments.batch_sizes:
-        runs = bytelm_runs(arguments, rows)
-        if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
-            runs |= hugging_face_runs(arguments, rows)
-        for name, speed in measure(runs, arguments.rounds).items():
-            figures.append({"batch_size": rows, "system": name, "bytes_per_second": speed})
-    table = Table(
-        "batch",
-        "system",
-        "bytes/s",
-        title=f"width {arguments.width}, depth {arguments.depth}, {arguments.bytes} bytes",
-        caption=describe_machine(),
-    )
-    for figure in figures:
-        speed = f"{figure['bytes_per_second']:,.0f}"
-        table.add_row(str(figure["batch_size"]), str(figure["system"]), speed)
-    Console().print(table)
-    if arguments.output:
-        report = {"machine": describe_machine(), "figures": figures}
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+    has_torch = all(map(importlib.util.find_spec, ("torch", "transformers")))
+    rows = []
+    for batch_size in arguments.batch_sizes:
+        contenders = bytelm_contenders(arguments, batch_size)
+        if has_torch:
+            contenders |= hugging_face_contenders(arguments, batch_size)
+        timings = in_turns(
+            {name: contender.run for name, contender in contenders.items()},
+            rounds=arguments.rounds,
+            warm_up=1,
+        )
+        for name, timing in timings.items():
+            made = contenders[name].made
+            speeds = (made / timing.median, made / timing.least)
+            rows.append((name, str(batch_size), *(f"{speed:,.0f}" for speed in speeds)))
+    title = f"generating {arguments.bytes} bytes, d {arguments.width} x {arguments.depth}"
+    show(title, ("", "batch", "bytes/s, median", "best"), rows)
 
 
-def measure(runs: dict[str, Run], rounds: int) -> dict[str, float]:
-    """Median bytes per second of each run, taken in turns after a first turn to compile."""
-    speeds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + 1):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            made = run()
-            if turn:
-                speeds[name].append(made / (time.perf_counter() - started))
-    return {name: statistics.median(values) for name, values in speeds.items()}
-
-
-def bytelm_runs(arguments: Arguments, rows: int) -> dict[str, Run]:
+def bytelm_contenders(arguments: Arguments, batch_size: int) -> dict[str, Contender]:
     """Generation by bytelm, with and without its cache."""
-    config = TransformerConfig(width=arguments.width, depth=arguments.depth)
-    model = config.build(nnx.Rngs(0))
+    model = arguments.model.build(nnx.Rngs(0))
     head = jax.random.normal(jax.random.key(1), (arguments.width, OUTPUT_SIZE))
     # END always scores 0, and so is never the best of 257.
     model.head.kernel[...] = head.at[:, END].set(0.0)
     graphdef, params = nnx.split(model)
-    prompts = [bytes(arguments.prompt_bytes)] * rows
+    prompts = [bytes(arguments.prompt_bytes)] * batch_size
+    greedy = Sampling(temperature=0.0)
 
-    def cached(generator: Generator) -> Run:
-        greedy = Sampling(temperature=0.0)
-        return lambda: sum(
-            map(len, generator.generate(prompts, max_bytes=arguments.bytes, sampling=greedy))
+    def cached(weights: Weights) -> Contender:
+        generator = Generator(graphdef, store_weights(params, weights))
+        return Contender(
+            batch_size * arguments.bytes,
+            lambda: generator.generate(prompts, max_bytes=arguments.bytes, sampling=greedy),
         )
 
-    runs = {
-        f"bytelm, {weights} weights": cached(Generator(graphdef, store_weights(params, weights)))
-        for weights in WEIGHTS
-    }
-    return runs | {"bytelm, recomputed": recomputed(arguments, graphdef, params, rows)}
+    contenders = {f"bytelm, {weights} weights": cached(weights) for weights in WEIGHTS}
+    run = recomputation(arguments, graphdef, params, batch_size)
+    return contenders | {"bytelm, recomputed": Contender(batch_size * RECOMPUTED, run)}
 
 
-def recomputed(arguments: Arguments, graphdef: nnx.GraphDef, params: nnx.State, rows: int) -> Run:
+def recomputation(
+    arguments: Arguments, graphdef: nnx.GraphDef, params: nnx.State, batch_size: int
+) -> Callable[[], object]:
     """Generation by a forward pass over the whole row for each byte."""
-    shape = (rows, 1 + arguments.prompt_bytes + arguments.bytes)
+    prompt = arguments.prompt_bytes
+    shape = (batch_size, 1 + prompt + arguments.bytes)
 
     @jax.jit
     def best(params: nnx.State, ids: jax.Array, position: jax.Array) -> jax.Array:
         batch = Batch(ids=ids, targets=ids, segment_ids=jnp.ones(shape, jnp.int32))
-        logits = nnx.merge(graphdef, params)(batch).logits
-        return jnp.argmax(logits[:, position], axis=-1)
+        return jnp.argmax(nnx.merge(graphdef, params)(batch).logits[:, position], axis=-1)
 
-    def run() -> int:
+    def run() -> None:
         ids = np.full(shape, PAD, np.int32)
-        ids[:, 0] = START
-        ids[:, 1 : 1 + arguments.prompt_bytes] = 0
-        for position in range(arguments.prompt_bytes, arguments.prompt_bytes + RECOMPUTED):
+        ids[:, 0], ids[:, 1 : 1 + prompt] = START, 0
+        for position in range(prompt, prompt + RECOMPUTED):
             ids[:, position + 1] = best(params, ids, np.int32(position))
-        return rows * RECOMPUTED
 
     return run
 
 
-def hugging_face_runs(arguments: Arguments, rows: int) -> dict[str, Run]:
-    """Cached generation by Hugging Face's Llama of the same shape."""
+def hugging_face_contenders(arguments: Arguments, batch_size: int) -> dict[str, Contender]:
+    """Generation by a Llama of the same shape."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    block = TransformerConfig(width=arguments.width, depth=arguments.depth).block
+    block = arguments.model.block
     config = LlamaConfig(
         vocab_size=INPUT_SIZE,
         hidden_size=block.width,
@@ -160,25 +145,24 @@ def hugging_face_runs(arguments: Arguments, rows: int) -> dict[str, Run]:
         eos_token_id=None,
         pad_token_id=PAD,
     )
-    prompt = torch.zeros((rows, 1 + arguments.prompt_bytes), dtype=torch.long)
+    prompt = torch.zeros((batch_size, 1 + arguments.prompt_bytes), dtype=torch.long)
     prompt[:, 0] = START
 
-    def cached(dtype: torch.dtype) -> Run:
+    def cached(weights: Weights) -> Contender:
         torch.manual_seed(0)
-        model = LlamaForCausalLM(config).to(dtype).eval()
-
-        def run() -> int:
-            made = model.generate(
+        model = LlamaForCausalLM(config).to(getattr(torch, weights)).eval()
+        return Contender(
+            batch_size * arguments.bytes,
+            lambda: model.generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
+                min_new_tokens=arguments.bytes,
                 max_new_tokens=arguments.bytes,
                 do_sample=False,
-            )
-            return rows * (made.shape[1] - prompt.shape[1])
+            ),
+        )
 
-        return run
-
-    return {f"Hugging Face, {weights}": cached(getattr(torch, weights)) for weights in WEIGHTS}
+    return {f"Hugging Face, {weights}": cached(weights) for weights in WEIGHTS}
 
 
 if __name__ == "__main__":

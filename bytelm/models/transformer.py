@@ -44,7 +44,7 @@ class TransformerConfig(ModelConfig):
     heads: int | None = None
     """Query heads; None for width / head_width."""
     key_value_heads: int | None = None
-    """Heads of keys and values (grouped-query attention), a divisor of `heads`; None for `heads`."""
+    """Heads of keys and values (grouped-query attention), dividing `heads`; None for `heads`."""
     mlp: MLPKind = "swiglu"
     """Kind of MLP."""
     mlp_width: int | None = None

