@@ -100,15 +100,12 @@ def assert_equals_oracle(function, inputs, mask, tolerance=2e-5, dtype=jnp.float
     ("length", "window", "groups", "documents"),
     [
         (1, None, 2, True),
-        (7, None, 1, False),
         (7, 5, 4, True),
         (128, None, 4, True),
-        (128, 5, 1, False),
         (200, None, 2, False),
-        (200, 5, 2, True),
-        (200, 130, 1, True),
+        (200, 5, 1, True),
+        (200, 130, 4, True),
         (257, None, 1, True),
-        (257, 5, 4, False),
         (257, 130, 2, False),
     ],
 )
@@ -146,7 +143,7 @@ def test_reference_equals_oracle(window):
 
 @pytest.mark.parametrize(
     ("length", "window", "groups", "documents"),
-    [(200, None, 2, True), (257, 130, 1, True), (257, 5, 4, False)],
+    [(200, None, 2, True), (257, 130, 1, False)],
 )
 def test_splash_equals_oracle(length, window, groups, documents):
     inputs = make_inputs(1, length, groups, documents)
@@ -162,7 +159,7 @@ def test_splash_equals_oracle(length, window, groups, documents):
 
 @pytest.mark.parametrize(
     ("length", "window", "groups", "documents"),
-    [(200, None, 2, True), (257, 130, 1, True), (257, 5, 4, False)],
+    [(200, None, 2, True), (257, 130, 1, False)],
 )
 def test_documents_as_channels_equal_oracle(length, window, groups, documents):
     inputs = make_inputs(2, length, groups, documents)
@@ -250,7 +247,8 @@ def test_memory_is_linear_in_length(window, monkeypatch):
 
         x = jax.ShapeDtypeStruct((1, length, 2, 16), jnp.float32)
         ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
-        compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x, ids).compile()
+        lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x, ids)
+        compiled = lowered.compile(compiler_options=QUICK_TO_COMPILE)
         return compiled.memory_analysis().temp_size_in_bytes
 
     short, long = temporary_bytes(2048), temporary_bytes(4096)
