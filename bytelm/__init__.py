@@ -1,7 +1,6 @@
 """bytelm: token-free, byte-level language models in JAX.
 
-    model = bytelm.load("runs/transformer_tiny")
-    model.score(["some text"])
+`bytelm.load("runs/transformer_tiny")` gives a trained model that scores and continues texts.
 """
 
 from bytelm.api import LoadedModel, load
