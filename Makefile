@@ -11,7 +11,8 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 .PHONY: train test test-tpu lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "error: install the package python3-venv, or name another Python: make PYTHON=..."; exit 1; }
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[dev]'
 	touch $@
@@ -34,7 +35,7 @@ $(VENV)-tpu/installed: pyproject.toml constraints.txt
 	touch $@
 
 test-tpu: $(VENV)-tpu/installed
-	$(VENV)-tpu/bin/python -m pytest -q -m tpu
+	JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 $(VENV)-tpu/bin/python -m pytest -q -m tpu
 
 clean:
 	rm -rf $(VENV) $(VENV)-tpu .pytest_cache .mypy_cache .ruff_cache

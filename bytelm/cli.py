@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -57,8 +58,8 @@ class EvalCommand:
     step: int | None = None
     """Which checkpoint; none = the last."""
     split: str | None = None
-    """Which split: train, validation or test; none = validation, or all documents if the data is
-    not what the run was trained on."""
+    """Which split: train, validation or test; none = validation, or all documents of --data.files
+    that the run was not trained on."""
     stride: int | None = None
     """Symbols that each window scores, with the rest as context; none = half a row."""
     batch_size: int = 16
@@ -150,6 +151,8 @@ def train_command(arguments: Sequence[str]) -> int:
     from bytelm.training.loop import train
     from bytelm.training.run_directory import lock, new_run_directory, remove_if_unused
 
+    if command.report and jax.process_count() > 1:
+        raise UserError("--report needs a single process; run eval.py when the run has ended.")
     if command.run_dir is None:
         if jax.process_count() > 1 or command.resume:
             raise UserError("give --run-dir: a resumed run or one of several processes needs it.")
@@ -157,28 +160,33 @@ def train_command(arguments: Sequence[str]) -> int:
     else:
         run_dir = command.run_dir
         run_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        with lock(run_dir) if jax.process_index() == 0 else contextlib.nullcontext():
+    is_main = jax.process_index() == 0
+    with lock(run_dir) if is_main else contextlib.nullcontext():
+        try:
             result = train(
                 command.config,
                 run_dir,
                 resume=command.resume,
                 allow_config_change=command.allow_config_change,
             )
-    except UserError:
-        remove_if_unused(run_dir)
-        raise
-    if jax.process_index() == 0:
+        except UserError:
+            if is_main:
+                remove_if_unused(run_dir)
+            raise
+    if is_main:
         _say_how_it_ended(result)
     if result.interrupted:
         return 143
-    if command.report and jax.process_index() == 0:
+    if command.report:
         return eval_command(["--checkpoint", str(run_dir), "--split", "test"])
     return 0
 
 
 def _say_how_it_ended(result: Any) -> None:
     where = f"checkpoint of step {result.step} in {result.run_dir}"
+    if result.interrupted and not result.step:
+        print("stopped on request before the first step; there is no checkpoint")
+        return
     if result.interrupted:
         print(f"stopped on request; {where}; continue with --run-dir {result.run_dir} --resume")
         return
@@ -191,8 +199,12 @@ def _saved_preset(rest: Sequence[str]) -> tuple[str, ExperimentConfig]:
     """The config of the run that --run-dir names, for `train --resume` without a preset."""
     from bytelm.config import load_json
 
-    if "--resume" in rest and "--run-dir" in rest[:-1]:
-        run_dir = Path(rest[rest.index("--run-dir") + 1])
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    known.add_argument("--resume", action="store_true")
+    known.add_argument("--run-dir", type=Path)
+    options, _ = known.parse_known_args(list(rest))
+    if options.resume and options.run_dir:
+        run_dir = options.run_dir
         if (run_dir / "config.json").is_file():
             return run_dir.name, load_json(run_dir / "config.json")
         raise UserError(f"{run_dir} holds no run to resume: it has no config.json.")
@@ -211,18 +223,20 @@ def eval_command(arguments: Sequence[str]) -> int:
     # The checkpoint's config is the default of the options, so it is needed to read them.
     first = argparse.ArgumentParser("eval", add_help=False, allow_abbrev=False)
     first.add_argument("--checkpoint", type=Path)
-    checkpoint = first.parse_known_args(list(arguments))[0].checkpoint
-    if checkpoint is None:
+    first.add_argument("--step", type=int)
+    known, _ = first.parse_known_args(list(arguments))
+    if known.checkpoint is None:
+        if {"-h", "--help"} & set(arguments):
+            parse(EvalCommand, arguments, "eval", EvalCommand(DataConfig(), Path("RUN")))
         raise UserError("name the run to evaluate: --checkpoint RUN.")
-    trained_on = load(checkpoint).config.data
-    command = parse(EvalCommand, arguments, "eval", EvalCommand(trained_on, checkpoint))
-    loaded = load(checkpoint, command.step)
-    data, split = command.data, command.split
-    if split is None:
-        split = "validation"
-        if data.source_configs != trained_on.source_configs:
-            data = dataclasses.replace(data, held_out=0.0, validation_files=(), test_files=())
-            split = "train"
+    loaded = load(known.checkpoint, known.step)
+    trained_on = loaded.config.data
+    command = parse(EvalCommand, arguments, "eval", EvalCommand(trained_on, known.checkpoint))
+    data, split = command.data, command.split or "validation"
+    is_other = data.source_configs != trained_on.source_configs
+    if is_other and data.files and command.split is None:
+        data = dataclasses.replace(data, held_out=0.0, validation_files=(), test_files=())
+        split = "train"
     report = evaluate(
         loaded,
         Documents(data, split),
@@ -232,8 +246,9 @@ def eval_command(arguments: Sequence[str]) -> int:
     )
     report["data"] = {"split": split, **to_dict(data)}
     print_report(report)
-    named = command.split or Path(data.files[0]).name if data.files else split
-    output = command.output or checkpoint / f"eval_step_{loaded.step}_{named}.json"
+    source = f"{Path(data.files[0]).name if data.files else data.dataset}-" if is_other else ""
+    name = re.sub(r"[^\w.-]+", "-", f"eval_step_{loaded.step}_{source}{split}.json")
+    output = command.output or known.checkpoint / name
     write_report(report, output)
     print(f"report: {output}")
     return 0
@@ -330,6 +345,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

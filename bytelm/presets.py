@@ -43,7 +43,12 @@ def load_preset(name: str) -> ExperimentConfig:
         path = found[0]
     if path.suffix == ".json":
         return load_json(path)
-    config = runpy.run_path(str(path)).get("config")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except UserError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        raise UserError(f"{path} failed with {type(error).__name__}: {error}") from error
     if not isinstance(config, ExperimentConfig):
         raise UserError(f"{path} defines no ExperimentConfig named `config`; see configs/.")
     return config

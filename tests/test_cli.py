@@ -149,7 +149,10 @@ def test_train_evaluate_generate(capsys, tmp_path, lines):
     other = tmp_path / "other.jsonl"
     other.write_bytes(lines.read_bytes())
     assert main(["eval", "--checkpoint", run, "--data.files", str(other)]) == 0
-    assert json.loads((Path(run) / "eval_step_2_other.jsonl.json").read_text())["documents"] == 40
+    assert (
+        json.loads((Path(run) / "eval_step_2_other.jsonl-train.json").read_text())["documents"]
+        == 40
+    )
 
     capsys.readouterr()
     assert main(["generate", "--checkpoint", run, "--prompt", "line", "--max-bytes", "8"]) == 0

@@ -49,6 +49,11 @@ class SourceConfig:
             raise UserError(
                 "data.validation_files and data.test_files need data.files beside them."
             )
+        if self.files and self.dataset != "python_stdlib":
+            raise UserError(
+                f"data.dataset {self.dataset} and data.files {' '.join(self.files)} are two "
+                "sources; give one of them (an empty data.files takes files back), or a mixture."
+            )
         if self.files and (self.train_split or self.validation_split or self.test_split):
             raise UserError(
                 "data.train_split, validation_split and test_split name splits of a TFDS dataset; "
@@ -75,6 +80,11 @@ class DataConfig(SourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.mixture and (self.files or self.dataset != "python_stdlib"):
+            raise UserError(
+                "data.mixture and data.files or data.dataset are given together; name every "
+                "source in the mixture, or leave the mixture out."
+            )
         if self.sequence_length < 1:
             raise UserError(f"data.sequence_length is {self.sequence_length}; choose 1 or more.")
         if self.batch_size < 1:

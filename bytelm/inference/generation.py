@@ -90,6 +90,8 @@ class Generator:
             UserError: for an option out of range.
         """
         sampling = (sampling or Sampling()).check()
+        if not 0 <= seed < 2**31:
+            raise UserError(f"seed is {seed}; it must be from 0 to below 2**31.")
         if max_bytes < 0:
             raise UserError(f"max-bytes is {max_bytes}; it must be at least 0.")
         if not all(stop):

@@ -97,8 +97,9 @@ def cached_attention(
 
     Args:
         q: `[B, N, H, K]`, N = 1 in the loop of generation.
-        k_cache: `[B, S, G, K]` in any floating dtype, in any order of positions.
-        v_cache: `[B, S, G, K]`, as `k_cache`.
+        k_cache: `[B * G, S, K]` in any floating dtype, in any order of positions. A head's keys lie
+            together: XLA:CPU then reads them in place, where it would copy another layout.
+        v_cache: `[B * G, S, K]`, as `k_cache`.
         query_positions: int32 `[B, N]`; -1 for a filler, whose output is finite and means nothing.
         key_positions: int32 `[B, S]`, the position that each slot holds; -1 for an empty slot.
         mask: causal; with a window, keys further back are hidden.
@@ -107,13 +108,23 @@ def cached_attention(
     Returns:
         `[B, N, H, K]` in the dtype of q.
     """
+    rows, new, heads, size = q.shape
+    groups, slots = k_cache.shape[0] // rows, k_cache.shape[1]
+    scale = size**-0.5 if scale is None else scale
+    queries = q.reshape(rows, new, groups, -1, size).transpose(0, 2, 4, 3, 1)
+    queries = queries.reshape(rows * groups, size, -1)
+    scores = jnp.einsum("zsk,zkm->zsm", k_cache, queries, preferred_element_type=jnp.float32)
+    scores = scores.swapaxes(1, 2).reshape(rows, -1, new, slots)
+
     distance = query_positions[:, :, None] - key_positions[:, None, :]
     visible = (distance >= 0) & (key_positions >= 0)[:, None, :]
     if mask.window is not None:
         visible &= distance < mask.window
-    return _masked_attention(
-        q, k_cache, v_cache, visible, q.shape[-1] ** -0.5 if scale is None else scale
-    )
+    weights = jax.nn.softmax(jnp.where(visible[:, None], scores * scale, MASKED), axis=-1)
+    weights = weights.astype(v_cache.dtype).reshape(rows * groups, -1, slots)
+    out = jnp.einsum("zms,zsk->zmk", weights, v_cache, preferred_element_type=jnp.float32)
+    out = out.reshape(rows, heads, new, size).swapaxes(1, 2)
+    return out.astype(q.dtype)
 
 
 def _reference(

@@ -53,7 +53,7 @@ class BlockConfig:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LayerCache:
-    """Keys and values `[B, S, G, K]` of the positions that one layer has seen."""
+    """Keys and values `[B * G, S, K]` of the positions that one layer has seen."""
 
     keys: jax.Array
     values: jax.Array
@@ -65,21 +65,22 @@ class CacheSlots:
     """Where a piece of N new positions goes in a cache of S slots, the same for every layer.
 
     Attributes:
-        rows: int32 `[B, 1]`, the row indices.
         slots: int32 `[B, N]`, the slot each new position is written to; S (dropped) for none.
         positions: int32 `[B, N]`, the new positions, -1 where a row has fewer than N.
         before: int32 `[B, S]`, the position that each slot held before, -1 if empty.
         after: int32 `[B, S]`, the position that each slot holds once the piece is written.
     """
 
-    rows: jax.Array
     slots: jax.Array
     positions: jax.Array
     before: jax.Array
     after: jax.Array
 
     def write(self, cache: jax.Array, new: jax.Array) -> jax.Array:
-        return cache.at[self.rows, self.slots].set(new.astype(cache.dtype), mode="drop")
+        """Puts new keys or values `[B * G, N, K]` into a cache `[B * G, S, K]`."""
+        heads = jnp.arange(len(cache))[:, None]
+        slots = jnp.repeat(self.slots, len(cache) // len(self.slots), axis=0)
+        return cache.at[heads, slots].set(new, mode="drop")
 
 
 class SelfAttention(nnx.Module):
@@ -123,16 +124,22 @@ class SelfAttention(nnx.Module):
     ) -> tuple[jax.Array, LayerCache]:
         """Attention of N new positions `[B, N, width]` over the cache and over themselves."""
         q, k, v = self._heads(x, slots.positions)
+        k, v = (_by_head(new).astype(cache.keys.dtype) for new in (k, v))
         written = LayerCache(slots.write(cache.keys, k), slots.write(cache.values, v))
         if x.shape[1] == 1:
             keys, values, key_positions = written.keys, written.values, slots.after
         else:
             # A ring of slots may already have lost keys that the first new positions still see.
-            keys = jnp.concatenate([cache.keys, k.astype(cache.keys.dtype)], axis=1)
-            values = jnp.concatenate([cache.values, v.astype(cache.values.dtype)], axis=1)
+            keys = jnp.concatenate([cache.keys, k], axis=1)
+            values = jnp.concatenate([cache.values, v], axis=1)
             key_positions = jnp.concatenate([slots.before, slots.positions], axis=1)
         mixed = cached_attention(q, keys, values, slots.positions, key_positions, self.config.mask)
         return self.output(mixed.reshape(*x.shape[:2], -1)), written
+
+
+def _by_head(x: jax.Array) -> jax.Array:
+    """`[B, N, G, K] -> [B * G, N, K]`."""
+    return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
 
 
 class TransformerBlock(nnx.Module):

@@ -117,7 +117,7 @@ class Stack(nnx.Module):
         """
         config = self.config
         slots = min(max_length, config.mask.window or max_length)
-        shape = (batch, slots, config.key_value_heads, config.head_width)
+        shape = (batch * config.key_value_heads, slots, config.head_width)
         return StackCache(
             length=jnp.zeros((batch,), jnp.int32),
             positions=jnp.full((batch, slots), -1, jnp.int32),
@@ -151,7 +151,7 @@ class Stack(nnx.Module):
         slots = jnp.where(kept, positions % slot_count, slot_count)
         positions = jnp.where(valid, positions, -1)
         after = cache.positions.at[rows, slots].set(positions, mode="drop")
-        where = CacheSlots(rows, slots, positions, before=cache.positions, after=after)
+        where = CacheSlots(slots, positions, before=cache.positions, after=after)
 
         layers = []
         for block, layer in zip(self._layers(), cache.layers, strict=True):

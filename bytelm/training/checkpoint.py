@@ -7,6 +7,7 @@ FLOPs seen).
 """
 
 import errno
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from bytelm.config import ExperimentConfig, from_dict, to_dict
 from bytelm.errors import UserError
+from bytelm.training.run_directory import new_run_directory
 from bytelm.training.step import State
 
 FOLDER = "checkpoints"
@@ -61,6 +63,9 @@ class Checkpoints:
         ]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            # Only with it does Orbax write metrics to disk, where a resumed run finds them.
+            best_fn=lambda metrics: metrics[METRIC],
+            best_mode="min",
             cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -93,7 +98,8 @@ class Checkpoints:
             config=ocp.args.JsonSave(to_dict(config)),
             provenance=ocp.args.JsonSave(provenance),
         )
-        metrics = None if validation_bpb is None else {METRIC: validation_bpb}
+        known = validation_bpb is not None and math.isfinite(validation_bpb)
+        metrics = {METRIC: validation_bpb} if known else None
         with self._write_errors():
             self._manager.save(step, args=items, metrics=metrics)
 
@@ -141,10 +147,12 @@ class Checkpoints:
     def _config(self, step: int) -> ExperimentConfig:
         return _read_config(self._manager, step)
 
-    def discard_after(self, step: int) -> None:
-        """Deletes the (unreadable) checkpoints after `step`, so that they can be written anew."""
+    def set_aside_after(self, step: int) -> None:
+        """Renames the (unreadable) checkpoints after `step`, so that they can be written anew."""
         for later in [s for s in self._manager.all_steps() if s > step]:
-            self._manager.delete(later)
+            aside = new_run_directory(self.folder.with_name(f"unreadable_checkpoint_{later}"))
+            (self.folder / str(later)).rename(aside)
+        self._manager.reload()
 
     def close(self) -> None:
         """Waits for the writing to end."""
@@ -188,9 +196,11 @@ def _first_readable(steps: Any, read: Callable[[int], Any], folder: Path) -> Any
     for step in sorted(steps, reverse=True):
         try:
             return read(step)
-        except UserError:
+        except (UserError, PermissionError, MemoryError):
             raise
         except Exception as error:  # whatever the storage layers raise for damaged files
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             warnings.warn(
                 f"checkpoint {folder / str(step)} cannot be read and is passed over: {reason}",
@@ -227,7 +237,12 @@ def load_model(run: Path, step: int | None = None) -> SavedModel:
     """
     folder = run.absolute() / FOLDER
     if not folder.is_dir():
-        raise UserError(f"{run} is no run directory: it has no folder {FOLDER}; check the path.")
+        hint = (
+            f"name the run {run.absolute().parents[1]} and the step with --step"
+            if run.absolute().parent.name == FOLDER
+            else "check the path"
+        )
+        raise UserError(f"{run} is no run directory: it has no folder {FOLDER}; {hint}.")
     with ocp.CheckpointManager(
         folder, options=ocp.CheckpointManagerOptions(read_only=True)
     ) as manager:

@@ -1,6 +1,7 @@
 """Several processes as one: joining them, and stopping them at the same step."""
 
 import json
+import os
 import signal
 from types import FrameType, TracebackType
 from typing import Any
@@ -25,7 +26,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     """
     if coordinator is not None and (processes is None or process is None):
         raise UserError("--coordinator needs --num-processes and --process-id beside it.")
-    if jax.config.read("jax_platforms") == "cpu":
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(coordinator, processes, process)

@@ -24,7 +24,7 @@ from bytelm.training.hardware import peak_flops
 from bytelm.training.metrics import MetricsWriter
 from bytelm.training.provenance import provenance
 from bytelm.training.resume import check_change
-from bytelm.training.sharding import check_batch, place_batch, row_share
+from bytelm.training.sharding import check_batch, place_batch, row_share, single_device_mesh
 from bytelm.training.step import TrainProgram, train_program
 
 CONFIG = "config.json"
@@ -74,7 +74,13 @@ def train(
         )
     mesh = config.mesh.build()
     with jax.set_mesh(mesh), StopRequest(mesh) as stop:
-        return _Run(config, run_dir, mesh, resume, allow_config_change).run(stop)
+        run = _Run(config, run_dir, mesh, resume, allow_config_change)
+        try:
+            result = run.run(stop)
+            run.checkpoints.close()
+        finally:
+            run.batches.close()
+        return result
 
 
 class _Run:
@@ -97,6 +103,7 @@ class _Run:
         )
         self.checkpoints = Checkpoints(run_dir, config.train.keep)
         self.step, self.bytes_seen, self.best = 0, 0, math.inf
+        self.validated = 0
         self.last_validation: float | None = None
         self.record = _Record()
         if resume and self.checkpoints.last_step is not None:
@@ -124,14 +131,23 @@ class _Run:
             new_state=self.program.abstract_state,
         )
         restored = self.checkpoints.restore(self.program.abstract_state, self.program.shardings)
-        self.checkpoints.discard_after(restored.step)
+        if jax.process_index() == 0:
+            self.checkpoints.set_aside_after(restored.step)
         self.step, self.state = restored.step, restored.state
+        fingerprint = restored.provenance["data_fingerprint"]
+        if fingerprint != self.batches.fingerprint and not allow_config_change:
+            raise UserError(
+                "the training data has changed since the checkpoint was written (fingerprint "
+                f"{fingerprint} -> {self.batches.fingerprint}); restore the files, or add "
+                "--allow-config-change to go on with the new ones."
+            )
         # Packed data has one position for all processes, a stream has one for each.
         positions = restored.data["positions"]
         self.batches.restore(positions[min(jax.process_index(), len(positions) - 1)])
         self.bytes_seen = restored.provenance["bytes_seen"]
         self.best = restored.provenance["best_validation_bpb"] or math.inf
         self.last_validation = restored.provenance["last_validation_bpb"]
+        self.validated = restored.provenance["validated_step"]
         self.record = _Record(**restored.provenance["record"])
 
     def run(self, stop: StopRequest) -> TrainResult:
@@ -150,15 +166,22 @@ class _Run:
                 # Fetched one step late, so that the devices always have a step to work on.
                 done = self.step >= config.steps
                 stopping = not done and stop.agreed()
-                validating = self._due(config.validate_every, first) or (done and self.step > first)
-                saving = self._due(config.checkpoint_every, first) or (done and self.step > first)
-                if pending and (done or stopping or validating or saving):
+                # On the way to a stop there may be no time to validate; resuming will.
+                validating = (
+                    not stopping
+                    and self.step > self.validated
+                    and (done or self.step % config.validate_every == 0)
+                )
+                saving = self.step > first and (
+                    done or stopping or self.step % config.checkpoint_every == 0
+                )
+                if pending and (validating or saving):
                     self._take(*pending)
                     pending = None
                 bpb = self._validate() if validating else None
                 better = bpb is not None and bpb < self.best
                 self.best = min(self.best, bpb) if bpb is not None else self.best
-                if saving or better or (stopping and self.step > first):
+                if saving or better:
                     self._save(bpb)
                 if done or stopping:
                     break
@@ -168,12 +191,7 @@ class _Run:
                 if pending:
                     self._take(*pending)
                 pending = (self.step, metrics)
-            self.checkpoints.close()
-            self.batches.close()
         return TrainResult(self.run_dir, self.step, self.last_validation, stopping)
-
-    def _due(self, every: int, first: int) -> bool:
-        return self.step > first and self.step % every == 0
 
     def _writer(self) -> MetricsWriter:
         return MetricsWriter(
@@ -192,16 +210,22 @@ class _Run:
         if values["skipped_in_row"] >= limit:
             self.checkpoints.wait()
             last = self.checkpoints.last_step
+            advice = (
+                "there is no checkpoint yet: lower the learning rate and start again"
+                if last is None
+                else f"the last good checkpoint is that of step {last} in "
+                f"{self.checkpoints.folder}: lower the learning rate, then use --resume "
+                "--allow-config-change"
+            )
             raise UserError(
                 f"{limit} steps in a row, up to step {step}, had a loss or gradient that is not "
-                f"finite; the run stops. The last good checkpoint is that of step {last} in "
-                f"{self.checkpoints.folder}: lower the learning rate, then use --resume "
-                "--allow-config-change."
+                f"finite; the run stops; {advice}."
             )
         self.record.add(values)
         if step % self.config.train.log_every == 0:
             scalars = self.record.scalars(self.step_flops, self.peak)
-            scalars["learning_rate"] = float(self.learning_rate(step - 1))
+            # The schedule does not advance in a step that is skipped.
+            scalars["learning_rate"] = float(self.learning_rate(step - 1 - int(values["skipped"])))
             self.record = _Record()
             self.record.resume()
             self._report(step, scalars)
@@ -221,8 +245,8 @@ class _Run:
                 self.program.evaluate(self.state["params"], place_batch(batch, self.mesh))
             )
             nats, count = nats + float(sums["nats"]), count + int(sums["bytes"])
-        bpb = nats / (math.log(2) * count)
-        self.last_validation = bpb
+        bpb = bits_per_byte(nats, count)
+        self.validated, self.last_validation = self.step, bpb
         self._report(self.step, {"validation_bpb": bpb})
         if config.sample_bytes:
             self._sample(config.sample_bytes)
@@ -236,8 +260,10 @@ class _Run:
         gathered = jax.jit(lambda params: params, out_shardings=whole)(self.state["params"])
         if self.writer:
             params = jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)
-            generator = Generator(self.program.graphdef, params)
-            text = generator.generate([b""], max_bytes=count, seed=self.step)[0]
+            # Generation runs on one device: outside the mesh of the run.
+            with jax.set_mesh(single_device_mesh()):
+                generator = Generator(self.program.graphdef, params)
+                text = generator.generate([b""], max_bytes=count, seed=self.step)[0]
             shown = text.decode("utf-8", "replace")
             self.display.message(f"--- sample at step {self.step} ---\n{shown}\n---")
             self.writer.write_text(self.step, "sample", shown)
@@ -257,10 +283,16 @@ class _Run:
                 "flops": self.step * self.step_flops,
                 "best_validation_bpb": None if math.isinf(self.best) else self.best,
                 "last_validation_bpb": self.last_validation,
+                "validated_step": self.validated,
                 "record": self.record.saved(),
             },
             validation_bpb=validation_bpb,
         )
+
+
+def bits_per_byte(nats: float, count: float) -> float:
+    """Nats over all the bytes they were spent on, in bits; NaN where there are none."""
+    return nats / (math.log(2) * count) if count else math.nan
 
 
 class _Record:
@@ -295,16 +327,18 @@ class _Record:
         """Counts in the metrics of one step."""
         self.steps += 1
         self.last = values
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        if values["skipped_in_row"]:
+            return
+        for name in ("nats", "bytes"):
+            self.sums[name] = self.sums.get(name, 0.0) + float(values[name])
 
     def scalars(self, step_flops: float, peak: float) -> dict[str, float]:
         """The metrics of the steps added: sums are divided here, once."""
         self.pause()
         flops = self.steps * step_flops / self.seconds
         return {
-            "bpb": self.sums["nats"] / (math.log(2) * self.sums["bytes"]),
-            "bytes_per_second": self.sums["bytes"] / self.seconds,
+            "bpb": bits_per_byte(self.sums.get("nats", 0.0), self.sums.get("bytes", 0.0)),
+            "bytes_per_second": self.sums.get("bytes", 0.0) / self.seconds,
             "flops_per_second": flops,
             "utilisation": flops / peak,
             "gradient_norm": float(self.last["gradient_norm"]),

@@ -115,8 +115,10 @@ class _JsonLines:
 
 
 def _is_kept(line: bytes, last_step: int) -> bool:
-    # A process that was killed may have left its last line torn.
-    return line.endswith(b"\n") and json.loads(line)["step"] <= last_step
+    try:
+        return line.endswith(b"\n") and json.loads(line)["step"] <= last_step
+    except ValueError:  # torn by a kill or a full disk
+        return False
 
 
 def _start_wandb(run_dir: Path, config: dict[str, Any], project: str) -> Any:

@@ -14,7 +14,6 @@ FREE = (
     "data.workers",
     "train.log_every",
     "train.validate_every",
-    "train.validation_rows",
     "train.sample_bytes",
     "train.checkpoint_every",
     "train.keep",

@@ -65,6 +65,13 @@ class MeshConfig:
         return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
+def single_device_mesh() -> Mesh:
+    """A mesh of one device of this process."""
+    return jax.make_mesh(
+        (1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.local_devices()[:1]
+    )
+
+
 def check_batch(rows: int, mesh: Mesh, accumulation: int) -> None:
     """Raises UserError unless the mesh and the accumulation divide a batch of `rows` evenly."""
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)

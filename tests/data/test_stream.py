@@ -100,7 +100,9 @@ def test_processes_share_the_documents(config):
 def test_a_mixture(config, tfds_dir):
     part = SourceConfig(dataset="tiny_text", data_dir=tfds_dir, weight=3)
     other = SourceConfig(dataset="tiny_text", data_dir=tfds_dir, text_key="body")
-    batches = take(train_loader(replace(config, mixture=(part, other)), seed=0), 20)
+    batches = take(
+        train_loader(replace(config, dataset="python_stdlib", mixture=(part, other)), seed=0), 20
+    )
     of_other = (batches[:, 0] == ord("h")).any(axis=-1).sum()
     assert of_other == 20
 

@@ -331,7 +331,9 @@ def test_cached_equals_whole(window, dtype):
     rows = np.arange(2)[:, None]
     k_cache, v_cache = np.full((2, 2, slots, *inputs.k.shape[2:]), 1e3, np.float32)
     k_cache[rows, order], v_cache[rows, order] = inputs.k, inputs.v
-    k_cache, v_cache = (jnp.asarray(x, dtype) for x in (k_cache, v_cache))
+    k_cache, v_cache = (
+        jnp.asarray(x.swapaxes(1, 2).reshape(-1, slots, SIZE), dtype) for x in (k_cache, v_cache)
+    )
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), (2, length))
     attend = jax.jit(partial(cached_attention, mask=mask))
     tolerance = 2e-5 if dtype == jnp.float32 else 3e-2

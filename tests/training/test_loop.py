@@ -73,10 +73,10 @@ def changed(config: ExperimentConfig, part: str, **values) -> ExperimentConfig:
     )
 
 
-def stop_after(monkeypatch, step: int) -> None:
+def stop_after(monkeypatch, step: int, steps: int = STEPS) -> None:
     """Makes the next run see a request to stop once it has done `step` steps."""
-    steps = iter(range(STEPS + 1))
-    monkeypatch.setattr(StopRequest, "agreed", lambda self: next(steps) == step)
+    done = iter(range(steps + 1))
+    monkeypatch.setattr(StopRequest, "agreed", lambda self: next(done) == step)
 
 
 def params(run: Path) -> dict:
@@ -143,7 +143,10 @@ def test_keeps_the_last_and_the_best(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop._Run, "_validate", scripted)
     config = changed(config, "train", steps=9, keep=2, checkpoint_every=1)
-    train(config, tmp_path)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7, steps=9)
+        train(config, tmp_path)
+    train(config, tmp_path, resume=True)
     kept = sorted(int(path.name) for path in (tmp_path / FOLDER).iterdir())
     assert kept == [6, 8, 9]
 
@@ -184,6 +187,18 @@ def test_unknown_step_names_those_there_are(whole_run):
         load_model(whole_run, 5)
 
 
+def test_changed_data_is_noticed(config, tmp_path, monkeypatch):
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be " * 400)
+    config = changed(config, "data", files=(str(text),))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        train(config, tmp_path / "run")
+    text.write_text("to be or not to bee " * 400)
+    with pytest.raises(UserError, match="training data has changed"):
+        train(config, tmp_path / "run", resume=True)
+
+
 def test_changed_config(config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
@@ -222,7 +237,9 @@ def test_steps_that_are_not_finite_stop_the_run(config, tmp_path):
     assert load_model(tmp_path).step >= 1
 
 
-def test_sample_is_recorded(config, tmp_path):
-    train(changed(config, "train", steps=2, sample_bytes=8), tmp_path)
+@pytest.mark.parametrize("mesh", [MeshConfig(1, 1, 1), MeshConfig(2, 2, 2)])
+def test_sample_is_recorded(config, tmp_path, mesh):
+    config = changed(config, "train", steps=2, sample_bytes=8)
+    train(dataclasses.replace(config, mesh=mesh), tmp_path)
     (line,) = (tmp_path / "samples.jsonl").read_text().splitlines()
     assert json.loads(line)["step"] == 2

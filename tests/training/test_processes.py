@@ -139,6 +139,7 @@ def test_two_processes_train_as_one(text, programs, tmp_path):
         arguments = [*common, *mesh, "--train.steps", str(steps), *options]
         arguments += ["--run-dir", str(tmp_path / "two"), "--coordinator", f"localhost:{port}"]
         arguments += ["--num-processes", "2", "--optimizer.schedule", "constant"]
+        arguments += ["--train.sample-bytes", "4"]
         return [start([*arguments, "--process-id", str(i)], programs, 2) for i in range(2)]
 
     first, second = (finish(process) for process in run_two(4))
