@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -100,7 +101,13 @@ def in_workers(dataset: grain.IterDataset, workers: int) -> grain.IterDataset:
     if workers and not flags.FLAGS.is_parsed():
         # Grain's workers read absl flags, which this program's command line does not use.
         flags.FLAGS.mark_as_parsed()
-    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    options = grain.MultiprocessingOptions(num_workers=workers)
+    return dataset.mp_prefetch(options, worker_init_fn=_ignore_interrupts)
+
+
+def _ignore_interrupts(worker: int, workers: int) -> None:
+    """Ctrl-C reaches the workers too, and the trainer still needs their batches to stop cleanly."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def source_seed(seed: int, number: int) -> int:
