@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PRESET ?= transformer_tiny
 
-# Huge pages make XLA on CPU 7-15% faster (docs/experiments.md); they must be asked for at start.
+# Huge pages spare XLA on CPU many page faults; they must be asked for before the process starts.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: train test test-tpu lint clean
