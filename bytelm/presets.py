@@ -16,8 +16,14 @@ def preset_folders() -> list[Path]:
 
 
 def preset_names() -> list[str]:
-    """The names of all presets."""
-    return sorted({path.stem for folder in preset_folders() for path in folder.glob("[!_]*.py")})
+    """The names of all presets; those of a subfolder begin with its name and a slash."""
+    return sorted(
+        {
+            path.relative_to(folder).with_suffix("").as_posix()
+            for folder in preset_folders()
+            for path in folder.rglob("[!_]*.py")
+        }
+    )
 
 
 def load_preset(name: str) -> ExperimentConfig:

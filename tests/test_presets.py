@@ -16,7 +16,7 @@ config = ExperimentConfig(model=TransformerConfig(width={width}))
 """
 
 
-@pytest.mark.parametrize("name", [path.stem for path in CONFIGS.glob("*.py")])
+@pytest.mark.parametrize("name", [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.py")])
 def test_every_preset_is_found_and_loads_from_anywhere(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert name in preset_names()

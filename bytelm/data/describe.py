@@ -2,20 +2,29 @@
 
 import array
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import TextIO, get_args
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from bytelm.data.config import SPLITS, DataConfig
+from bytelm.data.packing import Rows, pack
 from bytelm.data.sources import Source, open_sources
+from bytelm.layers.boundaries import BoundaryRule, RuleKind, find_boundaries
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 SAMPLE_BYTES = 160
+PATCHED_BYTES = 4 * 10**6
+"""Most bytes of a source that are cut into patches."""
+SYMBOLS_AT_ONCE = 2**18
+"""About how many symbols are cut into patches in one call."""
+MOST_REFUSED = 0.001
+"""Share of the patches that may find no room at the capacity that is advised."""
 
 
 @dataclass
@@ -51,11 +60,56 @@ def statistics(documents: Iterable[bytes], samples: int) -> SplitStatistics:
     return found
 
 
-def describe(config: DataConfig, samples: int = 3, file: TextIO | None = None) -> None:
-    """Prints documents, bytes, bytes per character, lengths and samples of each source.
+@dataclass(frozen=True)
+class PatchStatistics:
+    """Figures of the patches that a rule makes of rows of T symbols.
+
+    Attributes:
+        sizes: int64 `[patches]`, symbols in each patch: its bytes, and START and END, as far as
+            they are in the same row.
+        per_row: int64 `[rows]`, patches that start in each row.
+        length: T.
+    """
+
+    sizes: np.ndarray
+    per_row: np.ndarray
+    length: int
+
+    @property
+    def bytes_per_patch(self) -> float:
+        """The `model.bytes_per_patch`, rounded down, that refuses too few patches to matter."""
+        capacities = np.arange(1, self.length + 1)
+        refused = np.maximum(self.per_row[:, None] - capacities[None, :], 0).sum(axis=0)
+        capacity = capacities[np.argmax(refused < MOST_REFUSED * len(self.sizes))]
+        return 100 * self.length // capacity / 100
+
+
+def patch_statistics(rule: BoundaryRule, rows: Rows) -> PatchStatistics:
+    """Cuts rows into patches as a model does.
 
     Args:
-        config: what to describe; nothing is packed.
+        rule: where patches start.
+        rows: at least one.
+    """
+    find = jax.jit(lambda ids, segment_ids: find_boundaries(rule, ids, segment_ids)[0].starts)
+    batch_size = min(len(rows), max(1, SYMBOLS_AT_ONCE // rows.length))
+    sizes, per_row = [], []
+    for first in range(0, len(rows), batch_size):
+        batch = rows.batch(range(first, first + batch_size))
+        starts = np.asarray(find(batch["ids"], batch["segment_ids"]))
+        # A patch ends where the next one, another document, padding or another row starts.
+        edges = starts | (np.diff(batch["segment_ids"], axis=1, prepend=-1) != 0)
+        at = np.flatnonzero(edges)
+        sizes.append(np.diff(at, append=edges.size)[starts.reshape(-1)[at]])
+        per_row.append(starts.sum(axis=1))
+    return PatchStatistics(np.concatenate(sizes), np.concatenate(per_row)[: len(rows)], rows.length)
+
+
+def describe(config: DataConfig, samples: int = 3, file: TextIO | None = None) -> None:
+    """Prints documents, bytes, lengths, patches of every rule and samples of each source.
+
+    Args:
+        config: what to describe; no cache is written.
         samples: how many of the first documents of each split to show the beginning of.
         file: where to print; none = standard output.
 
@@ -64,10 +118,10 @@ def describe(config: DataConfig, samples: int = 3, file: TextIO | None = None) -
     """
     console = Console(file=file, highlight=False)
     for source in open_sources(config):
-        _describe_source(source, samples, console)
+        _describe_source(source, samples, config.sequence_length, console)
 
 
-def _describe_source(source: Source, samples: int, console: Console) -> None:
+def _describe_source(source: Source, samples: int, length: int, console: Console) -> None:
     table = Table(title=Text(source.name))
     for name in ("split", "documents", "bytes", "bytes per character", "not UTF-8", "bad lines"):
         table.add_column(name, justify="right")
@@ -91,8 +145,39 @@ def _describe_source(source: Source, samples: int, console: Console) -> None:
             lengths.add_row(split, *(f"{value:,.0f}" for value in values))
         shown += [(split, document) for document in found.samples]
     console.print(table, lengths, sep="\n")
+    rows = Rows(pack(_first_bytes(source.documents("train"), PATCHED_BYTES)), length)
+    if len(rows):
+        console.print(_patch_table(rows))
     for split, document in shown:
         console.print(Text(f"{split}: "), Text(printable(document[:SAMPLE_BYTES])), sep="")
+
+
+def _first_bytes(documents: Iterable[bytes], count: int) -> Iterator[bytes]:
+    """The first documents, the last of them cut, that have `count` bytes together."""
+    for document in documents:
+        yield document[:count]
+        count -= len(document)
+        if count <= 0:
+            return
+
+
+def _patch_table(rows: Rows) -> Table:
+    table = Table(
+        title="bytes per patch, with the symbols around documents: mean and quantiles, in rows of "
+        f"{rows.length:,}, over the first {rows.corpus.num_bytes:,} bytes of train",
+        caption=f"With model.bytes_per_patch, fewer than {MOST_REFUSED:.1%} of the patches find no "
+        "room in their row.",
+    )
+    columns = ("mean", *(f"{quantile:.0%}" for quantile in QUANTILES), "model.bytes_per_patch")
+    for name in ("rule", *columns):
+        table.add_column(name, justify="right")
+    for kind in get_args(RuleKind):
+        if kind != "fixed":
+            found = patch_statistics(BoundaryRule(kind), rows)
+            quantiles = (f"{size:,.0f}" for size in np.quantile(found.sizes, QUANTILES))
+            mean, advised = f"{found.sizes.mean():.2f}", f"{found.bytes_per_patch:.2f}"
+            table.add_row(kind, mean, *quantiles, advised)
+    return table
 
 
 def printable(text: bytes) -> str:

@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bytelm.errors import UserError
 from bytelm.evaluation.bootstrap import bootstrap_interval
-from bytelm.models.contract import Batch, target_nats
+from bytelm.models.contract import Batch
 from bytelm.training.sharding import MeshConfig, place_batch
 from bytelm.vocabulary import END, PAD, START, UNSCORED
 
@@ -90,7 +90,7 @@ class Scorer:
 @functools.partial(jax.jit, static_argnums=0)
 def _nats(graphdef: nnx.GraphDef, params: Any, batch: Batch) -> jax.Array:
     blind = dataclasses.replace(batch, targets=jnp.full_like(batch.targets, UNSCORED))
-    return target_nats(nnx.merge(graphdef, params)(blind).logits, batch.targets)
+    return nnx.merge(graphdef, params)(blind).nats(batch.targets)
 
 
 def default_stride(sequence_length: int) -> int:

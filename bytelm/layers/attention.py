@@ -32,14 +32,13 @@ class AttentionMask:
     causal: bool = True
     """Whether a position sees only itself and what comes before it."""
     window: int | None = None
-    """How many positions a position sees, itself the last of them; None: no limit."""
+    """A position sees those less than this far away, behind it or, unless `causal`, on both sides;
+    None: no limit."""
 
     def __post_init__(self) -> None:
-        """Raises UserError for a window below 1, or one without `causal`."""
+        """Raises UserError for a window below 1."""
         if self.window is not None and self.window < 1:
             raise UserError(f"an attention window of {self.window} sees nothing: set at least 1")
-        if self.window is not None and not self.causal:
-            raise UserError("an attention window looks back: set causal=True or no window")
 
 
 def attention(
@@ -73,7 +72,7 @@ def attention(
     """
     length, size = q.shape[1], q.shape[3]
     if implementation == "auto":
-        implementation = _best_implementation(q, segment_ids)
+        implementation = _best_implementation(q, segment_ids, mask)
     attend = partial(
         IMPLEMENTATIONS[implementation],
         causal=mask.causal,
@@ -91,6 +90,8 @@ def cached_attention(
     key_positions: jax.Array,
     mask: AttentionMask,
     *,
+    query_segments: jax.Array,
+    key_segments: jax.Array,
     scale: float | None = None,
 ) -> jax.Array:
     """Attention of new positions over a cache that holds the old ones and themselves.
@@ -103,6 +104,8 @@ def cached_attention(
         query_positions: int32 `[B, N]`; -1 for a filler, whose output is finite and means nothing.
         key_positions: int32 `[B, S]`, the position that each slot holds; -1 for an empty slot.
         mask: causal; with a window, keys further back are hidden.
+        query_segments: int32 `[B, N]`; a query sees the keys of its own segment.
+        key_segments: int32 `[B, S]`.
         scale: factor of the scores; None for 1 / sqrt(K).
 
     Returns:
@@ -118,6 +121,7 @@ def cached_attention(
 
     distance = query_positions[:, :, None] - key_positions[:, None, :]
     visible = (distance >= 0) & (key_positions >= 0)[:, None, :]
+    visible &= query_segments[:, :, None] == key_segments[:, None, :]
     if mask.window is not None:
         visible &= distance < mask.window
     weights = jax.nn.softmax(jnp.where(visible[:, None], scores * scale, MASKED), axis=-1)
@@ -141,7 +145,7 @@ def _reference(
     distance = (positions[:, None] - positions[None, :])[None]
     visible = (distance >= 0) if causal else jnp.ones_like(distance, bool)
     if window is not None:
-        visible &= distance < window
+        visible &= jnp.abs(distance) < window
     if segment_ids is not None:
         visible &= segment_ids[:, :, None] == segment_ids[:, None, :]
     return _masked_attention(q, k, v, visible, scale)
@@ -168,12 +172,14 @@ IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
 
 
 def _best_implementation(
-    q: jax.Array, segment_ids: jax.Array | None
+    q: jax.Array, segment_ids: jax.Array | None, mask: AttentionMask
 ) -> Literal["xla", "cudnn", "splash"]:
     backend = jax.default_backend()
     if backend == "tpu":
         return "splash"
-    return "cudnn" if backend == "gpu" and cudnn_supports(q, segment_ids) else "xla"
+    looks_ahead = mask.window is not None and not mask.causal  # cuDNN's windows look back only
+    supported = backend == "gpu" and not looks_ahead and cudnn_supports(q, segment_ids)
+    return "cudnn" if supported else "xla"
 
 
 def _on_each_device(

@@ -57,7 +57,7 @@ def cudnn_attention(
         k,
         v,
         is_causal=causal,
-        local_window_size=None if window is None else (window - 1, 0),
+        local_window_size=None if window is None else (window - 1, 0 if causal else window - 1),
         scale=scale,
         implementation="cudnn" if fused else "xla",
     )
@@ -99,12 +99,13 @@ def splash_attention(
     q, k, v, segment_ids = fill_last_block(block, q, k, v, segment_ids, causal=causal)
     shape = (q.shape[1], q.shape[1])
     mask: splash_attention_mask.Mask
-    if not causal:
+    if window is None and not causal:
         mask = splash_attention_mask.FullMask(shape)
     elif window is None:
         mask = splash_attention_mask.CausalMask(shape)
     else:
-        mask = splash_attention_mask.LocalMask(shape, (window - 1, 0), offset=0)
+        ahead = 0 if causal else window - 1
+        mask = splash_attention_mask.LocalMask(shape, (window - 1, ahead), offset=0)
     kernel = splash_attention_kernel.make_splash_mha(
         splash_attention_mask.MultiHeadMask([mask] * heads),
         block_sizes=splash_attention_kernel.BlockSizes(

@@ -1,7 +1,7 @@
 """Blockwise attention in plain XLA: no [T, T] array in memory, forward or backward.
 
 Queries are taken in blocks; each block meets only the keys it can see: a prefix (causal), or the
-blocks just behind it (window). The backward pass recomputes the probabilities from the saved
+blocks around it (window). The backward pass recomputes the probabilities from the saved
 log-sum-exp (FlashAttention-2, Dao 2023, section 3.1), so what lives between the passes is linear
 in T. Shapes: B = rows, G = key heads, T = positions, K = head size, S = keys that a block meets,
 C = queries of a block: its positions x the query heads that share the key head.
@@ -72,11 +72,15 @@ def fill_last_block(
 
 @dataclass(frozen=True)
 class _Run:
-    """The query blocks `first` to `last - 1`, each of which meets `keys` blocks of keys."""
+    """The query blocks `first` to `last - 1`.
+
+    Each meets `keys` blocks of keys, of which `behind` come before its own.
+    """
 
     first: int
     last: int
     keys: int
+    behind: int
 
 
 @dataclass(frozen=True)
@@ -92,15 +96,15 @@ class _Plan:
 
     def runs(self) -> list[_Run]:
         """The blocks in order, divided into runs that each become one loop."""
-        if not self.causal:
-            return [_Run(0, self.blocks, self.blocks)]
         reach = self.blocks if self.window is None else 1 + -(-(self.window - 1) // self.block)
+        if not self.causal:
+            return [_Run(0, self.blocks, min(2 * reach - 1, self.blocks), reach - 1)]
         count = min(self.blocks, MAX_RUNS)
         runs: dict[int, _Run] = {}
         for run in range(count):
             first, last = self.blocks * run // count, self.blocks * (run + 1) // count
             keys = min(reach, last)
-            runs[keys] = _Run(runs[keys].first if keys in runs else first, last, keys)
+            runs[keys] = _Run(runs[keys].first if keys in runs else first, last, keys, keys - 1)
         return list(runs.values())
 
     def scan(self, step: Callable, carry: Any, arrays: tuple[jax.Array, ...]) -> tuple[Any, Any]:
@@ -112,7 +116,7 @@ class _Plan:
         for run in self.runs():
 
             def body(carry: Any, block: tuple[jax.Array, ...], run: _Run = run) -> tuple[Any, Any]:
-                start = jnp.maximum(block[0] + 1 - run.keys, 0) * self.block
+                start = jnp.clip(block[0] - run.behind, 0, self.blocks - run.keys) * self.block
                 return step(carry, block[0], start, run.keys * self.block, *block[1:])
 
             blocks = (jnp.arange(run.first, run.last), *(x[run.first : run.last] for x in arrays))
@@ -137,7 +141,7 @@ class _Plan:
         distance = (index * self.block - start + positions)[None, :] - offsets[:, None]
         visible = (distance >= 0) if self.causal else jnp.ones_like(distance, bool)
         if self.window is not None:
-            visible &= distance < self.window
+            visible &= jnp.abs(distance) < self.window
         if segment_ids is not None:
             of_queries = lax.dynamic_slice_in_dim(segment_ids, index * self.block, self.block)
             of_keys = lax.dynamic_slice_in_dim(segment_ids, start, keys.shape[0])

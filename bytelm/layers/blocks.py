@@ -14,7 +14,7 @@ from bytelm.layers.attention import (
 )
 from bytelm.layers.linear import Dense
 from bytelm.layers.mlp import MLP, MLPKind, default_mlp_width
-from bytelm.layers.norms import RMSNorm
+from bytelm.layers.norms import NORMS, NormKind
 from bytelm.layers.partitioning import shard_rows
 from bytelm.layers.positions import rotary
 
@@ -31,9 +31,17 @@ class BlockConfig:
     mlp: MLPKind
     mlp_width: int | None
     qk_norm: bool
-    rope_theta: float
+    rope_theta: float | None
     mask: AttentionMask
     implementation: AttentionImplementation
+    norm: NormKind = "rms"
+    scaled_init: bool = True
+    condition_width: int | None = None
+
+    @property
+    def output_gain(self) -> float:
+        """Initial gain of the kernels that end a residual branch."""
+        return (2 * self.depth) ** -0.5 if self.scaled_init else 1.0
 
     @property
     def hidden(self) -> int:
@@ -67,14 +75,17 @@ class CacheSlots:
     Attributes:
         slots: int32 `[B, N]`, the slot each new position is written to; S (dropped) for none.
         positions: int32 `[B, N]`, the new positions, -1 where a row has fewer than N.
-        before: int32 `[B, S]`, the position that each slot held before, -1 if empty.
-        after: int32 `[B, S]`, the position that each slot holds once the piece is written.
+        segments: int32 `[B, N]`, the segments of the new positions.
+        key_positions: int32 `[B, S]` for N = 1, the position of each slot once the piece is
+            written, -1 if empty; `[B, S + N]` otherwise, those before it and the new ones.
+        key_segments: int32, the segments of `key_positions`.
     """
 
     slots: jax.Array
     positions: jax.Array
-    before: jax.Array
-    after: jax.Array
+    segments: jax.Array
+    key_positions: jax.Array
+    key_segments: jax.Array
 
     def write(self, cache: jax.Array, new: jax.Array) -> jax.Array:
         """Puts new keys or values `[B * G, N, K]` into a cache `[B * G, S, K]`."""
@@ -86,22 +97,21 @@ class CacheSlots:
 class SelfAttention(nnx.Module):
     """Multi-head attention with grouped queries, rotary positions and optional q/k norms.
 
-    `[B, T, width] -> [B, T, width]`. With `qk_norm`, each head of q and k is RMS-normalised
-    before the rotation (arXiv 2302.05442).
+    `[B, T, width] -> [B, T, width]`. With `qk_norm`, each head of q and k is normalised before
+    the rotation (arXiv 2302.05442). Positions count from the row's start unless they are given.
     """
 
     def __init__(self, config: BlockConfig, *, rngs: nnx.Rngs):
         self.config = config
         inner = config.heads * config.head_width
         shared = config.key_value_heads * config.head_width
-        output_gain = (2 * config.depth) ** -0.5
         self.query = Dense(config.width, inner, rngs=rngs, tensor_axis=-1)
         self.key = Dense(config.width, shared, rngs=rngs, tensor_axis=-1)
         self.value = Dense(config.width, shared, rngs=rngs, tensor_axis=-1)
-        self.output = Dense(inner, config.width, rngs=rngs, gain=output_gain, tensor_axis=-2)
+        self.output = Dense(inner, config.width, rngs=rngs, gain=config.output_gain, tensor_axis=-2)
         if config.qk_norm:
-            self.query_norm = RMSNorm(config.head_width)
-            self.key_norm = RMSNorm(config.head_width)
+            self.query_norm = NORMS[config.norm](config.head_width)
+            self.key_norm = NORMS[config.norm](config.head_width)
 
     def _heads(self, x: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         config, shape = self.config, x.shape[:2]
@@ -110,11 +120,15 @@ class SelfAttention(nnx.Module):
         v = self.value(x).reshape(*shape, config.key_value_heads, config.head_width)
         if config.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
-        theta = config.rope_theta
-        return rotary(q, positions, theta), rotary(k, positions, theta), v
+        if config.rope_theta is not None:
+            q, k = (rotary(each, positions, config.rope_theta) for each in (q, k))
+        return q, k, v
 
-    def __call__(self, x: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
-        q, k, v = self._heads(x, jnp.arange(x.shape[1])[None, :])
+    def __call__(
+        self, x: jax.Array, segment_ids: jax.Array | None, positions: jax.Array | None = None
+    ) -> jax.Array:
+        positions = jnp.arange(x.shape[1])[None, :] if positions is None else positions
+        q, k, v = self._heads(x, positions)
         config = self.config
         mixed = attention(q, k, v, config.mask, segment_ids, implementation=config.implementation)
         return self.output(mixed.reshape(*x.shape[:2], -1))
@@ -127,13 +141,21 @@ class SelfAttention(nnx.Module):
         k, v = (_by_head(new).astype(cache.keys.dtype) for new in (k, v))
         written = LayerCache(slots.write(cache.keys, k), slots.write(cache.values, v))
         if x.shape[1] == 1:
-            keys, values, key_positions = written.keys, written.values, slots.after
+            keys, values = written.keys, written.values
         else:
             # A ring of slots may already have lost keys that the first new positions still see.
             keys = jnp.concatenate([cache.keys, k], axis=1)
             values = jnp.concatenate([cache.values, v], axis=1)
-            key_positions = jnp.concatenate([slots.before, slots.positions], axis=1)
-        mixed = cached_attention(q, keys, values, slots.positions, key_positions, self.config.mask)
+        mixed = cached_attention(
+            q,
+            keys,
+            values,
+            slots.positions,
+            slots.key_positions,
+            self.config.mask,
+            query_segments=slots.segments,
+            key_segments=slots.key_segments,
+        )
         return self.output(mixed.reshape(*x.shape[:2], -1)), written
 
 
@@ -142,29 +164,70 @@ def _by_head(x: jax.Array) -> jax.Array:
     return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Condition:
+    """Vectors that are added to every layer's input, given once and shared by many positions.
+
+    Attributes:
+        vectors: `[B, P, condition_width]`.
+        index: int32 `[B, T]`, which of them each position gets.
+    """
+
+    vectors: jax.Array
+    index: jax.Array
+
+
 class TransformerBlock(nnx.Module):
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))`."""
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`.
+
+    With a `condition_width`, a projection of each position's condition is added to x before
+    (arXiv 2603.15953).
+    """
 
     def __init__(self, config: BlockConfig, *, rngs: nnx.Rngs):
-        self.attention_norm = RMSNorm(config.width)
+        self.attention_norm = NORMS[config.norm](config.width)
         self.attention = SelfAttention(config, rngs=rngs)
-        self.mlp_norm = RMSNorm(config.width)
+        self.mlp_norm = NORMS[config.norm](config.width)
         self.mlp = MLP(
             config.mlp,
             config.width,
             config.hidden,
             rngs=rngs,
-            output_gain=(2 * config.depth) ** -0.5,
+            output_gain=config.output_gain,
         )
+        if config.condition_width is not None:
+            inner = config.heads * config.head_width
+            self.condition_value = Dense(config.condition_width, inner, rngs=rngs, tensor_axis=-1)
+            self.condition_output = Dense(
+                inner, config.width, rngs=rngs, gain=config.output_gain, tensor_axis=-2
+            )
 
-    def __call__(self, x: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
-        x = shard_rows(x)
-        x = x + self.attention(self.attention_norm(x), segment_ids)
+    def __call__(
+        self,
+        x: jax.Array,
+        segment_ids: jax.Array | None,
+        positions: jax.Array | None = None,
+        condition: Condition | None = None,
+    ) -> jax.Array:
+        x = self._conditioned(shard_rows(x), condition)
+        x = x + self.attention(self.attention_norm(x), segment_ids, positions)
         return x + self.mlp(self.mlp_norm(x))
 
+    def _conditioned(self, x: jax.Array, condition: Condition | None) -> jax.Array:
+        if condition is None:
+            return x
+        added = self.condition_output(self.condition_value(condition.vectors))
+        return x + jnp.take_along_axis(added, condition.index[:, :, None], axis=1)
+
     def extend(
-        self, x: jax.Array, cache: LayerCache, slots: CacheSlots
+        self,
+        x: jax.Array,
+        cache: LayerCache,
+        slots: CacheSlots,
+        condition: Condition | None = None,
     ) -> tuple[jax.Array, LayerCache]:
+        x = self._conditioned(x, condition)
         mixed, cache = self.attention.extend(self.attention_norm(x), cache, slots)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), cache

@@ -1,8 +1,12 @@
 """Normalisation layers."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+NormKind = Literal["rms", "layer"]
 
 
 class RMSNorm(nnx.Module):
@@ -18,3 +22,22 @@ class RMSNorm(nnx.Module):
         normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
         scale = self.scale[...].astype(jnp.float32)
         return (normed * jnp.expand_dims(scale, range(x.ndim - 1))).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis with a scale and no shift, in float32."""
+
+    def __init__(self, width: int, *, epsilon: float = 1e-5):
+        self.scale = nnx.Param(jnp.ones((width,)))
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(variance + self.epsilon)
+        scale = self.scale[...].astype(jnp.float32)
+        return (normed * jnp.expand_dims(scale, range(x.ndim - 1))).astype(x.dtype)
+
+
+NORMS: dict[NormKind, type[RMSNorm] | type[LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}

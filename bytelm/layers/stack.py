@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bytelm.layers.blocks import BlockConfig, CacheSlots, LayerCache, TransformerBlock
+from bytelm.layers.blocks import (
+    BlockConfig,
+    CacheSlots,
+    Condition,
+    LayerCache,
+    TransformerBlock,
+)
 
 Remat = Literal["none", "dots", "full"]
 
@@ -26,11 +32,13 @@ class StackCache:
     Attributes:
         length: int32 `[B]`, how many positions each row has seen.
         positions: int32 `[B, S]`, the position that each slot holds, -1 if empty.
+        segments: int32 `[B, S]`, the segment of that position.
         layers: keys and values of each layer.
     """
 
     length: jax.Array
     positions: jax.Array
+    segments: jax.Array
     layers: tuple[LayerCache, ...]
 
 
@@ -92,12 +100,27 @@ class Stack(nnx.Module):
         )
         return jax.checkpoint(function, policy=policy, prevent_cse=not self.scan)
 
-    def __call__(self, x: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        segment_ids: jax.Array | None,
+        *,
+        positions: jax.Array | None = None,
+        condition: Condition | None = None,
+    ) -> jax.Array:
+        """Runs all blocks over whole rows.
+
+        Args:
+            x: `[B, T, width]`.
+            segment_ids: int32 `[B, T]`; positions see their own segment only.
+            positions: int32 `[B, T]` for the rotation; None counts from the row's start.
+            condition: added to each layer's input, where the config has a `condition_width`.
+        """
         if self.scan and not isinstance(self.blocks, nnx.List):
             graphdef, stacked = nnx.split(self.blocks)
 
             def layer(x: jax.Array, params: nnx.State) -> tuple[jax.Array, None]:
-                return nnx.merge(graphdef, params)(x, segment_ids), None
+                return nnx.merge(graphdef, params)(x, segment_ids, positions, condition), None
 
             return jax.lax.scan(self._rematerialised(layer), x, stacked)[0]
 
@@ -105,7 +128,7 @@ class Stack(nnx.Module):
             graphdef, params = nnx.split(block)
 
             def run(x: jax.Array, params: nnx.State, graphdef=graphdef) -> jax.Array:
-                return nnx.merge(graphdef, params)(x, segment_ids)
+                return nnx.merge(graphdef, params)(x, segment_ids, positions, condition)
 
             x = self._rematerialised(run)(x, params)
         return x
@@ -121,6 +144,7 @@ class Stack(nnx.Module):
         return StackCache(
             length=jnp.zeros((batch,), jnp.int32),
             positions=jnp.full((batch, slots), -1, jnp.int32),
+            segments=jnp.zeros((batch, slots), jnp.int32),
             layers=tuple(
                 LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
                 for _ in range(config.depth)
@@ -128,7 +152,13 @@ class Stack(nnx.Module):
         )
 
     def extend(
-        self, x: jax.Array, cache: StackCache, lengths: jax.Array
+        self,
+        x: jax.Array,
+        cache: StackCache,
+        lengths: jax.Array,
+        *,
+        segment_ids: jax.Array | None = None,
+        condition: Condition | None = None,
     ) -> tuple[jax.Array, StackCache]:
         """Runs N new positions of each row.
 
@@ -137,6 +167,8 @@ class Stack(nnx.Module):
             cache: of the positions before; without a window, `length + N` must fit in its slots.
             lengths: int32 `[B]`, how many of the N positions each row really has (from the first
                 on); outputs beyond are finite and mean nothing, and the cache forgets them.
+            segment_ids: int32 `[B, N]`; positions see their own segment only. None for one segment.
+            condition: as in a whole run.
 
         Returns:
             outputs `[B, N, width]` and the cache with the new positions.
@@ -150,11 +182,20 @@ class Stack(nnx.Module):
         rows = jnp.arange(x.shape[0])[:, None]
         slots = jnp.where(kept, positions % slot_count, slot_count)
         positions = jnp.where(valid, positions, -1)
-        after = cache.positions.at[rows, slots].set(positions, mode="drop")
-        where = CacheSlots(slots, positions, before=cache.positions, after=after)
+        segments = jnp.zeros_like(positions) if segment_ids is None else segment_ids
+        new_positions = cache.positions.at[rows, slots].set(positions, mode="drop")
+        new_segments = cache.segments.at[rows, slots].set(segments, mode="drop")
+        if x.shape[1] == 1:
+            keys = new_positions, new_segments
+        else:
+            keys = (
+                jnp.concatenate([cache.positions, positions], axis=1),
+                jnp.concatenate([cache.segments, segments], axis=1),
+            )
+        where = CacheSlots(slots, positions, segments, *keys)
 
         layers = []
         for block, layer in zip(self._layers(), cache.layers, strict=True):
-            x, layer = block.extend(x, layer, where)
+            x, layer = block.extend(x, layer, where, condition)
             layers.append(layer)
-        return x, StackCache(new_length, after, tuple(layers))
+        return x, StackCache(new_length, new_positions, new_segments, tuple(layers))

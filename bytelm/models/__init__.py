@@ -1,6 +1,10 @@
 """Model families, one file each. Importing this package registers them all."""
 
+from bytelm.models import hat as hat
+from bytelm.models import hat2 as hat2
+from bytelm.models import megabyte as megabyte
+from bytelm.models import spacebyte as spacebyte
 from bytelm.models import transformer as transformer
-from bytelm.models.contract import Batch, LanguageModel, ModelConfig, ModelOutput, target_nats
+from bytelm.models.contract import Batch, LanguageModel, ModelConfig, ModelOutput
 
-__all__ = ["Batch", "LanguageModel", "ModelConfig", "ModelOutput", "target_nats"]
+__all__ = ["Batch", "LanguageModel", "ModelConfig", "ModelOutput"]

@@ -37,22 +37,27 @@ class ModelOutput:
 
     Attributes:
         logits: float32 `[B, T, OUTPUT_SIZE]`; those at t use the ids up to t of the same document.
+        segmentation_nats: float32 `[B, T]` or None; what it costs beside the symbol at t to say
+            whether a patch ends there, in a family that codes that too. It counts where the
+            target does.
         auxiliary_losses: scalars in nats per scored symbol, added to the training loss.
         statistics: scalar sums over the batch that the family reports, such as patches opened.
     """
 
     logits: jax.Array
+    segmentation_nats: jax.Array | None = None
     auxiliary_losses: dict[str, jax.Array] = field(default_factory=dict)
     statistics: dict[str, jax.Array] = field(default_factory=dict)
 
-
-def target_nats(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Negative log-likelihood of each target in nats, float32 `[B, T]`; 0 where UNSCORED."""
-    scored = targets != UNSCORED
-    nats = optax.softmax_cross_entropy_with_integer_labels(
-        logits.astype(jnp.float32), jnp.where(scored, targets, END)
-    )
-    return jnp.where(scored, nats, 0.0)
+    def nats(self, targets: jax.Array) -> jax.Array:
+        """What each target `[B, T]` costs in nats, float32 `[B, T]`; 0 where UNSCORED."""
+        scored = targets != UNSCORED
+        nats = optax.softmax_cross_entropy_with_integer_labels(
+            self.logits.astype(jnp.float32), jnp.where(scored, targets, END)
+        )
+        if self.segmentation_nats is not None:
+            nats += self.segmentation_nats
+        return jnp.where(scored, nats, 0.0)
 
 
 class LanguageModel(nnx.Module):
@@ -101,7 +106,8 @@ class ModelConfig(abc.ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        ModelConfig.families[cls.family] = cls
+        if "family" in vars(cls):
+            ModelConfig.families[cls.family] = cls
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -115,8 +121,13 @@ class ModelConfig(abc.ABC):
         """The model, with fresh parameters in float32."""
 
     @abc.abstractmethod
-    def forward_flops(self, sequence_length: int) -> float:
+    def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
         """Floating-point operations of the matrix products of one forward pass over one row.
+
+        Args:
+            sequence_length: T.
+            patches: how many patches the row holds, for what its content needs; None for what is
+                computed, the capacity. A flat model has none.
 
         A multiply-add counts 2; attention counts the pairs that the mask lets see each other,
         without document boundaries. Training costs three times as much.

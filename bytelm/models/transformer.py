@@ -109,7 +109,7 @@ class TransformerConfig(ModelConfig):
     def build(self, rngs: nnx.Rngs) -> "Transformer":
         return Transformer(self, rngs=rngs)
 
-    def forward_flops(self, sequence_length: int) -> float:
+    def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
         head = 2.0 * sequence_length * self.width * OUTPUT_SIZE
         return self.block.forward_flops(sequence_length) + head
 

@@ -145,6 +145,8 @@ _FORMATS: dict[str, Callable[[float], str]] = {
     "bytes_per_second": lambda value: _with_prefix(value, "B/s"),
     "flops_per_second": lambda value: _with_prefix(value, "FLOP/s"),
     "utilisation": lambda value: f"{value:.0%} of peak",
+    "bytes_per_patch": lambda value: f"{value:.2f} B/patch",
+    "overflow": lambda value: f"{value:.2%} overflow",
     "learning_rate": lambda value: f"lr {_exponent(value)}",
     "gradient_norm": lambda value: f"gradient norm {value:.3g}",
     "skipped_steps": lambda value: f"skipped steps {value:.0f}",

@@ -329,14 +329,15 @@ class _Record:
         self.last = values
         if values["skipped_in_row"]:
             return
-        for name in ("nats", "bytes"):
-            self.sums[name] = self.sums.get(name, 0.0) + float(values[name])
+        for name in ("nats", "bytes", "patches", "overflow"):
+            if name in values:
+                self.sums[name] = self.sums.get(name, 0.0) + float(values[name])
 
     def scalars(self, step_flops: float, peak: float) -> dict[str, float]:
         """The metrics of the steps added: sums are divided here, once."""
         self.pause()
         flops = self.steps * step_flops / self.seconds
-        return {
+        scalars = {
             "bpb": bits_per_byte(self.sums.get("nats", 0.0), self.sums.get("bytes", 0.0)),
             "bytes_per_second": self.sums.get("bytes", 0.0) / self.seconds,
             "flops_per_second": flops,
@@ -344,6 +345,11 @@ class _Record:
             "gradient_norm": float(self.last["gradient_norm"]),
             "skipped_steps": float(self.last["skipped"]),
         }
+        if patches := self.sums.get("patches"):
+            refused = self.sums["overflow"]
+            scalars["bytes_per_patch"] = self.sums.get("bytes", 0.0) / patches
+            scalars["overflow"] = refused / (patches + refused)
+        return scalars
 
 
 def _write_config(config: ExperimentConfig, run_dir: Path) -> None:

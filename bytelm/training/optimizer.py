@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from bytelm.errors import UserError
@@ -25,9 +26,9 @@ class OptimizerConfig:
     rest."""
     learning_rate: float = 1e-3
     """Peak learning rate. Muon's updates are scaled to AdamW's size, so both share it."""
-    schedule: Literal["cosine", "warmup_stable_decay", "constant"] = "cosine"
-    """Shape after the warm-up: half a cosine; constant, then linear in the last `decay` of the
-    steps; or constant."""
+    schedule: Literal["cosine", "quarter_cosine", "warmup_stable_decay", "constant"] = "cosine"
+    """Shape after the warm-up: half a cosine, from its top to its bottom; a quarter, from its top
+    to its zero; constant, then linear in the last `decay` of the steps; or constant."""
     warmup: float = 0.02
     """Fraction of the steps in which the learning rate rises linearly from 0."""
     decay: float = 0.2
@@ -93,6 +94,8 @@ class OptimizerConfig:
             after = [(optax.constant_schedule(peak), steps)]
         elif self.schedule == "cosine":
             after = [(optax.cosine_decay_schedule(peak, max(1, steps - warmup), self.final), steps)]
+        elif self.schedule == "quarter_cosine":
+            after = [(_quarter_cosine(peak, last, max(1, steps - warmup)), steps)]
         else:
             decay = max(1, round(self.decay * steps))
             after = [
@@ -144,6 +147,13 @@ class OptimizerConfig:
             return next((f for p, f in self.lr_multipliers if re.search(p, path)), 1.0)
 
         return jax.tree.map(lambda u, f: u * f, updates, map_paths(factor, updates))
+
+
+def _quarter_cosine(peak: float, last: float, steps: int) -> optax.Schedule:
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        return last + (peak - last) * jnp.cos(0.5 * jnp.pi * jnp.minimum(step, steps) / steps)
+
+    return schedule
 
 
 def map_paths(function: Callable[[str], Any], tree: Any) -> Any:

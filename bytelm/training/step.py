@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bytelm.models import Batch, ModelConfig, target_nats
+from bytelm.models import Batch, ModelConfig
 from bytelm.training.sharding import like_parameters, parameter_shardings
 from bytelm.vocabulary import BYTES, UNSCORED
 
@@ -37,7 +37,7 @@ def score(model: nnx.Module, batch: Batch) -> tuple[jax.Array, dict[str, jax.Arr
     number of bytes and of scored symbols, and whatever statistics the family reports.
     """
     output = model(batch)
-    nats = target_nats(output.logits, batch.targets)
+    nats = output.nats(batch.targets)
     is_byte = (batch.targets >= 0) & (batch.targets < BYTES)
     sums = {
         "nats": nats.sum(),

@@ -4,10 +4,17 @@ import io
 import re
 from dataclasses import replace
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from bytelm.data import describe as describe_module
 from bytelm.data.config import DataConfig
-from bytelm.data.describe import describe, printable, statistics
+from bytelm.data.describe import describe, patch_statistics, printable, statistics
+from bytelm.data.packing import Rows, pack
+from bytelm.layers.boundaries import BoundaryRule, find_boundaries
+from bytelm.layers.patching import find_patches
+from bytelm.models.spacebyte import SpaceByteConfig
 
 
 def test_statistics():
@@ -47,11 +54,60 @@ def test_prints_every_split_and_source(config, tmp_path):
     assert "\x1b" not in text
 
 
+def cells_of(line):
+    return [cell.strip() for cell in line.strip("│").split("│")]
+
+
 def test_figures_of_a_source(config, documents):
     output = io.StringIO()
     describe(replace(config, held_out=0.0), file=output)
     line = next(line for line in output.getvalue().splitlines() if re.match("│ +train", line))
-    cells = [cell.strip() for cell in line.strip("│").split("│")]
     characters = sum(len(document.decode()) for document in documents)
     total = sum(map(len, documents))
-    assert cells == ["train", "71", str(total), f"{total / characters:.3f}", "0", "0"]
+    assert cells_of(line) == ["train", "71", str(total), f"{total / characters:.3f}", "0", "0"]
+
+
+def test_patches_end_with_their_row_and_document():
+    """In rows of 8 (^ is START, $ is END): "^|ab |cd |e", "$|^|x |$|" and padding."""
+    rows = Rows(pack([b"ab cd e", b"x "]), 8)
+    found = patch_statistics(BoundaryRule("whitespace"), rows)
+    assert found.sizes.tolist() == [1, 3, 3, 1, 1, 1, 2, 1]
+    assert found.per_row.tolist() == [4, 4]
+
+
+def test_the_advised_room_is_enough_and_no_more():
+    generator = np.random.default_rng(0)
+    text = generator.choice([*b"abcdefg "], size=10_000).astype(np.uint8).tobytes()
+    rule, rows = BoundaryRule("words"), Rows(pack([text]), 32)
+    advised = patch_statistics(rule, rows).bytes_per_patch
+
+    def refused(capacity):
+        batch = {name: jnp.asarray(array) for name, array in rows.batch(range(len(rows))).items()}
+        boundaries, _ = find_boundaries(rule, batch["ids"], batch["segment_ids"])
+        patches = find_patches(boundaries.starts, batch["segment_ids"], capacity)
+        return int(patches.refused) / int(boundaries.starts.sum())
+
+    capacity = SpaceByteConfig(bytes_per_patch=advised).capacity(32)
+    assert refused(capacity) < 0.001 <= refused(capacity - 1)
+
+
+def test_patches_do_not_depend_on_how_many_rows_are_cut_at_once(documents, monkeypatch):
+    rows = Rows(pack(documents), 16)
+    together = patch_statistics(BoundaryRule("spacelike"), rows)
+    monkeypatch.setattr(describe_module, "SYMBOLS_AT_ONCE", 7 * 16)
+    in_turns = patch_statistics(BoundaryRule("spacelike"), rows)
+    np.testing.assert_array_equal(in_turns.sizes, together.sizes)
+    np.testing.assert_array_equal(in_turns.per_row, together.per_row)
+
+
+def test_patches_of_a_source(tmp_path, monkeypatch):
+    monkeypatch.setattr(describe_module, "PATCHED_BYTES", 30)
+    (tmp_path / "x.txt").write_text("ab " * 50)
+    config = DataConfig(files=(str(tmp_path / "x.txt"),), held_out=0.0, sequence_length=16)
+    output = io.StringIO()
+    describe(config, file=output)
+    assert "in rows of 16, over the first 30 bytes of train" in " ".join(output.getvalue().split())
+    rows = [cells_of(line) for line in output.getvalue().splitlines()]
+    # The rows are START and 5 words, and 5 words and END.
+    assert ["whitespace", "2.67", "1", "1", "3", "3", "3", "2.66"] in rows
+    assert {row[0] for row in rows} >= {"spacelike", "whitespace_run", "words"}

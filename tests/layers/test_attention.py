@@ -15,6 +15,12 @@ from bytelm.layers.attention import IMPLEMENTATIONS, AttentionMask, attention, c
 
 HEADS, SIZE = 4, 8
 WINDOWS = (None, 5, 130)
+MASKS = (
+    *(AttentionMask(window=window) for window in WINDOWS),
+    AttentionMask(causal=False),
+    AttentionMask(causal=False, window=5),
+    AttentionMask(causal=False, window=130),
+)
 ON_CPU = jax.default_backend() == "cpu"
 QUICK_TO_COMPILE = {"xla_backend_optimization_level": "0"} if ON_CPU else {}
 
@@ -54,7 +60,7 @@ def oracle(inputs, mask):
     distance = np.arange(length)[:, None] - np.arange(length)
     visible = np.broadcast_to(distance >= 0 if mask.causal else True, (batch, length, length))
     if mask.window is not None:
-        visible = visible & (distance < mask.window)
+        visible = visible & (np.abs(distance) < mask.window)
     if inputs.segment_ids is not None:
         visible = visible & (inputs.segment_ids[:, :, None] == inputs.segment_ids[:, None, :])
     scores = np.einsum("bthk,bshk->bhts", q, k) / np.sqrt(size)
@@ -116,76 +122,79 @@ def test_xla_equals_oracle(length, window, groups, documents):
     )
 
 
-def test_xla_without_causality():
-    mask = AttentionMask(causal=False)
-    inputs = make_inputs(1, 150, groups=2, documents=False)
+@pytest.mark.parametrize(
+    ("length", "window", "documents"),
+    [(150, None, False), (7, 5, True), (257, 5, False), (257, 130, True)],
+)
+def test_xla_without_causality(length, window, documents):
+    mask = AttentionMask(causal=False, window=window)
+    inputs = make_inputs(1, length, 2, documents)
     assert_equals_oracle(
         lambda *args: attention(*args[:3], mask, args[3], implementation="xla"), inputs, mask
     )
 
 
-@pytest.mark.parametrize("window", [None, 150])
-def test_xla_with_loops_over_blocks(window, monkeypatch):
+@pytest.mark.parametrize(("causal", "window"), [(True, None), (True, 150), (False, 150)])
+def test_xla_with_loops_over_blocks(causal, window, monkeypatch):
     monkeypatch.setattr(attention_xla, "MAX_RUNS", 2)
-    mask, inputs = AttentionMask(window=window), make_inputs(1, 580, groups=2, documents=True)
+    mask = AttentionMask(causal, window)
+    inputs = make_inputs(1, 580, groups=2, documents=True)
     assert_equals_oracle(
         lambda *args: attention(*args[:3], mask, args[3], implementation="xla"), inputs, mask
     )
 
 
-@pytest.mark.parametrize("window", WINDOWS)
-def test_reference_equals_oracle(window):
-    mask, inputs = AttentionMask(window=window), make_inputs(2, 200, groups=2, documents=True)
+@pytest.mark.parametrize("mask", MASKS)
+def test_reference_equals_oracle(mask):
+    inputs = make_inputs(2, 200, groups=2, documents=True)
     assert_equals_oracle(
         lambda *args: attention(*args[:3], mask, args[3], implementation="reference"), inputs, mask
     )
 
 
 @pytest.mark.parametrize(
-    ("length", "window", "groups", "documents"),
-    [(200, None, 2, True), (257, 130, 1, False)],
+    ("length", "causal", "window", "groups", "documents"),
+    [(200, True, None, 2, True), (257, True, 130, 1, False), (257, False, 130, 1, True)],
 )
-def test_splash_equals_oracle(length, window, groups, documents):
+def test_splash_equals_oracle(length, causal, window, groups, documents):
     inputs = make_inputs(1, length, groups, documents)
     splash = partial(
         attention_kernels.splash_attention,
-        causal=True,
+        causal=causal,
         window=window,
         scale=SIZE**-0.5,
         interpret=True,
     )
-    assert_equals_oracle(splash, inputs, AttentionMask(window=window))
+    assert_equals_oracle(splash, inputs, AttentionMask(causal, window))
 
 
 @pytest.mark.parametrize(
-    ("length", "window", "groups", "documents"),
-    [(200, None, 2, True), (257, 130, 1, False)],
+    ("length", "causal", "window", "groups", "documents"),
+    [(200, True, None, 2, True), (257, True, 130, 1, False), (257, False, 130, 1, True)],
 )
-def test_documents_as_channels_equal_oracle(length, window, groups, documents):
+def test_documents_as_channels_equal_oracle(length, causal, window, groups, documents):
     inputs = make_inputs(2, length, groups, documents)
     unfused = partial(
         attention_kernels.cudnn_attention,
-        causal=True,
+        causal=causal,
         window=window,
         scale=SIZE**-0.5,
         fused=False,
     )
-    assert_equals_oracle(unfused, inputs, AttentionMask(window=window), tolerance=2e-3)
+    assert_equals_oracle(unfused, inputs, AttentionMask(causal, window), tolerance=2e-3)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU")
-@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("documents", [False, True])
-def test_gpu_equals_oracle(window, documents):
-    for implementation in ("auto", "cudnn", "xla"):
+def test_gpu_equals_oracle(mask, documents):
+    looks_ahead = mask.window is not None and not mask.causal  # which cuDNN cannot
+    for implementation in ("auto", "xla") if looks_ahead else ("auto", "cudnn", "xla"):
         for length, groups in ((128, 4), (200, 2), (257, 1)):
-            mask, inputs = (
-                AttentionMask(window=window),
-                make_inputs(2, length, groups, documents, 64),
-            )
+            inputs = make_inputs(2, length, groups, documents, 64)
             assert_equals_oracle(
-                lambda *args, mask=mask, implementation=implementation: attention(
+                lambda *args, implementation=implementation: attention(
                     *args[:3], mask, args[3], implementation=implementation
                 ),
                 inputs,
@@ -195,54 +204,57 @@ def test_gpu_equals_oracle(window, documents):
             )
 
 
-@pytest.mark.parametrize("window", [None, 5, 130])
+@pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("implementation", ["xla", "documents as channels"])
-def test_hidden_positions_change_no_bit(window, implementation):
+def test_hidden_positions_change_no_bit(mask, implementation):
     """Whatever stands where a position may not look, its output has the same bits."""
     length, middle = 300, 150
     inputs = make_inputs(1, length, groups=2, documents=False)
     segment_ids = np.repeat(np.int32([1, 2, 3]), length // 3)[None, :]
     if implementation == "xla":
-        mask = AttentionMask(window=window)
         attend = partial(attention, mask=mask, implementation="xla")
     else:
-        options = {"causal": True, "window": window, "scale": SIZE**-0.5, "fused": False}
+        options = {**dataclasses.asdict(mask), "scale": SIZE**-0.5, "fused": False}
         attend = partial(attention_kernels.cudnn_attention, **options)
     attend = jax.jit(attend, compiler_options=QUICK_TO_COMPILE)
     before = attend(inputs.q, inputs.k, inputs.v, segment_ids=segment_ids)[:, middle]
-    seen = np.arange(max(100, middle - (window or length) + 1), middle + 1)
+    reach = (mask.window or length) - 1
+    last = middle if mask.causal else min(199, middle + reach)
+    seen = np.arange(max(100, middle - reach), last + 1)
     noise = np.full(length, 30.0, np.float32)
     noise[seen] = 0.0
     k, v = (x + noise[None, :, None, None] for x in (inputs.k, inputs.v))
     np.testing.assert_array_equal(
         attend(inputs.q, k, v, segment_ids=segment_ids)[:, middle], before
     )
-    noise[seen[0]] = 1.0
-    v = inputs.v + noise[None, :, None, None]
-    assert (attend(inputs.q, inputs.k, v, segment_ids=segment_ids)[:, middle] != before).any()
+    for end in (seen[0], seen[-1]):
+        v = inputs.v.copy()
+        v[:, end] += 1.0
+        assert (attend(inputs.q, inputs.k, v, segment_ids=segment_ids)[:, middle] != before).any()
 
 
-@pytest.mark.parametrize("window", [None, 60])
-def test_gradient_reaches_only_what_is_seen(window):
+@pytest.mark.parametrize(("causal", "window"), [(True, None), (True, 60), (False, 40)])
+def test_gradient_reaches_only_what_is_seen(causal, window):
     inputs = make_inputs(1, 200, groups=2, documents=False)
-    mask, position = AttentionMask(window=window), 150
+    mask, position = AttentionMask(causal, window), 150
 
     def output(k, v):
         return attention(inputs.q, k, v, mask, implementation="xla")[:, position].sum()
 
     first = 0 if window is None else position - window + 1
+    last = position if causal else position + window - 1
     for gradient in jax.jit(jax.grad(output, (0, 1)))(inputs.k, inputs.v):
         reached = np.flatnonzero(np.any(np.asarray(gradient) != 0, axis=(0, 2, 3)))
-        np.testing.assert_array_equal(reached, np.arange(first, position + 1))
+        np.testing.assert_array_equal(reached, np.arange(first, last + 1))
 
 
-@pytest.mark.parametrize("window", [None, 64])
-def test_memory_is_linear_in_length(window, monkeypatch):
+@pytest.mark.parametrize(("causal", "window"), [(True, None), (True, 64), (False, 64)])
+def test_memory_is_linear_in_length(causal, window, monkeypatch):
     monkeypatch.setattr(attention_xla, "MAX_RUNS", 2)
 
     def temporary_bytes(length):
         def loss(q, k, v, segment_ids):
-            mask = AttentionMask(window=window)
+            mask = AttentionMask(causal, window)
             return attention(q, k, v, mask, segment_ids, implementation="xla").sum()
 
         x = jax.ShapeDtypeStruct((1, length, 2, 16), jnp.float32)
@@ -256,13 +268,14 @@ def test_memory_is_linear_in_length(window, monkeypatch):
     assert long < 4096**2  # not even one byte for each pair
 
 
+@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("implementation", ["xla", "splash"])
-def test_divided_over_a_mesh(implementation, monkeypatch):
+def test_divided_over_a_mesh(implementation, causal, monkeypatch):
     """Rows over `data` and `fsdp`, heads over `tensor`: the numbers of one device."""
     if implementation == "splash":
         interpreted = partial(attention_kernels.splash_attention, interpret=True)
         monkeypatch.setitem(IMPLEMENTATIONS, "splash", interpreted)
-    mask, inputs = AttentionMask(window=100), make_inputs(4, 130, groups=2, documents=True)
+    mask, inputs = AttentionMask(causal, 100), make_inputs(4, 130, groups=2, documents=True)
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     with jax.set_mesh(mesh):
         assert_equals_oracle(
@@ -335,7 +348,8 @@ def test_cached_equals_whole(window, dtype):
         jnp.asarray(x.swapaxes(1, 2).reshape(-1, slots, SIZE), dtype) for x in (k_cache, v_cache)
     )
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), (2, length))
-    attend = jax.jit(partial(cached_attention, mask=mask))
+    zeros = np.zeros((2, slots), np.int32)
+    attend = jax.jit(partial(cached_attention, mask=mask, key_segments=zeros))
     tolerance = 2e-5 if dtype == jnp.float32 else 3e-2
 
     for split in range(length):
@@ -343,7 +357,9 @@ def test_cached_equals_whole(window, dtype):
         new = np.where(positions >= split, positions, -1)
         key_positions = np.full((2, slots), -1, np.int32)
         key_positions[rows, order] = positions
-        out = attend(inputs.q, k_cache, v_cache, new, key_positions)
+        out = attend(
+            inputs.q, k_cache, v_cache, new, key_positions, query_segments=zeros[:, :length]
+        )
         assert np.isfinite(out).all()
         np.testing.assert_allclose(
             out[:, split:], expected[:, split:], atol=tolerance, rtol=tolerance
@@ -351,8 +367,25 @@ def test_cached_equals_whole(window, dtype):
         # One position, with the slots of those after it still empty.
         key_positions[rows, order] = np.where(positions <= split, positions, -1)
         one = slice(split, split + 1)
-        out = attend(inputs.q[:, one], k_cache, v_cache, positions[:, one], key_positions)
+        out = attend(
+            inputs.q[:, one],
+            k_cache,
+            v_cache,
+            positions[:, one],
+            key_positions,
+            query_segments=zeros[:, one],
+        )
         np.testing.assert_allclose(out, expected[:, one], atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_cached_segments_are_documents_of_the_whole(window):
+    mask, inputs = AttentionMask(window=window), make_inputs(2, 12, groups=2, documents=True)
+    k_cache, v_cache = (x.swapaxes(1, 2).reshape(-1, 12, SIZE) for x in (inputs.k, inputs.v))
+    positions = np.broadcast_to(np.arange(12, dtype=np.int32), (2, 12))
+    segments = {"query_segments": inputs.segment_ids, "key_segments": inputs.segment_ids}
+    out = cached_attention(inputs.q, k_cache, v_cache, positions, positions, mask, **segments)
+    np.testing.assert_allclose(out, oracle(inputs, mask)[0], atol=2e-5)
 
 
 def test_dtype_scale_and_auto():
@@ -370,5 +403,3 @@ def test_dtype_scale_and_auto():
 def test_wrong_masks():
     with pytest.raises(UserError, match="window of 0"):
         AttentionMask(window=0)
-    with pytest.raises(UserError, match="causal"):
-        AttentionMask(causal=False, window=4)

@@ -5,13 +5,13 @@ import pytest
 from flax import nnx
 
 from bytelm.layers.attention import AttentionMask
-from bytelm.layers.blocks import BlockConfig
+from bytelm.layers.blocks import BlockConfig, Condition
 from bytelm.layers.stack import DEEPEST_UNROLLED, Stack
 
 DEPTH = 3
 
 
-def config(depth=DEPTH, window=None):
+def config(depth=DEPTH, window=None, condition_width=None):
     return BlockConfig(
         width=8,
         depth=depth,
@@ -24,6 +24,7 @@ def config(depth=DEPTH, window=None):
         rope_theta=10_000.0,
         mask=AttentionMask(causal=True, window=window),
         implementation="auto",
+        condition_width=condition_width,
     )
 
 
@@ -108,3 +109,102 @@ def test_unstacking_changes_the_form_and_not_the_numbers(parameters, outputs):
     assert len(stack.blocks) == DEPTH
     assert stack.blocks[0].mlp.up.kernel[...].shape == (8, 8)
     np.testing.assert_allclose(run(*nnx.split(stack)), outputs, rtol=1e-5, atol=1e-5)
+
+
+def random_stack(**options):
+    """A stack with every parameter random, and its parts, so that a function may be jitted."""
+    stack = nnx.eval_shape(lambda: Stack(config(depth=2, **options), rngs=nnx.Rngs(0)))
+    graphdef, shapes = nnx.split(stack)
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0.0, 0.5, leaf.shape), jnp.float32),
+        nnx.to_pure_dict(shapes),
+    )
+    return graphdef, params
+
+
+LONGER = np.random.default_rng(3).normal(size=(2, 9, 8)).astype(np.float32)
+SEGMENTS = np.int32([[1, 1, 1, 2, 2, 2, 2, 2, 3], [1, 2, 2, 2, 2, 3, 3, 3, 3]])
+
+
+def run_in_pieces(graphdef, params, lengths, condition=None):
+    """Outputs for LONGER, read in pieces of at most 3 positions, as many a row as `lengths`."""
+
+    @jax.jit
+    def extend(params, x, cache, lengths, segment_ids, condition):
+        return nnx.merge(graphdef, params).extend(
+            x, cache, lengths, segment_ids=segment_ids, condition=condition
+        )
+
+    cache = nnx.merge(graphdef, params).init_cache(2, 9, jnp.float32)
+    outputs, rows = np.zeros_like(LONGER), np.arange(2)[:, None]
+    done = np.zeros((2, 1), np.int32)
+    for piece in np.int32(lengths):
+        offsets = np.arange(3)[None, :]
+        at = np.minimum(done + offsets, 8)
+        part = None
+        if condition is not None:
+            part = Condition(condition.vectors, condition.index[rows, at])
+        out, cache = extend(params, LONGER[rows, at], cache, piece, SEGMENTS[rows, at], part)
+        valid = offsets < piece[:, None]
+        outputs[np.nonzero(valid)[0], at[valid]] = out[valid]
+        done += piece[:, None]
+    assert (done == 9).all()
+    return outputs
+
+
+LENGTHS = [(3, 1), (2, 3), (0, 2), (1, 1), (3, 2)]
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_pieces_of_packed_documents_equal_the_whole(window):
+    graphdef, params = random_stack(window=window)
+    whole = jax.jit(lambda params, segment_ids: nnx.merge(graphdef, params)(LONGER, segment_ids))
+    expected = whole(params, SEGMENTS)
+    assert np.abs(expected - whole(params, np.ones_like(SEGMENTS))).max() > 0.1
+    found = run_in_pieces(graphdef, params, LENGTHS)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_only_differences_of_positions_matter():
+    graphdef, params = random_stack()
+
+    @jax.jit
+    def whole(params, positions):
+        return nnx.merge(graphdef, params)(LONGER, SEGMENTS, positions=positions)
+
+    counted = whole(params, None)
+    rows = np.broadcast_to(np.arange(9, dtype=np.int32), (2, 9))
+    in_document = rows - np.int32([[0, 0, 0, 3, 3, 3, 3, 3, 8], [0, 1, 1, 1, 1, 5, 5, 5, 5]])
+    for positions in (rows, rows + np.int32([[7], [100]]), in_document):
+        np.testing.assert_allclose(whole(params, positions), counted, rtol=1e-3, atol=1e-4)
+    assert np.abs(whole(params, 2 * rows) - counted).max() > 0.01
+
+
+def test_conditions_are_added_to_each_layers_input():
+    graphdef, params = random_stack(condition_width=6)
+    rng = np.random.default_rng(4)
+    vectors = rng.normal(size=(2, 4, 6)).astype(np.float32)
+    condition = Condition(vectors, rng.integers(4, size=(2, 9)).astype(np.int32))
+
+    @jax.jit
+    def whole(params, condition):
+        return nnx.merge(graphdef, params)(LONGER, SEGMENTS, condition=condition)
+
+    @jax.jit
+    def by_hand(params):
+        x, stack = jnp.asarray(LONGER), nnx.merge(graphdef, params)
+        stack.unstack()
+        for block in stack.blocks:
+            value, output = (
+                dense.kernel[...] for dense in (block.condition_value, block.condition_output)
+            )
+            x = x + (vectors @ value @ output)[np.arange(2)[:, None], condition.index]
+            x = block(x, SEGMENTS)
+        return x
+
+    expected = by_hand(params)
+    assert np.abs(expected - whole(params, None)).max() > 0.1
+    np.testing.assert_allclose(whole(params, condition), expected, rtol=1e-4, atol=1e-5)
+    found = run_in_pieces(graphdef, params, LENGTHS, condition)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

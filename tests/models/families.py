@@ -15,7 +15,12 @@ import numpy as np
 from flax import nnx
 
 from bytelm.layers.linear import Embedding
-from bytelm.models import Batch, ModelConfig, target_nats
+from bytelm.models import Batch, ModelConfig
+from bytelm.models.hat import HATConfig
+from bytelm.models.hat2 import HAT2Config
+from bytelm.models.hierarchy import HierarchyConfig
+from bytelm.models.megabyte import MegaByteConfig
+from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.sharding import path_name
 from bytelm.vocabulary import OUTPUT_SIZE, PAD, START, UNSCORED
@@ -24,6 +29,15 @@ LENGTH = 16
 ROWS = 16
 
 small = functools.partial(TransformerConfig, width=32, depth=2, head_width=8, mlp_width=48)
+levels = {"local_width": 16, "global_width": 32, "global_depth": 1, "head_width": 8}
+# Room for a patch at every symbol; the variants that overflow have less.
+spacebyte = functools.partial(SpaceByteConfig, **levels, local_depth=2, bytes_per_patch=1.0)
+megabyte = functools.partial(
+    MegaByteConfig, **levels, local_depth=1, patch_size=4, bytes_per_patch=1.0
+)
+word_levels = {**levels, "encoder_depth": 1, "decoder_depth": 1, "bytes_per_patch": 1.0}
+hat = functools.partial(HATConfig, **word_levels, longest_word=5)
+hat2 = functools.partial(HAT2Config, **word_levels, longest_word=5)
 
 FAMILIES: dict[str, ModelConfig] = {
     "transformer": small(),
@@ -31,7 +45,29 @@ FAMILIES: dict[str, ModelConfig] = {
     "transformer, grouped and qk-norm": small(key_value_heads=2, qk_norm=True, mlp="relu"),
     "transformer, tied and gelu": small(tied_head=True, mlp="gelu"),
     "transformer, scanned and rematerialised": small(scan=True, remat="full"),
+    "spacebyte": spacebyte(window=5),
+    "spacebyte, published block": spacebyte(
+        norm="layer", mlp="relu", rope_theta=None, learned_positions=12, scaled_init=False
+    ),
+    "spacebyte, fixed patches": spacebyte(boundary="fixed", stride=3),
+    "spacebyte, overflow": spacebyte(bytes_per_patch=5.0),
+    "megabyte": megabyte(),
+    "megabyte, published block": megabyte(
+        norm="layer", mlp="relu", rope_theta=None, learned_positions=12, scaled_init=False
+    ),
+    "megabyte, overflow": megabyte(bytes_per_patch=8.0),
+    "hat": hat(),
+    "hat, overflow": hat(bytes_per_patch=8.0),
+    "hat2": hat2(window=6),
+    "hat2, whitespace": hat2(boundary="whitespace", window=None),
+    "hat2, overflow": hat2(bytes_per_patch=4.0),
+    "hat2, scanned and rematerialised": hat2(scan=True, remat="full"),
 }
+
+
+def overflows(config: ModelConfig) -> bool:
+    """Whether the rows of these tests may hold more patches than the model has room for."""
+    return isinstance(config, HierarchyConfig) and config.bytes_per_patch > 1
 
 
 @functools.cache
@@ -72,7 +108,7 @@ def backward(config: ModelConfig) -> Callable[[Any, Batch, jax.Array], tuple[jax
             return x + nudge[..., None] * jnp.cos(jnp.arange(x.shape[-1]))[None, None, :]
 
         with mock.patch.object(Embedding, "__call__", nudged):
-            nats = target_nats(nnx.merge(graphdef, params)(batch).logits, batch.targets)
+            nats = nnx.merge(graphdef, params)(batch).nats(batch.targets)
         return (weights * nats).sum(), nats
 
     @jax.jit

@@ -11,8 +11,16 @@ from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
 from bytelm.models import Batch
+from bytelm.models.hat import HATConfig
+from bytelm.models.hat2 import HAT2Config
+from bytelm.models.hierarchy import HierarchyConfig
+from bytelm.models.megabyte import MegaByteConfig
+from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from tests.models.families import FAMILIES
+
+
+FLAT = {name: c for name, c in FAMILIES.items() if isinstance(c, TransformerConfig)}
 
 
 def program(config, length):
@@ -44,7 +52,7 @@ def pairs_seen(length, window):
 
 
 @pytest.mark.parametrize("length", [1, 24])
-@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES.keys())
+@pytest.mark.parametrize("config", FLAT.values(), ids=FLAT.keys())
 def test_flops_are_those_of_the_traced_matrix_products(config, length):
     one, two = (matmul_flops(program(config, size).jaxpr) for size in (1, 2))
     # All else is linear in the length, so what remains is what one pair of positions costs.
@@ -55,8 +63,30 @@ def test_flops_are_those_of_the_traced_matrix_products(config, length):
     assert config.forward_flops(length) == multiplied - hidden * of_pair
 
 
-def test_flops_agree_with_the_cost_analysis_of_xla():
-    # Wide enough for matrix products to dominate; XLA counts norms and softmax as well.
-    config = TransformerConfig(width=256, depth=2, head_width=32)
+# Wide enough for matrix products to dominate; XLA counts norms and softmax as well.
+LEVELS = {"local_width": 256, "global_width": 512, "global_depth": 2, "head_width": 32}
+WIDE = {
+    "transformer": TransformerConfig(width=256, depth=2, head_width=32),
+    "spacebyte": SpaceByteConfig(**LEVELS, local_depth=2),
+    "megabyte": MegaByteConfig(**LEVELS, local_depth=2, patch_size=8),
+    "hat": HATConfig(**LEVELS, encoder_depth=1, decoder_depth=1, bytes_per_patch=8.0),
+    "hat2": HAT2Config(**LEVELS, encoder_depth=1, decoder_depth=1),
+}
+
+
+@pytest.mark.parametrize("config", WIDE.values(), ids=WIDE.keys())
+def test_flops_agree_with_the_cost_analysis_of_xla(config):
     counted = program(config, 32).lower().compile().cost_analysis()["flops"]
     assert config.forward_flops(32) == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize("config", WIDE.values(), ids=WIDE.keys())
+def test_flops_from_the_patches_there_are(config):
+    if not isinstance(config, HierarchyConfig):
+        assert config.forward_flops(32, patches=3) == config.forward_flops(32)
+        return
+    full = config.capacity(32)
+    assert config.forward_flops(32, patches=full) == config.forward_flops(32)
+    backbone = config.global_block()
+    saved = config.forward_flops(32) - config.forward_flops(32, patches=full / 2)
+    assert saved >= backbone.forward_flops(full) - backbone.forward_flops(full / 2) > 0

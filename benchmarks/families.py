@@ -1,0 +1,228 @@
+"""The hierarchical families beside the flat Transformer, at equal FLOPs per byte.
+
+    python -m benchmarks.families
+
+Three tables, each from turns in one run, on this machine's Python standard library as text:
+
+- a training step at one length: bytes/s, memory, and the time of everything but the blocks (the
+  patching, the embedding and the head);
+- training steps as the length grows, with as many bytes in a step;
+- cached decoding of text, byte by byte, by models of equal size.
+
+Widths of the backbones are chosen to come closest to the flat model's FLOPs per byte; what is left
+of the difference is divided out in the column "time / FLOPs".
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+
+from benchmarks.timing import in_turns, show
+from bytelm.data.config import DataConfig
+from bytelm.data.loader import train_loader
+from bytelm.layers.stack import Stack
+from bytelm.models import Batch, ModelConfig
+from bytelm.models.hat import HATConfig
+from bytelm.models.hat2 import HAT2Config
+from bytelm.models.megabyte import MegaByteConfig
+from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.models.transformer import TransformerConfig
+from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.sharding import MeshConfig, place_batch, row_share
+from bytelm.training.step import train_program
+from bytelm.vocabulary import START
+
+WIDTHS = range(128, 2049, 64)
+"""Widths of the backbone to choose from."""
+ROOM = 5.5
+"""Bytes per patch that the backbones have room for."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to measure."""
+
+    width: int = 256
+    """Channels of the flat Transformer."""
+    depth: int = 6
+    """Its blocks, and those of each stack of a hierarchical model, local ones divided in two."""
+    length: int = 1024
+    """Symbols in a row, in the first table."""
+    lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384)
+    """Symbols in a row, in the second table."""
+    symbols: int = 16384
+    """Symbols in a step."""
+    decoded: int = 384
+    """Bytes decoded in a run."""
+    parameters: float = 20e6
+    """Parameters of each model that decodes."""
+    rounds: int = 5
+    """Turns that each contender takes."""
+    tables: tuple[str, ...] = ("step", "lengths", "decoding")
+    """Which tables to make."""
+
+
+def families(arguments: Arguments) -> dict[str, Callable[[int], ModelConfig]]:
+    """A config of each family, given the width of its backbone (the flat ones': of the model)."""
+    depth, local = arguments.depth, 3 * arguments.width // 4
+    levels = {"local_width": local, "global_depth": depth, "bytes_per_patch": ROOM}
+    halves = {**levels, "encoder_depth": depth // 2, "decoder_depth": depth // 2}
+    return {
+        "flat": lambda width: TransformerConfig(width=width, depth=depth),
+        "flat, window": lambda width: TransformerConfig(width=width, depth=depth, window=local),
+        "megabyte": lambda width: MegaByteConfig(
+            **levels | {"bytes_per_patch": 7.0}, local_depth=depth, global_width=width
+        ),
+        "spacebyte": lambda width: SpaceByteConfig(
+            **levels, local_depth=depth, global_width=max(width, local)
+        ),
+        "hat": lambda width: HATConfig(**halves, global_width=width),
+        "hat2": lambda width: HAT2Config(**halves, global_width=width, window=local),
+    }
+
+
+def flops_per_byte(config: ModelConfig, length: int) -> float:
+    return config.forward_flops(length) / length
+
+
+def closest(make: Callable[[int], ModelConfig], wanted: float, measure: Callable) -> ModelConfig:
+    """The config whose measure comes closest to what is wanted."""
+    return min(map(make, WIDTHS), key=lambda config: abs(measure(config) - wanted))
+
+
+def text_batch(length: int, symbols: int) -> Batch:
+    rows = max(1, symbols // length)
+    data = DataConfig(sequence_length=length, batch_size=rows)
+    return next(train_loader(data, 0, *row_share(rows, MeshConfig(data=1).build())))
+
+
+def training_step(config: ModelConfig, batch: Batch) -> tuple[Callable[[], None], int]:
+    """A step to be called any number of times, and its temporary bytes."""
+    mesh = MeshConfig(data=1).build()
+    program = train_program(config, OptimizerConfig().build(1000), mesh)
+    placed = place_batch(batch, mesh)
+    state = program.init(0)
+    with jax.set_mesh(mesh):
+        compiled = program.train.lower(state, placed).compile()  # type: ignore[attr-defined]
+
+    def step() -> None:
+        nonlocal state
+        with jax.set_mesh(mesh):
+            state, metrics = compiled(state, placed)
+        jax.block_until_ready((state, metrics))
+
+    return step, compiled.memory_analysis().temp_size_in_bytes
+
+
+def step_table(arguments: Arguments) -> None:
+    batch = text_batch(arguments.length, arguments.symbols)
+    measure = partial(flops_per_byte, length=arguments.length)
+    makers = families(arguments)
+    flat = makers["flat"](arguments.width)
+    configs = {name: closest(make, measure(flat), measure) for name, make in makers.items()}
+    built = {name: training_step(config, batch) for name, config in configs.items()}
+    with mock.patch.object(Stack, "__call__", lambda self, x, *_, **__: x):
+        bare = {name: training_step(c, batch)[0] for name, c in configs.items()}
+    timings = in_turns({name: step for name, (step, _) in built.items()}, rounds=arguments.rounds)
+    rest = in_turns(bare, rounds=arguments.rounds)
+
+    def cost(name: str) -> float:
+        return timings[name].median / measure(configs[name])
+
+    rows = [
+        (
+            name,
+            f"{measure(configs[name]) / 1e6:.1f}",
+            f"{parameters(configs[name]) / 1e6:.1f}",
+            f"{timing.median * 1e3:,.0f}",
+            f"{timing.least * 1e3:,.0f}",
+            f"{batch.ids.size / timing.median:,.0f}",
+            f"{cost(name) / cost('flat'):.2f}",
+            f"{rest[name].median / timing.median:.1%}",
+            f"{built[name][1] / 2**20:,.0f}",
+        )
+        for name, timing in timings.items()
+    ]
+    columns = ("", "MFLOP/byte", "M params", "median ms", "least ms", "bytes/s")
+    columns += ("time / FLOPs, of flat", "without blocks", "memory MiB")
+    show(f"Training step, T {arguments.length}, {batch.ids.size} symbols", columns, rows)
+
+
+def lengths_table(arguments: Arguments) -> None:
+    makers = families(arguments)
+    measure = partial(flops_per_byte, length=arguments.lengths[0])
+    wanted = measure(makers["flat"](arguments.width))
+    configs = {name: closest(make, wanted, measure) for name, make in makers.items()}
+    rows: dict[str, list[str]] = {name: [name] for name in configs}
+    for length in arguments.lengths:
+        batch = text_batch(length, arguments.symbols)
+        built = {name: training_step(config, batch) for name, config in configs.items()}
+        steps = {name: step for name, (step, _) in built.items()}
+        timings = in_turns(steps, rounds=max(2, arguments.rounds // 2), warm_up=1)
+        for name, timing in timings.items():
+            speed = batch.ids.size / timing.median
+            rows[name].append(f"{speed:,.0f} ({built[name][1] / 2**20:,.0f})")
+    columns = ("bytes/s (MiB)", *(f"T {length}" for length in arguments.lengths))
+    show(f"Training as T grows, {arguments.symbols} symbols a step", columns, list(rows.values()))
+
+
+def parameters(config: ModelConfig) -> int:
+    abstract = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract)))
+
+
+def decoding(config: ModelConfig, text: np.ndarray) -> Callable[[], object]:
+    """Reads text byte by byte through the cache, as generation does."""
+    graphdef, params = nnx.split(config.build(nnx.Rngs(0)).for_decoding())
+
+    @jax.jit
+    def run(params: Any, ids: jax.Array) -> jax.Array:
+        model = nnx.merge(graphdef, params)
+
+        def step(cache: Any, symbol: jax.Array) -> tuple[Any, jax.Array]:
+            logits, cache = model.extend(symbol[None, None], cache, jnp.ones((1,), jnp.int32))
+            return cache, logits.argmax()
+
+        return jax.lax.scan(step, model.init_cache(1, len(text)), ids)[1]
+
+    return lambda: jax.block_until_ready(run(params, text))
+
+
+def decoding_table(arguments: Arguments) -> None:
+    ids = text_batch(arguments.decoded, arguments.decoded).ids[0]
+    text = np.concatenate([[START], ids[1:]]).astype(np.int32)
+    makers = families(arguments)
+    configs = {n: closest(make, arguments.parameters, parameters) for n, make in makers.items()}
+    runs = {name: decoding(config, text) for name, config in configs.items()}
+    timings = in_turns(runs, rounds=arguments.rounds, warm_up=1)
+    rows = [
+        (
+            name,
+            f"{parameters(configs[name]) / 1e6:.1f}",
+            f"{len(text) / timing.median:,.0f}",
+            f"{len(text) / timing.least:,.0f}",
+            f"{timings['flat'].median / timing.median:.1f}",
+        )
+        for name, timing in timings.items()
+    ]
+    columns = ("", "M params", "bytes/s, median", "best", "x flat")
+    show(f"Cached decoding of {len(text)} bytes, batch 1", columns, rows)
+
+
+def main(arguments: Arguments) -> None:
+    """Measures, and shows the tables."""
+    tables = {"step": step_table, "lengths": lengths_table, "decoding": decoding_table}
+    for name in arguments.tables:
+        tables[name](arguments)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))

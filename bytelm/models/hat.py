@@ -1,0 +1,333 @@
+"""HAT, first version: spell a word, say that it ends, predict the next (arXiv 2501.10322).
+
+Hierarchical autoregressive Transformer over words (Neitemeier et al., ICLR 2025). Text is split
+at whitespace, which goes to the word before. For every word, `[W]` and the word's bytes pass an encoder that
+sees the whole word and nothing else; what it makes of `[W]` is the word's vector. A causal backbone
+runs over the words. Its output at a word becomes the first position of a causal decoder that
+spells the next word: it sees that vector and the word's bytes so far. After a word's last byte the
+decoder says `[W]`, the word's end.
+
+A word's end is known from its bytes, but the decoder has to say it all the same, so it costs bits,
+as published: logits are the distribution over bytes and END given whether the word ends here, and
+`segmentation_nats` is what saying that costs. Their sum is minus the log of the published product.
+
+Bytes and marks lie in one flat stream of T + P positions, the mark of each word behind its last
+byte; "inside one word" is a segment id. The encoder reads `[W]` from there with the rotary position
+before the word's first byte.
+
+Decided here: the first whitespace character of a run ends a word and the others lead the next one,
+so that an end never waits for the next byte (between words that one space parts, this is the
+published rule); UAX-29 words, the paper's variant, are known only with the next byte and belong to
+the second version (`hat2.py`). START is a word.
+END may follow any byte: no `[W]` is said before it unless whitespace came last. Words longer than
+`longest_word` bytes are split. When a row has no room for another word, the last one goes on, its
+decoder seeing `longest_word` + 1 positions back.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bytelm.layers.attention import AttentionMask
+from bytelm.layers.blocks import BlockConfig
+from bytelm.layers.boundaries import BoundaryRule, RuleState, find_boundaries
+from bytelm.layers.linear import Dense, Embedding
+from bytelm.layers.norms import NORMS
+from bytelm.layers.partitioning import shard_rows
+from bytelm.layers.patching import Patches, find_patches, positions_in_segment, spread_first
+from bytelm.layers.stack import StackCache
+from bytelm.models.contract import Batch, LanguageModel, ModelOutput
+from bytelm.models.hierarchy import HierarchyConfig, extend_backbone
+from bytelm.vocabulary import INPUT_SIZE, OUTPUT_SIZE, PAD
+
+WORD_END = OUTPUT_SIZE
+"""The decoder's output for `[W]`."""
+
+
+@dataclass(frozen=True)
+class HATConfig(HierarchyConfig):
+    """Hierarchical autoregressive Transformer, first version."""
+
+    family: ClassVar[str] = "hat"
+
+    local_width: int = 256
+    """Channels of the encoder and the decoder."""
+    encoder_depth: int = 3
+    """Blocks of the encoder."""
+    decoder_depth: int = 3
+    """Blocks of the decoder."""
+    global_width: int = 512
+    """Channels of the backbone."""
+    global_depth: int = 6
+    """Blocks of the backbone."""
+    boundary: Literal["whitespace_run", "whitespace", "fixed"] = "whitespace_run"
+    """Where words end: with the first whitespace character of a run, with each one, or every
+    `longest_word` bytes."""
+    longest_word: int = 32
+    """Most bytes in a word; a longer one is split."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_positive("encoder_depth", "decoder_depth", "global_depth", "longest_word")
+        self.require_heads("local_width", "global_width")
+
+    @property
+    def rule(self) -> BoundaryRule:
+        return BoundaryRule(self.boundary, self.longest_word)
+
+    def encoder_block(self) -> BlockConfig:
+        mask = AttentionMask(causal=False, window=self.longest_word + 1)
+        return self.block(self.local_width, self.encoder_depth, mask)
+
+    def decoder_block(self) -> BlockConfig:
+        mask = AttentionMask(window=self.longest_word + 1)
+        return self.block(self.local_width, self.decoder_depth, mask)
+
+    def global_block(self) -> BlockConfig:
+        return self.block(self.global_width, self.global_depth, AttentionMask())
+
+    def build(self, rngs: nnx.Rngs) -> "HAT":
+        return HAT(self, rngs=rngs)
+
+    def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
+        patches = self.capacity(sequence_length) if patches is None else patches
+        stream = sequence_length + patches
+        word = stream / patches  # a word of the mean length, its mark included
+        encoder, decoder = self.encoder_block(), self.decoder_block()
+        local = 0.0
+        for block, pairs in ((encoder, word * word), (decoder, word * (word + 1) / 2)):
+            inner = block.heads * block.head_width
+            alone = block.forward_flops(1) - block.depth * 4.0 * inner
+            local += stream * alone + block.depth * 4.0 * patches * pairs * inner
+        d, width = self.local_width, self.global_width
+        projections = 2.0 * patches * 2 * d * width
+        head = 2.0 * stream * d * (OUTPUT_SIZE + 1)
+        return local + self.global_block().forward_flops(patches) + projections + head
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class HATCache:
+    """Decoding state.
+
+    Attributes:
+        spelled: int32 `[B, longest_word]`, the bytes of the open word, the newest last.
+        length: int32 `[B]`, how many of them there are.
+        segment: int32 `[B]`, number of the open word.
+        rule, backbone, decoder: of the rule and the two causal stacks.
+    """
+
+    spelled: jax.Array
+    length: jax.Array
+    segment: jax.Array
+    rule: RuleState
+    backbone: StackCache
+    decoder: StackCache
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Stream:
+    """Where T bytes and the marks of P words lie in one sequence of T + P positions.
+
+    Attributes:
+        source: int32 `[B, T + P]`, what lies at each position: a byte (0 to T - 1) or a mark
+            (T to T + P - 1). The marks that there are not lie behind everything.
+        place: int32 `[B, T + P]`, the inverse: where each byte, then each mark, lies.
+    """
+
+    source: jax.Array
+    place: jax.Array
+
+    @classmethod
+    def of(cls, words: Patches) -> "Stream":
+        """The stream in which a mark follows each symbol of `words.opened`."""
+        length = words.opened.shape[1]
+        marks = jnp.arange(words.at.shape[1])[None, :]
+        before = words.count - words.opened
+        of_bytes = jnp.arange(length)[None, :] + before
+        of_marks = marks + jnp.where(words.valid, words.at + 1, length)
+        place = jnp.concatenate([of_bytes, of_marks], axis=1)
+        index = jnp.arange(place.shape[1])
+        source = jax.vmap(lambda row: jnp.zeros_like(index).at[row].set(index))(place)
+        return cls(source, place)
+
+    def join(self, of_bytes: jax.Array, of_marks: jax.Array) -> jax.Array:
+        """`[B, T, ...]` and `[B, P, ...]` to the stream's order."""
+        joined = jnp.concatenate([of_bytes, of_marks], axis=1)
+        return _reorder(joined, self.source, self.place)
+
+    def part(self, x: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
+        """The inverse of `join`, for T = `length`."""
+        x = _reorder(x, self.place, self.source)
+        return x[:, :length], x[:, length:]
+
+
+@jax.custom_vjp
+def _reorder(x: jax.Array, index: jax.Array, inverse: jax.Array) -> jax.Array:
+    """`x[b, index[b, i]]` for a permutation and its inverse, so that the gradient is a gather."""
+    return jax.vmap(lambda row, i: row[i])(x, index)
+
+
+_reorder.defvjp(
+    lambda x, index, inverse: (_reorder(x, index, inverse), (index, inverse)),
+    lambda indices, gradient: (_reorder(gradient, *reversed(indices)), None, None),
+)
+
+
+class HAT(LanguageModel):
+    """The model that a `HATConfig` builds."""
+
+    def __init__(self, config: HATConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        d, width = config.local_width, config.global_width
+        self.encoder_embedding = Embedding(INPUT_SIZE, d, rngs=rngs)
+        self.word_mark = nnx.Param(jax.random.normal(rngs.params(), (d,)))
+        self.encoder = config.stack(config.encoder_block(), rngs)
+        self.encoder_norm = NORMS[config.norm](d)
+        self.to_backbone = Dense(d, width, rngs=rngs)
+        self.backbone = config.stack(config.global_block(), rngs)
+        self.backbone_norm = NORMS[config.norm](width)
+        self.to_decoder = Dense(width, d, rngs=rngs)
+        self.decoder_embedding = Embedding(INPUT_SIZE, d, rngs=rngs)
+        self.decoder = config.stack(config.decoder_block(), rngs)
+        self.final_norm = NORMS[config.norm](d)
+        gain = 0.0 if config.scaled_init else 1.0
+        self.head = Dense(d, OUTPUT_SIZE + 1, rngs=rngs, gain=gain)
+
+    def __call__(self, batch: Batch) -> ModelOutput:
+        ids, segment_ids = batch.ids, batch.segment_ids
+        length = ids.shape[1]
+        boundaries, _ = find_boundaries(self.config.rule, ids, segment_ids)
+        words = find_patches(boundaries.ends, segment_ids, self.config.capacity(length))
+        stream, numbers = Stream.of(words), _word_numbers(words, segment_ids)
+        y = self._encode(ids, words, stream, numbers)
+        y = self.to_decoder(self.backbone_norm(self.backbone(y, words.segment_ids)))
+
+        x = self.decoder_embedding(ids, self.config.dtype)
+        x = self.decoder(shard_rows(stream.join(x, y)), _decoder_segments(words, stream, numbers))
+        logits, segmentation_nats = self._logits(*stream.part(x, length), words)
+        return ModelOutput(logits, segmentation_nats, statistics=words.statistics)
+
+    def _encode(
+        self, ids: jax.Array, words: Patches, stream: Stream, numbers: jax.Array
+    ) -> jax.Array:
+        """The vector of each word that ends, `[B, P, global_width]`."""
+        x = self.encoder_embedding(ids, self.config.dtype)
+        mark = self.word_mark[...].astype(x.dtype)[None, None, :]
+        marks = jnp.broadcast_to(mark, (*words.at.shape, x.shape[-1]))
+        own = jnp.where(words.valid, jnp.take_along_axis(numbers, words.at, axis=1), 0)
+        # [W] stands before the word: position 0, and the bytes from 1 on.
+        positions = stream.join(1 + positions_in_segment(numbers), jnp.zeros_like(words.at))
+        segments = stream.join(numbers, own)
+        x = self.encoder(shard_rows(stream.join(x, marks)), segments, positions=positions)
+        _, x = stream.part(x, ids.shape[1])
+        return self.to_backbone(self.encoder_norm(x))
+
+    def _logits(
+        self, of_bytes: jax.Array, of_marks: jax.Array, words: Patches
+    ) -> tuple[jax.Array, jax.Array]:
+        """Logits of the next byte `[B, T, OUTPUT_SIZE]`, and nats of the end of words `[B, T]`."""
+        of_bytes = self.head(self.final_norm(of_bytes)).astype(jnp.float32)
+        of_marks = self.head(self.final_norm(of_marks)).astype(jnp.float32)
+        spelling, end = of_bytes[:, :, :WORD_END], of_bytes[:, :, WORD_END]
+        end -= jax.nn.logsumexp(spelling, axis=-1)
+        next_word = spread_first(of_marks[:, :, :WORD_END], words)
+        logits = jnp.where(words.opened[:, :, None], next_word, spelling)
+        return logits, jax.nn.softplus(jnp.where(words.opened, -end, end))
+
+    def init_cache(self, batch_size: int, max_length: int) -> HATCache:
+        config, zeros = self.config, jnp.zeros((batch_size,), jnp.int32)
+        capacity = config.capacity(max_length)
+        return HATCache(
+            spelled=jnp.full((batch_size, config.longest_word), PAD, jnp.int32),
+            length=zeros,
+            segment=zeros + 1,
+            rule=RuleState.empty(batch_size),
+            backbone=self.backbone.init_cache(batch_size, capacity, config.dtype),
+            decoder=self.decoder.init_cache(batch_size, max_length + capacity, config.dtype),
+        )
+
+    def extend(
+        self, ids: jax.Array, cache: HATCache, lengths: jax.Array
+    ) -> tuple[jax.Array, HATCache]:
+        new, longest = ids.shape[1], self.config.longest_word
+        valid = jnp.arange(new)[None, :] < lengths[:, None]
+        boundaries, rule = find_boundaries(
+            self.config.rule, ids, valid.astype(jnp.int32), cache.rule
+        )
+        room = cache.backbone.positions.shape[1] - cache.backbone.length
+        words = find_patches(boundaries.ends, valid.astype(jnp.int32), new, room=room)
+        y, backbone = self._next_words(ids, cache, words, valid)
+
+        stream = Stream.of(words)
+        numbers = cache.segment[:, None] + words.count - words.opened
+        x = self.decoder_embedding(ids, self.config.dtype)
+        x, decoder = self.decoder.extend(
+            stream.join(x, y),
+            cache.decoder,
+            lengths + words.total,
+            segment_ids=_decoder_segments(words, stream, numbers),
+        )
+        logits, _ = self._logits(*stream.part(x, new), words)
+
+        # The open word's bytes are those after the last end.
+        index = lengths[:, None] + jnp.arange(longest)[None, :]
+        spelled = jnp.take_along_axis(jnp.concatenate([cache.spelled, ids], axis=1), index, axis=1)
+        last_end = jnp.take_along_axis(words.at, jnp.maximum(words.total - 1, 0)[:, None], axis=1)
+        since = lengths - last_end[:, 0] - 1
+        length = jnp.where(words.total > 0, since, cache.length + lengths)
+        return logits, HATCache(
+            spelled=spelled,
+            length=jnp.minimum(length, longest),
+            segment=cache.segment + words.total,
+            rule=rule,
+            backbone=backbone,
+            decoder=decoder,
+        )
+
+    def _next_words(
+        self, ids: jax.Array, cache: HATCache, words: Patches, valid: jax.Array
+    ) -> tuple[jax.Array, StackCache]:
+        """What the decoder starts each next word with, for the words that end: `[B, N, d]`."""
+        longest = self.config.longest_word
+        before = jnp.arange(longest)[None, :] >= longest - cache.length[:, None]
+        segments = jnp.concatenate([before, valid], axis=1).astype(jnp.int32)
+
+        def widened(flags: jax.Array) -> jax.Array:
+            return jnp.pad(flags, ((0, 0), (longest, 0)))
+
+        def run() -> tuple[jax.Array, StackCache]:
+            spelled = jnp.concatenate([cache.spelled, ids], axis=1)
+            ended = find_patches(widened(words.opened), segments, words.at.shape[1])
+            numbers = _word_numbers(ended, segments)
+            y = self._encode(spelled, ended, Stream.of(ended), numbers)
+            y, backbone = extend_backbone(self.backbone, y, cache.backbone, words.total)
+            return self.to_decoder(self.backbone_norm(y)), backbone
+
+        def nothing() -> tuple[jax.Array, StackCache]:
+            shape = (*words.at.shape, self.config.local_width)
+            return jnp.zeros(shape, self.config.dtype), cache.backbone
+
+        return jax.lax.cond(words.opened.any(), run, nothing)
+
+    def for_decoding(self) -> "HAT":
+        for stack in (self.encoder, self.backbone, self.decoder):
+            stack.unstack()
+        return self
+
+
+def _word_numbers(words: Patches, segment_ids: jax.Array) -> jax.Array:
+    """The number of each symbol's word among all of the row's, from 1; 0 in padding: `[B, T]`."""
+    documents = jnp.cumsum(jnp.diff(segment_ids, axis=1, prepend=0) != 0, axis=1)
+    ended = words.count - words.opened
+    return jnp.where(segment_ids > 0, ended + documents, 0)
+
+
+def _decoder_segments(words: Patches, stream: Stream, numbers: jax.Array) -> jax.Array:
+    """The word that each position of the stream spells, 0 for none: `[B, T + P]`."""
+    following = jnp.take_along_axis(numbers, words.at, axis=1) + 1
+    return stream.join(numbers, jnp.where(words.valid, following, 0))

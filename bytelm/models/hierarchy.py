@@ -1,0 +1,147 @@
+"""What the hierarchical families share: their common options, and running a backbone on patches."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bytelm.errors import UserError
+from bytelm.layers.attention import AttentionImplementation, AttentionMask
+from bytelm.layers.blocks import BlockConfig
+from bytelm.layers.mlp import MLPKind
+from bytelm.layers.norms import NormKind
+from bytelm.layers.stack import Remat, Stack, StackCache
+from bytelm.models.contract import ModelConfig
+
+
+@dataclass(frozen=True)
+class HierarchyConfig(ModelConfig):
+    """Options of every family that has blocks over bytes and a backbone over patches."""
+
+    bytes_per_patch: float = 4.0
+    """The backbone has room for one patch per this many symbols of a row, rounded up. A row that
+    is full opens no more patches: its last one takes the symbols that follow. `bytelm data
+    describe` says what a corpus needs."""
+    head_width: int = 64
+    """Channels of one attention head."""
+    mlp: MLPKind = "swiglu"
+    """Kind of MLP."""
+    norm: NormKind = "rms"
+    """RMSNorm, or LayerNorm with a scale and no shift."""
+    qk_norm: bool = True
+    """Whether each head's queries and keys are normalised."""
+    rope_theta: float | None = 10_000.0
+    """Base of the rotary wavelengths; None for no rotation."""
+    scaled_init: bool = True
+    """Whether kernels that end a residual branch start smaller by sqrt(2 x depth) and the head at
+    zero; otherwise all kernels start as a normal of variance 1/d_in."""
+    scan: bool | None = None
+    """Scan over the blocks of a stack, or unroll them; None scans above 8 blocks."""
+    remat: Remat = "none"
+    """What the backward pass recomputes: nothing, all but matrix products ("dots"), or "full"."""
+    attention: AttentionImplementation = "auto"
+    """Attention back end; "auto" picks the fastest exact one of the machine."""
+
+    def __post_init__(self) -> None:
+        if not self.bytes_per_patch >= 1:
+            raise UserError(
+                f"model.bytes_per_patch is {self.bytes_per_patch}; it must be at least 1."
+            )
+        self.require_positive("head_width")
+        if self.rope_theta is not None and self.head_width % 2:
+            raise UserError(
+                f"model.head_width is {self.head_width}; rotary positions need it even."
+            )
+
+    def require_positive(self, *names: str) -> None:
+        """Raises UserError unless the fields so named are None or at least 1."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"model.{name} is {value}; it must be at least 1.")
+
+    def require_heads(self, *names: str) -> None:
+        """Raises UserError unless the widths so named are multiples of `head_width`."""
+        self.require_positive(*names)
+        for name in names:
+            if getattr(self, name) % self.head_width:
+                raise UserError(
+                    f"model.{name} {getattr(self, name)} is no multiple of model.head_width "
+                    f"{self.head_width}; change one of them."
+                )
+
+    def require_divisor(self, name: str, heads: int) -> None:
+        """Raises UserError unless the field so named is None or divides the query heads."""
+        value = getattr(self, name)
+        if value is not None and heads % value:
+            raise UserError(
+                f"model.{name} {value} does not divide the {heads} query heads; choose a divisor."
+            )
+
+    def capacity(self, length: int) -> int:
+        """Patches that a row of `length` symbols has room for."""
+        return max(1, math.ceil(length / self.bytes_per_patch - 1e-6))
+
+    def block(
+        self,
+        width: int,
+        depth: int,
+        mask: AttentionMask,
+        *,
+        key_value_heads: int | None = None,
+        mlp_width: int | None = None,
+        condition_width: int | None = None,
+    ) -> BlockConfig:
+        """The shape of the blocks of one of the family's stacks."""
+        heads = width // self.head_width
+        return BlockConfig(
+            width=width,
+            depth=depth,
+            heads=heads,
+            key_value_heads=key_value_heads or heads,
+            head_width=self.head_width,
+            mlp=self.mlp,
+            mlp_width=mlp_width,
+            qk_norm=self.qk_norm,
+            rope_theta=self.rope_theta,
+            mask=mask,
+            implementation=self.attention,
+            norm=self.norm,
+            scaled_init=self.scaled_init,
+            condition_width=condition_width,
+        )
+
+    def stack(self, block: BlockConfig, rngs: nnx.Rngs) -> Stack:
+        """A stack of such blocks, run as the options say."""
+        return Stack(block, rngs=rngs, scan=self.scan, remat=self.remat)
+
+
+class PositionTable(nnx.Module):
+    """Learned absolute positions: int `[B, T] -> [B, T, width]`, standard deviation 1 at first.
+
+    Positions beyond the table get its last row: a longer text is read, if not as well.
+    """
+
+    def __init__(self, size: int, width: int, *, rngs: nnx.Rngs):
+        self.table = nnx.Param(jax.random.normal(rngs.params(), (size, width)))
+
+    def __call__(self, positions: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        return jnp.take(self.table[...].astype(dtype), positions, axis=0, mode="clip")
+
+
+def extend_backbone(
+    backbone: Stack, y: jax.Array, cache: StackCache, counts: jax.Array
+) -> tuple[jax.Array, StackCache]:
+    """Runs the backbone on the patches that opened, and not at all if none did in any row.
+
+    Args:
+        y: `[B, P, width]`.
+        counts: int32 `[B]`, how many of the P patches each row really has.
+    """
+
+    def run() -> tuple[jax.Array, StackCache]:
+        return backbone.extend(y, cache, counts)
+
+    return jax.lax.cond((counts > 0).any(), run, lambda: (jnp.zeros_like(y), cache))

@@ -1,0 +1,23 @@
+"""A small HAT of the second version, of about the quick start's FLOPs per byte."""
+
+from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.data.config import DataConfig
+from bytelm.models.hat2 import HAT2Config
+from bytelm.training.optimizer import OptimizerConfig
+
+config = ExperimentConfig(
+    model=HAT2Config(
+        local_width=128,
+        encoder_depth=2,
+        decoder_depth=2,
+        window=128,
+        global_width=256,
+        global_depth=4,
+        bytes_per_patch=4.0,
+    ),
+    data=DataConfig(sequence_length=1024, batch_size=4),
+    optimizer=OptimizerConfig(
+        name="muon", learning_rate=1e-2, schedule="warmup_stable_decay", decay=0.4
+    ),
+    train=TrainConfig(steps=700, log_every=50, validate_every=350, checkpoint_every=175),
+)

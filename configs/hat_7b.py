@@ -1,0 +1,28 @@
+"""HAT, first version, at 7B: 36 blocks over words, 4 + 4 over bytes, both as published."""
+
+from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.data.config import DataConfig
+from bytelm.models.hat import HATConfig
+from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.sharding import MeshConfig
+
+config = ExperimentConfig(
+    model=HATConfig(
+        local_width=1024,
+        encoder_depth=4,
+        decoder_depth=4,
+        global_width=4608,
+        global_depth=36,
+        head_width=128,
+        qk_norm=False,
+        longest_word=64,
+        bytes_per_patch=4.5,
+        remat="dots",
+    ),
+    data=DataConfig(dataset="c4/en", sequence_length=16384, batch_size=256, workers=8),
+    optimizer=OptimizerConfig(learning_rate=0.00027, warmup=0.01, weight_decay=0.1),
+    mesh=MeshConfig(fsdp=8),
+    train=TrainConfig(
+        steps=72_000, validate_every=2000, checkpoint_every=1000, log_every=20, keep=3
+    ),
+)

@@ -1,0 +1,22 @@
+"""A small HAT of the first version, of about the quick start's FLOPs per byte."""
+
+from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.data.config import DataConfig
+from bytelm.models.hat import HATConfig
+from bytelm.training.optimizer import OptimizerConfig
+
+config = ExperimentConfig(
+    model=HATConfig(
+        local_width=128,
+        encoder_depth=2,
+        decoder_depth=2,
+        global_width=256,
+        global_depth=4,
+        bytes_per_patch=5.5,
+    ),
+    data=DataConfig(sequence_length=1024, batch_size=4),
+    optimizer=OptimizerConfig(
+        name="muon", learning_rate=1e-2, schedule="warmup_stable_decay", decay=0.4
+    ),
+    train=TrainConfig(steps=700, log_every=50, validate_every=350, checkpoint_every=175),
+)

@@ -1,0 +1,7 @@
+"""SpaceByte's grid at 1e18 training FLOPs: D 384, d 256, 8 + 8 blocks."""
+
+from bytelm.published import spacebyte
+
+config = spacebyte(
+    global_width=384, local_width=256, global_depth=8, local_depth=8, budget=1e18
+)
