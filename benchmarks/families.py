@@ -4,13 +4,13 @@
 
 Three tables, each from turns in one run, on this machine's Python standard library as text:
 
-- a training step at one length: bytes/s, memory, and the time of everything but the blocks (the
-  patching, the embedding and the head);
+- a training step at one length: bytes/s, temporary memory, and the share of time ("rest") of all
+  but the blocks: the patching, the embedding, the head and the optimiser;
 - training steps as the length grows, with as many bytes in a step;
 - cached decoding of text, byte by byte, by models of equal size.
 
 Widths of the backbones are chosen to come closest to the flat model's FLOPs per byte; what is left
-of the difference is divided out in the column "time / FLOPs".
+of the difference is divided out in the column "t/FLOP", time per FLOP relative to the flat model's.
 """
 
 from collections.abc import Callable
@@ -90,6 +90,7 @@ def families(arguments: Arguments) -> dict[str, Callable[[int], ModelConfig]]:
 
 
 def flops_per_byte(config: ModelConfig, length: int) -> float:
+    """Of one forward pass."""
     return config.forward_flops(length) / length
 
 
@@ -99,6 +100,7 @@ def closest(make: Callable[[int], ModelConfig], wanted: float, measure: Callable
 
 
 def text_batch(length: int, symbols: int) -> Batch:
+    """As many rows as the symbols make."""
     rows = max(1, symbols // length)
     data = DataConfig(sequence_length=length, batch_size=rows)
     return next(train_loader(data, 0, *row_share(rows, MeshConfig(data=1).build())))
@@ -123,6 +125,7 @@ def training_step(config: ModelConfig, batch: Batch) -> tuple[Callable[[], None]
 
 
 def step_table(arguments: Arguments) -> None:
+    """Training steps at one length."""
     batch = text_batch(arguments.length, arguments.symbols)
     measure = partial(flops_per_byte, length=arguments.length)
     makers = families(arguments)
@@ -151,12 +154,12 @@ def step_table(arguments: Arguments) -> None:
         )
         for name, timing in timings.items()
     ]
-    columns = ("", "MFLOP/byte", "M params", "median ms", "least ms", "bytes/s")
-    columns += ("time / FLOPs, of flat", "without blocks", "memory MiB")
+    columns = ("", "MFLOP/B", "M params", "median ms", "least ms", "B/s", "t/FLOP", "rest", "MiB")
     show(f"Training step, T {arguments.length}, {batch.ids.size} symbols", columns, rows)
 
 
 def lengths_table(arguments: Arguments) -> None:
+    """Training steps at several lengths."""
     makers = families(arguments)
     measure = partial(flops_per_byte, length=arguments.lengths[0])
     wanted = measure(makers["flat"](arguments.width))
@@ -175,6 +178,7 @@ def lengths_table(arguments: Arguments) -> None:
 
 
 def parameters(config: ModelConfig) -> int:
+    """How many a model has."""
     abstract = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract)))
 
@@ -197,6 +201,7 @@ def decoding(config: ModelConfig, text: np.ndarray) -> Callable[[], object]:
 
 
 def decoding_table(arguments: Arguments) -> None:
+    """Cached decoding."""
     ids = text_batch(arguments.decoded, arguments.decoded).ids[0]
     text = np.concatenate([[START], ids[1:]]).astype(np.int32)
     makers = families(arguments)

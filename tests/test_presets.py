@@ -7,6 +7,7 @@ from bytelm.errors import UserError
 from bytelm.presets import load_preset, preset_names
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+NAMES = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.py")]
 
 OWN = """
 from bytelm.config import ExperimentConfig
@@ -16,7 +17,7 @@ config = ExperimentConfig(model=TransformerConfig(width={width}))
 """
 
 
-@pytest.mark.parametrize("name", [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.py")])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_preset_is_found_and_loads_from_anywhere(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert name in preset_names()

@@ -48,13 +48,15 @@ class BlockConfig:
         """Channels inside the MLP."""
         return self.mlp_width or default_mlp_width(self.mlp, self.width)
 
-    def forward_flops(self, length: int) -> float:
+    def forward_flops(self, length: float) -> float:
         """Matrix-product FLOPs of one forward pass of all blocks over one row of `length`."""
         inner, shared = self.heads * self.head_width, self.key_value_heads * self.head_width
         projections = self.width * (2 * inner + 2 * shared)
         mlp = self.width * self.hidden * (3 if self.mlp == "swiglu" else 2)
         window = min(self.mask.window or length, length)
-        pairs = window * (window + 1) // 2 + (length - window) * window
+        pairs = window * (window + 1) / 2 + (length - window) * window
+        if not self.mask.causal:
+            pairs = 2 * pairs - length
         return self.depth * 2.0 * (length * (projections + mlp) + 2 * pairs * inner)
 
 

@@ -193,7 +193,8 @@ def _fixed(symbols: _Symbols) -> tuple[jax.Array, jax.Array]:
     return symbols[1] == NONE, jnp.zeros_like(symbols[0], bool)
 
 
-_UPPER, _LOWER, _LETTER, _DIGIT, _SPACE, _LINE, _PUNCTUATION, _OWN, _CONTINUATION, _OTHER = range(10)
+_UPPER, _LOWER, _LETTER, _DIGIT, _SPACE, _LINE, _PUNCTUATION = range(7)
+_OWN, _CONTINUATION, _OTHER = range(7, 10)
 
 
 def _classes() -> np.ndarray:

@@ -68,7 +68,6 @@ def find_patches(
         capacity: P.
         room: int32 `[B]`, how many may still open in each row; None for P.
     """
-    rows, length = marks.shape
     most = capacity if room is None else jnp.minimum(room, capacity)[:, None]
     opened = marks & (jnp.cumsum(marks, axis=1) <= most)
     count = jnp.cumsum(opened, axis=1)
@@ -180,9 +179,7 @@ def attention_pool(
         has values 0 and a finite log-sum-exp that weighs nothing.
     """
 
-    def row(
-        scores: jax.Array, values: jax.Array, index: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def row(scores: jax.Array, values: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
         top = jax.lax.stop_gradient(jax.ops.segment_max(scores, index, groups + 1))
         top = jnp.maximum(top, LEAST_SCORE)
         weights = jnp.exp(scores - top[index])

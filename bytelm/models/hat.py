@@ -1,11 +1,11 @@
 """HAT, first version: spell a word, say that it ends, predict the next (arXiv 2501.10322).
 
 Hierarchical autoregressive Transformer over words (Neitemeier et al., ICLR 2025). Text is split
-at whitespace, which goes to the word before. For every word, `[W]` and the word's bytes pass an encoder that
-sees the whole word and nothing else; what it makes of `[W]` is the word's vector. A causal backbone
-runs over the words. Its output at a word becomes the first position of a causal decoder that
-spells the next word: it sees that vector and the word's bytes so far. After a word's last byte the
-decoder says `[W]`, the word's end.
+at whitespace, which goes to the word before. For every word, `[W]` and the word's bytes pass an
+encoder that sees the whole word and nothing else; what it makes of `[W]` is the word's vector. A
+causal backbone runs over the words. Its output at a word becomes the first position of a causal
+decoder that spells the next word: it sees that vector and the word's bytes so far. After a word's
+last byte the decoder says `[W]`, the word's end.
 
 A word's end is known from its bytes, but the decoder has to say it all the same, so it costs bits,
 as published: logits are the distribution over bytes and END given whether the word ends here, and

@@ -144,8 +144,13 @@ class OpenWord:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class HAT2Cache:
-    """Decoding state: of the three stacks, of the rule, of the open word; and how many words the
-    row has opened (`words`, int32 `[B]`), of which the backbone has seen all but the last."""
+    """Decoding state.
+
+    Attributes:
+        word: the word being read.
+        words: int32 `[B]`, words opened; the backbone has seen all but the last.
+        encoder, rule, backbone, decoder: of the stacks and the rule.
+    """
 
     encoder: StackCache
     rule: RuleState
@@ -248,7 +253,7 @@ class HAT2(LanguageModel):
     def extend(
         self, ids: jax.Array, cache: HAT2Cache, lengths: jax.Array
     ) -> tuple[jax.Array, HAT2Cache]:
-        rows, new = ids.shape
+        new = ids.shape[1]
         offsets = jnp.arange(new)[None, :]
         valid = (offsets < lengths[:, None]).astype(jnp.int32)
         x = self.embedding(ids, self.config.dtype)

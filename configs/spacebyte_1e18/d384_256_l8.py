@@ -2,6 +2,4 @@
 
 from bytelm.published import spacebyte
 
-config = spacebyte(
-    global_width=384, local_width=256, global_depth=8, local_depth=8, budget=1e18
-)
+config = spacebyte(global_width=384, local_width=256, global_depth=8, local_depth=8, budget=1e18)

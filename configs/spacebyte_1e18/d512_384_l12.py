@@ -2,6 +2,4 @@
 
 from bytelm.published import spacebyte
 
-config = spacebyte(
-    global_width=512, local_width=384, global_depth=12, local_depth=12, budget=1e18
-)
+config = spacebyte(global_width=512, local_width=384, global_depth=12, local_depth=12, budget=1e18)

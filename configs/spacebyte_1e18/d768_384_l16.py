@@ -2,6 +2,4 @@
 
 from bytelm.published import spacebyte
 
-config = spacebyte(
-    global_width=768, local_width=384, global_depth=16, local_depth=16, budget=1e18
-)
+config = spacebyte(global_width=768, local_width=384, global_depth=16, local_depth=16, budget=1e18)

@@ -170,7 +170,7 @@ class Result:
             not score.
         nats: what all targets cost in our model, which may say END too, `[B, T]`.
         loss: the mean over rows of the mean of `loss_per_token` over what is scored.
-        grad: its gradients, by the names of the golden weights.
+        grad: its gradients, by the names of the golden weights; none if not asked for.
         stacks: input and output of each stack, in the order in which they run.
         statistics: as in `ModelOutput`.
     """
@@ -184,13 +184,20 @@ class Result:
     statistics: Any
 
 
-def evaluate(case: Case, config: HierarchyConfig, parameters: Parameters, length: int) -> Result:
-    """Runs the model with the golden weights forward and backward, on rows padded to `length`."""
+def evaluate(
+    case: Case,
+    config: HierarchyConfig,
+    parameters: Parameters,
+    length: int,
+    *,
+    gradients: bool = True,
+) -> Result:
+    """Runs the model with the golden weights on rows padded to `length`, and backward if asked."""
     graphdef = checked_graph(case, config, parameters)
     run_stack = Stack.__call__
     size = case.scored.shape[1]
 
-    def run(weights: Mapping[str, jax.Array], batch: Batch) -> tuple[jax.Array, Result]:
+    def run(weights: dict[str, jax.Array], batch: Batch) -> tuple[jax.Array, Result]:
         stacks = []
 
         def recorded(self: Stack, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
@@ -207,8 +214,10 @@ def evaluate(case: Case, config: HierarchyConfig, parameters: Parameters, length
         all_nats = output.nats(batch.targets)[:, :size]
         return loss, Result(logits, nats, all_nats, loss, {}, stacks, output.statistics)
 
-    run = jax.jit(jax.grad(run, has_aux=True))
-    grad, result = run(case.param, padded_batch(case, length))
+    batch = padded_batch(case, length)
+    if not gradients:
+        return jax.device_get(jax.jit(run)(case.param, batch)[1])
+    grad, result = jax.jit(jax.grad(run, has_aux=True))(case.param, batch)
     return jax.device_get(replace(result, grad=grad))
 
 
@@ -225,3 +234,25 @@ def decode(case: Case, config: HierarchyConfig, parameters: Parameters, length: 
         new, cache = extend(params, symbol[:, None], cache, ones)
         logits.append(new[:, 0, :BYTES])
     return np.stack(logits, axis=1)
+
+
+def assert_close(got: Any, wanted: Any, atol: float = LOGITS) -> None:
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=atol)
+
+
+def assert_reproduced(case: Case, result: Result) -> None:
+    """Logits and losses, to `LOGITS`."""
+    assert_close(result.logits, case.out["logits"])
+    assert_close(result.loss_per_token, case.out["loss_per_token"])
+    per_row = result.loss_per_token.sum(axis=1) / case.scored.sum(axis=1)
+    assert_close(per_row, case.out["loss_per_sequence"])
+    assert_close(result.loss, case.out["loss"])
+    if "loss_f64" in case.out:
+        assert_close(result.loss, case.out["loss_f64"])
+
+
+def assert_gradients(case: Case, result: Result) -> None:
+    """All gradients that are stored, to `GRADIENTS`."""
+    assert case.grad
+    for name, wanted in case.grad.items():
+        assert_close(result.grad[name], wanted, atol=GRADIENTS * np.abs(wanted).max())

@@ -19,7 +19,6 @@ from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from tests.models.families import FAMILIES
 
-
 FLAT = {name: c for name, c in FAMILIES.items() if isinstance(c, TransformerConfig)}
 
 

@@ -1,5 +1,6 @@
 """SpaceByte: its configs, what its blocks see, and the authors' own numbers."""
 
+import dataclasses
 import functools
 
 import jax
@@ -64,13 +65,21 @@ def golden_parameters(weights):
 
 
 @functools.cache
-def golden_result(case, more_keys=1):
-    config = golden_config(case, more_keys)
-    return golden.evaluate(case, config, golden_parameters, case.cfg["context_size"])
+def golden_result(case):
+    length = case.cfg["context_size"]
+    return golden.evaluate(case, golden_config(case), golden_parameters, length)
 
 
 def is_spacebyte(file):
-    return "cfg.model" in file and file["cfg.model"] == "SpaceByte"
+    return file.get("cfg.model") == "SpaceByte"
+
+
+def overflows(file):
+    return is_spacebyte(file) and bool(file["cfg.overflow"])
+
+
+def overflows_with_rotary_positions(file):
+    return overflows(file) and bool(file["cfg.rope"])
 
 
 @pytest.fixture(params=golden.cases("spacebyte", is_spacebyte), scope="module")
@@ -78,86 +87,77 @@ def case(request):
     return golden.load(request.param)
 
 
-def close(got, wanted, atol=golden.LOGITS):
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=atol)
-
-
-def test_golden_spacebyte_logits(case):
-    logits = golden_result(case).logits
-    close(logits, case.out["logits"])
-    if "logits_f64_row0_first8" in case.out:
-        close(logits[0, :8], case.out["logits_f64_row0_first8"])
-
-
-def test_golden_spacebyte_losses(case):
+def test_golden_spacebyte_logits_and_losses(case):
     result = golden_result(case)
-    close(result.loss_per_token, case.out["loss_per_token"])
-    per_row = result.loss_per_token.sum(axis=1) / case.scored.sum(axis=1)
-    close(per_row, case.out["loss_per_sequence"])
-    close(result.loss, case.out["loss"])
-    close(result.loss, case.out.get("loss_f64", case.out["loss"]))
+    golden.assert_reproduced(case, result)
+    if "logits_f64_row0_first8" in case.out:
+        golden.assert_close(result.logits[0, :8], case.out["logits_f64_row0_first8"])
 
 
 def test_golden_spacebyte_gradients(case):
-    got = golden_result(case).grad
-    assert case.grad
-    for name, wanted in case.grad.items():
-        close(got[name], wanted, atol=golden.GRADIENTS * np.abs(wanted).max())
+    golden.assert_gradients(case, golden_result(case))
 
 
 def test_golden_spacebyte_hidden_states(case):
     (_, initial), (_, backbone), _ = golden_result(case).stacks
-    close(initial[:, : case.scored.shape[1]], case.out["h_initial"])
+    golden.assert_close(initial[:, : case.scored.shape[1]], case.out["h_initial"])
     wanted = case.out["h_global_out"]
     counts = case.out.get("n_patches", np.full(len(wanted), wanted.shape[1]))
     for row, count in enumerate(counts):
-        close(backbone[row, :count], wanted[row, :count])
+        golden.assert_close(backbone[row, :count], wanted[row, :count])
     assert golden_result(case).statistics["patches"] == counts.sum()
 
 
 def test_golden_spacebyte_patches(case):
     config, tokens = golden_config(case), case.input["tokens"]
     segment_ids = np.ones_like(tokens)
-    boundaries, _ = find_boundaries(config.rule, golden.symbols(tokens), segment_ids)
     slots = case.out["h_global_out"].shape[1]
-    patches = find_patches(boundaries.starts, segment_ids, slots)
+
+    @jax.jit
+    def find(ids, segment_ids):
+        boundaries, _ = find_boundaries(config.rule, ids, segment_ids)
+        return boundaries.starts, find_patches(boundaries.starts, segment_ids, slots)
+
+    starts, patches = jax.device_get(find(golden.symbols(tokens), segment_ids))
     every = round(config.bytes_per_patch)
     fixed = np.broadcast_to(np.arange(tokens.shape[1]) % every == 0, tokens.shape)
-    np.testing.assert_array_equal(boundaries.starts, case.out.get("boundary_mask", fixed))
+    np.testing.assert_array_equal(starts, case.out.get("boundary_mask", fixed))
     if config.boundary == "fixed":
         np.testing.assert_array_equal(patches.at, [np.arange(slots) * every] * len(tokens))
     else:
         np.testing.assert_array_equal(patches.total, case.out["n_patches"])
-        valid = np.asarray(patches.valid)
-        np.testing.assert_array_equal(patches.at[valid], case.out["patch_positions"][valid])
+        positions = case.out["patch_positions"][patches.valid]
+        np.testing.assert_array_equal(patches.at[patches.valid], positions)
 
 
 def test_golden_spacebyte_window(case):
     # Their GPU path sees as many keys as the window says.
-    result = golden_result(case, more_keys=0)
-    close(result.logits[0], case.out["logits_gpu_window_row0"])
-    close(result.loss, case.out["loss_gpu_window"])
+    config, length = golden_config(case, more_keys=0), case.cfg["context_size"]
+    result = golden.evaluate(case, config, golden_parameters, length, gradients=False)
+    golden.assert_close(result.logits[0], case.out["logits_gpu_window_row0"])
+    golden.assert_close(result.loss, case.out["loss_gpu_window"])
     assert np.abs(result.logits[0] - case.out["logits"][0]).max() > 100 * golden.LOGITS
 
 
-def test_golden_spacebyte_decoding(case):
+@pytest.mark.parametrize("path", golden.cases("spacebyte", overflows_with_rotary_positions))
+def test_golden_spacebyte_decoding(path):
+    case = golden.load(path)
     logits = golden.decode(case, golden_config(case), golden_parameters, case.cfg["context_size"])
-    close(logits, case.out["logits"])
+    golden.assert_close(logits, case.out["logits"])
 
 
-@pytest.mark.parametrize(
-    "path", golden.cases("spacebyte", lambda file: "out.overflow_position" in file)
-)
+@pytest.mark.parametrize("path", golden.cases("spacebyte", overflows))
 def test_golden_spacebyte_overflow_is_scored(path):
     case = golden.load(path)
     result, first = golden_result(case), case.out["overflow_position"]
     scored = np.where(first[:, None] < 0, True, np.arange(case.scored.shape[1]) < first[:, None])
     np.testing.assert_array_equal(case.scored, scored)
     assert not scored.all()
-    close(result.logits[scored], case.out["logits"][scored])
+    golden.assert_close(result.logits[scored], case.out["logits"][scored])
     assert np.isfinite(result.nats).all() and (result.nats > 0).all()
     surplus = case.out["boundary_mask"].sum() - case.out["n_patches"].sum()
-    assert result.statistics["overflow"] == surplus > 0
+    assert surplus > 0
+    assert result.statistics["overflow"] == surplus
 
 
 @pytest.mark.parametrize("path", golden.cases("spacebyte", lambda file: "out.mask" in file))
@@ -166,7 +166,78 @@ def test_golden_spacebyte_boundaries(path):
     tokens = case.input["bytes"]
     segment_ids = (tokens >= 0).astype(np.int32)
     np.testing.assert_array_equal(segment_ids.sum(axis=1), case.input["length"])
-    boundaries, _ = find_boundaries(
-        BoundaryRule("spacelike"), golden.symbols(tokens), segment_ids
-    )
+    boundaries, _ = find_boundaries(BoundaryRule("spacelike"), golden.symbols(tokens), segment_ids)
     np.testing.assert_array_equal(boundaries.starts, case.out["mask"])
+
+
+def test_a_local_block_sees_a_window():
+    # Letters alone open no patch: only two local blocks pass anything on, each 4 bytes back.
+    config = FAMILIES["spacebyte"]
+    ids = np.random.default_rng(1).integers(ord("a"), ord("z"), (LENGTH, LENGTH), dtype=np.int32)
+    batch = dataclasses.replace(random_rows(1), ids=ids)
+    nudges = last_position_nudges(config, batch)
+    reach = 2 * (config.window - 1)
+    assert (nudges[:, : LENGTH - 1 - reach] == 0).all()
+    assert (nudges[:, LENGTH - 1 - reach :] != 0).all()
+
+
+def test_global_blocks_see_beyond_the_window():
+    config = FAMILIES["spacebyte"]
+    batch = dataclasses.replace(random_rows(2), ids=np.full((LENGTH, LENGTH), ord("a"), np.int32))
+    batch.ids[:, [2, 12]] = ord(" ")
+    seen = last_position_nudges(config, batch)[0] != 0
+    # What the first patch's first byte saw through its window, and what the last byte sees itself.
+    np.testing.assert_array_equal(seen, [True] * 3 + [False] * 4 + [True] * 9)
+
+
+def last_position_nudges(config, batch):
+    weights = jnp.zeros((LENGTH, LENGTH)).at[:, -1].set(1.0)
+    return np.asarray(backward(config)(split_model(config)[1], batch, weights)[2])
+
+
+@pytest.mark.parametrize(("bytes_per_patch", "opened"), [(1.0, [3, 6]), (5.0, [3, 4])])
+def test_it_counts_patches_and_those_refused(bytes_per_patch, opened):
+    config = spacebyte(bytes_per_patch=bytes_per_patch)
+    graphdef, params = split_model(config)
+    batch = padded(text(b"the cat sat"), text(b"a b c d e f"))
+    statistics = jax.jit(lambda *args: nnx.merge(graphdef, args[0])(args[1]).statistics)
+    got = jax.device_get(statistics(params, batch))
+    assert got == {"patches": sum(opened), "overflow": 9 - sum(opened)}
+
+
+def text(content):
+    return np.array([START, *content], np.int32)
+
+
+def test_the_defaults_follow_the_paper():
+    config = spacebyte(local_depth=5)
+    assert config.initial_blocks == 2
+    assert config.local_block(2).mask.window == config.local_width
+    assert ModelConfig.families["spacebyte"] is SpaceByteConfig
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"bytes_per_patch": 0.5}, r"model\.bytes_per_patch is 0\.5; .* at least 1"),
+        ({"head_width": 0}, r"model\.head_width is 0; .* at least 1"),
+        ({"head_width": 7}, r"model\.head_width is 7; .* even"),
+        ({"local_depth": 0}, r"model\.local_depth is 0"),
+        ({"global_depth": 0}, r"model\.global_depth is 0"),
+        ({"window": 0}, r"model\.window is 0"),
+        ({"stride": 0}, r"model\.stride is 0"),
+        ({"learned_positions": 0}, r"model\.learned_positions is 0"),
+        ({"local_width": 0}, r"model\.local_width is 0"),
+        ({"local_width": 100}, r"local_width 100 is no multiple of model\.head_width 64"),
+        ({"global_width": 500}, r"global_width 500 is no multiple of model\.head_width 64"),
+        ({"global_width": 128}, r"global_width 128 is less than model\.local_width 256"),
+        ({"initial_depth": 0}, r"model\.initial_depth is 0; .* before and after"),
+        ({"initial_depth": 6}, r"model\.initial_depth is 6; .* there are 6"),
+        ({"local_depth": 1}, r"local blocks before and after, of which there are 1"),
+        ({"boundary": "fixed"}, r'model\.stride .* "fixed": set both'),
+        ({"stride": 4}, r'model\.stride .* "fixed": set both'),
+    ],
+)
+def test_a_bad_config_is_named(fields, message):
+    with pytest.raises(UserError, match=message):
+        SpaceByteConfig(**fields)
