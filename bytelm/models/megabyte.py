@@ -169,7 +169,7 @@ class MegaByte(LanguageModel):
         patches: Patches,
         numbers: jax.Array,
     ) -> jax.Array:
-        """The patch vectors `[B, patches, D]`; `before` has the P - 1 vectors before the symbols."""
+        """The patch vectors `[B, patches, D]`; `before` has the P - 1 vectors before the row."""
         size, rows = self.config.patch_size, ids.shape[0]
         x = self.global_embedding(ids, self.config.dtype)
         x = jnp.concatenate([before, x], axis=1)
