@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PRESET ?= transformer_tiny
+PRESET ?= spacebyte_tiny
 
 # Huge pages spare XLA on CPU many page faults; they must be asked for before the process starts.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
