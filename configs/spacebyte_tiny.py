@@ -8,14 +8,14 @@ from bytelm.training.optimizer import OptimizerConfig
 config = ExperimentConfig(
     model=SpaceByteConfig(
         local_width=128,
-        local_depth=2,
+        local_depth=4,
         global_width=192,
-        global_depth=5,
-        bytes_per_patch=5.5,
+        global_depth=4,
+        bytes_per_patch=5.0,
     ),
     data=DataConfig(sequence_length=512, batch_size=4),
     optimizer=OptimizerConfig(
         name="muon", learning_rate=1e-2, schedule="warmup_stable_decay", decay=0.4
     ),
-    train=TrainConfig(steps=750, log_every=50, validate_every=375, checkpoint_every=250),
+    train=TrainConfig(steps=950, log_every=50, validate_every=475, checkpoint_every=250),
 )

@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bytelm.config import ExperimentConfig
 from bytelm.training import sharding
-from bytelm.training.sharding import MeshConfig, parameter_shardings, place_batch
+from bytelm.training.checkpoint import Checkpoints
+from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.sharding import (
+    MeshConfig,
+    parameter_shardings,
+    place_batch,
+    single_device_mesh,
+)
+from bytelm.training.step import train_program
 from bytelm.vocabulary import BYTES, END, OUTPUT_SIZE, START, UNSCORED
 from tests.models.families import (
     FAMILIES,
@@ -192,3 +201,32 @@ def test_sharded_over_every_mesh_axis_equals_one_device(config, monkeypatch):
         values = dict(jax.tree.leaves_with_path(got))[path]
         tolerance = TOLERANCE * np.abs(wanted).max()
         np.testing.assert_allclose(values, wanted, rtol=0, atol=tolerance, err_msg=str(path))
+
+
+@pytest.mark.parametrize(
+    "name", {config.family: name for name, config in FAMILIES.items()}.values()
+)
+def test_a_resumed_run_goes_on_bit_for_bit(name, tmp_path):
+    config, mesh = FAMILIES[name], single_device_mesh()
+    optimizer = OptimizerConfig().build(4)
+    batches = [place_batch(random_rows(17 + step), mesh) for step in range(3)]
+
+    def steps(program, state, batches):
+        for batch in batches:
+            state, _ = program.train(state, batch)
+        return state
+
+    with jax.set_mesh(mesh):
+        program = train_program(config, optimizer, mesh)
+        whole = steps(program, program.init(0), batches)
+        first = steps(program, program.init(0), batches[:2])
+        checkpoints = Checkpoints(tmp_path, keep=1)
+        saved = {"data": {}, "config": ExperimentConfig(config), "provenance": {}}
+        checkpoints.save(2, first, **saved, validation_bpb=None)
+        checkpoints.wait()
+        restored = checkpoints.restore(program.abstract_state, program.shardings)
+        resumed = steps(program, restored.state, batches[2:])
+        checkpoints.close()
+    for path, wanted in jax.tree.leaves_with_path(whole):
+        got = dict(jax.tree.leaves_with_path(resumed))[path]
+        np.testing.assert_array_equal(got, wanted, err_msg=str(path))
