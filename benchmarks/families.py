@@ -79,7 +79,7 @@ def families(arguments: Arguments) -> dict[str, Callable[[int], ModelConfig]]:
         "flat": lambda width: TransformerConfig(width=width, depth=depth),
         "flat, window": lambda width: TransformerConfig(width=width, depth=depth, window=local),
         "megabyte": lambda width: MegaByteConfig(
-            **levels | {"bytes_per_patch": 7.0}, local_depth=depth, global_width=width
+            **levels | {"bytes_per_patch": None}, local_depth=depth, global_width=width
         ),
         "spacebyte": lambda width: SpaceByteConfig(
             **levels, local_depth=depth, global_width=max(width, local)

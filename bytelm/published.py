@@ -78,8 +78,6 @@ def megabyte(
     length = patch_size * global_width
     model = MegaByteConfig(
         patch_size=patch_size,
-        # A patch per P bytes, and an eighth more for the documents of a row, each cut by itself.
-        bytes_per_patch=patch_size / 1.125,
         global_width=global_width,
         global_depth=global_depth,
         local_width=local_width,
@@ -100,7 +98,9 @@ def megabyte(
     return ExperimentConfig(
         model=model,
         data=DataConfig(dataset="pg19", sequence_length=length, batch_size=BATCH, workers=4),
-        optimizer=_optimizer({"backbone": global_width, "local": local_width}, local_width),
+        optimizer=_optimizer(
+            {"backbone": global_width, "local": local_width, "to_local": model.share}, local_width
+        ),
         train=_train(round(budget / (BATCH * flops))),
     )
 
@@ -121,7 +121,7 @@ def _optimizer(widths: dict[str, int], local_width: int) -> OptimizerConfig:
     for stack, width in widths.items():
         multipliers += [
             (f"^({stack})/.*down/kernel$", (4 * width) ** -0.5),
-            (f"^({stack})/.*kernel$", width**-0.5),
+            (f"^({stack})/(.*/)?kernel$", width**-0.5),
         ]
     return OptimizerConfig(
         learning_rate=CODE_LEARNING_RATE,

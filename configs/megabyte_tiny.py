@@ -8,7 +8,6 @@ from bytelm.training.optimizer import OptimizerConfig
 config = ExperimentConfig(
     model=MegaByteConfig(
         patch_size=6,
-        bytes_per_patch=5.0,
         local_width=128,
         local_depth=4,
         global_width=192,

@@ -1,10 +1,14 @@
+import re
 from pathlib import Path
 
+import jax
 import pytest
+from flax import nnx
 
 from bytelm.config import ExperimentConfig, to_json
 from bytelm.errors import UserError
 from bytelm.presets import load_preset, preset_names
+from bytelm.training.sharding import path_name
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 NAMES = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.py")]
@@ -66,3 +70,14 @@ def test_a_file_that_defines_no_config_is_named(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UserError, match=r"own\.py defines no ExperimentConfig named `config`"):
         load_preset(str(path))
+
+
+@pytest.mark.parametrize("name", ["megabyte_1e19_p8", "spacebyte_1e18/d384_256_l8"])
+def test_published_learning_rates_are_scaled_by_the_inputs_of_each_layer(name):
+    config = load_preset(name)
+    model = nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0)))
+    for path, leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(model))):
+        name = path_name(path)
+        factors = (f for p, f in config.optimizer.lr_multipliers if re.search(p, name))
+        expected = leaf.shape[-2] ** -0.5 if name.endswith("kernel") else 1.0
+        assert next(factors, 1.0) == pytest.approx(expected), name

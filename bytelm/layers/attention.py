@@ -114,6 +114,9 @@ def cached_attention(
     rows, new, heads, size = q.shape
     groups, slots = k_cache.shape[0] // rows, k_cache.shape[1]
     scale = size**-0.5 if scale is None else scale
+    dtype = q.dtype
+    if jax.default_backend() == "cpu":  # which has no bf16 products that add up in fp32
+        q, k_cache, v_cache = (x.astype(jnp.float32) for x in (q, k_cache, v_cache))
     queries = q.reshape(rows, new, groups, -1, size).transpose(0, 2, 4, 3, 1)
     queries = queries.reshape(rows * groups, size, -1)
     scores = jnp.einsum("zsk,zkm->zsm", k_cache, queries, preferred_element_type=jnp.float32)
@@ -128,7 +131,7 @@ def cached_attention(
     weights = weights.astype(v_cache.dtype).reshape(rows * groups, -1, slots)
     out = jnp.einsum("zms,zsk->zmk", weights, v_cache, preferred_element_type=jnp.float32)
     out = out.reshape(rows, heads, new, size).swapaxes(1, 2)
-    return out.astype(q.dtype)
+    return out.astype(dtype)
 
 
 def _reference(

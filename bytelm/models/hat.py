@@ -75,6 +75,10 @@ class HATConfig(HierarchyConfig):
         self.require_heads("local_width", "global_width")
 
     @property
+    def fixed_patch(self) -> int | None:
+        return self.longest_word if self.boundary == "fixed" else None
+
+    @property
     def rule(self) -> BoundaryRule:
         return BoundaryRule(self.boundary, self.longest_word)
 
@@ -95,7 +99,7 @@ class HATConfig(HierarchyConfig):
     def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
         patches = self.capacity(sequence_length) if patches is None else patches
         stream = sequence_length + patches
-        word = stream / patches  # a word of the mean length, its mark included
+        word = stream / max(patches, 1.0)  # a word of the mean length, its mark included
         encoder, decoder = self.encoder_block(), self.decoder_block()
         local = 0.0
         for block, pairs in ((encoder, word * word), (decoder, word * (word + 1) / 2)):

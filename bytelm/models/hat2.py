@@ -83,6 +83,10 @@ class HAT2Config(HierarchyConfig):
         self.require_divisor("global_key_value_heads", self.global_width // self.head_width)
 
     @property
+    def fixed_patch(self) -> int | None:
+        return self.longest_word if self.boundary == "fixed" else None
+
+    @property
     def rule(self) -> BoundaryRule:
         return BoundaryRule(self.boundary, self.longest_word)
 

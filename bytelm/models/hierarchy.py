@@ -20,10 +20,11 @@ from bytelm.models.contract import ModelConfig
 class HierarchyConfig(ModelConfig):
     """Options of every family that has blocks over bytes and a backbone over patches."""
 
-    bytes_per_patch: float = 4.0
-    """The backbone has room for one patch per this many symbols of a row, rounded up. A row that
-    is full opens no more patches: its last one takes the symbols that follow. `bytelm data
-    describe` says what a corpus needs."""
+    bytes_per_patch: float | None = None
+    """The backbone has room for one patch per this many symbols of a row, rounded up; None for 4,
+    or an eighth more patches than a fixed size makes of one document. A row that is full opens no
+    more patches: its last one takes the symbols that follow. `bytelm data describe` says what a
+    corpus needs."""
     head_width: int = 64
     """Channels of one attention head."""
     mlp: MLPKind = "swiglu"
@@ -45,7 +46,7 @@ class HierarchyConfig(ModelConfig):
     """Attention back end; "auto" picks the fastest exact one of the machine."""
 
     def __post_init__(self) -> None:
-        if not self.bytes_per_patch >= 1:
+        if self.bytes_per_patch is not None and not self.bytes_per_patch >= 1:
             raise UserError(
                 f"model.bytes_per_patch is {self.bytes_per_patch}; it must be at least 1."
             )
@@ -82,7 +83,14 @@ class HierarchyConfig(ModelConfig):
 
     def capacity(self, length: int) -> int:
         """Patches that a row of `length` symbols has room for."""
-        return max(1, math.ceil(length / self.bytes_per_patch - 1e-6))
+        fixed = self.fixed_patch
+        default = 4.0 if fixed is None else max(1.0, fixed / 1.125)
+        return max(1, math.ceil(length / (self.bytes_per_patch or default) - 1e-6))
+
+    @property
+    def fixed_patch(self) -> int | None:
+        """Symbols in a patch, where all have the same number."""
+        return None
 
     def block(
         self,

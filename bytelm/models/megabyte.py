@@ -41,9 +41,6 @@ class MegaByteConfig(HierarchyConfig):
 
     patch_size: int = 8
     """P, symbols in a patch."""
-    bytes_per_patch: float = 7.0
-    """The backbone has room for one patch per this many symbols of a row. Less than the patch
-    size, as each document of a row begins a patch."""
     global_width: int = 512
     """D, channels of the global blocks; a multiple of P."""
     global_depth: int = 6
@@ -65,6 +62,10 @@ class MegaByteConfig(HierarchyConfig):
                 f"model.global_width {self.global_width} is no multiple of model.patch_size "
                 f"{self.patch_size}; each symbol of a patch gets an equal share of the channels."
             )
+
+    @property
+    def fixed_patch(self) -> int:
+        return self.patch_size
 
     @property
     def share(self) -> int:

@@ -85,16 +85,25 @@ class SpaceByteConfig(HierarchyConfig):
                 f"model.global_width {self.global_width} is less than model.local_width "
                 f"{self.local_width}; widening pads with zeros, so it must be at least as much."
             )
+        if self.local_depth < 2:
+            raise UserError(
+                f"model.local_depth is {self.local_depth}; it must be at least 2, for blocks "
+                "before and after the global ones."
+            )
         if not 0 < self.initial_blocks < self.local_depth:
             raise UserError(
-                f"model.initial_depth is {self.initial_depth}; it must leave "
-                f"local blocks before and after, of which there are {self.local_depth}."
+                f"model.initial_depth is {self.initial_depth}; it must be from 1 to "
+                f"{self.local_depth - 1}, to leave some of the {self.local_depth} local blocks."
             )
         if (self.boundary == "fixed") != (self.stride is not None):
             raise UserError(
                 'model.stride is the length of patches of model.boundary "fixed": set both, or '
                 "neither."
             )
+
+    @property
+    def fixed_patch(self) -> int | None:
+        return self.stride
 
     @property
     def initial_blocks(self) -> int:

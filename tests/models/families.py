@@ -67,7 +67,7 @@ FAMILIES: dict[str, ModelConfig] = {
 
 def overflows(config: ModelConfig) -> bool:
     """Whether the rows of these tests may hold more patches than the model has room for."""
-    return isinstance(config, HierarchyConfig) and config.bytes_per_patch > 1
+    return isinstance(config, HierarchyConfig) and config.bytes_per_patch != 1
 
 
 @functools.cache
