@@ -8,8 +8,8 @@ learned pad stands for the input of a document's first patch, and for each patch
 the local model, as the global model has seen it.
 
 Decided here: documents packed into one row are cut and numbered each by itself. Where a row has no
-room for another patch, the local model goes on in patches of P, without anything from the global
-one and with the first symbol in the pad's place; every byte is read and scored.
+room for another patch, the last one goes on: its local model looks P - 1 symbols back, has nothing
+from the global one, and reads each symbol; every byte is scored.
 """
 
 from dataclasses import dataclass
@@ -108,7 +108,7 @@ class MegaByteCache:
     Attributes:
         recent: int32 `[B, P - 1]`, the last symbols read.
         pieces: `[B, P, share]`, the global output for the symbols of the patch that is open.
-        segment: int32 `[B]`, number of that patch, from 1.
+        segment: int32 `[B]`, number of that patch among the row's, from 1.
         opened: int32 `[B]`, the symbol at which the last patch of the global model opened.
         rule, backbone, local: of the boundary rule and the two stacks.
     """
@@ -158,7 +158,8 @@ class MegaByte(LanguageModel):
         index = patches.of_symbol * self.config.patch_size + offset
         served = (patches.of_symbol >= 0) & (offset < self.config.patch_size)
         x = self._local_input(ids, positions, pieces, jnp.where(served, index, -1))
-        groups = jnp.where(segment_ids > 0, jnp.cumsum(boundaries.starts, axis=1), 0)
+        groups = jnp.cumsum(patches.opened | (positions == 0), axis=1)
+        groups = jnp.where(segment_ids > 0, groups, 0)
         x = self.local(shard_rows(x), groups)
         return ModelOutput(self._logits(x), statistics=patches.statistics)
 
@@ -242,7 +243,7 @@ class MegaByte(LanguageModel):
         offset = positions - _take(opened, patches.count)
         index = jnp.where(offset < size, patches.count * size + offset, -1)
         x = self._local_input(ids, positions, pieces, index)
-        groups = cache.segment[:, None] + jnp.cumsum(boundaries.starts, axis=1)
+        groups = cache.segment[:, None] + patches.count
         x, local = self.local.extend(x, cache.local, lengths, segment_ids=groups)
 
         last = patches.total[:, None]
@@ -252,7 +253,7 @@ class MegaByte(LanguageModel):
         return self._logits(x), MegaByteCache(
             recent=jnp.take_along_axis(recent, kept, axis=1),
             pieces=jnp.take_along_axis(pieces, places[:, :, None], axis=1),
-            segment=cache.segment + boundaries.starts.sum(axis=1),
+            segment=cache.segment + patches.total,
             opened=_take(opened, last)[:, 0],
             rule=rule,
             backbone=backbone,

@@ -10,6 +10,7 @@ from bytelm.training import display
 from bytelm.training.display import Display, format_duration, format_metrics
 
 VALUES = {
+    "deleted_bytes": 0.3125,
     "bytes_per_patch": 4.3125,
     "gradient_norm": 0.91234,
     "learning_rate": 1e-3,
@@ -40,8 +41,8 @@ def clock(monkeypatch):
 
 def test_known_metrics_come_first_with_units_and_others_follow():
     assert format_metrics(VALUES) == (
-        "2.134 bpb  1.94 MB/s  312 GFLOP/s  61% of peak  lr 1.0e-3  gradient norm 0.912"
-        "  bytes per patch 4.312"
+        "2.134 bpb  1.94 MB/s  312 GFLOP/s  61% of peak  4.31 B/patch  lr 1.0e-3"
+        "  gradient norm 0.912  deleted bytes 0.3125"
     )
 
 
