@@ -13,9 +13,9 @@ config = ExperimentConfig(
         global_depth=4,
         bytes_per_patch=5.0,
     ),
-    data=DataConfig(sequence_length=512, batch_size=4),
+    data=DataConfig(sequence_length=1024, batch_size=2),
     optimizer=OptimizerConfig(
         name="muon", learning_rate=1e-2, schedule="warmup_stable_decay", decay=0.4
     ),
-    train=TrainConfig(steps=950, log_every=50, validate_every=475, checkpoint_every=250),
+    train=TrainConfig(steps=700, log_every=50, validate_every=350, checkpoint_every=350),
 )
