@@ -11,11 +11,11 @@ config = ExperimentConfig(
         local_depth=4,
         global_width=192,
         global_depth=4,
-        bytes_per_patch=5.0,
+        bytes_per_patch=5.5,
     ),
-    data=DataConfig(sequence_length=1024, batch_size=2),
+    data=DataConfig(sequence_length=1024, batch_size=4),
     optimizer=OptimizerConfig(
         name="muon", learning_rate=1e-2, schedule="warmup_stable_decay", decay=0.4
     ),
-    train=TrainConfig(steps=700, log_every=50, validate_every=350, checkpoint_every=350),
+    train=TrainConfig(steps=450, log_every=25, validate_every=225, checkpoint_every=150),
 )
