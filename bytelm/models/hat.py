@@ -25,7 +25,7 @@ decoder seeing `longest_word` + 1 positions back.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,8 @@ from bytelm.models.contract import Batch, LanguageModel, ModelOutput
 from bytelm.models.hierarchy import HierarchyConfig, extend_backbone
 from bytelm.vocabulary import INPUT_SIZE, OUTPUT_SIZE, PAD
 
+EndingRule = Literal["whitespace_run", "whitespace", "fixed"]
+"""Rules that know a word's end from its own bytes."""
 WORD_END = OUTPUT_SIZE
 """The decoder's output for `[W]`."""
 
@@ -63,7 +65,7 @@ class HATConfig(HierarchyConfig):
     """Channels of the backbone."""
     global_depth: int = 6
     """Blocks of the backbone."""
-    boundary: Literal["whitespace_run", "whitespace", "fixed"] = "whitespace_run"
+    boundary: EndingRule = "whitespace_run"
     """Where words end: with the first whitespace character of a run, with each one, or every
     `longest_word` bytes."""
     longest_word: int = 32
@@ -71,6 +73,7 @@ class HATConfig(HierarchyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.require_boundary(self.boundary, get_args(EndingRule))
         self.require_positive("encoder_depth", "decoder_depth", "global_depth", "longest_word")
         self.require_heads("local_width", "global_width")
 
