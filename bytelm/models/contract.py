@@ -17,17 +17,26 @@ ComputeDtype = Literal["auto", "float32", "bfloat16"]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Packed rows of symbols, int32 `[B, T]` each.
+    """Packed rows of symbols, and what a family may be told of them in training.
 
     Attributes:
-        ids: the symbols a model reads (`bytelm.vocabulary`).
-        targets: the symbol after each of them; UNSCORED where it is not scored.
-        segment_ids: which document of the row each belongs to, from 1; 0 is padding.
+        ids: int32 `[B, T]`, the symbols a model reads (`bytelm.vocabulary`).
+        targets: int32 `[B, T]`, the symbol after each of them; UNSCORED where it is not scored.
+        segment_ids: int32 `[B, T]`, which document of the row each belongs to, from 1; 0 is
+            padding.
+        scripts: int32 `[B, T]` or None, the script of each symbol's document: its number in
+            `data.scripts`, -1 in padding.
+        boundaries: bool `[B, T]` or None, the symbols with which a piece of `data.unigram` ends.
+        keys: uint32 `[B, 2]` or None, a random key for each row, for what is random in training;
+            None for a deterministic model, as in evaluation.
     """
 
     ids: Any
     targets: Any
     segment_ids: Any
+    scripts: Any = None
+    boundaries: Any = None
+    keys: Any = None
 
 
 @jax.tree_util.register_dataclass
@@ -42,12 +51,15 @@ class ModelOutput:
             target does.
         auxiliary_losses: scalars in nats per scored symbol, added to the training loss.
         statistics: scalar sums over the batch that the family reports, such as patches opened.
+        patch_starts: bool `[B, T]` or None, the symbols with which patches begin, in a family
+            that has patches.
     """
 
     logits: jax.Array
     segmentation_nats: jax.Array | None = None
     auxiliary_losses: dict[str, jax.Array] = field(default_factory=dict)
     statistics: dict[str, jax.Array] = field(default_factory=dict)
+    patch_starts: jax.Array | None = None
 
     def nats(self, targets: jax.Array) -> jax.Array:
         """What each target `[B, T]` costs in nats, float32 `[B, T]`; 0 where UNSCORED."""

@@ -217,7 +217,12 @@ class HAT(LanguageModel):
         x = self.decoder_embedding(ids, self.config.dtype)
         x = self.decoder(shard_rows(stream.join(x, y)), _decoder_segments(words, stream, numbers))
         logits, segmentation_nats = self._logits(*stream.part(x, length), words)
-        return ModelOutput(logits, segmentation_nats, statistics=words.statistics)
+        return ModelOutput(
+            logits,
+            segmentation_nats,
+            statistics=words.statistics,
+            patch_starts=words.opened,
+        )
 
     def _encode(
         self, ids: jax.Array, words: Patches, stream: Stream, numbers: jax.Array

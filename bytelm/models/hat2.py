@@ -229,7 +229,9 @@ class HAT2(LanguageModel):
         number = jnp.take_along_axis(patches.number, jnp.maximum(word, 0), axis=1)
         condition = Condition(vectors, jnp.where((word > 0) & (number > 0), word, 0))
         x = self.decoder(x, segment_ids, condition=condition)
-        return ModelOutput(self._logits(x), statistics=patches.statistics)
+        return ModelOutput(
+            self._logits(x), statistics=patches.statistics, patch_starts=patches.opened
+        )
 
     def _first(self, rows: int, dtype: jnp.dtype) -> jax.Array:
         first = self.first_word[...].astype(dtype)[None, None, :]

@@ -161,7 +161,9 @@ class MegaByte(LanguageModel):
         groups = jnp.cumsum(patches.opened | (positions == 0), axis=1)
         groups = jnp.where(segment_ids > 0, groups, 0)
         x = self.local(shard_rows(x), groups)
-        return ModelOutput(self._logits(x), statistics=patches.statistics)
+        return ModelOutput(
+            self._logits(x), statistics=patches.statistics, patch_starts=patches.opened
+        )
 
     def _global_input(
         self,

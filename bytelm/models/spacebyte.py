@@ -172,7 +172,9 @@ class SpaceByte(LanguageModel):
         y = self.backbone(y, patches.segment_ids)
         x = x + spread_first(self._narrow(y), patches)
         x = self.final(x, segment_ids)
-        return ModelOutput(self._logits(x), statistics=patches.statistics)
+        return ModelOutput(
+            self._logits(x), statistics=patches.statistics, patch_starts=patches.opened
+        )
 
     def _embed(self, ids: jax.Array, positions: jax.Array) -> jax.Array:
         x = self.embedding(ids, self.config.dtype)
