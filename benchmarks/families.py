@@ -2,12 +2,14 @@
 
     python -m benchmarks.families
 
-Three tables, each from turns in one run, on this machine's Python standard library as text:
+Four tables, each from turns in one run, on this machine's Python standard library as text:
 
 - a training step at one length: bytes/s, temporary memory, and the share of time ("rest") of all
   but the blocks: the patching, the embedding, the head and the optimiser;
 - training steps as the length grows, with as many bytes in a step;
-- cached decoding of text, byte by byte, by models of equal size.
+- cached decoding of text, byte by byte, by models of equal size;
+- training steps of dynamic token pooling with learned boundaries, beside the flat Transformer of
+  the same depth and width, with room for 1.25 times the expected segments.
 
 Widths of the backbones are chosen to come closest to the flat model's FLOPs per byte; what is left
 of the difference is divided out in the column "t/FLOP", time per FLOP relative to the flat model's.
@@ -30,6 +32,8 @@ from bytelm.data.config import DataConfig
 from bytelm.data.loader import train_loader
 from bytelm.layers.stack import Stack
 from bytelm.models import Batch, ModelConfig
+from bytelm.models.boundary_kinds import GumbelBoundary
+from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.models.megabyte import MegaByteConfig
@@ -64,9 +68,13 @@ class Arguments:
     """Bytes decoded in a run."""
     parameters: float = 20e6
     """Parameters of each model that decodes."""
+    pooled_lengths: tuple[int, ...] = (2048, 8192)
+    """Symbols in a row, and in a step, in the fourth table."""
+    shortening: tuple[int, ...] = (2, 4)
+    """Bytes in a segment, in the fourth table."""
     rounds: int = 5
     """Turns that each contender takes."""
-    tables: tuple[str, ...] = ("step", "lengths", "decoding")
+    tables: tuple[str, ...] = ("step", "lengths", "decoding", "pooling")
     """Which tables to make."""
 
 
@@ -222,9 +230,51 @@ def decoding_table(arguments: Arguments) -> None:
     show(f"Cached decoding of {len(text)} bytes, batch 1", columns, rows)
 
 
+def pooling_table(arguments: Arguments) -> None:
+    """Training steps of hourglasses and of a Transformer of as many blocks."""
+    width, ends = arguments.width, 2
+    middle = 2 * arguments.depth - 2 * ends
+    configs: dict[str, ModelConfig] = {
+        "flat": TransformerConfig(width=width, depth=middle + 2 * ends)
+    }
+    for factor in arguments.shortening:
+        configs[f"pooled by {factor}"] = DynamicPoolingConfig(
+            width=width,
+            pre_depth=ends,
+            backbone_depth=middle,
+            post_depth=ends,
+            boundary=GumbelBoundary(rate=1 / factor),
+        )
+    for length in arguments.pooled_lengths:
+        batch = text_batch(length, length)
+        built = {name: training_step(config, batch) for name, config in configs.items()}
+        steps = {name: step for name, (step, _) in built.items()}
+        timings = in_turns(steps, rounds=max(2, arguments.rounds // 2), warm_up=1)
+        flat_time, flat_memory = timings["flat"].median, built["flat"][1]
+        flat_flops = flops_per_byte(configs["flat"], length)
+        rows = [
+            (
+                name,
+                f"{batch.ids.size / timing.median:,.0f}",
+                f"{timing.median / flat_time:.2f}",
+                f"{flops_per_byte(configs[name], length) / flat_flops:.2f}",
+                f"{built[name][1] / 2**20:,.0f}",
+                f"{built[name][1] / flat_memory:.2f}",
+            )
+            for name, timing in timings.items()
+        ]
+        columns = ("", "B/s", "time, of flat", "FLOPs, of flat", "MiB", "memory, of flat")
+        show(f"Dynamic token pooling, {middle + 2 * ends} blocks, T {length}", columns, rows)
+
+
 def main(arguments: Arguments) -> None:
     """Measures, and shows the tables."""
-    tables = {"step": step_table, "lengths": lengths_table, "decoding": decoding_table}
+    tables = {
+        "step": step_table,
+        "lengths": lengths_table,
+        "decoding": decoding_table,
+        "pooling": pooling_table,
+    }
     for name in arguments.tables:
         tables[name](arguments)
 

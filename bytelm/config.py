@@ -12,6 +12,7 @@ from typing import Any, Literal
 from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
 from bytelm.models import ModelConfig
+from bytelm.models.boundary_kinds import BoundaryConfig
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import MeshConfig
 
@@ -73,11 +74,21 @@ class ExperimentConfig:
     """For how long."""
 
 
+_VARIANTS: dict[type, tuple[str, dict[str, Any]]] = {
+    ModelConfig: ("family", ModelConfig.families),
+    BoundaryConfig: ("kind", BoundaryConfig.kinds),
+}
+"""Classes that stand for their registered subclasses: the key that names one, and all of them."""
+
+
 def to_dict(config: Any) -> Any:
     """A config as JSON-able dicts, lists and scalars; a model's says its family."""
     if dataclasses.is_dataclass(config):
         fields = {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
-        return {"family": config.family, **fields} if isinstance(config, ModelConfig) else fields
+        for base, (key, _) in _VARIANTS.items():
+            if isinstance(config, base):
+                return {key: getattr(config, key), **fields}
+        return fields
     if isinstance(config, tuple):
         return [to_dict(item) for item in config]
     return config
@@ -94,7 +105,7 @@ def from_dict(saved: Any, kind: Any = ExperimentConfig, where: str = "config") -
     Raises:
         UserError: for a key that is unknown or missing, or a value of a wrong type; it names it.
     """
-    if kind is ModelConfig or (dataclasses.is_dataclass(kind) and isinstance(kind, type)):
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return _dataclass_from_dict(saved, kind, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
@@ -122,15 +133,16 @@ def from_dict(saved: Any, kind: Any = ExperimentConfig, where: str = "config") -
 def _dataclass_from_dict(saved: Any, kind: Any, where: str) -> Any:
     if not isinstance(saved, dict):
         raise UserError(f"{where} is {saved!r} in the saved config, and should be an object.")
-    if kind is ModelConfig:
-        family = saved.get("family")
-        if family not in ModelConfig.families:
+    if kind in _VARIANTS:
+        named, variants = _VARIANTS[kind]
+        variant = saved.get(named)
+        if variant not in variants:
             raise UserError(
-                f"{where}.family is {family!r} in the saved config; this version of bytelm has "
-                f"{', '.join(sorted(ModelConfig.families))}."
+                f"{where}.{named} is {variant!r} in the saved config; this version of bytelm has "
+                f"{', '.join(sorted(variants))}."
             )
-        kind = ModelConfig.families[family]
-        saved = {key: value for key, value in saved.items() if key != "family"}
+        kind = variants[variant]
+        saved = {key: value for key, value in saved.items() if key != named}
     hints = typing.get_type_hints(kind)
     names = [f.name for f in dataclasses.fields(kind)]
     for key in saved:

@@ -140,7 +140,7 @@ class SelfAttention(nnx.Module):
     ) -> tuple[jax.Array, LayerCache]:
         """Attention of N new positions `[B, N, width]` over the cache and over themselves."""
         q, k, v = self._heads(x, slots.positions)
-        k, v = (_by_head(new).astype(cache.keys.dtype) for new in (k, v))
+        k, v = (by_head(new).astype(cache.keys.dtype) for new in (k, v))
         written = LayerCache(slots.write(cache.keys, k), slots.write(cache.values, v))
         if x.shape[1] == 1:
             keys, values = written.keys, written.values
@@ -161,7 +161,7 @@ class SelfAttention(nnx.Module):
         return self.output(mixed.reshape(*x.shape[:2], -1)), written
 
 
-def _by_head(x: jax.Array) -> jax.Array:
+def by_head(x: jax.Array) -> jax.Array:
     """`[B, N, G, K] -> [B * G, N, K]`."""
     return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
 

@@ -10,6 +10,8 @@ last start lies behind (`longest`).
   it is not such a byte, and at START. Two-letter scripts fire at each character.
 - `whitespace`: a patch ends with each Unicode whitespace character (property White_Space), whose
   bytes belong to it, and with START.
+- `space`: a patch ends with each space byte, and with START (the "whitespaces" of dynamic token
+  pooling, arXiv 2211.09761).
 - `whitespace_run`: a patch ends with the first whitespace character of a run, and with START; the
   rest of the run leads the next patch, so that indentation is not one patch per space.
 - `fixed`: a patch starts every `longest` symbols of a document.
@@ -32,7 +34,7 @@ import numpy as np
 
 from bytelm.vocabulary import START
 
-RuleKind = Literal["spacelike", "whitespace", "whitespace_run", "words", "fixed"]
+RuleKind = Literal["spacelike", "whitespace", "space", "whitespace_run", "words", "fixed"]
 
 LOOKBACK = 7
 """How many symbols before its own a rule looks at."""
@@ -81,8 +83,8 @@ class Boundaries:
     Attributes:
         starts: whether a patch starts at the symbol.
         ends: whether it is already known at the symbol that a patch ends with it. For the kinds
-            "whitespace", "whitespace_run" and "fixed" that is every end but a document's last; for
-            the others, those of `longest` alone.
+            "whitespace", "space", "whitespace_run" and "fixed" that is every end but a document's
+            last; for the others, those of `longest` alone.
     """
 
     starts: jax.Array
@@ -180,6 +182,13 @@ def _whitespace(symbols: _Symbols) -> tuple[jax.Array, jax.Array]:
     return ends(symbols[1:]) | (symbols[1] == NONE), ends(symbols)
 
 
+def _space(symbols: _Symbols) -> tuple[jax.Array, jax.Array]:
+    def ends(symbol: jax.Array) -> jax.Array:
+        return (symbol == ord(" ")) | (symbol == START)
+
+    return ends(symbols[1]) | (symbols[1] == NONE), ends(symbols[0])
+
+
 def _whitespace_run(symbols: _Symbols) -> tuple[jax.Array, jax.Array]:
     def ends(symbols: _Symbols) -> jax.Array:
         size = _whitespace_bytes(symbols)
@@ -247,6 +256,7 @@ def _words(symbols: _Symbols) -> tuple[jax.Array, jax.Array]:
 _RULES = {
     "spacelike": _spacelike,
     "whitespace": _whitespace,
+    "space": _space,
     "whitespace_run": _whitespace_run,
     "words": _words,
     "fixed": _fixed,

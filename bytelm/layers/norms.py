@@ -25,10 +25,12 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis with a scale and no shift, in float32."""
+    """Layer normalisation over the last axis, in float32; with a scale, and a `bias` if asked."""
 
-    def __init__(self, width: int, *, epsilon: float = 1e-5):
+    def __init__(self, width: int, *, epsilon: float = 1e-5, bias: bool = False):
         self.scale = nnx.Param(jnp.ones((width,)))
+        if bias:
+            self.bias = nnx.Param(jnp.zeros((width,)))
         self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -37,7 +39,11 @@ class LayerNorm(nnx.Module):
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
         normed = centred * jax.lax.rsqrt(variance + self.epsilon)
         scale = self.scale[...].astype(jnp.float32)
-        return (normed * jnp.expand_dims(scale, range(x.ndim - 1))).astype(x.dtype)
+        normed = normed * jnp.expand_dims(scale, range(x.ndim - 1))
+        if hasattr(self, "bias"):
+            bias = self.bias[...].astype(jnp.float32)
+            normed = normed + jnp.expand_dims(bias, range(x.ndim - 1))
+        return normed.astype(x.dtype)
 
 
 NORMS: dict[NormKind, type[RMSNorm] | type[LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}

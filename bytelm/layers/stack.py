@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from bytelm.layers.blocks import (
     LayerCache,
     TransformerBlock,
 )
+from bytelm.layers.relative import PositionBiases, RelativeBlock
 
 Remat = Literal["none", "dots", "full"]
 
@@ -53,6 +54,7 @@ class Stack(nnx.Module):
             (faster on CPU); None chooses by depth.
         remat: what the backward pass recomputes: nothing ("none"), all but the results of matrix
             products ("dots"), or the whole block ("full", least memory).
+        block: the class of the blocks.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Stack(nnx.Module):
         rngs: nnx.Rngs,
         scan: bool | None = None,
         remat: Remat = "none",
+        block: type[TransformerBlock] | type[RelativeBlock] = TransformerBlock,
     ):
         self.config = config
         self.scan = config.depth > DEEPEST_UNROLLED if scan is None else scan
@@ -69,16 +72,16 @@ class Stack(nnx.Module):
 
         @nnx.split_rngs(splits=config.depth)
         @nnx.vmap(in_axes=0, out_axes=0)
-        def blocks(rngs: nnx.Rngs) -> TransformerBlock:
-            return TransformerBlock(config, rngs=rngs)
+        def blocks(rngs: nnx.Rngs) -> TransformerBlock | RelativeBlock:
+            return block(config, rngs=rngs)
 
-        self.blocks: TransformerBlock | nnx.List = blocks(rngs)
+        self.blocks: Any = blocks(rngs)
 
     def unstack(self) -> None:
         """Stores each layer's parameters on their own, so that decoding does not slice them."""
         self.blocks = nnx.List(self._layers())
 
-    def _layers(self) -> list[TransformerBlock]:
+    def _layers(self) -> list[Any]:
         if isinstance(self.blocks, nnx.List):
             return list(self.blocks)
         graphdef, stacked = nnx.split(self.blocks)
@@ -106,7 +109,7 @@ class Stack(nnx.Module):
         segment_ids: jax.Array | None,
         *,
         positions: jax.Array | None = None,
-        condition: Condition | None = None,
+        condition: Condition | PositionBiases | None = None,
     ) -> jax.Array:
         """Runs all blocks over whole rows.
 
@@ -114,7 +117,8 @@ class Stack(nnx.Module):
             x: `[B, T, width]`.
             segment_ids: int32 `[B, T]`; positions see their own segment only.
             positions: int32 `[B, T]` for the rotation; None counts from the row's start.
-            condition: added to each layer's input, where the config has a `condition_width`.
+            condition: what every layer is given alike: vectors that are added to its input, where
+                the config has a `condition_width`, or the biases of a `RelativeBlock`.
         """
         if self.scan and not isinstance(self.blocks, nnx.List):
             graphdef, stacked = nnx.split(self.blocks)
@@ -158,7 +162,7 @@ class Stack(nnx.Module):
         lengths: jax.Array,
         *,
         segment_ids: jax.Array | None = None,
-        condition: Condition | None = None,
+        condition: Condition | PositionBiases | None = None,
     ) -> tuple[jax.Array, StackCache]:
         """Runs N new positions of each row.
 

@@ -1,5 +1,6 @@
 """Model families, one file each. Importing this package registers them all."""
 
+from bytelm.models import dynamic_pooling as dynamic_pooling
 from bytelm.models import hat as hat
 from bytelm.models import hat2 as hat2
 from bytelm.models import megabyte as megabyte

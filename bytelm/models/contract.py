@@ -122,6 +122,16 @@ class ModelConfig(abc.ABC):
             ModelConfig.families[cls.family] = cls
 
     @property
+    def scripts(self) -> tuple[str, ...]:
+        """The scripts that training must tell apart: `data.scripts` then has to be just these."""
+        return ()
+
+    @property
+    def needs_unigram(self) -> bool:
+        """Whether training needs the boundaries of `data.unigram`."""
+        return False
+
+    @property
     def dtype(self) -> jnp.dtype:
         """The compute dtype that `compute_dtype` means on this machine."""
         if self.compute_dtype == "auto":

@@ -9,9 +9,10 @@ from flax import nnx
 
 from bytelm.errors import UserError
 from bytelm.layers.attention import AttentionImplementation, AttentionMask
-from bytelm.layers.blocks import BlockConfig
+from bytelm.layers.blocks import BlockConfig, Condition
 from bytelm.layers.mlp import MLPKind
 from bytelm.layers.norms import NormKind
+from bytelm.layers.relative import PositionBiases
 from bytelm.layers.stack import Remat, Stack, StackCache
 from bytelm.models.contract import ModelConfig
 
@@ -88,9 +89,13 @@ class HierarchyConfig(ModelConfig):
 
     def capacity(self, length: int) -> int:
         """Patches that a row of `length` symbols has room for."""
-        fixed = self.fixed_patch
-        default = 4.0 if fixed is None else max(1.0, fixed / 1.125)
-        return max(1, math.ceil(length / (self.bytes_per_patch or default) - 1e-6))
+        size = self.bytes_per_patch or self.default_bytes_per_patch
+        return max(1, math.ceil(length / size - 1e-6))
+
+    @property
+    def default_bytes_per_patch(self) -> float:
+        """What `bytes_per_patch` None stands for."""
+        return 4.0 if self.fixed_patch is None else max(1.0, self.fixed_patch / 1.125)
 
     @property
     def fixed_patch(self) -> int | None:
@@ -145,16 +150,21 @@ class PositionTable(nnx.Module):
 
 
 def extend_backbone(
-    backbone: Stack, y: jax.Array, cache: StackCache, counts: jax.Array
+    backbone: Stack,
+    y: jax.Array,
+    cache: StackCache,
+    counts: jax.Array,
+    condition: Condition | PositionBiases | None = None,
 ) -> tuple[jax.Array, StackCache]:
     """Runs the backbone on the patches that opened, and not at all if none did in any row.
 
     Args:
         y: `[B, P, width]`.
         counts: int32 `[B]`, how many of the P patches each row really has.
+        condition: as in `Stack.extend`.
     """
 
     def run() -> tuple[jax.Array, StackCache]:
-        return backbone.extend(y, cache, counts)
+        return backbone.extend(y, cache, counts, condition=condition)
 
     return jax.lax.cond((counts > 0).any(), run, lambda: (jnp.zeros_like(y), cache))

@@ -96,12 +96,15 @@ def printable(text: str) -> str:
 
 
 def format_metrics(values: Mapping[str, Any]) -> str:
-    """One line of all the metrics: those of `_FORMATS` in its order, then the others in theirs."""
+    """One line of the metrics: those of `_FORMATS` in its order, then the others in theirs.
+
+    Names with a slash are details, for files alone.
+    """
     known = [form(_scalar(values[name])) for name, form in _FORMATS.items() if name in values]
     others = [
         f"{name.replace('_', ' ')} {_scalar(value):.4g}"
         for name, value in values.items()
-        if name not in _FORMATS
+        if name not in _FORMATS and "/" not in name
     ]
     return "  ".join(known + others)
 

@@ -4,11 +4,9 @@ import contextlib
 import dataclasses
 import math
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -23,6 +21,7 @@ from bytelm.training.distributed import StopRequest, gather_json
 from bytelm.training.hardware import peak_flops
 from bytelm.training.metrics import MetricsWriter
 from bytelm.training.provenance import provenance
+from bytelm.training.record import Record, bits_per_byte, warnings
 from bytelm.training.resume import check_change
 from bytelm.training.sharding import check_batch, place_batch, row_share, single_device_mesh
 from bytelm.training.step import TrainProgram, train_program
@@ -42,14 +41,35 @@ class TrainResult:
 
 
 def build_program(config: ExperimentConfig, mesh: jax.sharding.Mesh) -> TrainProgram:
-    """The training program that a config asks for."""
+    """The training program that a config asks for.
+
+    Raises:
+        UserError: if the data do not supply what the model needs, or the mesh divides no batch.
+    """
+    _check_supply(config)
     check_batch(config.data.batch_size, mesh, config.train.accumulation)
     return train_program(
         config.model,
         config.optimizer.build(config.train.steps),
         mesh,
         config.train.accumulation,
+        len(config.data.scripts),
     )
+
+
+def _check_supply(config: ExperimentConfig) -> None:
+    model, data = config.model, config.data
+    if model.needs_unigram and data.unigram is None:
+        raise UserError(
+            "the model's boundaries are those of a SentencePiece Unigram model, and there is none: "
+            "make one with `bytelm data unigram` and name it with --data.unigram."
+        )
+    if model.scripts and model.scripts != data.scripts:
+        raise UserError(
+            f"the model has bands for the scripts {', '.join(model.scripts)}, and data.scripts is "
+            f"{', '.join(data.scripts) or 'empty'}; give --data.scripts {' '.join(model.scripts)}, "
+            "and say with --data.script-key or --data.script which one a document has."
+        )
 
 
 def train(
@@ -105,7 +125,8 @@ class _Run:
         self.step, self.bytes_seen, self.best = 0, 0, math.inf
         self.validated = 0
         self.last_validation: float | None = None
-        self.record = _Record()
+        self.record = Record()
+        self.warned: set[str] = set()
         if resume and self.checkpoints.last_step is not None:
             self._restore(allow_config_change)
         else:
@@ -148,7 +169,7 @@ class _Run:
         self.best = restored.provenance["best_validation_bpb"] or math.inf
         self.last_validation = restored.provenance["last_validation_bpb"]
         self.validated = restored.provenance["validated_step"]
-        self.record = _Record(**restored.provenance["record"])
+        self.record = Record(**restored.provenance["record"])
 
     def run(self, stop: StopRequest) -> TrainResult:
         """Trains to the end or until `stop` asks for it."""
@@ -223,12 +244,16 @@ class _Run:
             )
         self.record.add(values)
         if step % self.config.train.log_every == 0:
-            scalars = self.record.scalars(self.step_flops, self.peak)
+            scalars = self.record.scalars(self.step_flops, self.peak, self.config.data.scripts)
             # The schedule does not advance in a step that is skipped.
             scalars["learning_rate"] = float(self.learning_rate(step - 1 - int(values["skipped"])))
-            self.record = _Record()
+            self.record = Record()
             self.record.resume()
             self._report(step, scalars)
+            for subject, warning in warnings(scalars, step / self.config.train.steps).items():
+                if subject not in self.warned:
+                    self.display.message(f"warning: {warning}")
+                self.warned.add(subject)
 
     def _report(self, step: int, scalars: dict[str, float]) -> None:
         self.display.update(step, scalars)
@@ -288,68 +313,6 @@ class _Run:
             },
             validation_bpb=validation_bpb,
         )
-
-
-def bits_per_byte(nats: float, count: float) -> float:
-    """Nats over all the bytes they were spent on, in bits; NaN where there are none."""
-    return nats / (math.log(2) * count) if count else math.nan
-
-
-class _Record:
-    """Sums over the steps since the last record, and the time they took."""
-
-    def __init__(
-        self, steps: int = 0, seconds: float = 0.0, sums: Mapping[str, float] | None = None
-    ):
-        self.steps = steps
-        self.seconds = seconds
-        self.sums = dict(sums or {})
-        self.last: Mapping[str, Any] = {}
-        self._since: float | None = None
-
-    def resume(self) -> None:
-        """Lets the clock run."""
-        self._since = time.perf_counter()
-
-    def pause(self) -> None:
-        """Stops the clock: a validation is no training time."""
-        if self._since is not None:
-            self.seconds += time.perf_counter() - self._since
-        self._since = None
-
-    def saved(self) -> dict[str, Any]:
-        """The arguments that make an equal record, for a checkpoint."""
-        self.pause()
-        self.resume()
-        return {"steps": self.steps, "seconds": self.seconds, "sums": self.sums}
-
-    def add(self, values: Mapping[str, Any]) -> None:
-        """Counts in the metrics of one step."""
-        self.steps += 1
-        self.last = values
-        if values["skipped_in_row"]:
-            return
-        for name in ("nats", "bytes", "patches", "overflow"):
-            if name in values:
-                self.sums[name] = self.sums.get(name, 0.0) + float(values[name])
-
-    def scalars(self, step_flops: float, peak: float) -> dict[str, float]:
-        """The metrics of the steps added: sums are divided here, once."""
-        self.pause()
-        flops = self.steps * step_flops / self.seconds
-        scalars = {
-            "bpb": bits_per_byte(self.sums.get("nats", 0.0), self.sums.get("bytes", 0.0)),
-            "bytes_per_second": self.sums.get("bytes", 0.0) / self.seconds,
-            "flops_per_second": flops,
-            "utilisation": flops / peak,
-            "gradient_norm": float(self.last["gradient_norm"]),
-            "skipped_steps": float(self.last["skipped"]),
-        }
-        if patches := self.sums.get("patches"):
-            refused = self.sums["overflow"]
-            scalars["bytes_per_patch"] = self.sums.get("bytes", 0.0) / patches
-            scalars["overflow"] = refused / (patches + refused)
-        return scalars
 
 
 def _write_config(config: ExperimentConfig, run_dir: Path) -> None:

@@ -5,6 +5,7 @@ merged inside the trace (walking its graph in Python at every call would cost mo
 model's step).
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,11 +31,15 @@ _CPU_COMPILER_OPTIONS = {
 }
 
 
-def score(model: nnx.Module, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+def score(
+    model: nnx.Module, batch: Batch, scripts: int = 0
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The training loss summed over a batch's scored symbols, and sums for the metrics.
 
     The sums are nats over bytes and END together (`nats`), over bytes alone (`byte_nats`), the
-    number of bytes and of scored symbols, and whatever statistics the family reports.
+    number of bytes and of scored symbols, the auxiliary losses times the scored symbols
+    (`auxiliary/NAME`), and whatever statistics the family reports. Where batches carry the numbers
+    of so many `scripts`, there are bytes and patches of each, `[scripts]`, too.
     """
     output = model(batch)
     nats = output.nats(batch.targets)
@@ -46,6 +51,13 @@ def score(model: nnx.Module, batch: Batch) -> tuple[jax.Array, dict[str, jax.Arr
         "symbols": (batch.targets != UNSCORED).sum(),
         **output.statistics,
     }
+    for name, loss in output.auxiliary_losses.items():
+        sums[f"auxiliary/{name}"] = loss * sums["symbols"]
+    if scripts and output.patch_starts is not None:
+        of_script = batch.scripts[:, :, None] == jnp.arange(scripts)[None, None, :]
+        sums["script_bytes"] = (of_script & is_byte[:, :, None]).sum(axis=(0, 1))
+        starts = output.patch_starts[:, :, None]
+        sums["script_patches"] = (of_script & starts).sum(axis=(0, 1))
     auxiliary = sum(output.auxiliary_losses.values(), start=jnp.zeros(()))
     return sums["nats"] + auxiliary * sums["symbols"], sums
 
@@ -71,13 +83,18 @@ class TrainProgram:
 
 
 def train_program(
-    model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, accumulation: int = 1
+    model: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    accumulation: int = 1,
+    scripts: int = 0,
 ) -> TrainProgram:
     """Puts model, optimiser and mesh together. Traces nothing yet.
 
     Args:
         accumulation: into how many pieces, run one after another, a batch is cut; the result is
             that of the whole batch.
+        scripts: how many scripts the batches tell apart.
     """
     abstract_model = nnx.eval_shape(lambda: model.build(nnx.Rngs(0)))
     graphdef, abstract_params = nnx.split(abstract_model)
@@ -106,10 +123,14 @@ def train_program(
     )
 
     def gradients(params: Any, batch: Batch) -> tuple[Any, dict[str, jax.Array]]:
-        return jax.grad(lambda p: score(nnx.merge(graphdef, p), batch), has_aux=True)(params)
+        def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return score(nnx.merge(graphdef, params), batch, scripts)
+
+        return jax.grad(loss, has_aux=True)(params)
 
     def train(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         params = state["params"]
+        batch = dataclasses.replace(batch, keys=_row_keys(state, len(batch.ids)))
         if accumulation == 1:
             grads, sums = gradients(params, batch)
         else:
@@ -150,7 +171,7 @@ def train_program(
         return new_state, metrics
 
     def evaluate(params: Any, batch: Batch) -> dict[str, jax.Array]:
-        return score(nnx.merge(graphdef, params), batch)[1]
+        return score(nnx.merge(graphdef, params), batch, scripts)[1]
 
     return TrainProgram(
         graphdef=graphdef,
@@ -167,6 +188,13 @@ def train_program(
     )
 
 
+def _row_keys(state: State, rows: int) -> jax.Array:
+    """Random key data for each row of the step's batch, uint32 `[rows, 2]`."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(state["rng"]), state["step"])
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(rows))
+    return jax.random.key_data(keys)
+
+
 def _pieces(rows: jax.Array, count: int) -> jax.Array:
-    """[B, T] -> [count, B / count, T], taking every count-th row so that no row changes device."""
+    """[B, N] -> [count, B / count, N], taking every count-th row so that no row changes device."""
     return rows.reshape(rows.shape[0] // count, count, *rows.shape[1:]).swapaxes(0, 1)

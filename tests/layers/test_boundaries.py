@@ -21,7 +21,7 @@ from bytelm.layers.boundaries import (
 from bytelm.vocabulary import BYTES, END, PAD, START
 
 RULES = [BoundaryRule(kind, longest) for kind in get_args(RuleKind) for longest in (None, 3)]
-KNOWN_ENDS = ("whitespace", "whitespace_run", "fixed")
+KNOWN_ENDS = ("whitespace", "space", "whitespace_run", "fixed")
 TEXTS = [
     "The quick, brown fox:  jumps (over) 3.14 dogs!\n\tdon't",
     "def __init__(self, maxLength=10):\n    return HTTPServer\r\n",
@@ -164,6 +164,9 @@ def oracle(rule, symbols):
             symbols[t] == START or (spacelike[t] and not (t and spacelike[t - 1]))
             for t in range(count)
         ]
+    elif rule.kind == "space":
+        ends = [symbol in (ord(" "), START) for symbol in symbols]
+        starts = [True, *ends[:-1]]
     elif rule.kind in ("whitespace", "whitespace_run"):
         ended = last_white_space if rule.kind == "whitespace" else ends_first_white_space
         ends = [ended(symbols[: t + 1]) > 0 for t in range(count)]
@@ -273,7 +276,8 @@ def test_a_known_end_is_followed_by_a_start(rule):
     assert starts[ends].all()
     if rule.kind in KNOWN_ENDS:
         np.testing.assert_array_equal(starts, ends)
-    assert ends.any() == (rule.longest is not None or rule.kind.startswith("whitespace"))
+    by_character = rule.kind in KNOWN_ENDS and rule.kind != "fixed"
+    assert ends.any() == (rule.longest is not None or by_character)
 
 
 def test_white_space_is_unicodes():
@@ -325,6 +329,7 @@ def test_words(patches):
         ("spacelike", "The| quick|, brown|\n  fox2"),
         ("spacelike", "caf|é|, ok|我|喜|欢"),
         ("whitespace", "The |quick, | |brown\n|我喜\u3000|欢\u00a0|!"),
+        ("space", "The |quick, | |brown\nfox\u3000 |!"),
         ("whitespace_run", "if |x:\n|    return |y\u3000|\u00a0 z"),
     ],
 )

@@ -16,6 +16,16 @@ from flax import nnx
 
 from bytelm.layers.linear import Embedding
 from bytelm.models import Batch, ModelConfig
+from bytelm.models.boundary_kinds import (
+    EntropyBoundary,
+    FixedBoundary,
+    FlexitokensBoundary,
+    GumbelBoundary,
+    SpacelikeBoundary,
+    UnigramBoundary,
+    WhitespaceBoundary,
+)
+from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.models.hierarchy import HierarchyConfig
@@ -38,6 +48,15 @@ megabyte = functools.partial(
 word_levels = {**levels, "encoder_depth": 1, "decoder_depth": 1, "bytes_per_patch": 1.0}
 hat = functools.partial(HATConfig, **word_levels, longest_word=5)
 hat2 = functools.partial(HAT2Config, **word_levels, longest_word=5)
+dynamic_pooling = functools.partial(
+    DynamicPoolingConfig,
+    width=16,
+    head_width=8,
+    pre_depth=1,
+    backbone_depth=1,
+    post_depth=1,
+    bytes_per_patch=1.0,
+)
 
 FAMILIES: dict[str, ModelConfig] = {
     "transformer": small(),
@@ -62,6 +81,21 @@ FAMILIES: dict[str, ModelConfig] = {
     "hat2, whitespace": hat2(boundary="whitespace", window=None),
     "hat2, overflow": hat2(bytes_per_patch=4.0),
     "hat2, scanned and rematerialised": hat2(scan=True, remat="full"),
+    "dynamic_pooling, whitespace": dynamic_pooling(boundary=WhitespaceBoundary()),
+    "dynamic_pooling, spacelike": dynamic_pooling(boundary=SpacelikeBoundary()),
+    "dynamic_pooling, fixed": dynamic_pooling(boundary=FixedBoundary(stride=3)),
+    "dynamic_pooling, entropy": dynamic_pooling(boundary=EntropyBoundary()),
+    "dynamic_pooling, unigram": dynamic_pooling(boundary=UnigramBoundary()),
+    "dynamic_pooling, flexitokens": dynamic_pooling(boundary=FlexitokensBoundary()),
+    "dynamic_pooling, published blocks": dynamic_pooling(
+        boundary=GumbelBoundary(published=True),
+        boundary_gradient="published",
+        published_blocks=True,
+        mlp="gelu",
+    ),
+    "dynamic_pooling, scanned and rematerialised": dynamic_pooling(scan=True, remat="full"),
+    "dynamic_pooling, overflow": dynamic_pooling(bytes_per_patch=4.0),
+    "dynamic_pooling, gumbel": dynamic_pooling(),
 }
 
 

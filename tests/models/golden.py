@@ -56,7 +56,7 @@ def load(path: Path) -> Case:
     with np.load(path) as file:
         for key, value in file.items():
             group, _, name = key.partition(".")
-            groups[group][name] = value.item() if group == "cfg" else value
+            groups[group][name] = value.tolist() if group == "cfg" else value
     return Case(*groups.values())
 
 

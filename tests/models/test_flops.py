@@ -11,6 +11,7 @@ from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
 from bytelm.models import Batch
+from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.models.hierarchy import HierarchyConfig
@@ -64,12 +65,14 @@ def test_flops_are_those_of_the_traced_matrix_products(config, length):
 
 # Wide enough for matrix products to dominate; XLA counts norms and softmax as well.
 LEVELS = {"local_width": 256, "global_width": 512, "global_depth": 2, "head_width": 32}
+POOLED = {"width": 256, "pre_depth": 1, "backbone_depth": 2, "post_depth": 1, "head_width": 32}
 WIDE = {
     "transformer": TransformerConfig(width=256, depth=2, head_width=32),
     "spacebyte": SpaceByteConfig(**LEVELS, local_depth=2),
     "megabyte": MegaByteConfig(**LEVELS, local_depth=2, patch_size=8),
     "hat": HATConfig(**LEVELS, encoder_depth=1, decoder_depth=1, bytes_per_patch=8.0),
     "hat2": HAT2Config(**LEVELS, encoder_depth=1, decoder_depth=1),
+    "dynamic_pooling": DynamicPoolingConfig(**POOLED),
 }
 
 
@@ -77,6 +80,14 @@ WIDE = {
 def test_flops_agree_with_the_cost_analysis_of_xla(config):
     counted = program(config, 32).lower().compile().cost_analysis()["flops"]
     assert config.forward_flops(32) == pytest.approx(counted, rel=0.05)
+
+
+def test_flops_of_relative_attention_are_those_of_the_traced_matrix_products():
+    # XLA counts some thirty operations for each erf of the published blocks.
+    config = DynamicPoolingConfig(**POOLED, published_blocks=True, mlp="gelu")
+    assert config.forward_flops(32) == pytest.approx(
+        matmul_flops(program(config, 32).jaxpr), rel=0.02
+    )
 
 
 @pytest.mark.parametrize("config", WIDE.values(), ids=WIDE.keys())

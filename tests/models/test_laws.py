@@ -197,9 +197,11 @@ def test_sharded_over_every_mesh_axis_equals_one_device(config, monkeypatch):
     params = jax.device_put(split_model(config)[1], shardings)
     with jax.set_mesh(mesh):
         got = backward(config)(params, *place_batch((batch, weights), mesh))
+    # A sum of terms that cancel (a bias of all keys changes no softmax) is as exact as its terms.
+    terms = max(np.abs(leaf).max() for leaf in jax.tree.leaves(of_params)) / 32
     for path, wanted in jax.tree.leaves_with_path((nats, of_params, nudges)):
         values = dict(jax.tree.leaves_with_path(got))[path]
-        tolerance = TOLERANCE * np.abs(wanted).max()
+        tolerance = TOLERANCE * max(np.abs(wanted).max(), terms)
         np.testing.assert_allclose(values, wanted, rtol=0, atol=tolerance, err_msg=str(path))
 
 

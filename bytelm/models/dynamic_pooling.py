@@ -1,0 +1,369 @@
+"""Dynamic token pooling: an hourglass over segments that may be learned (arXiv 2211.09761).
+
+Blocks run at every byte (`pre`), then on one vector for each segment (`backbone`), then at every
+byte again (`post`), all of one width. A boundary ends a segment with its byte; segments are pooled
+to their means, behind a learned null vector, and normalised. Each byte adds to its own vector from
+before the pooling what the backbone says of the last segment that is finished; so a byte that ends
+a segment already reads that segment, and nothing is read before it is finished (section 2.1).
+Where segments end is told by a rule, or by a predictor at each byte (`boundary_kinds`), which
+FLEXITOKENS (arXiv 2507.12720) trains with a band of rates for each script.
+
+The published blocks (`block="published"`) are post-norm with Transformer-XL's relative attention
+and biases everywhere; the default ones are today's (RMSNorm before, RoPE, SwiGLU), with a norm
+before the predictor and one before the head. Decided otherwise than in the authors' code:
+
+- Their cross-entropy of supervised boundaries takes probabilities for logits, and boundaries are
+  sampled in evaluation too: faults, kept under `published` of the boundary kind. Here learned
+  boundaries are rounded in evaluation, as the paper has it, and noise in training depends on the
+  row and the position in the document alone.
+- The language model's loss hardly reaches their predictor. `boundary_gradient` offers the gradient
+  that `bytelm.layers.segments` derives beside theirs.
+- The predictor starts at the expected rate of boundaries, where theirs starts at one half.
+- Rows have room for a fixed number of segments. When it is full no segment ends any more, and every
+  byte is still scored; theirs grows with the batch.
+- Each document in a row has a null vector, segments and positions of its own.
+- No dropout.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bytelm.errors import UserError
+from bytelm.layers.attention import AttentionMask
+from bytelm.layers.blocks import BlockConfig, TransformerBlock
+from bytelm.layers.boundaries import BoundaryRule, RuleState, find_boundaries
+from bytelm.layers.boundary_predictor import BoundaryPredictor
+from bytelm.layers.linear import Dense, Embedding
+from bytelm.layers.norms import NORMS, LayerNorm
+from bytelm.layers.partitioning import shard_rows
+from bytelm.layers.patching import positions_in_segment
+from bytelm.layers.relative import DEVIATION, PositionBiases, RelativeBlock
+from bytelm.layers.segments import (
+    BoundaryGradient,
+    find_segments,
+    mean_segments,
+    spread_segments,
+    sum_segments,
+)
+from bytelm.layers.stack import Stack, StackCache
+from bytelm.models.boundary_kinds import (
+    BoundaryConfig,
+    GumbelBoundary,
+    LearnedBoundary,
+    RuleBoundary,
+    UnigramBoundary,
+)
+from bytelm.models.contract import Batch, LanguageModel, ModelOutput
+from bytelm.models.hierarchy import HierarchyConfig, extend_backbone
+from bytelm.vocabulary import INPUT_SIZE, OUTPUT_SIZE, UNSCORED
+
+
+@dataclass(frozen=True)
+class DynamicPoolingConfig(HierarchyConfig):
+    """Dynamic token pooling; the defaults are its layout with today's blocks."""
+
+    family: ClassVar[str] = "dynamic_pooling"
+
+    width: int = 512
+    """Channels of all blocks."""
+    pre_depth: int = 2
+    """Blocks at every byte, before the pooling."""
+    backbone_depth: int = 8
+    """Blocks on segments."""
+    post_depth: int = 2
+    """Blocks at every byte, after the pooling."""
+    heads: int | None = None
+    """Attention heads; None for as many of `head_width` as make up the width."""
+    mlp_width: int | None = None
+    """Channels inside the MLPs; None for 4 x width (for SwiGLU, as many parameters)."""
+    boundary: BoundaryConfig = field(default_factory=GumbelBoundary)
+    """Where segments end."""
+    boundary_gradient: BoundaryGradient = "counterfactual"
+    """How the language model's loss reaches a sampled kind's predictor: hardly, as in the authors'
+    code, or by what each boundary changes; see `bytelm.layers.segments`."""
+    published_blocks: bool = False
+    """The authors' blocks: post-norm, relative attention, biases; `mlp` "gelu" (exact) or "relu",
+    and `norm`, `qk_norm`, `rope_theta` and `scaled_init` left unused. Quadratic in memory."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_positive(
+            "width", "pre_depth", "backbone_depth", "post_depth", "heads", "mlp_width"
+        )
+        if self.heads is None:
+            self.require_heads("width")
+        if self.published_blocks and self.mlp == "swiglu":
+            raise UserError(
+                'model.published_blocks has no "swiglu"; set model.mlp to gelu or relu.'
+            )
+        if self.published_blocks and self.width % 2:
+            raise UserError(f"model.width is {self.width}; relative positions need it even.")
+
+    @property
+    def default_bytes_per_patch(self) -> float:
+        return self.boundary.bytes_per_patch
+
+    def capacity(self, length: int) -> int:
+        return super().capacity(length) + 1  # the null vector
+
+    @property
+    def scripts(self) -> tuple[str, ...]:
+        return self.boundary.scripts if isinstance(self.boundary, LearnedBoundary) else ()
+
+    @property
+    def needs_unigram(self) -> bool:
+        return isinstance(self.boundary, UnigramBoundary)
+
+    @property
+    def predictor_width(self) -> int:
+        """Channels inside the boundary predictor; 0 where there is none."""
+        if not isinstance(self.boundary, LearnedBoundary):
+            return 0
+        return self.boundary.hidden or 4 * self.width
+
+    def blocks(self, depth: int) -> BlockConfig:
+        block = self.block(self.width, depth, AttentionMask(), mlp_width=self.mlp_width)
+        heads = self.heads or block.heads
+        return replace(block, heads=heads, key_value_heads=heads)
+
+    def global_block(self) -> BlockConfig:
+        return self.blocks(self.backbone_depth)
+
+    def build(self, rngs: nnx.Rngs) -> "DynamicPooling":
+        return DynamicPooling(self, rngs=rngs)
+
+    def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
+        patches = self.capacity(sequence_length) if patches is None else patches
+        bytewise = self._stack_flops(self.pre_depth + self.post_depth, sequence_length)
+        predictor = 2.0 * sequence_length * self.predictor_width * (self.width + 1)
+        head = 2.0 * sequence_length * self.width * OUTPUT_SIZE
+        return bytewise + self._stack_flops(self.backbone_depth, patches) + predictor + head
+
+    def _stack_flops(self, depth: int, length: float) -> float:
+        flops = self.blocks(depth).forward_flops(length)
+        if self.published_blocks:  # projections of distances, and their products with queries
+            inner = self.global_block().heads * self.head_width
+            flops += depth * 2.0 * inner * (length * self.width + length * (length + 1) / 2)
+        return flops
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DynamicPoolingCache:
+    """Decoding state.
+
+    Attributes:
+        pre: of the blocks before the pooling.
+        rule: of the boundary rule; empty where boundaries are learned.
+        open_sum: float32 `[B, width]`, the sum of the vectors of the unfinished segment.
+        open_size: float32 `[B]`, how many they are.
+        backbone: of the backbone.
+        read: `[B, width]`, the entry that symbols read now.
+        post: of the blocks after the pooling.
+    """
+
+    pre: StackCache
+    rule: RuleState | None
+    open_sum: jax.Array
+    open_size: jax.Array
+    backbone: StackCache
+    read: jax.Array
+    post: StackCache
+
+
+class Decision(NamedTuple):
+    """Where segments are to end.
+
+    Attributes:
+        ends: bool `[B, T]`.
+        numbers: the same as numbers, float32 `[B, T]`, for the gradient.
+        logits: the predictor's, float32 `[B, T]`; None from a rule.
+    """
+
+    ends: jax.Array
+    numbers: jax.Array
+    logits: jax.Array | None
+
+
+class DynamicPooling(LanguageModel):
+    """The model that a `DynamicPoolingConfig` builds."""
+
+    def __init__(self, config: DynamicPoolingConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        width, published = config.width, config.published_blocks
+        scale = DEVIATION if published else 1.0
+        self.embedding = Embedding(INPUT_SIZE, width, rngs=rngs, scale=scale)
+        self.pre = self._stack(config.pre_depth, rngs)
+        if isinstance(config.boundary, LearnedBoundary):
+            self.predictor = BoundaryPredictor(
+                width,
+                config.predictor_width,
+                rate=config.boundary.rate,
+                relu=config.mlp == "relu",
+                rngs=rngs,
+            )
+        self.null_group = nnx.Param(jax.random.normal(rngs.params(), (width,)))
+        self.backbone = self._stack(config.backbone_depth, rngs)
+        self.post = self._stack(config.post_depth, rngs)
+        if published:
+            shape = (config.global_block().heads, config.head_width)
+            self.content_bias = nnx.Param(DEVIATION * jax.random.normal(rngs.params(), shape))
+            self.position_bias = nnx.Param(DEVIATION * jax.random.normal(rngs.params(), shape))
+        else:
+            self.boundary_norm = NORMS[config.norm](width)
+            self.final_norm = NORMS[config.norm](width)
+        self.down_norm = LayerNorm(width, bias=True) if published else NORMS[config.norm](width)
+        gain = DEVIATION * width**0.5 if published else 0.0 if config.scaled_init else 1.0
+        self.head = Dense(width, OUTPUT_SIZE, rngs=rngs, gain=gain, bias=published)
+
+    def _stack(self, depth: int, rngs: nnx.Rngs) -> Stack:
+        config = self.config
+        block = RelativeBlock if config.published_blocks else TransformerBlock
+        blocks = config.blocks(depth)
+        return Stack(blocks, rngs=rngs, scan=config.scan, remat=config.remat, block=block)
+
+    @property
+    def _biases(self) -> PositionBiases | None:
+        if not self.config.published_blocks:
+            return None
+        return PositionBiases(self.content_bias[...], self.position_bias[...])
+
+    def __call__(self, batch: Batch) -> ModelOutput:
+        config, segment_ids = self.config, batch.segment_ids
+        x = shard_rows(self.embedding(batch.ids, config.dtype))
+        x = self.pre(x, segment_ids, condition=self._biases)
+        positions = positions_in_segment(segment_ids)
+        decision, _ = self._decide(x, batch.ids, segment_ids, positions, keys=batch.keys)
+        ends = decision.ends & (segment_ids > 0)
+        segments = find_segments(ends, segment_ids, config.capacity(x.shape[1]))
+        y = mean_segments(x, decision.numbers, segments, config.boundary_gradient)
+        y = shard_rows(self._entries(y, segments.null, x.dtype))
+        y = self.backbone(y, segments.segment_ids, condition=self._biases)
+        x = x + spread_segments(y, decision.numbers, segments, config.boundary_gradient)
+        logits = self._logits(self.post(x, segment_ids, condition=self._biases))
+        losses, statistics = self._supervise(decision, batch, logits)
+        return ModelOutput(
+            logits,
+            auxiliary_losses=losses,
+            statistics={**segments.statistics, **statistics},
+            patch_starts=segments.starts,
+        )
+
+    def _decide(
+        self,
+        x: jax.Array,
+        ids: jax.Array,
+        segment_ids: jax.Array,
+        positions: jax.Array,
+        *,
+        keys: jax.Array | None = None,
+        state: RuleState | None = None,
+    ) -> tuple["Decision", RuleState | None]:
+        """Where segments end, by the predictor or the rule, and the state of the rule."""
+        kind = self.config.boundary
+        if isinstance(kind, LearnedBoundary):
+            x = x if self.config.published_blocks else self.boundary_norm(x)
+            logits = self.predictor(x)
+            return Decision(*kind.decide(logits, kind.noise(keys, positions)), logits), state
+        assert isinstance(kind, RuleBoundary)
+        ends, state = kind.ends(ids, segment_ids, state)
+        return Decision(ends, ends.astype(jnp.float32), None), state
+
+    def _supervise(
+        self, decision: "Decision", batch: Batch, logits: jax.Array
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """The loss of learned boundaries, and sums that say what they have become."""
+        kind, counted = self.config.boundary, self._counted(batch)
+        if not isinstance(kind, LearnedBoundary) or decision.logits is None:
+            return {}, {}
+        rule = BoundaryRule("whitespace")
+        whitespace = find_boundaries(rule, batch.ids, batch.segment_ids)[0].ends & counted
+        boundaries = decision.ends & counted
+        statistics = {
+            "counted": counted.sum(),
+            "boundaries": boundaries.sum(),
+            "whitespace": whitespace.sum(),
+            "whitespace_boundaries": (boundaries & whitespace).sum(),
+        }
+        targets = kind.loss(decision.logits, decision.numbers, counted, batch, logits)
+        if targets is None:
+            return {}, statistics
+        loss, wanted = targets
+        return {"boundaries": kind.weight * loss}, {**statistics, "wanted": wanted}
+
+    def _counted(self, batch: Batch) -> jax.Array:
+        """The symbols whose boundaries count in the losses: those with a scored target."""
+        return batch.targets != UNSCORED
+
+    def _entries(self, y: jax.Array, null: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """What the backbone reads, from the means of segments `[B, P, width]`."""
+        y = jnp.where(null[:, :, None], self.null_group[...].astype(jnp.float32)[None, None], y)
+        return self.down_norm(y.astype(dtype))
+
+    def _logits(self, x: jax.Array) -> jax.Array:
+        x = x if self.config.published_blocks else self.final_norm(x)
+        return self.head(x).astype(jnp.float32)
+
+    def init_cache(self, batch_size: int, max_length: int) -> DynamicPoolingCache:
+        config, dtype = self.config, self.config.dtype
+        return DynamicPoolingCache(
+            pre=self.pre.init_cache(batch_size, max_length, dtype),
+            rule=RuleState.empty(batch_size),
+            open_sum=jnp.zeros((batch_size, config.width)),
+            open_size=jnp.zeros((batch_size,)),
+            backbone=self.backbone.init_cache(batch_size, config.capacity(max_length), dtype),
+            read=jnp.zeros((batch_size, config.width), dtype),
+            post=self.post.init_cache(batch_size, max_length, dtype),
+        )
+
+    def extend(
+        self, ids: jax.Array, cache: DynamicPoolingCache, lengths: jax.Array
+    ) -> tuple[jax.Array, DynamicPoolingCache]:
+        new = ids.shape[1]
+        offsets = jnp.arange(new)[None, :]
+        present = offsets < lengths[:, None]
+        valid = present.astype(jnp.int32)
+        positions = cache.pre.length[:, None] + offsets
+        x = self.embedding(ids, self.config.dtype)
+        x, pre = self.pre.extend(x, cache.pre, lengths, condition=self._biases)
+        decision, rule = self._decide(x, ids, valid, positions, state=cache.rule)
+        segments = find_segments(
+            decision.ends & present,
+            valid,
+            new + 1,
+            first=(positions == 0) & present,
+            room=cache.backbone.positions.shape[1] - cache.backbone.length,
+        )
+        # Entry 0 is the segment that was open, or the null vector of a row that had none.
+        sums, sizes = sum_segments(x, segments)
+        sums = sums.at[:, 0].add(cache.open_sum)
+        sizes = sizes.at[:, 0].add(cache.open_size)
+        y = self._entries(sums / jnp.maximum(sizes, 1)[:, :, None], segments.null, x.dtype)
+        y, backbone = extend_backbone(
+            self.backbone, y, cache.backbone, segments.total, self._biases
+        )
+
+        unfinished = (present & (segments.index == new + 1)).astype(jnp.float32)
+        goes_on = ~segments.ends.any(axis=1)
+        open_sum = (x.astype(jnp.float32) * unfinished[:, :, None]).sum(axis=1)
+        vectors = jnp.concatenate([cache.read[:, None], y.astype(cache.read.dtype)], axis=1)
+        x = x + jnp.take_along_axis(vectors, (segments.seen + 1)[:, :, None], axis=1)
+        x, post = self.post.extend(x, cache.post, lengths, condition=self._biases)
+        return self._logits(x), DynamicPoolingCache(
+            pre=pre,
+            rule=rule,
+            open_sum=open_sum + jnp.where(goes_on[:, None], cache.open_sum, 0),
+            open_size=unfinished.sum(axis=1) + jnp.where(goes_on, cache.open_size, 0),
+            backbone=backbone,
+            read=jnp.take_along_axis(vectors, segments.total[:, None, None], axis=1)[:, 0],
+            post=post,
+        )
+
+    def for_decoding(self) -> "DynamicPooling":
+        for stack in (self.pre, self.backbone, self.post):
+            stack.unstack()
+        return self

@@ -1,0 +1,149 @@
+"""What happened over several training steps: sums, divided once into the metrics of a record."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+_LATEST = ("gradient_norm", "skipped", "skipped_in_row")
+"""Metrics of a step that are not summed."""
+
+MOST_REFUSED = 0.01
+"""Share of patches without room above which a user is told."""
+COLLAPSED = (0.005, 0.9)
+"""Below and above these shares of symbols, learned boundaries have collapsed."""
+SETTLED = 0.1
+"""Share of a run after which learned boundaries are expected to be of use."""
+
+
+def bits_per_byte(nats: float, count: float) -> float:
+    """Nats over all the bytes they were spent on, in bits; NaN where there are none."""
+    return nats / (math.log(2) * count) if count else math.nan
+
+
+class Record:
+    """Sums over the steps since the last record, and the time they took."""
+
+    def __init__(self, steps: int = 0, seconds: float = 0.0, sums: Mapping[str, Any] | None = None):
+        self.steps = steps
+        self.seconds = seconds
+        self.sums = {name: np.asarray(value, np.float64) for name, value in (sums or {}).items()}
+        self.last: Mapping[str, Any] = {}
+        self._since: float | None = None
+
+    def resume(self) -> None:
+        """Lets the clock run."""
+        self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        """Stops the clock: a validation is no training time."""
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+        self._since = None
+
+    def saved(self) -> dict[str, Any]:
+        """The arguments that make an equal record, for a checkpoint."""
+        self.pause()
+        self.resume()
+        sums = {name: value.tolist() for name, value in self.sums.items()}
+        return {"steps": self.steps, "seconds": self.seconds, "sums": sums}
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Counts in the metrics of one step."""
+        self.steps += 1
+        self.last = values
+        if values["skipped_in_row"]:
+            return
+        for name, value in values.items():
+            if name not in _LATEST:
+                self.sums[name] = self.sums.get(name, 0.0) + np.asarray(value, np.float64)
+
+    def scalars(
+        self, step_flops: float, peak: float, scripts: Sequence[str] = ()
+    ) -> dict[str, float]:
+        """The metrics of the steps added: sums are divided here, once.
+
+        Args:
+            step_flops: FLOPs of a step.
+            peak: FLOP/s that the devices could reach.
+            scripts: names of the scripts that the sums by script are of.
+        """
+        self.pause()
+        flops = self.steps * step_flops / self.seconds
+        total = self._total("bytes")
+        scalars = {
+            "bpb": bits_per_byte(self._total("nats"), total),
+            "bytes_per_second": total / self.seconds,
+            "flops_per_second": flops,
+            "utilisation": flops / peak,
+            "gradient_norm": float(self.last["gradient_norm"]),
+            "skipped_steps": float(self.last["skipped"]),
+        }
+        if patches := self._total("patches"):
+            scalars["bytes_per_patch"] = total / patches
+        if "overflow" in self.sums:
+            scalars["overflow"] = _share(self._total("overflow"), patches + self._total("overflow"))
+        for name in self.sums:
+            if name.startswith("auxiliary/"):
+                scalars[name] = _share(self._total(name), self._total("symbols"))
+        if "script_patches" in self.sums:
+            of_script = zip(
+                scripts, self.sums["script_bytes"], self.sums["script_patches"], strict=True
+            )
+            for script, count, number in of_script:
+                if number:
+                    scalars[f"bytes_per_patch/{script}"] = float(count / number)
+        return scalars | self._boundaries()
+
+    def _total(self, name: str) -> float:
+        return float(self.sums.get(name, 0.0))
+
+    def _boundaries(self) -> dict[str, float]:
+        """Metrics of learned boundaries: their share of the symbols, and how they meet whitespace.
+
+        Precision is the share of boundaries that are whitespace, recall the share of whitespace
+        that is a boundary.
+        """
+        if "boundaries" not in self.sums:
+            return {}
+        made, hits = self._total("boundaries"), self._total("whitespace_boundaries")
+        whitespace, symbols = self._total("whitespace"), self._total("counted")
+        scalars = {
+            "boundaries/rate": _share(made, symbols),
+            "boundaries/precision": _share(hits, made),
+            "boundaries/recall": _share(hits, whitespace),
+            "boundaries/f1": _share(2 * hits, made + whitespace),
+        }
+        if "wanted" in self.sums:
+            scalars["boundaries/target"] = _share(self._total("wanted"), symbols)
+        return scalars
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def warnings(scalars: Mapping[str, float], progress: float) -> dict[str, str]:
+    """What a user should be told of a record, by subject.
+
+    Args:
+        scalars: as `Record.scalars` gives them.
+        progress: share of the run that is done.
+    """
+    found = {}
+    refused = scalars.get("overflow", 0.0)
+    if refused > MOST_REFUSED and "bytes_per_patch" in scalars:
+        enough = scalars["bytes_per_patch"] * (1 - refused) / 1.1
+        found["overflow"] = (
+            f"{refused:.1%} of the patches found no room in their row, and their bytes stayed with "
+            f"the patch before; set model.bytes_per_patch to {max(1.0, enough):.2f} or less."
+        )
+    rate = scalars.get("boundaries/rate")
+    if rate is not None and progress > SETTLED and not COLLAPSED[0] < rate < COLLAPSED[1]:
+        found["collapse"] = (
+            f"{rate:.1%} of the symbols are boundaries: the segmentation has collapsed; raise "
+            "model.boundary.weight, or lower the learning rate."
+        )
+    return found

@@ -1,0 +1,236 @@
+"""Golden vectors of the hourglass: dynamic token pooling and FLEXITOKENS, their weights in ours.
+
+The authors read and predict all their symbols alike, so that the model of a case has their
+vocabulary in place of ours; `golden` says where the files are.
+"""
+
+import json
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from bytelm.layers.boundary_predictor import binomial_prior
+from bytelm.layers.stack import Stack
+from bytelm.models import Batch, boundary_kinds, dynamic_pooling
+from bytelm.models.boundary_kinds import (
+    Band,
+    EntropyBoundary,
+    FixedBoundary,
+    FlexitokensBoundary,
+    GumbelBoundary,
+    WhitespaceBoundary,
+)
+from bytelm.models.dynamic_pooling import DynamicPooling, DynamicPoolingConfig
+from bytelm.vocabulary import UNSCORED
+from tests.models import golden
+
+
+class BinomialFlexitokens(FlexitokensBoundary):
+    """The alternative that FLEXITOKENS is compared with: a binomial prior for each script."""
+
+    def loss(self, logits, b, counted, batch, predictions):
+        rates = jnp.array([band.rate for band in self.bands])
+        return binomial_prior(b, counted, rates[batch.scripts[:, 0]]), counted.sum()
+
+
+def boundary(cfg):
+    """The case's kind of boundaries."""
+    if "scripts" in cfg:
+        names = cfg["scripts"].split(",")
+        bands = zip(names, cfg["script_alpha"], cfg["script_sigma"], strict=True)
+        return (BinomialFlexitokens if cfg["use_binomial"] else FlexitokensBoundary)(
+            temperature=cfg["temp"],
+            width=cfg["s_lower_bound"],
+            bands=tuple(Band(*band) for band in bands),
+            hidden=cfg["d_inner"],
+            published=True,
+        )
+    learned = {"hidden": cfg["d_inner"], "published": True}
+    kinds = {
+        "whitespaces": lambda: WhitespaceBoundary("space"),
+        "fixed": lambda: FixedBoundary(cfg["fixed_sf"]),
+        "gumbel": lambda: GumbelBoundary(cfg["prior"], temperature=cfg["temp"], **learned),
+        "entropy": lambda: EntropyBoundary(left=cfg["spikes_left"], **learned),
+    }
+    return kinds[cfg["boundaries_type"]]()
+
+
+def config(case):
+    """The case's model."""
+    cfg = case.cfg
+    pre, (shortened,), post = json.loads(cfg["model_config"].replace("(", "[").replace(",)", "]"))
+    return DynamicPoolingConfig(
+        compute_dtype="float32",
+        bytes_per_patch=1.0,
+        head_width=cfg["d_head"],
+        heads=cfg["n_head"],
+        mlp=cfg["activation_function"],
+        width=cfg["d_model"],
+        mlp_width=cfg["d_inner"],
+        pre_depth=pre,
+        backbone_depth=shortened,
+        post_depth=post,
+        boundary=boundary(cfg),
+        boundary_gradient="published",
+        published_blocks=True,
+    )
+
+
+def stack_parameters(weights, prefix):
+    """Of a `Stack` of `RelativeBlock`s, from the layers `prefix.0`, `prefix.1` and so on."""
+    depth = len({name.split(".")[2] for name in weights if name.startswith(prefix)})
+
+    def stacked(name):
+        return jnp.stack([weights[f"{prefix}.{layer}.{name}"] for layer in range(depth)])
+
+    def dense(name):
+        return {"kernel": stacked(f"{name}.weight").swapaxes(1, 2), "bias": stacked(f"{name}.bias")}
+
+    def norm(name):
+        return {"scale": stacked(f"{name}.weight"), "bias": stacked(f"{name}.bias")}
+
+    joint = dense("dec_attn.qkv_net")
+    kernels, biases = (jnp.split(joint[part], 3, axis=-1) for part in ("kernel", "bias"))
+    query, key, value = ({"kernel": k, "bias": b} for k, b in zip(kernels, biases, strict=True))
+    return {
+        "blocks": {
+            "query": query,
+            "key": key,
+            "value": value,
+            "distance": dense("dec_attn.r_net"),
+            "output": dense("dec_attn.o_net"),
+            "attention_norm": norm("dec_attn.layer_norm"),
+            "up": dense("pos_ff.CoreNet.0"),
+            "down": dense("pos_ff.CoreNet.3"),
+            "mlp_norm": norm("pos_ff.layer_norm"),
+        }
+    }
+
+
+def linear(weights, name):
+    return {"kernel": weights[f"{name}.weight"].T, "bias": weights[f"{name}.bias"]}
+
+
+def predictor_parameters(weights):
+    """Of a `BoundaryPredictor`; none where the case has none."""
+    names = [name for name in weights if name.endswith("boundary_predictor.0.weight")]
+    if not names:
+        return {}
+    prefix = names[0].removesuffix(".0.weight")
+    return {
+        "predictor": {"up": linear(weights, f"{prefix}.0"), "down": linear(weights, f"{prefix}.2")}
+    }
+
+
+def parameters(weights):
+    """From the golden weights, by name, to the parameters of our model."""
+    return {
+        "embedding": {"embedding": weights["word_emb.weight"]},
+        "pre": stack_parameters(weights, "layers.0"),
+        "backbone": stack_parameters(weights, "layers.1"),
+        "post": stack_parameters(weights, "layers.2"),
+        "content_bias": weights["r_w_bias"],
+        "position_bias": weights["r_r_bias"],
+        "null_group": weights["null_group"][0, 0],
+        "down_norm": {"scale": weights["down_ln.weight"], "bias": weights["down_ln.bias"]},
+        "head": linear(weights, "final_cast"),
+        **predictor_parameters(weights),
+    }
+
+
+def batch(case):
+    """The case's rows, one document each; the last positions are scored."""
+    if "input_ids" in case.input:
+        rows = case.input["input_ids"]
+        ids = rows[:, 1:]
+        targets = np.pad(ids[:, 1:], ((0, 0), (0, 1)), constant_values=UNSCORED)
+        scripts = np.broadcast_to(rows[:, :1] - case.cfg["first_script_id"], ids.shape)
+        return Batch(ids, targets, np.ones_like(ids), scripts)
+    ids, targets = case.input["data"].T, case.input["target"].T
+    unscored = ids.shape[1] - targets.shape[1]
+    targets = np.pad(targets, ((0, 0), (unscored, 0)), constant_values=UNSCORED)
+    return Batch(ids, targets, np.ones_like(ids))
+
+
+def evaluate(case) -> dict[str, Any]:
+    """What our model makes of a case, by the names of the golden results; and gradients.
+
+    Arrays are row-first. `stacks` are input and output of the three stacks, `decision` is the
+    model's `Decision`, `means` what `_entries` is given.
+    """
+    size = case.cfg["n_token"]
+    recorded: dict[str, Any] = {}
+    run_stack, decide, entries = Stack.__call__, DynamicPooling._decide, DynamicPooling._entries
+    whole = "input_ids" in case.input
+
+    def stack(self, x, *args, **kwargs):
+        y = run_stack(self, x, *args, **kwargs)
+        recorded.setdefault("stacks", []).append((x, y))
+        return y
+
+    def decision(self, *args, **kwargs):
+        made = decide(self, *args, **kwargs)
+        recorded["decision"] = made[0]._asdict()
+        return made
+
+    def shortened(self, y, null, dtype):
+        null_group = self.null_group[...][None, None]
+        recorded["shortened"] = jnp.where(null[:, :, None], null_group, y)
+        return entries(self, y, null, dtype)
+
+    def run(weights, rows):
+        graphdef, _ = nnx.split(nnx.eval_shape(lambda: config(case).build(nnx.Rngs(0))))
+        recorded.clear()
+        output = nnx.merge(graphdef, parameters(weights))(rows)
+        scored = rows.targets != UNSCORED
+        nats = optax.softmax_cross_entropy_with_integer_labels(
+            output.logits, jnp.where(scored, rows.targets, 0)
+        )
+        loss = jnp.where(scored, nats, 0).sum() / scored.sum()
+        boundaries = sum(output.auxiliary_losses.values(), start=jnp.zeros(()))
+        result = {
+            "logits": output.logits,
+            "loss_per_token": nats,
+            "loss": loss,
+            "loss_boundaries": boundaries,
+            "total_loss": loss + boundaries,
+            "starts": output.patch_starts,
+            **recorded,
+        }
+        return loss + boundaries, result
+
+    uniforms = case.input.get("uniforms")
+    counted = DynamicPooling._counted
+    with (
+        mock.patch.multiple(dynamic_pooling, INPUT_SIZE=size, OUTPUT_SIZE=size),
+        mock.patch.object(boundary_kinds, "uniforms", lambda *_: uniforms),
+        mock.patch.object(Stack, "__call__", stack),
+        mock.patch.object(DynamicPooling, "_decide", decision),
+        mock.patch.object(DynamicPooling, "_entries", shortened),
+        # FLEXITOKENS counts the boundaries of all positions, also that of the last symbol.
+        mock.patch.object(
+            DynamicPooling, "_counted", lambda s, b: b.segment_ids > 0 if whole else counted(s, b)
+        ),
+    ):
+        check_shapes(case)
+        grad, result = jax.jit(jax.grad(run, has_aux=True))(case.param, batch(case))
+    return jax.device_get({**result, "grad": grad})
+
+
+def check_shapes(case):
+    state = nnx.state(nnx.eval_shape(lambda: config(case).build(nnx.Rngs(0))))
+    wanted = jax.tree.map(jnp.shape, nnx.to_pure_dict(state))
+    assert jax.tree.map(jnp.shape, jax.eval_shape(parameters, case.param)) == wanted
+
+
+def is_full(file):
+    return "param.word_emb.weight" in file
+
+
+def cases(folder, wanted=is_full):
+    return golden.cases(folder, wanted)

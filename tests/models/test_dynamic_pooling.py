@@ -1,0 +1,293 @@
+"""Dynamic token pooling: its kinds of boundaries, and the authors' own numbers."""
+
+import dataclasses
+import functools
+import itertools
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bytelm.config import ExperimentConfig, from_dict, to_dict
+from bytelm.errors import UserError
+from bytelm.models import Batch
+from bytelm.models.boundary_kinds import (
+    Band,
+    EntropyBoundary,
+    FixedBoundary,
+    FlexitokensBoundary,
+    GumbelBoundary,
+    UnigramBoundary,
+    WhitespaceBoundary,
+)
+from bytelm.models.dynamic_pooling import Decision, DynamicPooling, DynamicPoolingConfig
+from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.sharding import place_batch, single_device_mesh
+from bytelm.training.step import train_program
+from tests.models import golden, golden_hourglass
+from tests.models.families import LENGTH, ROWS, dynamic_pooling, random_rows, split_model
+
+
+@functools.cache
+def golden_result(case):
+    return golden_hourglass.evaluate(case)
+
+
+def is_whole(file):
+    return golden_hourglass.is_full(file) and "in.input_ids" in file
+
+
+@pytest.fixture(
+    params=[
+        *golden_hourglass.cases("dynamic_pooling"),
+        *golden_hourglass.cases("flexitokens"),
+    ],
+    scope="module",
+)
+def case(request):
+    return golden.load(request.param)
+
+
+def by_row(array):
+    return np.swapaxes(array, 0, 1)
+
+
+def test_golden_hourglass_logits_and_losses(case):
+    result, out = golden_result(case), case.out
+    if "shift_logits" in out:  # FLEXITOKENS predicts nothing from the last position
+        golden.assert_close(result["logits"][:, :-1], by_row(out["shift_logits"]))
+    else:
+        scored = out["logits"].shape[0]
+        golden.assert_close(result["logits"][:, -scored:], by_row(out["logits"]))
+        golden.assert_close(result["loss_per_token"][:, -scored:], by_row(out["loss_per_token"]))
+    golden.assert_close(result["loss"], out["loss"])
+    golden.assert_close(result["total_loss"], out["total_loss"])
+
+
+def test_golden_hourglass_boundaries(case):
+    result, out = golden_result(case), case.out
+    made = result["decision"]
+    wanted = out.get("boundaries_used", out.get("hard_boundaries"))
+    np.testing.assert_array_equal(made["ends"], wanted > 0)
+    np.testing.assert_array_equal(result["starts"][:, 1:], wanted[:, :-1] > 0)
+    if "bp_logits" in out:
+        golden.assert_close(made["logits"], out["bp_logits"])
+        golden.assert_close(result["loss_boundaries"], out["loss_boundaries"].item())
+
+
+def test_golden_hourglass_hidden_states(case):
+    result, out = golden_result(case), case.out
+    if "hidden_pre" not in out:
+        pytest.skip("the case stores no hidden states")
+    pre, backbone, _ = result["stacks"]
+    golden.assert_close(pre[1], by_row(out["hidden_pre"]))
+    for row, ends in enumerate(out["boundaries_used"]):
+        count = 1 + int(ends.sum())  # later entries are read by nobody
+        golden.assert_close(result["shortened"][row, :count], out["shortened"][:count, row])
+        golden.assert_close(backbone[1][row, :count], out["shortened_out"][:count, row])
+
+
+def test_golden_hourglass_gradients(case):
+    result = golden_result(case)
+    for name, wanted in case.grad.items():
+        tolerance = golden.GRADIENTS * np.abs(wanted).max()
+        golden.assert_close(result["grad"][name], wanted, atol=tolerance)
+
+
+def test_golden_hourglass_entropy_targets(case):
+    if "target_boundaries" not in case.out:
+        pytest.skip("the case has no entropy boundaries")
+    # A predictor that is sure of the targets has no loss, so the targets are those of the model.
+    cfg = golden_hourglass.boundary(case.cfg)
+    result = golden_result(case)
+    rows = golden_hourglass.batch(case)
+    counted = rows.targets >= 0
+    unscored = counted.shape[1] - case.out["target_boundaries"].shape[1]
+    sure = np.pad(case.out["target_boundaries"], ((0, 0), (unscored, 0))) * 200.0 - 100.0
+    fair = dataclasses.replace(cfg, published=False)
+    loss, wanted = fair.loss(sure, None, counted, rows, result["logits"])
+    assert loss < 1e-6
+    assert wanted == case.out["target_boundaries"].sum()
+
+
+def sampled(**changes):
+    return dynamic_pooling(boundary=GumbelBoundary(rate=0.3), **changes)
+
+
+def with_keys(batch, seed=0):
+    keys = np.random.default_rng(seed).integers(0, 2**32, (len(batch.ids), 2), dtype=np.uint32)
+    return dataclasses.replace(batch, keys=keys)
+
+
+@functools.cache
+def run(config):
+    graphdef, params = split_model(config)
+    return jax.jit(lambda batch: nnx.merge(graphdef, params)(batch))
+
+
+def test_sampled_boundaries_of_a_prefix_are_those_of_the_row():
+    rows = with_keys(random_rows(1))
+    whole = run(sampled())(rows)
+    without = run(sampled())(dataclasses.replace(rows, keys=None))
+    assert (np.asarray(whole.patch_starts) != np.asarray(without.patch_starts)).any()
+    for size in (1, 5, LENGTH - 1):
+        cut = Batch(rows.ids[:, :size], rows.targets[:, :size], rows.segment_ids[:, :size])
+        part = run(sampled())(dataclasses.replace(cut, keys=rows.keys))
+        np.testing.assert_array_equal(part.patch_starts, whole.patch_starts[:, :size])
+        np.testing.assert_allclose(part.logits, whole.logits[:, :size], atol=2e-5)
+
+
+def test_sampled_boundaries_are_causal_under_byte_flips():
+    row = jax.tree.map(lambda rows: np.repeat(rows, ROWS, axis=0), random_rows(2, rows=1))
+    row = dataclasses.replace(row, keys=np.ones((ROWS, 2), np.uint32))
+    flipped = row.ids.copy()
+    flipped[np.arange(ROWS), np.arange(LENGTH)] ^= 1
+    before = run(sampled())(row)
+    after = run(sampled())(dataclasses.replace(row, ids=flipped))
+    earlier = np.tril(np.ones((ROWS, LENGTH), bool), k=-1)
+    changed = (np.asarray(before.logits) != np.asarray(after.logits)).any(axis=-1)
+    assert not changed[earlier].any()
+    assert np.diag(changed)[1:].all()
+
+
+def test_noise_differs_between_rows_and_steps_and_is_that_of_the_whole_batch():
+    config, mesh = sampled(), single_device_mesh()
+    row = jax.tree.map(lambda rows: np.repeat(rows, 4, axis=0), random_rows(3, rows=1))
+    sums = []
+    for accumulation in (1, 2):
+        program = train_program(config, OptimizerConfig().build(4), mesh, accumulation)
+        with jax.set_mesh(mesh):
+            state, first = program.train(program.init(0), place_batch(row, mesh))
+            _, second = program.train(state, place_batch(row, mesh))
+        sums.append([int(first["patches"]), int(second["patches"])])
+    assert sums[0] == sums[1]
+    assert sums[0][0] % 4 or sums[0][1] % 4  # four equal rows, drawn apart
+
+
+def test_no_boundary_and_every_boundary_are_read():
+    for stride, patches in ((LENGTH + 1, 1), (1, LENGTH)):
+        output = run(dynamic_pooling(boundary=FixedBoundary(stride)))(random_rows(4))
+        assert output.statistics["patches"] == ROWS * patches
+        assert output.statistics["overflow"] == 0
+        assert np.isfinite(output.logits).all()
+
+
+# The gradient of boundaries
+
+
+def expected_gradients(gradient, seed):
+    """The exact gradient of the expected loss in the boundaries' logits, and the estimator's mean.
+
+    Over all boundaries of the first symbols of a row, each independent with its probability.
+    """
+    size = 6
+    config = dynamic_pooling(boundary=GumbelBoundary(), boundary_gradient=gradient)
+    graphdef, params = split_model(config)
+    rng = np.random.default_rng(seed)
+    rows = random_rows(seed, rows=1, length=size)
+    logits = rng.normal(0, 1, size)
+    p = 1 / (1 + np.exp(-logits))
+    every = np.array(list(itertools.product([0.0, 1.0], repeat=size)), np.float32)
+    repeated = jax.tree.map(lambda x: np.repeat(x, len(every), axis=0), rows)
+    shared = rng.normal(0, 1, size)
+
+    def losses(b):
+        def decide(self, *args, **kwargs):
+            return Decision(every > 0.5, b, jnp.zeros_like(b)), None
+
+        with mock.patch.object(DynamicPooling, "_decide", decide):
+            nats = nnx.merge(graphdef, params)(repeated).nats(repeated.targets)
+        return (nats * shared.astype(np.float32)[None]).sum(axis=1)
+
+    values, pull = jax.vjp(jax.jit(losses), jnp.asarray(every))
+    (estimates,) = pull(jnp.ones_like(values))
+    probability = np.prod(np.where(every > 0.5, p, 1 - p), axis=1)
+    values, estimates = np.asarray(values, np.float64), np.asarray(estimates, np.float64)
+    slope = p * (1 - p)
+    exact = np.array(
+        [
+            (probability * values * np.where(every[:, t] > 0.5, 1 / p[t], -1 / (1 - p[t]))).sum()
+            for t in range(size)
+        ]
+    )
+    return exact * slope, (probability[:, None] * estimates).sum(axis=0) * slope
+
+
+def cosine(a, b):
+    return (a @ b) / (np.linalg.norm(a) * np.linalg.norm(b))
+
+
+def test_the_counterfactual_gradient_points_where_the_expected_loss_falls():
+    pairs = {
+        gradient: [expected_gradients(gradient, seed) for seed in range(12)]
+        for gradient in ("counterfactual", "published")
+    }
+    agreement = {
+        gradient: cosine(*(np.concatenate(values) for values in zip(*found, strict=True)))
+        for gradient, found in pairs.items()
+    }
+    assert agreement["counterfactual"] > 0.5
+    assert agreement["counterfactual"] > agreement["published"] + 0.2
+
+
+# Configs
+
+
+@pytest.mark.parametrize(
+    "boundary",
+    [
+        WhitespaceBoundary("space"),
+        FixedBoundary(3),
+        GumbelBoundary(rate=0.4, hidden=7),
+        EntropyBoundary(left=3),
+        FlexitokensBoundary(bands=(Band("eng", 0.3, 0.02), Band("rus", 0.2, 0.01))),
+    ],
+)
+def test_a_saved_config_gives_back_the_kind(boundary):
+    config = ExperimentConfig(DynamicPoolingConfig(boundary=boundary))
+    assert from_dict(to_dict(config)) == config
+
+
+def test_a_saved_kind_that_is_unknown_is_named():
+    saved = to_dict(ExperimentConfig(DynamicPoolingConfig()))
+    saved["model"]["boundary"]["kind"] = "gumble"
+    with pytest.raises(UserError, match=r"config\.model\.boundary\.kind is 'gumble'.*gumbel"):
+        from_dict(saved)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GumbelBoundary(rate=0.0), r"model\.boundary\.rate is 0\.0"),
+        (lambda: GumbelBoundary(rate=1.0), r"model\.boundary\.rate is 1\.0"),
+        (lambda: UnigramBoundary(rate=1.5), r"model\.boundary\.rate is 1\.5"),
+        (lambda: GumbelBoundary(temperature=0.0), "temperature is 0.0"),
+        (lambda: FixedBoundary(0), "stride is 0"),
+        (lambda: EntropyBoundary(left=0), "left is 0"),
+        (lambda: WhitespaceBoundary("words"), "characters is 'words'"),
+        (lambda: FlexitokensBoundary(bands=(Band("a", 1.2, 0),)), r"bands\[0\]\.rate is 1\.2"),
+        (lambda: FlexitokensBoundary(rate=0.3, deviation=0.1), "without a lower bound"),
+        (lambda: DynamicPoolingConfig(published_blocks=True), "gelu or relu"),
+        (lambda: DynamicPoolingConfig(width=100), "no multiple of model.head_width"),
+        (lambda: DynamicPoolingConfig(pre_depth=0), "model.pre_depth is 0"),
+    ],
+)
+def test_a_config_that_cannot_be_is_one_clear_sentence(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_room_follows_the_kind():
+    room = {
+        FixedBoundary(4): 4 / 1.125,
+        GumbelBoundary(rate=0.25): 3.2,
+        FlexitokensBoundary(bands=(Band("a", 0.2, 0.01), Band("b", 0.4, 0.01))): 2.0,
+        GumbelBoundary(rate=0.9): 1.0,
+    }
+    for boundary, size in room.items():
+        assert DynamicPoolingConfig(boundary=boundary).default_bytes_per_patch == size
+    config = DynamicPoolingConfig(boundary=GumbelBoundary(rate=0.25), bytes_per_patch=5.0)
+    assert config.capacity(1000) == 201
