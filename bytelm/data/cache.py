@@ -1,30 +1,35 @@
 """Packed text on disk: each split of a source is packed once, and memory-mapped from then on."""
 
-import errno
 import hashlib
 import json
 import logging
 import re
-import shutil
-from collections.abc import Iterable
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from bytelm.data.config import Split
+from bytelm.data.build_once import SUMMARY, build_once, is_complete
+from bytelm.data.config import DataConfig, Split
 from bytelm.data.packing import FILLER, Corpus
+from bytelm.data.scripts import script_ids
 from bytelm.data.sources import Source
 from bytelm.data.tfds_source import TfdsMissingError
+from bytelm.data.unigram import Unigram
 from bytelm.errors import UserError
 
 FORMAT = 1
 """Version of the files below; raise it when their meaning changes."""
 SYMBOLS = "symbols.bin"
 STARTS = "starts.bin"
-SUMMARY = "summary.json"
+SCRIPTS = "scripts.bin"
+"""Number of each document's script in the summary's `scripts`, where they are known."""
+BOUNDARIES = "boundaries.bin"
+"""Whether a piece ends with each symbol; in a directory of its own, for each Unigram model."""
 START_BYTES = 8
+SCRIPT_BYTES = 4
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +43,44 @@ class PackedCorpus(Corpus):
         skipped: bad records that were left out when it was packed.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self, directory: Path, scripts: Sequence[str] = (), boundaries: Path | None = None
+    ) -> None:
+        """Maps the files.
+
+        Args:
+            directory: of the packed text.
+            scripts: the names that count, in the order of their numbers; none = leave them out.
+            boundaries: directory of the boundaries of its pieces; none = leave them out.
+
+        Raises:
+            UserError: for documents without a script, or of one that `scripts` does not have.
+        """
         summary = json.loads((directory / SUMMARY).read_text())
+        numbers = None
+        if scripts:
+            ids = script_ids(summary.get("scripts"), scripts, summary["name"])
+            numbers = ids[_mapped(directory / SCRIPTS, "<i4")]
         super().__init__(
-            # Slices of plain arrays are made several times faster than slices of np.memmap.
-            symbols=np.asarray(np.memmap(directory / SYMBOLS, np.uint8, mode="r")),
-            starts=np.asarray(np.memmap(directory / STARTS, "<i8", mode="r")),
+            symbols=_mapped(directory / SYMBOLS, np.uint8),
+            starts=_mapped(directory / STARTS, "<i8"),
+            scripts=numbers,
+            boundaries=_mapped(boundaries / BOUNDARIES, np.bool_) if boundaries else None,
         )
         self.directory = directory
         self.name: str = summary["name"]
         self.fingerprint: str = summary["fingerprint"]
         self.skipped: int = summary["skipped"]
+        self._origin = (directory, scripts, boundaries)
 
-    def __reduce__(self) -> tuple[type["PackedCorpus"], tuple[Path]]:
+    def __reduce__(self) -> tuple[type["PackedCorpus"], tuple[object, ...]]:
         """Worker processes map the files themselves."""
-        return PackedCorpus, (self.directory,)
+        return PackedCorpus, self._origin
+
+
+def _mapped(path: Path, dtype: Any) -> np.ndarray:
+    # Slices of plain arrays are made several times faster than slices of np.memmap.
+    return np.asarray(np.memmap(path, dtype, mode="r"))
 
 
 def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpus:
@@ -65,12 +93,42 @@ def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpu
         UserError: for a split without text, too little room on the disk, or a bad source.
     """
     directory = _directory(source, split, cache_path / "packed")
-    if not _complete(directory):
-        _pack_once(source, split, directory)
+    if not is_complete(directory):
+        content = f"the packed text of {source.name} ({split})"
+        stored = source.stored_split(split)
+        size = source.reader.size(stored) * (1 if stored == split else source.held_out)
+        build_once(directory, content, size, lambda partial: _pack(source, split, partial))
     corpus = PackedCorpus(directory)
     if corpus.skipped:
         logger.warning("%s (%s): %d bad lines were skipped", source.name, split, corpus.skipped)
     return corpus
+
+
+def training_corpus(
+    source: Source, split: Split, config: DataConfig, unigram: Unigram | None
+) -> PackedCorpus:
+    """The packed documents with what rows carry of them besides: scripts and boundaries.
+
+    Args:
+        source: of the documents.
+        split: of the source.
+        config: has the names of the scripts.
+        unigram: the model of `data.unigram`.
+
+    Raises:
+        UserError: as `packed_corpus`, and for a document whose script `data.scripts` lacks.
+    """
+    corpus = packed_corpus(source, split, config.cache_path)
+    # The scripts are looked at before the pieces, which take longer.
+    corpus = PackedCorpus(corpus.directory, config.scripts)
+    if unigram is None:
+        return corpus
+    boundaries = config.cache_path / "boundaries" / f"{corpus.fingerprint}-{unigram.digest}"
+    if not is_complete(boundaries):
+        content = f"the pieces of {source.name} ({split})"
+        size = corpus.num_symbols
+        build_once(boundaries, content, size, lambda partial: _segment(corpus, unigram, partial))
+    return PackedCorpus(corpus.directory, config.scripts, boundaries)
 
 
 def _directory(source: Source, split: Split, root: Path) -> Path:
@@ -79,95 +137,59 @@ def _directory(source: Source, split: Split, root: Path) -> Path:
     except TfdsMissingError:
         for summary in sorted(root.glob(f"*/{SUMMARY}")):
             saved = json.loads(summary.read_text())
-            if saved["settings"] == source.settings(split) and _complete(summary.parent):
+            if saved["settings"] == source.settings(split) and is_complete(summary.parent):
                 return summary.parent
         raise
     slug = re.sub(r"[^\w.-]+", "-", source.name)
     return root / f"{slug}-{split}-{fingerprint}-v{FORMAT}"
 
 
-def _complete(directory: Path) -> bool:
-    """Whether the files are all there, at the lengths that they were written with."""
-    try:
-        sizes = json.loads((directory / SUMMARY).read_text())["sizes"]
-        return all((directory / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _pack_once(source: Source, split: Split, directory: Path) -> None:
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(directory.with_name(directory.name + ".lock"))
-        try:
-            held = lock.acquire(timeout=0)
-        except Timeout:
-            logger.warning("waiting for another process to pack %s (%s)", source.name, split)
-            held = lock.acquire()
-        with held:
-            if not _complete(directory):
-                _check_room(source, split, directory.parent)
-                _pack(source, split, directory)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise _no_room(source, split, directory.parent) from error
-        raise UserError(f"cannot pack {source.name} into {directory.parent}: {error}.") from error
-
-
-def _pack(source: Source, split: Split, directory: Path) -> None:
-    """Packs beside `directory`, and renames when all is written. The caller holds the lock."""
-    logger.info("packing %s (%s) into %s", source.name, split, directory)
-    partial = directory.with_name(directory.name + ".partial")
-    for leftover in (partial, directory):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir()
-    try:
-        fingerprint = _write(source.documents(split), partial)
-        sizes = {name: (partial / name).stat().st_size for name in (SYMBOLS, STARTS)}
-        num_documents = sizes[STARTS] // START_BYTES - 1
-        if sizes[SYMBOLS] == 2 * num_documents:
-            raise _empty(source, split)
-        summary: dict[str, Any] = {
-            "name": source.name,
-            "fingerprint": fingerprint,
-            "skipped": source.reader.skipped,
-            "settings": source.settings(split),
-            "documents": num_documents,
-            "bytes": sizes[SYMBOLS] - 2 * num_documents,
-            "sizes": sizes,
-        }
-        (partial / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
-        partial.rename(directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _write(documents: Iterable[bytes], directory: Path) -> str:
-    """Writes the symbol stream and the starts; returns the fingerprint of the documents."""
-    position, digest = 0, hashlib.blake2b(digest_size=16)
-    with open(directory / SYMBOLS, "wb") as symbols, open(directory / STARTS, "wb") as starts:
-        for document in documents:
+def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
+    """Writes the symbol stream, the starts and the scripts; returns the summary."""
+    position, documents, digest = 0, 0, hashlib.blake2b(digest_size=16)
+    names: dict[str, int] = {}
+    with (
+        open(directory / SYMBOLS, "wb") as symbols,
+        open(directory / STARTS, "wb") as starts,
+        open(directory / SCRIPTS, "wb") as scripts,
+    ):
+        for text, script in source.documents(split):
             starts.write(position.to_bytes(START_BYTES, "little"))
-            symbols.write(FILLER + document + FILLER)
-            digest.update(len(document).to_bytes(START_BYTES, "little") + document)
-            position += len(document) + 2
+            symbols.write(FILLER + text + FILLER)
+            digest.update(len(text).to_bytes(START_BYTES, "little") + text)
+            position += len(text) + 2
+            documents += 1
+            if script is not None:
+                number = names.setdefault(script, len(names))
+                scripts.write(number.to_bytes(SCRIPT_BYTES, "little"))
         starts.write(position.to_bytes(START_BYTES, "little"))
-    return digest.hexdigest()
+    if position == 2 * documents:
+        raise _empty(source, split)
+    summary: dict[str, Any] = {
+        "name": source.name,
+        "fingerprint": digest.hexdigest(),
+        "skipped": source.reader.skipped,
+        "settings": source.settings(split),
+        "documents": documents,
+        "bytes": position - 2 * documents,
+    }
+    if names:
+        summary["scripts"] = list(names)
+    else:
+        (directory / SCRIPTS).unlink()
+    return summary
 
 
-def _check_room(source: Source, split: Split, root: Path) -> None:
-    stored_elsewhere = source.stored_split(split) != split
-    needed = source.reader.size(source.stored_split(split))
-    if shutil.disk_usage(root).free < needed * (source.held_out if stored_elsewhere else 1):
-        raise _no_room(source, split, root)
-
-
-def _no_room(source: Source, split: Split, root: Path) -> UserError:
-    return UserError(
-        f"the disk of {root} has no room for the packed text of {source.name} ({split}); put the "
-        "cache elsewhere with --data.cache-dir, or read a TFDS dataset unpacked with "
-        "--data.read stream."
-    )
+def _segment(corpus: PackedCorpus, unigram: Unigram, directory: Path) -> dict[str, Any]:
+    """Writes the boundaries of the pieces; returns the summary."""
+    begin = time.monotonic()
+    with open(directory / BOUNDARIES, "wb") as boundaries:
+        for text in corpus.documents():
+            boundaries.write(unigram.boundaries(text).tobytes())
+    seconds = time.monotonic() - begin
+    speed = corpus.num_bytes / 1e6 / seconds
+    logger.info("cut %s into pieces at %.1f MB/s", corpus.name, speed)
+    return {"name": corpus.name, "model": unigram.digest}
 
 
 def _empty(source: Source, split: Split) -> UserError:

@@ -33,6 +33,10 @@ class SourceConfig:
     """Globs of the test files; none = by a hash of each document in `files`."""
     text_key: str | None = None
     """Key of the text in a JSON line, or text feature of a dataset; none = `text`, or found."""
+    script: str | None = None
+    """Script (or language) of all documents, such as `eng`; none = unknown, or by `script_key`."""
+    script_key: str | None = None
+    """Key of the script of its document in a JSON line; none = unknown, or `script`."""
     held_out: float = 0.05
     """Share of documents that the hash gives to each split which the source does not have."""
     skip_bad: bool = False
@@ -45,6 +49,17 @@ class SourceConfig:
             raise UserError(f"data.held_out is {self.held_out}; choose from 0 to below 0.5.")
         if not 0 < self.weight < float("inf"):
             raise UserError(f"data.weight is {self.weight}; choose a positive number.")
+        if self.script is not None and self.script_key is not None:
+            raise UserError(
+                f"data.script is {self.script} and data.script_key {self.script_key}; give the "
+                "script of all documents or the key of each one's, not both."
+            )
+        if self.script_key is not None and not self.files:
+            raise UserError(
+                f"data.script_key is {self.script_key}, a key of JSON lines in data.files, and "
+                f"{self.dataset} is a TFDS dataset; name the script of its documents with "
+                "data.script."
+            )
         if (self.validation_files or self.test_files) and not self.files:
             raise UserError(
                 "data.validation_files and data.test_files need data.files beside them."
@@ -73,6 +88,12 @@ class DataConfig(SourceConfig):
     """Rows in the batch of one training step, over all processes."""
     read: Literal["packed", "stream"] = "packed"
     """`packed`: from a cache that is built once; `stream`: from a TFDS dataset too large for it."""
+    scripts: tuple[str, ...] = ()
+    """Names of the scripts that a model tells apart, which batches carry as numbers in this order;
+    every document needs one of them. none = batches carry no scripts."""
+    unigram: str | None = None
+    """SentencePiece model, as `bytelm data unigram` makes, whose pieces supervise a model's
+    boundaries; none = batches carry no boundaries."""
     cache_dir: str | None = None
     """Directory for packed text; none = $BYTELM_CACHE, or `bytelm` in the user's cache."""
     workers: int = 0
@@ -80,11 +101,13 @@ class DataConfig(SourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mixture and (self.files or self.dataset != "python_stdlib"):
+        if self.mixture and (self.files or self.dataset != "python_stdlib" or self.script):
             raise UserError(
-                "data.mixture and data.files or data.dataset are given together; name every "
-                "source in the mixture, or leave the mixture out."
+                "data.mixture and data.files, data.dataset or data.script are given together; name "
+                "every source and its script in the mixture, or leave the mixture out."
             )
+        if len(set(self.scripts)) < len(self.scripts):
+            raise UserError(f"data.scripts names one twice: {', '.join(self.scripts)}.")
         if self.sequence_length < 1:
             raise UserError(f"data.sequence_length is {self.sequence_length}; choose 1 or more.")
         if self.batch_size < 1:

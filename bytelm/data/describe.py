@@ -2,7 +2,7 @@
 
 import array
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TextIO, get_args
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bytelm.data.config import SPLITS, DataConfig
+from bytelm.data.document import Document
 from bytelm.data.packing import Rows, pack
 from bytelm.data.sources import Source, open_sources
 from bytelm.layers.boundaries import BoundaryRule, RuleKind, find_boundaries
@@ -21,6 +22,8 @@ QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 SAMPLE_BYTES = 160
 PATCHED_BYTES = 4 * 10**6
 """Most bytes of a source that are cut into patches."""
+PATCHED_BYTES_OF_SCRIPT = 10**6
+"""Most bytes of each of its scripts that are, besides."""
 SYMBOLS_AT_ONCE = 2**18
 """About how many symbols are cut into patches in one call."""
 MOST_REFUSED = 0.001
@@ -108,6 +111,8 @@ def patch_statistics(rule: BoundaryRule, rows: Rows) -> PatchStatistics:
 def describe(config: DataConfig, samples: int = 3, file: TextIO | None = None) -> None:
     """Prints documents, bytes, lengths, patches of every rule and samples of each source.
 
+    Where the documents' scripts are known, patches are counted for each script too.
+
     Args:
         config: what to describe; no cache is written.
         samples: how many of the first documents of each split to show the beginning of.
@@ -130,7 +135,8 @@ def _describe_source(source: Source, samples: int, length: int, console: Console
         lengths.add_column(name, justify="right")
     shown = []
     for split in SPLITS:
-        found = statistics(source.documents(split), samples)
+        texts = (document.text for document in source.documents(split))
+        found = statistics(texts, samples)
         per_character = found.valid_bytes / found.characters if found.characters else float("nan")
         table.add_row(
             split,
@@ -145,38 +151,57 @@ def _describe_source(source: Source, samples: int, length: int, console: Console
             lengths.add_row(split, *(f"{value:,.0f}" for value in values))
         shown += [(split, document) for document in found.samples]
     console.print(table, lengths, sep="\n")
-    rows = Rows(pack(_first_bytes(source.documents("train"), PATCHED_BYTES)), length)
-    if len(rows):
+    samples_of_train = _samples_of_train(source.documents("train"))
+    rows = {script: Rows(pack(texts), length) for script, texts in samples_of_train.items()}
+    if rows:
         console.print(_patch_table(rows))
     for split, document in shown:
         console.print(Text(f"{split}: "), Text(printable(document[:SAMPLE_BYTES])), sep="")
 
 
-def _first_bytes(documents: Iterable[bytes], count: int) -> Iterator[bytes]:
-    """The first documents, the last of them cut, that have `count` bytes together."""
-    for document in documents:
-        yield document[:count]
-        count -= len(document)
-        if count <= 0:
-            return
+def _samples_of_train(documents: Iterable[Document]) -> dict[str | None, list[bytes]]:
+    """The first texts of all scripts together (None), and of each one where they are known.
+
+    The last text of each is cut, so that it is no longer than the most bytes that are patched.
+    """
+    samples: dict[str | None, list[bytes]] = {}
+    room: dict[str | None, int] = {None: PATCHED_BYTES}
+    for text, script in documents:
+        for name in dict.fromkeys([None, script]):
+            left = room.setdefault(name, PATCHED_BYTES_OF_SCRIPT)
+            if left > 0:
+                samples.setdefault(name, []).append(text[:left])
+                room[name] -= len(text)
+        if script is None and room[None] <= 0:
+            break
+    return samples
 
 
-def _patch_table(rows: Rows) -> Table:
+def _patch_table(rows: dict[str | None, Rows]) -> Table:
+    """One line for each rule and script, those of a rule together."""
+    first = rows[None]
     table = Table(
         title="bytes per patch, with the symbols around documents: mean and quantiles, in rows of "
-        f"{rows.length:,}, over the first {rows.corpus.num_bytes:,} bytes of train",
+        f"{first.length:,}, over the first {first.corpus.num_bytes:,} bytes of train"
+        + (f" and up to {PATCHED_BYTES_OF_SCRIPT:,} of each script" if len(rows) > 1 else ""),
         caption=f"With model.bytes_per_patch, fewer than {MOST_REFUSED:.1%} of the patches find no "
         "room in their row.",
     )
     columns = ("mean", *(f"{quantile:.0%}" for quantile in QUANTILES), "model.bytes_per_patch")
-    for name in ("rule", *columns):
-        table.add_column(name, justify="right")
+    for name in ("rule", "script")[: min(len(rows), 2)]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right", overflow="fold")
     for kind in get_args(RuleKind):
-        if kind != "fixed":
-            found = patch_statistics(BoundaryRule(kind), rows)
+        if kind == "fixed":
+            continue
+        for script, part in rows.items():
+            found = patch_statistics(BoundaryRule(kind), part)
+            labels = [kind if part is first else "", Text(script or "all")][: min(len(rows), 2)]
             quantiles = (f"{size:,.0f}" for size in np.quantile(found.sizes, QUANTILES))
             mean, advised = f"{found.sizes.mean():.2f}", f"{found.bytes_per_patch:.2f}"
-            table.add_row(kind, mean, *quantiles, advised)
+            table.add_row(*labels, mean, *quantiles, advised)
+        table.add_section()
     return table
 
 

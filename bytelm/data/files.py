@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from bytelm.data.config import SourceConfig, Split
+from bytelm.data.document import Document
 from bytelm.errors import UserError
 
 if sys.version_info >= (3, 14):
@@ -46,6 +47,7 @@ class FilesReader:
         self.name = Path(config.files[0]).name
         self.skipped = 0
         self._text_key = config.text_key or "text"
+        self._script_key = config.script_key
         self._skip_bad = config.skip_bad
         self._files = {split: _matches(globs, split) for split, globs in patterns.items() if globs}
         _check_disjoint(self._files)
@@ -58,7 +60,8 @@ class FilesReader:
     @property
     def settings(self) -> dict[str, object]:
         """What of the config decides which documents are read, besides the files."""
-        return {"text_key": self._text_key, "skip_bad": self._skip_bad}
+        settings: dict[str, object] = {"text_key": self._text_key, "skip_bad": self._skip_bad}
+        return settings | ({"script_key": self._script_key} if self._script_key else {})
 
     def inputs(self, split: Split) -> object:
         """Names, sizes and modification times of the files: a JSON value that changes with them."""
@@ -72,54 +75,70 @@ class FilesReader:
             for path in self._files[split]
         )
 
-    def documents(self, split: Split) -> Iterator[bytes]:
+    def documents(self, split: Split) -> Iterator[Document]:
         """Reads the documents as a stream.
 
         Raises:
-            UserError: for a damaged file, and for a bad line unless bad lines are skipped.
+            UserError: for a damaged file, a file without the key of the scripts, and a bad line
+                unless bad lines are skipped.
         """
         self.skipped = 0
         for path in self._files[split]:
             try:
                 with _open(path) as stream:
                     if _format(path) == ".txt":
-                        yield stream.read()
+                        self._check_no_script_key(path)
+                        yield Document(stream.read())
                     else:
                         yield from self._lines(path, stream)
             except READ_ERRORS as error:
                 raise UserError(f"{path} cannot be read, or is damaged: {error}.") from error
 
-    def _lines(self, path: Path, stream: BinaryIO) -> Iterator[bytes]:
+    def _check_no_script_key(self, path: Path) -> None:
+        if self._script_key is not None:
+            raise UserError(
+                f"{path} is text without keys, and data.script_key is {self._script_key}; take it "
+                "back with --data.script-key None, and name the script of all documents with "
+                "--data.script if it is needed."
+            )
+
+    def _lines(self, path: Path, stream: BinaryIO) -> Iterator[Document]:
         for number, line in enumerate(stream, start=1):
             if line.isspace():
                 continue
             try:
-                document = _text_of(line, self._text_key)
+                document = _document(line, self._text_key, self._script_key)
             except ValueError as error:
                 if not self._skip_bad:
                     raise UserError(
                         f"{path}, line {number}: {error}; mend the line, name another key with "
-                        "--data.text-key, or skip such lines with --data.skip-bad."
+                        f"--data.text-key{' or --data.script-key' if self._script_key else ''}, or "
+                        "skip such lines with --data.skip-bad."
                     ) from error
                 self.skipped += 1
                 continue
             yield document
 
 
-def _text_of(line: bytes, key: str) -> bytes:
-    """The text in a JSON line as UTF-8; ValueError says what is wrong with the line."""
+def _document(line: bytes, text_key: str, script_key: str | None) -> Document:
+    """The document in a JSON line, as UTF-8; ValueError says what is wrong with the line."""
     try:
         record = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"broken JSON ({error})") from error
+    try:
+        text = _string(record, text_key).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the value of {text_key!r} has half a surrogate pair") from error
+    return Document(text, None if script_key is None else _string(record, script_key))
+
+
+def _string(record: object, key: str) -> str:
     if not isinstance(record, dict) or key not in record:
         raise ValueError(f"no key {key!r}")
     if not isinstance(record[key], str):
         raise ValueError(f"the value of {key!r} is not a string")
-    try:
-        return cast(str, record[key]).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the value of {key!r} has half a surrogate pair") from error
+    return cast(str, record[key])
 
 
 def _matches(patterns: tuple[str, ...], split: Split) -> list[Path]:

@@ -8,12 +8,13 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from bytelm.data.cache import packed_corpus
+from bytelm.data.cache import training_corpus
 from bytelm.data.config import DataConfig, Split
 from bytelm.data.order import ShuffledBatches, in_workers
 from bytelm.data.packing import ConcatenatedRows, Corpus, Rows, pack
 from bytelm.data.sources import Source, open_sources
-from bytelm.data.stream import stream_rows
+from bytelm.data.stream import stream_rows, stream_script
+from bytelm.data.unigram import Unigram
 from bytelm.errors import UserError
 from bytelm.models.contract import Batch
 
@@ -23,11 +24,12 @@ logger = logging.getLogger(__name__)
 class TrainLoader(Protocol):
     """An endless iterator over this process's rows of the training batches.
 
-    Each `next` gives a `Batch` of int32 numpy arrays `[batch_size / process_count, T]`.
+    Each `next` gives a `Batch` of numpy arrays `[batch_size / process_count, T]`, with `scripts`
+    where `data.scripts` names any and `boundaries` where there is a `data.unigram`.
     """
 
     fingerprint: str
-    """Hex digest of the training text, for a checkpoint's provenance."""
+    """Hex digest of the training text and the Unigram model, for a checkpoint's provenance."""
 
     def __next__(self) -> Batch:
         """The next batch."""
@@ -75,10 +77,11 @@ class PackedLoader:
     def __init__(
         self, config: DataConfig, seed: int, process_index: int, process_count: int
     ) -> None:
+        unigram = _unigram(config)
         corpora = [
-            packed_corpus(source, "train", config.cache_path) for source in open_sources(config)
+            training_corpus(source, "train", config, unigram) for source in open_sources(config)
         ]
-        self.fingerprint = "-".join(corpus.fingerprint for corpus in corpora)
+        self.fingerprint = _fingerprint([corpus.fingerprint for corpus in corpora], unigram)
         self._config = config
         self._rows = ConcatenatedRows([Rows(corpus, config.sequence_length) for corpus in corpora])
         self._share = (seed, config.batch_size, process_index, process_count)
@@ -125,14 +128,16 @@ class StreamLoader:
     def __init__(
         self, config: DataConfig, seed: int, process_index: int, process_count: int
     ) -> None:
-        sources = open_sources(config)
-        self.fingerprint = "-".join(source.fingerprint("train") for source in sources)
+        sources, unigram = open_sources(config), _unigram(config)
+        self.fingerprint = _fingerprint(
+            [source.fingerprint("train") for source in sources], unigram
+        )
         self._layout = {
             "process_index": process_index,
             "process_count": process_count,
             "workers": config.workers,
         }
-        rows = stream_rows(config, sources, seed, process_index, process_count)
+        rows = stream_rows(config, sources, unigram, seed, process_index, process_count)
         batches = rows.batch(config.batch_size // process_count)
         if not config.workers:
             batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=4)
@@ -217,10 +222,10 @@ class ValidationBatches:
         self._local_size = config.batch_size // process_count
         self._offset = process_index * self._local_size
         total_weight = sum(source.weight for source in config.source_configs)
-        sources, wanted = [], []
+        sources, wanted, unigram = [], [], _unigram(config)
         for source, source_config in zip(open_sources(config), config.source_configs, strict=True):
             share = rows and max(1, round(rows * source_config.weight / total_weight))
-            corpus = _corpus(config, source, split, share)
+            corpus = _corpus(config, source, unigram, split, share)
             sources.append(Rows(corpus, config.sequence_length))
             wanted.append(min(share or len(sources[-1]), len(sources[-1])))
         self._rows = ConcatenatedRows(sources)
@@ -236,7 +241,7 @@ class ValidationBatches:
         return -(-len(self._indices) // self._batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        """This process's rows of each batch, int32 numpy arrays `[batch_size / processes, T]`."""
+        """This process's rows of each batch, numpy arrays `[batch_size / processes, T]`."""
         padding = len(self) * self._batch_size - len(self._indices)
         # Rows behind the last are padding.
         indices = np.pad(self._indices, (0, padding), constant_values=len(self._rows))
@@ -244,18 +249,37 @@ class ValidationBatches:
             yield Batch(**self._rows.batch(indices[begin : begin + self._local_size]))
 
 
-def _corpus(config: DataConfig, source: Source, split: Split, rows: int | None) -> Corpus:
+def _unigram(config: DataConfig) -> Unigram | None:
+    return None if config.unigram is None else Unigram(config.unigram)
+
+
+def _fingerprint(sources: list[str], unigram: Unigram | None) -> str:
+    return "-".join(sources + ([unigram.digest] if unigram else []))
+
+
+def _corpus(
+    config: DataConfig, source: Source, unigram: Unigram | None, split: Split, rows: int | None
+) -> Corpus:
     """The documents of a split; of a source that is streamed, only those of the first rows."""
     if config.read == "packed" or rows is None:
-        return packed_corpus(source, split, config.cache_path)
-    return pack(_at_most(source.documents(split), rows * config.sequence_length + 1))
+        return training_corpus(source, split, config, unigram)
+    script = stream_script(source, config.scripts)
+    texts = (document.text for document in source.documents(split))
+    corpus = pack(_at_most(texts, rows * config.sequence_length + 1))
+    scripts = boundaries = None
+    if script is not None:
+        scripts = np.full(corpus.num_documents, script, np.int32)
+    if unigram is not None:
+        marks = [unigram.boundaries(text) for text in corpus.documents()]
+        boundaries = np.concatenate([np.zeros(0, np.bool_), *marks])
+    return Corpus(corpus.symbols, corpus.starts, scripts, boundaries)
 
 
-def _at_most(documents: Iterator[bytes], symbols: int) -> Iterator[bytes]:
+def _at_most(texts: Iterator[bytes], symbols: int) -> Iterator[bytes]:
     """The first documents until they have so many symbols."""
-    while symbols > 0 and (document := next(documents, None)) is not None:
-        yield document
-        symbols -= len(document) + 2
+    while symbols > 0 and (text := next(texts, None)) is not None:
+        yield text
+        symbols -= len(text) + 2
 
 
 def _check_divisible(batch_size: int, process_count: int) -> None:

@@ -16,11 +16,22 @@ class Corpus:
     Attributes:
         symbols: uint8 `[num_symbols]`, one byte for each symbol; START and END are FILLER.
         starts: int64 `[num_documents + 1]`, position of each START, then `num_symbols`.
+        scripts: int32 `[num_documents]`, each document's number in `data.scripts`, or None.
+        boundaries: bool `[num_symbols]`, the symbols with which a piece of `data.unigram` ends,
+            or None.
     """
 
-    def __init__(self, symbols: np.ndarray, starts: np.ndarray) -> None:
+    def __init__(
+        self,
+        symbols: np.ndarray,
+        starts: np.ndarray,
+        scripts: np.ndarray | None = None,
+        boundaries: np.ndarray | None = None,
+    ) -> None:
         self.symbols = symbols
         self.starts = starts
+        self.scripts = scripts
+        self.boundaries = boundaries
 
     @property
     def num_documents(self) -> int:
@@ -67,7 +78,7 @@ class Rows:
         return -(-self.corpus.num_symbols // self.length)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """One row: `ids`, `targets` and `segment_ids`, int32 `[T]` each."""
+        """One row: the arrays of `batch` without their first axis."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         return {name: rows[0] for name, rows in self.batch([index]).items()}
@@ -80,7 +91,9 @@ class Rows:
 
         Returns:
             int32 `[B, T]` each: `ids`; `targets`, the symbol after each of them, UNSCORED where
-            it is START or missing; `segment_ids`, documents from 1 in each row, 0 for padding.
+            it is START or missing; `segment_ids`, documents from 1 in each row, 0 for padding;
+            where the corpus has them, `scripts` of the symbols' documents, -1 for padding, and,
+            bool `[B, T]`, `boundaries`, False for padding.
         """
         first = np.asarray(indices, np.int64) * self.length
         # Row r holds the symbols from first[r] - 1, one more than needed at either end, so that
@@ -96,7 +109,25 @@ class Rows:
         segment_ids = np.cumsum(ids == START, axis=1, dtype=np.int32)
         segment_ids += 1 - segment_ids[:, :1]
         segment_ids[ids == PAD] = 0
-        return {"ids": ids, "targets": targets, "segment_ids": segment_ids}
+        batch = {"ids": ids, "targets": targets, "segment_ids": segment_ids}
+        if self.corpus.scripts is not None:
+            batch["scripts"] = self._scripts(self.corpus.scripts, first, segment_ids)
+        if self.corpus.boundaries is not None:
+            batch["boundaries"] = np.zeros(ids.shape, np.bool_)
+            for row, position in zip(batch["boundaries"], first.tolist(), strict=True):
+                marks = self.corpus.boundaries[position : position + self.length]
+                row[: len(marks)] = marks
+        return batch
+
+    def _scripts(
+        self, scripts: np.ndarray, first: np.ndarray, segment_ids: np.ndarray
+    ) -> np.ndarray:
+        """The script of each symbol of rows that begin at `first` [B], int32 [B, T]."""
+        before = np.searchsorted(self.corpus.starts, first, side="right") - 2
+        is_text = segment_ids > 0
+        found = np.full(segment_ids.shape, -1, np.int32)
+        found[is_text] = scripts[(before[:, None] + segment_ids)[is_text]]
+        return found
 
     def _mark_documents(self, symbols: np.ndarray, first: np.ndarray) -> None:
         """Writes START and END into `symbols` [B, T + 3]."""

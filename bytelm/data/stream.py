@@ -1,14 +1,17 @@
 """Training rows from a dataset too large to pack: Grain reads its ArrayRecord shards."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import grain
 import numpy as np
 
 from bytelm.data.config import DataConfig
 from bytelm.data.order import source_seed
+from bytelm.data.scripts import script_ids
 from bytelm.data.sources import Source
 from bytelm.data.tfds_source import TfdsReader
+from bytelm.data.unigram import Unigram
 from bytelm.errors import UserError
 from bytelm.vocabulary import END, START, UNSCORED
 
@@ -16,20 +19,22 @@ from bytelm.vocabulary import END, START, UNSCORED
 def stream_rows(
     config: DataConfig,
     sources: Sequence[Source],
+    unigram: Unigram | None,
     seed: int,
     process_index: int,
     process_count: int,
 ) -> grain.IterDataset:
-    """Endless rows for one process: dicts of int32 `[T]`, as `Rows` gives them.
+    """Endless rows for one process: dicts of arrays `[T]`, as `Rows` gives them.
 
     Documents are shuffled instead of rows, and packed after that, without losing a byte. Each
     process reads its own share of the documents.
 
     Raises:
-        UserError: for a source without random access, or with too few documents.
+        UserError: for a source without random access, with too few documents, or of a script that
+            `data.scripts` does not have.
     """
     streams = [
-        _rows(config, source, source_seed(seed, number), process_index, process_count)
+        _rows(config, source, unigram, source_seed(seed, number), process_index, process_count)
         for number, source in enumerate(sources)
     ]
     if len(streams) == 1:
@@ -39,7 +44,12 @@ def stream_rows(
 
 
 def _rows(
-    config: DataConfig, source: Source, seed: int, process_index: int, process_count: int
+    config: DataConfig,
+    source: Source,
+    unigram: Unigram | None,
+    seed: int,
+    process_index: int,
+    process_count: int,
 ) -> grain.IterDataset:
     reader = source.reader
     if not isinstance(reader, TfdsReader):
@@ -54,31 +64,45 @@ def _rows(
             f"{source.name} has {len(documents)} documents to train on, too few for {readers} "
             "readers; use --data.read packed."
         )
+    script = stream_script(source, config.scripts)
     symbols = (
         grain.MapDataset.source(documents)
         .seed(seed)
         .shuffle()[process_index::process_count]
         .repeat()
         .filter(source.membership("train"))
-        .map(_symbols)
+        .map(partial(_symbols, script=script, unigram=unigram))
         .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16))
     )
-    length = config.sequence_length
+    names = ["ids", "targets"] + ["scripts"] * bool(config.scripts) + ["boundaries"] * bool(unigram)
     return grain.experimental.ConcatThenSplitIterDataset(
-        symbols, length_struct={"ids": length, "targets": length}
-    ).map(_row)
+        symbols, length_struct=dict.fromkeys(names, config.sequence_length)
+    ).map(partial(_row, names=names))
 
 
-def _symbols(document: bytes) -> dict[str, np.ndarray]:
-    """A document's symbols, and the symbol after each of them."""
+def stream_script(source: Source, scripts: Sequence[str]) -> int | None:
+    """The number of a source's script in `data.scripts`; None where that names none.
+
+    Raises:
+        UserError: for a source without a script, or of another one.
+    """
+    if not scripts:
+        return None
+    return int(script_ids(source.script and [source.script], scripts, source.name)[0])
+
+
+def _symbols(document: bytes, script: int | None, unigram: Unigram | None) -> dict[str, np.ndarray]:
+    """A document's symbols, the symbol after each of them, and what else rows carry."""
     text = np.frombuffer(document, np.uint8)
     symbols = np.concatenate([[START], text, [END, UNSCORED]], dtype=np.int32)
-    return {"ids": symbols[:-1], "targets": symbols[1:]}
+    found = {"ids": symbols[:-1], "targets": symbols[1:]}
+    if script is not None:
+        found["scripts"] = np.full(len(text) + 2, script, np.int32)
+    if unigram is not None:
+        found["boundaries"] = unigram.boundaries(document)
+    return found
 
 
-def _row(packed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {
-        "ids": packed["ids"],
-        "targets": packed["targets"],
-        "segment_ids": packed["ids_segment_ids"],
-    }
+def _row(packed: dict[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    row = {name: packed[name] for name in names}
+    return row | {"segment_ids": packed["ids_segment_ids"]}

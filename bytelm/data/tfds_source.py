@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bytelm.data.config import SourceConfig, Split
+from bytelm.data.document import Document
 from bytelm.errors import UserError
 
 FOUND_SPLITS: dict[Split, tuple[str, ...]] = {
@@ -33,7 +34,7 @@ def import_tfds(dataset: str) -> Any:
 
 
 class TfdsDocuments:
-    """Random access to the documents of one split, as bytes; can be sent to another process."""
+    """Random access to the texts of one split, as bytes; can be sent to another process."""
 
     def __init__(self, examples: Any, text_key: str) -> None:
         self._examples = examples
@@ -129,7 +130,7 @@ class TfdsReader:
         return int(self.builder.info.splits[self.splits[split].split("[")[0]].num_bytes)
 
     def random_access(self, split: Split) -> TfdsDocuments:
-        """The documents by number."""
+        """The texts of the documents by number."""
         try:
             examples = self.builder.as_data_source(self.splits[split])
         except NotImplementedError:
@@ -140,10 +141,10 @@ class TfdsReader:
             ) from None
         return TfdsDocuments(examples, self._text_feature())
 
-    def documents(self, split: Split) -> Iterator[bytes]:
+    def documents(self, split: Split) -> Iterator[Document]:
         """The documents in order."""
-        documents = self.random_access(split)
-        return (documents[index] for index in range(len(documents)))
+        texts = self.random_access(split)
+        return (Document(texts[index]) for index in range(len(texts)))
 
     def _text_feature(self) -> str:
         tfds = import_tfds(self.name)

@@ -225,6 +225,16 @@ class SavedModel:
     provenance: dict[str, Any]
 
 
+def last_step(run: Path) -> int | None:
+    """Step of the last complete checkpoint in a run directory, None if there is none."""
+    folder = run.absolute() / FOLDER
+    if not folder.is_dir():
+        return None
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(folder, options=options) as manager:
+        return manager.latest_step()
+
+
 def load_model(run: Path, step: int | None = None) -> SavedModel:
     """Loads config and parameters, and nothing else, onto one device.
 

@@ -15,7 +15,7 @@ MOST_REFUSED = 0.01
 COLLAPSED = (0.005, 0.9)
 """Below and above these shares of symbols, learned boundaries have collapsed."""
 SETTLED = 0.1
-"""Share of a run after which learned boundaries are expected to be of use."""
+"""Share of a run after which learned boundaries are expected to have settled."""
 
 
 def bits_per_byte(nats: float, count: float) -> float:
@@ -132,7 +132,9 @@ def warnings(scalars: Mapping[str, float], progress: float) -> dict[str, str]:
         scalars: as `Record.scalars` gives them.
         progress: share of the run that is done.
     """
-    found = {}
+    found: dict[str, str] = {}
+    if progress <= SETTLED:
+        return found
     refused = scalars.get("overflow", 0.0)
     if refused > MOST_REFUSED and "bytes_per_patch" in scalars:
         enough = scalars["bytes_per_patch"] * (1 - refused) / 1.1
@@ -141,7 +143,7 @@ def warnings(scalars: Mapping[str, float], progress: float) -> dict[str, str]:
             f"the patch before; set model.bytes_per_patch to {max(1.0, enough):.2f} or less."
         )
     rate = scalars.get("boundaries/rate")
-    if rate is not None and progress > SETTLED and not COLLAPSED[0] < rate < COLLAPSED[1]:
+    if rate is not None and not COLLAPSED[0] < rate < COLLAPSED[1]:
         found["collapse"] = (
             f"{rate:.1%} of the symbols are boundaries: the segmentation has collapsed; raise "
             "model.boundary.weight, or lower the learning rate."

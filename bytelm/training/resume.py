@@ -24,6 +24,15 @@ FREE = (
 """Fields that decide where a run happens and what it reports, not what it computes."""
 
 
+def outcome_changes(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
+    """The fields that change the outcome in which two configs differ, as "path: old -> new"."""
+    return [
+        f"{path}: {before!r} -> {after!r}"
+        for path, before, after in differences(to_dict(old), to_dict(new))
+        if not path.startswith(FREE)
+    ]
+
+
 def check_change(
     old: ExperimentConfig,
     new: ExperimentConfig,
@@ -39,11 +48,7 @@ def check_change(
         old_state, new_state: the abstract training states of the two; if they differ in
             structure or shapes, nothing can be carried over, whatever is allowed.
     """
-    changed = [
-        f"{path}: {before!r} -> {after!r}"
-        for path, before, after in differences(to_dict(old), to_dict(new))
-        if not path.startswith(FREE)
-    ]
+    changed = outcome_changes(old, new)
     if not changed:
         return
     listed = "; ".join(changed)

@@ -1,5 +1,6 @@
 """The packed cache: built once, by one process, and never left half-written."""
 
+import json
 import multiprocessing
 import pickle
 import shutil
@@ -10,13 +11,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
-from bytelm.data.cache import PackedCorpus, packed_corpus
+from bytelm.data.cache import PackedCorpus, packed_corpus, training_corpus
 from bytelm.data.config import SPLITS, DataConfig
+from bytelm.data.document import Document
 from bytelm.data.sources import Source, open_sources
 from bytelm.data.tfds_source import TfdsReader
+from bytelm.data.unigram import Unigram
 from bytelm.errors import UserError
 
 
@@ -106,7 +110,7 @@ def test_too_little_room(config, monkeypatch):
 
 def test_disk_full_while_packing_leaves_nothing(config, monkeypatch):
     def full(*arguments):
-        yield b"some"
+        yield Document(b"some")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Source, "documents", full)
@@ -117,7 +121,7 @@ def test_disk_full_while_packing_leaves_nothing(config, monkeypatch):
 
 def test_a_cache_that_cannot_be_written(config, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot pack documents.jsonl into"):
+    with pytest.raises(UserError, match=r"cannot write the packed text of documents.jsonl"):
         pack(replace(config, cache_dir=str(tmp_path / "file")))
 
 
@@ -147,7 +151,7 @@ def test_waits_for_the_process_that_packs(config, caplog, monkeypatch):
         monkeypatch.setattr(FileLock, "acquire", acquire_after_the_other)
         monkeypatch.setattr(Source, "documents", lambda *arguments: pytest.fail("was packed"))
         assert pack(config).num_documents
-    assert "waiting for another process to pack" in caplog.text
+    assert "waiting for another process to write the packed text" in caplog.text
 
 
 SLOW_PACKING = """
@@ -155,10 +159,11 @@ import sys, time
 from pathlib import Path
 from bytelm.data.cache import packed_corpus
 from bytelm.data.config import DataConfig
+from bytelm.data.document import Document
 from bytelm.data.sources import Source, open_sources
 
 def slow(self, split):
-    yield b"x" * 100_000
+    yield Document(b"x" * 100_000)
     Path(sys.argv[2], "ready").touch()
     time.sleep(60)
 
@@ -201,3 +206,109 @@ def test_the_same_dataset_of_tfds_has_one_cache(tfds_dir, tmp_path):
     assert corpus.num_documents == 3
     assert corpus.fingerprint == pack(config, "test").fingerprint
     assert isinstance(open_sources(config)[0].reader, TfdsReader)
+
+
+def opened(config, unigram=None):
+    (source,) = open_sources(config)
+    return training_corpus(source, "train", config, unigram)
+
+
+@pytest.fixture
+def of_two_scripts(config, tmp_path):
+    """Documents whose script changes now and then."""
+    path = tmp_path / "scripts.jsonl"
+    lines = [{"text": f"{n} мир", "lang": "abc"[n % 5 % 3] * 2} for n in range(40)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return replace(config, files=(str(path),), script_key="lang", held_out=0.0)
+
+
+def test_text_without_scripts_is_stored_as_before(config):
+    """Caches that were written before there were scripts stay good."""
+    corpus = pack(config)
+    assert {path.name for path in corpus.directory.iterdir()} == {
+        "symbols.bin",
+        "starts.bin",
+        "summary.json",
+    }
+    summary = json.loads((corpus.directory / "summary.json").read_text())
+    assert summary["settings"] == {
+        "split": "train",
+        "held_out": 0.1,
+        "text_key": "text",
+        "skip_bad": False,
+    }
+    assert corpus.directory.name.endswith("-v1")
+    assert corpus.scripts is None
+    assert corpus.boundaries is None
+
+
+def test_scripts_have_the_numbers_of_their_names(of_two_scripts):
+    expected = np.array([n % 5 % 3 for n in range(40)])
+    for names, numbers in (("aa bb cc", [0, 1, 2]), ("cc x aa bb", [2, 3, 0])):
+        corpus = opened(replace(of_two_scripts, scripts=tuple(names.split())))
+        np.testing.assert_array_equal(corpus.scripts, np.array(numbers)[expected])
+        assert corpus.scripts.dtype == np.int32
+        sent = pickle.loads(pickle.dumps(corpus))
+        np.testing.assert_array_equal(sent.scripts, corpus.scripts)
+    assert opened(of_two_scripts).scripts is None
+
+
+def test_scripts_that_are_not_known(config, of_two_scripts):
+    with pytest.raises(UserError, match=r"scripts.jsonl has documents of the script cc, which"):
+        opened(replace(of_two_scripts, scripts=("aa", "bb")))
+    with pytest.raises(UserError, match=r"documents of documents.jsonl have no script"):
+        opened(replace(config, scripts=("aa",)))
+    with pytest.raises(UserError, match="documents of the script bb, which"):
+        opened(replace(config, script="bb", scripts=("aa",)))
+
+
+def test_another_script_or_key_is_packed_anew(config, of_two_scripts):
+    path = Path(of_two_scripts.files[0])
+    lines = [json.loads(line) | {"other": "aa"} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scripts = ("cc", "bb", "aa")
+    by_lang = opened(replace(of_two_scripts, scripts=scripts))
+    by_other = opened(replace(of_two_scripts, script_key="other", scripts=scripts))
+    assert set(by_lang.scripts) == {0, 1, 2}
+    assert set(by_other.scripts) == {2}
+    for number, script in enumerate(scripts):
+        corpus = opened(replace(config, script=script, scripts=scripts))
+        assert set(corpus.scripts) == {number}
+    assert by_lang.fingerprint == by_other.fingerprint
+
+
+def test_pieces_are_found_once_for_each_text_and_model(
+    config, tmp_path, unigram_model, monkeypatch
+):
+    config = replace(config, held_out=0.0)
+    unigram = Unigram(unigram_model)
+    corpus = opened(config, unigram)
+    expected = [unigram.boundaries(text) for text in corpus.documents()]
+    np.testing.assert_array_equal(corpus.boundaries, np.concatenate(expected))
+    assert corpus.boundaries.dtype == np.bool_
+    sent = pickle.loads(pickle.dumps(corpus))
+    np.testing.assert_array_equal(sent.boundaries, corpus.boundaries)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Unigram, "boundaries", lambda *arguments: pytest.fail("was cut again"))
+        opened(config, Unigram(unigram_model))
+
+    class EveryByte:
+        digest = "other"
+
+        def boundaries(self, document):
+            return np.ones(len(document) + 2, np.bool_)
+
+    assert opened(config, EveryByte()).boundaries.all()
+    assert not opened(config, unigram).boundaries.all()
+    with open(config.files[0], "a") as file:
+        file.write('{"text": "one more"}\n')
+    assert len(opened(config, unigram).boundaries) == len(corpus.boundaries) + 10
+
+
+def test_damaged_pieces_are_found_again(config, unigram_model):
+    corpus = opened(config, Unigram(unigram_model))
+    (stored,) = config.cache_path.glob("boundaries/*/boundaries.bin")
+    expected = corpus.boundaries.copy()
+    stored.write_bytes(b"")
+    np.testing.assert_array_equal(opened(config, Unigram(unigram_model)).boundaries, expected)

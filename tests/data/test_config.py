@@ -18,6 +18,10 @@ from bytelm.errors import UserError
         ({"batch_size": 0}, "batch_size"),
         ({"workers": -1}, "workers"),
         ({"validation_files": ("a.txt",)}, "data.files"),
+        ({"files": ("a.jsonl",), "script": "eng", "script_key": "lang"}, "not both"),
+        ({"dataset": "lm1b", "script_key": "lang"}, "lm1b is a TFDS dataset.*data.script"),
+        ({"scripts": ("eng", "rus", "eng")}, "data.scripts names one twice"),
+        ({"mixture": (SourceConfig(),), "script": "eng"}, "its script in the mixture"),
         ({"files": ("a.txt",), "train_split": "train"}, "data.validation_files"),
     ],
 )

@@ -1,6 +1,7 @@
 """The figures of `bytelm data describe`."""
 
 import io
+import json
 import re
 from dataclasses import replace
 
@@ -111,3 +112,35 @@ def test_patches_of_a_source(tmp_path, monkeypatch):
     # The rows are START and 5 words, and 5 words and END.
     assert ["whitespace", "2.67", "1", "1", "3", "3", "3", "2.66"] in rows
     assert {row[0] for row in rows} >= {"spacelike", "whitespace_run", "words"}
+
+
+def test_patches_by_script(tmp_path, monkeypatch):
+    monkeypatch.setattr(describe_module, "PATCHED_BYTES_OF_SCRIPT", 30)
+    lines = [{"text": "ab " * 5, "lang": "eng"}, {"text": "abcde " * 5, "lang": "deu"}] * 6
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = DataConfig(
+        files=(str(path),), script_key="lang", held_out=0.0, sequence_length=17, batch_size=1
+    )
+    output = io.StringIO()
+    describe(config, file=output)
+    assert "and up to 30 of each script" in " ".join(output.getvalue().split())
+    rows = [cells_of(line) for line in output.getvalue().splitlines()]
+    (first,) = (number for number, row in enumerate(rows) if row[0] == "whitespace")
+    assert [row[:2] for row in rows[first : first + 3]] == [
+        ["whitespace", "all"],
+        ["", "eng"],
+        ["", "deu"],
+    ]
+    assert "whitespace_run" in {row[0] for row in rows}
+    # Two documents of START, 5 words and END.
+    assert rows[first + 1][2] == f"{2 * 17 / 14:.2f}"
+    assert rows[first + 1][-1] == f"{100 * 17 // 7 / 100:.2f}"
+    # A document of START, 5 words and END, in two rows.
+    assert rows[first + 2][2] == f"{32 / 8:.2f}"
+
+
+def test_no_scripts_where_none_are_known(config):
+    output = io.StringIO()
+    describe(config, file=output)
+    assert "script" not in output.getvalue()

@@ -7,6 +7,7 @@ import lzma
 import pytest
 
 from bytelm.data.config import SourceConfig
+from bytelm.data.document import Document
 from bytelm.data.files import FilesReader, zstd
 from bytelm.errors import UserError
 
@@ -15,7 +16,7 @@ COMPRESSORS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zs
 
 def read(*patterns, split="train", **fields):
     reader = FilesReader(SourceConfig(files=tuple(map(str, patterns)), **fields))
-    return list(reader.documents(split))
+    return [document.text for document in reader.documents(split)]
 
 
 @pytest.mark.parametrize("ending", COMPRESSORS)
@@ -64,8 +65,32 @@ def test_bad_lines(tmp_path, line, reason):
     with pytest.raises(UserError, match=rf"a\.jsonl, line 2: .*{reason}.*--data.skip-bad"):
         read(path)
     reader = FilesReader(SourceConfig(files=(str(path),), skip_bad=True))
-    assert list(reader.documents("train")) == [b"good", b"fine"]
+    assert [document.text for document in reader.documents("train")] == [b"good", b"fine"]
     assert reader.skipped == 1
+
+
+def test_scripts_of_json_lines(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a", "lang": "eng"}\n{"lang": "rus", "text": ""}\n')
+    reader = FilesReader(SourceConfig(files=(str(path),), script_key="lang"))
+    assert list(reader.documents("train")) == [Document(b"a", "eng"), Document(b"", "rus")]
+    reader = FilesReader(SourceConfig(files=(str(path),)))
+    assert {document.script for document in reader.documents("train")} == {None}
+
+
+@pytest.mark.parametrize("bad", ['{"text": "x"}', '{"text": "x", "lang": null}'])
+def test_a_line_without_its_script_is_a_bad_line(tmp_path, bad):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "good", "lang": "eng"}}\n{bad}\n')
+    with pytest.raises(UserError, match=r"line 2: .*'lang'.*--data.script-key"):
+        read(path, script_key="lang")
+    assert read(path, script_key="lang", skip_bad=True) == [b"good"]
+
+
+def test_text_files_have_no_keys(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"a")
+    with pytest.raises(UserError, match=r"a\.txt is text without keys.*--data.script-key None"):
+        read(tmp_path / "a.txt", script_key="lang")
 
 
 def test_a_pattern_that_matches_nothing(tmp_path):

@@ -1,6 +1,5 @@
 """Training and validation batches from packed text."""
 
-import dataclasses
 import itertools
 import json
 import os
@@ -10,11 +9,13 @@ import numpy as np
 import pytest
 
 from bytelm.data.config import SourceConfig
+from bytelm.data.documents import Documents
 from bytelm.data.loader import ValidationBatches, train_loader
 from bytelm.data.sources import open_sources
+from bytelm.data.unigram import Unigram
 from bytelm.errors import UserError
 from bytelm.models.contract import Batch
-from bytelm.vocabulary import PAD, START, UNSCORED
+from bytelm.vocabulary import END, PAD, START, UNSCORED
 
 
 def take(loader, count):
@@ -30,7 +31,7 @@ def stack(batches):
 def expected_scored(config, split):
     """Symbols that are scored: every byte and END of the split."""
     (source,) = open_sources(config)
-    return sum(len(document) + 1 for document in source.documents(split))
+    return sum(len(document.text) + 1 for document in source.documents(split))
 
 
 def test_an_epoch_scores_every_byte_and_end_once(config):
@@ -47,9 +48,10 @@ def test_an_epoch_scores_every_byte_and_end_once(config):
 def test_gives_batches_of_the_contract(config):
     batch = next(train_loader(config, seed=0))
     assert isinstance(batch, Batch)
-    for field in dataclasses.fields(Batch):
-        value = getattr(batch, field.name)
+    for value in (batch.ids, batch.targets, batch.segment_ids):
         assert (value.shape, value.dtype) == ((6, 16), np.int32)
+    assert batch.scripts is None
+    assert batch.boundaries is None
 
 
 def test_resumed_is_uninterrupted(config):
@@ -112,7 +114,7 @@ def test_validation_covers_the_split_in_order_padded(config):
     assert (whole[1] != UNSCORED).sum() == expected_scored(config, "validation")
     text = whole[0][whole[0] < START]
     (source,) = open_sources(config)
-    documents = list(source.documents("validation"))
+    documents = [document.text for document in source.documents("validation")]
     assert bytes(text[text < 256].tolist()) == b"".join(documents)
     np.testing.assert_array_equal(stack(batches), whole)
 
@@ -137,6 +139,98 @@ def test_a_batch_that_processes_cannot_share(config):
 def test_state_of_a_stream_is_refused(config):
     with pytest.raises(UserError, match=r"read with --data.read stream"):
         train_loader(config, seed=0).restore({"layout": {}, "grain": {}})
+
+
+@pytest.fixture
+def marked(config, tmp_path, unigram_model):
+    """Two sources: one of two scripts by line, and one of a third; and a Unigram model."""
+    path = tmp_path / "scripts.jsonl"
+    texts = {"rus": "мир время the", "jpn": "日本語 of 日本"}
+    lines = [{"text": f"{texts[s]} {n}", "lang": s} for n in range(20) for s in texts]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "x.txt").write_text("the texts of the text and " * 20)
+    mixture = (
+        SourceConfig(files=(str(path),), script_key="lang", held_out=0.0),
+        SourceConfig(files=(str(tmp_path / "x.txt"),), script="eng", held_out=0.0),
+    )
+    scripts = ("jpn", "eng", "rus")
+    return replace(config, files=(), mixture=mixture, scripts=scripts, unigram=unigram_model)
+
+
+def extras(batches):
+    """Ids, scripts and boundaries of batches, as one array [3, B, T]."""
+    parts = [[batch.ids, batch.scripts, batch.boundaries] for batch in batches]
+    return np.concatenate(np.array(parts), axis=1)
+
+
+def check_scripts(ids, scripts):
+    """Tells the script of a row's symbols from the text itself."""
+    assert ((scripts == -1) == (ids == PAD)).all()
+    assert (scripts[(ids == 0xD0) | (ids == 0xD1)] == 2).all()
+    assert (scripts[(ids == 0xE6) | (ids == 0xE8)] == 0).all()
+    assert (scripts[(ids == ord("n")) | (ids == ord("s"))] == 1).all()
+    assert {0, 1, 2} <= set(scripts.reshape(-1).tolist())
+
+
+def test_batches_carry_scripts_and_boundaries(marked, unigram_model):
+    loader = train_loader(marked, seed=0)
+    batch = next(loader)
+    assert (batch.scripts.shape, batch.scripts.dtype) == ((6, 16), np.int32)
+    assert (batch.boundaries.shape, batch.boundaries.dtype) == ((6, 16), np.bool_)
+    ids, scripts, boundaries = extras(itertools.islice(loader, 10))
+    check_scripts(ids, scripts)
+    assert (boundaries[ids == START] == 1).all()
+    assert (boundaries[ids >= END] == (ids[ids >= END] == START)).all()
+    digest = Unigram(unigram_model).digest
+    plain = train_loader(replace(marked, scripts=(), unigram=None), seed=0)
+    assert loader.fingerprint == f"{plain.fingerprint}-{digest}"
+    first = next(plain)
+    np.testing.assert_array_equal(first.ids, batch.ids)
+    assert first.scripts is None
+    assert first.boundaries is None
+
+
+def test_boundaries_do_not_depend_on_the_rows(marked):
+    def whole(length):
+        config = replace(marked, sequence_length=length)
+        ids, _, boundaries = extras(ValidationBatches(config, split="train")).reshape(3, -1)
+        return boundaries[ids != PAD]
+
+    expected = whole(4096)
+    assert 0.1 < expected.mean() < 0.7
+    for length in (5, 16):
+        np.testing.assert_array_equal(whole(length), expected)
+
+
+def test_resumed_batches_carry_them_too(marked):
+    loader = train_loader(marked, seed=2)
+    uninterrupted = extras(itertools.islice(loader, 6))
+    other = train_loader(replace(marked, workers=1), seed=2)
+    other.restore({"rows": 4 * 6})
+    np.testing.assert_array_equal(extras(itertools.islice(other, 2)), uninterrupted[:, 24:])
+    other.close()
+
+
+def test_validation_carries_them_and_none_in_padding(marked):
+    ids, scripts, boundaries = extras(ValidationBatches(marked, split="train"))
+    check_scripts(ids, scripts)
+    assert (ids[-1] == PAD).all()
+    assert not boundaries[ids == PAD].any()
+
+
+def test_mistakes_in_scripts_and_model_are_found_when_it_is_opened(marked, config, tmp_path):
+    for opened in (lambda c: train_loader(c, 0), lambda c: ValidationBatches(c, split="train")):
+        with pytest.raises(UserError, match="documents of the script jpn, which is not in"):
+            opened(replace(marked, scripts=("eng", "rus")))
+        with pytest.raises(UserError, match=r"documents of documents.jsonl have no script"):
+            opened(replace(config, scripts=("eng",)))
+        with pytest.raises(UserError, match=r"data.unigram: cannot read the model"):
+            opened(replace(config, unigram=str(tmp_path / "missing.model")))
+
+
+def test_whole_documents_need_neither_scripts_nor_a_model(marked):
+    config = replace(marked, scripts=("tha",), unigram="missing.model")
+    assert len(list(Documents(config, "train"))) == 41
 
 
 def test_runs_in_a_directory_of_its_own(config):

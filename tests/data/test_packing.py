@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bytelm.data.packing import ConcatenatedRows, Rows, pack
+from bytelm.data.packing import ConcatenatedRows, Corpus, Rows, pack
 from bytelm.vocabulary import END, PAD, START, UNSCORED
 
 documents_and_length = given(
@@ -76,6 +76,49 @@ def test_a_row_behind_the_last_is_padding():
     assert (batch["segment_ids"][1:] == 0).all()
     with pytest.raises(IndexError, match="row 1 of 1"):
         rows[1]
+
+
+def marked(documents, scripts):
+    """A corpus with scripts, and boundaries behind every "." and at each START."""
+    corpus, stream = pack(documents), np.array(stream_of(documents))
+    boundaries = (stream == START) | (stream == ord("."))
+    return Corpus(corpus.symbols, corpus.starts, np.array(scripts, np.int32), boundaries)
+
+
+@given(
+    documents=st.lists(st.text("ab.", max_size=9).map(str.encode), min_size=1, max_size=9),
+    length=st.integers(1, 17),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_scripts_and_boundaries_are_those_of_the_stream_however_it_is_cut(documents, length, seed):
+    scripts = np.random.default_rng(seed).integers(0, 5, len(documents))
+    rows = Rows(marked(documents, scripts), length)
+    batch = rows.batch(range(len(rows) + 1))
+    stream = np.array(stream_of(documents))
+    padding = (len(rows) + 1) * length - len(stream)
+    number = np.cumsum(stream == START) - 1
+    expected = np.pad(scripts[number], (0, padding), constant_values=-1)
+    np.testing.assert_array_equal(batch["scripts"].reshape(-1), expected)
+    assert batch["scripts"].dtype == np.int32
+    marks = (batch["ids"] == START) | (batch["ids"] == ord("."))
+    np.testing.assert_array_equal(batch["boundaries"], marks)
+    assert batch["boundaries"].dtype == np.bool_
+    assert marks.sum() == rows.corpus.boundaries.sum()
+
+
+def test_scripts_and_boundaries_of_several_sources():
+    joined = ConcatenatedRows(
+        [Rows(marked([b"a.b", b"."], [3, 1]), 4), Rows(marked([b"..ab"], [2]), 4)]
+    )
+    batch = joined.batch([3, len(joined), 0, 4, 1, 2])
+    # The rows are ^a.b $^.$ and ^..a b$ (^ is START, $ is END).
+    np.testing.assert_array_equal(
+        batch["scripts"],
+        np.array([[2, 2, -1, -1], [-1] * 4, [3] * 4, [-1] * 4, [3, 1, 1, 1], [2] * 4]),
+    )
+    marks = ["____", "____", "X_X_", "____", "_XX_", "XXX_"]
+    np.testing.assert_array_equal(batch["boundaries"], [[m == "X" for m in row] for row in marks])
 
 
 def test_rows_of_several_sources_are_numbered_on():

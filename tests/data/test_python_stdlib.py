@@ -19,7 +19,7 @@ from bytelm.data.config import DataConfig
 from bytelm.data.sources import open_sources
 
 (source,) = open_sources(DataConfig(cache_dir=sys.argv[1]))
-print(sum(map(len, source.documents("train"))))
+print(sum(len(document.text) for document in source.documents("train")))
 assert "tensorflow" not in sys.modules
 """
 

@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from bytelm.data.config import SPLITS, DataConfig
+from bytelm.data.config import SPLITS, DataConfig, SourceConfig
+from bytelm.data.document import Document
 from bytelm.data.sources import Source, open_sources
 from bytelm.errors import UserError
 
@@ -27,7 +28,11 @@ class ListReader:
         return len(self.stored[split])
 
     def documents(self, split):
-        return iter(self.stored[split])
+        return map(Document, self.stored[split])
+
+
+def texts(source, split):
+    return [document.text for document in source.documents(split)]
 
 
 DOCUMENTS = [str(number).encode() for number in range(1000)]
@@ -35,27 +40,27 @@ DOCUMENTS = [str(number).encode() for number in range(1000)]
 
 def test_the_hash_puts_every_document_in_one_split():
     source = Source(ListReader(train=DOCUMENTS), held_out=0.1)
-    parts = {split: list(source.documents(split)) for split in SPLITS}
+    parts = {split: texts(source, split) for split in SPLITS}
     assert sorted(itertools.chain(*parts.values())) == sorted(DOCUMENTS)
     assert 70 < len(parts["validation"]) < 130
     assert 70 < len(parts["test"]) < 130
     fewer = Source(ListReader(train=DOCUMENTS[::2]), held_out=0.1)
-    assert list(fewer.documents("test")) == [d for d in DOCUMENTS[::2] if d in parts["test"]]
+    assert texts(fewer, "test") == [d for d in DOCUMENTS[::2] if d in parts["test"]]
 
 
 def test_a_split_of_its_own_leaves_the_others_as_they_were():
     hashed = Source(ListReader(train=DOCUMENTS), held_out=0.1)
     source = Source(ListReader(train=DOCUMENTS, validation=[b"v"]), held_out=0.1)
-    assert list(source.documents("validation")) == [b"v"]
-    assert list(source.documents("test")) == list(hashed.documents("test"))
-    expected = {*hashed.documents("train"), *hashed.documents("validation")}
-    assert set(source.documents("train")) == expected
+    assert texts(source, "validation") == [b"v"]
+    assert texts(source, "test") == texts(hashed, "test")
+    expected = {*texts(hashed, "train"), *texts(hashed, "validation")}
+    assert set(texts(source, "train")) == expected
 
 
 def test_nothing_held_out():
     source = Source(ListReader(train=DOCUMENTS), held_out=0.0)
-    assert list(source.documents("train")) == DOCUMENTS
-    assert list(source.documents("test")) == []
+    assert texts(source, "train") == DOCUMENTS
+    assert texts(source, "test") == []
 
 
 def test_fingerprint_depends_on_what_decides_the_documents():
@@ -69,6 +74,25 @@ def test_fingerprint_depends_on_what_decides_the_documents():
     }
     assert len(fingerprints) == 5
     assert Source(reader, 0.1).fingerprint("train") in fingerprints
+
+
+def test_one_script_for_all_documents():
+    source = Source(ListReader(train=DOCUMENTS), held_out=0.1, script="eng")
+    assert {document.script for split in SPLITS for document in source.documents(split)} == {"eng"}
+    unnamed = Source(ListReader(train=DOCUMENTS), held_out=0.1)
+    assert {document.script for document in unnamed.documents("train")} == {None}
+    assert texts(source, "test") == texts(unnamed, "test")
+    assert source.fingerprint("train") != unnamed.fingerprint("train")
+    assert "script" not in unnamed.settings("train")
+
+
+def test_the_script_of_a_config_reaches_every_kind_of_source(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    files = SourceConfig(files=(str(tmp_path / "a.txt"),), script="eng")
+    tfds = SourceConfig(dataset="lm1b", script="rus")
+    library = SourceConfig(script="python")
+    sources = open_sources(DataConfig(mixture=(files, tfds, library)))
+    assert [source.script for source in sources] == ["eng", "rus", "python"]
 
 
 def test_splits_cannot_be_named_for_the_standard_library():

@@ -10,6 +10,7 @@ import pytest
 from bytelm.data.config import DataConfig, SourceConfig
 from bytelm.data.loader import ValidationBatches, train_loader
 from bytelm.data.sources import open_sources
+from bytelm.data.unigram import Unigram
 from bytelm.errors import UserError
 from bytelm.vocabulary import END, START, UNSCORED
 
@@ -34,7 +35,7 @@ def take(loader, count):
 
 def test_an_epoch_has_every_document_once_and_rows_of_the_contract(config):
     (source,) = open_sources(config)
-    documents = list(source.documents("train"))
+    documents = [document.text for document in source.documents("train")]
     loader = train_loader(replace(config, batch_size=1), seed=0)
     rows = take(loader, 2 * sum(len(text) + 2 for text in documents) // 16 + 1)
     ids, targets = rows[:, 0].reshape(-1), rows[:, 1].reshape(-1)
@@ -88,7 +89,7 @@ def test_every_state_restores_in_place(config):
 
 def test_processes_share_the_documents(config):
     (source,) = open_sources(config)
-    documents = set(source.documents("train"))
+    documents = {document.text for document in source.documents("train")}
     seen = []
     for index in range(2):
         ids = take(train_loader(config, 0, index, 2), 20)[:, 0].tobytes()
@@ -126,6 +127,65 @@ def test_validation_packs_no_more_than_it_needs(config):
     for one, other in zip(streamed, packed, strict=True):
         for name in ("ids", "targets", "segment_ids"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.fixture
+def marked(config, tfds_dir, unigram_model):
+    """Two scripts, and a Unigram model; the dataset has bytes that are not UTF-8."""
+    part = SourceConfig(dataset="tiny_text", data_dir=tfds_dir, script="eng", held_out=0.1)
+    other = replace(part, text_key="body", script="hin")
+    mixture, scripts = (part, other), ("hin", "eng")
+    python = replace(config, dataset="python_stdlib", data_dir=None)
+    return replace(python, mixture=mixture, scripts=scripts, unigram=unigram_model)
+
+
+def extras(batches):
+    return np.array([[batch.ids, batch.scripts, batch.boundaries] for batch in batches])
+
+
+def test_carries_scripts_and_boundaries(marked, unigram_model):
+    loader = train_loader(marked, seed=0)
+    assert (next(loader).scripts.dtype, next(loader).boundaries.dtype) == (np.int32, np.bool_)
+    ids, scripts, boundaries = np.moveaxis(extras(itertools.islice(loader, 20)), 1, 0)
+    assert set(scripts[ids == 0xFF]) == {1}
+    assert set(scripts[ids == ord("h")]) == {0}
+    assert set(scripts.reshape(-1)) == {0, 1}
+    assert boundaries[ids == 0xFF].all()
+    assert boundaries[ids == START].all()
+    assert not boundaries[ids == END].any()
+    # Whole documents in the rows have the boundaries of the model.
+    unigram, row = Unigram(unigram_model), ids.reshape(-1, 16)
+    text = b"not this"
+    found = boundaries.reshape(-1, 16)[(row[:, :10] == [START, *text, END]).all(axis=1), :10]
+    assert len(found)
+    assert (found == unigram.boundaries(text)).all()
+
+
+def test_resumed_with_a_worker_carries_them_too(marked):
+    one_source = replace(marked, mixture=marked.mixture[:1])
+    loader = train_loader(replace(one_source, workers=1), seed=1)
+    next(loader)
+    state = json.loads(json.dumps(loader.state()))
+    expected = extras(itertools.islice(loader, 2))
+    loader.restore(state)
+    np.testing.assert_array_equal(extras(itertools.islice(loader, 2)), expected)
+    loader.close()
+
+
+def test_validation_carries_them_as_packed_text_does(marked):
+    streamed = list(ValidationBatches(marked, rows=6, split="train"))
+    assert not marked.cache_path.exists()
+    packed = list(ValidationBatches(replace(marked, read="packed"), rows=6, split="train"))
+    np.testing.assert_array_equal(extras(streamed), extras(packed))
+    assert set(extras(streamed)[:, 1].reshape(-1)) == {-1, 0, 1}
+
+
+def test_scripts_that_are_not_known(marked, config):
+    for opened in (lambda c: train_loader(c, 0), lambda c: ValidationBatches(c, 3)):
+        with pytest.raises(UserError, match="tiny_text has documents of the script hin, which"):
+            opened(replace(marked, scripts=("eng",)))
+        with pytest.raises(UserError, match="documents of tiny_text have no script"):
+            opened(replace(config, scripts=("eng",)))
 
 
 def test_files_are_not_streamed(config, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from bytelm.data.config import SourceConfig
+from bytelm.data.document import Document
 from bytelm.data.tfds_source import TfdsMissingError, TfdsReader
 from bytelm.errors import UserError
 
@@ -24,7 +25,7 @@ def no_network(monkeypatch):
 def test_reads_prepared_data_by_name(tfds_dir):
     reader = TfdsReader(SourceConfig(dataset="tiny_text:1.0.0", data_dir=tfds_dir))
     assert reader.own_splits == {"train", "test"}
-    assert sorted(reader.documents("test")) == [
+    assert sorted(document.text for document in reader.documents("test")) == [
         b"0 of 3 \xff",
         b"1 of 3 \xff" * 2,
         b"2 of 3 \xff" * 3,
@@ -43,7 +44,7 @@ def test_named_splits_and_feature(tfds_dir):
     )
     reader = TfdsReader(config)
     assert reader.own_splits == {"train", "validation", "test"}
-    assert list(reader.documents("train")) == [b"not this"] * 30
+    assert list(reader.documents("train")) == [Document(b"not this")] * 30
     assert reader.inputs("train") != reader.inputs("validation")
 
 
@@ -55,7 +56,7 @@ def test_a_dataset_of_the_catalogue_finds_its_text():
         assert set(reader.builder.info.features) > {"book_text", "book_title"}
         documents = list(reader.documents("train"))
     assert len(documents) == 3
-    assert all(isinstance(document, bytes) and document for document in documents)
+    assert all(isinstance(text, bytes) and text for text, _ in documents)
 
 
 @pytest.mark.parametrize(

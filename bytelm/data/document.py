@@ -1,0 +1,15 @@
+"""What a source gives: documents one by one."""
+
+from typing import NamedTuple
+
+
+class Document(NamedTuple):
+    """One document.
+
+    Attributes:
+        text: its bytes; it may be empty.
+        script: name of its script or language, such as `eng`; None where the source tells none.
+    """
+
+    text: bytes
+    script: str | None = None
