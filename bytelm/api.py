@@ -17,6 +17,7 @@ import numpy as np
 
 from bytelm.config import ExperimentConfig
 from bytelm.evaluation.bits_per_byte import DocumentScores, Scorer, default_stride, score_documents
+from bytelm.evaluation.segmentation import Segmentation, segment
 from bytelm.inference.generation import Generator, Weights, store_weights
 from bytelm.inference.sampling import Sampling
 from bytelm.training.checkpoint import SavedModel, load_model
@@ -100,6 +101,26 @@ class LoadedModel:
     def bits_per_byte(self, texts: Iterable[Text], *, with_end: bool = False) -> float:
         """All bits of the texts, with or without those of their ENDs, over all their bytes."""
         return self.score_documents(texts).bits_per_byte(with_end)
+
+    def segment(
+        self, text: Text, *, stride: int | None = None, batch_size: int = 8
+    ) -> Segmentation:
+        """The patches that the model cuts a text into, and the nats of its bytes.
+
+        Args:
+            text: taken as a whole document.
+            stride, batch_size: as for `score_documents`; the nats are the same as there.
+
+        Raises:
+            UserError: if the model is of a flat family, or the text is empty.
+        """
+        return segment(
+            self._scorer,
+            _bytes(text),
+            sequence_length=self.config.data.sequence_length,
+            stride=stride,
+            batch_size=batch_size,
+        )
 
     def generate(
         self,

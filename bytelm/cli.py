@@ -1,4 +1,4 @@
-"""The command line: `bytelm train|eval|generate|data|profile` (and train.py, eval.py)."""
+"""The command line: `bytelm train|eval|generate|segment|...` (and train.py, eval.py)."""
 
 import argparse
 import contextlib
@@ -18,7 +18,7 @@ import tyro
 from bytelm.config import ExperimentConfig, did_you_mean, to_dict, to_json
 from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
-from bytelm.presets import load_preset, preset_names
+from bytelm.presets import ablation_names, find_file, load_preset, preset_names, run_file
 
 T = TypeVar("T")
 
@@ -107,6 +107,34 @@ class DescribeCommand:
     data: DataConfig
     samples: int = 3
     """Documents shown from each split."""
+
+
+@dataclass(frozen=True)
+class UnigramCommand:
+    """Trains a SentencePiece Unigram model on the train split, for data.unigram."""
+
+    data: DataConfig
+    pieces: int = 10_000
+    """Most pieces of the model; a small text gives fewer."""
+    output: Path = Path("unigram.model")
+    """Where the model goes; a file that exists is left alone."""
+    max_bytes: int = 20_000_000
+    """Most bytes of text to train on, of documents in random order."""
+
+
+@dataclass(frozen=True)
+class RatesCommand:
+    """Measures FLEXITOKENS' rate and deviation of each script on parallel text.
+
+    The text must be parallel: the same documents in every script, each with its script named. A
+    script's rate is the anchor's times the ratio of their mean bytes per document.
+    """
+
+    data: DataConfig
+    anchor: str = "eng"
+    """The script whose rate is given."""
+    rate: float = 0.333
+    """Boundaries per byte of the anchor."""
 
 
 @dataclass(frozen=True)
@@ -280,16 +308,57 @@ def generate_command(arguments: Sequence[str]) -> int:
     return 0
 
 
-def data_command(arguments: Sequence[str]) -> int:
-    """`bytelm data describe [PRESET] [options]`."""
-    if not arguments or arguments[0] != "describe":
-        raise UserError("say what to do with the data: `bytelm data describe [PRESET] [options]`.")
-    preset, rest = _preset(arguments[1:], "data describe")
-    data = load_preset(preset).data if preset else DataConfig()
-    command = parse(DescribeCommand, rest, "data describe", DescribeCommand(data))
-    from bytelm.data.describe import describe
+def segment_command(arguments: Sequence[str]) -> int:
+    """`bytelm segment --checkpoint RUN --text TEXT [options]`."""
+    from bytelm.evaluation.segmentation_view import SegmentCommand, show_segmentation
 
-    describe(command.data, command.samples)
+    show_segmentation(parse(SegmentCommand, arguments, "segment"))
+    return 0
+
+
+def ablate_command(arguments: Sequence[str]) -> int:
+    """`bytelm ablate ABLATION [options]`."""
+    name, rest = _preset(arguments, "ablate", "ablation", ablation_names)
+    if name is None:
+        raise UserError(f"name an ablation first: one of {', '.join(ablation_names())}.")
+    from bytelm.comparison.ablation import AblateCommand, Ablation, run_ablation
+
+    ablation = run_file(find_file(name, "ablation", ablation_names()), "ablation", Ablation)
+    command = parse(AblateCommand, rest, f"ablate {name}", AblateCommand(ablation.base))
+    return run_ablation(
+        dataclasses.replace(ablation, base=command.config),
+        command.output or Path("runs/ablations") / Path(name).stem,
+        max_bytes=command.max_bytes,
+    )
+
+
+def data_command(arguments: Sequence[str]) -> int:
+    """`bytelm data describe|unigram|rates [PRESET] [options]`."""
+    kinds: dict[str, type[Any]] = {
+        "describe": DescribeCommand,
+        "unigram": UnigramCommand,
+        "rates": RatesCommand,
+    }
+    if not arguments or arguments[0] not in kinds:
+        raise UserError(
+            f"say what to do with the data: `bytelm data {'|'.join(kinds)} [PRESET] [options]`."
+        )
+    name = arguments[0]
+    preset, rest = _preset(arguments[1:], f"data {name}")
+    data = load_preset(preset).data if preset else DataConfig()
+    command = parse(kinds[name], rest, f"data {name}", kinds[name](data))
+    if isinstance(command, DescribeCommand):
+        from bytelm.data.describe import describe
+
+        describe(command.data, command.samples)
+    elif isinstance(command, UnigramCommand):
+        from bytelm.data.unigram_training import write_unigram
+
+        write_unigram(command.data, command.pieces, command.max_bytes, command.output)
+    elif isinstance(command, RatesCommand):
+        from bytelm.data.rates import print_rates
+
+        print_rates(command.data, command.anchor, command.rate)
     return 0
 
 
@@ -305,12 +374,18 @@ def profile_command(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _preset(arguments: Sequence[str], command: str) -> tuple[str | None, Sequence[str]]:
+def _preset(
+    arguments: Sequence[str],
+    command: str,
+    what: str = "preset",
+    names: Callable[[], list[str]] = preset_names,
+) -> tuple[str | None, Sequence[str]]:
     if arguments and not arguments[0].startswith("-"):
         return arguments[0], arguments[1:]
     if "--help" in arguments or "-h" in arguments:
-        print(f"usage: {command} PRESET [options]; PRESET --help lists its options.")
-        print(f"presets: {', '.join(preset_names())}, or a path to a .py or .json file")
+        option = what.upper()
+        print(f"usage: {command} {option} [options]; {option} --help lists its options.")
+        print(f"{what}s: {', '.join(names())}, or a path to a file")
         sys.exit(0)
     return None, arguments
 
@@ -319,6 +394,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train_command,
     "eval": eval_command,
     "generate": generate_command,
+    "segment": segment_command,
+    "ablate": ablate_command,
     "data": data_command,
     "profile": profile_command,
 }

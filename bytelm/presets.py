@@ -2,11 +2,16 @@
 
 import runpy
 from pathlib import Path
+from typing import TypeVar
 
 from bytelm.config import ExperimentConfig, did_you_mean, load_json
 from bytelm.errors import UserError
 
+T = TypeVar("T")
+
 PACKAGE = Path(__file__).parent
+ABLATIONS = "ablations"
+"""Subfolder whose files define ablations, which are no presets."""
 
 
 def preset_folders() -> list[Path]:
@@ -17,6 +22,15 @@ def preset_folders() -> list[Path]:
 
 def preset_names() -> list[str]:
     """The names of all presets; those of a subfolder begin with its name and a slash."""
+    return [name for name in _names() if not name.startswith(f"{ABLATIONS}/")]
+
+
+def ablation_names() -> list[str]:
+    """The names of all ablations, such as `ablations/boundaries`."""
+    return [name for name in _names() if name.startswith(f"{ABLATIONS}/")]
+
+
+def _names() -> list[str]:
     return sorted(
         {
             path.relative_to(folder).with_suffix("").as_posix()
@@ -34,27 +48,48 @@ def load_preset(name: str) -> ExperimentConfig:
     Raises:
         UserError: if there is no such preset or file, or it defines no ExperimentConfig.
     """
+    path = find_file(name, "preset", preset_names())
+    if path.suffix == ".json":
+        return load_json(path)
+    return run_file(path, "config", ExperimentConfig)
+
+
+def find_file(name: str, what: str, names: list[str]) -> Path:
+    """The file of a name in `configs/`, or of a path that ends in .py or .json.
+
+    Args:
+        what: what the file holds, and `names`, all of that kind, for the error.
+
+    Raises:
+        UserError: if there is no such file.
+    """
     if name.endswith((".py", ".json")):
         path = Path(name)
         if not path.is_file():
             raise UserError(f"there is no config file {name}; check the path.")
-    else:
-        found = [path for folder in preset_folders() if (path := folder / f"{name}.py").is_file()]
-        if not found:
-            names = preset_names()
-            raise UserError(
-                f"there is no preset {name!r}{did_you_mean(name, names)}; there are "
-                f"{', '.join(names)}, and a path to a .py or .json file works too."
-            )
-        path = found[0]
-    if path.suffix == ".json":
-        return load_json(path)
+        return path
+    for folder in preset_folders():
+        path = folder / f"{name}.py"
+        if path.is_file():
+            return path
+    raise UserError(
+        f"there is no {what} {name!r}{did_you_mean(name, names)}; there are "
+        f"{', '.join(names)}, and a path to a file works too."
+    )
+
+
+def run_file(path: Path, variable: str, kind: type[T]) -> T:
+    """Runs a Python file and returns the object of type `kind` that it defines as `variable`.
+
+    Raises:
+        UserError: if it fails or defines no such object.
+    """
     try:
-        config = runpy.run_path(str(path)).get("config")
+        value = runpy.run_path(str(path)).get(variable)
     except UserError:
         raise
     except Exception as error:  # the user's own code may raise anything
         raise UserError(f"{path} failed with {type(error).__name__}: {error}") from error
-    if not isinstance(config, ExperimentConfig):
-        raise UserError(f"{path} defines no ExperimentConfig named `config`; see configs/.")
-    return config
+    if not isinstance(value, kind):
+        raise UserError(f"{path} defines no {kind.__name__} named `{variable}`; see configs/.")
+    return value

@@ -40,7 +40,7 @@ def train(*arguments: str) -> tuple[str, ...]:
 def test_no_command_lists_the_commands(capsys):
     assert main([]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in ("train", "eval", "generate", "data", "profile"))
+    assert all(name in out for name in ("train", "eval", "generate", "segment", "ablate", "data"))
 
 
 def test_unknown_command(capsys):
@@ -158,13 +158,71 @@ def test_train_evaluate_generate(capsys, tmp_path, lines):
     assert main(["generate", "--checkpoint", run, "--prompt", "line", "--max-bytes", "8"]) == 0
     assert capsys.readouterr().out.startswith("line")
     assert "no checkpoint of step 7" in fails(capsys, "eval", "--checkpoint", run, "--step", "7")
+    assert "the model is flat" in fails(capsys, "segment", "--checkpoint", run, "--text", "a")
     error = fails(capsys, "generate", "--checkpoint", run, "--max-bytes", "4", "--top-p", "2")
     assert "top-p is 2" in error.replace("_", "-")
 
 
-@pytest.mark.parametrize("command", ["eval", "generate"])
+@pytest.mark.parametrize("command", [("eval",), ("generate",), ("segment", "--text", "a")])
 def test_path_that_is_no_run(capsys, tmp_path, command):
-    assert "is no run directory" in fails(capsys, command, "--checkpoint", str(tmp_path / "no"))
+    assert "is no run directory" in fails(capsys, *command, "--checkpoint", str(tmp_path / "no"))
+
+
+ABLATION = """
+from bytelm.comparison.ablation import Ablation
+from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.training.sharding import MeshConfig
+
+ablation = Ablation(
+    ExperimentConfig(
+        SpaceByteConfig(
+            local_width=16, local_depth=2, global_width=16, global_depth=1, head_width=8
+        ),
+        mesh=MeshConfig(data=1),
+        train=TrainConfig(validation_rows=8, sample_bytes=0, tensorboard=False),
+    ),
+    {"fixed": {"model.boundary": "fixed", "model.stride": 4, "train.steps": 1}},
+)
+"""
+
+
+def test_ablate_and_segment(capsys, tmp_path, lines, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "tiny.py"
+    file.write_text(ABLATION)
+    options = ["--data.files", str(lines), "--data.held-out", "0.2", "--data.sequence-length", "16"]
+    # The points' own changes win.
+    assert main(["ablate", str(file), *options, "--train.steps", "3", "--max-bytes", "20"]) == 0
+    output = tmp_path / "runs" / "ablations" / "tiny"
+    assert json.loads((output / "fixed" / "config.json").read_text())["train"]["steps"] == 1
+    (row,) = json.loads((output / "table.json").read_text())["points"]
+    assert row["state"] == "done"
+    assert "train.seed: 0 -> 1" in fails(capsys, "ablate", str(file), *options, "--train.seed", "1")
+
+    run, page = str(output / "fixed"), tmp_path / "page.html"
+    segment = ["segment", "--checkpoint", run]
+    assert main([*segment, "--text", "line 1 <of> text", "--html", str(page)]) == 0
+    out = capsys.readouterr().out
+    assert "16 bytes" in out and "bits per byte" in out
+    written = page.read_text()
+    assert "&lt;" in written
+    error = fails(capsys, *segment, "--text", "other", "--html", str(page))
+    assert "page.html exists; add --overwrite" in error
+    assert page.read_text() == written
+    options = ["--file", str(lines), "--html", str(page), "--overwrite"]
+    assert main([*segment, *options]) == 0
+    assert f"{lines.stat().st_size:,} bytes" in capsys.readouterr().out
+    assert page.read_text() != written
+    assert "empty" in fails(capsys, *segment, "--text", "")
+    assert "--text TEXT" in fails(capsys, *segment)
+    assert "--text TEXT" in fails(capsys, *segment, "--text", "a", "--file", str(lines))
+
+
+def test_unknown_ablation(capsys):
+    assert "name an ablation first: one of ablations/boundaries" in fails(capsys, "ablate")
+    error = fails(capsys, "ablate", "ablations/boundary")
+    assert "no ablation 'ablations/boundary' (did you mean ablations/boundaries?)" in error
 
 
 def test_eval_needs_a_checkpoint(capsys):

@@ -7,11 +7,12 @@ from flax import nnx
 
 from bytelm.config import ExperimentConfig, to_json
 from bytelm.errors import UserError
-from bytelm.presets import load_preset, preset_names
+from bytelm.presets import ablation_names, load_preset, preset_names
 from bytelm.training.sharding import path_name
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-NAMES = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.py")]
+FILES = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.py")]
+NAMES = [name for name in FILES if not name.startswith("ablations/")]
 
 OWN = """
 from bytelm.config import ExperimentConfig
@@ -26,6 +27,13 @@ def test_every_preset_is_found_and_loads_from_anywhere(name, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     assert name in preset_names()
     assert isinstance(load_preset(name), ExperimentConfig)
+
+
+def test_ablations_are_no_presets():
+    assert set(ablation_names()) == set(FILES) - set(NAMES) != set()
+    assert not set(ablation_names()) & set(preset_names())
+    with pytest.raises(UserError, match=r"boundaries\.py defines no ExperimentConfig"):
+        load_preset("ablations/boundaries")
 
 
 def test_presets_of_the_working_directory_come_first(tmp_path, monkeypatch):

@@ -78,19 +78,29 @@ class Scorer:
             self._params = jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
 
     def __call__(self, batch: Batch) -> jax.Array:
+        return self.nats_and_starts(batch)[0]
+
+    def nats_and_starts(self, batch: Batch) -> tuple[jax.Array, jax.Array | None]:
+        """The nats, and the ids with which patches start, bool `[B, T]`; None without patches."""
         if self._mesh is None:
-            return _nats(self._graphdef, self._params, batch)
+            return _nats_and_starts(self._graphdef, self._params, batch)
         rows = len(batch.ids)
         empty = empty_batch(-rows % self._mesh.size, batch.ids.shape[1])
-        batch = jax.tree.map(lambda *parts: np.concatenate(parts), batch, empty)
+        batch = place_batch(
+            jax.tree.map(lambda *parts: np.concatenate(parts), batch, empty), self._mesh
+        )
         with jax.set_mesh(self._mesh):
-            return _nats(self._graphdef, self._params, place_batch(batch, self._mesh))[:rows]
+            found = _nats_and_starts(self._graphdef, self._params, batch)
+            return jax.tree.map(lambda leaf: leaf[:rows], found)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _nats(graphdef: nnx.GraphDef, params: Any, batch: Batch) -> jax.Array:
+def _nats_and_starts(
+    graphdef: nnx.GraphDef, params: Any, batch: Batch
+) -> tuple[jax.Array, jax.Array | None]:
     blind = dataclasses.replace(batch, targets=jnp.full_like(batch.targets, UNSCORED))
-    return nnx.merge(graphdef, params)(blind).nats(batch.targets)
+    output = nnx.merge(graphdef, params)(blind)
+    return output.nats(batch.targets), output.patch_starts
 
 
 def default_stride(sequence_length: int) -> int:
@@ -130,17 +140,11 @@ def score_documents(
     Raises:
         UserError: if the stride is not between 1 and T.
     """
-    stride = default_stride(sequence_length) if stride is None else stride
-    if not 1 <= stride <= sequence_length:
-        raise UserError(
-            f"the stride is {stride}; it must be between 1 and the sequence length "
-            f"{sequence_length}."
-        )
     byte_nats: list[float] = []
     end_nats: list[float] = []
     lengths: list[int] = []
 
-    def add(windows: list[_Window], targets: np.ndarray, nats: jax.Array) -> None:
+    def add(windows: list[Window], targets: np.ndarray, nats: jax.Array) -> None:
         wide = np.asarray(nats, np.float64)
         ends = np.where(targets == END, wide, 0.0).sum(axis=1)
         others = np.where(targets == END, 0.0, wide).sum(axis=1)
@@ -152,14 +156,10 @@ def score_documents(
             byte_nats[-1] += others[row]
             end_nats[-1] += ends[row]
 
-    windows = _windows(documents, sequence_length, stride)
     # The device works on one batch while the host adds up the one before and fills the next.
-    running: tuple[list[_Window], np.ndarray, jax.Array] | None = None
-    while chosen := list(itertools.islice(windows, batch_size)):
-        batch = empty_batch(batch_size, sequence_length)
-        for row, window in enumerate(chosen):
-            _fill(batch, row, window, stride)
-        started = (chosen, batch.targets, scorer(batch))
+    running: tuple[list[Window], np.ndarray, jax.Array] | None = None
+    for windows, batch in window_batches(documents, sequence_length, stride, batch_size):
+        started = (windows, batch.targets, scorer(batch))
         if running is not None:
             add(*running)
         running = started
@@ -168,21 +168,44 @@ def score_documents(
     return DocumentScores(np.array(byte_nats), np.array(end_nats), np.array(lengths, np.int64))
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
     """T inputs of a document, from its symbol number `first` on (0 is START)."""
 
     text: bytes
     first: int
 
 
-def _windows(documents: Iterable[bytes], length: int, stride: int) -> Iterator[_Window]:
+def window_batches(
+    documents: Iterable[bytes], sequence_length: int, stride: int | None, batch_size: int
+) -> Iterator[tuple[list[Window], Batch]]:
+    """The windows of documents, in order, and the batch whose first rows hold them.
+
+    Arguments and errors are those of `score_documents`. Where a target is not UNSCORED, the
+    window scores it; read in order, those places are each document's inputs, START and its bytes,
+    and their targets, its bytes and END.
+    """
+    stride = default_stride(sequence_length) if stride is None else stride
+    if not 1 <= stride <= sequence_length:
+        raise UserError(
+            f"the stride is {stride}; it must be between 1 and the sequence length "
+            f"{sequence_length}."
+        )
+    windows = _windows(documents, sequence_length, stride)
+    while chosen := list(itertools.islice(windows, batch_size)):
+        batch = empty_batch(batch_size, sequence_length)
+        for row, window in enumerate(chosen):
+            _fill(batch, row, window, stride)
+        yield chosen, batch
+
+
+def _windows(documents: Iterable[bytes], length: int, stride: int) -> Iterator[Window]:
     for text in documents:
         inputs = len(text) + 1
         for first in range(0, max(inputs - length, 0) + stride, stride):
-            yield _Window(text, first)
+            yield Window(text, first)
 
 
-def _fill(batch: Batch, row: int, window: _Window, stride: int) -> None:
+def _fill(batch: Batch, row: int, window: Window, stride: int) -> None:
     """Writes a window to a row of an empty batch."""
     text, first = window
     length = batch.ids.shape[1]

@@ -1,7 +1,6 @@
 """The evaluation of a model on documents: bits per byte beside general-purpose compressors."""
 
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from bytelm.evaluation.compressors import compressor_bpb
 from bytelm.training.hardware import describe_machine
+from bytelm.whole_file import write_whole
 
 if TYPE_CHECKING:
     from bytelm.api import LoadedModel
@@ -104,6 +104,4 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
 
 def write_report(report: dict[str, Any], path: Path) -> None:
     """Writes what `evaluate` returned as JSON; the file appears whole or not at all."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(beside, path)
+    write_whole(path, json.dumps(report, indent=2) + "\n")

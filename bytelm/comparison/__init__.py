@@ -1,0 +1,1 @@
+"""Comparison: several models trained and evaluated alike, in one table and one plot."""

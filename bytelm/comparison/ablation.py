@@ -1,0 +1,235 @@
+"""Ablations: one config, changed in a few fields for each of several points, run and compared."""
+
+import dataclasses
+import gc
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import tyro
+
+from bytelm.api import load
+from bytelm.comparison.plot import plot
+from bytelm.comparison.results import PointResult, finished, print_table, write_tables
+from bytelm.config import (
+    ExperimentConfig,
+    did_you_mean,
+    differences,
+    from_dict,
+    load_json,
+    to_dict,
+)
+from bytelm.data.documents import Documents
+from bytelm.errors import UserError
+from bytelm.evaluation.report import evaluate, write_report
+from bytelm.training.checkpoint import last_step
+from bytelm.training.loop import CONFIG, train
+from bytelm.training.resume import outcome_changes
+from bytelm.training.run_directory import lock, remove_if_unused
+
+TEST_REPORT = "test_report.json"
+"""File of a point's run directory that holds its evaluation."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What an ablation file defines.
+
+    Attributes:
+        base: what all points have in common.
+        points: by the point's name, its changes to the base: a config field's dotted path
+            (`model.boundary`, or `model` for all of it) and its value.
+
+    Raises:
+        UserError: for no points, a name that no directory can have, or a change that is none.
+    """
+
+    base: ExperimentConfig
+    points: Mapping[str, Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        if not self.points:
+            raise UserError("the ablation has no points; give at least one.")
+        for name in self.points:
+            if not re.fullmatch(r"\w[\w.+-]*", name):
+                raise UserError(
+                    f"the ablation has a point {name!r}; a directory gets that name, so use "
+                    "letters, digits and . _ + - alone."
+                )
+        _ = self.configs
+
+    @property
+    def configs(self) -> dict[str, ExperimentConfig]:
+        """The config of each point."""
+        configs = {}
+        for name, changes in self.points.items():
+            try:
+                # As a run saves and reloads it, so that a value of a wrong type is found here.
+                configs[name] = from_dict(to_dict(changed(self.base, changes)))
+            except UserError as error:
+                raise UserError(f"point {name} of the ablation: {error}") from None
+        return configs
+
+
+def changed(config: Any, changes: Mapping[str, Any], where: str = "") -> Any:
+    """A copy of a config dataclass with the fields at dotted paths changed, all at once.
+
+    Raises:
+        UserError: for a path that there is not.
+    """
+    names = [field.name for field in dataclasses.fields(config)]
+    direct: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    for path, value in changes.items():
+        name, dot, rest = path.partition(".")
+        inner = direct.get(name, getattr(config, name, None))
+        if name not in names or (dot and not dataclasses.is_dataclass(inner)):
+            known = [f"{where}{known}" for known in names]
+            raise UserError(
+                f"there is no config field {where}{path}{did_you_mean(where + name, known)}."
+            )
+        if dot:
+            nested.setdefault(name, {})[rest] = value
+        else:
+            direct[name] = value
+    for name, inner_changes in nested.items():
+        inner = direct.get(name, getattr(config, name))
+        direct[name] = changed(inner, inner_changes, f"{where}{name}.")
+    return dataclasses.replace(config, **direct)
+
+
+@dataclass(frozen=True)
+class AblateCommand:
+    """Trains and tests the points of an ablation."""
+
+    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
+    output: Path | None = None
+    """Where the runs, the table and the plot go; none = runs/ablations/NAME."""
+    max_bytes: int | None = None
+    """Stop testing after the document that reaches this many bytes; none = all of the split."""
+
+
+def run_ablation(ablation: Ablation, output: Path, *, max_bytes: int | None = None) -> int:
+    """Trains and tests each point in `output/POINT`, and compares them.
+
+    A point that is done is not run again, one that was interrupted is resumed, and one that fails
+    (see `PointResult`) does not keep the others from running. After each point `table.md`,
+    `table.json` and `plot.png` in `output` are written anew.
+
+    Args:
+        ablation: what to run.
+        output: made if it does not exist.
+        max_bytes: the test stops after the document that reaches this many bytes; None for all
+            of the test split.
+
+    Returns:
+        an exit status: 0, 1 if a point failed, 143 if a signal asked to stop.
+
+    Raises:
+        UserError: if a point's directory holds a run of another config; nothing is run then.
+    """
+    configs = ablation.configs
+    for name, config in configs.items():
+        _check_saved(output / name, config)
+    output.mkdir(parents=True, exist_ok=True)
+    with lock(output):
+        base = to_dict(ablation.base)
+        results = {
+            name: PointResult(name, _changes(base, config), "waiting")
+            for name, config in configs.items()
+        }
+        # Those that are trained come first, so that the table never loses what is known of them.
+        order = sorted(configs, key=lambda name: not _is_trained(output / name, configs[name]))
+        for number, name in enumerate(order, 1):
+            print(f"point {name} ({number} of {len(configs)})")
+            results[name] = _run_point(results[name], output / name, configs[name], max_bytes)
+            _forget_programs()
+            write_tables(list(results.values()), output, max_bytes)
+            plot(list(results.values()), output)
+            if results[name].state == "stopped":
+                break
+    print_table(list(results.values()))
+    print(f"table and plot: {output}")
+    states = [result.state for result in results.values()]
+    if "stopped" in states:
+        print("stopped on request; the same command goes on")
+        return 143
+    return 1 if "failed" in states else 0
+
+
+def _changes(base: Any, config: ExperimentConfig) -> dict[str, Any]:
+    return {path: new for path, _, new in differences(base, to_dict(config))}
+
+
+def _check_saved(run_dir: Path, config: ExperimentConfig) -> None:
+    """Raises UserError if the directory holds a checkpoint of another config."""
+    if last_step(run_dir) is None:
+        return
+    if different := outcome_changes(load_json(run_dir / CONFIG), config):
+        raise UserError(
+            f"{run_dir} holds a run of another config ({'; '.join(different)}); undo the change, "
+            "give the point another name, or choose another --output."
+        )
+
+
+def _is_trained(run_dir: Path, config: ExperimentConfig) -> bool:
+    return last_step(run_dir) == config.train.steps
+
+
+def _run_point(
+    waiting: PointResult, run_dir: Path, config: ExperimentConfig, max_bytes: int | None
+) -> PointResult:
+    """Does of a point what is left to do."""
+    try:
+        if not any(Documents(config.data, "test")):
+            raise UserError("the test split holds no bytes; name data.test_files.")
+        if not _is_trained(run_dir, config):
+            interrupted_at = _train(run_dir, config)
+            if interrupted_at is not None:
+                reason = f"after step {interrupted_at} of {config.train.steps}"
+                return dataclasses.replace(waiting, state="stopped", reason=reason)
+        report = _test(run_dir, config, max_bytes)
+    except (UserError, jax.errors.JaxRuntimeError) as error:  # the latter when memory runs out
+        print(f"point {waiting.point} failed: {error}")
+        return dataclasses.replace(waiting, state="failed", reason=str(error))
+    return finished(waiting, config, run_dir, report)
+
+
+def _train(run_dir: Path, config: ExperimentConfig) -> int | None:
+    """Trains to the end, or up to the step that it returns when it is interrupted."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with lock(run_dir):
+        try:
+            result = train(config, run_dir, resume=True)
+        except UserError:
+            remove_if_unused(run_dir)
+            raise
+    return result.step if result.interrupted else None
+
+
+def _test(run_dir: Path, config: ExperimentConfig, max_bytes: int | None) -> dict[str, Any]:
+    """The report on the test split, from the file if it is there already."""
+    path = run_dir / TEST_REPORT
+    asked = {"max_bytes": max_bytes, "config": to_dict(config)}
+    if path.is_file():
+        report = json.loads(path.read_text())
+        if {key: report.get(key) for key in asked} == asked:
+            return report
+    documents = Documents(config.data, "test")
+    loaded = load(run_dir, config.train.steps)
+    report = evaluate(loaded, documents, batch_size=16, max_bytes=max_bytes, compressors=False)
+    if not math.isfinite(report["bits_per_byte"]):
+        raise UserError(f"its test bits per byte are {report['bits_per_byte']}: it diverged.")
+    write_report({**report, **asked}, path)
+    return report
+
+
+def _forget_programs() -> None:
+    """Frees what a point compiled and held, which no other point uses."""
+    gc.collect()
+    jax.clear_caches()

@@ -1,0 +1,138 @@
+"""What is known of the points of a comparison, and the table of it."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from bytelm.config import ExperimentConfig
+from bytelm.training.hardware import describe_machine
+from bytelm.whole_file import write_whole
+
+METRICS = "metrics.jsonl"
+State = Literal["waiting", "stopped", "failed", "done"]
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """A point and its figures; None where one is not known, or not of its family.
+
+    Attributes:
+        point: its name.
+        changes: the fields, by dotted path, in which it differs from the base, and their values.
+        state: "failed" if it could not be trained or tested, "stopped" if a signal came.
+        reason: why it failed, or where it stopped.
+        test_bpb, test_interval: bits per byte of the test split, with a 95% interval over
+            documents.
+        validation_bpb: the last one of training.
+        bytes_per_patch, overflow: of the last training steps on record; the second is the share
+            of patches that found no room.
+        bytes_per_second: of training, the median of the records.
+        parameters: how many numbers the model learns.
+        forward_flops_per_byte: of a row's forward pass, with all patches that it has room for.
+        curve, validation_curve: training and validation bits per byte as (step, value).
+    """
+
+    point: str
+    changes: dict[str, Any]
+    state: State
+    reason: str = ""
+    test_bpb: float | None = None
+    test_interval: tuple[float, float] | None = None
+    validation_bpb: float | None = None
+    bytes_per_patch: float | None = None
+    overflow: float | None = None
+    bytes_per_second: float | None = None
+    parameters: int | None = None
+    forward_flops_per_byte: float | None = None
+    curve: tuple[tuple[int, float], ...] = ()
+    validation_curve: tuple[tuple[int, float], ...] = ()
+
+
+def finished(
+    point: PointResult, config: ExperimentConfig, run_dir: Path, report: dict[str, Any]
+) -> PointResult:
+    """The same point with the figures of its config, its run and its test report."""
+    model = nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0)))
+    length = config.data.sequence_length
+    records = [json.loads(line) for line in (run_dir / METRICS).read_text().splitlines()]
+
+    def recorded(name: str) -> list[tuple[int, float]]:
+        return [(r["step"], r[name]) for r in records if r.get(name) is not None]
+
+    def last(name: str) -> float | None:
+        return recorded(name)[-1][1] if recorded(name) else None
+
+    low, high = report["bits_per_byte_interval"]
+    speeds = [speed for _, speed in recorded("bytes_per_second")]
+    return dataclasses.replace(
+        point,
+        state="done",
+        test_bpb=report["bits_per_byte"],
+        test_interval=(low, high),
+        validation_bpb=last("validation_bpb"),
+        bytes_per_patch=last("bytes_per_patch"),
+        overflow=last("overflow"),
+        bytes_per_second=statistics.median(speeds) if speeds else None,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model))),
+        forward_flops_per_byte=config.model.forward_flops(length) / length,
+        curve=tuple(recorded("bpb")),
+        validation_curve=tuple(recorded("validation_bpb")),
+    )
+
+
+def write_tables(results: Sequence[PointResult], output: Path, max_bytes: int | None) -> None:
+    """Writes `table.md` for people and `table.json` for programs."""
+    rows = [[column(result) for column in _COLUMNS.values()] for result in results]
+    lines = [list(_COLUMNS), ["---"] * len(_COLUMNS), *rows]
+    write_whole(output / "table.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    table = {
+        "max_bytes": max_bytes,
+        "machine": describe_machine(),
+        "points": [dataclasses.asdict(result) for result in results],
+    }
+    write_whole(output / "table.json", json.dumps(table, indent=2) + "\n")
+
+
+def print_table(results: Sequence[PointResult], console: Console | None = None) -> None:
+    """Shows the columns of the table that fit a terminal."""
+    table = Table(*_SHOWN)
+    for result in results:
+        table.add_row(*(_COLUMNS[name](result) for name in _SHOWN))
+    (console or Console()).print(table, markup=False)
+
+
+def _known(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _interval(result: PointResult) -> str:
+    return "{:.4f} to {:.4f}".format(*result.test_interval) if result.test_interval else ""
+
+
+def _state(result: PointResult) -> str:
+    reason = " ".join(result.reason.split()).replace("|", "/")
+    return f"{result.state}: {reason}" if reason else result.state
+
+
+_COLUMNS: dict[str, Callable[[PointResult], str]] = {
+    "point": lambda result: result.point,
+    "test bpb": lambda result: _known(result.test_bpb, ".4f"),
+    "95% interval": _interval,
+    "validation bpb": lambda result: _known(result.validation_bpb, ".4f"),
+    "bytes/patch": lambda result: _known(result.bytes_per_patch, ".2f"),
+    "overflow": lambda result: _known(result.overflow, ".2%"),
+    "training bytes/s": lambda result: _known(result.bytes_per_second, ",.0f"),
+    "parameters": lambda result: _known(result.parameters, ","),
+    "forward FLOP/byte": lambda result: _known(result.forward_flops_per_byte, ",.0f"),
+    "state": _state,
+}
+_SHOWN = ("point", "test bpb", "95% interval", "bytes/patch", "state")

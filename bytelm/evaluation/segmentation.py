@@ -1,0 +1,154 @@
+"""Where a model starts patches in a text, and what each byte costs.
+
+A text is read as `bits_per_byte.py` does, in windows that slide over it: a byte's nats come from
+the window that scores it, and whether a patch starts with it from the window that reads it to
+score what comes next. START belongs to no patch here: the text's first byte starts one.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from bytelm.errors import UserError
+from bytelm.evaluation.bits_per_byte import Scorer, window_batches
+from bytelm.vocabulary import UNSCORED
+
+_WHITESPACE = np.frombuffer(b" \t\n\r\v\f", np.uint8)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A text of at least one byte, cut into patches.
+
+    Attributes:
+        text: its bytes.
+        starts: bool `[bytes]`, whether a patch starts with the byte; the first does.
+        nats: float64 `[bytes]`, what each byte costs.
+        end_nats: what END costs after them.
+    """
+
+    text: bytes
+    starts: np.ndarray
+    nats: np.ndarray
+    end_nats: float
+
+    @property
+    def bits_per_byte(self) -> float:
+        """All bits of the bytes, without those of END, over the bytes."""
+        return float(self.nats.sum()) / (math.log(2) * len(self.text))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Bytes in each patch, int64 `[patches]`."""
+        return np.diff(np.append(np.flatnonzero(self.starts), len(self.text)))
+
+    @property
+    def pieces(self) -> list[bytes]:
+        """The bytes of each patch."""
+        bounds = [*np.flatnonzero(self.starts), len(self.text)]
+        return [self.text[first:last] for first, last in itertools.pairwise(bounds)]
+
+    @property
+    def patch_bits_per_byte(self) -> np.ndarray:
+        """Bits per byte of each patch, float64 `[patches]`."""
+        sums = np.add.reduceat(self.nats, np.flatnonzero(self.starts))
+        return sums / (math.log(2) * self.lengths)
+
+    @property
+    def word_agreement(self) -> "BoundaryAgreement":
+        """How far patches start where words do."""
+        return boundary_agreement(self.starts, word_starts(self.text))
+
+
+def segment(
+    scorer: Scorer,
+    text: bytes,
+    *,
+    sequence_length: int,
+    stride: int | None = None,
+    batch_size: int = 8,
+) -> Segmentation:
+    """Cuts a text into the patches that a model makes of it; see the module's docstring.
+
+    Args:
+        text: one document.
+        sequence_length: T, positions in a window.
+        stride: targets that each window after the first scores, 1 to T; None for T / 2.
+        batch_size: windows scored at a time.
+
+    Raises:
+        UserError: if the model has no patches, the text no bytes, or the stride is out of range.
+    """
+    if not text:
+        raise UserError("the text is empty; give one of at least one byte.")
+    starts, nats = [], []
+    for _, batch in window_batches([text], sequence_length, stride, batch_size):
+        row_nats, row_starts = scorer.nats_and_starts(batch)
+        if row_starts is None:
+            raise UserError(
+                "the model is flat: it has no patches to show; choose a checkpoint of a family "
+                "that has."
+            )
+        scored = batch.targets != UNSCORED
+        nats.append(np.asarray(row_nats, np.float64)[scored])
+        starts.append(np.asarray(row_starts)[scored])
+    of_targets, of_inputs = np.concatenate(nats), np.concatenate(starts)
+    of_bytes = of_inputs[1:]
+    of_bytes[0] = True
+    return Segmentation(text, of_bytes, of_targets[:-1], float(of_targets[-1]))
+
+
+@dataclass(frozen=True)
+class BoundaryAgreement:
+    """How far the boundaries found are those expected. Counts, to add up over texts.
+
+    Attributes:
+        found: boundaries that there are.
+        expected: boundaries that there should be.
+        hits: those that are both.
+    """
+
+    found: int
+    expected: int
+    hits: int
+
+    @property
+    def precision(self) -> float:
+        """Share of the boundaries found that are expected; NaN if none is found."""
+        return self.hits / self.found if self.found else math.nan
+
+    @property
+    def recall(self) -> float:
+        """Share of the boundaries expected that are found; NaN if none is expected."""
+        return self.hits / self.expected if self.expected else math.nan
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of the two; NaN if no boundary is found and none expected."""
+        either = self.found + self.expected
+        return 2 * self.hits / either if either else math.nan
+
+
+def boundary_agreement(found: np.ndarray, expected: np.ndarray) -> BoundaryAgreement:
+    """Compares boundaries, bool `[bytes]` both. The first byte, always a start, does not count."""
+    found, expected = found[1:], expected[1:]
+    return BoundaryAgreement(int(found.sum()), int(expected.sum()), int((found & expected).sum()))
+
+
+def word_starts(text: bytes) -> np.ndarray:
+    """Bool `[bytes]`: the first byte, and each that is no ASCII whitespace but follows some."""
+    is_space = np.isin(np.frombuffer(text, np.uint8), _WHITESPACE)
+    return np.append([True], ~is_space[1:] & is_space[:-1])[: len(text)]
+
+
+def length_histogram(lengths: np.ndarray) -> dict[str, int]:
+    """How many patches are of 1 byte, 2, 3-4, 5-8, 9-16, ..., up to the longest.
+
+    Args:
+        lengths: int `[patches]`, bytes in each patch, at least 1.
+    """
+    bins = np.bincount(np.ceil(np.log2(lengths)).astype(int))
+    labels = ["1", "2", *(f"{2 ** (n - 1) + 1}-{2**n}" for n in range(2, len(bins)))]
+    return {label: int(count) for label, count in zip(labels, bins, strict=False)}

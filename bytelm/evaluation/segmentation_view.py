@@ -1,0 +1,196 @@
+"""Showing where a model starts patches in a text: on a terminal, and as a page of HTML."""
+
+import html
+import math
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from bytelm.api import load
+from bytelm.errors import UserError
+from bytelm.evaluation.segmentation import Segmentation, length_histogram
+from bytelm.training.display import printable
+from bytelm.whole_file import write_whole
+
+_STYLES = ("black on bright_cyan", "black on bright_yellow")
+_WIDEST_BAR = 20
+
+_COLOURS = ((59, 125, 216), (232, 185, 60), (215, 48, 31))
+"""The heat map's scale from no bits to its top, in sRGB; each is seen on light and on dark."""
+_TOP = 95
+"""The scale ends at this percentile of the patches' bits per byte, so that a few leave it some."""
+
+
+@dataclass(frozen=True)
+class SegmentCommand:
+    """Shows the patches that a checkpoint cuts a text into, and what they cost."""
+
+    checkpoint: Path
+    """The run directory."""
+    step: int | None = None
+    """Which checkpoint; none = the last."""
+    text: str | None = None
+    """The text; - reads it from standard input, as bytes."""
+    file: Path | None = None
+    """A file that holds the text, in place of --text."""
+    stride: int | None = None
+    """Symbols that each window scores, with the rest as context; none = half a row."""
+    html: Path | None = None
+    """Write a page here too, with a heat map of bits per byte under the patches."""
+    overwrite: bool = False
+    """Replace the page of --html if there is one."""
+
+
+def show_segmentation(command: SegmentCommand) -> None:
+    """Does what the options say.
+
+    Raises:
+        UserError: for no text or two, a page that exists, or a model without patches.
+    """
+    page = command.html
+    if page and page.exists() and not command.overwrite:
+        raise UserError(f"{page} exists; add --overwrite to replace it, or choose another --html.")
+    text = _text(command)
+    loaded = load(command.checkpoint, command.step)
+    segmentation = loaded.segment(text, stride=command.stride)
+    print_segmentation(segmentation)
+    if page:
+        title = f"Patches of {command.checkpoint} at step {loaded.step}"
+        write_whole(page, segmentation_page(segmentation, title))
+        print(f"page: {page}")
+
+
+def _text(command: SegmentCommand) -> bytes:
+    match command.text, command.file:
+        case None, Path() as path:
+            return path.read_bytes()
+        case "-", None:
+            return sys.stdin.buffer.read()
+        case str() as text, None:
+            return os.fsencode(text)
+    raise UserError("give the text to cut: one of --text TEXT, --text - and --file PATH.")
+
+
+def print_segmentation(segmentation: Segmentation, console: Console | None = None) -> None:
+    """Prints the text with its patches in alternating colours, and below it its figures.
+
+    Where there are no colours, a | stands between patches.
+    """
+    console = console or Console()
+    text = Text("" if console.color_system else "|").join(
+        Text(visible(piece), _STYLES[number % 2])
+        for number, piece in enumerate(segmentation.pieces)
+    )
+    console.print(text, soft_wrap=True)
+    for line in ("", *_summary(segmentation), "", *_bars(segmentation.lengths)):
+        console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def visible(piece: bytes) -> str:
+    r"""A patch as text: control characters made visible, bytes that are no character as \xNN.
+
+    A character that two patches share is so shown by its bytes.
+    """
+    text = piece.decode("utf-8", "backslashreplace")
+    return printable(text).replace("\t", "␉\t").replace("\n", "␊\n")
+
+
+def _summary(segmentation: Segmentation) -> list[str]:
+    lengths, words = segmentation.lengths, segmentation.word_agreement
+    return [
+        f"{len(segmentation.text):,} bytes, {len(lengths):,} patches, {lengths.mean():.2f} bytes "
+        f"per patch (longest {lengths.max():,})",
+        f"{segmentation.bits_per_byte:.4f} bits per byte; "
+        f"end of text {segmentation.end_nats / math.log(2):.2f} bits",
+        f"starts of patches as starts of words after whitespace: precision "
+        f"{_share(words.precision)}, recall {_share(words.recall)}, F1 {_share(words.f1)}",
+    ]
+
+
+def _share(value: float) -> str:
+    return "none" if math.isnan(value) else f"{value:.1%}"
+
+
+def _bars(lengths: np.ndarray) -> Iterable[str]:
+    """The histogram of the patches' lengths."""
+    histogram = length_histogram(lengths)
+    most = max(histogram.values())
+    yield "bytes in a patch"
+    for label, count in histogram.items():
+        bar = "█" * math.ceil(_WIDEST_BAR * count / most)
+        yield f"{label:>12}  {bar:{_WIDEST_BAR}}  {count:,} ({count / len(lengths):.1%})"
+
+
+def segmentation_page(segmentation: Segmentation, title: str) -> str:
+    """A page of HTML, complete in itself, with a heat map of bits per byte under the patches.
+
+    Args:
+        segmentation: what to show.
+        title: what the page is of, as plain text.
+    """
+    costs = segmentation.patch_bits_per_byte
+    finite = costs[np.isfinite(costs)]
+    top = max(1.0, float(np.percentile(finite, _TOP)) if len(finite) else 1.0)
+    patches = "".join(
+        f'<span style="border-color:{_colour(cost / top)}" '
+        f'title="{len(piece)} bytes, {cost:.2f} bits per byte">'
+        f"{html.escape(visible(piece))}</span>"
+        for piece, cost in zip(segmentation.pieces, costs, strict=True)
+    )
+    lines = [*_summary(segmentation), *_bars(segmentation.lengths)]
+    return _PAGE.format(
+        title=html.escape(title),
+        gradient=", ".join(_colour(step / 8) for step in range(9)),
+        middle=f"{top / 2:.2f}",
+        top=f"{top:.2f}",
+        patches=patches,
+        summary=html.escape("\n".join(lines)),
+    )
+
+
+def _colour(share: float) -> str:
+    """The scale's colour at `share`, cut to 0 and 1; NaN is the top."""
+    place = 2 * min(max(share, 0.0), 1.0) if not math.isnan(share) else 2.0
+    first = min(int(place), 1)
+    mixed = (
+        round(low + (place - first) * (high - low))
+        for low, high in zip(_COLOURS[first], _COLOURS[first + 1], strict=True)
+    )
+    return "#" + "".join(f"{channel:02x}" for channel in mixed)
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --even: #8883; --odd: #8881; }}
+body {{ font-family: sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; }}
+.text {{ font: 1rem/2.2 monospace; white-space: pre-wrap; overflow-wrap: anywhere; tab-size: 4; }}
+.text span {{ border-bottom: 0.4em solid; background: var(--even); }}
+.text span:nth-child(odd) {{ background: var(--odd); }}
+.scale {{ width: 20em; max-width: 100%; }}
+.scale div {{ height: 0.8em; background: linear-gradient(to right, {gradient}); }}
+.scale p {{ display: flex; justify-content: space-between; margin: 0.2em 0 1em; }}
+pre {{ overflow-x: auto; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<section class="scale" aria-label="Colours of the bits per byte of a patch">
+<div></div>
+<p><span>0</span><span>{middle}</span><span>{top} bits per byte or more</span></p>
+</section>
+<section class="text">{patches}</section>
+<pre>{summary}</pre>
+</body>
+</html>
+"""

@@ -1,0 +1,65 @@
+"""Where segments end: the kinds of boundaries of dynamic token pooling, at equal steps.
+
+Make the pieces of `unigram` first: `bytelm data unigram [data options] --output unigram.model`. The
+bands of `flexitokens` are those of `bytelm data rates` on Parallel Universal Dependencies, with
+English at 0.25; for Russian or Hindi text say so with `--data.script rus` or `hin`.
+"""
+
+from bytelm.comparison.ablation import Ablation
+from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.data.config import DataConfig
+from bytelm.models.boundary_kinds import (
+    Band,
+    EntropyBoundary,
+    FixedBoundary,
+    FlexitokensBoundary,
+    GumbelBoundary,
+    SpacelikeBoundary,
+    UnigramBoundary,
+    WhitespaceBoundary,
+)
+from bytelm.models.dynamic_pooling import DynamicPoolingConfig
+from bytelm.training.optimizer import OptimizerConfig
+
+ablation = Ablation(
+    base=ExperimentConfig(
+        model=DynamicPoolingConfig(
+            width=128, pre_depth=1, backbone_depth=4, post_depth=1, bytes_per_patch=3.0
+        ),
+        data=DataConfig(
+            sequence_length=512,
+            batch_size=4,
+            script="eng",
+            scripts=("eng", "rus", "hin"),
+            unigram="unigram.model",
+        ),
+        optimizer=OptimizerConfig(
+            name="muon", learning_rate=1e-2, schedule="warmup_stable_decay", decay=0.4
+        ),
+        train=TrainConfig(
+            steps=300, log_every=25, validate_every=150, checkpoint_every=150, sample_bytes=0
+        ),
+    ),
+    points={
+        "whitespace": {"model.boundary": WhitespaceBoundary()},
+        "spacelike": {"model.boundary": SpacelikeBoundary()},
+        "fixed": {"model.boundary": FixedBoundary(stride=4)},
+        "gumbel": {"model.boundary": GumbelBoundary(rate=0.2)},
+        "gumbel-published-gradient": {
+            "model.boundary": GumbelBoundary(rate=0.2),
+            "model.boundary_gradient": "published",
+        },
+        "entropy": {"model.boundary": EntropyBoundary()},
+        "unigram": {"model.boundary": UnigramBoundary()},
+        "flexitokens": {
+            "model.boundary": FlexitokensBoundary(
+                rate=0.25,
+                bands=(
+                    Band("eng", 0.25, 0.0173),
+                    Band("rus", 0.131, 0.009),
+                    Band("hin", 0.097, 0.0067),
+                ),
+            )
+        },
+    },
+)
