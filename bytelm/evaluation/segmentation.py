@@ -13,9 +13,8 @@ import numpy as np
 
 from bytelm.errors import UserError
 from bytelm.evaluation.bits_per_byte import Scorer, window_batches
-from bytelm.vocabulary import UNSCORED
-
-_WHITESPACE = np.frombuffer(b" \t\n\r\v\f", np.uint8)
+from bytelm.layers.boundaries import BoundaryRule, find_boundaries
+from bytelm.vocabulary import START, UNSCORED
 
 
 @dataclass(frozen=True)
@@ -138,9 +137,10 @@ def boundary_agreement(found: np.ndarray, expected: np.ndarray) -> BoundaryAgree
 
 
 def word_starts(text: bytes) -> np.ndarray:
-    """Bool `[bytes]`: the first byte, and each that is no ASCII whitespace but follows some."""
-    is_space = np.isin(np.frombuffer(text, np.uint8), _WHITESPACE)
-    return np.append([True], ~is_space[1:] & is_space[:-1])[: len(text)]
+    """Bool `[bytes]`: the first byte, and each right after a whitespace character."""
+    ids = np.append([START], np.frombuffer(text, np.uint8)).astype(np.int32)[None, :]
+    found, _ = find_boundaries(BoundaryRule("whitespace"), ids, np.ones_like(ids))
+    return np.asarray(found.starts[0, 1:])
 
 
 def length_histogram(lengths: np.ndarray) -> dict[str, int]:

@@ -15,6 +15,7 @@ from bytelm.config import ExperimentConfig, to_dict, to_json
 from bytelm.data.loader import ValidationBatches, train_loader
 from bytelm.errors import UserError
 from bytelm.inference.generation import Generator
+from bytelm.models.hierarchy import HierarchyConfig
 from bytelm.training.checkpoint import Checkpoints
 from bytelm.training.display import Display
 from bytelm.training.distributed import StopRequest, gather_json
@@ -250,10 +251,17 @@ class _Run:
             self.record = Record()
             self.record.resume()
             self._report(step, scalars)
-            for subject, warning in warnings(scalars, step / self.config.train.steps).items():
+            found = warnings(scalars, step / self.config.train.steps, self._room)
+            for subject, warning in found.items():
                 if subject not in self.warned:
                     self.display.message(f"warning: {warning}")
                 self.warned.add(subject)
+
+    @property
+    def _room(self) -> float | None:
+        """Symbols for each patch that a row has room for; None in a flat model."""
+        length, model = self.config.data.sequence_length, self.config.model
+        return length / model.capacity(length) if isinstance(model, HierarchyConfig) else None
 
     def _report(self, step: int, scalars: dict[str, float]) -> None:
         self.display.update(step, scalars)

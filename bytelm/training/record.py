@@ -125,19 +125,23 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def warnings(scalars: Mapping[str, float], progress: float) -> dict[str, str]:
+def warnings(
+    scalars: Mapping[str, float], progress: float, room: float | None = None
+) -> dict[str, str]:
     """What a user should be told of a record, by subject.
 
     Args:
         scalars: as `Record.scalars` gives them.
         progress: share of the run that is done.
+        room: symbols for each patch that a row has room for; None in a flat model.
     """
     found: dict[str, str] = {}
     if progress <= SETTLED:
         return found
     refused = scalars.get("overflow", 0.0)
-    if refused > MOST_REFUSED and "bytes_per_patch" in scalars:
-        enough = scalars["bytes_per_patch"] * (1 - refused) / 1.1
+    if refused > MOST_REFUSED and "bytes_per_patch" in scalars and room is not None:
+        # Enough for the mean row, with a tenth to spare; or, where rows differ, more than now.
+        enough = min(scalars["bytes_per_patch"] * (1 - refused) / 1.1, 0.8 * room)
         found["overflow"] = (
             f"{refused:.1%} of the patches found no room in their row, and their bytes stayed with "
             f"the patch before; set model.bytes_per_patch to {max(1.0, enough):.2f} or less."

@@ -82,11 +82,14 @@ def test_no_boundaries_break_nothing():
 
 
 def test_want_of_room_is_told_with_the_room_to_set():
-    assert not warnings({"overflow": 0.009, "bytes_per_patch": 4.0}, 0.5)
-    assert not warnings({"overflow": 0.2, "bytes_per_patch": 5.5}, 0.05)
-    told = warnings({"overflow": 0.2, "bytes_per_patch": 5.5}, 0.5)
+    assert not warnings({"overflow": 0.009, "bytes_per_patch": 4.0}, 0.5, 6.0)
+    assert not warnings({"overflow": 0.2, "bytes_per_patch": 5.5}, 0.05, 6.0)
+    told = warnings({"overflow": 0.2, "bytes_per_patch": 5.5}, 0.5, 6.0)
     # 4 bytes for each patch that wanted room, and a tenth to spare.
     assert "20.0% of the patches" in told["overflow"] and "to 4.00 or less" in told["overflow"]
+    # There is room for the mean row already, so it is some rows that need more.
+    told = warnings({"overflow": 0.02, "bytes_per_patch": 5.5}, 0.5, 3.0)
+    assert "to 2.40 or less" in told["overflow"]
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.004, 0.95])

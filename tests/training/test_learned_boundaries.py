@@ -1,0 +1,112 @@
+"""Runs whose model learns its boundaries: what they need of the data, and what they record."""
+
+import dataclasses
+import json
+
+import numpy as np
+import optax
+import pytest
+
+from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.data.config import DataConfig
+from bytelm.errors import UserError
+from bytelm.models.boundary_kinds import (
+    Band,
+    FlexitokensBoundary,
+    GumbelBoundary,
+    UnigramBoundary,
+)
+from bytelm.models.dynamic_pooling import DynamicPoolingConfig
+from bytelm.training.loop import train
+from bytelm.training.sharding import MeshConfig, place_batch, single_device_mesh
+from bytelm.training.step import train_program
+from tests.models.families import dynamic_pooling, random_rows
+
+BANDS = FlexitokensBoundary(bands=(Band("eng", 0.3, 0.02), Band("rus", 0.2, 0.01)))
+
+
+@pytest.fixture
+def config(tmp_path) -> ExperimentConfig:
+    lines = []
+    for script, words in (("eng", "to be or not".split()), ("rus", "быть или не быть".split())):
+        for seed in range(6):
+            text = " ".join(np.random.default_rng(seed).choice(words, 60))
+            lines.append(json.dumps({"text": text, "lang": script}))
+    path = tmp_path / "text.jsonl"
+    path.write_text("\n".join(lines))
+    return ExperimentConfig(
+        model=DynamicPoolingConfig(
+            width=16, head_width=8, pre_depth=1, backbone_depth=1, post_depth=1, boundary=BANDS
+        ),
+        data=DataConfig(
+            files=(str(path),),
+            validation_files=(),
+            held_out=0.2,
+            script_key="lang",
+            scripts=("eng", "rus"),
+            sequence_length=64,
+            batch_size=4,
+            cache_dir=str(tmp_path / "cache"),
+        ),
+        mesh=MeshConfig(data=1),
+        train=TrainConfig(
+            steps=3, log_every=3, validate_every=3, sample_bytes=8, tensorboard=False
+        ),
+    )
+
+
+def with_boundary(config, boundary):
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, boundary=boundary))
+
+
+def test_a_run_records_its_boundaries_and_each_script(config, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    train(config, run)
+    first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert 0.2 < first["boundaries/target"] < 0.3
+    for name in ("rate", "precision", "recall", "f1"):
+        assert 0 <= first[f"boundaries/{name}"] <= 1
+    assert first["auxiliary/boundaries"] >= 0
+    of_scripts = [first["bytes_per_patch/eng"], first["bytes_per_patch/rus"]]
+    assert min(of_scripts) <= first["bytes_per_patch"] <= max(of_scripts) + 1
+
+
+def test_scripts_that_the_data_do_not_tell_are_named(config, tmp_path):
+    data = dataclasses.replace(config.data, scripts=("rus", "eng"))
+    with pytest.raises(UserError, match="bands for the scripts eng, rus, and data.scripts is rus"):
+        train(dataclasses.replace(config, data=data), tmp_path)
+    data = dataclasses.replace(config.data, scripts=())
+    with pytest.raises(UserError, match="data.scripts is empty; give --data.scripts eng rus"):
+        train(dataclasses.replace(config, data=data), tmp_path)
+
+
+def test_a_missing_unigram_model_is_named(config, tmp_path):
+    unigram = with_boundary(config, UnigramBoundary())
+    with pytest.raises(UserError, match="make one with `bytelm data unigram`"):
+        train(unigram, tmp_path)
+    data = dataclasses.replace(config.data, unigram=str(tmp_path / "none.model"))
+    with pytest.raises(UserError, match=r"cannot read the model .*none\.model"):
+        train(dataclasses.replace(unigram, data=data), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("boundary", "wanted"),
+    [
+        (GumbelBoundary(rate=0.5), 0.5),
+        (FlexitokensBoundary(rate=0.6, deviation=0.02), 0.57),
+        (UnigramBoundary(), 0.25),
+    ],
+    ids=lambda value: getattr(value, "kind", None),
+)
+def test_what_supervises_a_predictor_moves_its_boundaries(boundary, wanted):
+    mesh = single_device_mesh()
+    program = train_program(dynamic_pooling(boundary=boundary), optax.adam(0.03), mesh)
+    rows = random_rows(0)
+    # Pieces of four bytes, known from the bytes themselves.
+    rows = dataclasses.replace(rows, boundaries=rows.ids % 4 == 0)
+    state, rates = program.init(0), []
+    for _ in range(40):
+        state, sums = program.train(state, place_batch(rows, mesh))
+        rates.append(float(sums["boundaries"] / sums["counted"]))
+    assert np.mean(rates[-10:]) == pytest.approx(wanted, abs=0.08)
