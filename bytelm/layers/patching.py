@@ -16,6 +16,8 @@ import jax.numpy as jnp
 
 NO_PATCH = -1
 """The patch of a symbol that is in none: before its document's first, or padding."""
+LENGTHS = {"1": 1, "2": 2, "3-4": 4, "5-8": 8, "9-16": 16, "17-32": 32, "33+": None}
+"""Classes of patch lengths, and the longest of each."""
 LEAST_SCORE = -1e30
 """Score of what is not there. Finite, so that its gradient is 0 and not NaN."""
 
@@ -86,6 +88,27 @@ def find_patches(
         of_symbol=jnp.where(own & (segment_ids > 0), last, NO_PATCH),
         refused=marks.sum() - opened.sum(),
     )
+
+
+def count_lengths(starts: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    """How many patches have each length, int32 `[len(LENGTHS)]`, in the classes of `LENGTHS`.
+
+    A patch ends where another, another document or padding begins, or with its row.
+
+    Args:
+        starts: bool `[B, T]`, the symbols with which patches start.
+        segment_ids: int32 `[B, T]`.
+    """
+    length = starts.shape[1]
+    edges = starts | (jnp.diff(segment_ids, axis=1, prepend=-1) != 0)
+    index = jnp.where(edges, jnp.arange(length)[None, :], length)
+    following = jax.lax.cummin(index, axis=1, reverse=True)
+    following = jnp.pad(following[:, 1:], ((0, 0), (0, 1)), constant_values=length)
+    lengths = following - jnp.arange(length)[None, :]
+    longest = jnp.array(list(LENGTHS.values())[:-1])
+    classes = (lengths[:, :, None] > longest[None, None, :]).sum(axis=2)
+    found = (classes[:, :, None] == jnp.arange(len(LENGTHS))[None, None, :]) & starts[:, :, None]
+    return found.sum(axis=(0, 1))
 
 
 def positions_in_segment(segment_ids: jax.Array) -> jax.Array:

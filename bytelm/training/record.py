@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from bytelm.layers.patching import LENGTHS
+
 _LATEST = ("gradient_norm", "skipped", "skipped_in_row")
 """Metrics of a step that are not summed."""
 
@@ -88,6 +90,10 @@ class Record:
         for name in self.sums:
             if name.startswith("auxiliary/"):
                 scalars[name] = _share(self._total(name), self._total("symbols"))
+        if "patch_lengths" in self.sums:
+            counts = self.sums["patch_lengths"]
+            for name, count in zip(LENGTHS, counts, strict=True):
+                scalars[f"patch_length/{name}"] = _share(float(count), float(counts.sum()))
         if "script_patches" in self.sums:
             of_script = zip(
                 scripts, self.sums["script_bytes"], self.sums["script_patches"], strict=True

@@ -16,6 +16,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from bytelm.layers.patching import count_lengths
 from bytelm.models import Batch, ModelConfig
 from bytelm.training.sharding import like_parameters, parameter_shardings
 from bytelm.vocabulary import BYTES, UNSCORED
@@ -38,8 +39,9 @@ def score(
 
     The sums are nats over bytes and END together (`nats`), over bytes alone (`byte_nats`), the
     number of bytes and of scored symbols, the auxiliary losses times the scored symbols
-    (`auxiliary/NAME`), and whatever statistics the family reports. Where batches carry the numbers
-    of so many `scripts`, there are bytes and patches of each, `[scripts]`, too.
+    (`auxiliary/NAME`), and whatever statistics the family reports. In a family with patches they
+    are counted by length (`patch_lengths`), and where batches carry the numbers of so many
+    `scripts`, bytes and patches by script, `[scripts]`.
     """
     output = model(batch)
     nats = output.nats(batch.targets)
@@ -53,6 +55,8 @@ def score(
     }
     for name, loss in output.auxiliary_losses.items():
         sums[f"auxiliary/{name}"] = loss * sums["symbols"]
+    if output.patch_starts is not None:
+        sums["patch_lengths"] = count_lengths(output.patch_starts, batch.segment_ids)
     if scripts and output.patch_starts is not None:
         of_script = batch.scripts[:, :, None] == jnp.arange(scripts)[None, None, :]
         sums["script_bytes"] = (of_script & is_byte[:, :, None]).sum(axis=(0, 1))

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from bytelm.layers.patching import (
+    LENGTHS,
     NO_PATCH,
     attention_pool,
+    count_lengths,
     find_patches,
     gather_first,
     gather_last,
@@ -279,3 +281,12 @@ def test_memory_is_linear_in_length():
     short, long = temporary_bytes(4096), temporary_bytes(8192)
     assert long < 2.2 * short
     assert long < 8192 * 8192 // 4  # not even one byte for each symbol and patch
+
+
+def test_patches_are_counted_by_length():
+    #                   2     3        1  1  | 5             |  padding
+    starts = np.array([[1, 0, 1, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0], [0, 1, *[0] * 12]], bool)
+    segment_ids = np.array([[1] * 7 + [2] * 5 + [0, 0], [1] * 14])
+    found = dict(zip(LENGTHS, np.asarray(count_lengths(starts, segment_ids)), strict=True))
+    wanted = {"1": 2, "2": 1, "3-4": 1, "5-8": 1, "9-16": 1, "17-32": 0, "33+": 0}
+    assert found == wanted

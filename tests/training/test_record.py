@@ -20,6 +20,7 @@ STEP = {
     "whitespace": 8,
     "whitespace_boundaries": 4,
     "wanted": 6.0,
+    "patch_lengths": np.array([0, 1, 0, 3, 0, 0, 0]),
     "script_bytes": np.array([12, 8, 0]),
     "script_patches": np.array([3, 1, 0]),
 }
@@ -47,6 +48,9 @@ def test_sums_are_divided_once():
         "boundaries/precision": 8 / 20,
         "boundaries/recall": 8 / 16,
         "boundaries/f1": 16 / 36,
+        "patch_length/1": 0.0,
+        "patch_length/2": 0.25,
+        "patch_length/5-8": 0.75,
         "bytes_per_patch/eng": 4.0,
         "bytes_per_patch/rus": 8.0,
     }
