@@ -134,9 +134,6 @@ class _Run:
             self.state = self.program.init(config.train.seed)
         self.provenance = provenance()
         self.learning_rate = config.optimizer.learning_rates(config.train.steps)
-        self.step_flops = (
-            3.0 * config.model.forward_flops(config.data.sequence_length) * config.data.batch_size
-        )
         self.peak = peak_flops(config.model.dtype).flops_per_second * mesh.size
         self.is_main = jax.process_index() == 0
         if self.is_main:
@@ -245,7 +242,7 @@ class _Run:
             )
         self.record.add(values)
         if step % self.config.train.log_every == 0:
-            scalars = self.record.scalars(self.step_flops, self.peak, self.config.data.scripts)
+            scalars = self.record.scalars(self._step_flops, self.peak, self.config.data.scripts)
             # The schedule does not advance in a step that is skipped.
             scalars["learning_rate"] = float(self.learning_rate(step - 1 - int(values["skipped"])))
             self.record = Record()
@@ -256,6 +253,12 @@ class _Run:
                 if subject not in self.warned:
                     self.display.message(f"warning: {warning}")
                 self.warned.add(subject)
+
+    def _step_flops(self, patches: float | None = None) -> float:
+        """FLOPs of a step with so many patches; None for what is computed."""
+        data = self.config.data
+        of_row = None if patches is None else patches / data.batch_size
+        return 3.0 * self.config.model.forward_flops(data.sequence_length, of_row) * data.batch_size
 
     @property
     def _room(self) -> float | None:
@@ -313,7 +316,7 @@ class _Run:
                 **self.provenance,
                 "data_fingerprint": self.batches.fingerprint,
                 "bytes_seen": self.bytes_seen,
-                "flops": self.step * self.step_flops,
+                "flops": self.step * self._step_flops(),
                 "best_validation_bpb": None if math.isinf(self.best) else self.best,
                 "last_validation_bpb": self.last_validation,
                 "validated_step": self.validated,

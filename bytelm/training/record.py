@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,17 +63,21 @@ class Record:
                 self.sums[name] = self.sums.get(name, 0.0) + np.asarray(value, np.float64)
 
     def scalars(
-        self, step_flops: float, peak: float, scripts: Sequence[str] = ()
+        self,
+        step_flops: Callable[[float | None], float],
+        peak: float,
+        scripts: Sequence[str] = (),
     ) -> dict[str, float]:
         """The metrics of the steps added: sums are divided here, once.
 
         Args:
-            step_flops: FLOPs of a step.
+            step_flops: FLOPs of a step that has so many patches; of None, of what is computed,
+                the room for patches.
             peak: FLOP/s that the devices could reach.
             scripts: names of the scripts that the sums by script are of.
         """
         self.pause()
-        flops = self.steps * step_flops / self.seconds
+        flops = self.steps * step_flops(None) / self.seconds
         total = self._total("bytes")
         scalars = {
             "bpb": bits_per_byte(self._total("nats"), total),
@@ -85,6 +89,9 @@ class Record:
         }
         if patches := self._total("patches"):
             scalars["bytes_per_patch"] = total / patches
+            needed = step_flops(patches / self.steps)
+            scalars["flops_per_byte/computed"] = self.steps * step_flops(None) / total
+            scalars["flops_per_byte/needed"] = self.steps * needed / total
         if "overflow" in self.sums:
             scalars["overflow"] = _share(self._total("overflow"), patches + self._total("overflow"))
         for name in self.sums:

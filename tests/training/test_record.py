@@ -26,6 +26,10 @@ STEP = {
 }
 
 
+def flops(patches):
+    return 100.0 if patches is None else 10.0 * patches
+
+
 def record(*steps):
     made = Record()
     made.resume()
@@ -36,7 +40,7 @@ def record(*steps):
 
 def test_sums_are_divided_once():
     other = {**STEP, "nats": 30.0, "boundaries": 15, "bytes": 60, "gradient_norm": 0.25}
-    scalars = record(STEP, other).scalars(1.0, 1.0, ("eng", "rus", "hin"))
+    scalars = record(STEP, other).scalars(flops, 1.0, ("eng", "rus", "hin"))
     wanted = {
         "bpb": 40 / 80 / np.log(2),
         "gradient_norm": 0.25,
@@ -48,6 +52,8 @@ def test_sums_are_divided_once():
         "boundaries/precision": 8 / 20,
         "boundaries/recall": 8 / 16,
         "boundaries/f1": 16 / 36,
+        "flops_per_byte/computed": 2 * 100 / 80,
+        "flops_per_byte/needed": 2 * 40 / 80,
         "patch_length/1": 0.0,
         "patch_length/2": 0.25,
         "patch_length/5-8": 0.75,
@@ -60,28 +66,28 @@ def test_sums_are_divided_once():
 
 def test_a_skipped_step_counts_for_nothing_but_time():
     bad = {**STEP, "nats": np.nan, "skipped": 1, "skipped_in_row": 1}
-    assert record(STEP, bad).scalars(1.0, 1.0, "abc")["bpb"] == pytest.approx(0.5 / np.log(2))
+    assert record(STEP, bad).scalars(flops, 1.0, "abc")["bpb"] == pytest.approx(0.5 / np.log(2))
 
 
 def test_a_saved_record_goes_on():
     saved = json.loads(json.dumps(record(STEP).saved()))
     restored = Record(**saved)
     restored.add(STEP)
-    wanted = record(STEP, STEP).scalars(1.0, 1.0, "abc")
-    for name, value in restored.scalars(1.0, 1.0, "abc").items():
+    wanted = record(STEP, STEP).scalars(flops, 1.0, "abc")
+    for name, value in restored.scalars(flops, 1.0, "abc").items():
         if "second" not in name and name != "utilisation":
             assert value == pytest.approx(wanted[name])
 
 
 def test_a_flat_model_has_no_patches():
     names = ("nats", "bytes", "symbols", "gradient_norm", "skipped", "skipped_in_row")
-    scalars = record({name: STEP[name] for name in names}).scalars(1.0, 1.0)
+    scalars = record({name: STEP[name] for name in names}).scalars(flops, 1.0)
     assert not {"bytes_per_patch", "overflow", "boundaries/rate"} & set(scalars)
 
 
 def test_no_boundaries_break_nothing():
     none = {**STEP, "patches": 0, "overflow": 0, "boundaries": 0, "whitespace_boundaries": 0}
-    scalars = record(none).scalars(1.0, 1.0, "abc")
+    scalars = record(none).scalars(flops, 1.0, "abc")
     assert scalars["boundaries/rate"] == scalars["boundaries/f1"] == scalars["overflow"] == 0
 
 
