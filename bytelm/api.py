@@ -49,14 +49,18 @@ class LoadedModel:
     Attributes:
         config: the config of the run that trained it.
         step: the training step that it comes from.
+        context: symbols in a window that texts are scored in; those of a row in training, unless
+            it is set to another number.
     """
 
     config: ExperimentConfig
     step: int
+    context: int
 
     def __init__(self, saved: SavedModel, weights: Weights = "float32"):
         self.config = saved.config
         self.step = saved.step
+        self.context = saved.config.data.sequence_length
         self._graphdef = saved.graphdef
         self._params = store_weights(saved.params, weights)
 
@@ -71,7 +75,7 @@ class LoadedModel:
     @property
     def default_stride(self) -> int:
         """Bytes scored by each window after a text's first, if nothing else is said."""
-        return default_stride(self.config.data.sequence_length)
+        return default_stride(self.context)
 
     def score_documents(
         self, texts: Iterable[Text], *, stride: int | None = None, batch_size: int = 8
@@ -87,7 +91,7 @@ class LoadedModel:
         return score_documents(
             self._scorer,
             map(_bytes, texts),
-            sequence_length=self.config.data.sequence_length,
+            sequence_length=self.context,
             stride=stride,
             batch_size=batch_size,
         )
@@ -117,7 +121,7 @@ class LoadedModel:
         return segment(
             self._scorer,
             _bytes(text),
-            sequence_length=self.config.data.sequence_length,
+            sequence_length=self.context,
             stride=stride,
             batch_size=batch_size,
         )

@@ -261,6 +261,7 @@ def eval_command(arguments: Sequence[str]) -> int:
     trained_on = loaded.config.data
     command = parse(EvalCommand, arguments, "eval", EvalCommand(trained_on, known.checkpoint))
     data, split = command.data, command.split or "validation"
+    loaded.context = data.sequence_length
     is_other = data.source_configs != trained_on.source_configs
     if is_other and data.files and command.split is None:
         data = dataclasses.replace(data, held_out=0.0, validation_files=(), test_files=())

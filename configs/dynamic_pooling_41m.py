@@ -1,4 +1,7 @@
-"""Dynamic token pooling as published (arXiv 2211.09761), with Gumbel boundaries, on wiki40b."""
+"""Dynamic token pooling as published (arXiv 2211.09761), with Gumbel boundaries, on wiki40b.
+
+Without its dropout of 0.1, and with boundaries rounded in evaluation, as the paper has them.
+"""
 
 from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig

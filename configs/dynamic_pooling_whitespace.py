@@ -1,4 +1,4 @@
-"""A small hourglass whose segments end with whitespace."""
+"""A small hourglass whose segments end with the first whitespace of a run."""
 
 from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
@@ -8,7 +8,11 @@ from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(
     model=DynamicPoolingConfig(
-        width=128, pre_depth=2, backbone_depth=6, post_depth=2, boundary=WhitespaceBoundary()
+        width=128,
+        pre_depth=2,
+        backbone_depth=6,
+        post_depth=2,
+        boundary=WhitespaceBoundary("whitespace_run"),
     ),
     data=DataConfig(sequence_length=512, batch_size=4),
     optimizer=OptimizerConfig(

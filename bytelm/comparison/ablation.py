@@ -204,6 +204,7 @@ def _train(run_dir: Path, config: ExperimentConfig) -> int | None:
     """Trains to the end, or up to the step that it returns when it is interrupted."""
     run_dir.mkdir(parents=True, exist_ok=True)
     with lock(run_dir):
+        (run_dir / TEST_REPORT).unlink(missing_ok=True)  # it is of parameters that there were
         try:
             result = train(config, run_dir, resume=True)
         except UserError:

@@ -33,8 +33,8 @@ class PointResult:
         test_bpb, test_interval: bits per byte of the test split, with a 95% interval over
             documents.
         validation_bpb: the last one of training.
-        bytes_per_patch, overflow: of the last training steps on record; the second is the share
-            of patches that found no room.
+        bytes_per_patch, overflow: of the last validation; the second is the share of patches that
+            found no room.
         bytes_per_second: of training, the median of the records.
         parameters: how many numbers the model learns.
         forward_flops_per_byte: of a row's forward pass, with all patches that it has room for.
@@ -79,8 +79,8 @@ def finished(
         test_bpb=report["bits_per_byte"],
         test_interval=(low, high),
         validation_bpb=last("validation_bpb"),
-        bytes_per_patch=last("bytes_per_patch"),
-        overflow=last("overflow"),
+        bytes_per_patch=last("validation/bytes_per_patch"),
+        overflow=last("validation/overflow"),
         bytes_per_second=statistics.median(speeds) if speeds else None,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model))),
         forward_flops_per_byte=config.model.forward_flops(length) / length,

@@ -56,9 +56,8 @@ class SourceConfig:
             )
         if self.script_key is not None and not self.files:
             raise UserError(
-                f"data.script_key is {self.script_key}, a key of JSON lines in data.files, and "
-                f"{self.dataset} is a TFDS dataset; name the script of its documents with "
-                "data.script."
+                f"data.script_key is {self.script_key}, a key of JSON lines, and there are no "
+                "data.files beside it; name them, or the script of all documents with data.script."
             )
         if (self.validation_files or self.test_files) and not self.files:
             raise UserError(

@@ -60,8 +60,8 @@ def write_unigram(
         if size >= MEASURED_BYTES:
             break
     Console(file=file, highlight=False).print(
-        f"{output}: {unigram.vocabulary_size:,} pieces, {size / count:.2f} bytes per piece on the "
-        "validation split",
+        f"{output}: {unigram.vocabulary_size:,} pieces, {size / max(count, 1):.2f} bytes per piece "
+        "on the validation split",
         markup=False,
         soft_wrap=True,
     )

@@ -138,7 +138,7 @@ def score_documents(
         batch_size: windows scored at a time. It changes speed and memory alone.
 
     Raises:
-        UserError: if the stride is not between 1 and T.
+        UserError: if the stride is not between 1 and T, or the batch size below 1.
     """
     byte_nats: list[float] = []
     end_nats: list[float] = []
@@ -190,6 +190,8 @@ def window_batches(
             f"the stride is {stride}; it must be between 1 and the sequence length "
             f"{sequence_length}."
         )
+    if batch_size < 1:
+        raise UserError(f"the batch size is {batch_size}; it must be at least 1.")
     windows = _windows(documents, sequence_length, stride)
     while chosen := list(itertools.islice(windows, batch_size)):
         batch = empty_batch(batch_size, sequence_length)

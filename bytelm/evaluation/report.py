@@ -60,7 +60,7 @@ def evaluate(
         "bits_per_byte_with_end_interval": scores.interval(with_end=True),
         "documents": len(scores.bytes),
         "bytes": raw_bytes,
-        "context": loaded.config.data.sequence_length,
+        "context": loaded.context,
         "stride": stride,
         "seconds": seconds,
         "bytes_per_second": raw_bytes / seconds,

@@ -15,6 +15,7 @@ import numpy as np
 from bytelm.errors import UserError
 from bytelm.evaluation.bits_per_byte import Scorer, window_batches
 from bytelm.layers.boundaries import BoundaryRule, find_boundaries
+from bytelm.layers.patching import LENGTHS
 from bytelm.vocabulary import START, UNSCORED
 
 
@@ -146,11 +147,11 @@ def word_starts(text: bytes) -> np.ndarray:
 
 
 def length_histogram(lengths: np.ndarray) -> dict[str, int]:
-    """How many patches are of 1 byte, 2, 3-4, 5-8, 9-16, ..., up to the longest.
+    """How many patches are of each of the `LENGTHS`.
 
     Args:
-        lengths: int `[patches]`, bytes in each patch, at least 1.
+        lengths: int `[patches]`, bytes in each patch.
     """
-    bins = np.bincount(np.ceil(np.log2(lengths)).astype(int))
-    labels = ["1", "2", *(f"{2 ** (n - 1) + 1}-{2**n}" for n in range(2, len(bins)))]
-    return {label: int(count) for label, count in zip(labels, bins, strict=False)}
+    classes = np.searchsorted(list(LENGTHS.values())[:-1], lengths)
+    counts = np.bincount(classes, minlength=len(LENGTHS))
+    return dict(zip(LENGTHS, counts.tolist(), strict=True))

@@ -56,6 +56,8 @@ def show_segmentation(command: SegmentCommand) -> None:
     page = command.html
     if page and page.exists() and not command.overwrite:
         raise UserError(f"{page} exists; add --overwrite to replace it, or choose another --html.")
+    if page and not page.parent.is_dir():
+        raise UserError(f"--html: there is no directory {page.parent}; make it first.")
     text = _text(command)
     loaded = load(command.checkpoint, command.step)
     segmentation = loaded.segment(text, stride=command.stride)

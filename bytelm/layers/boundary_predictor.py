@@ -1,7 +1,8 @@
 """Boundaries that a model predicts: the predictor, its relaxed samples, and what supervises it.
 
-Losses are scalars: means over rows in nats for each of the row's symbols that count, so that they
-can be added to the mean cross-entropy of a symbol. Rows without such a symbol do not count.
+Losses are scalars: the mean over all symbols that count of what their row's boundaries cost, in
+nats, so that they can be added to the mean cross-entropy of a symbol. Where all rows have as many
+such symbols, that is the mean over rows, as the authors take it.
 
 Shapes: B = rows, T = symbols, d = channels.
 """
@@ -34,28 +35,30 @@ class BoundaryPredictor(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = self.up(x)
         hidden = nnx.relu(hidden) if self.relu else nnx.gelu(hidden, approximate=False)
-        return self.down(hidden)[:, :, 0].astype(jnp.float32)
+        # A threshold decides on these: in bfloat16, decoding might cut otherwise than training.
+        return self.down(hidden.astype(jnp.float32))[:, :, 0]
 
 
-def uniforms(keys: jax.Array, positions: jax.Array) -> jax.Array:
+def uniforms(keys: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> jax.Array:
     """Uniform numbers, float32 `[B, T]`.
 
-    A number depends on its row's key and its position alone, so that a prefix of a row has the
-    same numbers as the row.
+    A number depends on its row's key, its document's number and its position alone, so that a
+    prefix of a row has the same numbers as the row.
 
     Args:
         keys: uint32 `[B, 2]`, data of a random key for each row.
+        segment_ids: int32 `[B, T]`.
         positions: int32 `[B, T]`.
     """
 
-    def number(key: jax.Array, position: jax.Array) -> jax.Array:
-        return jax.random.uniform(jax.random.fold_in(key, position))
+    def number(key: jax.Array, segment: jax.Array, position: jax.Array) -> jax.Array:
+        return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, segment), position))
 
-    def row(data: jax.Array, positions: jax.Array) -> jax.Array:
+    def row(data: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> jax.Array:
         key = jax.random.wrap_key_data(data, impl="threefry2x32")
-        return jax.vmap(number, in_axes=(None, 0))(key, positions)
+        return jax.vmap(number, in_axes=(None, 0, 0))(key, segment_ids, positions)
 
-    return jax.vmap(row)(keys, positions)
+    return jax.vmap(row)(keys, segment_ids, positions)
 
 
 def relaxed_bernoulli(
@@ -93,7 +96,7 @@ def binomial_prior(b: jax.Array, counted: jax.Array, rate: float | jax.Array) ->
     k, n = (b * counted).sum(axis=1), counted.sum(axis=1).astype(jnp.float32)
     ways = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
     nats = -(ways + k * jnp.log(rate) + (n - k) * jnp.log1p(-rate))
-    return _mean_over_rows(nats / jnp.maximum(n, 1), n)
+    return jnp.where(n > 0, nats, 0.0).sum() / jnp.maximum(n.sum(), 1)
 
 
 def band_loss(
@@ -120,8 +123,7 @@ def band_loss(
     k, n = (b[:, :, None] * of_script).sum(axis=1), of_script.sum(axis=1)
     rate = k / jnp.maximum(n, 1)
     outside = _hinge(rate - rates[None, :]) + _hinge(least[None, :] - rate)
-    total = n.sum(axis=1)
-    return _mean_over_rows((n * outside).sum(axis=1) / jnp.maximum(total, 1), total)
+    return (n * outside).sum() / jnp.maximum(counted.sum(), 1)
 
 
 def _hinge(x: jax.Array) -> jax.Array:
@@ -158,8 +160,3 @@ def boundary_cross_entropy(
     scores = jax.nn.sigmoid(logits) if twice else logits
     losses = jax.nn.softplus(scores) - jnp.where(targets, scores, 0.0)
     return (losses * counted).sum() / jnp.maximum(counted.sum(), 1)
-
-
-def _mean_over_rows(losses: jax.Array, counts: jax.Array) -> jax.Array:
-    there = counts > 0
-    return jnp.where(there, losses, 0.0).sum() / jnp.maximum(there.sum(), 1)

@@ -9,6 +9,7 @@ every byte is still read and scored. A document that begins when no patch is lef
 Shapes: B = rows, T = symbols, P = patches, d = channels.
 """
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 
 NO_PATCH = -1
 """The patch of a symbol that is in none: before its document's first, or padding."""
-LENGTHS = {"1": 1, "2": 2, "3-4": 4, "5-8": 8, "9-16": 16, "17-32": 32, "33+": None}
+LENGTHS = {"1": 1, "2": 2, "3-4": 4, "5-8": 8, "9-16": 16, "17-32": 32, "33+": math.inf}
 """Classes of patch lengths, and the longest of each."""
 LEAST_SCORE = -1e30
 """Score of what is not there. Finite, so that its gradient is 0 and not NaN."""

@@ -17,8 +17,8 @@ and o_k the vector that symbols read of it.
   `sum over l > t in C of g_k (h_l - mean_C) / |C|` in pooling and none in spreading. It is 0
   wherever `b_t` is 1, since `h_l - mean` sums to 0 over a whole segment; the predictor hardly
   learns of the loss.
-- "counterfactual": the change of the loss, to first order, if `b_t` were 1 instead of 0 and all
-  other boundaries stayed. With t in C and B the symbols after t in C, a boundary at t
+- "counterfactual": an estimate of the change of the loss if `b_t` were 1 instead of 0 and all other
+  boundaries stayed. With t in C and B the symbols after t in C, a boundary at t
   1. makes the mean of entry k that of B alone: `g_k (mean_B - mean_C)`;
   2. gives the symbols from t up to the next boundary the entry that t ends, in place of the one
      before, o_{k-1}. That entry has not been computed; o_k, of the same segment with the same
@@ -26,8 +26,10 @@ and o_k the vector that symbols read of it.
   If `b_t` is 1, C is the union of the segment that ends at t, A with entry k, and the one after
   it, B with entry k+1, and both terms are those of taking the boundary out:
   `g_{k+1} (mean_B - mean_{A+B})`, and the same sum, now with the true o_k. For a loss that is
-  linear in pooled vectors and a backbone without attention, that is the exact difference. What
-  other entries see of the entry that comes or goes is left out.
+  linear in pooled vectors and a backbone without attention, that is the exact difference.
+  What it leaves out: what other entries see of the entry that comes or goes; in a full row, that a
+  boundary taken out would let another in; and where C never ends, o_k does not exist, so that a
+  boundary which would be its first there gets 0.
 
 Shapes: B = rows, T = symbols, P = entries, d = channels.
 """
@@ -57,7 +59,7 @@ class Segments:
         null: bool `[B, P]`, the entries that are a document's null vector.
         segment_ids: int32 `[B, P]`, the document of each entry; 0 where there is none.
         total: int32 `[B]`, entries of each row.
-        refused: int32 scalar, segments that would have ended had there been room.
+        refused: int32 scalar, entries that there would be, had there been room.
     """
 
     index: jax.Array
@@ -71,8 +73,8 @@ class Segments:
 
     @property
     def statistics(self) -> dict[str, jax.Array]:
-        """Sums for the metrics: segments finished, and those refused for want of room."""
-        return {"patches": self.ends.sum(), "overflow": self.refused}
+        """Sums for the metrics: segments begun, and what was refused for want of room."""
+        return {"patches": self.starts.sum(), "overflow": self.refused}
 
 
 def find_segments(
@@ -110,7 +112,7 @@ def find_segments(
         null=entries.valid & (entries.at % 2 == 0),
         segment_ids=entries.segment_ids,
         total=entries.total,
-        refused=ends.sum() - ended.sum(),
+        refused=entries.refused,
     )
 
 

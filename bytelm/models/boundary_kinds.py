@@ -162,8 +162,16 @@ class LearnedBoundary(BoundaryConfig):
         hard = logits > 0
         return hard, jax.lax.stop_gradient(hard.astype(jnp.float32))
 
-    def noise(self, keys: jax.Array | None, positions: jax.Array) -> jax.Array | None:
-        """Uniform numbers for `decide` at `positions` `[B, T]`, or None for the likelier value."""
+    def noise(
+        self, keys: jax.Array | None, segment_ids: jax.Array, positions: jax.Array
+    ) -> jax.Array | None:
+        """Uniform numbers for `decide`, `[B, T]`, or None for the likelier value.
+
+        Args:
+            keys: as in a batch.
+            segment_ids: int32 `[B, T]`.
+            positions: int32 `[B, T]`, of each symbol in its document.
+        """
         return None
 
     @abc.abstractmethod
@@ -203,10 +211,14 @@ class SampledBoundary(LearnedBoundary):
     def decide(self, logits: jax.Array, noise: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         return relaxed_bernoulli(logits, noise, self.temperature)
 
-    def noise(self, keys: jax.Array | None, positions: jax.Array) -> jax.Array | None:
+    def noise(
+        self, keys: jax.Array | None, segment_ids: jax.Array, positions: jax.Array
+    ) -> jax.Array | None:
         if keys is None and self.published:
             keys = jnp.zeros((len(positions), 2), jnp.uint32)
-        return None if keys is None else uniforms(keys, positions)
+            # The same for each document, so that its score does not depend on those before it.
+            segment_ids = jnp.ones_like(segment_ids)
+        return None if keys is None else uniforms(keys, segment_ids, positions)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ a segment already reads that segment, and nothing is read before it is finished 
 Where segments end is told by a rule, or by a predictor at each byte (`boundary_kinds`), which
 FLEXITOKENS (arXiv 2507.12720) trains with a band of rates for each script.
 
-The published blocks (`block="published"`) are post-norm with Transformer-XL's relative attention
-and biases everywhere; the default ones are today's (RMSNorm before, RoPE, SwiGLU), with a norm
-before the predictor and one before the head. Decided otherwise than in the authors' code:
+The published blocks (`published_blocks=True`) are post-norm with Transformer-XL's relative
+attention and biases everywhere; the default ones are today's (RMSNorm before, RoPE, SwiGLU), with a
+norm before the predictor and one before the head. Decided otherwise than in the authors' code:
 
 - Their cross-entropy of supervised boundaries takes probabilities for logits, and boundaries are
   sampled in evaluation too: faults, kept under `published` of the boundary kind. Here learned
@@ -268,7 +268,9 @@ class DynamicPooling(LanguageModel):
         if isinstance(kind, LearnedBoundary):
             x = x if self.config.published_blocks else self.boundary_norm(x)
             logits = self.predictor(x)
-            return Decision(*kind.decide(logits, kind.noise(keys, positions)), logits), state
+            return Decision(
+                *kind.decide(logits, kind.noise(keys, segment_ids, positions)), logits
+            ), state
         assert isinstance(kind, RuleBoundary)
         ends, state = kind.ends(ids, segment_ids, state)
         return Decision(ends, ends.astype(jnp.float32), None), state

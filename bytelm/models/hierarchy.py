@@ -23,9 +23,9 @@ class HierarchyConfig(ModelConfig):
 
     bytes_per_patch: float | None = None
     """The backbone has room for one patch per this many symbols of a row, rounded up; None for 4,
-    or an eighth more patches than a fixed size makes of one document. A row that is full opens no
-    more patches: its last one takes the symbols that follow. `bytelm data describe` says what a
-    corpus needs."""
+    or an eighth more patches than a fixed size makes of one document, or a quarter more than the
+    expected rate of learned boundaries. A row that is full opens no more patches: its last one
+    takes the symbols that follow. `bytelm data describe` says what a corpus needs."""
     head_width: int = 64
     """Channels of one attention head."""
     mlp: MLPKind = "swiglu"

@@ -7,8 +7,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bytelm.config import ExperimentConfig, to_dict, to_json
@@ -22,7 +24,7 @@ from bytelm.training.distributed import StopRequest, gather_json
 from bytelm.training.hardware import peak_flops
 from bytelm.training.metrics import MetricsWriter
 from bytelm.training.provenance import provenance
-from bytelm.training.record import Record, bits_per_byte, warnings
+from bytelm.training.record import Record, bits_per_byte, segmentation_metrics, warnings
 from bytelm.training.resume import check_change
 from bytelm.training.sharding import check_batch, place_batch, row_share, single_device_mesh
 from bytelm.training.step import TrainProgram, train_program
@@ -127,7 +129,7 @@ class _Run:
         self.validated = 0
         self.last_validation: float | None = None
         self.record = Record()
-        self.warned: set[str] = set()
+        self.warned: set[tuple[str, str]] = set()
         if resume and self.checkpoints.last_step is not None:
             self._restore(allow_config_change)
         else:
@@ -248,11 +250,7 @@ class _Run:
             self.record = Record()
             self.record.resume()
             self._report(step, scalars)
-            found = warnings(scalars, step / self.config.train.steps, self._room)
-            for subject, warning in found.items():
-                if subject not in self.warned:
-                    self.display.message(f"warning: {warning}")
-                self.warned.add(subject)
+            self._warn(scalars, "in training")
 
     def _step_flops(self, patches: float | None = None) -> float:
         """FLOPs of a step with so many patches; None for what is computed."""
@@ -266,6 +264,14 @@ class _Run:
         length, model = self.config.data.sequence_length, self.config.model
         return length / model.capacity(length) if isinstance(model, HierarchyConfig) else None
 
+    def _warn(self, scalars: Mapping[str, float], when: str) -> None:
+        """Tells the user of what is wrong with the patches, once for each thing."""
+        found = warnings(scalars, self.step / self.config.train.steps, self._room)
+        for subject, warning in found.items():
+            if (subject, when) not in self.warned:
+                self.display.message(f"warning: {when}, {warning}")
+            self.warned.add((subject, when))
+
     def _report(self, step: int, scalars: dict[str, float]) -> None:
         self.display.update(step, scalars)
         if self.writer:
@@ -275,15 +281,21 @@ class _Run:
         """Bits per byte, END counted, on the first rows of the validation split; and a sample."""
         self.record.pause()
         config = self.config.train
-        nats, count = 0.0, 0
+        sums: dict[str, Any] = {}
         for batch in self.validation:
-            sums = jax.device_get(
+            found = jax.device_get(
                 self.program.evaluate(self.state["params"], place_batch(batch, self.mesh))
             )
-            nats, count = nats + float(sums["nats"]), count + int(sums["bytes"])
-        bpb = bits_per_byte(nats, count)
+            sums = {
+                name: sums.get(name, 0.0) + np.asarray(value, np.float64)
+                for name, value in found.items()
+            }
+        bpb = bits_per_byte(float(sums["nats"]), float(sums["bytes"]))
         self.validated, self.last_validation = self.step, bpb
-        self._report(self.step, {"validation_bpb": bpb})
+        details = segmentation_metrics(sums, self.config.data.scripts)
+        named = {f"validation/{name}": value for name, value in details.items()}
+        self._report(self.step, {"validation_bpb": bpb, **named})
+        self._warn(details, "in validation")
         if config.sample_bytes:
             self._sample(config.sample_bytes)
         self.record.resume()

@@ -88,54 +88,56 @@ class Record:
             "skipped_steps": float(self.last["skipped"]),
         }
         if patches := self._total("patches"):
-            scalars["bytes_per_patch"] = total / patches
             needed = step_flops(patches / self.steps)
             scalars["flops_per_byte/computed"] = self.steps * step_flops(None) / total
             scalars["flops_per_byte/needed"] = self.steps * needed / total
-        if "overflow" in self.sums:
-            scalars["overflow"] = _share(self._total("overflow"), patches + self._total("overflow"))
-        for name in self.sums:
-            if name.startswith("auxiliary/"):
-                scalars[name] = _share(self._total(name), self._total("symbols"))
-        if "patch_lengths" in self.sums:
-            counts = self.sums["patch_lengths"]
-            for name, count in zip(LENGTHS, counts, strict=True):
-                scalars[f"patch_length/{name}"] = _share(float(count), float(counts.sum()))
-        if "script_patches" in self.sums:
-            of_script = zip(
-                scripts, self.sums["script_bytes"], self.sums["script_patches"], strict=True
-            )
-            for script, count, number in of_script:
-                if number:
-                    scalars[f"bytes_per_patch/{script}"] = float(count / number)
-        return scalars | self._boundaries()
+        return scalars | segmentation_metrics(self.sums, scripts)
 
     def _total(self, name: str) -> float:
         return float(self.sums.get(name, 0.0))
 
-    def _boundaries(self) -> dict[str, float]:
-        """Metrics of learned boundaries: their share of the symbols, and how they meet whitespace.
 
-        Precision is the share of boundaries that are whitespace, recall the share of whitespace
-        that is a boundary.
-        """
-        if "boundaries" not in self.sums:
-            return {}
-        made, hits = self._total("boundaries"), self._total("whitespace_boundaries")
-        whitespace, symbols = self._total("whitespace"), self._total("counted")
-        scalars = {
-            "boundaries/rate": _share(made, symbols),
-            "boundaries/precision": _share(hits, made),
-            "boundaries/recall": _share(hits, whitespace),
-            "boundaries/f1": _share(2 * hits, made + whitespace),
-        }
-        if "wanted" in self.sums:
-            scalars["boundaries/target"] = _share(self._total("wanted"), symbols)
-        return scalars
+def segmentation_metrics(sums: Mapping[str, Any], scripts: Sequence[str] = ()) -> dict[str, float]:
+    """What became of patches and learned boundaries, from the sums of `bytelm.training.step.score`.
+
+    Bytes per patch, in all and by script; the share of patches without room; patches by length;
+    auxiliary losses per scored symbol; of learned boundaries, their share of the symbols beside the
+    one that is wanted, and how they meet whitespace: precision is the share of boundaries that are
+    whitespace, recall the share of whitespace that is a boundary.
+
+    Args:
+        sums: by name.
+        scripts: names of the scripts that the sums by script are of.
+    """
+    metrics = {}
+    if "patches" in sums:
+        patches, refused = sums["patches"], sums["overflow"]
+        metrics["bytes_per_patch"] = _share(sums["bytes"], patches)
+        metrics["overflow"] = _share(refused, patches + refused)
+        counts = sums["patch_lengths"]
+        for name, count in zip(LENGTHS, counts, strict=True):
+            metrics[f"patch_length/{name}"] = _share(count, counts.sum())
+    if "script_patches" in sums:
+        of_script = zip(scripts, sums["script_bytes"], sums["script_patches"], strict=True)
+        for script, count, number in of_script:
+            if number:
+                metrics[f"bytes_per_patch/{script}"] = _share(count, number)
+    for name in sums:
+        if name.startswith("auxiliary/"):
+            metrics[name] = _share(sums[name], sums["symbols"])
+    if "boundaries" in sums:
+        made, hits = sums["boundaries"], sums["whitespace_boundaries"]
+        metrics["boundaries/rate"] = _share(made, sums["counted"])
+        metrics["boundaries/precision"] = _share(hits, made)
+        metrics["boundaries/recall"] = _share(hits, sums["whitespace"])
+        metrics["boundaries/f1"] = _share(2 * hits, made + sums["whitespace"])
+    if "wanted" in sums:
+        metrics["boundaries/target"] = _share(sums["wanted"], sums["counted"])
+    return metrics
 
 
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
+def _share(part: Any, whole: Any) -> float:
+    return float(part) / float(whole) if whole else 0.0
 
 
 def warnings(
@@ -144,7 +146,7 @@ def warnings(
     """What a user should be told of a record, by subject.
 
     Args:
-        scalars: as `Record.scalars` gives them.
+        scalars: as `segmentation_metrics` gives them.
         progress: share of the run that is done.
         room: symbols for each patch that a row has room for; None in a flat model.
     """

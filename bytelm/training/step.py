@@ -195,8 +195,7 @@ def train_program(
 def _row_keys(state: State, rows: int) -> jax.Array:
     """Random key data for each row of the step's batch, uint32 `[rows, 2]`."""
     key = jax.random.fold_in(jax.random.wrap_key_data(state["rng"]), state["step"])
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(rows))
-    return jax.random.key_data(keys)
+    return jax.random.bits(key, (rows, 2), jnp.uint32)
 
 
 def _pieces(rows: jax.Array, count: int) -> jax.Array:

@@ -112,9 +112,10 @@ def test_no_boundaries_have_no_precision_or_recall():
 
 def test_length_histogram():
     histogram = length_histogram(np.array([1, 1, 2, 3, 4, 9, 16]))
-    assert histogram == {"1": 2, "2": 1, "3-4": 2, "5-8": 0, "9-16": 2}
-    assert length_histogram(np.array([1])) == {"1": 1}
-    assert length_histogram(np.array([], int)) == {}
+    none = {"17-32": 0, "33+": 0}
+    assert histogram == {"1": 2, "2": 1, "3-4": 2, "5-8": 0, "9-16": 2, **none}
+    assert length_histogram(np.array([32, 33, 900]))["33+"] == 2
+    assert sum(length_histogram(np.array([], int)).values()) == 0
 
 
 def printed(segmentation: Segmentation, **options) -> str:

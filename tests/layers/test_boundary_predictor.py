@@ -120,8 +120,10 @@ def test_golden_band_loss(bands):
         loss, gradient = jax.value_and_grad(band)(preds, everywhere)
         golden.assert_close(loss, out["band_code_lm"], atol=1e-6)
         golden.assert_close(gradient, grad["band_code_lm.preds"], atol=1e-7)
-        # With a mask their code sets all rates against all bounds; the mean of rows was meant.
-        golden.assert_close(band(preds, mask), out["band_per_sequence_masked"].mean(), atol=1e-6)
+        # With a mask their code sets all rates against all bounds; a mean of rows was meant, which
+        # ours weights by their lengths.
+        mean = np.average(out["band_per_sequence_masked"], weights=mask.sum(axis=1))
+        golden.assert_close(band(preds, mask), mean, atol=1e-6)
         for row in range(len(preds)):
             alone = band(preds, mask & (np.arange(len(preds)) == row)[:, None])
             golden.assert_close(alone, out["band_per_sequence_masked"][row], atol=1e-6)
@@ -138,12 +140,27 @@ def test_a_row_of_two_scripts_is_held_to_both_bands():
     np.testing.assert_allclose(loss, 0.5 * 0.01 + 0.5 * 0.1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("loss", [band_loss, binomial_prior])
+def test_a_batch_costs_what_its_rows_cost_apart(loss):
+    counted = np.arange(60)[None, :] < np.array([[8], [60]])
+    b = np.where(np.arange(60)[None, :] < 5, 1.0, 0.0).repeat(2, axis=0).astype(np.float32)
+    scripts = np.zeros((2, 60), int)
+    bands = (scripts, jnp.array([0.3]), jnp.array([0.2]))
+    options = bands if loss is band_loss else (0.3,)
+
+    def total(rows):
+        given = [option[rows] if option is scripts else option for option in options]
+        return loss(b[rows], counted[rows], *given) * counted[rows].sum()
+
+    np.testing.assert_allclose(total(slice(0, 2)), total([0]) + total([1]), rtol=1e-5)
+
+
 def test_the_prior_is_the_binomial_distribution_and_ignores_what_does_not_count():
     b = np.zeros((3, 12), np.float32)
     b[0, :4], b[1, [0, 11]] = 1, 1
     counted = np.ones((3, 12), bool)
     counted[0, 8:], counted[2] = False, False
-    wanted = np.mean([-binom.logpmf(4, 8, 0.3) / 8, -binom.logpmf(2, 12, 0.3) / 12])
+    wanted = -(binom.logpmf(4, 8, 0.3) + binom.logpmf(2, 12, 0.3)) / 20
     np.testing.assert_allclose(binomial_prior(b, counted, 0.3), wanted, rtol=1e-5)
 
 
@@ -157,15 +174,17 @@ def test_samples_have_the_predicted_probability_and_none_without_noise():
     p = np.array([[0.1, 0.3, 0.5, 0.8]])
     logits = jnp.asarray(np.log(p / (1 - p)))
     keys = np.random.default_rng(0).integers(0, 2**32, (4000, 2), dtype=np.uint32)
-    noise = uniforms(keys, np.broadcast_to(np.arange(4), (4000, 4)))
+    noise = uniforms(keys, np.ones((4000, 4), int), np.broadcast_to(np.arange(4), (4000, 4)))
     hard, _ = relaxed_bernoulli(jnp.repeat(logits, 4000, axis=0), noise, 0.5)
     np.testing.assert_allclose(hard.mean(axis=0), p[0], atol=0.03)
     assert relaxed_bernoulli(logits, None, 0.5)[0].tolist() == [[False, False, False, True]]
 
 
-def test_a_uniform_number_depends_on_its_key_and_position_alone():
+def test_a_uniform_number_depends_on_its_key_document_and_position_alone():
     keys = np.array([[1, 2], [3, 4]], np.uint32)
-    long = np.asarray(uniforms(keys, np.broadcast_to(np.arange(9), (2, 9))))
-    later = np.asarray(uniforms(keys[1:], np.array([[5, 6]])))
+    positions = np.broadcast_to(np.arange(9), (2, 9))
+    long = np.asarray(uniforms(keys, np.ones((2, 9), int), positions))
+    later = np.asarray(uniforms(keys[1:], np.ones((1, 2), int), np.array([[5, 6]])))
     np.testing.assert_array_equal(later[0], long[1, 5:7])
-    assert len(set(long.ravel().tolist())) == long.size
+    other = np.asarray(uniforms(keys, np.full((2, 9), 2), positions))
+    assert len({*long.ravel().tolist(), *other.ravel().tolist()}) == 2 * long.size

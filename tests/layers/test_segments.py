@@ -51,6 +51,7 @@ def test_a_full_row_ends_no_more_segments(capacity):
 def test_a_document_that_begins_in_a_full_row_reads_nothing():
     found = segments_of([[1, 1, 0, 1, 0]], [[1, 1, 2, 2, 2]], capacity=2)
     assert found.total.tolist() == [2]
+    assert found.refused == 3  # an end, the null vector of the second document, and its end
     assert found.seen.tolist() == [[1, 1, NO_PATCH, NO_PATCH, NO_PATCH]]
     y = spread_segments(jnp.ones((1, 2, 3)), jnp.zeros((1, 5)), found, "published")
     assert (np.asarray(y[0, 2:]) == 0).all()
@@ -125,7 +126,7 @@ def test_the_counterfactual_gradient_of_a_boundary_is_the_difference_it_makes():
     flipped = np.arange(len(every))[:, None] ^ (1 << np.arange(size)[::-1])[None, :]
     difference = np.where(every, 1, -1) * (values[:, None] - values[flipped])
     closes = np.cumsum(every[:, ::-1], axis=1)[:, ::-1] - every > 0
-    present, absent = (every == 1) & closes, (every == 0) & closes
+    present, absent = every == 1, (every == 0) & closes
     np.testing.assert_allclose(gradients[present], difference[present], atol=1e-4)
     assert (np.asarray(gradients)[(every == 0) & ~closes] == 0).all()
     # Where there is no boundary, the vector of the segment that it would end is not known.
