@@ -19,7 +19,7 @@ from bytelm.errors import UserError
         ({"workers": -1}, "workers"),
         ({"validation_files": ("a.txt",)}, "data.files"),
         ({"files": ("a.jsonl",), "script": "eng", "script_key": "lang"}, "not both"),
-        ({"dataset": "lm1b", "script_key": "lang"}, "lm1b is a TFDS dataset.*data.script"),
+        ({"dataset": "lm1b", "script_key": "lang"}, "no data.files beside it.*data.script"),
         ({"scripts": ("eng", "rus", "eng")}, "data.scripts names one twice"),
         ({"mixture": (SourceConfig(),), "script": "eng"}, "its script in the mixture"),
         ({"files": ("a.txt",), "train_split": "train"}, "data.validation_files"),

@@ -1,7 +1,6 @@
 import io
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ DOCUMENTS = [b"some text", b"", b"\xff\x00\r\n" * 9, b"more text"]
 class Loaded:
     """A model that spends 3 bits on each byte and 5 on each END."""
 
-    config = SimpleNamespace(data=SimpleNamespace(sequence_length=16))
+    context = 16
     default_stride = 8
     step = 7
 

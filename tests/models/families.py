@@ -84,7 +84,9 @@ FAMILIES: dict[str, ModelConfig] = {
     "dynamic_pooling, whitespace": dynamic_pooling(boundary=WhitespaceBoundary()),
     "dynamic_pooling, spacelike": dynamic_pooling(boundary=SpacelikeBoundary()),
     "dynamic_pooling, fixed": dynamic_pooling(boundary=FixedBoundary(stride=3)),
-    "dynamic_pooling, entropy": dynamic_pooling(boundary=EntropyBoundary()),
+    "dynamic_pooling, entropy, scanned and rematerialised": dynamic_pooling(
+        boundary=EntropyBoundary(), scan=True, remat="full"
+    ),
     "dynamic_pooling, unigram": dynamic_pooling(boundary=UnigramBoundary()),
     "dynamic_pooling, flexitokens": dynamic_pooling(boundary=FlexitokensBoundary()),
     "dynamic_pooling, published blocks": dynamic_pooling(
@@ -93,7 +95,6 @@ FAMILIES: dict[str, ModelConfig] = {
         published_blocks=True,
         mlp="gelu",
     ),
-    "dynamic_pooling, scanned and rematerialised": dynamic_pooling(scan=True, remat="full"),
     "dynamic_pooling, overflow": dynamic_pooling(bytes_per_patch=4.0),
     "dynamic_pooling, gumbel": dynamic_pooling(),
 }

@@ -186,42 +186,51 @@ def test_no_boundary_and_every_boundary_are_read():
 # The gradient of boundaries
 
 
+SIZE = 6
+EVERY = np.array(list(itertools.product([0.0, 1.0], repeat=SIZE)), np.float32)
+"""All boundaries of the first symbols of a row."""
+
+
+@functools.cache
+def losses_and_estimates(gradient):
+    """(row, weights of its positions) -> the loss with each of EVERY, and estimated gradients."""
+    config = dynamic_pooling(boundary=GumbelBoundary(), boundary_gradient=gradient)
+    graphdef, params = split_model(config)
+
+    @jax.jit
+    def run(row, weights):
+        rows = jax.tree.map(lambda x: jnp.repeat(x, len(EVERY), axis=0), row)
+
+        def losses(b):
+            def decide(self, *args, **kwargs):
+                return Decision(jnp.asarray(EVERY > 0.5), b, jnp.zeros_like(b)), None
+
+            with mock.patch.object(DynamicPooling, "_decide", decide):
+                nats = nnx.merge(graphdef, params)(rows).nats(rows.targets)
+            return (nats * weights[None, :]).sum(axis=1)
+
+        values, pull = jax.vjp(losses, jnp.asarray(EVERY))
+        return values, pull(jnp.ones_like(values))[0]
+
+    return run
+
+
 def expected_gradients(gradient, seed):
     """The exact gradient of the expected loss in the boundaries' logits, and the estimator's mean.
 
-    Over all boundaries of the first symbols of a row, each independent with its probability.
+    Each boundary is independent with a probability of its own.
     """
-    size = 6
-    config = dynamic_pooling(boundary=GumbelBoundary(), boundary_gradient=gradient)
-    graphdef, params = split_model(config)
     rng = np.random.default_rng(seed)
-    rows = random_rows(seed, rows=1, length=size)
-    logits = rng.normal(0, 1, size)
+    logits = rng.normal(0, 1, SIZE)
     p = 1 / (1 + np.exp(-logits))
-    every = np.array(list(itertools.product([0.0, 1.0], repeat=size)), np.float32)
-    repeated = jax.tree.map(lambda x: np.repeat(x, len(every), axis=0), rows)
-    shared = rng.normal(0, 1, size)
-
-    def losses(b):
-        def decide(self, *args, **kwargs):
-            return Decision(every > 0.5, b, jnp.zeros_like(b)), None
-
-        with mock.patch.object(DynamicPooling, "_decide", decide):
-            nats = nnx.merge(graphdef, params)(repeated).nats(repeated.targets)
-        return (nats * shared.astype(np.float32)[None]).sum(axis=1)
-
-    values, pull = jax.vjp(jax.jit(losses), jnp.asarray(every))
-    (estimates,) = pull(jnp.ones_like(values))
-    probability = np.prod(np.where(every > 0.5, p, 1 - p), axis=1)
-    values, estimates = np.asarray(values, np.float64), np.asarray(estimates, np.float64)
+    weights = rng.normal(0, 1, SIZE).astype(np.float32)
+    row = random_rows(seed, rows=1, length=SIZE)
+    found = losses_and_estimates(gradient)(row, weights)
+    values, estimates = (np.asarray(each, np.float64) for each in found)
+    probability = np.prod(np.where(EVERY > 0.5, p, 1 - p), axis=1)
+    score = np.where(EVERY > 0.5, 1 - p, -p)  # of the logarithm of the probability
     slope = p * (1 - p)
-    exact = np.array(
-        [
-            (probability * values * np.where(every[:, t] > 0.5, 1 / p[t], -1 / (1 - p[t]))).sum()
-            for t in range(size)
-        ]
-    )
-    return exact * slope, (probability[:, None] * estimates).sum(axis=0) * slope
+    return probability * values @ score, slope * (probability @ estimates)
 
 
 def cosine(a, b):

@@ -13,7 +13,6 @@ from bytelm.errors import UserError
 from bytelm.models.boundary_kinds import (
     Band,
     FlexitokensBoundary,
-    GumbelBoundary,
     UnigramBoundary,
 )
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
@@ -94,22 +93,14 @@ def test_a_missing_unigram_model_is_named(config, tmp_path):
         train(dataclasses.replace(unigram, data=data), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("boundary", "wanted"),
-    [
-        (GumbelBoundary(rate=0.5), 0.5),
-        (UnigramBoundary(), 0.25),
-    ],
-    ids=lambda value: getattr(value, "kind", None),
-)
-def test_what_supervises_a_predictor_moves_its_boundaries(boundary, wanted):
+def test_pieces_are_learned():
     mesh = single_device_mesh()
-    program = train_program(dynamic_pooling(boundary=boundary), optax.adam(0.03), mesh)
+    program = train_program(dynamic_pooling(boundary=UnigramBoundary()), optax.adam(0.03), mesh)
     rows = random_rows(0)
-    # Pieces of four bytes, known from the bytes themselves.
-    rows = dataclasses.replace(rows, boundaries=rows.ids % 4 == 0)
-    state, rates = program.init(0), []
+    # Pieces that end with every fourth byte value.
+    rows = place_batch(dataclasses.replace(rows, boundaries=rows.ids % 4 == 0), mesh)
+    state = program.init(0)
     for _ in range(40):
-        state, sums = program.train(state, place_batch(rows, mesh))
-        rates.append(float(sums["boundaries"] / sums["counted"]))
-    assert np.mean(rates[-10:]) == pytest.approx(wanted, abs=0.08)
+        state, sums = program.train(state, rows)
+    assert sums["boundaries"] / sums["counted"] == pytest.approx(0.25, abs=0.08)
+    assert sums["auxiliary/boundaries"] / sums["symbols"] < 0.3
