@@ -18,6 +18,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+import jax
 import pytest
 
 
@@ -28,3 +29,18 @@ def cache_directory(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BYTELM_CACHE", str(path))
         yield path
+
+
+@pytest.fixture(scope="module")
+def compilation_cache(tmp_path_factory):
+    """For modules whose runs compile the same programs again and again: once is enough."""
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)

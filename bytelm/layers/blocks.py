@@ -95,6 +95,23 @@ class CacheSlots:
         slots = jnp.repeat(self.slots, len(cache) // len(self.slots), axis=0)
         return cache.at[heads, slots].set(new, mode="drop")
 
+    def extend(
+        self, cache: LayerCache, k: jax.Array, v: jax.Array
+    ) -> tuple[LayerCache, jax.Array, jax.Array]:
+        """Writes new keys and values `[B, N, G, K]` into a cache.
+
+        Returns:
+            the cache, and the keys and values `[B * G, ., K]` that the new positions may see, at
+            `key_positions`.
+        """
+        k, v = (_by_head(new).astype(cache.keys.dtype) for new in (k, v))
+        written = LayerCache(self.write(cache.keys, k), self.write(cache.values, v))
+        if k.shape[1] == 1:
+            return written, written.keys, written.values
+        # A ring of slots may already have lost keys that the first new positions still see.
+        keys = jnp.concatenate([cache.keys, k], axis=1)
+        return written, keys, jnp.concatenate([cache.values, v], axis=1)
+
 
 class SelfAttention(nnx.Module):
     """Multi-head attention with grouped queries, rotary positions and optional q/k norms.
@@ -140,14 +157,7 @@ class SelfAttention(nnx.Module):
     ) -> tuple[jax.Array, LayerCache]:
         """Attention of N new positions `[B, N, width]` over the cache and over themselves."""
         q, k, v = self._heads(x, slots.positions)
-        k, v = (by_head(new).astype(cache.keys.dtype) for new in (k, v))
-        written = LayerCache(slots.write(cache.keys, k), slots.write(cache.values, v))
-        if x.shape[1] == 1:
-            keys, values = written.keys, written.values
-        else:
-            # A ring of slots may already have lost keys that the first new positions still see.
-            keys = jnp.concatenate([cache.keys, k], axis=1)
-            values = jnp.concatenate([cache.values, v], axis=1)
+        written, keys, values = slots.extend(cache, k, v)
         mixed = cached_attention(
             q,
             keys,
@@ -161,7 +171,7 @@ class SelfAttention(nnx.Module):
         return self.output(mixed.reshape(*x.shape[:2], -1)), written
 
 
-def by_head(x: jax.Array) -> jax.Array:
+def _by_head(x: jax.Array) -> jax.Array:
     """`[B, N, G, K] -> [B * G, N, K]`."""
     return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bytelm.layers.attention_xla import MASKED
-from bytelm.layers.blocks import BlockConfig, CacheSlots, LayerCache, by_head
+from bytelm.layers.blocks import BlockConfig, CacheSlots, LayerCache
 from bytelm.layers.linear import Dense
 from bytelm.layers.norms import LayerNorm
 
@@ -112,13 +112,7 @@ class RelativeBlock(nnx.Module):
     ) -> tuple[jax.Array, LayerCache]:
         """The block for N new positions `[B, N, width]`, over the cache and over themselves."""
         q, k, v = (self._heads(project(x)) for project in (self.query, self.key, self.value))
-        k, v = (by_head(new).astype(cache.keys.dtype) for new in (k, v))
-        written = LayerCache(slots.write(cache.keys, k), slots.write(cache.values, v))
-        if x.shape[1] == 1:
-            keys, values = written.keys, written.values
-        else:
-            keys = jnp.concatenate([cache.keys, k], axis=1)
-            values = jnp.concatenate([cache.values, v], axis=1)
+        written, keys, values = slots.extend(cache, k, v)
         keys, values = (_by_position(each, x.shape[0]).astype(x.dtype) for each in (keys, values))
         r = self._distances(cache.keys.shape[1], x.dtype)
         of_keys, of_distances = self._products(q, keys, r, biases)

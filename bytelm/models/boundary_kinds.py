@@ -7,7 +7,7 @@ learned kinds take the likelier value, so that a text has one segmentation and o
 
 import abc
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,38 @@ from bytelm.models.contract import Batch
 
 Targets = tuple[jax.Array, jax.Array]
 """An auxiliary loss, and how many boundaries it would like to see in the batch."""
+
+
+class Decision(NamedTuple):
+    """Where segments are to end.
+
+    Attributes:
+        ends: bool `[B, T]`.
+        numbers: the same as numbers, float32 `[B, T]`, for the gradient.
+        logits: the predictor's, float32 `[B, T]`; None from a rule.
+    """
+
+    ends: jax.Array
+    numbers: jax.Array
+    logits: jax.Array | None
+
+
+class Observed(NamedTuple):
+    """What the loss of a predictor may look at.
+
+    Attributes:
+        logits: of boundaries, float32 `[B, T]`.
+        numbers: the boundaries decided, as in a `Decision`.
+        counted: bool `[B, T]`, the symbols that count.
+        batch: the batch.
+        predictions: the model's logits of the next symbol, `[B, T, OUTPUT_SIZE]`.
+    """
+
+    logits: jax.Array
+    numbers: jax.Array
+    counted: jax.Array
+    batch: Batch
+    predictions: jax.Array
 
 
 @dataclass(frozen=True)
@@ -175,23 +207,8 @@ class LearnedBoundary(BoundaryConfig):
         return None
 
     @abc.abstractmethod
-    def loss(
-        self,
-        logits: jax.Array,
-        b: jax.Array,
-        counted: jax.Array,
-        batch: Batch,
-        predictions: jax.Array,
-    ) -> Targets | None:
-        """What supervises the predictor; None where the batch does not tell.
-
-        Args:
-            logits: of boundaries, float32 `[B, T]`.
-            b: what `decide` made of them.
-            counted: bool `[B, T]`, the symbols that count.
-            batch: the batch.
-            predictions: the model's logits of the next symbol, `[B, T, OUTPUT_SIZE]`.
-        """
+    def loss(self, seen: Observed) -> Targets | None:
+        """What supervises the predictor; None where the batch does not tell."""
 
 
 @dataclass(frozen=True)
@@ -227,15 +244,9 @@ class GumbelBoundary(SampledBoundary):
 
     kind: ClassVar[str] = "gumbel"
 
-    def loss(
-        self,
-        logits: jax.Array,
-        b: jax.Array,
-        counted: jax.Array,
-        batch: Batch,
-        predictions: jax.Array,
-    ) -> Targets:
-        return binomial_prior(b, counted, self.rate), self.rate * counted.sum()
+    def loss(self, seen: Observed) -> Targets:
+        prior = binomial_prior(seen.numbers, seen.counted, self.rate)
+        return prior, self.rate * seen.counted.sum()
 
 
 @dataclass(frozen=True)
@@ -254,18 +265,11 @@ class EntropyBoundary(LearnedBoundary):
         if self.left < 1:
             raise UserError(f"model.boundary.left is {self.left}; it must be at least 1.")
 
-    def loss(
-        self,
-        logits: jax.Array,
-        b: jax.Array,
-        counted: jax.Array,
-        batch: Batch,
-        predictions: jax.Array,
-    ) -> Targets:
-        log_p = jax.nn.log_softmax(jax.lax.stop_gradient(predictions))
+    def loss(self, seen: Observed) -> Targets:
+        log_p = jax.nn.log_softmax(jax.lax.stop_gradient(seen.predictions))
         entropy = -(jnp.exp(log_p) * log_p).sum(axis=-1)
-        spikes = entropy_spikes(entropy, counted, self.left)
-        loss = boundary_cross_entropy(logits, spikes, counted, twice=self.published)
+        spikes = entropy_spikes(entropy, seen.counted, self.left)
+        loss = boundary_cross_entropy(seen.logits, spikes, seen.counted, twice=self.published)
         return loss, spikes.sum()
 
 
@@ -275,18 +279,12 @@ class UnigramBoundary(LearnedBoundary):
 
     kind: ClassVar[str] = "unigram"
 
-    def loss(
-        self,
-        logits: jax.Array,
-        b: jax.Array,
-        counted: jax.Array,
-        batch: Batch,
-        predictions: jax.Array,
-    ) -> Targets | None:
-        if batch.boundaries is None:
+    def loss(self, seen: Observed) -> Targets | None:
+        ends, counted = seen.batch.boundaries, seen.counted
+        if ends is None:
             return None
-        loss = boundary_cross_entropy(logits, batch.boundaries, counted, twice=self.published)
-        return loss, (batch.boundaries & counted).sum()
+        loss = boundary_cross_entropy(seen.logits, ends, counted, twice=self.published)
+        return loss, (ends & counted).sum()
 
 
 @dataclass(frozen=True)
@@ -346,20 +344,14 @@ class FlexitokensBoundary(SampledBoundary):
     def scripts(self) -> tuple[str, ...]:
         return tuple(band.script for band in self.bands)
 
-    def loss(
-        self,
-        logits: jax.Array,
-        b: jax.Array,
-        counted: jax.Array,
-        batch: Batch,
-        predictions: jax.Array,
-    ) -> Targets | None:
+    def loss(self, seen: Observed) -> Targets | None:
+        batch, counted = seen.batch, seen.counted
         if self.bands and batch.scripts is None:
             return None
         scripts = batch.scripts if self.bands else jnp.zeros_like(batch.ids)
         rates = jnp.array([rate for _, rate, _ in self._bands])
         deviations = jnp.array([deviation for _, _, deviation in self._bands])
-        loss = band_loss(b, counted, scripts, rates, rates - self.width * deviations)
+        loss = band_loss(seen.numbers, counted, scripts, rates, rates - self.width * deviations)
         known = counted & (scripts >= 0)
         return loss, jnp.where(known, rates[jnp.maximum(scripts, 0)], 0.0).sum()
 

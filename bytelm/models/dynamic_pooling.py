@@ -26,7 +26,7 @@ norm before the predictor and one before the head. Decided otherwise than in the
 """
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -52,8 +52,10 @@ from bytelm.layers.segments import (
 from bytelm.layers.stack import Stack, StackCache
 from bytelm.models.boundary_kinds import (
     BoundaryConfig,
+    Decision,
     GumbelBoundary,
     LearnedBoundary,
+    Observed,
     RuleBoundary,
     UnigramBoundary,
 )
@@ -175,20 +177,6 @@ class DynamicPoolingCache:
     post: StackCache
 
 
-class Decision(NamedTuple):
-    """Where segments are to end.
-
-    Attributes:
-        ends: bool `[B, T]`.
-        numbers: the same as numbers, float32 `[B, T]`, for the gradient.
-        logits: the predictor's, float32 `[B, T]`; None from a rule.
-    """
-
-    ends: jax.Array
-    numbers: jax.Array
-    logits: jax.Array | None
-
-
 class DynamicPooling(LanguageModel):
     """The model that a `DynamicPoolingConfig` builds."""
 
@@ -262,21 +250,20 @@ class DynamicPooling(LanguageModel):
         *,
         keys: jax.Array | None = None,
         state: RuleState | None = None,
-    ) -> tuple["Decision", RuleState | None]:
+    ) -> tuple[Decision, RuleState | None]:
         """Where segments end, by the predictor or the rule, and the state of the rule."""
         kind = self.config.boundary
         if isinstance(kind, LearnedBoundary):
             x = x if self.config.published_blocks else self.boundary_norm(x)
             logits = self.predictor(x)
-            return Decision(
-                *kind.decide(logits, kind.noise(keys, segment_ids, positions)), logits
-            ), state
+            noise = kind.noise(keys, segment_ids, positions)
+            return Decision(*kind.decide(logits, noise), logits), state
         assert isinstance(kind, RuleBoundary)
         ends, state = kind.ends(ids, segment_ids, state)
         return Decision(ends, ends.astype(jnp.float32), None), state
 
     def _supervise(
-        self, decision: "Decision", batch: Batch, logits: jax.Array
+        self, decision: Decision, batch: Batch, logits: jax.Array
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """The loss of learned boundaries, and sums that say what they have become."""
         kind, counted = self.config.boundary, self._counted(batch)
@@ -291,7 +278,8 @@ class DynamicPooling(LanguageModel):
             "whitespace": whitespace.sum(),
             "whitespace_boundaries": (boundaries & whitespace).sum(),
         }
-        targets = kind.loss(decision.logits, decision.numbers, counted, batch, logits)
+        seen = Observed(decision.logits, decision.numbers, counted, batch, logits)
+        targets = kind.loss(seen)
         if targets is None:
             return {}, statistics
         loss, wanted = targets

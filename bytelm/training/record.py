@@ -89,8 +89,8 @@ class Record:
         }
         if patches := self._total("patches"):
             needed = step_flops(patches / self.steps)
-            scalars["flops_per_byte/computed"] = self.steps * step_flops(None) / total
-            scalars["flops_per_byte/needed"] = self.steps * needed / total
+            scalars["flops_per_byte/computed"] = _share(self.steps * step_flops(None), total)
+            scalars["flops_per_byte/needed"] = _share(self.steps * needed, total)
         return scalars | segmentation_metrics(self.sums, scripts)
 
     def _total(self, name: str) -> float:

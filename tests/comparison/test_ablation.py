@@ -20,22 +20,8 @@ from bytelm.presets import ablation_names, find_file, run_file
 from bytelm.training.distributed import StopRequest
 from bytelm.training.sharding import MeshConfig
 
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 SECOND = {"train.seed": 1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Ablations forget their programs; most here compile the same ones."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")

@@ -33,9 +33,9 @@ from tests.models import golden
 class BinomialFlexitokens(FlexitokensBoundary):
     """The alternative that FLEXITOKENS is compared with: a binomial prior for each script."""
 
-    def loss(self, logits, b, counted, batch, predictions):
-        rates = jnp.array([band.rate for band in self.bands])
-        return binomial_prior(b, counted, rates[batch.scripts[:, 0]]), counted.sum()
+    def loss(self, seen):
+        rates = jnp.array([band.rate for band in self.bands])[seen.batch.scripts[:, 0]]
+        return binomial_prior(seen.numbers, seen.counted, rates), seen.counted.sum()
 
 
 def boundary(cfg):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import optax
@@ -21,6 +22,7 @@ from bytelm.training.sharding import MeshConfig, place_batch, single_device_mesh
 from bytelm.training.step import train_program
 from tests.models.families import dynamic_pooling, random_rows
 
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 BANDS = FlexitokensBoundary(bands=(Band("eng", 0.3, 0.02), Band("rus", 0.2, 0.01)))
 
 
@@ -35,7 +37,13 @@ def config(tmp_path) -> ExperimentConfig:
     path.write_text("\n".join(lines))
     return ExperimentConfig(
         model=DynamicPoolingConfig(
-            width=16, head_width=8, pre_depth=1, backbone_depth=1, post_depth=1, boundary=BANDS
+            width=16,
+            head_width=8,
+            pre_depth=1,
+            backbone_depth=1,
+            post_depth=1,
+            bytes_per_patch=8.0,
+            boundary=BANDS,
         ),
         data=DataConfig(
             files=(str(path),),
@@ -72,7 +80,8 @@ def test_a_run_records_its_boundaries_and_each_script(config, tmp_path, capsys):
     # Boundaries are rounded there, and rarer as long as the predictor is not sure of any.
     assert 0 <= validation["validation/boundaries/rate"] < first["boundaries/rate"]
     assert validation["validation/bytes_per_patch"] > first["bytes_per_patch"]
-    assert "warning: in training, 2.4% of the patches" in capsys.readouterr().out
+    warned = re.findall(r"warning: in training, ([\d.]+)% of the pat", capsys.readouterr().out)
+    assert warned == [f"{100 * first['overflow']:.1f}"]
 
 
 def test_scripts_that_the_data_do_not_tell_are_named(config, tmp_path):

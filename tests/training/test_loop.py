@@ -19,22 +19,8 @@ from bytelm.training.loop import train
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import MeshConfig
 
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 STEPS = 6
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Most runs here compile the same programs: once is enough."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
