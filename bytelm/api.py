@@ -16,10 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from bytelm.config import ExperimentConfig
+from bytelm.errors import UserError
 from bytelm.evaluation.bits_per_byte import DocumentScores, Scorer, default_stride, score_documents
 from bytelm.evaluation.segmentation import Segmentation, segment
+from bytelm.inference.beam_search import beam_search
 from bytelm.inference.generation import Generator, Weights, store_weights
 from bytelm.inference.sampling import Sampling
+from bytelm.inference.transduction import Transducer
+from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.checkpoint import SavedModel, load_model
 
 Text = bytes | str
@@ -66,11 +70,26 @@ class LoadedModel:
 
     @functools.cached_property
     def _scorer(self) -> Scorer:
+        if self.has_encoder:
+            raise UserError(
+                f"the family {self.config.model.family} gives targets of inputs a probability, not "
+                "texts; `bytelm eval` scores targets, and `generate` writes them."
+            )
         return Scorer(self._graphdef, self._params)
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the model reads inputs with an encoder, and writes targets."""
+        return isinstance(self.config.model, EncoderDecoderConfig)
+
+    @functools.cached_property
+    def transducer(self) -> Transducer:
+        """What writes the targets of inputs, in a family with an encoder."""
+        return Transducer(self._graphdef, self._params)
 
     @functools.cached_property
     def _generator(self) -> Generator:
-        return Generator(self._graphdef, self._params)
+        return self.transducer if self.has_encoder else Generator(self._graphdef, self._params)
 
     @property
     def default_stride(self) -> int:
@@ -137,11 +156,12 @@ class LoadedModel:
         min_p: float | None = None,
         seed: int = 0,
         stop: Sequence[Text] = (),
+        beams: int = 1,
     ) -> list[bytes]:
-        """Continues each prompt, all in one batch.
+        """Continues each prompt, all in one batch; with an encoder, writes the target of each.
 
         Args:
-            prompts: what the texts start with.
+            prompts: what the texts start with, or the inputs of an encoder.
             max_bytes: longest continuation.
             temperature: divides the logits; 0 always takes the most probable byte.
             top_k: keep the k most probable bytes.
@@ -150,6 +170,8 @@ class LoadedModel:
             seed: seed of the choice. A prompt's text depends on the seed and on its place in the
                 list, not on the other prompts.
             stop: texts that end a continuation; they are not part of it.
+            beams: above 1, the best target by beam search with so many candidates, in a family
+                with an encoder; nothing is then chosen at random.
 
         Returns:
             the continuations, without the prompts, and without END.
@@ -159,6 +181,10 @@ class LoadedModel:
         """
         starts = [_bytes(prompt) for prompt in prompts]
         self._warn_beyond_training(starts, max_bytes)
+        if beams != 1:
+            if not self.has_encoder:
+                raise UserError("beam search is for families with an encoder; leave out beams.")
+            return beam_search(self.transducer, starts, beams=beams, max_bytes=max_bytes)
         return self._generator.generate(
             starts,
             max_bytes=max_bytes,
@@ -193,6 +219,15 @@ class LoadedModel:
 
     def _warn_beyond_training(self, prompts: Sequence[bytes], max_bytes: int) -> None:
         trained = self.config.data.sequence_length
+        if self.has_encoder:
+            longest = 1 + max(map(len, prompts), default=0)
+            if longest > trained:
+                warnings.warn(
+                    f"an input has {longest} symbols, and the model was trained on inputs of "
+                    f"{trained}: expect it to do worse on longer ones.",
+                    stacklevel=3,
+                )
+            return
         longest = 1 + max(map(len, prompts), default=0) + max_bytes
         if longest > trained and getattr(self.config.model, "window", None) is None:
             warnings.warn(

@@ -65,7 +65,8 @@ class EvalCommand:
     batch_size: int = 16
     """Windows scored at once."""
     max_bytes: int | None = None
-    """Stop after the document that reaches this many bytes; none = all of the split."""
+    """Stop after the document that reaches this many bytes; none = all of the split. With an
+    encoder, after the batch of inputs that does."""
     output: Path | None = None
     """Where the JSON report goes; none = beside the checkpoint."""
 
@@ -79,7 +80,8 @@ class GenerateCommand:
     step: int | None = None
     """Which checkpoint; none = the last."""
     prompt: tuple[str, ...] = ("",)
-    """Texts to continue, all in one batch; - reads one from standard input, as bytes."""
+    """Texts to continue, or inputs of an encoder, all in one batch; - reads one from standard
+    input, as bytes."""
     max_bytes: int = 256
     """Longest continuation."""
     temperature: float = 1.0
@@ -94,6 +96,8 @@ class GenerateCommand:
     """Texts that end a continuation; they are not part of it."""
     seed: int = 0
     """Seed of the choice."""
+    beams: int = 1
+    """Candidates of a beam search for the best target, in a family with an encoder; 1 for none."""
     weights: Literal["float32", "bfloat16"] = "float32"
     """Dtype in which weights are held; bfloat16 is faster."""
     raw: bool = False
@@ -146,6 +150,22 @@ class ProfileCommand:
     """Where the trace is written (for TensorBoard or Perfetto)."""
     steps: int = 5
     """Steps traced, after two that are not."""
+
+
+@dataclass(frozen=True)
+class ConvertCommand:
+    """Converts ByT5 and MrT5 from and to the folders of Hugging Face's T5."""
+
+    from_hf: str | None = None
+    """Folder, or name of a model on the Hugging Face hub, to make a run of."""
+    output: Path | None = None
+    """With --from-hf: the run directory to write."""
+    to_hf: Path | None = None
+    """Folder to write, which `transformers` loads."""
+    checkpoint: Path | None = None
+    """With --to-hf: the run directory to read."""
+    step: int | None = None
+    """With --to-hf: which checkpoint; none = the last."""
 
 
 def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = None) -> T:
@@ -245,8 +265,9 @@ def _saved_preset(rest: Sequence[str]) -> tuple[str, ExperimentConfig]:
 def eval_command(arguments: Sequence[str]) -> int:
     """`bytelm eval --checkpoint RUN [options]`."""
     from bytelm.api import load
-    from bytelm.data.documents import Documents
+    from bytelm.data.documents import Documents, check_split
     from bytelm.evaluation.report import evaluate, print_report, write_report
+    from bytelm.evaluation.targets import evaluate_targets, print_target_report
 
     # The checkpoint's config is the default of the options, so it is needed to read them.
     first = argparse.ArgumentParser("eval", add_help=False, allow_abbrev=False)
@@ -266,15 +287,25 @@ def eval_command(arguments: Sequence[str]) -> int:
     if is_other and data.files and command.split is None:
         data = dataclasses.replace(data, held_out=0.0, validation_files=(), test_files=())
         split = "train"
-    report = evaluate(
-        loaded,
-        Documents(data, split),
-        stride=command.stride,
-        batch_size=command.batch_size,
-        max_bytes=command.max_bytes,
-    )
+    if loaded.has_encoder:
+        report = evaluate_targets(
+            loaded,
+            data,
+            check_split(split),
+            batch_size=command.batch_size,
+            max_bytes=command.max_bytes,
+        )
+        print_target_report(report)
+    else:
+        report = evaluate(
+            loaded,
+            Documents(data, split),
+            stride=command.stride,
+            batch_size=command.batch_size,
+            max_bytes=command.max_bytes,
+        )
+        print_report(report)
     report["data"] = {"split": split, **to_dict(data)}
-    print_report(report)
     source = f"{Path(data.files[0]).name if data.files else data.dataset}-" if is_other else ""
     name = re.sub(r"[^\w.-]+", "-", f"eval_step_{loaded.step}_{source}{split}.json")
     output = command.output or known.checkpoint / name
@@ -294,10 +325,12 @@ def generate_command(arguments: Sequence[str]) -> int:
         sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt)
         for prompt in command.prompt
     ]
+    beams = {} if command.beams == 1 else {"beams": command.beams}
     write_continuations(
         loaded,
         prompts,
         raw=command.raw,
+        **beams,
         max_bytes=command.max_bytes,
         temperature=command.temperature,
         top_k=command.top_k,
@@ -363,6 +396,26 @@ def data_command(arguments: Sequence[str]) -> int:
     return 0
 
 
+def convert_command(arguments: Sequence[str]) -> int:
+    """`bytelm convert --from-hf PATH_OR_NAME --output RUN | --to-hf FOLDER --checkpoint RUN`."""
+    command = parse(ConvertCommand, arguments, "convert")
+    from bytelm.conversion import from_hf, to_hf
+
+    match command:
+        case ConvertCommand(str() as source, Path() as run, None, None, None):
+            from_hf(source, run)
+            print(f"done; checkpoint of step 0 in {run}")
+        case ConvertCommand(None, None, Path() as folder, Path() as run, step):
+            to_hf(run, folder, step)
+            print(f"done; T5's config and weights in {folder}")
+        case _:
+            raise UserError(
+                "say what to convert: `--from-hf PATH_OR_NAME --output RUN`, or `--to-hf FOLDER "
+                "--checkpoint RUN`."
+            )
+    return 0
+
+
 def profile_command(arguments: Sequence[str]) -> int:
     """`bytelm profile PRESET [options]`."""
     preset, rest = _preset(arguments, "profile")
@@ -398,6 +451,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "segment": segment_command,
     "ablate": ablate_command,
     "data": data_command,
+    "convert": convert_command,
     "profile": profile_command,
 }
 

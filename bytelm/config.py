@@ -13,6 +13,7 @@ from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
 from bytelm.models import ModelConfig
 from bytelm.models.boundary_kinds import BoundaryConfig
+from bytelm.models.shortening import ShorteningConfig
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import MeshConfig
 
@@ -25,6 +26,9 @@ class TrainConfig:
     """Optimiser steps."""
     seed: int = 0
     """Seed of the parameters and of the order of the data."""
+    initial: str | None = None
+    """Run directory of another run whose last parameters this one starts from; what that model
+    lacks, such as a delete gate, starts fresh. None = all parameters start fresh."""
     accumulation: int = 1
     """Into how many pieces, run one after another, each batch is cut to save memory."""
     log_every: int = 10
@@ -77,6 +81,7 @@ class ExperimentConfig:
 _VARIANTS: dict[type, tuple[str, dict[str, Any]]] = {
     ModelConfig: ("family", ModelConfig.families),
     BoundaryConfig: ("kind", BoundaryConfig.kinds),
+    ShorteningConfig: ("kind", ShorteningConfig.kinds),
 }
 """Classes that stand for their registered subclasses: the key that names one, and all of them."""
 

@@ -76,7 +76,7 @@ def test_whole_numbers_serve_as_floats_and_become_them():
         ("model.depth", None, r"config\.model\.depth is None .* int"),
         ("model.window", "7", r"config\.model\.window is '7' .* int"),
         ("model.tied_head", 1, r"config\.model\.tied_head is 1 .* bool"),
-        ("model.mlp", "tanh", r"config\.model\.mlp is 'tanh' .*'swiglu', 'gelu', 'relu'"),
+        ("model.mlp", "tanh", r"config\.model\.mlp is 'tanh' .*'swiglu', 'geglu', 'gelu', 'relu'"),
         ("model", [], r"config\.model is \[\] .* object"),
         ("model.family", "rnn", r"config\.model\.family is 'rnn'.* has .*transformer"),
         ("model.family", ..., r"config\.model\.family is None"),

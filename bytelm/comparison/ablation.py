@@ -25,8 +25,11 @@ from bytelm.config import (
     to_dict,
 )
 from bytelm.data.documents import Documents
+from bytelm.data.loader import ValidationBatches
 from bytelm.errors import UserError
 from bytelm.evaluation.report import evaluate, write_report
+from bytelm.evaluation.targets import evaluate_targets
+from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.checkpoint import last_step
 from bytelm.training.loop import CONFIG, train
 from bytelm.training.resume import outcome_changes
@@ -61,7 +64,12 @@ class Ablation:
                     f"the ablation has a point {name!r}; a directory gets that name, so use "
                     "letters, digits and . _ + - alone."
                 )
-        _ = self.configs
+        models = [config.model for config in self.configs.values()]
+        if len({isinstance(model, EncoderDecoderConfig) for model in models}) > 1:
+            raise UserError(
+                "the ablation has families with and without an encoder: bits per target byte and "
+                "bits per byte cannot be compared; make an ablation of each kind."
+            )
 
     @property
     def configs(self) -> dict[str, ExperimentConfig]:
@@ -186,8 +194,7 @@ def _run_point(
 ) -> PointResult:
     """Does of a point what is left to do."""
     try:
-        if not any(Documents(config.data, "test")):
-            raise UserError("the test split holds no bytes; name data.test_files.")
+        _check_test(config)
         if not _is_trained(run_dir, config):
             interrupted_at = _train(run_dir, config)
             if interrupted_at is not None:
@@ -198,6 +205,14 @@ def _run_point(
         print(f"point {waiting.point} failed: {error}")
         return dataclasses.replace(waiting, state="failed", reason=str(error))
     return finished(waiting, config, run_dir, report)
+
+
+def _check_test(config: ExperimentConfig) -> None:
+    """Raises UserError, before anything is trained, if there is nothing to test it on."""
+    if isinstance(config.model, EncoderDecoderConfig):
+        ValidationBatches(config.data, 1, "test")
+    elif not any(Documents(config.data, "test")):
+        raise UserError("the test split holds no bytes; name data.test_files.")
 
 
 def _train(run_dir: Path, config: ExperimentConfig) -> int | None:
@@ -221,11 +236,16 @@ def _test(run_dir: Path, config: ExperimentConfig, max_bytes: int | None) -> dic
         report = json.loads(path.read_text())
         if {key: report.get(key) for key in asked} == asked:
             return report
-    documents = Documents(config.data, "test")
     loaded = load(run_dir, config.train.steps)
-    report = evaluate(loaded, documents, batch_size=16, max_bytes=max_bytes, compressors=False)
-    if not math.isfinite(report["bits_per_byte"]):
-        raise UserError(f"its test bits per byte are {report['bits_per_byte']}: it diverged.")
+    if loaded.has_encoder:
+        report = evaluate_targets(loaded, config.data, "test", max_bytes=max_bytes)
+        bits = report["bits_per_target_byte"]
+    else:
+        documents = Documents(config.data, "test")
+        report = evaluate(loaded, documents, batch_size=16, max_bytes=max_bytes, compressors=False)
+        bits = report["bits_per_byte"]
+    if not math.isfinite(bits):
+        raise UserError(f"its test bits per byte are {bits}: it diverged.")
     write_report({**report, **asked}, path)
     return report
 

@@ -21,8 +21,11 @@ def plot(results: Sequence[PointResult], output: Path) -> None:
             _plot_reached(reached, result, f"C{number}")
             _plot_curves(curves, result, f"C{number}")
     reached.margins(x=0.2)  # room for the labels
-    reached.set(xlabel="bytes per patch", ylabel="test bits per byte (95% interval)")
-    curves.set(xlabel="step", ylabel="bits per byte: training (thin), validation (dots)")
+    has_encoder = any(result.test_target_bits is not None for result in results)
+    measure = "bits per target byte" if has_encoder else "bits per byte"
+    across = "share of the inputs deleted" if has_encoder else "bytes per patch"
+    reached.set(xlabel=across, ylabel=f"test {measure} (95% interval)")
+    curves.set(xlabel="step", ylabel=f"{measure}: training (thin), validation (dots)")
     if curves.has_data():
         curves.legend()
     image = io.BytesIO()
@@ -31,17 +34,20 @@ def plot(results: Sequence[PointResult], output: Path) -> None:
 
 
 def _plot_reached(axes: Axes, result: PointResult, colour: str) -> None:
-    """A labelled point with its interval; a flat model, which has no patches, is a line across."""
-    assert result.test_bpb is not None and result.test_interval is not None
-    if result.bytes_per_patch is None:
-        axes.axhline(result.test_bpb, color=colour, linestyle="--")
-        place = (0.01, result.test_bpb)
+    """A labelled point with its interval; a line across where nothing is cut or deleted."""
+    with_encoder = result.test_target_bits is not None
+    bits = result.test_target_bits if with_encoder else result.test_bpb
+    shortened = result.deleted if with_encoder else result.bytes_per_patch
+    assert bits is not None and result.test_interval is not None
+    if shortened is None:
+        axes.axhline(bits, color=colour, linestyle="--")
+        place = (0.01, bits)
         axes.annotate(result.point, place, xycoords=("axes fraction", "data"), color=colour)
         return
     low, high = result.test_interval
-    place = (result.bytes_per_patch, result.test_bpb)
-    axes.vlines(place[0], low, high, color=colour, alpha=0.4)
-    axes.plot(*place, "o", color=colour)
+    axes.vlines(shortened, low, high, color=colour, alpha=0.4)
+    axes.plot(shortened, bits, "o", color=colour)
+    place = (shortened, bits)
     axes.annotate(result.point, place, (6, 6), textcoords="offset points", color=colour)
 
 

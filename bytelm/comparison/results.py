@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bytelm.config import ExperimentConfig
+from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.hardware import describe_machine
+from bytelm.training.loop import row_flops
 from bytelm.whole_file import write_whole
 
 METRICS = "metrics.jsonl"
@@ -33,12 +35,16 @@ class PointResult:
         test_bpb, test_interval: bits per byte of the test split, with a 95% interval over
             documents.
         validation_bpb: the last one of training.
+        test_target_bits: in a family with an encoder, bits per target byte of the test split; its
+            interval is `test_interval`.
+        exact_match: share of the test's targets that are generated exactly.
+        deleted, encoder_time_saved: of the test's inputs, and of the encoder's time on them.
         bytes_per_patch, overflow: of the last validation; the second is the share of patches that
             found no room.
         bytes_per_second: of training, the median of the records.
         parameters: how many numbers the model learns.
         forward_flops_per_byte: of a row's forward pass, with all patches that it has room for.
-        curve, validation_curve: training and validation bits per byte as (step, value).
+        curve, validation_curve: training and validation bits as (step, value).
     """
 
     point: str
@@ -46,7 +52,11 @@ class PointResult:
     state: State
     reason: str = ""
     test_bpb: float | None = None
+    test_target_bits: float | None = None
     test_interval: tuple[float, float] | None = None
+    exact_match: float | None = None
+    deleted: float | None = None
+    encoder_time_saved: float | None = None
     validation_bpb: float | None = None
     bytes_per_patch: float | None = None
     overflow: float | None = None
@@ -62,7 +72,7 @@ def finished(
 ) -> PointResult:
     """The same point with the figures of its config, its run and its test report."""
     model = nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0)))
-    length = config.data.sequence_length
+    has_encoder = isinstance(config.model, EncoderDecoderConfig)
     records = [json.loads(line) for line in (run_dir / METRICS).read_text().splitlines()]
 
     def recorded(name: str) -> list[tuple[int, float]]:
@@ -71,28 +81,35 @@ def finished(
     def last(name: str) -> float | None:
         return recorded(name)[-1][1] if recorded(name) else None
 
-    low, high = report["bits_per_byte_interval"]
+    measured = "bits_per_target_byte" if has_encoder else "bits_per_byte"
+    curve = "bits_per_target_byte" if has_encoder else "bpb"
+    low, high = report[f"{measured}_interval"]
     speeds = [speed for _, speed in recorded("bytes_per_second")]
     return dataclasses.replace(
         point,
         state="done",
-        test_bpb=report["bits_per_byte"],
+        test_bpb=report.get("bits_per_byte"),
+        test_target_bits=report.get("bits_per_target_byte"),
         test_interval=(low, high),
+        exact_match=report.get("exact_match"),
+        deleted=report.get("deleted"),
+        encoder_time_saved=report.get("encoder_time_saved"),
         validation_bpb=last("validation_bpb"),
         bytes_per_patch=last("validation/bytes_per_patch"),
         overflow=last("validation/overflow"),
         bytes_per_second=statistics.median(speeds) if speeds else None,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model))),
-        forward_flops_per_byte=config.model.forward_flops(length) / length,
-        curve=tuple(recorded("bpb")),
-        validation_curve=tuple(recorded("validation_bpb")),
+        forward_flops_per_byte=row_flops(config) / config.data.sequence_length,
+        curve=tuple(recorded(curve)),
+        validation_curve=tuple(recorded(f"validation_{curve}")),
     )
 
 
 def write_tables(results: Sequence[PointResult], output: Path, max_bytes: int | None) -> None:
     """Writes `table.md` for people and `table.json` for programs."""
-    rows = [[column(result) for column in _COLUMNS.values()] for result in results]
-    lines = [list(_COLUMNS), ["---"] * len(_COLUMNS), *rows]
+    names = _columns_of(results, _COLUMNS)
+    rows = [[_COLUMNS[name](result) for name in names] for result in results]
+    lines = [names, ["---"] * len(names), *rows]
     write_whole(output / "table.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
     table = {
         "max_bytes": max_bytes,
@@ -104,10 +121,16 @@ def write_tables(results: Sequence[PointResult], output: Path, max_bytes: int | 
 
 def print_table(results: Sequence[PointResult], console: Console | None = None) -> None:
     """Shows the columns of the table that fit a terminal."""
-    table = Table(*_SHOWN)
+    names = _columns_of(results, _SHOWN)
+    table = Table(*names)
     for result in results:
-        table.add_row(*(_COLUMNS[name](result) for name in _SHOWN))
+        table.add_row(*(_COLUMNS[name](result) for name in names))
     (console or Console()).print(table, markup=False)
+
+
+def _columns_of(results: Sequence[PointResult], names: Iterable[str]) -> list[str]:
+    """Those of the columns that are not empty for all points."""
+    return [name for name in names if any(_COLUMNS[name](result) for result in results)]
 
 
 def _known(value: float | None, form: str) -> str:
@@ -126,7 +149,11 @@ def _state(result: PointResult) -> str:
 _COLUMNS: dict[str, Callable[[PointResult], str]] = {
     "point": lambda result: result.point,
     "test bpb": lambda result: _known(result.test_bpb, ".4f"),
+    "test bits/target byte": lambda result: _known(result.test_target_bits, ".4f"),
     "95% interval": _interval,
+    "exact match": lambda result: _known(result.exact_match, ".2%"),
+    "deleted": lambda result: _known(result.deleted, ".2%"),
+    "encoder time saved": lambda result: _known(result.encoder_time_saved, ".1%"),
     "validation bpb": lambda result: _known(result.validation_bpb, ".4f"),
     "bytes/patch": lambda result: _known(result.bytes_per_patch, ".2f"),
     "overflow": lambda result: _known(result.overflow, ".2%"),
@@ -135,4 +162,13 @@ _COLUMNS: dict[str, Callable[[PointResult], str]] = {
     "forward FLOP/byte": lambda result: _known(result.forward_flops_per_byte, ",.0f"),
     "state": _state,
 }
-_SHOWN = ("point", "test bpb", "95% interval", "bytes/patch", "state")
+_SHOWN = (
+    "point",
+    "test bpb",
+    "test bits/target byte",
+    "95% interval",
+    "exact match",
+    "deleted",
+    "bytes/patch",
+    "state",
+)

@@ -153,7 +153,7 @@ def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
         open(directory / STARTS, "wb") as starts,
         open(directory / SCRIPTS, "wb") as scripts,
     ):
-        for text, script in source.documents(split):
+        for text, script, _ in source.documents(split):
             starts.write(position.to_bytes(START_BYTES, "little"))
             symbols.write(FILLER + text + FILLER)
             digest.update(len(text).to_bytes(START_BYTES, "little") + text)
@@ -164,7 +164,7 @@ def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
                 scripts.write(number.to_bytes(SCRIPT_BYTES, "little"))
         starts.write(position.to_bytes(START_BYTES, "little"))
     if position == 2 * documents:
-        raise _empty(source, split)
+        raise no_text(source, split)
     summary: dict[str, Any] = {
         "name": source.name,
         "fingerprint": digest.hexdigest(),
@@ -192,7 +192,8 @@ def _segment(corpus: PackedCorpus, unigram: Unigram, directory: Path) -> dict[st
     return {"name": corpus.name, "model": unigram.digest}
 
 
-def _empty(source: Source, split: Split) -> UserError:
+def no_text(source: Source, split: Split) -> UserError:
+    """What to tell of a split that has nothing in it."""
     if split == "train":
         return UserError(f"{source.name} has no text to train on; choose another source.")
     return UserError(

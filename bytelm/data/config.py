@@ -5,10 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bytelm.data.span_corruption import SENTINELS, lengths, span_counts
 from bytelm.errors import UserError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Task = Literal[
+    "next_byte",
+    "span_corruption",
+    "pairs",
+    "vowel_removal",
+    "contextual_vowel_removal",
+    "merge_abc",
+]
+DIAGNOSTICS: tuple[Task, ...] = ("vowel_removal", "contextual_vowel_removal", "merge_abc")
+"""The tasks that make up their own text (`bytelm.data.diagnostics`)."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,9 @@ class SourceConfig:
     """Globs of the test files; none = by a hash of each document in `files`."""
     text_key: str | None = None
     """Key of the text in a JSON line, or text feature of a dataset; none = `text`, or found."""
+    target_key: str | None = None
+    """Key of the target in a JSON line, whose text is the input: for the task `pairs`. A list of
+    right targets gives its first."""
     script: str | None = None
     """Script (or language) of all documents, such as `eng`; none = unknown, or by `script_key`."""
     script_key: str | None = None
@@ -59,6 +73,11 @@ class SourceConfig:
                 f"data.script_key is {self.script_key}, a key of JSON lines, and there are no "
                 "data.files beside it; name them, or the script of all documents with data.script."
             )
+        if self.target_key is not None and not self.files:
+            raise UserError(
+                f"data.target_key is {self.target_key}, a key of JSON lines, and there are no "
+                "data.files beside it; name them."
+            )
         if (self.validation_files or self.test_files) and not self.files:
             raise UserError(
                 "data.validation_files and data.test_files need data.files beside them."
@@ -81,8 +100,20 @@ class DataConfig(SourceConfig):
 
     mixture: tuple[SourceConfig, ...] = ()
     """Several sources, each with its weight, in place of the single source above."""
+    task: Task = "next_byte"
+    """What a model learns: `next_byte` of packed text; for an encoder and a decoder,
+    `span_corruption` of text (as ByT5), `pairs` of inputs and targets in JSON lines, or a
+    diagnostic task of MrT5, which needs no text."""
     sequence_length: int = 1024
-    """Symbols in a row (T): bytes, and the start and the end of each document."""
+    """Symbols in a row (T): bytes, and the start and the end of each document. With an encoder,
+    what it reads (S): bytes, and the end of the input."""
+    target_length: int | None = None
+    """Symbols that a decoder writes at most (T), the end included; none = what span corruption
+    makes, or as many as `sequence_length`."""
+    noise_density: float = 0.15
+    """Share of the text that span corruption takes out."""
+    mean_span: float = 20.0
+    """Mean bytes of each span that it takes out."""
     batch_size: int = 8
     """Rows in the batch of one training step, over all processes."""
     read: Literal["packed", "stream"] = "packed"
@@ -113,6 +144,85 @@ class DataConfig(SourceConfig):
             raise UserError(f"data.batch_size is {self.batch_size}; choose 1 or more.")
         if self.workers < 0:
             raise UserError(f"data.workers is {self.workers}; choose 0 or more.")
+        if not 0 < self.noise_density < 1:
+            raise UserError(
+                f"data.noise_density is {self.noise_density}; choose between 0 and 1, such as 0.15."
+            )
+        if not 1 <= self.mean_span < float("inf"):
+            raise UserError(f"data.mean_span is {self.mean_span}; choose 1 or more.")
+        self._check_task()
+        self._check_target_length()
+
+    def _check_task(self) -> None:
+        has_encoder = self.task != "next_byte"
+        if has_encoder and self.read == "stream":
+            raise UserError(
+                f"data.read is stream, and the task {self.task} cannot be streamed, only next_byte "
+                "can; use --data.read packed."
+            )
+        if has_encoder and self.unigram is not None:
+            raise UserError(
+                f"data.unigram is {self.unigram}, and the task {self.task} has no boundaries to "
+                "supervise; take it back with --data.unigram None."
+            )
+        for source in self.source_configs:
+            if self.task == "pairs" and source.target_key is None:
+                raise UserError(
+                    "the task pairs reads an input and a target from each JSON line; name their "
+                    "keys with --data.text-key and --data.target-key, and the --data.files."
+                )
+            if self.task != "pairs" and source.target_key is not None:
+                raise UserError(
+                    f"data.target_key is {source.target_key}, and the task {self.task} reads no "
+                    "targets; add --data.task pairs, or take the key back."
+                )
+        if self.task in DIAGNOSTICS and (
+            self.mixture or self.files or self.dataset != "python_stdlib" or self.scripts
+        ):
+            raise UserError(
+                f"the task {self.task} makes up its own text; leave out data.dataset, data.files, "
+                "data.mixture and data.scripts."
+            )
+
+    def _check_target_length(self) -> None:
+        least_inputs = 3 if self.task == "span_corruption" else 2 if self.task in DIAGNOSTICS else 1
+        if self.sequence_length < least_inputs:
+            raise UserError(
+                f"data.sequence_length is {self.sequence_length}; choose {least_inputs} or more "
+                f"for the task {self.task}."
+            )
+        if self.task == "next_byte" and self.target_length is not None:
+            raise UserError(
+                f"data.target_length is {self.target_length}, and the task next_byte has no "
+                "targets of another length; leave it out."
+            )
+        if self.task == "span_corruption":
+            raw, _ = lengths(self.sequence_length, self.noise_density, self.mean_span)
+            spans = span_counts(raw, self.noise_density, self.mean_span)[1]
+            if spans > SENTINELS:
+                raise UserError(
+                    f"data.sequence_length {self.sequence_length} and data.mean_span "
+                    f"{self.mean_span} make {spans} spans in a row, and there are {SENTINELS} "
+                    "sentinels to stand for them; choose shorter rows or longer spans."
+                )
+        least_targets = 1 if self.task == "pairs" else self._own_row_length
+        if self.target_length is not None and self.target_length < least_targets:
+            raise UserError(
+                f"data.target_length is {self.target_length}; choose {least_targets} or more for "
+                f"the task {self.task} of this data.sequence_length, or leave it out."
+            )
+
+    @property
+    def row_length(self) -> int:
+        """T, the symbols that a row scores at most."""
+        return self._own_row_length if self.target_length is None else self.target_length
+
+    @property
+    def _own_row_length(self) -> int:
+        """T where no `target_length` is given."""
+        if self.task == "span_corruption":
+            return lengths(self.sequence_length, self.noise_density, self.mean_span)[1]
+        return self.sequence_length
 
     @property
     def source_configs(self) -> tuple[SourceConfig, ...]:

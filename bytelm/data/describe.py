@@ -12,14 +12,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bytelm.data.config import SPLITS, DataConfig
+from bytelm.data.config import DIAGNOSTICS, SPLITS, DataConfig
 from bytelm.data.document import Document
 from bytelm.data.packing import Rows, pack
+from bytelm.data.pairs import pairs
 from bytelm.data.sources import Source, open_sources
+from bytelm.data.span_corruption import SpanCorruptionRows, span_counts
 from bytelm.layers.boundaries import BoundaryRule, RuleKind, find_boundaries
+from bytelm.vocabulary import END
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 SAMPLE_BYTES = 160
+SAMPLED_DOCUMENTS = 100
+"""Documents that samples of span corruption are made of."""
 PATCHED_BYTES = 4 * 10**6
 """Most bytes of a source that are cut into patches."""
 PATCHED_BYTES_OF_SCRIPT = 10**6
@@ -111,7 +116,8 @@ def patch_statistics(rule: BoundaryRule, rows: Rows) -> PatchStatistics:
 def describe(config: DataConfig, samples: int = 3, file: TextIO | None = None) -> None:
     """Prints documents, bytes, lengths, patches of every rule and samples of each source.
 
-    Where the documents' scripts are known, patches are counted for each script too.
+    Where the documents' scripts are known, patches are counted for each script too. Of pairs and
+    diagnostic tasks, the inputs and targets are described instead; of span corruption, besides.
 
     Args:
         config: what to describe; no cache is written.
@@ -122,8 +128,64 @@ def describe(config: DataConfig, samples: int = 3, file: TextIO | None = None) -
         UserError: for a bad source.
     """
     console = Console(file=file, highlight=False)
+    if config.task == "pairs" or config.task in DIAGNOSTICS:
+        _describe_pairs(config, samples, console)
+        return
     for source in open_sources(config):
         _describe_source(source, samples, config.sequence_length, console)
+        if config.task == "span_corruption":
+            _describe_span_corruption(source, config, samples, console)
+
+
+def _describe_pairs(config: DataConfig, samples: int, console: Console) -> None:
+    table = Table(title=f"{config.task}: bytes of inputs and targets, by quantile")
+    for name in ("split", "pairs", "", *(f"{quantile:.0%}" for quantile in QUANTILES)):
+        table.add_column(name, justify="right")
+    longest, shown = {"inputs": 0, "targets": 0}, []
+    for split in SPLITS:
+        found = list(pairs(config, split))
+        shown += [(split, pair) for pair in found[:samples]]
+        sizes = {
+            "inputs": [len(pair.input) for pair in found],
+            "targets": [len(pair.target) for pair in found],
+        }
+        for side, values in sizes.items():
+            quantiles = np.quantile(values, QUANTILES).tolist() if values else []
+            labels = (split, f"{len(found):,}", side)
+            table.add_row(*labels, *(f"{value:,.0f}" for value in quantiles))
+            longest[side] = max(longest[side], max(values, default=0))
+    console.print(table)
+    if config.task == "pairs":
+        console.print(
+            f"With their ends, all fit in data.sequence_length {longest['inputs'] + 1} and "
+            f"data.target_length {longest['targets'] + 1}."
+        )
+    for split, pair in shown:
+        texts = [printable(text[:SAMPLE_BYTES]) for text in (pair.input, pair.target)]
+        console.print(Text(f"{split}: {texts[0]}\n  -> {texts[1]}"))
+
+
+def _describe_span_corruption(
+    source: Source, config: DataConfig, samples: int, console: Console
+) -> None:
+    documents = itertools.islice(source.documents("train"), SAMPLED_DOCUMENTS)
+    rows = SpanCorruptionRows(
+        pack(document.text for document in documents),
+        config.sequence_length,
+        config.row_length,
+        config.noise_density,
+        config.mean_span,
+        seed=0,
+    )
+    _, spans = span_counts(rows.chunk_length, config.noise_density, config.mean_span)
+    console.print(
+        f"span corruption: {rows.chunk_length:,} symbols of text become "
+        f"{config.sequence_length:,} inputs and {config.row_length:,} targets (spans: {spans})"
+    )
+    for index in range(min(samples, len(rows))):
+        inputs, targets, _ = rows.example(index, None)
+        texts = [printable(bytes(s[s < END].tolist())[:SAMPLE_BYTES]) for s in (inputs, targets)]
+        console.print(Text(f"train: {texts[0]}\n  -> {texts[1]}"))
 
 
 def _describe_source(source: Source, samples: int, length: int, console: Console) -> None:
@@ -166,7 +228,7 @@ def _samples_of_train(documents: Iterable[Document]) -> dict[str | None, list[by
     """
     samples: dict[str | None, list[bytes]] = {}
     room: dict[str | None, int] = {None: PATCHED_BYTES}
-    for text, script in documents:
+    for text, script, _ in documents:
         for name in dict.fromkeys([None, script]):
             left = room.setdefault(name, PATCHED_BYTES_OF_SCRIPT)
             if left > 0:

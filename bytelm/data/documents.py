@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from bytelm.data.cache import packed_corpus
-from bytelm.data.config import SPLITS, DataConfig
+from bytelm.data.config import SPLITS, DataConfig, Split
 from bytelm.data.sources import open_sources
 from bytelm.errors import UserError
 
@@ -16,14 +16,19 @@ class Documents:
     """
 
     def __init__(self, config: DataConfig, split: str):
-        known = {name: name for name in SPLITS}
-        if split not in known:
-            raise UserError(f"there is no split {split!r}; choose one of {', '.join(known)}.")
+        known = check_split(split)
         self._corpora = [
-            packed_corpus(source, known[split], config.cache_path)
-            for source in open_sources(config)
+            packed_corpus(source, known, config.cache_path) for source in open_sources(config)
         ]
 
     def __iter__(self) -> Iterator[bytes]:
         for corpus in self._corpora:
             yield from corpus.documents()
+
+
+def check_split(name: str) -> Split:
+    """The name, if it is a split's; UserError otherwise."""
+    for split in SPLITS:
+        if split == name:
+            return split
+    raise UserError(f"there is no split {name!r}; choose one of {', '.join(SPLITS)}.")

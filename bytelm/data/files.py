@@ -48,6 +48,7 @@ class FilesReader:
         self.skipped = 0
         self._text_key = config.text_key or "text"
         self._script_key = config.script_key
+        self._target_key = config.target_key
         self._skip_bad = config.skip_bad
         self._files = {split: _matches(globs, split) for split, globs in patterns.items() if globs}
         _check_disjoint(self._files)
@@ -61,7 +62,8 @@ class FilesReader:
     def settings(self) -> dict[str, object]:
         """What of the config decides which documents are read, besides the files."""
         settings: dict[str, object] = {"text_key": self._text_key, "skip_bad": self._skip_bad}
-        return settings | ({"script_key": self._script_key} if self._script_key else {})
+        optional = {"script_key": self._script_key, "target_key": self._target_key}
+        return settings | {name: key for name, key in optional.items() if key is not None}
 
     def inputs(self, split: Split) -> object:
         """Names, sizes and modification times of the files: a JSON value that changes with them."""
@@ -87,14 +89,19 @@ class FilesReader:
             try:
                 with _open(path) as stream:
                     if _format(path) == ".txt":
-                        self._check_no_script_key(path)
+                        self._check_no_keys(path)
                         yield Document(stream.read())
                     else:
                         yield from self._lines(path, stream)
             except READ_ERRORS as error:
                 raise UserError(f"{path} cannot be read, or is damaged: {error}.") from error
 
-    def _check_no_script_key(self, path: Path) -> None:
+    def _check_no_keys(self, path: Path) -> None:
+        if self._target_key is not None:
+            raise UserError(
+                f"{path} is text without keys, and data.target_key is {self._target_key}; give "
+                "the inputs and the targets in the lines of a .jsonl file."
+            )
         if self._script_key is not None:
             raise UserError(
                 f"{path} is text without keys, and data.script_key is {self._script_key}; take it "
@@ -107,30 +114,45 @@ class FilesReader:
             if line.isspace():
                 continue
             try:
-                document = _document(line, self._text_key, self._script_key)
+                document = _document(line, self._text_key, self._script_key, self._target_key)
             except ValueError as error:
                 if not self._skip_bad:
+                    keys = ["--data.text-key"] + ["--data.script-key"] * bool(self._script_key)
+                    keys += ["--data.target-key"] * bool(self._target_key)
                     raise UserError(
                         f"{path}, line {number}: {error}; mend the line, name another key with "
-                        f"--data.text-key{' or --data.script-key' if self._script_key else ''}, or "
-                        "skip such lines with --data.skip-bad."
+                        f"{' or '.join(keys)}, or skip such lines with --data.skip-bad."
                     ) from error
                 self.skipped += 1
                 continue
             yield document
 
 
-def _document(line: bytes, text_key: str, script_key: str | None) -> Document:
+def _document(
+    line: bytes, text_key: str, script_key: str | None, target_key: str | None
+) -> Document:
     """The document in a JSON line, as UTF-8; ValueError says what is wrong with the line."""
     try:
         record = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"broken JSON ({error})") from error
+    text = _utf8(record, text_key)
+    script = None if script_key is None else _string(record, script_key)
+    return Document(text, script, None if target_key is None else _target(record, target_key))
+
+
+def _target(record: object, key: str) -> bytes:
+    """The target: a string, or the first of a list of right answers."""
+    if isinstance(record, dict) and isinstance(record.get(key), list) and record[key]:
+        return _utf8({key: record[key][0]}, key)
+    return _utf8(record, key)
+
+
+def _utf8(record: object, key: str) -> bytes:
     try:
-        text = _string(record, text_key).encode()
+        return _string(record, key).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"the value of {text_key!r} has half a surrogate pair") from error
-    return Document(text, None if script_key is None else _string(record, script_key))
+        raise ValueError(f"the value of {key!r} has half a surrogate pair") from error
 
 
 def _string(record: object, key: str) -> str:

@@ -1,4 +1,4 @@
-"""Batches for training and validation, from packed text or from a stream."""
+"""Batches for training and validation, of every task."""
 
 import json
 import logging
@@ -8,13 +8,12 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from bytelm.data.cache import training_corpus
-from bytelm.data.config import DataConfig, Split
+from bytelm.data.config import DIAGNOSTICS, DataConfig, Split
+from bytelm.data.diagnostics import EVALUATION_ROWS
 from bytelm.data.order import ShuffledBatches, in_workers
-from bytelm.data.packing import ConcatenatedRows, Corpus, Rows, pack
-from bytelm.data.sources import Source, open_sources
-from bytelm.data.stream import stream_rows, stream_script
-from bytelm.data.unigram import Unigram
+from bytelm.data.rows import evaluation_rows, join_fingerprints, open_unigram, training_rows
+from bytelm.data.sources import open_sources
+from bytelm.data.stream import stream_rows
 from bytelm.errors import UserError
 from bytelm.models.contract import Batch
 
@@ -25,11 +24,13 @@ class TrainLoader(Protocol):
     """An endless iterator over this process's rows of the training batches.
 
     Each `next` gives a `Batch` of numpy arrays `[batch_size / process_count, T]`, with `scripts`
-    where `data.scripts` names any and `boundaries` where there is a `data.unigram`.
+    where `data.scripts` names any, `boundaries` where there is a `data.unigram`, and `inputs`
+    `[batch_size / process_count, S]` for a `data.task` with an encoder.
     """
 
     fingerprint: str
-    """Hex digest of the training text and the Unigram model, for a checkpoint's provenance."""
+    """Hex digest of the training text and the Unigram model, or the name of the diagnostic task,
+    for a checkpoint's provenance."""
 
     def __next__(self) -> Batch:
         """The next batch."""
@@ -72,18 +73,16 @@ def train_loader(
 
 
 class PackedLoader:
-    """Reads rows of packed text; its state is one integer, good for any number of processes."""
+    """Reads rows by number, in a new order each epoch.
+
+    Its state is one integer, good for any number of processes.
+    """
 
     def __init__(
         self, config: DataConfig, seed: int, process_index: int, process_count: int
     ) -> None:
-        unigram = _unigram(config)
-        corpora = [
-            training_corpus(source, "train", config, unigram) for source in open_sources(config)
-        ]
-        self.fingerprint = _fingerprint([corpus.fingerprint for corpus in corpora], unigram)
         self._config = config
-        self._rows = ConcatenatedRows([Rows(corpus, config.sequence_length) for corpus in corpora])
+        self._rows, self.fingerprint = training_rows(config, seed)
         self._share = (seed, config.batch_size, process_index, process_count)
         self._start(first_row=0)
 
@@ -128,8 +127,8 @@ class StreamLoader:
     def __init__(
         self, config: DataConfig, seed: int, process_index: int, process_count: int
     ) -> None:
-        sources, unigram = open_sources(config), _unigram(config)
-        self.fingerprint = _fingerprint(
+        sources, unigram = open_sources(config), open_unigram(config)
+        self.fingerprint = join_fingerprints(
             [source.fingerprint("train") for source in sources], unigram
         )
         self._layout = {
@@ -208,7 +207,7 @@ class ValidationBatches:
 
         Args:
             config: what to read, and the shape of the batches.
-            rows: how many rows to give; none = all that there are.
+            rows: how many rows to give; none = all that there are, and 1024 of a diagnostic task.
             split: which split.
             process_index: which of the processes this is, from 0.
             process_count: how many processes share each batch.
@@ -221,20 +220,19 @@ class ValidationBatches:
         self._batch_size = config.batch_size
         self._local_size = config.batch_size // process_count
         self._offset = process_index * self._local_size
+        if rows is None and config.task in DIAGNOSTICS:
+            rows = EVALUATION_ROWS
         total_weight = sum(source.weight for source in config.source_configs)
-        sources, wanted, unigram = [], [], _unigram(config)
-        for source, source_config in zip(open_sources(config), config.source_configs, strict=True):
-            share = rows and max(1, round(rows * source_config.weight / total_weight))
-            corpus = _corpus(config, source, unigram, split, share)
-            sources.append(Rows(corpus, config.sequence_length))
-            wanted.append(min(share or len(sources[-1]), len(sources[-1])))
-        self._rows = ConcatenatedRows(sources)
-        self._indices = np.concatenate(
-            [
-                np.arange(end - len(source), end - len(source) + count)
-                for source, end, count in zip(sources, self._rows.ends, wanted, strict=True)
-            ]
-        )
+        wanted = [
+            rows and max(1, round(rows * source.weight / total_weight))
+            for source in config.source_configs
+        ]
+        self._rows = evaluation_rows(config, split, wanted)
+        parts = []
+        for source, end, count in zip(self._rows.sources, self._rows.ends, wanted, strict=True):
+            first = int(end) - len(source)
+            parts.append(np.arange(first, first + min(count or len(source), len(source))))
+        self._indices = np.concatenate(parts)
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -247,39 +245,6 @@ class ValidationBatches:
         indices = np.pad(self._indices, (0, padding), constant_values=len(self._rows))
         for begin in range(self._offset, len(indices), self._batch_size):
             yield Batch(**self._rows.batch(indices[begin : begin + self._local_size]))
-
-
-def _unigram(config: DataConfig) -> Unigram | None:
-    return None if config.unigram is None else Unigram(config.unigram)
-
-
-def _fingerprint(sources: list[str], unigram: Unigram | None) -> str:
-    return "-".join(sources + ([unigram.digest] if unigram else []))
-
-
-def _corpus(
-    config: DataConfig, source: Source, unigram: Unigram | None, split: Split, rows: int | None
-) -> Corpus:
-    """The documents of a split; of a source that is streamed, only those of the first rows."""
-    if config.read == "packed" or rows is None:
-        return training_corpus(source, split, config, unigram)
-    script = stream_script(source, config.scripts)
-    texts = (document.text for document in source.documents(split))
-    corpus = pack(_at_most(texts, rows * config.sequence_length + 1))
-    scripts = boundaries = None
-    if script is not None:
-        scripts = np.full(corpus.num_documents, script, np.int32)
-    if unigram is not None:
-        marks = [unigram.boundaries(text) for text in corpus.documents()]
-        boundaries = np.concatenate([np.zeros(0, np.bool_), *marks])
-    return Corpus(corpus.symbols, corpus.starts, scripts, boundaries)
-
-
-def _at_most(texts: Iterator[bytes], symbols: int) -> Iterator[bytes]:
-    """The first documents until they have so many symbols."""
-    while symbols > 0 and (text := next(texts, None)) is not None:
-        yield text
-        symbols -= len(text) + 2
 
 
 def _check_divisible(batch_size: int, process_count: int) -> None:

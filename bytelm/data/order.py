@@ -63,10 +63,10 @@ class ShuffledBatches:
         return (sys.maxsize - self._first_row) // self._batch_size
 
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
-        """This process's rows of a batch, as `Rows.batch` gives them."""
+        """This process's rows of a batch, as `RowSource.batch` gives them."""
         begin = self._first_row + number * self._batch_size + self._offset
         places = range(begin, begin + self._local_size)
-        return self._rows.batch([self._order[place] for place in places])
+        return self._rows.batch([self._order[place] for place in places], places)
 
 
 class EndlessShuffle:

@@ -1,6 +1,7 @@
 """Documents packed one behind another, and the rows of T symbols that they are cut into."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -83,11 +84,14 @@ class Rows:
             raise IndexError(f"row {index} of {len(self)}")
         return {name: rows[0] for name, rows in self.batch([index]).items()}
 
-    def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+    def batch(
+        self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         """Several rows at once.
 
         Args:
             indices: B row numbers; one behind the last row gives a row of padding.
+            places: without effect; nothing in these rows is drawn anew.
 
         Returns:
             int32 `[B, T]` each: `ids`; `targets`, the symbol after each of them, UNSCORED where
@@ -142,10 +146,27 @@ class Rows:
         symbols.reshape(-1)[before + 1] = np.where(found < self.corpus.num_symbols, START, PAD)
 
 
+class RowSource(Protocol):
+    """The numbered rows of one source."""
+
+    def __len__(self) -> int: ...
+
+    def batch(
+        self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Several rows at once: the fields of a `Batch`.
+
+        Args:
+            indices: B row numbers; one behind the last row gives a row of padding.
+            places: the place of each in the endless order of training, for what is drawn anew each
+                time; none = evaluation, where a row is always the same.
+        """
+
+
 class ConcatenatedRows:
     """The rows of several sources, numbered on from one source to the next."""
 
-    def __init__(self, sources: Sequence[Rows]) -> None:
+    def __init__(self, sources: Sequence[RowSource]) -> None:
         self.sources = sources
         self.ends = np.cumsum([len(rows) for rows in sources])
         """int `[number of sources]`: the number behind the last row of each source."""
@@ -153,18 +174,21 @@ class ConcatenatedRows:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-        """Several rows at once, as `Rows.batch` gives them."""
+    def batch(
+        self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Several rows at once, as `RowSource.batch` gives them."""
         if len(self.sources) == 1:
-            return self.sources[0].batch(indices)
+            return self.sources[0].batch(indices, places)
         numbers = np.asarray(indices, np.int64)
         owners = np.minimum(np.searchsorted(self.ends, numbers, "right"), len(self.sources) - 1)
         batch: dict[str, np.ndarray] = {}
         for owner in np.unique(owners):
             mine = owners == owner
             source = self.sources[owner]
-            part = source.batch(numbers[mine] - (self.ends[owner] - len(source)))
+            places_of_mine = None if places is None else np.asarray(places)[mine]
+            part = source.batch(numbers[mine] - (self.ends[owner] - len(source)), places_of_mine)
             for name, rows in part.items():
-                shape = (len(numbers), source.length)
+                shape = (len(numbers), rows.shape[1])
                 batch.setdefault(name, np.empty(shape, rows.dtype))[mine] = rows
         return batch

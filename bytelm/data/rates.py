@@ -65,7 +65,7 @@ def script_rates(documents: Iterable[Document], anchor: str, rate: float) -> lis
     if not 0 < rate < 1:
         raise UserError(f"--rate is {rate}; choose a number between 0 and 1.")
     texts: dict[str, list[bytes]] = collections.defaultdict(list)
-    for text, script in documents:
+    for text, script, _ in documents:
         if script is None:
             raise UserError(
                 "a document has no script; name the key of the scripts with --data.script-key, or "

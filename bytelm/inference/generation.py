@@ -51,12 +51,15 @@ class Generator:
         params: its parameters, as `nnx.split` gave them or as a nested dict.
         prefill: prompt symbols read at a time.
         piece: symbols made at a time: the latency of `stream`. Neither changes the text.
+
+    Attributes:
+        graphdef, params: of the model, in its form for decoding.
     """
 
     def __init__(
         self, graphdef: nnx.GraphDef, params: Any, *, prefill: int = PREFILL, piece: int = PIECE
     ):
-        self._graphdef, self._params = nnx.split(nnx.merge(graphdef, params).for_decoding())
+        self.graphdef, self.params = nnx.split(nnx.merge(graphdef, params).for_decoding())
         self._prefill = prefill
         self._piece = piece
 
@@ -115,8 +118,8 @@ class Generator:
             count = min(self._piece, max_bytes - made)
             running = np.array([not row.ended for row in rows])
             symbols, logits, cache = _decode(
-                self._graphdef,
-                self._params,
+                self.graphdef,
+                self.params,
                 logits,
                 cache,
                 running,
@@ -145,12 +148,12 @@ class Generator:
         slots = SHORTEST_CACHE
         while slots < width + max_bytes:
             slots *= 2
-        cache = _empty_cache(self._graphdef, self._params, len(prompts), slots)
+        cache = _empty_cache(self.graphdef, self.params, len(prompts), slots)
         logits = jnp.zeros((len(prompts), OUTPUT_SIZE), jnp.float32)
         for first in range(0, width, self._prefill):
             piece = ids[:, first : first + self._prefill]
             present = np.clip(lengths - first, 0, self._prefill)
-            logits, cache = _read_piece(self._graphdef, self._params, piece, present, logits, cache)
+            logits, cache = read_piece(self.graphdef, self.params, piece, present, logits, cache)
         return logits, cache
 
 
@@ -166,7 +169,7 @@ def _empty_cache(graphdef: nnx.GraphDef, params: Any, rows: int, slots: int) -> 
 
 
 @functools.partial(jax.jit, static_argnames="graphdef", donate_argnames=("logits", "cache"))
-def _read_piece(
+def read_piece(
     graphdef: nnx.GraphDef,
     params: Any,
     ids: jax.Array,
@@ -210,7 +213,8 @@ def _decode(
     def step(state: tuple) -> tuple:
         index, running, symbols, logits, cache = state
         step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, made + index)
-        symbol = jnp.where(running, sample(logits, step_keys, sampling), END)
+        # Whatever else a model has outputs for is never chosen.
+        symbol = jnp.where(running, sample(logits[:, :OUTPUT_SIZE], step_keys, sampling), END)
         running &= symbol != END
         logits, cache = model.extend(
             jnp.where(running, symbol, PAD)[:, None], cache, running.astype(jnp.int32)

@@ -12,7 +12,7 @@ from bytelm.training.display import printable
 def write_continuations(
     model: LoadedModel, prompts: Sequence[bytes], *, raw: bool, **options: Any
 ) -> None:
-    """Writes each prompt and its continuation to standard output.
+    """Writes each prompt and its continuation to standard output; of an encoder, targets alone.
 
     One prompt streams; several are made as one batch and written one after another. Text is
     valid UTF-8: a character is held back until it is complete, bytes that are none become
@@ -24,7 +24,7 @@ def write_continuations(
     """
     out = sys.stdout.buffer
     if raw:
-        if len(prompts) == 1:
+        if len(prompts) == 1 and options.get("beams", 1) == 1:
             for piece in model.stream(prompts[0], **options):
                 out.write(piece)
                 out.flush()
@@ -32,12 +32,13 @@ def write_continuations(
             for text in model.generate(prompts, **options):
                 out.write(text + b"\n")
         return
-    if len(prompts) == 1:
+    shown = [b""] * len(prompts) if model.has_encoder else prompts
+    if len(prompts) == 1 and options.get("beams", 1) == 1:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        print(printable(decoder.decode(prompts[0])), end="", flush=True)
+        print(printable(decoder.decode(shown[0])), end="", flush=True)
         for piece in model.stream(prompts[0], **options):
             print(printable(decoder.decode(piece)), end="", flush=True)
         print(printable(decoder.decode(b"", final=True)))
         return
-    for prompt, text in zip(prompts, model.generate(prompts, **options), strict=True):
+    for prompt, text in zip(shown, model.generate(prompts, **options), strict=True):
         print(f"{printable((prompt + text).decode('utf-8', 'replace'))}\n---")

@@ -13,7 +13,7 @@ from bytelm.layers.attention import (
     cached_attention,
 )
 from bytelm.layers.linear import Dense
-from bytelm.layers.mlp import MLP, MLPKind, default_mlp_width
+from bytelm.layers.mlp import GATED, MLP, MLPKind, default_mlp_width
 from bytelm.layers.norms import NORMS, NormKind
 from bytelm.layers.partitioning import shard_rows
 from bytelm.layers.positions import rotary
@@ -52,7 +52,7 @@ class BlockConfig:
         """Matrix-product FLOPs of one forward pass of all blocks over one row of `length`."""
         inner, shared = self.heads * self.head_width, self.key_value_heads * self.head_width
         projections = self.width * (2 * inner + 2 * shared)
-        mlp = self.width * self.hidden * (3 if self.mlp == "swiglu" else 2)
+        mlp = self.width * self.hidden * (3 if self.mlp in GATED else 2)
         window = min(self.mask.window or length, length)
         pairs = window * (window + 1) / 2 + (length - window) * window
         if not self.mask.causal:
@@ -174,6 +174,11 @@ class SelfAttention(nnx.Module):
 def _by_head(x: jax.Array) -> jax.Array:
     """`[B, N, G, K] -> [B * G, N, K]`."""
     return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
+
+
+def by_position(x: jax.Array, rows: int) -> jax.Array:
+    """`[B * G, N, K] -> [B, N, G, K]`."""
+    return x.reshape(rows, -1, *x.shape[1:]).swapaxes(1, 2)
 
 
 @jax.tree_util.register_dataclass

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bytelm.layers.attention_xla import MASKED
-from bytelm.layers.blocks import BlockConfig, CacheSlots, LayerCache
+from bytelm.layers.blocks import BlockConfig, CacheSlots, LayerCache, by_position
 from bytelm.layers.linear import Dense
 from bytelm.layers.norms import LayerNorm
 
@@ -113,7 +113,7 @@ class RelativeBlock(nnx.Module):
         """The block for N new positions `[B, N, width]`, over the cache and over themselves."""
         q, k, v = (self._heads(project(x)) for project in (self.query, self.key, self.value))
         written, keys, values = slots.extend(cache, k, v)
-        keys, values = (_by_position(each, x.shape[0]).astype(x.dtype) for each in (keys, values))
+        keys, values = (by_position(each, x.shape[0]).astype(x.dtype) for each in (keys, values))
         r = self._distances(cache.keys.shape[1], x.dtype)
         of_keys, of_distances = self._products(q, keys, r, biases)
         distance = slots.positions[:, :, None] - slots.key_positions[:, None, :]
@@ -139,8 +139,3 @@ def by_key(of_distances: jax.Array) -> jax.Array:
     padded = jnp.pad(of_distances[..., ::-1], [(0, 0)] * len(shape) + [(0, 0), (1, 0)])
     shifted = padded.reshape(*shape, length + 1, length)[..., 1:, :]
     return shifted.reshape(*shape, length, length)
-
-
-def _by_position(x: jax.Array, rows: int) -> jax.Array:
-    """`[B * H, N, K] -> [B, N, H, K]`."""
-    return x.reshape(rows, -1, *x.shape[1:]).swapaxes(1, 2)

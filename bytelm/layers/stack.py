@@ -16,6 +16,11 @@ from bytelm.layers.blocks import (
     TransformerBlock,
 )
 from bytelm.layers.relative import PositionBiases, RelativeBlock
+from bytelm.layers.t5 import T5Block, T5Context
+
+Block = TransformerBlock | RelativeBlock | T5Block
+Shared = Condition | PositionBiases | T5Context
+"""What all layers of a stack are given alike."""
 
 Remat = Literal["none", "dots", "full"]
 
@@ -64,7 +69,7 @@ class Stack(nnx.Module):
         rngs: nnx.Rngs,
         scan: bool | None = None,
         remat: Remat = "none",
-        block: type[TransformerBlock] | type[RelativeBlock] = TransformerBlock,
+        block: type[Block] = TransformerBlock,
     ):
         self.config = config
         self.scan = config.depth > DEEPEST_UNROLLED if scan is None else scan
@@ -72,16 +77,17 @@ class Stack(nnx.Module):
 
         @nnx.split_rngs(splits=config.depth)
         @nnx.vmap(in_axes=0, out_axes=0)
-        def blocks(rngs: nnx.Rngs) -> TransformerBlock | RelativeBlock:
-            return block(config, rngs=rngs)
+        def blocks(rngs: nnx.Rngs) -> Block:
+            return block(config, rngs=rngs)  # type: ignore[arg-type]
 
         self.blocks: Any = blocks(rngs)
 
     def unstack(self) -> None:
         """Stores each layer's parameters on their own, so that decoding does not slice them."""
-        self.blocks = nnx.List(self._layers())
+        self.blocks = nnx.List(self.layers())
 
-    def _layers(self) -> list[Any]:
+    def layers(self) -> list[Any]:
+        """The blocks, each with its own parameters."""
         if isinstance(self.blocks, nnx.List):
             return list(self.blocks)
         graphdef, stacked = nnx.split(self.blocks)
@@ -105,20 +111,23 @@ class Stack(nnx.Module):
 
     def __call__(
         self,
-        x: jax.Array,
+        x: Any,
         segment_ids: jax.Array | None,
         *,
         positions: jax.Array | None = None,
-        condition: Condition | PositionBiases | None = None,
-    ) -> jax.Array:
-        """Runs all blocks over whole rows.
+        condition: Shared | None = None,
+        first: int = 0,
+        last: int | None = None,
+    ) -> Any:
+        """Runs all blocks over whole rows, or those from `first` up to and without `last`.
 
         Args:
-            x: `[B, T, width]`.
+            x: `[B, T, width]`, or what else the class of the blocks takes and returns.
             segment_ids: int32 `[B, T]`; positions see their own segment only.
             positions: int32 `[B, T]` for the rotation; None counts from the row's start.
             condition: what every layer is given alike: vectors that are added to its input, where
-                the config has a `condition_width`, or the biases of a `RelativeBlock`.
+                the config has a `condition_width`, the biases of a `RelativeBlock`, or the
+                context of a `T5Block`.
         """
         if self.scan and not isinstance(self.blocks, nnx.List):
             graphdef, stacked = nnx.split(self.blocks)
@@ -126,9 +135,10 @@ class Stack(nnx.Module):
             def layer(x: jax.Array, params: nnx.State) -> tuple[jax.Array, None]:
                 return nnx.merge(graphdef, params)(x, segment_ids, positions, condition), None
 
-            return jax.lax.scan(self._rematerialised(layer), x, stacked)[0]
+            chosen = jax.tree.map(lambda leaf: leaf[first:last], stacked)
+            return jax.lax.scan(self._rematerialised(layer), x, chosen)[0]
 
-        for block in self._layers():
+        for block in self.layers()[first:last]:
             graphdef, params = nnx.split(block)
 
             def run(x: jax.Array, params: nnx.State, graphdef=graphdef) -> jax.Array:
@@ -162,7 +172,7 @@ class Stack(nnx.Module):
         lengths: jax.Array,
         *,
         segment_ids: jax.Array | None = None,
-        condition: Condition | PositionBiases | None = None,
+        condition: Shared | Callable[[CacheSlots], Shared] | None = None,
     ) -> tuple[jax.Array, StackCache]:
         """Runs N new positions of each row.
 
@@ -172,7 +182,7 @@ class Stack(nnx.Module):
             lengths: int32 `[B]`, how many of the N positions each row really has (from the first
                 on); outputs beyond are finite and mean nothing, and the cache forgets them.
             segment_ids: int32 `[B, N]`; positions see their own segment only. None for one segment.
-            condition: as in a whole run.
+            condition: as in a whole run, or what makes it of the slots.
 
         Returns:
             outputs `[B, N, width]` and the cache with the new positions.
@@ -197,9 +207,10 @@ class Stack(nnx.Module):
                 jnp.concatenate([cache.segments, segments], axis=1),
             )
         where = CacheSlots(slots, positions, segments, *keys)
+        shared = condition(where) if callable(condition) else condition
 
         layers = []
-        for block, layer in zip(self._layers(), cache.layers, strict=True):
-            x, layer = block.extend(x, layer, where, condition)
+        for block, layer in zip(self.layers(), cache.layers, strict=True):
+            x, layer = block.extend(x, layer, where, shared)
             layers.append(layer)
         return x, StackCache(new_length, new_positions, new_segments, tuple(layers))

@@ -27,6 +27,8 @@ class Batch:
         scripts: int32 `[B, T]` or None, the script of each symbol's document: its number in
             `data.scripts`, -1 in padding.
         boundaries: bool `[B, T]` or None, the symbols with which a piece of `data.unigram` ends.
+        inputs: int32 `[B, S]` or None, what an encoder reads: bytes, END, and PAD behind. Then
+            there is one document in a row, START and its targets.
         keys: uint32 `[B, 2]` or None, a random key for each row, for what is random in training;
             None for a deterministic model, as in evaluation.
     """
@@ -36,6 +38,7 @@ class Batch:
     segment_ids: Any
     scripts: Any = None
     boundaries: Any = None
+    inputs: Any = None
     keys: Any = None
 
 
@@ -46,6 +49,7 @@ class ModelOutput:
 
     Attributes:
         logits: float32 `[B, T, OUTPUT_SIZE]`; those at t use the ids up to t of the same document.
+            Encoder-decoder models have more outputs, which are never a target.
         segmentation_nats: float32 `[B, T]` or None; what it costs beside the symbol at t to say
             whether a patch ends there, in a family that codes that too. It counts where the
             target does.
@@ -53,6 +57,7 @@ class ModelOutput:
         statistics: scalar sums over the batch that the family reports, such as patches opened.
         patch_starts: bool `[B, T]` or None, the symbols with which patches begin, in a family
             that has patches.
+        deleted: bool `[B, S]` or None, the inputs that an encoder which shortens does not keep.
     """
 
     logits: jax.Array
@@ -60,6 +65,7 @@ class ModelOutput:
     auxiliary_losses: dict[str, jax.Array] = field(default_factory=dict)
     statistics: dict[str, jax.Array] = field(default_factory=dict)
     patch_starts: jax.Array | None = None
+    deleted: jax.Array | None = None
 
     def nats(self, targets: jax.Array) -> jax.Array:
         """What each target `[B, T]` costs in nats, float32 `[B, T]`; 0 where UNSCORED."""

@@ -38,6 +38,7 @@ from bytelm.layers.blocks import BlockConfig, TransformerBlock
 from bytelm.layers.boundaries import BoundaryRule, RuleState, find_boundaries
 from bytelm.layers.boundary_predictor import BoundaryPredictor
 from bytelm.layers.linear import Dense, Embedding
+from bytelm.layers.mlp import GATED
 from bytelm.layers.norms import NORMS, LayerNorm
 from bytelm.layers.partitioning import shard_rows
 from bytelm.layers.patching import positions_in_segment
@@ -98,9 +99,9 @@ class DynamicPoolingConfig(HierarchyConfig):
         )
         if self.heads is None:
             self.require_heads("width")
-        if self.published_blocks and self.mlp == "swiglu":
+        if self.published_blocks and self.mlp in GATED:
             raise UserError(
-                'model.published_blocks has no "swiglu"; set model.mlp to gelu or relu.'
+                "model.published_blocks has no MLP with a gate; set model.mlp to gelu or relu."
             )
         if self.published_blocks and self.width % 2:
             raise UserError(f"model.width is {self.width}; relative positions need it even.")

@@ -29,7 +29,7 @@ from bytelm.training.step import State
 
 FOLDER = "checkpoints"
 """Where a run directory keeps its checkpoints."""
-METRIC = "validation_bpb"
+METRIC = "validation_bits"
 """The metric, lower is better, by which the best checkpoint is kept."""
 
 
@@ -83,7 +83,7 @@ class Checkpoints:
         data: dict[str, Any],
         config: ExperimentConfig,
         provenance: dict[str, Any],
-        validation_bpb: float | None,
+        validation_bits: float | None,
     ) -> None:
         """Starts writing a checkpoint; returns once the state may change.
 
@@ -92,14 +92,12 @@ class Checkpoints:
         """
         training = {name: value for name, value in state.items() if name != "params"}
         items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state["params"]),
             training=ocp.args.StandardSave(training),
             data=ocp.args.JsonSave(data),
-            config=ocp.args.JsonSave(to_dict(config)),
-            provenance=ocp.args.JsonSave(provenance),
+            **_model_items(config, state["params"], provenance),
         )
-        known = validation_bpb is not None and math.isfinite(validation_bpb)
-        metrics = {METRIC: validation_bpb} if known else None
+        known = validation_bits is not None and math.isfinite(validation_bits)
+        metrics = {METRIC: validation_bits} if known else None
         with self._write_errors():
             self._manager.save(step, args=items, metrics=metrics)
 
@@ -209,6 +207,17 @@ def _first_readable(steps: Any, read: Callable[[int], Any], folder: Path) -> Any
     raise UserError(f"no checkpoint in {folder} can be read.")
 
 
+def _model_items(
+    config: ExperimentConfig, params: Any, provenance: dict[str, Any]
+) -> dict[str, ocp.args.CheckpointArgs]:
+    """What of a checkpoint `load_model` reads."""
+    return {
+        "params": ocp.args.StandardSave(params),
+        "config": ocp.args.JsonSave(to_dict(config)),
+        "provenance": ocp.args.JsonSave(provenance),
+    }
+
+
 def _read_config(manager: ocp.CheckpointManager, step: int) -> ExperimentConfig:
     items = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
     return from_dict(items["config"])
@@ -223,6 +232,32 @@ class SavedModel:
     graphdef: nnx.GraphDef
     params: dict[str, Any]
     provenance: dict[str, Any]
+
+
+def save_model(
+    run: Path, config: ExperimentConfig, params: Any, provenance: dict[str, Any]
+) -> None:
+    """Writes a model as the checkpoint of step 0, which `load_model` reads.
+
+    It has no state of training: training can start from it, and not resume.
+
+    Args:
+        run: a run directory without checkpoints.
+        params: nested dict of arrays.
+
+    Raises:
+        UserError: if it could not be written (disk full, ...).
+    """
+    folder = run.absolute() / FOLDER
+    try:
+        with ocp.CheckpointManager(folder) as manager:
+            items = ocp.args.Composite(**_model_items(config, params, provenance))
+            manager.save(0, args=items)
+    except Exception as error:
+        if not _is_write_error(error):
+            raise
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"the model could not be written to {folder}: {reason}.") from error
 
 
 def last_step(run: Path) -> int | None:

@@ -145,6 +145,8 @@ def _exponent(value: float) -> str:
 _FORMATS: dict[str, Callable[[float], str]] = {
     "bpb": lambda value: f"{value:.3f} bpb",
     "validation_bpb": lambda value: f"validation {value:.3f} bpb",
+    "bits_per_target_byte": lambda value: f"{value:.3f} bits/target byte",
+    "validation_bits_per_target_byte": lambda value: f"validation {value:.3f} bits/target byte",
     "bytes_per_second": lambda value: _with_prefix(value, "B/s"),
     "flops_per_second": lambda value: _with_prefix(value, "FLOP/s"),
     "utilisation": lambda value: f"{value:.0%} of peak",

@@ -17,20 +17,26 @@ from bytelm.config import ExperimentConfig, to_dict, to_json
 from bytelm.data.loader import ValidationBatches, train_loader
 from bytelm.errors import UserError
 from bytelm.inference.generation import Generator
+from bytelm.inference.transduction import Transducer
+from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hierarchy import HierarchyConfig
 from bytelm.training.checkpoint import Checkpoints
 from bytelm.training.display import Display
 from bytelm.training.distributed import StopRequest, gather_json
 from bytelm.training.hardware import peak_flops
+from bytelm.training.initial import start_from
 from bytelm.training.metrics import MetricsWriter
 from bytelm.training.provenance import provenance
-from bytelm.training.record import Record, bits_per_byte, segmentation_metrics, warnings
+from bytelm.training.record import Record, measure, segmentation_metrics, warnings
 from bytelm.training.resume import check_change
 from bytelm.training.sharding import check_batch, place_batch, row_share, single_device_mesh
 from bytelm.training.step import TrainProgram, train_program
+from bytelm.vocabulary import BYTES
 
 CONFIG = "config.json"
 """File of a run directory that holds the resolved config."""
+SAMPLES = 3
+"""Inputs of the validation split whose targets a sample shows."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class TrainResult:
 
     run_dir: Path
     step: int
-    validation_bpb: float | None
+    validation_bits: float | None
     interrupted: bool
 
 
@@ -60,8 +66,30 @@ def build_program(config: ExperimentConfig, mesh: jax.sharding.Mesh) -> TrainPro
     )
 
 
+def row_flops(config: ExperimentConfig, patches: float | None = None) -> float:
+    """Matrix-product FLOPs of the forward pass of one row, as `ModelConfig.forward_flops` counts.
+
+    With an encoder, `patches` are the states that it keeps.
+    """
+    data, model = config.data, config.model
+    if isinstance(model, EncoderDecoderConfig):
+        return model.forward_flops(data.sequence_length, patches, target_length=data.row_length)
+    return model.forward_flops(data.sequence_length, patches)
+
+
 def _check_supply(config: ExperimentConfig) -> None:
     model, data = config.model, config.data
+    has_encoder = isinstance(model, EncoderDecoderConfig)
+    if has_encoder and data.task == "next_byte":
+        raise UserError(
+            f"the family {model.family} has an encoder, and data.task is next_byte; choose a task "
+            "with inputs, such as --data.task span_corruption."
+        )
+    if not has_encoder and data.task != "next_byte":
+        raise UserError(
+            f"data.task is {data.task}, and the family {model.family} has no encoder to read its "
+            "inputs; choose --data.task next_byte, or a preset of byt5 or mrt5."
+        )
     if model.needs_unigram and data.unigram is None:
         raise UserError(
             "the model's boundaries are those of a SentencePiece Unigram model, and there is none: "
@@ -134,6 +162,10 @@ class _Run:
             self._restore(allow_config_change)
         else:
             self.state = self.program.init(config.train.seed)
+            if config.train.initial is not None:
+                self.state["params"] = start_from(
+                    config.train.initial, self.state["params"], self.program.shardings["params"]
+                )
         self.provenance = provenance()
         self.learning_rate = config.optimizer.learning_rates(config.train.steps)
         self.peak = peak_flops(config.model.dtype).flops_per_second * mesh.size
@@ -166,8 +198,8 @@ class _Run:
         positions = restored.data["positions"]
         self.batches.restore(positions[min(jax.process_index(), len(positions) - 1)])
         self.bytes_seen = restored.provenance["bytes_seen"]
-        self.best = restored.provenance["best_validation_bpb"] or math.inf
-        self.last_validation = restored.provenance["last_validation_bpb"]
+        self.best = restored.provenance["best_validation_bits"] or math.inf
+        self.last_validation = restored.provenance["last_validation_bits"]
         self.validated = restored.provenance["validated_step"]
         self.record = Record(**restored.provenance["record"])
 
@@ -199,11 +231,11 @@ class _Run:
                 if pending and (validating or saving):
                     self._take(*pending)
                     pending = None
-                bpb = self._validate() if validating else None
-                better = bpb is not None and bpb < self.best
-                self.best = min(self.best, bpb) if bpb is not None else self.best
+                bits = self._validate() if validating else None
+                better = bits is not None and bits < self.best
+                self.best = min(self.best, bits) if bits is not None else self.best
                 if saving or better:
-                    self._save(bpb)
+                    self._save(bits)
                 if done or stopping:
                     break
                 batch = place_batch(next(self.batches), self.mesh)
@@ -254,9 +286,8 @@ class _Run:
 
     def _step_flops(self, patches: float | None = None) -> float:
         """FLOPs of a step with so many patches; None for what is computed."""
-        data = self.config.data
-        of_row = None if patches is None else patches / data.batch_size
-        return 3.0 * self.config.model.forward_flops(data.sequence_length, of_row) * data.batch_size
+        rows = self.config.data.batch_size
+        return 3.0 * rows * row_flops(self.config, None if patches is None else patches / rows)
 
     @property
     def _room(self) -> float | None:
@@ -278,7 +309,7 @@ class _Run:
             self.writer.write(step, scalars)
 
     def _validate(self) -> float:
-        """Bits per byte, END counted, on the first rows of the validation split; and a sample."""
+        """Bits per byte (`measure`) on the first rows of the validation split; and a sample."""
         self.record.pause()
         config = self.config.train
         sums: dict[str, Any] = {}
@@ -290,16 +321,16 @@ class _Run:
                 name: sums.get(name, 0.0) + np.asarray(value, np.float64)
                 for name, value in found.items()
             }
-        bpb = bits_per_byte(float(sums["nats"]), float(sums["bytes"]))
-        self.validated, self.last_validation = self.step, bpb
+        measured, bits = measure(sums)
+        self.validated, self.last_validation = self.step, bits
         details = segmentation_metrics(sums, self.config.data.scripts)
         named = {f"validation/{name}": value for name, value in details.items()}
-        self._report(self.step, {"validation_bpb": bpb, **named})
+        self._report(self.step, {f"validation_{measured}": bits, **named})
         self._warn(details, "in validation")
         if config.sample_bytes:
             self._sample(config.sample_bytes)
         self.record.resume()
-        return bpb
+        return bits
 
     def _sample(self, count: int) -> None:
         whole = jax.tree.map(
@@ -310,13 +341,25 @@ class _Run:
             params = jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)
             # Generation runs on one device: outside the mesh of the run.
             with jax.set_mesh(single_device_mesh()):
-                generator = Generator(self.program.graphdef, params)
-                text = generator.generate([b""], max_bytes=count, seed=self.step)[0]
-            shown = text.decode("utf-8", "replace")
+                shown = self._sampled_text(params, count)
             self.display.message(f"--- sample at step {self.step} ---\n{shown}\n---")
             self.writer.write_text(self.step, "sample", shown)
 
-    def _save(self, validation_bpb: float | None) -> None:
+    def _sampled_text(self, params: Any, count: int) -> str:
+        """A continuation of nothing; with an encoder, what the likeliest targets are."""
+        if not isinstance(self.config.model, EncoderDecoderConfig):
+            generator = Generator(self.program.graphdef, params)
+            text = generator.generate([b""], max_bytes=count, seed=self.step)[0]
+            return text.decode("utf-8", "replace")
+        first = next(iter(self.validation))
+        inputs = [row[row < BYTES].astype(np.uint8).tobytes() for row in first.inputs[:SAMPLES]]
+        transducer = Transducer(self.program.graphdef, params)
+        most = min(count, self.config.data.row_length)
+        targets = transducer.greedy(inputs, max_bytes=most)
+        both = (b"%s -> %s" % pair for pair in zip(inputs, targets, strict=True))
+        return "\n".join(text.decode("utf-8", "replace") for text in both)
+
+    def _save(self, validation_bits: float | None) -> None:
         if self.checkpoints.last_step == self.step:
             return
         self.checkpoints.save(
@@ -329,12 +372,12 @@ class _Run:
                 "data_fingerprint": self.batches.fingerprint,
                 "bytes_seen": self.bytes_seen,
                 "flops": self.step * self._step_flops(),
-                "best_validation_bpb": None if math.isinf(self.best) else self.best,
-                "last_validation_bpb": self.last_validation,
+                "best_validation_bits": None if math.isinf(self.best) else self.best,
+                "last_validation_bits": self.last_validation,
                 "validated_step": self.validated,
                 "record": self.record.saved(),
             },
-            validation_bpb=validation_bpb,
+            validation_bits=validation_bits,
         )
 
 

@@ -11,6 +11,8 @@ from bytelm.layers.patching import LENGTHS
 
 _LATEST = ("gradient_norm", "skipped", "skipped_in_row")
 """Metrics of a step that are not summed."""
+_WEIGHT = "weight/"
+"""Begins the names of others: the weights of losses that a controller sets."""
 
 MOST_REFUSED = 0.01
 """Share of patches without room above which a user is told."""
@@ -23,6 +25,15 @@ SETTLED = 0.1
 def bits_per_byte(nats: float, count: float) -> float:
     """Nats over all the bytes they were spent on, in bits; NaN where there are none."""
     return nats / (math.log(2) * count) if count else math.nan
+
+
+def measure(sums: Mapping[str, Any]) -> tuple[str, float]:
+    """The name and value of what is made small: bits per byte, END counted, or, of a model with an
+    encoder, bits per target byte: over its targets alone, END and sentinels among them.
+    """
+    if "inputs" in sums:
+        return "bits_per_target_byte", bits_per_byte(float(sums["nats"]), float(sums["symbols"]))
+    return "bpb", bits_per_byte(float(sums.get("nats", 0)), float(sums.get("bytes", 0)))
 
 
 class Record:
@@ -59,7 +70,7 @@ class Record:
         if values["skipped_in_row"]:
             return
         for name, value in values.items():
-            if name not in _LATEST:
+            if name not in _LATEST and not name.startswith(_WEIGHT):
                 self.sums[name] = self.sums.get(name, 0.0) + np.asarray(value, np.float64)
 
     def scalars(
@@ -78,20 +89,22 @@ class Record:
         """
         self.pause()
         flops = self.steps * step_flops(None) / self.seconds
-        total = self._total("bytes")
+        total = self._total("inputs") or self._total("bytes")
+        name, bits = measure(self.sums)
         scalars = {
-            "bpb": bits_per_byte(self._total("nats"), total),
+            name: bits,
             "bytes_per_second": total / self.seconds,
             "flops_per_second": flops,
             "utilisation": flops / peak,
             "gradient_norm": float(self.last["gradient_norm"]),
             "skipped_steps": float(self.last["skipped"]),
         }
-        if patches := self._total("patches"):
+        if patches := self._total("patches") or self._total("inputs") - self._total("deleted"):
             needed = step_flops(patches / self.steps)
             scalars["flops_per_byte/computed"] = _share(self.steps * step_flops(None), total)
             scalars["flops_per_byte/needed"] = _share(self.steps * needed, total)
-        return scalars | segmentation_metrics(self.sums, scripts)
+        weights = {name: float(x) for name, x in self.last.items() if name.startswith(_WEIGHT)}
+        return scalars | weights | segmentation_metrics(self.sums, scripts)
 
     def _total(self, name: str) -> float:
         return float(self.sums.get(name, 0.0))
@@ -100,10 +113,11 @@ class Record:
 def segmentation_metrics(sums: Mapping[str, Any], scripts: Sequence[str] = ()) -> dict[str, float]:
     """What became of patches and learned boundaries, from the sums of `bytelm.training.step.score`.
 
-    Bytes per patch, in all and by script; the share of patches without room; patches by length;
-    auxiliary losses per scored symbol; of learned boundaries, their share of the symbols beside the
-    one that is wanted, and how they meet whitespace: precision is the share of boundaries that are
-    whitespace, recall the share of whitespace that is a boundary.
+    The share of inputs deleted and bytes per patch, in all and by script; the share of patches
+    without room; patches by length; auxiliary losses per scored symbol; of learned boundaries,
+    their share of the symbols beside the one that is wanted, and how they meet whitespace:
+    precision is the share of boundaries that are whitespace, recall the share of whitespace that is
+    a boundary.
 
     Args:
         sums: by name.
@@ -117,6 +131,11 @@ def segmentation_metrics(sums: Mapping[str, Any], scripts: Sequence[str] = ()) -
         counts = sums["patch_lengths"]
         for name, count in zip(LENGTHS, counts, strict=True):
             metrics[f"patch_length/{name}"] = _share(count, counts.sum())
+    if "deleted" in sums:
+        metrics["deleted"] = _share(sums["deleted"], sums["inputs"])
+    if "script_deleted" in sums:
+        deletions = zip(scripts, sums["script_deleted"], sums["script_inputs"], strict=True)
+        metrics |= {f"deleted/{name}": _share(*counts) for name, *counts in deletions if counts[1]}
     if "script_patches" in sums:
         of_script = zip(scripts, sums["script_bytes"], sums["script_patches"], strict=True)
         for script, count, number in of_script:

@@ -6,8 +6,10 @@ model's step).
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -18,11 +20,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bytelm.layers.patching import count_lengths
 from bytelm.models import Batch, ModelConfig
+from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.sharding import like_parameters, parameter_shardings
-from bytelm.vocabulary import BYTES, UNSCORED
+from bytelm.vocabulary import BYTES, PAD, UNSCORED
 
 State = dict[str, Any]
-"""step (int32), params, optimizer, rng (key data), skipped and skipped_in_row (int32)."""
+"""step (int32), params, optimizer, rng (key data), skipped and skipped_in_row (int32); controllers,
+by the losses' names, where the model has any."""
 
 _CPU_COMPILER_OPTIONS = {
     # Eigen's matrix products; those of YNNPACK, XLA's choice, make a step 1.2 times as long.
@@ -33,13 +37,17 @@ _CPU_COMPILER_OPTIONS = {
 
 
 def score(
-    model: nnx.Module, batch: Batch, scripts: int = 0
+    model: nnx.Module,
+    batch: Batch,
+    scripts: int = 0,
+    weights: Mapping[str, jax.Array] = MappingProxyType({}),
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The training loss summed over a batch's scored symbols, and sums for the metrics.
 
     The sums are nats over bytes and END together (`nats`), over bytes alone (`byte_nats`), the
     number of bytes and of scored symbols, the auxiliary losses times the scored symbols
-    (`auxiliary/NAME`), and whatever statistics the family reports. In a family with patches they
+    (`auxiliary/NAME`, without the `weights` that some have in the training loss), and whatever
+    statistics the family reports. In a family with patches they
     are counted by length (`patch_lengths`), and where batches carry the numbers of so many
     `scripts`, bytes and patches by script, `[scripts]`.
     """
@@ -62,7 +70,17 @@ def score(
         sums["script_bytes"] = (of_script & is_byte[:, :, None]).sum(axis=(0, 1))
         starts = output.patch_starts[:, :, None]
         sums["script_patches"] = (of_script & starts).sum(axis=(0, 1))
-    auxiliary = sum(output.auxiliary_losses.values(), start=jnp.zeros(()))
+    if batch.inputs is not None:
+        inputs = batch.inputs != PAD
+        sums["inputs"] = inputs.sum()
+        if output.deleted is not None:
+            sums["deleted"] = output.deleted.sum()
+        if scripts and output.deleted is not None:
+            of_script = batch.scripts[:, :1, None] == jnp.arange(scripts)[None, None, :]
+            sums["script_inputs"] = (of_script & inputs[:, :, None]).sum(axis=(0, 1))
+            sums["script_deleted"] = (of_script & output.deleted[:, :, None]).sum(axis=(0, 1))
+    losses = output.auxiliary_losses.items()
+    auxiliary = sum((weights.get(name, 1.0) * loss for name, loss in losses), start=jnp.zeros(()))
     return sums["nats"] + auxiliary * sums["symbols"], sums
 
 
@@ -106,6 +124,7 @@ def train_program(
     replicated = NamedSharding(mesh, PartitionSpec())
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     compiler_options = _CPU_COMPILER_OPTIONS if on_cpu else None
+    controllers = model.controllers if isinstance(model, EncoderDecoderConfig) else {}
 
     def init(seed: jax.Array) -> State:
         key = jax.random.key(seed)
@@ -117,6 +136,11 @@ def train_program(
             "rng": jax.random.key_data(jax.random.fold_in(key, 1)),
             "skipped": jnp.zeros((), jnp.int32),
             "skipped_in_row": jnp.zeros((), jnp.int32),
+            **(
+                {"controllers": {n: c.init() for n, c in controllers.items()}}
+                if controllers
+                else {}
+            ),
         }
 
     abstract_state = jax.eval_shape(init, 0)
@@ -126,22 +150,27 @@ def train_program(
         abstract_state["optimizer"], param_shardings, replicated
     )
 
-    def gradients(params: Any, batch: Batch) -> tuple[Any, dict[str, jax.Array]]:
+    def gradients(
+        params: Any, batch: Batch, weights: dict[str, jax.Array]
+    ) -> tuple[Any, dict[str, jax.Array]]:
         def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return score(nnx.merge(graphdef, params), batch, scripts)
+            return score(nnx.merge(graphdef, params), batch, scripts, weights)
 
         return jax.grad(loss, has_aux=True)(params)
 
     def train(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         params = state["params"]
         batch = dataclasses.replace(batch, keys=_row_keys(state, len(batch.ids)))
+        steering = state.get("controllers", {})
+        weights = {name: controllers[name].weight(steering[name]) for name in steering}
+        gradients_of = partial(gradients, params, weights=weights)
         if accumulation == 1:
-            grads, sums = gradients(params, batch)
+            grads, sums = gradients_of(batch)
         else:
             pieces = jax.tree.map(lambda x: _pieces(x, accumulation), batch)
-            zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradients, params, batch))
+            zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradients_of, batch))
             (grads, sums), _ = jax.lax.scan(
-                lambda total, piece: (jax.tree.map(jnp.add, total, gradients(params, piece)), None),
+                lambda total, piece: (jax.tree.map(jnp.add, total, gradients_of(piece)), None),
                 zeros,
                 pieces,
             )
@@ -152,11 +181,17 @@ def train_program(
             "params": optax.apply_updates(params, updates),
             "optimizer": optimizer_state,
         }
+        before = {"params": params, "optimizer": state["optimizer"]}
+        if controllers:
+            advanced["controllers"] = {
+                name: controllers[name].update(steering[name], sums) for name in steering
+            }
+            before["controllers"] = steering
         finite = jnp.isfinite(sums["nats"]) & jnp.isfinite(norm)
         kept = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             advanced,
-            {"params": params, "optimizer": state["optimizer"]},
+            before,
         )
         bad = 1 - finite.astype(jnp.int32)
         new_state = {
@@ -171,6 +206,7 @@ def train_program(
             "gradient_norm": norm,
             "skipped": new_state["skipped"],
             "skipped_in_row": new_state["skipped_in_row"],
+            **{f"weight/{name}": weight for name, weight in weights.items()},
         }
         return new_state, metrics
 

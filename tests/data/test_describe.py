@@ -144,3 +144,38 @@ def test_no_scripts_where_none_are_known(config):
     output = io.StringIO()
     describe(config, file=output)
     assert "script" not in output.getvalue()
+
+
+def test_describes_pairs(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    lines = [{"text": "ab\x1b" * n, "fix": "abc" * n} for n in range(1, 6)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = DataConfig(task="pairs", files=(str(path),), target_key="fix", held_out=0.0)
+    output = io.StringIO()
+    describe(config, samples=2, file=output)
+    text = output.getvalue()
+    assert "data.sequence_length 16 and data.target_length 16" in re.sub(r"\s+", " ", text)
+    assert r"train: ab\x1b" in text
+    assert "-> abcabc" in text
+    rows = [cells_of(line) for line in text.splitlines() if "inputs │" in line]
+    assert rows[0][:3] == ["train", "5", "inputs"]
+    assert rows[0][5:] == ["9", "14", "15"]
+    assert rows[1][:2] == ["validation", "0"]
+
+
+def test_describes_a_diagnostic_task():
+    output = io.StringIO()
+    describe(DataConfig(task="vowel_removal", sequence_length=9), samples=1, file=output)
+    assert "│ 1,024 │" in output.getvalue()
+    assert output.getvalue().count("->") == 3
+
+
+def test_describes_span_corruption(config):
+    config = replace(config, task="span_corruption", sequence_length=64)
+    output = io.StringIO()
+    describe(config, samples=2, file=output)
+    text = re.sub(r"\s+", " ", output.getvalue())
+    assert "73 symbols of text become 64 inputs and 13 targets (spans: 1)" in text
+    assert text.count("->") == 2
+    assert r"\xff" in text
+    assert "bytes per patch" in text

@@ -56,7 +56,7 @@ def test_a_dataset_of_the_catalogue_finds_its_text():
         assert set(reader.builder.info.features) > {"book_text", "book_title"}
         documents = list(reader.documents("train"))
     assert len(documents) == 3
-    assert all(isinstance(text, bytes) and text for text, _ in documents)
+    assert all(isinstance(document.text, bytes) and document.text for document in documents)
 
 
 @pytest.mark.parametrize(

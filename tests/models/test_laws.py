@@ -224,7 +224,7 @@ def test_a_resumed_run_goes_on_bit_for_bit(name, tmp_path):
         first = steps(program, program.init(0), batches[:2])
         checkpoints = Checkpoints(tmp_path, keep=1)
         saved = {"data": {}, "config": ExperimentConfig(config), "provenance": {}}
-        checkpoints.save(2, first, **saved, validation_bpb=None)
+        checkpoints.save(2, first, **saved, validation_bits=None)
         checkpoints.wait()
         restored = checkpoints.restore(program.abstract_state, program.shardings)
         resumed = steps(program, restored.state, batches[2:])

@@ -106,7 +106,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(config, whole_run, tmp_path, m
     assert_same(params(tmp_path), params(whole_run))
     assert metrics(tmp_path) == metrics(whole_run)
     a, b = load_model(tmp_path).provenance, load_model(whole_run).provenance
-    for key in ("bytes_seen", "flops", "data_fingerprint", "best_validation_bpb"):
+    for key in ("bytes_seen", "flops", "data_fingerprint", "best_validation_bits"):
         assert a[key] == b[key], key
 
 

@@ -1,0 +1,104 @@
+"""The rows of a split, of every source, as `data.task` makes them."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from bytelm.data.cache import training_corpus
+from bytelm.data.config import DIAGNOSTICS, DataConfig, Split
+from bytelm.data.diagnostics import DiagnosticRows
+from bytelm.data.packing import ConcatenatedRows, Corpus, Rows, RowSource, pack
+from bytelm.data.pairs import PairRows
+from bytelm.data.sources import Source, open_sources
+from bytelm.data.span_corruption import SpanCorruptionRows
+from bytelm.data.stream import stream_script
+from bytelm.data.unigram import Unigram
+
+
+def training_rows(config: DataConfig, seed: int) -> tuple[ConcatenatedRows, str]:
+    """The rows to train on, and their fingerprint as `TrainLoader` has it.
+
+    Args:
+        config: what to read, and the length of the rows.
+        seed: of what is drawn anew in each epoch.
+
+    Raises:
+        UserError: for a bad source.
+    """
+    if config.task in DIAGNOSTICS:
+        return ConcatenatedRows([DiagnosticRows(config, "train", seed)]), config.task
+    if config.task == "pairs":
+        pairs = [PairRows(source, "train", config) for source in open_sources(config)]
+        return ConcatenatedRows(pairs), "-".join(rows.fingerprint for rows in pairs)
+    unigram = open_unigram(config)
+    corpora = [training_corpus(source, "train", config, unigram) for source in open_sources(config)]
+    rows = ConcatenatedRows([_text_rows(corpus, config, seed) for corpus in corpora])
+    return rows, join_fingerprints([corpus.fingerprint for corpus in corpora], unigram)
+
+
+def evaluation_rows(
+    config: DataConfig, split: Split, wanted: Sequence[int | None]
+) -> ConcatenatedRows:
+    """The rows of a split.
+
+    Args:
+        config: what to read, and the length of the rows.
+        split: which split.
+        wanted: how many rows of each source will be read; None for all.
+
+    Raises:
+        UserError: for a bad source, and a split without text.
+    """
+    if config.task in DIAGNOSTICS:
+        return ConcatenatedRows([DiagnosticRows(config, split)])
+    sources = open_sources(config)
+    if config.task == "pairs":
+        return ConcatenatedRows([PairRows(source, split, config) for source in sources])
+    unigram = open_unigram(config)
+    corpora = [
+        _corpus(config, source, unigram, split, rows)
+        for source, rows in zip(sources, wanted, strict=True)
+    ]
+    return ConcatenatedRows([_text_rows(corpus, config, seed=0) for corpus in corpora])
+
+
+def open_unigram(config: DataConfig) -> Unigram | None:
+    """The model of `data.unigram`."""
+    return None if config.unigram is None else Unigram(config.unigram)
+
+
+def join_fingerprints(sources: Sequence[str], unigram: Unigram | None) -> str:
+    """The fingerprint of all that a run reads."""
+    return "-".join([*sources, *([unigram.digest] if unigram else [])])
+
+
+def _text_rows(corpus: Corpus, config: DataConfig, seed: int) -> RowSource:
+    if config.task == "span_corruption":
+        lengths = (config.sequence_length, config.row_length)
+        return SpanCorruptionRows(corpus, *lengths, config.noise_density, config.mean_span, seed)
+    return Rows(corpus, config.sequence_length)
+
+
+def _corpus(
+    config: DataConfig, source: Source, unigram: Unigram | None, split: Split, rows: int | None
+) -> Corpus:
+    """The documents of a split; of a source that is streamed, only those of the first rows."""
+    if config.read == "packed" or rows is None:
+        return training_corpus(source, split, config, unigram)
+    script = stream_script(source, config.scripts)
+    texts = (document.text for document in source.documents(split))
+    corpus = pack(_at_most(texts, rows * config.sequence_length + 1))
+    scripts = boundaries = None
+    if script is not None:
+        scripts = np.full(corpus.num_documents, script, np.int32)
+    if unigram is not None:
+        marks = [unigram.boundaries(text) for text in corpus.documents()]
+        boundaries = np.concatenate([np.zeros(0, np.bool_), *marks])
+    return Corpus(corpus.symbols, corpus.starts, scripts, boundaries)
+
+
+def _at_most(texts: Iterator[bytes], symbols: int) -> Iterator[bytes]:
+    """The first documents until they have so many symbols."""
+    while symbols > 0 and (text := next(texts, None)) is not None:
+        yield text
+        symbols -= len(text) + 2

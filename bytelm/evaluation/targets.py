@@ -1,0 +1,250 @@
+"""The evaluation of encoder-decoder models: what their targets cost, and what they delete.
+
+Bits per target byte are over all targets, END and the sentinels of span corruption among them.
+They are no bits per byte of text: most of it was given to the encoder.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from bytelm.data.config import DIAGNOSTICS, DataConfig, Split
+from bytelm.data.loader import ValidationBatches
+from bytelm.data.pairs import Pair, pairs
+from bytelm.evaluation.bootstrap import bootstrap_interval
+from bytelm.inference.transduction import Transducer, bucket, encode, read
+from bytelm.models import Batch
+from bytelm.models.byt5 import ByT5Config
+from bytelm.models.encoder_decoder import Encoded
+from bytelm.training.hardware import describe_machine
+from bytelm.vocabulary import INPUT_SIZE, PAD, UNSCORED
+
+if TYPE_CHECKING:
+    from bytelm.api import LoadedModel
+
+SHOWN = 8
+"""Byte values whose deletion the printed report shows."""
+
+
+def evaluate_targets(
+    loaded: "LoadedModel",
+    data: DataConfig,
+    split: Split,
+    *,
+    batch_size: int = 16,
+    max_bytes: int | None = None,
+) -> dict[str, Any]:
+    """Scores the targets of a split with states deleted in fact ("hard") and hidden ("soft").
+
+    Times are of the encoder alone, on as many slots as the kept states of a batch need, and on as
+    many as its inputs need, in turns. For tasks of pairs the targets are also generated, greedily.
+
+    Args:
+        loaded: an encoder-decoder model.
+        data: whose split is scored.
+        split: which.
+        batch_size: rows at a time.
+        max_bytes: no further batch is read once there are this many inputs.
+
+    Returns:
+        figures under names that say their units, ready for JSON.
+    """
+    started = time.perf_counter()
+    model = loaded.transducer
+    data = dataclasses.replace(data, batch_size=batch_size)
+    tally = _Tally(loaded.config.model, len(data.scripts))
+    for batch in ValidationBatches(data, None, split):
+        tally.add(batch, model)
+        if max_bytes is not None and tally.inputs.sum() >= max_bytes:
+            break
+    report: dict[str, Any] = {
+        "step": loaded.step,
+        "task": data.task,
+        "rows": tally.rows,
+        **tally.report(data.scripts),
+        "machine": describe_machine(),
+    }
+    if data.task == "pairs" or data.task in DIAGNOSTICS:
+        report |= _matches(model, pairs(data, split), tally.rows, data.row_length, batch_size)
+    report["seconds"] = time.perf_counter() - started
+    return report
+
+
+class _Tally:
+    """Sums over the rows scored so far."""
+
+    def __init__(self, config: Any, scripts: int):
+        assert isinstance(config, ByT5Config)
+        self.config = config
+        self.by_mode: dict[str, list[np.ndarray]] = {"hard": [], "soft": []}
+        self.seconds = {"hard": 0.0, "soft": 0.0}
+        self.compiled: set[tuple[int, ...]] = set()
+        self.inputs = np.zeros(INPUT_SIZE, np.int64)  # by symbol
+        self.deleted = np.zeros(INPUT_SIZE, np.int64)
+        self.of_script = np.zeros((2, scripts), np.int64)
+        self.flops = np.zeros(2)
+        self.shortens = False
+
+    @property
+    def rows(self) -> int:
+        return sum(len(found) for found in self.by_mode["hard"])
+
+    def add(self, batch: Batch, model: Transducer) -> None:
+        present = batch.inputs != PAD
+        if not present.any():
+            return
+        there = present.any(axis=1)
+        deleted = np.zeros_like(present)
+        for mode in ("hard", "soft"):
+            encoded, found, seconds = self._encode(batch.inputs, model, mode == "hard")
+            self.seconds[mode] += seconds
+            if found is not None:
+                self.shortens, deleted = True, found
+            scores = _score(model.graphdef, model.params, encoded, batch)
+            self.by_mode[mode].append(np.asarray(scores, np.float64).T[there])
+        np.add.at(self.inputs, batch.inputs[present], 1)
+        np.add.at(self.deleted, batch.inputs[deleted], 1)
+        read, kept = present.sum(axis=1), (present & ~deleted).sum(axis=1)
+        for length, left in zip(read[there], kept[there], strict=True):
+            self.flops += [self.config.encoder_flops(length, n) for n in (left, length)]
+        if batch.scripts is not None:
+            scripts = batch.scripts[there, 0]
+            np.add.at(self.of_script[0], scripts, read[there])
+            np.add.at(self.of_script[1], scripts, (read - kept)[there])
+
+    def _encode(
+        self, inputs: np.ndarray, model: Transducer, hard: bool
+    ) -> tuple[Encoded, np.ndarray | None, float]:
+        """The encoder's states, the inputs deleted, and the time it took."""
+        slots = inputs.shape[1]
+        # Nobody would run an encoder on slots that no row of the batch needs.
+        inputs = inputs[:, : min(bucket(int((inputs != PAD).sum(axis=1).max())), inputs.shape[1])]
+
+        def run() -> tuple[Encoded, Any, int | None]:
+            reading = read(model.graphdef, model.params, inputs)
+            length = min(bucket(int(reading.counts.max())), inputs.shape[1]) if hard else None
+            encoded = encode(model.graphdef, model.params, reading, length)
+            return jax.block_until_ready(encoded), reading.deleted, length
+
+        begin = time.perf_counter()
+        encoded, deleted, length = run()
+        shape = (*inputs.shape, length or 0)
+        if shape not in self.compiled:
+            self.compiled.add(shape)
+            begin = time.perf_counter()
+            encoded, deleted, _ = run()
+        seconds = time.perf_counter() - begin
+        if deleted is None:
+            return encoded, None, seconds
+        return encoded, np.pad(deleted, ((0, 0), (0, slots - inputs.shape[1]))), seconds
+
+    def report(self, scripts: Iterable[str]) -> dict[str, Any]:
+        report: dict[str, Any] = {}
+        for mode, prefix in (("hard", ""), ("soft", "soft_")):
+            nats, right, symbols = np.concatenate(self.by_mode[mode]).T
+            bits = nats / math.log(2)
+            report[f"{prefix}bits_per_target_byte"] = float(bits.sum() / symbols.sum())
+            report[f"{prefix}target_accuracy"] = float(right.sum() / symbols.sum())
+            if mode == "hard":
+                report["bits_per_target_byte_interval"] = bootstrap_interval(bits, symbols)
+                report["target_symbols"] = int(symbols.sum())
+        report["input_symbols"] = int(self.inputs.sum())
+        if not self.shortens:
+            return {name: value for name, value in report.items() if not name.startswith("soft_")}
+        report["deleted"] = float(self.deleted.sum() / self.inputs.sum())
+        report["deleted_by_script"] = {
+            name: float(gone / count)
+            for name, count, gone in zip(scripts, *self.of_script, strict=True)
+            if count
+        }
+        report["deleted_by_symbol"] = {
+            str(symbol): [int(self.inputs[symbol]), int(self.deleted[symbol])]
+            for symbol in np.flatnonzero(self.inputs)
+        }
+        report["encoder_flops_saved"] = float(1 - self.flops[0] / self.flops[1])
+        report["encoder_time_saved"] = 1 - self.seconds["hard"] / self.seconds["soft"]
+        return report
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _score(
+    graphdef: nnx.GraphDef, params: Any, encoded: Encoded, batch: Batch
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Nats of each row's targets, how many of them are the likeliest, and how many there are."""
+    logits = nnx.merge(graphdef, params).decode(batch.ids, encoded)
+    scored = batch.targets != UNSCORED
+    targets = jnp.where(scored, batch.targets, 0)
+    of_target = jnp.take_along_axis(logits, targets[:, :, None], axis=2)[:, :, 0]
+    nats = jax.nn.logsumexp(logits, axis=2) - of_target
+    right = logits.argmax(axis=2) == targets
+    return tuple(jnp.where(scored, x, 0).sum(axis=1) for x in (nats, right, scored))  # type: ignore[return-value]
+
+
+def _matches(
+    model: Transducer, found: Iterable[Pair], rows: int, row_length: int, batch_size: int
+) -> dict[str, Any]:
+    """How many of the first targets are generated exactly, and whether each is."""
+    exact: list[bool] = []
+    examples = []
+    chosen = [pair for pair, _ in zip(found, range(rows), strict=False)]
+    for first in range(0, len(chosen), batch_size):
+        some = chosen[first : first + batch_size]
+        written = model.greedy([pair.input for pair in some], max_bytes=row_length - 1)
+        exact += [text == pair.target for text, pair in zip(written, some, strict=True)]
+        examples += [
+            {"input": repr(pair.input), "target": repr(pair.target), "written": repr(text)}
+            for text, pair in zip(written, some, strict=True)
+        ]
+    share = np.asarray(exact, np.float64)
+    return {
+        "exact_match": float(share.mean()),
+        "exact_match_interval": bootstrap_interval(share, np.ones_like(share)),
+        "examples": examples[:SHOWN],
+    }
+
+
+def print_target_report(report: dict[str, Any], console: Console | None = None) -> None:
+    """Shows what `evaluate_targets` returned as a table."""
+    table = Table(title=f"evaluation of step {report['step']}: {report['task']}")
+    table.add_column()
+    table.add_column("", justify="right")
+    table.add_column("95% interval", justify="right")
+    low, high = report["bits_per_target_byte_interval"]
+    bits = f"{report['bits_per_target_byte']:.4f}"
+    table.add_row("bits per target byte", bits, f"{low:.4f} to {high:.4f}")
+    if "soft_bits_per_target_byte" in report:
+        table.add_row("the same, soft deletion", f"{report['soft_bits_per_target_byte']:.4f}", "")
+    table.add_row("targets that are the likeliest", f"{report['target_accuracy']:.2%}", "")
+    if "exact_match" in report:
+        low, high = report["exact_match_interval"]
+        table.add_row("exact match", f"{report['exact_match']:.2%}", f"{low:.2%} to {high:.2%}")
+    if "deleted" in report:
+        table.add_row("inputs deleted", f"{report['deleted']:.2%}", "")
+        for name, share in report["deleted_by_script"].items():
+            table.add_row(f"  of {name}", f"{share:.2%}", "")
+        for symbol, count, gone in _most_deleted(report["deleted_by_symbol"]):
+            table.add_row(f"  of {symbol}", f"{gone / count:.2%}", f"of {count:,}")
+        table.add_row("FLOPs of the encoder saved", f"{report['encoder_flops_saved']:.2%}", "")
+        table.add_row("time of the encoder saved", f"{report['encoder_time_saved']:.2%}", "")
+    table.caption = (
+        f"{report['rows']:,} rows, {report['input_symbols']:,} inputs, "
+        f"{report['target_symbols']:,} targets; {report['seconds']:.1f} s on {report['machine']}"
+    )
+    (console or Console()).print(table)
+
+
+def _most_deleted(by_symbol: dict[str, list[int]]) -> list[tuple[str, int, int]]:
+    """The symbols that make up most of what is deleted: name, occurrences, deletions."""
+    ranked = sorted(by_symbol.items(), key=lambda item: -item[1][1])[:SHOWN]
+    names = [repr(bytes([int(s)])) if int(s) < 256 else "END" for s, _ in ranked]
+    return [(name, *counts) for name, (_, counts) in zip(names, ranked, strict=True) if counts[1]]  # type: ignore[misc]

@@ -1,0 +1,125 @@
+"""Beam search: the likeliest targets of inputs, as far as a few candidates at a time can tell."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bytelm.errors import UserError
+from bytelm.inference.generation import StopFilter
+from bytelm.inference.transduction import Transducer
+from bytelm.vocabulary import END, OUTPUT_SIZE
+
+
+def beam_search(
+    model: Transducer,
+    inputs: Sequence[bytes],
+    *,
+    beams: int,
+    max_bytes: int,
+    length_penalty: float = 1.0,
+) -> list[bytes]:
+    """The best target found for each input.
+
+    Args:
+        model: the model.
+        inputs: all in one batch.
+        beams: candidates that are followed at a time.
+        max_bytes: longest target; one that does not end by then counts as it stands.
+        length_penalty: candidates are compared by their log-probability over their length in
+            symbols, END among them, to this power.
+
+    Raises:
+        UserError: for an option out of range.
+    """
+    if beams < 1:
+        raise UserError(f"beams is {beams}; it must be at least 1.")
+    if max_bytes < 1:
+        raise UserError(f"max-bytes is {max_bytes}; beam search needs at least 1.")
+    if not inputs:
+        return []
+    logits, cache = model.start(inputs, max_bytes, beams)
+    found = _search(model.graphdef, model.params, logits, cache, beams, max_bytes, length_penalty)
+    return [StopFilter(()).feed(row) for row in np.asarray(found)]
+
+
+class _Beams(NamedTuple):
+    """B = inputs, W = beams, N = most symbols.
+
+    Attributes:
+        made: symbols that each candidate has.
+        symbols: int32 `[B, W, N]`, of the candidates that go on; END behind.
+        scores: float32 `[B, W]`, their log-probabilities.
+        ended: int32 `[B, W, N]`, the best candidates that have ended.
+        ended_scores: float32 `[B, W]`, theirs over the power of the length; -inf for none.
+        logits: `[B x W, V]`, of the next symbols.
+        cache: of the model.
+    """
+
+    made: jax.Array
+    symbols: jax.Array
+    scores: jax.Array
+    ended: jax.Array
+    ended_scores: jax.Array
+    logits: jax.Array
+    cache: Any
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "beams", "most"))
+def _search(
+    graphdef: nnx.GraphDef,
+    params: Any,
+    logits: jax.Array,
+    cache: Any,
+    beams: int,
+    most: int,
+    penalty: float,
+) -> jax.Array:
+    model = nnx.merge(graphdef, params)
+    rows = len(logits) // beams
+    empty = jnp.full((rows, beams, most), END, jnp.int32)
+    none = jnp.full((rows, beams), -jnp.inf)
+
+    def unfinished(state: _Beams) -> jax.Array:
+        # The longer of two lengths is the better one for a score that can only fall.
+        longest = jnp.where(penalty > 0, most, state.made + 1).astype(jnp.float32)
+        hope = state.scores.max(axis=1) / longest**penalty
+        return (state.made < most) & (hope > state.ended_scores.min(axis=1)).any()
+
+    def step(state: _Beams) -> _Beams:
+        # The ids beyond OUTPUT_SIZE have their probability, and are never chosen.
+        nats = jax.nn.log_softmax(state.logits)[:, :OUTPUT_SIZE].reshape(rows, beams, OUTPUT_SIZE)
+        totals = state.scores[:, :, None] + nats
+        # As many again as there are beams: even if all that end are among them, enough go on.
+        scores, chosen = jax.lax.top_k(totals.reshape(rows, -1), min(2 * beams, totals[0].size))
+        parents, symbols = chosen // OUTPUT_SIZE, chosen % OUTPUT_SIZE
+        texts = jnp.take_along_axis(state.symbols, parents[:, :, None], axis=1)
+        texts = texts.at[:, :, state.made].set(symbols)
+
+        length = (state.made + 1).astype(jnp.float32)
+        ends = jnp.where(symbols == END, scores / length**penalty, -jnp.inf)
+        all_ended = jnp.concatenate([state.ended, texts], axis=1)
+        ended_scores, best = jax.lax.top_k(
+            jnp.concatenate([state.ended_scores, ends], axis=1), beams
+        )
+        ended = jnp.take_along_axis(all_ended, best[:, :, None], axis=1)
+
+        scores, going = jax.lax.top_k(jnp.where(symbols == END, -jnp.inf, scores), beams)
+        texts = jnp.take_along_axis(texts, going[:, :, None], axis=1)
+        parents = jnp.take_along_axis(parents, going, axis=1)
+        symbols = jnp.take_along_axis(symbols, going, axis=1).reshape(-1, 1)
+        row = (jnp.arange(rows)[:, None] * beams + parents).reshape(-1)
+        cache = model.reorder(state.cache, row)
+        logits, cache = model.extend(symbols, cache, jnp.ones(len(row), jnp.int32))
+        return _Beams(state.made + 1, texts, scores, ended, ended_scores, logits[:, 0], cache)
+
+    first = _Beams(jnp.int32(0), empty, none.at[:, 0].set(0.0), empty, none, logits, cache)
+    last = jax.lax.while_loop(unfinished, step, first)
+    as_they_stand = jnp.where(last.made == most, last.scores / float(most) ** penalty, -jnp.inf)
+    scores = jnp.concatenate([last.ended_scores, as_they_stand], axis=1)
+    texts = jnp.concatenate([last.ended, last.symbols], axis=1)
+    return texts[jnp.arange(rows), scores.argmax(axis=1)]

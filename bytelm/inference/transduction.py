@@ -1,0 +1,90 @@
+"""Generation of encoder-decoder models: inputs in, the bytes of their targets out.
+
+An input is read once; then the loop of `bytelm.inference.generation` makes the target. Inputs are
+padded to a multiple of BUCKET symbols, and what the encoder keeps of them to another, so that few
+shapes are compiled and the later encoder blocks cost what is kept.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bytelm.inference.generation import Generator, read_piece
+from bytelm.inference.sampling import Sampling
+from bytelm.models.encoder_decoder import VOCABULARY, Encoded, Reading
+from bytelm.vocabulary import END, PAD, START
+
+BUCKET = 64
+"""Encoder rows, kept states and caches have a multiple of so many slots."""
+
+
+def bucket(count: int) -> int:
+    """The least number of slots for so many states."""
+    return BUCKET * max(1, -(-count // BUCKET))
+
+
+def pad_inputs(inputs: Sequence[bytes]) -> np.ndarray:
+    """What an encoder reads, int32 `[B, S]`: the bytes of each input and END, then PAD."""
+    ids = np.full((len(inputs), bucket(1 + max(map(len, inputs)))), PAD, np.int32)
+    for row, text in zip(ids, inputs, strict=True):
+        row[: len(text)] = np.frombuffer(text, np.uint8)
+        row[len(text)] = END
+    return ids
+
+
+class Transducer(Generator):
+    """Writes the target of each input with one encoder-decoder model.
+
+    In `generate` and `stream` the prompts are the inputs.
+    """
+
+    def read_inputs(self, inputs: np.ndarray) -> Encoded:
+        """Runs the encoder on rows as `pad_inputs` gives them, on as few slots as they need."""
+        reading = read(self.graphdef, self.params, inputs)
+        length = min(bucket(int(reading.counts.max())), inputs.shape[1])
+        return encode(self.graphdef, self.params, reading, length)
+
+    def start(self, inputs: Sequence[bytes], max_bytes: int, beams: int = 1) -> tuple[Any, Any]:
+        """The logits after START, `[B x beams, VOCABULARY]`, and the cache that has read it."""
+        encoded = self.read_inputs(pad_inputs(inputs))
+        slots = bucket(1 + max_bytes)
+        cache = _start(self.graphdef, self.params, encoded, slots, beams)
+        rows = len(inputs) * beams
+        return read_piece(
+            self.graphdef,
+            self.params,
+            np.full((rows, 1), START, np.int32),
+            np.ones(rows, np.int32),
+            jnp.zeros((rows, VOCABULARY), jnp.float32),
+            cache,
+        )
+
+    def greedy(self, inputs: Sequence[bytes], *, max_bytes: int) -> list[bytes]:
+        """The targets of the likeliest next bytes."""
+        return self.generate(inputs, max_bytes=max_bytes, sampling=Sampling(temperature=0.0))
+
+    def _read(self, prompts: Sequence[bytes], max_bytes: int) -> tuple[Any, Any]:
+        return self.start(prompts, max_bytes)
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def read(graphdef: nnx.GraphDef, params: Any, inputs: jax.Array) -> Reading:
+    """`EncoderDecoder.read` of inputs int32 `[B, S]`."""
+    return nnx.merge(graphdef, params).read(inputs)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "length"))
+def encode(graphdef: nnx.GraphDef, params: Any, reading: Reading, length: int | None) -> Encoded:
+    """`EncoderDecoder.encode`, compiled for each length."""
+    return nnx.merge(graphdef, params).encode(reading, length)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "slots", "beams"))
+def _start(graphdef: nnx.GraphDef, params: Any, encoded: Encoded, slots: int, beams: int) -> Any:
+    repeated = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), encoded)
+    return nnx.merge(graphdef, params).start(repeated, slots)

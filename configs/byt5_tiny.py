@@ -1,0 +1,20 @@
+"""A small ByT5 with span corruption, for CPU cores."""
+
+from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.data.config import DataConfig
+from bytelm.models.byt5 import ByT5Config
+from bytelm.training.optimizer import OptimizerConfig
+
+config = ExperimentConfig(
+    model=ByT5Config(
+        width=128,
+        encoder_depth=6,
+        decoder_depth=2,
+        heads=4,
+        head_width=32,
+        mlp_width=256,
+    ),
+    data=DataConfig(task="span_corruption", sequence_length=512, batch_size=8),
+    optimizer=OptimizerConfig(learning_rate=2e-3),
+    train=TrainConfig(steps=500, log_every=25, validate_every=250, checkpoint_every=250),
+)

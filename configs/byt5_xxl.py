@@ -1,0 +1,24 @@
+"""ByT5 xxl (12.9B parameters): span corruption as published, with AdamW for Adafactor."""
+
+from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.data.config import DataConfig
+from bytelm.models.byt5 import ByT5Config
+from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.sharding import MeshConfig
+
+config = ExperimentConfig(
+    model=ByT5Config(
+        width=4672,
+        encoder_depth=36,
+        decoder_depth=12,
+        heads=64,
+        mlp_width=12352,
+        remat="dots",
+    ),
+    data=DataConfig(
+        dataset="wiki40b/en", task="span_corruption", sequence_length=1024, batch_size=1024
+    ),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup=0.01, weight_decay=0.0),
+    mesh=MeshConfig(fsdp=64),
+    train=TrainConfig(steps=1_000_000, log_every=100, validate_every=5000, checkpoint_every=5000),
+)

@@ -1,0 +1,23 @@
+"""A small MrT5 with span corruption, for CPU cores; it learns to delete 40 %."""
+
+from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.data.config import DataConfig
+from bytelm.models.mrt5 import MrT5Config
+from bytelm.models.shortening import GateShortening
+from bytelm.training.optimizer import OptimizerConfig
+
+config = ExperimentConfig(
+    model=MrT5Config(
+        width=128,
+        encoder_depth=6,
+        decoder_depth=2,
+        heads=4,
+        head_width=32,
+        mlp_width=256,
+        gate_depth=2,
+        shortening=GateShortening(target=0.4, integral=1e-3),
+    ),
+    data=DataConfig(task="span_corruption", sequence_length=512, batch_size=8),
+    optimizer=OptimizerConfig(learning_rate=2e-3),
+    train=TrainConfig(steps=500, log_every=25, validate_every=250, checkpoint_every=250),
+)

@@ -1,0 +1,137 @@
+"""The same loader serves every task."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bytelm.data.config import DataConfig, SourceConfig
+from bytelm.data.loader import ValidationBatches, train_loader
+from bytelm.data.sources import open_sources
+from bytelm.models.contract import Batch
+from bytelm.vocabulary import END, PAD, START, UNSCORED
+
+
+@pytest.fixture
+def corrupted(config):
+    return replace(
+        config, task="span_corruption", sequence_length=24, noise_density=0.3, mean_span=3.0
+    )
+
+
+@pytest.fixture(params=["span_corruption", "merge_abc"])
+def task_config(request, corrupted):
+    if request.param == "span_corruption":
+        return corrupted
+    return DataConfig(task=request.param, sequence_length=24, batch_size=6)
+
+
+def stack(batches):
+    """Inputs and targets of batches, one behind another: [B, S + T]."""
+    return np.concatenate([np.hstack([batch.inputs, batch.targets]) for batch in batches])
+
+
+def test_batches_of_the_contract(task_config):
+    batch = next(train_loader(task_config, seed=0))
+    assert isinstance(batch, Batch)
+    length = task_config.row_length
+    assert (batch.inputs.shape, batch.inputs.dtype) == ((6, 24), np.int32)
+    for value in (batch.ids, batch.targets, batch.segment_ids):
+        assert (value.shape, value.dtype) == ((6, length), np.int32)
+    assert batch.scripts is None
+    assert batch.boundaries is None
+    assert (batch.ids[:, 0] == START).all()
+    assert ((batch.ids == PAD) == (batch.targets == UNSCORED)).all()
+    assert ((batch.targets != UNSCORED) == batch.segment_ids).all()
+    moved = np.where(batch.ids[:, 1:] == PAD, UNSCORED, batch.ids[:, 1:])
+    kept = batch.segment_ids[:, 1:] == 1
+    assert (moved[kept] == batch.targets[:, :-1][kept]).all()
+
+
+def test_resumed_is_uninterrupted(task_config):
+    uninterrupted = stack(itertools.islice(train_loader(task_config, seed=2), 9))
+    first = train_loader(task_config, seed=2)
+    stack(itertools.islice(first, 4))
+    state = json.loads(json.dumps(first.state()))
+    assert state == {"rows": 24}
+    second = train_loader(task_config, seed=2)
+    second.restore(state)
+    np.testing.assert_array_equal(stack(itertools.islice(second, 5)), uninterrupted[24:])
+    other = stack(itertools.islice(train_loader(task_config, seed=3), 9))
+    assert not np.array_equal(other, uninterrupted)
+
+
+def test_processes_share_the_same_rows(task_config):
+    whole = stack(itertools.islice(train_loader(task_config, seed=2), 2))
+    parts = [train_loader(task_config, 2, index, 3) for index in range(3)]
+    shared = stack([next(part) for part in parts] + [next(part) for part in parts])
+    np.testing.assert_array_equal(shared, whole)
+
+
+def test_worker_processes_give_the_same_batches(corrupted):
+    expected = stack(itertools.islice(train_loader(corrupted, seed=4), 4))
+    loader = train_loader(replace(corrupted, workers=1), seed=4)
+    np.testing.assert_array_equal(stack(itertools.islice(loader, 4)), expected)
+    loader.close()
+
+
+def test_each_epoch_is_corrupted_anew(corrupted):
+    config = replace(corrupted, batch_size=1)
+    count = len(ValidationBatches(config, split="train"))
+    loader = train_loader(config, seed=1)
+    first, second = (
+        {row.tobytes() for row in stack(itertools.islice(loader, count))} for _ in "ab"
+    )
+    assert len(first & second) < 0.3 * count
+
+
+def test_validation_is_the_same_each_time_and_whole(corrupted):
+    batches = ValidationBatches(corrupted)
+    whole = stack(batches)
+    np.testing.assert_array_equal(stack(batches), whole)
+    np.testing.assert_array_equal(stack(ValidationBatches(corrupted)), whole)
+    (source,) = open_sources(corrupted)
+    symbols = sum(len(document.text) + 1 for document in source.documents("validation"))
+    rows = np.count_nonzero((whole[:, 24:] != UNSCORED).any(axis=1))
+    # These documents have no byte that is as high as a sentinel.
+    given = np.count_nonzero((whole >= 0) & (whole < 0xE0))
+    assert given + np.count_nonzero(whole == END) - 2 * rows == symbols
+    assert (whole[rows:, :24] == PAD).all()
+    assert (whole[rows:, 24:] == UNSCORED).all()
+
+
+def test_validation_of_an_endless_task():
+    config = DataConfig(task="vowel_removal", sequence_length=8, batch_size=100)
+    batches = list(ValidationBatches(config))
+    assert len(batches) == 11
+    assert (stack(batches)[1024:, :8] == PAD).all()
+    assert (stack(batches)[:1024, :7] < END).all()
+    assert len(list(ValidationBatches(config, rows=150))) == 2
+    training = stack(ValidationBatches(config, rows=100, split="train"))
+    assert not np.array_equal(training, stack(batches)[:100])
+
+
+def test_a_mixture_with_scripts(corrupted, tmp_path):
+    (tmp_path / "x.txt").write_text("x" * 300)
+    mixed = replace(
+        corrupted,
+        files=(),
+        mixture=(
+            SourceConfig(files=corrupted.files, weight=3, script="fra"),
+            SourceConfig(files=(str(tmp_path / "x.txt"),), held_out=0, script="x"),
+        ),
+        scripts=("x", "fra"),
+    )
+    batches = list(itertools.islice(train_loader(mixed, seed=0), 10))
+    of_x = np.concatenate([(batch.inputs == ord("x")).any(axis=1) for batch in batches])
+    scripts = np.concatenate([batch.scripts for batch in batches])
+    assert scripts.shape == (60, mixed.row_length)
+    assert 13 <= of_x.sum() <= 17
+    np.testing.assert_array_equal(scripts, np.where(of_x, 0, 1)[:, None] + np.zeros_like(scripts))
+
+
+def test_fingerprint_is_of_the_text(corrupted, config):
+    assert train_loader(corrupted, 0).fingerprint == train_loader(config, 0).fingerprint
+    assert train_loader(DataConfig(task="merge_abc"), 0).fingerprint == "merge_abc"

@@ -1,0 +1,253 @@
+"""What every encoder-decoder family must do; a new one is a line in FAMILIES."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from bytelm.layers.linear import Embedding
+from bytelm.models import Batch
+from bytelm.models.byt5 import ByT5Config
+from bytelm.models.encoder_decoder import VOCABULARY
+from bytelm.models.mrt5 import MrT5Config
+from bytelm.models.shortening import (
+    BoundaryShortening,
+    ConvolutionShortening,
+    FixedShortening,
+    GateShortening,
+    RandomShortening,
+)
+from bytelm.training.sharding import MeshConfig, place_batch, single_device_mesh
+from bytelm.training.step import train_program
+from bytelm.vocabulary import BYTES, END, PAD, START, UNSCORED
+
+sizes = {
+    "width": 16,
+    "encoder_depth": 3,
+    "decoder_depth": 2,
+    "heads": 4,
+    "head_width": 8,
+    "mlp_width": 24,
+}
+mrt5 = functools.partial(MrT5Config, **sizes, gate_depth=1)
+
+FAMILIES = {
+    "byt5": ByT5Config(**sizes),
+    "byt5, scanned and rematerialised": ByT5Config(**sizes, scan=True, remat="full"),
+    "mrt5": mrt5(shortening=GateShortening(target=0.5, score_weight=0.5, noise=True)),
+    "mrt5, softmax1 and scanned": mrt5(softmax1=True, scan=True),
+    "mrt5, random": mrt5(shortening=RandomShortening()),
+    "mrt5, fixed": mrt5(shortening=FixedShortening()),
+    "mrt5, boundary": mrt5(shortening=BoundaryShortening()),
+    "mrt5, convolution": mrt5(shortening=ConvolutionShortening(stride=3)),
+}
+ROWS, INPUTS, TARGETS = 8, 13, 6
+
+
+@pytest.fixture(params=FAMILIES)
+def config(request):
+    return FAMILIES[request.param]
+
+
+@functools.cache
+def split_model(config):
+    """The model's graph, and parameters that are all random."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))
+    rng = np.random.default_rng(0)
+    return graphdef, jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32),
+        nnx.to_pure_dict(state),
+    )
+
+
+def random_batch(seed=0, inputs=INPUTS, targets=TARGETS):
+    """Rows of which the first is full and the others are shorter and shorter."""
+    rng = np.random.default_rng(seed)
+    of_input = rng.choice(np.frombuffer(b"ab cd\xff\0", np.uint8), (ROWS, inputs)).astype(np.int32)
+    of_target = rng.integers(0, BYTES, (ROWS, targets)).astype(np.int32)
+    for row in range(ROWS):
+        end = inputs - 1 - row
+        of_input[row, end], of_input[row, end + 1 :] = END, PAD
+        last = targets - 1 - row // 2
+        of_target[row, last], of_target[row, last + 1 :] = END, UNSCORED
+    scored = of_target != UNSCORED
+    ids = np.pad(of_target[:, :-1], ((0, 0), (1, 0)), constant_values=START)
+    ids = np.where(scored, ids, PAD)
+    return Batch(ids, of_target, scored.astype(np.int32), inputs=of_input)
+
+
+@functools.cache
+def forward(config):
+    graphdef, _ = split_model(config)
+    return jax.jit(lambda params, batch: nnx.merge(graphdef, params)(batch).logits)
+
+
+def logits(config, batch):
+    return np.asarray(forward(config)(split_model(config)[1], batch))
+
+
+def close(got, wanted):
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
+
+
+def test_probabilities_sum_to_one(config):
+    probabilities = jax.nn.softmax(logits(config, random_batch()))
+    assert probabilities.shape == (ROWS, TARGETS, VOCABULARY)
+    close(probabilities.sum(axis=2), 1)
+
+
+def test_the_decoder_sees_nothing_ahead(config):
+    batch = random_batch()
+    before = logits(config, batch)
+    for place in range(1, TARGETS):
+        ids = batch.ids.copy()
+        ids[:, place:] = (ids[:, place:] + 7) % BYTES
+        after = logits(config, dataclasses.replace(batch, ids=ids))
+        np.testing.assert_array_equal(after[:, :place], before[:, :place])
+        assert (after[:, place] != before[:, place]).any()
+
+
+def test_the_decoder_sees_nothing_ahead_by_gradient(config):
+    graphdef, params = split_model(config)
+    batch, embed = random_batch(), Embedding.__call__
+
+    @jax.jit
+    def influence(nudge):
+        def nudged(self, ids, dtype):
+            x = embed(self, ids, dtype)
+            if ids.shape[1] != TARGETS:  # the encoder's
+                return x
+            return x + nudge[..., None] * jnp.cos(jnp.arange(x.shape[-1]))[None, None, :]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Embedding, "__call__", nudged)
+            return nnx.merge(graphdef, params)(batch).logits.sum(axis=(0, 2))
+
+    by_place = jax.jacrev(influence)(jnp.zeros((ROWS, TARGETS)))  # [output, row, input]
+    found = np.abs(by_place).sum(axis=1)
+    assert (found[np.triu_indices(TARGETS, 1)] == 0).all()
+    assert (found[np.tril_indices(TARGETS)] > 0).all()
+
+
+def test_every_input_is_seen_unless_it_is_deleted(config):
+    batch = random_batch()
+    before = logits(config, batch)
+    inputs = batch.inputs.copy()
+    inputs[0, 0] = ord("c") if inputs[0, 0] != ord("c") else ord("d")
+    after = logits(config, dataclasses.replace(batch, inputs=inputs))
+    assert (after[0] != before[0]).any()
+    np.testing.assert_array_equal(after[1:], before[1:])
+
+
+@functools.cache
+def decoder(config):
+    """`start` of a batch's inputs, `extend`, and the parameters for it, the functions compiled."""
+    graphdef, params = split_model(config)
+    decoding, weights = nnx.split(nnx.merge(graphdef, params).for_decoding())
+
+    @jax.jit
+    def start(weights, inputs):
+        model = nnx.merge(decoding, weights)
+        return model.start(model.encode(model.read(inputs), INPUTS), TARGETS)
+
+    extend = jax.jit(lambda weights, *given: nnx.merge(decoding, weights).extend(*given))
+    return start, extend, weights
+
+
+def test_cached_decoding_is_the_full_forward_at_every_split(config):
+    start, extend, weights = decoder(config)
+    batch = random_batch()
+    wanted, empty = logits(config, batch), start(weights, batch.inputs)
+    ones = np.ones(ROWS, np.int32)
+    for split in range(TARGETS + 1):
+        prefix, cache = extend(weights, batch.ids, empty, split * ones)
+        close(prefix[:, :split], wanted[:, :split])
+        for place in range(split, TARGETS):
+            new, cache = extend(weights, batch.ids[:, place, None], cache, ones)
+            close(new[:, 0], wanted[:, place])
+
+
+def test_rows_of_different_lengths_decode_together(config):
+    start, extend, weights = decoder(config)
+    batch = random_batch()
+    wanted, rows = logits(config, batch), np.arange(ROWS)
+    first = (rows % 3 + 1).astype(np.int32)
+    prefix, cache = extend(weights, batch.ids, start(weights, batch.inputs), first)
+    close(prefix[rows, first - 1], wanted[rows, first - 1])
+    for step in range(2):
+        ids = batch.ids[rows, first + step][:, None]
+        new, cache = extend(weights, ids, cache, np.ones(ROWS, np.int32))
+        close(new[:, 0], wanted[rows, first + step])
+
+
+def test_padding_changes_nothing(config):
+    batch = random_batch()
+    padded = dataclasses.replace(
+        batch,
+        inputs=np.pad(batch.inputs, ((0, 0), (0, 5)), constant_values=PAD),
+        ids=np.pad(batch.ids, ((0, 0), (0, 2)), constant_values=PAD),
+        targets=np.pad(batch.targets, ((0, 0), (0, 2)), constant_values=UNSCORED),
+        segment_ids=np.pad(batch.segment_ids, ((0, 0), (0, 2))),
+    )
+    close(logits(config, padded)[:, :TARGETS], logits(config, batch))
+
+
+def test_as_many_slots_as_the_longest_row_needs_are_enough(config):
+    graphdef, params = split_model(config)
+    batch = random_batch()
+    reading = jax.jit(lambda params: nnx.merge(graphdef, params).read(batch.inputs))(params)
+    length = int(reading.counts.max())
+    assert (length < INPUTS) == isinstance(config, MrT5Config)
+
+    @jax.jit
+    def run(params, reading):
+        model = nnx.merge(graphdef, params)
+        return model.decode(batch.ids, model.encode(reading, length))
+
+    close(run(params, reading), logits(config, batch))
+
+
+def test_rows_without_input_or_targets_are_finite(config):
+    batch = jax.tree.map(np.copy, random_batch())
+    batch.inputs[0], batch.ids[0] = PAD, PAD
+    batch.targets[0], batch.segment_ids[0] = UNSCORED, 0
+    assert np.isfinite(logits(config, batch)).all()
+    state, metrics = trained(config, batch)
+    assert np.isfinite(metrics["gradient_norm"]) and metrics["skipped"] == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
+
+
+@functools.cache
+def program(config, mesh_config):
+    mesh = mesh_config.build() if mesh_config else single_device_mesh()
+    return mesh, train_program(config, optax.sgd(0.1), mesh)
+
+
+def trained(config, batch, mesh_config=None):
+    """State and metrics after one step."""
+    mesh, steps = program(config, mesh_config)
+    with jax.set_mesh(mesh):
+        return jax.device_get(steps.train(steps.init(0), place_batch(batch, mesh)))
+
+
+def test_sharded_training_is_single_device_training(config):
+    batch = random_batch()
+    alone, metrics = trained(config, batch)
+    spread, spread_metrics = trained(config, batch, MeshConfig(data=2, fsdp=2, tensor=2))
+    jax.tree.map(close, spread["params"], alone["params"])
+    np.testing.assert_allclose(spread_metrics["nats"], metrics["nats"], rtol=1e-6)
+    for count in ("inputs", "symbols", *(["deleted"] if "deleted" in metrics else [])):
+        assert spread_metrics[count] == metrics[count]
+
+
+def test_every_target_is_scored_once(config):
+    batch = random_batch()
+    _, metrics = trained(config, batch)
+    assert metrics["symbols"] == (batch.targets != UNSCORED).sum()
+    assert metrics["bytes"] == ((batch.targets >= 0) & (batch.targets < BYTES)).sum()
+    assert metrics["inputs"] == (batch.inputs != PAD).sum()
