@@ -26,6 +26,8 @@ from bytelm.layers.partitioning import shard_rows
 
 BUCKETS = 32
 """Buckets of distances, those of both directions together in an encoder."""
+MANY_SCORES = 2**17
+"""Rows with more scores than this are taken in turn on CPU."""
 FARTHEST = 128
 """Distances from this one on share a bucket."""
 
@@ -134,8 +136,8 @@ def attend(
 ) -> jax.Array:
     """Attention with biased scores that are not scaled; the softmax is in float32.
 
-    The weights are made again in the backward pass. CPU takes rows in turn: its caches then hold
-    the scores of one.
+    The weights are made again in the backward pass. CPU takes long rows in turn: its caches then
+    hold the scores of one.
 
     Args:
         q: `[B, T, H, K]`.
@@ -162,15 +164,13 @@ def attend(
         mixed = jnp.einsum("hts,shk->thk", weights, v, preferred_element_type=jnp.float32)
         return mixed.astype(q.dtype)
 
-    of_row = (q, k, v, keys_bias)
-    if bias is None or len(bias) == 1:
-        shared = None if bias is None else bias[0]
-        if jax.default_backend() == "cpu":
-            return jax.lax.map(lambda arrays: row(*arrays, shared), of_row)
-        return jax.vmap(row, (0, 0, 0, 0, None))(*of_row, shared)
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda arrays: row(*arrays), (*of_row, bias))
-    return jax.vmap(row)(*of_row, bias)
+    shared = bias is not None and len(bias) == 1
+    of_row = (q, k, v, keys_bias) if shared or bias is None else (q, k, v, keys_bias, bias)
+    of_all = (bias[0],) if shared else () if of_row[4:] else (None,)
+    scores = q.shape[1] * k.shape[1] * q.shape[2]
+    if jax.default_backend() == "cpu" and scores > MANY_SCORES:
+        return jax.lax.map(lambda arrays: row(*arrays, *of_all), of_row)
+    return jax.vmap(lambda *arrays: row(*arrays, *of_all))(*of_row)
 
 
 class T5Attention(nnx.Module):

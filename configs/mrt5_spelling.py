@@ -1,0 +1,36 @@
+"""A small MrT5 that corrects spelling and learns to delete 30 % of the typos, for CPU.
+
+The files are JSON lines with the keys `typo` and `fix`; name yours with `--data.files`,
+`--data.validation-files` and `--data.test-files`.
+"""
+
+from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.data.config import DataConfig
+from bytelm.models.mrt5 import MrT5Config
+from bytelm.models.shortening import GateShortening
+from bytelm.training.optimizer import OptimizerConfig
+
+config = ExperimentConfig(
+    model=MrT5Config(
+        width=128,
+        encoder_depth=4,
+        decoder_depth=2,
+        heads=4,
+        head_width=32,
+        mlp_width=256,
+        gate_depth=1,
+        shortening=GateShortening(target=0.3, integral=1e-3, score_weight=0.5),
+    ),
+    data=DataConfig(
+        task="pairs",
+        files=("spelling.train.jsonl.xz",),
+        validation_files=("spelling.valid.jsonl.xz",),
+        test_files=("spelling.test.jsonl.xz",),
+        text_key="typo",
+        target_key="fix",
+        sequence_length=32,
+        batch_size=64,
+    ),
+    optimizer=OptimizerConfig(name="muon", learning_rate=5e-3),
+    train=TrainConfig(steps=1500, log_every=50, validate_every=500, checkpoint_every=500),
+)
