@@ -19,7 +19,7 @@ from bytelm.inference.sampling import Sampling
 from bytelm.models.encoder_decoder import VOCABULARY, Encoded, Reading
 from bytelm.vocabulary import END, PAD, START
 
-BUCKET = 64
+BUCKET = 32
 """Encoder rows, kept states and caches have a multiple of so many slots."""
 
 

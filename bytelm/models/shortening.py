@@ -99,6 +99,9 @@ class GateShortening(ShorteningConfig):
     """Integral gain of the controller."""
     floor: float = -30.0
     """Value of a closed gate, added to attention scores; a state is deleted below half of it."""
+    bias: float = 1.0
+    """The gate's first bias. At 1 a fresh gate deletes about a quarter, and nothing but the loss of
+    the targets opens it again; at 3 it deletes a fiftieth, and a target below a quarter is met."""
     noise: bool = False
     """Whether training adds Gumbel noise to the gate's logits."""
     score_weight: float = 0.0
@@ -141,7 +144,7 @@ class DeleteGate(Shortener):
         self.norm = RMSNorm(width)
         limit = (6 / (width + 1)) ** 0.5
         self.kernel = nnx.Param(jax.random.uniform(rngs.params(), (width,), minval=-1) * limit)
-        self.bias = nnx.Param(jnp.ones(()))
+        self.bias = nnx.Param(jnp.full((), config.bias))
 
     def logits(self, states: jax.Array) -> jax.Array:
         """Of keeping each state, float32 `[B, S]`."""

@@ -1,0 +1,217 @@
+"""What an encoder-decoder's report says, against a restatement on the same rows."""
+
+import dataclasses
+import io
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from rich.console import Console
+
+from bytelm.api import LoadedModel
+from bytelm.config import ExperimentConfig
+from bytelm.data.config import DataConfig
+from bytelm.data.loader import ValidationBatches
+from bytelm.evaluation.report import write_report
+from bytelm.evaluation.targets import evaluate_targets, print_target_report
+from bytelm.models.byt5 import ByT5Config
+from bytelm.models.mrt5 import MrT5Config
+from bytelm.models.shortening import GateShortening
+from bytelm.training.checkpoint import SavedModel
+from bytelm.vocabulary import END, PAD, UNSCORED
+
+SIZES = {
+    "width": 16,
+    "encoder_depth": 2,
+    "decoder_depth": 1,
+    "heads": 2,
+    "head_width": 8,
+    "mlp_width": 16,
+}
+CONFIGS = {
+    "mrt5": MrT5Config(**SIZES, gate_depth=1, shortening=GateShortening()),
+    "byt5": ByT5Config(**SIZES),
+}
+INPUTS, TARGETS, BATCH = 29, 8, 8
+WORDS = ["to be", "or not to be", "быть", "или не быть", "that is the", "вопрос", "question"]
+SCRIPTS = ("rus", "eng")
+
+
+def saved_model(family):
+    """A model that deletes about half of its inputs, writes ASCII, and ends where ~ is likely."""
+    config = CONFIGS[family]
+    graphdef, params = nnx.split(config.build(nnx.Rngs(0)))
+    params = nnx.to_pure_dict(params)
+    columns = np.arange(384)
+    head = params["head"]["kernel"] * jnp.asarray(columns < 128)[None, :]
+    params["head"]["kernel"] = head.at[:, END].set(1.2 * head[:, ord("~")])
+    if family == "mrt5":
+        params["shortener"]["bias"] *= 0
+    return graphdef, params
+
+
+def script_of(text):
+    return "eng" if text.isascii() else "rus"
+
+
+@pytest.fixture(scope="module")
+def models():
+    data = DataConfig(task="vowel_removal", sequence_length=INPUTS)
+    found = {}
+    for name, config in CONFIGS.items():
+        saved = SavedModel(ExperimentConfig(config, data), 7, *saved_model(name), {})
+        found[name] = LoadedModel(saved)
+    return found
+
+
+@pytest.fixture(scope="module")
+def written(models):
+    """What the MrT5 writes for each input, without a limit that matters."""
+    texts = models["mrt5"].transducer.greedy([w.encode() for w in WORDS], max_bytes=TARGETS + 9)
+    assert all(text.isascii() for text in texts)
+    return texts
+
+
+@pytest.fixture(scope="module")
+def targets(written):
+    """Half of what the MrT5 writes where it ends, else as much as a row has room for."""
+    found = []
+    for number, text in enumerate(written):
+        ended = len(text) < TARGETS
+        found.append(text[:number] if ended and number % 2 else text[: TARGETS - 1])
+    exact = [text == target for text, target in zip(written, found, strict=True)]
+    cut = [len(text) >= TARGETS for text in written]
+    assert any(exact) and any(cut)
+    return found
+
+
+@pytest.fixture(scope="module")
+def data(targets, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    lines = [
+        {"in": word, "out": target.decode(), "of": script_of(word)}
+        for word, target in zip(WORDS, targets, strict=True)
+    ]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return DataConfig(
+        task="pairs",
+        files=(str(folder / "pairs.jsonl"),),
+        text_key="in",
+        target_key="out",
+        script_key="of",
+        scripts=SCRIPTS,
+        held_out=0.0,
+        sequence_length=INPUTS,
+        target_length=TARGETS,
+        cache_dir=str(folder / "cache"),
+    )
+
+
+@pytest.fixture(scope="module")
+def reports(models, data):
+    return {
+        name: evaluate_targets(model, data, "train", batch_size=BATCH)
+        for name, model in models.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def restated(data):
+    """Nats of the targets with states removed and with states hidden, and what is deleted."""
+    graphdef, params = saved_model("mrt5")
+    (batch,) = ValidationBatches(dataclasses.replace(data, batch_size=BATCH), None, "train")
+
+    @jax.jit
+    def run(params, batch, keys):
+        model = nnx.merge(graphdef, params)
+        hard, soft = model(batch), model(dataclasses.replace(batch, keys=keys))
+        right = hard.logits.argmax(axis=2) == batch.targets
+        return hard.nats(batch.targets), soft.nats(batch.targets), right, hard.deleted
+
+    keys = jnp.zeros((BATCH, 2), jnp.uint32)
+    return batch, *map(np.asarray, run(params, batch, keys))
+
+
+def test_bits_are_those_of_the_whole_model(reports, restated):
+    report = reports["mrt5"]
+    batch, hard, soft, right, _ = restated
+    scored = batch.targets != UNSCORED
+    bits, soft_bits = (
+        nats.sum(dtype=np.float64) / math.log(2) / scored.sum() for nats in (hard, soft)
+    )
+    assert report["bits_per_target_byte"] == pytest.approx(bits, rel=1e-5)
+    assert report["soft_bits_per_target_byte"] == pytest.approx(soft_bits, rel=1e-5)
+    assert abs(soft_bits - bits) > 1e-4
+    assert report["target_accuracy"] == pytest.approx(right[scored].mean())
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_what_was_scored(family, reports, restated):
+    report, batch = reports[family], restated[0]
+    assert report["target_symbols"] == (batch.targets != UNSCORED).sum()
+    assert report["input_symbols"] == (batch.inputs != PAD).sum()
+    assert (report["rows"], report["step"], report["task"]) == (len(WORDS), 7, "pairs")
+    low, high = report["bits_per_target_byte_interval"]
+    assert low < report["bits_per_target_byte"] < high
+
+
+def test_what_is_deleted(reports, restated):
+    report = reports["mrt5"]
+    batch, *_, deleted = restated
+    inputs = batch.inputs
+    there = inputs != PAD
+    assert 0.1 < report["deleted"] < 0.9
+    assert report["deleted"] == pytest.approx(deleted.sum() / there.sum())
+    counts = {
+        str(symbol): [int((inputs == symbol).sum()), int(deleted[inputs == symbol].sum())]
+        for symbol in np.unique(inputs[there])
+    }
+    assert report["deleted_by_symbol"] == counts and str(END) in counts
+    eng = np.array([script_of(word) == "eng" for word in WORDS])
+    eng = np.pad(eng, (0, len(inputs) - len(eng)))
+    shares = {
+        "eng": deleted[eng].sum() / there[eng].sum(),
+        "rus": deleted[~eng].sum() / there[~eng].sum(),
+    }
+    assert report["deleted_by_script"] == pytest.approx(shares)
+    read, kept = there.sum(axis=1), (there & ~deleted).sum(axis=1)
+    flops = [
+        sum(CONFIGS["mrt5"].encoder_flops(n, left) for n, left in zip(read, of, strict=True) if n)
+        for of in (kept, read)
+    ]
+    assert report["encoder_flops_saved"] == pytest.approx(1 - flops[0] / flops[1])
+    assert report["encoder_time_saved"] < 1
+
+
+def test_a_model_that_does_not_shorten_has_no_figures_of_it(reports):
+    for name in reports["byt5"]:
+        assert "delet" not in name and "saved" not in name and "soft" not in name
+
+
+def test_exact_matches_are_of_what_is_generated(reports, written, targets):
+    exact = [text == target for text, target in zip(written, targets, strict=True)]
+    report = reports["mrt5"]
+    # A target that the model would go on behind is not matched.
+    assert report["exact_match"] == pytest.approx(np.mean(exact))
+    low, high = report["exact_match_interval"]
+    assert low <= report["exact_match"] <= high
+    examples = report["examples"]
+    assert [e["input"] for e in examples] == [repr(word.encode()) for word in WORDS]
+    assert [e["target"] for e in examples] == [repr(target) for target in targets]
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_report_is_printed_and_written(family, reports, tmp_path):
+    out = io.StringIO()
+    print_target_report(reports[family], Console(file=out, width=100))
+    shown = out.getvalue()
+    for words in ("bits per target byte", "exact match", f"{len(WORDS)} rows"):
+        assert words in shown
+    assert ("inputs deleted" in shown) == ("of eng" in shown) == (family == "mrt5")
+    assert ("soft deletion" in shown) == ("time of the encoder" in shown) == (family == "mrt5")
+    write_report(reports[family], tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text())["rows"] == len(WORDS)

@@ -1,0 +1,360 @@
+"""Whole runs of a tiny MrT5: what they record, how they resume, and what may start from what."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import bytelm
+from bytelm.cli import main
+from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.data.config import DataConfig
+from bytelm.data.loader import ValidationBatches
+from bytelm.errors import UserError
+from bytelm.models.byt5 import ByT5Config
+from bytelm.models.mrt5 import MrT5Config
+from bytelm.models.shortening import GateShortening
+from bytelm.models.transformer import TransformerConfig
+from bytelm.training.checkpoint import FOLDER, Checkpoints, load_model
+from bytelm.training.distributed import StopRequest
+from bytelm.training.initial import start_from
+from bytelm.training.loop import build_program, train
+from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.run_directory import remove_if_unused
+from bytelm.training.sharding import MeshConfig, place_batch, single_device_mesh
+from bytelm.training.step import train_program
+from bytelm.vocabulary import END, PAD, UNSCORED
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+STEPS, LENGTH, ROWS = 6, 12, 8
+GATE = GateShortening(target=0.5, integral=1e-3)
+SIZES = {
+    "width": 16,
+    "encoder_depth": 2,
+    "decoder_depth": 1,
+    "heads": 2,
+    "head_width": 8,
+    "mlp_width": 16,
+}
+CONFIG = ExperimentConfig(
+    model=MrT5Config(**SIZES, gate_depth=1, shortening=GATE),
+    data=DataConfig(task="vowel_removal", sequence_length=LENGTH, batch_size=ROWS),
+    optimizer=OptimizerConfig(learning_rate=1e-2, warmup=0.0),
+    mesh=MeshConfig(data=1),
+    train=TrainConfig(
+        steps=STEPS,
+        log_every=2,
+        validate_every=3,
+        validation_rows=ROWS,
+        checkpoint_every=2,
+        sample_bytes=0,
+        tensorboard=False,
+    ),
+)
+BYT5 = ByT5Config(**SIZES)
+
+
+def changed(part: str, config: ExperimentConfig = CONFIG, **values) -> ExperimentConfig:
+    new = dataclasses.replace(getattr(config, part), **values)
+    return dataclasses.replace(config, **{part: new})
+
+
+def records(run: Path) -> list[dict]:
+    """The recorded metrics but the speeds, which differ from run to run."""
+    timed = ("bytes_per_second", "flops_per_second", "utilisation")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+
+def state_of(run: Path, config: ExperimentConfig = CONFIG) -> dict:
+    """The whole state of the last checkpoint."""
+    mesh = config.mesh.build()
+    with jax.set_mesh(mesh):
+        program = build_program(config, mesh)
+        checkpoints = Checkpoints(run, 1)
+        restored = checkpoints.restore(program.abstract_state, program.shardings)
+        checkpoints.close()
+    return jax.tree.map(np.asarray, restored.state)
+
+
+def assert_same(a, b) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("whole")
+    assert train(CONFIG, run).step == STEPS
+    return run
+
+
+def test_what_is_recorded(whole_run):
+    lines = records(whole_run)
+    training = [line for line in lines if "bits_per_target_byte" in line]
+    assert [line["step"] for line in training] == [2, 4, 6]
+    for line in training:
+        assert 0 < line["bits_per_target_byte"] < 12
+        assert 0 <= line["deleted"] <= 1
+        assert line["weight/gate"] >= 0
+        assert -30 < line["auxiliary/gate"] < 0
+        assert 0 < line["flops_per_byte/needed"] <= line["flops_per_byte/computed"]
+    assert training[0]["bits_per_target_byte"] > training[-1]["bits_per_target_byte"]
+    validations = [line for line in lines if "validation_bits_per_target_byte" in line]
+    assert [line["step"] for line in validations] == [3, 6]
+    for line in validations:
+        assert 0 <= line["validation/deleted"] <= 1
+        assert line["validation/auxiliary/gate"] < 0
+    assert not [name for line in lines for name in line if "bpb" in name or "per_patch" in name]
+
+
+def test_the_controller_follows_what_is_recorded(tmp_path):
+    train(changed("train", steps=3, log_every=1, validate_every=3), tmp_path)
+    state, lines = GATE.controllers["gate"].init(), records(tmp_path)
+    for line in lines:
+        if "weight/gate" in line:
+            # A step's loss has the weight from before it.
+            assert line["weight/gate"] == pytest.approx(
+                float(GATE.controllers["gate"].weight(state)), rel=1e-5
+            )
+            sums = {"deleted": line["deleted"], "inputs": 1}
+            state = GATE.controllers["gate"].update(state, sums)
+    saved = state_of(tmp_path)["controllers"]["gate"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), saved, state)
+    assert saved["proportional"] > 0
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_resumed_equals_uninterrupted_bit_for_bit(whole_run, tmp_path, monkeypatch, step):
+    done = iter(range(STEPS + 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "agreed", lambda self: next(done) == step)
+        assert train(CONFIG, tmp_path).interrupted
+    assert train(CONFIG, tmp_path, resume=True).step == STEPS
+    resumed, straight = state_of(tmp_path), state_of(whole_run)
+    assert straight["controllers"]["gate"]["integral"] != 0
+    assert_same(resumed, straight)
+    assert records(tmp_path) == records(whole_run)
+
+
+def test_validation_does_not_move_the_controller(whole_run, tmp_path):
+    train(changed("train", validate_every=1), tmp_path)
+    assert_same(state_of(tmp_path), state_of(whole_run))
+
+
+def test_a_step_without_a_finite_loss_is_recorded_under_the_same_names(tmp_path):
+    config = changed("optimizer", learning_rate=1e38)
+    config = changed("train", config, log_every=1, max_skipped=3, validate_every=STEPS)
+    with pytest.raises(UserError, match="3 steps in a row"):
+        train(config, tmp_path)
+    lines = records(tmp_path)
+    assert lines[-1]["skipped_steps"] > 0
+    assert all("bits_per_target_byte" in line and "bpb" not in line for line in lines)
+
+
+# Single steps.
+
+
+def ragged_batch():
+    """Rows whose inputs and targets are of unlike lengths, in no fixed proportion."""
+    batch = next(iter(ValidationBatches(CONFIG.data, ROWS)))
+    inputs, ids, targets = batch.inputs.copy(), batch.ids.copy(), batch.targets.copy()
+    for row in range(ROWS):
+        inputs[row, 2 + row], inputs[row, 3 + row :] = END, PAD
+        keep = 1 + (5 * row) % 7
+        ids[row, keep:], targets[row, keep:] = PAD, UNSCORED
+    return dataclasses.replace(
+        batch, inputs=inputs, ids=ids, targets=targets, segment_ids=(targets != UNSCORED) * 1
+    )
+
+
+def step(config, batch, **parts):
+    """The state before and after a step, and its metrics."""
+    mesh = config.mesh.build()
+    with jax.set_mesh(mesh):
+        program = build_program(config, mesh)
+        fresh = jax.device_get(program.init(0))
+        fresh["params"]["shortener"]["bias"] = np.float32(0)  # it deletes some
+        fresh["controllers"]["gate"] = {"proportional": np.float32(2), "integral": np.float32(0.5)}
+        for name, value in parts.items():
+            fresh["params"][name] = value
+        before = jax.device_put(jax.tree.map(np.array, fresh), program.shardings)
+        return fresh, *jax.device_get(program.train(before, place_batch(batch, mesh)))
+
+
+@pytest.fixture(scope="module")
+def whole_step():
+    return step(changed("optimizer", name="adamw"), ragged_batch())
+
+
+@pytest.fixture(scope="module")
+def step_in_pieces():
+    return step(changed("train", accumulation=4), ragged_batch())
+
+
+def test_the_controller_moves_once_in_a_step(whole_step, step_in_pieces):
+    for before, after, metrics in (whole_step, step_in_pieces):
+        assert metrics["weight/gate"] == 2.5
+        assert metrics["inputs"] == sum(3 + row for row in range(ROWS))
+        assert 0 < metrics["deleted"] < metrics["inputs"]
+        gate = CONFIG.model.controllers["gate"]
+        wanted = gate.update(before["controllers"]["gate"], metrics)
+        found = after["controllers"]["gate"]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, wanted)
+    for name in ("inputs", "deleted"):
+        assert whole_step[2][name] == step_in_pieces[2][name]
+
+
+def test_accumulating_pieces_is_the_whole_batch(whole_step, step_in_pieces):
+    """Of the gate's loss too, a mean over inputs, of which pieces have unlike shares."""
+    for name in ("nats", "auxiliary/gate", "gradient_norm"):
+        np.testing.assert_allclose(step_in_pieces[2][name], whole_step[2][name], rtol=1e-4)
+
+
+def test_a_step_that_is_not_finite_leaves_the_controller_alone():
+    config = changed("optimizer", name="adamw")
+    table = np.full((384, SIZES["width"]), np.nan, np.float32)
+    before, after, metrics = step(config, ragged_batch(), embedding={"embedding": table})
+    assert metrics["skipped"] == 1
+    assert_same(after["controllers"], before["controllers"])
+
+
+# Runs that start from others.
+
+
+@pytest.fixture(scope="module")
+def byt5_run(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("byt5")
+    train(changed("train", dataclasses.replace(CONFIG, model=BYT5), steps=1), run)
+    assert "deleted" not in records(run)[-1]
+    return run
+
+
+def test_a_run_starts_from_the_parameters_of_another(byt5_run, tmp_path):
+    # Steps too small to change a parameter.
+    config = changed("optimizer", learning_rate=1e-30)
+    config = changed("train", config, steps=1, initial=str(byt5_run))
+    train(config, tmp_path)
+    found = jax.tree.map(np.asarray, load_model(tmp_path).params)
+    gate = found.pop("shortener")
+    assert_same(found, jax.tree.map(np.asarray, load_model(byt5_run).params))
+    mesh = CONFIG.mesh.build()
+    with jax.set_mesh(mesh):
+        fresh = build_program(CONFIG, mesh).init(CONFIG.train.seed)["params"]
+    assert_same(gate, jax.tree.map(np.asarray, fresh["shortener"]))
+    assert (found["head"]["kernel"] != np.asarray(fresh["head"]["kernel"])).any()
+    # It went on from them once: resuming does not start again.
+    longer = changed("train", config, steps=2)
+    assert train(longer, tmp_path, resume=True, allow_config_change=True).step == 2
+
+
+def one_sentence(error) -> str:
+    text = str(error.value)
+    assert text.endswith(".") and "\n" not in text
+    return text
+
+
+def abstract_parameters(model):
+    program = train_program(model, CONFIG.optimizer.build(1), single_device_mesh())
+    return program.abstract_state["params"], program.shardings["params"]
+
+
+def test_runs_that_cannot_be_started_from(byt5_run, whole_run, tmp_path):
+    with pytest.raises(UserError) as error:
+        start_from(str(whole_run), *abstract_parameters(BYT5))
+    assert "has the parameters shortener" in one_sentence(error)
+    wider = dataclasses.replace(CONFIG.model, mlp_width=24)
+    with pytest.raises(UserError) as error:
+        start_from(str(byt5_run), *abstract_parameters(wider))
+    assert "shape [2, 16, 16], and this model has [2, 16, 24]" in one_sentence(error)
+    with pytest.raises(UserError) as error:
+        (tmp_path / "run").mkdir()
+        train(changed("train", initial=str(tmp_path / "nowhere")), tmp_path / "run")
+    assert "nowhere" in one_sentence(error)
+    remove_if_unused(tmp_path / "run")  # as the command line does
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (
+            changed("data", task="next_byte"),
+            "the family mrt5 has an encoder, and data.task is next_byte; choose a task",
+        ),
+        (
+            dataclasses.replace(CONFIG, model=TransformerConfig(width=16, depth=1, head_width=8)),
+            "data.task is vowel_removal, and the family transformer has no encoder",
+        ),
+    ],
+)
+def test_families_and_tasks_that_do_not_fit(config, sentence, tmp_path):
+    with pytest.raises(UserError) as error:
+        train(config, tmp_path)
+    assert sentence in one_sentence(error)
+    assert not (tmp_path / FOLDER).exists()
+
+
+# The finished run, evaluated and used.
+
+
+def test_evaluation_by_the_command_line(whole_run, capsys):
+    options = ["--max-bytes", "20", "--batch-size", str(ROWS)]
+    assert main(["eval", "--checkpoint", str(whole_run), *options]) == 0
+    shown = capsys.readouterr().out
+    assert "bits per target byte" in shown and "inputs deleted" in shown
+    report = json.loads((whole_run / "eval_step_6_validation.json").read_text())
+    assert report["rows"] == ROWS and report["data"]["task"] == "vowel_removal"
+    # The same rows as the last validation.
+    last = [r for r in records(whole_run) if "validation_bits_per_target_byte" in r][-1]
+    assert report["bits_per_target_byte"] == pytest.approx(
+        last["validation_bits_per_target_byte"], rel=1e-5
+    )
+    assert report["deleted"] == pytest.approx(last["validation/deleted"])
+
+
+def test_evaluation_on_text_without_targets_is_one_sentence(whole_run, capsys):
+    assert main(["eval", "--checkpoint", str(whole_run), "--data.task", "next_byte"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "next_byte" in error
+
+
+def test_generation_by_the_command_line(whole_run, capsysbinary):
+    command = ["generate", "--checkpoint", str(whole_run), "--prompt", "abc", "defg"]
+    options = ["--max-bytes", "4", "--beams", "2", "--raw"]
+    assert main([*command, *options]) == 0
+    texts = bytelm.load(whole_run).generate(["abc", "defg"], max_bytes=4, beams=2)
+    assert capsysbinary.readouterr().out == b"".join(text + b"\n" for text in texts)
+    assert main([*command, "--max-bytes", "4", "--beams", "0"]) == 2
+    assert b"error: beams is 0" in capsysbinary.readouterr().err
+
+
+def test_stop_strings_hold_for_beams_too(whole_run):
+    model = bytelm.load(whole_run)
+    (text,) = model.generate(["abc"], max_bytes=4, beams=2)
+    assert text
+    try:
+        (stopped,) = model.generate(["abc"], max_bytes=4, beams=2, stop=[text[-1:]])
+    except UserError as error:
+        assert "stop" in str(error)
+    else:
+        assert stopped == text[: text.index(text[-1:])]
+
+
+def test_a_text_has_no_bits_per_byte(whole_run):
+    model = bytelm.load(whole_run)
+    with pytest.raises(UserError, match=r"the family mrt5 gives targets .*`bytelm eval` scores"):
+        model.bits_per_byte(["some text"])
+    with pytest.raises(UserError, match="the family mrt5 gives targets"):
+        model.segment("some text")
+
+
+def test_an_input_longer_than_those_of_training_is_a_warning(whole_run):
+    model = bytelm.load(whole_run)
+    long = b"b" * LENGTH
+    with pytest.warns(UserWarning, match=f"an input has {LENGTH + 1} symbols.*inputs of {LENGTH}"):
+        (text,) = model.generate([long], max_bytes=4, temperature=0)
+    assert len(text) <= 4
+    model.generate([long[1:]], max_bytes=4, temperature=0)  # fits; warnings are errors here
