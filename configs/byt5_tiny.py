@@ -15,6 +15,8 @@ config = ExperimentConfig(
         mlp_width=256,
     ),
     data=DataConfig(task="span_corruption", sequence_length=512, batch_size=8),
-    optimizer=OptimizerConfig(learning_rate=2e-3),
+    optimizer=OptimizerConfig(
+        name="muon", learning_rate=5e-3, schedule="warmup_stable_decay", decay=0.4
+    ),
     train=TrainConfig(steps=500, log_every=25, validate_every=250, checkpoint_every=250),
 )

@@ -15,12 +15,13 @@ config = ExperimentConfig(
         head_width=32,
         mlp_width=256,
         gate_depth=1,
-        softmax1=True,
-        shortening=GateShortening(target=0.15, integral=1e-3, score_weight=0.5),
+        shortening=GateShortening(target=0.15, bias=3.0),
     ),
-    data=DataConfig(task="merge_abc", sequence_length=64, batch_size=64),
-    optimizer=OptimizerConfig(learning_rate=1e-3),
+    data=DataConfig(task="merge_abc", sequence_length=32, batch_size=64),
+    optimizer=OptimizerConfig(
+        name="muon", learning_rate=5e-3, schedule="warmup_stable_decay", decay=0.4
+    ),
     train=TrainConfig(
-        steps=2000, log_every=50, validate_every=500, validation_rows=256, checkpoint_every=500
+        steps=1600, log_every=50, validate_every=500, validation_rows=256, checkpoint_every=500
     ),
 )

@@ -112,8 +112,14 @@ class Checkpoints:
         One that cannot be read is passed over with a warning.
 
         Raises:
-            UserError: if none can be read.
+            UserError: if none can be read, or the last one holds a model alone (`save_model`).
         """
+        if self.last_step is not None and not (self.folder / f"{self.last_step}/training").exists():
+            raise UserError(
+                f"the checkpoint of step {self.last_step} in {self.folder} holds a model and no "
+                "state of training; start another run from it with --train.initial "
+                f"{self.folder.parent}."
+            )
 
         def read(step: int) -> Restored:
             target = jax.tree.map(
