@@ -13,6 +13,7 @@ from bytelm.models.byt5 import ByT5Config
 from bytelm.models.mrt5 import MrT5Config
 from bytelm.models.shortening import FixedShortening
 from bytelm.models.transformer import TransformerConfig
+from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import MeshConfig
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -27,6 +28,7 @@ SIZES = {
 BASE = ExperimentConfig(
     model=ByT5Config(**SIZES),
     data=DataConfig(task="vowel_removal", sequence_length=12, batch_size=8),
+    optimizer=OptimizerConfig(name="adamw"),
     mesh=MeshConfig(data=1),
     train=TrainConfig(steps=1, log_every=1, validation_rows=8, sample_bytes=0, tensorboard=False),
 )

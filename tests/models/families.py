@@ -60,10 +60,12 @@ dynamic_pooling = functools.partial(
 
 FAMILIES: dict[str, ModelConfig] = {
     "transformer": small(),
-    "transformer, window": small(window=5),
-    "transformer, grouped and qk-norm": small(key_value_heads=2, qk_norm=True, mlp="relu"),
-    "transformer, tied and gelu": small(tied_head=True, mlp="gelu"),
-    "transformer, scanned and rematerialised": small(scan=True, remat="full"),
+    "transformer, window, grouped and qk-norm": small(
+        window=5, key_value_heads=2, qk_norm=True, mlp="relu"
+    ),
+    "transformer, tied, gelu, scanned and rematerialised": small(
+        tied_head=True, mlp="gelu", scan=True, remat="full"
+    ),
     "spacebyte": spacebyte(window=5),
     "spacebyte, published block": spacebyte(
         norm="layer", mlp="relu", rope_theta=None, learned_positions=12, scaled_init=False
@@ -78,11 +80,11 @@ FAMILIES: dict[str, ModelConfig] = {
     "hat": hat(),
     "hat, overflow": hat(bytes_per_patch=8.0),
     "hat2": hat2(window=6),
-    "hat2, whitespace": hat2(boundary="whitespace", window=None),
     "hat2, overflow": hat2(bytes_per_patch=4.0),
-    "hat2, scanned and rematerialised": hat2(scan=True, remat="full"),
+    "hat2, whitespace, scanned and rematerialised": hat2(
+        boundary="whitespace", window=None, scan=True, remat="full"
+    ),
     "dynamic_pooling, whitespace": dynamic_pooling(boundary=WhitespaceBoundary()),
-    "dynamic_pooling, spacelike": dynamic_pooling(boundary=SpacelikeBoundary()),
     "dynamic_pooling, fixed": dynamic_pooling(boundary=FixedBoundary(stride=3)),
     "dynamic_pooling, entropy, scanned and rematerialised": dynamic_pooling(
         boundary=EntropyBoundary(), scan=True, remat="full"
@@ -95,7 +97,9 @@ FAMILIES: dict[str, ModelConfig] = {
         published_blocks=True,
         mlp="gelu",
     ),
-    "dynamic_pooling, overflow": dynamic_pooling(bytes_per_patch=4.0),
+    "dynamic_pooling, spacelike, overflow": dynamic_pooling(
+        boundary=SpacelikeBoundary(), bytes_per_patch=4.0
+    ),
     "dynamic_pooling, gumbel": dynamic_pooling(),
 }
 

@@ -1,5 +1,6 @@
 """Golden ByT5 and MrT5: the authors' weights in our layout, and what our models make of them."""
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Any
@@ -117,7 +118,10 @@ def batch(case: golden.Case) -> Batch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Result:
-    """What our model makes of a case; `grad` is of the loss with the auxiliary ones."""
+    """What our model makes of a case.
+
+    `grad` is of the loss with the auxiliary ones, of soft deletion with the ordinary softmax.
+    """
 
     logits: Any
     loss: Any
@@ -155,9 +159,10 @@ def evaluate(path: Any, *, hard: bool = False, softmax1: bool = False) -> Result
             logits, loss, total, encoded.states, reading, gate_logits, reading.states, None
         )
 
-    grad, result = jax.jit(jax.grad(run, has_aux=True))(case.param)
-    result = jax.device_get(result)
-    return Result(**{**vars(result), "grad": jax.device_get(grad)})
+    if hard or softmax1:
+        return jax.device_get(jax.jit(run)(case.param)[1])
+    grad, result = jax.device_get(jax.jit(jax.grad(run, has_aux=True))(case.param))
+    return dataclasses.replace(result, grad=grad)
 
 
 def by_t5_id(logits: np.ndarray) -> np.ndarray:

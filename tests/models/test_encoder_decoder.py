@@ -38,9 +38,8 @@ mrt5 = functools.partial(MrT5Config, **sizes, gate_depth=1)
 
 FAMILIES = {
     "byt5": ByT5Config(**sizes),
-    "byt5, scanned and rematerialised": ByT5Config(**sizes, scan=True, remat="full"),
     "mrt5": mrt5(shortening=GateShortening(target=0.5, score_weight=0.5, noise=True)),
-    "mrt5, softmax1 and scanned": mrt5(softmax1=True, scan=True),
+    "mrt5, softmax1, scanned and rematerialised": mrt5(softmax1=True, scan=True, remat="full"),
     "mrt5, random": mrt5(shortening=RandomShortening()),
     "mrt5, fixed": mrt5(shortening=FixedShortening()),
     "mrt5, boundary": mrt5(shortening=BoundaryShortening()),
