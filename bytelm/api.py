@@ -184,7 +184,13 @@ class LoadedModel:
         if beams != 1:
             if not self.has_encoder:
                 raise UserError("beam search is for families with an encoder; leave out beams.")
-            return beam_search(self.transducer, starts, beams=beams, max_bytes=max_bytes)
+            return beam_search(
+                self.transducer,
+                starts,
+                beams=beams,
+                max_bytes=max_bytes,
+                stop=[_bytes(text) for text in stop],
+            )
         return self._generator.generate(
             starts,
             max_bytes=max_bytes,
@@ -217,16 +223,20 @@ class LoadedModel:
         )
         return (piece for (piece,) in pieces)
 
+    def warn_of_long_inputs(self, longest: int) -> None:
+        """Warns if an input of so many symbols is longer than an encoder's in training."""
+        trained = self.config.data.sequence_length
+        if longest > trained:
+            warnings.warn(
+                f"an input has {longest} symbols, and the model was trained on inputs of "
+                f"{trained}: expect it to do worse on longer ones.",
+                stacklevel=4,
+            )
+
     def _warn_beyond_training(self, prompts: Sequence[bytes], max_bytes: int) -> None:
         trained = self.config.data.sequence_length
         if self.has_encoder:
-            longest = 1 + max(map(len, prompts), default=0)
-            if longest > trained:
-                warnings.warn(
-                    f"an input has {longest} symbols, and the model was trained on inputs of "
-                    f"{trained}: expect it to do worse on longer ones.",
-                    stacklevel=3,
-                )
+            self.warn_of_long_inputs(1 + max(map(len, prompts), default=0))
             return
         longest = 1 + max(map(len, prompts), default=0) + max_bytes
         if longest > trained and getattr(self.config.model, "window", None) is None:

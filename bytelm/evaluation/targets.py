@@ -21,6 +21,7 @@ from rich.table import Table
 from bytelm.data.config import DIAGNOSTICS, DataConfig, Split
 from bytelm.data.loader import ValidationBatches
 from bytelm.data.pairs import Pair, pairs
+from bytelm.errors import UserError
 from bytelm.evaluation.bootstrap import bootstrap_interval
 from bytelm.inference.transduction import Transducer, bucket, encode, read
 from bytelm.models import Batch
@@ -58,7 +59,16 @@ def evaluate_targets(
 
     Returns:
         figures under names that say their units, ready for JSON.
+
+    Raises:
+        UserError: for a task without inputs.
     """
+    if data.task == "next_byte":
+        raise UserError(
+            "data.task is next_byte, and the model has an encoder, which needs inputs; choose the "
+            f"task it was trained on, {loaded.config.data.task}, or another one."
+        )
+    loaded.warn_of_long_inputs(data.sequence_length)
     started = time.perf_counter()
     model = loaded.transducer
     data = dataclasses.replace(data, batch_size=batch_size)
@@ -199,7 +209,10 @@ def _matches(
     chosen = [pair for pair, _ in zip(found, range(rows), strict=False)]
     for first in range(0, len(chosen), batch_size):
         some = chosen[first : first + batch_size]
-        written = model.greedy([pair.input for pair in some], max_bytes=row_length - 1)
+        inputs = [pair.input for pair in some]
+        inputs += [b""] * (batch_size - len(some))  # programs are compiled for full batches
+        # One more than the longest target, which must end there.
+        written = model.greedy(inputs, max_bytes=row_length)[: len(some)]
         exact += [text == pair.target for text, pair in zip(written, some, strict=True)]
         examples += [
             {"input": repr(pair.input), "target": repr(pair.target), "written": repr(text)}

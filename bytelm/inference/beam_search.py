@@ -22,6 +22,7 @@ def beam_search(
     beams: int,
     max_bytes: int,
     length_penalty: float = 1.0,
+    stop: Sequence[bytes] = (),
 ) -> list[bytes]:
     """The best target found for each input.
 
@@ -32,6 +33,7 @@ def beam_search(
         max_bytes: longest target; one that does not end by then counts as it stands.
         length_penalty: candidates are compared by their log-probability over their length in
             symbols, END among them, to this power.
+        stop: byte strings at whose first occurrence the target found is cut, just before it.
 
     Raises:
         UserError: for an option out of range.
@@ -44,7 +46,8 @@ def beam_search(
         return []
     logits, cache = model.start(inputs, max_bytes, beams)
     found = _search(model.graphdef, model.params, logits, cache, beams, max_bytes, length_penalty)
-    return [StopFilter(()).feed(row) for row in np.asarray(found)]
+    rows = [StopFilter(stop) for _ in inputs]
+    return [row.feed(text) + row.flush() for row, text in zip(rows, np.asarray(found), strict=True)]
 
 
 class _Beams(NamedTuple):

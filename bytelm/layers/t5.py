@@ -164,9 +164,12 @@ def attend(
         mixed = jnp.einsum("hts,shk->thk", weights, v, preferred_element_type=jnp.float32)
         return mixed.astype(q.dtype)
 
-    shared = bias is not None and len(bias) == 1
-    of_row = (q, k, v, keys_bias) if shared or bias is None else (q, k, v, keys_bias, bias)
-    of_all = (bias[0],) if shared else () if of_row[4:] else (None,)
+    of_row: tuple[jax.Array | None, ...] = (q, k, v, keys_bias)
+    of_all: tuple[jax.Array | None, ...] = ()
+    if bias is None or len(bias) == 1:
+        of_all = (None if bias is None else bias[0],)
+    else:
+        of_row = (*of_row, bias)
     scores = q.shape[1] * k.shape[1] * q.shape[2]
     if jax.default_backend() == "cpu" and scores > MANY_SCORES:
         return jax.lax.map(lambda arrays: row(*arrays, *of_all), of_row)
@@ -214,7 +217,8 @@ class T5Attention(nnx.Module):
         if context.keys_bias is None:
             return over.mean()
         there = (context.keys_bias > MASKED / 2)[:, None, None, :]
-        return (over * there).sum() / jnp.maximum(there.sum() * over.shape[1] * over.shape[2], 1)
+        of_key = (over * there).mean(axis=(1, 2))
+        return of_key.sum() / jnp.maximum(there.sum(), 1)
 
 
 @jax.tree_util.register_dataclass

@@ -163,23 +163,17 @@ class DeleteGate(Shortener):
         count = jnp.maximum(counted.sum(), 1)
         mean = jnp.where(counted, gate, 0.0).sum() / count
         losses = {"gate": mean if config.target is not None else config.weight * mean}
-        return _deleting(reading, counted, gate > floor / 2, gate, losses)
+        found = _deleting(reading, counted, gate > floor / 2, logits)
+        return replace(found, gate=gate, losses=losses)
 
 
-def _deleting(
-    reading: Reading,
-    counted: jax.Array,
-    wanted: jax.Array,
-    gate: jax.Array,
-    losses: dict[str, jax.Array],
-) -> Reading:
-    """The reading with those states kept that are wanted, or the most open gate of a row."""
+def _deleting(reading: Reading, counted: jax.Array, wanted: jax.Array, rank: jax.Array) -> Reading:
+    """The reading with those states kept that are wanted, or that of the highest rank in a row."""
     none = ~(wanted & reading.valid).any(axis=1, keepdims=True)
-    most_open = jnp.where(reading.valid, gate, -jnp.inf).argmax(axis=1)
-    first = jnp.arange(gate.shape[1])[None, :] == most_open[:, None]
+    highest = jnp.where(reading.valid, rank, -jnp.inf).argmax(axis=1)
+    first = jnp.arange(rank.shape[1])[None, :] == highest[:, None]
     kept = reading.valid & (wanted | (none & first))
-    deleted = counted & ~kept
-    return replace(reading, kept=kept, gate=gate, deleted=deleted, losses=losses)
+    return replace(reading, kept=kept, deleted=counted & ~kept)
 
 
 @dataclass(frozen=True)
@@ -248,7 +242,7 @@ class FixedDeletion(Shortener):
 
 def _removing(reading: Reading, wanted: jax.Array) -> Reading:
     """Deletion without a gate: what is deleted is hidden in training too."""
-    found = _deleting(reading, reading.valid, wanted, jnp.zeros(wanted.shape), {})
+    found = _deleting(reading, reading.valid, wanted, jnp.zeros(wanted.shape))
     return replace(found, valid=found.kept)
 
 

@@ -20,7 +20,7 @@ from bytelm.inference.generation import Generator
 from bytelm.inference.transduction import Transducer
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hierarchy import HierarchyConfig
-from bytelm.training.checkpoint import Checkpoints
+from bytelm.training.checkpoint import Checkpoints, last_step
 from bytelm.training.display import Display
 from bytelm.training.distributed import StopRequest, gather_json
 from bytelm.training.hardware import peak_flops
@@ -30,7 +30,7 @@ from bytelm.training.provenance import provenance
 from bytelm.training.record import Record, measure, segmentation_metrics, warnings
 from bytelm.training.resume import check_change
 from bytelm.training.sharding import check_batch, place_batch, row_share, single_device_mesh
-from bytelm.training.step import TrainProgram, train_program
+from bytelm.training.step import State, TrainProgram, train_program
 from bytelm.vocabulary import BYTES
 
 CONFIG = "config.json"
@@ -146,32 +146,37 @@ class _Run:
         allow_config_change: bool,
     ):
         self.config, self.run_dir, self.mesh = config, run_dir, mesh
+        self.has_encoder = isinstance(config.model, EncoderDecoderConfig)
         self.program = build_program(config, mesh)
         share = row_share(config.data.batch_size, mesh)
         self.batches = train_loader(config.data, config.train.seed, *share)
         self.validation = ValidationBatches(
             config.data, config.train.validation_rows, "validation", *share
         )
+        resuming = resume and last_step(run_dir) is not None
+        if not resuming:
+            self.state = self._first_state()
         self.checkpoints = Checkpoints(run_dir, config.train.keep)
         self.step, self.bytes_seen, self.best = 0, 0, math.inf
         self.validated = 0
         self.last_validation: float | None = None
         self.record = Record()
         self.warned: set[tuple[str, str]] = set()
-        if resume and self.checkpoints.last_step is not None:
+        if resuming:
             self._restore(allow_config_change)
-        else:
-            self.state = self.program.init(config.train.seed)
-            if config.train.initial is not None:
-                self.state["params"] = start_from(
-                    config.train.initial, self.state["params"], self.program.shardings["params"]
-                )
         self.provenance = provenance()
         self.learning_rate = config.optimizer.learning_rates(config.train.steps)
         self.peak = peak_flops(config.model.dtype).flops_per_second * mesh.size
         self.is_main = jax.process_index() == 0
         if self.is_main:
             _write_config(config, run_dir)
+
+    def _first_state(self) -> State:
+        config, shardings = self.config.train, self.program.shardings
+        state = self.program.init(config.seed)
+        if config.initial is None:
+            return state
+        return {**state, "params": start_from(config.initial, state["params"], shardings["params"])}
 
     def _restore(self, allow_config_change: bool) -> None:
         saved = self.checkpoints.config()
@@ -276,7 +281,9 @@ class _Run:
             )
         self.record.add(values)
         if step % self.config.train.log_every == 0:
-            scalars = self.record.scalars(self._step_flops, self.peak, self.config.data.scripts)
+            scalars = self.record.scalars(
+                self._step_flops, self.peak, self.config.data.scripts, self.has_encoder
+            )
             # The schedule does not advance in a step that is skipped.
             scalars["learning_rate"] = float(self.learning_rate(step - 1 - int(values["skipped"])))
             self.record = Record()
@@ -321,7 +328,7 @@ class _Run:
                 name: sums.get(name, 0.0) + np.asarray(value, np.float64)
                 for name, value in found.items()
             }
-        measured, bits = measure(sums)
+        measured, bits = measure(sums, self.has_encoder)
         self.validated, self.last_validation = self.step, bits
         details = segmentation_metrics(sums, self.config.data.scripts)
         named = {f"validation/{name}": value for name, value in details.items()}
@@ -347,7 +354,7 @@ class _Run:
 
     def _sampled_text(self, params: Any, count: int) -> str:
         """A continuation of nothing; with an encoder, what the likeliest targets are."""
-        if not isinstance(self.config.model, EncoderDecoderConfig):
+        if not self.has_encoder:
             generator = Generator(self.program.graphdef, params)
             text = generator.generate([b""], max_bytes=count, seed=self.step)[0]
             return text.decode("utf-8", "replace")

@@ -27,13 +27,12 @@ def bits_per_byte(nats: float, count: float) -> float:
     return nats / (math.log(2) * count) if count else math.nan
 
 
-def measure(sums: Mapping[str, Any]) -> tuple[str, float]:
+def measure(sums: Mapping[str, Any], has_encoder: bool) -> tuple[str, float]:
     """The name and value of what is made small: bits per byte, END counted, or, of a model with an
     encoder, bits per target byte: over its targets alone, END and sentinels among them.
     """
-    if "inputs" in sums:
-        return "bits_per_target_byte", bits_per_byte(float(sums["nats"]), float(sums["symbols"]))
-    return "bpb", bits_per_byte(float(sums.get("nats", 0)), float(sums.get("bytes", 0)))
+    name, counted = ("bits_per_target_byte", "symbols") if has_encoder else ("bpb", "bytes")
+    return name, bits_per_byte(float(sums.get("nats", 0.0)), float(sums.get(counted, 0.0)))
 
 
 class Record:
@@ -78,6 +77,7 @@ class Record:
         step_flops: Callable[[float | None], float],
         peak: float,
         scripts: Sequence[str] = (),
+        has_encoder: bool = False,
     ) -> dict[str, float]:
         """The metrics of the steps added: sums are divided here, once.
 
@@ -86,11 +86,12 @@ class Record:
                 the room for patches.
             peak: FLOP/s that the devices could reach.
             scripts: names of the scripts that the sums by script are of.
+            has_encoder: whether the model has one, as in `measure`.
         """
         self.pause()
         flops = self.steps * step_flops(None) / self.seconds
         total = self._total("inputs") or self._total("bytes")
-        name, bits = measure(self.sums)
+        name, bits = measure(self.sums, has_encoder)
         scalars = {
             name: bits,
             "bytes_per_second": total / self.seconds,

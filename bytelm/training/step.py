@@ -41,6 +41,7 @@ def score(
     batch: Batch,
     scripts: int = 0,
     weights: Mapping[str, jax.Array] = MappingProxyType({}),
+    symbols_per_input: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The training loss summed over a batch's scored symbols, and sums for the metrics.
 
@@ -61,8 +62,6 @@ def score(
         "symbols": (batch.targets != UNSCORED).sum(),
         **output.statistics,
     }
-    for name, loss in output.auxiliary_losses.items():
-        sums[f"auxiliary/{name}"] = loss * sums["symbols"]
     if output.patch_starts is not None:
         sums["patch_lengths"] = count_lengths(output.patch_starts, batch.segment_ids)
     if scripts and output.patch_starts is not None:
@@ -79,9 +78,15 @@ def score(
             of_script = batch.scripts[:, :1, None] == jnp.arange(scripts)[None, None, :]
             sums["script_inputs"] = (of_script & inputs[:, :, None]).sum(axis=(0, 1))
             sums["script_deleted"] = (of_script & output.deleted[:, :, None]).sum(axis=(0, 1))
+    # An encoder's losses are means over inputs: a piece of a batch has its share of those.
+    share = sums["symbols"]
+    if symbols_per_input is not None:
+        share = sums["inputs"] * symbols_per_input
     losses = output.auxiliary_losses.items()
+    for name, loss in losses:
+        sums[f"auxiliary/{name}"] = loss * share
     auxiliary = sum((weights.get(name, 1.0) * loss for name, loss in losses), start=jnp.zeros(()))
-    return sums["nats"] + auxiliary * sums["symbols"], sums
+    return sums["nats"] + auxiliary * share, sums
 
 
 @dataclass(frozen=True)
@@ -151,10 +156,14 @@ def train_program(
     )
 
     def gradients(
-        params: Any, batch: Batch, weights: dict[str, jax.Array]
+        params: Any,
+        batch: Batch,
+        weights: dict[str, jax.Array],
+        symbols_per_input: jax.Array | None,
     ) -> tuple[Any, dict[str, jax.Array]]:
         def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return score(nnx.merge(graphdef, params), batch, scripts, weights)
+            model = nnx.merge(graphdef, params)
+            return score(model, batch, scripts, weights, symbols_per_input)
 
         return jax.grad(loss, has_aux=True)(params)
 
@@ -163,7 +172,11 @@ def train_program(
         batch = dataclasses.replace(batch, keys=_row_keys(state, len(batch.ids)))
         steering = state.get("controllers", {})
         weights = {name: controllers[name].weight(steering[name]) for name in steering}
-        gradients_of = partial(gradients, params, weights=weights)
+        per_input = None
+        if batch.inputs is not None:
+            scored, inputs = (batch.targets != UNSCORED).sum(), (batch.inputs != PAD).sum()
+            per_input = scored / jnp.maximum(inputs, 1)
+        gradients_of = partial(gradients, params, weights=weights, symbols_per_input=per_input)
         if accumulation == 1:
             grads, sums = gradients_of(batch)
         else:
