@@ -18,14 +18,15 @@ config = ExperimentConfig(
         # Slower than as published: at first nothing has taught the gate yet what to keep.
         shortening=GateShortening(target=0.19, bias=3.0, proportional=0.0, integral=1e-5),
     ),
-    data=DataConfig(task="vowel_removal", sequence_length=32, batch_size=64),
+    data=DataConfig(task="vowel_removal", sequence_length=24, batch_size=64),
     optimizer=OptimizerConfig(
         name="muon",
         learning_rate=5e-3,
         schedule="warmup_stable_decay",
         decay=0.4,
+        final=0.02,
     ),
     train=TrainConfig(
-        steps=2200, log_every=50, validate_every=500, validation_rows=256, checkpoint_every=500
+        steps=2600, log_every=50, validate_every=500, validation_rows=256, checkpoint_every=500
     ),
 )
