@@ -150,10 +150,10 @@ def test_stop_filter_does_not_depend_on_the_pieces(size, text, stop, expected):
 
 def test_no_prompt_length_compiles_anything_anew(generator):
     generator.generate([b"short"], max_bytes=9)
-    sizes = [f._cache_size() for f in (generation._read_piece, generation._decode)]
+    sizes = [f._cache_size() for f in (generation.read_piece, generation._decode)]
     generator.generate([bytes(70)], max_bytes=20, seed=3)
     generator.generate([b"x"], max_bytes=1, sampling=Sampling(temperature=0.7))
-    assert [f._cache_size() for f in (generation._read_piece, generation._decode)] == sizes
+    assert [f._cache_size() for f in (generation.read_piece, generation._decode)] == sizes
 
 
 def test_bfloat16_weights_are_stored_and_used():
