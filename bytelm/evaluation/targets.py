@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from rich.console import Console
@@ -24,11 +23,11 @@ from bytelm.data.pairs import Pair, pairs
 from bytelm.errors import UserError
 from bytelm.evaluation.bootstrap import bootstrap_interval
 from bytelm.inference.transduction import Transducer, bucket, encode, read
-from bytelm.models import Batch
+from bytelm.models import Batch, ModelOutput
 from bytelm.models.byt5 import ByT5Config
 from bytelm.models.encoder_decoder import Encoded
 from bytelm.training.hardware import describe_machine
-from bytelm.vocabulary import INPUT_SIZE, PAD, UNSCORED
+from bytelm.vocabulary import BYTES, INPUT_SIZE, PAD, UNSCORED
 
 if TYPE_CHECKING:
     from bytelm.api import LoadedModel
@@ -193,11 +192,8 @@ def _score(
     """Nats of each row's targets, how many of them are the likeliest, and how many there are."""
     logits = nnx.merge(graphdef, params).decode(batch.ids, encoded)
     scored = batch.targets != UNSCORED
-    targets = jnp.where(scored, batch.targets, 0)
-    of_target = jnp.take_along_axis(logits, targets[:, :, None], axis=2)[:, :, 0]
-    nats = jax.nn.logsumexp(logits, axis=2) - of_target
-    right = logits.argmax(axis=2) == targets
-    return tuple(jnp.where(scored, x, 0).sum(axis=1) for x in (nats, right, scored))  # type: ignore[return-value]
+    right = (logits.argmax(axis=2) == batch.targets) & scored
+    return ModelOutput(logits).nats(batch.targets).sum(1), right.sum(1), scored.sum(1)
 
 
 def _matches(
@@ -258,6 +254,9 @@ def print_target_report(report: dict[str, Any], console: Console | None = None) 
 
 def _most_deleted(by_symbol: dict[str, list[int]]) -> list[tuple[str, int, int]]:
     """The symbols that make up most of what is deleted: name, occurrences, deletions."""
-    ranked = sorted(by_symbol.items(), key=lambda item: -item[1][1])[:SHOWN]
-    names = [repr(bytes([int(s)])) if int(s) < 256 else "END" for s, _ in ranked]
-    return [(name, *counts) for name, (_, counts) in zip(names, ranked, strict=True) if counts[1]]  # type: ignore[misc]
+    counts = [(int(symbol), *pair) for symbol, pair in by_symbol.items() if pair[1]]
+    ranked = sorted(counts, key=lambda item: -item[2])[:SHOWN]
+    return [
+        (repr(bytes([symbol])) if symbol < BYTES else "END", count, gone)
+        for symbol, count, gone in ranked
+    ]

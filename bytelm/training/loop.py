@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from bytelm.training.resume import check_change
 from bytelm.training.sharding import check_batch, place_batch, row_share, single_device_mesh
 from bytelm.training.step import State, TrainProgram, train_program
 from bytelm.vocabulary import BYTES
+from bytelm.whole_file import write_whole
 
 CONFIG = "config.json"
 """File of a run directory that holds the resolved config."""
@@ -169,7 +169,7 @@ class _Run:
         self.peak = peak_flops(config.model.dtype).flops_per_second * mesh.size
         self.is_main = jax.process_index() == 0
         if self.is_main:
-            _write_config(config, run_dir)
+            write_whole(run_dir / CONFIG, to_json(config))
 
     def _first_state(self) -> State:
         config, shardings = self.config.train, self.program.shardings
@@ -386,9 +386,3 @@ class _Run:
             },
             validation_bits=validation_bits,
         )
-
-
-def _write_config(config: ExperimentConfig, run_dir: Path) -> None:
-    beside = run_dir / f"{CONFIG}.new"
-    beside.write_text(to_json(config))
-    os.replace(beside, run_dir / CONFIG)

@@ -25,8 +25,8 @@ from bytelm.training.sharding import like_parameters, parameter_shardings
 from bytelm.vocabulary import BYTES, PAD, UNSCORED
 
 State = dict[str, Any]
-"""step (int32), params, optimizer, rng (key data), skipped and skipped_in_row (int32); controllers,
-by the losses' names, where the model has any."""
+"""step (int32), params, optimizer, rng (key data), skipped and skipped_in_row (int32), and
+controllers by the names of the losses whose weights they set."""
 
 _CPU_COMPILER_OPTIONS = {
     # Eigen's matrix products; those of YNNPACK, XLA's choice, make a step 1.2 times as long.
@@ -47,10 +47,14 @@ def score(
 
     The sums are nats over bytes and END together (`nats`), over bytes alone (`byte_nats`), the
     number of bytes and of scored symbols, the auxiliary losses times the scored symbols
-    (`auxiliary/NAME`, without the `weights` that some have in the training loss), and whatever
-    statistics the family reports. In a family with patches they
+    (`auxiliary/NAME`), and whatever statistics the family reports. In a family with patches they
     are counted by length (`patch_lengths`), and where batches carry the numbers of so many
-    `scripts`, bytes and patches by script, `[scripts]`.
+    `scripts`, bytes and patches by script, `[scripts]`. With an encoder, its `inputs` are counted
+    and those `deleted`, in all and by script.
+
+    Args:
+        weights: of auxiliary losses, by name, in the training loss alone; 1 for others.
+        symbols_per_input: of the whole batch, where this is a piece of it for an encoder.
     """
     output = model(batch)
     nats = output.nats(batch.targets)
@@ -141,11 +145,7 @@ def train_program(
             "rng": jax.random.key_data(jax.random.fold_in(key, 1)),
             "skipped": jnp.zeros((), jnp.int32),
             "skipped_in_row": jnp.zeros((), jnp.int32),
-            **(
-                {"controllers": {n: c.init() for n, c in controllers.items()}}
-                if controllers
-                else {}
-            ),
+            "controllers": {name: each.init() for name, each in controllers.items()},
         }
 
     abstract_state = jax.eval_shape(init, 0)
@@ -170,8 +170,8 @@ def train_program(
     def train(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         params = state["params"]
         batch = dataclasses.replace(batch, keys=_row_keys(state, len(batch.ids)))
-        steering = state.get("controllers", {})
-        weights = {name: controllers[name].weight(steering[name]) for name in steering}
+        steering = state["controllers"]
+        weights = {name: each.weight(steering[name]) for name, each in controllers.items()}
         per_input = None
         if batch.inputs is not None:
             scored, inputs = (batch.targets != UNSCORED).sum(), (batch.inputs != PAD).sum()
@@ -193,18 +193,15 @@ def train_program(
         advanced = {
             "params": optax.apply_updates(params, updates),
             "optimizer": optimizer_state,
+            "controllers": {
+                name: each.update(steering[name], sums) for name, each in controllers.items()
+            },
         }
-        before = {"params": params, "optimizer": state["optimizer"]}
-        if controllers:
-            advanced["controllers"] = {
-                name: controllers[name].update(steering[name], sums) for name in steering
-            }
-            before["controllers"] = steering
         finite = jnp.isfinite(sums["nats"]) & jnp.isfinite(norm)
         kept = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             advanced,
-            before,
+            {name: state[name] for name in advanced},
         )
         bad = 1 - finite.astype(jnp.int32)
         new_state = {
