@@ -9,163 +9,27 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
+from bytelm.commands import (
+    ConvertCommand,
+    DescribeCommand,
+    EvalCommand,
+    GenerateCommand,
+    ProfileCommand,
+    RatesCommand,
+    TrainCommand,
+    UnigramCommand,
+)
 from bytelm.config import ExperimentConfig, did_you_mean, to_dict, to_json
 from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
 from bytelm.presets import ablation_names, find_file, load_preset, preset_names, run_file
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class TrainCommand:
-    """Trains a model from a config."""
-
-    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
-    run_dir: Path | None = None
-    """Where the run is written; none = the first free of runs/PRESET, runs/PRESET-2, ..."""
-    resume: bool = False
-    """Go on from the last checkpoint in --run-dir, or start there if it has none."""
-    allow_config_change: bool = False
-    """Resume though fields that change the outcome differ from the run's saved config."""
-    print_config: bool = False
-    """Print the resolved config as JSON and do nothing."""
-    report: bool = False
-    """When done, evaluate the test split beside gzip and xz."""
-    distributed: bool = False
-    """Join the other processes of this cluster job, found from its environment."""
-    coordinator: str | None = None
-    """Join the processes that name this host:port of process 0."""
-    num_processes: int | None = None
-    """With --coordinator: how many processes there are."""
-    process_id: int | None = None
-    """With --coordinator: which of them this is, from 0."""
-
-
-@dataclass(frozen=True)
-class EvalCommand:
-    """Scores a checkpoint: exact bits per byte over whole documents."""
-
-    data: DataConfig
-    checkpoint: Path
-    """The run directory."""
-    step: int | None = None
-    """Which checkpoint; none = the last."""
-    split: str | None = None
-    """Which split: train, validation or test; none = validation, or all documents of --data.files
-    that the run was not trained on."""
-    stride: int | None = None
-    """Symbols that each window scores, with the rest as context; none = half a row."""
-    batch_size: int = 16
-    """Windows scored at once."""
-    max_bytes: int | None = None
-    """Stop after the document that reaches this many bytes; none = all of the split. With an
-    encoder, after the batch of inputs that does."""
-    output: Path | None = None
-    """Where the JSON report goes; none = beside the checkpoint."""
-
-
-@dataclass(frozen=True)
-class GenerateCommand:
-    """Continues prompts with a checkpoint."""
-
-    checkpoint: Path
-    """The run directory."""
-    step: int | None = None
-    """Which checkpoint; none = the last."""
-    prompt: tuple[str, ...] = ("",)
-    """Texts to continue, or inputs of an encoder, all in one batch; - reads one from standard
-    input, as bytes."""
-    max_bytes: int = 256
-    """Longest continuation."""
-    temperature: float = 1.0
-    """Sharpness of the choice; 0 always takes the likeliest byte."""
-    top_k: int | None = None
-    """Choose among the k likeliest bytes."""
-    top_p: float | None = None
-    """Choose among the likeliest bytes that together have this probability."""
-    min_p: float | None = None
-    """Choose among bytes with at least this fraction of the likeliest one's probability."""
-    stop: tuple[str, ...] = ()
-    """Texts that end a continuation; they are not part of it."""
-    seed: int = 0
-    """Seed of the choice."""
-    beams: int = 1
-    """Candidates of a beam search for the best target, in a family with an encoder; 1 for none."""
-    weights: Literal["float32", "bfloat16"] = "float32"
-    """Dtype in which weights are held; bfloat16 is faster."""
-    raw: bool = False
-    """Write the bytes as they are, in place of valid UTF-8."""
-
-
-@dataclass(frozen=True)
-class DescribeCommand:
-    """Describes the documents of a source."""
-
-    data: DataConfig
-    samples: int = 3
-    """Documents shown from each split."""
-
-
-@dataclass(frozen=True)
-class UnigramCommand:
-    """Trains a SentencePiece Unigram model on the train split, for data.unigram."""
-
-    data: DataConfig
-    pieces: int = 10_000
-    """Most pieces of the model; a small text gives fewer."""
-    output: Path = Path("unigram.model")
-    """Where the model goes; a file that exists is left alone."""
-    max_bytes: int = 20_000_000
-    """Most bytes of text to train on, of documents in random order."""
-
-
-@dataclass(frozen=True)
-class RatesCommand:
-    """Measures FLEXITOKENS' rate and deviation of each script on parallel text.
-
-    The text must be parallel: the same documents in every script, each with its script named. A
-    script's rate is the anchor's times the ratio of their mean bytes per document.
-    """
-
-    data: DataConfig
-    anchor: str = "eng"
-    """The script whose rate is given."""
-    rate: float = 0.333
-    """Boundaries per byte of the anchor."""
-
-
-@dataclass(frozen=True)
-class ProfileCommand:
-    """Traces a few training steps."""
-
-    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
-    trace_dir: Path = Path("trace")
-    """Where the trace is written (for TensorBoard or Perfetto)."""
-    steps: int = 5
-    """Steps traced, after two that are not."""
-
-
-@dataclass(frozen=True)
-class ConvertCommand:
-    """Converts ByT5 and MrT5 from and to the folders of Hugging Face's T5."""
-
-    from_hf: str | None = None
-    """Folder, or name of a model on the Hugging Face hub, to make a run of."""
-    output: Path | None = None
-    """With --from-hf: the run directory to write."""
-    to_hf: Path | None = None
-    """Folder to write, which `transformers` loads."""
-    checkpoint: Path | None = None
-    """With --to-hf: the run directory to read."""
-    step: int | None = None
-    """With --to-hf: which checkpoint; none = the last."""
 
 
 def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = None) -> T:
