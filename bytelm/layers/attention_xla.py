@@ -146,7 +146,7 @@ class _Plan:
             of_queries = lax.dynamic_slice_in_dim(segment_ids, index * self.block, self.block)
             of_keys = lax.dynamic_slice_in_dim(segment_ids, start, keys.shape[0])
             visible &= jnp.repeat(of_queries, self.sharing)[None, :] == of_keys[:, None]
-        return _dot(keys, q, (1, 1)) * self.scale + jnp.where(visible, 0.0, MASKED)
+        return matrix_product(keys, q, (1, 1)) * self.scale + jnp.where(visible, 0.0, MASKED)
 
 
 def _each_head(
@@ -202,7 +202,7 @@ def _forward(
         top = scores.max(axis=0)
         weights = jnp.exp(scores - top[None, :])
         total = weights.sum(axis=0)
-        out = _dot(values, weights.astype(v.dtype), (0, 0)) / total[None, :]
+        out = matrix_product(values, weights.astype(v.dtype), (0, 0)) / total[None, :]
         return None, (out.T.astype(q.dtype), top + jnp.log(total))
 
     return plan.scan(step, None, (q,))[1]
@@ -233,11 +233,13 @@ def _backward(
         keys, values = (lax.dynamic_slice_in_dim(x, start, count) for x in (k, v))
         weights = jnp.exp(plan.scores(q, keys, segment_ids, index, start) - log_sum[None, :])
         shift = (out.astype(jnp.float32) * gradient).sum(axis=-1)
-        d_weights = _dot(values, gradient, (1, 1))
+        d_weights = matrix_product(values, gradient, (1, 1))
         d_scores = (weights * (d_weights - shift[None, :]) * plan.scale).astype(q.dtype)
-        d_keys = _add_at(totals[0], start, _dot(d_scores, q, (1, 0)))
-        d_values = _add_at(totals[1], start, _dot(weights.astype(q.dtype), gradient, (1, 0)))
-        return (d_keys, d_values), _dot(keys, d_scores, (0, 0)).T.astype(q.dtype)
+        d_keys = _add_at(totals[0], start, matrix_product(d_scores, q, (1, 0)))
+        d_values = _add_at(
+            totals[1], start, matrix_product(weights.astype(q.dtype), gradient, (1, 0))
+        )
+        return (d_keys, d_values), matrix_product(keys, d_scores, (0, 0)).T.astype(q.dtype)
 
     zeros = jnp.zeros(k.shape, jnp.float32)
     (dk, dv), dq = plan.scan(step, (zeros, zeros), (q, out, log_sum, gradient))
@@ -249,7 +251,7 @@ def _add_at(total: jax.Array, start: jax.Array, part: jax.Array) -> jax.Array:
     return lax.dynamic_update_slice_in_dim(total, before + part, start, axis=0)
 
 
-def _dot(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
-    """Matrix product over one axis of each, accumulated in fp32."""
+def matrix_product(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
+    """Product of two matrices over one axis of each, accumulated in fp32."""
     dimensions = (((axes[0],), (axes[1],)), ((), ()))
     return lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)

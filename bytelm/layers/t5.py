@@ -17,6 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bytelm.layers.attention_biased import (
+    biased_attention,
+    distance_windows,
+    position_windows,
+    query_block,
+    whole_bias,
+)
 from bytelm.layers.attention_xla import MASKED
 from bytelm.layers.blocks import BlockConfig, CacheSlots, LayerCache, by_position
 from bytelm.layers.linear import Dense
@@ -26,8 +33,6 @@ from bytelm.layers.partitioning import shard_rows
 
 BUCKETS = 32
 """Buckets of distances, those of both directions together in an encoder."""
-MANY_SCORES = 2**17
-"""Rows with more scores than this are taken in turn on CPU."""
 FARTHEST = 128
 """Distances from this one on share a bucket."""
 
@@ -48,7 +53,7 @@ class T5Context:
     """What all layers of a stack are given alike.
 
     Attributes:
-        bias: float32 `[B or 1, H, T, S]`, added to the scores of self-attention.
+        windows: biases of the scores of self-attention, as `biased_attention` takes them.
         keys_bias: float32 `[B, S]`, added to the scores of each key there; None for 0.
         states: `[B, S', d]`, what the encoder read; None in an encoder, and in decoding, where the
             cache has its keys and values.
@@ -56,7 +61,7 @@ class T5Context:
             none.
     """
 
-    bias: jax.Array
+    windows: jax.Array
     keys_bias: jax.Array | None = None
     states: jax.Array | None = None
     states_bias: jax.Array | None = None
@@ -87,17 +92,28 @@ class RelativeBias(nnx.Module):
         self.table = nnx.Param(jax.random.normal(rngs.params(), (BUCKETS, heads)) * scale)
 
     def of_row(self, length: int) -> jax.Array:
-        """Biases of positions 0 to T - 1 for each other, float32 `[1, H, T, T]`."""
+        """Biases of positions 0 to T - 1 for each other, as `distance_windows` of T keys.
+
+        Those of keys ahead are MASKED unless the table is for both directions.
+        """
         distances = jnp.arange(-length, length)
-        of_distance = self._of(distances).T  # [H, 2T], of keys T back to T - 1 ahead
-        # Row i is the window of T values from T - i on: one row longer than the windows' step.
-        rows = jnp.broadcast_to(of_distance[:, None], (len(of_distance), length, 2 * length))
-        flat = rows.reshape(-1, 2 * length * length)[:, length : length + length * (2 * length - 1)]
-        return flat.reshape(-1, length, 2 * length - 1)[None, :, :, :length]
+        biases = self._of(distances)
+        if not self.bidirectional:
+            biases = jnp.where(distances[:, None] > 0, MASKED, biases)
+        return distance_windows(biases.T, length, query_block(length, length, biases.shape[1]))
 
     def between(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
-        """Biases of positions int32 `[B, S]` for queries at `[B, T]`, float32 `[B, H, T, S]`."""
-        return jnp.moveaxis(self._of(keys[:, None, :] - queries[:, :, None]), 3, 1)
+        """Biases of positions int32 `[B, S]` for `[B, T]`, as `position_windows` has them.
+
+        Those of keys that are ahead, or at -1, are MASKED unless the table is for both directions.
+        """
+        distances = keys[:, None, :] - queries[:, :, None]
+        biases = self._of(distances)
+        if not self.bidirectional:
+            visible = (distances <= 0) & (keys >= 0)[:, None, :]
+            biases = jnp.where(visible[..., None], biases, MASKED)
+        block = query_block(*biases.shape[1:])
+        return position_windows(jnp.moveaxis(biases, 3, 1), block)
 
     def _of(self, distances: jax.Array) -> jax.Array:
         buckets = bucket(distances, bidirectional=self.bidirectional)
@@ -126,56 +142,6 @@ def _logarithmic(distance: int, exact: int, count: int) -> int:
     return min(exact + int(np.float32(ratio) * (count - exact)), count - 1)
 
 
-def attend(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    bias: jax.Array | None,
-    keys_bias: jax.Array | None,
-    softmax1: bool,
-) -> jax.Array:
-    """Attention with biased scores that are not scaled; the softmax is in float32.
-
-    The weights are made again in the backward pass. CPU takes long rows in turn: its caches then
-    hold the scores of one.
-
-    Args:
-        q: `[B, T, H, K]`.
-        k, v: `[B, S, H, K]`.
-        bias: float32 `[B or 1, H, T, S]`, or None for 0.
-        keys_bias: float32 `[B, S]`, added to the scores of each key, or None for 0.
-        softmax1: see `T5BlockConfig`.
-
-    Returns:
-        `[B, T, H, K]` in the dtype of q.
-    """
-
-    @jax.checkpoint
-    def row(q, k, v, keys_bias, bias):
-        scores = jnp.einsum("thk,shk->hts", q, k, preferred_element_type=jnp.float32)
-        scores = scores if bias is None else scores + bias
-        scores = scores if keys_bias is None else scores + keys_bias[None, None, :]
-        top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
-        top = jnp.maximum(top, 0.0) if softmax1 else top
-        weights = jnp.exp(scores - top)
-        total = weights.sum(axis=-1, keepdims=True)
-        total = total + jnp.exp(-top) if softmax1 else total
-        weights = (weights / total).astype(v.dtype)
-        mixed = jnp.einsum("hts,shk->thk", weights, v, preferred_element_type=jnp.float32)
-        return mixed.astype(q.dtype)
-
-    of_row: tuple[jax.Array | None, ...] = (q, k, v, keys_bias)
-    of_all: tuple[jax.Array | None, ...] = ()
-    if bias is None or len(bias) == 1:
-        of_all = (None if bias is None else bias[0],)
-    else:
-        of_row = (*of_row, bias)
-    scores = q.shape[1] * k.shape[1] * q.shape[2]
-    if jax.default_backend() == "cpu" and scores > MANY_SCORES:
-        return jax.lax.map(lambda arrays: row(*arrays, *of_all), of_row)
-    return jax.vmap(lambda *arrays: row(*arrays, *of_all))(*of_row)
-
-
 class T5Attention(nnx.Module):
     """Multi-head attention of queries `[B, T, d]` over `[B, S, d]`."""
 
@@ -202,18 +168,22 @@ class T5Attention(nnx.Module):
         x: jax.Array,
         k: jax.Array,
         v: jax.Array,
-        bias: jax.Array | None,
+        windows: jax.Array | None,
         keys_bias: jax.Array | None,
     ) -> jax.Array:
         q = self.heads(self.query(x))
-        mixed = attend(q, k, v, bias, keys_bias, self.config.softmax1)
+        mixed = biased_attention(q, k, v, windows, keys_bias, softmax1=self.config.softmax1)
         return self.output(mixed.reshape(*x.shape[:2], -1))
 
     def excess(self, x: jax.Array, context: T5Context, limit: float) -> jax.Array:
-        """The mean of `max(score, limit) - limit` over all pairs with a key that is there."""
+        """The mean of `max(score, limit) - limit` over all pairs with a key that is there.
+
+        Takes the windows of whole rows.
+        """
         q, k = self.heads(self.query(x)), self.heads(self.key(x))
         scores = jnp.einsum("bthk,bshk->bhts", q, k, preferred_element_type=jnp.float32)
-        over = jnp.maximum(scores + context.bias - limit, 0.0)
+        bias = whole_bias(context.windows, x.shape[1], x.shape[1])
+        over = jnp.maximum(scores + bias[None] - limit, 0.0)
         if context.keys_bias is None:
             return over.mean()
         there = (context.keys_bias > MASKED / 2)[:, None, None, :]
@@ -265,7 +235,7 @@ class T5Block(nnx.Module):
             return Watched(states, x.excess + excess, x.limit)
         normed = self.attention_norm(shard_rows(x))
         k, v = self.attention.keys_and_values(normed)
-        x = x + self.attention(normed, k, v, context.bias, context.keys_bias)
+        x = x + self.attention(normed, k, v, context.windows, context.keys_bias)
         if context.states is not None:
             k, v = self.cross.keys_and_values(context.states)
             x = self._with_states(x, k, v, context)
@@ -279,24 +249,12 @@ class T5Block(nnx.Module):
     def extend(
         self, x: jax.Array, cache: T5LayerCache, slots: CacheSlots, context: T5Context
     ) -> tuple[jax.Array, T5LayerCache]:
-        """The block for N new positions; `context.bias` is that of `slots.key_positions`."""
+        """The block for N new positions; `context.windows` are those of `slots.key_positions`."""
         normed = self.attention_norm(x)
         k, v = self.attention.keys_and_values(normed)
         written, keys, values = slots.extend(cache, k, v)
         k, v = (by_position(each, len(x)).astype(x.dtype) for each in (keys, values))
-        x = x + self.attention(normed, k, v, context.bias, context.keys_bias)
+        x = x + self.attention(normed, k, v, context.windows, context.keys_bias)
         x = self._with_states(x, cache.states_keys, cache.states_values, context)
         x = x + self.mlp(self.mlp_norm(x))
         return x, dataclasses.replace(cache, keys=written.keys, values=written.values)
-
-
-def causal(bias: jax.Array, queries: jax.Array, keys: jax.Array) -> jax.Array:
-    """Biases `[B, H, T, S]`, MASKED for keys that are ahead of the query, or nowhere.
-
-    Args:
-        bias: as above.
-        queries: int32 `[B, T]`, positions.
-        keys: int32 `[B, S]`, positions, -1 for none.
-    """
-    visible = (keys[:, None, :] <= queries[:, :, None]) & (keys >= 0)[:, None, :]
-    return jnp.where(visible[:, None], bias, MASKED)

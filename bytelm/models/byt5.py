@@ -31,7 +31,6 @@ from bytelm.layers.t5 import (
     T5BlockConfig,
     T5Context,
     T5LayerCache,
-    causal,
 )
 from bytelm.models.encoder_decoder import (
     VOCABULARY,
@@ -159,9 +158,8 @@ class ByT5(EncoderDecoder):
         return Encoded(self.encoder_norm(self.encoder(states, None, condition=context)), keys_bias)
 
     def decode(self, ids: jax.Array, encoded: Encoded) -> jax.Array:
-        positions = jnp.arange(ids.shape[1])[None, :]
-        bias = causal(self.decoder_bias.of_row(ids.shape[1]), positions, positions)
-        context = T5Context(bias, states=encoded.states, states_bias=encoded.bias)
+        windows = self.decoder_bias.of_row(ids.shape[1])
+        context = T5Context(windows, states=encoded.states, states_bias=encoded.bias)
         x = shard_rows(self.embedding(ids, self.config.dtype))
         return self._logits(self.decoder(x, None, condition=context))
 
@@ -181,9 +179,8 @@ class ByT5(EncoderDecoder):
         self, ids: jax.Array, cache: ByT5Cache, lengths: jax.Array
     ) -> tuple[jax.Array, ByT5Cache]:
         def context(slots: CacheSlots) -> T5Context:
-            bias = self.decoder_bias.between(slots.positions, slots.key_positions)
-            bias = causal(bias, slots.positions, slots.key_positions)
-            return T5Context(bias, states_bias=cache.states_bias)
+            windows = self.decoder_bias.between(slots.positions, slots.key_positions)
+            return T5Context(windows, states_bias=cache.states_bias)
 
         x = self.embedding(ids, self.config.dtype)
         x, stack = self.decoder.extend(x, cache.stack, lengths, condition=context)

@@ -78,11 +78,11 @@ class MrT5(ByT5):
 
     def encode(self, reading: Reading, length: int | None = None) -> Encoded:
         if length is None:
-            bias = self.encoder_bias.of_row(reading.states.shape[1])
+            windows = self.encoder_bias.of_row(reading.states.shape[1])
         else:
             reading = reading.shortened(length)
-            bias = self.encoder_bias.between(reading.positions, reading.positions)
-        context = T5Context(bias, reading.keys_bias)
+            windows = self.encoder_bias.between(reading.positions, reading.positions)
+        context = T5Context(windows, reading.keys_bias)
         run = partial(self.encoder, condition=context, first=self.config.gate_depth)
         penalty = self.config.shortening.score_penalty
         if length is not None or penalty is None:

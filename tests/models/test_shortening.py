@@ -14,6 +14,7 @@ from flax import nnx
 
 from bytelm.config import ExperimentConfig, from_dict, to_dict
 from bytelm.errors import UserError
+from bytelm.layers.attention_biased import whole_bias
 from bytelm.models.encoder_decoder import Reading
 from bytelm.models.mrt5 import MrT5Config
 from bytelm.models.shortening import (
@@ -382,7 +383,9 @@ def penalised():
     def run(params, inputs):
         model = nnx.merge(graphdef, params)
         reading = model.read(inputs, jnp.zeros((len(inputs), 2), jnp.uint32))
-        return reading, model.encoder_bias.of_row(inputs.shape[1]), model.encode(reading).losses
+        length = inputs.shape[1]
+        bias = whole_bias(model.encoder_bias.of_row(length), length, length)[None]
+        return reading, bias, model.encode(reading).losses
 
     return graphdef, run, nnx.to_pure_dict(params)
 
