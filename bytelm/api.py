@@ -53,6 +53,7 @@ class LoadedModel:
     Attributes:
         config: the config of the run that trained it.
         step: the training step that it comes from.
+        tokenizer: of a subword model; None where symbols are bytes.
         context: symbols in a window that texts are scored in; those of a row in training, unless
             it is set to another number.
     """
@@ -65,17 +66,19 @@ class LoadedModel:
         self.config = saved.config
         self.step = saved.step
         self.context = saved.config.data.sequence_length
-        self._graphdef = saved.graphdef
-        self._params = store_weights(saved.params, weights)
+        self.graphdef = saved.graphdef
+        self.params = store_weights(saved.params, weights)
+        self.tokenizer = saved.tokenizer
 
     @functools.cached_property
-    def _scorer(self) -> Scorer:
+    def scorer(self) -> Scorer:
+        """What gives the nats of batches, in a family without an encoder."""
         if self.has_encoder:
             raise UserError(
                 f"the family {self.config.model.family} gives targets of inputs a probability, not "
                 "texts; `bytelm eval` scores targets, and `generate` writes them."
             )
-        return Scorer(self._graphdef, self._params)
+        return Scorer(self.graphdef, self.params)
 
     @property
     def has_encoder(self) -> bool:
@@ -85,11 +88,15 @@ class LoadedModel:
     @functools.cached_property
     def transducer(self) -> Transducer:
         """What writes the targets of inputs, in a family with an encoder."""
-        return Transducer(self._graphdef, self._params)
+        return Transducer(self.graphdef, self.params)
 
     @functools.cached_property
     def _generator(self) -> Generator:
-        return self.transducer if self.has_encoder else Generator(self._graphdef, self._params)
+        return (
+            self.transducer
+            if self.has_encoder
+            else Generator(self.graphdef, self.params, tokenizer=self.tokenizer)
+        )
 
     @property
     def default_stride(self) -> int:
@@ -108,11 +115,12 @@ class LoadedModel:
             batch_size: windows scored at a time.
         """
         return score_documents(
-            self._scorer,
+            self.scorer,
             map(_bytes, texts),
             sequence_length=self.context,
             stride=stride,
             batch_size=batch_size,
+            tokenizer=self.tokenizer,
         )
 
     def score(self, texts: Iterable[Text]) -> np.ndarray:
@@ -138,7 +146,7 @@ class LoadedModel:
             UserError: if the model is of a flat family, or the text is empty.
         """
         return segment(
-            self._scorer,
+            self.scorer,
             _bytes(text),
             sequence_length=self.context,
             stride=stride,
@@ -238,7 +246,12 @@ class LoadedModel:
         if self.has_encoder:
             self.warn_of_long_inputs(1 + max(map(len, prompts), default=0))
             return
-        longest = 1 + max(map(len, prompts), default=0) + max_bytes
+        if self.tokenizer is not None:
+            # How many tokens the continuation will take is not known.
+            lengths, max_bytes = [len(self.tokenizer.encode(prompt)) for prompt in prompts], 0
+        else:
+            lengths = [len(prompt) for prompt in prompts]
+        longest = 1 + max(lengths, default=0) + max_bytes
         if longest > trained and getattr(self.config.model, "window", None) is None:
             warnings.warn(
                 f"prompt and continuation may take {longest} symbols, and the model was trained on "

@@ -21,13 +21,21 @@ from bytelm.commands import (
     GenerateCommand,
     ProfileCommand,
     RatesCommand,
+    TokenizerCommand,
     TrainCommand,
     UnigramCommand,
 )
 from bytelm.config import ExperimentConfig, did_you_mean, to_dict, to_json
 from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
-from bytelm.presets import ablation_names, find_file, load_preset, preset_names, run_file
+from bytelm.presets import (
+    ablation_names,
+    comparison_names,
+    find_file,
+    load_preset,
+    preset_names,
+    run_file,
+)
 
 T = TypeVar("T")
 
@@ -260,6 +268,47 @@ def data_command(arguments: Sequence[str]) -> int:
     return 0
 
 
+def tokenizer_command(arguments: Sequence[str]) -> int:
+    """`bytelm tokenizer train [PRESET] [options]`."""
+    if not arguments or arguments[0] != "train":
+        raise UserError("say what to do: `bytelm tokenizer train [PRESET] [options]`.")
+    preset, rest = _preset(arguments[1:], "tokenizer train")
+    data = load_preset(preset).data if preset else DataConfig()
+    command = parse(TokenizerCommand, rest, "tokenizer train", TokenizerCommand(data))
+    from bytelm.subword.training import write_tokenizer
+
+    suffix = "model" if command.kind == "unigram" else "json"
+    output = command.output or Path(f"{command.kind}-{command.size}.{suffix}")
+    write_tokenizer(
+        command.data,
+        command.kind,
+        command.size,
+        command.max_bytes,
+        output,
+        transition=command.transition,
+    )
+    return 0
+
+
+def compare_command(arguments: Sequence[str]) -> int:
+    """`bytelm compare COMPARISON [options]`."""
+    name, rest = _preset(arguments, "compare", "comparison", comparison_names)
+    if name is None:
+        raise UserError(f"name a comparison first: one of {', '.join(comparison_names())}.")
+    from bytelm.comparison.compare import CompareCommand, Plan, run_comparison
+    from bytelm.comparison.comparison import Comparison
+
+    path = find_file(name, "comparison", comparison_names())
+    comparison = run_file(path, "comparison", Comparison)
+    command = parse(CompareCommand, rest, f"compare {name}", CompareCommand())
+    output = command.output or Path("runs/comparison") / Path(name).stem
+    if command.tasks:
+        plan = Plan(comparison, output, command.root)
+        print(f"{len(plan.sweep)} {plan.count()}")
+        return 0
+    return run_comparison(comparison, output, root=command.root, task=command.task)
+
+
 def convert_command(arguments: Sequence[str]) -> int:
     """`bytelm convert --from-hf PATH_OR_NAME --output RUN | --to-hf FOLDER --checkpoint RUN`."""
     command = parse(ConvertCommand, arguments, "convert")
@@ -314,7 +363,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "generate": generate_command,
     "segment": segment_command,
     "ablate": ablate_command,
+    "compare": compare_command,
     "data": data_command,
+    "tokenizer": tokenizer_command,
     "convert": convert_command,
     "profile": profile_command,
 }

@@ -3,7 +3,7 @@
 `bytelm segment` and `bytelm ablate` have theirs beside what they do.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +11,7 @@ import tyro
 
 from bytelm.config import ExperimentConfig
 from bytelm.data.config import DataConfig
+from bytelm.subword import Kind
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,24 @@ class UnigramCommand:
     """Where the model goes; a file that exists is left alone."""
     max_bytes: int = 20_000_000
     """Most bytes of text to train on, of documents in random order."""
+
+
+@dataclass(frozen=True)
+class TokenizerCommand:
+    """Trains a subword tokenizer on the train split, for data.tokenizer."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    kind: Kind = "bpe"
+    """`bpe`: byte-level, within words; `superbpe`: then across words too; `unigram`:
+    SentencePiece's, with byte fallback."""
+    size: int = 8192
+    """Number of tokens, the 256 bytes among them."""
+    max_bytes: int = 100_000_000
+    """Most bytes of text to train on, of documents in random order."""
+    transition: float = 0.8
+    """Share of its tokens that SuperBPE makes within words."""
+    output: Path | None = None
+    """The new file; none = KIND-SIZE.json, or KIND-SIZE.model of SentencePiece."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ T = TypeVar("T")
 
 PACKAGE = Path(__file__).parent
 ABLATIONS = "ablations"
-"""Subfolder whose files define ablations, which are no presets."""
+COMPARISONS = "comparison"
+"""Subfolders whose files define ablations and comparisons, which are no presets."""
 
 
 def preset_folders() -> list[Path]:
@@ -22,12 +23,17 @@ def preset_folders() -> list[Path]:
 
 def preset_names() -> list[str]:
     """The names of all presets; those of a subfolder begin with its name and a slash."""
-    return [name for name in _names() if not name.startswith(f"{ABLATIONS}/")]
+    return [name for name in _names() if not name.startswith((f"{ABLATIONS}/", f"{COMPARISONS}/"))]
 
 
 def ablation_names() -> list[str]:
     """The names of all ablations, such as `ablations/boundaries`."""
     return [name for name in _names() if name.startswith(f"{ABLATIONS}/")]
+
+
+def comparison_names() -> list[str]:
+    """The names of all comparisons, such as `comparison/cpu`."""
+    return [name for name in _names() if name.startswith(f"{COMPARISONS}/")]
 
 
 def _names() -> list[str]:

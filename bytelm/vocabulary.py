@@ -1,9 +1,12 @@
-"""The symbols a byte-level model reads and predicts: the 256 bytes, then the special symbols.
+"""The symbols a model reads and predicts: the 256 bytes, then the special symbols.
 
 Ids 0-255 are the bytes themselves, so that any byte string is valid input and no id ever
 needs translating. What a model may predict comes first, so that the predicted vocabulary is
-a prefix of the input vocabulary: the 256 bytes and the end of the document.
+a prefix of the input vocabulary: the 256 bytes and the end of the document. A subword model has
+the tokens of a tokenizer in place of the bytes, and the special symbols behind those.
 """
+
+from dataclasses import dataclass
 
 BYTES = 256
 END = 256
@@ -20,3 +23,38 @@ INPUT_SIZE = 259
 
 UNSCORED = -1
 """Target at positions whose next symbol is not scored: padding, and START after END."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The symbols of a model whose text is of `size` different symbols: bytes, or tokens."""
+
+    size: int = BYTES
+
+    @property
+    def end(self) -> int:
+        """The end of a document; END where text is bytes."""
+        return self.size
+
+    @property
+    def start(self) -> int:
+        """The start of a document; START where text is bytes."""
+        return self.size + 1
+
+    @property
+    def pad(self) -> int:
+        """Filler; PAD where text is bytes."""
+        return self.size + 2
+
+    @property
+    def outputs(self) -> int:
+        """Number of symbols a model predicts."""
+        return self.size + 1
+
+    @property
+    def inputs(self) -> int:
+        """Number of symbols a model reads."""
+        return self.size + 3
+
+
+BYTE_VOCABULARY = Vocabulary()

@@ -1,8 +1,7 @@
 """Ablations: one config, changed in a few fields for each of several points, run and compared."""
 
 import dataclasses
-import gc
-import json
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -10,33 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import tyro
 
 from bytelm.api import load
+from bytelm.comparison.changes import changed
 from bytelm.comparison.plot import plot
 from bytelm.comparison.results import PointResult, finished, print_table, write_tables
+from bytelm.comparison.runs import carry_out, check_saved, is_trained
 from bytelm.config import (
     ExperimentConfig,
-    did_you_mean,
     differences,
     from_dict,
-    load_json,
     to_dict,
 )
 from bytelm.data.documents import Documents
-from bytelm.data.loader import ValidationBatches
 from bytelm.errors import UserError
-from bytelm.evaluation.report import evaluate, write_report
+from bytelm.evaluation.report import evaluate
 from bytelm.evaluation.targets import evaluate_targets
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
-from bytelm.training.checkpoint import last_step
-from bytelm.training.loop import CONFIG, train
-from bytelm.training.resume import outcome_changes
-from bytelm.training.run_directory import lock, remove_if_unused
-
-TEST_REPORT = "test_report.json"
-"""File of a point's run directory that holds its evaluation."""
+from bytelm.training.run_directory import lock
 
 
 @dataclass(frozen=True)
@@ -84,33 +75,6 @@ class Ablation:
         return configs
 
 
-def changed(config: Any, changes: Mapping[str, Any], where: str = "") -> Any:
-    """A copy of a config dataclass with the fields at dotted paths changed, all at once.
-
-    Raises:
-        UserError: for a path that there is not.
-    """
-    names = [field.name for field in dataclasses.fields(config)]
-    direct: dict[str, Any] = {}
-    nested: dict[str, dict[str, Any]] = {}
-    for path, value in changes.items():
-        name, dot, rest = path.partition(".")
-        inner = direct.get(name, getattr(config, name, None))
-        if name not in names or (dot and not dataclasses.is_dataclass(inner)):
-            known = [f"{where}{known}" for known in names]
-            raise UserError(
-                f"there is no config field {where}{path}{did_you_mean(where + name, known)}."
-            )
-        if dot:
-            nested.setdefault(name, {})[rest] = value
-        else:
-            direct[name] = value
-    for name, inner_changes in nested.items():
-        inner = direct.get(name, getattr(config, name))
-        direct[name] = changed(inner, inner_changes, f"{where}{name}.")
-    return dataclasses.replace(config, **direct)
-
-
 @dataclass(frozen=True)
 class AblateCommand:
     """Trains and tests the points of an ablation."""
@@ -143,7 +107,7 @@ def run_ablation(ablation: Ablation, output: Path, *, max_bytes: int | None = No
     """
     configs = ablation.configs
     for name, config in configs.items():
-        _check_saved(output / name, config)
+        check_saved(output / name, config)
     output.mkdir(parents=True, exist_ok=True)
     with lock(output):
         base = to_dict(ablation.base)
@@ -152,11 +116,10 @@ def run_ablation(ablation: Ablation, output: Path, *, max_bytes: int | None = No
             for name, config in configs.items()
         }
         # Those that are trained come first, so that the table never loses what is known of them.
-        order = sorted(configs, key=lambda name: not _is_trained(output / name, configs[name]))
+        order = sorted(configs, key=lambda name: not is_trained(output / name, configs[name]))
         for number, name in enumerate(order, 1):
             print(f"point {name} ({number} of {len(configs)})")
             results[name] = _run_point(results[name], output / name, configs[name], max_bytes)
-            _forget_programs()
             write_tables(list(results.values()), output, max_bytes)
             plot(list(results.values()), output)
             if results[name].state == "stopped":
@@ -174,68 +137,19 @@ def _changes(base: Any, config: ExperimentConfig) -> dict[str, Any]:
     return {path: new for path, _, new in differences(base, to_dict(config))}
 
 
-def _check_saved(run_dir: Path, config: ExperimentConfig) -> None:
-    """Raises UserError if the directory holds a checkpoint of another config."""
-    if last_step(run_dir) is None:
-        return
-    if different := outcome_changes(load_json(run_dir / CONFIG), config):
-        raise UserError(
-            f"{run_dir} holds a run of another config ({'; '.join(different)}); undo the change, "
-            "give the point another name, or choose another --output."
-        )
-
-
-def _is_trained(run_dir: Path, config: ExperimentConfig) -> bool:
-    return last_step(run_dir) == config.train.steps
-
-
 def _run_point(
     waiting: PointResult, run_dir: Path, config: ExperimentConfig, max_bytes: int | None
 ) -> PointResult:
     """Does of a point what is left to do."""
-    try:
-        _check_test(config)
-        if not _is_trained(run_dir, config):
-            interrupted_at = _train(run_dir, config)
-            if interrupted_at is not None:
-                reason = f"after step {interrupted_at} of {config.train.steps}"
-                return dataclasses.replace(waiting, state="stopped", reason=reason)
-        report = _test(run_dir, config, max_bytes)
-    except (UserError, jax.errors.JaxRuntimeError) as error:  # the latter when memory runs out
-        print(f"point {waiting.point} failed: {error}")
-        return dataclasses.replace(waiting, state="failed", reason=str(error))
-    return finished(waiting, config, run_dir, report)
-
-
-def _check_test(config: ExperimentConfig) -> None:
-    """Raises UserError, before anything is trained, if there is nothing to test it on."""
-    if isinstance(config.model, EncoderDecoderConfig):
-        ValidationBatches(config.data, 1, "test")
-    elif not any(Documents(config.data, "test")):
-        raise UserError("the test split holds no bytes; name data.test_files.")
-
-
-def _train(run_dir: Path, config: ExperimentConfig) -> int | None:
-    """Trains to the end, or up to the step that it returns when it is interrupted."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with lock(run_dir):
-        (run_dir / TEST_REPORT).unlink(missing_ok=True)  # it is of parameters that there were
-        try:
-            result = train(config, run_dir, resume=True)
-        except UserError:
-            remove_if_unused(run_dir)
-            raise
-    return result.step if result.interrupted else None
+    test = functools.partial(_test, max_bytes=max_bytes)
+    outcome = carry_out(run_dir, config, test, {"max_bytes": max_bytes})
+    if outcome.state == "done":
+        return finished(waiting, config, run_dir, outcome.report)
+    return dataclasses.replace(waiting, state=outcome.state, reason=outcome.reason)
 
 
 def _test(run_dir: Path, config: ExperimentConfig, max_bytes: int | None) -> dict[str, Any]:
-    """The report on the test split, from the file if it is there already."""
-    path = run_dir / TEST_REPORT
-    asked = {"max_bytes": max_bytes, "config": to_dict(config)}
-    if path.is_file():
-        report = json.loads(path.read_text())
-        if {key: report.get(key) for key in asked} == asked:
-            return report
+    """The report on the test split."""
     loaded = load(run_dir, config.train.steps)
     if loaded.has_encoder:
         report = evaluate_targets(loaded, config.data, "test", max_bytes=max_bytes)
@@ -246,11 +160,4 @@ def _test(run_dir: Path, config: ExperimentConfig, max_bytes: int | None) -> dic
         bits = report["bits_per_byte"]
     if not math.isfinite(bits):
         raise UserError(f"its test bits per byte are {bits}: it diverged.")
-    write_report({**report, **asked}, path)
     return report
-
-
-def _forget_programs() -> None:
-    """Frees what a point compiled and held, which no other point uses."""
-    gc.collect()
-    jax.clear_caches()

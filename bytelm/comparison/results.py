@@ -3,16 +3,18 @@
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from flax import nnx
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
+from bytelm.comparison.record import State
+from bytelm.comparison.table import bits, interval, known, markdown, state, tabulate, whole
 from bytelm.config import ExperimentConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.hardware import describe_machine
@@ -20,7 +22,6 @@ from bytelm.training.loop import row_flops
 from bytelm.whole_file import write_whole
 
 METRICS = "metrics.jsonl"
-State = Literal["waiting", "stopped", "failed", "done"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class PointResult:
 
 
 def finished(
-    point: PointResult, config: ExperimentConfig, run_dir: Path, report: dict[str, Any]
+    point: PointResult, config: ExperimentConfig, run_dir: Path, report: Mapping[str, Any]
 ) -> PointResult:
     """The same point with the figures of its config, its run and its test report."""
     model = nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0)))
@@ -107,10 +108,7 @@ def finished(
 
 def write_tables(results: Sequence[PointResult], output: Path, max_bytes: int | None) -> None:
     """Writes `table.md` for people and `table.json` for programs."""
-    names = _columns_of(results, _COLUMNS)
-    rows = [[_COLUMNS[name](result) for name in names] for result in results]
-    lines = [names, ["---"] * len(names), *rows]
-    write_whole(output / "table.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    write_whole(output / "table.md", markdown(tabulate(results, _COLUMNS)))
     table = {
         "max_bytes": max_bytes,
         "machine": describe_machine(),
@@ -121,46 +119,28 @@ def write_tables(results: Sequence[PointResult], output: Path, max_bytes: int | 
 
 def print_table(results: Sequence[PointResult], console: Console | None = None) -> None:
     """Shows the columns of the table that fit a terminal."""
-    names = _columns_of(results, _SHOWN)
-    table = Table(*names)
-    for result in results:
-        table.add_row(*(_COLUMNS[name](result) for name in names))
+    shown = tabulate(results, {name: _COLUMNS[name] for name in _SHOWN})
+    table = RichTable(*shown.columns)
+    for row in shown.rows:
+        table.add_row(*row)
     (console or Console()).print(table, markup=False)
-
-
-def _columns_of(results: Sequence[PointResult], names: Iterable[str]) -> list[str]:
-    """Those of the columns that are not empty for all points."""
-    return [name for name in names if any(_COLUMNS[name](result) for result in results)]
-
-
-def _known(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def _interval(result: PointResult) -> str:
-    return "{:.4f} to {:.4f}".format(*result.test_interval) if result.test_interval else ""
-
-
-def _state(result: PointResult) -> str:
-    reason = " ".join(result.reason.split()).replace("|", "/")
-    return f"{result.state}: {reason}" if reason else result.state
 
 
 _COLUMNS: dict[str, Callable[[PointResult], str]] = {
     "point": lambda result: result.point,
-    "test bpb": lambda result: _known(result.test_bpb, ".4f"),
-    "test bits/target byte": lambda result: _known(result.test_target_bits, ".4f"),
-    "95% interval": _interval,
-    "exact match": lambda result: _known(result.exact_match, ".2%"),
-    "deleted": lambda result: _known(result.deleted, ".2%"),
-    "encoder time saved": lambda result: _known(result.encoder_time_saved, ".1%"),
-    "validation bpb": lambda result: _known(result.validation_bpb, ".4f"),
-    "bytes/patch": lambda result: _known(result.bytes_per_patch, ".2f"),
-    "overflow": lambda result: _known(result.overflow, ".2%"),
-    "training bytes/s": lambda result: _known(result.bytes_per_second, ",.0f"),
-    "parameters": lambda result: _known(result.parameters, ","),
-    "forward FLOP/byte": lambda result: _known(result.forward_flops_per_byte, ",.0f"),
-    "state": _state,
+    "test bpb": lambda result: bits(result.test_bpb),
+    "test bits/target byte": lambda result: bits(result.test_target_bits),
+    "95% interval": lambda result: interval(result.test_interval),
+    "exact match": lambda result: known(result.exact_match, ".2%"),
+    "deleted": lambda result: known(result.deleted, ".2%"),
+    "encoder time saved": lambda result: known(result.encoder_time_saved, ".1%"),
+    "validation bpb": lambda result: bits(result.validation_bpb),
+    "bytes/patch": lambda result: known(result.bytes_per_patch, ".2f"),
+    "overflow": lambda result: known(result.overflow, ".2%"),
+    "training bytes/s": lambda result: whole(result.bytes_per_second),
+    "parameters": lambda result: whole(result.parameters),
+    "forward FLOP/byte": lambda result: whole(result.forward_flops_per_byte),
+    "state": lambda result: state(result.state, result.reason),
 }
 _SHOWN = (
     "point",

@@ -60,12 +60,12 @@ class PackedCorpus(Corpus):
         numbers = None
         if scripts:
             ids = script_ids(summary.get("scripts"), scripts, summary["name"])
-            numbers = ids[_mapped(directory / SCRIPTS, "<i4")]
+            numbers = ids[mapped(directory / SCRIPTS, "<i4")]
         super().__init__(
-            symbols=_mapped(directory / SYMBOLS, np.uint8),
-            starts=_mapped(directory / STARTS, "<i8"),
+            symbols=mapped(directory / SYMBOLS, np.uint8),
+            starts=mapped(directory / STARTS, "<i8"),
             scripts=numbers,
-            boundaries=_mapped(boundaries / BOUNDARIES, np.bool_) if boundaries else None,
+            boundaries=mapped(boundaries / BOUNDARIES, np.bool_) if boundaries else None,
         )
         self.directory = directory
         self.name: str = summary["name"]
@@ -78,7 +78,8 @@ class PackedCorpus(Corpus):
         return PackedCorpus, self._origin
 
 
-def _mapped(path: Path, dtype: Any) -> np.ndarray:
+def mapped(path: Path, dtype: Any) -> np.ndarray:
+    """The numbers of a file, `[its length]`, which are read when they are looked at."""
     # Slices of plain arrays are made several times faster than slices of np.memmap.
     return np.asarray(np.memmap(path, dtype, mode="r"))
 

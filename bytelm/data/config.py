@@ -124,6 +124,14 @@ class DataConfig(SourceConfig):
     unigram: str | None = None
     """SentencePiece model, as `bytelm data unigram` makes, whose pieces supervise a model's
     boundaries; none = batches carry no boundaries."""
+    tokenizer: str | None = None
+    """Tokenizer, as `bytelm tokenizer train` makes or a Hugging Face tokenizer.json, whose tokens
+    are then the symbols of text; none = bytes."""
+    stochastok: float = 0.0
+    """Share of the tokens that training splits in two at random (StochasTok, arXiv 2506.01687)."""
+    piece_bytes: int | None = None
+    """Cut documents into pieces of so many bytes and shuffle those, so that models of bytes and of
+    tokens read the same text in the same order; none = rows are shuffled."""
     cache_dir: str | None = None
     """Directory for packed text; none = $BYTELM_CACHE, or `bytelm` in the user's cache."""
     workers: int = 0
@@ -150,8 +158,47 @@ class DataConfig(SourceConfig):
             )
         if not 1 <= self.mean_span < float("inf"):
             raise UserError(f"data.mean_span is {self.mean_span}; choose 1 or more.")
+        self._check_tokens()
         self._check_task()
         self._check_target_length()
+
+    def _check_tokens(self) -> None:
+        if not 0 <= self.stochastok <= 1:
+            raise UserError(
+                f"data.stochastok is {self.stochastok}; choose from 0 to 1, such as 0.1."
+            )
+        if self.stochastok and self.tokenizer is None:
+            raise UserError(
+                f"data.stochastok is {self.stochastok}, and there are no tokens to split; name a "
+                "tokenizer with --data.tokenizer, or leave it out."
+            )
+        if self.stochastok and self.piece_bytes is not None:
+            raise UserError(
+                "data.stochastok makes rows of its own, which data.piece_bytes cannot order; leave "
+                "one of them out."
+            )
+        if self.piece_bytes is not None and self.piece_bytes < 1:
+            raise UserError(f"data.piece_bytes is {self.piece_bytes}; choose 1 or more.")
+        for name in ("tokenizer", "piece_bytes"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if self.task != "next_byte":
+                raise UserError(
+                    f"data.{name} is {value}, and the task {self.task} is of bytes in rows of its "
+                    "own; leave it out."
+                )
+            if self.read == "stream" or self.unigram is not None:
+                other = "data.read stream" if self.read == "stream" else "data.unigram"
+                raise UserError(
+                    f"data.{name} is {value}, which does not go with {other}; leave one of them "
+                    "out."
+                )
+        if self.piece_bytes is not None and len(self.source_configs) > 1:
+            raise UserError(
+                f"data.piece_bytes is {self.piece_bytes}, and a mixture has an order of its own; "
+                "name all files in data.files, or leave it out."
+            )
 
     def _check_task(self) -> None:
         has_encoder = self.task != "next_byte"

@@ -1,11 +1,14 @@
-"""Documents packed one behind another, and the rows of T symbols that they are cut into."""
+"""Documents packed one behind another, and the rows of T symbols that they are cut into.
+
+The symbols of text are bytes, or the tokens of `data.tokenizer`.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from bytelm.vocabulary import END, PAD, START, UNSCORED
+from bytelm.vocabulary import BYTE_VOCABULARY, UNSCORED, Vocabulary
 
 FILLER = b"\0"
 """Stands for START and END in the packed bytes, where `starts` tells them from text."""
@@ -15,11 +18,15 @@ class Corpus:
     """The symbol stream of some documents: START, the bytes and END of each, in order.
 
     Attributes:
-        symbols: uint8 `[num_symbols]`, one byte for each symbol; START and END are FILLER.
+        symbols: uint8 `[num_symbols]`, one byte for each symbol; START and END are FILLER. Tokens
+            are of a wider type.
         starts: int64 `[num_documents + 1]`, position of each START, then `num_symbols`.
         scripts: int32 `[num_documents]`, each document's number in `data.scripts`, or None.
         boundaries: bool `[num_symbols]`, the symbols with which a piece of `data.unigram` ends,
             or None.
+        vocabulary: of the symbols.
+        byte_counts: int32 `[vocabulary.inputs]`, the bytes that each symbol stands for; None where
+            symbols are bytes.
     """
 
     def __init__(
@@ -28,11 +35,15 @@ class Corpus:
         starts: np.ndarray,
         scripts: np.ndarray | None = None,
         boundaries: np.ndarray | None = None,
+        vocabulary: Vocabulary = BYTE_VOCABULARY,
+        byte_counts: np.ndarray | None = None,
     ) -> None:
         self.symbols = symbols
         self.starts = starts
         self.scripts = scripts
         self.boundaries = boundaries
+        self.vocabulary = vocabulary
+        self.byte_counts = byte_counts
 
     @property
     def num_documents(self) -> int:
@@ -41,20 +52,20 @@ class Corpus:
 
     @property
     def num_symbols(self) -> int:
-        """Bytes, and a START and an END for each document."""
+        """Those of text, and a START and an END for each document."""
         return int(self.starts[-1])
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of text."""
+        """Bytes of text, where symbols are bytes."""
         return self.num_symbols - 2 * self.num_documents
 
     def document(self, index: int) -> bytes:
-        """The bytes of one document, from 0."""
+        """The bytes of one document, from 0, where symbols are bytes."""
         return self.symbols[self.starts[index] + 1 : self.starts[index + 1] - 1].tobytes()
 
     def documents(self) -> Iterator[bytes]:
-        """All documents in order."""
+        """All documents in order, where symbols are bytes."""
         return map(self.document, range(self.num_documents))
 
 
@@ -96,24 +107,27 @@ class Rows:
         Returns:
             int32 `[B, T]` each: `ids`; `targets`, the symbol after each of them, UNSCORED where
             it is START or missing; `segment_ids`, documents from 1 in each row, 0 for padding;
-            where the corpus has them, `scripts` of the symbols' documents, -1 for padding, and,
-            bool `[B, T]`, `boundaries`, False for padding.
+            where the corpus has them, `scripts` of the symbols' documents, -1 for padding,
+            `byte_counts` of the targets and, bool `[B, T]`, `boundaries`, False for padding.
         """
+        vocabulary = self.corpus.vocabulary
         first = np.asarray(indices, np.int64) * self.length
         # Row r holds the symbols from first[r] - 1, one more than needed at either end, so that
         # a document that starts at an edge needs no case of its own.
-        symbols = np.full((len(first), self.length + 3), PAD, np.int32)
+        symbols = np.full((len(first), self.length + 3), vocabulary.pad, np.int32)
         for row, position in zip(symbols, first.tolist(), strict=True):
             text = self.corpus.symbols[position : position + self.length + 1]
             row[1 : 1 + len(text)] = text
         self._mark_documents(symbols, first)
 
         ids, targets = symbols[:, 1:-2], symbols[:, 2:-1].copy()
-        targets[targets > END] = UNSCORED
-        segment_ids = np.cumsum(ids == START, axis=1, dtype=np.int32)
+        targets[targets > vocabulary.end] = UNSCORED
+        segment_ids = np.cumsum(ids == vocabulary.start, axis=1, dtype=np.int32)
         segment_ids += 1 - segment_ids[:, :1]
-        segment_ids[ids == PAD] = 0
+        segment_ids[ids == vocabulary.pad] = 0
         batch = {"ids": ids, "targets": targets, "segment_ids": segment_ids}
+        if self.corpus.byte_counts is not None:
+            batch["byte_counts"] = self.corpus.byte_counts[targets]
         if self.corpus.scripts is not None:
             batch["scripts"] = self._scripts(self.corpus.scripts, first, segment_ids)
         if self.corpus.boundaries is not None:
@@ -135,15 +149,16 @@ class Rows:
 
     def _mark_documents(self, symbols: np.ndarray, first: np.ndarray) -> None:
         """Writes START and END into `symbols` [B, T + 3]."""
-        starts = self.corpus.starts
+        starts, vocabulary = self.corpus.starts, self.corpus.vocabulary
         low = np.searchsorted(starts, first)
         high = np.searchsorted(starts, first + self.length + 1, side="right")
         found = np.concatenate([starts[a:b] for a, b in zip(low, high, strict=True)])
         row = np.repeat(np.arange(len(first)), high - low)
         before = row * symbols.shape[1] + (found - first[row])
-        symbols.reshape(-1)[before] = END
+        symbols.reshape(-1)[before] = vocabulary.end
         # The last of `starts` ends the last document and starts none.
-        symbols.reshape(-1)[before + 1] = np.where(found < self.corpus.num_symbols, START, PAD)
+        starting = found < self.corpus.num_symbols
+        symbols.reshape(-1)[before + 1] = np.where(starting, vocabulary.start, vocabulary.pad)
 
 
 class RowSource(Protocol):

@@ -9,10 +9,14 @@ from bytelm.data.config import DIAGNOSTICS, DataConfig, Split
 from bytelm.data.diagnostics import DiagnosticRows
 from bytelm.data.packing import ConcatenatedRows, Corpus, Rows, RowSource, pack
 from bytelm.data.pairs import PairRows
+from bytelm.data.pieces import PieceRows
 from bytelm.data.sources import Source, open_sources
 from bytelm.data.span_corruption import SpanCorruptionRows
+from bytelm.data.stochastic import StochasticRows
 from bytelm.data.stream import stream_script
+from bytelm.data.tokens import token_corpus
 from bytelm.data.unigram import Unigram
+from bytelm.subword.tokenizer import Tokenizer, load_tokenizer
 
 
 def training_rows(config: DataConfig, seed: int) -> tuple[ConcatenatedRows, str]:
@@ -30,10 +34,17 @@ def training_rows(config: DataConfig, seed: int) -> tuple[ConcatenatedRows, str]
     if config.task == "pairs":
         pairs = [PairRows(source, "train", config) for source in open_sources(config)]
         return ConcatenatedRows(pairs), "-".join(rows.fingerprint for rows in pairs)
-    unigram = open_unigram(config)
+    unigram, tokenizer = open_unigram(config), open_tokenizer(config)
     corpora = [training_corpus(source, "train", config, unigram) for source in open_sources(config)]
-    rows = ConcatenatedRows([_text_rows(corpus, config, seed) for corpus in corpora])
-    return rows, join_fingerprints([corpus.fingerprint for corpus in corpora], unigram)
+    fingerprint = join_fingerprints([corpus.fingerprint for corpus in corpora], unigram, tokenizer)
+    if tokenizer is None:
+        of_bytes = [_text_rows(corpus, config, seed) for corpus in corpora]
+        return ConcatenatedRows(of_bytes), fingerprint
+    tokens = [token_corpus(corpus, tokenizer, config.cache_path) for corpus in corpora]
+    if config.stochastok:
+        rows = [StochasticRows(corpus, config, tokenizer, seed) for corpus in tokens]
+        return ConcatenatedRows(rows), fingerprint
+    return ConcatenatedRows([_text_rows(corpus, config, seed) for corpus in tokens]), fingerprint
 
 
 def evaluation_rows(
@@ -54,12 +65,16 @@ def evaluation_rows(
     sources = open_sources(config)
     if config.task == "pairs":
         return ConcatenatedRows([PairRows(source, split, config) for source in sources])
-    unigram = open_unigram(config)
+    unigram, tokenizer = open_unigram(config), open_tokenizer(config)
+    if tokenizer is not None:
+        packed = [training_corpus(source, split, config, None) for source in sources]
+        tokens = [token_corpus(corpus, tokenizer, config.cache_path) for corpus in packed]
+        return ConcatenatedRows([Rows(corpus, config.sequence_length) for corpus in tokens])
     corpora = [
         _corpus(config, source, unigram, split, rows)
         for source, rows in zip(sources, wanted, strict=True)
     ]
-    return ConcatenatedRows([_text_rows(corpus, config, seed=0) for corpus in corpora])
+    return ConcatenatedRows([_evaluation_rows(corpus, config) for corpus in corpora])
 
 
 def open_unigram(config: DataConfig) -> Unigram | None:
@@ -67,12 +82,25 @@ def open_unigram(config: DataConfig) -> Unigram | None:
     return None if config.unigram is None else Unigram(config.unigram)
 
 
-def join_fingerprints(sources: Sequence[str], unigram: Unigram | None) -> str:
+def open_tokenizer(config: DataConfig) -> Tokenizer | None:
+    """The tokenizer of `data.tokenizer`."""
+    return None if config.tokenizer is None else load_tokenizer(config.tokenizer)
+
+
+def join_fingerprints(
+    sources: Sequence[str], unigram: Unigram | None, tokenizer: Tokenizer | None = None
+) -> str:
     """The fingerprint of all that a run reads."""
-    return "-".join([*sources, *([unigram.digest] if unigram else [])])
+    return "-".join([*sources, *(model.digest for model in (unigram, tokenizer) if model)])
 
 
 def _text_rows(corpus: Corpus, config: DataConfig, seed: int) -> RowSource:
+    if config.piece_bytes is not None:
+        return PieceRows(corpus, config.sequence_length, config.piece_bytes, seed)
+    return _evaluation_rows(corpus, config, seed)
+
+
+def _evaluation_rows(corpus: Corpus, config: DataConfig, seed: int = 0) -> RowSource:
     if config.task == "span_corruption":
         lengths = (config.sequence_length, config.row_length)
         return SpanCorruptionRows(corpus, *lengths, config.noise_density, config.mean_span, seed)

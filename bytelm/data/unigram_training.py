@@ -2,19 +2,16 @@
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
 from sentencepiece import SentencePieceTrainer
 
-from bytelm.data.cache import packed_corpus
 from bytelm.data.config import DataConfig
 from bytelm.data.documents import Documents
-from bytelm.data.order import EndlessShuffle, source_seed
-from bytelm.data.sources import Source, open_sources
-from bytelm.data.tfds_source import TfdsReader
+from bytelm.data.training_text import training_text
 from bytelm.data.unigram import Unigram
 from bytelm.errors import UserError
 from bytelm.whole_file import write_whole
@@ -27,7 +24,7 @@ CHARACTER_COVERAGE = 0.9995
 THREADS = 8
 """A fixed number, because the model depends on it."""
 MEASURED_BYTES = 4 * 10**6
-"""Most bytes of the validation split that are cut into pieces."""
+"""Most bytes of the validation split that a mean length is measured on."""
 
 
 def write_unigram(
@@ -46,47 +43,65 @@ def write_unigram(
         UserError: for a bad source, a split without text, an output that exists, and pieces fewer
             than the characters of the text.
     """
-    if output.exists():
-        raise UserError(f"{output} exists already; choose another --output.")
-    if not output.parent.is_dir():
-        raise UserError(f"--output: there is no directory {output.parent}; make it first.")
+    check_output(output)
     validation = Documents(config, "validation")
-    model = train_unigram(config, pieces, max_bytes)
-    write_whole(output, model)
-    unigram, size, count = Unigram(str(output)), 0, 0
-    for text in validation:
-        size += len(text)
-        count += int(unigram.boundaries(text).sum()) - 1  # START is no piece of text
-        if size >= MEASURED_BYTES:
-            break
+    write_whole(output, train_unigram(config, pieces, max_bytes))
+    unigram = Unigram(str(output))
+    # START is no piece of text.
+    mean = mean_bytes(validation, lambda text: int(unigram.boundaries(text).sum()) - 1)
     Console(file=file, highlight=False).print(
-        f"{output}: {unigram.vocabulary_size:,} pieces, {size / max(count, 1):.2f} bytes per piece "
-        "on the validation split",
+        f"{output}: {unigram.vocabulary_size:,} pieces, {mean:.2f} bytes per piece on the "
+        "validation split",
         markup=False,
         soft_wrap=True,
     )
 
 
-def train_unigram(config: DataConfig, pieces: int, max_bytes: int) -> bytes:
+def check_output(output: Path) -> None:
+    """UserError for a file that exists already, or whose directory does not."""
+    if output.exists():
+        raise UserError(f"{output} exists already; choose another --output.")
+    if not output.parent.is_dir():
+        raise UserError(f"--output: there is no directory {output.parent}; make it first.")
+
+
+def mean_bytes(texts: Iterable[bytes], count: Callable[[bytes], int]) -> float:
+    """Mean length in bytes of the pieces of the first `MEASURED_BYTES` of texts.
+
+    Args:
+        texts: documents.
+        count: how many pieces a document has.
+    """
+    size = pieces = 0
+    for text in texts:
+        size += len(text)
+        pieces += count(text)
+        if size >= MEASURED_BYTES:
+            break
+    return size / max(pieces, 1)
+
+
+def train_unigram(
+    config: DataConfig, pieces: int, max_bytes: int, *, any_bytes: bool = False
+) -> bytes:
     """A Unigram model of the train split, as SentencePiece serializes it.
 
-    Text is taken as it is, and the same text gives the same model. Where there is more text than
-    `max_bytes`, each source gives as much as its weight in the mixture says.
+    Text is taken as it is, and the same text gives the same model.
 
     Args:
         config: the text.
         pieces: most pieces of the model; a small text gives fewer.
-        max_bytes: most bytes of text to train on.
+        max_bytes: most bytes of `training_text`.
+        any_bytes: whether each of the 256 bytes is a piece too, so that any text can be written;
+            then the model has exactly so many pieces.
 
     Raises:
-        UserError: for a bad source, and pieces fewer than the characters of the text.
+        UserError: for a bad source, and pieces fewer than the characters of the text, or more
+            than it gives where their number is to be exact.
     """
-    total_weight = sum(source.weight for source in config.source_configs)
     sentences: list[str] = []
-    for number, source in enumerate(open_sources(config)):
-        share = max_bytes * config.source_configs[number].weight / total_weight
-        for text in _first_bytes(_shuffled(source, config, source_seed(0, number)), int(share)):
-            sentences += SENTENCE.findall(text.decode(errors="surrogateescape"))
+    for text in training_text(config, max_bytes):
+        sentences += SENTENCE.findall(text.decode(errors="surrogateescape"))
     model = io.BytesIO()
     try:
         SentencePieceTrainer.train(
@@ -94,7 +109,8 @@ def train_unigram(config: DataConfig, pieces: int, max_bytes: int) -> bytes:
             model_writer=model,
             model_type="unigram",
             vocab_size=pieces,
-            hard_vocab_limit=False,
+            hard_vocab_limit=any_bytes,
+            byte_fallback=any_bytes,
             character_coverage=CHARACTER_COVERAGE,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
@@ -107,29 +123,10 @@ def train_unigram(config: DataConfig, pieces: int, max_bytes: int) -> bytes:
     except (RuntimeError, ValueError) as error:
         # It advises an option of its own behind that.
         reason = str(error).rpartition("] ")[2].partition(" Increase")[0].rstrip(".")
+        reason = reason.replace(". Please set", ": set")
+        option = "--size" if any_bytes else "--pieces"
         raise UserError(
             f"SentencePiece cannot make {pieces} pieces of this text ({reason}); choose another "
-            "number with --pieces."
+            f"number with {option}."
         ) from error
     return model.getvalue()
-
-
-def _shuffled(source: Source, config: DataConfig, seed: int) -> Iterator[bytes]:
-    """The texts of the train split in random order, read as training reads them."""
-    if config.read == "stream" and isinstance(source.reader, TfdsReader):
-        stored = source.reader.random_access(source.stored_split("train"))
-        order = EndlessShuffle(0, len(stored), seed)
-        texts = (stored[order[place]] for place in range(len(stored)))
-        return filter(source.membership("train"), texts)
-    corpus = packed_corpus(source, "train", config.cache_path)
-    order = EndlessShuffle(0, corpus.num_documents, seed)
-    return (corpus.document(order[place]) for place in range(corpus.num_documents))
-
-
-def _first_bytes(texts: Iterable[bytes], count: int) -> Iterator[bytes]:
-    """The first texts, the last of them cut, that have `count` bytes together."""
-    for text in texts:
-        yield text[:count]
-        count -= len(text)
-        if count <= 0:
-            return

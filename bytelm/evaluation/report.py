@@ -13,6 +13,9 @@ from bytelm.evaluation.compressors import compressor_bpb
 from bytelm.training.hardware import describe_machine
 from bytelm.whole_file import write_whole
 
+UPPER_BOUND = "of the canonical tokens alone, an upper bound (--byte-marginal counts all)"
+"""What is said of a subword model's bits per byte."""
+
 if TYPE_CHECKING:
     from bytelm.api import LoadedModel
 
@@ -44,11 +47,11 @@ def evaluate(
         UserError: if the documents hold no byte.
     """
     if compressors and isinstance(documents, Iterator):
-        documents = list(_first(documents, max_bytes))
+        documents = list(first_documents(documents, max_bytes))
     stride = loaded.default_stride if stride is None else stride
     started = time.perf_counter()
     scores = loaded.score_documents(
-        _first(documents, max_bytes), stride=stride, batch_size=batch_size
+        first_documents(documents, max_bytes), stride=stride, batch_size=batch_size
     )
     seconds = time.perf_counter() - started
     raw_bytes = int(scores.bytes.sum())
@@ -60,19 +63,22 @@ def evaluate(
         "bits_per_byte_with_end_interval": scores.interval(with_end=True),
         "documents": len(scores.bytes),
         "bytes": raw_bytes,
+        "bytes_per_symbol": raw_bytes / int(scores.symbols.sum()),
         "context": loaded.context,
         "stride": stride,
         "seconds": seconds,
         "bytes_per_second": raw_bytes / seconds,
         "machine": describe_machine(),
     }
+    if loaded.tokenizer is not None:
+        report["upper_bound"] = UPPER_BOUND
     if compressors:
-        for name, bpb in compressor_bpb(_first(documents, max_bytes)).items():
+        for name, bpb in compressor_bpb(first_documents(documents, max_bytes)).items():
             report[f"{name}_bits_per_byte"] = bpb
     return report
 
 
-def _first(documents: Iterable[bytes], max_bytes: int | None) -> Iterator[bytes]:
+def first_documents(documents: Iterable[bytes], max_bytes: int | None) -> Iterator[bytes]:
     """The documents up to the one that reaches `max_bytes`."""
     seen = 0
     for document in documents:
@@ -88,9 +94,10 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
     table.add_column()
     table.add_column("bits per byte", justify="right")
     table.add_column("95% interval", justify="right")
+    bound = "\u2264 " if "upper_bound" in report else ""
     for label, key in (("bytes", "bits_per_byte"), ("with end", "bits_per_byte_with_end")):
         low, high = report[f"{key}_interval"]
-        table.add_row(label, f"{report[key]:.4f}", f"{low:.4f} to {high:.4f}")
+        table.add_row(label, f"{bound}{report[key]:.4f}", f"{low:.4f} to {high:.4f}")
     for label, name in (("gzip -9", "gzip"), ("xz -9e", "xz")):
         if f"{name}_bits_per_byte" in report:
             table.add_row(label, f"{report[f'{name}_bits_per_byte']:.4f}", "")
@@ -99,6 +106,10 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
         f"{report['context']}, stride {report['stride']}; {report['seconds']:.1f} s, "
         f"{report['bytes_per_second']:,.0f} bytes/s on {report['machine']}"
     )
+    if bound:
+        table.caption += (
+            f"; \u2264: {UPPER_BOUND}; {report['bytes_per_symbol']:.2f} bytes per token"
+        )
     (console or Console()).print(table)
 
 

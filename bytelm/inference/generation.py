@@ -1,5 +1,7 @@
 """Generation: prompts in, bytes out, through the model's decoding cache.
 
+A subword model reads a prompt's canonical tokens and makes tokens, whose bytes come out.
+
 A prompt is read in pieces of one size, so that no prompt's length compiles anything anew; then a
 compiled loop makes a few symbols of every row at a time, and the host hands out the bytes. The
 symbol at position i of row r is drawn with a random key made of (seed, r, i) alone: neither the
@@ -7,6 +9,7 @@ other rows nor the piece sizes change the text.
 """
 
 import functools
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -17,7 +20,8 @@ from flax import nnx
 
 from bytelm.errors import UserError
 from bytelm.inference.sampling import Sampling, sample
-from bytelm.vocabulary import END, OUTPUT_SIZE, PAD, START
+from bytelm.subword.tokenizer import Tokenizer
+from bytelm.vocabulary import BYTE_VOCABULARY, END, Vocabulary
 
 Weights = Literal["float32", "bfloat16"]
 
@@ -51,14 +55,23 @@ class Generator:
         params: its parameters, as `nnx.split` gave them or as a nested dict.
         prefill: prompt symbols read at a time.
         piece: symbols made at a time: the latency of `stream`. Neither changes the text.
+        tokenizer: of a subword model; None where symbols are bytes.
 
     Attributes:
         graphdef, params: of the model, in its form for decoding.
     """
 
     def __init__(
-        self, graphdef: nnx.GraphDef, params: Any, *, prefill: int = PREFILL, piece: int = PIECE
+        self,
+        graphdef: nnx.GraphDef,
+        params: Any,
+        *,
+        prefill: int = PREFILL,
+        piece: int = PIECE,
+        tokenizer: Tokenizer | None = None,
     ):
+        self._tokenizer = tokenizer
+        self._vocabulary = BYTE_VOCABULARY if tokenizer is None else tokenizer.vocabulary
         self.graphdef, self.params = nnx.split(nnx.merge(graphdef, params).for_decoding())
         self._prefill = prefill
         self._piece = piece
@@ -113,7 +126,7 @@ class Generator:
             return
         keys = _row_keys(jax.random.key(seed), len(prompts))
         logits, cache = self._read(prompts, max_bytes)
-        rows = [StopFilter(stop) for _ in prompts]
+        rows = [StopFilter(stop, max_bytes, self._tokenizer) for _ in prompts]
         for made in range(0, max_bytes, self._piece):
             count = min(self._piece, max_bytes - made)
             running = np.array([not row.ended for row in rows])
@@ -128,6 +141,7 @@ class Generator:
                 np.int32(count),
                 sampling,
                 self._piece,
+                self._vocabulary,
             )
             symbols = np.asarray(symbols)[:, :count]
             pieces = [row.feed(new) for row, new in zip(rows, symbols, strict=True)]
@@ -137,19 +151,24 @@ class Generator:
         yield [row.flush() for row in rows]
 
     def _read(self, prompts: Sequence[bytes], max_bytes: int) -> tuple[jax.Array, Any]:
-        """The logits after each prompt, `[B, OUTPUT_SIZE]`, and the cache that has read them."""
-        lengths = np.array([1 + len(prompt) for prompt in prompts], np.int32)
+        """The logits after each prompt, `[B, outputs]`, and the cache that has read them."""
+        vocabulary, tokenizer = self._vocabulary, self._tokenizer
+        texts = [
+            np.frombuffer(prompt, np.uint8) if tokenizer is None else tokenizer.encode(prompt)
+            for prompt in prompts
+        ]
+        lengths = np.array([1 + len(text) for text in texts], np.int32)
         width = self._prefill * -(-lengths.max() // self._prefill)
-        ids = np.full((len(prompts), width), PAD, np.int32)
-        ids[:, 0] = START
-        for row, prompt in zip(ids, prompts, strict=True):
-            row[1 : 1 + len(prompt)] = np.frombuffer(prompt, np.uint8)
+        ids = np.full((len(prompts), width), vocabulary.pad, np.int32)
+        ids[:, 0] = vocabulary.start
+        for row, text in zip(ids, texts, strict=True):
+            row[1 : 1 + len(text)] = text
 
         slots = SHORTEST_CACHE
         while slots < width + max_bytes:
             slots *= 2
         cache = _empty_cache(self.graphdef, self.params, len(prompts), slots)
-        logits = jnp.zeros((len(prompts), OUTPUT_SIZE), jnp.float32)
+        logits = jnp.zeros((len(prompts), vocabulary.outputs), jnp.float32)
         for first in range(0, width, self._prefill):
             piece = ids[:, first : first + self._prefill]
             present = np.clip(lengths - first, 0, self._prefill)
@@ -185,7 +204,9 @@ def read_piece(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("graphdef", "piece"), donate_argnames=("logits", "cache")
+    jax.jit,
+    static_argnames=("graphdef", "piece", "vocabulary"),
+    donate_argnames=("logits", "cache"),
 )
 def _decode(
     graphdef: nnx.GraphDef,
@@ -198,11 +219,12 @@ def _decode(
     count: jax.Array,
     sampling: Sampling,
     piece: int,
+    vocabulary: Vocabulary,
 ) -> tuple[jax.Array, jax.Array, Any]:
     """Makes up to `count` <= `piece` symbols of each running row, fewer if all of them end.
 
     Returns:
-        symbols int32 `[B, piece]`, END after a row's end; the next logits and cache.
+        symbols int32 `[B, piece]`, the end's after a row's end; the next logits and cache.
     """
     model = nnx.merge(graphdef, params)
 
@@ -214,14 +236,15 @@ def _decode(
         index, running, symbols, logits, cache = state
         step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, made + index)
         # Whatever else a model has outputs for is never chosen.
-        symbol = jnp.where(running, sample(logits[:, :OUTPUT_SIZE], step_keys, sampling), END)
-        running &= symbol != END
+        chosen = sample(logits[:, : vocabulary.outputs], step_keys, sampling)
+        symbol = jnp.where(running, chosen, vocabulary.end)
+        running &= symbol != vocabulary.end
         logits, cache = model.extend(
-            jnp.where(running, symbol, PAD)[:, None], cache, running.astype(jnp.int32)
+            jnp.where(running, symbol, vocabulary.pad)[:, None], cache, running.astype(jnp.int32)
         )
         return index + 1, running, symbols.at[:, index].set(symbol), logits[:, 0], cache
 
-    symbols = jnp.full((len(logits), piece), END, jnp.int32)
+    symbols = jnp.full((len(logits), piece), vocabulary.end, jnp.int32)
     state = (jnp.int32(0), running, symbols, logits, cache)
     _, _, symbols, logits, cache = jax.lax.while_loop(unfinished, step, state)
     return symbols, logits, cache
@@ -232,20 +255,34 @@ class StopFilter:
 
     Bytes that may turn out to be the start of a stop string are held back until that is known. Of
     several stop strings the one that is complete first ends the row, whatever the piece sizes.
+
+    Args:
+        stop: the stop strings.
+        max_bytes: the row ends with so many bytes, if that is within a token too; None for any.
+        tokenizer: of a subword model; None where symbols are bytes.
     """
 
-    def __init__(self, stop: Sequence[bytes]):
+    def __init__(
+        self,
+        stop: Sequence[bytes],
+        max_bytes: int | None = None,
+        tokenizer: Tokenizer | None = None,
+    ):
         self.ended = False
         self._stop = stop
         self._held = b""
+        self._room = sys.maxsize if max_bytes is None else max_bytes
+        self._tokenizer = tokenizer
+        self._end = END if tokenizer is None else tokenizer.vocabulary.end
 
     def feed(self, symbols: np.ndarray) -> bytes:
         """The bytes that the next symbols, integers `[N]`, let out."""
         if self.ended:
             return b""
-        ends = np.flatnonzero(symbols == END)
-        new = symbols[: ends[0]] if ends.size else symbols
-        self._held += new.astype(np.uint8).tobytes()
+        ends = np.flatnonzero(symbols == self._end)
+        new = self._text(symbols[: ends[0]] if ends.size else symbols)[: self._room]
+        self._room -= len(new)
+        self._held += new
         found = [
             (start + len(stop), start)
             for stop in self._stop
@@ -255,12 +292,17 @@ class StopFilter:
             self.ended = True
             self._held, text = b"", self._held[: min(found)[1]]
             return text
-        if ends.size:
+        if ends.size or not self._room:
             self.ended = True
             return self.flush()
         cut = len(self._held) - max((self._begun(stop) for stop in self._stop), default=0)
         text, self._held = self._held[:cut], self._held[cut:]
         return text
+
+    def _text(self, symbols: np.ndarray) -> bytes:
+        if self._tokenizer is not None:
+            return self._tokenizer.decode(symbols)
+        return symbols.astype(np.uint8).tobytes()
 
     def _begun(self, stop: bytes) -> int:
         """How many bytes of a stop string the held bytes end with."""

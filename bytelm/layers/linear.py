@@ -54,8 +54,3 @@ class Embedding(nnx.Module):
 
     def __call__(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
         return jnp.take(replicate(self.embedding[...].astype(dtype)), ids, axis=0)
-
-    def attend(self, x: jax.Array, outputs: int) -> jax.Array:
-        """Scores of the first `outputs` symbols: `[..., width] -> [..., outputs]` (tied head)."""
-        table = self.embedding[...][:outputs].astype(x.dtype)
-        return (x.reshape(-1, x.shape[-1]) @ table.T).reshape(*x.shape[:-1], outputs)

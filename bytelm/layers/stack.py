@@ -1,7 +1,7 @@
 """A stack of equal blocks: scanned or unrolled, rematerialised or not, with its decoding cache."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -46,6 +46,48 @@ class StackCache:
     positions: jax.Array
     segments: jax.Array
     layers: tuple[LayerCache, ...]
+
+    def reorder(self, rows: jax.Array) -> "StackCache":
+        """The cache of N rows whose row i is a copy of row `rows[i]`, int32 `[N]`.
+
+        Of a layer, keys and values move; what else it holds, as of an encoder's states, stays.
+        """
+
+        def of_heads(x: jax.Array) -> jax.Array:
+            by_row = x.reshape(len(self.length), -1, *x.shape[1:])
+            return jnp.take(by_row, rows, axis=0).reshape(-1, *x.shape[1:])
+
+        layers = tuple(
+            replace(layer, keys=of_heads(layer.keys), values=of_heads(layer.values))
+            for layer in self.layers
+        )
+        return StackCache(self.length[rows], self.positions[rows], self.segments[rows], layers)
+
+    def put(self, rows: jax.Array, new: "StackCache") -> "StackCache":
+        """The cache with row i of `new` for row `rows[i]`, int32 `[N]`; none beyond the last row.
+
+        The slots are as many as here; of a layer, keys and values move.
+        """
+
+        def of_heads(x: jax.Array, new: jax.Array) -> jax.Array:
+            by_row = x.reshape(len(self.length), -1, *x.shape[1:])
+            new = new.reshape(len(rows), *by_row.shape[1:])
+            return by_row.at[rows].set(new, mode="drop").reshape(x.shape)
+
+        layers = tuple(
+            replace(
+                layer,
+                keys=of_heads(layer.keys, other.keys),
+                values=of_heads(layer.values, other.values),
+            )
+            for layer, other in zip(self.layers, new.layers, strict=True)
+        )
+        return StackCache(
+            self.length.at[rows].set(new.length, mode="drop"),
+            self.positions.at[rows].set(new.positions, mode="drop"),
+            self.segments.at[rows].set(new.segments, mode="drop"),
+            layers,
+        )
 
 
 class Stack(nnx.Module):

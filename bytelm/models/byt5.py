@@ -187,17 +187,7 @@ class ByT5(EncoderDecoder):
         return self._logits(x), ByT5Cache(stack, cache.states_bias)
 
     def reorder(self, cache: ByT5Cache, rows: jax.Array) -> ByT5Cache:
-        def of_heads(x: jax.Array) -> jax.Array:
-            by_row = x.reshape(len(rows), -1, *x.shape[1:])
-            return jnp.take(by_row, rows, axis=0).reshape(x.shape)
-
-        stack = cache.stack
-        layers = tuple(
-            replace(layer, keys=of_heads(layer.keys), values=of_heads(layer.values))
-            for layer in stack.layers
-        )
-        length, positions = stack.length[rows], stack.positions[rows]
-        return replace(cache, stack=StackCache(length, positions, stack.segments[rows], layers))
+        return replace(cache, stack=cache.stack.reorder(rows))
 
     def for_decoding(self) -> "ByT5":
         self.encoder.unstack()

@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from bytelm.vocabulary import END, UNSCORED
+from bytelm.vocabulary import UNSCORED, Vocabulary
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
+
+LOGITS = 2**24
+"""Logits of a piece that `Unembedding.nats` holds at a time."""
 
 
 @jax.tree_util.register_dataclass
@@ -27,6 +30,8 @@ class Batch:
         scripts: int32 `[B, T]` or None, the script of each symbol's document: its number in
             `data.scripts`, -1 in padding.
         boundaries: bool `[B, T]` or None, the symbols with which a piece of `data.unigram` ends.
+        byte_counts: int32 `[B, T]` or None, how many bytes each target stands for, 0 for END; None
+            where symbols are bytes.
         inputs: int32 `[B, S]` or None, what an encoder reads: bytes, END, and PAD behind. Then
             there is one document in a row, START and its targets.
         keys: uint32 `[B, 2]` or None, a random key for each row, for what is random in training;
@@ -38,8 +43,54 @@ class Batch:
     segment_ids: Any
     scripts: Any = None
     boundaries: Any = None
+    byte_counts: Any = None
     inputs: Any = None
     keys: Any = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Unembedding:
+    """Logits of a large vocabulary that nobody has computed yet: `states @ kernel`.
+
+    Attributes:
+        states: `[B, T, d]`, normalised.
+        kernel: `[d, V]`.
+    """
+
+    states: jax.Array
+    kernel: jax.Array
+
+    def logits(self) -> jax.Array:
+        """All of them, float32 `[B, T, V]`."""
+        return _logits(self.states, self.kernel)
+
+    def nats(self, targets: jax.Array) -> jax.Array:
+        """Cross-entropy of targets int32 `[B, T]`, float32, without `[B, T, V]` in memory.
+
+        The logits of some positions of all rows live at a time, and are made again for the
+        gradient.
+        """
+        rows, length = targets.shape
+        count = min(length, -(-rows * length * self.kernel.shape[1] // LOGITS))
+        size = -(-length // count)
+
+        def pieces(x: jax.Array) -> jax.Array:
+            filled = jnp.pad(x, ((0, 0), (0, -length % size), *(((0, 0),) * (x.ndim - 2))))
+            return jnp.swapaxes(filled.reshape(rows, -1, size, *x.shape[2:]), 0, 1)
+
+        @jax.checkpoint
+        def piece(states: jax.Array, targets: jax.Array) -> jax.Array:
+            logits = _logits(states, self.kernel)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+        nats = jax.lax.map(lambda arrays: piece(*arrays), (pieces(self.states), pieces(targets)))
+        return jnp.swapaxes(nats, 0, 1).reshape(rows, -1)[:, :length]
+
+
+def _logits(states: jax.Array, kernel: jax.Array) -> jax.Array:
+    flat = states.reshape(-1, states.shape[-1]) @ kernel.astype(states.dtype)
+    return flat.reshape(*states.shape[:-1], -1).astype(jnp.float32)
 
 
 @jax.tree_util.register_dataclass
@@ -48,7 +99,8 @@ class ModelOutput:
     """What a model makes of a batch.
 
     Attributes:
-        logits: float32 `[B, T, OUTPUT_SIZE]`; those at t use the ids up to t of the same document.
+        head: float32 `[B, T, outputs]`, logits of what a model predicts: the bytes and END; those
+            at t use the ids up to t of the same document. Of a large vocabulary, what makes them.
             Encoder-decoder models have more outputs, which are never a target.
         segmentation_nats: float32 `[B, T]` or None; what it costs beside the symbol at t to say
             whether a patch ends there, in a family that codes that too. It counts where the
@@ -60,19 +112,27 @@ class ModelOutput:
         deleted: bool `[B, S]` or None, the inputs that an encoder which shortens does not keep.
     """
 
-    logits: jax.Array
+    head: jax.Array | Unembedding
     segmentation_nats: jax.Array | None = None
     auxiliary_losses: dict[str, jax.Array] = field(default_factory=dict)
     statistics: dict[str, jax.Array] = field(default_factory=dict)
     patch_starts: jax.Array | None = None
     deleted: jax.Array | None = None
 
+    @property
+    def logits(self) -> jax.Array:
+        """Float32 `[B, T, outputs]`."""
+        return self.head.logits() if isinstance(self.head, Unembedding) else self.head
+
     def nats(self, targets: jax.Array) -> jax.Array:
         """What each target `[B, T]` costs in nats, float32 `[B, T]`; 0 where UNSCORED."""
         scored = targets != UNSCORED
-        nats = optax.softmax_cross_entropy_with_integer_labels(
-            self.logits.astype(jnp.float32), jnp.where(scored, targets, END)
-        )
+        labels = jnp.where(scored, targets, 0)
+        if isinstance(self.head, Unembedding):
+            nats = self.head.nats(labels)
+        else:
+            logits = self.head.astype(jnp.float32)
+            nats = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         if self.segmentation_nats is not None:
             nats += self.segmentation_nats
         return jnp.where(scored, nats, 0.0)
@@ -102,7 +162,7 @@ class LanguageModel(nnx.Module):
                 on (0 to N); the rest is ignored.
 
         Returns:
-            logits float32 `[B, N, OUTPUT_SIZE]` (meaningless beyond `lengths`) and the new cache.
+            logits float32 `[B, N, outputs]` (meaningless beyond `lengths`) and the new cache.
         """
         raise NotImplementedError
 
@@ -126,6 +186,11 @@ class ModelConfig(abc.ABC):
         super().__init_subclass__(**kwargs)
         if "family" in vars(cls):
             ModelConfig.families[cls.family] = cls
+
+    @property
+    def symbols(self) -> Vocabulary:
+        """What the model reads and predicts."""
+        return Vocabulary()
 
     @property
     def scripts(self) -> tuple[str, ...]:

@@ -1,20 +1,21 @@
-"""The flat byte Transformer: the baseline that every other family meets.
+"""The flat Transformer over bytes or tokens: the baseline that every other family meets.
 
-A decoder-only Transformer of the Llama kind (arXiv 2302.13971) over bytes: byte embedding, pre-norm
-blocks of causal self-attention with rotary positions and an MLP, a final RMSNorm, and a head over
-the 256 bytes and END. Documents packed into one row do not see each other.
+A decoder-only Transformer of the Llama kind (arXiv 2302.13971): embedding, pre-norm blocks of
+causal self-attention with rotary positions and an MLP, a final RMSNorm, and a head over the 256
+bytes and END. With a `vocabulary` of subword tokens in place of the bytes it is the subword model
+that byte models are compared with; a large one's logits are never held for a whole batch.
+Documents packed into one row do not see each other.
 
 Initialisation: kernels are normal of variance 1/d_in, those that end a residual branch divided by
 2 x depth (GPT-2); the embedding has standard deviation 1, so that the residual stream starts at
 the scale the norms expect; the untied head starts at zero, so that an untrained model says exactly
-log2(257) bits for every symbol.
+log2(257) bits for every byte.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from bytelm.errors import UserError
@@ -25,13 +26,16 @@ from bytelm.layers.mlp import MLPKind
 from bytelm.layers.norms import RMSNorm
 from bytelm.layers.partitioning import shard_rows
 from bytelm.layers.stack import Remat, Stack, StackCache
-from bytelm.models.contract import Batch, LanguageModel, ModelConfig, ModelOutput
-from bytelm.vocabulary import INPUT_SIZE, OUTPUT_SIZE
+from bytelm.models.contract import Batch, LanguageModel, ModelConfig, ModelOutput, Unembedding
+from bytelm.vocabulary import BYTES, Vocabulary
+
+LARGE = 2048
+"""Vocabularies from this size on have their loss computed in pieces."""
 
 
 @dataclass(frozen=True)
 class TransformerConfig(ModelConfig):
-    """A flat byte Transformer."""
+    """A flat Transformer."""
 
     family: ClassVar[str] = "transformer"
 
@@ -57,7 +61,9 @@ class TransformerConfig(ModelConfig):
     rope_theta: float = 10_000.0
     """Base of the rotary wavelengths."""
     tied_head: bool = False
-    """Whether the head is the byte embedding, scaled by 1/sqrt(width)."""
+    """Whether the head is the embedding, scaled by 1/sqrt(width)."""
+    vocabulary: int = BYTES
+    """Symbols of text: the 256 bytes, or as many tokens as the tokenizer of `data.tokenizer`."""
     scan: bool | None = None
     """Scan over the blocks, or unroll them; None scans above 8 blocks."""
     remat: Remat = "none"
@@ -66,7 +72,15 @@ class TransformerConfig(ModelConfig):
     """Attention back end; "auto" picks the fastest exact one of the machine."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "head_width", "heads", "key_value_heads", "mlp_width"):
+        for name in (
+            "width",
+            "depth",
+            "head_width",
+            "heads",
+            "key_value_heads",
+            "mlp_width",
+            "vocabulary",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"model.{name} is {value}; it must be at least 1.")
@@ -87,6 +101,10 @@ class TransformerConfig(ModelConfig):
                 f"model.key_value_heads {self.key_value_heads} does not divide the {heads} query "
                 "heads; choose a divisor."
             )
+
+    @property
+    def symbols(self) -> Vocabulary:
+        return Vocabulary(self.vocabulary)
 
     @property
     def block(self) -> BlockConfig:
@@ -110,7 +128,7 @@ class TransformerConfig(ModelConfig):
         return Transformer(self, rngs=rngs)
 
     def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
-        head = 2.0 * sequence_length * self.width * OUTPUT_SIZE
+        head = 2.0 * sequence_length * self.width * self.symbols.outputs
         return self.block.forward_flops(sequence_length) + head
 
 
@@ -119,24 +137,25 @@ class Transformer(LanguageModel):
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.embedding = Embedding(INPUT_SIZE, config.width, rngs=rngs)
+        self.embedding = Embedding(config.symbols.inputs, config.width, rngs=rngs)
         self.stack = Stack(config.block, rngs=rngs, scan=config.scan, remat=config.remat)
         self.final_norm = RMSNorm(config.width)
         if not config.tied_head:
-            self.head = Dense(config.width, OUTPUT_SIZE, rngs=rngs, gain=0.0)
+            self.head = Dense(config.width, config.symbols.outputs, rngs=rngs, gain=0.0)
 
     def __call__(self, batch: Batch) -> ModelOutput:
         x = shard_rows(self.embedding(batch.ids, self.config.dtype))
         x = self.stack(x, batch.segment_ids)
-        return ModelOutput(self._logits(x))
+        if self.config.vocabulary >= LARGE:
+            return ModelOutput(self._unembedding(x))
+        return ModelOutput(self._unembedding(x).logits())
 
-    def _logits(self, x: jax.Array) -> jax.Array:
+    def _unembedding(self, x: jax.Array) -> Unembedding:
         x = self.final_norm(x)
         if self.config.tied_head:
-            logits = self.embedding.attend(x, OUTPUT_SIZE) * self.config.width**-0.5
-        else:
-            logits = self.head(x)
-        return logits.astype(jnp.float32)
+            table = self.embedding.embedding[...][: self.config.symbols.outputs]
+            return Unembedding(x * self.config.width**-0.5, table.T)
+        return Unembedding(x, self.head.kernel[...])
 
     def init_cache(self, batch_size: int, max_length: int) -> StackCache:
         return self.stack.init_cache(batch_size, max_length, self.config.dtype)
@@ -146,8 +165,16 @@ class Transformer(LanguageModel):
     ) -> tuple[jax.Array, StackCache]:
         x = self.embedding(ids, self.config.dtype)
         x, cache = self.stack.extend(x, cache, lengths)
-        return self._logits(x), cache
+        return self._unembedding(x).logits(), cache
 
     def for_decoding(self) -> "Transformer":
         self.stack.unstack()
         return self
+
+    def reorder(self, cache: StackCache, rows: jax.Array) -> StackCache:
+        """The cache of N rows whose row i is a copy of row `rows[i]`, int32 `[N]`."""
+        return cache.reorder(rows)
+
+    def put(self, cache: StackCache, rows: jax.Array, new: StackCache) -> StackCache:
+        """The cache with row i of `new` for row `rows[i]`, int32 `[N]`; none beyond the last."""
+        return cache.put(rows, new)

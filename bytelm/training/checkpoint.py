@@ -24,6 +24,8 @@ from orbax.checkpoint import checkpoint_managers
 
 from bytelm.config import ExperimentConfig, from_dict, to_dict
 from bytelm.errors import UserError
+from bytelm.subword.carried import carried_tokenizer
+from bytelm.subword.tokenizer import Tokenizer
 from bytelm.training.run_directory import new_run_directory
 from bytelm.training.step import State
 
@@ -238,6 +240,7 @@ class SavedModel:
     graphdef: nnx.GraphDef
     params: dict[str, Any]
     provenance: dict[str, Any]
+    tokenizer: Tokenizer | None = None
 
 
 def save_model(
@@ -318,6 +321,9 @@ def load_model(run: Path, step: int | None = None) -> SavedModel:
                     params=ocp.args.StandardRestore(target), provenance=ocp.args.JsonRestore()
                 ),
             )
-            return SavedModel(config, step, graphdef, items["params"], items["provenance"])
+            tokenizer = carried_tokenizer(run, config.data)
+            return SavedModel(
+                config, step, graphdef, items["params"], items["provenance"], tokenizer
+            )
 
         return _first_readable(steps if step is None else [step], read, folder)

@@ -14,11 +14,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bytelm.config import ExperimentConfig, to_dict, to_json
 from bytelm.data.loader import ValidationBatches, train_loader
+from bytelm.data.rows import open_tokenizer
 from bytelm.errors import UserError
 from bytelm.inference.generation import Generator
 from bytelm.inference.transduction import Transducer
+from bytelm.models import ModelConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hierarchy import HierarchyConfig
+from bytelm.models.transformer import TransformerConfig
+from bytelm.subword.carried import carry_tokenizer
 from bytelm.training.checkpoint import Checkpoints, last_step
 from bytelm.training.display import Display
 from bytelm.training.distributed import StopRequest, gather_json
@@ -90,6 +94,13 @@ def _check_supply(config: ExperimentConfig) -> None:
             f"data.task is {data.task}, and the family {model.family} has no encoder to read its "
             "inputs; choose --data.task next_byte, or a preset of byt5 or mrt5."
         )
+    tokenizer = open_tokenizer(data)
+    size = BYTES if tokenizer is None else tokenizer.size
+    if model.symbols.size != size:
+        raise UserError(
+            f"the model is of {_symbols(model.symbols.size)}, and the text is of {_symbols(size)}; "
+            f"{_advice(model, size)}."
+        )
     if model.needs_unigram and data.unigram is None:
         raise UserError(
             "the model's boundaries are those of a SentencePiece Unigram model, and there is none: "
@@ -101,6 +112,17 @@ def _check_supply(config: ExperimentConfig) -> None:
             f"{', '.join(data.scripts) or 'empty'}; give --data.scripts {' '.join(model.scripts)}, "
             "and say with --data.script-key or --data.script which one a document has."
         )
+
+
+def _symbols(size: int) -> str:
+    return "bytes" if size == BYTES else f"{size} tokens"
+
+
+def _advice(model: ModelConfig, size: int) -> str:
+    if not isinstance(model, TransformerConfig):
+        return f"the family {model.family} is of bytes alone: leave out --data.tokenizer"
+    named = "name its tokenizer with --data.tokenizer, or " if size == BYTES else ""
+    return f"{named}give --model.vocabulary {size}"
 
 
 def train(
@@ -148,6 +170,7 @@ class _Run:
         self.config, self.run_dir, self.mesh = config, run_dir, mesh
         self.has_encoder = isinstance(config.model, EncoderDecoderConfig)
         self.program = build_program(config, mesh)
+        self.tokenizer = open_tokenizer(config.data)
         share = row_share(config.data.batch_size, mesh)
         self.batches = train_loader(config.data, config.train.seed, *share)
         self.validation = ValidationBatches(
@@ -169,6 +192,8 @@ class _Run:
         self.peak = peak_flops(config.model.dtype).flops_per_second * mesh.size
         self.is_main = jax.process_index() == 0
         if self.is_main:
+            if self.tokenizer is not None:
+                carry_tokenizer(run_dir, self.tokenizer)
             write_whole(run_dir / CONFIG, to_json(config))
 
     def _first_state(self) -> State:
@@ -355,7 +380,7 @@ class _Run:
     def _sampled_text(self, params: Any, count: int) -> str:
         """A continuation of nothing; with an encoder, what the likeliest targets are."""
         if not self.has_encoder:
-            generator = Generator(self.program.graphdef, params)
+            generator = Generator(self.program.graphdef, params, tokenizer=self.tokenizer)
             text = generator.generate([b""], max_bytes=count, seed=self.step)[0]
             return text.decode("utf-8", "replace")
         first = next(iter(self.validation))

@@ -22,7 +22,7 @@ from bytelm.layers.patching import count_lengths
 from bytelm.models import Batch, ModelConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.sharding import like_parameters, parameter_shardings
-from bytelm.vocabulary import BYTES, PAD, UNSCORED
+from bytelm.vocabulary import BYTE_VOCABULARY, PAD, UNSCORED, Vocabulary
 
 State = dict[str, Any]
 """step (int32), params, optimizer, rng (key data), skipped and skipped_in_row (int32), and
@@ -42,27 +42,30 @@ def score(
     scripts: int = 0,
     weights: Mapping[str, jax.Array] = MappingProxyType({}),
     symbols_per_input: jax.Array | None = None,
+    vocabulary: Vocabulary = BYTE_VOCABULARY,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The training loss summed over a batch's scored symbols, and sums for the metrics.
 
-    The sums are nats over bytes and END together (`nats`), over bytes alone (`byte_nats`), the
-    number of bytes and of scored symbols, the auxiliary losses times the scored symbols
-    (`auxiliary/NAME`), and whatever statistics the family reports. In a family with patches they
-    are counted by length (`patch_lengths`), and where batches carry the numbers of so many
-    `scripts`, bytes and patches by script, `[scripts]`. With an encoder, its `inputs` are counted
-    and those `deleted`, in all and by script.
+    The sums are nats over text and END together (`nats`), over text alone (`byte_nats`), the
+    number of bytes and of scored symbols (bytes or tokens, and END), the auxiliary losses times
+    the scored symbols (`auxiliary/NAME`), and whatever statistics the family reports. In a family
+    with patches they are counted by length (`patch_lengths`), and where batches carry the numbers
+    of so many `scripts`, bytes and patches by script, `[scripts]`. With an encoder, its `inputs`
+    are counted and those `deleted`, in all and by script.
 
     Args:
         weights: of auxiliary losses, by name, in the training loss alone; 1 for others.
         symbols_per_input: of the whole batch, where this is a piece of it for an encoder.
+        vocabulary: of the batch's symbols.
     """
     output = model(batch)
     nats = output.nats(batch.targets)
-    is_byte = (batch.targets >= 0) & (batch.targets < BYTES)
+    is_text = (batch.targets >= 0) & (batch.targets < vocabulary.end)
+    bytes_of = is_text.astype(jnp.int32) if batch.byte_counts is None else batch.byte_counts
     sums = {
         "nats": nats.sum(),
-        "byte_nats": jnp.where(is_byte, nats, 0.0).sum(),
-        "bytes": is_byte.sum(),
+        "byte_nats": jnp.where(is_text, nats, 0.0).sum(),
+        "bytes": bytes_of.sum(),
         "symbols": (batch.targets != UNSCORED).sum(),
         **output.statistics,
     }
@@ -70,7 +73,7 @@ def score(
         sums["patch_lengths"] = count_lengths(output.patch_starts, batch.segment_ids)
     if scripts and output.patch_starts is not None:
         of_script = batch.scripts[:, :, None] == jnp.arange(scripts)[None, None, :]
-        sums["script_bytes"] = (of_script & is_byte[:, :, None]).sum(axis=(0, 1))
+        sums["script_bytes"] = (of_script * bytes_of[:, :, None]).sum(axis=(0, 1))
         starts = output.patch_starts[:, :, None]
         sums["script_patches"] = (of_script & starts).sum(axis=(0, 1))
     if batch.inputs is not None:
@@ -133,6 +136,7 @@ def train_program(
     replicated = NamedSharding(mesh, PartitionSpec())
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     compiler_options = _CPU_COMPILER_OPTIONS if on_cpu else None
+    vocabulary = model.symbols
     controllers = model.controllers if isinstance(model, EncoderDecoderConfig) else {}
 
     def init(seed: jax.Array) -> State:
@@ -163,7 +167,7 @@ def train_program(
     ) -> tuple[Any, dict[str, jax.Array]]:
         def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
             model = nnx.merge(graphdef, params)
-            return score(model, batch, scripts, weights, symbols_per_input)
+            return score(model, batch, scripts, weights, symbols_per_input, vocabulary)
 
         return jax.grad(loss, has_aux=True)(params)
 
@@ -221,7 +225,7 @@ def train_program(
         return new_state, metrics
 
     def evaluate(params: Any, batch: Batch) -> dict[str, jax.Array]:
-        return score(nnx.merge(graphdef, params), batch, scripts)[1]
+        return score(nnx.merge(graphdef, params), batch, scripts, vocabulary=vocabulary)[1]
 
     return TrainProgram(
         graphdef=graphdef,

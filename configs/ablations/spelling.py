@@ -27,12 +27,19 @@ def shortened(shortening: ShorteningConfig) -> dict[str, MrT5Config]:
     return {"model": MrT5Config(**sizes, gate_depth=1, shortening=shortening)}
 
 
+def gate(target: float) -> GateShortening:
+    """A gate that starts open and is closed slowly; what it deletes too early is never back."""
+    return GateShortening(
+        target=target, bias=3.0, proportional=0.0, integral=2e-4, score_weight=0.5
+    )
+
+
 ablation = Ablation(
     base=base,
     points={
         "byt5": {"train.seed": 0},
-        "mrt5-30": shortened(GateShortening(target=0.3, integral=1e-3, score_weight=0.5)),
-        "mrt5-50": shortened(GateShortening(target=0.5, integral=1e-3, score_weight=0.5)),
+        "mrt5-30": shortened(gate(0.3)),
+        "mrt5-50": shortened(gate(0.5)),
         "random-30": shortened(RandomShortening(ratio=0.3)),
         "fixed-30": shortened(FixedShortening(ratio=0.3)),
         "boundary": shortened(BoundaryShortening()),

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from bytelm.comparison import ablation as module
-from bytelm.comparison.ablation import Ablation, changed, run_ablation
+from bytelm.comparison import runs
+from bytelm.comparison.ablation import Ablation, run_ablation
+from bytelm.comparison.changes import changed
 from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
@@ -99,7 +101,7 @@ def test_points_that_are_done_are_not_run_again(whole, copy, ablation, monkeypat
     def never(*_, **__):
         raise AssertionError("was run again")
 
-    monkeypatch.setattr(module, "train", never)
+    monkeypatch.setattr(runs, "train", never)
     monkeypatch.setattr(module, "evaluate", never)
     assert run_ablation(ablation, copy) == 0
     assert table(copy) == table(whole)
@@ -117,7 +119,7 @@ def test_programs_are_forgotten_after_each_point(copy, ablation):
 
 
 def test_another_extent_of_the_test_is_tested_anew(whole, copy, ablation, monkeypatch):
-    monkeypatch.setattr(module, "train", None)
+    monkeypatch.setattr(runs, "train", None)
     one = Ablation(ablation.base, {"second": SECOND})
     assert run_ablation(one, copy, max_bytes=10) == 0
     report = json.loads((copy / "second" / "test_report.json").read_text())
@@ -159,7 +161,7 @@ def test_a_point_whose_config_changed_is_refused(whole, copy, ablation):
 
 
 def test_what_only_changes_reports_may_change(copy, ablation, monkeypatch):
-    monkeypatch.setattr(module, "train", None)
+    monkeypatch.setattr(runs, "train", None)
     one = Ablation(ablation.base, {"second": {**SECOND, "train.log_every": 2}})
     assert run_ablation(one, copy) == 0
 
@@ -171,7 +173,7 @@ def test_a_point_that_fails_does_not_stop_the_others(whole, copy, ablation, monk
 
     points = {"nowhere": {"data.files": ("nothing*.txt",)}, "diverging": {"train.steps": 9}}
     with monkeypatch.context() as patch:
-        patch.setattr(module, "train", diverge)
+        patch.setattr(runs, "train", diverge)
         both = Ablation(ablation.base, {**points, **ablation.points})
         assert run_ablation(both, copy) == 1
     rows = table(copy)
@@ -183,7 +185,7 @@ def test_a_point_that_fails_does_not_stop_the_others(whole, copy, ablation, monk
 
 
 def test_a_point_without_test_text_fails_before_it_trains(ablation, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "train", None)
+    monkeypatch.setattr(runs, "train", None)
     point = {"data.validation_files": (), "data.test_files": (), "data.held_out": 0.0}
     assert run_ablation(Ablation(ablation.base, {"untested": point}), tmp_path) == 1
     assert "test" in table(tmp_path)[0]["reason"]

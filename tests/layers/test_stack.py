@@ -5,8 +5,8 @@ import pytest
 from flax import nnx
 
 from bytelm.layers.attention import AttentionMask
-from bytelm.layers.blocks import BlockConfig, Condition
-from bytelm.layers.stack import DEEPEST_UNROLLED, Stack
+from bytelm.layers.blocks import BlockConfig, Condition, LayerCache
+from bytelm.layers.stack import DEEPEST_UNROLLED, Stack, StackCache
 
 DEPTH = 3
 
@@ -208,3 +208,26 @@ def test_conditions_are_added_to_each_layers_input():
     np.testing.assert_allclose(whole(params, condition), expected, rtol=1e-4, atol=1e-5)
     found = run_in_pieces(graphdef, params, LENGTHS, condition)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def cache_of(rows):
+    """A cache for two heads whose row i holds the number `rows[i]` everywhere."""
+    rows = np.asarray(rows, np.int32)
+    keys = np.zeros((2 * len(rows), 4, 3), np.float32) + rows.repeat(2)[:, None, None]
+    slots = np.zeros((len(rows), 4), np.int32) + rows[:, None]
+    layers = (LayerCache(keys, -keys), LayerCache(keys + 100, keys + 200))
+    return StackCache(*jax.tree.map(jnp.asarray, (rows, slots, slots + 10, layers)))
+
+
+def assert_equal(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_rows_of_a_cache_move():
+    assert_equal(cache_of([5, 6, 7]).reorder(jnp.array([2, 0, 2, 1])), cache_of([7, 5, 7, 6]))
+
+
+def test_rows_of_a_cache_are_replaced():
+    # Row 3 is none of the cache's.
+    put = cache_of([5, 6, 7]).put(jnp.array([2, 3, 0]), cache_of([1, 2, 3]))
+    assert_equal(put, cache_of([3, 6, 1]))

@@ -1,0 +1,384 @@
+"""Runs a comparison: tokenizers, the sweep of learning rates, the runs, their tests, the report."""
+
+import dataclasses
+import functools
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from bytelm.comparison.comparison import Comparison, Run, TokenizerConfig
+from bytelm.comparison.figures import adaptation_figures, curve, test_figures
+from bytelm.comparison.record import Heading, RunRecord, SweepRow
+from bytelm.comparison.report import write_report
+from bytelm.comparison.runs import (
+    TEST_REPORT,
+    Outcome,
+    carry_out,
+    check_saved,
+    is_trained,
+    metrics,
+)
+from bytelm.comparison.sizing import adapted_run, sized_run
+from bytelm.data.config import DataConfig
+from bytelm.errors import UserError
+from bytelm.subword.training import train_tokenizer
+from bytelm.training.hardware import describe_machine
+from bytelm.whole_file import write_whole
+
+TOKENIZER_BYTES = 10**8
+"""Most bytes of a corpus that a tokenizer is trained on."""
+
+
+@dataclass(frozen=True)
+class CompareCommand:
+    """Trains, tests and reports the runs of a comparison; what is done is not done again."""
+
+    root: Path = Path()
+    """Directory that files of the comparison are relative to."""
+    output: Path | None = None
+    """Where runs and report go; none = runs/comparison/NAME."""
+    task: int | None = None
+    """Do one run alone, by its number, as the task of an array of jobs; then call without it."""
+    tasks: bool = False
+    """Print how many tasks the sweep of learning rates has, and how many there are in all."""
+
+
+def run_comparison(
+    comparison: Comparison, output: Path, *, root: Path = Path(), task: int | None = None
+) -> int:
+    """Does what is left to do of a comparison, one run after another.
+
+    After each run the report in `output` is written anew. A run that fails does not keep the others
+    from running.
+
+    Args:
+        comparison: what to run.
+        output: made if it does not exist.
+        root: directory that the files of corpora are relative to.
+        task: number of the only run to do; None for all.
+
+    Returns:
+        an exit status: 0, 1 if a run failed, 143 if a signal asked to stop.
+
+    Raises:
+        UserError: for what cannot be run; nothing is run then. For a task whose learning rate is
+            not known yet.
+    """
+    plan = Plan(comparison, output, root)
+    if task is not None:
+        return plan.do_task(task)
+    return plan.do_all()
+
+
+class Plan:
+    """The runs of a comparison and what is known of them."""
+
+    def __init__(self, comparison: Comparison, output: Path, root: Path):
+        self.comparison = _below(comparison, root)
+        self.output = output
+        output.mkdir(parents=True, exist_ok=True)
+        self.tokenizers = {
+            (corpus, name): self._tokenizer(corpus, contender.tokenizer)
+            for corpus in comparison.corpora
+            for name, contender in comparison.contenders.items()
+        }
+        smallest, corpus, seed = min(comparison.budgets), self._corpora[0], comparison.seeds[0]
+        self.sweep = [
+            self._run(name, corpus, smallest, seed, multiple)
+            for name in comparison.contenders
+            for multiple in comparison.learning_rates
+        ]
+        self.outcomes: dict[str, Outcome] = {}
+        # Whatever cannot be run is found before anything is.
+        all_runs = [
+            run
+            for name in comparison.contenders
+            for multiple in comparison.learning_rates
+            for run in self._runs_of(name, multiple)
+        ]
+        for run in all_runs:
+            check_saved(self.run_dir(run), run.config)
+
+    @property
+    def _corpora(self) -> list[str]:
+        return list(self.comparison.corpora)
+
+    def run_dir(self, run: Run) -> Path:
+        """Where a run is."""
+        return self.output / "runs" / run.name
+
+    def _run(self, name: str, corpus: str, budget: float, seed: int, multiple: float) -> Run:
+        return sized_run(
+            self.comparison,
+            name,
+            corpus,
+            self.tokenizers[corpus, name],
+            budget=budget,
+            seed=seed,
+            multiple=multiple,
+        )
+
+    def _tokenizer(self, corpus: str, config: TokenizerConfig | None) -> Path | None:
+        """The file of a corpus's tokenizer, which is trained if there is none."""
+        if config is None:
+            return None
+        suffix = "model" if config.kind == "unigram" else "json"
+        path = self.output / "tokenizers" / f"{corpus}-{config.kind}-{config.size}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                print(f"training the tokenizer {path.name}")
+                text = self.comparison.corpora[corpus]
+                content = train_tokenizer(text, config.kind, config.size, TOKENIZER_BYTES)
+                write_whole(path, content)
+        return path
+
+    def _runs_of(self, name: str, multiple: float) -> list[Run]:
+        comparison = self.comparison
+        return [
+            self._run(name, corpus, budget, seed, multiple)
+            for budget in sorted(comparison.budgets)
+            for corpus in comparison.corpora
+            for seed in comparison.seeds
+        ]
+
+    def validation(self, run: Run) -> float | None:
+        """The last validation of a run that is trained."""
+        if not is_trained(self.run_dir(run), run.config):
+            return None
+        found = [r["validation_bpb"] for r in metrics(self.run_dir(run)) if "validation_bpb" in r]
+        return found[-1]
+
+    def chosen(self, name: str) -> float | None:
+        """The multiple of the learning rate that is best for a contender; None if not known yet."""
+        swept = [run for run in self.sweep if run.contender == name]
+        if len(swept) == 1:
+            return swept[0].multiple
+        bits = {run.multiple: self.validation(run) for run in swept if not self._failed(run)}
+        known = {multiple: value for multiple, value in bits.items() if value is not None}
+        if not known or len(known) < len(bits):
+            return None
+        return min(known, key=lambda multiple: known[multiple])
+
+    def _failed(self, run: Run) -> bool:
+        """Whether it cannot be trained, as a learning rate that is too large."""
+        outcome = self.outcomes.get(run.name)
+        return outcome is not None and outcome.state == "failed"
+
+    def final(self) -> list[Run]:
+        """The runs that the report is of, smallest budgets first, of contenders with a rate."""
+        runs = [
+            run
+            for name in self.comparison.contenders
+            if (multiple := self.chosen(name)) is not None
+            for run in self._runs_of(name, multiple)
+        ]
+        return sorted(runs, key=lambda run: run.budget)
+
+    def adapted(self) -> list[Run]:
+        """The runs that go on from those of the largest budget and the first seed."""
+        comparison = self.comparison
+        largest, seed = max(comparison.budgets), comparison.seeds[0]
+        return [
+            adapted_run(comparison, run, name, self.run_dir(run))
+            for run in self.final()
+            if (run.budget, run.seed, run.corpus) == (largest, seed, self._corpora[0])
+            and is_trained(self.run_dir(run), run.config)
+            for name in comparison.adaptation
+        ]
+
+    def do_task(self, number: int) -> int:
+        """Does the run of that number, those of the sweep first."""
+        count = self.count()
+        if not 0 <= number < count:
+            raise UserError(f"there is no task {number}; there are {count}, from 0 on.")
+        if number < len(self.sweep):
+            run = self.sweep[number]
+            outcome = self._train_only(run)
+        else:
+            place = number - len(self.sweep)
+            names = list(self.comparison.contenders)
+            each = len(self._runs_of(names[0], self.comparison.learning_rates[0]))
+            name = names[place // each]
+            multiple = self.chosen(name)
+            if multiple is None:
+                raise UserError(
+                    f"task {number} needs the learning rate of {name}; let the tasks of the sweep "
+                    f"(0 to {len(self.sweep) - 1}) end first."
+                )
+            run = self._runs_of(name, multiple)[place % each]
+            outcome = self._train_and_test(run)
+        print(f"{run.name}: {outcome.state} {outcome.reason}".rstrip())
+        return {"done": 0, "failed": 1, "stopped": 143}[outcome.state]
+
+    def count(self) -> int:
+        """How many tasks there are."""
+        comparison = self.comparison
+        final = len(comparison.budgets) * len(comparison.corpora) * len(comparison.seeds)
+        return len(self.sweep) + len(comparison.contenders) * final
+
+    def do_all(self) -> int:
+        """Does all runs that are left, and writes the report after each."""
+        for run in self.final():
+            if (self.run_dir(run) / TEST_REPORT).exists():
+                self.outcomes[self._key(run)] = self._train_and_test(run)
+        self.report()
+        sweep = self.sweep if len(self.comparison.learning_rates) > 1 else []
+        if self._each(sweep, self._train_only, "learning rate"):
+            return 143
+        if self._each(self.final(), self._train_and_test, "run"):
+            return 143
+        if self._each(self.adapted(), self._adapt, "adaptation"):
+            return 143
+        print(f"report: {self.output / 'report.html'}")
+        return 1 if any(outcome.state == "failed" for outcome in self.outcomes.values()) else 0
+
+    def _each(self, runs: Sequence[Run], do: Any, what: str) -> bool:
+        """Whether a signal asked to stop."""
+        for number, run in enumerate(runs, 1):
+            print(f"{what} {number} of {len(runs)}: {run.name}, {run.config.train.steps} steps")
+            self.outcomes[self._key(run)] = do(run)
+            self.report()
+            if self.outcomes[self._key(run)].state == "stopped":
+                print("stopped on request; the same command goes on")
+                return True
+        return False
+
+    def _key(self, run: Run) -> str:
+        return f"{run.name} from {run.initial.name}" if run.initial else run.name
+
+    def _train_only(self, run: Run) -> Outcome:
+        return carry_out(self.run_dir(run), run.config, None, {})
+
+    def _train_and_test(self, run: Run) -> Outcome:
+        largest = run.budget == max(self.comparison.budgets)
+        test = functools.partial(test_figures, comparison=self.comparison, whole=largest)
+        asked = {
+            "max_bytes": self.comparison.max_bytes,
+            "robustness": repr(self.comparison.robustness) if largest else "",
+            "parallel": list(self.comparison.parallel) if largest else [],
+        }
+        return carry_out(self.run_dir(run), run.config, test, asked)
+
+    def _adapt(self, run: Run) -> Outcome:
+        assert run.initial is not None
+        before = self.run_dir(run.initial)
+        test = functools.partial(
+            adaptation_figures,
+            name=run.corpus,
+            before=before,
+            home=run.initial.config.data,
+            max_bytes=self.comparison.max_bytes,
+        )
+        return carry_out(
+            self.run_dir(run), run.config, test, {"max_bytes": self.comparison.max_bytes}
+        )
+
+    def report(self) -> None:
+        """Writes the report of what is known."""
+        comparison = self.comparison
+        records = [self._record(run) for run in self.final()]
+        known = {record.contender for record in records}
+        records += [
+            RunRecord(name, corpus, budget, seed, "waiting")
+            for name in comparison.contenders
+            if name not in known
+            for budget in sorted(comparison.budgets)
+            for corpus in comparison.corpora
+            for seed in comparison.seeds
+        ]
+        rows = [
+            SweepRow(
+                run.contender,
+                run.config.optimizer.learning_rate,
+                self.validation(run),
+                run.multiple == self.chosen(run.contender),
+            )
+            for run in self.sweep
+        ]
+        heading = Heading(
+            title=comparison.title,
+            axis=comparison.axis,
+            baseline=comparison.baseline,
+            command=shlex.join(["bytelm", *sys.argv[1:]]),
+            machine=describe_machine(),
+            notes=_notes(comparison),
+            sweep=tuple(rows) if len(comparison.learning_rates) > 1 else (),
+        )
+        write_report(heading, records, self.output)
+
+    def _record(self, run: Run) -> RunRecord:
+        outcome = self.outcomes.get(run.name)
+        record = RunRecord(
+            run.contender,
+            run.corpus,
+            run.budget,
+            run.seed,
+            outcome.state if outcome else "waiting",
+            outcome.reason if outcome else "",
+            learning_rate=run.config.optimizer.learning_rate,
+            steps=run.config.train.steps,
+            upper_bound=run.config.data.tokenizer is not None,
+        )
+        if outcome is None or outcome.state != "done":
+            return record
+        if not outcome.report:  # trained for the sweep, and not tested yet
+            return dataclasses.replace(record, state="waiting")
+        figures = dict(outcome.report["figures"])
+        figures["train_flops"] = run.config.train.steps * run.flops_per_step
+        figures["train_raw_bytes"] = run.config.train.steps * run.bytes_per_step
+        for key, adapted in self.outcomes.items():
+            if key.endswith(f" from {run.name}") and adapted.state == "done":
+                figures |= adapted.report["figures"]
+        return dataclasses.replace(
+            record,
+            figures=figures,
+            document_bits=tuple(outcome.report["document_bits"]),
+            document_bytes=tuple(outcome.report["document_bytes"]),
+            curve=curve(metrics(self.run_dir(run)), run.flops_per_step, run.bytes_per_step),
+        )
+
+
+def _below(comparison: Comparison, root: Path) -> Comparison:
+    """The comparison with its relative files below the directory `root`."""
+
+    def files(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(str(root / name) for name in names)
+
+    def text(data: DataConfig) -> DataConfig:
+        return dataclasses.replace(
+            data,
+            files=files(data.files),
+            validation_files=files(data.validation_files),
+            test_files=files(data.test_files),
+        )
+
+    return dataclasses.replace(
+        comparison,
+        corpora={name: text(data) for name, data in comparison.corpora.items()},
+        adaptation={name: text(data) for name, data in comparison.adaptation.items()},
+        parallel=files(comparison.parallel),
+    )
+
+
+def _notes(comparison: Comparison) -> tuple[str, ...]:
+    """What a reader must know of how the runs were made."""
+    notes = [
+        f"All contenders read the same text in the same order, in shuffled pieces of "
+        f"{comparison.piece_bytes} bytes; validation is on the same text for all.",
+        "FLOPs of training are counted from the matrix products of three forward passes, with all "
+        "patches that a model has room for; those of inference for a byte from the patches that "
+        "the test text had.",
+    ]
+    if len(comparison.learning_rates) > 1:
+        tried = ", ".join(f"{multiple:g}" for multiple in comparison.learning_rates)
+        notes.append(
+            f"Every contender tried {tried} times its own learning rate at the smallest budget; "
+            "the multiple with the fewest validation bits per byte is kept everywhere."
+        )
+    return tuple(notes)

@@ -1,0 +1,189 @@
+"""The figures of a comparison's runs: what each is tested on, and what it costs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from bytelm.api import LoadedModel, load
+from bytelm.comparison.comparison import Comparison
+from bytelm.comparison.runs import metrics
+from bytelm.config import ExperimentConfig
+from bytelm.data.config import DataConfig
+from bytelm.data.documents import Documents
+from bytelm.data.loader import ValidationBatches
+from bytelm.errors import UserError
+from bytelm.evaluation.languages import languages, read_parallel
+from bytelm.evaluation.report import first_documents
+from bytelm.evaluation.robustness import robustness
+from bytelm.training.loop import build_program, row_flops
+from bytelm.training.sharding import place_batch
+
+COUNTED_ROWS = 64
+"""Rows of the test split on which patches are counted."""
+BATCH = 16
+"""Windows scored at a time."""
+
+
+def test_figures(
+    run_dir: Path, config: ExperimentConfig, *, comparison: Comparison, whole: bool
+) -> dict[str, Any]:
+    """The report of a run that is trained, ready for JSON.
+
+    Args:
+        run_dir: of the run.
+        config: of the run.
+        comparison: what to test.
+        whole: whether to test perturbed and parallel text too.
+
+    Returns:
+        `figures`, as `RunRecord` names them, and `document_bits` and `document_bytes`.
+
+    Raises:
+        UserError: for a run that diverged.
+    """
+    loaded = load(run_dir, config.train.steps)
+    documents = list(first_documents(Documents(config.data, "test"), comparison.max_bytes))
+    scores = loaded.score_documents(documents, batch_size=BATCH)
+    bits = scores.bits_per_byte()
+    if not math.isfinite(bits):
+        raise UserError(f"its test bits per byte are {bits}: it diverged.")
+    low, high = scores.interval()
+    figures: dict[str, float] = {
+        "bpb": bits,
+        "bpb_low": low,
+        "bpb_high": high,
+        "bpb_with_end": scores.bits_per_byte(with_end=True),
+        **_speed(metrics(run_dir)),
+        **_sizes(config),
+        **_inference(config, loaded),
+    }
+    if config.data.tokenizer is not None:
+        figures["bytes_per_token"] = float(scores.bytes.sum() / scores.symbols.sum())
+    if whole and comparison.robustness is not None:
+        wanted = comparison.robustness
+        figures |= robustness(
+            loaded,
+            documents,
+            kinds=wanted.kinds,
+            rates=wanted.rates,
+            max_bytes=wanted.max_bytes,
+            batch_size=BATCH,
+        )
+    if whole and comparison.parallel:
+        figures |= languages(loaded, read_parallel(comparison.parallel), batch_size=BATCH)
+    return {
+        "figures": figures,
+        "document_bits": scores.bits().tolist(),
+        "document_bytes": scores.bytes.tolist(),
+    }
+
+
+def adaptation_figures(
+    run_dir: Path,
+    config: ExperimentConfig,
+    *,
+    name: str,
+    before: Path,
+    home: DataConfig,
+    max_bytes: int | None,
+) -> dict[str, Any]:
+    """What a run that went on from another one, on other text, learned and forgot.
+
+    Args:
+        run_dir: of the run.
+        config: of the run.
+        name: of the adaptation.
+        before: directory of the run that it went on from.
+        home: the text of that one.
+        max_bytes: of each test.
+
+    Returns:
+        `figures` named `adapted/NAME/` and: `before` and `bpb`, bits per byte of the new text's
+        test before and behind; `early`, of its validation after a tenth of the training;
+        `forgetting`, by how much the bits per byte of the old text's test rose.
+    """
+    old, new = load(before), load(run_dir, config.train.steps)
+
+    def bits(loaded: LoadedModel, data: DataConfig) -> float:
+        documents = first_documents(Documents(data, "test"), max_bytes)
+        return loaded.score_documents(documents, batch_size=BATCH).bits_per_byte()
+
+    validations = [r["validation_bpb"] for r in metrics(run_dir) if "validation_bpb" in r]
+    figures = {
+        "before": bits(old, config.data),
+        "bpb": bits(new, config.data),
+        "early": validations[0],
+        "forgetting": bits(new, home) - bits(old, home),
+    }
+    return {"figures": {f"adapted/{name}/{key}": value for key, value in figures.items()}}
+
+
+def curve(
+    records: Sequence[Mapping[str, Any]], flops_per_step: float, bytes_per_step: float
+) -> tuple[tuple[float, float, float], ...]:
+    """Validations as (FLOPs of training, bytes of text, bits per byte)."""
+    return tuple(
+        (r["step"] * flops_per_step, r["step"] * bytes_per_step, r["validation_bpb"])
+        for r in records
+        if r.get("validation_bpb") is not None
+    )
+
+
+def _speed(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    speeds = [r["bytes_per_second"] for r in records if r.get("bytes_per_second")]
+    return {"train_bytes_per_second": float(np.median(speeds))} if speeds else {}
+
+
+def _sizes(config: ExperimentConfig) -> dict[str, float]:
+    """Parameters, and the memory of a training step: state, batch and temporary arrays."""
+    model = nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0)))
+    total = embeddings = 0
+    for path, leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(model))):
+        total += leaf.size
+        names = jax.tree_util.keystr(path)
+        embeddings += leaf.size if "embedding" in names or names.startswith("['head']") else 0
+    mesh = config.mesh.build()
+    program = build_program(config, mesh)
+    batch = next(iter(ValidationBatches(config.data, 1, "test")))
+    with jax.set_mesh(mesh):
+        state = program.init(0)
+        lowered = program.train.lower(state, place_batch(batch, mesh))  # type: ignore[attr-defined]
+    memory = lowered.compile().memory_analysis()
+    figures = {
+        "parameters": float(total),
+        "parameters_without_embeddings": float(total - embeddings),
+    }
+    if memory is not None:
+        used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        figures["peak_memory_bytes"] = float(used)
+    return figures
+
+
+def _inference(config: ExperimentConfig, loaded: LoadedModel) -> dict[str, float]:
+    """FLOPs of a forward pass for a byte of the test text, of the patches that it had and of those
+    that there is room for; and its bytes per patch.
+    """
+    mesh = config.mesh.build()
+    program = build_program(config, mesh)
+    rows = patches = size = 0.0
+    with jax.set_mesh(mesh):
+        for batch in ValidationBatches(config.data, COUNTED_ROWS, "test"):
+            sums = jax.device_get(program.evaluate(loaded.params, place_batch(batch, mesh)))
+            rows += float((batch.segment_ids > 0).any(axis=1).sum())
+            patches += float(sums.get("patches", 0.0))
+            size += float(sums["bytes"])
+    figures = {
+        "inference_flops_per_byte": row_flops(config, patches / rows if patches else None)
+        * rows
+        / size,
+        "inference_flops_per_byte_capacity": row_flops(config) * rows / size,
+        "context_bytes": size / rows,
+    }
+    if patches:
+        figures["bytes_per_patch"] = size / patches
+    return figures

@@ -1,0 +1,126 @@
+"""Runs of ablations and comparisons: trained to the end, or resumed, and tested once."""
+
+import gc
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from bytelm.config import ExperimentConfig, load_json, to_dict
+from bytelm.data.documents import Documents
+from bytelm.data.loader import ValidationBatches
+from bytelm.errors import UserError
+from bytelm.evaluation.report import write_report
+from bytelm.models.encoder_decoder import EncoderDecoderConfig
+from bytelm.training.checkpoint import last_step
+from bytelm.training.loop import CONFIG, train
+from bytelm.training.resume import outcome_changes
+from bytelm.training.run_directory import lock, remove_if_unused
+
+TEST_REPORT = "test_report.json"
+"""File of a run directory that holds its test."""
+METRICS = "metrics.jsonl"
+
+
+class Outcome(NamedTuple):
+    """How a run ended: "failed" if it could not be trained or tested, "stopped" by a signal."""
+
+    state: Literal["stopped", "failed", "done"]
+    reason: str = ""
+    report: Mapping[str, Any] = {}
+    """What its test found, if it is done."""
+
+
+def carry_out(
+    run_dir: Path,
+    config: ExperimentConfig,
+    test: Callable[[Path, ExperimentConfig], dict[str, Any]] | None,
+    asked: Mapping[str, Any],
+) -> Outcome:
+    """Does of a run what is left to do. No failure of its own is raised.
+
+    Args:
+        run_dir: of the run.
+        config: of the run.
+        test: makes the report of a run that is trained, ready for JSON; None for no test.
+        asked: what else the report depends on, ready for JSON; one of the same config and of the
+            same wishes is not made again.
+    """
+    try:
+        _check_test(config)
+        if not is_trained(run_dir, config):
+            interrupted_at = _train(run_dir, config)
+            if interrupted_at is not None:
+                return Outcome("stopped", f"after step {interrupted_at} of {config.train.steps}")
+        if test is None:
+            return Outcome("done")
+        return Outcome("done", report=_tested(run_dir, config, test, asked))
+    except (UserError, jax.errors.JaxRuntimeError) as error:  # the latter when memory runs out
+        print(f"{run_dir.name} failed: {error}")
+        return Outcome("failed", str(error))
+    finally:
+        # What a run compiled and held no other uses.
+        gc.collect()
+        jax.clear_caches()
+
+
+def check_saved(run_dir: Path, config: ExperimentConfig) -> None:
+    """Raises UserError if the directory holds a checkpoint of another config."""
+    if last_step(run_dir) is None:
+        return
+    if different := outcome_changes(load_json(run_dir / CONFIG), config):
+        raise UserError(
+            f"{run_dir} holds a run of another config ({'; '.join(different)}); undo the change, "
+            "give it another name, or choose another --output."
+        )
+
+
+def is_trained(run_dir: Path, config: ExperimentConfig) -> bool:
+    """Whether the run has its last checkpoint."""
+    return last_step(run_dir) == config.train.steps
+
+
+def metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """What a run recorded, in order."""
+    return [json.loads(line) for line in (run_dir / METRICS).read_text().splitlines()]
+
+
+def _check_test(config: ExperimentConfig) -> None:
+    """Raises UserError, before anything is trained, if there is nothing to test it on."""
+    if isinstance(config.model, EncoderDecoderConfig):
+        ValidationBatches(config.data, 1, "test")
+    elif not any(Documents(config.data, "test")):
+        raise UserError("the test split holds no bytes; name data.test_files.")
+
+
+def _train(run_dir: Path, config: ExperimentConfig) -> int | None:
+    """Trains to the end, or up to the step that it returns when it is interrupted."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with lock(run_dir):
+        (run_dir / TEST_REPORT).unlink(missing_ok=True)  # it is of parameters that there were
+        try:
+            result = train(config, run_dir, resume=True)
+        except UserError:
+            remove_if_unused(run_dir)
+            raise
+    return result.step if result.interrupted else None
+
+
+def _tested(
+    run_dir: Path,
+    config: ExperimentConfig,
+    test: Callable[[Path, ExperimentConfig], dict[str, Any]],
+    asked: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The report on the test split, from the file if it is there already."""
+    path = run_dir / TEST_REPORT
+    asked = {**asked, "config": to_dict(config)}
+    if path.is_file():
+        report = json.loads(path.read_text())
+        if {key: report.get(key) for key in asked} == asked:
+            return report
+    report = {**test(run_dir, config), **asked}
+    write_report(report, path)
+    return report

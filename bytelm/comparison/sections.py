@@ -1,0 +1,271 @@
+"""What a comparison's report says, as sections of sentences, tables and charts."""
+
+import collections
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bytelm.comparison.charts import Chart, budget_words, curve_charts, pareto_charts
+from bytelm.comparison.record import Heading, RunRecord, SweepRow
+from bytelm.comparison.summary import Entry, breakdown, gather, paired_difference
+from bytelm.comparison.table import (
+    Table,
+    bits,
+    interval,
+    known,
+    power,
+    signed,
+    state,
+    tabulate,
+    whole,
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report; what it has none of is empty.
+
+    Attributes:
+        title: its heading.
+        sentences: what comes before the tables and charts.
+        tables: in order.
+        charts: in order.
+        image: name of the file that shows the charts where they cannot be drawn.
+    """
+
+    title: str
+    sentences: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    image: str = ""
+
+
+def sections_of(heading: Heading, records: Sequence[RunRecord]) -> list[Section]:
+    """The sections that there is anything to say in."""
+    entries = gather(records)
+    sections = [
+        *_results(heading, entries),
+        *chart_sections(heading, entries),
+        *_breakdowns(heading, entries),
+        _sweep(heading),
+        _unfinished(heading, records),
+        _how_to_read(heading, entries),
+    ]
+    return [section for section in sections if section.sentences or section.tables]
+
+
+def standing(records: Sequence[RunRecord]) -> str:
+    """How many of the runs are done, and how the others stand."""
+    counts = collections.Counter(run.state for run in records)
+    done = f"{counts.pop('done', 0)} of {len(records)} runs done"
+    return ", ".join([done, *(f"{count} {name}" for name, count in counts.items())])
+
+
+def _bound(entry: Entry) -> str:
+    return "≤" if entry.upper_bound else ""
+
+
+def _figure(name: str, form: Callable[[float | None], str]) -> Callable[[Entry], str]:
+    return lambda entry: form(entry.mean(name))
+
+
+def _ratio(value: float | None) -> str:
+    return known(value, ".2f")
+
+
+def _setting(value: float | None) -> str:
+    return known(value, ".3g")
+
+
+_COLUMNS: dict[str, Callable[[Entry], str]] = {
+    "contender": lambda entry: entry.contender,
+    "runs done": lambda entry: f"{len(entry.done)} of {len(entry.runs)}",
+    "test bpb": lambda entry: bits(entry.mean("bpb"), _bound(entry)),
+    "95% interval": lambda entry: interval(entry.interval),
+    "over seeds": lambda entry: interval(entry.spread("bpb")),
+    "training FLOPs": _figure("train_flops", power),
+    "training bytes/s": _figure("train_bytes_per_second", whole),
+    "inference FLOPs/byte": _figure("inference_flops_per_byte", whole),
+    "at capacity": _figure("inference_flops_per_byte_capacity", whole),
+    "bytes/patch": _figure("bytes_per_patch", _ratio),
+    "bytes/token": _figure("bytes_per_token", _ratio),
+    "parameters": _figure("parameters", whole),
+    "without embeddings": _figure("parameters_without_embeddings", whole),
+    "peak memory, MiB": _figure("peak_memory_bytes", lambda v: whole(v and v / 2**20)),
+    "training bytes": _figure("train_raw_bytes", whole),
+    "training seconds": _figure("train_seconds", whole),
+    "bpb with end": lambda entry: bits(entry.mean("bpb_with_end"), _bound(entry)),
+    "context, bytes": _figure("context_bytes", whole),
+    "learning rate": lambda entry: _setting(entry.runs[0].learning_rate),
+    "steps": lambda entry: whole(entry.runs[0].steps),
+}
+
+
+def _results(heading: Heading, entries: Sequence[Entry]) -> list[Section]:
+    """For each corpus and budget the figures, and the differences from the baseline."""
+    sections = []
+    groups = itertools.groupby(entries, lambda entry: (entry.corpus, entry.budget))
+    for (corpus, budget), group in groups:
+        part = list(group)
+        title = f"{corpus}, {budget_words(budget, heading.axis)}"
+        if not any(entry.done for entry in part):
+            sections.append(Section(title, ("No run is done yet.",)))
+            continue
+        figures = tabulate(part, _COLUMNS, caption="Figures, each the mean of the runs done")
+        compared = _differences(heading, part)
+        sections.append(Section(title, compared.sentences, (figures, *compared.tables)))
+    return sections
+
+
+def _differences(heading: Heading, part: Sequence[Entry]) -> Section:
+    """The table of differences from the baseline, and a sentence on those that there are not."""
+    title = f"Differences from {heading.baseline}"
+    baseline = next((entry for entry in part if entry.contender == heading.baseline), None)
+    others = [entry for entry in part if entry.done and entry is not baseline]
+    pairs = [
+        (entry, paired_difference(entry, baseline) if baseline is not None else None)
+        for entry in others
+    ]
+    found = [difference for _, difference in pairs if difference is not None]
+    missing = ", ".join(entry.contender for entry, difference in pairs if difference is None)
+    nothing = "Without a seed and test documents in common, not compared with"
+    sentences = (f"{nothing} {heading.baseline}: {missing}.",) if missing else ()
+    table = tabulate(
+        found,
+        {
+            "contender": lambda d: d.contender,
+            "difference in bpb": lambda d: signed(d.bpb, d.sign),
+            "95% interval": lambda d: interval(d.interval, "+.4f"),
+            "interval excludes 0": lambda d: d.verdict,
+            "over seeds": lambda d: interval(d.by_seed, "+.4f"),
+            "seeds": lambda d: str(d.seeds),
+            "documents": lambda d: whole(d.documents),
+        },
+        caption=f"{title}: lower is better",
+    )
+    return Section(title, sentences, (table,) if found else ())
+
+
+def chart_sections(heading: Heading, entries: Sequence[Entry]) -> list[Section]:
+    """The sections of charts, with or without any chart."""
+    costs = [
+        ("training FLOPs", "train_flops", "pareto_train.png", False),
+        (
+            "inference FLOPs per byte",
+            "inference_flops_per_byte",
+            "pareto_inference.png",
+            heading.axis != "inference_flops",
+        ),
+    ]
+    sections = []
+    for label, figure, image, by_budget in costs:
+        charts = pareto_charts(entries, figure, label, heading.axis, by_budget=by_budget)
+        told = "The dashed line is the Pareto front: nothing that costs no more is better."
+        sentences = (told,) if charts else ()
+        title = f"Bits per byte against {label}"
+        sections.append(Section(title, sentences, (), tuple(charts), image))
+    charts = curve_charts(entries, heading.axis)
+    told = "Validation bits per byte while training, a line for each seed."
+    sentences = (told,) if charts else ()
+    sections.append(Section("Learning curves", sentences, (), tuple(charts), "curves.png"))
+    return sections
+
+
+_BREAKDOWNS = {
+    "perturbed": ("Robustness", "perturbation/rate"),
+    "language": ("Languages", "language"),
+    "adapted": ("Adaptation", "language"),
+}
+_MEASURES: dict[tuple[str, str], tuple[str, str]] = {
+    ("perturbed", "bpb"): ("Bits per byte of perturbed text", ".4f"),
+    ("perturbed", "accuracy"): ("Next bytes predicted of perturbed text", ".2%"),
+    ("language", "bits_per_sentence"): ("Bits per sentence of parallel text", ",.1f"),
+    ("language", "premium"): ("Bits per sentence relative to English", ".3f"),
+    ("language", "patches_per_sentence"): ("Patches per sentence", ",.1f"),
+    ("adapted", "bpb"): ("Bits per byte after training on another language", ".4f"),
+    ("adapted", "forgetting"): ("Bits per byte lost on the first language", "+.4f"),
+}
+"""By the parts of a figure's name: what the table shows, and the format."""
+_BITS = ("/bpb", "/bits_per_sentence")
+"""Ends of the names of figures that are upper bounds where bits per byte are."""
+
+
+def _breakdowns(heading: Heading, entries: Sequence[Entry]) -> list[Section]:
+    """Tables with a column for each contender, for each corpus, budget and measure."""
+    sections = []
+    for prefix, (title, first) in _BREAKDOWNS.items():
+        tables = []
+        groups = itertools.groupby(entries, lambda entry: (entry.corpus, entry.budget))
+        for (corpus, budget), group in groups:
+            part = list(group)
+            where = f"{corpus}, {budget_words(budget, heading.axis)}"
+            for measure, middles in breakdown(part, prefix).items():
+                words, form = _MEASURES.get((prefix, measure), (measure.replace("_", " "), ",.4g"))
+                cells = [
+                    [_cell(entry, f"{prefix}/{middle}/{measure}", form) for middle in middles]
+                    for entry in part
+                ]
+                columns = (first, *(entry.contender for entry in part))
+                rows = tuple(zip(middles, *cells, strict=True))
+                tables.append(Table(columns, rows, f"{words}: {where}"))
+        sections.append(Section(title, (), tuple(tables)))
+    return sections
+
+
+def _cell(entry: Entry, figure: str, form: str) -> str:
+    value = entry.mean(figure)
+    sign = _bound(entry) if value is not None and figure.endswith(_BITS) else ""
+    return f"{sign} {known(value, form)}".strip()
+
+
+def _sweep(heading: Heading) -> Section:
+    if not heading.sweep:
+        return Section("Learning rates")
+    columns: dict[str, Callable[[SweepRow], str]] = {
+        "contender": lambda row: row[0],
+        "learning rate": lambda row: _setting(row[1]),
+        "validation bpb": lambda row: bits(row[2]),
+        "chosen": lambda row: "chosen" if row[3] else "",
+    }
+    return Section("Learning rates", (), (tabulate(heading.sweep, columns, caption="Those tried"),))
+
+
+def _unfinished(heading: Heading, records: Sequence[RunRecord]) -> Section:
+    missing = [run for run in records if run.state != "done"]
+    if not missing:
+        return Section("Runs that are not done")
+    columns: dict[str, Callable[[RunRecord], str]] = {
+        "contender": lambda run: run.contender,
+        "corpus": lambda run: run.corpus,
+        "budget": lambda run: budget_words(run.budget, heading.axis),
+        "seed": lambda run: str(run.seed),
+        "state": lambda run: state(run.state, run.reason),
+    }
+    count = f"{len(missing)} of {len(records)} runs"
+    table = tabulate(missing, columns, caption=count, prose=True)
+    return Section("Runs that are not done", (), (table,))
+
+
+def _how_to_read(heading: Heading, entries: Sequence[Entry]) -> Section:
+    sentences = [
+        "bpb: bits per byte of the test text's raw bytes, ends of documents not counted; lower is "
+        "better. Its 95% interval is a bootstrap over documents, and over seeds the mean of the "
+        "intervals' ends. “over seeds” gives the lowest and the highest seed. An empty cell: not "
+        "known, or not of that family.",
+        "Inference FLOPs per byte are of the patches that the test text had; “at capacity” of "
+        "those there is room for.",
+        f"Differences from {heading.baseline} are of the same documents and of the seeds that both "
+        "have done: for each document the mean over seeds of the difference in bits, then a "
+        "bootstrap that resamples documents and divides the sum of bits by the sum of bytes. The "
+        "interval tells how far a difference depends on the documents, not on the seed. Where it "
+        "contains 0, these documents do not tell the two apart.",
+    ]
+    if any(entry.upper_bound for entry in entries):
+        sentences.append(
+            "≤ marks an upper bound: the bits of a subword model's canonical tokenisation, one of "
+            "several that give the same text. The text's true bits are at most these. Before a "
+            "difference, ≤ and ≥ say that the true one is at most, or at least, this: with ≤ "
+            "“lower” holds and “higher” may not, with ≥ the reverse. A difference of two upper "
+            "bounds has no mark."
+        )
+    return Section("How to read this", (*sentences, *heading.notes))

@@ -1,0 +1,139 @@
+"""Noise on characters, as typing, scanning and deceit make it: pure functions of the text.
+
+A text is taken apart into its Unicode characters (code points) and, where it is not UTF-8, into
+single bytes; they are put together again with those that are hit changed, and all others as they
+were. Nothing is normalised. The share of characters that are hit is `rate` on average; those that
+a kind cannot change (digits have no case) do not count. A higher rate hits the characters of a
+lower one, in the same way, and further ones.
+
+Permuting, replacing and deleting characters are the perturbations of HAT (Neitemeier et al. 2025,
+the experiments on robustness); deleting, repeating (1 to 3 times more) and random case those of
+ByT5 (Xue et al. 2022, the experiments on synthetic noise). Inserted characters, neighbouring keys
+and look-alikes are what people do. Unlike ByT5's random case, which draws the case anew, a hit
+here always changes it: its rate .5 is theirs of 1.
+"""
+
+import zlib
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+
+from bytelm.errors import UserError
+
+Kind = Literal["permute", "replace", "delete", "insert", "repeat", "case", "keyboard", "homoglyph"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+QWERTY = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+"""Letters of a keyboard; each row lies half a key to the right of the one above."""
+HOMOGLYPHS = dict(
+    zip(
+        "acdehijlopqsvwxyABCEHIJKMNOPSTXYZ",
+        "\u0430\u0441\u0501\u0435\u04bb\u0456\u0458\u04cf\u043e\u0440\u051b\u0455\u03bd\u051d\u0445"
+        "\u0443\u0410\u0412\u0421\u0415\u041d\u0406\u0408\u041a\u041c\u039d\u041e\u0420\u0405\u0422"
+        "\u0425\u03a5\u0396",
+        strict=True,
+    )
+)
+"""A Cyrillic letter, or where there is none a Greek one, that looks like a Latin one: of those
+that Unicode lists as confusable (UTS #39)."""
+
+
+def perturb(text: bytes, kind: Kind, rate: float, *, seed: int, document: int = 0) -> bytes:
+    """The text with noise of one kind; the same bytes for the same arguments in any process.
+
+    "permute" swaps neighbours: the text is cut into pairs, and `rate` of them change places. A
+    "replace"d character becomes another one of the same text, each equally likely, and so does
+    one that is "insert"ed behind a hit, so that noise has the script of the text.
+
+    Args:
+        text: any bytes.
+        kind: one of `KINDS`.
+        rate: share of the characters that are hit, 0 to 1; 0 gives the text itself.
+        seed: seed of all noise.
+        document: number of the text among others: what makes their noise differ.
+
+    Raises:
+        UserError: for an unknown kind, or a rate out of range.
+    """
+    if kind not in KINDS:
+        raise UserError(f"there is no perturbation {kind!r}; choose from {', '.join(KINDS)}.")
+    if not 0 <= rate <= 1:
+        raise UserError(f"the rate of {kind} is {rate}; it must be between 0 and 1.")
+    # An undecodable byte becomes a lone surrogate, which no UTF-8 has, and the same byte again.
+    units = list(text.decode(errors="surrogateescape"))
+    # RandomState, because numpy promises never to change its streams.
+    rng = np.random.RandomState([seed % 2**32, document, zlib.crc32(kind.encode())])
+    hits = np.flatnonzero(rng.random_sample(len(units)) < rate).tolist()
+    draws = rng.random_sample(len(units)).tolist()
+    if kind == "permute":
+        _swap(units, hits, first=rng.randint(2))
+    else:
+        alphabet = sorted(set(units))
+        for place in hits:
+            units[place] = _CHANGES[kind](units[place], draws[place], alphabet)
+    return "".join(units).encode(errors="surrogateescape")
+
+
+def _swap(units: list[str], hits: Sequence[int], first: int) -> None:
+    """Swaps each pair of neighbours, from `first` on, whose left one is hit."""
+    for place in hits:
+        if place % 2 == first and place + 1 < len(units):
+            units[place : place + 2] = units[place + 1], units[place]
+
+
+def _replace(unit: str, draw: float, alphabet: Sequence[str]) -> str:
+    step = 1 + int(draw * (len(alphabet) - 1))
+    return alphabet[(bisect_left(alphabet, unit) + step) % len(alphabet)]
+
+
+def _delete(unit: str, draw: float, alphabet: Sequence[str]) -> str:
+    return ""
+
+
+def _insert(unit: str, draw: float, alphabet: Sequence[str]) -> str:
+    return unit + alphabet[int(draw * len(alphabet))]
+
+
+def _repeat(unit: str, draw: float, alphabet: Sequence[str]) -> str:
+    return unit * (2 + int(draw * 3))
+
+
+def _case(unit: str, draw: float, alphabet: Sequence[str]) -> str:
+    other = unit.swapcase()
+    return other if len(other) == 1 else unit
+
+
+def _keyboard(unit: str, draw: float, alphabet: Sequence[str]) -> str:
+    near = _NEIGHBOURS.get(unit, unit)
+    return near[int(draw * len(near))]
+
+
+def _homoglyph(unit: str, draw: float, alphabet: Sequence[str]) -> str:
+    return HOMOGLYPHS.get(unit, unit)
+
+
+def _neighbours() -> dict[str, str]:
+    """The letters whose keys touch that of each letter, of the same case."""
+    rows = enumerate(QWERTY)
+    keys = {(2 * column + y, y): key for y, row in rows for column, key in enumerate(row)}
+    around = ((-2, 0), (2, 0), (-1, -1), (1, -1), (-1, 1), (1, 1))
+    near = {
+        key: "".join(keys.get((x + right, y + down), "") for right, down in around)
+        for (x, y), key in keys.items()
+    }
+    return near | {key.upper(): letters.upper() for key, letters in near.items()}
+
+
+_NEIGHBOURS = _neighbours()
+_CHANGES: dict[Kind, Callable[[str, float, Sequence[str]], str]] = {
+    "replace": _replace,
+    "delete": _delete,
+    "insert": _insert,
+    "repeat": _repeat,
+    "case": _case,
+    "keyboard": _keyboard,
+    "homoglyph": _homoglyph,
+}
+"""What a hit makes of a character, by a draw from [0, 1) and the characters of the text."""

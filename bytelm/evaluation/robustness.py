@@ -1,0 +1,142 @@
+"""Bits per byte and next-byte accuracy of a model on text with noise.
+
+What is scored is the text with its noise, over its own raw bytes and as its own tokens. A model
+then pays for predicting noise, which no model can spare itself, and for being thrown off by what
+it has read. All models meet the same noise: it depends on text, kind, rate and seed alone.
+"""
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bytelm.errors import UserError
+from bytelm.evaluation.bits_per_byte import Scorer, score_documents, without_targets
+from bytelm.evaluation.perturbations import KINDS, Kind, perturb
+from bytelm.evaluation.report import first_documents
+from bytelm.models.contract import Batch, ModelOutput, Unembedding
+from bytelm.vocabulary import BYTES
+
+if TYPE_CHECKING:
+    from bytelm.api import LoadedModel
+
+RATES = (0.05, 0.1, 0.2)
+
+
+def robustness(
+    loaded: "LoadedModel",
+    documents: Iterable[bytes],
+    *,
+    kinds: Sequence[Kind] = KINDS,
+    rates: Sequence[float] = RATES,
+    seed: int = 0,
+    max_bytes: int | None = None,
+    batch_size: int = 8,
+    stride: int | None = None,
+) -> dict[str, float]:
+    """Scores documents as they are and with each kind of noise at each rate.
+
+    Figures are named `clean/bpb` and `clean/accuracy`, and `perturbed/KIND/RATE/bpb` and
+    `.../accuracy`. Bits per byte are those of `bytelm eval`, without END. Accuracy is the share of
+    bytes that are what the model thought likeliest there; each counts once, in the window that
+    scores it. A token of a subword model is right or wrong as a whole, with all of its bytes: its
+    accuracy is that of whole tokens, and not to be read beside that of single bytes.
+
+    Args:
+        loaded: the model.
+        documents: held in memory.
+        kinds: of noise.
+        rates: shares of the characters that are hit, 0 to 1.
+        seed: of the noise.
+        max_bytes: no further document is read once there are this many bytes. None is cut.
+        batch_size: windows scored at a time.
+        stride: symbols scored by each window after a document's first; None for half the context.
+
+    Returns:
+        figures by name.
+
+    Raises:
+        UserError: if there are no bytes to score, an unknown kind, or a rate out of range.
+    """
+    texts = list(first_documents(documents, max_bytes))
+    measure = functools.partial(_measure, loaded, stride=stride, batch_size=batch_size)
+    figures = measure("clean", texts)
+    for kind in kinds:
+        for rate in rates:
+            noisy = [
+                perturb(text, kind, rate, seed=seed, document=number)
+                for number, text in enumerate(texts)
+            ]
+            if not any(noisy):
+                raise UserError(f"{kind} at rate {rate:g} leaves no bytes; choose a lower rate.")
+            figures |= measure(f"perturbed/{kind}/{rate:g}", noisy)
+    return figures
+
+
+def _measure(
+    loaded: "LoadedModel",
+    name: str,
+    documents: Sequence[bytes],
+    *,
+    stride: int | None,
+    batch_size: int,
+) -> dict[str, float]:
+    scorer = _CountingScorer(loaded.scorer)
+    scores = score_documents(
+        scorer,
+        documents,
+        sequence_length=loaded.context,
+        stride=stride,
+        batch_size=batch_size,
+        tokenizer=loaded.tokenizer,
+    )
+    return {
+        f"{name}/bpb": scores.bits_per_byte(),
+        f"{name}/accuracy": scorer.right / int(scores.bytes.sum()),
+    }
+
+
+class _CountingScorer:
+    """Gives what a `Scorer` does, and counts the bytes of the targets that are the likeliest."""
+
+    def __init__(self, scorer: Scorer):
+        self._scorer = scorer
+        self._right: list[jax.Array] = []
+
+    def __call__(self, batch: Batch) -> jax.Array:
+        nats, right = self._scorer.run(_nats_and_right, batch)
+        self._right.append(right)
+        return nats
+
+    @property
+    def right(self) -> int:
+        """How many bytes were predicted right in all batches so far."""
+        return sum(int(np.sum(rows)) for rows in self._right)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _nats_and_right(
+    graphdef: nnx.GraphDef, params: Any, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+    """Nats of targets, float32 `[B, T]`, and how many bytes of a row are right, int32 `[B]`."""
+    output = nnx.merge(graphdef, params)(without_targets(batch))
+    counts = batch.byte_counts
+    if counts is None:
+        counts = (batch.targets >= 0) & (batch.targets < BYTES)
+    right = jnp.where(_likeliest(output) == batch.targets, counts, 0).sum(axis=1)
+    return output.nats(batch.targets), right
+
+
+def _likeliest(output: ModelOutput) -> jax.Array:
+    """The symbol with the largest logit, int32 `[B, T]`; of a large vocabulary row by row."""
+    head = output.head
+    if not isinstance(head, Unembedding):
+        return head.argmax(axis=-1)
+    return jax.lax.map(
+        lambda states: Unembedding(states[None], head.kernel).logits()[0].argmax(axis=-1),
+        head.states,
+    )

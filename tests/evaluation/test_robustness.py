@@ -1,0 +1,155 @@
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bytelm.api import LoadedModel
+from bytelm.config import ExperimentConfig
+from bytelm.data.config import DataConfig
+from bytelm.errors import UserError
+from bytelm.evaluation.bits_per_byte import Scorer
+from bytelm.evaluation.perturbations import KINDS, perturb
+from bytelm.evaluation.robustness import robustness
+from bytelm.models.contract import LanguageModel, ModelOutput, Unembedding
+from bytelm.training.checkpoint import SavedModel
+from bytelm.vocabulary import BYTE_VOCABULARY, END, START, Vocabulary
+from tests.models.families import FAMILIES, LENGTH, split_model
+
+CONTEXT = 8
+
+
+class Pairs:
+    """A tokenizer whose tokens are the bytes, and `ab`."""
+
+    vocabulary = Vocabulary(257)
+    byte_counts = np.array([1] * 256 + [2, 0, 0, 0], np.int32)
+
+    def encode(self, text):
+        whole = text.replace(b"ab", b"\xff")
+        return np.array([256 if byte == 0xFF else byte for byte in whole], np.int32)
+
+
+class Table(LanguageModel):
+    """Logits that depend on the last symbol alone; `[inputs, outputs]`."""
+
+    def __init__(self, logits, lazy=False):
+        self.logits = nnx.Param(jnp.asarray(logits, jnp.float32))
+        self.lazy = lazy
+
+    def __call__(self, batch):
+        if not self.lazy:
+            return ModelOutput(self.logits[...][batch.ids])
+        states = jnp.eye(len(self.logits))[batch.ids]
+        return ModelOutput(Unembedding(states, self.logits[...]))
+
+
+def loaded(model, tokenizer=None):
+    return SimpleNamespace(_scorer=Scorer(*nnx.split(model)), context=CONTEXT, tokenizer=tokenizer)
+
+
+def table(vocabulary=BYTE_VOCABULARY):
+    return np.zeros((vocabulary.inputs, vocabulary.outputs))
+
+
+@pytest.fixture(scope="module")
+def constant():
+    """Every byte is as likely as the others, and never the end; the first is called likeliest."""
+    logits = table()
+    logits[:, END] = -np.inf
+    return loaded(Table(logits))
+
+
+@pytest.fixture(scope="module")
+def echo():
+    """Expects the last byte again, and zeros at the start."""
+    logits = table()
+    logits[range(256), range(256)] = 9
+    logits[START, 0] = 9
+    return loaded(Table(logits))
+
+
+def test_a_constant_model_spends_8_bits_a_byte_on_any_noise(constant):
+    documents = [bytes(range(256)), b"\xff\xfe plain", b""]
+    found = robustness(constant, documents, rates=(0.3,), stride=3)
+    assert set(found) == {"clean/bpb", "clean/accuracy"} | {
+        f"perturbed/{kind}/0.3/{name}" for kind in KINDS for name in ("bpb", "accuracy")
+    }
+    for name, value in found.items():
+        if name.endswith("bpb"):
+            assert value == pytest.approx(8, rel=1e-6)
+    raw = sum(map(len, documents))
+    assert found["clean/accuracy"] == 1 / raw
+    for kind in ("replace", "insert"):
+        noisy = [perturb(text, kind, 0.3, seed=0, document=i) for i, text in enumerate(documents)]
+        zeros, size = sum(text.count(0) for text in noisy), sum(map(len, noisy))
+        assert found[f"perturbed/{kind}/0.3/accuracy"] == zeros / size
+
+
+@pytest.mark.parametrize("stride", [None, 1, 5, CONTEXT])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_each_byte_counts_once_and_the_end_never(echo, stride, batch_size):
+    documents = [b"aabbbbcccccccccccccccccccc", b"\0x", b"", b"\0" * 9]
+    right = 1 + 3 + 19 + 1 + 9
+    found = robustness(echo, documents, kinds=(), stride=stride, batch_size=batch_size)
+    assert found["clean/accuracy"] == right / (26 + 2 + 9)
+    more = robustness(echo, documents, kinds=("repeat",), rates=(0, 1), stride=stride)
+    assert more["perturbed/repeat/0/accuracy"] == found["clean/accuracy"]
+    assert more["perturbed/repeat/0/bpb"] == pytest.approx(found["clean/bpb"], rel=1e-6)
+    assert more["perturbed/repeat/1/accuracy"] > found["clean/accuracy"]
+    assert more["perturbed/repeat/1/bpb"] < found["clean/bpb"]
+
+
+def test_the_end_is_a_wrong_guess_for_a_byte():
+    logits = table()
+    logits[:, END] = 9
+    assert robustness(loaded(Table(logits)), [b"some text"], kinds=())["clean/accuracy"] == 0
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_token_is_right_with_all_of_its_bytes(lazy):
+    logits = table(Pairs.vocabulary)
+    logits[:, 256] = 9  # `ab` is always thought likeliest
+    found = robustness(loaded(Table(logits, lazy), Pairs()), [b"ababx" * 4, b"abba"], kinds=())
+    assert found["clean/accuracy"] == (4 * 4 + 2) / 24
+
+
+def test_noise_is_scored_over_its_own_bytes_and_tokens():
+    logits = table(Pairs.vocabulary)
+    logits[:, 256] = 9
+    model = loaded(Table(logits), Pairs())
+    (noisy,) = (perturb(b"ab" * 30, "delete", 0.4, seed=1),)
+    found = robustness(model, [b"ab" * 30], kinds=("delete",), rates=(0.4,), seed=1)
+    alone = robustness(model, [noisy], kinds=())
+    assert found["perturbed/delete/0.4/accuracy"] == alone["clean/accuracy"]
+    assert found["perturbed/delete/0.4/bpb"] == alone["clean/bpb"]
+    assert alone["clean/accuracy"] == 2 * noisy.count(b"ab") / len(noisy)
+
+
+def test_bits_are_those_of_evaluation():
+    family = FAMILIES["spacebyte"]
+    config = ExperimentConfig(model=family, data=DataConfig(sequence_length=LENGTH))
+    model = LoadedModel(SavedModel(config, 7, *split_model(family), {}))
+    documents = ["Some words, a naïve 日本語; and more".encode(), b"\xff\x00x"]
+    found = robustness(model, iter(documents), kinds=("replace",), rates=(0.2,), seed=5)
+    assert found["clean/bpb"] == pytest.approx(model.bits_per_byte(documents), rel=1e-6)
+    noisy = [perturb(text, "replace", 0.2, seed=5, document=i) for i, text in enumerate(documents)]
+    assert noisy != documents
+    assert found["perturbed/replace/0.2/bpb"] == pytest.approx(model.bits_per_byte(noisy), rel=1e-6)
+
+
+def test_max_bytes_ends_after_a_whole_document(constant):
+    documents = [b"\0" * 5, b"\0" * 5, b"x" * 90]
+    assert robustness(constant, documents, kinds=(), max_bytes=6)["clean/accuracy"] == 1
+
+
+def test_text_that_noise_leaves_nothing_of_and_bad_arguments(constant):
+    with pytest.raises(UserError, match="delete at rate 1 leaves no bytes"):
+        robustness(constant, [b"text"], kinds=("delete",), rates=(1,))
+    with pytest.raises(UserError, match="no bytes"):
+        robustness(constant, [b""])
+    with pytest.raises(UserError, match="no perturbation"):
+        robustness(constant, [b"text"], kinds=("upper",))
+    with pytest.raises(UserError, match="between 0 and 1"):
+        robustness(constant, [b"text"], kinds=("case",), rates=(2,))
