@@ -1,5 +1,6 @@
 """Corpora that several tests read."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import tensorflow_datasets as tfds
 from sentencepiece import SentencePieceTrainer
 
 from bytelm.data.config import DataConfig
+from bytelm.subword.training import train_tokenizer
+from tests.data.tokenized import DOCUMENTS, TOKENS
 
 
 class TinyText(tfds.core.GeneratorBasedBuilder):
@@ -82,3 +85,24 @@ def unigram_model(tmp_path_factory: pytest.TempPathFactory) -> str:
             minloglevel=2,
         )
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def tokenized(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    """Config of `DOCUMENTS` as tokens, and short rows."""
+    directory = tmp_path_factory.mktemp("tokenized")
+    for number, text in enumerate(DOCUMENTS):
+        (directory / f"{number}.txt").write_bytes(text)
+    for name in ("validation", "testing"):
+        (directory / f"{name}.txt").write_bytes(b"held out text")
+    config = DataConfig(
+        files=(str(directory / "?.txt"),),
+        validation_files=(str(directory / "validation.txt"),),
+        test_files=(str(directory / "testing.txt"),),
+        cache_dir=str(directory / "cache"),
+        sequence_length=16,
+        batch_size=2,
+    )
+    path = directory / "bpe.json"
+    path.write_bytes(train_tokenizer(config, "bpe", TOKENS, 10**6))
+    return dataclasses.replace(config, tokenizer=str(path))

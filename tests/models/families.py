@@ -63,8 +63,8 @@ FAMILIES: dict[str, ModelConfig] = {
     "transformer, window, grouped and qk-norm": small(
         window=5, key_value_heads=2, qk_norm=True, mlp="relu"
     ),
-    "transformer, tied, gelu, scanned and rematerialised": small(
-        tied_head=True, mlp="gelu", scan=True, remat="full"
+    "transformer of many tokens, tied, gelu, scanned and rematerialised": small(
+        vocabulary=3000, tied_head=True, mlp="gelu", scan=True, remat="full"
     ),
     "spacebyte": spacebyte(window=5),
     "spacebyte, published block": spacebyte(

@@ -19,7 +19,7 @@ from bytelm.training.sharding import (
     single_device_mesh,
 )
 from bytelm.training.step import train_program
-from bytelm.vocabulary import BYTES, END, OUTPUT_SIZE, START, UNSCORED
+from bytelm.vocabulary import BYTES, END, START, UNSCORED
 from tests.models.families import (
     FAMILIES,
     LENGTH,
@@ -98,7 +98,7 @@ def test_flipping_a_byte_changes_no_other_row(config):
 
 def test_logits_give_probabilities_of_every_byte_and_of_the_end(config):
     values = logits(config, random_rows(5))
-    assert values.shape == (ROWS, LENGTH, OUTPUT_SIZE) and values.dtype == np.float32
+    assert values.shape == (ROWS, LENGTH, config.symbols.outputs) and values.dtype == np.float32
     probabilities = np.asarray(jax.nn.softmax(values), np.float64)
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-6)
     assert (probabilities > 0).all()
@@ -148,7 +148,7 @@ def read(config, ids, pieces):
     """Logits of cached decoding, where each piece is (N, lengths) of a call to `extend`."""
     params, extend = decoder(config)
     cache = nnx.merge(*split_model(config)).init_cache(len(ids), LENGTH)
-    values = np.zeros((*ids.shape, OUTPUT_SIZE), np.float32)
+    values = np.zeros((*ids.shape, config.symbols.outputs), np.float32)
     done = np.zeros(len(ids), int)
     for size, lengths in pieces:
         offsets = np.arange(size)

@@ -27,7 +27,7 @@ def test_an_untrained_model_finds_every_symbol_as_likely():
 
 
 def test_the_scale_of_a_tied_head_gives_logits_of_order_one():
-    config = FAMILIES["transformer, tied, gelu, scanned and rematerialised"]
+    config = FAMILIES["transformer of many tokens, tied, gelu, scanned and rematerialised"]
     logits = forward(config)(split_model(config)[1], random_rows(1))
     assert 0.8 < float(jnp.std(logits)) < 1.25
 
@@ -43,7 +43,7 @@ def test_a_window_bounds_what_the_stack_sees():
 
 
 def test_running_the_stack_another_way_changes_no_number():
-    scanned = FAMILIES["transformer, tied, gelu, scanned and rematerialised"]
+    scanned = FAMILIES["transformer of many tokens, tied, gelu, scanned and rematerialised"]
     plain = dataclasses.replace(scanned, scan=False, remat="none")
     _, params = split_model(plain)
     weights = jnp.ones((LENGTH, LENGTH))

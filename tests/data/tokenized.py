@@ -1,0 +1,10 @@
+"""Documents with all that may go wrong in them, and how many tokens their tokenizer has."""
+
+DOCUMENTS = [
+    b"the cat and the dog and the cat",
+    b"",
+    b"the \xff\xfe \x00 the\r\n cat \xe2\x96\x81 dog",
+    b"and the dog the the the",
+    b"x",
+]
+TOKENS = 262
