@@ -116,11 +116,12 @@ svg .line {{ stroke-width: 1.8; }}
 svg .whisker {{ stroke-width: 1.4; opacity: 0.7; }}
 svg .leader {{ opacity: 0.35; }}
 svg .marker {{ fill: currentColor; }}
+@page {{ size: landscape; margin: 1cm; }}
 @media print {{
   body {{ max-width: none; padding: 0; }}
   nav {{ display: none; }}
   .scroll {{ overflow: visible; }}
-  table {{ font-size: 0.6rem; }}
+  table {{ font-size: 0.5rem; }}
   th, td {{ padding: 0.15rem 0.25rem; white-space: normal; }}
   figure, tr {{ break-inside: avoid; }}
   h2 {{ break-after: avoid; }}

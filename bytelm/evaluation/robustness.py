@@ -40,7 +40,7 @@ def robustness(
 ) -> dict[str, float]:
     """Scores documents as they are and with each kind of noise at each rate.
 
-    Figures are named `clean/bpb` and `clean/accuracy`, and `perturbed/KIND/RATE/bpb` and
+    Figures are named `perturbed/none/0/bpb` and `perturbed/none/0/accuracy`, and `perturbed/KIND/RATE/bpb` and
     `.../accuracy`. Bits per byte are those of `bytelm eval`, without END. Accuracy is the share of
     bytes that are what the model thought likeliest there; each counts once, in the window that
     scores it. A token of a subword model is right or wrong as a whole, with all of its bytes: its
@@ -64,7 +64,7 @@ def robustness(
     """
     texts = list(first_documents(documents, max_bytes))
     measure = functools.partial(_measure, loaded, stride=stride, batch_size=batch_size)
-    figures = measure("clean", texts)
+    figures = measure("perturbed/none/0", texts)
     for kind in kinds:
         for rate in rates:
             noisy = [

@@ -181,9 +181,7 @@ def test_a_point_that_fails_does_not_stop_the_others(whole, copy, ablation, monk
     assert "nothing*.txt" in rows[0]["reason"] and not (copy / "nowhere").exists()
     assert "10 steps in a row" in rows[1]["reason"] and (copy / "diverging").exists()
     assert rows[2:] == table(whole)
-    assert (
-        "| failed: 10 steps in a row had a loss \\| gradient" in (copy / "table.md").read_text()
-    )
+    assert "| failed: 10 steps in a row had a loss \\| gradient" in (copy / "table.md").read_text()
 
 
 def test_a_point_without_test_text_fails_before_it_trains(ablation, tmp_path, monkeypatch):

@@ -73,14 +73,14 @@ def echo():
 def test_a_constant_model_spends_8_bits_a_byte_on_any_noise(constant):
     documents = [bytes(range(256)), b"\xff\xfe plain", b""]
     found = robustness(constant, documents, rates=(0.3,), stride=3)
-    assert set(found) == {"clean/bpb", "clean/accuracy"} | {
+    assert set(found) == {"perturbed/none/0/bpb", "perturbed/none/0/accuracy"} | {
         f"perturbed/{kind}/0.3/{name}" for kind in KINDS for name in ("bpb", "accuracy")
     }
     for name, value in found.items():
         if name.endswith("bpb"):
             assert value == pytest.approx(8, rel=1e-6)
     raw = sum(map(len, documents))
-    assert found["clean/accuracy"] == 1 / raw
+    assert found["perturbed/none/0/accuracy"] == 1 / raw
     for kind in ("replace", "insert"):
         noisy = [perturb(text, kind, 0.3, seed=0, document=i) for i, text in enumerate(documents)]
         zeros, size = sum(text.count(0) for text in noisy), sum(map(len, noisy))
@@ -93,18 +93,21 @@ def test_each_byte_counts_once_and_the_end_never(echo, stride, batch_size):
     documents = [b"aabbbbcccccccccccccccccccc", b"\0x", b"", b"\0" * 9]
     right = 1 + 3 + 19 + 1 + 9
     found = robustness(echo, documents, kinds=(), stride=stride, batch_size=batch_size)
-    assert found["clean/accuracy"] == right / (26 + 2 + 9)
+    assert found["perturbed/none/0/accuracy"] == right / (26 + 2 + 9)
     more = robustness(echo, documents, kinds=("repeat",), rates=(0, 1), stride=stride)
-    assert more["perturbed/repeat/0/accuracy"] == found["clean/accuracy"]
-    assert more["perturbed/repeat/0/bpb"] == pytest.approx(found["clean/bpb"], rel=1e-6)
-    assert more["perturbed/repeat/1/accuracy"] > found["clean/accuracy"]
-    assert more["perturbed/repeat/1/bpb"] < found["clean/bpb"]
+    assert more["perturbed/repeat/0/accuracy"] == found["perturbed/none/0/accuracy"]
+    assert more["perturbed/repeat/0/bpb"] == pytest.approx(found["perturbed/none/0/bpb"], rel=1e-6)
+    assert more["perturbed/repeat/1/accuracy"] > found["perturbed/none/0/accuracy"]
+    assert more["perturbed/repeat/1/bpb"] < found["perturbed/none/0/bpb"]
 
 
 def test_the_end_is_a_wrong_guess_for_a_byte():
     logits = table()
     logits[:, END] = 9
-    assert robustness(loaded(Table(logits)), [b"some text"], kinds=())["clean/accuracy"] == 0
+    assert (
+        robustness(loaded(Table(logits)), [b"some text"], kinds=())["perturbed/none/0/accuracy"]
+        == 0
+    )
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -112,7 +115,7 @@ def test_a_token_is_right_with_all_of_its_bytes(lazy):
     logits = table(Pairs.vocabulary)
     logits[:, 256] = 9  # `ab` is always thought likeliest
     found = robustness(loaded(Table(logits, lazy), Pairs()), [b"ababx" * 4, b"abba"], kinds=())
-    assert found["clean/accuracy"] == (4 * 4 + 2) / 24
+    assert found["perturbed/none/0/accuracy"] == (4 * 4 + 2) / 24
 
 
 def test_noise_is_scored_over_its_own_bytes_and_tokens():
@@ -122,9 +125,9 @@ def test_noise_is_scored_over_its_own_bytes_and_tokens():
     (noisy,) = (perturb(b"ab" * 30, "delete", 0.4, seed=1),)
     found = robustness(model, [b"ab" * 30], kinds=("delete",), rates=(0.4,), seed=1)
     alone = robustness(model, [noisy], kinds=())
-    assert found["perturbed/delete/0.4/accuracy"] == alone["clean/accuracy"]
-    assert found["perturbed/delete/0.4/bpb"] == alone["clean/bpb"]
-    assert alone["clean/accuracy"] == 2 * noisy.count(b"ab") / len(noisy)
+    assert found["perturbed/delete/0.4/accuracy"] == alone["perturbed/none/0/accuracy"]
+    assert found["perturbed/delete/0.4/bpb"] == alone["perturbed/none/0/bpb"]
+    assert alone["perturbed/none/0/accuracy"] == 2 * noisy.count(b"ab") / len(noisy)
 
 
 def test_bits_are_those_of_evaluation():
@@ -133,7 +136,7 @@ def test_bits_are_those_of_evaluation():
     model = LoadedModel(SavedModel(config, 7, *split_model(family), {}))
     documents = ["Some words, a naïve 日本語; and more".encode(), b"\xff\x00x"]
     found = robustness(model, iter(documents), kinds=("replace",), rates=(0.2,), seed=5)
-    assert found["clean/bpb"] == pytest.approx(model.bits_per_byte(documents), rel=1e-6)
+    assert found["perturbed/none/0/bpb"] == pytest.approx(model.bits_per_byte(documents), rel=1e-6)
     noisy = [perturb(text, "replace", 0.2, seed=5, document=i) for i, text in enumerate(documents)]
     assert noisy != documents
     assert found["perturbed/replace/0.2/bpb"] == pytest.approx(model.bits_per_byte(noisy), rel=1e-6)
@@ -141,7 +144,7 @@ def test_bits_are_those_of_evaluation():
 
 def test_max_bytes_ends_after_a_whole_document(constant):
     documents = [b"\0" * 5, b"\0" * 5, b"x" * 90]
-    assert robustness(constant, documents, kinds=(), max_bytes=6)["clean/accuracy"] == 1
+    assert robustness(constant, documents, kinds=(), max_bytes=6)["perturbed/none/0/accuracy"] == 1
 
 
 def test_text_that_noise_leaves_nothing_of_and_bad_arguments(constant):

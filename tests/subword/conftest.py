@@ -59,7 +59,7 @@ def with_byte_fallback(model: models.Model) -> tokenizers.Tokenizer:
 def foreign() -> dict[str, Tokenizer]:
     """Tokenizers with byte fallback as others publish them."""
     names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    names += ["\u2581", "t", "h", "e", "a", "\u2581t", "he", "\u2581the", "\n"]
+    names += ["\u2581", "t", "h", "e", "a", "\u2581t", "he", "\u2581the", "\n", "<"]
     merges = [("\u2581", "t"), ("h", "e"), ("\u2581t", "he")]
     bpe = models.BPE(
         {name: number for number, name in enumerate(names)},

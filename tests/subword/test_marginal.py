@@ -190,6 +190,17 @@ def test_a_row_depends_on_its_place_and_the_seed_alone():
     )
 
 
+def test_a_byte_is_drawn_with_the_key_of_its_row_and_position():
+    model, text = marginal(), b""
+    made = model.generate([b"a", b""], max_bytes=4, seed=5)[1]
+    key = jax.random.fold_in(jax.random.key(5), 1)
+    for position in range(len(made)):
+        logits = jnp.log(jnp.asarray(model.next_bytes(text), jnp.float32))
+        symbol = jax.random.categorical(jax.random.fold_in(key, position), logits)
+        text += bytes([int(symbol)])
+    assert len(made) > 1 and text == made
+
+
 def test_generation_stops_where_it_has_to():
     model = marginal(covers=4)
     greedy = {"sampling": Sampling(temperature=0.0)}
