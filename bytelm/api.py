@@ -24,6 +24,8 @@ from bytelm.inference.generation import Generator, Weights, store_weights
 from bytelm.inference.sampling import Sampling
 from bytelm.inference.transduction import Transducer
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
+from bytelm.subword.marginal import ByteMarginal
+from bytelm.subword.tokenizer import load_tokenizer
 from bytelm.training.checkpoint import SavedModel, load_model
 
 Text = bytes | str
@@ -98,6 +100,37 @@ class LoadedModel:
             else Generator(self.graphdef, self.params, tokenizer=self.tokenizer)
         )
 
+    def byte_marginal(self, covers: int | None = 32) -> ByteMarginal:
+        """What adds up a subword model's probabilities of all tokenisations of a text.
+
+        Args:
+            covers: token histories that are kept at each byte; None for all, which is exact, and
+                exponential in the length of the text.
+
+        Raises:
+            UserError: if the model's symbols are bytes.
+        """
+        if self.tokenizer is None:
+            raise UserError(
+                "the model's symbols are bytes, whose probabilities need no sum over "
+                "tokenisations; leave out --byte-marginal."
+            )
+        return ByteMarginal(
+            self.graphdef, self.params, self.tokenizer, covers=covers, context=self.context
+        )
+
+    def check_tokenizer(self, path: str) -> None:
+        """Raises UserError if a tokenizer is not the one that the model was trained with."""
+        if self.tokenizer is None:
+            raise UserError(
+                f"data.tokenizer is {path}, and the model's symbols are bytes; leave it out."
+            )
+        if load_tokenizer(path).digest != self.tokenizer.digest:
+            raise UserError(
+                f"{path} is not the tokenizer that the model was trained with; leave out "
+                "data.tokenizer, since the run has its own."
+            )
+
     @property
     def default_stride(self) -> int:
         """Bytes scored by each window after a text's first, if nothing else is said."""
@@ -165,6 +198,7 @@ class LoadedModel:
         seed: int = 0,
         stop: Sequence[Text] = (),
         beams: int = 1,
+        covers: int | None = None,
     ) -> list[bytes]:
         """Continues each prompt, all in one batch; with an encoder, writes the target of each.
 
@@ -180,6 +214,8 @@ class LoadedModel:
             stop: texts that end a continuation; they are not part of it.
             beams: above 1, the best target by beam search with so many candidates, in a family
                 with an encoder; nothing is then chosen at random.
+            covers: choose byte by byte, by the probabilities of all tokenisations with so many
+                histories (`byte_marginal`), for a subword model; None for tokens.
 
         Returns:
             the continuations, without the prompts, and without END.
@@ -199,7 +235,8 @@ class LoadedModel:
                 max_bytes=max_bytes,
                 stop=[_bytes(text) for text in stop],
             )
-        return self._generator.generate(
+        generator = self._generator if covers is None else self.byte_marginal(covers)
+        return generator.generate(
             starts,
             max_bytes=max_bytes,
             sampling=Sampling(temperature, top_k, top_p, min_p),
@@ -218,11 +255,13 @@ class LoadedModel:
         min_p: float | None = None,
         seed: int = 0,
         stop: Sequence[Text] = (),
+        covers: int | None = None,
     ) -> Iterator[bytes]:
         """The continuation of one prompt, piece by piece. Arguments as for `generate`."""
         start = _bytes(prompt)
         self._warn_beyond_training([start], max_bytes)
-        pieces = self._generator.stream(
+        generator = self._generator if covers is None else self.byte_marginal(covers)
+        pieces = generator.stream(
             [start],
             max_bytes=max_bytes,
             sampling=Sampling(temperature, top_k, top_p, min_p),

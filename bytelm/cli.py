@@ -155,6 +155,8 @@ def eval_command(arguments: Sequence[str]) -> int:
     command = parse(EvalCommand, arguments, "eval", EvalCommand(trained_on, known.checkpoint))
     data, split = command.data, command.split or "validation"
     loaded.context = data.sequence_length
+    if data.tokenizer is not None and data.tokenizer != trained_on.tokenizer:
+        loaded.check_tokenizer(data.tokenizer)
     is_other = data.source_configs != trained_on.source_configs
     if is_other and data.files and command.split is None:
         data = dataclasses.replace(data, held_out=0.0, validation_files=(), test_files=())
@@ -175,6 +177,7 @@ def eval_command(arguments: Sequence[str]) -> int:
             stride=command.stride,
             batch_size=command.batch_size,
             max_bytes=command.max_bytes,
+            covers=command.covers if command.byte_marginal else None,
         )
         print_report(report)
     report["data"] = {"split": split, **to_dict(data)}
@@ -197,12 +200,14 @@ def generate_command(arguments: Sequence[str]) -> int:
         sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt)
         for prompt in command.prompt
     ]
-    beams = {} if command.beams == 1 else {"beams": command.beams}
+    ways: dict[str, int] = {} if command.beams == 1 else {"beams": command.beams}
+    if command.byte_marginal:
+        ways["covers"] = command.covers
     write_continuations(
         loaded,
         prompts,
         raw=command.raw,
-        **beams,
+        **ways,
         max_bytes=command.max_bytes,
         temperature=command.temperature,
         top_k=command.top_k,

@@ -60,6 +60,11 @@ class EvalCommand:
     encoder, after the batch of inputs that does."""
     output: Path | None = None
     """Where the JSON report goes; none = beside the checkpoint."""
+    byte_marginal: bool = False
+    """Also add up the probabilities of all tokenisations, for a subword model."""
+    covers: int = 32
+    """With --byte-marginal: token histories that are kept at each byte; more are slower, and lose
+    less."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,11 @@ class GenerateCommand:
     """Texts that end a continuation; they are not part of it."""
     seed: int = 0
     """Seed of the choice."""
+    byte_marginal: bool = False
+    """Choose byte by byte, by the probabilities of all tokenisations, for a subword model: a prompt
+    may end within a token."""
+    covers: int = 32
+    """With --byte-marginal: token histories that are kept at each byte."""
     beams: int = 1
     """Candidates of a beam search for the best target, in a family with an encoder; 1 for none."""
     weights: Literal["float32", "bfloat16"] = "float32"

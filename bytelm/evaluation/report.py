@@ -28,6 +28,7 @@ def evaluate(
     batch_size: int = 8,
     max_bytes: int | None = None,
     compressors: bool = True,
+    covers: int | None = None,
 ) -> dict[str, Any]:
     """Scores whole documents with a sliding context, and says what gzip and xz make of them.
 
@@ -39,6 +40,8 @@ def evaluate(
         batch_size: windows scored at a time.
         max_bytes: no further document is read once there are this many bytes. None is cut.
         compressors: whether to compress the documents too.
+        covers: of a subword model, token histories that are kept to add up the probabilities of all
+            tokenisations (`LoadedModel.byte_marginal`); None for the canonical one alone.
 
     Returns:
         figures under names that say their units, ready for JSON.
@@ -46,7 +49,7 @@ def evaluate(
     Raises:
         UserError: if the documents hold no byte.
     """
-    if compressors and isinstance(documents, Iterator):
+    if (compressors or covers) and isinstance(documents, Iterator):
         documents = list(first_documents(documents, max_bytes))
     stride = loaded.default_stride if stride is None else stride
     started = time.perf_counter()
@@ -72,10 +75,30 @@ def evaluate(
     }
     if loaded.tokenizer is not None:
         report["upper_bound"] = UPPER_BOUND
+    if covers is not None:
+        report |= _marginal(loaded, first_documents(documents, max_bytes), covers)
     if compressors:
         for name, bpb in compressor_bpb(first_documents(documents, max_bytes)).items():
             report[f"{name}_bits_per_byte"] = bpb
     return report
+
+
+def _marginal(loaded: "LoadedModel", documents: Iterable[bytes], covers: int) -> dict[str, Any]:
+    """Bits per byte of all tokenisations, and of the canonical one with the same context."""
+    started = time.perf_counter()
+    scores = loaded.byte_marginal(covers).score(documents)
+    size = int(scores.marginal.bytes.sum())
+    return {
+        "marginal_bits_per_byte": scores.marginal.bits_per_byte(),
+        "marginal_bits_per_byte_interval": scores.marginal.interval(),
+        "marginal_bits_per_byte_with_end": scores.marginal.bits_per_byte(with_end=True),
+        "canonical_bits_per_byte": scores.canonical.bits_per_byte(),
+        "covers": covers,
+        "dropped_histories": int(scores.dropped.sum()),
+        "dropped_bits_per_byte": float(scores.dropped_bits.sum() / size),
+        "tokens_read_per_byte": float(scores.tokens_read.sum() / size),
+        "marginal_seconds": time.perf_counter() - started,
+    }
 
 
 def first_documents(documents: Iterable[bytes], max_bytes: int | None) -> Iterator[bytes]:
@@ -98,6 +121,10 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
     for label, key in (("bytes", "bits_per_byte"), ("with end", "bits_per_byte_with_end")):
         low, high = report[f"{key}_interval"]
         table.add_row(label, f"{bound}{report[key]:.4f}", f"{low:.4f} to {high:.4f}")
+    if "covers" in report:
+        low, high = report["marginal_bits_per_byte_interval"]
+        label = f"all tokenisations, {report['covers']} covers"
+        table.add_row(label, f"{report['marginal_bits_per_byte']:.4f}", f"{low:.4f} to {high:.4f}")
     for label, name in (("gzip -9", "gzip"), ("xz -9e", "xz")):
         if f"{name}_bits_per_byte" in report:
             table.add_row(label, f"{report[f'{name}_bits_per_byte']:.4f}", "")
@@ -109,6 +136,13 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
     if bound:
         table.caption += (
             f"; \u2264: {UPPER_BOUND}; {report['bytes_per_symbol']:.2f} bytes per token"
+        )
+    if "covers" in report:
+        table.caption += (
+            f"; over all tokenisations: {report['canonical_bits_per_byte']:.4f} is the canonical "
+            f"one with the same context, {report['dropped_histories']:,} histories were dropped, "
+            f"worth about {report['dropped_bits_per_byte']:.2g} bits per byte, and the model read "
+            f"{report['tokens_read_per_byte']:.1f} tokens per byte"
         )
     (console or Console()).print(table)
 

@@ -40,11 +40,12 @@ def robustness(
 ) -> dict[str, float]:
     """Scores documents as they are and with each kind of noise at each rate.
 
-    Figures are named `perturbed/none/0/bpb` and `perturbed/none/0/accuracy`, and `perturbed/KIND/RATE/bpb` and
-    `.../accuracy`. Bits per byte are those of `bytelm eval`, without END. Accuracy is the share of
-    bytes that are what the model thought likeliest there; each counts once, in the window that
-    scores it. A token of a subword model is right or wrong as a whole, with all of its bytes: its
-    accuracy is that of whole tokens, and not to be read beside that of single bytes.
+    Figures are named `perturbed/KIND/RATE/bpb` and `.../accuracy`; those of the documents as they
+    are have the kind `none` and the rate 0. Bits per byte are those of `bytelm eval`, without END.
+    Accuracy is the share of bytes that are what the model thought likeliest there; each counts
+    once, in the window that scores it. A token of a subword model is right or wrong as a whole,
+    with all of its bytes: its accuracy is that of whole tokens, and not to be read beside that of
+    single bytes.
 
     Args:
         loaded: the model.

@@ -209,3 +209,12 @@ def test_superbpe_without_room_within_words(corpus):
 def test_unigram_with_fewer_pieces_than_characters(corpus):
     with pytest.raises(UserError, match=r"cannot make 258 pieces.*smaller than.*--size"):
         train_tokenizer(corpus, "unigram", 258, 10**6)
+
+
+def test_a_pair_that_occurs_once_makes_no_token(tmp_path):
+    (tmp_path / "once.txt").write_text("abcdefgh")
+    config = DataConfig(
+        files=(str(tmp_path / "once.txt"),), held_out=0.0, cache_dir=str(tmp_path / "cache")
+    )
+    with pytest.raises(UserError, match="--size is 257, and this text gives 256 tokens"):
+        train_tokenizer(config, "bpe", 257, 10**6)

@@ -1,0 +1,101 @@
+"""Bytes against subwords at equal FLOPs of training, on a CPU: about two hours on two cores.
+
+English books and documentation as JSON lines; name the directory that has them with `--root`.
+Sizes are such that all contenders take about as many FLOPs for a byte, so that equal FLOPs are also
+about equal text.
+"""
+
+from bytelm.comparison.comparison import Comparison, Contender, Robustness, TokenizerConfig
+from bytelm.config import ExperimentConfig
+from bytelm.data.config import DataConfig
+from bytelm.models import ModelConfig
+from bytelm.models.boundary_kinds import GumbelBoundary, WhitespaceBoundary
+from bytelm.models.dynamic_pooling import DynamicPoolingConfig
+from bytelm.models.hat import HATConfig
+from bytelm.models.megabyte import MegaByteConfig
+from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.models.transformer import TransformerConfig
+from bytelm.training.optimizer import OptimizerConfig
+
+CONTEXT = 512
+"""Bytes."""
+BYTES_PER_TOKEN = 3.2
+VOCABULARY = 4096
+
+
+def contender(model: ModelConfig, tokenizer: TokenizerConfig | None = None) -> Contender:
+    """Rows of as many bytes for all, on average."""
+    length = CONTEXT if tokenizer is None else round(CONTEXT / BYTES_PER_TOKEN)
+    config = ExperimentConfig(
+        model=model,
+        data=DataConfig(sequence_length=length, batch_size=8),
+        optimizer=OptimizerConfig(
+            name="muon", learning_rate=1e-2, schedule="warmup_stable_decay", decay=0.4
+        ),
+    )
+    return Contender(config, tokenizer)
+
+
+def subword(kind: str) -> Contender:
+    """The flat Transformer of tokens."""
+    model = TransformerConfig(width=160, depth=4, head_width=32, vocabulary=VOCABULARY)
+    return contender(model, TokenizerConfig(kind, VOCABULARY))
+
+
+def pooled(boundary: object, bytes_per_patch: float) -> Contender:
+    """The hourglass."""
+    return contender(
+        DynamicPoolingConfig(
+            width=112,
+            head_width=28,
+            pre_depth=1,
+            backbone_depth=4,
+            post_depth=1,
+            boundary=boundary,
+            bytes_per_patch=bytes_per_patch,
+        )
+    )
+
+
+comparison = Comparison(
+    title="Bytes and subwords at equal FLOPs of training, on a CPU",
+    contenders={
+        "bytes": contender(TransformerConfig(width=96, depth=4, head_width=32)),
+        "bytes_window": contender(TransformerConfig(width=96, depth=4, head_width=32, window=128)),
+        "megabyte": contender(
+            MegaByteConfig(
+                local_width=96, local_depth=3, global_width=192, global_depth=3, head_width=32,
+                patch_size=4, bytes_per_patch=4.0,
+            )
+        ),
+        "spacebyte": contender(
+            SpaceByteConfig(
+                local_width=80, local_depth=4, global_width=160, global_depth=3, head_width=16,
+                window=128, bytes_per_patch=4.0,
+            )
+        ),
+        "hat": contender(
+            HATConfig(
+                local_width=80, encoder_depth=1, decoder_depth=2, global_width=160, global_depth=3,
+                head_width=16, bytes_per_patch=3.5,
+            )
+        ),
+        "pooling_whitespace": pooled(WhitespaceBoundary(), 4.0),
+        "pooling_learned": pooled(GumbelBoundary(rate=0.2), 3.5),
+        "bpe": subword("bpe"),
+        "unigram": subword("unigram"),
+    },
+    baseline="bpe",
+    budgets=(2e12, 1e13),
+    corpora={
+        "english": DataConfig(
+            files=("core/eng_books.train.jsonl.xz", "core/docs.train.jsonl.xz"),
+            validation_files=("core/eng_books.valid.jsonl.xz", "core/docs.valid.jsonl.xz"),
+            test_files=("core/eng_books.test.jsonl.xz", "core/docs.test.jsonl.xz"),
+        )
+    },
+    learning_rates=(0.5, 1.0, 2.0),
+    piece_bytes=CONTEXT,
+    robustness=Robustness(),
+    parallel=("core/pud.test.jsonl.xz",),
+)  # fmt: skip
