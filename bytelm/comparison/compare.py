@@ -53,8 +53,8 @@ def run_comparison(
 ) -> int:
     """Does what is left to do of a comparison, one run after another.
 
-    After each run the report in `output` is written anew. A run that fails does not keep the others
-    from running.
+    After each run the report in `output` is written anew, its images in the end. A run that fails
+    does not keep the others from running.
 
     Args:
         comparison: what to run.
@@ -228,15 +228,22 @@ class Plan:
             if (self.run_dir(run) / TEST_REPORT).exists():
                 self.outcomes[self._key(run)] = self._train_and_test(run)
         self.report()
-        sweep = self.sweep if len(self.comparison.learning_rates) > 1 else []
-        if self._each(sweep, self._train_only, "learning rate"):
-            return 143
-        if self._each(self.final(), self._train_and_test, "run"):
-            return 143
-        if self._each(self.adapted(), self._adapt, "adaptation"):
+        stopped = self._all_stages()
+        self.report(images=True)
+        if stopped:
+            print("stopped on request; the same command goes on")
             return 143
         print(f"report: {self.output / 'report.html'}")
         return 1 if any(outcome.state == "failed" for outcome in self.outcomes.values()) else 0
+
+    def _all_stages(self) -> bool:
+        """Whether a signal asked to stop."""
+        sweep = self.sweep if len(self.comparison.learning_rates) > 1 else []
+        return (
+            self._each(sweep, self._train_only, "learning rate")
+            or self._each(self.final(), self._train_and_test, "run")
+            or self._each(self.adapted(), self._adapt, "adaptation")
+        )
 
     def _each(self, runs: Sequence[Run], do: Any, what: str) -> bool:
         """Whether a signal asked to stop."""
@@ -245,7 +252,6 @@ class Plan:
             self.outcomes[self._key(run)] = do(run)
             self.report()
             if self.outcomes[self._key(run)].state == "stopped":
-                print("stopped on request; the same command goes on")
                 return True
         return False
 
@@ -279,7 +285,7 @@ class Plan:
             self.run_dir(run), run.config, test, {"max_bytes": self.comparison.max_bytes}
         )
 
-    def report(self) -> None:
+    def report(self, *, images: bool = False) -> None:
         """Writes the report of what is known."""
         comparison = self.comparison
         records = [self._record(run) for run in self.final()]
@@ -310,7 +316,7 @@ class Plan:
             notes=_notes(comparison),
             sweep=tuple(rows) if len(comparison.learning_rates) > 1 else (),
         )
-        write_report(heading, records, self.output)
+        write_report(heading, records, self.output, images=images)
 
     def _record(self, run: Run) -> RunRecord:
         outcome = self.outcomes.get(run.name)

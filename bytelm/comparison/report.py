@@ -14,7 +14,9 @@ from bytelm.comparison.table import escape_markdown, markdown
 from bytelm.whole_file import write_whole
 
 
-def write_report(heading: Heading, records: Sequence[RunRecord], output: Path) -> None:
+def write_report(
+    heading: Heading, records: Sequence[RunRecord], output: Path, *, images: bool = True
+) -> None:
     """Writes the report of the runs as they stand; each file appears whole or not at all.
 
     `report.md` and `report.html` hold tables and charts, `runs.csv` all figures of each run, and
@@ -24,9 +26,11 @@ def write_report(heading: Heading, records: Sequence[RunRecord], output: Path) -
         heading: what is said of the whole.
         records: a record for each run of the comparison, done or not.
         output: a directory that exists.
+        images: whether to write the PNG files, which take longest.
     """
-    for section in chart_sections(heading, gather(records)):
-        plot_charts(section.charts, output / section.image)
+    if images:
+        for section in chart_sections(heading, gather(records)):
+            plot_charts(section.charts, output / section.image)
     sections = sections_of(heading, records)
     write_whole(output / "report.md", _markdown(heading, records, sections))
     write_whole(output / "report.html", page(heading, records, sections))

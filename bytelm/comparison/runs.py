@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from bytelm.config import ExperimentConfig, load_json, to_dict
+from bytelm.config import ExperimentConfig, differences, load_json, to_dict
 from bytelm.data.documents import Documents
 from bytelm.data.loader import ValidationBatches
 from bytelm.errors import UserError
@@ -16,7 +16,7 @@ from bytelm.evaluation.report import write_report
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.checkpoint import last_step
 from bytelm.training.loop import CONFIG, train
-from bytelm.training.resume import outcome_changes
+from bytelm.training.resume import FREE, outcome_changes
 from bytelm.training.run_directory import lock, remove_if_unused
 
 TEST_REPORT = "test_report.json"
@@ -115,12 +115,14 @@ def _tested(
     asked: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The report on the test split, from the file if it is there already."""
-    path = run_dir / TEST_REPORT
-    asked = {**asked, "config": to_dict(config)}
+    path, saved = run_dir / TEST_REPORT, to_dict(config)
     if path.is_file():
         report = json.loads(path.read_text())
-        if {key: report.get(key) for key in asked} == asked:
+        changed = differences(report["config"], saved)
+        if {key: report.get(key) for key in asked} == asked and all(
+            field.startswith(FREE) for field, _, _ in changed
+        ):
             return report
-    report = {**test(run_dir, config), **asked}
+    report = {**test(run_dir, config), **asked, "config": saved}
     write_report(report, path)
     return report

@@ -11,6 +11,7 @@ from bytelm.training.sharding import path_name
 FREE = (
     "mesh.",
     "data.cache_dir",
+    "data.tokenizer",  # where it is; what it is, the fingerprint of the data tells
     "data.workers",
     "train.log_every",
     "train.validate_every",

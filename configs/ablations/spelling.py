@@ -21,30 +21,18 @@ from bytelm.presets import load_preset
 base = load_preset("byt5_spelling")
 
 
-def shortened(shortening: ShorteningConfig, softmax1: bool = False) -> dict[str, MrT5Config]:
+def shortened(shortening: ShorteningConfig) -> dict[str, MrT5Config]:
     """The base's model, which shortens its rows after the first block."""
     sizes = {field.name: getattr(base.model, field.name) for field in fields(base.model)}
-    sizes["softmax1"] = softmax1
     return {"model": MrT5Config(**sizes, gate_depth=1, shortening=shortening)}
-
-
-def gated(target: float) -> dict[str, MrT5Config]:
-    """A gate that starts open and is closed slowly; what it deletes too early is never back.
-
-    With softmax1, closing all gates of a row at once is no way to close none.
-    """
-    gate = GateShortening(
-        target=target, bias=3.0, proportional=0.0, integral=1e-4, score_weight=0.5
-    )
-    return shortened(gate, softmax1=True)
 
 
 ablation = Ablation(
     base=base,
     points={
         "byt5": {"train.seed": 0},
-        "mrt5-30": gated(0.3),
-        "mrt5-50": gated(0.5),
+        "mrt5-30": shortened(GateShortening(target=0.3, integral=1e-3, score_weight=0.5)),
+        "mrt5-50": shortened(GateShortening(target=0.5, integral=1e-3, score_weight=0.5)),
         "random-30": shortened(RandomShortening(ratio=0.3)),
         "fixed-30": shortened(FixedShortening(ratio=0.3)),
         "boundary": shortened(BoundaryShortening()),

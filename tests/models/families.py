@@ -67,22 +67,30 @@ FAMILIES: dict[str, ModelConfig] = {
         vocabulary=3000, tied_head=True, mlp="gelu", scan=True, remat="full"
     ),
     "spacebyte": spacebyte(window=5),
-    "spacebyte, published block": spacebyte(
-        norm="layer", mlp="relu", rope_theta=None, learned_positions=12, scaled_init=False
+    "spacebyte, published block, fixed patches": spacebyte(
+        norm="layer",
+        mlp="relu",
+        rope_theta=None,
+        learned_positions=12,
+        scaled_init=False,
+        boundary="fixed",
+        stride=3,
     ),
-    "spacebyte, fixed patches": spacebyte(boundary="fixed", stride=3),
     "spacebyte, overflow": spacebyte(bytes_per_patch=5.0),
     "megabyte": megabyte(),
-    "megabyte, published block": megabyte(
-        norm="layer", mlp="relu", rope_theta=None, learned_positions=12, scaled_init=False
+    "megabyte, published block, overflow": megabyte(
+        norm="layer",
+        mlp="relu",
+        rope_theta=None,
+        learned_positions=12,
+        scaled_init=False,
+        bytes_per_patch=8.0,
     ),
-    "megabyte, overflow": megabyte(bytes_per_patch=8.0),
     "hat": hat(),
     "hat, overflow": hat(bytes_per_patch=8.0),
     "hat2": hat2(window=6),
-    "hat2, overflow": hat2(bytes_per_patch=4.0),
-    "hat2, whitespace, scanned and rematerialised": hat2(
-        boundary="whitespace", window=None, scan=True, remat="full"
+    "hat2, whitespace, overflow, scanned and rematerialised": hat2(
+        boundary="whitespace", window=None, scan=True, remat="full", bytes_per_patch=4.0
     ),
     "dynamic_pooling, whitespace": dynamic_pooling(boundary=WhitespaceBoundary()),
     "dynamic_pooling, fixed": dynamic_pooling(boundary=FixedBoundary(stride=3)),
