@@ -239,3 +239,44 @@ def test_profile_writes_a_trace(tmp_path, lines):
     options = ["--data.files", str(lines), "--trace-dir", str(tmp_path / "trace"), "--steps", "1"]
     assert main(["profile", "transformer_tiny", *TINY, *options]) == 0
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+
+
+def test_a_tokenizer_is_trained_used_and_summed_over(capsys, tmp_path, lines):
+    path, run = tmp_path / "bpe.json", tmp_path / "run"
+    text = ("--data.files", str(lines))
+    make = ("tokenizer", "train", *text, "--size", "262", "--output", str(path))
+    assert main(make) == 0
+    assert "262 tokens" in capsys.readouterr().out
+    assert "exists already" in fails(capsys, *make)
+    tokens = ("--data.tokenizer", str(path), "--model.vocabulary", "262")
+    assert main(train(*text, *tokens, "--run-dir", str(run))) == 0
+    checkpoint = ("--checkpoint", str(run))
+    path.unlink()  # the run has its own
+    evaluate = ("eval", *checkpoint, "--max-bytes", "30", "--byte-marginal", "--covers", "4")
+    assert main(evaluate) == 0
+    report = json.loads((run / "eval_step_2_validation.json").read_text())
+    assert report["marginal_bits_per_byte"] <= report["canonical_bits_per_byte"]
+    assert report["canonical_bits_per_byte"] == pytest.approx(report["bits_per_byte"], rel=1e-4)
+    capsys.readouterr()
+    generate = ("generate", *checkpoint, "--prompt", "lin", "--max-bytes", "5", "--byte-marginal")
+    assert main((*generate, "--covers", "2")) == 0
+    assert capsys.readouterr().out.startswith("lin")
+    other = tmp_path / "other.json"
+    assert main(("tokenizer", "train", *text, "--size", "259", "--output", str(other))) == 0
+    error = fails(capsys, "eval", *checkpoint, "--data.tokenizer", str(other))
+    assert "is not the tokenizer that the model was trained with" in error
+
+
+def test_what_needs_no_sum_over_tokenisations(capsys, tmp_path, lines):
+    run = tmp_path / "run"
+    assert main(train("--data.files", str(lines), "--run-dir", str(run))) == 0
+    capsys.readouterr()
+    error = fails(capsys, "eval", "--checkpoint", str(run), "--byte-marginal")
+    assert "symbols are bytes" in error
+
+
+def test_comparisons_are_known_by_name(capsys):
+    assert "name a comparison first: one of comparison/cpu" in fails(capsys, "compare")
+    error = fails(capsys, "compare", "comparison/gpu")
+    assert "there is no comparison 'comparison/gpu' (did you mean comparison/cpu?)" in error
+    assert "did you mean train" in fails(capsys, "tarin")

@@ -5,14 +5,24 @@ import jax
 import pytest
 from flax import nnx
 
+from bytelm.comparison.comparison import Comparison
 from bytelm.config import ExperimentConfig, to_json
 from bytelm.errors import UserError
-from bytelm.presets import ablation_names, load_preset, preset_names
+from bytelm.presets import (
+    ablation_names,
+    comparison_names,
+    load_preset,
+    preset_names,
+    run_file,
+)
+from bytelm.training.loop import row_flops
 from bytelm.training.sharding import path_name
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FILES = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.py")]
-NAMES = [name for name in FILES if not name.startswith("ablations/")]
+ABLATIONS = {name for name in FILES if name.startswith("ablations/")}
+COMPARISONS = {name for name in FILES if name.startswith("comparison/")}
+NAMES = [name for name in FILES if name not in ABLATIONS | COMPARISONS]
 
 OWN = """
 from bytelm.config import ExperimentConfig
@@ -30,10 +40,25 @@ def test_every_preset_is_found_and_loads_from_anywhere(name, tmp_path, monkeypat
 
 
 def test_ablations_are_no_presets():
-    assert set(ablation_names()) == set(FILES) - set(NAMES) != set()
+    assert set(ablation_names()) == ABLATIONS != set()
     assert not set(ablation_names()) & set(preset_names())
     with pytest.raises(UserError, match=r"boundaries\.py defines no ExperimentConfig"):
         load_preset("ablations/boundaries")
+
+
+def test_comparisons_are_no_presets():
+    assert set(comparison_names()) == COMPARISONS != set()
+    assert not set(comparison_names()) & {*preset_names(), *ablation_names()}
+
+
+@pytest.mark.parametrize("name", sorted(COMPARISONS))
+def test_contenders_of_a_comparison_take_about_as_many_flops_for_a_byte(name):
+    comparison = run_file(CONFIGS / f"{name}.py", "comparison", Comparison)
+    costs = {}
+    for contender, declared in comparison.contenders.items():
+        data = declared.config.data
+        costs[contender] = row_flops(declared.config) * data.batch_size
+    assert max(costs.values()) < 1.6 * min(costs.values()), costs
 
 
 def test_presets_of_the_working_directory_come_first(tmp_path, monkeypatch):

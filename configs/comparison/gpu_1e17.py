@@ -1,0 +1,105 @@
+"""Bytes against subwords at 1e17 FLOPs of training, on a GPU.
+
+English books and documentation as JSON lines; name the directory that has them with `--root`. Runs
+stop at SIGTERM and go on with the same command, so that they fit into short slices of time.
+"""
+
+from bytelm.comparison.comparison import Comparison, Contender, Robustness, TokenizerConfig
+from bytelm.config import ExperimentConfig
+from bytelm.data.config import DataConfig
+from bytelm.models import ModelConfig
+from bytelm.models.boundary_kinds import GumbelBoundary, WhitespaceBoundary
+from bytelm.models.dynamic_pooling import DynamicPoolingConfig
+from bytelm.models.hat import HATConfig
+from bytelm.models.megabyte import MegaByteConfig
+from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.models.transformer import TransformerConfig
+from bytelm.training.optimizer import OptimizerConfig
+
+CONTEXT = 2048
+"""Bytes."""
+BYTES_PER_TOKEN = 4.0
+VOCABULARY = 16384
+
+
+def contender(model: ModelConfig, tokenizer: TokenizerConfig | None = None) -> Contender:
+    """Rows of as many bytes for all, on average."""
+    length = CONTEXT if tokenizer is None else round(CONTEXT / BYTES_PER_TOKEN)
+    config = ExperimentConfig(
+        model=model,
+        data=DataConfig(sequence_length=length, batch_size=32),
+        optimizer=OptimizerConfig(
+            name="muon", learning_rate=1e-2, schedule="warmup_stable_decay", decay=0.4
+        ),
+    )
+    return Contender(config, tokenizer)
+
+
+def subword(kind: str) -> Contender:
+    """The flat Transformer of tokens."""
+    model = TransformerConfig(width=1024, depth=10, head_width=64, vocabulary=VOCABULARY)
+    return contender(model, TokenizerConfig(kind, VOCABULARY))
+
+
+def pooled(boundary: object, bytes_per_patch: float) -> Contender:
+    """The hourglass."""
+    return contender(
+        DynamicPoolingConfig(
+            width=640,
+            head_width=64,
+            pre_depth=2,
+            backbone_depth=10,
+            post_depth=2,
+            boundary=boundary,
+            bytes_per_patch=bytes_per_patch,
+        )
+    )
+
+
+comparison = Comparison(
+    title="Bytes and subwords at 1e17 FLOPs of training",
+    contenders={
+        "bytes": contender(TransformerConfig(width=512, depth=10, head_width=64)),
+        "bytes_window": contender(TransformerConfig(width=512, depth=10, head_width=64, window=512)),
+        "megabyte": contender(
+            MegaByteConfig(
+                local_width=384, local_depth=8, global_width=1152, global_depth=8, head_width=64,
+                patch_size=4, bytes_per_patch=4.0,
+            )
+        ),
+        "spacebyte": contender(
+            SpaceByteConfig(
+                local_width=384, local_depth=8, global_width=1024, global_depth=9, head_width=64,
+                window=512, bytes_per_patch=4.0,
+            )
+        ),
+        "hat": contender(
+            HATConfig(
+                local_width=384, encoder_depth=2, decoder_depth=4, global_width=1024, global_depth=9,
+                head_width=64, bytes_per_patch=3.5,
+            )
+        ),
+        "pooling_whitespace": pooled(WhitespaceBoundary(), 4.0),
+        "pooling_learned": pooled(GumbelBoundary(rate=0.2), 3.5),
+        "bpe": subword("bpe"),
+        "unigram": subword("unigram"),
+    },
+    baseline="bpe",
+    budgets=(2e16, 1e17),
+    corpora={
+        "english": DataConfig(
+            files=(
+                "core/eng_books.train.jsonl.xz",
+                "core/docs.train.jsonl.xz",
+                "extended/eng_books.train.jsonl.xz",
+                "extended/docs.train.jsonl.xz",
+            ),
+            validation_files=("core/eng_books.valid.jsonl.xz", "core/docs.valid.jsonl.xz"),
+            test_files=("core/eng_books.test.jsonl.xz", "core/docs.test.jsonl.xz"),
+        )
+    },
+    learning_rates=(0.5, 1.0, 2.0),
+    piece_bytes=CONTEXT,
+    robustness=Robustness(),
+    parallel=("core/pud.test.jsonl.xz",),
+)  # fmt: skip
