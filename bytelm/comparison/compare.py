@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from filelock import FileLock
 
 from bytelm.comparison.comparison import Comparison, Run, TokenizerConfig
 from bytelm.comparison.figures import adaptation_figures, curve, test_figures
-from bytelm.comparison.record import Heading, RunRecord, SweepRow
+from bytelm.comparison.record import Heading, RunRecord, State, SweepRow
 from bytelm.comparison.report import write_report
 from bytelm.comparison.runs import (
     TEST_REPORT,
@@ -28,6 +29,7 @@ from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
 from bytelm.subword.training import train_tokenizer
 from bytelm.training.hardware import describe_machine
+from bytelm.training.run_directory import lock
 from bytelm.whole_file import write_whole
 
 TOKENIZER_BYTES = 10**8
@@ -87,6 +89,7 @@ class Plan:
             for corpus in comparison.corpora
             for name, contender in comparison.contenders.items()
         }
+        self._run = functools.cache(self._sized)  # sizing reads the corpus
         smallest, corpus, seed = min(comparison.budgets), self._corpora[0], comparison.seeds[0]
         self.sweep = [
             self._run(name, corpus, smallest, seed, multiple)
@@ -112,7 +115,7 @@ class Plan:
         """Where a run is."""
         return self.output / "runs" / run.name
 
-    def _run(self, name: str, corpus: str, budget: float, seed: int, multiple: float) -> Run:
+    def _sized(self, name: str, corpus: str, budget: float, seed: int, multiple: float) -> Run:
         return sized_run(
             self.comparison,
             name,
@@ -148,11 +151,11 @@ class Plan:
         ]
 
     def validation(self, run: Run) -> float | None:
-        """The last validation of a run that is trained."""
+        """The last validation of a run that is trained; infinite if it diverged."""
         if not is_trained(self.run_dir(run), run.config):
             return None
         found = [r["validation_bpb"] for r in metrics(self.run_dir(run)) if "validation_bpb" in r]
-        return found[-1]
+        return math.inf if found[-1] is None else found[-1]
 
     def chosen(self, name: str) -> float | None:
         """The multiple of the learning rate that is best for a contender; None if not known yet."""
@@ -224,6 +227,10 @@ class Plan:
 
     def do_all(self) -> int:
         """Does all runs that are left, and writes the report after each."""
+        with lock(self.output):
+            return self._do_all()
+
+    def _do_all(self) -> int:
         for run in self.final():
             if (self.run_dir(run) / TEST_REPORT).exists():
                 self.outcomes[self._key(run)] = self._train_and_test(run)
@@ -291,12 +298,10 @@ class Plan:
         records = [self._record(run) for run in self.final()]
         known = {record.contender for record in records}
         records += [
-            RunRecord(name, corpus, budget, seed, "waiting")
+            RunRecord(run.contender, run.corpus, run.budget, run.seed, *self._before_the_rate(name))
             for name in comparison.contenders
             if name not in known
-            for budget in sorted(comparison.budgets)
-            for corpus in comparison.corpora
-            for seed in comparison.seeds
+            for run in self._runs_of(name, comparison.learning_rates[0])
         ]
         rows = [
             SweepRow(
@@ -317,6 +322,14 @@ class Plan:
             sweep=tuple(rows) if len(comparison.learning_rates) > 1 else (),
         )
         write_report(heading, records, self.output, images=images)
+
+    def _before_the_rate(self, name: str) -> tuple[State, str]:
+        """State and reason of a contender's runs while its learning rate is not known."""
+        outcomes = [self.outcomes.get(run.name) for run in self.sweep if run.contender == name]
+        failed = [outcome for outcome in outcomes if outcome and outcome.state == "failed"]
+        if len(failed) < len(outcomes):
+            return "waiting", ""
+        return "failed", f"no learning rate can be trained: {failed[0].reason}"
 
     def _record(self, run: Run) -> RunRecord:
         outcome = self.outcomes.get(run.name)

@@ -29,7 +29,7 @@ from bytelm.layers.norms import RMSNorm
 from bytelm.layers.segments import find_segments, mean_segments
 from bytelm.models.controller import RatioController
 from bytelm.models.encoder_decoder import Reading
-from bytelm.vocabulary import END, START
+from bytelm.vocabulary import END, PAD, START
 
 SCORE_LIMIT = 5.0
 """Attention scores may be this large without a penalty."""
@@ -178,7 +178,10 @@ def _deleting(reading: Reading, counted: jax.Array, wanted: jax.Array, rank: jax
 
 @dataclass(frozen=True)
 class RandomShortening(ShorteningConfig):
-    """A baseline: each state is deleted with one probability, in evaluation by a fixed draw."""
+    """A baseline: each state is deleted with one probability.
+
+    In evaluation a row's draw depends on its inputs alone, and is the same each time.
+    """
 
     kind: ClassVar[str] = "random"
 
@@ -199,9 +202,18 @@ class RandomDeletion(Shortener):
         self.config = config
 
     def __call__(self, reading: Reading, inputs: jax.Array, keys: jax.Array | None) -> Reading:
-        keys = jnp.zeros((len(inputs), 2), jnp.uint32) if keys is None else keys
+        keys = _keys_of(inputs, reading.positions) if keys is None else keys
         drawn = uniforms(keys, jnp.zeros_like(inputs), reading.positions)
         return _removing(reading, drawn >= self.config.ratio)
+
+
+def _keys_of(inputs: jax.Array, positions: jax.Array) -> jax.Array:
+    """A key for each row that depends on what is in it, uint32 `[B, 2]`."""
+    there = (inputs != PAD).astype(jnp.uint32)
+    places = positions.astype(jnp.uint32) * 2 + 1
+    mixed = (inputs.astype(jnp.uint32) + 1) * places * jnp.uint32(2654435761)
+    mixed = (mixed ^ (mixed >> 15)) * there
+    return jnp.stack([mixed.sum(axis=1), (mixed * mixed).sum(axis=1)], axis=1)
 
 
 @dataclass(frozen=True)

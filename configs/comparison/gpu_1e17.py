@@ -60,7 +60,9 @@ comparison = Comparison(
     title="Bytes and subwords at 1e17 FLOPs of training",
     contenders={
         "bytes": contender(TransformerConfig(width=512, depth=10, head_width=64)),
-        "bytes_window": contender(TransformerConfig(width=512, depth=10, head_width=64, window=512)),
+        "bytes_window": contender(
+            TransformerConfig(width=512, depth=10, head_width=64, window=512)
+        ),
         "megabyte": contender(
             MegaByteConfig(
                 local_width=384, local_depth=8, global_width=1152, global_depth=8, head_width=64,
@@ -75,8 +77,8 @@ comparison = Comparison(
         ),
         "hat": contender(
             HATConfig(
-                local_width=384, encoder_depth=2, decoder_depth=4, global_width=1024, global_depth=9,
-                head_width=64, bytes_per_patch=3.5,
+                local_width=384, encoder_depth=2, decoder_depth=4, global_width=1024,
+                global_depth=9, head_width=64, bytes_per_patch=3.5,
             )
         ),
         "pooling_whitespace": pooled(WhitespaceBoundary(), 4.0),

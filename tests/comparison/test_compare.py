@@ -213,6 +213,23 @@ def test_a_run_that_fails_does_not_stop_the_others(comparison, root, tmp_path, m
     assert "no luck" in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_a_contender_that_no_learning_rate_suits_is_reported(
+    comparison, root, tmp_path, monkeypatch
+):
+    small = dataclasses.replace(
+        comparison, contenders={"bytes": CONTENDERS["bytes"]}, budgets=comparison.budgets[:1]
+    )
+
+    def failing(config, run_dir, **keywords):
+        raise UserError("it diverged")
+
+    monkeypatch.setattr(runs, "train", failing)
+    assert run_comparison(small, tmp_path / "out", root=root) == 1
+    (row,) = rows(tmp_path / "out").values()
+    assert row["state"] == "failed"
+    assert row["reason"] == "no learning rate can be trained: it diverged"
+
+
 def test_a_stop_ends_it_and_the_report_says_so(comparison, root, tmp_path, monkeypatch):
     monkeypatch.setattr(StopRequest, "agreed", lambda self: True)
     assert run_comparison(comparison, tmp_path / "out", root=root) == 143

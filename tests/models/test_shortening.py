@@ -131,8 +131,15 @@ def test_random_deletion_has_its_rate():
     config, full = KINDS["random"], inputs_of([b"x" * (SIZE - 1)] * ROWS)
     shares = [shorten(config, full, random_keys(seed)).deleted.mean() for seed in range(8)]
     assert np.mean(shares) == pytest.approx(0.25, abs=0.02)
-    # In evaluation all rows have one draw, of few numbers.
-    assert 0 < shorten(config, full).deleted.mean() < 0.6
+    # In evaluation too, whatever the rows' lengths.
+    rng = np.random.default_rng(3)
+    texts = [rng.bytes(int(rng.integers(1, SIZE))) for _ in range(40 * ROWS)]
+    found = [
+        shorten(config, inputs_of(texts[first : first + ROWS]))
+        for first in range(0, len(texts), ROWS)
+    ]
+    deleted = sum(int(each.deleted.sum()) for each in found)
+    assert deleted / sum(len(text) + 1 for text in texts) == pytest.approx(0.25, abs=0.03)
 
 
 def test_random_deletion_is_fixed_in_evaluation_and_new_in_each_step():
