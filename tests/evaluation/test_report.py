@@ -20,11 +20,12 @@ class Loaded:
     context = 16
     default_stride = 8
     step = 7
+    tokenizer = None
 
     def score_documents(self, documents, *, stride, batch_size):
         lengths = np.array([len(document) for document in documents])
         return DocumentScores(
-            3 * math.log(2) * lengths, np.full(len(lengths), 5 * math.log(2)), lengths
+            3 * math.log(2) * lengths, np.full(len(lengths), 5 * math.log(2)), lengths, lengths
         )
 
 

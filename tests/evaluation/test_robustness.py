@@ -46,7 +46,7 @@ class Table(LanguageModel):
 
 
 def loaded(model, tokenizer=None):
-    return SimpleNamespace(_scorer=Scorer(*nnx.split(model)), context=CONTEXT, tokenizer=tokenizer)
+    return SimpleNamespace(scorer=Scorer(*nnx.split(model)), context=CONTEXT, tokenizer=tokenizer)
 
 
 def table(vocabulary=BYTE_VOCABULARY):

@@ -64,6 +64,22 @@ def random_model(trained):
     return build
 
 
+def logits_after(graphdef, params):
+    """ids -> logits after each of them, by one call of a compiled function."""
+
+    @jax.jit
+    def read(ids, length):
+        model = nnx.merge(graphdef, params)
+        return model.extend(ids, model.init_cache(1, 256), length)[0][0]
+
+    def logits(ids):
+        row = np.zeros((1, 256), np.int32)
+        row[0, : len(ids)] = ids
+        return np.asarray(read(row, np.array([len(ids)])))[: len(ids)]
+
+    return logits
+
+
 @pytest.mark.parametrize("kind", ["bpe", "superbpe", "unigram"])
 def test_every_byte_and_end_is_scored_once(random_model, kind):
     graphdef, params, tokenizer = random_model(kind)
@@ -86,14 +102,11 @@ def test_every_byte_and_end_is_scored_once(random_model, kind):
     np.testing.assert_allclose(again.end_nats, whole.end_nats, rtol=1e-5)
 
     # One document at a time, by the definition.
-    model = nnx.merge(graphdef, params)
-    vocabulary = tokenizer.vocabulary
+    after, vocabulary = logits_after(graphdef, params), tokenizer.vocabulary
     for text, nats, end_nats in zip(TEXTS, whole.byte_nats, whole.end_nats, strict=True):
-        ids = np.array([[vocabulary.start, *tokenizer.encode(text)]], np.int32)
-        cache = model.init_cache(1, ids.shape[1])
-        logits, _ = model.extend(jnp.asarray(ids), cache, jnp.array([ids.shape[1]]))
-        logs = np.asarray(jax.nn.log_softmax(logits[0]))
-        wanted = -sum(logs[at, symbol] for at, symbol in enumerate(ids[0, 1:]))
+        ids = [vocabulary.start, *tokenizer.encode(text)]
+        logs = np.asarray(jax.nn.log_softmax(after(ids)))
+        wanted = -sum(logs[at, symbol] for at, symbol in enumerate(ids[1:]))
         assert nats == pytest.approx(wanted, rel=1e-4, abs=1e-6)
         assert end_nats == pytest.approx(-logs[-1, vocabulary.end], rel=1e-4)
 
@@ -199,12 +212,10 @@ def test_greedy_generation_takes_the_likeliest_token(random_model):
     text = Generator(graphdef, params, tokenizer=tokenizer).generate(
         [b"of the"], max_bytes=20, sampling=Sampling(temperature=0)
     )[0]
-    model, ids = nnx.merge(graphdef, params), tokenizer.encode(b"of the").tolist()
-    made = b""
+    after = logits_after(graphdef, params)
+    ids, made = tokenizer.encode(b"of the").tolist(), b""
     while len(made) < 20:
-        read = jnp.asarray([[tokenizer.vocabulary.start, *ids]])
-        logits, _ = model.extend(read, model.init_cache(1, 64), jnp.array([read.shape[1]]))
-        ids.append(int(logits[0, -1].argmax()))
+        ids.append(int(after([tokenizer.vocabulary.start, *ids])[-1].argmax()))
         if ids[-1] == tokenizer.vocabulary.end:
             break
         made += tokenizer.token_bytes[ids[-1]]
