@@ -203,24 +203,18 @@ def contender_config(
     """
     contender = comparison.contenders[name]
     own = contender.config.data
-    changes: dict[str, Any] = {
-        "data": dataclasses.replace(
+    try:
+        data = dataclasses.replace(
             corpus,
             sequence_length=own.sequence_length,
             batch_size=own.batch_size,
             unigram=own.unigram,
+            tokenizer=None if tokenizer is None else str(tokenizer),
             stochastok=own.stochastok,
             workers=own.workers,
             piece_bytes=comparison.piece_bytes,
         )
-    }
-    if own.unigram is not None or own.stochastok:
-        changes["data"] = dataclasses.replace(changes["data"], piece_bytes=None)
-    config = changed(contender.config, changes)
-    if tokenizer is not None and contender.tokenizer is not None:
-        config = changed(config, {"data.tokenizer": str(tokenizer)})
-    try:
-        config = changed(config, contender.at.get(budget, {}))
+        config = changed(contender.config, {"data": data, **contender.at.get(budget, {})})
         # As a run saves and reloads it, so that a value of a wrong type is found here.
         return from_dict(to_dict(config))
     except UserError as error:

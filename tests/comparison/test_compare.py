@@ -346,6 +346,17 @@ def test_a_wrong_field_of_a_contender_is_named(comparison, root, tmp_path):
         Plan(wrong, tmp_path / "out", root)
 
 
+def test_a_contender_with_rows_of_its_own_is_refused(comparison, root, tmp_path):
+    own = CONTENDERS["bytes"].config
+    data = dataclasses.replace(own.data, unigram="unigram.model")
+    contenders = {"bytes": Contender(dataclasses.replace(own, data=data))}
+    wrong = dataclasses.replace(comparison, baseline="bytes", contenders=contenders)
+    with pytest.raises(
+        UserError, match=r"contender bytes of the comparison: data\.piece_bytes is 32"
+    ):
+        Plan(wrong, tmp_path / "out", root)
+
+
 def test_a_directory_of_another_comparison_is_left_alone(whole, comparison, root):
     other = dataclasses.replace(comparison, piece_bytes=16)
     with pytest.raises(UserError, match="holds a run of another config"):
