@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import glob
 import math
 import shlex
 import sys
@@ -364,10 +365,21 @@ class Plan:
 
 
 def _below(comparison: Comparison, root: Path) -> Comparison:
-    """The comparison with its relative files below the directory `root`."""
+    """The comparison with its relative files below the directory `root`.
+
+    Raises:
+        UserError: for files that are not there.
+    """
 
     def files(names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(str(root / name) for name in names)
+        paths = tuple(str(root / name) for name in names)
+        for path in paths:
+            if not glob.glob(path):
+                raise UserError(
+                    f"the comparison reads {path}, and no file matches that; name the directory "
+                    "that has its files with --root."
+                )
+        return paths
 
     def text(data: DataConfig) -> DataConfig:
         return dataclasses.replace(

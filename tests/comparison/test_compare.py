@@ -357,6 +357,12 @@ def test_a_contender_with_rows_of_its_own_is_refused(comparison, root, tmp_path)
         Plan(wrong, tmp_path / "out", root)
 
 
+def test_files_that_are_not_there_are_named_before_anything_is_written(comparison, tmp_path):
+    with pytest.raises(UserError, match=r"english\.train\.txt, and no file .* with --root"):
+        run_comparison(comparison, tmp_path / "out", root=tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_directory_of_another_comparison_is_left_alone(whole, comparison, root):
     other = dataclasses.replace(comparison, piece_bytes=16)
     with pytest.raises(UserError, match="holds a run of another config"):
