@@ -1,6 +1,9 @@
 """Every test runs on eight virtual CPU devices, unless JAX_PLATFORMS chooses other hardware."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from importlib.metadata import version
 
 # Set before anything imports jax; processes that tests start inherit them.
@@ -17,8 +20,13 @@ os.environ["XLA_FLAGS"] = " ".join(
         *(["--xla_cpu_use_fusion_emitters=false"] if version("jax").startswith("0.10.") else []),
     ]
 )
+# Many tests compile the same programs: once is enough for all workers and the processes they start.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    programs = tempfile.mkdtemp(prefix="bytelm-programs-")
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-import jax
 import pytest
 
 
@@ -29,18 +37,3 @@ def cache_directory(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BYTELM_CACHE", str(path))
         yield path
-
-
-@pytest.fixture(scope="module")
-def compilation_cache(tmp_path_factory):
-    """For modules whose runs compile the same programs again and again: once is enough."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TextIO, get_args
 
-import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -99,12 +98,11 @@ def patch_statistics(rule: BoundaryRule, rows: Rows) -> PatchStatistics:
         rule: where patches start.
         rows: at least one.
     """
-    find = jax.jit(lambda ids, segment_ids: find_boundaries(rule, ids, segment_ids)[0].starts)
     batch_size = min(len(rows), max(1, SYMBOLS_AT_ONCE // rows.length))
     sizes, per_row = [], []
     for first in range(0, len(rows), batch_size):
         batch = rows.batch(range(first, first + batch_size))
-        starts = np.asarray(find(batch["ids"], batch["segment_ids"]))
+        starts = np.asarray(find_boundaries(rule, batch["ids"], batch["segment_ids"])[0].starts)
         # A patch ends where the next one, another document, padding or another row starts.
         edges = starts | (np.diff(batch["segment_ids"], axis=1, prepend=-1) != 0)
         at = np.flatnonzero(edges)

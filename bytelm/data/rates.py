@@ -17,7 +17,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -98,9 +97,9 @@ def _variation(texts: Sequence[bytes], script: str) -> float:
     """Standard deviation by mean of the boundaries per byte that whitespace makes in documents."""
     corpus = pack(texts)
     row = Rows(corpus, corpus.num_symbols).batch([0])
-    ids, segment_ids = jnp.asarray(row["ids"]), jnp.asarray(row["segment_ids"])
-    ends = find_boundaries(BoundaryRule("whitespace_run"), ids, segment_ids)[0].ends
-    counts = np.add.reduceat(np.asarray(ends & (ids < START))[0], corpus.starts[:-1], dtype=int)
+    found, _ = find_boundaries(BoundaryRule("whitespace_run"), row["ids"], row["segment_ids"])
+    ends = np.asarray(found.ends) & (row["ids"] < START)
+    counts = np.add.reduceat(ends[0], corpus.starts[:-1], dtype=int)
     if not counts.any():
         raise UserError(f"--anchor: text in {script} has no whitespace; choose another anchor.")
     rates = counts / [*map(len, texts)]

@@ -9,7 +9,6 @@ import itertools
 import math
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
 
 from bytelm.errors import UserError
@@ -141,9 +140,8 @@ def boundary_agreement(found: np.ndarray, expected: np.ndarray) -> BoundaryAgree
 def word_starts(text: bytes) -> np.ndarray:
     """Bool `[bytes]`: the first byte, and each right after a whitespace character."""
     ids = np.append([START], np.frombuffer(text, np.uint8)).astype(np.int32)[None, :]
-    one = jnp.ones(ids.shape, jnp.int32)
-    found, _ = find_boundaries(BoundaryRule("whitespace"), jnp.asarray(ids), one)
-    return np.asarray(found.starts[0, 1:])
+    found, _ = find_boundaries(BoundaryRule("whitespace"), ids, np.ones_like(ids))
+    return np.asarray(found.starts)[0, 1:]
 
 
 def length_histogram(lengths: np.ndarray) -> dict[str, int]:

@@ -26,6 +26,7 @@ last start lies behind (`longest`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import jax
@@ -91,6 +92,8 @@ class Boundaries:
     ends: jax.Array
 
 
+# Compiled whole also where nothing else is: data tools call it for texts of many lengths.
+@partial(jax.jit, static_argnums=0)
 def find_boundaries(
     rule: BoundaryRule, ids: jax.Array, segment_ids: jax.Array, state: RuleState | None = None
 ) -> tuple[Boundaries, RuleState]:

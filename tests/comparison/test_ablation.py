@@ -22,7 +22,6 @@ from bytelm.presets import ablation_names, find_file, run_file
 from bytelm.training.distributed import StopRequest
 from bytelm.training.sharding import MeshConfig
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
 SECOND = {"train.seed": 1}
 
 

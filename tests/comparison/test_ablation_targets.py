@@ -16,7 +16,6 @@ from bytelm.models.transformer import TransformerConfig
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import MeshConfig
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
 SIZES = {
     "width": 16,
     "encoder_depth": 2,

@@ -24,8 +24,6 @@ from bytelm.training.loop import row_flops
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import MeshConfig
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
-
 FLAT = TransformerConfig(width=16, depth=1, head_width=8)
 
 

@@ -17,6 +17,12 @@ from bytelm.layers.boundary_predictor import (
 from tests.models import golden
 from tests.models.golden_hourglass import predictor_parameters
 
+binomial_prior = jax.jit(binomial_prior)
+boundary_cross_entropy = jax.jit(boundary_cross_entropy, static_argnames="twice")
+entropy_spikes = jax.jit(entropy_spikes, static_argnums=2)
+relaxed_bernoulli = jax.jit(relaxed_bernoulli)
+uniforms = jax.jit(uniforms)
+
 
 def golden_case(folder, name):
     return pytest.fixture(params=golden.cases(folder, lambda file: name in file), scope="module")(
@@ -62,7 +68,8 @@ def test_golden_gumbel_predictor(predictor):
 def test_golden_binomial_prior(predictor):
     given = predictor.input["given_boundaries"]
     everywhere = np.ones(given.shape, bool)
-    loss, gradient = jax.value_and_grad(binomial_prior)(given, everywhere, predictor.cfg["prior"])
+    both = jax.jit(jax.value_and_grad(binomial_prior))
+    loss, gradient = both(given, everywhere, predictor.cfg["prior"])
     golden.assert_close(loss, predictor.out["binomial_loss_given"])
     wanted = predictor.grad["given_boundaries"]
     golden.assert_close(gradient, wanted, atol=golden.GRADIENTS * np.abs(wanted).max())
@@ -86,6 +93,7 @@ def test_golden_boundary_cross_entropy(spikes):
     logits = np.log(p) - np.log1p(-p)
     targets, everywhere = spikes.out["spikes_2"].T, np.ones(p.shape, bool)
 
+    @jax.jit
     def loss(p):
         return boundary_cross_entropy(jnp.log(p) - jnp.log1p(-p), targets, everywhere, twice=True)
 
@@ -95,7 +103,9 @@ def test_golden_boundary_cross_entropy(spikes):
     )
     golden.assert_close(loss(p), spikes.out["bce_code_on_probs"])
     wanted = spikes.grad["probs_bce_code"]
-    golden.assert_close(jax.grad(loss)(p), wanted, atol=golden.GRADIENTS * np.abs(wanted).max())
+    golden.assert_close(
+        jax.jit(jax.grad(loss))(p), wanted, atol=golden.GRADIENTS * np.abs(wanted).max()
+    )
 
 
 def test_golden_band_loss(bands):
@@ -117,7 +127,8 @@ def test_golden_band_loss(bands):
         def band(preds, counted, scripts=scripts, alpha=given["alpha"], least=least):
             return band_loss(preds, counted, scripts, jnp.asarray(alpha), jnp.asarray(least))
 
-        loss, gradient = jax.value_and_grad(band)(preds, everywhere)
+        loss, gradient = jax.jit(jax.value_and_grad(band))(preds, everywhere)
+        band = jax.jit(band)
         golden.assert_close(loss, out["band_code_lm"], atol=1e-6)
         golden.assert_close(gradient, grad["band_code_lm.preds"], atol=1e-7)
         # With a mask their code sets all rates against all bounds; a mean of rows was meant, which

@@ -9,11 +9,24 @@ from bytelm.layers.patching import NO_PATCH
 from bytelm.layers.segments import find_segments, mean_segments, spread_segments
 from tests.models import golden
 
+find = jax.jit(find_segments, static_argnums=2)
+
 
 def segments_of(ends, segment_ids=None, capacity=None):
     ends = np.asarray(ends, bool)
     segment_ids = np.ones(ends.shape, np.int32) if segment_ids is None else segment_ids
-    return find_segments(ends, np.asarray(segment_ids), capacity or 2 * ends.shape[1])
+    return find(ends, np.asarray(segment_ids), capacity or 2 * ends.shape[1])
+
+
+def made_and_pulled(function, cotangent, *arguments):
+    """What the function makes, and its gradients for the cotangent."""
+
+    @jax.jit
+    def run(cotangent, *arguments):
+        made, pull = jax.vjp(function, *arguments)
+        return made, pull(cotangent)
+
+    return run(cotangent, *arguments)
 
 
 def test_a_symbol_reads_the_segment_that_ended_last():
@@ -83,10 +96,11 @@ def test_golden_pooling(case):
         means = mean_segments(hidden, b, found, "published")
         return jnp.where(found.null[:, :, None], null[0, 0][None, None], means)
 
-    null = case.input["null_group"]
-    made, pull = jax.vjp(pooled, hidden, null, boundaries)
+    made, gradients = made_and_pulled(
+        pooled, cotangent, hidden, case.input["null_group"], boundaries
+    )
     golden.assert_close(made, np.swapaxes(case.out["shortened"], 0, 1), atol=1e-6)
-    of_hidden, of_null, of_boundaries = pull(cotangent)
+    of_hidden, of_null, of_boundaries = gradients
     golden.assert_close(of_hidden, np.swapaxes(case.grad["down.hidden"], 0, 1), atol=1e-5)
     golden.assert_close(of_null, case.grad["down.null_group"], atol=1e-5)
     golden.assert_close(of_boundaries, case.grad["down.boundaries"], atol=1e-4)
@@ -100,9 +114,9 @@ def test_golden_upsampling(case):
     def spread(shortened, b):
         return spread_segments(shortened, b, found, "published")
 
-    made, pull = jax.vjp(spread, shortened, boundaries)
+    cotangent = np.swapaxes(case.input["cotangent_up"], 0, 1)
+    made, (of_shortened, of_boundaries) = made_and_pulled(spread, cotangent, shortened, boundaries)
     golden.assert_close(made, np.swapaxes(case.out["upsampled"], 0, 1), atol=0)
-    of_shortened, of_boundaries = pull(np.swapaxes(case.input["cotangent_up"], 0, 1))
     golden.assert_close(of_shortened, np.swapaxes(case.grad["up.shortened"], 0, 1), atol=1e-5)
     np.testing.assert_array_equal(of_boundaries, case.grad["up.boundaries"])
 
@@ -121,8 +135,10 @@ def test_the_counterfactual_gradient_of_a_boundary_is_the_difference_it_makes():
         spread = spread_segments(means @ matrix + 0.3, b, found, "counterfactual")
         return (weights * spread).sum(axis=(1, 2))
 
-    values, pull = jax.vjp(losses, jnp.asarray(every, jnp.float32))
-    (gradients,) = pull(jnp.ones_like(values))
+    values, (gradients,) = made_and_pulled(
+        losses, np.ones(len(every), np.float32), every.astype(np.float32)
+    )
+    values = np.asarray(values)
     flipped = np.arange(len(every))[:, None] ^ (1 << np.arange(size)[::-1])[None, :]
     difference = np.where(every, 1, -1) * (values[:, None] - values[flipped])
     closes = np.cumsum(every[:, ::-1], axis=1)[:, ::-1] - every > 0
@@ -143,6 +159,6 @@ def test_gradients_do_not_cross_documents():
         y = mean_segments(x, b, found, "counterfactual")
         return (spread_segments(y, b, found, "counterfactual")[:, 4:] ** 2).sum()
 
-    of_x, of_b = jax.grad(loss, argnums=(0, 1))(x, jnp.asarray(ends, jnp.float32))
+    of_x, of_b = jax.jit(jax.grad(loss, argnums=(0, 1)))(x, ends.astype(np.float32))
     assert (np.asarray(of_x[0, :4]) == 0).all() and (np.asarray(of_b[0, :4]) == 0).all()
     assert (np.asarray(of_b[0, 4:6]) != 0).any()

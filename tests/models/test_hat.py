@@ -66,7 +66,8 @@ def test_equals_the_definition_word_by_word(model):
     output = jax.jit(lambda batch: model(batch))(batch)
     words = [np.array([START]), *(np.frombuffer(w.encode(), np.uint8) for w in WORDS)]
     assert b"".join(w.encode() for w in WORDS) == TEXT
-    outputs, after = word_by_word(model, [w.astype(np.int32) for w in words])
+    words = [word.astype(np.int32) for word in words]
+    outputs, after = jax.jit(lambda: word_by_word(model, words))()
 
     logits, nats = [], []
     targets = batch.targets[0]

@@ -24,7 +24,6 @@ from bytelm.training.loop import train
 from bytelm.training.sharding import MeshConfig
 from bytelm.training.step import score
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
 TEXTS = [b"the text of the text", b"", b"\xff\x00 the \xe2\x96\x81\r\n", "время 日本".encode() * 9]
 
 

@@ -31,7 +31,6 @@ from bytelm.training.sharding import MeshConfig, place_batch, single_device_mesh
 from bytelm.training.step import train_program
 from bytelm.vocabulary import END, PAD, UNSCORED
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
 STEPS, LENGTH, ROWS = 6, 12, 8
 GATE = GateShortening(target=0.5, integral=1e-3)
 SIZES = {

@@ -22,7 +22,6 @@ from bytelm.training.sharding import MeshConfig, place_batch, single_device_mesh
 from bytelm.training.step import train_program
 from tests.models.families import dynamic_pooling, random_rows
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
 BANDS = FlexitokensBoundary(bands=(Band("eng", 0.3, 0.02), Band("rus", 0.2, 0.01)))
 
 

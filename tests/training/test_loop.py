@@ -19,7 +19,6 @@ from bytelm.training.loop import train
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import MeshConfig
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
 STEPS = 6
 
 
