@@ -222,12 +222,30 @@ def _sweep(heading: Heading) -> Section:
     if not heading.sweep:
         return Section("Learning rates")
     columns: dict[str, Callable[[SweepRow], str]] = {
-        "contender": lambda row: row[0],
-        "learning rate": lambda row: _setting(row[1]),
-        "validation bpb": lambda row: bits(row[2]),
-        "chosen": lambda row: "chosen" if row[3] else "",
+        "contender": lambda row: row.contender,
+        "learning rate": lambda row: _setting(row.learning_rate),
+        "validation bpb": lambda row: bits(row.validation_bpb),
+        "chosen": lambda row: "chosen" if row.chosen else "",
     }
-    return Section("Learning rates", (), (tabulate(heading.sweep, columns, caption="Those tried"),))
+    told = _at_an_edge(heading.sweep)
+    return Section(
+        "Learning rates", told, (tabulate(heading.sweep, columns, caption="Those tried"),)
+    )
+
+
+def _at_an_edge(sweep: Sequence[SweepRow]) -> tuple[str, ...]:
+    """A sentence on contenders whose best learning rate may lie beyond those that were tried."""
+    tried = collections.defaultdict(list)
+    for row in sweep:
+        tried[row.contender].append(row.learning_rate)
+    names = [
+        f"{row.contender} ({'larger' if row.learning_rate == max(rates) else 'smaller'})"
+        for row in sweep
+        if row.chosen and row.learning_rate in (min(rates := tried[row.contender]), max(rates))
+    ]
+    if not names:
+        return ()
+    return (f"A better rate may lie beyond those tried, of: {', '.join(names)}.",)
 
 
 def _unfinished(heading: Heading, records: Sequence[RunRecord]) -> Section:

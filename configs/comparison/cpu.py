@@ -23,23 +23,28 @@ BYTES_PER_TOKEN = 3.2
 VOCABULARY = 4096
 
 
-def contender(model: ModelConfig, tokenizer: TokenizerConfig | None = None) -> Contender:
-    """Rows of as many bytes for all, on average."""
+def contender(
+    model: ModelConfig, tokenizer: TokenizerConfig | None = None, *, learning_rate: float = 2e-2
+) -> Contender:
+    """Rows of as many bytes for all, on average; the rate is the middle one of those tried."""
     length = CONTEXT if tokenizer is None else round(CONTEXT / BYTES_PER_TOKEN)
     config = ExperimentConfig(
         model=model,
         data=DataConfig(sequence_length=length, batch_size=8),
         optimizer=OptimizerConfig(
-            name="muon", learning_rate=1e-2, schedule="warmup_stable_decay", decay=0.4
+            name="muon",
+            learning_rate=learning_rate,
+            schedule="warmup_stable_decay",
+            decay=0.4,
         ),
     )
     return Contender(config, tokenizer)
 
 
-def subword(kind: str) -> Contender:
+def subword(kind: str, learning_rate: float) -> Contender:
     """The flat Transformer of tokens."""
     model = TransformerConfig(width=160, depth=4, head_width=32, vocabulary=VOCABULARY)
-    return contender(model, TokenizerConfig(kind, VOCABULARY))
+    return contender(model, TokenizerConfig(kind, VOCABULARY), learning_rate=learning_rate)
 
 
 def pooled(boundary: object, bytes_per_patch: float) -> Contender:
@@ -66,7 +71,8 @@ comparison = Comparison(
             MegaByteConfig(
                 local_width=96, local_depth=3, global_width=192, global_depth=3, head_width=32,
                 patch_size=4, bytes_per_patch=4.0,
-            )
+            ),
+            learning_rate=1e-2,
         ),
         "spacebyte": contender(
             SpaceByteConfig(
@@ -82,8 +88,8 @@ comparison = Comparison(
         ),
         "pooling_whitespace": pooled(WhitespaceBoundary(), 4.0),
         "pooling_learned": pooled(GumbelBoundary(rate=0.2), 3.5),
-        "bpe": subword("bpe"),
-        "unigram": subword("unigram"),
+        "bpe": subword("bpe", 5e-3),
+        "unigram": subword("unigram", 1e-2),
     },
     baseline="bpe",
     budgets=(2e12, 1e13),

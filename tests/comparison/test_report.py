@@ -214,6 +214,7 @@ def test_the_learning_rates(tmp_path):
     write_report(HEADING, [run()], tmp_path)
     assert only(tables, "Those tried")
     lines = (tmp_path / "report.md").read_text()
+    assert "A better rate may lie beyond those tried, of: flat (smaller)." in lines
     assert "| flat | 0.003 | 2.5000 | chosen |" in lines and "| flat | 0.01 |  |  |" in lines
 
 

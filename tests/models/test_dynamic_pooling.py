@@ -8,6 +8,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -27,7 +28,6 @@ from bytelm.models.boundary_kinds import (
 )
 from bytelm.models.dynamic_pooling import DynamicPooling, DynamicPoolingConfig
 from bytelm.training import step
-from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import place_batch, single_device_mesh
 from bytelm.training.step import train_program
 from bytelm.vocabulary import UNSCORED
@@ -141,7 +141,7 @@ def test_sampled_boundaries_of_a_prefix_are_those_of_the_row():
     whole = run(sampled())(rows)
     without = run(sampled())(dataclasses.replace(rows, keys=None))
     assert (np.asarray(whole.patch_starts) != np.asarray(without.patch_starts)).any()
-    for size in (1, 5, LENGTH - 1):
+    for size in (1, LENGTH - 3):
         cut = Batch(rows.ids[:, :size], rows.targets[:, :size], rows.segment_ids[:, :size])
         part = run(sampled())(dataclasses.replace(cut, keys=rows.keys))
         np.testing.assert_array_equal(part.patch_starts, whole.patch_starts[:, :size])
@@ -166,11 +166,11 @@ def test_accumulation_changes_neither_noise_nor_losses():
     rows = random_rows(3)
     targets = np.where(np.arange(LENGTH) < np.arange(ROWS)[:, None], rows.targets, UNSCORED)
     rows = place_batch(dataclasses.replace(rows, targets=targets), mesh)
-    sums = []
-    for accumulation in (1, 2):
-        program = train_program(config, OptimizerConfig().build(4), mesh, accumulation)
-        with jax.set_mesh(mesh):
-            sums.append(jax.device_get(program.train(program.init(0), rows)[1]))
+    once, twice = (train_program(config, optax.sgd(0.1), mesh, count) for count in (1, 2))
+    state = once.init(0)
+    with jax.set_mesh(mesh):
+        copy = jax.tree.map(jnp.copy, state)
+        sums = jax.device_get([once.train(copy, rows)[1], twice.train(state, rows)[1]])
     for name in ("patch_lengths", "nats", "auxiliary/boundaries", "gradient_norm"):
         np.testing.assert_allclose(sums[0][name], sums[1][name], rtol=1e-5, err_msg=name)
 

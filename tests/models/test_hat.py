@@ -63,7 +63,7 @@ def word_by_word(model, words):
 
 def test_equals_the_definition_word_by_word(model):
     batch = row(TEXT)
-    output = jax.jit(lambda batch: model(batch))(batch)
+    output = jax.jit(lambda: model(batch))()
     words = [np.array([START]), *(np.frombuffer(w.encode(), np.uint8) for w in WORDS)]
     assert b"".join(w.encode() for w in WORDS) == TEXT
     words = [word.astype(np.int32) for word in words]
@@ -125,7 +125,7 @@ def test_encoder_and_decoder_see_what_the_paper_says(model):
 
 def test_saying_where_words_end_is_counted(model):
     batch = row(TEXT)
-    output = model(batch)
+    output = jax.jit(lambda: model(batch))()
     said = output.segmentation_nats
     assert (np.asarray(said) > 0).all()
     plain = dataclasses.replace(output, segmentation_nats=None)
@@ -139,7 +139,7 @@ def test_saying_where_words_end_is_counted(model):
 
 def test_long_words_are_split_and_every_byte_scored(model):
     batch = row(b"x" * 30)
-    output = model(batch)
+    output = jax.jit(lambda: model(batch))()
     assert int(output.statistics["patches"]) == 1 + 30 // LONGEST
     assert (np.asarray(output.nats(batch.targets)) > 0).all()
 

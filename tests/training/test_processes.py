@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from bytelm.cli import main
 from bytelm.training.checkpoint import load_model
 
 ROOT = Path(__file__).parents[2]
@@ -36,19 +37,7 @@ def text(tmp_path_factory) -> list[str]:
     ]
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory) -> dict[str, str]:
-    """Environment in which equal programs are compiled once."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONWARNINGS": "default",
-    }
-
-
-def start(
-    options: list[str], environment: dict[str, str], devices: int, *, limits: str = "true"
-) -> subprocess.Popen:
+def start(options: list[str], devices: int, *, limits: str = "true") -> subprocess.Popen:
     """A training process on some virtual devices; `limits` is a shell command that sets limits."""
     flags = os.environ["XLA_FLAGS"].split()
     flags = [flag for flag in flags if "device_count" not in flag]
@@ -57,7 +46,7 @@ def start(
     return subprocess.Popen(
         ["sh", "-c", f'{limits}; exec "$@"', "sh", *train],
         cwd=ROOT,
-        env={**os.environ, **environment, "XLA_FLAGS": " ".join(flags)},
+        env={**os.environ, "PYTHONWARNINGS": "default", "XLA_FLAGS": " ".join(flags)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -86,49 +75,47 @@ def assert_same(a: Path, b: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, params(a), params(b))
 
 
-def test_stopped_and_killed_runs_end_as_the_uninterrupted_one(text, programs, tmp_path):
-    steps = ["--train.steps", "60", "--train.log-every", "5", "--train.checkpoint-every", "1"]
+def test_stopped_and_killed_runs_end_as_the_uninterrupted_one(text, tmp_path):
+    steps = ["--train.steps", "40", "--train.log-every", "5", "--train.checkpoint-every", "1"]
 
-    def run(name: str, *options: str) -> subprocess.Popen:
-        return start([*text, *steps, "--run-dir", str(tmp_path / name), *options], programs, 1)
+    def options(name: str, *more: str) -> list[str]:
+        return [*text, *steps, "--mesh.data", "1", "--run-dir", str(tmp_path / name), *more]
 
-    finish(run("whole"))
+    assert main(["train", "transformer_tiny", *TINY, *options("whole")]) == 0
 
-    stopped = run("stopped")
-    wait_for(stopped, "step 10/60")
+    stopped = start(options("stopped"), 1)
+    wait_for(stopped, "step 5/40")
     stopped.send_signal(signal.SIGTERM)
     assert "stopped on request" in finish(stopped, 143)
 
-    # A checkpoint is being written at nearly every moment, so these kills tear one.
-    for step in ("20/60", "40/60"):
-        killed = run("stopped", "--resume")
-        wait_for(killed, f"step {step}")
-        killed.kill()
-        killed.communicate()
-        at = int(step.split("/")[0])
-        assert load_model(tmp_path / "stopped").step >= at - 5
+    # A checkpoint is being written at nearly every moment, so that the kill tears one.
+    killed = start(options("stopped", "--resume"), 1)
+    wait_for(killed, "step 20/40")
+    killed.kill()
+    killed.communicate()
+    assert load_model(tmp_path / "stopped").step >= 15
 
-    assert "resuming from step" in finish(run("stopped", "--resume"))
+    assert main(["train", "transformer_tiny", *TINY, *options("stopped", "--resume")]) == 0
     assert_same(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_full_disk_stops_the_run_and_keeps_the_last_checkpoint(text, programs, tmp_path):
+def test_full_disk_stops_the_run_and_keeps_the_last_checkpoint(text, tmp_path):
     run_dir = tmp_path / "run"
     options = [*text, "--run-dir", str(run_dir), "--train.checkpoint-every", "2"]
-    finish(start([*options, "--train.steps", "2"], programs, 1))
+    assert main(["train", "transformer_tiny", *TINY, *options, "--train.steps", "2"]) == 0
     before = params(run_dir)
 
     more = [*options, "--train.steps", "6", "--resume", "--allow-config-change"]
-    output = finish(start(more, programs, 1, limits="ulimit -f 4"), 2)
+    output = finish(start(more, 1, limits="ulimit -f 4"), 2)
     (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
     assert "could not be written" in error and "completed before are intact" in error
     jax.tree.map(np.testing.assert_array_equal, params(run_dir), before)
 
-    finish(start(more, programs, 1))
+    assert main(["train", "transformer_tiny", *TINY, *more]) == 0
     assert load_model(run_dir).step == 6
 
 
-def test_two_processes_train_as_one(text, programs, tmp_path):
+def test_two_processes_train_as_one(text, tmp_path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -140,7 +127,7 @@ def test_two_processes_train_as_one(text, programs, tmp_path):
         arguments += ["--run-dir", str(tmp_path / "two"), "--coordinator", f"localhost:{port}"]
         arguments += ["--num-processes", "2", "--optimizer.schedule", "constant"]
         arguments += ["--train.sample-bytes", "4"]
-        return [start([*arguments, "--process-id", str(i)], programs, 2) for i in range(2)]
+        return [start([*arguments, "--process-id", str(i)], 2) for i in range(2)]
 
     first, second = (finish(process) for process in run_two(4))
     assert "step 4/4" in first
@@ -149,8 +136,8 @@ def test_two_processes_train_as_one(text, programs, tmp_path):
     # One process with four devices goes on from there; another that did it all agrees.
     single = [*common, *mesh, "--train.steps", "6", "--optimizer.schedule", "constant"]
     resumed = [*single, "--run-dir", str(tmp_path / "two"), "--resume", "--allow-config-change"]
-    finish(start(resumed, programs, 4))
-    finish(start([*single, "--run-dir", str(tmp_path / "one")], programs, 4))
+    for options in (resumed, [*single, "--run-dir", str(tmp_path / "one")]):
+        assert main(["train", "transformer_tiny", *TINY, *options]) == 0
     jax.tree.map(
         # Gloo adds the shards up in another order than one process does.
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4),
@@ -159,14 +146,14 @@ def test_two_processes_train_as_one(text, programs, tmp_path):
     )
 
 
-def test_sigterm_to_one_process_stops_both_at_one_step(text, programs, tmp_path):
+def test_sigterm_to_one_process_stops_both_at_one_step(text, tmp_path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     options = [*text, "--train.steps", "100000", "--train.log-every", "5"]
     options += ["--run-dir", str(tmp_path / "run"), "--coordinator", f"localhost:{port}"]
     options += ["--num-processes", "2", "--train.checkpoint-every", "100000"]
-    processes = [start([*options, "--process-id", str(i)], programs, 1) for i in range(2)]
+    processes = [start([*options, "--process-id", str(i)], 1) for i in range(2)]
     wait_for(processes[0], "step 5/")
     processes[1].send_signal(signal.SIGTERM)
     started = time.monotonic()
