@@ -34,7 +34,7 @@ from bytelm.training.run_directory import lock
 from bytelm.whole_file import write_whole
 
 TOKENIZER_BYTES = 10**8
-"""Most bytes of a corpus that a tokenizer is trained on."""
+"""Most bytes of a corpus that a tokenizer is trained on, if nothing else is declared."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,16 @@ class Plan:
         if config is None:
             return None
         suffix = "model" if config.kind == "unigram" else "json"
-        path = self.output / "tokenizers" / f"{corpus}-{config.kind}-{config.size}.{suffix}"
+        limit = "" if config.max_bytes is None else f"-of-{config.max_bytes}"
+        name = f"{corpus}-{config.kind}-{config.size}{limit}.{suffix}"
+        path = self.output / "tokenizers" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.exists():
                 print(f"training the tokenizer {path.name}")
                 text = self.comparison.corpora[corpus]
-                content = train_tokenizer(text, config.kind, config.size, TOKENIZER_BYTES)
+                most = config.max_bytes or TOKENIZER_BYTES
+                content = train_tokenizer(text, config.kind, config.size, most)
                 write_whole(path, content)
         return path
 

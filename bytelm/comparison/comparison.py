@@ -37,6 +37,8 @@ class TokenizerConfig:
     """Byte-level BPE, SuperBPE, or SentencePiece's Unigram."""
     size: int = 4096
     """Tokens."""
+    max_bytes: int | None = None
+    """Most bytes of text to train it on; None for all there is, up to 100 MB."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,37 @@
+"""What a tokenizer knows of text that its model never reads: a few minutes on two cores.
+
+A tokenizer is trained on the whole train split, however little of it its model reads. Here the
+smallest runs of the Transformer over BPE tokens of `cpu.py`, which read half a megabyte, have
+tokenizers of ever less text.
+"""
+
+import dataclasses
+
+from bytelm.comparison.comparison import Comparison, Contender, TokenizerConfig
+from bytelm.presets import comparison_names, find_file, run_file
+
+cpu = run_file(
+    find_file("comparison/cpu", "comparison", comparison_names()), "comparison", Comparison
+)
+
+
+def limited(max_bytes: int | None) -> Contender:
+    """The Transformer with a tokenizer of at most so much text."""
+    tokenizer = TokenizerConfig("bpe", 4096, max_bytes)
+    return dataclasses.replace(cpu.contenders["bpe"], tokenizer=tokenizer)
+
+
+comparison = dataclasses.replace(
+    cpu,
+    title="BPE tokenizers of less text",
+    contenders={
+        "all": limited(None),
+        "2.5MB": limited(2_500_000),
+        "0.5MB": limited(500_000),
+    },
+    baseline="all",
+    budgets=cpu.budgets[:1],
+    learning_rates=(1.0,),
+    robustness=None,
+    parallel=(),
+)
