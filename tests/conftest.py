@@ -16,6 +16,8 @@ os.environ["XLA_FLAGS"] = " ".join(
         # Tests compile far more than they compute: this halves the time of the suite.
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        "--xla_cpu_enable_concurrency_optimized_scheduler=false",
         # So does this, where XLA still has it.
         *(["--xla_cpu_use_fusion_emitters=false"] if version("jax").startswith("0.10.") else []),
     ]

@@ -66,12 +66,12 @@ class Robustness:
     Attributes:
         kinds: of perturbations, see `bytelm.evaluation.perturbations`.
         rates: shares of the characters that are hit.
-        max_bytes: of test text, as in `Comparison`.
+        max_bytes: of test text, as many from the beginning of each tested document.
     """
 
     kinds: tuple[Kind, ...] = KINDS
     rates: tuple[float, ...] = (0.05, 0.15)
-    max_bytes: int = 20_000
+    max_bytes: int = 40_000
 
 
 @dataclass(frozen=True)

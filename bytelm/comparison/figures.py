@@ -66,13 +66,10 @@ def test_figures(
         figures["bytes_per_token"] = float(scores.bytes.sum() / scores.symbols.sum())
     if whole and comparison.robustness is not None:
         wanted = comparison.robustness
+        share = -(-wanted.max_bytes // len(documents))
+        beginnings = [document[:share] for document in documents]
         figures |= robustness(
-            loaded,
-            documents,
-            kinds=wanted.kinds,
-            rates=wanted.rates,
-            max_bytes=wanted.max_bytes,
-            batch_size=BATCH,
+            loaded, beginnings, kinds=wanted.kinds, rates=wanted.rates, batch_size=BATCH
         )
     if whole and comparison.parallel:
         figures |= languages(loaded, read_parallel(comparison.parallel), batch_size=BATCH)

@@ -78,24 +78,24 @@ def assert_same(a: Path, b: Path) -> None:
 def test_stopped_and_killed_runs_end_as_the_uninterrupted_one(text, tmp_path):
     steps = ["--train.steps", "40", "--train.log-every", "5", "--train.checkpoint-every", "1"]
 
-    def options(name: str, *more: str) -> list[str]:
-        return [*text, *steps, "--mesh.data", "1", "--run-dir", str(tmp_path / name), *more]
+    def run(name: str, *options: str) -> subprocess.Popen:
+        return start([*text, *steps, "--run-dir", str(tmp_path / name), *options], 1)
 
-    assert main(["train", "transformer_tiny", *TINY, *options("whole")]) == 0
+    finish(run("whole"))
 
-    stopped = start(options("stopped"), 1)
+    stopped = run("stopped")
     wait_for(stopped, "step 5/40")
     stopped.send_signal(signal.SIGTERM)
     assert "stopped on request" in finish(stopped, 143)
 
     # A checkpoint is being written at nearly every moment, so that the kill tears one.
-    killed = start(options("stopped", "--resume"), 1)
+    killed = run("stopped", "--resume")
     wait_for(killed, "step 20/40")
     killed.kill()
     killed.communicate()
     assert load_model(tmp_path / "stopped").step >= 15
 
-    assert main(["train", "transformer_tiny", *TINY, *options("stopped", "--resume")]) == 0
+    assert "resuming from step" in finish(run("stopped", "--resume"))
     assert_same(tmp_path / "stopped", tmp_path / "whole")
 
 
