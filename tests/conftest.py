@@ -1,6 +1,7 @@
 """Every test runs on eight virtual CPU devices, unless JAX_PLATFORMS chooses other hardware."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -30,6 +31,13 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import pytest
+
+
+def pytest_collection_finish():
+    """Spares the garbage collector what lives as long as the tests: modules, and what they hold."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -66,10 +66,12 @@ def test_figures(
         figures["bytes_per_token"] = float(scores.bytes.sum() / scores.symbols.sum())
     if whole and comparison.robustness is not None:
         wanted = comparison.robustness
-        share = -(-wanted.max_bytes // len(documents))
-        beginnings = [document[:share] for document in documents]
         figures |= robustness(
-            loaded, beginnings, kinds=wanted.kinds, rates=wanted.rates, batch_size=BATCH
+            loaded,
+            beginnings(documents, wanted.max_bytes),
+            kinds=wanted.kinds,
+            rates=wanted.rates,
+            batch_size=BATCH,
         )
     if whole and comparison.parallel:
         figures |= languages(loaded, read_parallel(comparison.parallel), batch_size=BATCH)
@@ -78,6 +80,12 @@ def test_figures(
         "document_bits": scores.bits().tolist(),
         "document_bytes": scores.bytes.tolist(),
     }
+
+
+def beginnings(documents: Sequence[bytes], max_bytes: int) -> list[bytes]:
+    """As many bytes from the beginning of each document, about `max_bytes` of all at most."""
+    share = -(-max_bytes // len(documents))
+    return [document[:share] for document in documents]
 
 
 def adaptation_figures(

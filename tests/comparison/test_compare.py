@@ -12,6 +12,7 @@ import pytest
 from bytelm.comparison import compare, runs
 from bytelm.comparison.compare import Plan, run_comparison
 from bytelm.comparison.comparison import Comparison, Contender, Robustness, TokenizerConfig
+from bytelm.comparison.figures import beginnings
 from bytelm.comparison.sizing import bytes_per_symbol
 from bytelm.config import ExperimentConfig
 from bytelm.data.config import DataConfig
@@ -190,6 +191,26 @@ def test_nothing_is_done_twice(whole, comparison, root, monkeypatch):
     before = rows(whole)
     assert run_comparison(comparison, whole, root=root) == 0
     assert rows(whole) == before
+
+
+def test_a_tokenizer_may_be_of_less_text(comparison, root, tmp_path, monkeypatch):
+    asked = []
+    train = compare.train_tokenizer
+    monkeypatch.setattr(
+        compare, "train_tokenizer", lambda *given: asked.append(given[-1]) or train(*given)
+    )
+    limited = dataclasses.replace(CONTENDERS["bpe"], tokenizer=TokenizerConfig("bpe", 264, 900))
+    contenders = {"bpe": CONTENDERS["bpe"], "limited": limited}
+    plan = Plan(dataclasses.replace(comparison, contenders=contenders), tmp_path, root)
+    assert asked == [compare.TOKENIZER_BYTES, 900]
+    used = {run.contender: Path(run.config.data.tokenizer).name for run in plan.sweep}
+    assert used == {"bpe": "english-bpe-264.json", "limited": "english-bpe-264-of-900.json"}
+
+
+def test_noise_is_in_the_beginnings_of_all_documents():
+    documents = [b"abcdef", b"xy", b"0123456789"]
+    assert beginnings(documents, 10) == [b"abcd", b"xy", b"0123"]
+    assert beginnings(documents, 10**6) == documents
 
 
 def test_a_run_that_fails_does_not_stop_the_others(comparison, root, tmp_path, monkeypatch):

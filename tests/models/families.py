@@ -67,7 +67,7 @@ FAMILIES: dict[str, ModelConfig] = {
         vocabulary=3000, tied_head=True, mlp="gelu", scan=True, remat="full"
     ),
     "spacebyte": spacebyte(window=5),
-    "spacebyte, published block, fixed patches": spacebyte(
+    "spacebyte, published block, fixed patches, overflow": spacebyte(
         norm="layer",
         mlp="relu",
         rope_theta=None,
@@ -75,8 +75,8 @@ FAMILIES: dict[str, ModelConfig] = {
         scaled_init=False,
         boundary="fixed",
         stride=3,
+        bytes_per_patch=5.0,
     ),
-    "spacebyte, overflow": spacebyte(bytes_per_patch=5.0),
     "megabyte": megabyte(),
     "megabyte, published block, overflow": megabyte(
         norm="layer",
