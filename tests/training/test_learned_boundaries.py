@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -107,8 +108,9 @@ def test_pieces_are_learned():
     rows = random_rows(0)
     # Pieces that end with every fourth byte value.
     rows = place_batch(dataclasses.replace(rows, boundaries=rows.ids % 4 == 0), mesh)
-    state = program.init(0)
-    for _ in range(40):
-        state, sums = program.train(state, rows)
+    with jax.set_mesh(mesh):
+        state = program.init(0)
+        for _ in range(40):
+            state, sums = program.train(state, rows)
     assert sums["boundaries"] / sums["counted"] == pytest.approx(0.25, abs=0.08)
     assert sums["auxiliary/boundaries"] / sums["symbols"] < 0.3
