@@ -77,9 +77,15 @@ def _setting(value: float | None) -> str:
     return known(value, ".3g")
 
 
+def _standing(entry: Entry) -> str:
+    """Empty for a single run that is done."""
+    done, runs = len(entry.done), len(entry.runs)
+    return "" if done == runs == 1 else f"{done} of {runs}"
+
+
 _COLUMNS: dict[str, Callable[[Entry], str]] = {
     "contender": lambda entry: entry.contender,
-    "runs done": lambda entry: f"{len(entry.done)} of {len(entry.runs)}",
+    "runs done": _standing,
     "test bpb": lambda entry: bits(entry.mean("bpb"), _bound(entry)),
     "95% interval": lambda entry: interval(entry.interval),
     "over seeds": lambda entry: interval(entry.spread("bpb")),
