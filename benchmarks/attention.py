@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from benchmarks.timing import in_turns, show
+from benchmarks.tables import show
 from bytelm.layers.attention import AttentionMask, attention
+from bytelm.training.timing import in_turns
 
 MATRIX = 2048
 GOAL_FLOPS = 1.3 * 0.117 * 450e9

@@ -2,14 +2,16 @@
 
     python -m benchmarks.families
 
-Four tables, each from turns in one run, on this machine's Python standard library as text:
+Five tables, each from turns in one run, on this machine's Python standard library as text:
 
 - a training step at one length: bytes/s, temporary memory, and the share of time ("rest") of all
   but the blocks: the patching, the embedding, the head and the optimiser;
 - training steps as the length grows, with as many bytes in a step;
 - cached decoding of text, byte by byte, by models of equal size;
 - training steps of dynamic token pooling with learned boundaries, beside the flat Transformer of
-  the same depth and width, with room for 1.25 times the expected segments.
+  the same depth and width, with room for 1.25 times the expected segments: with attention in
+  blocks, whose memory is linear in the row, and ("pooling_quadratic") with whole rows of scores,
+  as those who published it had.
 
 Widths of the backbones are chosen to come closest to the flat model's FLOPs per byte; what is left
 of the difference is divided out in the column "t/FLOP", time per FLOP relative to the flat model's.
@@ -27,9 +29,10 @@ import numpy as np
 import tyro
 from flax import nnx
 
-from benchmarks.timing import in_turns, show
+from benchmarks.tables import show
 from bytelm.data.config import DataConfig
 from bytelm.data.loader import train_loader
+from bytelm.layers.attention import AttentionImplementation
 from bytelm.layers.stack import Stack
 from bytelm.models import Batch, ModelConfig
 from bytelm.models.boundary_kinds import GumbelBoundary
@@ -40,8 +43,9 @@ from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.sharding import MeshConfig, place_batch, row_share
+from bytelm.training.sharding import MeshConfig, row_share
 from bytelm.training.step import train_program
+from bytelm.training.timing import RepeatedStep, in_turns, repeated_step
 from bytelm.vocabulary import START
 
 WIDTHS = range(128, 2049, 64)
@@ -69,12 +73,12 @@ class Arguments:
     parameters: float = 20e6
     """Parameters of each model that decodes."""
     pooled_lengths: tuple[int, ...] = (2048, 8192)
-    """Symbols in a row, and in a step, in the fourth table."""
+    """Symbols in a row, and in a step, in the fourth table; the first of them in the fifth."""
     shortening: tuple[int, ...] = (2, 4)
-    """Bytes in a segment, in the fourth table."""
+    """Bytes in a segment, in the last tables."""
     rounds: int = 5
     """Turns that each contender takes."""
-    tables: tuple[str, ...] = ("step", "lengths", "decoding", "pooling")
+    tables: tuple[str, ...] = ("step", "lengths", "decoding", "pooling", "pooling_quadratic")
     """Which tables to make."""
 
 
@@ -114,22 +118,10 @@ def text_batch(length: int, symbols: int) -> Batch:
     return next(train_loader(data, 0, *row_share(rows, MeshConfig(data=1).build())))
 
 
-def training_step(config: ModelConfig, batch: Batch) -> tuple[Callable[[], None], int]:
-    """A step to be called any number of times, and its temporary bytes."""
+def training_step(config: ModelConfig, batch: Batch) -> RepeatedStep:
+    """A training step of a fresh model."""
     mesh = MeshConfig(data=1).build()
-    program = train_program(config, OptimizerConfig().build(1000), mesh)
-    placed = place_batch(batch, mesh)
-    state = program.init(0)
-    with jax.set_mesh(mesh):
-        compiled = program.train.lower(state, placed).compile()  # type: ignore[attr-defined]
-
-    def step() -> None:
-        nonlocal state
-        with jax.set_mesh(mesh):
-            state, metrics = compiled(state, placed)
-        jax.block_until_ready((state, metrics))
-
-    return step, compiled.memory_analysis().temp_size_in_bytes
+    return repeated_step(train_program(config, OptimizerConfig().build(1000), mesh), batch, mesh)
 
 
 def step_table(arguments: Arguments) -> None:
@@ -141,8 +133,8 @@ def step_table(arguments: Arguments) -> None:
     configs = {name: closest(make, measure(flat), measure) for name, make in makers.items()}
     built = {name: training_step(config, batch) for name, config in configs.items()}
     with mock.patch.object(Stack, "__call__", lambda self, x, *_, **__: x):
-        bare = {name: training_step(c, batch)[0] for name, c in configs.items()}
-    timings = in_turns({name: step for name, (step, _) in built.items()}, rounds=arguments.rounds)
+        bare = {name: training_step(c, batch).run for name, c in configs.items()}
+    timings = in_turns({n: step.run for n, step in built.items()}, rounds=arguments.rounds)
     rest = in_turns(bare, rounds=arguments.rounds)
 
     def cost(name: str) -> float:
@@ -158,7 +150,7 @@ def step_table(arguments: Arguments) -> None:
             f"{batch.ids.size / timing.median:,.0f}",
             f"{cost(name) / cost('flat'):.2f}",
             f"{rest[name].median / timing.median:.1%}",
-            f"{built[name][1] / 2**20:,.0f}",
+            f"{built[name].temporary_bytes / 2**20:,.0f}",
         )
         for name, timing in timings.items()
     ]
@@ -176,11 +168,12 @@ def lengths_table(arguments: Arguments) -> None:
     for length in arguments.lengths:
         batch = text_batch(length, arguments.symbols)
         built = {name: training_step(config, batch) for name, config in configs.items()}
-        steps = {name: step for name, (step, _) in built.items()}
+        steps = {name: step.run for name, step in built.items()}
         timings = in_turns(steps, rounds=max(2, arguments.rounds // 2), warm_up=1)
         for name, timing in timings.items():
             speed = batch.ids.size / timing.median
-            rows[name].append(f"{speed:,.0f} ({built[name][1] / 2**20:,.0f})")
+            memory = built[name].temporary_bytes / 2**20
+            rows[name].append(f"{speed:,.0f} ({memory:,.0f})")
     columns = ("bytes/s (MiB)", *(f"T {length}" for length in arguments.lengths))
     show(f"Training as T grows, {arguments.symbols} symbols a step", columns, list(rows.values()))
 
@@ -230,12 +223,14 @@ def decoding_table(arguments: Arguments) -> None:
     show(f"Cached decoding of {len(text)} bytes, batch 1", columns, rows)
 
 
-def pooling_table(arguments: Arguments) -> None:
+def pooling_table(
+    arguments: Arguments, attention: AttentionImplementation, lengths: tuple[int, ...]
+) -> None:
     """Training steps of hourglasses and of a Transformer of as many blocks."""
     width, ends = arguments.width, 2
     middle = 2 * arguments.depth - 2 * ends
     configs: dict[str, ModelConfig] = {
-        "flat": TransformerConfig(width=width, depth=middle + 2 * ends)
+        "flat": TransformerConfig(width=width, depth=middle + 2 * ends, attention=attention)
     }
     for factor in arguments.shortening:
         configs[f"pooled by {factor}"] = DynamicPoolingConfig(
@@ -244,13 +239,14 @@ def pooling_table(arguments: Arguments) -> None:
             backbone_depth=middle,
             post_depth=ends,
             boundary=GumbelBoundary(rate=1 / factor),
+            attention=attention,
         )
-    for length in arguments.pooled_lengths:
+    for length in lengths:
         batch = text_batch(length, length)
         built = {name: training_step(config, batch) for name, config in configs.items()}
-        steps = {name: step for name, (step, _) in built.items()}
+        steps = {name: step.run for name, step in built.items()}
         timings = in_turns(steps, rounds=max(2, arguments.rounds // 2), warm_up=1)
-        flat_time, flat_memory = timings["flat"].median, built["flat"][1]
+        flat_time, flat_memory = timings["flat"].median, built["flat"].temporary_bytes
         flat_flops = flops_per_byte(configs["flat"], length)
         rows = [
             (
@@ -258,22 +254,26 @@ def pooling_table(arguments: Arguments) -> None:
                 f"{batch.ids.size / timing.median:,.0f}",
                 f"{timing.median / flat_time:.2f}",
                 f"{flops_per_byte(configs[name], length) / flat_flops:.2f}",
-                f"{built[name][1] / 2**20:,.0f}",
-                f"{built[name][1] / flat_memory:.2f}",
+                f"{built[name].temporary_bytes / 2**20:,.0f}",
+                f"{built[name].temporary_bytes / flat_memory:.2f}",
             )
             for name, timing in timings.items()
         ]
         columns = ("", "B/s", "time, of flat", "FLOPs, of flat", "MiB", "memory, of flat")
-        show(f"Dynamic token pooling, {middle + 2 * ends} blocks, T {length}", columns, rows)
+        title = f"Dynamic token pooling, {middle + 2 * ends} blocks, attention {attention}"
+        show(f"{title}, T {length}", columns, rows)
 
 
 def main(arguments: Arguments) -> None:
     """Measures, and shows the tables."""
-    tables = {
+    tables: dict[str, Callable[[Arguments], None]] = {
         "step": step_table,
         "lengths": lengths_table,
         "decoding": decoding_table,
-        "pooling": pooling_table,
+        "pooling": partial(pooling_table, attention="auto", lengths=arguments.pooled_lengths),
+        "pooling_quadratic": partial(
+            pooling_table, attention="reference", lengths=arguments.pooled_lengths[:1]
+        ),
     }
     for name in arguments.tables:
         tables[name](arguments)

@@ -17,11 +17,12 @@ import numpy as np
 import tyro
 from flax import nnx
 
-from benchmarks.timing import in_turns, show
+from benchmarks.tables import show
 from bytelm.inference.generation import Generator, Weights, store_weights
 from bytelm.inference.sampling import Sampling
 from bytelm.models import Batch
 from bytelm.models.transformer import TransformerConfig
+from bytelm.training.timing import in_turns
 from bytelm.vocabulary import END, INPUT_SIZE, OUTPUT_SIZE, PAD, START
 
 RECOMPUTED = 16

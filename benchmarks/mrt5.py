@@ -24,7 +24,7 @@ import numpy as np
 import tyro
 from flax import nnx
 
-from benchmarks.timing import in_turns, show
+from benchmarks.tables import show
 from bytelm.data.span_corruption import lengths
 from bytelm.inference.transduction import bucket, encode, read
 from bytelm.models import Batch
@@ -32,8 +32,9 @@ from bytelm.models.byt5 import ByT5Config
 from bytelm.models.encoder_decoder import VOCABULARY
 from bytelm.models.mrt5 import MrT5Config
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.sharding import MeshConfig, place_batch
+from bytelm.training.sharding import MeshConfig
 from bytelm.training.step import train_program
+from bytelm.training.timing import in_turns, repeated_step
 from bytelm.vocabulary import BYTES
 
 OPTIMIZER = OptimizerConfig()
@@ -165,16 +166,7 @@ def bytelm_step(arguments: Arguments) -> Callable[[], None]:
     """A training step of ours."""
     mesh = MeshConfig().build()
     program = train_program(ByT5Config(**arguments.sizes), OPTIMIZER.build(1000), mesh)
-    batch = place_batch(random_batch(arguments), mesh)
-    state = program.init(0)
-
-    def step() -> None:
-        nonlocal state
-        with jax.set_mesh(mesh):
-            state, metrics = program.train(state, batch)
-        jax.block_until_ready((state, metrics))
-
-    return step
+    return repeated_step(program, random_batch(arguments), mesh).run
 
 
 def torch_step(arguments: Arguments, compiled: bool) -> Callable[[], None]:

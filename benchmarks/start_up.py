@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import tyro
 from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks.timing import show
+from benchmarks.tables import show
 from bytelm.layers.partitioning import BATCH_AXES
 from bytelm.models import Batch
 from bytelm.models.transformer import TransformerConfig

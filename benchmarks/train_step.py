@@ -18,14 +18,15 @@ import jax
 import numpy as np
 import tyro
 
-from benchmarks.timing import Timing, in_turns, show
+from benchmarks.tables import show
 from bytelm.models import Batch
 from bytelm.models.contract import ComputeDtype
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.hardware import peak_flops
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.sharding import MeshConfig, place_batch
+from bytelm.training.sharding import MeshConfig
 from bytelm.training.step import train_program
+from bytelm.training.timing import Timing, in_turns, repeated_step
 from bytelm.vocabulary import BYTES, INPUT_SIZE
 
 OPTIMIZER = OptimizerConfig()
@@ -85,16 +86,7 @@ def bytelm_step(shape: Shape) -> Callable[[], None]:
     """A training step of ours, to be called any number of times."""
     mesh = MeshConfig().build()
     program = train_program(shape.model, OPTIMIZER.build(STEPS), mesh)
-    batch = place_batch(rows_of_bytes(shape), mesh)
-    state = program.init(0)
-
-    def step() -> None:
-        nonlocal state
-        with jax.set_mesh(mesh):
-            state, metrics = program.train(state, batch)
-        jax.block_until_ready((state, metrics))
-
-    return step
+    return repeated_step(program, rows_of_bytes(shape), mesh).run
 
 
 def torch_step(shape: Shape, compiled: bool) -> Callable[[], None]:

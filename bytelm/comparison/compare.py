@@ -2,18 +2,17 @@
 
 import dataclasses
 import functools
-import glob
 import math
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from bytelm.comparison.comparison import Comparison, Run, TokenizerConfig
+from bytelm.comparison.comparison import Comparison, Run, TokenizerConfig, below
 from bytelm.comparison.figures import adaptation_figures, curve, test_figures
 from bytelm.comparison.record import Heading, RunRecord, State, SweepRow
 from bytelm.comparison.report import write_report
@@ -26,7 +25,7 @@ from bytelm.comparison.runs import (
     metrics,
 )
 from bytelm.comparison.sizing import adapted_run, sized_run
-from bytelm.data.config import DataConfig
+from bytelm.comparison.speed import measure_speeds, read_speeds
 from bytelm.errors import UserError
 from bytelm.subword.training import train_tokenizer
 from bytelm.training.hardware import describe_machine
@@ -82,7 +81,7 @@ class Plan:
     """The runs of a comparison and what is known of them."""
 
     def __init__(self, comparison: Comparison, output: Path, root: Path):
-        self.comparison = _below(comparison, root)
+        self.comparison = below(comparison, root)
         self.output = output
         output.mkdir(parents=True, exist_ok=True)
         self.tokenizers = {
@@ -240,6 +239,8 @@ class Plan:
                 self.outcomes[self._key(run)] = self._train_and_test(run)
         self.report()
         stopped = self._all_stages()
+        if not stopped:
+            self._time()
         self.report(images=True)
         if stopped:
             print("stopped on request; the same command goes on")
@@ -256,6 +257,14 @@ class Plan:
             or self._each(self.adapted(), self._adapt, "adaptation")
         )
 
+    def _time(self) -> None:
+        """Times the steps of what is trained, in turns, unless that was done."""
+        runs = [run for run in self.final() if is_trained(self.run_dir(run), run.config)]
+        known = read_speeds(self.output)
+        if self.comparison.timed_steps and any(run.name not in known for run in runs):
+            print(f"timing {self.comparison.timed_steps} steps of each contender, in turns")
+            measure_speeds(runs, self.comparison.timed_steps, self.output)
+
     def _each(self, runs: Sequence[Run], do: Any, what: str) -> bool:
         """Whether a signal asked to stop."""
         for number, run in enumerate(runs, 1):
@@ -270,6 +279,9 @@ class Plan:
         return f"{run.name} from {run.initial.name}" if run.initial else run.name
 
     def _train_only(self, run: Run) -> Outcome:
+        tested = self.outcomes.get(self._key(run))  # one of the sweep is a final run as well
+        if tested is not None and tested.report:
+            return tested
         return carry_out(self.run_dir(run), run.config, None, {})
 
     def _train_and_test(self, run: Run) -> Outcome:
@@ -355,6 +367,8 @@ class Plan:
         figures = dict(outcome.report["figures"])
         figures["train_flops"] = run.config.train.steps * run.flops_per_step
         figures["train_raw_bytes"] = run.config.train.steps * run.bytes_per_step
+        if speed := read_speeds(self.output).get(run.name):
+            figures["train_bytes_per_second_in_turns"] = speed
         for key, adapted in self.outcomes.items():
             if key.endswith(f" from {run.name}") and adapted.state == "done":
                 figures |= adapted.report["figures"]
@@ -365,39 +379,6 @@ class Plan:
             document_bytes=tuple(outcome.report["document_bytes"]),
             curve=curve(metrics(self.run_dir(run)), run.flops_per_step, run.bytes_per_step),
         )
-
-
-def _below(comparison: Comparison, root: Path) -> Comparison:
-    """The comparison with its relative files below the directory `root`.
-
-    Raises:
-        UserError: for files that are not there.
-    """
-
-    def files(names: Iterable[str]) -> tuple[str, ...]:
-        paths = tuple(str(root / name) for name in names)
-        for path in paths:
-            if not glob.glob(path):
-                raise UserError(
-                    f"the comparison reads {path}, and no file matches that; name the directory "
-                    "that has its files with --root."
-                )
-        return paths
-
-    def text(data: DataConfig) -> DataConfig:
-        return dataclasses.replace(
-            data,
-            files=files(data.files),
-            validation_files=files(data.validation_files),
-            test_files=files(data.test_files),
-        )
-
-    return dataclasses.replace(
-        comparison,
-        corpora={name: text(data) for name, data in comparison.corpora.items()},
-        adaptation={name: text(data) for name, data in comparison.adaptation.items()},
-        parallel=files(comparison.parallel),
-    )
 
 
 def _notes(comparison: Comparison) -> tuple[str, ...]:

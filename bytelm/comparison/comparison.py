@@ -10,8 +10,9 @@ bits per byte is kept at all budgets, corpora and seeds.
 """
 
 import dataclasses
+import glob
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,8 @@ class Comparison:
         parallel: files of parallel text (`bytelm.evaluation.languages`) to test; none = no test.
         adaptation: by name, corpora on which the runs of the largest budget go on training, for as
             long as those took; each is then tested on both.
+        timed_steps: training steps of each contender that are timed in turns when all runs are
+            done; 0 for none.
 
     Raises:
         UserError: for what cannot be compared.
@@ -114,6 +117,7 @@ class Comparison:
     robustness: Robustness | None = None
     parallel: tuple[str, ...] = ()
     adaptation: Mapping[str, DataConfig] = field(default_factory=dict)
+    timed_steps: int = 5
 
     def __post_init__(self) -> None:
         for what in ("contenders", "budgets", "corpora", "seeds", "learning_rates"):
@@ -221,3 +225,36 @@ def contender_config(
         return from_dict(to_dict(config))
     except UserError as error:
         raise UserError(f"contender {name} of the comparison: {error}") from None
+
+
+def below(comparison: Comparison, root: Path) -> Comparison:
+    """The comparison with its relative files below the directory `root`.
+
+    Raises:
+        UserError: for files that are not there.
+    """
+
+    def files(names: Iterable[str]) -> tuple[str, ...]:
+        paths = tuple(str(root / name) for name in names)
+        for path in paths:
+            if not glob.glob(path):
+                raise UserError(
+                    f"the comparison reads {path}, and no file matches that; name the directory "
+                    "that has its files with --root."
+                )
+        return paths
+
+    def text(data: DataConfig) -> DataConfig:
+        return dataclasses.replace(
+            data,
+            files=files(data.files),
+            validation_files=files(data.validation_files),
+            test_files=files(data.test_files),
+        )
+
+    return dataclasses.replace(
+        comparison,
+        corpora={name: text(data) for name, data in comparison.corpora.items()},
+        adaptation={name: text(data) for name, data in comparison.adaptation.items()},
+        parallel=files(comparison.parallel),
+    )

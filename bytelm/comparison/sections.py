@@ -83,6 +83,12 @@ def _standing(entry: Entry) -> str:
     return "" if done == runs == 1 else f"{done} of {runs}"
 
 
+def _speed(entry: Entry) -> float | None:
+    """Measured in turns, or else in the runs themselves."""
+    in_turns = entry.mean("train_bytes_per_second_in_turns")
+    return entry.mean("train_bytes_per_second") if in_turns is None else in_turns
+
+
 _COLUMNS: dict[str, Callable[[Entry], str]] = {
     "contender": lambda entry: entry.contender,
     "runs done": _standing,
@@ -90,7 +96,7 @@ _COLUMNS: dict[str, Callable[[Entry], str]] = {
     "95% interval": lambda entry: interval(entry.interval),
     "over seeds": lambda entry: interval(entry.spread("bpb")),
     "training FLOPs": _figure("train_flops", power),
-    "training bytes/s": _figure("train_bytes_per_second", whole),
+    "training bytes/s": lambda entry: whole(_speed(entry)),
     "inference FLOPs/byte": _figure("inference_flops_per_byte", whole),
     "at capacity": _figure("inference_flops_per_byte_capacity", whole),
     "bytes/patch": _figure("bytes_per_patch", _ratio),
@@ -185,14 +191,18 @@ _BREAKDOWNS = {
 _MEASURES: dict[tuple[str, str], tuple[str, str]] = {
     ("perturbed", "bpb"): ("Bits per byte of perturbed text", ".4f"),
     ("perturbed", "accuracy"): ("Next bytes predicted of perturbed text", ".2%"),
+    ("language", "bpb"): ("Bits per byte of parallel text", ".3f"),
     ("language", "bits_per_sentence"): ("Bits per sentence of parallel text", ",.1f"),
     ("language", "premium"): ("Bits per sentence relative to English", ".3f"),
     ("language", "patches_per_sentence"): ("Patches per sentence", ",.1f"),
+    ("language", "patches_premium"): ("Patches per sentence relative to English", ".3f"),
+    ("adapted", "before"): ("Bits per byte before training on another language", ".4f"),
+    ("adapted", "early"): ("Validation bits per byte after a tenth of that training", ".4f"),
     ("adapted", "bpb"): ("Bits per byte after training on another language", ".4f"),
     ("adapted", "forgetting"): ("Bits per byte lost on the first language", "+.4f"),
 }
-"""By the parts of a figure's name: what the table shows, and the format."""
-_BITS = ("/bpb", "/bits_per_sentence")
+"""By the parts of a figure's name: what the table shows, and the format. Others are in the CSV."""
+_BITS = ("/bpb", "/bits_per_sentence", "/before", "/early")
 """Ends of the names of figures that are upper bounds where bits per byte are."""
 
 
@@ -205,8 +215,11 @@ def _breakdowns(heading: Heading, entries: Sequence[Entry]) -> list[Section]:
         for (corpus, budget), group in groups:
             part = list(group)
             where = f"{corpus}, {budget_words(budget, heading.axis)}"
-            for measure, middles in breakdown(part, prefix).items():
-                words, form = _MEASURES.get((prefix, measure), (measure.replace("_", " "), ",.4g"))
+            found = breakdown(part, prefix)
+            for (kind, measure), (words, form) in _MEASURES.items():
+                middles = found.get(measure, [])
+                if kind != prefix or not middles:
+                    continue
                 cells = [
                     [_cell(entry, f"{prefix}/{middle}/{measure}", form) for middle in middles]
                     for entry in part
@@ -276,6 +289,13 @@ def _how_to_read(heading: Heading, entries: Sequence[Entry]) -> Section:
         "better. Its 95% interval is a bootstrap over documents, and over seeds the mean of the "
         "intervals' ends. “over seeds” gives the lowest and the highest seed. An empty cell: not "
         "known, or not of that family.",
+        "Training bytes per second are "
+        + (
+            "of steps of all contenders in turns, so that the machine's noise meets all; those of "
+            "the runs themselves are in runs.csv."
+            if any(entry.values("train_bytes_per_second_in_turns") for entry in entries)
+            else "the medians of the runs, one after another: a machine's speed may change between."
+        ),
         "Inference FLOPs per byte are of the patches that the test text had; “at capacity” of "
         "those there is room for.",
         f"Differences from {heading.baseline} are of the same documents and of the seeds that both "

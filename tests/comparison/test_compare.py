@@ -93,6 +93,7 @@ def comparison(root) -> Comparison:
         piece_bytes=32,
         robustness=Robustness(kinds=("delete",), rates=(0.1,), max_bytes=500),
         adaptation={"german": corpus("german", root)},
+        timed_steps=1,
     )
 
 
@@ -143,6 +144,16 @@ def test_inference_flops_are_of_the_patches_that_there_were(whole):
         assert needed < room if name == "spacebyte" else needed == pytest.approx(room)
 
 
+def test_steps_are_timed_in_turns(whole, comparison):
+    found = rows(whole)
+    for name in TWO:
+        speeds = {
+            row["train_bytes_per_second_in_turns"] for (n, _), row in found.items() if n == name
+        }
+        assert len(speeds) == 1 and float(speeds.pop()) > 0  # one step for all budgets
+    assert "of steps of all contenders in turns" in (whole / "report.md").read_text()
+
+
 def test_the_sweep_keeps_the_rate_with_the_fewest_bits(whole, comparison, root):
     plan = Plan(comparison, whole, root)
     assert len(plan.sweep) == 2 * len(TWO)
@@ -188,9 +199,21 @@ def test_nothing_is_done_twice(whole, comparison, root, monkeypatch):
     monkeypatch.setattr(runs, "train", never)
     monkeypatch.setattr(compare, "test_figures", never)
     monkeypatch.setattr(compare, "adaptation_figures", never)
+    monkeypatch.setattr(compare, "measure_speeds", never)
     before = rows(whole)
     assert run_comparison(comparison, whole, root=root) == 0
     assert rows(whole) == before
+
+
+def test_no_report_on_the_way_forgets_a_run_that_is_done(whole, comparison, root, monkeypatch):
+    states = []
+    monkeypatch.setattr(
+        compare,
+        "write_report",
+        lambda heading, records, output, images: states.append({r.state for r in records}),
+    )
+    run_comparison(comparison, whole, root=root)
+    assert states and all(found == {"done"} for found in states)
 
 
 def test_a_tokenizer_may_be_of_less_text(comparison, root, tmp_path, monkeypatch):
@@ -220,6 +243,7 @@ def test_a_run_that_fails_does_not_stop_the_others(comparison, root, tmp_path, m
         budgets=comparison.budgets[:1],
         adaptation={},
         robustness=None,
+        timed_steps=0,
     )
     train = runs.train
 
@@ -270,6 +294,7 @@ def test_tasks_do_one_run_each(comparison, root, tmp_path, capsys):
         budgets=comparison.budgets[:1],
         adaptation={},
         robustness=None,
+        timed_steps=0,
     )
     output = tmp_path / "out"
     assert Plan(small, output, root).count() == 3

@@ -1,14 +1,16 @@
-"""Timing several ways of doing one thing in turns, and showing what came of it."""
+"""Timing several ways of doing one thing in turns."""
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from rich.console import Console
-from rich.table import Table
+import jax
 
-from bytelm.training.hardware import describe_machine
+from bytelm.models.contract import Batch
+from bytelm.training.sharding import place_batch
+from bytelm.training.step import TrainProgram
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,26 @@ def in_turns(
     return {name: Timing(tuple(times)) for name, times in seconds.items()}
 
 
-def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table (first column left, the others right) and the machine it is from."""
-    table = Table(title=title, caption=describe_machine())
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+class RepeatedStep(NamedTuple):
+    """A training step that is compiled, to be done any number of times."""
+
+    run: Callable[[], None]
+    """Does a step after those before it, and returns when it is done."""
+    temporary_bytes: int
+    """Memory of a step beside its state and batch."""
+
+
+def repeated_step(program: TrainProgram, batch: Batch, mesh: jax.sharding.Mesh) -> RepeatedStep:
+    """Training steps on one batch, from fresh parameters."""
+    placed = place_batch(batch, mesh)
+    state = program.init(0)
+    with jax.set_mesh(mesh):
+        compiled = program.train.lower(state, placed).compile()  # type: ignore[attr-defined]
+
+    def run() -> None:
+        nonlocal state
+        with jax.set_mesh(mesh):
+            state, metrics = compiled(state, placed)
+        jax.block_until_ready((state, metrics))
+
+    return RepeatedStep(run, compiled.memory_analysis().temp_size_in_bytes)
