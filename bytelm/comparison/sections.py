@@ -202,6 +202,10 @@ _MEASURES: dict[tuple[str, str], tuple[str, str]] = {
     ("adapted", "forgetting"): ("Bits per byte lost on the first language", "+.4f"),
 }
 """By the parts of a figure's name: what the table shows, and the format. Others are in the CSV."""
+_NEXT_BYTES = (
+    "The next bytes of subword models are predicted along the canonical tokens: where these end is "
+    "told to them, which flatters them within words."
+)
 _BITS = ("/bpb", "/bits_per_sentence", "/before", "/early")
 """Ends of the names of figures that are upper bounds where bits per byte are."""
 
@@ -227,7 +231,10 @@ def _breakdowns(heading: Heading, entries: Sequence[Entry]) -> list[Section]:
                 columns = (first, *(entry.contender for entry in part))
                 rows = tuple(zip(middles, *cells, strict=True))
                 tables.append(Table(columns, rows, f"{words}: {where}"))
-        sections.append(Section(title, (), tuple(tables)))
+        subwords = prefix == "perturbed" and any(entry.upper_bound for entry in entries)
+        sections.append(
+            Section(title, (_NEXT_BYTES,) if subwords and tables else (), tuple(tables))
+        )
     return sections
 
 

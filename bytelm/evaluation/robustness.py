@@ -10,15 +10,15 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from bytelm.errors import UserError
-from bytelm.evaluation.bits_per_byte import Scorer, score_documents, without_targets
+from bytelm.evaluation.bits_per_byte import score_documents, without_targets
+from bytelm.evaluation.next_bytes import NextBytes
 from bytelm.evaluation.perturbations import KINDS, Kind, perturb
 from bytelm.evaluation.report import first_documents
-from bytelm.models.contract import Batch, ModelOutput, Unembedding
+from bytelm.models.contract import Batch
 from bytelm.vocabulary import BYTES
 
 if TYPE_CHECKING:
@@ -43,9 +43,8 @@ def robustness(
     Figures are named `perturbed/KIND/RATE/bpb` and `.../accuracy`; those of the documents as they
     are have the kind `none` and the rate 0. Bits per byte are those of `bytelm eval`, without END.
     Accuracy is the share of bytes that are what the model thought likeliest there; each counts
-    once, in the window that scores it. A token of a subword model is right or wrong as a whole,
-    with all of its bytes: its accuracy is that of whole tokens, and not to be read beside that of
-    single bytes.
+    once, in the window that scores it. What a subword model thinks likeliest is told by
+    `bytelm.evaluation.next_bytes`, from the logits of all tokens at all positions of a batch.
 
     Args:
         loaded: the model.
@@ -86,7 +85,7 @@ def _measure(
     stride: int | None,
     batch_size: int,
 ) -> dict[str, float]:
-    scorer = _CountingScorer(loaded.scorer)
+    scorer = (_CountBytes if loaded.tokenizer is None else _CountTokens)(loaded)
     scores = score_documents(
         scorer,
         documents,
@@ -101,11 +100,11 @@ def _measure(
     }
 
 
-class _CountingScorer:
-    """Gives what a `Scorer` does, and counts the bytes of the targets that are the likeliest."""
+class _CountBytes:
+    """Gives the nats of targets, and counts the bytes among these that are the likeliest."""
 
-    def __init__(self, scorer: Scorer):
-        self._scorer = scorer
+    def __init__(self, loaded: "LoadedModel"):
+        self._scorer = loaded.scorer
         self._right: list[jax.Array] = []
 
     def __call__(self, batch: Batch) -> jax.Array:
@@ -115,7 +114,7 @@ class _CountingScorer:
 
     @property
     def right(self) -> int:
-        """How many bytes were predicted right in all batches so far."""
+        """How many bytes of all batches so far."""
         return sum(int(np.sum(rows)) for rows in self._right)
 
 
@@ -125,19 +124,32 @@ def _nats_and_right(
 ) -> tuple[jax.Array, jax.Array]:
     """Nats of targets, float32 `[B, T]`, and how many bytes of a row are right, int32 `[B]`."""
     output = nnx.merge(graphdef, params)(without_targets(batch))
-    counts = batch.byte_counts
-    if counts is None:
-        counts = (batch.targets >= 0) & (batch.targets < BYTES)
-    right = jnp.where(_likeliest(output) == batch.targets, counts, 0).sum(axis=1)
-    return output.nats(batch.targets), right
+    right = (output.logits.argmax(axis=-1) == batch.targets) & (batch.targets < BYTES)
+    return output.nats(batch.targets), right.sum(axis=1)
 
 
-def _likeliest(output: ModelOutput) -> jax.Array:
-    """The symbol with the largest logit, int32 `[B, T]`; of a large vocabulary row by row."""
-    head = output.head
-    if not isinstance(head, Unembedding):
-        return head.argmax(axis=-1)
-    return jax.lax.map(
-        lambda states: Unembedding(states[None], head.kernel).logits()[0].argmax(axis=-1),
-        head.states,
-    )
+class _CountTokens:
+    """The same of a subword model, whose targets are tokens of bytes."""
+
+    def __init__(self, loaded: "LoadedModel"):
+        assert loaded.tokenizer is not None
+        self._scorer = loaded.scorer
+        self._tokens = loaded.tokenizer.vocabulary.size
+        self._next_bytes = NextBytes(loaded.tokenizer)
+        self.right = 0
+
+    def __call__(self, batch: Batch) -> jax.Array:
+        nats, logits = self._scorer.run(_nats_and_logits, batch)
+        logits, targets = np.asarray(logits), np.asarray(batch.targets)
+        for place in zip(*np.nonzero((targets >= 0) & (targets < self._tokens)), strict=True):
+            self.right += self._next_bytes.right(logits[place], int(targets[place]))
+        return nats
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _nats_and_logits(
+    graphdef: nnx.GraphDef, params: Any, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+    """Nats of targets, float32 `[B, T]`, and the logits, `[B, T, outputs]`."""
+    output = nnx.merge(graphdef, params)(without_targets(batch))
+    return output.nats(batch.targets), output.logits

@@ -169,7 +169,9 @@ def test_upper_bounds_are_marked_and_explained(tmp_path):
     assert only(tables, "Bits per byte of perturbed")["swap/0.1"]["bpe"] == "≤ 3.0000"
     assert only(tables, "Next bytes")["swap/0.1"]["bpe"] == "25.00%"
     assert "≤ marks an upper bound" in (tmp_path / "report.md").read_text()
-    report([run()], tmp_path)
+    assert "along the canonical tokens" in (tmp_path / "report.md").read_text()
+    report([run(figures=figures)], tmp_path)
+    assert "along the canonical tokens" not in (tmp_path / "report.md").read_text()
     assert "≤" not in (tmp_path / "report.md").read_text()
 
 

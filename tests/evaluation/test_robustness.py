@@ -24,6 +24,7 @@ class Pairs:
     """A tokenizer whose tokens are the bytes, and `ab`."""
 
     vocabulary = Vocabulary(257)
+    token_bytes = (*(bytes([byte]) for byte in range(256)), b"ab")
     byte_counts = np.array([1] * 256 + [2, 0, 0, 0], np.int32)
 
     def encode(self, text):
@@ -111,11 +112,11 @@ def test_the_end_is_a_wrong_guess_for_a_byte():
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-def test_a_token_is_right_with_all_of_its_bytes(lazy):
+def test_bytes_of_tokens_are_right_one_by_one(lazy):
     logits = table(Pairs.vocabulary)
     logits[:, 256] = 9  # `ab` is always thought likeliest
     found = robustness(loaded(Table(logits, lazy), Pairs()), [b"ababx" * 4, b"abba"], kinds=())
-    assert found["perturbed/none/0/accuracy"] == (4 * 4 + 2) / 24
+    assert found["perturbed/none/0/accuracy"] == (4 * 4 + 2 + 1) / 24  # the last: an `a` alone
 
 
 def test_noise_is_scored_over_its_own_bytes_and_tokens():
@@ -127,7 +128,8 @@ def test_noise_is_scored_over_its_own_bytes_and_tokens():
     alone = robustness(model, [noisy], kinds=())
     assert found["perturbed/delete/0.4/accuracy"] == alone["perturbed/none/0/accuracy"]
     assert found["perturbed/delete/0.4/bpb"] == alone["perturbed/none/0/bpb"]
-    assert alone["perturbed/none/0/accuracy"] == 2 * noisy.count(b"ab") / len(noisy)
+    right = noisy.count(b"a") + noisy.count(b"ab")  # each `a`, and a `b` within a token
+    assert alone["perturbed/none/0/accuracy"] == right / len(noisy)
 
 
 def test_bits_are_those_of_evaluation():
