@@ -25,7 +25,7 @@ from bytelm.comparison.runs import (
     metrics,
 )
 from bytelm.comparison.sizing import adapted_run, sized_run
-from bytelm.comparison.speed import measure_speeds, read_speeds
+from bytelm.comparison.speed import Speeds, measure_speeds, read_speeds
 from bytelm.errors import UserError
 from bytelm.subword.training import train_tokenizer
 from bytelm.training.hardware import describe_machine
@@ -234,9 +234,10 @@ class Plan:
             return self._do_all()
 
     def _do_all(self) -> int:
-        for run in self.final():
-            if (self.run_dir(run) / TEST_REPORT).exists():
-                self.outcomes[self._key(run)] = self._train_and_test(run)
+        for runs, do in ((self.final(), self._train_and_test), (self.adapted(), self._adapt)):
+            for run in runs:
+                if (self.run_dir(run) / TEST_REPORT).exists():
+                    self.outcomes[self._key(run)] = do(run)
         self.report()
         stopped = self._all_stages()
         if not stopped:
@@ -261,7 +262,7 @@ class Plan:
         """Times the steps of what is trained, in turns, unless that was done."""
         runs = [run for run in self.final() if is_trained(self.run_dir(run), run.config)]
         known = read_speeds(self.output)
-        if self.comparison.timed_steps and any(run.name not in known for run in runs):
+        if self.comparison.timed_steps and not all(map(known.knows, runs)):
             print(f"timing {self.comparison.timed_steps} steps of each contender, in turns")
             measure_speeds(runs, self.comparison.timed_steps, self.output)
 
@@ -310,8 +311,11 @@ class Plan:
 
     def report(self, *, images: bool = False) -> None:
         """Writes the report of what is known."""
-        comparison = self.comparison
-        records = [self._record(run) for run in self.final()]
+        comparison, final = self.comparison, self.final()
+        speeds = read_speeds(self.output)
+        if not all(map(speeds.knows, final)):
+            speeds = Speeds()  # some would stand beside the medians of others' runs
+        records = [self._record(run, speeds) for run in final]
         known = {record.contender for record in records}
         records += [
             RunRecord(run.contender, run.corpus, run.budget, run.seed, *self._before_the_rate(name))
@@ -334,7 +338,7 @@ class Plan:
             baseline=comparison.baseline,
             command=shlex.join(["bytelm", *sys.argv[1:]]),
             machine=describe_machine(),
-            notes=_notes(comparison),
+            notes=_notes(comparison, speeds.machine),
             sweep=tuple(rows) if len(comparison.learning_rates) > 1 else (),
         )
         write_report(heading, records, self.output, images=images)
@@ -347,7 +351,7 @@ class Plan:
             return "waiting", ""
         return "failed", f"no learning rate can be trained: {failed[0].reason}"
 
-    def _record(self, run: Run) -> RunRecord:
+    def _record(self, run: Run, speeds: Speeds) -> RunRecord:
         outcome = self.outcomes.get(run.name)
         record = RunRecord(
             run.contender,
@@ -367,8 +371,8 @@ class Plan:
         figures = dict(outcome.report["figures"])
         figures["train_flops"] = run.config.train.steps * run.flops_per_step
         figures["train_raw_bytes"] = run.config.train.steps * run.bytes_per_step
-        if speed := read_speeds(self.output).get(run.name):
-            figures["train_bytes_per_second_in_turns"] = speed
+        if speeds.knows(run):
+            figures |= speeds.figures(run)
         for key, adapted in self.outcomes.items():
             if key.endswith(f" from {run.name}") and adapted.state == "done":
                 figures |= adapted.report["figures"]
@@ -381,14 +385,19 @@ class Plan:
         )
 
 
-def _notes(comparison: Comparison) -> tuple[str, ...]:
-    """What a reader must know of how the runs were made."""
+def _notes(comparison: Comparison, timed_on: str) -> tuple[str, ...]:
+    """What a reader must know of how the runs were made, and where they were timed in turns."""
     notes = [
         f"All contenders read the same text in the same order, in shuffled pieces of "
         f"{comparison.piece_bytes} bytes; validation is on the same text for all.",
         "FLOPs of training are counted from the matrix products of three forward passes, with all "
         "patches that a model has room for; those of inference for a byte from the patches that "
         "the test text had.",
+        "Training bytes per second are of steps of all contenders in turns, so that a slow hour "
+        f"affects all alike, on {timed_on}; those of the runs themselves are in runs.csv."
+        if timed_on
+        else "Training bytes per second are the medians of the runs, one after another: a "
+        "machine's speed may change between them.",
     ]
     if len(comparison.learning_rates) > 1:
         tried = ", ".join(f"{multiple:g}" for multiple in comparison.learning_rates)

@@ -96,8 +96,8 @@ class Comparison:
         parallel: files of parallel text (`bytelm.evaluation.languages`) to test; none = no test.
         adaptation: by name, corpora on which the runs of the largest budget go on training, for as
             long as those took; each is then tested on both.
-        timed_steps: training steps of each contender that are timed in turns when all runs are
-            done; 0 for none.
+        timed_steps: training steps of each contender that are timed in turns, and their memory
+            told, when all runs are done; 0 for none.
 
     Raises:
         UserError: for what cannot be compared.

@@ -23,8 +23,6 @@ from bytelm.evaluation.robustness import robustness
 from bytelm.training.loop import build_program, row_flops
 from bytelm.training.sharding import place_batch
 
-COUNTED_ROWS = 64
-"""Rows of the test split on which patches are counted."""
 BATCH = 16
 """Windows scored at a time."""
 
@@ -60,7 +58,7 @@ def test_figures(
         "bpb_with_end": scores.bits_per_byte(with_end=True),
         **_speed(metrics(run_dir)),
         **_sizes(config),
-        **_inference(config, loaded),
+        **_inference(config, loaded, int(scores.symbols.sum())),
     }
     if config.data.tokenizer is not None:
         figures["bytes_per_token"] = float(scores.bytes.sum() / scores.symbols.sum())
@@ -145,39 +143,34 @@ def _speed(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _sizes(config: ExperimentConfig) -> dict[str, float]:
-    """Parameters, and the memory of a training step: state, batch and temporary arrays."""
+    """Parameters."""
     model = nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0)))
     total = embeddings = 0
     for path, leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(model))):
         total += leaf.size
         names = jax.tree_util.keystr(path)
         embeddings += leaf.size if "embedding" in names or names.startswith("['head']") else 0
-    mesh = config.mesh.build()
-    program = build_program(config, mesh)
-    batch = next(iter(ValidationBatches(config.data, 1, "test")))
-    with jax.set_mesh(mesh):
-        state = program.init(0)
-        lowered = program.train.lower(state, place_batch(batch, mesh))  # type: ignore[attr-defined]
-    memory = lowered.compile().memory_analysis()
-    figures = {
+    return {
         "parameters": float(total),
         "parameters_without_embeddings": float(total - embeddings),
     }
-    if memory is not None:
-        used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        figures["peak_memory_bytes"] = float(used)
-    return figures
 
 
-def _inference(config: ExperimentConfig, loaded: LoadedModel) -> dict[str, float]:
+def _inference(config: ExperimentConfig, loaded: LoadedModel, symbols: int) -> dict[str, float]:
     """FLOPs of a forward pass for a byte of the test text, of the patches that it had and of those
     that there is room for; and its bytes per patch.
+
+    Args:
+        config: of the run.
+        loaded: its model.
+        symbols: how many of the test split, from its beginning, as packed rows.
     """
     mesh = config.mesh.build()
     program = build_program(config, mesh)
     rows = patches = size = 0.0
+    counted = -(-symbols // config.data.sequence_length)
     with jax.set_mesh(mesh):
-        for batch in ValidationBatches(config.data, COUNTED_ROWS, "test"):
+        for batch in ValidationBatches(config.data, counted, "test"):
             sums = jax.device_get(program.evaluate(loaded.params, place_batch(batch, mesh)))
             rows += float((batch.segment_ids > 0).any(axis=1).sum())
             patches += float(sums.get("patches", 0.0))

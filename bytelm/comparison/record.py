@@ -23,14 +23,14 @@ class RunRecord:
         steps: optimiser steps of the whole run.
         figures: by name: `bpb` of the test split, its 95% interval over documents `bpb_low` and
             `bpb_high`, `bpb_with_end`, `train_flops`, `train_raw_bytes`, `train_bytes_per_second`
-            (the median of the run) and `train_bytes_per_second_in_turns`, `train_seconds`,
+            (the median of the run) and `train_bytes_per_second_in_turns`,
             `inference_flops_per_byte` (of the patches that the test had),
             `inference_flops_per_byte_capacity` (of those there is room for), `parameters`,
             `parameters_without_embeddings`, `peak_memory_bytes`, `bytes_per_patch`,
             `bytes_per_token`, `context_bytes`; `perturbed/KIND/RATE/bpb` and `.../accuracy`;
             `language/CODE/bits_per_sentence`, `.../premium` (its ratio to English) and
-            `.../patches_per_sentence`; `adapted/CODE/bpb` and `.../forgetting`; and any others,
-            which are in the CSV alone.
+            `.../patches_per_sentence`; `adapted/CODE/bpb` and `.../forgetting`; and any others, of
+            which the report shows those that it has words for, and the CSV all.
         document_bits: bits of each test document, in order.
         document_bytes: its raw bytes.
         curve: validation while training, as (train FLOPs, raw bytes, bits per byte).

@@ -105,7 +105,6 @@ _COLUMNS: dict[str, Callable[[Entry], str]] = {
     "without embeddings": _figure("parameters_without_embeddings", whole),
     "peak memory, MiB": _figure("peak_memory_bytes", lambda v: whole(v and v / 2**20)),
     "training bytes": _figure("train_raw_bytes", whole),
-    "training seconds": _figure("train_seconds", whole),
     "bpb with end": lambda entry: bits(entry.mean("bpb_with_end"), _bound(entry)),
     "context, bytes": _figure("context_bytes", whole),
     "learning rate": lambda entry: _setting(entry.runs[0].learning_rate),
@@ -203,8 +202,8 @@ _MEASURES: dict[tuple[str, str], tuple[str, str]] = {
 }
 """By the parts of a figure's name: what the table shows, and the format. Others are in the CSV."""
 _NEXT_BYTES = (
-    "The next bytes of subword models are predicted along the canonical tokens: where these end is "
-    "told to them, which flatters them within words."
+    "Subword models predict next bytes along the canonical tokens: they are told where tokens end, "
+    "which flatters them within words."
 )
 _BITS = ("/bpb", "/bits_per_sentence", "/before", "/early")
 """Ends of the names of figures that are upper bounds where bits per byte are."""
@@ -296,13 +295,6 @@ def _how_to_read(heading: Heading, entries: Sequence[Entry]) -> Section:
         "better. Its 95% interval is a bootstrap over documents, and over seeds the mean of the "
         "intervals' ends. “over seeds” gives the lowest and the highest seed. An empty cell: not "
         "known, or not of that family.",
-        "Training bytes per second are "
-        + (
-            "of steps of all contenders in turns, so that the machine's noise meets all; those of "
-            "the runs themselves are in runs.csv."
-            if any(entry.values("train_bytes_per_second_in_turns") for entry in entries)
-            else "the medians of the runs, one after another: a machine's speed may change between."
-        ),
         "Inference FLOPs per byte are of the patches that the test text had; “at capacity” of "
         "those there is room for.",
         f"Differences from {heading.baseline} are of the same documents and of the seeds that both "

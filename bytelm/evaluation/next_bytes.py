@@ -35,12 +35,15 @@ class NextBytes:
 
     Args:
         tokenizer: of the model.
+
+    Attributes:
+        tokens: how many ids are tokens; END follows.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         self._texts = tokenizer.token_bytes
         self._tokens = SortedTokens(tokenizer.token_bytes)
-        self._end = tokenizer.vocabulary.end
+        self.tokens = tokenizer.vocabulary.size
         self._steps = functools.cache(self._steps_of)
 
     def right(self, logits: np.ndarray, token: int) -> int:
@@ -55,7 +58,7 @@ class NextBytes:
             inside = ordered[span]
             highest = inside.max()
             mass = np.add.reduceat(np.exp(inside - highest), groups)
-            ends = depth == 0 and np.exp(logits[self._end] - highest) > mass.max()
+            ends = depth == 0 and np.exp(logits[self.tokens] - highest) > mass.max()
             count += int(mass.argmax() == right and not ends)
         return count
 

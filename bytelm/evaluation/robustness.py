@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from bytelm.errors import UserError
-from bytelm.evaluation.bits_per_byte import score_documents, without_targets
+from bytelm.evaluation.bits_per_byte import Scorer, score_documents, without_targets
 from bytelm.evaluation.next_bytes import NextBytes
 from bytelm.evaluation.perturbations import KINDS, Kind, perturb
 from bytelm.evaluation.report import first_documents
@@ -63,7 +63,8 @@ def robustness(
         UserError: if there are no bytes to score, an unknown kind, or a rate out of range.
     """
     texts = list(first_documents(documents, max_bytes))
-    measure = functools.partial(_measure, loaded, stride=stride, batch_size=batch_size)
+    next_bytes = None if loaded.tokenizer is None else NextBytes(loaded.tokenizer)
+    measure = functools.partial(_measure, loaded, next_bytes, stride=stride, batch_size=batch_size)
     figures = measure("perturbed/none/0", texts)
     for kind in kinds:
         for rate in rates:
@@ -79,13 +80,18 @@ def robustness(
 
 def _measure(
     loaded: "LoadedModel",
+    next_bytes: NextBytes | None,
     name: str,
     documents: Sequence[bytes],
     *,
     stride: int | None,
     batch_size: int,
 ) -> dict[str, float]:
-    scorer = (_CountBytes if loaded.tokenizer is None else _CountTokens)(loaded)
+    scorer = (
+        _CountBytes(loaded.scorer)
+        if next_bytes is None
+        else _CountTokens(loaded.scorer, next_bytes)
+    )
     scores = score_documents(
         scorer,
         documents,
@@ -103,8 +109,8 @@ def _measure(
 class _CountBytes:
     """Gives the nats of targets, and counts the bytes among these that are the likeliest."""
 
-    def __init__(self, loaded: "LoadedModel"):
-        self._scorer = loaded.scorer
+    def __init__(self, scorer: Scorer):
+        self._scorer = scorer
         self._right: list[jax.Array] = []
 
     def __call__(self, batch: Batch) -> jax.Array:
@@ -131,17 +137,17 @@ def _nats_and_right(
 class _CountTokens:
     """The same of a subword model, whose targets are tokens of bytes."""
 
-    def __init__(self, loaded: "LoadedModel"):
-        assert loaded.tokenizer is not None
-        self._scorer = loaded.scorer
-        self._tokens = loaded.tokenizer.vocabulary.size
-        self._next_bytes = NextBytes(loaded.tokenizer)
+    def __init__(self, scorer: Scorer, next_bytes: NextBytes):
+        self._scorer = scorer
+        self._next_bytes = next_bytes
         self.right = 0
 
     def __call__(self, batch: Batch) -> jax.Array:
         nats, logits = self._scorer.run(_nats_and_logits, batch)
         logits, targets = np.asarray(logits), np.asarray(batch.targets)
-        for place in zip(*np.nonzero((targets >= 0) & (targets < self._tokens)), strict=True):
+        for place in zip(
+            *np.nonzero((targets >= 0) & (targets < self._next_bytes.tokens)), strict=True
+        ):
             self.right += self._next_bytes.right(logits[place], int(targets[place]))
         return nats
 

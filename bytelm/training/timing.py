@@ -57,6 +57,8 @@ class RepeatedStep(NamedTuple):
     """Does a step after those before it, and returns when it is done."""
     temporary_bytes: int
     """Memory of a step beside its state and batch."""
+    peak_bytes: int
+    """Memory of a step: state, batch and temporary arrays."""
 
 
 def repeated_step(program: TrainProgram, batch: Batch, mesh: jax.sharding.Mesh) -> RepeatedStep:
@@ -72,4 +74,6 @@ def repeated_step(program: TrainProgram, batch: Batch, mesh: jax.sharding.Mesh) 
             state, metrics = compiled(state, placed)
         jax.block_until_ready((state, metrics))
 
-    return RepeatedStep(run, compiled.memory_analysis().temp_size_in_bytes)
+    memory = compiled.memory_analysis()
+    temporary = memory.temp_size_in_bytes
+    return RepeatedStep(run, temporary, memory.argument_size_in_bytes + temporary)

@@ -6,10 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from bytelm.comparison import compare, runs
+from bytelm.comparison import compare, runs, speed
+from bytelm.comparison.changes import changed
 from bytelm.comparison.compare import Plan, run_comparison
 from bytelm.comparison.comparison import Comparison, Contender, Robustness, TokenizerConfig
 from bytelm.comparison.figures import beginnings
@@ -24,6 +26,7 @@ from bytelm.training.distributed import StopRequest
 from bytelm.training.loop import row_flops
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import MeshConfig
+from bytelm.training.timing import RepeatedStep, Timing
 
 FLAT = TransformerConfig(width=16, depth=1, head_width=8)
 
@@ -144,7 +147,7 @@ def test_inference_flops_are_of_the_patches_that_there_were(whole):
         assert needed < room if name == "spacebyte" else needed == pytest.approx(room)
 
 
-def test_steps_are_timed_in_turns(whole, comparison):
+def test_steps_are_timed_in_turns(whole):
     found = rows(whole)
     for name in TWO:
         speeds = {
@@ -152,6 +155,40 @@ def test_steps_are_timed_in_turns(whole, comparison):
         }
         assert len(speeds) == 1 and float(speeds.pop()) > 0  # one step for all budgets
     assert "of steps of all contenders in turns" in (whole / "report.md").read_text()
+
+
+def test_speeds_are_the_bytes_of_a_step_over_its_median(comparison, root, tmp_path, monkeypatch):
+    plan = Plan(comparison, tmp_path, root)
+    (fast,), (slow,) = (plan._runs_of(name, 1.0)[:1] for name in TWO)
+    monkeypatch.setattr(speed, "_step", lambda run: RepeatedStep(run.contender, 3, 7))
+    taken = {fast.contender: (4.0, 1.0, 2.0), slow.contender: (8.0, 8.0, 8.0)}
+    monkeypatch.setattr(
+        speed,
+        "in_turns",
+        lambda steps, rounds, warm_up: {n: Timing(taken[step]) for n, step in steps.items()},
+    )
+    speed.measure_speeds([fast, slow], 3, tmp_path)
+    known = speed.read_speeds(tmp_path)
+    for run, median in ((fast, 2), (slow, 8)):
+        assert known.figures(run) == {
+            "train_bytes_per_second_in_turns": run.bytes_per_step / median,
+            "peak_memory_bytes": 7,
+        }
+    larger = changed(fast.config, {"data.batch_size": 8})
+    assert not known.knows(dataclasses.replace(fast, config=larger))
+
+
+def test_contenders_that_find_no_room_together_are_not_timed(
+    comparison, root, tmp_path, monkeypatch, capsys
+):
+    def full(run):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
+
+    monkeypatch.setattr(speed, "_step", full)
+    runs_of = Plan(comparison, tmp_path, root)._runs_of("bpe", 1.0)
+    speed.measure_speeds(runs_of, 3, tmp_path)
+    assert "could not be timed: RESOURCE_EXHAUSTED" in capsys.readouterr().out
+    assert speed.read_speeds(tmp_path) == speed.Speeds()
 
 
 def test_the_sweep_keeps_the_rate_with_the_fewest_bits(whole, comparison, root):
@@ -206,14 +243,15 @@ def test_nothing_is_done_twice(whole, comparison, root, monkeypatch):
 
 
 def test_no_report_on_the_way_forgets_a_run_that_is_done(whole, comparison, root, monkeypatch):
-    states = []
+    reports = []
     monkeypatch.setattr(
-        compare,
-        "write_report",
-        lambda heading, records, output, images: states.append({r.state for r in records}),
+        compare, "write_report", lambda heading, records, output, images: reports.append(records)
     )
     run_comparison(comparison, whole, root=root)
-    assert states and all(found == {"done"} for found in states)
+    assert len(reports) > 2
+    for records in reports:
+        assert {record.state for record in records} == {"done"}
+        assert records == reports[-1]
 
 
 def test_a_tokenizer_may_be_of_less_text(comparison, root, tmp_path, monkeypatch):
