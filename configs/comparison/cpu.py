@@ -1,4 +1,4 @@
-"""Bytes against subwords at equal FLOPs of training, on a CPU: about two hours on two cores.
+"""Bytes against subwords at equal FLOPs of training, on a CPU: two and a half hours on two cores.
 
 English books and documentation as JSON lines; name the directory that has them with `--root`.
 Sizes are such that all contenders take about as many FLOPs for a byte, so that equal FLOPs are also
