@@ -30,7 +30,7 @@ class BoundaryPredictor(nnx.Module):
         self.relu = relu
         self.up = Dense(width, hidden, rngs=rngs, bias=True)
         self.down = Dense(hidden, 1, rngs=rngs, bias=True)
-        self.down.bias.set_value(jnp.full((1,), jnp.log(rate / (1 - rate))))
+        self.down.bias.set_value(jnp.full((1,), jnp.log(rate / (1 - rate)), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = self.up(x)

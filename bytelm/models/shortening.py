@@ -144,7 +144,7 @@ class DeleteGate(Shortener):
         self.norm = RMSNorm(width)
         limit = (6 / (width + 1)) ** 0.5
         self.kernel = nnx.Param(jax.random.uniform(rngs.params(), (width,), minval=-1) * limit)
-        self.bias = nnx.Param(jnp.full((), config.bias))
+        self.bias = nnx.Param(jnp.full((), config.bias, jnp.float32))
 
     def logits(self, states: jax.Array) -> jax.Array:
         """Of keeping each state, float32 `[B, S]`."""

@@ -254,6 +254,12 @@ def test_sharded_training_is_single_device_training(config):
         assert spread_metrics[count] == metrics[count]
 
 
+def test_no_weight_of_a_step_has_a_weak_type(config):
+    # It would lose that in a step, and each step of another type is compiled again.
+    state = program(config, None)[1].abstract_state
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
+
+
 def test_every_target_is_scored_once(config):
     batch = random_batch()
     _, metrics = trained(config, batch)

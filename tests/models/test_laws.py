@@ -205,6 +205,12 @@ def test_sharded_over_every_mesh_axis_equals_one_device(config, monkeypatch):
         np.testing.assert_allclose(values, wanted, rtol=0, atol=tolerance, err_msg=str(path))
 
 
+def test_no_parameter_has_a_weak_type(config):
+    # It would lose that in a step, and each step of another type is compiled again.
+    abstract = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(nnx.state(abstract)))
+
+
 @pytest.mark.parametrize(
     "name", {config.family: name for name, config in FAMILIES.items()}.values()
 )
