@@ -176,6 +176,10 @@ class Plan:
         outcome = self.outcomes.get(run.name)
         return outcome is not None and outcome.state == "failed"
 
+    def _is_done(self, run: Run) -> bool:
+        outcome = self.outcomes.get(run.name)
+        return outcome is not None and outcome.state == "done"
+
     def final(self) -> list[Run]:
         """The runs that the report is of, smallest budgets first, of contenders with a rate."""
         runs = [
@@ -313,7 +317,7 @@ class Plan:
         """Writes the report of what is known."""
         comparison, final = self.comparison, self.final()
         speeds = read_speeds(self.output)
-        if not all(map(speeds.knows, final)):
+        if not all(speeds.knows(run) for run in final if self._is_done(run)):
             speeds = Speeds()  # some would stand beside the medians of others' runs
         records = [self._record(run, speeds) for run in final]
         known = {record.contender for record in records}

@@ -57,7 +57,7 @@ def test_figures(
         "bpb_high": high,
         "bpb_with_end": scores.bits_per_byte(with_end=True),
         **_speed(metrics(run_dir)),
-        **_sizes(config),
+        **_parameters(config),
         **_inference(config, loaded, int(scores.symbols.sum())),
     }
     if config.data.tokenizer is not None:
@@ -142,8 +142,8 @@ def _speed(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {"train_bytes_per_second": float(np.median(speeds))} if speeds else {}
 
 
-def _sizes(config: ExperimentConfig) -> dict[str, float]:
-    """Parameters."""
+def _parameters(config: ExperimentConfig) -> dict[str, float]:
+    """How many there are, and how many beside the embeddings and the head."""
     model = nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0)))
     total = embeddings = 0
     for path, leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(model))):

@@ -58,7 +58,7 @@ class NextBytes:
             inside = ordered[span]
             highest = inside.max()
             mass = np.add.reduceat(np.exp(inside - highest), groups)
-            ends = depth == 0 and np.exp(logits[self.tokens] - highest) > mass.max()
+            ends = depth == 0 and logits[self.tokens] > highest + np.log(mass.max())
             count += int(mass.argmax() == right and not ends)
         return count
 

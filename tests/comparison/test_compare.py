@@ -6,12 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from bytelm.comparison import compare, runs, speed
-from bytelm.comparison.changes import changed
+from bytelm.comparison import compare, runs
 from bytelm.comparison.compare import Plan, run_comparison
 from bytelm.comparison.comparison import Comparison, Contender, Robustness, TokenizerConfig
 from bytelm.comparison.figures import beginnings
@@ -26,7 +24,6 @@ from bytelm.training.distributed import StopRequest
 from bytelm.training.loop import row_flops
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import MeshConfig
-from bytelm.training.timing import RepeatedStep, Timing
 
 FLAT = TransformerConfig(width=16, depth=1, head_width=8)
 
@@ -157,40 +154,6 @@ def test_steps_are_timed_in_turns(whole):
     assert "of steps of all contenders in turns" in (whole / "report.md").read_text()
 
 
-def test_speeds_are_the_bytes_of_a_step_over_its_median(comparison, root, tmp_path, monkeypatch):
-    plan = Plan(comparison, tmp_path, root)
-    (fast,), (slow,) = (plan._runs_of(name, 1.0)[:1] for name in TWO)
-    monkeypatch.setattr(speed, "_step", lambda run: RepeatedStep(run.contender, 3, 7))
-    taken = {fast.contender: (4.0, 1.0, 2.0), slow.contender: (8.0, 8.0, 8.0)}
-    monkeypatch.setattr(
-        speed,
-        "in_turns",
-        lambda steps, rounds, warm_up: {n: Timing(taken[step]) for n, step in steps.items()},
-    )
-    speed.measure_speeds([fast, slow], 3, tmp_path)
-    known = speed.read_speeds(tmp_path)
-    for run, median in ((fast, 2), (slow, 8)):
-        assert known.figures(run) == {
-            "train_bytes_per_second_in_turns": run.bytes_per_step / median,
-            "peak_memory_bytes": 7,
-        }
-    larger = changed(fast.config, {"data.batch_size": 8})
-    assert not known.knows(dataclasses.replace(fast, config=larger))
-
-
-def test_contenders_that_find_no_room_together_are_not_timed(
-    comparison, root, tmp_path, monkeypatch, capsys
-):
-    def full(run):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
-
-    monkeypatch.setattr(speed, "_step", full)
-    runs_of = Plan(comparison, tmp_path, root)._runs_of("bpe", 1.0)
-    speed.measure_speeds(runs_of, 3, tmp_path)
-    assert "could not be timed: RESOURCE_EXHAUSTED" in capsys.readouterr().out
-    assert speed.read_speeds(tmp_path) == speed.Speeds()
-
-
 def test_the_sweep_keeps_the_rate_with_the_fewest_bits(whole, comparison, root):
     plan = Plan(comparison, whole, root)
     assert len(plan.sweep) == 2 * len(TWO)
@@ -281,7 +244,6 @@ def test_a_run_that_fails_does_not_stop_the_others(comparison, root, tmp_path, m
         budgets=comparison.budgets[:1],
         adaptation={},
         robustness=None,
-        timed_steps=0,
     )
     train = runs.train
 
@@ -294,6 +256,8 @@ def test_a_run_that_fails_does_not_stop_the_others(comparison, root, tmp_path, m
     assert run_comparison(small, tmp_path / "out", root=root) == 1
     states = {name: row["state"] for (name, _), row in rows(tmp_path / "out").items()}
     assert states == {"bpe": "failed", "spacebyte": "done"}
+    (done,) = (row for row in rows(tmp_path / "out").values() if row["state"] == "done")
+    assert float(done["train_bytes_per_second_in_turns"]) > 0 < float(done["peak_memory_bytes"])
     assert "no luck" in (tmp_path / "out" / "report.md").read_text()
 
 
