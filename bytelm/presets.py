@@ -78,10 +78,8 @@ def find_file(name: str, what: str, names: list[str]) -> Path:
         path = folder / f"{name}.py"
         if path.is_file():
             return path
-    raise UserError(
-        f"there is no {what} {name!r}{did_you_mean(name, names)}; there are "
-        f"{', '.join(names)}, and a path to a file works too."
-    )
+    known = did_you_mean(name, names) or f"; there are {', '.join(names)}"
+    raise UserError(f"there is no {what} {name!r}{known}; a path to a file works too.")
 
 
 def run_file(path: Path, variable: str, kind: type[T]) -> T:

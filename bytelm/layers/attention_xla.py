@@ -20,6 +20,8 @@ BLOCK = 128
 """Most positions in a block of queries."""
 MAX_RUNS = 8
 """Most loops that the blocks are divided into, which bounds compile time at long T."""
+MANY_SCORES = 2**21
+"""Where a block of queries has more scores than this in all rows, CPU takes rows in turn."""
 MASKED = -1e30
 """Added to the score of a hidden key. Finite: a query that sees no key gets a mean, not NaN."""
 FILLER = -1
@@ -107,6 +109,11 @@ class _Plan:
             runs[keys] = _Run(runs[keys].first if keys in runs else first, last, keys, keys - 1)
         return list(runs.values())
 
+    def in_turn(self, rows: int, heads: int) -> bool:
+        """Whether CPU's caches would not hold the scores of a block in all rows and heads."""
+        keys = self.block * max(run.keys for run in self.runs())
+        return rows * heads * keys * self.block > MANY_SCORES
+
     def scan(self, step: Callable, carry: Any, arrays: tuple[jax.Array, ...]) -> tuple[Any, Any]:
         """Runs `step(carry, index, start, count, *blocks) -> carry, outputs` over all blocks.
 
@@ -150,13 +157,14 @@ class _Plan:
 
 
 def _each_head(
-    function: Callable, segment_ids: jax.Array | None, *arrays: jax.Array
+    function: Callable, plan: _Plan, segment_ids: jax.Array | None, *arrays: jax.Array
 ) -> tuple[jax.Array, ...]:
-    """Maps `function(segment_ids [T], *arrays [...])` over rows and key heads, the leading axes.
+    """Maps `function(plan, segment_ids [T], *arrays [...])` over rows and key heads, which lead.
 
-    CPU takes them in turn: its caches then hold the scores, and a row's mask is made once.
+    CPU takes many in turn: its caches then hold the scores, and a row's mask is made once.
     """
-    if jax.default_backend() != "cpu":
+    function, (rows, groups) = partial(function, plan), arrays[0].shape[:2]
+    if jax.default_backend() != "cpu" or not plan.in_turn(rows, groups * plan.sharing):
         return jax.vmap(jax.vmap(function, (None, *(0 for _ in arrays))))(segment_ids, *arrays)
 
     def row(slices: tuple[jax.Array | None, tuple[jax.Array, ...]]) -> tuple[jax.Array, ...]:
@@ -170,20 +178,20 @@ def _attend(
     plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None
 ) -> jax.Array:
     """Takes q `[B, G, blocks, C, K]`, k and v `[B, G, T, K]`, ids `[B, T]`; returns as q."""
-    return _each_head(partial(_forward, plan), segment_ids, q, k, v)[0]
+    return _each_head(_forward, plan, segment_ids, q, k, v)[0]
 
 
 def _attend_forward(
     plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    out, log_sum = _each_head(partial(_forward, plan), segment_ids, q, k, v)
+    out, log_sum = _each_head(_forward, plan, segment_ids, q, k, v)
     return out, (segment_ids, q, k, v, out, log_sum)
 
 
 def _attend_backward(
     plan: _Plan, residuals: tuple[Any, ...], gradient: jax.Array
 ) -> tuple[jax.Array | None, ...]:
-    return *_each_head(partial(_backward, plan), *residuals, gradient), None
+    return *_each_head(_backward, plan, *residuals, gradient), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

@@ -115,7 +115,10 @@ def assert_equals_oracle(function, inputs, mask, tolerance=2e-5, dtype=jnp.float
         (257, 130, 2, False),
     ],
 )
-def test_xla_equals_oracle(length, window, groups, documents):
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_xla_equals_oracle(length, window, groups, documents, in_turn, monkeypatch):
+    if in_turn:
+        monkeypatch.setattr(attention_xla, "MANY_SCORES", 0)
     mask, inputs = AttentionMask(window=window), make_inputs(2, length, groups, documents)
     assert_equals_oracle(
         lambda *args: attention(*args[:3], mask, args[3], implementation="xla"), inputs, mask
@@ -126,7 +129,8 @@ def test_xla_equals_oracle(length, window, groups, documents):
     ("length", "window", "documents"),
     [(150, None, False), (7, 5, True), (257, 5, False), (257, 130, True)],
 )
-def test_xla_without_causality(length, window, documents):
+def test_xla_without_causality(length, window, documents, monkeypatch):
+    monkeypatch.setattr(attention_xla, "MANY_SCORES", 0)
     mask = AttentionMask(causal=False, window=window)
     inputs = make_inputs(1, length, 2, documents)
     assert_equals_oracle(
@@ -137,6 +141,7 @@ def test_xla_without_causality(length, window, documents):
 @pytest.mark.parametrize(("causal", "window"), [(True, None), (True, 150), (False, 150)])
 def test_xla_with_loops_over_blocks(causal, window, monkeypatch):
     monkeypatch.setattr(attention_xla, "MAX_RUNS", 2)
+    monkeypatch.setattr(attention_xla, "MANY_SCORES", 0)
     mask = AttentionMask(causal, window)
     inputs = make_inputs(1, 580, groups=2, documents=True)
     assert_equals_oracle(
@@ -205,13 +210,15 @@ def test_gpu_equals_oracle(mask, documents):
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("implementation", ["xla", "documents as channels"])
-def test_hidden_positions_change_no_bit(mask, implementation):
+@pytest.mark.parametrize("implementation", ["xla", "xla in turn", "documents as channels"])
+def test_hidden_positions_change_no_bit(mask, implementation, monkeypatch):
     """Whatever stands where a position may not look, its output has the same bits."""
     length, middle = 300, 150
+    if implementation == "xla in turn":
+        monkeypatch.setattr(attention_xla, "MANY_SCORES", 0)
     inputs = make_inputs(1, length, groups=2, documents=False)
     segment_ids = np.repeat(np.int32([1, 2, 3]), length // 3)[None, :]
-    if implementation == "xla":
+    if implementation.startswith("xla"):
         attend = partial(attention, mask=mask, implementation="xla")
     else:
         options = {**dataclasses.asdict(mask), "scale": SIZE**-0.5, "fused": False}
