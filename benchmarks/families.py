@@ -17,10 +17,11 @@ Widths of the backbones are chosen to come closest to the flat model's FLOPs per
 of the difference is divided out in the column "t/FLOP", time per FLOP relative to the flat model's.
 """
 
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import jax
@@ -47,6 +48,8 @@ from bytelm.training.sharding import MeshConfig, row_share
 from bytelm.training.step import train_program
 from bytelm.training.timing import RepeatedStep, in_turns, repeated_step
 from bytelm.vocabulary import START
+
+Table = Literal["step", "lengths", "decoding", "pooling", "pooling_quadratic"]
 
 WIDTHS = range(128, 2049, 64)
 """Widths of the backbone to choose from."""
@@ -78,7 +81,7 @@ class Arguments:
     """Bytes in a segment, in the last tables."""
     rounds: int = 5
     """Turns that each contender takes."""
-    tables: tuple[str, ...] = ("step", "lengths", "decoding", "pooling", "pooling_quadratic")
+    tables: tuple[Table, ...] = typing.get_args(Table)
     """Which tables to make."""
 
 
@@ -266,7 +269,7 @@ def pooling_table(
 
 def main(arguments: Arguments) -> None:
     """Measures, and shows the tables."""
-    tables: dict[str, Callable[[Arguments], None]] = {
+    tables: dict[Table, Callable[[Arguments], None]] = {
         "step": step_table,
         "lengths": lengths_table,
         "decoding": decoding_table,

@@ -14,9 +14,10 @@ The gate's bias is set so that just the named share is deleted of random bytes.
 
 import importlib.util
 import os
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,8 @@ from bytelm.training.sharding import MeshConfig
 from bytelm.training.step import train_program
 from bytelm.training.timing import in_turns, repeated_step
 from bytelm.vocabulary import BYTES
+
+Table = Literal["deletion", "step"]
 
 OPTIMIZER = OptimizerConfig()
 
@@ -62,7 +65,7 @@ class Arguments:
     """Shares of the inputs to delete."""
     rounds: int = 5
     """Turns that each contender takes."""
-    tables: tuple[str, ...] = ("deletion", "step")
+    tables: tuple[Table, ...] = typing.get_args(Table)
     """Which tables to make."""
 
     @property
@@ -215,7 +218,10 @@ def torch_step(arguments: Arguments, compiled: bool) -> Callable[[], None]:
 
 def main(arguments: Arguments) -> None:
     """Makes the tables asked for."""
-    tables = {"deletion": deletion_table, "step": step_table}
+    tables: dict[Table, Callable[[Arguments], None]] = {
+        "deletion": deletion_table,
+        "step": step_table,
+    }
     for name in arguments.tables:
         tables[name](arguments)
 

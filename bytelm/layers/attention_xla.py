@@ -21,7 +21,9 @@ BLOCK = 128
 MAX_RUNS = 8
 """Most loops that the blocks are divided into, which bounds compile time at long T."""
 MANY_SCORES = 2**21
-"""Where a block of queries has more scores than this in all rows, CPU takes rows in turn."""
+"""Scores of a block of queries, in all heads of some rows, that a CPU's caches hold."""
+FEW_ROWS = 8
+"""Fewer rows than this are not worth it to be taken together on CPU, unless they are all."""
 MASKED = -1e30
 """Added to the score of a hidden key. Finite: a query that sees no key gets a mean, not NaN."""
 FILLER = -1
@@ -109,10 +111,15 @@ class _Plan:
             runs[keys] = _Run(runs[keys].first if keys in runs else first, last, keys, keys - 1)
         return list(runs.values())
 
-    def in_turn(self, rows: int, heads: int) -> bool:
-        """Whether CPU's caches would not hold the scores of a block in all rows and heads."""
-        keys = self.block * max(run.keys for run in self.runs())
-        return rows * heads * keys * self.block > MANY_SCORES
+    def rows_together(self, rows: int, heads: int) -> int | None:
+        """How many rows are taken at a time, with all their heads; None for head after head."""
+        if jax.default_backend() != "cpu":
+            return rows
+        of_row = heads * self.block * self.block * max(run.keys for run in self.runs())
+        for together in range(rows, 0, -1):
+            if rows % together == 0 and together * of_row <= MANY_SCORES:
+                return together if together == rows or together >= FEW_ROWS else None
+        return None
 
     def scan(self, step: Callable, carry: Any, arrays: tuple[jax.Array, ...]) -> tuple[Any, Any]:
         """Runs `step(carry, index, start, count, *blocks) -> carry, outputs` over all blocks.
@@ -126,8 +133,15 @@ class _Plan:
                 start = jnp.clip(block[0] - run.behind, 0, self.blocks - run.keys) * self.block
                 return step(carry, block[0], start, run.keys * self.block, *block[1:])
 
-            blocks = (jnp.arange(run.first, run.last), *(x[run.first : run.last] for x in arrays))
-            carry, outputs = lax.scan(body, carry, blocks)
+            if run.last == run.first + 1:  # without a loop: faster to trace and to compile
+                carry, outputs = body(
+                    carry, (jnp.int32(run.first), *(x[run.first] for x in arrays))
+                )
+                outputs = jax.tree.map(lambda x: x[None], outputs)
+            else:
+                indices = jnp.arange(run.first, run.last)
+                blocks = (indices, *(x[run.first : run.last] for x in arrays))
+                carry, outputs = lax.scan(body, carry, blocks)
             pieces.append(outputs)
         return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *pieces)
 
@@ -161,16 +175,21 @@ def _each_head(
 ) -> tuple[jax.Array, ...]:
     """Maps `function(plan, segment_ids [T], *arrays [...])` over rows and key heads, which lead.
 
-    CPU takes many in turn: its caches then hold the scores, and a row's mask is made once.
+    CPU takes no more at a time than its caches hold the scores of.
     """
     function, (rows, groups) = partial(function, plan), arrays[0].shape[:2]
-    if jax.default_backend() != "cpu" or not plan.in_turn(rows, groups * plan.sharing):
-        return jax.vmap(jax.vmap(function, (None, *(0 for _ in arrays))))(segment_ids, *arrays)
+    heads = jax.vmap(function, (None, *(0 for _ in arrays)))
+    together = plan.rows_together(rows, groups * plan.sharing)
+    if together == rows:
+        return jax.vmap(heads)(segment_ids, *arrays)
 
     def row(slices: tuple[jax.Array | None, tuple[jax.Array, ...]]) -> tuple[jax.Array, ...]:
-        return lax.map(lambda heads: function(slices[0], *heads), slices[1])
+        if together:
+            return heads(slices[0], *slices[1])
+        # The mask is made outside the loop, once for all heads.
+        return lax.map(lambda of_head: function(slices[0], *of_head), slices[1])
 
-    return lax.map(row, (segment_ids, arrays))
+    return lax.map(row, (segment_ids, arrays), batch_size=together)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

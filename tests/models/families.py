@@ -133,19 +133,8 @@ def split_model(config: ModelConfig) -> tuple[nnx.GraphDef, dict[str, Any]]:
 
 
 @functools.cache
-def forward(config: ModelConfig) -> Callable[[Any, Batch], jax.Array]:
-    """(params, batch) -> logits."""
-    graphdef, _ = split_model(config)
-    return jax.jit(lambda params, batch: nnx.merge(graphdef, params)(batch).logits)
-
-
-@functools.cache
-def backward(config: ModelConfig) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, Any, Any]]:
-    """(params, batch, weights) -> nats, and the gradients of the sum of weights x nats.
-
-    The gradients are those with respect to the parameters, and, `[ROWS, LENGTH]`, to a nudge that
-    is added to the embedding of each position.
-    """
+def passes(config: ModelConfig) -> Callable[[Any, Batch, jax.Array], tuple[Any, ...]]:
+    """(params, batch, weights) -> logits, and what `backward` gives: one program for all laws."""
     graphdef, _ = split_model(config)
     embed = Embedding.__call__
 
@@ -155,16 +144,32 @@ def backward(config: ModelConfig) -> Callable[[Any, Batch, jax.Array], tuple[jax
             return x + nudge[..., None] * jnp.cos(jnp.arange(x.shape[-1]))[None, None, :]
 
         with mock.patch.object(Embedding, "__call__", nudged):
-            nats = nnx.merge(graphdef, params)(batch).nats(batch.targets)
-        return (weights * nats).sum(), nats
+            output = nnx.merge(graphdef, params)(batch)
+        nats = output.nats(batch.targets)
+        return (weights * nats).sum(), (output.logits, nats)
 
     @jax.jit
-    def run(params: Any, batch: Batch, weights: jax.Array) -> tuple[jax.Array, Any, Any]:
+    def run(params: Any, batch: Batch, weights: jax.Array) -> tuple[Any, ...]:
         gradient = jax.grad(weighted, argnums=(0, 1), has_aux=True)
-        (of_params, of_nudge), nats = gradient(params, jnp.zeros_like(weights), batch, weights)
-        return nats, of_params, of_nudge
+        gradients, outputs = gradient(params, jnp.zeros_like(weights), batch, weights)
+        return *outputs, *gradients
 
     return run
+
+
+def forward(config: ModelConfig) -> Callable[[Any, Batch], jax.Array]:
+    """(params, batch) -> logits."""
+    nothing = jnp.zeros((ROWS, LENGTH))
+    return lambda params, batch: passes(config)(params, batch, nothing)[0]
+
+
+def backward(config: ModelConfig) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, Any, Any]]:
+    """(params, batch, weights) -> nats, and the gradients of the sum of weights x nats.
+
+    The gradients are those with respect to the parameters, and, `[ROWS, LENGTH]`, to a nudge that
+    is added to the embedding of each position.
+    """
+    return lambda params, batch, weights: passes(config)(params, batch, weights)[1:]
 
 
 @functools.cache
@@ -175,6 +180,13 @@ def decoder(config: ModelConfig) -> tuple[Any, Callable]:
     return params, jax.jit(
         lambda params, ids, cache, lengths: nnx.merge(graphdef, params).extend(ids, cache, lengths)
     )
+
+
+@functools.cache
+def empty_cache(config: ModelConfig) -> Any:
+    """For `ROWS` rows of `LENGTH` symbols; made by one program, which compiles faster than many."""
+    graphdef, params = split_model(config)
+    return jax.jit(lambda params: nnx.merge(graphdef, params).init_cache(ROWS, LENGTH))(params)
 
 
 def random_rows(seed: int, rows: int = ROWS, length: int = LENGTH) -> Batch:

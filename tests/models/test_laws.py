@@ -5,13 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 from bytelm.config import ExperimentConfig
 from bytelm.training import sharding
 from bytelm.training.checkpoint import Checkpoints
-from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import (
     MeshConfig,
     parameter_shardings,
@@ -26,6 +26,7 @@ from tests.models.families import (
     ROWS,
     backward,
     decoder,
+    empty_cache,
     forward,
     overflows,
     padded,
@@ -147,7 +148,7 @@ def test_padding_is_not_seen_and_breaks_nothing(config):
 def read(config, ids, pieces):
     """Logits of cached decoding, where each piece is (N, lengths) of a call to `extend`."""
     params, extend = decoder(config)
-    cache = nnx.merge(*split_model(config)).init_cache(len(ids), LENGTH)
+    cache = empty_cache(config)
     values = np.zeros((*ids.shape, config.symbols.outputs), np.float32)
     done = np.zeros(len(ids), int)
     for size, lengths in pieces:
@@ -216,7 +217,7 @@ def test_no_parameter_has_a_weak_type(config):
 )
 def test_a_resumed_run_goes_on_bit_for_bit(name, tmp_path):
     config, mesh = FAMILIES[name], single_device_mesh()
-    optimizer = OptimizerConfig().build(4)
+    optimizer = optax.sgd(0.1, momentum=0.9)
     batches = [place_batch(random_rows(17 + step), mesh) for step in range(3)]
 
     def steps(program, state, batches):
