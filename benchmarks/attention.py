@@ -34,7 +34,7 @@ class Shape:
         return f"B {self.rows}, T {self.length}" + (f", W {self.window}" if self.window else "")
 
 
-SHAPES = (Shape(8, 1024, None), Shape(1, 8192, 512))
+SHAPES = (Shape(8, 256, None), Shape(8, 1024, None), Shape(1, 8192, 512))
 HEADS, SIZE = 4, 64
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -59,7 +59,7 @@ def compile_step(attend: Attend, shape: Shape) -> tuple[Callable[[], object], in
     dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     arrays = (shape.rows, shape.length, HEADS, SIZE)
     q, k, v, weights = jax.random.normal(jax.random.key(0), (4, *arrays), dtype)
-    ids = jnp.broadcast_to(1 + jnp.arange(shape.length) // 700, arrays[:2])
+    ids = jnp.broadcast_to(1 + 4 * jnp.arange(shape.length) // shape.length, arrays[:2])
 
     def loss(
         q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, weights: jax.Array
@@ -72,7 +72,7 @@ def compile_step(attend: Attend, shape: Shape) -> tuple[Callable[[], object], in
     return lambda: jax.block_until_ready(step(q, k, v, ids, weights)), memory.temp_size_in_bytes
 
 
-def main(shapes: tuple[int, ...] = (0, 1), rounds: int = 5) -> None:
+def main(shapes: tuple[int, ...] = tuple(range(len(SHAPES))), rounds: int = 5) -> None:
     """Measures attention.
 
     Args:
