@@ -49,6 +49,7 @@ from bytelm.training.step import train_program
 from bytelm.training.timing import RepeatedStep, in_turns, repeated_step
 from bytelm.vocabulary import START
 
+Contender = Literal["flat, window", "megabyte", "spacebyte", "hat", "hat2"]
 Table = Literal["step", "lengths", "decoding", "pooling", "pooling_quadratic"]
 
 WIDTHS = range(128, 2049, 64)
@@ -75,6 +76,8 @@ class Arguments:
     """Bytes decoded in a run."""
     parameters: float = 20e6
     """Parameters of each model that decodes."""
+    contenders: tuple[Contender, ...] = typing.get_args(Contender)
+    """Models to measure beside the flat one, in the first three tables."""
     pooled_lengths: tuple[int, ...] = (2048, 8192)
     """Symbols in a row, and in a step, in the fourth table; the first of them in the fifth."""
     shortening: tuple[int, ...] = (2, 4)
@@ -90,8 +93,7 @@ def families(arguments: Arguments) -> dict[str, Callable[[int], ModelConfig]]:
     depth, local = arguments.depth, 3 * arguments.width // 4
     levels = {"local_width": local, "global_depth": depth, "bytes_per_patch": ROOM}
     halves = {**levels, "encoder_depth": depth // 2, "decoder_depth": depth // 2}
-    return {
-        "flat": lambda width: TransformerConfig(width=width, depth=depth),
+    contenders: dict[Contender, Callable[[int], ModelConfig]] = {
         "flat, window": lambda width: TransformerConfig(width=width, depth=depth, window=local),
         "megabyte": lambda width: MegaByteConfig(
             **levels | {"bytes_per_patch": None}, local_depth=depth, global_width=width
@@ -102,6 +104,8 @@ def families(arguments: Arguments) -> dict[str, Callable[[int], ModelConfig]]:
         "hat": lambda width: HATConfig(**halves, global_width=width),
         "hat2": lambda width: HAT2Config(**halves, global_width=width, window=local),
     }
+    chosen = {name: contenders[name] for name in arguments.contenders}
+    return {"flat": lambda width: TransformerConfig(width=width, depth=depth), **chosen}
 
 
 def flops_per_byte(config: ModelConfig, length: int) -> float:
