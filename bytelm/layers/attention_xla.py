@@ -20,10 +20,10 @@ BLOCK = 128
 """Most positions in a block of queries."""
 MAX_RUNS = 8
 """Most loops that the blocks are divided into, which bounds compile time at long T."""
-MANY_SCORES = 2**21
-"""Scores of a block of queries, in all heads of some rows, that a CPU's caches hold."""
+CACHED_SCORES = 2**21
+"""Scores of a block of queries, over rows and heads, that a CPU's caches hold."""
 FEW_ROWS = 8
-"""Fewer rows than this are not worth it to be taken together on CPU, unless they are all."""
+"""Fewer rows at a time than this are no faster on CPU than head after head, unless they are all."""
 MASKED = -1e30
 """Added to the score of a hidden key. Finite: a query that sees no key gets a mean, not NaN."""
 FILLER = -1
@@ -117,7 +117,7 @@ class _Plan:
             return rows
         of_row = heads * self.block * self.block * max(run.keys for run in self.runs())
         for together in range(rows, 0, -1):
-            if rows % together == 0 and together * of_row <= MANY_SCORES:
+            if rows % together == 0 and together * of_row <= CACHED_SCORES:
                 return together if together == rows or together >= FEW_ROWS else None
         return None
 

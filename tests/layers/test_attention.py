@@ -118,7 +118,7 @@ def assert_equals_oracle(function, inputs, mask, tolerance=2e-5, dtype=jnp.float
 @pytest.mark.parametrize("in_turn", [True, False])
 def test_xla_equals_oracle(length, window, groups, documents, in_turn, monkeypatch):
     if in_turn:
-        monkeypatch.setattr(attention_xla, "MANY_SCORES", 0)
+        monkeypatch.setattr(attention_xla, "CACHED_SCORES", 0)
     mask, inputs = AttentionMask(window=window), make_inputs(2, length, groups, documents)
     assert_equals_oracle(
         lambda *args: attention(*args[:3], mask, args[3], implementation="xla"), inputs, mask
@@ -130,9 +130,24 @@ def test_xla_equals_oracle(length, window, groups, documents, in_turn, monkeypat
     [(150, None, False), (7, 5, True), (257, 5, False), (257, 130, True)],
 )
 def test_xla_without_causality(length, window, documents, monkeypatch):
-    monkeypatch.setattr(attention_xla, "MANY_SCORES", 0)
+    monkeypatch.setattr(attention_xla, "CACHED_SCORES", 0)
     mask = AttentionMask(causal=False, window=window)
     inputs = make_inputs(1, length, 2, documents)
+    assert_equals_oracle(
+        lambda *args: attention(*args[:3], mask, args[3], implementation="xla"), inputs, mask
+    )
+
+
+@pytest.mark.parametrize("documents", [True, False])
+def test_xla_with_some_rows_at_a_time(documents, monkeypatch):
+    length, window = 200, 130
+    block, keys = 104, 208
+    monkeypatch.setattr(attention_xla, "CACHED_SCORES", 3 * HEADS * block * keys)
+    monkeypatch.setattr(attention_xla, "FEW_ROWS", 2)
+    plan = attention_xla._Plan(2, block, 2, True, window, 1.0)
+    # Three rows find room: of four rows two are taken, of five none beside another.
+    assert [plan.rows_together(rows, HEADS) for rows in (1, 3, 4, 5, 6)] == [1, 3, 2, None, 3]
+    mask, inputs = AttentionMask(window=window), make_inputs(4, length, 2, documents)
     assert_equals_oracle(
         lambda *args: attention(*args[:3], mask, args[3], implementation="xla"), inputs, mask
     )
@@ -141,7 +156,7 @@ def test_xla_without_causality(length, window, documents, monkeypatch):
 @pytest.mark.parametrize(("causal", "window"), [(True, None), (True, 150), (False, 150)])
 def test_xla_with_loops_over_blocks(causal, window, monkeypatch):
     monkeypatch.setattr(attention_xla, "MAX_RUNS", 2)
-    monkeypatch.setattr(attention_xla, "MANY_SCORES", 0)
+    monkeypatch.setattr(attention_xla, "CACHED_SCORES", 0)
     mask = AttentionMask(causal, window)
     inputs = make_inputs(1, 580, groups=2, documents=True)
     assert_equals_oracle(
@@ -215,7 +230,7 @@ def test_hidden_positions_change_no_bit(mask, implementation, monkeypatch):
     """Whatever stands where a position may not look, its output has the same bits."""
     length, middle = 300, 150
     if implementation == "xla in turn":
-        monkeypatch.setattr(attention_xla, "MANY_SCORES", 0)
+        monkeypatch.setattr(attention_xla, "CACHED_SCORES", 0)
     inputs = make_inputs(1, length, groups=2, documents=False)
     segment_ids = np.repeat(np.int32([1, 2, 3]), length // 3)[None, :]
     if implementation.startswith("xla"):
@@ -255,9 +270,14 @@ def test_gradient_reaches_only_what_is_seen(causal, window):
         np.testing.assert_array_equal(reached, np.arange(first, last + 1))
 
 
-@pytest.mark.parametrize(("causal", "window"), [(True, None), (True, 64), (False, 64)])
-def test_memory_is_linear_in_length(causal, window, monkeypatch):
+@pytest.mark.parametrize(
+    ("causal", "window", "in_turn"),
+    [(True, None, False), (True, None, True), (True, 64, False), (False, 64, True)],
+)
+def test_memory_is_linear_in_length(causal, window, in_turn, monkeypatch):
     monkeypatch.setattr(attention_xla, "MAX_RUNS", 2)
+    if in_turn:
+        monkeypatch.setattr(attention_xla, "CACHED_SCORES", 0)
 
     def temporary_bytes(length):
         def loss(q, k, v, segment_ids):

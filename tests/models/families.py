@@ -133,8 +133,19 @@ def split_model(config: ModelConfig) -> tuple[nnx.GraphDef, dict[str, Any]]:
 
 
 @functools.cache
-def passes(config: ModelConfig) -> Callable[[Any, Batch, jax.Array], tuple[Any, ...]]:
-    """(params, batch, weights) -> logits, and what `backward` gives: one program for all laws."""
+def forward(config: ModelConfig) -> Callable[[Any, Batch], jax.Array]:
+    """(params, batch) -> logits."""
+    graphdef, _ = split_model(config)
+    return jax.jit(lambda params, batch: nnx.merge(graphdef, params)(batch).logits)
+
+
+@functools.cache
+def backward(config: ModelConfig) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, Any, Any]]:
+    """(params, batch, weights) -> nats, and the gradients of the sum of weights x nats.
+
+    The gradients are those with respect to the parameters, and, `[ROWS, LENGTH]`, to a nudge that
+    is added to the embedding of each position.
+    """
     graphdef, _ = split_model(config)
     embed = Embedding.__call__
 
@@ -144,32 +155,16 @@ def passes(config: ModelConfig) -> Callable[[Any, Batch, jax.Array], tuple[Any, 
             return x + nudge[..., None] * jnp.cos(jnp.arange(x.shape[-1]))[None, None, :]
 
         with mock.patch.object(Embedding, "__call__", nudged):
-            output = nnx.merge(graphdef, params)(batch)
-        nats = output.nats(batch.targets)
-        return (weights * nats).sum(), (output.logits, nats)
+            nats = nnx.merge(graphdef, params)(batch).nats(batch.targets)
+        return (weights * nats).sum(), nats
 
     @jax.jit
-    def run(params: Any, batch: Batch, weights: jax.Array) -> tuple[Any, ...]:
+    def run(params: Any, batch: Batch, weights: jax.Array) -> tuple[jax.Array, Any, Any]:
         gradient = jax.grad(weighted, argnums=(0, 1), has_aux=True)
-        gradients, outputs = gradient(params, jnp.zeros_like(weights), batch, weights)
-        return *outputs, *gradients
+        (of_params, of_nudge), nats = gradient(params, jnp.zeros_like(weights), batch, weights)
+        return nats, of_params, of_nudge
 
     return run
-
-
-def forward(config: ModelConfig) -> Callable[[Any, Batch], jax.Array]:
-    """(params, batch) -> logits."""
-    nothing = jnp.zeros((ROWS, LENGTH))
-    return lambda params, batch: passes(config)(params, batch, nothing)[0]
-
-
-def backward(config: ModelConfig) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, Any, Any]]:
-    """(params, batch, weights) -> nats, and the gradients of the sum of weights x nats.
-
-    The gradients are those with respect to the parameters, and, `[ROWS, LENGTH]`, to a nudge that
-    is added to the embedding of each position.
-    """
-    return lambda params, batch, weights: passes(config)(params, batch, weights)[1:]
 
 
 @functools.cache

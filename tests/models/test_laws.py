@@ -5,13 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
 from bytelm.config import ExperimentConfig
 from bytelm.training import sharding
 from bytelm.training.checkpoint import Checkpoints
+from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import (
     MeshConfig,
     parameter_shardings,
@@ -217,7 +217,7 @@ def test_no_parameter_has_a_weak_type(config):
 )
 def test_a_resumed_run_goes_on_bit_for_bit(name, tmp_path):
     config, mesh = FAMILIES[name], single_device_mesh()
-    optimizer = optax.sgd(0.1, momentum=0.9)
+    optimizer = OptimizerConfig().build(4)
     batches = [place_batch(random_rows(17 + step), mesh) for step in range(3)]
 
     def steps(program, state, batches):
