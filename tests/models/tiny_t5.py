@@ -1,6 +1,11 @@
 """A tiny ByT5 and MrT5 as their files have them: config.json and tensors of random bits."""
 
+import json
+
 import numpy as np
+from safetensors.numpy import save_file
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 BYT5 = {
     "architectures": ["T5ForConditionalGeneration"],
@@ -76,3 +81,11 @@ def assert_same(found, wanted):
         assert found[name].dtype == np.float32
         assert found[name].shape == tensor.shape, name
         np.testing.assert_array_equal(found[name].view(np.uint32), tensor.view(np.uint32), name)
+
+
+def write_folder(path, saved=BYT5, tensors=None):
+    """A folder as `save_pretrained` writes it."""
+    path.mkdir()
+    (path / CONFIG).write_text(json.dumps(saved))
+    save_file(weights(saved) if tensors is None else tensors, path / WEIGHTS)
+    return path
