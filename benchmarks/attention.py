@@ -15,6 +15,7 @@ import tyro
 
 from benchmarks.tables import show
 from bytelm.layers.attention import AttentionMask, attention
+from bytelm.training import host_memory
 from bytelm.training.timing import in_turns
 
 MATRIX = 2048
@@ -79,6 +80,7 @@ def main(shapes: tuple[int, ...] = tuple(range(len(SHAPES))), rounds: int = 5) -
         shapes: positions in the list of shapes.
         rounds: timed calls of each contender.
     """
+    host_memory.keep()
     matrix = jnp.ones((MATRIX, MATRIX))
     multiply = jax.jit(jnp.matmul)
     table = []

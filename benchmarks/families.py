@@ -43,6 +43,7 @@ from bytelm.models.hat2 import HAT2Config
 from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
+from bytelm.training import host_memory
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import MeshConfig, row_share
 from bytelm.training.step import train_program
@@ -282,6 +283,7 @@ def main(arguments: Arguments) -> None:
             pooling_table, attention="reference", lengths=arguments.pooled_lengths[:1]
         ),
     }
+    host_memory.keep()
     for name in arguments.tables:
         tables[name](arguments)
 

@@ -32,6 +32,7 @@ from bytelm.models import Batch
 from bytelm.models.byt5 import ByT5Config
 from bytelm.models.encoder_decoder import VOCABULARY
 from bytelm.models.mrt5 import MrT5Config
+from bytelm.training import host_memory
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import MeshConfig
 from bytelm.training.step import train_program
@@ -222,6 +223,7 @@ def main(arguments: Arguments) -> None:
         "deletion": deletion_table,
         "step": step_table,
     }
+    host_memory.keep()
     for name in arguments.tables:
         tables[name](arguments)
 

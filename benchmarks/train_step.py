@@ -22,6 +22,7 @@ from benchmarks.tables import show
 from bytelm.models import Batch
 from bytelm.models.contract import ComputeDtype
 from bytelm.models.transformer import TransformerConfig
+from bytelm.training import host_memory
 from bytelm.training.hardware import peak_flops
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import MeshConfig
@@ -166,6 +167,7 @@ def main(shapes: tuple[str, ...] = (), rounds: int = 5, torch: bool = True) -> N
         rounds: timed steps of each contender.
         torch: whether PyTorch takes part if it is installed.
     """
+    host_memory.keep()
     choices: dict[str, tuple[Shape, ...]] = dict(SHAPES)
     for name, group in SHAPES.items():
         choices |= {f"{name}{index}": (shape,) for index, shape in enumerate(group)}

@@ -62,10 +62,11 @@ def train_command(arguments: Sequence[str]) -> int:
     if command.print_config:
         print(to_json(command.config), end="")
         return 0
-    from bytelm.training import distributed
+    from bytelm.training import distributed, host_memory
 
     if command.distributed or command.coordinator:
         distributed.join(command.coordinator, command.num_processes, command.process_id)
+    host_memory.keep()
     import jax
 
     from bytelm.training.loop import train
@@ -140,6 +141,7 @@ def eval_command(arguments: Sequence[str]) -> int:
     from bytelm.data.documents import Documents, check_split
     from bytelm.evaluation.report import evaluate, print_report, write_report
     from bytelm.evaluation.targets import evaluate_targets, print_target_report
+    from bytelm.training import host_memory
 
     # The checkpoint's config is the default of the options, so it is needed to read them.
     first = argparse.ArgumentParser("eval", add_help=False, allow_abbrev=False)
@@ -150,6 +152,7 @@ def eval_command(arguments: Sequence[str]) -> int:
         if {"-h", "--help"} & set(arguments):
             parse(EvalCommand, arguments, "eval", EvalCommand(DataConfig(), Path("RUN")))
         raise UserError("name the run to evaluate: --checkpoint RUN.")
+    host_memory.keep()
     loaded = load(known.checkpoint, known.step)
     trained_on = loaded.config.data
     command = parse(EvalCommand, arguments, "eval", EvalCommand(trained_on, known.checkpoint))
@@ -233,9 +236,11 @@ def ablate_command(arguments: Sequence[str]) -> int:
     if name is None:
         raise UserError(f"name an ablation first: one of {', '.join(ablation_names())}.")
     from bytelm.comparison.ablation import AblateCommand, Ablation, run_ablation
+    from bytelm.training import host_memory
 
     ablation = run_file(find_file(name, "ablation", ablation_names()), "ablation", Ablation)
     command = parse(AblateCommand, rest, f"ablate {name}", AblateCommand(ablation.base))
+    host_memory.keep()
     return run_ablation(
         dataclasses.replace(ablation, base=command.config),
         command.output or Path("runs/ablations") / Path(name).stem,
@@ -302,6 +307,7 @@ def compare_command(arguments: Sequence[str]) -> int:
         raise UserError(f"name a comparison first: one of {', '.join(comparison_names())}.")
     from bytelm.comparison.compare import CompareCommand, Plan, run_comparison
     from bytelm.comparison.comparison import Comparison
+    from bytelm.training import host_memory
 
     path = find_file(name, "comparison", comparison_names())
     comparison = run_file(path, "comparison", Comparison)
@@ -311,6 +317,7 @@ def compare_command(arguments: Sequence[str]) -> int:
         plan = Plan(comparison, output, command.root)
         print(f"{len(plan.sweep)} {plan.count()}")
         return 0
+    host_memory.keep()
     return run_comparison(comparison, output, root=command.root, task=command.task)
 
 
@@ -340,8 +347,10 @@ def profile_command(arguments: Sequence[str]) -> int:
     if preset is None:
         raise UserError(f"name a preset first: one of {', '.join(preset_names())}.")
     command = parse(ProfileCommand, rest, f"profile {preset}", ProfileCommand(load_preset(preset)))
+    from bytelm.training import host_memory
     from bytelm.training.profile import profile
 
+    host_memory.keep()
     profile(command.config, command.trace_dir, command.steps)
     return 0
 

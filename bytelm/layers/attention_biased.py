@@ -131,14 +131,14 @@ def _outputs(
     """
     blocks = jnp.arange(q.shape[2])
 
-    def head(q: jax.Array, k: jax.Array, v: jax.Array, windows: jax.Array | None) -> Any:
+    def head(q: jax.Array, k: jax.Array, v_t: jax.Array, windows: jax.Array | None) -> Any:
         if windows is None or windows.ndim == 2:
             row = partial(_forward, softmax1, _starts(q), windows)
-            return _each(row, in_turn, keys_bias, q, k, v)
+            return _each(row, in_turn, keys_bias, q, k, v_t)
         row = partial(_forward, softmax1, blocks * k.shape[1])
-        return _each(row, in_turn, windows, keys_bias, q, k, v)
+        return _each(row, in_turn, windows, keys_bias, q, k, v_t)
 
-    return _each(head, in_turn, q, k, v, windows)
+    return _each(head, in_turn, q, k, v.swapaxes(2, 3), windows)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -178,10 +178,10 @@ def _attend_backward(
         d_windows, gradients = jax.vmap(partial(row, zeros))((keys_bias, *of_rows))
         return jax.tree.map(lambda x: x.sum(axis=0), d_windows), gradients
 
-    d_windows, (dq, dk, dv, d_keys_bias) = _each(
-        head, in_turn, windows, q, k, v, *outputs, gradient
+    d_windows, (dq_t, dk, dv, d_keys_bias) = _each(
+        head, in_turn, windows, q, k, k.swapaxes(2, 3), v, *outputs, gradient
     )
-    return dq, dk, dv, d_windows, d_keys_bias.sum(axis=0)
+    return dq_t.swapaxes(3, 4), dk, dv, d_windows, d_keys_bias.sum(axis=0)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -210,7 +210,7 @@ def _forward(
     keys_bias: jax.Array,
     q: jax.Array,
     k: jax.Array,
-    v: jax.Array,
+    v_t: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One row of one head, whose blocks' windows start there: `[N, C, K]`, and twice `[N, C]`."""
 
@@ -222,7 +222,7 @@ def _forward(
         weights = jnp.exp(scores - top[None, :])
         total = weights.sum(axis=0)
         total = total + jnp.exp(-top) if softmax1 else total
-        out = matrix_product(v, weights.astype(v.dtype), (0, 0)) / total[None, :]
+        out = matrix_product(v_t, weights.astype(v_t.dtype), (1, 0)) / total[None, :]
         return None, (out.T.astype(q.dtype), top, total)
 
     return lax.scan(step, None, (starts, q))[1]
@@ -234,6 +234,7 @@ def _backward(
     keys_bias: jax.Array,
     q: jax.Array,
     k: jax.Array,
+    k_t: jax.Array,
     v: jax.Array,
     out: jax.Array,
     top: jax.Array,
@@ -255,11 +256,11 @@ def _backward(
         d_scores = d_scores.astype(q.dtype)
         dk += matrix_product(d_scores, q, (1, 0))
         dv += matrix_product(weights.astype(q.dtype), gradient, (1, 0))
-        dq = matrix_product(k, d_scores, (0, 0)).T.astype(q.dtype)
-        return (dk, dv, d_keys_bias, d_windows), dq
+        dq_t = matrix_product(k_t, d_scores, (1, 0)).astype(q.dtype)
+        return (dk, dv, d_keys_bias, d_windows), dq_t
 
     zeros = jnp.zeros(k.shape, jnp.float32)
     totals = (zeros, zeros, jnp.zeros(len(k)), d_windows)
     blocks = (_starts(q), q, out, top, total, gradient)
-    (dk, dv, d_keys_bias, d_windows), dq = lax.scan(step, totals, blocks)
-    return d_windows, (dq, dk.astype(k.dtype), dv.astype(v.dtype), d_keys_bias)
+    (dk, dv, d_keys_bias, d_windows), dq_t = lax.scan(step, totals, blocks)
+    return d_windows, (dq_t, dk.astype(k.dtype), dv.astype(v.dtype), d_keys_bias)

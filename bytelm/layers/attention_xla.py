@@ -182,14 +182,18 @@ def _each_head(
     together = plan.rows_together(rows, groups * plan.sharing)
     if together == rows:
         return jax.vmap(heads)(segment_ids, *arrays)
+    if together:
+        return lax.map(lambda x: heads(x[0], *x[1]), (segment_ids, arrays), batch_size=together)
 
-    def row(slices: tuple[jax.Array | None, tuple[jax.Array, ...]]) -> tuple[jax.Array, ...]:
-        if together:
-            return heads(slices[0], *slices[1])
-        # The mask is made outside the loop, once for all heads.
-        return lax.map(lambda of_head: function(slices[0], *of_head), slices[1])
+    def row(index: jax.Array) -> tuple[jax.Array, ...]:
+        # The mask is made once for all heads of a row; heads are read where they lie, without a
+        # copy of the row before that of the head.
+        ids = None if segment_ids is None else segment_ids[index]
+        return lax.map(
+            lambda head: function(ids, *(x[index, head] for x in arrays)), jnp.arange(groups)
+        )
 
-    return lax.map(row, (segment_ids, arrays), batch_size=together)
+    return lax.map(row, jnp.arange(rows))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -197,20 +201,24 @@ def _attend(
     plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None
 ) -> jax.Array:
     """Takes q `[B, G, blocks, C, K]`, k and v `[B, G, T, K]`, ids `[B, T]`; returns as q."""
-    return _each_head(_forward, plan, segment_ids, q, k, v)[0]
+    return _each_head(_forward, plan, segment_ids, q, k, v.swapaxes(2, 3))[0]
 
 
 def _attend_forward(
     plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    out, log_sum = _each_head(_forward, plan, segment_ids, q, k, v)
+    out, log_sum = _each_head(_forward, plan, segment_ids, q, k, v.swapaxes(2, 3))
     return out, (segment_ids, q, k, v, out, log_sum)
 
 
 def _attend_backward(
     plan: _Plan, residuals: tuple[Any, ...], gradient: jax.Array
 ) -> tuple[jax.Array | None, ...]:
-    return *_each_head(_backward, plan, *residuals, gradient), None
+    segment_ids, q, k, *others = residuals
+    dq_t, dk, dv = _each_head(
+        _backward, plan, segment_ids, q, k, k.swapaxes(2, 3), *others, gradient
+    )
+    return dq_t.swapaxes(3, 4), dk, dv, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -224,12 +232,13 @@ def _forward(
     def step(
         _: None, index: jax.Array, start: jax.Array, count: int, q: jax.Array
     ) -> tuple[None, tuple[jax.Array, jax.Array]]:
-        keys, values = (lax.dynamic_slice_in_dim(x, start, count) for x in (k, v))
+        keys = lax.dynamic_slice_in_dim(k, start, count)
+        values = lax.dynamic_slice_in_dim(v, start, count, axis=1)
         scores = plan.scores(q, keys, segment_ids, index, start)
         top = scores.max(axis=0)
         weights = jnp.exp(scores - top[None, :])
         total = weights.sum(axis=0)
-        out = matrix_product(values, weights.astype(v.dtype), (0, 0)) / total[None, :]
+        out = matrix_product(values, weights.astype(v.dtype), (1, 0)) / total[None, :]
         return None, (out.T.astype(q.dtype), top + jnp.log(total))
 
     return plan.scan(step, None, (q,))[1]
@@ -240,6 +249,7 @@ def _backward(
     segment_ids: jax.Array | None,
     q: jax.Array,
     k: jax.Array,
+    k_t: jax.Array,
     v: jax.Array,
     out: jax.Array,
     log_sum: jax.Array,
@@ -258,6 +268,7 @@ def _backward(
         gradient: jax.Array,
     ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         keys, values = (lax.dynamic_slice_in_dim(x, start, count) for x in (k, v))
+        keys_t = lax.dynamic_slice_in_dim(k_t, start, count, axis=1)
         weights = jnp.exp(plan.scores(q, keys, segment_ids, index, start) - log_sum[None, :])
         shift = (out.astype(jnp.float32) * gradient).sum(axis=-1)
         d_weights = matrix_product(values, gradient, (1, 1))
@@ -266,7 +277,7 @@ def _backward(
         d_values = _add_at(
             totals[1], start, matrix_product(weights.astype(q.dtype), gradient, (1, 0))
         )
-        return (d_keys, d_values), matrix_product(keys, d_scores, (0, 0)).T.astype(q.dtype)
+        return (d_keys, d_values), matrix_product(keys_t, d_scores, (1, 0)).astype(q.dtype)
 
     zeros = jnp.zeros(k.shape, jnp.float32)
     (dk, dv), dq = plan.scan(step, (zeros, zeros), (q, out, log_sum, gradient))
