@@ -18,6 +18,8 @@ from jax import lax
 
 BLOCK = 128
 """Most positions in a block of queries."""
+ALIGNMENT = 8
+"""The keys behind a block, of a window, are a multiple of so many."""
 MAX_RUNS = 8
 """Most loops that the blocks are divided into, which bounds compile time at long T."""
 CACHED_SCORES = 2**21
@@ -78,7 +80,7 @@ def fill_last_block(
 class _Run:
     """The query blocks `first` to `last - 1`.
 
-    Each meets `keys` blocks of keys, of which `behind` come before its own.
+    Each meets `keys` keys, of which `behind` come before its own positions, as far as there are.
     """
 
     first: int
@@ -100,22 +102,24 @@ class _Plan:
 
     def runs(self) -> list[_Run]:
         """The blocks in order, divided into runs that each become one loop."""
-        reach = self.blocks if self.window is None else 1 + -(-(self.window - 1) // self.block)
+        length = self.blocks * self.block
+        behind = length if self.window is None else ALIGNMENT * -(-(self.window - 1) // ALIGNMENT)
         if not self.causal:
-            return [_Run(0, self.blocks, min(2 * reach - 1, self.blocks), reach - 1)]
+            return [_Run(0, self.blocks, min(self.block + 2 * behind, length), behind)]
         count = min(self.blocks, MAX_RUNS)
         runs: dict[int, _Run] = {}
         for run in range(count):
             first, last = self.blocks * run // count, self.blocks * (run + 1) // count
-            keys = min(reach, last)
-            runs[keys] = _Run(runs[keys].first if keys in runs else first, last, keys, keys - 1)
+            keys = min(self.block + behind, last * self.block)
+            first = runs[keys].first if keys in runs else first
+            runs[keys] = _Run(first, last, keys, keys - self.block)
         return list(runs.values())
 
     def rows_together(self, rows: int, heads: int) -> int | None:
         """How many rows are taken at a time, with all their heads; None for head after head."""
         if jax.default_backend() != "cpu":
             return rows
-        of_row = heads * self.block * self.block * max(run.keys for run in self.runs())
+        of_row = heads * self.block * max(run.keys for run in self.runs())
         for together in range(rows, 0, -1):
             if rows % together == 0 and together * of_row <= CACHED_SCORES:
                 return together if together == rows or together >= FEW_ROWS else None
@@ -130,8 +134,9 @@ class _Plan:
         for run in self.runs():
 
             def body(carry: Any, block: tuple[jax.Array, ...], run: _Run = run) -> tuple[Any, Any]:
-                start = jnp.clip(block[0] - run.behind, 0, self.blocks - run.keys) * self.block
-                return step(carry, block[0], start, run.keys * self.block, *block[1:])
+                last_start = self.blocks * self.block - run.keys
+                start = jnp.clip(block[0] * self.block - run.behind, 0, last_start)
+                return step(carry, block[0], start, run.keys, *block[1:])
 
             if run.last == run.first + 1:  # without a loop: faster to trace and to compile
                 carry, outputs = body(
