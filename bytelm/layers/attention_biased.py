@@ -8,7 +8,6 @@ the backward pass makes the weights again, and keys come first.
 Shapes: B = rows, T = queries, S = keys, H = heads, K = head size, N = blocks of queries.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bytelm.layers.attention_xla import BLOCK, matrix_product
+from bytelm.layers.attention_xla import BLOCK, matrix_product, zero_of
 
 MANY_SCORES = 2**17
 """Rows with more scores than this are taken in turn on CPU, a block of queries at a time."""
@@ -97,21 +96,14 @@ def biased_attention(
     block = query_block(queries, k.shape[1], heads)
     q = jnp.pad(q, ((0, 0), (0, -queries % block), (0, 0), (0, 0)))
     q = q.reshape(rows, -1, block, heads, size).transpose(3, 0, 1, 2, 4)
-    k, v = (x.transpose(2, 0, 1, 3) for x in (k, v))
-    keys_bias = jnp.zeros(k.shape[1:3]) if keys_bias is None else keys_bias
+    k, v = (jnp.transpose(x, (2, 0, 1, 3)) for x in (k, v))
+    keys_bias = jnp.zeros(k.shape[1:3]) if keys_bias is None else jnp.asarray(keys_bias)
     in_turn = _in_turn(queries, k.shape[2], heads)
     if windows is not None and windows.ndim == 4:
         out = _outputs(softmax1, in_turn, q, k, v, windows, keys_bias)[0]
     else:
         out = _attend(softmax1, in_turn, q, k, v, windows, keys_bias)
     return out.transpose(1, 2, 3, 0, 4).reshape(rows, -1, heads, size)[:, :queries]
-
-
-def _each(function: Callable, in_turn: bool, *arrays: Any) -> Any:
-    """Maps over the leading axis of all arrays."""
-    if in_turn:
-        return lax.map(lambda slices: function(*slices), arrays)
-    return jax.vmap(function)(*arrays)
 
 
 def _outputs(
@@ -129,16 +121,24 @@ def _outputs(
     score and the sum. The two stay apart: where all keys are masked, the score would swallow the
     sum.
     """
-    blocks = jnp.arange(q.shape[2])
+    (heads, rows, blocks), v_t = q.shape[:3], v.swapaxes(2, 3)
+    of_rows = windows is not None and windows.ndim == 4
+    starts = jnp.arange(blocks) * k.shape[2] + zero_of(q) if of_rows else _starts(q)
+    one = partial(_forward, softmax1, starts)
+    if not in_turn:
+        rows_of_head = jax.vmap(one, (0 if of_rows else None, 0, 0, 0, 0))
+        return jax.vmap(rows_of_head, (0, None, 0, 0, 0))(windows, keys_bias, q, k, v_t)
 
-    def head(q: jax.Array, k: jax.Array, v_t: jax.Array, windows: jax.Array | None) -> Any:
-        if windows is None or windows.ndim == 2:
-            row = partial(_forward, softmax1, _starts(q), windows)
-            return _each(row, in_turn, keys_bias, q, k, v_t)
-        row = partial(_forward, softmax1, blocks * k.shape[1])
-        return _each(row, in_turn, windows, keys_bias, q, k, v_t)
+    def head(h: jax.Array) -> Any:
+        of_head = None if windows is None or of_rows else windows[h]
 
-    return _each(head, in_turn, q, k, v.swapaxes(2, 3), windows)
+        def row(b: jax.Array) -> Any:
+            own = of_head if windows is None or not of_rows else windows[h, b]
+            return one(own, keys_bias[b], q[h, b], k[h, b], v_t[h, b])
+
+        return lax.map(row, jnp.arange(rows))
+
+    return lax.map(head, jnp.arange(heads))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -166,21 +166,27 @@ def _attend_backward(
     softmax1: bool, in_turn: bool, residuals: tuple[Any, ...], gradient: jax.Array
 ) -> tuple[jax.Array | None, ...]:
     q, k, v, windows, keys_bias, *outputs = residuals
+    arrays = (q, k, k.swapaxes(2, 3), v, *outputs, gradient)
+    zeros = None if windows is None else jnp.zeros_like(windows[0])
+    one = partial(_backward, _starts(q))
+    if in_turn:
 
-    def head(windows: jax.Array | None, *of_rows: jax.Array) -> Any:
-        zeros = None if windows is None else jnp.zeros_like(windows)
+        def head(h: jax.Array) -> Any:
+            own = None if windows is None else windows[h]
 
-        def row(d_windows: jax.Array | None, arrays: tuple[jax.Array, ...]) -> Any:
-            return _backward(d_windows, windows, *arrays)
+            def row(d_windows: jax.Array | None, b: jax.Array) -> Any:
+                return one(d_windows, own, keys_bias[b], *(x[h, b] for x in arrays))
 
-        if in_turn:
-            return lax.scan(row, zeros, (keys_bias, *of_rows))
-        d_windows, gradients = jax.vmap(partial(row, zeros))((keys_bias, *of_rows))
-        return jax.tree.map(lambda x: x.sum(axis=0), d_windows), gradients
+            return lax.scan(row, zeros, jnp.arange(q.shape[1]))
 
-    d_windows, (dq_t, dk, dv, d_keys_bias) = _each(
-        head, in_turn, windows, q, k, k.swapaxes(2, 3), v, *outputs, gradient
-    )
+        d_windows, gradients = lax.map(head, jnp.arange(len(q)))
+    else:
+        each = tuple(0 for _ in arrays)
+        rows_of_head = jax.vmap(partial(one, zeros), (None, 0, *each))
+        of_heads = jax.vmap(rows_of_head, (0, None, *each))
+        d_windows, gradients = of_heads(windows, keys_bias, *arrays)
+        d_windows = jax.tree.map(lambda x: x.sum(axis=1), d_windows)
+    dq_t, dk, dv, d_keys_bias = gradients
     return dq_t.swapaxes(3, 4), dk, dv, d_windows, d_keys_bias.sum(axis=0)
 
 
@@ -190,7 +196,7 @@ _attend.defvjp(_attend_forward, _attend_backward)
 def _starts(q: jax.Array) -> jax.Array:
     """Where the window of each block of q `[..., N, C, K]` starts in `distance_windows`."""
     blocks, block = q.shape[-3:-1]
-    return jnp.arange(blocks - 1, -1, -1) * block
+    return jnp.arange(blocks - 1, -1, -1) * block + zero_of(q)
 
 
 def _scores(
@@ -229,6 +235,7 @@ def _forward(
 
 
 def _backward(
+    starts: jax.Array,
     d_windows: jax.Array | None,
     windows: jax.Array | None,
     keys_bias: jax.Array,
@@ -241,7 +248,10 @@ def _backward(
     total: jax.Array,
     gradient: jax.Array,
 ) -> tuple[jax.Array | None, tuple[jax.Array, ...]]:
-    """One row of one head: its part added to `d_windows`, and the other gradients."""
+    """One row of one head: its part added to `d_windows`, and the other gradients.
+
+    That of q is `[N, K, C]`.
+    """
 
     def step(totals: Any, block: Any) -> tuple[Any, jax.Array]:
         dk, dv, d_keys_bias, d_windows = totals
@@ -261,6 +271,6 @@ def _backward(
 
     zeros = jnp.zeros(k.shape, jnp.float32)
     totals = (zeros, zeros, jnp.zeros(len(k)), d_windows)
-    blocks = (_starts(q), q, out, top, total, gradient)
+    blocks = (starts, q, out, top, total, gradient)
     (dk, dv, d_keys_bias, d_windows), dq_t = lax.scan(step, totals, blocks)
     return d_windows, (dq_t, dk.astype(k.dtype), dv.astype(v.dtype), d_keys_bias)
