@@ -16,6 +16,7 @@ import tyro
 from benchmarks.tables import show
 from bytelm.layers.attention import AttentionMask, attention
 from bytelm.training import host_memory
+from bytelm.training.step import CPU_COMPILER_OPTIONS
 from bytelm.training.timing import in_turns
 
 MATRIX = 2048
@@ -67,7 +68,8 @@ def compile_step(attend: Attend, shape: Shape) -> tuple[Callable[[], object], in
     ) -> jax.Array:
         return (attend(q, k, v, ids) * weights).astype(jnp.float32).sum()
 
-    step = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, v, ids, weights).compile()
+    lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, v, ids, weights)
+    step = lowered.compile(CPU_COMPILER_OPTIONS if jax.default_backend() == "cpu" else None)
     memory = step.memory_analysis()
     assert memory is not None
     return lambda: jax.block_until_ready(step(q, k, v, ids, weights)), memory.temp_size_in_bytes

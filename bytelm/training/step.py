@@ -28,7 +28,7 @@ State = dict[str, Any]
 """step (int32), params, optimizer, rng (key data), skipped and skipped_in_row (int32), and
 controllers by the names of the losses whose weights they set."""
 
-_CPU_COMPILER_OPTIONS = {
+CPU_COMPILER_OPTIONS = {
     # Eigen's matrix products; those of YNNPACK, XLA's choice, make a step 1.2 times as long.
     "xla_cpu_experimental_ynn_fusion_type": "",
     # Loops in whole AVX-512 registers, where XLA would use half of them.
@@ -135,7 +135,7 @@ def train_program(
     param_shardings = parameter_shardings(abstract_params, mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    compiler_options = _CPU_COMPILER_OPTIONS if on_cpu else None
+    compiler_options = CPU_COMPILER_OPTIONS if on_cpu else None
     vocabulary = model.symbols
     controllers = model.controllers if isinstance(model, EncoderDecoderConfig) else {}
 

@@ -295,6 +295,44 @@ def test_memory_is_linear_in_length(causal, window, in_turn, monkeypatch):
     assert long < 4096**2  # not even one byte for each pair
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_a_scan_over_layers_keeps_no_masks(together, monkeypatch):
+    monkeypatch.setattr(attention_xla, "MAX_RUNS", 2)
+    if not together:
+        monkeypatch.setattr(attention_xla, "CACHED_SCORES", 0)
+
+    def temporary_bytes(length):
+        def loss(x, scales, segment_ids):
+            def layer(x, scale):
+                mixed = attention(scale * x, x, x, AttentionMask(), segment_ids)
+                return x + mixed, None
+
+            return jax.lax.scan(layer, x, scales)[0].sum()
+
+        x = jax.ShapeDtypeStruct((1, length, 2, 16), jnp.float32)
+        ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
+        lowered = jax.jit(jax.grad(loss)).lower(x, jax.ShapeDtypeStruct((2,), jnp.float32), ids)
+        compiled = lowered.compile(compiler_options=QUICK_TO_COMPILE)
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(4096) < 2.2 * temporary_bytes(2048)
+
+
+@pytest.mark.parametrize(
+    ("causal", "window", "keys"),
+    [
+        (True, None, [128, 256, 384, 512]),
+        (True, 33, [128, 160]),
+        (True, 130, [128, 256, 264]),
+        (False, 33, [192]),
+    ],
+)
+def test_a_block_meets_the_keys_of_its_window(causal, window, keys):
+    plan = attention_xla._Plan(4, 128, sharing=1, causal=causal, window=window, scale=1.0)
+    assert [run.keys for run in plan.runs()] == keys
+    assert [run.first for run in plan.runs()[1:]] == [run.last for run in plan.runs()[:-1]]
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("implementation", ["xla", "splash"])
 def test_divided_over_a_mesh(implementation, causal, monkeypatch):

@@ -111,6 +111,28 @@ def test_rows_in_turn_hold_the_scores_of_a_block(monkeypatch):
     assert not largest()
 
 
+def test_a_scan_over_layers_keeps_no_biases():
+    """Nor do the blocks' biases grow with the pairs of positions."""
+
+    def temporary_bytes(length):
+        def loss(x, scales, of_distance, keys_bias):
+            windows = distance_windows(of_distance, length, query_block(length, length, HEADS))
+
+            def layer(x, scale):
+                return x + biased_attention(
+                    scale * x, x, x, windows, keys_bias, softmax1=False
+                ), None
+
+            return jax.lax.scan(layer, x, scales)[0].sum()
+
+        shapes = ((2, length, HEADS, SIZE), (2,), (HEADS, 2 * length), (2, length))
+        arrays = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+        compiled = jax.jit(jax.grad(loss)).lower(*arrays).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(4096) < 2.2 * temporary_bytes(2048)
+
+
 def test_softmax1_of_large_and_of_small_scores():
     q, k, v, bias, keys_bias = arguments("distances", 5)
     large = (1e3 * q, k, v, bias, keys_bias)
