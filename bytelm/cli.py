@@ -236,11 +236,9 @@ def ablate_command(arguments: Sequence[str]) -> int:
     if name is None:
         raise UserError(f"name an ablation first: one of {', '.join(ablation_names())}.")
     from bytelm.comparison.ablation import AblateCommand, Ablation, run_ablation
-    from bytelm.training import host_memory
 
     ablation = run_file(find_file(name, "ablation", ablation_names()), "ablation", Ablation)
     command = parse(AblateCommand, rest, f"ablate {name}", AblateCommand(ablation.base))
-    host_memory.keep()
     return run_ablation(
         dataclasses.replace(ablation, base=command.config),
         command.output or Path("runs/ablations") / Path(name).stem,
@@ -307,7 +305,6 @@ def compare_command(arguments: Sequence[str]) -> int:
         raise UserError(f"name a comparison first: one of {', '.join(comparison_names())}.")
     from bytelm.comparison.compare import CompareCommand, Plan, run_comparison
     from bytelm.comparison.comparison import Comparison
-    from bytelm.training import host_memory
 
     path = find_file(name, "comparison", comparison_names())
     comparison = run_file(path, "comparison", Comparison)
@@ -317,7 +314,6 @@ def compare_command(arguments: Sequence[str]) -> int:
         plan = Plan(comparison, output, command.root)
         print(f"{len(plan.sweep)} {plan.count()}")
         return 0
-    host_memory.keep()
     return run_comparison(comparison, output, root=command.root, task=command.task)
 
 

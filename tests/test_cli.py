@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from bytelm.cli import main
+from bytelm.errors import UserError
+from bytelm.training import distributed, host_memory
 from bytelm.training.run_directory import lock
 
 TINY = """
@@ -239,6 +241,28 @@ def test_profile_writes_a_trace(tmp_path, lines):
     options = ["--data.files", str(lines), "--trace-dir", str(tmp_path / "trace"), "--steps", "1"]
     assert main(["profile", "transformer_tiny", *TINY, *options]) == 0
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        train("--coordinator", "localhost:1"),
+        ("eval", "--checkpoint", "RUN"),
+        ("profile", "transformer_tiny"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_memory_is_kept_once_processes_have_joined(capsys, monkeypatch, arguments):
+    called = []
+
+    def keep():
+        called.append("keep")
+        raise UserError("far enough")
+
+    monkeypatch.setattr(distributed, "join", lambda *_: called.append("join"))
+    monkeypatch.setattr(host_memory, "keep", keep)
+    assert "far enough" in fails(capsys, *arguments)
+    assert called == (["join", "keep"] if arguments[0] == "train" else ["keep"])
 
 
 def test_a_tokenizer_is_trained_used_and_summed_over(capsys, tmp_path, lines):

@@ -1,7 +1,7 @@
 """Blockwise attention in plain XLA: no [T, T] array in memory, forward or backward.
 
-Queries are taken in blocks; each block meets only the keys it can see: a prefix (causal), or the
-blocks around it (window). The backward pass recomputes the probabilities from the saved
+Queries are taken in blocks; each block meets only the keys it can see: a prefix (causal), or those
+of its window. The backward pass recomputes the probabilities from the saved
 log-sum-exp (FlashAttention-2, Dao 2023, section 3.1), so what lives between the passes is linear
 in T. Shapes: B = rows, G = key heads, T = positions, K = head size, S = keys that a block meets,
 C = queries of a block: its positions x the query heads that share the key head.

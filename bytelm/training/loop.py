@@ -246,7 +246,8 @@ class _Run:
             self.record.resume()
             pending: tuple[int, dict[str, jax.Array]] | None = None
             while True:
-                # Fetched one step late, so that the devices always have a step to work on.
+                # Fetched one step late, so that devices always have a step to work on; steps on CPU
+                # are done in this thread.
                 done = self.step >= config.steps
                 stopping = not done and stop.agreed()
                 # On the way to a stop there may be no time to validate; resuming will.

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -38,3 +39,11 @@ def test_default_widths_have_about_equal_parameters():
         2048,
     ]
     assert default_mlp_width("swiglu", 256) == 704
+
+
+@pytest.mark.parametrize("kind", ["swiglu", "geglu"])
+def test_the_backward_pass_keeps_no_activation(kind):
+    mlp = MLP(kind, 6, 10, rngs=nnx.Rngs(0), output_gain=0.5)
+    _, pull = jax.vjp(mlp, jnp.ones((5, 3, 6)))
+    kept = [leaf for leaf in jax.tree.leaves(pull) if leaf.size == 5 * 3 * 10]
+    assert len(kept) == 2  # gate and up
