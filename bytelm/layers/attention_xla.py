@@ -50,8 +50,8 @@ def blockwise_attention(
     q, k, v, segment_ids = fill_last_block(block, q, k, v, segment_ids, causal=causal)
     q = q.reshape(batch, blocks, block, groups, sharing, size).transpose(0, 3, 1, 2, 4, 5)
     q = q.reshape(batch, groups, blocks, block * sharing, size)
-    k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))
-    out = _attend(_Plan(blocks, block, sharing, causal, window, scale), q, k, v, segment_ids)
+    k, v_t = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 3, 1)
+    out = _attend(_Plan(blocks, block, sharing, causal, window, scale), q, k, v_t, segment_ids)
     out = out.reshape(batch, groups, blocks, block, sharing, size).transpose(0, 2, 3, 1, 4, 5)
     return out.reshape(batch, blocks * block, heads, size)[:, :length]
 
@@ -215,27 +215,29 @@ def _each_head(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
-    plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None
+    plan: _Plan, q: jax.Array, k: jax.Array, v_t: jax.Array, segment_ids: jax.Array | None
 ) -> jax.Array:
-    """Takes q `[B, G, blocks, C, K]`, k and v `[B, G, T, K]`, ids `[B, T]`; returns as q."""
-    return _each_head(_forward, plan, segment_ids, q, k, v.swapaxes(2, 3))[0]
+    """Takes q `[B, G, blocks, C, K]`, k `[B, G, T, K]`, v `[B, G, K, T]`, ids `[B, T]`.
+
+    Returns as q.
+    """
+    return _each_head(_forward, plan, segment_ids, q, k, v_t)[0]
 
 
 def _attend_forward(
-    plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None
+    plan: _Plan, q: jax.Array, k: jax.Array, v_t: jax.Array, segment_ids: jax.Array | None
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    out, log_sum = _each_head(_forward, plan, segment_ids, q, k, v.swapaxes(2, 3))
-    return out, (segment_ids, q, k, v, out, log_sum)
+    out, log_sum = _each_head(_forward, plan, segment_ids, q, k, v_t)
+    return out, (segment_ids, q, k, v_t, out, log_sum)
 
 
 def _attend_backward(
     plan: _Plan, residuals: tuple[Any, ...], gradient: jax.Array
 ) -> tuple[jax.Array | None, ...]:
-    segment_ids, q, k, *others = residuals
-    dq_t, dk, dv = _each_head(
-        _backward, plan, segment_ids, q, k, k.swapaxes(2, 3), *others, gradient
-    )
-    return dq_t.swapaxes(3, 4), dk, dv, None
+    segment_ids, q, k, v_t, *others = residuals
+    k_t, v = k.swapaxes(2, 3), v_t.swapaxes(2, 3)
+    dq_t, dk, dv = _each_head(_backward, plan, segment_ids, q, k, k_t, v, *others, gradient)
+    return dq_t.swapaxes(3, 4), dk, dv.swapaxes(2, 3), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
