@@ -61,7 +61,7 @@ def test_figures(
         **_inference(config, loaded, int(scores.symbols.sum())),
     }
     if config.data.tokenizer is not None:
-        figures["bytes_per_token"] = float(scores.bytes.sum() / scores.symbols.sum())
+        figures["bytes_per_token"] = float(np.divide(scores.bytes.sum(), scores.symbols.sum()))
     if whole and comparison.robustness is not None:
         wanted = comparison.robustness
         figures |= robustness(

@@ -129,7 +129,7 @@ def paired_difference(contender: Entry, baseline: Entry) -> Difference | None:
         contender.contender,
         float(by_seed.mean()),
         bootstrap_interval(bits.mean(axis=0), raw_bytes) if len(raw_bytes) > 1 else None,
-        (float(by_seed.min()), float(by_seed.max())) if len(seeds) > 1 else None,
+        (float(np.min(by_seed)), float(np.max(by_seed))) if len(seeds) > 1 else None,
         len(seeds),
         len(raw_bytes),
         signs.get((contender.upper_bound, baseline.upper_bound), ""),

@@ -64,7 +64,7 @@ class DocumentScores:
         """
         if not self.bytes.sum():
             raise UserError("the documents to score hold no bytes; choose a source that has text.")
-        return float(self.bits(with_end).sum() / self.bytes.sum())
+        return float(np.divide(self.bits(with_end).sum(), self.bytes.sum()))
 
     def interval(self, with_end: bool = False) -> tuple[float, float]:
         """95% bootstrap interval over documents of `bits_per_byte`."""

@@ -171,7 +171,7 @@ def _measure(
 
 def _figures(found: _Measures, reference: _Measures) -> dict[str, float]:
     def ratio(numerators: np.ndarray, denominators: np.ndarray) -> float:
-        return float(numerators.sum() / denominators.sum())
+        return float(np.divide(numerators.sum(), denominators.sum()))
 
     bytes_per_character = ratio(found.bytes, found.characters)
     low, high = bootstrap_interval(found.bits, reference.bits)

@@ -170,7 +170,7 @@ class _Tally:
         report["input_symbols"] = int(self.inputs.sum())
         if not self.shortens:
             return {name: value for name, value in report.items() if not name.startswith("soft_")}
-        report["deleted"] = float(self.deleted.sum() / self.inputs.sum())
+        report["deleted"] = float(np.divide(self.deleted.sum(), self.inputs.sum()))
         report["deleted_by_script"] = {
             name: float(gone / count)
             for name, count, gone in zip(scripts, *self.of_script, strict=True)

@@ -158,7 +158,7 @@ class Generator:
             for prompt in prompts
         ]
         lengths = np.array([1 + len(text) for text in texts], np.int32)
-        width = self._prefill * -(-lengths.max() // self._prefill)
+        width = self._prefill * -(-int(np.max(lengths)) // self._prefill)
         ids = np.full((len(prompts), width), vocabulary.pad, np.int32)
         ids[:, 0] = vocabulary.start
         for row, text in zip(ids, texts, strict=True):
