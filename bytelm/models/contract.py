@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from bytelm.layers.linear import project
 from bytelm.vocabulary import UNSCORED, Vocabulary
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
@@ -89,7 +90,7 @@ class Unembedding:
 
 
 def _logits(states: jax.Array, kernel: jax.Array) -> jax.Array:
-    flat = states.reshape(-1, states.shape[-1]) @ kernel.astype(states.dtype)
+    flat = project(states.reshape(-1, states.shape[-1]), kernel)
     return flat.reshape(*states.shape[:-1], -1).astype(jnp.float32)
 
 

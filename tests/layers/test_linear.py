@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bytelm.layers.linear import Dense, Embedding
+from bytelm.layers.linear import Dense, Embedding, project
+from bytelm.training.step import cpu_compiler_options
 
 
 def normal(*shape, seed=0):
@@ -36,6 +37,29 @@ def test_dense_keeps_the_variance_times_the_square_of_its_gain(gain):
 def test_dense_computes_in_the_dtype_of_its_input():
     dense = Dense(5, 7, rngs=nnx.Rngs(0))
     assert dense(normal(3, 5).astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("sizes", [(1, 32, 64), (96, 32, 64), (96, 64, 32), (96, 64, 64)])
+def test_products_in_bfloat16_and_their_gradients(sizes, transposed):
+    rows, d_in, d_out = sizes
+    x, weights = (normal(*s).astype(jnp.bfloat16) for s in ((rows, d_in), (rows, d_out)))
+    kernel = normal(d_in, d_out, seed=1).astype(jnp.bfloat16).astype(jnp.float32)
+
+    def weighted(x, stored):
+        out = project(x, stored.T if transposed else stored)
+        return (out * weights).astype(jnp.float32).sum(), out
+
+    options = cpu_compiler_options(x.dtype) if jax.default_backend() == "cpu" else None
+    run = jax.jit(jax.grad(weighted, (0, 1), has_aux=True), compiler_options=options)
+    (dx, d_kernel), out = run(x, kernel.T if transposed else kernel)
+    d_kernel = d_kernel.T if transposed else d_kernel
+    x, weights, kernel = (np.asarray(a, np.float64) for a in (x, weights, kernel))
+    assert (out.dtype, dx.dtype, d_kernel.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
+    for got, wanted in ((out, x @ kernel), (dx, weights @ kernel.T), (d_kernel, x.T @ weights)):
+        np.testing.assert_allclose(np.asarray(got, np.float64), wanted, rtol=5e-3, atol=2e-3)
+    if jax.default_backend() == "cpu":
+        np.testing.assert_allclose(d_kernel, x.T @ weights, rtol=1e-4, atol=1e-4)
 
 
 def test_embedding_looks_up_rows_of_its_table():
