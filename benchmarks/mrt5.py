@@ -7,16 +7,18 @@ Two tables, each from turns in one run:
 - the encoder, and the whole forward pass over inputs and targets, with 30, 50 and 70 % of the
   inputs deleted in fact, beside ByT5 of the same size; and what the count of FLOPs would allow;
 - a training step of ByT5 beside that of Hugging Face's T5 of the same shape with fused AdamW and
-  the same clipping, eager and compiled. Needs the extra `torch`; without it only ours is measured.
+  the same clipping, eager and compiled, in each compute dtype (theirs: autocast). Needs the extra
+  `torch`; without it only ours is measured.
 
-The gate's bias is set so that just the named share is deleted of random bytes.
+The rows of the first table are all the same random bytes, and the gate's bias is set so that just
+the named share of them is deleted: rows that differ take the slots of the fullest.
 """
 
 import importlib.util
 import os
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -30,6 +32,7 @@ from bytelm.data.span_corruption import lengths
 from bytelm.inference.transduction import bucket, encode, read
 from bytelm.models import Batch
 from bytelm.models.byt5 import ByT5Config
+from bytelm.models.contract import ComputeDtype
 from bytelm.models.encoder_decoder import VOCABULARY
 from bytelm.models.mrt5 import MrT5Config
 from bytelm.training import host_memory
@@ -64,6 +67,8 @@ class Arguments:
     """Rows of a batch."""
     deleted: tuple[float, ...] = (0.3, 0.5, 0.7)
     """Shares of the inputs to delete."""
+    dtypes: tuple[ComputeDtype, ...] = ("float32", "bfloat16")
+    """Compute dtypes of the training steps."""
     rounds: int = 5
     """Turns that each contender takes."""
     tables: tuple[Table, ...] = typing.get_args(Table)
@@ -92,6 +97,7 @@ def random_batch(arguments: Arguments) -> Batch:
 def deletion_table(arguments: Arguments) -> None:
     """Forward passes with more and more deleted."""
     batch = random_batch(arguments)
+    batch = replace(batch, inputs=np.repeat(batch.inputs[:1], arguments.rows, axis=0))
     encoders: dict[str, Callable[[], Any]] = {}
     wholes: dict[str, Callable[[], Any]] = {}
     flops: dict[str, tuple[float, float]] = {}
@@ -150,30 +156,37 @@ def built(config: ByT5Config, batch: Batch, share: float) -> tuple[nnx.GraphDef,
     return graphdef, params, int(read(graphdef, params, batch.inputs).counts.max())
 
 
-def step_table(arguments: Arguments) -> None:
-    """Training steps of ByT5 here and in PyTorch."""
-    contenders = {"bytelm": bytelm_step(arguments)}
+def step_tables(arguments: Arguments) -> None:
+    """Training steps of ByT5 here and in PyTorch, a table for each compute dtype."""
+    for dtype in arguments.dtypes:
+        step_table(arguments, dtype)
+
+
+def step_table(arguments: Arguments, dtype: ComputeDtype) -> None:
+    """Training steps in one compute dtype."""
+    contenders = {"bytelm": bytelm_step(arguments, dtype)}
     if all(map(importlib.util.find_spec, ("torch", "transformers"))):
-        contenders["PyTorch"] = torch_step(arguments, compiled=False)
-        contenders["torch.compile"] = torch_step(arguments, compiled=True)
+        contenders["PyTorch"] = torch_step(arguments, dtype, compiled=False)
+        contenders["torch.compile"] = torch_step(arguments, dtype, compiled=True)
     timings = in_turns(contenders, rounds=arguments.rounds)
     first = timings.get("PyTorch", timings["bytelm"]).median
     rows = [
         (name, f"{timing.median * 1e3:,.0f}", f"{timing.median / first:.2f}")
         for name, timing in timings.items()
     ]
-    title = f"ByT5's training step, width {arguments.width}, {arguments.rows} rows"
+    title = f"ByT5's training step, width {arguments.width}, {arguments.rows} rows, {dtype}"
     show(title, ("", "median ms", "of PyTorch"), rows)
 
 
-def bytelm_step(arguments: Arguments) -> Callable[[], None]:
+def bytelm_step(arguments: Arguments, dtype: ComputeDtype) -> Callable[[], None]:
     """A training step of ours."""
     mesh = MeshConfig().build()
-    program = train_program(ByT5Config(**arguments.sizes), OPTIMIZER.build(1000), mesh)
+    model = ByT5Config(**arguments.sizes, compute_dtype=dtype)
+    program = train_program(model, OPTIMIZER.build(1000), mesh)
     return repeated_step(program, random_batch(arguments), mesh).run
 
 
-def torch_step(arguments: Arguments, compiled: bool) -> Callable[[], None]:
+def torch_step(arguments: Arguments, dtype: ComputeDtype, compiled: bool) -> Callable[[], None]:
     """The same step in PyTorch."""
     import torch
     import transformers
@@ -210,7 +223,9 @@ def torch_step(arguments: Arguments, compiled: bool) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        forward(input_ids=inputs, labels=targets).loss.backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = forward(input_ids=inputs, labels=targets).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.clip_norm)
         optimizer.step()
 
@@ -221,7 +236,7 @@ def main(arguments: Arguments) -> None:
     """Makes the tables asked for."""
     tables: dict[Table, Callable[[Arguments], None]] = {
         "deletion": deletion_table,
-        "step": step_table,
+        "step": step_tables,
     }
     host_memory.keep()
     for name in arguments.tables:

@@ -63,6 +63,7 @@ SHAPES = {
     "cpu": (
         Shape(128, 4, 512, 8, "float32"),
         Shape(256, 6, 1024, 8, "float32"),
+        Shape(256, 6, 1024, 8, "bfloat16"),
         Shape(256, 6, 8192, 1, "float32", window=512),
     ),
     "gpu": (

@@ -24,7 +24,7 @@ Shared = Condition | PositionBiases | T5Context
 
 Remat = Literal["none", "dots", "full"]
 
-DEEPEST_UNROLLED = 8
+DEEPEST_UNROLLED = 12
 """Up to this depth a stack is unrolled by default: faster steps, and compilation is still short."""
 
 

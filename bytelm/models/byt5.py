@@ -63,7 +63,7 @@ class ByT5Config(EncoderDecoderConfig):
     softmax1: bool = False
     """Whether attention may give less than all of its weight: `exp(x) / (1 + sum exp(x))`."""
     scan: bool | None = None
-    """Scan over the blocks of a stack, or unroll them; None scans above 8 blocks."""
+    """Scan over the blocks of a stack, or unroll them; None scans above 12 blocks."""
     remat: Remat = "none"
     """What the backward pass recomputes: nothing, all but matrix products ("dots"), or "full"."""
 

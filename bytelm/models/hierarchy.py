@@ -40,7 +40,7 @@ class HierarchyConfig(ModelConfig):
     """Whether kernels that end a residual branch start smaller by sqrt(2 x depth) and the head at
     zero; otherwise all kernels start as a normal of variance 1/d_in."""
     scan: bool | None = None
-    """Scan over the blocks of a stack, or unroll them; None scans above 8 blocks."""
+    """Scan over the blocks of a stack, or unroll them; None scans above 12 blocks."""
     remat: Remat = "none"
     """What the backward pass recomputes: nothing, all but matrix products ("dots"), or "full"."""
     attention: AttentionImplementation = "auto"

@@ -65,7 +65,7 @@ class TransformerConfig(ModelConfig):
     vocabulary: int = BYTES
     """Symbols of text: the 256 bytes, or as many tokens as the tokenizer of `data.tokenizer`."""
     scan: bool | None = None
-    """Scan over the blocks, or unroll them; None scans above 8 blocks."""
+    """Scan over the blocks, or unroll them; None scans above 12 blocks."""
     remat: Remat = "none"
     """What the backward pass recomputes: nothing, all but matrix products ("dots"), or "full"."""
     attention: AttentionImplementation = "auto"

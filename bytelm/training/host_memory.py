@@ -1,12 +1,15 @@
-"""Memory of arrays on CPU, kept from one step to the next."""
+"""Memory of arrays on CPU: kept from one step to the next, and in huge pages."""
 
 import ctypes
+import os
 import platform
 
 import jax
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Parameters of glibc's `mallopt`."""
+_MADV_HUGEPAGE = 14
+"""Advice for Linux's `madvise`."""
 
 
 def keep() -> None:
@@ -15,7 +18,8 @@ def keep() -> None:
     XLA asks for all temporary arrays of a step in one piece. So large a piece glibc takes from the
     system, which clears it page by page while the step runs, and gives back when the step ends:
     an eighth of a step's time, and more where steps take gigabytes. Kept pieces are pieces of the
-    main thread's heap, so steps have to be run there, not handed to another thread.
+    main thread's heap, so steps have to be run there, not handed to another thread. The heap is
+    grown to half of the machine's memory, in addresses alone, which are advised to be huge pages.
 
     For a process with one model: pieces of many sizes do not fit into one another's places, and
     would add up. To be called before anything touches a device, but after processes have joined.
@@ -28,3 +32,17 @@ def keep() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_MMAP_MAX, 0)
         libc.mallopt(_TRIM_THRESHOLD, -1)
+        _advise_huge_pages(libc)
+
+
+def _advise_huge_pages(libc: ctypes.CDLL) -> None:
+    libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    libc.free.argtypes, libc.free.restype = [ctypes.c_void_p], None
+    page = os.sysconf("SC_PAGE_SIZE")
+    size = page * os.sysconf("SC_PHYS_PAGES") // 2
+    block = libc.malloc(size)
+    if block:  # none where addresses are limited
+        first = -(-block // page) * page
+        libc.madvise(first, block + size - first, _MADV_HUGEPAGE)
+        libc.free(block)

@@ -42,7 +42,6 @@ def cpu_compiler_options(dtype: jnp.dtype) -> dict[str, str]:
     }
 
 
-
 def score(
     model: nnx.Module,
     batch: Batch,
