@@ -55,7 +55,10 @@ def distance_windows(of_distance: jax.Array, keys: int, block: int) -> jax.Array
 
 
 def position_windows(bias: jax.Array, block: int) -> jax.Array:
-    """Biases `[B, H, T, S]` of rows with positions of their own: `[H, B, N S, C]`, each block's."""
+    """Biases `[B, H, T, S]` of rows with positions of their own: `[H, B, N S, C]`, each block's.
+
+    Lays out what biases are looked up by as well.
+    """
     rows, heads, queries, keys = bias.shape
     bias = jnp.pad(bias, ((0, 0), (0, 0), (0, -queries % block), (0, 0)))
     blocks = bias.reshape(rows, heads, -1, block, keys).transpose(1, 0, 2, 4, 3)

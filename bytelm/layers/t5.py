@@ -107,13 +107,18 @@ class RelativeBias(nnx.Module):
 
         Those of keys that are ahead, or at -1, are MASKED unless the table is for both directions.
         """
-        distances = keys[:, None, :] - queries[:, :, None]
-        biases = self._of(distances)
+        block = query_block(queries.shape[1], keys.shape[1], self.table.shape[1])
+        # In the layout that attention reads them in; beyond the farthest all are alike.
+        distances = keys[:, None, None, :] - queries[:, None, :, None]
+        distances = position_windows(distances, block)[0]
+        of_distance = self._of(jnp.arange(-FARTHEST, FARTHEST + 1)).T
+        nearest = jnp.clip(distances, -FARTHEST, FARTHEST)
+        biases = jnp.take(of_distance, nearest + FARTHEST, axis=1)
         if not self.bidirectional:
-            visible = (distances <= 0) & (keys >= 0)[:, None, :]
-            biases = jnp.where(visible[..., None], biases, MASKED)
-        block = query_block(*biases.shape[1:])
-        return position_windows(jnp.moveaxis(biases, 3, 1), block)
+            blocks = distances.shape[1] // keys.shape[1]
+            visible = (distances <= 0) & (jnp.tile(keys, (1, blocks)) >= 0)[..., None]
+            biases = jnp.where(visible, biases, MASKED)
+        return biases
 
     def _of(self, distances: jax.Array) -> jax.Array:
         buckets = bucket(distances, bidirectional=self.bidirectional)
