@@ -98,7 +98,9 @@ def _known_rates(device_kind: str) -> _Rates | None:
 def _measure(dtype: str, size: int) -> float:
     """FLOP/s of the fastest of several products of two [size, size] matrices."""
     matrix = jnp.ones((size, size), dtype)
-    multiply = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
+    # Sums in float32, as in models: a CPU's bfloat16 units are used for no other product.
+    product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+    multiply = jax.jit(product).lower(matrix, matrix).compile()
     seconds: list[float] = []
     end = time.perf_counter() + _MEASURING_SECONDS
     while len(seconds) < 3 or time.perf_counter() < end:
