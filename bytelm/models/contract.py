@@ -181,7 +181,8 @@ class ModelConfig(abc.ABC):
 
     compute_dtype: ComputeDtype = "auto"
     """Dtype of activations and matrix products; "auto" is bfloat16 on accelerators, float32 on
-    CPU. Parameters, normalisation, softmax and loss are always float32."""
+    CPU, where bfloat16 is faster on processors with units for it (AMX). Parameters, normalisation,
+    softmax and loss are always float32."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
