@@ -3,6 +3,8 @@
 import ctypes
 import os
 import platform
+import resource
+from pathlib import Path
 
 import jax
 
@@ -19,7 +21,8 @@ def keep() -> None:
     system, which clears it page by page while the step runs, and gives back when the step ends:
     an eighth of a step's time, and more where steps take gigabytes. Kept pieces are pieces of the
     main thread's heap, so steps have to be run there, not handed to another thread. The heap is
-    grown to half of the machine's memory, in addresses alone, which are advised to be huge pages.
+    grown to half of the machine's memory, in addresses alone, which are advised to be huge pages;
+    not where addresses are limited.
 
     For a process with one model: pieces of many sizes do not fit into one another's places, and
     would add up. To be called before anything touches a device, but after processes have joined.
@@ -32,7 +35,16 @@ def keep() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_MMAP_MAX, 0)
         libc.mallopt(_TRIM_THRESHOLD, -1)
-        _advise_huge_pages(libc)
+        if not _addresses_are_limited():
+            _advise_huge_pages(libc)
+
+
+def _addresses_are_limited() -> bool:
+    """Whether memory that is asked for counts before it is used."""
+    limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    policy = Path("/proc/sys/vm/overcommit_memory")
+    strict = policy.exists() and policy.read_text().strip() == "2"
+    return strict or any(limit != resource.RLIM_INFINITY for limit in limits)
 
 
 def _advise_huge_pages(libc: ctypes.CDLL) -> None:
@@ -42,7 +54,7 @@ def _advise_huge_pages(libc: ctypes.CDLL) -> None:
     page = os.sysconf("SC_PAGE_SIZE")
     size = page * os.sysconf("SC_PHYS_PAGES") // 2
     block = libc.malloc(size)
-    if block:  # none where addresses are limited
+    if block:
         first = -(-block // page) * page
         libc.madvise(first, block + size - first, _MADV_HUGEPAGE)
         libc.free(block)

@@ -14,6 +14,8 @@ import ctypes, platform, resource, sys
 if platform.libc_ver()[0] != "glibc":
     sys.exit(77)
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # no huge pages
+if sys.argv[2:]:
+    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
 import jax
 import jax.numpy as jnp
 from bytelm.training import host_memory
@@ -34,11 +36,14 @@ if sys.argv[1] == "keep":
 """
 
 
-def steps(what: str) -> tuple[int, str]:
+def steps(*arguments: str) -> tuple[int, str]:
     """Bytes that the system cleared for a step that was done before, and a map of the memory."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": ""}
     run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, what], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", PROGRAM, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     if run.returncode == 77:
         pytest.skip("memory is not glibc's")
@@ -47,10 +52,24 @@ def steps(what: str) -> tuple[int, str]:
     return int(cleared), memory
 
 
-def test_a_step_takes_no_new_memory_and_what_it_keeps_is_advised_to_be_huge_pages():
+def heap(memory: str) -> dict[bool, int]:
+    """Kilobytes of the heap in memory, by whether they are advised to be huge pages."""
+    found = re.findall(r"\[heap\]\n.*?Rss: +(\d+) kB.*?VmFlags:([^\n]*)", memory, re.DOTALL)
+    sizes = {False: 0, True: 0}
+    for kilobytes, flags in found:
+        sizes[" hg" in flags] += int(kilobytes)
+    return sizes
+
+
+def test_a_step_takes_no_new_memory_and_what_is_kept_is_advised_to_be_huge_pages():
     assert steps("give back")[0] > 2**27
     cleared, memory = steps("keep")
     assert cleared < 2**22
     if Path("/sys/kernel/mm/transparent_hugepage").exists():
-        heap = re.findall(r"\[heap\]\n.*?Rss: +(\d+) kB.*?VmFlags:([^\n]*)", memory, re.DOTALL)
-        assert sum(int(kilobytes) for kilobytes, flags in heap if " hg" in flags) > 2**17
+        assert heap(memory)[True] > 2**17
+
+
+def test_where_addresses_are_limited_none_are_taken_in_advance():
+    cleared, memory = steps("keep", str(2**36))
+    assert cleared < 2**22
+    assert heap(memory)[True] == 0
