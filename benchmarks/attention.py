@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import tyro
 
 from benchmarks.tables import show
+from bytelm.compiler import training_options
 from bytelm.layers.attention import AttentionMask, attention
 from bytelm.training import host_memory
-from bytelm.training.step import cpu_compiler_options
 from bytelm.training.timing import in_turns
 
 MATRIX = 2048
@@ -69,9 +69,7 @@ def compile_step(attend: Attend, shape: Shape) -> tuple[Callable[[], object], in
         return (attend(q, k, v, ids) * weights).astype(jnp.float32).sum()
 
     lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, v, ids, weights)
-    step = lowered.compile(
-        cpu_compiler_options(q.dtype) if jax.default_backend() == "cpu" else None
-    )
+    step = lowered.compile(training_options(q.dtype) if jax.default_backend() == "cpu" else None)
     memory = step.memory_analysis()
     assert memory is not None
     return lambda: jax.block_until_ready(step(q, k, v, ids, weights)), memory.temp_size_in_bytes

@@ -12,7 +12,6 @@ not count (`bytelm.subword.marginal` adds it up).
 """
 
 import dataclasses
-import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +24,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from bytelm.compiler import jit_inference
 from bytelm.errors import UserError
 from bytelm.evaluation.bootstrap import bootstrap_interval
 from bytelm.models.contract import Batch
@@ -105,7 +105,7 @@ class Scorer:
             return jax.tree.map(lambda leaf: leaf[:rows], found)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_inference(static_argnums=0)
 def _nats_and_starts(
     graphdef: nnx.GraphDef, params: Any, batch: Batch
 ) -> tuple[jax.Array, jax.Array | None]:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from bytelm.compiler import jit_inference
 from bytelm.errors import UserError
 from bytelm.evaluation.bits_per_byte import Scorer, score_documents, without_targets
 from bytelm.evaluation.next_bytes import NextBytes
@@ -124,7 +125,7 @@ class _CountBytes:
         return sum(int(np.sum(rows)) for rows in self._right)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_inference(static_argnums=0)
 def _nats_and_right(
     graphdef: nnx.GraphDef, params: Any, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:
@@ -152,7 +153,7 @@ class _CountTokens:
         return nats
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_inference(static_argnums=0)
 def _nats_and_logits(
     graphdef: nnx.GraphDef, params: Any, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:

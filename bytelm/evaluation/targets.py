@@ -5,7 +5,6 @@ They are no bits per byte of text: most of it was given to the encoder.
 """
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
+from bytelm.compiler import jit_inference
 from bytelm.data.config import DIAGNOSTICS, DataConfig, Split
 from bytelm.data.loader import ValidationBatches
 from bytelm.data.pairs import Pair, pairs
@@ -185,7 +185,7 @@ class _Tally:
         return report
 
 
-@functools.partial(jax.jit, static_argnames="graphdef")
+@jit_inference(static_argnames="graphdef")
 def _score(
     graphdef: nnx.GraphDef, params: Any, encoded: Encoded, batch: Batch
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bytelm.compiler import jit_inference
 from bytelm.inference.generation import Generator, read_piece
 from bytelm.inference.sampling import Sampling
 from bytelm.models.encoder_decoder import VOCABULARY, Encoded, Reading
@@ -72,13 +73,13 @@ class Transducer(Generator):
         return self.start(prompts, max_bytes)
 
 
-@functools.partial(jax.jit, static_argnames="graphdef")
+@jit_inference(static_argnames="graphdef")
 def read(graphdef: nnx.GraphDef, params: Any, inputs: jax.Array) -> Reading:
     """`EncoderDecoder.read` of inputs int32 `[B, S]`."""
     return nnx.merge(graphdef, params).read(inputs)
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "length"))
+@jit_inference(static_argnames=("graphdef", "length"))
 def encode(graphdef: nnx.GraphDef, params: Any, reading: Reading, length: int | None) -> Encoded:
     """`EncoderDecoder.encode`, compiled for each length."""
     return nnx.merge(graphdef, params).encode(reading, length)

@@ -18,6 +18,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from bytelm.compiler import training_options
 from bytelm.layers.patching import count_lengths
 from bytelm.models import Batch, ModelConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
@@ -27,19 +28,6 @@ from bytelm.vocabulary import BYTE_VOCABULARY, PAD, UNSCORED, Vocabulary
 State = dict[str, Any]
 """step (int32), params, optimizer, rng (key data), skipped and skipped_in_row (int32), and
 controllers by the names of the losses whose weights they set."""
-
-
-def cpu_compiler_options(dtype: jnp.dtype) -> dict[str, str]:
-    """What XLA is told of programs for CPU that compute in `dtype`."""
-    return {
-        # Matrix products by Eigen, whose float32 is as fast as YNNPACK's, XLA's choice, or faster;
-        # but only YNNPACK has those of a processor's bfloat16 units.
-        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
-        if dtype == jnp.bfloat16
-        else "",
-        # Loops in whole AVX-512 registers, where XLA would use half of them.
-        "xla_cpu_prefer_vector_width": "512",
-    }
 
 
 def score(
@@ -141,7 +129,7 @@ def train_program(
     param_shardings = parameter_shardings(abstract_params, mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    compiler_options = cpu_compiler_options(model.dtype) if on_cpu else None
+    compiler_options = training_options(model.dtype) if on_cpu else None
     vocabulary = model.symbols
     controllers = model.controllers if isinstance(model, EncoderDecoderConfig) else {}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bytelm.compiler import training_options
 from bytelm.layers.linear import Dense, Embedding, project
-from bytelm.training.step import cpu_compiler_options
 
 
 def normal(*shape, seed=0):
@@ -50,7 +50,7 @@ def test_products_in_bfloat16_and_their_gradients(sizes, transposed):
         out = project(x, stored.T if transposed else stored)
         return (out * weights).astype(jnp.float32).sum(), out
 
-    options = cpu_compiler_options(x.dtype) if jax.default_backend() == "cpu" else None
+    options = training_options(x.dtype) if jax.default_backend() == "cpu" else None
     run = jax.jit(jax.grad(weighted, (0, 1), has_aux=True), compiler_options=options)
     (dx, d_kernel), out = run(x, kernel.T if transposed else kernel)
     d_kernel = d_kernel.T if transposed else d_kernel
