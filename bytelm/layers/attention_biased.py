@@ -17,16 +17,18 @@ from jax import lax
 
 from bytelm.layers.attention_xla import BLOCK, matrix_product, zero_of
 
+BLOCKS = range(BLOCK // 2, 3 * BLOCK // 2 + 1, 16)
+"""Sizes of blocks to choose from: whole registers of a CPU."""
 MANY_SCORES = 2**17
 """Rows with more scores than this are taken in turn on CPU, a block of queries at a time."""
 
 
 def query_block(queries: int, keys: int, heads: int) -> int:
     """Queries of a block, C: all of them, but on CPU no more than its caches hold the scores of."""
-    blocks = -(-queries // BLOCK)
-    if blocks == 1 or not _in_turn(queries, keys, heads):
+    if queries <= BLOCK or not _in_turn(queries, keys, heads):
         return queries
-    return 8 * -(-queries // (8 * blocks))
+    # The least is added to fill the last block, and blocks are of about the best size.
+    return min(BLOCKS, key=lambda block: (-(-queries // block) * block, abs(block - BLOCK)))
 
 
 def _in_turn(queries: int, keys: int, heads: int) -> bool:

@@ -67,9 +67,9 @@ compiled = jax.jit(attend, static_argnums=5)
 def test_it_is_the_plain_sum(kind, softmax1, in_turn, monkeypatch):
     queries = 5
     if in_turn:
-        queries = 150  # two blocks, the second not full
+        queries = 190  # two blocks, the second not full
         monkeypatch.setattr(attention_biased, "MANY_SCORES", 0)
-        assert query_block(queries, KEYS, HEADS) == 80
+        assert query_block(queries, KEYS, HEADS) == 96
     given = arguments(kind, queries)
     found = jax.jit(lambda *arrays: attend(*arrays, softmax1))(*given)
     np.testing.assert_allclose(found, plain(*given, softmax1), atol=1e-5)
@@ -81,7 +81,7 @@ def test_it_is_the_plain_sum(kind, softmax1, in_turn, monkeypatch):
 def test_gradients_are_those_of_the_plain_sum(kind, softmax1, in_turn, monkeypatch):
     if in_turn:
         monkeypatch.setattr(attention_biased, "MANY_SCORES", 0)
-    given = arguments(kind, 150 if in_turn else 5)
+    given = arguments(kind, 190 if in_turn else 5)
     target = np.random.default_rng(1).normal(size=given[0].shape).astype(np.float32)
     places = [place for place, array in enumerate(given) if array is not None]
 
