@@ -31,6 +31,18 @@ def test_it_is_compiled_once_for_each_static_argument():
     assert traced == [1, 2]
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_xla_is_told_of_cpus_alone(backend, monkeypatch):
+    told = []
+    jit = jax.jit
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(
+        jax, "jit", lambda f, compiler_options: told.append(compiler_options) or jit(f)
+    )
+    assert jit_inference()(lambda x: x + 1)(jnp.ones(())) == 2
+    assert told == [training_options(jnp.dtype("bfloat16")) if backend == "cpu" else None]
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_xla_knows_the_options(dtype):
     if jax.default_backend() != "cpu":

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bytelm.layers.attention_xla import BLOCK, matrix_product, zero_of
+from bytelm.layers.attention_xla import BLOCK, zero_of
+from bytelm.layers.linear import matrix_product
 
 BLOCKS = range(BLOCK // 2, 3 * BLOCK // 2 + 1, 16)
 """Sizes of blocks to choose from: whole registers of a CPU."""

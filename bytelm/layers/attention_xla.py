@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bytelm.layers.linear import matrix_product
+
 BLOCK = 128
 """Most positions in a block of queries."""
 ALIGNMENT = 8
@@ -316,9 +318,3 @@ def _backward(
 def _add_at(total: jax.Array, start: jax.Array, part: jax.Array) -> jax.Array:
     before = lax.dynamic_slice_in_dim(total, start, part.shape[0])
     return lax.dynamic_update_slice_in_dim(total, before + part, start, axis=0)
-
-
-def matrix_product(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
-    """Product of two matrices over one axis of each, accumulated in fp32."""
-    dimensions = (((axes[0],), (axes[1],)), ((), ()))
-    return lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)

@@ -61,6 +61,11 @@ def plain(q, k, v, bias, keys_bias, softmax1=False, xp=np):
 compiled = jax.jit(attend, static_argnums=5)
 
 
+@pytest.mark.parametrize("queries, block", [(128, 128), (704, 176), (736, 128), (1024, 128)])
+def test_blocks_are_filled_by_queries(queries, block):
+    assert query_block(queries, queries, HEADS) == block
+
+
 @pytest.mark.parametrize("softmax1", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("in_turn", [False, True])
