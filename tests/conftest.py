@@ -24,7 +24,8 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 # Many tests compile the same programs: once is enough for all workers and the processes they start.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+# Whoever sets the variable keeps them between runs too.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     programs = tempfile.mkdtemp(prefix="bytelm-programs-")
     atexit.register(shutil.rmtree, programs, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
