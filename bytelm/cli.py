@@ -36,6 +36,7 @@ from bytelm.presets import (
     preset_names,
     run_file,
 )
+from bytelm.terminal_text import escape_unwritable, printable
 
 T = TypeVar("T")
 
@@ -386,7 +387,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     # Orbax and TFDS tell their every move through absl; what a user must know they raise.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
+    escape_unwritable(sys.stdout, sys.stderr)
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             for name, command in COMMANDS.items():
@@ -400,13 +402,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         return COMMANDS[name](arguments[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -15,7 +15,7 @@ from rich.text import Text
 from bytelm.api import load
 from bytelm.errors import UserError
 from bytelm.evaluation.segmentation import Segmentation, length_histogram
-from bytelm.training.display import printable
+from bytelm.terminal_text import printable
 from bytelm.whole_file import write_whole
 
 _STYLES = ("black on bright_cyan", "black on bright_yellow")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bytelm.api import LoadedModel
-from bytelm.training.display import printable
+from bytelm.terminal_text import printable
 
 
 def write_continuations(

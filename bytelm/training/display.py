@@ -13,12 +13,10 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from bytelm.terminal_text import printable
+
 _RATE_WINDOW = 50
 """Updates over which the speed behind the time left is taken."""
-
-_CONTROL_CHARACTERS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
-_CONTROL_CHARACTERS |= dict.fromkeys(range(0x7F, 0xA0), 0xFFFD)
-"""Characters that could drive the terminal, to visible stand-ins: samples may hold any."""
 
 
 class Display:
@@ -88,11 +86,6 @@ class Display:
             return ""
         seconds_per_step = (last_time - first_time) / (last_step - first_step)
         return f"{format_duration(seconds_per_step * (self._total_steps - step))} left"
-
-
-def printable(text: str) -> str:
-    """The text with control characters, which could drive a terminal, replaced by visible ones."""
-    return text.translate(_CONTROL_CHARACTERS)
 
 
 def format_metrics(values: Mapping[str, Any]) -> str:

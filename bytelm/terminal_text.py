@@ -1,0 +1,36 @@
+"""Text for a terminal: nothing that could drive it, and nothing that its encoding cannot hold."""
+
+import io
+import os
+from typing import TextIO
+
+_CONTROL_CHARACTERS = {code: 0x2400 + code for code in range(0x20)}
+_CONTROL_CHARACTERS |= dict.fromkeys(range(0x7F, 0xA0), 0xFFFD)
+# Bytes of a name that are no UTF-8 are held as these characters, which no encoding can write.
+_RAW_BYTES = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
+_ON_ONE_LINE = _CONTROL_CHARACTERS | _RAW_BYTES
+_ON_LINES = {code: shown for code, shown in _ON_ONE_LINE.items() if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    r"""The text with control characters made visible, and raw bytes of names as `\xNN`.
+
+    Line ends and tabs stay.
+    """
+    return text.translate(_ON_LINES)
+
+
+def printable_name(name: str | os.PathLike[str]) -> str:
+    """A file's name or another single word for a message: as `printable`, on one line."""
+    return os.fspath(name).translate(_ON_ONE_LINE)
+
+
+def escape_unwritable(*streams: TextIO) -> None:
+    r"""Makes streams write a character that their encoding lacks as `\uNNNN`, and never raise.
+
+    Streams that do not encode, and those whose user chose what happens (such as
+    `PYTHONIOENCODING=ascii:replace`), are left as they are.
+    """
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
