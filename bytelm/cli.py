@@ -25,7 +25,8 @@ from bytelm.commands import (
     TrainCommand,
     UnigramCommand,
 )
-from bytelm.config import ExperimentConfig, did_you_mean, to_dict, to_json
+from bytelm.checked import did_you_mean
+from bytelm.config import ExperimentConfig, to_dict, to_json
 from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
 from bytelm.presets import (

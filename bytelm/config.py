@@ -1,14 +1,13 @@
 """Experiment configs: typed, frozen, saved as JSON and rebuilt from it alone."""
 
 import dataclasses
-import difflib
 import json
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from bytelm.checked import Checked, converted, did_you_mean, field_types, wrong_type
 from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
 from bytelm.models import ModelConfig
@@ -16,10 +15,11 @@ from bytelm.models.boundary_kinds import BoundaryConfig
 from bytelm.models.shortening import ShorteningConfig
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import MeshConfig
+from bytelm.variants import check_known, defined_in
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Checked, name="train"):
     """How long to train, and what to do at which steps."""
 
     steps: int = 1000
@@ -63,7 +63,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class ExperimentConfig:
+class ExperimentConfig(Checked, name="config"):
     """Everything that decides the outcome of a training run."""
 
     model: ModelConfig
@@ -86,13 +86,31 @@ _VARIANTS: dict[type, tuple[str, dict[str, Any]]] = {
 """Classes that stand for their registered subclasses: the key that names one, and all of them."""
 
 
+_DEFINED_IN = "defined_in"
+"""Key of a saved variant of a user's own: the file or module that defines it."""
+
+
 def to_dict(config: Any) -> Any:
-    """A config as JSON-able dicts, lists and scalars; a model's says its family."""
+    """A config as JSON-able dicts, lists and scalars; a model's says its family.
+
+    A family of a user's own says where it is defined too.
+
+    Raises:
+        UserError: for a variant that has no name of its own, and so could not be told on loading.
+    """
     if dataclasses.is_dataclass(config):
         fields = {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
         for base, (key, _) in _VARIANTS.items():
             if isinstance(config, base):
-                return {key: getattr(config, key), **fields}
+                kind = type(config)
+                if key not in vars(kind):
+                    raise UserError(
+                        f"{kind.__qualname__} derives from {base.__name__} and has no {key} of its "
+                        f"own, by which it could be loaded; give the class one, as in `{key}: "
+                        'ClassVar[str] = "mine"`.'
+                    )
+                origin = defined_in(kind)
+                return {key: getattr(kind, key), **({} if origin is None else {_DEFINED_IN: origin}), **fields}
         return fields
     if isinstance(config, tuple):
         return [to_dict(item) for item in config]
@@ -104,35 +122,43 @@ def to_json(config: ExperimentConfig) -> str:
     return json.dumps(to_dict(config), indent=2) + "\n"
 
 
+def saved_form(config: Any) -> ExperimentConfig:
+    """An experiment's config as a run that is saved and loaded has it.
+
+    Raises:
+        UserError: if it is no config that can be saved and loaded; nothing should run with it.
+    """
+    if not isinstance(config, ExperimentConfig):
+        raise wrong_type(config, ExperimentConfig, "the config")
+    try:
+        saved = to_json(config)
+    except (TypeError, ValueError) as error:  # of json
+        raise UserError(f"the config cannot be saved as JSON: {error}.") from None
+    loaded = from_dict(json.loads(saved))
+    if changed := differences(to_dict(config), to_dict(loaded)):
+        path, before, after = changed[0]
+        raise UserError(
+            f"config.{path} is {before!r}, which a saved config gives back as {after!r}; give it "
+            "a type that JSON knows."
+        )
+    return loaded
+
+
 def from_dict(saved: Any, kind: Any = ExperimentConfig, where: str = "config") -> Any:
-    """Rebuilds what `to_dict` saved.
+    """Rebuilds what `to_dict` saved, of type `kind`.
 
     Raises:
         UserError: for a key that is unknown or missing, or a value of a wrong type; it names it.
     """
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _dataclass_from_dict(saved, kind, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        if saved in arguments:
-            return saved
-    elif origin in (typing.Union, types.UnionType):
-        if saved is None and type(None) in arguments:
-            return None
-        return from_dict(saved, next(a for a in arguments if a is not type(None)), where)
-    elif origin is tuple:
-        if isinstance(saved, list):
-            kinds = arguments[:1] * len(saved) if arguments[-1] is Ellipsis else arguments
-            if len(kinds) == len(saved):
-                return tuple(
-                    from_dict(item, item_kind, f"{where}[{i}]")
-                    for i, (item, item_kind) in enumerate(zip(saved, kinds, strict=True))
-                )
-    elif kind is float and type(saved) is int:
-        return float(saved)
-    elif type(saved) is kind:
-        return saved
-    raise UserError(f"{where} is {saved!r} in the saved config, and should be {_name(kind)}.")
+    arguments = typing.get_args(kind)
+    nested = [k for k in (kind, *arguments) if isinstance(k, type) and dataclasses.is_dataclass(k)]
+    if saved is None and type(None) in arguments:
+        return None
+    if nested and typing.get_origin(kind) is tuple and isinstance(saved, list):
+        return tuple(from_dict(item, nested[0], f"{where}[{i}]") for i, item in enumerate(saved))
+    if nested and typing.get_origin(kind) is not tuple:
+        return _dataclass_from_dict(saved, nested[0], where)
+    return converted(saved, kind, where)
 
 
 def _dataclass_from_dict(saved: Any, kind: Any, where: str) -> Any:
@@ -140,15 +166,10 @@ def _dataclass_from_dict(saved: Any, kind: Any, where: str) -> Any:
         raise UserError(f"{where} is {saved!r} in the saved config, and should be an object.")
     if kind in _VARIANTS:
         named, variants = _VARIANTS[kind]
-        variant = saved.get(named)
-        if variant not in variants:
-            raise UserError(
-                f"{where}.{named} is {variant!r} in the saved config; this version of bytelm has "
-                f"{', '.join(sorted(variants))}."
-            )
-        kind = variants[variant]
-        saved = {key: value for key, value in saved.items() if key != named}
-    hints = typing.get_type_hints(kind)
+        check_known(variants, saved.get(named), f"{where}.{named}", saved.get(_DEFINED_IN))
+        kind = variants[saved[named]]
+        saved = {key: value for key, value in saved.items() if key not in (named, _DEFINED_IN)}
+    hints = field_types(kind)
     names = [f.name for f in dataclasses.fields(kind)]
     for key in saved:
         if key not in names:
@@ -165,33 +186,30 @@ def _dataclass_from_dict(saved: Any, kind: Any, where: str) -> Any:
     return kind(**{name: from_dict(saved[name], hints[name], f"{where}.{name}") for name in names})
 
 
-def _name(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
-
-
 def load_json(path: Path) -> ExperimentConfig:
     """Reads a config that `to_json` wrote."""
     try:
         saved = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a readable JSON config: {error}.") from None
-    return from_dict(saved)
+    try:
+        return from_dict(saved)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[tuple[str, Any, Any]]:
-    """(path, old, new) of every field in which two configs' `to_dict` forms differ."""
+    """(path, old, new) of every field in which two configs' `to_dict` forms differ.
+
+    Where a user's family is defined is no field: its file may be moved.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             difference
             for key in {**old, **new}
+            if key != _DEFINED_IN
             for difference in differences(
                 old.get(key), new.get(key), f"{where}.{key}" if where else key
             )
         ]
     return [] if old == new else [(where, old, new)]
-
-
-def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
-    """' (did you mean X?)', or '' if nothing known resembles the word."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,11 +1,13 @@
 """Finding a preset: a file `configs/NAME.py`, a user's own Python file, or a saved config.json."""
 
-import runpy
+import difflib
+import warnings
 from pathlib import Path
 from typing import TypeVar
 
-from bytelm.config import ExperimentConfig, did_you_mean, load_json
+from bytelm.config import ExperimentConfig, load_json
 from bytelm.errors import UserError
+from bytelm.user_code import run_module
 
 T = TypeVar("T")
 
@@ -15,9 +17,14 @@ COMPARISONS = "comparison"
 """Subfolders whose files define ablations and comparisons, which are no presets."""
 
 
+HERE = Path("configs")
+"""The folder of presets in the current folder. It has no say in names that bytelm has itself, for
+a preset is a program, and whose folder one stands in must not decide what a known name runs."""
+
+
 def preset_folders() -> list[Path]:
-    """Where presets are looked for: here, beside the package (a checkout), in it (a wheel)."""
-    candidates = [Path("configs"), PACKAGE.parent / "configs", PACKAGE / "configs"]
+    """Where presets are looked for: next to the package (a checkout), in it (a wheel), here."""
+    candidates = [PACKAGE.parent / "configs", PACKAGE / "configs", HERE]
     return [folder for folder in candidates if folder.is_dir()]
 
 
@@ -49,7 +56,8 @@ def _names() -> list[str]:
 def load_preset(name: str) -> ExperimentConfig:
     """The config of a preset's name or of a path to a .py or .json file.
 
-    A Python file is the user's own program and is run: it must define `config`.
+    A Python file is the user's own program and is run: it must define `config`. It can import from
+    its own folder.
 
     Raises:
         UserError: if there is no such preset or file, or it defines no ExperimentConfig.
@@ -63,6 +71,9 @@ def load_preset(name: str) -> ExperimentConfig:
 def find_file(name: str, what: str, names: list[str]) -> Path:
     """The file of a name in `configs/`, or of a path that ends in .py or .json.
 
+    A name that bytelm has is its own, whatever the current folder holds; a warning says so if
+    that holds another file of this name.
+
     Args:
         what: what the file holds, and `names`, all of that kind, for the error.
 
@@ -74,12 +85,40 @@ def find_file(name: str, what: str, names: list[str]) -> Path:
         if not path.is_file():
             raise UserError(f"there is no config file {name}; check the path.")
         return path
-    for folder in preset_folders():
-        path = folder / f"{name}.py"
-        if path.is_file():
-            return path
-    known = did_you_mean(name, names) or f"; there are {', '.join(names)}"
-    raise UserError(f"there is no {what} {name!r}{known}; a path to a file works too.")
+    found = [folder / f"{name}.py" for folder in preset_folders()]
+    found = [path for path in found if path.is_file()]
+    if not found:
+        raise UserError(
+            f"there is no {what} {name!r}{_advice(name, names)}; a path to a file works too."
+        )
+    path, mine = found[0], HERE / f"{name}.py"
+    if mine in found and mine.read_bytes() != path.read_bytes():
+        warnings.warn(
+            f"{what} {name} is bytelm's own, not {mine} of this folder; give the path {mine} to "
+            "use that.",
+            stacklevel=2,
+        )
+    return path
+
+
+def _advice(name: str, names: list[str]) -> str:
+    """What may have been meant, for the error."""
+    paths = [path for path in (Path(f"{name}.py"), Path(name, "config.json")) if path.is_file()]
+    if paths:
+        return f" (did you mean {paths[0]}?)"
+    near = difflib.get_close_matches(name, names, n=4)
+    near += [known for known in names if name in known and known not in near]
+    if near:
+        return f" (did you mean {' or '.join(near[:6])}?)"
+    return some_names(names)
+
+
+def some_names(names: list[str]) -> str:
+    """'; there are A, B, ...', for an error: a few names and how to list the others."""
+    if len(names) <= 8:
+        return f"; there are {', '.join(names)}"
+    tiny = [name for name in names if name.endswith("_tiny")] or names[:6]
+    return f"; there are {', '.join(tiny)} and {len(names) - len(tiny)} more, which --help lists"
 
 
 def run_file(path: Path, variable: str, kind: type[T]) -> T:
@@ -88,12 +127,7 @@ def run_file(path: Path, variable: str, kind: type[T]) -> T:
     Raises:
         UserError: if it fails or defines no such object.
     """
-    try:
-        value = runpy.run_path(str(path)).get(variable)
-    except UserError:
-        raise
-    except Exception as error:  # the user's own code may raise anything
-        raise UserError(f"{path} failed with {type(error).__name__}: {error}") from error
+    value = getattr(run_module(path), variable, None)
     if not isinstance(value, kind):
         raise UserError(f"{path} defines no {kind.__name__} named `{variable}`; see configs/.")
     return value

@@ -1,4 +1,5 @@
 import re
+import sys
 from pathlib import Path
 
 import jax
@@ -61,16 +62,49 @@ def test_contenders_of_a_comparison_take_about_as_many_flops_for_a_byte(name):
     assert max(costs.values()) < 1.6 * min(costs.values()), costs
 
 
-def test_presets_of_the_working_directory_come_first(tmp_path, monkeypatch):
+def test_presets_of_the_working_directory_add_names_and_take_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "mine.py").write_text(OWN.format(width=64))
-    (tmp_path / "configs" / "transformer_tiny.py").write_text(OWN.format(width=128))
+    other = tmp_path / "configs" / "transformer_tiny.py"
+    other.write_text("raise RuntimeError('the folder one stands in must not run')")
     (tmp_path / "configs" / "_shared.py").write_text("")
     assert {"mine", "transformer_tiny"} <= set(preset_names())
     assert "_shared" not in preset_names()
     assert load_preset("mine").model.width == 64
-    assert load_preset("transformer_tiny").model.width == 128
+    message = r"preset transformer_tiny is bytelm's own, not configs/transformer_tiny\.py of this"
+    with pytest.warns(UserWarning, match=message):
+        config = load_preset("transformer_tiny")
+    assert config == load_preset(str(CONFIGS / "transformer_tiny.py"))
+    other.write_bytes((CONFIGS / "transformer_tiny.py").read_bytes())
+    assert load_preset("transformer_tiny") == config  # one file twice is no surprise
+
+
+def test_a_preset_can_import_from_its_own_folder(tmp_path):
+    folder = tmp_path / "presets"
+    folder.mkdir()
+    (folder / "shared_sizes_of_test.py").write_text("width = 192")
+    text = "from shared_sizes_of_test import width\n" + OWN.format(width=64)
+    (folder / "own.py").write_text(text.replace("width=64", "width=width"))
+    before = list(sys.path)
+    assert load_preset(str(folder / "own.py")).model.width == 192
+    assert sys.path == before and not any(folder.glob("own*.pyc"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\nx.y", r"own\.py, line 2: failed with AttributeError"),
+        ("x = 1\nx = = 2", r"own\.py: failed with SyntaxError"),
+        (OWN.format(width="'64'"), r"own\.py, line 5: model\.width is '64', .*int"),
+        (OWN.format(width="64, widht=3"), r"own\.py, line 5: .*unexpected keyword .*'widht'"),
+    ],
+)
+def test_a_preset_that_fails_is_named_with_its_line(tmp_path, text, message):
+    path = tmp_path / "own.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_preset(str(path))
 
 
 def test_a_file_of_ones_own_works_by_path(tmp_path):
@@ -83,12 +117,19 @@ def test_a_file_of_ones_own_works_by_path(tmp_path):
     assert load_preset(str(saved)) == config
 
 
-def test_an_unknown_preset_is_named_with_its_like():
-    message = r"no preset 'transformer_tyni' \(did you mean transformer_tiny\?\)"
+def test_an_unknown_preset_is_named_with_its_like(tmp_path, monkeypatch):
+    message = r"no preset 'transformer_tyni' \(did you mean transformer_tiny or "
     with pytest.raises(UserError, match=message):
         load_preset("transformer_tyni")
-    with pytest.raises(UserError, match=r"no preset 'zzz'; there are .*transformer_tiny"):
+    with pytest.raises(UserError, match=r"no preset 'megabyte' \(did you mean .*megabyte_tiny"):
+        load_preset("megabyte")
+    with pytest.raises(UserError, match=r"no preset 'zzz'; there are .*transformer_tiny") as error:
         load_preset("zzz")
+    assert "spacebyte_30b" not in str(error.value) and "--help lists" in str(error.value)
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").touch()
+    with pytest.raises(UserError, match=r"no preset 'mine' \(did you mean mine\.py\?\)"):
+        load_preset("mine")
 
 
 @pytest.mark.parametrize("name", ["none.py", "none.json"])

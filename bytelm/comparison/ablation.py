@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from bytelm.api import load
+from bytelm.checked import Checked
 from bytelm.comparison.changes import changed
 from bytelm.comparison.plot import plot
 from bytelm.comparison.results import PointResult, finished, print_table, write_tables
@@ -19,7 +20,7 @@ from bytelm.comparison.runs import carry_out, check_saved, is_trained
 from bytelm.config import (
     ExperimentConfig,
     differences,
-    from_dict,
+    saved_form,
     to_dict,
 )
 from bytelm.data.documents import Documents
@@ -31,7 +32,7 @@ from bytelm.training.run_directory import lock
 
 
 @dataclass(frozen=True)
-class Ablation:
+class Ablation(Checked, name="ablation"):
     """What an ablation file defines.
 
     Attributes:
@@ -68,8 +69,7 @@ class Ablation:
         configs = {}
         for name, changes in self.points.items():
             try:
-                # As a run saves and reloads it, so that a value of a wrong type is found here.
-                configs[name] = from_dict(to_dict(changed(self.base, changes)))
+                configs[name] = saved_form(changed(self.base, changes))
             except UserError as error:
                 raise UserError(f"point {name} of the ablation: {error}") from None
         return configs

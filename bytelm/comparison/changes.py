@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from bytelm.config import did_you_mean
+from bytelm.checked import did_you_mean
 from bytelm.errors import UserError
 
 

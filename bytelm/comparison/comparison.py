@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bytelm.checked import Checked
 from bytelm.comparison.changes import changed
 from bytelm.comparison.record import Axis
-from bytelm.config import ExperimentConfig, from_dict, to_dict
+from bytelm.config import ExperimentConfig, saved_form
 from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
 from bytelm.evaluation.perturbations import KINDS, Kind
@@ -31,7 +32,7 @@ TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
-class TokenizerConfig:
+class TokenizerConfig(Checked, name="tokenizer"):
     """A tokenizer that is trained on the train split of each corpus."""
 
     kind: TokenizerKind = "bpe"
@@ -43,7 +44,7 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True)
-class Contender:
+class Contender(Checked, name="contender"):
     """A model of a comparison.
 
     Attributes:
@@ -61,7 +62,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Robustness:
+class Robustness(Checked, name="robustness"):
     """Perturbed text that the runs of the largest budget are tested on.
 
     Attributes:
@@ -76,7 +77,7 @@ class Robustness:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Checked, name="comparison"):
     """What a comparison file defines.
 
     Attributes:
@@ -220,9 +221,9 @@ def contender_config(
             workers=own.workers,
             piece_bytes=comparison.piece_bytes,
         )
-        config = changed(contender.config, {"data": data, **contender.at.get(budget, {})})
-        # As a run saves and reloads it, so that a value of a wrong type is found here.
-        return from_dict(to_dict(config))
+        return saved_form(
+            changed(contender.config, {"data": data, **contender.at.get(budget, {})})
+        )
     except UserError as error:
         raise UserError(f"contender {name} of the comparison: {error}") from None
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bytelm.checked import Checked
 from bytelm.data.span_corruption import SENTINELS, lengths, span_counts
 from bytelm.errors import UserError
 
@@ -23,7 +24,7 @@ DIAGNOSTICS: tuple[Task, ...] = ("vowel_removal", "contextual_vowel_removal", "m
 
 
 @dataclass(frozen=True)
-class SourceConfig:
+class SourceConfig(Checked, name="data"):
     """One source of documents: a TFDS dataset or, where `files` is given, local files."""
 
     dataset: str = "python_stdlib"

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bytelm.checked import Checked
 from bytelm.errors import UserError
 from bytelm.layers.boundaries import BoundaryRule, RuleState, find_boundaries
 from bytelm.layers.boundary_predictor import (
@@ -23,6 +24,7 @@ from bytelm.layers.boundary_predictor import (
     uniforms,
 )
 from bytelm.models.contract import Batch
+from bytelm.variants import register
 
 Targets = tuple[jax.Array, jax.Array]
 """An auxiliary loss, and how many boundaries it would like to see in the batch."""
@@ -61,7 +63,7 @@ class Observed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BoundaryConfig(abc.ABC):
+class BoundaryConfig(Checked, abc.ABC, name="model.boundary"):
     """Base of the kinds. A subclass that names its `kind` is thereby registered."""
 
     kind: ClassVar[str]
@@ -70,7 +72,7 @@ class BoundaryConfig(abc.ABC):
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         if "kind" in vars(cls):
-            BoundaryConfig.kinds[cls.kind] = cls
+            register(BoundaryConfig.kinds, cls.kind, cls)
 
     @property
     @abc.abstractmethod
@@ -288,7 +290,7 @@ class UnigramBoundary(LearnedBoundary):
 
 
 @dataclass(frozen=True)
-class Band:
+class Band(Checked, name="model.boundary.bands"):
     """The boundary rates that one script may have."""
 
     script: str

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from bytelm.checked import Checked
 from bytelm.layers.linear import project
+from bytelm.variants import register
 from bytelm.vocabulary import UNSCORED, Vocabulary
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
@@ -173,7 +175,7 @@ class LanguageModel(nnx.Module):
 
 
 @dataclass(frozen=True)
-class ModelConfig(abc.ABC):
+class ModelConfig(Checked, abc.ABC, name="model"):
     """Base of every family's config. A subclass that names its `family` is thereby registered."""
 
     family: ClassVar[str]
@@ -187,7 +189,7 @@ class ModelConfig(abc.ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "family" in vars(cls):
-            ModelConfig.families[cls.family] = cls
+            register(ModelConfig.families, cls.family, cls)
 
     @property
     def symbols(self) -> Vocabulary:

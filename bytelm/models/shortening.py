@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bytelm.checked import Checked
 from bytelm.errors import UserError
 from bytelm.layers.boundary_predictor import (
     BoundaryPredictor,
@@ -29,6 +30,7 @@ from bytelm.layers.norms import RMSNorm
 from bytelm.layers.segments import find_segments, mean_segments
 from bytelm.models.controller import RatioController
 from bytelm.models.encoder_decoder import Reading
+from bytelm.variants import register
 from bytelm.vocabulary import END, PAD, START
 
 SCORE_LIMIT = 5.0
@@ -52,7 +54,7 @@ class Shortener(nnx.Module):
 
 
 @dataclass(frozen=True)
-class ShorteningConfig(abc.ABC):
+class ShorteningConfig(Checked, abc.ABC, name="model.shortening"):
     """Base of the kinds. A subclass that names its `kind` is thereby registered."""
 
     kind: ClassVar[str]
@@ -61,7 +63,7 @@ class ShorteningConfig(abc.ABC):
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         if "kind" in vars(cls):
-            ShorteningConfig.kinds[cls.kind] = cls
+            register(ShorteningConfig.kinds, cls.kind, cls)
 
     @property
     def controllers(self) -> dict[str, RatioController]:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bytelm.config import ExperimentConfig, to_dict, to_json
+from bytelm.config import ExperimentConfig, saved_form, to_dict, to_json
 from bytelm.data.loader import ValidationBatches, train_loader
 from bytelm.data.rows import open_tokenizer
 from bytelm.errors import UserError
@@ -140,6 +140,7 @@ def train(
         UserError: a config that cannot run here, a run that cannot be resumed, a disk that is
             full, or `train.max_skipped` steps in a row without a finite loss and gradient.
     """
+    config = saved_form(config)
     if not resume and (run_dir / CONFIG).exists():
         raise UserError(
             f"{run_dir} already holds a run; add --resume to go on with it, or choose another "

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bytelm.checked import Checked
 from bytelm.errors import UserError
 from bytelm.training.sharding import path_name
 
@@ -18,7 +19,7 @@ one learning rate serves both."""
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Checked, name="optimizer"):
     """The optimiser, its learning-rate schedule, and what is decayed and clipped."""
 
     name: Literal["adamw", "muon"] = "adamw"

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from bytelm.checked import Checked
 from bytelm.errors import UserError
 from bytelm.layers.partitioning import BATCH_AXES
 
@@ -22,7 +23,7 @@ SMALLEST_SHARDED = 2**14
 
 
 @dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(Checked, name="mesh"):
     """How many devices each axis of the mesh has."""
 
     data: int | None = None
