@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from bytelm.data.sources import Source
 from bytelm.data.tfds_source import TfdsMissingError
 from bytelm.data.unigram import Unigram
 from bytelm.errors import UserError
+from bytelm.file_names import name_part
 
 FORMAT = 1
 """Version of the files below; raise it when their meaning changes."""
@@ -101,7 +101,9 @@ def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpu
         build_once(directory, content, size, lambda partial: _pack(source, split, partial))
     corpus = PackedCorpus(directory)
     if corpus.skipped:
-        logger.warning("%s (%s): %d bad lines were skipped", source.name, split, corpus.skipped)
+        logger.warning(
+            "%s (%s): %d bad lines or files were skipped", source.name, split, corpus.skipped
+        )
     return corpus
 
 
@@ -141,8 +143,7 @@ def _directory(source: Source, split: Split, root: Path) -> Path:
             if saved["settings"] == source.settings(split) and is_complete(summary.parent):
                 return summary.parent
         raise
-    slug = re.sub(r"[^\w.-]+", "-", source.name)
-    return root / f"{slug}-{split}-{fingerprint}-v{FORMAT}"
+    return root / f"{name_part(source.name)}-{split}-{fingerprint}-v{FORMAT}"
 
 
 def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
@@ -156,8 +157,11 @@ def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
     ):
         for text, script, _ in source.documents(split):
             starts.write(position.to_bytes(START_BYTES, "little"))
-            symbols.write(FILLER + text + FILLER)
-            digest.update(len(text).to_bytes(START_BYTES, "little") + text)
+            # One after another: joined, a long text would be copied.
+            for part in (FILLER, text, FILLER):
+                symbols.write(part)
+            digest.update(len(text).to_bytes(START_BYTES, "little"))
+            digest.update(text)
             position += len(text) + 2
             documents += 1
             if script is not None:

@@ -38,7 +38,8 @@ class SourceConfig(Checked, name="data"):
     test_split: str | None = None
     """TFDS split for the test; none = `test`, else a hash of each document."""
     files: tuple[str, ...] = ()
-    """Globs of .txt files (one document each) and .jsonl files (one a line); .gz, .xz, .zst too."""
+    """Globs of .txt files (one document each) and .jsonl files (one a line), or their names; .json
+    and .ndjson are JSON lines too, and any may end in .gz, .bz2, .xz or .zst."""
     validation_files: tuple[str, ...] = ()
     """Globs of the validation files; none = by a hash of each document in `files`."""
     test_files: tuple[str, ...] = ()
@@ -55,7 +56,8 @@ class SourceConfig(Checked, name="data"):
     held_out: float = 0.05
     """Share of documents that the hash gives to each split which the source does not have."""
     skip_bad: bool = False
-    """Count and skip broken JSON lines, and lines without the key, instead of stopping."""
+    """Count and skip broken JSON lines, lines without the key, and damaged compressed files instead
+    of stopping."""
     weight: float = 1.0
     """Share of a mixture's rows that come from this source, relative to the other weights."""
 

@@ -188,7 +188,7 @@ def _describe_span_corruption(
 
 def _describe_source(source: Source, samples: int, length: int, console: Console) -> None:
     table = Table(title=Text(source.name))
-    for name in ("split", "documents", "bytes", "bytes per character", "not UTF-8", "bad lines"):
+    for name in ("split", "documents", "bytes", "bytes per character", "not UTF-8", "skipped"):
         table.add_column(name, justify="right")
     lengths = Table(title="bytes in a document, by quantile")
     for name in ("split", *(f"{quantile:.0%}" for quantile in QUANTILES)):

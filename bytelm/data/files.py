@@ -1,33 +1,38 @@
-"""Documents in local files: .txt holds one, .jsonl one a line, either may be compressed."""
+"""Documents in local files: a text holds one, JSON lines one a line, either may be compressed."""
 
-import glob
-import gzip
+import io
 import json
-import lzma
-import sys
-import zlib
-from collections.abc import Callable, Iterator
+import logging
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from bytelm.data.config import SourceConfig, Split
 from bytelm.data.document import Document
+from bytelm.data.file_formats import (
+    CHUNK,
+    COMPRESSIONS,
+    DAMAGE,
+    UTF8_MARK,
+    UTF16_MARKS,
+    check_ending,
+    check_json_lines,
+    check_whole,
+    endings,
+    format_of,
+    opened,
+)
+from bytelm.data.find_files import find_files, identity
 from bytelm.errors import UserError
+from bytelm.terminal_text import printable_name
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
-FORMATS = (".txt", ".jsonl")
-OPENERS: dict[str, Callable[..., object]] = {
-    ".gz": gzip.open,
-    ".xz": lzma.open,
-    ".zst": zstd.open,
-}
 COMPRESSION_RATIO = 2
 """The least that text is made smaller by, to tell early when the disk has surely no room."""
-READ_ERRORS = (OSError, EOFError, lzma.LZMAError, zlib.error, zstd.ZstdError)
+READING = 2
+"""Raise it when the same files give other documents; they are then packed again."""
+
+logger = logging.getLogger(__name__)
 
 
 class FilesReader:
@@ -50,7 +55,7 @@ class FilesReader:
         self._script_key = config.script_key
         self._target_key = config.target_key
         self._skip_bad = config.skip_bad
-        self._files = {split: _matches(globs, split) for split, globs in patterns.items() if globs}
+        self._files = {split: _found(globs, split) for split, globs in patterns.items() if globs}
         _check_disjoint(self._files)
 
     @property
@@ -61,7 +66,11 @@ class FilesReader:
     @property
     def settings(self) -> dict[str, object]:
         """What of the config decides which documents are read, besides the files."""
-        settings: dict[str, object] = {"text_key": self._text_key, "skip_bad": self._skip_bad}
+        settings: dict[str, object] = {
+            "reading": READING,
+            "text_key": self._text_key,
+            "skip_bad": self._skip_bad,
+        }
         optional = {"script_key": self._script_key, "target_key": self._target_key}
         return settings | {name: key for name, key in optional.items() if key is not None}
 
@@ -73,12 +82,15 @@ class FilesReader:
     def size(self, split: Split) -> int:
         """At least how many bytes the documents have, where the files are compressed."""
         return sum(
-            path.stat().st_size * (COMPRESSION_RATIO if path.suffix in OPENERS else 1)
+            path.stat().st_size * (COMPRESSION_RATIO if endings(path)[1] else 1)
             for path in self._files[split]
         )
 
     def documents(self, split: Split) -> Iterator[Document]:
         """Reads the documents as a stream.
+
+        Where bad lines are skipped, so is a damaged compressed file: whole, since what was read
+        before the damage may be wrong already.
 
         Raises:
             UserError: for a damaged file, a file without the key of the scripts, and a bad line
@@ -87,14 +99,44 @@ class FilesReader:
         self.skipped = 0
         for path in self._files[split]:
             try:
-                with _open(path) as stream:
-                    if _format(path) == ".txt":
-                        self._check_no_keys(path)
-                        yield Document(stream.read())
-                    else:
-                        yield from self._lines(path, stream)
-            except READ_ERRORS as error:
+                if not self._is_left_out(path):
+                    yield from self._documents(path)
+            except (OSError, *DAMAGE) as error:
                 raise UserError(f"{path} cannot be read, or is damaged: {error}.") from error
+
+    def _is_left_out(self, path: Path) -> bool:
+        if not self._skip_bad:
+            return False
+        try:
+            check_whole(path)
+        except DAMAGE as error:
+            self.skipped += 1
+            logger.warning("%s is damaged, and left out: %s", printable_name(path), error)
+            return True
+        return False
+
+    def _documents(self, path: Path) -> Iterator[Document]:
+        with opened(path) as (stream, compression):
+            if compression is not None and compression is not COMPRESSIONS.get(endings(path)[1]):
+                logger.warning(
+                    "%s is compressed with %s, which its name does not say",
+                    printable_name(path),
+                    compression.name,
+                )
+            head = stream.peek(CHUNK)
+            if format_of(path, head) == "lines":
+                yield from self._lines(path, stream, head)
+                return
+            self._check_no_keys(path)
+            if head.startswith((UTF8_MARK, *UTF16_MARKS)):
+                logger.warning(
+                    "%s begins with a byte order mark, which stays part of its text",
+                    printable_name(path),
+                )
+            # In one buffer, which becomes the text: long texts are not held twice.
+            whole = io.BytesIO()
+            shutil.copyfileobj(stream, whole, 2**20)
+        yield Document(whole.getvalue())
 
     def _check_no_keys(self, path: Path) -> None:
         if self._target_key is not None:
@@ -109,7 +151,10 @@ class FilesReader:
                 "--data.script if it is needed."
             )
 
-    def _lines(self, path: Path, stream: BinaryIO) -> Iterator[Document]:
+    def _lines(self, path: Path, stream: BinaryIO, head: bytes) -> Iterator[Document]:
+        check_json_lines(path, head)
+        if head.startswith(UTF8_MARK):
+            stream.read(len(UTF8_MARK))
         for number, line in enumerate(stream, start=1):
             if line.isspace():
                 continue
@@ -163,38 +208,20 @@ def _string(record: object, key: str) -> str:
     return cast(str, record[key])
 
 
-def _matches(patterns: tuple[str, ...], split: Split) -> list[Path]:
-    flag = "data.files" if split == "train" else f"data.{split}_files"
-    found: set[Path] = set()
-    for pattern in patterns:
-        names = glob.glob(str(Path(pattern).expanduser()), recursive=True)
-        files = {path for path in map(Path, names) if path.is_file()}
-        if not files:
-            raise UserError(f"{flag}: no file matches {pattern!r}; check the path and the quotes.")
-        found |= files
-    for path in sorted(found):
-        if _format(path) not in FORMATS:
-            raise UserError(
-                f"{flag}: {path} ends in neither .txt nor .jsonl (with .gz, .xz or .zst behind "
-                "it or not); narrow the pattern or rename the file."
-            )
-    return sorted(found)
+def _found(patterns: tuple[str, ...], split: Split) -> list[Path]:
+    option = "data.files" if split == "train" else f"data.{split}_files"
+    found = find_files(patterns, option)
+    for path in found:
+        check_ending(path, option)
+    return found
 
 
 def _check_disjoint(files: dict[Split, list[Path]]) -> None:
-    owner: dict[Path, Split] = {}
+    owner: dict[object, Split] = {}
     for split, paths in files.items():
         for path in paths:
-            other = owner.setdefault(path.resolve(), split)
+            other = owner.setdefault(identity(path), split)
             if other != split:
                 raise UserError(
                     f"{path} is in both the {other} and the {split} files; narrow the patterns."
                 )
-
-
-def _format(path: Path) -> str:
-    return (path.with_suffix("") if path.suffix in OPENERS else path).suffix
-
-
-def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, OPENERS.get(path.suffix, open)(path, "rb"))

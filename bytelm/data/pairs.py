@@ -76,7 +76,10 @@ class PairRows(EncoderDecoderRows):
             raise no_text(source, split)
         if source.reader.skipped:
             logger.warning(
-                "%s (%s): %d bad lines were skipped", source.name, split, source.reader.skipped
+                "%s (%s): %d bad lines or files were skipped",
+                source.name,
+                split,
+                source.reader.skipped,
             )
         # Few large arrays, which are sent to worker processes much faster than many strings.
         self._inputs = pack(pair.input for pair in found)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,30 @@ def test_is_built_once(config, monkeypatch):
     first = pack(config)
     monkeypatch.setattr(Source, "documents", lambda *arguments: pytest.fail("was read again"))
     assert pack(config).fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize(
+    "name", ["\u4e66" * 75 + ".jsonl", "b\udcff\n[x].jsonl", "n" * 249 + ".jsonl"]
+)
+def test_any_name_of_a_file(config, tmp_path, name):
+    shutil.copy(config.files[0], tmp_path / name)
+    corpus = pack(replace(config, files=(str(tmp_path / name),)))
+    assert corpus.fingerprint == pack(config).fingerprint
+    assert corpus.name == name
+
+
+def test_a_long_text_is_held_once(tmp_path):
+    size = 2**25
+    (tmp_path / "a.txt").write_bytes(bytes(size))
+    config = DataConfig(
+        files=(str(tmp_path / "a.txt"),), held_out=0.0, cache_dir=str(tmp_path / "cache")
+    )
+    tracemalloc.start()
+    try:
+        assert pack(config).num_bytes == size
+        assert tracemalloc.get_traced_memory()[1] < 1.3 * size
+    finally:
+        tracemalloc.stop()
 
 
 def test_is_built_anew_when_the_files_change(config):
@@ -87,7 +112,7 @@ def test_skipped_lines_are_reported_each_time(config, caplog):
     for _ in range(2):
         caplog.clear()
         assert pack(replace(config, skip_bad=True)).skipped == 3
-        assert "3 bad lines were skipped" in caplog.text
+        assert "3 bad lines or files were skipped" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -223,7 +248,7 @@ def of_two_scripts(config, tmp_path):
 
 
 def test_text_without_scripts_is_stored_as_before(config):
-    """Caches that were written before there were scripts stay good."""
+    """Scripts that are not there are no part of what is asked for."""
     corpus = pack(config)
     assert {path.name for path in corpus.directory.iterdir()} == {
         "symbols.bin",
@@ -234,6 +259,7 @@ def test_text_without_scripts_is_stored_as_before(config):
     assert summary["settings"] == {
         "split": "train",
         "held_out": 0.1,
+        "reading": 2,
         "text_key": "text",
         "skip_bad": False,
     }

@@ -1,17 +1,27 @@
 """Local files give exact bytes, and a clear sentence where they cannot."""
 
+import bz2
 import gzip
 import json
 import lzma
+import re
+import tracemalloc
 
 import pytest
 
 from bytelm.data.config import SourceConfig
 from bytelm.data.document import Document
-from bytelm.data.files import FilesReader, zstd
+from bytelm.data.file_formats import zstd
+from bytelm.data.files import FilesReader
 from bytelm.errors import UserError
 
-COMPRESSORS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstd.compress}
+COMPRESSORS = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstd.compress,
+}
 
 
 def read(*patterns, split="train", **fields):
@@ -110,13 +120,106 @@ def test_a_file_in_two_splits(tmp_path):
         read(tmp_path / "*", validation_files=(str(tmp_path / "a.txt"),))
 
 
-@pytest.mark.parametrize("ending", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"no" + data])
 def test_damaged_files(tmp_path, ending, damage):
     content = COMPRESSORS[ending](b'{"text": "a"}\n' * 1000)
     (tmp_path / f"a.jsonl{ending}").write_bytes(damage(content))
     with pytest.raises(UserError, match=rf"a\.jsonl{ending} cannot be read, or is damaged"):
         read(tmp_path / "*")
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("name", ["b.txt", "b.jsonl"])
+def test_a_damaged_file_is_an_error_or_left_out_whole(tmp_path, ending, name, caplog):
+    line = b'{"text": "fine"}\n'
+    (tmp_path / f"a.jsonl{ending}").write_bytes(COMPRESSORS[ending](line))
+    second = tmp_path / f"{name}{ending}"
+    for rest in (b"rubbish", COMPRESSORS[ending](line * 500)[:-5]):
+        second.write_bytes(COMPRESSORS[ending](line * 1000) + rest)
+        with pytest.raises(UserError, match=rf"{name}{ending} cannot be read, or is damaged"):
+            read(tmp_path / "*")
+        reader = FilesReader(SourceConfig(files=(str(tmp_path / "*"),), skip_bad=True))
+        assert [document.text for document in reader.documents("train")] == [b"fine"]
+        assert reader.skipped == 1
+        assert f"{name}{ending} is damaged, and left out" in caplog.text
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_byte_order_mark_is_no_part_of_json_lines(tmp_path, skip_bad):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "first"}\n{"text": "\xef\xbb\xbfsecond"}\n')
+    assert read(path, skip_bad=skip_bad) == [b"first", b"\xef\xbb\xbfsecond"]
+    path.write_bytes('{"text": "a"}\n'.encode("utf-16"))
+    with pytest.raises(UserError, match=r"a\.jsonl is in UTF-16 .*iconv"):
+        read(path, skip_bad=skip_bad)
+
+
+def test_a_byte_order_mark_stays_part_of_a_text(tmp_path, caplog):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbftext")
+    assert read(tmp_path / "a.txt") == [b"\xef\xbb\xbftext"]
+    assert "a.txt begins with a byte order mark, which stays part of its text" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name", ["a.json", "a.ndjson", "a.json.gz", "a.jsonl.bz2", "A.JSONL", "a", "a.gz"]
+)
+def test_names_of_json_lines(tmp_path, name):
+    ending = name[1:] if name[1:] in COMPRESSORS else "." + name.split(".")[-1]
+    content = b'{"text": "one"}\n{"text": "two"}\n'
+    (tmp_path / name).write_bytes(COMPRESSORS.get(ending, bytes)(content))
+    assert read(tmp_path / name) == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("name", ["input", "enwik8.bz2"])
+def test_a_text_without_an_ending(tmp_path, name):
+    content = bz2.compress(b"<mediawiki>") if name.endswith("2") else b"<mediawiki>"
+    (tmp_path / name).write_bytes(content)
+    assert read(tmp_path / name) == [b"<mediawiki>"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "advice"),
+    [
+        ("a.json", b'[{"text": "a"}]', "jq -c '.[]'"),
+        ("a.jsonl", b'[\n{"text": "a"}\n]', "jq -c '.[]'"),
+        ("a.json", b'{\n  "text": "a"\n}', "jq -c '.'"),
+    ],
+)
+def test_json_that_is_no_json_lines(tmp_path, name, content, advice):
+    (tmp_path / name).write_bytes(content)
+    for skip_bad in (False, True):
+        with pytest.raises(UserError, match=re.escape(advice)):
+            read(tmp_path / name, skip_bad=skip_bad)
+
+
+def test_a_name_that_lies_about_compression(tmp_path, caplog):
+    (tmp_path / "a.jsonl").write_bytes(gzip.compress(b'{"text": "a"}'))
+    assert read(tmp_path / "a.jsonl") == [b"a"]
+    assert "a.jsonl is compressed with gzip, which its name does not say" in caplog.text
+    (tmp_path / "b.txt.gz").write_bytes(b"plain text")
+    with pytest.raises(UserError, match=r"b\.txt\.gz .*not compressed with gzip; .*\.gz off"):
+        read(tmp_path / "b.txt.gz")
+
+
+def test_files_of_no_bytes(tmp_path):
+    for name in ("a.txt", "b.jsonl"):
+        (tmp_path / name).write_bytes(b"")
+    assert read(tmp_path / "a.txt") == [b""]
+    assert read(tmp_path / "b.jsonl") == []
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_long_text_is_held_once(tmp_path, ending):
+    size = 2**25
+    (tmp_path / f"a.txt{ending}").write_bytes(COMPRESSORS[ending](bytes(size)))
+    tracemalloc.start()
+    try:
+        [text] = read(tmp_path / "*")
+        assert tracemalloc.get_traced_memory()[1] < 1.3 * size
+    finally:
+        tracemalloc.stop()
+    assert len(text) == size
 
 
 def test_inputs_change_with_the_files(tmp_path):
