@@ -36,7 +36,8 @@ class TrainConfig(Checked, name="train"):
     validate_every: int = 250
     """Steps between two validations; there is one after the last step in any case."""
     validation_rows: int = 64
-    """Rows of the validation split that each validation scores, the same ones each time."""
+    """About how many rows each validation scores, the same ones each time: spread over the
+    documents of the validation split, and in a mixture over its sources by their weights."""
     sample_bytes: int = 200
     """Bytes of text generated after each validation; 0 for none."""
     checkpoint_every: int = 250

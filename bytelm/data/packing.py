@@ -110,8 +110,11 @@ class Rows:
             where the corpus has them, `scripts` of the symbols' documents, -1 for padding,
             `byte_counts` of the targets and, bool `[B, T]`, `boundaries`, False for padding.
         """
+        return self.at(np.asarray(indices, np.int64) * self.length)
+
+    def at(self, first: np.ndarray) -> dict[str, np.ndarray]:
+        """The T symbols from each of the positions `first`, int64 `[B]`, as `batch` gives rows."""
         vocabulary = self.corpus.vocabulary
-        first = np.asarray(indices, np.int64) * self.length
         # Row r holds the symbols from first[r] - 1, one more than needed at either end, so that
         # a document that starts at an edge needs no case of its own.
         symbols = np.full((len(first), self.length + 3), vocabulary.pad, np.int32)

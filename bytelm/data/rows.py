@@ -1,6 +1,6 @@
 """The rows of a split, of every source, as `data.task` makes them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def evaluation_rows(
         _corpus(config, source, unigram, split, rows)
         for source, rows in zip(sources, wanted, strict=True)
     ]
-    return ConcatenatedRows([_evaluation_rows(corpus, config) for corpus in corpora])
+    return ConcatenatedRows([corpus_rows(corpus, config) for corpus in corpora])
 
 
 def open_unigram(config: DataConfig) -> Unigram | None:
@@ -97,10 +97,11 @@ def join_fingerprints(
 def _text_rows(corpus: Corpus, config: DataConfig, seed: int) -> RowSource:
     if config.piece_bytes is not None:
         return PieceRows(corpus, config.sequence_length, config.piece_bytes, seed)
-    return _evaluation_rows(corpus, config, seed)
+    return corpus_rows(corpus, config, seed)
 
 
-def _evaluation_rows(corpus: Corpus, config: DataConfig, seed: int = 0) -> RowSource:
+def corpus_rows(corpus: Corpus, config: DataConfig, seed: int = 0) -> RowSource:
+    """The rows of a corpus that `data.task` makes; `seed` is of what training draws."""
     if config.task == "span_corruption":
         lengths = (config.sequence_length, config.row_length)
         return SpanCorruptionRows(corpus, *lengths, config.noise_density, config.mean_span, seed)
@@ -113,9 +114,21 @@ def _corpus(
     """The documents of a split; of a source that is streamed, only those of the first rows."""
     if config.read == "packed" or rows is None:
         return training_corpus(source, split, config, unigram)
-    script = stream_script(source, config.scripts)
     texts = (document.text for document in source.documents(split))
-    corpus = pack(_at_most(texts, rows * config.sequence_length + 1))
+    few = _at_most(texts, rows * config.sequence_length + 1)
+    return corpus_in_memory(config, source, unigram, few)
+
+
+def corpus_in_memory(
+    config: DataConfig, source: Source, unigram: Unigram | None, texts: Iterable[bytes]
+) -> Corpus:
+    """Documents of a source that is not packed, with what rows carry of them besides.
+
+    Raises:
+        UserError: for a source of a script that `data.scripts` lacks.
+    """
+    script = stream_script(source, config.scripts)
+    corpus = pack(texts)
     scripts = boundaries = None
     if script is not None:
         scripts = np.full(corpus.num_documents, script, np.int32)

@@ -91,15 +91,31 @@ class Display:
 def format_metrics(values: Mapping[str, Any]) -> str:
     """One line of the metrics: those of `_FORMATS` in its order, then the others in theirs.
 
-    Names with a slash are details, for files alone.
+    Names with a slash are details, for files alone; but a validation shows its sources too.
     """
-    known = [form(_scalar(values[name])) for name, form in _FORMATS.items() if name in values]
+    known = [
+        form(_scalar(values[name])) + _of_sources(name, values)
+        for name, form in _FORMATS.items()
+        if name in values
+    ]
     others = [
         f"{name.replace('_', ' ')} {_scalar(value):.4g}"
         for name, value in values.items()
         if name not in _FORMATS and "/" not in name
     ]
     return "  ".join(known + others)
+
+
+def _of_sources(name: str, values: Mapping[str, Any]) -> str:
+    """The figures of a validation's sources, such as " (books 1.020, code 0.810)"."""
+    if not name.startswith("validation_"):
+        return ""
+    shown = [
+        f"{key.removeprefix(name + '/')} {_scalar(value):.3f}"
+        for key, value in values.items()
+        if key.startswith(name + "/")
+    ]
+    return f" ({', '.join(shown)})" if shown else ""
 
 
 def format_duration(seconds: float) -> str:

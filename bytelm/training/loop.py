@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bytelm.config import ExperimentConfig, saved_form, to_dict, to_json
-from bytelm.data.loader import ValidationBatches, train_loader
+from bytelm.data.loader import train_loader
 from bytelm.data.rows import open_tokenizer
 from bytelm.errors import UserError
 from bytelm.inference.generation import Generator
@@ -30,10 +30,11 @@ from bytelm.training.hardware import peak_flops
 from bytelm.training.initial import start_from
 from bytelm.training.metrics import MetricsWriter
 from bytelm.training.provenance import provenance
-from bytelm.training.record import Record, measure, segmentation_metrics, warnings
+from bytelm.training.record import Record, warnings
 from bytelm.training.resume import check_change
 from bytelm.training.sharding import check_batch, place_batch, row_share, single_device_mesh
 from bytelm.training.step import State, TrainProgram, train_program
+from bytelm.training.validation import Validation
 from bytelm.vocabulary import BYTES
 from bytelm.whole_file import write_whole
 
@@ -174,9 +175,7 @@ class _Run:
         self.tokenizer = open_tokenizer(config.data)
         share = row_share(config.data.batch_size, mesh)
         self.batches = train_loader(config.data, config.train.seed, *share)
-        self.validation = ValidationBatches(
-            config.data, config.train.validation_rows, "validation", *share
-        )
+        self.validation = Validation(config, self.program, mesh)
         resuming = resume and last_step(run_dir) is not None
         if not resuming:
             self.state = self._first_state()
@@ -343,28 +342,17 @@ class _Run:
             self.writer.write(step, scalars)
 
     def _validate(self) -> float:
-        """Bits per byte (`measure`) on the first rows of the validation split; and a sample."""
+        """Bits per byte (`measure`) of the validation text; and a sample."""
         self.record.pause()
         config = self.config.train
-        sums: dict[str, Any] = {}
-        for batch in self.validation:
-            found = jax.device_get(
-                self.program.evaluate(self.state["params"], place_batch(batch, self.mesh))
-            )
-            sums = {
-                name: sums.get(name, 0.0) + np.asarray(value, np.float64)
-                for name, value in found.items()
-            }
-        measured, bits = measure(sums, self.has_encoder)
-        self.validated, self.last_validation = self.step, bits
-        details = segmentation_metrics(sums, self.config.data.scripts)
-        named = {f"validation/{name}": value for name, value in details.items()}
-        self._report(self.step, {f"validation_{measured}": bits, **named})
-        self._warn(details, "in validation")
+        found = self.validation(self.state["params"])
+        self.validated, self.last_validation = self.step, found.bits
+        self._report(self.step, found.metrics)
+        self._warn(found.details, "in validation")
         if config.sample_bytes:
             self._sample(config.sample_bytes)
         self.record.resume()
-        return bits
+        return found.bits
 
     def _sample(self, count: int) -> None:
         whole = jax.tree.map(
@@ -385,7 +373,7 @@ class _Run:
             generator = Generator(self.program.graphdef, params, tokenizer=self.tokenizer)
             text = generator.generate([b""], max_bytes=count, seed=self.step)[0]
             return text.decode("utf-8", "replace")
-        first = next(iter(self.validation))
+        first = next(self.validation.batches())
         inputs = [row[row < BYTES].astype(np.uint8).tobytes() for row in first.inputs[:SAMPLES]]
         transducer = Transducer(self.program.graphdef, params)
         most = min(count, self.config.data.row_length)

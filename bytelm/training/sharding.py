@@ -73,9 +73,14 @@ def single_device_mesh() -> Mesh:
     )
 
 
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts, of equally many rows, the mesh divides a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def check_batch(rows: int, mesh: Mesh, accumulation: int) -> None:
     """Raises UserError unless the mesh and the accumulation divide a batch of `rows` evenly."""
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    shards = batch_shards(mesh)
     if rows % (shards * accumulation):
         raise UserError(
             f"data.batch_size {rows} cannot be divided by the {shards} batch shards of the mesh "

@@ -1,0 +1,171 @@
+"""The rows on which a run is validated while it trains, and what they are compared by."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bytelm.data.cache import no_text, training_corpus
+from bytelm.data.config import DIAGNOSTICS, DataConfig
+from bytelm.data.diagnostics import DiagnosticRows
+from bytelm.data.order import EndlessShuffle
+from bytelm.data.packing import Corpus
+from bytelm.data.pairs import PairRows
+from bytelm.data.rows import corpus_in_memory, corpus_rows, open_tokenizer, open_unigram
+from bytelm.data.sources import Source, open_sources
+from bytelm.data.spread import SEED, DrawnRows, SpreadRows, drawn_rows
+from bytelm.data.tfds_source import TfdsReader
+from bytelm.data.tokens import token_corpus
+from bytelm.models.contract import Batch
+from bytelm.terminal_text import printable_name
+
+STREAMED = 2
+"""Of a stream, at least so many times the wanted text is read, from documents at random."""
+
+
+@dataclass(frozen=True)
+class ValidationSource:
+    """What a run is validated on of one of its sources.
+
+    Attributes:
+        name: of the source; different ones have different names.
+        rows: that are scored.
+        origin: in words, what the rows are picked from.
+        factor: by which sums over these rows count in those of all sources, so that each source
+            has its share of the mixture, however many rows it could give.
+    """
+
+    name: str
+    rows: SpreadRows | DrawnRows
+    origin: str
+    factor: float = 1.0
+
+
+class ValidationText:
+    """The rows on which a run is validated, each time the same ones.
+
+    Attributes:
+        sources: of which there are rows.
+        fingerprint: hex digest of all rows: figures of equal fingerprints can be compared.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        rows: int,
+        *,
+        multiple: int = 1,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> None:
+        """Picks the rows of the validation split.
+
+        Args:
+            config: what to read, and the length of rows.
+            rows: about how many, over all sources by their weights.
+            multiple: batches have a multiple of so many rows, which divides `config.batch_size`.
+            process_index: which of the processes this is, from 0.
+            process_count: how many processes share each batch; it divides `multiple`.
+
+        Raises:
+            UserError: for a bad source, and a split without text.
+        """
+        self.sources = _sources(config, rows)
+        most = max(len(source.rows) for source in self.sources)
+        self._batch_size = min(config.batch_size, -(-most // multiple) * multiple)
+        self._local_size = self._batch_size // process_count
+        self._offset = process_index * self._local_size
+        self.fingerprint = self._digest()
+
+    def batches(self, source: ValidationSource) -> Iterator[Batch]:
+        """This process's rows of each batch of a source, numpy arrays `[B / processes, T]`.
+
+        The last batch is filled up with rows of padding, whose targets are UNSCORED.
+        """
+        for begin in range(self._offset, self._offset + len(source.rows), self._batch_size):
+            yield Batch(**source.rows.batch(range(begin, begin + self._local_size)))
+
+    def _digest(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for source in self.sources:
+            digest.update(f"{source.factor:.6g} {len(source.rows)}".encode())
+            for index in range(len(source.rows)):
+                for name, values in sorted(source.rows.batch([index]).items()):
+                    digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
+
+def _sources(config: DataConfig, rows: int) -> list[ValidationSource]:
+    if config.task in DIAGNOSTICS:
+        # Their rows are independent random text: the first are as good as any.
+        first = DrawnRows(DiagnosticRows(config, "validation"), np.arange(rows))
+        return [ValidationSource(config.task, first, "random text")]
+    opened, weights = open_sources(config), [each.weight for each in config.source_configs]
+    shares = [weight / sum(weights) for weight in weights]
+    picked = [
+        _picked_rows(config, source, max(1, round(rows * share)))
+        for source, share in zip(opened, shares, strict=True)
+    ]
+    size = sum(rows.size for rows, _ in picked)
+    names: list[str] = []
+    for source in opened:
+        name = printable_name(source.name)
+        number = sum(other.partition(" #")[0] == name for other in names)
+        names.append(f"{name} #{number + 1}" if number else name)
+    return [
+        ValidationSource(name, rows, origin, share * size / rows.size)
+        for name, (rows, origin), share in zip(names, picked, shares, strict=True)
+    ]
+
+
+def _picked_rows(
+    config: DataConfig, source: Source, wanted: int
+) -> tuple[SpreadRows | DrawnRows, str]:
+    """Rows of the validation split of a source, and what they are picked from."""
+    if config.task == "pairs":
+        pairs = PairRows(source, "validation", config)
+        return drawn_rows(pairs, wanted), f"{len(pairs):,} pairs"
+    corpus, origin = _corpus(config, source, wanted)
+    if config.task == "span_corruption":
+        return drawn_rows(corpus_rows(corpus, config), wanted), origin
+    return SpreadRows(corpus, config.sequence_length, wanted), origin
+
+
+def _corpus(config: DataConfig, source: Source, wanted: int) -> tuple[Corpus, str]:
+    """The documents of the validation split, and what they are; of a stream, only some of them."""
+    unigram, tokenizer = open_unigram(config), open_tokenizer(config)
+    corpus: Corpus
+    if config.read == "stream":
+        texts, stored = _random_documents(source, wanted, config.sequence_length)
+        corpus = corpus_in_memory(config, source, unigram, texts)
+        return corpus, f"{len(texts):,} documents at random of a stream of {stored:,}"
+    corpus = packed = training_corpus(source, "validation", config, unigram)
+    if tokenizer is not None:
+        corpus = token_corpus(packed, tokenizer, config.cache_path)
+    return corpus, f"{corpus.num_documents:,} documents"
+
+
+def _random_documents(source: Source, wanted: int, length: int) -> tuple[list[bytes], int]:
+    """Documents of a stream's validation split, and how many documents are stored.
+
+    They are as many as the wanted rows at least, and have STREAMED times as much text.
+    """
+    stored = source.stored_split("validation")
+    if not isinstance(source.reader, TfdsReader) or (stored == "train" and not source.held_out):
+        raise no_text(source, "validation")
+    documents = source.reader.random_access(stored)
+    belongs = source.membership("validation")
+    order = EndlessShuffle(0, len(documents), SEED)
+    found: list[bytes] = []
+    symbols = 0
+    for place in range(len(documents)):
+        text = documents[order[place]]
+        if belongs(text):
+            found.append(text)
+            symbols += len(text) + 2
+        if len(found) >= wanted and symbols >= STREAMED * wanted * length:
+            break
+    if not any(found):
+        raise no_text(source, "validation")
+    return found, len(documents)
