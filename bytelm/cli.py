@@ -305,7 +305,7 @@ def compare_command(arguments: Sequence[str]) -> int:
     name, rest = _preset(arguments, "compare", "comparison", comparison_names)
     if name is None:
         raise UserError(f"name a comparison first: one of {', '.join(comparison_names())}.")
-    from bytelm.comparison.compare import CompareCommand, Plan, run_comparison
+    from bytelm.comparison.compare import CompareCommand, ComparisonPlan, run_comparison
     from bytelm.comparison.comparison import Comparison
 
     path = find_file(name, "comparison", comparison_names())
@@ -313,7 +313,7 @@ def compare_command(arguments: Sequence[str]) -> int:
     command = parse(CompareCommand, rest, f"compare {name}", CompareCommand())
     output = command.output or Path("runs/comparison") / Path(name).stem
     if command.tasks:
-        plan = Plan(comparison, output, command.root)
+        plan = ComparisonPlan(comparison, output, command.root)
         print(f"{len(plan.sweep)} {plan.count()}")
         return 0
     return run_comparison(comparison, output, root=command.root, task=command.task)

@@ -2,22 +2,20 @@
 
 import dataclasses
 import functools
-import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
 from bytelm.comparison.comparison import Comparison, Run, TokenizerConfig, below
 from bytelm.comparison.figures import adaptation_figures, curve, test_figures
-from bytelm.comparison.record import Heading, RunRecord, State, SweepRow
+from bytelm.comparison.plan import Plan
+from bytelm.comparison.record import Heading, RunRecord
 from bytelm.comparison.report import write_report
 from bytelm.comparison.runs import (
-    TEST_REPORT,
     Outcome,
     carry_out,
     check_saved,
@@ -26,10 +24,8 @@ from bytelm.comparison.runs import (
 )
 from bytelm.comparison.sizing import adapted_run, sized_run
 from bytelm.comparison.speed import Speeds, measure_speeds, read_speeds
-from bytelm.errors import UserError
 from bytelm.subword.training import train_tokenizer
 from bytelm.training.hardware import describe_machine
-from bytelm.training.run_directory import lock
 from bytelm.whole_file import write_whole
 
 TOKENIZER_BYTES = 10**8
@@ -71,18 +67,18 @@ def run_comparison(
         UserError: for what cannot be run; nothing is run then. For a task whose learning rate is
             not known yet.
     """
-    plan = Plan(comparison, output, root)
+    plan = ComparisonPlan(comparison, output, root)
     if task is not None:
         return plan.do_task(task)
     return plan.do_all()
 
 
-class Plan:
+class ComparisonPlan(Plan[Run]):
     """The runs of a comparison and what is known of them."""
 
     def __init__(self, comparison: Comparison, output: Path, root: Path):
+        super().__init__(output, list(comparison.contenders), comparison.learning_rates)
         self.comparison = below(comparison, root)
-        self.output = output
         output.mkdir(parents=True, exist_ok=True)
         self.tokenizers = {
             (corpus, name): self._tokenizer(corpus, contender.tokenizer)
@@ -96,13 +92,12 @@ class Plan:
             for name in comparison.contenders
             for multiple in comparison.learning_rates
         ]
-        self.outcomes: dict[str, Outcome] = {}
         # Whatever cannot be run is found before anything is.
         all_runs = [
             run
             for name in comparison.contenders
             for multiple in comparison.learning_rates
-            for run in self._runs_of(name, multiple)
+            for run in self.runs_of(name, multiple)
         ]
         for run in all_runs:
             check_saved(self.run_dir(run), run.config)
@@ -114,6 +109,10 @@ class Plan:
     def run_dir(self, run: Run) -> Path:
         """Where a run is."""
         return self.output / "runs" / run.name
+
+    def key(self, run: Run) -> str:
+        """Of a run in `outcomes`; an adapted run shares its name with none."""
+        return f"{run.name} from {run.initial.name}" if run.initial else run.name
 
     def _sized(self, name: str, corpus: str, budget: float, seed: int, multiple: float) -> Run:
         return sized_run(
@@ -144,51 +143,19 @@ class Plan:
                 write_whole(path, content)
         return path
 
-    def _runs_of(self, name: str, multiple: float) -> list[Run]:
+    def runs_of(self, contender: str, multiple: float) -> list[Run]:
+        """The final runs of a contender at a multiple of its learning rate."""
         comparison = self.comparison
         return [
-            self._run(name, corpus, budget, seed, multiple)
+            self._run(contender, corpus, budget, seed, multiple)
             for budget in sorted(comparison.budgets)
             for corpus in comparison.corpora
             for seed in comparison.seeds
         ]
 
-    def validation(self, run: Run) -> float | None:
-        """The last validation of a run that is trained; infinite if it diverged."""
-        if not is_trained(self.run_dir(run), run.config):
-            return None
-        found = [r["validation_bpb"] for r in metrics(self.run_dir(run)) if "validation_bpb" in r]
-        return math.inf if found[-1] is None else found[-1]
-
-    def chosen(self, name: str) -> float | None:
-        """The multiple of the learning rate that is best for a contender; None if not known yet."""
-        swept = [run for run in self.sweep if run.contender == name]
-        if len(swept) == 1:
-            return swept[0].multiple
-        bits = {run.multiple: self.validation(run) for run in swept if not self._failed(run)}
-        known = {multiple: value for multiple, value in bits.items() if value is not None}
-        if not known or len(known) < len(bits):
-            return None
-        return min(known, key=lambda multiple: known[multiple])
-
-    def _failed(self, run: Run) -> bool:
-        """Whether it cannot be trained, as a learning rate that is too large."""
-        outcome = self.outcomes.get(run.name)
-        return outcome is not None and outcome.state == "failed"
-
-    def _is_done(self, run: Run) -> bool:
-        outcome = self.outcomes.get(run.name)
-        return outcome is not None and outcome.state == "done"
-
     def final(self) -> list[Run]:
-        """The runs that the report is of, smallest budgets first, of contenders with a rate."""
-        runs = [
-            run
-            for name in self.comparison.contenders
-            if (multiple := self.chosen(name)) is not None
-            for run in self._runs_of(name, multiple)
-        ]
-        return sorted(runs, key=lambda run: run.budget)
+        """The runs that are tested, smallest budgets first."""
+        return sorted(super().final(), key=lambda run: run.budget)
 
     def adapted(self) -> list[Run]:
         """The runs that go on from those of the largest budget and the first seed."""
@@ -202,67 +169,22 @@ class Plan:
             for name in comparison.adaptation
         ]
 
-    def do_task(self, number: int) -> int:
-        """Does the run of that number, those of the sweep first."""
-        count = self.count()
-        if not 0 <= number < count:
-            raise UserError(f"there is no task {number}; there are {count}, from 0 on.")
-        if number < len(self.sweep):
-            run = self.sweep[number]
-            outcome = self._train_only(run)
-        else:
-            place = number - len(self.sweep)
-            names = list(self.comparison.contenders)
-            each = len(self._runs_of(names[0], self.comparison.learning_rates[0]))
-            name = names[place // each]
-            multiple = self.chosen(name)
-            if multiple is None:
-                raise UserError(
-                    f"task {number} needs the learning rate of {name}; let the tasks of the sweep "
-                    f"(0 to {len(self.sweep) - 1}) end first."
-                )
-            run = self._runs_of(name, multiple)[place % each]
-            outcome = self._train_and_test(run)
-        print(f"{run.name}: {outcome.state} {outcome.reason}".rstrip())
-        return {"done": 0, "failed": 1, "stopped": 143}[outcome.state]
-
-    def count(self) -> int:
-        """How many tasks there are."""
-        comparison = self.comparison
-        final = len(comparison.budgets) * len(comparison.corpora) * len(comparison.seeds)
-        return len(self.sweep) + len(comparison.contenders) * final
-
     def do_all(self) -> int:
-        """Does all runs that are left, and writes the report after each."""
-        with lock(self.output):
-            return self._do_all()
+        """Does all runs that are left, and writes the report after each; an exit status."""
+        status = super().do_all()
+        if status != 143:
+            print(f"report: {self.output / 'report.html'}")
+        return status
 
-    def _do_all(self) -> int:
-        for runs, do in ((self.final(), self._train_and_test), (self.adapted(), self._adapt)):
-            for run in runs:
-                if (self.run_dir(run) / TEST_REPORT).exists():
-                    self.outcomes[self._key(run)] = do(run)
-        self.report()
-        stopped = self._all_stages()
-        if not stopped:
-            self._time()
-        self.report(images=True)
-        if stopped:
-            print("stopped on request; the same command goes on")
-            return 143
-        print(f"report: {self.output / 'report.html'}")
-        return 1 if any(outcome.state == "failed" for outcome in self.outcomes.values()) else 0
+    def tested(self) -> list[tuple[Callable[[], list[Run]], Callable[[Run], Outcome]]]:
+        """The runs that end with a test, and what does them."""
+        return [*super().tested(), (self.adapted, self._adapt)]
 
-    def _all_stages(self) -> bool:
-        """Whether a signal asked to stop."""
-        sweep = self.sweep if len(self.comparison.learning_rates) > 1 else []
-        return (
-            self._each(sweep, self._train_only, "learning rate")
-            or self._each(self.final(), self._train_and_test, "run")
-            or self._each(self.adapted(), self._adapt, "adaptation")
-        )
+    def stages(self) -> list[tuple[Callable[[], list[Run]], Callable[[Run], Outcome], str]]:
+        """The runs in order, what does them, and what they are called."""
+        return [*super().stages(), (self.adapted, self._adapt, "adaptation")]
 
-    def _time(self) -> None:
+    def afterwards(self) -> None:
         """Times the steps of what is trained, in turns, unless that was done."""
         runs = [run for run in self.final() if is_trained(self.run_dir(run), run.config)]
         known = read_speeds(self.output)
@@ -270,26 +192,8 @@ class Plan:
             print(f"timing {self.comparison.timed_steps} steps of each contender, in turns")
             measure_speeds(runs, self.comparison.timed_steps, self.output)
 
-    def _each(self, runs: Sequence[Run], do: Any, what: str) -> bool:
-        """Whether a signal asked to stop."""
-        for number, run in enumerate(runs, 1):
-            print(f"{what} {number} of {len(runs)}: {run.name}, {run.config.train.steps} steps")
-            self.outcomes[self._key(run)] = do(run)
-            self.report()
-            if self.outcomes[self._key(run)].state == "stopped":
-                return True
-        return False
-
-    def _key(self, run: Run) -> str:
-        return f"{run.name} from {run.initial.name}" if run.initial else run.name
-
-    def _train_only(self, run: Run) -> Outcome:
-        tested = self.outcomes.get(self._key(run))  # one of the sweep is a final run as well
-        if tested is not None and tested.report:
-            return tested
-        return carry_out(self.run_dir(run), run.config, None, {})
-
-    def _train_and_test(self, run: Run) -> Outcome:
+    def train_and_test(self, run: Run) -> Outcome:
+        """Does what is left to do of a final run."""
         largest = run.budget == max(self.comparison.budgets)
         test = functools.partial(test_figures, comparison=self.comparison, whole=largest)
         asked = {
@@ -317,24 +221,16 @@ class Plan:
         """Writes the report of what is known."""
         comparison, final = self.comparison, self.final()
         speeds = read_speeds(self.output)
-        if not all(speeds.knows(run) for run in final if self._is_done(run)):
+        done = [run for run in final if run.name in self.outcomes]
+        if not all(speeds.knows(run) for run in done if self.outcomes[run.name].state == "done"):
             speeds = Speeds()  # some would stand beside the medians of others' runs
         records = [self._record(run, speeds) for run in final]
         known = {record.contender for record in records}
         records += [
-            RunRecord(run.contender, run.corpus, run.budget, run.seed, *self._before_the_rate(name))
+            RunRecord(run.contender, run.corpus, run.budget, run.seed, *self.before_the_rate(name))
             for name in comparison.contenders
             if name not in known
-            for run in self._runs_of(name, comparison.learning_rates[0])
-        ]
-        rows = [
-            SweepRow(
-                run.contender,
-                run.config.optimizer.learning_rate,
-                self.validation(run),
-                run.multiple == self.chosen(run.contender),
-            )
-            for run in self.sweep
+            for run in self.runs_of(name, comparison.learning_rates[0])
         ]
         heading = Heading(
             title=comparison.title,
@@ -343,17 +239,9 @@ class Plan:
             command=shlex.join(["bytelm", *sys.argv[1:]]),
             machine=describe_machine(),
             notes=_notes(comparison, speeds.machine),
-            sweep=tuple(rows) if len(comparison.learning_rates) > 1 else (),
+            sweep=self.sweep_rows(),
         )
         write_report(heading, records, self.output, images=images)
-
-    def _before_the_rate(self, name: str) -> tuple[State, str]:
-        """State and reason of a contender's runs while its learning rate is not known."""
-        outcomes = [self.outcomes.get(run.name) for run in self.sweep if run.contender == name]
-        failed = [outcome for outcome in outcomes if outcome and outcome.state == "failed"]
-        if len(failed) < len(outcomes):
-            return "waiting", ""
-        return "failed", f"no learning rate can be trained: {failed[0].reason}"
 
     def _record(self, run: Run, speeds: Speeds) -> RunRecord:
         outcome = self.outcomes.get(run.name)

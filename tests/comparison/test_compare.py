@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bytelm.comparison import compare, runs
-from bytelm.comparison.compare import Plan, run_comparison
+from bytelm.comparison.compare import ComparisonPlan, run_comparison
 from bytelm.comparison.comparison import Comparison, Contender, Robustness, TokenizerConfig
 from bytelm.comparison.figures import beginnings
 from bytelm.comparison.sizing import bytes_per_symbol
@@ -155,7 +155,7 @@ def test_steps_are_timed_in_turns(whole):
 
 
 def test_the_sweep_keeps_the_rate_with_the_fewest_bits(whole, comparison, root):
-    plan = Plan(comparison, whole, root)
+    plan = ComparisonPlan(comparison, whole, root)
     assert len(plan.sweep) == 2 * len(TWO)
     for name in TWO:
         bits = {run.multiple: plan.validation(run) for run in plan.sweep if run.contender == name}
@@ -165,7 +165,7 @@ def test_the_sweep_keeps_the_rate_with_the_fewest_bits(whole, comparison, root):
 
 
 def test_all_contenders_read_the_same_text_and_validate_on_it(comparison, whole, root):
-    plan = Plan(comparison, whole, root)
+    plan = ComparisonPlan(comparison, whole, root)
     for run in plan.sweep:
         data = run.config.data
         assert data.piece_bytes == 32 and data.files == (str(root / "english.train.txt"),)
@@ -225,7 +225,7 @@ def test_a_tokenizer_may_be_of_less_text(comparison, root, tmp_path, monkeypatch
     )
     limited = dataclasses.replace(CONTENDERS["bpe"], tokenizer=TokenizerConfig("bpe", 264, 900))
     contenders = {"bpe": CONTENDERS["bpe"], "limited": limited}
-    plan = Plan(dataclasses.replace(comparison, contenders=contenders), tmp_path, root)
+    plan = ComparisonPlan(dataclasses.replace(comparison, contenders=contenders), tmp_path, root)
     assert asked == [compare.TOKENIZER_BYTES, 900]
     used = {run.contender: Path(run.config.data.tokenizer).name for run in plan.sweep}
     assert used == {"bpe": "english-bpe-264.json", "limited": "english-bpe-264-of-900.json"}
@@ -299,7 +299,7 @@ def test_tasks_do_one_run_each(comparison, root, tmp_path, capsys):
         timed_steps=0,
     )
     output = tmp_path / "out"
-    assert Plan(small, output, root).count() == 3
+    assert ComparisonPlan(small, output, root).count() == 3
     with pytest.raises(UserError, match=r"task 2 needs the learning rate of bytes"):
         run_comparison(small, output, root=root, task=2)
     for task in range(3):
@@ -313,7 +313,7 @@ def test_tasks_do_one_run_each(comparison, root, tmp_path, capsys):
 
 def test_budgets_of_bytes_and_of_inference(comparison, root, tmp_path):
     of_bytes = dataclasses.replace(comparison, axis="raw_bytes", budgets=(2000.0,), adaptation={})
-    for run in Plan(of_bytes, tmp_path / "bytes", root).sweep:
+    for run in ComparisonPlan(of_bytes, tmp_path / "bytes", root).sweep:
         size = run.config.train.steps * run.bytes_per_step
         assert 2000 - run.bytes_per_step < size <= 2000
     contenders = {
@@ -337,10 +337,12 @@ def test_budgets_of_bytes_and_of_inference(comparison, root, tmp_path):
         budgets=(deep,),
         raw_bytes=1000.0,
     )
-    assert {run.config.model.depth for run in Plan(of_inference, tmp_path / "i", root).sweep} == {3}
+    assert {
+        run.config.model.depth for run in ComparisonPlan(of_inference, tmp_path / "i", root).sweep
+    } == {3}
     far = dataclasses.replace(of_inference, budgets=(10 * deep,))
     with pytest.raises(UserError, match=r"the size nearest to .* give it a size within 10%"):
-        Plan(far, tmp_path / "far", root)
+        ComparisonPlan(far, tmp_path / "far", root)
 
 
 def test_a_budget_too_small_for_one_step_is_refused_before_anything_runs(
@@ -389,7 +391,7 @@ def test_a_wrong_field_of_a_contender_is_named(comparison, root, tmp_path):
     }
     wrong = dataclasses.replace(comparison, baseline="bytes", contenders=contenders)
     with pytest.raises(UserError, match=r"contender bytes .*model\.widht.*did you mean"):
-        Plan(wrong, tmp_path / "out", root)
+        ComparisonPlan(wrong, tmp_path / "out", root)
 
 
 def test_a_contender_with_rows_of_its_own_is_refused(comparison, root, tmp_path):
@@ -400,7 +402,7 @@ def test_a_contender_with_rows_of_its_own_is_refused(comparison, root, tmp_path)
     with pytest.raises(
         UserError, match=r"contender bytes of the comparison: data\.piece_bytes is 32"
     ):
-        Plan(wrong, tmp_path / "out", root)
+        ComparisonPlan(wrong, tmp_path / "out", root)
 
 
 def test_files_that_are_not_there_are_named_before_anything_is_written(comparison, tmp_path):
