@@ -52,7 +52,7 @@ def _types_first(check_values: Any) -> Any:
 
 
 def _convert_fields(config: Any) -> None:
-    kind = type(config)
+    kind: Any = type(config)
     hints, name = field_types(kind), kind._config_name or kind.__name__
     for field in dataclasses.fields(config):
         given = getattr(config, field.name)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from bytelm.checked import did_you_mean
 from bytelm.commands import (
     ConvertCommand,
     DescribeCommand,
@@ -25,7 +26,6 @@ from bytelm.commands import (
     TrainCommand,
     UnigramCommand,
 )
-from bytelm.checked import did_you_mean
 from bytelm.config import ExperimentConfig, to_dict, to_json
 from bytelm.data.config import DataConfig
 from bytelm.errors import UserError

@@ -111,7 +111,11 @@ def to_dict(config: Any) -> Any:
                         'ClassVar[str] = "mine"`.'
                     )
                 origin = defined_in(kind)
-                return {key: getattr(kind, key), **({} if origin is None else {_DEFINED_IN: origin}), **fields}
+                return {
+                    key: getattr(kind, key),
+                    **({} if origin is None else {_DEFINED_IN: origin}),
+                    **fields,
+                }
         return fields
     if isinstance(config, tuple):
         return [to_dict(item) for item in config]

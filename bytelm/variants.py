@@ -53,8 +53,10 @@ def check_known(variants: dict[str, Any], name: Any, where: str, origin: Any) ->
             f"{where} is {name!r} in the saved config; this version of bytelm has {known}. If it "
             "is of a file of your own, name that with --import."
         )
-    place = f"in {origin}: add --import {origin}" if origin else (
-        "in no file, such as a notebook: put its class into one and add --import FILE"
+    place = (
+        f"in {origin}: add --import {origin}"
+        if origin
+        else ("in no file, such as a notebook: put its class into one and add --import FILE")
     )
     raise UserError(
         f"{where} is {name!r}, which is not bytelm's own. It was defined {place} (in Python, "

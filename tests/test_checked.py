@@ -103,7 +103,7 @@ def test_a_union_takes_its_types_as_they_are():
     assert converted({"a": 1}, Mapping[str, float], "x") == {"a": 1.0}
     with pytest.raises(UserError, match=r"x\['a'\] is 'b'"):
         converted({"a": "b"}, Mapping[str, float], "x")
-    with pytest.raises(UserError, match="x is b'3', and should be .*int.* or str"):
+    with pytest.raises(UserError, match=r"x is b'3', and should be .*int.* or str"):
         converted(b"3", int | str, "x")
 
 

@@ -221,9 +221,7 @@ def contender_config(
             workers=own.workers,
             piece_bytes=comparison.piece_bytes,
         )
-        return saved_form(
-            changed(contender.config, {"data": data, **contender.at.get(budget, {})})
-        )
+        return saved_form(changed(contender.config, {"data": data, **contender.at.get(budget, {})}))
     except UserError as error:
         raise UserError(f"contender {name} of the comparison: {error}") from None
 
