@@ -8,12 +8,13 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
+from bytelm import usage
 from bytelm.checked import did_you_mean
 from bytelm.commands import (
     ConvertCommand,
@@ -36,6 +37,7 @@ from bytelm.presets import (
     load_preset,
     preset_names,
     run_file,
+    some_names,
 )
 from bytelm.terminal_text import escape_unwritable, printable
 
@@ -47,14 +49,17 @@ def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = 
     return tyro.cli(
         kind,
         args=list(arguments),
-        prog=program,
+        prog=f"bytelm {program}",
         default=tyro.MISSING_NONPROP if default is None else default,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
     )
 
 
 def train_command(arguments: Sequence[str]) -> int:
-    """`bytelm train PRESET [options]`."""
+    """Trains a model from a config.
+
+    `bytelm train PRESET [options]`
+    """
     preset, rest = _preset(arguments, "train")
     if preset is None:
         preset, config = _saved_preset(rest)
@@ -132,13 +137,16 @@ def _saved_preset(rest: Sequence[str]) -> tuple[str, ExperimentConfig]:
             return run_dir.name, load_json(run_dir / "config.json")
         raise UserError(f"{run_dir} holds no run to resume: it has no config.json.")
     raise UserError(
-        f"name a preset first: one of {', '.join(preset_names())}, or a path to a config file "
-        "(or --resume with --run-dir)."
+        f"name a preset or a path to a config file first (or --resume with --run-dir)"
+        f"{some_names(preset_names())}."
     )
 
 
 def eval_command(arguments: Sequence[str]) -> int:
-    """`bytelm eval --checkpoint RUN [options]`."""
+    """Scores a checkpoint: exact bits per byte over whole documents.
+
+    `bytelm eval --checkpoint RUN [options]`
+    """
     from bytelm.api import load
     from bytelm.data.documents import Documents, check_split
     from bytelm.evaluation.report import evaluate, print_report, write_report
@@ -195,7 +203,10 @@ def eval_command(arguments: Sequence[str]) -> int:
 
 
 def generate_command(arguments: Sequence[str]) -> int:
-    """`bytelm generate --checkpoint RUN --prompt TEXT [options]`."""
+    """Continues prompts with a checkpoint.
+
+    `bytelm generate --checkpoint RUN --prompt TEXT [options]`
+    """
     command = parse(GenerateCommand, arguments, "generate")
     from bytelm.api import load
     from bytelm.inference.terminal import write_continuations
@@ -225,7 +236,10 @@ def generate_command(arguments: Sequence[str]) -> int:
 
 
 def segment_command(arguments: Sequence[str]) -> int:
-    """`bytelm segment --checkpoint RUN --text TEXT [options]`."""
+    """Shows the patches that a checkpoint cuts a text into, and what they cost.
+
+    `bytelm segment --checkpoint RUN --text TEXT [options]`
+    """
     from bytelm.evaluation.segmentation_view import SegmentCommand, show_segmentation
 
     show_segmentation(parse(SegmentCommand, arguments, "segment"))
@@ -233,10 +247,13 @@ def segment_command(arguments: Sequence[str]) -> int:
 
 
 def ablate_command(arguments: Sequence[str]) -> int:
-    """`bytelm ablate ABLATION [options]`."""
+    """Trains and tests the points of an ablation.
+
+    `bytelm ablate ABLATION [options]`
+    """
     name, rest = _preset(arguments, "ablate", "ablation", ablation_names)
     if name is None:
-        raise UserError(f"name an ablation first: one of {', '.join(ablation_names())}.")
+        raise UserError(f"name an ablation first{some_names(ablation_names())}.")
     from bytelm.comparison.ablation import AblateCommand, Ablation, run_ablation
 
     ablation = run_file(find_file(name, "ablation", ablation_names()), "ablation", Ablation)
@@ -249,20 +266,14 @@ def ablate_command(arguments: Sequence[str]) -> int:
 
 
 def data_command(arguments: Sequence[str]) -> int:
-    """`bytelm data describe|unigram|rates [PRESET] [options]`."""
-    kinds: dict[str, type[Any]] = {
-        "describe": DescribeCommand,
-        "unigram": UnigramCommand,
-        "rates": RatesCommand,
-    }
-    if not arguments or arguments[0] not in kinds:
-        raise UserError(
-            f"say what to do with the data: `bytelm data {'|'.join(kinds)} [PRESET] [options]`."
-        )
-    name = arguments[0]
+    """Describes text, and makes what models need of it.
+
+    `bytelm data describe|unigram|rates [PRESET] [options]`
+    """
+    name = _work(arguments, "data", DATA_COMMANDS)
     preset, rest = _preset(arguments[1:], f"data {name}")
     data = load_preset(preset).data if preset else DataConfig()
-    command = parse(kinds[name], rest, f"data {name}", kinds[name](data))
+    command = parse(DATA_COMMANDS[name], rest, f"data {name}", DATA_COMMANDS[name](data))
     if isinstance(command, DescribeCommand):
         from bytelm.data.describe import describe
 
@@ -279,9 +290,11 @@ def data_command(arguments: Sequence[str]) -> int:
 
 
 def tokenizer_command(arguments: Sequence[str]) -> int:
-    """`bytelm tokenizer train [PRESET] [options]`."""
-    if not arguments or arguments[0] != "train":
-        raise UserError("say what to do: `bytelm tokenizer train [PRESET] [options]`.")
+    """Trains a subword tokenizer on the train split, for data.tokenizer.
+
+    `bytelm tokenizer train [PRESET] [options]`
+    """
+    _work(arguments, "tokenizer", {"train": TokenizerCommand})
     preset, rest = _preset(arguments[1:], "tokenizer train")
     data = load_preset(preset).data if preset else DataConfig()
     command = parse(TokenizerCommand, rest, "tokenizer train", TokenizerCommand(data))
@@ -301,10 +314,13 @@ def tokenizer_command(arguments: Sequence[str]) -> int:
 
 
 def compare_command(arguments: Sequence[str]) -> int:
-    """`bytelm compare COMPARISON [options]`."""
+    """Trains models at equal budgets and reports how they compare.
+
+    `bytelm compare COMPARISON [options]`
+    """
     name, rest = _preset(arguments, "compare", "comparison", comparison_names)
     if name is None:
-        raise UserError(f"name a comparison first: one of {', '.join(comparison_names())}.")
+        raise UserError(f"name a comparison first{some_names(comparison_names())}.")
     from bytelm.comparison.compare import CompareCommand, ComparisonPlan, run_comparison
     from bytelm.comparison.comparison import Comparison
 
@@ -320,7 +336,10 @@ def compare_command(arguments: Sequence[str]) -> int:
 
 
 def convert_command(arguments: Sequence[str]) -> int:
-    """`bytelm convert --from-hf PATH_OR_NAME --output RUN | --to-hf FOLDER --checkpoint RUN`."""
+    """Converts ByT5 and MrT5 from and to the folders of Hugging Face's T5.
+
+    `bytelm convert --from-hf PATH_OR_NAME --output RUN | --to-hf FOLDER --checkpoint RUN`
+    """
     command = parse(ConvertCommand, arguments, "convert")
     from bytelm.conversion import from_hf, to_hf
 
@@ -340,10 +359,13 @@ def convert_command(arguments: Sequence[str]) -> int:
 
 
 def profile_command(arguments: Sequence[str]) -> int:
-    """`bytelm profile PRESET [options]`."""
+    """Traces a few training steps.
+
+    `bytelm profile PRESET [options]`
+    """
     preset, rest = _preset(arguments, "profile")
     if preset is None:
-        raise UserError(f"name a preset first: one of {', '.join(preset_names())}.")
+        raise UserError(f"name a preset first{some_names(preset_names())}.")
     command = parse(ProfileCommand, rest, f"profile {preset}", ProfileCommand(load_preset(preset)))
     from bytelm.training import host_memory
     from bytelm.training.profile import profile
@@ -351,6 +373,28 @@ def profile_command(arguments: Sequence[str]) -> int:
     host_memory.keep()
     profile(command.config, command.trace_dir, command.steps)
     return 0
+
+
+DATA_COMMANDS: dict[str, type[Any]] = {
+    "describe": DescribeCommand,
+    "unigram": UnigramCommand,
+    "rates": RatesCommand,
+}
+"""What `bytelm data` does, and the options of each."""
+
+
+def _work(arguments: Sequence[str], command: str, kinds: Mapping[str, type[Any]]) -> str:
+    """The first argument, which says which of a command's kinds of work to do."""
+    name = arguments[0] if arguments else ""
+    if name in ("-h", "--help"):
+        print(usage.of_command(COMMANDS[command], kinds))
+        sys.exit(0)
+    if name not in kinds:
+        given = f" (there is no {command} {name!r}{did_you_mean(name, kinds)})" if name else ""
+        raise UserError(
+            f"say what to do: `bytelm {command} {'|'.join(kinds)} [PRESET] [options]`{given}."
+        )
+    return name
 
 
 def _preset(
@@ -361,10 +405,8 @@ def _preset(
 ) -> tuple[str | None, Sequence[str]]:
     if arguments and not arguments[0].startswith("-"):
         return arguments[0], arguments[1:]
-    if "--help" in arguments or "-h" in arguments:
-        option = what.upper()
-        print(f"usage: {command} {option} [options]; {option} --help lists its options.")
-        print(f"{what}s: {', '.join(names())}, or a path to a file")
+    if command in COMMANDS and {"-h", "--help"} & set(arguments):
+        print(usage.of_preset_command(command, COMMANDS[command], what, names()))
         sys.exit(0)
     return None, arguments
 
@@ -392,10 +434,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_unwritable(sys.stdout, sys.stderr)
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
-            for name, command in COMMANDS.items():
-                print(f"bytelm {name:10}{command.__doc__}")
+            print(usage.overview(COMMANDS))
             return 0
-        name = arguments[0]
+        if arguments[0] == "--version":
+            print(usage.versions())
+            return 0
+        arguments = usage.import_named(arguments)
+        name = arguments[0] if arguments else ""
         if name not in COMMANDS:
             raise UserError(
                 f"there is no command {name!r}{did_you_mean(name, COMMANDS)}; there are "

@@ -109,7 +109,8 @@ def _advice(name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(name, names, n=4)
     near += [known for known in names if name in known and known not in near]
     if near:
-        return f" (did you mean {' or '.join(near[:6])}?)"
+        *others, last = near[:6]
+        return f" (did you mean {', '.join(others)}{' or ' if others else ''}{last}?)"
     return some_names(names)
 
 

@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+from bytelm.checked import did_you_mean
 from bytelm.errors import UserError
 
 
@@ -47,11 +48,10 @@ def check_known(variants: dict[str, Any], name: Any, where: str, origin: Any) ->
     """
     if isinstance(name, str) and name in variants:
         return
-    known = ", ".join(sorted(variants))
     if not isinstance(origin, str):
         raise UserError(
-            f"{where} is {name!r} in the saved config; this version of bytelm has {known}. If it "
-            "is of a file of your own, name that with --import."
+            f"{where} is {name!r}{did_you_mean(str(name), variants)}; this version of bytelm has "
+            f"{', '.join(sorted(variants))}. If a file of your own defines it, add --import FILE."
         )
     place = (
         f"in {origin}: add --import {origin}"

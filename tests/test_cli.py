@@ -51,7 +51,7 @@ def test_unknown_command(capsys):
 
 def test_unknown_preset(capsys):
     error = fails(capsys, "train", "transformer_tny")
-    assert "no preset 'transformer_tny' (did you mean transformer_tiny?)" in error
+    assert "no preset 'transformer_tny' (did you mean transformer_tiny" in error
 
 
 def test_missing_preset(capsys):
@@ -222,9 +222,9 @@ def test_ablate_and_segment(capsys, tmp_path, lines, monkeypatch):
 
 
 def test_unknown_ablation(capsys):
-    assert "name an ablation first: one of ablations/boundaries" in fails(capsys, "ablate")
+    assert "name an ablation first; there are ablations/boundaries" in fails(capsys, "ablate")
     error = fails(capsys, "ablate", "ablations/boundary")
-    assert "no ablation 'ablations/boundary' (did you mean ablations/boundaries?)" in error
+    assert "no ablation 'ablations/boundary' (did you mean ablations/boundaries" in error
 
 
 def test_eval_needs_a_checkpoint(capsys):
@@ -300,7 +300,7 @@ def test_what_needs_no_sum_over_tokenisations(capsys, tmp_path, lines):
 
 
 def test_comparisons_are_known_by_name(capsys):
-    assert "name a comparison first: one of comparison/cpu" in fails(capsys, "compare")
+    assert "name a comparison first; there are comparison/cpu" in fails(capsys, "compare")
     error = fails(capsys, "compare", "comparison/gpu")
-    assert "there is no comparison 'comparison/gpu' (did you mean comparison/cpu?)" in error
+    assert "there is no comparison 'comparison/gpu' (did you mean comparison/cpu" in error
     assert "did you mean train" in fails(capsys, "tarin")
