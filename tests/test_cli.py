@@ -1,11 +1,13 @@
 """The command line: a mistake is one clear sentence and a non-zero exit, and nothing is lost."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 
-from bytelm.cli import main
+import bytelm
+from bytelm.cli import COMMANDS, main
 from bytelm.errors import UserError
 from bytelm.training import distributed, host_memory
 from bytelm.training.run_directory import lock
@@ -304,3 +306,29 @@ def test_comparisons_are_known_by_name(capsys):
     error = fails(capsys, "compare", "comparison/gpu")
     assert "there is no comparison 'comparison/gpu' (did you mean comparison/cpu" in error
     assert "did you mean train" in fails(capsys, "tarin")
+
+
+def test_help_says_what_each_command_does(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert f"  {name:10} {command.__doc__.splitlines()[0]}\n" in out
+        assert main_help(capsys, name).count(command.__doc__.splitlines()[0]) >= 1
+    assert "Describes the documents of a source." in main_help(capsys, "data")
+    assert "--data.files" in main_help(capsys, "data", "describe")
+    assert "transformer_tiny" in main_help(capsys, "train")
+
+
+def main_help(capsys, *command: str) -> str:
+    with contextlib.suppress(SystemExit):
+        main([*command, "--help"])
+    return capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith(f"bytelm {bytelm.__version__}, JAX ")
+
+
+def test_an_unknown_kind_of_work_on_data(capsys):
+    assert "did you mean describe?" in fails(capsys, "data", "descibe")

@@ -20,6 +20,8 @@ from flax import nnx
 
 from bytelm.errors import UserError
 from bytelm.inference.sampling import Sampling, sample
+from bytelm.models.contract import LanguageModel
+from bytelm.models.encoder_decoder import EncoderDecoder
 from bytelm.subword.tokenizer import Tokenizer
 from bytelm.vocabulary import BYTE_VOCABULARY, END, Vocabulary
 
@@ -47,6 +49,21 @@ def store_weights(params: Any, weights: Weights) -> Any:
     return jax.tree.map(store, params)
 
 
+def missing_methods(graphdef: nnx.GraphDef) -> list[str]:
+    """The methods that writing text needs, and that a model's family does not have."""
+    model = _class(graphdef)
+    needed = {"extend": LanguageModel, "init_cache": LanguageModel}
+    if issubclass(model, EncoderDecoder):
+        needed["start"] = EncoderDecoder
+    return [name for name, base in needed.items() if getattr(model, name) is getattr(base, name)]
+
+
+def _class(graphdef: nnx.GraphDef) -> type[nnx.Module]:
+    """Of the model: the first node is its root."""
+    root: Any = graphdef.nodes[0]
+    return root.type
+
+
 class Generator:
     """Continues prompts with one model.
 
@@ -59,6 +76,9 @@ class Generator:
 
     Attributes:
         graphdef, params: of the model, in its form for decoding.
+
+    Raises:
+        UserError: if the family has no `extend`.
     """
 
     def __init__(
@@ -70,6 +90,11 @@ class Generator:
         piece: int = PIECE,
         tokenizer: Tokenizer | None = None,
     ):
+        if missing := missing_methods(graphdef):
+            raise UserError(
+                f"{_class(graphdef).__name__} cannot write text: it has no "
+                f"{' and no '.join(missing)}; it can be trained and evaluated all the same."
+            )
         self._tokenizer = tokenizer
         self._vocabulary = BYTE_VOCABULARY if tokenizer is None else tokenizer.vocabulary
         self.graphdef, self.params = nnx.split(nnx.merge(graphdef, params).for_decoding())

@@ -16,7 +16,7 @@ from bytelm.config import ExperimentConfig, saved_form, to_dict, to_json
 from bytelm.data.loader import train_loader
 from bytelm.data.rows import open_tokenizer
 from bytelm.errors import UserError
-from bytelm.inference.generation import Generator
+from bytelm.inference.generation import Generator, missing_methods
 from bytelm.inference.transduction import Transducer
 from bytelm.models import ModelConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
@@ -172,6 +172,7 @@ class _Run:
         self.config, self.run_dir, self.mesh = config, run_dir, mesh
         self.has_encoder = isinstance(config.model, EncoderDecoderConfig)
         self.program = build_program(config, mesh)
+        self.missing = missing_methods(self.program.graphdef)
         self.tokenizer = open_tokenizer(config.data)
         share = row_share(config.data.batch_size, mesh)
         self.batches = train_loader(config.data, config.train.seed, *share)
@@ -243,6 +244,11 @@ class _Run:
         ):
             if first:
                 self.display.message(f"resuming from step {first} in {self.run_dir}")
+            if config.sample_bytes and self.missing:
+                self.display.message(
+                    f"warning: the family {self.config.model.family} has no "
+                    f"{' and no '.join(self.missing)}, so there will be no samples"
+                )
             self.record.resume()
             pending: tuple[int, dict[str, jax.Array]] | None = None
             while True:
@@ -349,7 +355,7 @@ class _Run:
         self.validated, self.last_validation = self.step, found.bits
         self._report(self.step, found.metrics)
         self._warn(found.details, "in validation")
-        if config.sample_bytes:
+        if config.sample_bytes and not self.missing:
             self._sample(config.sample_bytes)
         self.record.resume()
         return found.bits
