@@ -86,9 +86,10 @@ _VARIANTS: dict[type, tuple[str, dict[str, Any]]] = {
 }
 """Classes that stand for their registered subclasses: the key that names one, and all of them."""
 
-
 _DEFINED_IN = "defined_in"
 """Key of a saved variant of a user's own: the file or module that defines it."""
+_ADDED: dict[str, Any] = {"split_above": None}
+"""Fields that configs saved before they existed lack, and what those runs did."""
 
 
 def to_dict(config: Any) -> Any:
@@ -182,6 +183,7 @@ def _dataclass_from_dict(saved: Any, kind: Any, where: str) -> Any:
                 f"the saved config has an unknown key {where}.{key}{did_you_mean(key, names)}; "
                 "it was written by another version of bytelm."
             )
+    saved = {name: _ADDED[name] for name in names if name in _ADDED} | saved
     for name in names:
         if name not in saved:
             raise UserError(

@@ -120,3 +120,9 @@ def test_counts_of_training_start_at_one(name):
     with pytest.raises(UserError, match=rf"train\.{name} is 0; it must be at least 1"):
         TrainConfig(**{name: 0})
     assert TrainConfig(sample_bytes=0, seed=0).seed == 0
+
+
+def test_a_config_from_before_long_documents_were_split():
+    saved = to_dict(ExperimentConfig(model=TransformerConfig()))
+    del saved["data"]["split_above"]
+    assert from_dict(saved).data.split_above is None

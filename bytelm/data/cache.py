@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 
 from bytelm.data.build_once import SUMMARY, build_once, is_complete
-from bytelm.data.config import DataConfig, Split
+from bytelm.data.config import SPLITS, DataConfig, Split
 from bytelm.data.packing import FILLER, Corpus
 from bytelm.data.scripts import script_ids
 from bytelm.data.sources import Source
+from bytelm.data.text_record import PLACED, placed_passages
 from bytelm.data.tfds_source import TfdsMissingError
 from bytelm.data.unigram import Unigram
 from bytelm.errors import UserError
 from bytelm.file_names import name_part
 
-FORMAT = 1
+FORMAT = 2
 """Version of the files below; raise it when their meaning changes."""
 SYMBOLS = "symbols.bin"
 STARTS = "starts.bin"
@@ -30,6 +31,8 @@ BOUNDARIES = "boundaries.bin"
 """Whether a piece ends with each symbol; in a directory of its own, for each Unigram model."""
 START_BYTES = 8
 SCRIPT_BYTES = 4
+PASSAGES = "passages.bin"
+"""The passages of all documents that were read, as `text_record.PLACED`, with their splits."""
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,7 @@ class PackedCorpus(Corpus):
         name: the source's name.
         fingerprint: hex digest of the documents' bytes and order.
         skipped: bad records that were left out when it was packed.
+        cut: parts of long documents that it has.
     """
 
     def __init__(
@@ -71,7 +75,13 @@ class PackedCorpus(Corpus):
         self.name: str = summary["name"]
         self.fingerprint: str = summary["fingerprint"]
         self.skipped: int = summary["skipped"]
+        self.cut: int = summary["cut"]
         self._origin = (directory, scripts, boundaries)
+
+    @property
+    def passages(self) -> np.ndarray:
+        """The passages of all documents that were read to pack this split, as PLACED."""
+        return np.fromfile(self.directory / PASSAGES, PLACED)
 
     def __reduce__(self) -> tuple[type["PackedCorpus"], tuple[object, ...]]:
         """Worker processes map the files themselves."""
@@ -85,6 +95,18 @@ def mapped(path: Path, dtype: Any) -> np.ndarray:
 
 
 def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpus:
+    """As `find_packed`; and says what was skipped, and which documents were cut."""
+    corpus = find_packed(source, split, cache_path)
+    if corpus.skipped:
+        logger.warning(
+            "%s (%s): %d bad lines or files were skipped", source.name, split, corpus.skipped
+        )
+    if corpus.cut and split == "train" and source.record is None:
+        logger.warning("%s: %s", source.name, _how_it_is_cut(source, corpus.cut))
+    return corpus
+
+
+def find_packed(source: Source, split: Split, cache_path: Path) -> PackedCorpus:
     """Opens the packed documents of a split, and packs them first if they have changed or are new.
 
     Any number of processes may ask at once: one packs, the others wait for it. Where TFDS is not
@@ -99,12 +121,7 @@ def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpu
         stored = source.stored_split(split)
         size = source.reader.size(stored) * (1 if stored == split else source.held_out)
         build_once(directory, content, size, lambda partial: _pack(source, split, partial))
-    corpus = PackedCorpus(directory)
-    if corpus.skipped:
-        logger.warning(
-            "%s (%s): %d bad lines or files were skipped", source.name, split, corpus.skipped
-        )
-    return corpus
+    return PackedCorpus(directory)
 
 
 def training_corpus(
@@ -150,12 +167,18 @@ def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
     """Writes the symbol stream, the starts and the scripts; returns the summary."""
     position, documents, digest = 0, 0, hashlib.blake2b(digest_size=16)
     names: dict[str, int] = {}
+    cut = 0
     with (
         open(directory / SYMBOLS, "wb") as symbols,
         open(directory / STARTS, "wb") as starts,
         open(directory / SCRIPTS, "wb") as scripts,
+        open(directory / PASSAGES, "wb") as passages,
     ):
-        for text, script, _ in source.documents(split):
+        for (text, script, _), its_split, is_part in source.placed(split):
+            passages.write(placed_passages(text, its_split))
+            if its_split != split:
+                continue
+            cut += is_part
             starts.write(position.to_bytes(START_BYTES, "little"))
             # One after another: joined, a long text would be copied.
             for part in (FILLER, text, FILLER):
@@ -177,12 +200,22 @@ def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
         "settings": source.settings(split),
         "documents": documents,
         "bytes": position - 2 * documents,
+        "cut": cut,
     }
     if names:
         summary["scripts"] = list(names)
     else:
         (directory / SCRIPTS).unlink()
     return summary
+
+
+def _how_it_is_cut(source: Source, documents: int) -> str:
+    held_out = [split for split in SPLITS if split not in (*source.reader.own_splits, "train")]
+    return (
+        f"{documents} document(s) longer than {source.split_above:,} bytes: the end of each, "
+        f"{source.held_out:.1%} for each of {' and '.join(held_out)}, is held out "
+        "(--data.split-above changes that, None takes it back)"
+    )
 
 
 def _segment(corpus: PackedCorpus, unigram: Unigram, directory: Path) -> dict[str, Any]:
@@ -201,7 +234,14 @@ def no_text(source: Source, split: Split) -> UserError:
     """What to tell of a split that has nothing in it."""
     if split == "train":
         return UserError(f"{source.name} has no text to train on; choose another source.")
+    if source.record is not None:
+        return UserError(
+            f"{source.name} has no text of the run's {split} split, and nothing that is new; score "
+            "another split of it with --split, or other text."
+        )
     return UserError(
         f"{source.name} has no text in its {split} split; name one with --data.{split}-files or "
-        f"--data.{split}-split, or raise --data.held-out ({source.held_out})."
+        f"--data.{split}-split, or raise --data.held-out ({source.held_out}), or, where documents "
+        f"are few and long, lower --data.split-above ({source.split_above}), above which the end "
+        "of a document is held out."
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from bytelm.checked import Checked
+from bytelm.data.passages import LONGEST
 from bytelm.data.span_corruption import SENTINELS, lengths, span_counts
 from bytelm.errors import UserError
 
@@ -21,6 +22,8 @@ Task = Literal[
 ]
 DIAGNOSTICS: tuple[Task, ...] = ("vowel_removal", "contextual_vowel_removal", "merge_abc")
 """The tasks that make up their own text (`bytelm.data.diagnostics`)."""
+LEAST_SPLIT = 4 * LONGEST
+"""Bytes that a document needs to be split by position: a few passages for each split."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,10 @@ class SourceConfig(Checked, name="data"):
     """Key of the script of its document in a JSON line; none = unknown, or `script`."""
     held_out: float = 0.05
     """Share of documents that the hash gives to each split which the source does not have."""
+    split_above: int | None = 2**20
+    """A document longer than so many bytes is split by position: its beginning is trained on, and
+    its end held out, a share of `held_out` for each split which the source does not have. none =
+    every document is in one split."""
     skip_bad: bool = False
     """Count and skip broken JSON lines, lines without the key, and damaged compressed files instead
     of stopping."""
@@ -64,6 +71,11 @@ class SourceConfig(Checked, name="data"):
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 0.5:
             raise UserError(f"data.held_out is {self.held_out}; choose from 0 to below 0.5.")
+        if self.split_above is not None and self.split_above < LEAST_SPLIT:
+            raise UserError(
+                f"data.split_above is {self.split_above}; choose {LEAST_SPLIT} bytes or more, or "
+                "None to keep every document in one split."
+            )
         if not 0 < self.weight < float("inf"):
             raise UserError(f"data.weight is {self.weight}; choose a positive number.")
         if self.script is not None and self.script_key is not None:

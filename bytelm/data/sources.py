@@ -2,15 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 from bytelm.data.config import DataConfig, SourceConfig, Split
 from bytelm.data.document import Document
 from bytelm.data.files import FilesReader
+from bytelm.data.placement import Placed, Placement
 from bytelm.data.python_stdlib import PythonStdlibReader
+from bytelm.data.text_record import TextRecord
 from bytelm.data.tfds_source import TfdsReader
 from bytelm.errors import UserError
 
@@ -44,18 +45,21 @@ class Reader(Protocol):
 class Source:
     """Documents of three splits; those that the storage lacks come from its train split.
 
-    A document's hash decides which split it belongs to, so that equal documents share one, and
-    adding documents moves none.
+    `Placement` says which of them a document belongs to, or how a long one is cut.
 
     Attributes:
         reader: what reads the storage.
         held_out: share of the documents that each missing split gets.
         script: of every document; None where the reader tells it, or nothing does.
+        split_above: bytes above which a document is cut; None for never.
+        record: of a run whose text keeps its splits; None for none.
     """
 
     reader: Reader
     held_out: float
     script: str | None = None
+    split_above: int | None = None
+    record: TextRecord | None = None
 
     @property
     def name(self) -> str:
@@ -64,24 +68,38 @@ class Source:
 
     def documents(self, split: Split) -> Iterator[Document]:
         """The documents of a split, in a fixed order."""
-        belongs = self.membership(split)
-        for document in self.reader.documents(self.stored_split(split)):
-            if belongs(document.text):
-                yield document if self.script is None else document._replace(script=self.script)
+        return (placed.document for placed in self.placed(split) if placed.split == split)
+
+    def placed(self, split: Split) -> Iterator[Placed]:
+        """All documents of the storage among which those of `split` are, each with its split."""
+        stored, placement = self.stored_split(split), self.placement
+        for document in self.reader.documents(stored):
+            if self.script is not None:
+                document = document._replace(script=self.script)
+            if stored == "train":
+                yield from placement.parts(document)
+            else:
+                yield Placed(document, stored, is_part=False)
 
     def stored_split(self, split: Split) -> Split:
         """The split of the storage that holds the documents of `split`."""
         return split if split in self.reader.own_splits else "train"
 
-    def membership(self, split: Split) -> Callable[[bytes], bool]:
-        """Tells whether a text of the stored split is in `split`; can be pickled."""
+    @property
+    def placement(self) -> Placement:
+        """What places the documents of the storage's train split."""
         own_splits = self.reader.own_splits
-        return partial(_belongs, split=split, own_splits=own_splits, held_out=self.held_out)
+        return Placement(own_splits, self.held_out, self.split_above, self.record)
 
     def settings(self, split: Split) -> dict[str, object]:
         """What was asked for, as JSON values."""
-        script = {} if self.script is None else {"script": self.script}
-        return {"split": split, "held_out": self.held_out, **script, **self.reader.settings}
+        optional = {
+            "script": self.script,
+            "split_above": self.split_above,
+            "record": self.record and self.record.fingerprint,
+        }
+        given = {name: value for name, value in optional.items() if value is not None}
+        return {"split": split, "held_out": self.held_out, **given, **self.reader.settings}
 
     def fingerprint(self, split: Split) -> str:
         """Hex digest that changes with the documents of the split, without reading them all."""
@@ -91,30 +109,31 @@ class Source:
         return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
 
 
-def _belongs(text: bytes, split: Split, own_splits: frozenset[Split], held_out: float) -> bool:
-    if split != "train" and split in own_splits:
-        return True
-    draw = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) / 2**64
-    drawn: Split = "test" if draw < held_out else "validation" if draw < 2 * held_out else "train"
-    return split == ("train" if drawn in own_splits else drawn)
-
-
 def open_source(config: SourceConfig, data: DataConfig) -> Source:
     """Opens one source; `data` says where the cache is.
 
     Raises:
         UserError: for a mistake in the config, or files that are not there.
     """
+    return Source(
+        _reader(config, data),
+        held_out=config.held_out,
+        script=config.script,
+        split_above=config.split_above,
+    )
+
+
+def _reader(config: SourceConfig, data: DataConfig) -> Reader:
     if config.files:
-        return Source(FilesReader(config), config.held_out, config.script)
+        return FilesReader(config)
     if config.dataset == "python_stdlib":
         if config.train_split or config.validation_split or config.test_split or config.data_dir:
             raise UserError(
                 "python_stdlib has no splits or data directory to name; leave out data.data_dir "
                 "and data.*_split, or choose another data.dataset."
             )
-        return Source(PythonStdlibReader(data.cache_path), config.held_out, config.script)
-    return Source(TfdsReader(config), config.held_out, config.script)
+        return PythonStdlibReader(data.cache_path)
+    return TfdsReader(config)
 
 
 def open_sources(config: DataConfig) -> tuple[Source, ...]:

@@ -70,7 +70,8 @@ def _rows(
         .seed(seed)
         .shuffle()[process_index::process_count]
         .repeat()
-        .filter(source.membership("train"))
+        .map(source.placement.train_part)
+        .filter(_is_there)
         .map(partial(_symbols, script=script, unigram=unigram))
         .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16))
     )
@@ -89,6 +90,10 @@ def stream_script(source: Source, scripts: Sequence[str]) -> int | None:
     if not scripts:
         return None
     return int(script_ids(source.script and [source.script], scripts, source.name)[0])
+
+
+def _is_there(text: bytes | None) -> bool:
+    return text is not None
 
 
 def _symbols(document: bytes, script: int | None, unigram: Unigram | None) -> dict[str, np.ndarray]:

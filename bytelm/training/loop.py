@@ -34,6 +34,7 @@ from bytelm.training.record import Record, warnings
 from bytelm.training.resume import check_change
 from bytelm.training.sharding import check_batch, place_batch, row_share, single_device_mesh
 from bytelm.training.step import State, TrainProgram, train_program
+from bytelm.training.trained_text import keep_record
 from bytelm.training.validation import Validation
 from bytelm.vocabulary import BYTES
 from bytelm.whole_file import write_whole
@@ -195,6 +196,8 @@ class _Run:
         if self.is_main:
             if self.tokenizer is not None:
                 carry_tokenizer(run_dir, self.tokenizer)
+            record = keep_record(run_dir, config, resuming=resuming)
+            self.provenance["text"] = record.sources
             write_whole(run_dir / CONFIG, to_json(config))
 
     def _first_state(self) -> State:

@@ -19,6 +19,7 @@ from filelock import FileLock
 from bytelm.data.cache import PackedCorpus, packed_corpus, training_corpus
 from bytelm.data.config import SPLITS, DataConfig
 from bytelm.data.document import Document
+from bytelm.data.placement import Placed
 from bytelm.data.sources import Source, open_sources
 from bytelm.data.tfds_source import TfdsReader
 from bytelm.data.unigram import Unigram
@@ -43,7 +44,7 @@ def test_holds_every_document_once(config, documents):
 
 def test_is_built_once(config, monkeypatch):
     first = pack(config)
-    monkeypatch.setattr(Source, "documents", lambda *arguments: pytest.fail("was read again"))
+    monkeypatch.setattr(Source, "placed", lambda *arguments: pytest.fail("was read again"))
     assert pack(config).fingerprint == first.fingerprint
 
 
@@ -133,12 +134,30 @@ def test_too_little_room(config, monkeypatch):
         pack(config)
 
 
+def test_one_long_text_has_all_splits(tmp_path, caplog):
+    lines = [f"line {number} of a book\n" for number in range(60_000)]
+    text = "".join(lines).encode()
+    (tmp_path / "book.txt").write_bytes(text)
+    config = DataConfig(files=(str(tmp_path / "book.txt"),), cache_dir=str(tmp_path / "cache"))
+    found = [pack(config, split).document(0) for split in SPLITS]
+    assert b"".join(found) == text
+    assert [len(part) / len(text) for part in found] == pytest.approx([0.9, 0.05, 0.05], abs=0.01)
+    (said,) = caplog.messages
+    assert "book.txt: 1 document(s) longer than 1,048,576 bytes" in said
+    assert "5.0% for each of validation and test" in said and "--data.split-above" in said
+    for whole in (replace(config, held_out=0.0), replace(config, split_above=None)):
+        with pytest.raises(UserError, match=r"no text in its (train|validation|test) split"):
+            [pack(whole, split) for split in SPLITS]
+    with pytest.raises(UserError, match=r"lower --data.split-above \(None\)"):
+        [pack(replace(config, split_above=None), split) for split in ("validation", "test")]
+
+
 def test_disk_full_while_packing_leaves_nothing(config, monkeypatch):
     def full(*arguments):
-        yield Document(b"some")
+        yield Placed(Document(b"some"), "train", is_part=False)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Source, "documents", full)
+    monkeypatch.setattr(Source, "placed", full)
     with pytest.raises(UserError, match="no room"):
         pack(config)
     assert not list(config.cache_path.glob("packed/*/"))
@@ -174,7 +193,7 @@ def test_waits_for_the_process_that_packs(config, caplog, monkeypatch):
 
     with lock:
         monkeypatch.setattr(FileLock, "acquire", acquire_after_the_other)
-        monkeypatch.setattr(Source, "documents", lambda *arguments: pytest.fail("was packed"))
+        monkeypatch.setattr(Source, "placed", lambda *arguments: pytest.fail("was packed"))
         assert pack(config).num_documents
     assert "waiting for another process to write the packed text" in caplog.text
 
@@ -185,14 +204,15 @@ from pathlib import Path
 from bytelm.data.cache import packed_corpus
 from bytelm.data.config import DataConfig
 from bytelm.data.document import Document
+from bytelm.data.placement import Placed
 from bytelm.data.sources import Source, open_sources
 
 def slow(self, split):
-    yield Document(b"x" * 100_000)
+    yield Placed(Document(b"x" * 100_000), "train", False)
     Path(sys.argv[2], "ready").touch()
     time.sleep(60)
 
-Source.documents = slow
+Source.placed = slow
 config = DataConfig(files=(sys.argv[1],), cache_dir=sys.argv[2], held_out=0.1)
 packed_corpus(open_sources(config)[0], "train", config.cache_path)
 """
@@ -247,12 +267,13 @@ def of_two_scripts(config, tmp_path):
     return replace(config, files=(str(path),), script_key="lang", held_out=0.0)
 
 
-def test_text_without_scripts_is_stored_as_before(config):
+def test_text_without_scripts_has_no_file_of_them(config):
     """Scripts that are not there are no part of what is asked for."""
     corpus = pack(config)
     assert {path.name for path in corpus.directory.iterdir()} == {
         "symbols.bin",
         "starts.bin",
+        "passages.bin",
         "summary.json",
     }
     summary = json.loads((corpus.directory / "summary.json").read_text())
@@ -260,10 +281,11 @@ def test_text_without_scripts_is_stored_as_before(config):
         "split": "train",
         "held_out": 0.1,
         "reading": 2,
+        "split_above": 2**20,
         "text_key": "text",
         "skip_bad": False,
     }
-    assert corpus.directory.name.endswith("-v1")
+    assert corpus.directory.name.endswith("-v2")
     assert corpus.scripts is None
     assert corpus.boundaries is None
 

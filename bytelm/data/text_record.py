@@ -1,0 +1,122 @@
+"""The record of a run's text: which passages it read, and in which split each was.
+
+A passage is known again by its bytes, whatever file it stands in.
+"""
+
+import functools
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bytelm.data.config import SPLITS, Split
+from bytelm.data.passages import digest, passages
+from bytelm.whole_file import write_whole
+
+FILE = "text_record.npz"
+"""File of a run directory that holds its record."""
+PLACED = np.dtype([("digest", "<u8"), ("split", "u1")])
+"""A passage on disk: its digest, and the number of its split."""
+
+
+@dataclass(frozen=True, eq=False)
+class TextRecord:
+    """Passages and their splits.
+
+    Attributes:
+        digests: uint64 `[passages]`, each once, ascending.
+        splits: uint8 `[passages]`, a mask: bit k says that the passage was in split k of `SPLITS`.
+        complete: whether all text that the parameters were trained on is in it. It is not where
+            text was streamed, or where a run went on from one without a record.
+        sources: what each source was, ready for JSON (`bytelm.data.run_text`).
+    """
+
+    digests: np.ndarray
+    splits: np.ndarray
+    complete: bool
+    sources: tuple[dict[str, Any], ...] = ()
+
+    def masks(self, found: Iterable[bytes]) -> np.ndarray:
+        """The mask of each passage, uint8 `[passages]`; 0 for those that are not known."""
+        wanted = np.array([digest(passage) for passage in found], np.uint64)
+        if not len(self.digests):
+            return np.zeros(len(wanted), np.uint8)
+        places = np.searchsorted(self.digests, wanted).clip(max=len(self.digests) - 1)
+        return np.where(self.digests[places] == wanted, self.splits[places], 0).astype(np.uint8)
+
+    def bytes_in(self, split: Split, text: bytes) -> int:
+        """How many bytes of a text are passages that were in a split."""
+        there = self.masks(passages(text)) >> SPLITS.index(split) & 1
+        return sum(len(p) for p, known in zip(passages(text), there, strict=True) if known)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of the passages and their splits."""
+        content = hashlib.blake2b(digest_size=16)
+        content.update(self.digests.astype("<u8").tobytes() + self.splits.tobytes())
+        return content.hexdigest()
+
+    def followed_by(self, later: "TextRecord") -> "TextRecord":
+        """The record of a run that first read this text and then the later one.
+
+        What was trained on stays so; what the later text holds has otherwise its split there.
+        """
+        again = np.isin(self.digests, later.digests)
+        train = np.uint8(1 << SPLITS.index("train"))
+        earlier = np.where(again, self.splits & train, self.splits)
+        digests = np.concatenate([self.digests, later.digests])
+        merged = _merged(digests, np.concatenate([earlier, later.splits]))
+        return TextRecord(*merged, self.complete and later.complete, later.sources)
+
+    def save(self, run: Path) -> None:
+        """Writes the record into a run directory; the file appears whole or not at all."""
+        about = json.dumps({"complete": self.complete, "sources": self.sources})
+        content = io.BytesIO()
+        text = np.frombuffer(about.encode(), np.uint8)
+        np.savez(content, digests=self.digests, splits=self.splits, about=text)
+        write_whole(run / FILE, content.getvalue())
+
+
+def make_record(
+    placed: Iterable[np.ndarray], complete: bool, sources: Sequence[dict[str, Any]]
+) -> TextRecord:
+    """The record of some passages, arrays of PLACED; the same one may come often."""
+    rows = np.concatenate([np.zeros(0, PLACED), *placed])
+    masks = np.left_shift(np.uint8(1), rows["split"])
+    return TextRecord(*_merged(rows["digest"], masks), complete, tuple(sources))
+
+
+def load_record(run: Path) -> TextRecord | None:
+    """The record in a run directory; None if there is none that can be read."""
+    try:
+        with np.load(io.BytesIO((run / FILE).read_bytes()), allow_pickle=False) as arrays:
+            digests, splits = arrays["digests"], arrays["splits"]
+            about = json.loads(arrays["about"].tobytes())
+        if digests.dtype != np.uint64 or splits.dtype != np.uint8 or digests.shape != splits.shape:
+            return None
+        return TextRecord(digests, splits, about["complete"], tuple(about["sources"]))
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
+
+
+def placed_passages(text: bytes, split: Split) -> bytes:
+    """The passages of a text in a split, as PLACED."""
+    rows = [(digest(passage), SPLITS.index(split)) for passage in passages(text)]
+    return np.array(rows, PLACED).tobytes()
+
+
+def _merged(digests: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each digest once, in order, and all bits of its masks."""
+    if not len(digests):
+        return np.zeros(0, np.uint64), np.zeros(0, np.uint8)
+    order = np.argsort(digests, kind="stable")
+    ordered = digests[order]
+    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    merged = np.bitwise_or.reduceat(masks[order], first)
+    return ordered[first].astype(np.uint64), merged.astype(np.uint8)

@@ -1,0 +1,49 @@
+"""The record of what a run read."""
+
+import numpy as np
+
+from bytelm.data.text_record import FILE, PLACED, load_record, make_record, placed_passages
+
+
+def record(complete=True, **texts):
+    rows = [
+        np.frombuffer(placed_passages(text, split), PLACED)
+        for split, found in texts.items()
+        for text in found
+    ]
+    return make_record(rows, complete, [{"name": "texts"}])
+
+
+def test_knows_its_texts():
+    of = record(train=[b"a", b"both"], validation=[b"b", b"both"])
+    assert of.masks([b"a", b"b", b"both", b"c"]).tolist() == [1, 2, 3, 0]
+    assert of.bytes_in("train", b"both") == 4
+    assert of.bytes_in("train", b"b") == 0
+    assert record().masks([b"a"]).tolist() == [0]
+
+
+def test_is_saved_whole(tmp_path):
+    of = record(train=[b"a" * 9999], test=[b"b"])
+    of.save(tmp_path)
+    again = load_record(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert again.fingerprint == of.fingerprint
+    assert (again.complete, again.sources) == (True, of.sources)
+
+
+def test_a_damaged_record_is_none(tmp_path):
+    assert load_record(tmp_path) is None
+    record(train=[b"%d" % number for number in range(999)]).save(tmp_path)
+    content = bytearray((tmp_path / FILE).read_bytes())
+    for damaged in (content[:-9], content[:2000] + b"?" + content[2001:], b""):
+        (tmp_path / FILE).write_bytes(damaged)
+        assert load_record(tmp_path) is None
+
+
+def test_what_was_trained_on_stays_so():
+    earlier = record(train=[b"a", b"old"], validation=[b"v"])
+    later = record(train=[b"v"], validation=[b"a"], test=[b"new"])
+    both = earlier.followed_by(later)
+    assert both.masks([b"a", b"old", b"v", b"new"]).tolist() == [1 | 2, 1, 1, 4]
+    assert both.complete
+    assert not record(complete=False).followed_by(later).complete
