@@ -14,12 +14,12 @@ SHORTEST = 4096
 """Bytes of a passage at least, but for the last one of a document."""
 LONGEST = 16384
 """Bytes of a passage at most."""
-KEY_BYTES = 8
+KEY_BYTES = 32
 """Bytes before a line end, the newline among them, that choose it or not."""
 CHOSEN_BITS = 6
 """Of 2**6 line ends, one is chosen on average."""
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-"""Spreads a key over the bits of its product (Knuth's multiplicative hashing)."""
+MULTIPLIERS = np.uint64(0x9E3779B97F4A7C15) ** np.arange(1, KEY_BYTES // 8 + 1, dtype=np.uint64)
+"""Of a key's 64-bit parts: they spread it over the bits of the sum (multiplicative hashing)."""
 DIGEST_BYTES = 8
 
 
@@ -46,8 +46,8 @@ def _length(window: bytes) -> int:
         return len(window)
     symbols = np.frombuffer(window, np.uint8)
     ends = np.flatnonzero(symbols[SHORTEST - 1 :] == ord("\n")) + SHORTEST
-    keys = symbols[ends[:, None] - np.arange(1, KEY_BYTES + 1)].view("<u8")[:, 0]
-    chosen = ends[keys * MULTIPLIER >> np.uint64(64 - CHOSEN_BITS) == 0]
+    keys = symbols[ends[:, None] - np.arange(1, KEY_BYTES + 1)].view("<u8")
+    chosen = ends[(keys * MULTIPLIERS).sum(axis=1) >> np.uint64(64 - CHOSEN_BITS) == 0]
     if chosen.size:
         return int(chosen[0])
     if len(window) < LONGEST:

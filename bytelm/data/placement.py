@@ -68,10 +68,10 @@ class Placement:
             and bool(self._held_out_splits)
         )
 
-    def train_part(self, text: bytes) -> bytes | None:
-        """What of a text belongs to train: without a record one part of it, all of it, or None."""
+    def part_in(self, split: Split, text: bytes) -> bytes | None:
+        """What of a text belongs to a split: one part of it, without a record; all; or None."""
         parts = self.parts(Document(text))
-        return next((part.document.text for part in parts if part.split == "train"), None)
+        return next((part.document.text for part in parts if part.split == split), None)
 
     @property
     def _held_out_splits(self) -> list[Split]:

@@ -70,7 +70,7 @@ def _rows(
         .seed(seed)
         .shuffle()[process_index::process_count]
         .repeat()
-        .map(source.placement.train_part)
+        .map(partial(source.placement.part_in, "train"))
         .filter(_is_there)
         .map(partial(_symbols, script=script, unigram=unigram))
         .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16))

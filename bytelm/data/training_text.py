@@ -34,7 +34,7 @@ def _shuffled(source: Source, config: DataConfig, seed: int) -> Iterator[bytes]:
         stored = source.reader.random_access(source.stored_split("train"))
         order = EndlessShuffle(0, len(stored), seed)
         texts = (stored[order[place]] for place in range(len(stored)))
-        parts = map(source.placement.train_part, texts)
+        parts = (source.placement.part_in("train", text) for text in texts)
         return (part for part in parts if part is not None)
     corpus = packed_corpus(source, "train", config.cache_path)
     order = EndlessShuffle(0, corpus.num_documents, seed)

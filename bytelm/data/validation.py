@@ -155,15 +155,16 @@ def _random_documents(source: Source, wanted: int, length: int) -> tuple[list[by
     if not isinstance(source.reader, TfdsReader) or (stored == "train" and not source.held_out):
         raise no_text(source, "validation")
     documents = source.reader.random_access(stored)
-    belongs = source.membership("validation")
+    placement = source.placement if stored == "train" else None
     order = EndlessShuffle(0, len(documents), SEED)
     found: list[bytes] = []
     symbols = 0
     for place in range(len(documents)):
         text = documents[order[place]]
-        if belongs(text):
-            found.append(text)
-            symbols += len(text) + 2
+        part = text if placement is None else placement.part_in("validation", text)
+        if part is not None:
+            found.append(part)
+            symbols += len(part) + 2
         if len(found) >= wanted and symbols >= STREAMED * wanted * length:
             break
     if not any(found):

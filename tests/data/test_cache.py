@@ -141,7 +141,7 @@ def test_one_long_text_has_all_splits(tmp_path, caplog):
     config = DataConfig(files=(str(tmp_path / "book.txt"),), cache_dir=str(tmp_path / "cache"))
     found = [pack(config, split).document(0) for split in SPLITS]
     assert b"".join(found) == text
-    assert [len(part) / len(text) for part in found] == pytest.approx([0.9, 0.05, 0.05], abs=0.01)
+    assert [len(part) / len(text) for part in found] == pytest.approx([0.9, 0.05, 0.05], abs=0.015)
     (said,) = caplog.messages
     assert "book.txt: 1 document(s) longer than 1,048,576 bytes" in said
     assert "5.0% for each of validation and test" in said and "--data.split-above" in said

@@ -73,11 +73,11 @@ def test_the_least_document_has_all_splits():
         assert [split for split, _ in parts(place(held_out=0.001), text)] == list(SPLITS)
 
 
-def test_train_part():
+def test_the_part_in_a_split():
     placement = pickle.loads(pickle.dumps(place()))
-    assert placement.train_part(TEXTS["lines"]) == parts(place(), TEXTS["lines"])[0][1]
+    assert placement.part_in("train", TEXTS["lines"]) == parts(place(), TEXTS["lines"])[0][1]
     held_out = next(b"%d" % n for n in range(99) if parts(place(), b"%d" % n)[0][0] == "test")
-    assert placement.train_part(held_out) is None
+    assert placement.part_in("train", held_out) is None
 
 
 @pytest.mark.parametrize("held_out", [0.05, 0.2, 0.01])
