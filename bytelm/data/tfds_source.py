@@ -2,11 +2,13 @@
 
 import difflib
 import functools
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from bytelm.data.config import SourceConfig, Split
 from bytelm.data.document import Document
+from bytelm.data.tfds_features import own_features_only
 from bytelm.errors import UserError
 
 FOUND_SPLITS: dict[Split, tuple[str, ...]] = {
@@ -14,6 +16,8 @@ FOUND_SPLITS: dict[Split, tuple[str, ...]] = {
     "validation": ("validation", "valid"),
     "test": ("test",),
 }
+NAMESPACE = re.compile(r"[\w-]+:(?![\d*]+\.)")
+"""What comes before a dataset's name, as in `huggingface:pg19`; `pg19:1.0.0` has a version."""
 
 
 class TfdsMissingError(UserError):
@@ -65,9 +69,16 @@ class TfdsReader:
     @functools.cached_property
     def builder(self) -> Any:
         """The TFDS builder, which knows where the data is."""
+        if NAMESPACE.match(self.name):
+            raise UserError(
+                f"data.dataset is {self.name}, of a namespace whose code or data TFDS would fetch; "
+                "name a dataset of TFDS's own, or one prepared in --data.data-dir."
+            )
         tfds = import_tfds(self.name)
         try:
-            builder = tfds.builder(self.name, data_dir=self._config.data_dir)
+            with own_features_only(tfds):
+                builder = tfds.builder(self.name, data_dir=self._config.data_dir)
+                _ = builder.info.features
         except tfds.core.DatasetNotFoundError:
             raise UserError(_unknown(tfds, self.name)) from None
         except (AssertionError, ValueError) as error:

@@ -75,6 +75,32 @@ def test_mistakes(tfds_dir, fields, message):
         list(TfdsReader(SourceConfig(data_dir=tfds_dir, **fields)).documents("train"))
 
 
+@pytest.mark.parametrize("part", ["text", "whole"])
+def test_nothing_is_imported_that_a_dataset_names(tmp_path, monkeypatch, tfds_dir, part):
+    (tmp_path / "foreign_module.py").write_text("raise SystemExit('was imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "foreign_text/1.0.0"
+    folder.mkdir(parents=True)
+    for name in ("dataset_info.json", "features.json"):
+        content = Path(tfds_dir, "tiny_text/1.0.0", name).read_text()
+        own = {"text": "text_feature.Text", "whole": "features_dict.FeaturesDict"}[part]
+        content = content.replace(f"tensorflow_datasets.core.features.{own}", "foreign_module.Own")
+        (folder / name).write_text(content.replace("tiny_text", "foreign_text"))
+    reader = TfdsReader(SourceConfig(dataset="foreign_text", data_dir=str(tmp_path)))
+    with pytest.raises(UserError, match=r"features\.json names the class foreign_module\.Own"):
+        list(reader.documents("train"))
+    assert "foreign_module" not in sys.modules
+    # Afterwards TFDS is as it was.
+    with pytest.raises(SystemExit, match="was imported"):
+        tfds.features.FeatureConnector.cls_from_name("foreign_module.Own")
+
+
+@pytest.mark.parametrize("name", ["huggingface:pg19", "some-body:pg19/en:1.0.0"])
+def test_nothing_is_fetched_from_a_namespace(name):
+    with pytest.raises(UserError, match="namespace whose code or data TFDS would fetch"):
+        list(TfdsReader(SourceConfig(dataset=name)).documents("train"))
+
+
 def test_no_train_split(tfds_dir, monkeypatch):
     reader = TfdsReader(SourceConfig(dataset="tiny_text", data_dir=tfds_dir))
     monkeypatch.delitem(reader.builder.info.splits, "train")
