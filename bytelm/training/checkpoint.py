@@ -26,6 +26,7 @@ from bytelm.config import ExperimentConfig, from_dict, to_dict
 from bytelm.errors import UserError
 from bytelm.subword.carried import carried_tokenizer
 from bytelm.subword.tokenizer import Tokenizer
+from bytelm.training.plain_path import plain_path
 from bytelm.training.run_directory import new_run_directory
 from bytelm.training.step import State
 
@@ -70,7 +71,7 @@ class Checkpoints:
             best_mode="min",
             cleanup_tmp_directories=True,
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = ocp.CheckpointManager(plain_path(self.folder), options=options)
 
     @property
     def last_step(self) -> int | None:
@@ -259,7 +260,7 @@ def save_model(
     """
     folder = run.absolute() / FOLDER
     try:
-        with ocp.CheckpointManager(folder) as manager:
+        with ocp.CheckpointManager(plain_path(folder)) as manager:
             items = ocp.args.Composite(**_model_items(config, params, provenance))
             manager.save(0, args=items)
     except Exception as error:
@@ -275,7 +276,7 @@ def last_step(run: Path) -> int | None:
     if not folder.is_dir():
         return None
     options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(folder, options=options) as manager:
+    with ocp.CheckpointManager(plain_path(folder), options=options) as manager:
         return manager.latest_step()
 
 
@@ -298,7 +299,7 @@ def load_model(run: Path, step: int | None = None) -> SavedModel:
         )
         raise UserError(f"{run} is no run directory: it has no folder {FOLDER}; {hint}.")
     with ocp.CheckpointManager(
-        folder, options=ocp.CheckpointManagerOptions(read_only=True)
+        plain_path(folder), options=ocp.CheckpointManagerOptions(read_only=True)
     ) as manager:
         steps = manager.all_steps()
         if not steps:
