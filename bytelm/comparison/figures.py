@@ -139,7 +139,11 @@ def curve(
 
 def _speed(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     speeds = [r["bytes_per_second"] for r in records if r.get("bytes_per_second")]
-    return {"train_bytes_per_second": float(np.median(speeds))} if speeds else {}
+    found = {"train_bytes_per_second": float(np.median(speeds))} if speeds else {}
+    if records and "compile_seconds" in records[-1]:
+        found["compile_seconds"] = records[-1]["compile_seconds"]
+        found["training_seconds"] = records[-1]["seconds"]
+    return found
 
 
 def _parameters(config: ExperimentConfig) -> dict[str, float]:

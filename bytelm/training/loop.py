@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +19,18 @@ from bytelm.data.rows import open_tokenizer
 from bytelm.errors import UserError
 from bytelm.inference.generation import Generator, missing_methods
 from bytelm.inference.transduction import Transducer
-from bytelm.models import ModelConfig
+from bytelm.models import Batch, ModelConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hierarchy import HierarchyConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.subword.carried import carry_tokenizer
 from bytelm.training.checkpoint import Checkpoints, last_step
-from bytelm.training.display import Display
+from bytelm.training.display import Display, format_duration
 from bytelm.training.distributed import StopRequest, gather_json
 from bytelm.training.hardware import peak_flops
 from bytelm.training.initial import start_from
 from bytelm.training.metrics import MetricsWriter
+from bytelm.training.progress import Progress
 from bytelm.training.provenance import provenance
 from bytelm.training.record import Record, warnings
 from bytelm.training.resume import check_change
@@ -182,10 +184,11 @@ class _Run:
         if not resuming:
             self.state = self._first_state()
         self.checkpoints = Checkpoints(run_dir, config.train.keep)
-        self.step, self.bytes_seen, self.best = 0, 0, math.inf
+        self.step, self.progress, self.best = 0, Progress(), math.inf
         self.validated = 0
         self.last_validation: float | None = None
         self.record = Record()
+        self.compiled = False
         self.warned: set[tuple[str, str]] = set()
         if resuming:
             self._restore(allow_config_change)
@@ -231,7 +234,7 @@ class _Run:
         # Packed data has one position for all processes, a stream has one for each.
         positions = restored.data["positions"]
         self.batches.restore(positions[min(jax.process_index(), len(positions) - 1)])
-        self.bytes_seen = restored.provenance["bytes_seen"]
+        self.progress = Progress.saved(restored.provenance)
         self.best = restored.provenance["best_validation_bits"] or math.inf
         self.last_validation = restored.provenance["last_validation_bits"]
         self.validated = restored.provenance["validated_step"]
@@ -252,11 +255,8 @@ class _Run:
                     f"warning: the family {self.config.model.family} has no "
                     f"{' and no '.join(self.missing)}, so there will be no samples"
                 )
-            self.record.resume()
             pending: tuple[int, dict[str, jax.Array]] | None = None
             while True:
-                # Fetched one step late, so that devices always have a step to work on; steps on CPU
-                # are done in this thread.
                 done = self.step >= config.steps
                 stopping = not done and stop.agreed()
                 # On the way to a stop there may be no time to validate; resuming will.
@@ -279,12 +279,30 @@ class _Run:
                 if done or stopping:
                     break
                 batch = place_batch(next(self.batches), self.mesh)
+                if not self.compiled:
+                    self._compile(batch)
                 self.state, metrics = self.program.train(self.state, batch)
                 self.step += 1
                 if pending:
                     self._take(*pending)
                 pending = (self.step, metrics)
+                # Other devices have the next step to work on while this one's metrics are fetched;
+                # a CPU does it in this thread, and the clock would count it to this record.
+                if self.mesh.devices.flat[0].platform == "cpu":
+                    self._take(*pending)
+                    pending = None
         return TrainResult(self.run_dir, self.step, self.last_validation, stopping)
+
+    def _compile(self, batch: Batch) -> None:
+        """Compiles the training step, which the first call of it would do in the time of a step."""
+        self.display.message("compiling the training step")
+        begin = time.perf_counter()
+        self.program.train.lower(self.state, batch).compile()  # type: ignore[attr-defined]
+        seconds = time.perf_counter() - begin
+        self.display.message(f"compiled in {format_duration(seconds)}")
+        self.progress.compile_seconds += seconds
+        self.compiled = True
+        self.record.resume()
 
     def _writer(self) -> MetricsWriter:
         return MetricsWriter(
@@ -298,7 +316,7 @@ class _Run:
     def _take(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Counts in the metrics of a step, and records them where a record is due."""
         values = jax.device_get(metrics)
-        self.bytes_seen += int(values["bytes"])
+        self.progress.add(values, self._step_flops())
         limit = self.config.train.max_skipped
         if values["skipped_in_row"] >= limit:
             self.checkpoints.wait()
@@ -314,17 +332,18 @@ class _Run:
                 f"{limit} steps in a row, up to step {step}, had a loss or gradient that is not "
                 f"finite; the run stops; {advice}."
             )
-        self.record.add(values)
+        self.record.add(values, self._step_flops())
         if step % self.config.train.log_every == 0:
             scalars = self.record.scalars(
                 self._step_flops, self.peak, self.config.data.scripts, self.has_encoder
             )
             # The schedule does not advance in a step that is skipped.
             scalars["learning_rate"] = float(self.learning_rate(step - 1 - int(values["skipped"])))
+            self.progress.seconds += self.record.seconds
             self.record = Record()
-            self.record.resume()
             self._report(step, scalars)
             self._warn(scalars, "in training")
+            self.record.resume()
 
     def _step_flops(self, patches: float | None = None) -> float:
         """FLOPs of a step with so many patches; None for what is computed."""
@@ -348,19 +367,18 @@ class _Run:
     def _report(self, step: int, scalars: dict[str, float]) -> None:
         self.display.update(step, scalars)
         if self.writer:
-            self.writer.write(step, scalars)
+            seconds = self.record.seconds
+            self.writer.write(step, {**scalars, **self.progress.metrics(seconds)})
 
     def _validate(self) -> float:
         """Bits per byte (`measure`) of the validation text; and a sample."""
-        self.record.pause()
-        config = self.config.train
-        found = self.validation(self.state["params"])
-        self.validated, self.last_validation = self.step, found.bits
-        self._report(self.step, found.metrics)
-        self._warn(found.details, "in validation")
-        if config.sample_bytes and not self.missing:
-            self._sample(config.sample_bytes)
-        self.record.resume()
+        with self.record.paused():
+            found = self.validation(self.state["params"])
+            self.validated, self.last_validation = self.step, found.bits
+            self._report(self.step, found.metrics)
+            self._warn(found.details, "in validation")
+            if self.config.train.sample_bytes and not self.missing:
+                self._sample(self.config.train.sample_bytes)
         return found.bits
 
     def _sample(self, count: int) -> None:
@@ -393,6 +411,7 @@ class _Run:
     def _save(self, validation_bits: float | None) -> None:
         if self.checkpoints.last_step == self.step:
             return
+        self.record.pause()
         self.checkpoints.save(
             self.step,
             self.state,
@@ -401,8 +420,7 @@ class _Run:
             provenance={
                 **self.provenance,
                 "data_fingerprint": self.batches.fingerprint,
-                "bytes_seen": self.bytes_seen,
-                "flops": self.step * self._step_flops(),
+                **self.progress.provenance(),
                 "best_validation_bits": None if math.isinf(self.best) else self.best,
                 "last_validation_bits": self.last_validation,
                 "validated_step": self.validated,
@@ -410,3 +428,4 @@ class _Run:
             },
             validation_bits=validation_bits,
         )
+        self.record.resume()

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -38,9 +39,16 @@ def measure(sums: Mapping[str, Any], has_encoder: bool) -> tuple[str, float]:
 class Record:
     """Sums over the steps since the last record, and the time they took."""
 
-    def __init__(self, steps: int = 0, seconds: float = 0.0, sums: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        steps: int = 0,
+        seconds: float = 0.0,
+        sums: Mapping[str, Any] | None = None,
+        flops: float = 0.0,
+    ):
         self.steps = steps
         self.seconds = seconds
+        self.flops = flops
         self.sums = {name: np.asarray(value, np.float64) for name, value in (sums or {}).items()}
         self.last: Mapping[str, Any] = {}
         self._since: float | None = None
@@ -50,21 +58,30 @@ class Record:
         self._since = time.perf_counter()
 
     def pause(self) -> None:
-        """Stops the clock: a validation is no training time."""
+        """Stops the clock: compiling, validating and saving are no training time."""
         if self._since is not None:
             self.seconds += time.perf_counter() - self._since
         self._since = None
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keeps the clock from running while the context is entered."""
+        is_running = self._since is not None
+        self.pause()
+        yield
+        if is_running:
+            self.resume()
+
     def saved(self) -> dict[str, Any]:
         """The arguments that make an equal record, for a checkpoint."""
-        self.pause()
-        self.resume()
-        sums = {name: value.tolist() for name, value in self.sums.items()}
-        return {"steps": self.steps, "seconds": self.seconds, "sums": sums}
+        with self.paused():
+            sums = {name: value.tolist() for name, value in self.sums.items()}
+            return {"steps": self.steps, "seconds": self.seconds, "sums": sums, "flops": self.flops}
 
-    def add(self, values: Mapping[str, Any]) -> None:
-        """Counts in the metrics of one step."""
+    def add(self, values: Mapping[str, Any], flops: float) -> None:
+        """Counts in the metrics of one step, whose work is done, and its FLOPs."""
         self.steps += 1
+        self.flops += flops
         self.last = values
         if values["skipped_in_row"]:
             return
@@ -74,7 +91,7 @@ class Record:
 
     def scalars(
         self,
-        step_flops: Callable[[float | None], float],
+        step_flops: Callable[[float], float],
         peak: float,
         scripts: Sequence[str] = (),
         has_encoder: bool = False,
@@ -82,14 +99,13 @@ class Record:
         """The metrics of the steps added: sums are divided here, once.
 
         Args:
-            step_flops: FLOPs of a step that has so many patches; of None, of what is computed,
-                the room for patches.
+            step_flops: FLOPs of a step that has so many patches.
             peak: FLOP/s that the devices could reach.
             scripts: names of the scripts that the sums by script are of.
             has_encoder: whether the model has one, as in `measure`.
         """
         self.pause()
-        flops = self.steps * step_flops(None) / self.seconds
+        flops = self.flops / self.seconds
         total = self._total("inputs") or self._total("bytes")
         name, bits = measure(self.sums, has_encoder)
         scalars = {
@@ -102,7 +118,7 @@ class Record:
         }
         if patches := self._total("patches") or self._total("inputs") - self._total("deleted"):
             needed = step_flops(patches / self.steps)
-            scalars["flops_per_byte/computed"] = _share(self.steps * step_flops(None), total)
+            scalars["flops_per_byte/computed"] = _share(self.flops, total)
             scalars["flops_per_byte/needed"] = _share(self.steps * needed, total)
         weights = {name: float(x) for name, x in self.last.items() if name.startswith(_WEIGHT)}
         return scalars | weights | segmentation_metrics(self.sums, scripts)

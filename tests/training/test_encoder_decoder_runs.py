@@ -66,7 +66,8 @@ def changed(part: str, config: ExperimentConfig = CONFIG, **values) -> Experimen
 
 def records(run: Path) -> list[dict]:
     """The recorded metrics but the speeds, which differ from run to run."""
-    timed = ("bytes_per_second", "flops_per_second", "utilisation")
+    timed = ("bytes_per_second", "flops_per_second", "utilisation", "time", "seconds")
+    timed += ("compile_seconds",)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in timed} for line in lines]
 

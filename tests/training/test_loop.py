@@ -20,6 +20,7 @@ from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import MeshConfig
 
 STEPS = 6
+TIMES = ("time", "seconds", "compile_seconds")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def assert_same(a, b) -> None:
 
 def metrics(run: Path) -> list[dict]:
     """The recorded metrics but the speeds, which differ from run to run."""
-    timed = ("bytes_per_second", "flops_per_second", "utilisation")
+    timed = ("bytes_per_second", "flops_per_second", "utilisation", *TIMES)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in timed} for line in lines]
 
@@ -116,6 +117,83 @@ def test_provenance(config, whole_run):
     row_flops = config.model.forward_flops(config.data.sequence_length)
     assert saved.provenance["flops"] == 3 * row_flops * config.data.batch_size * STEPS
     assert 0 < saved.provenance["bytes_seen"] <= STEPS * 8 * 32
+
+
+def test_flops_and_bytes_are_sums_of_what_was_done(config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        train(config, tmp_path)
+    smaller = changed(changed(config, "data", batch_size=4), "train", log_every=1, steps=4)
+    train(smaller, tmp_path, resume=True, allow_config_change=True)
+    row_flops = 3 * config.model.forward_flops(config.data.sequence_length)
+    assert load_model(tmp_path).provenance["flops"] == row_flops * (2 * 8 + 2 * 4)
+    lines = [line for line in metrics(tmp_path) if "bpb" in line]
+    assert [line["flops"] / row_flops for line in lines] == [16, 20, 24]
+    assert lines[0]["bytes"] < lines[1]["bytes"] < lines[2]["bytes"]
+
+
+class Clock:
+    """Time that passes only where a test says so."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return 1e9 + self.now
+
+    def timed(self, function, seconds: float):
+        def call(*arguments, **keywords):
+            self.now += seconds
+            return function(*arguments, **keywords)
+
+        return call
+
+
+class TimedStep:
+    """A training step of a second, with a thousand to compile it."""
+
+    def __init__(self, step, clock: Clock):
+        self._clock = clock
+        self._lower = step.lower
+        self._step = clock.timed(step, 1.0)
+
+    def __call__(self, *arguments):
+        return self._step(*arguments)
+
+    def lower(self, *arguments):
+        self._clock.now += 1000.0
+        return self._lower(*arguments)
+
+
+def test_times_are_of_the_steps_alone(config, tmp_path, monkeypatch):
+    clock, build = Clock(), loop.build_program
+
+    def timed_program(config, mesh):
+        program = build(config, mesh)
+        step, evaluate = TimedStep(program.train, clock), clock.timed(program.evaluate, 100.0)
+        return dataclasses.replace(program, train=step, evaluate=evaluate)
+
+    monkeypatch.setattr(loop, "build_program", timed_program)
+    for module in ("loop", "record", "progress"):
+        monkeypatch.setattr(f"bytelm.training.{module}.time", clock)
+    monkeypatch.setattr(loop.Checkpoints, "save", clock.timed(loop.Checkpoints.save, 10.0))
+    config = changed(config, "train", log_every=1)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        train(config, tmp_path)
+    train(config, tmp_path, resume=True)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    records = [line for line in lines if "bpb" in line]
+    assert [line["seconds"] for line in records] == [1, 2, 3, 4, 5, 6]
+    assert [line["seconds"] for line in lines if "validation_bpb" in line] == [3, 6]
+    assert [line["compile_seconds"] for line in records] == [1000.0] * 4 + [2000.0] * 2
+    times = [line["time"] for line in lines]
+    assert times == sorted(times) and times[0] == 1e9 + 1001
+    before = [0, *(line["bytes"] for line in records)]
+    for start, line in zip(before, records, strict=False):
+        assert line["bytes_per_second"] == line["bytes"] - start
 
 
 def test_keeps_the_last_and_the_best(config, tmp_path, monkeypatch):

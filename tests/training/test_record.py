@@ -27,14 +27,14 @@ STEP = {
 
 
 def flops(patches):
-    return 100.0 if patches is None else 10.0 * patches
+    return 10.0 * patches
 
 
 def record(*steps):
     made = Record()
     made.resume()
     for step in steps:
-        made.add(step)
+        made.add(step, 100.0)
     return made
 
 
@@ -72,7 +72,7 @@ def test_a_skipped_step_counts_for_nothing_but_time():
 def test_a_saved_record_goes_on():
     saved = json.loads(json.dumps(record(STEP).saved()))
     restored = Record(**saved)
-    restored.add(STEP)
+    restored.add(STEP, 100.0)
     wanted = record(STEP, STEP).scalars(flops, 1.0, "abc")
     for name, value in restored.scalars(flops, 1.0, "abc").items():
         if "second" not in name and name != "utilisation":
