@@ -18,7 +18,7 @@ import numpy as np
 from bytelm.config import ExperimentConfig
 from bytelm.errors import UserError
 from bytelm.evaluation.bits_per_byte import DocumentScores, Scorer, default_stride, score_documents
-from bytelm.evaluation.segmentation import Segmentation, segment
+from bytelm.evaluation.segmentation import Segmentation, segment_all
 from bytelm.inference.beam_search import beam_search
 from bytelm.inference.generation import Generator, Weights, store_weights
 from bytelm.inference.sampling import Sampling
@@ -30,6 +30,8 @@ from bytelm.training.checkpoint import SavedModel, load_model
 
 Text = bytes | str
 """Bytes as they are; a str stands for its UTF-8 bytes (lone surrogates: the bytes they escape)."""
+Texts = Text | Iterable[Text]
+"""Several texts, or one alone: a str or bytes is one text, and never taken apart."""
 
 
 def load(
@@ -137,32 +139,32 @@ class LoadedModel:
         return default_stride(self.context)
 
     def score_documents(
-        self, texts: Iterable[Text], *, stride: int | None = None, batch_size: int = 8
+        self, texts: Texts, *, stride: int | None = None, batch_size: int = 8
     ) -> DocumentScores:
         """Nats of the bytes and of the END of each text, taken as a whole document.
 
         Args:
-            texts: read once, in order, and not held in memory.
+            texts: read once, in order, and not held in memory. One text may be given alone.
             stride: bytes scored by each window after a text's first, up to the context length; None
                 for half of it. Smaller is slower and gives each byte more context.
             batch_size: windows scored at a time.
         """
         return score_documents(
             self.scorer,
-            map(_bytes, texts),
+            _each(texts),
             sequence_length=self.context,
             stride=stride,
             batch_size=batch_size,
             tokenizer=self.tokenizer,
         )
 
-    def score(self, texts: Iterable[Text]) -> np.ndarray:
+    def score(self, texts: Texts) -> np.ndarray:
         """Nats per byte of each text, float64 `[texts]`, without END; NaN for an empty text."""
         scores = self.score_documents(texts)
         with np.errstate(invalid="ignore"):
             return scores.byte_nats / scores.bytes
 
-    def bits_per_byte(self, texts: Iterable[Text], *, with_end: bool = False) -> float:
+    def bits_per_byte(self, texts: Texts, *, with_end: bool = False) -> float:
         """All bits of the texts, with or without those of their ENDs, over all their bytes."""
         return self.score_documents(texts).bits_per_byte(with_end)
 
@@ -178,9 +180,15 @@ class LoadedModel:
         Raises:
             UserError: if the model is of a flat family, or the text is empty.
         """
-        return segment(
+        return self.segment_all(text, stride=stride, batch_size=batch_size)[0]
+
+    def segment_all(
+        self, texts: Texts, *, stride: int | None = None, batch_size: int = 8
+    ) -> list[Segmentation]:
+        """The same of several texts, which is faster than one by one."""
+        return segment_all(
             self.scorer,
-            _bytes(text),
+            list(_each(texts)),
             sequence_length=self.context,
             stride=stride,
             batch_size=batch_size,
@@ -188,7 +196,7 @@ class LoadedModel:
 
     def generate(
         self,
-        prompts: Sequence[Text],
+        prompts: Texts,
         *,
         max_bytes: int = 256,
         temperature: float = 1.0,
@@ -196,14 +204,14 @@ class LoadedModel:
         top_p: float | None = None,
         min_p: float | None = None,
         seed: int = 0,
-        stop: Sequence[Text] = (),
+        stop: Texts = (),
         beams: int = 1,
         covers: int | None = None,
     ) -> list[bytes]:
         """Continues each prompt, all in one batch; with an encoder, writes the target of each.
 
         Args:
-            prompts: what the texts start with, or the inputs of an encoder.
+            prompts: what the texts start with, or the inputs of an encoder; one may be given alone.
             max_bytes: longest continuation.
             temperature: divides the logits; 0 always takes the most probable byte.
             top_k: keep the k most probable bytes.
@@ -211,7 +219,7 @@ class LoadedModel:
             min_p: keep the bytes at least this times as probable as the most probable one.
             seed: seed of the choice. A prompt's text depends on the seed and on its place in the
                 list, not on the other prompts.
-            stop: texts that end a continuation; they are not part of it.
+            stop: texts that end a continuation, or one alone; they are not part of it.
             beams: above 1, the best target by beam search with so many candidates, in a family
                 with an encoder; nothing is then chosen at random.
             covers: choose byte by byte, by the probabilities of all tokenisations with so many
@@ -223,7 +231,7 @@ class LoadedModel:
         Raises:
             UserError: for an option out of range.
         """
-        starts = [_bytes(prompt) for prompt in prompts]
+        starts = list(_each(prompts))
         self._warn_beyond_training(starts, max_bytes)
         if beams != 1:
             if not self.has_encoder:
@@ -233,7 +241,7 @@ class LoadedModel:
                 starts,
                 beams=beams,
                 max_bytes=max_bytes,
-                stop=[_bytes(text) for text in stop],
+                stop=list(_each(stop)),
             )
         generator = self._generator if covers is None else self.byte_marginal(covers)
         return generator.generate(
@@ -241,7 +249,7 @@ class LoadedModel:
             max_bytes=max_bytes,
             sampling=Sampling(temperature, top_k, top_p, min_p),
             seed=seed,
-            stop=[_bytes(text) for text in stop],
+            stop=list(_each(stop)),
         )
 
     def stream(
@@ -254,7 +262,7 @@ class LoadedModel:
         top_p: float | None = None,
         min_p: float | None = None,
         seed: int = 0,
-        stop: Sequence[Text] = (),
+        stop: Texts = (),
         covers: int | None = None,
     ) -> Iterator[bytes]:
         """The continuation of one prompt, piece by piece. Arguments as for `generate`."""
@@ -266,7 +274,7 @@ class LoadedModel:
             max_bytes=max_bytes,
             sampling=Sampling(temperature, top_k, top_p, min_p),
             seed=seed,
-            stop=[_bytes(text) for text in stop],
+            stop=list(_each(stop)),
         )
         return (piece for (piece,) in pieces)
 
@@ -299,5 +307,13 @@ class LoadedModel:
             )
 
 
+def _each(texts: Texts) -> Iterator[bytes]:
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        texts = [texts]
+    return map(_bytes, texts)
+
+
 def _bytes(text: Text) -> bytes:
+    if not isinstance(text, str | bytes):
+        raise UserError(f"{text!r:.60} is no text; give a str or bytes.")
     return text.encode(errors="surrogateescape") if isinstance(text, str) else text

@@ -56,8 +56,8 @@ class EvalCommand:
     batch_size: int = 16
     """Windows scored at once."""
     max_bytes: int | None = None
-    """Stop after the document that reaches this many bytes; none = all of the split. With an
-    encoder, after the batch of inputs that does."""
+    """Score so many bytes from the beginning: the last document is cut, and its END does not count;
+    none = all of the split. With an encoder: stop after the row that reaches so many inputs."""
     output: Path | None = None
     """Where the JSON report goes; none = beside the checkpoint."""
     byte_marginal: bool = False

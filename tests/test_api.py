@@ -76,3 +76,20 @@ def test_going_beyond_the_trained_length_warns_unless_there_is_a_window(model):
     with pytest.warns(UserWarning, match="trained on rows of 16"):
         model.stream("long enough", max_bytes=10)
     LoadedModel(saved_model(window=4)).stream("long enough", max_bytes=10)
+
+
+def test_one_text_is_one_text_everywhere(model):
+    for text in ("naïve", b"na\xff"):
+        assert model.score_documents(text).bytes.tolist() == [len(bytelm.api._bytes(text))]
+        assert model.score(text).shape == (1,)
+        assert model.bits_per_byte(text) == model.bits_per_byte([text])
+        assert model.generate(text, max_bytes=2, seed=1) == model.generate(
+            [text], max_bytes=2, seed=1
+        )
+    (made,) = model.generate("a", max_bytes=9, seed=1)
+    assert model.generate("a", max_bytes=9, seed=1, stop=made[3:5]) == [
+        made[: made.index(made[3:5])]
+    ]
+    for wrong in (3, [3], [None], {"a": 1}.items()):
+        with pytest.raises(UserError, match="give a str or bytes"):
+            model.score(wrong)

@@ -83,7 +83,8 @@ class AblateCommand:
     output: Path | None = None
     """Where the runs, the table and the plot go; none = runs/ablations/NAME."""
     max_bytes: int | None = None
-    """Stop testing after the document that reaches this many bytes; none = all of the split."""
+    """Bytes that are tested on, the last document cut (with an encoder: inputs, whole rows); none =
+    all of the split."""
 
 
 def run_ablation(ablation: Ablation, output: Path, *, max_bytes: int | None = None) -> int:
@@ -96,7 +97,7 @@ def run_ablation(ablation: Ablation, output: Path, *, max_bytes: int | None = No
     Args:
         ablation: what to run.
         output: made if it does not exist.
-        max_bytes: the test stops after the document that reaches this many bytes; None for all
+        max_bytes: the test is so many bytes, and its last document is cut; None for all
             of the test split.
 
     Returns:

@@ -92,7 +92,7 @@ class Comparison(Checked, name="comparison"):
         learning_rates: multiples of each contender's own rate that are tried.
         raw_bytes: of training text, on the axis `inference_flops`.
         piece_bytes: bytes of the pieces in which all contenders read the same text.
-        max_bytes: the test stops after the document that reaches this many bytes; None for all.
+        max_bytes: the test is so many bytes, and its last document is cut; None for all.
         robustness: what perturbations to test; None for none.
         parallel: files of parallel text (`bytelm.evaluation.languages`) to test; none = no test.
         adaptation: by name, corpora on which the runs of the largest budget go on training, for as

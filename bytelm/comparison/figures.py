@@ -17,8 +17,8 @@ from bytelm.data.config import DataConfig
 from bytelm.data.documents import Documents
 from bytelm.data.loader import ValidationBatches
 from bytelm.errors import UserError
+from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.languages import languages, read_parallel
-from bytelm.evaluation.report import first_documents
 from bytelm.evaluation.robustness import robustness
 from bytelm.training.loop import build_program, row_flops
 from bytelm.training.sharding import place_batch
@@ -45,16 +45,18 @@ def test_figures(
         UserError: for a run that diverged.
     """
     loaded = load(run_dir, config.train.steps)
-    documents = list(first_documents(Documents(config.data, "test"), comparison.max_bytes))
+    first = FirstBytes(Documents(config.data, "test"), comparison.max_bytes)
+    documents = list(first)
     scores = loaded.score_documents(documents, batch_size=BATCH)
+    if first.cut:
+        scores = scores.without_last_end()
     bits = scores.bits_per_byte()
     if not math.isfinite(bits):
         raise UserError(f"its test bits per byte are {bits}: it diverged.")
-    low, high = scores.interval()
+    interval = scores.interval()
     figures: dict[str, float] = {
         "bpb": bits,
-        "bpb_low": low,
-        "bpb_high": high,
+        **({} if interval is None else {"bpb_low": interval[0], "bpb_high": interval[1]}),
         "bpb_with_end": scores.bits_per_byte(with_end=True),
         **_speed(metrics(run_dir)),
         **_parameters(config),
@@ -113,7 +115,7 @@ def adaptation_figures(
     old, new = load(before), load(run_dir, config.train.steps)
 
     def bits(loaded: LoadedModel, data: DataConfig) -> float:
-        documents = first_documents(Documents(data, "test"), max_bytes)
+        documents = FirstBytes(Documents(data, "test"), max_bytes)
         return loaded.score_documents(documents, batch_size=BATCH).bits_per_byte()
 
     validations = [r["validation_bpb"] for r in metrics(run_dir) if "validation_bpb" in r]

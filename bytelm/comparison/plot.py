@@ -44,14 +44,14 @@ def _plot_reached(axes: Axes, result: PointResult, colour: str) -> None:
     with_encoder = result.test_target_bits is not None
     bits = result.test_target_bits if with_encoder else result.test_bpb
     shortened = result.deleted if with_encoder else result.bytes_per_patch
-    assert bits is not None and result.test_interval is not None
+    assert bits is not None
     if shortened is None:
         axes.axhline(bits, color=colour, linestyle="--")
         place = (0.01, bits)
         axes.annotate(result.point, place, xycoords=("axes fraction", "data"), color=colour)
         return
-    low, high = result.test_interval
-    axes.vlines(shortened, low, high, color=colour, alpha=0.4)
+    if result.test_interval is not None:
+        axes.vlines(shortened, *result.test_interval, color=colour, alpha=0.4)
     axes.plot(shortened, bits, "o", color=colour)
     place = (shortened, bits)
     axes.annotate(result.point, place, (6, 6), textcoords="offset points", color=colour)

@@ -22,9 +22,10 @@ class RunRecord:
         learning_rate: the peak.
         steps: optimiser steps of the whole run.
         figures: by name: `bpb` of the test split, its 95% interval over documents `bpb_low` and
-            `bpb_high`, `bpb_with_end`, `train_flops`, `train_raw_bytes`, `train_bytes_per_second`
-            (the median of the run) and `train_bytes_per_second_in_turns`, `training_seconds` and,
-            apart from them, `compile_seconds`,
+            `bpb_high` (not for too few of them), `bpb_with_end`, `train_flops`,
+            `train_raw_bytes`, `train_bytes_per_second` (the median of the run) and
+            `train_bytes_per_second_in_turns`, `training_seconds` and, apart from them,
+            `compile_seconds`,
             `inference_flops_per_byte` (of the patches that the test had),
             `inference_flops_per_byte_capacity` (of those there is room for), `parameters`,
             `parameters_without_embeddings`, `peak_memory_bytes`, `bytes_per_patch`,

@@ -34,7 +34,7 @@ class PointResult:
         state: "failed" if it could not be trained or tested, "stopped" if a signal came.
         reason: why it failed, or where it stopped.
         test_bpb, test_interval: bits per byte of the test split, with a 95% interval over
-            documents.
+            documents where there are enough of them.
         validation_bpb: the last one of training.
         test_target_bits: in a family with an encoder, bits per target byte of the test split; its
             interval is `test_interval`.
@@ -84,14 +84,14 @@ def finished(
 
     measured = "bits_per_target_byte" if has_encoder else "bits_per_byte"
     curve = "bits_per_target_byte" if has_encoder else "bpb"
-    low, high = report[f"{measured}_interval"]
+    found = report[f"{measured}_interval"]
     speeds = [speed for _, speed in recorded("bytes_per_second")]
     return dataclasses.replace(
         point,
         state="done",
         test_bpb=report.get("bits_per_byte"),
         test_target_bits=report.get("bits_per_target_byte"),
-        test_interval=(low, high),
+        test_interval=None if found is None else (found[0], found[1]),
         exact_match=report.get("exact_match"),
         deleted=report.get("deleted"),
         encoder_time_saved=report.get("encoder_time_saved"),

@@ -19,6 +19,7 @@ from bytelm.comparison.table import (
     tabulate,
     whole,
 )
+from bytelm.evaluation.bootstrap import LEAST_DOCUMENTS
 
 
 @dataclass(frozen=True)
@@ -292,9 +293,10 @@ def _unfinished(heading: Heading, records: Sequence[RunRecord]) -> Section:
 def _how_to_read(heading: Heading, entries: Sequence[Entry]) -> Section:
     sentences = [
         "bpb: bits per byte of the test text's raw bytes, ends of documents not counted; lower is "
-        "better. Its 95% interval is a bootstrap over documents, and over seeds the mean of the "
-        "intervals' ends. “over seeds” gives the lowest and the highest seed. An empty cell: not "
-        "known, or not of that family.",
+        "better. Its 95% interval is a bootstrap over documents, for which there must be at least "
+        f"{LEAST_DOCUMENTS} that are not empty, and over seeds the mean of the intervals' ends. "
+        "“over seeds” gives the lowest and the highest seed. An empty cell: not known, or not of "
+        "that family.",
         "Inference FLOPs per byte are of the patches that the test text had; “at capacity” of "
         "those there is room for.",
         f"Differences from {heading.baseline} are of the same documents and of the seeds that both "

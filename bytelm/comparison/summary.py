@@ -79,7 +79,7 @@ class Difference:
     Attributes:
         contender: its name.
         bpb: the mean over the seeds that both have done.
-        interval: 95%, by resampling documents; None if there is one document alone.
+        interval: 95%, by resampling documents; None if there are too few of them.
         by_seed: the lowest and the highest of the seeds' differences; None for a single seed.
         seeds: how many both have done.
         documents: how many were tested.
@@ -128,7 +128,7 @@ def paired_difference(contender: Entry, baseline: Entry) -> Difference | None:
     return Difference(
         contender.contender,
         float(by_seed.mean()),
-        bootstrap_interval(bits.mean(axis=0), raw_bytes) if len(raw_bytes) > 1 else None,
+        bootstrap_interval(bits.mean(axis=0), raw_bytes),
         (float(np.min(by_seed)), float(np.max(by_seed))) if len(seeds) > 1 else None,
         len(seeds),
         len(raw_bytes),

@@ -4,7 +4,8 @@ Every byte and every END is scored exactly once, START never. The inputs of a do
 its bytes) are cut into windows of T: the first scores all of its targets, each later one moves on
 by `stride` and scores its last `stride` targets, so that they have at least `T - stride` symbols
 of context. A row holds one window of one document and nothing else, so that no score depends on
-what else is evaluated.
+what else is evaluated. Windows of about one length are scored together, in rows that are no longer
+than they need (`bytelm.evaluation.row_lengths`).
 
 The symbols of a subword model are the tokens of the document's canonical tokenisation. Their bits
 over the raw bytes are an upper bound: other tokens spell the same bytes, and their probability does
@@ -12,7 +13,6 @@ not count (`bytelm.subword.marginal` adds it up).
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -27,7 +27,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bytelm.compiler import jit_inference
 from bytelm.errors import UserError
 from bytelm.evaluation.bootstrap import bootstrap_interval
-from bytelm.models.contract import Batch
+from bytelm.evaluation.row_lengths import by_length, shortest_row
+from bytelm.models.contract import Batch, ModelOutput
 from bytelm.subword.tokenizer import Tokenizer
 from bytelm.training.sharding import MeshConfig, place_batch
 from bytelm.vocabulary import BYTE_VOCABULARY, END, UNSCORED, Vocabulary
@@ -37,7 +38,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class DocumentScores:
-    """What a model makes of each of several documents; sums over documents come last.
+    """What a model makes of each of several documents, in order; sums over documents come last.
 
     Attributes:
         byte_nats: float64 `[documents]`, negative log-likelihood of the document's text.
@@ -50,6 +51,12 @@ class DocumentScores:
     end_nats: np.ndarray
     bytes: np.ndarray
     symbols: np.ndarray
+
+    def without_last_end(self) -> "DocumentScores":
+        """The same where the last document was cut: its END, which is not there, costs nothing."""
+        end_nats = self.end_nats.copy()
+        end_nats[-1:] = 0.0
+        return dataclasses.replace(self, end_nats=end_nats)
 
     def bits(self, with_end: bool = False) -> np.ndarray:
         """Bits of each document, float64 `[documents]`, with or without those of its END."""
@@ -66,16 +73,17 @@ class DocumentScores:
             raise UserError("the documents to score hold no bytes; choose a source that has text.")
         return float(np.divide(self.bits(with_end).sum(), self.bytes.sum()))
 
-    def interval(self, with_end: bool = False) -> tuple[float, float]:
-        """95% bootstrap interval over documents of `bits_per_byte`."""
+    def interval(self, with_end: bool = False) -> tuple[float, float] | None:
+        """95% bootstrap interval over documents of `bits_per_byte`; None for too few of them."""
         return bootstrap_interval(self.bits(with_end), self.bytes)
 
 
 class Scorer:
     """Nats of every target of a batch, `Batch [B, T] -> float32 [B, T]`, 0 where UNSCORED.
 
-    The model gets no targets, so that it cannot look at them. With several devices, each has a
-    copy of the parameters and takes its share of the rows.
+    The model gets no targets, so that it cannot look at them. It gets rows without the padding
+    that all of them end with. With several devices, each has a copy of the parameters and takes
+    its share of the rows.
     """
 
     def __init__(self, graphdef: nnx.GraphDef, params: Any):
@@ -93,30 +101,69 @@ class Scorer:
         """The nats, and the ids with which patches start, bool `[B, T]`; None without patches."""
         return self.run(_nats_and_starts, batch)
 
-    def run(self, function: Callable[[nnx.GraphDef, Any, Batch], Result], batch: Batch) -> Result:
-        """What a compiled function of model, parameters and batch gives: arrays by row."""
+    def run(self, function: Callable[[ModelOutput, jax.Array], Result], batch: Batch) -> Result:
+        """What a function of the model's output and the targets gives.
+
+        Args:
+            function: of the output and the targets `[B, T]`, a pure one of a module, as it is
+                compiled; what it gives are arrays by row, `[B]`, or by symbol, `[B, T, ...]`.
+            batch: rows to score; what follows a row's last symbol is padding.
+        """
+        length = batch.ids.shape[1]
+        short = shortest_row(int((batch.segment_ids > 0).any(axis=0).sum()), length)
+        if short == length:
+            return self._run(function, batch)[0]
+        found, overflow = self._run(function, jax.tree.map(lambda leaf: leaf[:, :short], batch))
+        if overflow is not None and int(overflow):
+            # Shorter rows have less room for patches: only those of full length tell the truth.
+            rows = max(1, len(batch.ids) * short // length)
+            parts = [
+                self._run(function, _some_rows(batch, slice(first, first + rows)))[0]
+                for first in range(0, len(batch.ids), rows)
+            ]
+            return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+        def lengthened(leaf: jax.Array) -> jax.Array:
+            if leaf.ndim < 2:
+                return leaf
+            return jnp.pad(leaf, ((0, 0), (0, length - short), *[(0, 0)] * (leaf.ndim - 2)))
+
+        return jax.tree.map(lengthened, found)
+
+    def _run(
+        self, function: Callable[[ModelOutput, jax.Array], Result], batch: Batch
+    ) -> tuple[Result, jax.Array | None]:
+        """What the function gives, and how many boundaries found no room; None without patches."""
         if self._mesh is None:
-            return function(self._graphdef, self._params, batch)
+            return _apply(function, self._graphdef, self._params, batch)
         rows = len(batch.ids)
         more = ((0, -rows % self._mesh.size), (0, 0))
         batch = place_batch(jax.tree.map(lambda leaf: np.pad(leaf, more), batch), self._mesh)
         with jax.set_mesh(self._mesh):
-            found = function(self._graphdef, self._params, batch)
-            return jax.tree.map(lambda leaf: leaf[:rows], found)
+            found, overflow = _apply(function, self._graphdef, self._params, batch)
+            return jax.tree.map(lambda leaf: leaf[:rows], found), overflow
 
 
-@jit_inference(static_argnums=0)
-def _nats_and_starts(
-    graphdef: nnx.GraphDef, params: Any, batch: Batch
-) -> tuple[jax.Array, jax.Array | None]:
-    output = nnx.merge(graphdef, params)(without_targets(batch))
-    return output.nats(batch.targets), output.patch_starts
+def _some_rows(batch: Batch, rows: slice) -> Batch:
+    return jax.tree.map(lambda leaf: leaf[rows], batch)
 
 
-def without_targets(batch: Batch) -> Batch:
-    """The batch as a model gets it that shall be scored, with no way to look at the targets."""
+@jit_inference(static_argnums=(0, 1))
+def _apply(
+    function: Callable[[ModelOutput, jax.Array], Result],
+    graphdef: nnx.GraphDef,
+    params: Any,
+    batch: Batch,
+) -> tuple[Result, jax.Array | None]:
     unscored = jnp.full_like(batch.targets, UNSCORED)
-    return dataclasses.replace(batch, targets=unscored, byte_counts=None)
+    output = nnx.merge(graphdef, params)(
+        dataclasses.replace(batch, targets=unscored, byte_counts=None)
+    )
+    return function(output, batch.targets), output.statistics.get("overflow")
+
+
+def _nats_and_starts(output: ModelOutput, targets: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    return output.nats(targets), output.patch_starts
 
 
 def default_stride(sequence_length: int) -> int:
@@ -145,14 +192,15 @@ def score_documents(
 ) -> DocumentScores:
     """Scores whole documents with a sliding context; see the module's docstring.
 
-    Documents are read once, one after another, and only those of two batches are held.
+    Documents are read once, one after another, and only some batches of them are held.
 
     Args:
         scorer: a `Scorer`, or anything that gives the nats of every target of a batch.
         documents: any byte strings, empty ones too.
         sequence_length: T, positions in a window.
         stride: targets that each window after a document's first scores, 1 to T; None for T / 2.
-        batch_size: windows scored at a time. It changes speed and memory alone.
+        batch_size: windows of full length scored at a time; of shorter ones as many symbols. It
+            changes speed and memory alone.
         tokenizer: of a subword model; None where symbols are bytes.
 
     Raises:
@@ -170,13 +218,12 @@ def score_documents(
         ends = np.where(targets == end, wide, 0.0).sum(axis=1)
         others = np.where(targets == end, 0.0, wide).sum(axis=1)
         for row, window in enumerate(windows):
-            if window.first == 0:
-                byte_nats.append(0.0)
-                end_nats.append(0.0)
-                lengths.append(window.bytes)
-                symbols.append(len(window.symbols))
-            byte_nats[-1] += others[row]
-            end_nats[-1] += ends[row]
+            for sums in (byte_nats, end_nats, lengths, symbols):
+                sums += [0] * (window.document + 1 - len(sums))
+            byte_nats[window.document] += others[row]
+            end_nats[window.document] += ends[row]
+            lengths[window.document] = window.bytes
+            symbols[window.document] = len(window.symbols)
 
     # The device works on one batch while the host adds up the one before and fills the next.
     running: tuple[list[Window], np.ndarray, jax.Array] | None = None
@@ -189,7 +236,8 @@ def score_documents(
     if running is not None:
         add(*running)
     counts = (np.array(count, np.int64) for count in (lengths, symbols))
-    return DocumentScores(np.array(byte_nats), np.array(end_nats), *counts)
+    nats = (np.array(sums, np.float64) for sums in (byte_nats, end_nats))
+    return DocumentScores(*nats, *counts)
 
 
 class Window(NamedTuple):
@@ -199,11 +247,17 @@ class Window(NamedTuple):
         symbols: integers, of the document's text.
         first: see above.
         bytes: of the document's text.
+        document: its number, from 0.
     """
 
     symbols: np.ndarray
     first: int
     bytes: int
+    document: int
+
+    def inputs(self, length: int) -> int:
+        """How many of `length` places of a row the window fills."""
+        return min(len(self.symbols) + 1 - self.first, length)
 
 
 def window_batches(
@@ -213,11 +267,11 @@ def window_batches(
     batch_size: int,
     tokenizer: Tokenizer | None = None,
 ) -> Iterator[tuple[list[Window], Batch]]:
-    """The windows of documents, in order, and the batch whose first rows hold them.
+    """The windows of documents, and the batch whose first rows hold them.
 
     Arguments and errors are those of `score_documents`. Where a target is not UNSCORED, the
-    window scores it; read in order, those places are each document's inputs, START and its text,
-    and their targets, its text and END.
+    window scores it; those places of a document's windows, by `first`, are its inputs, START and
+    its text, and their targets, its text and END. Windows of one length come in order.
     """
     stride = default_stride(sequence_length) if stride is None else stride
     if not 1 <= stride <= sequence_length:
@@ -230,8 +284,11 @@ def window_batches(
     windows = _windows(documents, sequence_length, stride, tokenizer)
     vocabulary = BYTE_VOCABULARY if tokenizer is None else tokenizer.vocabulary
     counts = None if tokenizer is None else tokenizer.byte_counts
-    while chosen := list(itertools.islice(windows, batch_size)):
-        batch = empty_batch(batch_size, sequence_length, vocabulary)
+    grouped = by_length(
+        windows, lambda window: window.inputs(sequence_length), sequence_length, batch_size
+    )
+    for chosen, rows in grouped:
+        batch = empty_batch(rows, sequence_length, vocabulary)
         for row, window in enumerate(chosen):
             _fill(batch, row, window, stride, vocabulary)
         byte_counts = None if counts is None else counts[batch.targets]
@@ -241,16 +298,16 @@ def window_batches(
 def _windows(
     documents: Iterable[bytes], length: int, stride: int, tokenizer: Tokenizer | None
 ) -> Iterator[Window]:
-    for text in documents:
+    for document, text in enumerate(documents):
         symbols = np.frombuffer(text, np.uint8) if tokenizer is None else tokenizer.encode(text)
         inputs = len(symbols) + 1
         for first in range(0, max(inputs - length, 0) + stride, stride):
-            yield Window(symbols, first, len(text))
+            yield Window(symbols, first, len(text), document)
 
 
 def _fill(batch: Batch, row: int, window: Window, stride: int, vocabulary: Vocabulary) -> None:
     """Writes a window to a row of an empty batch."""
-    text, first, _ = window
+    text, first = window.symbols, window.first
     length = batch.ids.shape[1]
     symbols = text[max(first - 1, 0) : first + length].astype(np.int32)
     if first == 0:

@@ -1,7 +1,14 @@
-"""Uncertainty of a ratio of sums over documents, such as bits per byte, by the bootstrap."""
+"""Uncertainty of a ratio of sums over documents by the bootstrap, and of a share."""
+
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+LEAST_DOCUMENTS = 10
+"""Fewer documents say too little of the spread between documents: they get no interval."""
+NO_INTERVAL = "n/a"
+"""What is shown in its place."""
 
 _CHUNK = 1 << 20
 """Resampled documents drawn at a time: what bounds the memory, to about 20 MB."""
@@ -14,16 +21,15 @@ def bootstrap_interval(
     samples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """Percentile bootstrap interval of `sum(numerators) / sum(denominators)`.
 
     Documents are resampled whole, with replacement, so that the bytes of one document need not
     be independent (Efron & Tibshirani 1993, chapter 13). For the difference of two models on
     the same documents (a paired bootstrap) pass the per-document differences as numerators.
 
-    A single document says nothing of the spread between documents: low and high are then both
-    the ratio itself. Resamples whose denominators sum to zero (empty documents alone) have no
-    ratio and are left out.
+    With fewer than `LEAST_DOCUMENTS` there is no interval: of one document it would have no width,
+    of a few it would be far too narrow. Empty documents (denominator 0) do not count for that.
 
     Args:
       numerators: float [documents], for instance the bits of each document.
@@ -33,7 +39,7 @@ def bootstrap_interval(
       seed: seed of the resampling; the same seed gives the same interval.
 
     Returns:
-      The low and the high end of the interval, in units of the ratio.
+      The low and the high end of the interval, in units of the ratio; None for too few documents.
 
     Raises:
       ValueError: the arrays differ in shape, are not 1-D, or the denominators sum to zero.
@@ -48,6 +54,8 @@ def bootstrap_interval(
     if not denominators.sum() > 0:
         raise ValueError("the denominators must sum to more than zero")
 
+    if np.count_nonzero(denominators) < LEAST_DOCUMENTS:
+        return None
     documents = len(numerators)
     generator = np.random.default_rng(seed)
     sums = np.empty((2, samples))
@@ -62,3 +70,24 @@ def bootstrap_interval(
     tail = (1 - confidence) / 2
     low, high = np.quantile(numerator_sums / denominator_sums, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def share_interval(hits: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a share, which has a width where all or none of the cases are hits.
+
+    Args:
+      hits: how many cases are.
+      count: how many cases there are, at least 1.
+      confidence: coverage of the interval, between 0 and 1.
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, correction = hits / count, z * z / count
+    middle = share + correction / 2
+    half = z * np.sqrt((share * (1 - share) + correction / 4) / count)
+    low, high = (middle - half) / (1 + correction), (middle + half) / (1 + correction)
+    return max(0.0, float(low)), min(1.0, float(high))
+
+
+def interval_words(interval: tuple[float, float] | None, form: str = ".4f") -> str:
+    """The two ends of an interval, or `NO_INTERVAL`."""
+    return f"{interval[0]:{form}} to {interval[1]:{form}}" if interval else NO_INTERVAL

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from bytelm.api import LoadedModel
 
 
-def read_parallel(files: Sequence[str]) -> dict[str, list[bytes]]:
+def read_parallel(files: str | Sequence[str]) -> dict[str, list[bytes]]:
     """Sentences in several languages, from JSON lines with the keys `id`, `lang` and `text`.
 
     Documents of one id are translations of each other, and so are their lines of one number.
 
     Args:
-        files: globs of .jsonl files, compressed or not. A document and its translations may lie
-            in different files.
+        files: globs of .jsonl files, compressed or not; one may be given alone. A document and its
+            translations may lie in different files.
 
     Returns:
         for each language's code its sentences, in one order, so that those of one number say the
@@ -43,6 +43,7 @@ def read_parallel(files: Sequence[str]) -> dict[str, list[bytes]]:
     Raises:
         UserError: for files that cannot be read, and for languages that are not aligned.
     """
+    files = [files] if isinstance(files, str) else files
     if not files:
         raise UserError("there are no files of parallel text; name one at least.")
     # A document of the reader has two strings beside its text: here the language and the id.
@@ -110,7 +111,8 @@ def languages(
 
     The figures of each language are named `language/CODE/` and: `bits_per_sentence`, its `premium`
     over the reference language, and the ends of that one's 95% interval, `premium_low` and
-    `premium_high`, for sentences drawn again together with their translations;
+    `premium_high`, for sentences drawn again together with their translations (left out where
+    there are too few sentences for an interval);
     `patches_per_sentence` and `patches_premium`; `bytes_per_sentence` and `bytes_premium`;
     `bytes_per_character` and `bytes_per_character_premium`; `bits_per_character`; `bpb`. Patches
     are those of a family that has them, the tokens of a subword model, and the bytes of a flat
@@ -123,7 +125,7 @@ def languages(
         max_sentences: how many sentences are scored in each language, the first ones; None for
             all.
         stride: bytes scored by each window after a sentence's first; None for half the context.
-        batch_size: sentences scored at a time by a flat model; others take one by one.
+        batch_size: windows scored at a time.
 
     Returns:
         figures by name.
@@ -160,7 +162,7 @@ def _measure(
     lengths = np.array([len(text) for text in sentences], np.float64)
     characters = [len(text.decode(errors="surrogateescape")) for text in sentences]
     if isinstance(loaded.config.model, HierarchyConfig):
-        cut = [loaded.segment(text, stride=stride, batch_size=1) for text in sentences]
+        cut = loaded.segment_all(sentences, stride=stride, batch_size=batch_size)
         bits = np.array([found.nats.sum() / math.log(2) for found in cut])
         patches = np.array([len(found.lengths) for found in cut], np.float64)
     else:
@@ -174,12 +176,12 @@ def _figures(found: _Measures, reference: _Measures) -> dict[str, float]:
         return float(np.divide(numerators.sum(), denominators.sum()))
 
     bytes_per_character = ratio(found.bytes, found.characters)
-    low, high = bootstrap_interval(found.bits, reference.bits)
+    interval = bootstrap_interval(found.bits, reference.bits)
+    ends = {} if interval is None else {"premium_low": interval[0], "premium_high": interval[1]}
     return {
         "bits_per_sentence": float(found.bits.mean()),
         "premium": ratio(found.bits, reference.bits),
-        "premium_low": low,
-        "premium_high": high,
+        **ends,
         "patches_per_sentence": float(found.patches.mean()),
         "patches_premium": ratio(found.patches, reference.patches),
         "bytes_per_sentence": float(found.bytes.mean()),

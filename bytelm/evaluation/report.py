@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from bytelm.evaluation.bootstrap import LEAST_DOCUMENTS, interval_words
 from bytelm.evaluation.compressors import compressor_bpb
+from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.training.hardware import describe_machine
 from bytelm.whole_file import write_whole
 
@@ -38,7 +40,8 @@ def evaluate(
             be read only once, are then held in memory.
         stride: bytes scored by each window after a document's first; None for half the context.
         batch_size: windows scored at a time.
-        max_bytes: no further document is read once there are this many bytes. None is cut.
+        max_bytes: only so many bytes are scored. The last document is cut, and then its END, which
+            is not there, does not count; None for all.
         compressors: whether to compress the documents too.
         covers: of a subword model, token histories that are kept to add up the probabilities of all
             tokenisations (`LoadedModel.byte_marginal`); None for the canonical one alone.
@@ -50,12 +53,14 @@ def evaluate(
         UserError: if the documents hold no byte.
     """
     if (compressors or covers) and isinstance(documents, Iterator):
-        documents = list(first_documents(documents, max_bytes))
+        # One byte more than is scored tells whether the last document is cut.
+        documents = list(FirstBytes(documents, None if max_bytes is None else max_bytes + 1))
+    first = FirstBytes(documents, max_bytes)
     stride = loaded.default_stride if stride is None else stride
     started = time.perf_counter()
-    scores = loaded.score_documents(
-        first_documents(documents, max_bytes), stride=stride, batch_size=batch_size
-    )
+    scores = loaded.score_documents(first, stride=stride, batch_size=batch_size)
+    if first.cut:
+        scores = scores.without_last_end()
     seconds = time.perf_counter() - started
     raw_bytes = int(scores.bytes.sum())
     report: dict[str, Any] = {
@@ -66,6 +71,8 @@ def evaluate(
         "bits_per_byte_with_end_interval": scores.interval(with_end=True),
         "documents": len(scores.bytes),
         "bytes": raw_bytes,
+        "max_bytes": max_bytes,
+        "last_document_cut": first.cut,
         "bytes_per_symbol": raw_bytes / int(scores.symbols.sum()),
         "context": loaded.context,
         "stride": stride,
@@ -76,22 +83,23 @@ def evaluate(
     if loaded.tokenizer is not None:
         report["upper_bound"] = UPPER_BOUND
     if covers is not None:
-        report |= _marginal(loaded, first_documents(documents, max_bytes), covers)
+        report |= _marginal(loaded, first, covers)
     if compressors:
-        for name, bpb in compressor_bpb(first_documents(documents, max_bytes)).items():
+        for name, bpb in compressor_bpb(first).items():
             report[f"{name}_bits_per_byte"] = bpb
     return report
 
 
-def _marginal(loaded: "LoadedModel", documents: Iterable[bytes], covers: int) -> dict[str, Any]:
+def _marginal(loaded: "LoadedModel", documents: FirstBytes, covers: int) -> dict[str, Any]:
     """Bits per byte of all tokenisations, and of the canonical one with the same context."""
     started = time.perf_counter()
     scores = loaded.byte_marginal(covers).score(documents)
-    size = int(scores.marginal.bytes.sum())
+    marginal = scores.marginal.without_last_end() if documents.cut else scores.marginal
+    size = int(marginal.bytes.sum())
     return {
-        "marginal_bits_per_byte": scores.marginal.bits_per_byte(),
-        "marginal_bits_per_byte_interval": scores.marginal.interval(),
-        "marginal_bits_per_byte_with_end": scores.marginal.bits_per_byte(with_end=True),
+        "marginal_bits_per_byte": marginal.bits_per_byte(),
+        "marginal_bits_per_byte_interval": marginal.interval(),
+        "marginal_bits_per_byte_with_end": marginal.bits_per_byte(with_end=True),
         "canonical_bits_per_byte": scores.canonical.bits_per_byte(),
         "covers": covers,
         "dropped_histories": int(scores.dropped.sum()),
@@ -99,16 +107,6 @@ def _marginal(loaded: "LoadedModel", documents: Iterable[bytes], covers: int) ->
         "tokens_read_per_byte": float(scores.tokens_read.sum() / size),
         "marginal_seconds": time.perf_counter() - started,
     }
-
-
-def first_documents(documents: Iterable[bytes], max_bytes: int | None) -> Iterator[bytes]:
-    """The documents up to the one that reaches `max_bytes`."""
-    seen = 0
-    for document in documents:
-        yield document
-        seen += len(document)
-        if max_bytes is not None and seen >= max_bytes:
-            return
 
 
 def print_report(report: dict[str, Any], console: Console | None = None) -> None:
@@ -119,17 +117,18 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
     table.add_column("95% interval", justify="right")
     bound = "\u2264 " if "upper_bound" in report else ""
     for label, key in (("bytes", "bits_per_byte"), ("with end", "bits_per_byte_with_end")):
-        low, high = report[f"{key}_interval"]
-        table.add_row(label, f"{bound}{report[key]:.4f}", f"{low:.4f} to {high:.4f}")
+        interval = interval_words(report[f"{key}_interval"])
+        table.add_row(label, f"{bound}{report[key]:.4f}", interval)
     if "covers" in report:
-        low, high = report["marginal_bits_per_byte_interval"]
         label = f"all tokenisations, {report['covers']} covers"
-        table.add_row(label, f"{report['marginal_bits_per_byte']:.4f}", f"{low:.4f} to {high:.4f}")
+        interval = interval_words(report["marginal_bits_per_byte_interval"])
+        table.add_row(label, f"{report['marginal_bits_per_byte']:.4f}", interval)
     for label, name in (("gzip -9", "gzip"), ("xz -9e", "xz")):
         if f"{name}_bits_per_byte" in report:
             table.add_row(label, f"{report[f'{name}_bits_per_byte']:.4f}", "")
+    cut = ", the last one cut" if report["last_document_cut"] else ""
     table.caption = (
-        f"{report['documents']:,} documents, {report['bytes']:,} bytes; context "
+        f"{report['documents']:,} documents{cut}, {report['bytes']:,} bytes; context "
         f"{report['context']}, stride {report['stride']}; {report['seconds']:.1f} s, "
         f"{report['bytes_per_second']:,.0f} bytes/s on {report['machine']}"
     )
@@ -144,6 +143,8 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
             f"worth about {report['dropped_bits_per_byte']:.2g} bits per byte, and the model read "
             f"{report['tokens_read_per_byte']:.1f} tokens per byte"
         )
+    if report["bits_per_byte_interval"] is None:
+        table.caption += f"; an interval needs {LEAST_DOCUMENTS} documents that are not empty"
     (console or Console()).print(table)
 
 

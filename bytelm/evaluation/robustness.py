@@ -7,19 +7,17 @@ it has read. All models meet the same noise: it depends on text, kind, rate and 
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from flax import nnx
 
-from bytelm.compiler import jit_inference
 from bytelm.errors import UserError
-from bytelm.evaluation.bits_per_byte import Scorer, score_documents, without_targets
+from bytelm.evaluation.bits_per_byte import Scorer, score_documents
+from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.next_bytes import NextBytes
 from bytelm.evaluation.perturbations import KINDS, Kind, perturb
-from bytelm.evaluation.report import first_documents
-from bytelm.models.contract import Batch
+from bytelm.models.contract import Batch, ModelOutput
 from bytelm.vocabulary import BYTES
 
 if TYPE_CHECKING:
@@ -53,7 +51,7 @@ def robustness(
         kinds: of noise.
         rates: shares of the characters that are hit, 0 to 1.
         seed: of the noise.
-        max_bytes: no further document is read once there are this many bytes. None is cut.
+        max_bytes: only so many bytes are scored, and the last document is cut; None for all.
         batch_size: windows scored at a time.
         stride: symbols scored by each window after a document's first; None for half the context.
 
@@ -63,7 +61,7 @@ def robustness(
     Raises:
         UserError: if there are no bytes to score, an unknown kind, or a rate out of range.
     """
-    texts = list(first_documents(documents, max_bytes))
+    texts = list(FirstBytes(documents, max_bytes))
     next_bytes = None if loaded.tokenizer is None else NextBytes(loaded.tokenizer)
     measure = functools.partial(_measure, loaded, next_bytes, stride=stride, batch_size=batch_size)
     figures = measure("perturbed/none/0", texts)
@@ -125,14 +123,10 @@ class _CountBytes:
         return sum(int(np.sum(rows)) for rows in self._right)
 
 
-@jit_inference(static_argnums=0)
-def _nats_and_right(
-    graphdef: nnx.GraphDef, params: Any, batch: Batch
-) -> tuple[jax.Array, jax.Array]:
+def _nats_and_right(output: ModelOutput, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Nats of targets, float32 `[B, T]`, and how many bytes of a row are right, int32 `[B]`."""
-    output = nnx.merge(graphdef, params)(without_targets(batch))
-    right = (output.logits.argmax(axis=-1) == batch.targets) & (batch.targets < BYTES)
-    return output.nats(batch.targets), right.sum(axis=1)
+    right = (output.logits.argmax(axis=-1) == targets) & (targets < BYTES)
+    return output.nats(targets), right.sum(axis=1)
 
 
 class _CountTokens:
@@ -145,18 +139,14 @@ class _CountTokens:
 
     def __call__(self, batch: Batch) -> jax.Array:
         nats, logits = self._scorer.run(_nats_and_logits, batch)
-        logits, targets = np.asarray(logits), np.asarray(batch.targets)
+        of_places, targets = np.asarray(logits), np.asarray(batch.targets)
         for place in zip(
             *np.nonzero((targets >= 0) & (targets < self._next_bytes.tokens)), strict=True
         ):
-            self.right += self._next_bytes.right(logits[place], int(targets[place]))
+            self.right += self._next_bytes.right(of_places[place], int(targets[place]))
         return nats
 
 
-@jit_inference(static_argnums=0)
-def _nats_and_logits(
-    graphdef: nnx.GraphDef, params: Any, batch: Batch
-) -> tuple[jax.Array, jax.Array]:
+def _nats_and_logits(output: ModelOutput, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Nats of targets, float32 `[B, T]`, and the logits, `[B, T, outputs]`."""
-    output = nnx.merge(graphdef, params)(without_targets(batch))
-    return output.nats(batch.targets), output.logits
+    return output.nats(targets), output.logits

@@ -7,6 +7,8 @@ score what comes next. START belongs to no patch here: the text's first byte sta
 
 import itertools
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +18,12 @@ from bytelm.evaluation.bits_per_byte import Scorer, window_batches
 from bytelm.layers.boundaries import BoundaryRule, find_boundaries
 from bytelm.layers.patching import LENGTHS
 from bytelm.vocabulary import START, UNSCORED
+
+_WHITESPACE = re.compile(
+    rb"(?:[\t-\r ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f"
+    rb"|\xe3\x80\x80)+"
+)
+"""A run of characters with Unicode's property White_Space, in UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -58,46 +66,56 @@ class Segmentation:
 
     @property
     def word_agreement(self) -> "BoundaryAgreement":
-        """How far patches start where words do."""
+        """How far patches start where words do: at the word, right after the whitespace."""
         return boundary_agreement(self.starts, word_starts(self.text))
 
+    @property
+    def space_agreement(self) -> "BoundaryAgreement":
+        """How far patches start where whitespace before words does, as SpaceByte's do."""
+        return boundary_agreement(self.starts, whitespace_starts(self.text))
 
-def segment(
+
+def segment_all(
     scorer: Scorer,
-    text: bytes,
+    texts: Sequence[bytes],
     *,
     sequence_length: int,
     stride: int | None = None,
     batch_size: int = 8,
-) -> Segmentation:
-    """Cuts a text into the patches that a model makes of it; see the module's docstring.
+) -> list[Segmentation]:
+    """Cuts texts into the patches that a model makes of them; see the module's docstring.
 
     Args:
-        text: one document.
+        texts: one document each.
         sequence_length: T, positions in a window.
-        stride: targets that each window after the first scores, 1 to T; None for T / 2.
+        stride: targets that each window after a text's first scores, 1 to T; None for T / 2.
         batch_size: windows scored at a time.
 
     Raises:
-        UserError: if the model has no patches, the text no bytes, or the stride is out of range.
+        UserError: if the model has no patches, a text no bytes, or the stride is out of range.
     """
-    if not text:
+    if not all(texts):
         raise UserError("the text is empty; give one of at least one byte.")
-    starts, nats = [], []
-    for _, batch in window_batches([text], sequence_length, stride, batch_size):
+    nats = [np.empty(len(text) + 1) for text in texts]
+    starts = [np.empty(len(text) + 1, np.bool_) for text in texts]
+    for windows, batch in window_batches(texts, sequence_length, stride, batch_size):
         row_nats, row_starts = scorer.nats_and_starts(batch)
         if row_starts is None:
             raise UserError(
                 "the model is flat: it has no patches to show; choose a checkpoint of a family "
                 "that has."
             )
-        scored = batch.targets != UNSCORED
-        nats.append(np.asarray(row_nats, np.float64)[scored])
-        starts.append(np.asarray(row_starts)[scored])
-    of_targets, of_inputs = np.concatenate(nats), np.concatenate(starts)
-    of_bytes = of_inputs[1:]
-    of_bytes[0] = True
-    return Segmentation(text, of_bytes, of_targets[:-1], float(of_targets[-1]))
+        wide, opened = np.asarray(row_nats, np.float64), np.asarray(row_starts)
+        for row, window in enumerate(windows):
+            places = np.flatnonzero(batch.targets[row] != UNSCORED)
+            nats[window.document][window.first + places] = wide[row, places]
+            starts[window.document][window.first + places] = opened[row, places]
+    found = []
+    for text, of_targets, of_inputs in zip(texts, nats, starts, strict=True):
+        of_bytes = of_inputs[1:]
+        of_bytes[0] = True
+        found.append(Segmentation(text, of_bytes, of_targets[:-1], float(of_targets[-1])))
+    return found
 
 
 @dataclass(frozen=True)
@@ -142,6 +160,14 @@ def word_starts(text: bytes) -> np.ndarray:
     ids = np.append([START], np.frombuffer(text, np.uint8)).astype(np.int32)[None, :]
     found, _ = find_boundaries(BoundaryRule("whitespace"), ids, np.ones_like(ids))
     return np.asarray(found.starts)[0, 1:]
+
+
+def whitespace_starts(text: bytes) -> np.ndarray:
+    """Bool `[bytes]`: the first byte, and the first of each run of whitespace characters."""
+    starts = np.zeros(len(text), np.bool_)
+    starts[:1] = True
+    starts[[run.start() for run in _WHITESPACE.finditer(text)]] = True
+    return starts
 
 
 def length_histogram(lengths: np.ndarray) -> dict[str, int]:

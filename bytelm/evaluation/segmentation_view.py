@@ -104,14 +104,21 @@ def visible(piece: bytes) -> str:
 
 
 def _summary(segmentation: Segmentation) -> list[str]:
-    lengths, words = segmentation.lengths, segmentation.word_agreement
+    lengths = segmentation.lengths
+    agreement = {
+        "at": segmentation.word_agreement,
+        "at the whitespace before": segmentation.space_agreement,
+    }
     return [
         f"{len(segmentation.text):,} bytes, {len(lengths):,} patches, {lengths.mean():.2f} bytes "
         f"per patch (longest {lengths.max():,})",
         f"{segmentation.bits_per_byte:.4f} bits per byte; "
         f"end of text {segmentation.end_nats / math.log(2):.2f} bits",
-        f"starts of patches as starts of words after whitespace: precision "
-        f"{_share(words.precision)}, recall {_share(words.recall)}, F1 {_share(words.f1)}",
+        *(
+            f"patches that start {place} a word: precision {_share(words.precision)}, recall "
+            f"{_share(words.recall)}, F1 {_share(words.f1)}"
+            for place, words in agreement.items()
+        ),
     ]
 
 

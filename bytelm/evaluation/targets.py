@@ -6,6 +6,7 @@ They are no bits per byte of text: most of it was given to the encoder.
 
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from bytelm.data.config import DIAGNOSTICS, DataConfig, Split
 from bytelm.data.loader import ValidationBatches
 from bytelm.data.pairs import Pair, pairs
 from bytelm.errors import UserError
-from bytelm.evaluation.bootstrap import bootstrap_interval
+from bytelm.evaluation.bootstrap import bootstrap_interval, interval_words, share_interval
 from bytelm.inference.transduction import Transducer, bucket, encode, read
 from bytelm.models import Batch, ModelOutput
 from bytelm.models.byt5 import ByT5Config
@@ -54,7 +55,7 @@ def evaluate_targets(
         data: whose split is scored.
         split: which.
         batch_size: rows at a time.
-        max_bytes: no further batch is read once there are this many inputs.
+        max_bytes: no further row is scored once there are this many inputs; None for all.
 
     Returns:
         figures under names that say their units, ready for JSON.
@@ -72,9 +73,13 @@ def evaluate_targets(
     model = loaded.transducer
     data = dataclasses.replace(data, batch_size=batch_size)
     tally = _Tally(loaded.config.model, len(data.scripts))
+    left = sys.maxsize if max_bytes is None else max_bytes
     for batch in ValidationBatches(data, None, split):
-        tally.add(batch, model)
-        if max_bytes is not None and tally.inputs.sum() >= max_bytes:
+        lengths = (batch.inputs != PAD).sum(axis=1)
+        wanted = np.cumsum(lengths) - lengths < left
+        tally.add(_rows(batch, wanted), model)
+        left -= int(lengths.sum())
+        if left <= 0:
             break
     report: dict[str, Any] = {
         "step": loaded.step,
@@ -87,6 +92,12 @@ def evaluate_targets(
         report |= _matches(model, pairs(data, split), tally.rows, data.row_length, batch_size)
     report["seconds"] = time.perf_counter() - started
     return report
+
+
+def _rows(batch: Batch, wanted: np.ndarray) -> Batch:
+    """The batch with padding in place of rows that are not wanted, bool `[B]`."""
+    inputs = np.where(wanted[:, None], batch.inputs, PAD)
+    return dataclasses.replace(batch, inputs=inputs)
 
 
 class _Tally:
@@ -214,10 +225,9 @@ def _matches(
             {"input": repr(pair.input), "target": repr(pair.target), "written": repr(text)}
             for text, pair in zip(written, some, strict=True)
         ]
-    share = np.asarray(exact, np.float64)
     return {
-        "exact_match": float(share.mean()),
-        "exact_match_interval": bootstrap_interval(share, np.ones_like(share)),
+        "exact_match": sum(exact) / len(exact),
+        "exact_match_interval": share_interval(sum(exact), len(exact)),
         "examples": examples[:SHOWN],
     }
 
@@ -228,15 +238,15 @@ def print_target_report(report: dict[str, Any], console: Console | None = None) 
     table.add_column()
     table.add_column("", justify="right")
     table.add_column("95% interval", justify="right")
-    low, high = report["bits_per_target_byte_interval"]
     bits = f"{report['bits_per_target_byte']:.4f}"
-    table.add_row("bits per target byte", bits, f"{low:.4f} to {high:.4f}")
+    interval = interval_words(report["bits_per_target_byte_interval"])
+    table.add_row("bits per target byte", bits, interval)
     if "soft_bits_per_target_byte" in report:
         table.add_row("the same, soft deletion", f"{report['soft_bits_per_target_byte']:.4f}", "")
     table.add_row("targets that are the likeliest", f"{report['target_accuracy']:.2%}", "")
     if "exact_match" in report:
-        low, high = report["exact_match_interval"]
-        table.add_row("exact match", f"{report['exact_match']:.2%}", f"{low:.2%} to {high:.2%}")
+        interval = interval_words(report["exact_match_interval"], ".2%")
+        table.add_row("exact match", f"{report['exact_match']:.2%}", interval)
     if "deleted" in report:
         table.add_row("inputs deleted", f"{report['deleted']:.2%}", "")
         for name, share in report["deleted_by_script"].items():

@@ -82,8 +82,8 @@ def test_the_table_tells_all_points(whole, ablation):
     assert [(row["point"], row["state"]) for row in rows] == [("first", "done"), ("second", "done")]
     assert [row["changes"] for row in rows] == [{}, {"train.seed": 1}]
     for row in rows:
-        low, high = row["test_interval"]
-        assert 0 < low <= row["test_bpb"] <= high < 9
+        assert row["test_interval"] is None  # two documents are too few
+        assert 0 < row["test_bpb"] < 9
         assert 0 < row["validation_bpb"] < 9
         assert 2 < row["bytes_per_patch"] < 16
         assert [step for step, _ in row["curve"]] == [1, 2]

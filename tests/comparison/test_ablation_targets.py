@@ -43,7 +43,7 @@ def test_the_table_of_encoder_decoder_points(tmp_path, capsys):
     assert run_ablation(ablation, tmp_path, max_bytes=100) == 0
     header, _, *lines = (tmp_path / "table.md").read_text().splitlines()
     columns = cells(header)
-    for name in ("test bits/target byte", "95% interval", "exact match", "deleted"):
+    for name in ("test bits/target byte", "exact match", "deleted"):
         assert name in columns
     assert not [name for name in columns if "bpb" in name or "patch" in name]
     byt5, fixed = (dict(zip(columns, cells(line), strict=True)) for line in lines)
@@ -53,8 +53,8 @@ def test_the_table_of_encoder_decoder_points(tmp_path, capsys):
     points = json.loads((tmp_path / "table.json").read_text())["points"]
     for point, row in zip(points, (byt5, fixed), strict=True):
         assert (point["state"], point["test_bpb"], point["validation_bpb"]) == ("done", None, None)
-        low, high = point["test_interval"]
-        assert 0 < low <= point["test_target_bits"] <= high
+        assert point["test_interval"] is None  # the rows are too few
+        assert point["test_target_bits"] > 0
         assert row["test bits/target byte"] == f"{point['test_target_bits']:.4f}"
         assert row["exact match"] == f"{point['exact_match']:.2%}"
         assert len(point["curve"]) == len(point["validation_curve"]) == 1

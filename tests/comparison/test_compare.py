@@ -121,7 +121,7 @@ def test_all_runs_are_done_and_told(whole, comparison):
     assert len(found) == len(TWO) * 2
     for (name, budget), row in found.items():
         assert row["state"] == "done"
-        assert 0 < float(row["bpb_low"]) <= float(row["bpb"]) <= float(row["bpb_high"]) < 9
+        assert 0 < float(row["bpb"]) < 9 and "bpb_low" not in row  # two documents are too few
         assert float(row["train_flops"]) <= float(budget)
         assert float(row["train_flops"]) > 0.5 * float(budget)
         assert float(row["parameters"]) > float(row["parameters_without_embeddings"]) > 0

@@ -20,7 +20,7 @@ HEADING = Heading(
     notes=("Widths were chosen alike.",),
     sweep=(SweepRow("flat", 0.003, 2.5, True), SweepRow("flat", 0.01, None, False)),
 )
-BYTES = (100.0, 300.0, 50.0)
+BYTES = (100.0, 300.0, 50.0) * 4
 FIGURES = {
     "bpb": 2.1,
     "bpb_low": 2.0512,
@@ -138,7 +138,7 @@ def test_several_seeds_are_averaged_with_their_spread(tmp_path):
 
 def test_differences_from_the_baseline(tmp_path):
     subword = run("bpe", bpb=1.9, upper_bound=True)
-    noisy = run("same", document_bits=(200.0, 640.0, 104.0))
+    noisy = run("same", document_bits=(200.0, 640.0, 104.0) * 4)
     table = only(report([run(), subword, noisy], tmp_path), "Differences from flat")
     assert table["bpe"] == {
         "contender": "bpe",
@@ -146,7 +146,7 @@ def test_differences_from_the_baseline(tmp_path):
         "95% interval": "-0.2000 to -0.2000",
         "interval excludes 0": "yes, lower",
         "seeds": "1",
-        "documents": "3",
+        "documents": "12",
     }
     assert table["same"]["interval excludes 0"] == "no" and "flat" not in table
 

@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 
 from bytelm.evaluation import bootstrap
-from bytelm.evaluation.bootstrap import bootstrap_interval
+from bytelm.evaluation.bootstrap import (
+    LEAST_DOCUMENTS,
+    bootstrap_interval,
+    interval_words,
+    share_interval,
+)
 
 
 def make_documents(count, seed):
@@ -11,9 +16,26 @@ def make_documents(count, seed):
     return sizes * generator.normal(2.0, 0.3, count), sizes
 
 
-def test_one_document_and_equal_documents_have_no_spread():
-    assert bootstrap_interval([30.0], [12.0]) == (2.5, 2.5)
-    assert bootstrap_interval([2.0, 4.0, 6.0], [1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.0))
+def test_few_documents_have_no_interval():
+    bits, sizes = make_documents(LEAST_DOCUMENTS, seed=0)
+    low, high = bootstrap_interval(bits, sizes)
+    assert low < bits.sum() / sizes.sum() < high
+    for count in range(1, LEAST_DOCUMENTS):
+        assert bootstrap_interval(bits[:count], sizes[:count]) is None
+        assert (
+            bootstrap_interval(np.pad(bits[:count], (0, 50)), np.pad(sizes[:count], (0, 50)))
+            is None
+        )
+    assert interval_words(None) == "n/a" and interval_words((1, 2), ".1f") == "1.0 to 2.0"
+
+
+def test_a_share_of_all_or_none_is_uncertain_too():
+    low, high = share_interval(0, 20)
+    assert (low, high) == pytest.approx((0, 0.1611), abs=1e-4)
+    assert share_interval(20, 20) == pytest.approx((1 - high, 1))
+    # Newcombe 1998, method 3.
+    assert share_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert share_interval(1, 1)[0] < 0.3
 
 
 def test_width_agrees_with_the_delta_method():
@@ -54,11 +76,6 @@ def test_paired_differences_may_be_negative():
     bits, sizes = make_documents(200, seed=4)
     low, high = bootstrap_interval(bits - (bits + 0.1 * sizes), sizes)
     assert (low, high) == pytest.approx((-0.1, -0.1))
-
-
-def test_resamples_of_empty_documents_alone_are_left_out():
-    low, high = bootstrap_interval([0.0, 8.0], [0.0, 4.0])
-    assert (low, high) == (2.0, 2.0)
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,6 @@ def test_figures_by_hand():
         {
             "language/xyz/bits_per_sentence": 9,
             "language/xyz/premium": 1.5,
-            "language/xyz/premium_low": 4 / 3,
-            "language/xyz/premium_high": 2,
             "language/xyz/patches_per_sentence": 1.5,
             "language/xyz/patches_premium": 1,
             "language/xyz/bytes_per_sentence": 3,
@@ -61,8 +59,6 @@ def test_figures_by_hand():
             "language/xyz/bpb": 3,
             "language/eng/bits_per_sentence": 6,
             "language/eng/premium": 1,
-            "language/eng/premium_low": 1,
-            "language/eng/premium_high": 1,
             "language/eng/patches_per_sentence": 1.5,
             "language/eng/patches_premium": 1,
             "language/eng/bytes_per_sentence": 2,
@@ -78,7 +74,7 @@ def test_figures_by_hand():
 
 def test_intervals_resample_sentences_with_their_translations():
     """The lengths of sentences spread widely, and their ratios not at all."""
-    english = [b"a" * n for n in (1, 3, 9, 27, 81)]
+    english = [b"a" * n for n in (1, 3, 9, 27, 81) * 2]
     found = languages(Flat(), {"eng": english, "deu": [text * 2 for text in english]})
     assert found["language/deu/premium_low"] == pytest.approx(2)
     assert found["language/deu/premium_high"] == pytest.approx(2)
@@ -118,8 +114,6 @@ def test_a_model_with_patches_from_a_file_to_figures(tmp_path):
         }
         for name, value in expected.items():
             assert found[f"language/{code}/{name}"] == pytest.approx(value, rel=1e-9)
-    low, premium, high = (found[f"language/rus/premium{end}"] for end in ("_low", "", "_high"))
-    assert low <= premium <= high
     assert found["language/rus/patches_premium"] != found["language/rus/bytes_premium"]
 
 

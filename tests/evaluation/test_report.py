@@ -11,7 +11,7 @@ from bytelm.evaluation.bits_per_byte import DocumentScores
 from bytelm.evaluation.compressors import compressor_bpb
 from bytelm.evaluation.report import evaluate, print_report, write_report
 
-DOCUMENTS = [b"some text", b"", b"\xff\x00\r\n" * 9, b"more text"]
+DOCUMENTS = [b"some text", b"", b"\xff\x00\r\n" * 9, b"more text"] * 4
 
 
 class Loaded:
@@ -24,6 +24,7 @@ class Loaded:
 
     def score_documents(self, documents, *, stride, batch_size):
         lengths = np.array([len(document) for document in documents])
+        self.scored = lengths.tolist()
         return DocumentScores(
             3 * math.log(2) * lengths, np.full(len(lengths), 5 * math.log(2)), lengths, lengths
         )
@@ -37,10 +38,10 @@ def loaded():
 def test_the_figures_are_those_of_the_documents(loaded, tmp_path):
     report = evaluate(loaded, iter(DOCUMENTS), batch_size=2)
     raw = sum(map(len, DOCUMENTS))
-    assert (report["documents"], report["bytes"], report["step"]) == (4, raw, 7)
+    assert (report["documents"], report["bytes"], report["step"]) == (16, raw, 7)
     assert (report["context"], report["stride"]) == (16, 8)
     assert report["bits_per_byte"] == pytest.approx(3)
-    assert report["bits_per_byte_with_end"] == pytest.approx(3 + 5 * 4 / raw)
+    assert report["bits_per_byte_with_end"] == pytest.approx(3 + 5 * 16 / raw)
     low, high = report["bits_per_byte_with_end_interval"]
     assert low < report["bits_per_byte_with_end"] < high
     compressed = compressor_bpb(DOCUMENTS)
@@ -58,11 +59,35 @@ def test_the_figures_are_those_of_the_documents(loaded, tmp_path):
         assert text in shown.getvalue()
 
 
-def test_max_bytes_ends_after_a_whole_document(loaded):
-    report = evaluate(loaded, DOCUMENTS, batch_size=2, max_bytes=10, compressors=False)
-    assert (report["documents"], report["bytes"]) == (3, 9 + 0 + 36)
-    assert "xz_bits_per_byte" not in report
-    print_report(report, Console(file=io.StringIO()))
+@pytest.mark.parametrize("read", [list, iter])
+def test_max_bytes_cuts_the_last_document_which_then_has_no_end(loaded, read):
+    report = evaluate(loaded, read(DOCUMENTS), batch_size=2, max_bytes=10)
+    assert loaded.scored == [9, 0, 1]
+    assert (report["documents"], report["bytes"], report["max_bytes"]) == (3, 10, 10)
+    assert report["last_document_cut"]
+    assert report["bits_per_byte"] == pytest.approx(3)
+    assert report["bits_per_byte_with_end"] == pytest.approx(3 + 5 * 2 / 10)
+    assert report["xz_bits_per_byte"] == compressor_bpb([b"some text", b"", b"\xff"])["xz"]
+    out = io.StringIO()
+    print_report(report, Console(file=out, width=200))
+    assert "3 documents, the last one cut, 10 bytes" in out.getvalue()
+
+
+def test_max_bytes_at_the_end_of_a_document_keeps_its_end(loaded):
+    report = evaluate(loaded, iter(DOCUMENTS), batch_size=2, max_bytes=45, compressors=False)
+    assert (report["documents"], report["bytes"]) == (3, 45)
+    assert not report["last_document_cut"] and "xz_bits_per_byte" not in report
+    assert report["bits_per_byte_with_end"] == pytest.approx(3 + 5 * 3 / 45)
+    with pytest.raises(UserError, match="max-bytes is 0"):
+        evaluate(loaded, DOCUMENTS, max_bytes=0)
+
+
+def test_few_documents_have_no_interval_and_it_is_said(loaded):
+    report = evaluate(loaded, DOCUMENTS[:4], batch_size=2, compressors=False)
+    assert report["bits_per_byte_interval"] is None
+    out = io.StringIO()
+    print_report(report, Console(file=out, width=200))
+    assert "n/a" in out.getvalue() and "10 documents" in out.getvalue()
 
 
 def test_documents_without_a_byte(loaded):

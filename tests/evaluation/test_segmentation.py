@@ -14,6 +14,7 @@ from bytelm.evaluation.segmentation import (
     Segmentation,
     boundary_agreement,
     length_histogram,
+    whitespace_starts,
     word_starts,
 )
 from bytelm.evaluation.segmentation_view import print_segmentation, segmentation_page, visible
@@ -101,6 +102,22 @@ def test_words_start_after_whitespace():
 
     agreement = by_hand(text, 2, 4, 5, 8).word_agreement
     assert agreement.f1 == pytest.approx(2 / 7)
+
+
+def test_patches_of_spacebyte_start_at_the_whitespace():
+    text = b"one two  three\n four"
+    spacelike = by_hand(text, 3, 7, 14)
+    assert spacelike.word_agreement.f1 == 0  # at the yardstick of rules that start after it
+    assert spacelike.space_agreement.f1 == 1
+    line = "patches that start at the whitespace before a word: precision 100.0%"
+    assert line in printed(spacelike)
+
+
+def test_both_yardsticks_know_the_same_whitespace():
+    text = "".join(f"a{chr(code)}" for code in range(0x3100)).encode() + b"a"
+    first, after = (np.flatnonzero(of(text))[1:] for of in (whitespace_starts, word_starts))
+    assert len(first) == len(after) == 25  # characters with the property White_Space
+    assert all(text[a:b].decode().isspace() for a, b in zip(first, after, strict=True))
 
 
 def test_no_boundaries_have_no_precision_or_recall():

@@ -1,0 +1,41 @@
+"""The first bytes of some documents, of which the last may be cut."""
+
+from collections.abc import Iterable, Iterator
+
+from bytelm.errors import UserError
+
+
+class FirstBytes:
+    """Documents until they have so many bytes: whole ones, and the last one cut.
+
+    A cut document has no END: what is scored as its END is to be left out.
+
+    Args:
+        documents: read as they are needed; again for each reading of this.
+        max_bytes: how many bytes; None for all of the documents.
+
+    Attributes:
+        cut: whether the last document of the last reading was cut.
+
+    Raises:
+        UserError: if `max_bytes` is below 1.
+    """
+
+    def __init__(self, documents: Iterable[bytes], max_bytes: int | None):
+        if max_bytes is not None and max_bytes < 1:
+            raise UserError(f"max-bytes is {max_bytes}; it must be at least 1.")
+        self._documents = documents
+        self._max_bytes = max_bytes
+        self.cut = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.cut, left = False, self._max_bytes
+        for document in self._documents:
+            if left is None:
+                yield document
+                continue
+            self.cut = len(document) > left
+            yield document[:left]
+            left -= len(document)
+            if left <= 0:
+                return
