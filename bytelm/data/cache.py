@@ -1,27 +1,27 @@
 """Packed text on disk: each split of a source is packed once, and memory-mapped from then on."""
 
 import hashlib
-import json
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bytelm.data.build_once import SUMMARY, build_once, is_complete
+from bytelm.data.blocks import SUMMARY, read_summary
+from bytelm.data.build_once import Entry, build_once, open_or_build
 from bytelm.data.config import SPLITS, DataConfig, Split
 from bytelm.data.packing import FILLER, Corpus
+from bytelm.data.progress import TextProgress
+from bytelm.data.resumable import ResumableFiles
 from bytelm.data.scripts import script_ids
 from bytelm.data.sources import Source
 from bytelm.data.text_record import PLACED, placed_passages
 from bytelm.data.tfds_source import TfdsMissingError
 from bytelm.data.unigram import Unigram
 from bytelm.errors import UserError
-from bytelm.file_names import name_part
 
-FORMAT = 2
+FORMAT = 3
 """Version of the files below; raise it when their meaning changes."""
 SYMBOLS = "symbols.bin"
 STARTS = "starts.bin"
@@ -48,7 +48,11 @@ class PackedCorpus(Corpus):
     """
 
     def __init__(
-        self, directory: Path, scripts: Sequence[str] = (), boundaries: Path | None = None
+        self,
+        directory: Path,
+        scripts: Sequence[str] = (),
+        boundaries: Path | None = None,
+        name: str | None = None,
     ) -> None:
         """Maps the files.
 
@@ -56,47 +60,49 @@ class PackedCorpus(Corpus):
             directory: of the packed text.
             scripts: the names that count, in the order of their numbers; none = leave them out.
             boundaries: directory of the boundaries of its pieces; none = leave them out.
+            name: of the source; none = the one that it was packed from.
 
         Raises:
+            FileNotFoundError: if a directory is not complete.
+            DamagedError: for starts or scripts that are damaged; symbols are checked when read.
             UserError: for documents without a script, or of one that `scripts` does not have.
         """
-        summary = json.loads((directory / SUMMARY).read_text())
+        entry = Entry(directory)
+        summary = entry.summary
+        self.name: str = name or summary["name"]
         numbers = None
         if scripts:
-            ids = script_ids(summary.get("scripts"), scripts, summary["name"])
-            numbers = ids[mapped(directory / SCRIPTS, "<i4")]
+            ids = script_ids(summary.get("scripts"), scripts, self.name)
+            numbers = ids[entry.checked(SCRIPTS, "<i4")]
+        marks = None if boundaries is None else Entry(boundaries)
         super().__init__(
-            symbols=mapped(directory / SYMBOLS, np.uint8),
-            starts=mapped(directory / STARTS, "<i8"),
+            symbols=entry.array(SYMBOLS, np.uint8),
+            starts=entry.checked(STARTS, "<i8"),
             scripts=numbers,
-            boundaries=mapped(boundaries / BOUNDARIES, np.bool_) if boundaries else None,
+            boundaries=None if marks is None else marks.array(BOUNDARIES, np.bool_),
         )
         self.directory = directory
-        self.name: str = summary["name"]
         self.fingerprint: str = summary["fingerprint"]
         self.skipped: int = summary["skipped"]
         self.cut: int = summary["cut"]
-        self._origin = (directory, scripts, boundaries)
+        self._entries = entry, marks  # held, so that no other process removes them
+        self._origin = (directory, scripts, boundaries, self.name)
 
     @property
     def passages(self) -> np.ndarray:
         """The passages of all documents that were read to pack this split, as PLACED."""
-        return np.fromfile(self.directory / PASSAGES, PLACED)
+        return self._entries[0].checked(PASSAGES, PLACED)
 
     def __reduce__(self) -> tuple[type["PackedCorpus"], tuple[object, ...]]:
         """Worker processes map the files themselves."""
         return PackedCorpus, self._origin
 
 
-def mapped(path: Path, dtype: Any) -> np.ndarray:
-    """The numbers of a file, `[its length]`, which are read when they are looked at."""
-    # Slices of plain arrays are made several times faster than slices of np.memmap.
-    return np.asarray(np.memmap(path, dtype, mode="r"))
-
-
-def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpus:
+def packed_corpus(
+    source: Source, split: Split, cache_path: Path, scripts: Sequence[str] = ()
+) -> PackedCorpus:
     """As `find_packed`; and says what was skipped, and which documents were cut."""
-    corpus = find_packed(source, split, cache_path)
+    corpus = find_packed(source, split, cache_path, scripts)
     if corpus.skipped:
         logger.warning(
             "%s (%s): %d bad lines or files were skipped", source.name, split, corpus.skipped
@@ -106,22 +112,43 @@ def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpu
     return corpus
 
 
-def find_packed(source: Source, split: Split, cache_path: Path) -> PackedCorpus:
+def find_packed(
+    source: Source, split: Split, cache_path: Path, scripts: Sequence[str] = ()
+) -> PackedCorpus:
     """Opens the packed documents of a split, and packs them first if they have changed or are new.
 
     Any number of processes may ask at once: one packs, the others wait for it. Where TFDS is not
-    installed, what was packed of the same dataset before is taken as it is.
+    installed, what was packed of the same dataset before is taken as it is. What is damaged is
+    packed again.
+
+    Args:
+        source: of the documents.
+        split: of the source.
+        cache_path: of the cache.
+        scripts: as `PackedCorpus` has them.
 
     Raises:
         UserError: for a split without text, too little room on the disk, or a bad source.
     """
     directory = _directory(source, split, cache_path / "packed")
-    if not is_complete(directory):
+
+    def build() -> None:
         content = f"the packed text of {source.name} ({split})"
         stored = source.stored_split(split)
         size = source.reader.size(stored) * (1 if stored == split else source.held_out)
-        build_once(directory, content, size, lambda partial: _pack(source, split, partial))
-    return PackedCorpus(directory)
+
+        def pack(partial: Path) -> dict[str, Any]:
+            summary = _pack(source, split, partial)
+            if _directory(source, split, cache_path / "packed") != directory:
+                raise UserError(
+                    f"{source.name} changed while it was packed; give the command again when "
+                    "nothing writes to it any more."
+                )
+            return summary
+
+        build_once(directory, content, size, pack)
+
+    return open_or_build(lambda: PackedCorpus(directory, scripts, name=source.name), build)
 
 
 def training_corpus(
@@ -138,29 +165,39 @@ def training_corpus(
     Raises:
         UserError: as `packed_corpus`, and for a document whose script `data.scripts` lacks.
     """
-    corpus = packed_corpus(source, split, config.cache_path)
     # The scripts are looked at before the pieces, which take longer.
-    corpus = PackedCorpus(corpus.directory, config.scripts)
+    corpus = packed_corpus(source, split, config.cache_path, config.scripts)
     if unigram is None:
         return corpus
     boundaries = config.cache_path / "boundaries" / f"{corpus.fingerprint}-{unigram.digest}"
-    if not is_complete(boundaries):
+
+    def build() -> None:
         content = f"the pieces of {source.name} ({split})"
         size = corpus.num_symbols
-        build_once(boundaries, content, size, lambda partial: _segment(corpus, unigram, partial))
-    return PackedCorpus(corpus.directory, config.scripts, boundaries)
+        build_once(
+            boundaries,
+            content,
+            size,
+            lambda partial: _segment(corpus, unigram, partial),
+            resumes=True,
+        )
+
+    return open_or_build(
+        lambda: PackedCorpus(corpus.directory, config.scripts, boundaries, source.name), build
+    )
 
 
 def _directory(source: Source, split: Split, root: Path) -> Path:
     try:
         fingerprint = source.fingerprint(split)
     except TfdsMissingError:
-        for summary in sorted(root.glob(f"*/{SUMMARY}")):
-            saved = json.loads(summary.read_text())
-            if saved["settings"] == source.settings(split) and is_complete(summary.parent):
+        for summary in sorted(root.glob(f"*-v{FORMAT}/{SUMMARY}")):
+            saved = read_summary(summary.parent)
+            if saved is not None and saved["settings"] == source.settings(split):
                 return summary.parent
         raise
-    return root / f"{name_part(source.name)}-{split}-{fingerprint}-v{FORMAT}"
+    # Without the source's name: a copy of a file under another name is the same text.
+    return root / f"{split}-{fingerprint}-v{FORMAT}"
 
 
 def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
@@ -173,6 +210,9 @@ def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
         open(directory / STARTS, "wb") as starts,
         open(directory / SCRIPTS, "wb") as scripts,
         open(directory / PASSAGES, "wb") as passages,
+        TextProgress(
+            f"packing {source.name} ({split})", source.reader.size(source.stored_split(split))
+        ) as progress,
     ):
         for (text, script, _), its_split, is_part in source.placed(split):
             passages.write(placed_passages(text, its_split))
@@ -187,6 +227,7 @@ def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
             digest.update(text)
             position += len(text) + 2
             documents += 1
+            progress.advance(len(text))
             if script is not None:
                 number = names.setdefault(script, len(names))
                 scripts.write(number.to_bytes(SCRIPT_BYTES, "little"))
@@ -220,14 +261,23 @@ def _how_it_is_cut(source: Source, documents: int) -> str:
 
 def _segment(corpus: PackedCorpus, unigram: Unigram, directory: Path) -> dict[str, Any]:
     """Writes the boundaries of the pieces; returns the summary."""
-    begin = time.monotonic()
-    with open(directory / BOUNDARIES, "wb") as boundaries:
-        for text in corpus.documents():
-            boundaries.write(unigram.boundaries(text).tobytes())
-    seconds = time.monotonic() - begin
-    speed = corpus.num_bytes / 1e6 / seconds
-    logger.info("cut %s into pieces at %.1f MB/s", corpus.name, speed)
+    content = f"the pieces of {corpus.name}"
+    with (
+        ResumableFiles(directory, [BOUNDARIES], content) as written,
+        document_progress(f"cutting {corpus.name} into pieces", corpus, written.done) as progress,
+    ):
+        for index in range(written.done, corpus.num_documents):
+            text = corpus.document(index)
+            written.files[BOUNDARIES].write(unigram.boundaries(text).tobytes())
+            written.advance()
+            progress.advance(len(text))
     return {"name": corpus.name, "model": unigram.digest}
+
+
+def document_progress(action: str, corpus: Corpus, done: int) -> TextProgress:
+    """Shows how far work on a corpus is of which `done` documents were done before."""
+    before = int(corpus.starts[done]) - 2 * done
+    return TextProgress(action, corpus.num_bytes, done=before)
 
 
 def no_text(source: Source, split: Split) -> UserError:

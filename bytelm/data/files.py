@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from bytelm.data.config import SourceConfig, Split
+from bytelm.data.contents import content_digests
 from bytelm.data.document import Document
 from bytelm.data.file_formats import (
     CHUNK,
@@ -43,7 +44,7 @@ class FilesReader:
             two splits share.
     """
 
-    def __init__(self, config: SourceConfig) -> None:
+    def __init__(self, config: SourceConfig, cache_path: Path | None = None) -> None:
         patterns: dict[Split, tuple[str, ...]] = {
             "train": config.files,
             "validation": config.validation_files,
@@ -51,6 +52,7 @@ class FilesReader:
         }
         self.name = Path(config.files[0]).name
         self.skipped = 0
+        self._cache_path = cache_path
         self._text_key = config.text_key or "text"
         self._script_key = config.script_key
         self._target_key = config.target_key
@@ -75,9 +77,13 @@ class FilesReader:
         return settings | {name: key for name, key in optional.items() if key is not None}
 
     def inputs(self, split: Split) -> object:
-        """Names, sizes and modification times of the files: a JSON value that changes with them."""
-        stats = [(str(path.resolve()), path.stat()) for path in self._files[split]]
-        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        """Formats and digests of the files' contents, wherever they are: a JSON value."""
+        paths = self._files[split]
+        try:
+            digests = content_digests(paths, self._cache_path)
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
+        return [[*endings(path), digest] for path, digest in zip(paths, digests, strict=True)]
 
     def size(self, split: Split) -> int:
         """At least how many bytes the documents have, where the files are compressed."""

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from bytelm.data.blocks import CheckedArray
 from bytelm.vocabulary import BYTE_VOCABULARY, UNSCORED, Vocabulary
 
 FILLER = b"\0"
@@ -31,10 +32,10 @@ class Corpus:
 
     def __init__(
         self,
-        symbols: np.ndarray,
+        symbols: np.ndarray | CheckedArray,
         starts: np.ndarray,
         scripts: np.ndarray | None = None,
-        boundaries: np.ndarray | None = None,
+        boundaries: np.ndarray | CheckedArray | None = None,
         vocabulary: Vocabulary = BYTE_VOCABULARY,
         byte_counts: np.ndarray | None = None,
     ) -> None:

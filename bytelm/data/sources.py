@@ -102,7 +102,7 @@ class Source:
         return {"split": split, "held_out": self.held_out, **given, **self.reader.settings}
 
     def fingerprint(self, split: Split) -> str:
-        """Hex digest that changes with the documents of the split, without reading them all."""
+        """Hex digest that changes with the stored documents of the split."""
         own = sorted(self.reader.own_splits)
         inputs = self.reader.inputs(self.stored_split(split))
         described = json.dumps([self.settings(split), own, inputs], sort_keys=True)
@@ -125,7 +125,7 @@ def open_source(config: SourceConfig, data: DataConfig) -> Source:
 
 def _reader(config: SourceConfig, data: DataConfig) -> Reader:
     if config.files:
-        return FilesReader(config)
+        return FilesReader(config, data.cache_path)
     if config.dataset == "python_stdlib":
         if config.train_split or config.validation_split or config.test_split or config.data_dir:
             raise UserError(

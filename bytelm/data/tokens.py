@@ -1,21 +1,18 @@
 """Documents as the tokens of `data.tokenizer`, kept on disk beside their packed bytes."""
 
-import logging
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bytelm.data.build_once import build_once, is_complete
-from bytelm.data.cache import START_BYTES, STARTS, PackedCorpus, mapped
+from bytelm.data.build_once import Entry, build_once, open_or_build
+from bytelm.data.cache import START_BYTES, STARTS, PackedCorpus, document_progress
 from bytelm.data.packing import Corpus
+from bytelm.data.resumable import ResumableFiles
 from bytelm.subword.tokenizer import Tokenizer
 
 TOKENS = "tokens.bin"
 """Token ids; START and END are 0."""
-
-logger = logging.getLogger(__name__)
 
 
 class TokenCorpus(Corpus):
@@ -26,9 +23,10 @@ class TokenCorpus(Corpus):
     """
 
     def __init__(self, directory: Path, corpus: PackedCorpus, tokenizer: Tokenizer) -> None:
+        self._entry = Entry(directory)  # held, so that no other process removes it
         super().__init__(
-            symbols=mapped(directory / TOKENS, _id_type(tokenizer)),
-            starts=mapped(directory / STARTS, "<i8"),
+            symbols=self._entry.array(TOKENS, _id_type(tokenizer)),
+            starts=self._entry.checked(STARTS, "<i8"),
             scripts=corpus.scripts,
             vocabulary=tokenizer.vocabulary,
             byte_counts=tokenizer.byte_counts,
@@ -48,11 +46,19 @@ def token_corpus(corpus: PackedCorpus, tokenizer: Tokenizer, cache_path: Path) -
         UserError: for text that the tokenizer cannot write back, or too little room on the disk.
     """
     directory = cache_path / "tokens" / f"{corpus.fingerprint}-{tokenizer.digest}"
-    if not is_complete(directory):
+
+    def build() -> None:
         content = f"the tokens of {corpus.name}"
         size = corpus.num_symbols * _id_type(tokenizer).itemsize
-        build_once(directory, content, size, lambda partial: _tokenize(corpus, tokenizer, partial))
-    return TokenCorpus(directory, corpus, tokenizer)
+        build_once(
+            directory,
+            content,
+            size,
+            lambda partial: _tokenize(corpus, tokenizer, partial),
+            resumes=True,
+        )
+
+    return open_or_build(lambda: TokenCorpus(directory, corpus, tokenizer), build)
 
 
 def _id_type(tokenizer: Tokenizer) -> np.dtype:
@@ -61,21 +67,21 @@ def _id_type(tokenizer: Tokenizer) -> np.dtype:
 
 def _tokenize(corpus: PackedCorpus, tokenizer: Tokenizer, directory: Path) -> dict[str, Any]:
     """Writes the tokens and the starts; returns the summary."""
-    begin, position, kind = time.monotonic(), 0, _id_type(tokenizer)
-    with open(directory / TOKENS, "wb") as tokens, open(directory / STARTS, "wb") as starts:
-        for text in corpus.documents():
+    kind = _id_type(tokenizer)
+    with (
+        ResumableFiles(directory, [TOKENS, STARTS], f"the tokens of {corpus.name}") as written,
+        document_progress(f"cutting {corpus.name} into tokens", corpus, written.done) as progress,
+    ):
+        tokens, starts = written.files[TOKENS], written.files[STARTS]
+        position = tokens.tell() // kind.itemsize
+        for index in range(written.done, corpus.num_documents):
+            text = corpus.document(index)
             starts.write(position.to_bytes(START_BYTES, "little"))
             ids = np.pad(tokenizer.encode(text), 1)
             tokens.write(ids.astype(kind).tobytes())
             position += len(ids)
+            written.advance()
+            progress.advance(len(text))
         starts.write(position.to_bytes(START_BYTES, "little"))
-    seconds = max(time.monotonic() - begin, 1e-9)
     count = position - 2 * corpus.num_documents
-    logger.info(
-        "cut %s into %d tokens of %.2f bytes at %.1f MB/s",
-        corpus.name,
-        count,
-        corpus.num_bytes / max(count, 1),
-        corpus.num_bytes / 1e6 / seconds,
-    )
     return {"name": corpus.name, "tokenizer": tokenizer.digest, "tokens": count}

@@ -1,10 +1,13 @@
 """The packed cache: built once, by one process, and never left half-written."""
 
+import contextlib
 import json
 import multiprocessing
+import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,11 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
+from bytelm.data import resumable
 from bytelm.data.cache import PackedCorpus, packed_corpus, training_corpus
 from bytelm.data.config import SPLITS, DataConfig
 from bytelm.data.document import Document
+from bytelm.data.locks import exclusive
+from bytelm.data.packing import Rows
 from bytelm.data.placement import Placed
 from bytelm.data.sources import Source, open_sources
 from bytelm.data.tfds_source import TfdsReader
@@ -182,20 +187,18 @@ def test_two_processes_at_once(config):
 def test_waits_for_the_process_that_packs(config, caplog, monkeypatch):
     directory = pack(config).directory
     away = directory.rename(directory.with_name("away"))
-    lock = FileLock(f"{directory}.lock")
-    acquire = FileLock.acquire
+    other = contextlib.ExitStack()
+    other.enter_context(exclusive(Path(f"{directory}.lock"), "write"))
 
-    def acquire_after_the_other(self, *arguments, **keywords):
-        if not keywords:
-            away.rename(directory)
-            lock.release()
-        return acquire(self, *arguments, **keywords)
+    def nap(seconds):
+        away.rename(directory)
+        other.close()
 
-    with lock:
-        monkeypatch.setattr(FileLock, "acquire", acquire_after_the_other)
-        monkeypatch.setattr(Source, "placed", lambda *arguments: pytest.fail("was packed"))
-        assert pack(config).num_documents
-    assert "waiting for another process to write the packed text" in caplog.text
+    monkeypatch.setattr(time, "sleep", nap)
+    monkeypatch.setattr(Source, "placed", lambda *arguments: pytest.fail("was packed"))
+    assert pack(config).num_documents
+    expected = f"waiting for process {os.getpid()} on {socket.gethostname()} to write the packed"
+    assert expected in caplog.text
 
 
 SLOW_PACKING = """
@@ -275,6 +278,7 @@ def test_text_without_scripts_has_no_file_of_them(config):
         "starts.bin",
         "passages.bin",
         "summary.json",
+        "digests.bin",
     }
     summary = json.loads((corpus.directory / "summary.json").read_text())
     assert summary["settings"] == {
@@ -285,7 +289,7 @@ def test_text_without_scripts_has_no_file_of_them(config):
         "text_key": "text",
         "skip_bad": False,
     }
-    assert corpus.directory.name.endswith("-v2")
+    assert corpus.directory.name.endswith("-v3")
     assert corpus.scripts is None
     assert corpus.boundaries is None
 
@@ -347,8 +351,8 @@ def test_pieces_are_found_once_for_each_text_and_model(
         def boundaries(self, document):
             return np.ones(len(document) + 2, np.bool_)
 
-    assert opened(config, EveryByte()).boundaries.all()
-    assert not opened(config, unigram).boundaries.all()
+    assert np.all(opened(config, EveryByte()).boundaries)
+    assert not np.all(opened(config, unigram).boundaries)
     with open(config.files[0], "a") as file:
         file.write('{"text": "one more"}\n')
     assert len(opened(config, unigram).boundaries) == len(corpus.boundaries) + 10
@@ -357,6 +361,80 @@ def test_pieces_are_found_once_for_each_text_and_model(
 def test_damaged_pieces_are_found_again(config, unigram_model):
     corpus = opened(config, Unigram(unigram_model))
     (stored,) = config.cache_path.glob("boundaries/*/boundaries.bin")
-    expected = corpus.boundaries.copy()
+    expected = np.array(corpus.boundaries)
     stored.write_bytes(b"")
     np.testing.assert_array_equal(opened(config, Unigram(unigram_model)).boundaries, expected)
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["starts.bin", "summary.json", "digests.bin", "scripts.bin"])
+def test_damage_that_is_seen_on_opening_is_mended(of_two_scripts, name):
+    config = replace(of_two_scripts, scripts=("aa", "bb", "cc"))
+    corpus = opened(config)
+    expected = list(corpus.documents()), corpus.scripts.tolist()
+    flip(corpus.directory / name, 9)
+    again = opened(config)
+    assert (list(again.documents()), again.scripts.tolist()) == expected
+
+
+@pytest.mark.parametrize("what", ["symbols", "boundaries"])
+def test_damaged_text_is_never_a_row_and_is_packed_again_next_time(config, unigram_model, what):
+    unigram = Unigram(unigram_model)
+    expected = Rows(opened(config, unigram), 16).batch([0, 1, 2])
+    (path,) = config.cache_path.glob(f"*/*/{what}.bin")
+    flip(path, 20)
+    with pytest.raises(UserError, match=rf"{what}.bin is damaged at bytes 0 to \d+: .*--resume"):
+        Rows(opened(config, unigram), 16).batch([1])
+    again = Rows(opened(config, unigram), 16).batch([0, 1, 2])
+    np.testing.assert_equal(again, expected)
+
+
+def test_a_file_that_is_touched_moved_or_copied_is_not_packed_again(config, tmp_path, monkeypatch):
+    before = pack(config)
+    monkeypatch.setattr(Source, "placed", lambda *arguments: pytest.fail("was packed again"))
+    path = Path(config.files[0])
+    path.touch()
+    assert pack(config).fingerprint == before.fingerprint
+    copy = shutil.copy(path, tmp_path / "copy.jsonl")
+    path.unlink()
+    found = pack(replace(config, files=(str(copy),)))
+    assert (found.directory, found.name) == (before.directory, "copy.jsonl")
+
+
+def test_a_file_that_changes_while_it_is_packed_is_refused(config, monkeypatch):
+    placed = Source.placed
+
+    def changing(self, split):
+        yield from placed(self, split)
+        with open(config.files[0], "a") as file:
+            file.write('{"text": "one more"}\n')
+
+    monkeypatch.setattr(Source, "placed", changing)
+    with pytest.raises(UserError, match=r"documents\.jsonl changed while it was packed"):
+        pack(config)
+    assert not list(config.cache_path.glob("packed/*/"))
+
+
+def test_pieces_go_on_where_they_were(config, unigram_model, monkeypatch):
+    monkeypatch.setattr(resumable, "SAVE_SECONDS", -1.0)
+    config, unigram = replace(config, held_out=0.0), Unigram(unigram_model)
+    boundaries, texts = unigram.boundaries, []
+
+    def stopped(text):
+        if len(texts) == 30:
+            raise KeyboardInterrupt
+        texts.append(text)
+        return boundaries(text)
+
+    monkeypatch.setattr(unigram, "boundaries", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        opened(config, unigram)
+    monkeypatch.setattr(unigram, "boundaries", lambda text: texts.append(text) or boundaries(text))
+    corpus = opened(config, unigram)
+    assert texts == list(corpus.documents())
+    np.testing.assert_array_equal(corpus.boundaries, np.concatenate([*map(boundaries, texts)]))

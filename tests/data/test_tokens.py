@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from bytelm.data import tokens
+from bytelm.data import resumable, tokens
 from bytelm.data.cache import packed_corpus
 from bytelm.data.config import DataConfig
 from bytelm.data.loader import ValidationBatches, train_loader
@@ -78,6 +78,29 @@ def test_text_that_a_tokenizer_changes_is_refused(tokenized, monkeypatch):
     packed = packed_corpus(open_sources(tokenized)[0], "train", tokenized.cache_path)
     with pytest.raises(UserError, match=r"cannot write back .* at byte 0"):
         tokens.token_corpus(packed, tokenizer, tokenized.cache_path / "other")
+
+
+def test_tokenising_goes_on_where_it_was(tokenized, tmp_path, monkeypatch):
+    monkeypatch.setattr(resumable, "SAVE_SECONDS", -1.0)
+    packed = packed_corpus(open_sources(tokenized)[0], "train", tokenized.cache_path)
+    tokenizer, texts = open_tokenizer(tokenized), []
+    expected = corpus_of(tokenized)
+    encode = tokenizer.encode
+
+    def stopped(text):
+        if len(texts) == 3:
+            raise KeyboardInterrupt
+        texts.append(text)
+        return encode(text)
+
+    monkeypatch.setattr(tokenizer, "encode", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        tokens.token_corpus(packed, tokenizer, tmp_path)
+    monkeypatch.setattr(tokenizer, "encode", lambda text: texts.append(text) or encode(text))
+    found = tokens.token_corpus(packed, tokenizer, tmp_path)
+    assert texts == list(packed.documents())
+    np.testing.assert_array_equal(found.symbols, expected.symbols)
+    np.testing.assert_array_equal(found.starts, expected.starts)
 
 
 @pytest.mark.parametrize(
