@@ -216,6 +216,7 @@ def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
     ):
         for (text, script, _), its_split, is_part in source.placed(split):
             passages.write(placed_passages(text, its_split))
+            progress.advance(len(text))
             if its_split != split:
                 continue
             cut += is_part
@@ -227,7 +228,6 @@ def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
             digest.update(text)
             position += len(text) + 2
             documents += 1
-            progress.advance(len(text))
             if script is not None:
                 number = names.setdefault(script, len(names))
                 scripts.write(number.to_bytes(SCRIPT_BYTES, "little"))
