@@ -35,7 +35,11 @@ Texts = Text | Iterable[Text]
 
 
 def load(
-    checkpoint: str | Path, step: int | None = None, weights: Weights = "float32"
+    checkpoint: str | Path,
+    step: int | None = None,
+    weights: Weights = "float32",
+    *,
+    verify: bool = True,
 ) -> "LoadedModel":
     """Loads a trained model. Nothing of the checkpoint is run as code.
 
@@ -44,11 +48,12 @@ def load(
         step: which of its checkpoints; None for the last one.
         weights: dtype in which parameters are held. "bfloat16" halves their memory; texts are then
             scored and continued with the rounded parameters.
+        verify: whether to compare the parameters with the digests that were saved with them.
 
     Raises:
-        UserError: if `checkpoint` holds no checkpoint, or none of that step.
+        UserError: if `checkpoint` holds no checkpoint, none of that step, or none that can be read.
     """
-    return LoadedModel(load_model(Path(checkpoint), step), weights)
+    return LoadedModel(load_model(Path(checkpoint), step, verify=verify), weights)
 
 
 class LoadedModel:

@@ -95,6 +95,8 @@ def train_command(arguments: Sequence[str]) -> int:
                 command.config,
                 run_dir,
                 resume=command.resume,
+                step=command.step,
+                verify=command.verify,
                 allow_config_change=command.allow_config_change,
             )
         except UserError:
@@ -157,13 +159,14 @@ def eval_command(arguments: Sequence[str]) -> int:
     first = argparse.ArgumentParser("eval", add_help=False, allow_abbrev=False)
     first.add_argument("--checkpoint", type=Path)
     first.add_argument("--step", type=int)
+    first.add_argument("--no-verify", action="store_false", dest="verify")
     known, _ = first.parse_known_args(list(arguments))
     if known.checkpoint is None:
         if {"-h", "--help"} & set(arguments):
             parse(EvalCommand, arguments, "eval", EvalCommand(DataConfig(), Path("RUN")))
         raise UserError("name the run to evaluate: --checkpoint RUN.")
     host_memory.keep()
-    loaded = load(known.checkpoint, known.step)
+    loaded = load(known.checkpoint, known.step, verify=known.verify)
     trained_on = loaded.config.data
     command = parse(EvalCommand, arguments, "eval", EvalCommand(trained_on, known.checkpoint))
     data, split = command.data, command.split or "validation"
@@ -211,7 +214,7 @@ def generate_command(arguments: Sequence[str]) -> int:
     from bytelm.api import load
     from bytelm.inference.terminal import write_continuations
 
-    loaded = load(command.checkpoint, command.step, weights=command.weights)
+    loaded = load(command.checkpoint, command.step, weights=command.weights, verify=command.verify)
     prompts = [
         sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt)
         for prompt in command.prompt

@@ -23,6 +23,10 @@ class TrainCommand:
     """Where the run is written; none = the first free of runs/PRESET, runs/PRESET-2, ..."""
     resume: bool = False
     """Go on from the last checkpoint in --run-dir, or start there if it has none."""
+    step: int | None = None
+    """With --resume: go on from this checkpoint, and set the later ones aside."""
+    verify: bool = True
+    """Whether checkpoints are compared with their digests before they are used."""
     allow_config_change: bool = False
     """Resume though fields that change the outcome differ from the run's saved config."""
     print_config: bool = False
@@ -48,6 +52,8 @@ class EvalCommand:
     """The run directory."""
     step: int | None = None
     """Which checkpoint; none = the last."""
+    verify: bool = True
+    """Whether the checkpoint is compared with its digests."""
     split: str | None = None
     """Which split: train, validation or test; none = validation, or all documents of --data.files
     that the run was not trained on."""
@@ -75,6 +81,8 @@ class GenerateCommand:
     """The run directory."""
     step: int | None = None
     """Which checkpoint; none = the last."""
+    verify: bool = True
+    """Whether the checkpoint is compared with its digests."""
     prompt: tuple[str, ...] = ("",)
     """Texts to continue, or inputs of an encoder, all in one batch; - reads one from standard
     input, as bytes."""

@@ -35,7 +35,7 @@ def model(saved):
 def test_load_reads_the_checkpoint_asked_for(saved, monkeypatch):
     asked = []
 
-    def load_model(run, step):
+    def load_model(run, step, verify):
         asked.append((str(run), step))
         return saved
 

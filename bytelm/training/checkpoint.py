@@ -2,15 +2,15 @@
 
 A checkpoint is complete or absent: Orbax writes it beside and renames it. Its items are `params`
 (which evaluation loads alone, on any mesh), `training` (optimiser, RNG, counters), `data` (the
-position in the data), `config`, and `provenance` (code, versions, data fingerprint, bytes and
-FLOPs seen).
+position in the data), `config`, `provenance` (code, versions, data fingerprint, bytes and FLOPs
+seen), and `digests` of all of these, with which they are compared when they are read.
 """
 
 import errno
 import math
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +26,17 @@ from bytelm.config import ExperimentConfig, from_dict, to_dict
 from bytelm.errors import UserError
 from bytelm.subword.carried import carried_tokenizer
 from bytelm.subword.tokenizer import Tokenizer
+from bytelm.training import set_aside
+from bytelm.training.digests import Digests, digest_arrays, digest_json
+from bytelm.training.distributed import gather_json
 from bytelm.training.plain_path import plain_path
-from bytelm.training.run_directory import new_run_directory
+from bytelm.training.reading import DIGESTS, Reader, first_line, first_readable
+from bytelm.training.scores import ITEM as SCORE
+from bytelm.training.scores import METRIC, mend_scores
 from bytelm.training.step import State
 
 FOLDER = "checkpoints"
 """Where a run directory keeps its checkpoints."""
-METRIC = "validation_bits"
-"""The metric, lower is better, by which the best checkpoint is kept."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,9 @@ class Checkpoints:
             best_mode="min",
             cleanup_tmp_directories=True,
         )
+        if jax.process_index() == 0:
+            mend_scores(self.folder)
+        gather_json(None)  # the other processes wait until that is done
         self._manager = ocp.CheckpointManager(plain_path(self.folder), options=options)
 
     @property
@@ -94,14 +100,15 @@ class Checkpoints:
             UserError: if this or the last checkpoint could not be written (disk full, ...).
         """
         training = {name: value for name, value in state.items() if name != "params"}
-        items = ocp.args.Composite(
-            training=ocp.args.StandardSave(training),
-            data=ocp.args.JsonSave(data),
-            **_model_items(config, state["params"], provenance),
-        )
         known = validation_bits is not None and math.isfinite(validation_bits)
         metrics = {METRIC: validation_bits} if known else None
+        items = _items(
+            {"training": training, "params": state["params"]},
+            {"data": data, "config": to_dict(config), "provenance": provenance},
+            digest_json(SCORE, metrics) if known else {},
+        )
         with self._write_errors():
+            self._make_folder()
             self._manager.save(step, args=items, metrics=metrics)
 
     def wait(self) -> None:
@@ -109,62 +116,97 @@ class Checkpoints:
         with self._write_errors():
             self._manager.wait_until_finished()
 
-    def restore(self, abstract_state: State, shardings: State) -> Restored:
-        """The last checkpoint that can be read, laid out as `shardings` say.
+    def restore(
+        self,
+        abstract_state: State,
+        shardings: State,
+        *,
+        step: int | None = None,
+        verify: bool = True,
+    ) -> Restored:
+        """A checkpoint read back, laid out as `shardings` say.
 
-        One that cannot be read is passed over with a warning.
+        One that cannot be read, or is not what was saved, is passed over with a warning.
+
+        Args:
+            step: which one; None for the last one that can be read.
+            verify: whether to compare it with its digests.
 
         Raises:
-            UserError: if none can be read, or the last one holds a model alone (`save_model`).
+            UserError: if none can be read, or it holds a model alone (`save_model`).
         """
-        if self.last_step is not None and not (self.folder / f"{self.last_step}/training").exists():
-            raise UserError(
-                f"the checkpoint of step {self.last_step} in {self.folder} holds a model and no "
-                "state of training; start another run from it with --train.initial "
-                f"{self.folder.parent}."
-            )
+        target = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            abstract_state,
+            shardings,
+        )
+        params = {"params": target.pop("params")}
 
         def read(step: int) -> Restored:
-            target = jax.tree.map(
-                lambda leaf, sharding: jax.ShapeDtypeStruct(
-                    leaf.shape, leaf.dtype, sharding=sharding
-                ),
-                abstract_state,
-                shardings,
+            if not (self.folder / str(step) / "training").exists():
+                raise UserError(
+                    f"the checkpoint of step {step} in {self.folder} holds a model and no state of "
+                    "training; start another run from it with --train.initial "
+                    f"{self.folder.parent}."
+                )
+            reader = Reader(self._manager, self.folder / str(step), verify=verify)
+            reader.json("config")
+            data, provenance = reader.json("data"), reader.json("provenance")
+            state = reader.arrays("training", target)
+            state |= {"params": reader.arrays("params", params["params"])}
+            return Restored(step, state, data, provenance)
+
+        return first_readable(self._steps(step), read, self.folder)
+
+    def config(self, step: int | None = None, *, verify: bool = True) -> ExperimentConfig:
+        """The config of a checkpoint; None for the last one whose config can be read."""
+
+        def read(step: int) -> ExperimentConfig:
+            return from_dict(
+                Reader(self._manager, self.folder / str(step), verify=verify).json("config")
             )
-            params = target.pop("params")
-            items = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardRestore(params),
-                    training=ocp.args.StandardRestore(target),
-                    data=ocp.args.JsonRestore(),
-                    provenance=ocp.args.JsonRestore(),
-                ),
-            )
-            state = {**items["training"], "params": items["params"]}
-            return Restored(step, state, items["data"], items["provenance"])
 
-        return _first_readable(self._manager.all_steps(), read, self.folder)
+        return first_readable(self._steps(step), read, self.folder)
 
-    def config(self) -> ExperimentConfig:
-        """The config of the last checkpoint whose config can be read."""
-        return _first_readable(self._manager.all_steps(), self._config, self.folder)
+    def _steps(self, step: int | None) -> list[int]:
+        return _chosen(self.folder.parent, self._manager.all_steps(), step)
 
-    def _config(self, step: int) -> ExperimentConfig:
-        return _read_config(self._manager, step)
+    def set_aside_after(self, step: int, *, unreadable: bool) -> Path | None:
+        """Moves the checkpoints after `step` away, so that they can be written again.
 
-    def set_aside_after(self, step: int) -> None:
-        """Renames the (unreadable) checkpoints after `step`, so that they can be written anew."""
-        for later in [s for s in self._manager.all_steps() if s > step]:
-            aside = new_run_directory(self.folder.with_name(f"unreadable_checkpoint_{later}"))
-            (self.folder / str(later)).rename(aside)
+        To be called by all processes.
+
+        Args:
+            unreadable: whether they are so; those that can be read become a run of their own.
+
+        Returns:
+            the directory of that run, if there is one.
+        """
+        later = [s for s in self._manager.all_steps() if s > step]
+        aside = None
+        if later and jax.process_index() == 0:
+            if unreadable:
+                set_aside.unreadable(self.folder, later)
+            else:
+                aside = set_aside.as_run(self.folder, later, step)
+        gather_json(None)  # the other processes wait until they are gone
         self._manager.reload()
+        return aside
 
     def close(self) -> None:
         """Waits for the writing to end."""
         with self._write_errors():
             self._manager.close()
+
+    def _make_folder(self) -> None:
+        """Makes the folder again, if somebody has removed it since the run started."""
+        if not self.folder.is_dir():
+            warnings.warn(
+                f"{self.folder} is gone, with the checkpoints in it; the next one makes it again.",
+                stacklevel=3,
+            )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._manager.reload()
 
     @contextmanager
     def _write_errors(self) -> Iterator[None]:
@@ -176,7 +218,7 @@ class Checkpoints:
             free = shutil.disk_usage(self.folder).free / 2**20
             raise UserError(
                 f"a checkpoint could not be written to {self.folder} ({free:.0f} MiB free): "
-                f"{str(error).splitlines()[0][:200]}. The run stops; the checkpoints completed "
+                f"{first_line(error)}. The run stops; the checkpoints completed "
                 "before are intact. Make room, then continue with --resume."
             ) from error
 
@@ -199,37 +241,31 @@ def _is_write_error(error: BaseException | None) -> bool:
     return False
 
 
-def _first_readable(steps: Any, read: Callable[[int], Any], folder: Path) -> Any:
-    for step in sorted(steps, reverse=True):
-        try:
-            return read(step)
-        except (UserError, PermissionError, MemoryError):
-            raise
-        except Exception as error:  # whatever the storage layers raise for damaged files
-            if "RESOURCE_EXHAUSTED" in str(error):
-                raise
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            warnings.warn(
-                f"checkpoint {folder / str(step)} cannot be read and is passed over: {reason}",
-                stacklevel=2,
-            )
-    raise UserError(f"no checkpoint in {folder} can be read.")
+def _items(
+    arrays: dict[str, Any], values: dict[str, Any], digests: Digests | None = None
+) -> ocp.args.Composite:
+    """The items of a checkpoint, arrays and JSON values by their names, with their digests.
+
+    Args:
+        digests: of what is saved besides.
+    """
+    digests = dict(digests or {})
+    for name, tree in arrays.items():
+        digests |= digest_arrays(name, tree)
+    for name, value in values.items():
+        digests |= digest_json(name, value)
+    return ocp.args.Composite(
+        **{name: ocp.args.StandardSave(tree) for name, tree in arrays.items()},
+        **{name: ocp.args.JsonSave(value) for name, value in {**values, DIGESTS: digests}.items()},
+    )
 
 
-def _model_items(
-    config: ExperimentConfig, params: Any, provenance: dict[str, Any]
-) -> dict[str, ocp.args.CheckpointArgs]:
-    """What of a checkpoint `load_model` reads."""
-    return {
-        "params": ocp.args.StandardSave(params),
-        "config": ocp.args.JsonSave(to_dict(config)),
-        "provenance": ocp.args.JsonSave(provenance),
-    }
-
-
-def _read_config(manager: ocp.CheckpointManager, step: int) -> ExperimentConfig:
-    items = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
-    return from_dict(items["config"])
+def _chosen(run: Path, steps: Iterable[int], step: int | None) -> list[int]:
+    """The steps to try: the one that is asked for, or all there are."""
+    if step is not None and step not in steps:
+        known = ", ".join(map(str, sorted(steps)))
+        raise UserError(f"{run} has no checkpoint of step {step}; it has {known}.")
+    return list(steps) if step is None else [step]
 
 
 @dataclass(frozen=True)
@@ -261,13 +297,14 @@ def save_model(
     folder = run.absolute() / FOLDER
     try:
         with ocp.CheckpointManager(plain_path(folder)) as manager:
-            items = ocp.args.Composite(**_model_items(config, params, provenance))
-            manager.save(0, args=items)
+            values = {"config": to_dict(config), "provenance": provenance}
+            manager.save(0, args=_items({"params": params}, values))
     except Exception as error:
         if not _is_write_error(error):
             raise
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(f"the model could not be written to {folder}: {reason}.") from error
+        raise UserError(
+            f"the model could not be written to {folder}: {first_line(error)}."
+        ) from error
 
 
 def last_step(run: Path) -> int | None:
@@ -275,20 +312,20 @@ def last_step(run: Path) -> int | None:
     folder = run.absolute() / FOLDER
     if not folder.is_dir():
         return None
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(plain_path(folder), options=options) as manager:
+    with _read_only(folder) as manager:
         return manager.latest_step()
 
 
-def load_model(run: Path, step: int | None = None) -> SavedModel:
+def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> SavedModel:
     """Loads config and parameters, and nothing else, onto one device.
 
     Args:
         run: a run directory.
         step: which checkpoint; None for the last one that can be read.
+        verify: whether to compare it with its digests; what differs is passed over.
 
     Raises:
-        UserError: if `run` holds no checkpoint, or none of that step.
+        UserError: if `run` holds no checkpoint, none of that step, or none that can be read.
     """
     folder = run.absolute() / FOLDER
     if not folder.is_dir():
@@ -298,33 +335,28 @@ def load_model(run: Path, step: int | None = None) -> SavedModel:
             else "check the path"
         )
         raise UserError(f"{run} is no run directory: it has no folder {FOLDER}; {hint}.")
-    with ocp.CheckpointManager(
-        plain_path(folder), options=ocp.CheckpointManagerOptions(read_only=True)
-    ) as manager:
+    with _read_only(folder) as manager:
         steps = manager.all_steps()
         if not steps:
             raise UserError(f"{run} has no complete checkpoint yet.")
-        if step is not None and step not in steps:
-            known = ", ".join(map(str, sorted(steps)))
-            raise UserError(f"{run} has no checkpoint of step {step}; it has {known}.")
 
         def read(step: int) -> SavedModel:
-            config = _read_config(manager, step)
+            reader = Reader(manager, folder / str(step), verify=verify)
+            config = from_dict(reader.json("config"))
+            provenance = reader.json("provenance")
             graphdef, abstract = nnx.split(nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0))))
             device = SingleDeviceSharding(jax.local_devices()[0])
             target = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
                 nnx.to_pure_dict(abstract),
             )
-            items = manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardRestore(target), provenance=ocp.args.JsonRestore()
-                ),
-            )
+            params = reader.arrays("params", target)
             tokenizer = carried_tokenizer(run, config.data)
-            return SavedModel(
-                config, step, graphdef, items["params"], items["provenance"], tokenizer
-            )
+            return SavedModel(config, step, graphdef, params, provenance, tokenizer)
 
-        return _first_readable(steps if step is None else [step], read, folder)
+        return first_readable(_chosen(run, steps, step), read, folder)
+
+
+def _read_only(folder: Path) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
+    return ocp.CheckpointManager(plain_path(folder), options=options)

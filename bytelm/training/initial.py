@@ -5,27 +5,65 @@ from typing import Any
 
 import jax
 
+from bytelm.config import ExperimentConfig, differences, to_dict
 from bytelm.errors import UserError
-from bytelm.training.checkpoint import load_model
+from bytelm.subword.tokenizer import Tokenizer
+from bytelm.training.checkpoint import SavedModel, load_model
+from bytelm.training.distributed import gather_json
 from bytelm.training.sharding import path_name
 
+_SAME_MEANING = (
+    "attention",
+    "boundary.temperature",
+    "boundary.weight",
+    "boundary_gradient",
+    "bytes_per_patch",
+    "compute_dtype",
+    "remat",
+    "scaled_init",
+    "scan",
+    "shortening.bias",
+    "shortening.integral",
+    "shortening.noise",
+    "shortening.proportional",
+    "shortening.score_weight",
+    "shortening.target",
+    "shortening.weight",
+)
+"""Fields of models that say how parameters are trained or computed with, not what they mean."""
 
-def start_from(run: str, params: Any, shardings: Any) -> Any:
+
+def start_from(
+    config: ExperimentConfig,
+    params: Any,
+    shardings: Any,
+    *,
+    tokenizer: Tokenizer | None = None,
+    verify: bool = True,
+) -> tuple[Any, list[str]]:
     """Fresh parameters, with those in their place that the last checkpoint of another run has.
 
     Args:
-        run: its run directory.
+        config: of the new run; `train.initial` is the other run's directory.
         params: of the new model.
         shardings: of them, in their structure.
+        tokenizer: of the new run; None where symbols are bytes.
+        verify: whether to compare the checkpoint with its digests.
+
+    Returns:
+        the parameters; and the differences between the two models, as "field: old -> new".
 
     Raises:
-        UserError: if there is no checkpoint, or it has parameters that the new model lacks or that
-            have another shape there. What it lacks itself, such as a delete gate, stays fresh.
+        UserError: if there is no checkpoint, or its parameters mean something else in the new
+            model and `train.initial_differences` does not say so, or it has parameters that the
+            new model lacks or that have another shape there. What it lacks itself, such as a
+            delete gate, stays fresh.
     """
-    saved = {
-        path_name(path): leaf
-        for path, leaf in jax.tree.leaves_with_path(load_model(Path(run)).params)
-    }
+    run = str(config.train.initial)
+    found = load_model(Path(run), verify=verify)
+    if len(set(gather_json(found.step))) > 1:
+        raise UserError(f"processes read different checkpoints of train.initial {run}.")
+    saved = {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(found.params)}
     names = {path_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(params)}
     for name, leaf in saved.items():
         if name not in names:
@@ -39,8 +77,41 @@ def start_from(run: str, params: Any, shardings: Any) -> Any:
                 f"{list(names[name])}; choose the sizes that it was trained with."
             )
 
+    listed = _check_meaning(found, config, tokenizer)
+
     def choose(path: Any, leaf: jax.Array, sharding: Any) -> jax.Array:
         name = path_name(path)
         return jax.device_put(saved[name], sharding) if name in saved else leaf
 
-    return jax.tree.map_with_path(choose, params, shardings)
+    return jax.tree.map_with_path(choose, params, shardings), listed
+
+
+def _check_meaning(
+    old: SavedModel, new: ExperimentConfig, tokenizer: Tokenizer | None
+) -> list[str]:
+    """The differences between two models; refuses those that change what parameters mean."""
+    before, after = to_dict(old.config.model), to_dict(new.model)
+    if isinstance(new.model, type(old.config.model)):
+        # A family made from the old one, such as MrT5 from ByT5, has the old fields and its own.
+        after = {name: after[name] for name in before if name != "family"}
+        before = {name: before[name] for name in after}
+    digests = [None if t is None else t.digest for t in (old.tokenizer, tokenizer)]
+    found = differences({**before, "tokenizer": digests[0]}, {**after, "tokenizer": digests[1]})
+    allowed = (*_SAME_MEANING, *new.train.initial_differences)
+    refused = [
+        (path, a, b)
+        for path, a, b in found
+        if not any(path == name or path.startswith(f"{name}.") for name in allowed)
+    ]
+    if refused:
+        names = " ".join(path for path, _, _ in refused)
+        raise UserError(
+            f"train.initial {new.train.initial} is another model ({'; '.join(_listed(refused))}), "
+            "in which its parameters mean something else; undo the change, or allow it with "
+            f"--train.initial-differences {names}."
+        )
+    return _listed(found)
+
+
+def _listed(found: list[tuple[str, Any, Any]]) -> list[str]:
+    return [f"{path}: {before!r} -> {after!r}" for path, before, after in found]

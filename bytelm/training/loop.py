@@ -33,7 +33,7 @@ from bytelm.training.metrics import MetricsWriter
 from bytelm.training.progress import Progress
 from bytelm.training.provenance import provenance
 from bytelm.training.record import Record, warnings
-from bytelm.training.resume import check_change
+from bytelm.training.resume import Start, check_change, check_checkpoints_are_there
 from bytelm.training.sharding import check_batch, place_batch, row_share, single_device_mesh
 from bytelm.training.step import State, TrainProgram, train_program
 from bytelm.training.trained_text import keep_record
@@ -134,11 +134,18 @@ def train(
     run_dir: Path,
     *,
     resume: bool = False,
+    step: int | None = None,
+    verify: bool = True,
     allow_config_change: bool = False,
 ) -> TrainResult:
     """Trains, from the beginning or from the last checkpoint in `run_dir`, and saves as it goes.
 
     SIGTERM and SIGINT end it after the current step with a checkpoint.
+
+    Args:
+        step: the checkpoint to resume from; None for the last one that can be read. Later ones
+            are set aside.
+        verify: whether to compare checkpoints with their digests before they are used.
 
     Raises:
         UserError: a config that cannot run here, a run that cannot be resumed, a disk that is
@@ -150,9 +157,13 @@ def train(
             f"{run_dir} already holds a run; add --resume to go on with it, or choose another "
             "--run-dir."
         )
+    if step is not None and not resume:
+        raise UserError(f"--step {step} says where to resume; add --resume.")
+    if resume:
+        check_checkpoints_are_there(run_dir, step)
     mesh = config.mesh.build()
     with jax.set_mesh(mesh), StopRequest(mesh) as stop:
-        run = _Run(config, run_dir, mesh, resume, allow_config_change)
+        run = _Run(config, run_dir, mesh, Start(resume, step, verify, allow_config_change))
         try:
             result = run.run(stop)
             run.checkpoints.close()
@@ -169,8 +180,7 @@ class _Run:
         config: ExperimentConfig,
         run_dir: Path,
         mesh: jax.sharding.Mesh,
-        resume: bool,
-        allow_config_change: bool,
+        start: Start,
     ):
         self.config, self.run_dir, self.mesh = config, run_dir, mesh
         self.has_encoder = isinstance(config.model, EncoderDecoderConfig)
@@ -180,9 +190,10 @@ class _Run:
         share = row_share(config.data.batch_size, mesh)
         self.batches = train_loader(config.data, config.train.seed, *share)
         self.validation = Validation(config, self.program, mesh)
-        resuming = resume and last_step(run_dir) is not None
+        self.notes: list[str] = []
+        resuming = start.resume and last_step(run_dir) is not None
         if not resuming:
-            self.state = self._first_state()
+            self.state = self._first_state(start.verify)
         self.checkpoints = Checkpoints(run_dir, config.train.keep)
         self.step, self.progress, self.best = 0, Progress(), math.inf
         self.validated = 0
@@ -191,7 +202,7 @@ class _Run:
         self.compiled = False
         self.warned: set[tuple[str, str]] = set()
         if resuming:
-            self._restore(allow_config_change)
+            self._restore(start)
         self.provenance = provenance()
         self.learning_rate = config.optimizer.learning_rates(config.train.steps)
         self.peak = peak_flops(config.model.dtype).flops_per_second * mesh.size
@@ -203,34 +214,51 @@ class _Run:
             self.provenance["text"] = record.sources
             write_whole(run_dir / CONFIG, to_json(config))
 
-    def _first_state(self) -> State:
+    def _first_state(self, verify: bool) -> State:
         config, shardings = self.config.train, self.program.shardings
         state = self.program.init(config.seed)
         if config.initial is None:
             return state
-        return {**state, "params": start_from(config.initial, state["params"], shardings["params"])}
+        params, listed = start_from(
+            self.config,
+            state["params"],
+            shardings["params"],
+            tokenizer=self.tokenizer,
+            verify=verify,
+        )
+        if listed:
+            self.notes.append(f"differs from train.initial {config.initial}: {'; '.join(listed)}")
+        return {**state, "params": params}
 
-    def _restore(self, allow_config_change: bool) -> None:
-        saved = self.checkpoints.config()
+    def _restore(self, start: Start) -> None:
+        saved = self.checkpoints.config(start.step, verify=start.verify)
         old = build_program(dataclasses.replace(saved, mesh=self.config.mesh), self.mesh)
-        check_change(
+        changed = check_change(
             saved,
             self.config,
-            allowed=allow_config_change,
+            allowed=start.allow_config_change,
             old_state=old.abstract_state,
             new_state=self.program.abstract_state,
         )
-        restored = self.checkpoints.restore(self.program.abstract_state, self.program.shardings)
-        if jax.process_index() == 0:
-            self.checkpoints.set_aside_after(restored.step)
-        self.step, self.state = restored.step, restored.state
+        restored = self.checkpoints.restore(
+            self.program.abstract_state,
+            self.program.shardings,
+            step=start.step,
+            verify=start.verify,
+        )
         fingerprint = restored.provenance["data_fingerprint"]
-        if fingerprint != self.batches.fingerprint and not allow_config_change:
+        if fingerprint != self.batches.fingerprint and not start.allow_config_change:
             raise UserError(
                 "the training data has changed since the checkpoint was written (fingerprint "
                 f"{fingerprint} -> {self.batches.fingerprint}); restore the files, or add "
                 "--allow-config-change to go on with the new ones."
             )
+        aside = self.checkpoints.set_aside_after(restored.step, unreadable=start.step is None)
+        if changed:
+            self.notes.append(f"differs from the config before: {'; '.join(changed)}")
+        if aside:
+            self.notes.append(f"the checkpoints after step {restored.step} are now in {aside}")
+        self.step, self.state = restored.step, restored.state
         # Packed data has one position for all processes, a stream has one for each.
         positions = restored.data["positions"]
         self.batches.restore(positions[min(jax.process_index(), len(positions) - 1)])
@@ -250,6 +278,8 @@ class _Run:
         ):
             if first:
                 self.display.message(f"resuming from step {first} in {self.run_dir}")
+            for note in self.notes:
+                self.display.message(note)
             if config.sample_bytes and self.missing:
                 self.display.message(
                     f"warning: the family {self.config.model.family} has no "

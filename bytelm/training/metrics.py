@@ -116,8 +116,8 @@ class _JsonLines:
 
 def _is_kept(line: bytes, last_step: int) -> bool:
     try:
-        return line.endswith(b"\n") and json.loads(line)["step"] <= last_step
-    except ValueError:  # torn by a kill or a full disk
+        return line.endswith(b"\n") and bool(json.loads(line)["step"] <= last_step)
+    except (ValueError, TypeError, KeyError):  # torn by a kill or a full disk, or damaged
         return False
 
 

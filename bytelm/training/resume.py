@@ -1,11 +1,15 @@
-"""Whether a run may go on with a config that differs from the one it was started with."""
+"""Whether a run may go on: with another config, and without checkpoints that it should have."""
 
+import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from bytelm.config import ExperimentConfig, differences, to_dict
 from bytelm.errors import UserError
+from bytelm.training.checkpoint import FOLDER, last_step
 from bytelm.training.sharding import path_name
 
 FREE = (
@@ -25,6 +29,70 @@ FREE = (
 """Fields that decide where a run happens and what it reports, not what it computes."""
 
 
+@dataclass(frozen=True)
+class Start:
+    """How a run starts: from the beginning, or from a checkpoint of its own."""
+
+    resume: bool = False
+    """From its last checkpoint, if it has one."""
+    step: int | None = None
+    """When resuming, from this checkpoint; later ones are set aside."""
+    verify: bool = True
+    """Whether checkpoints are compared with their digests."""
+    allow_config_change: bool = False
+    """When resuming, whether config and data may differ from the checkpoint's."""
+
+
+def check_checkpoints_are_there(run_dir: Path, step: int | None) -> None:
+    """Raises UserError if a run to resume has lost its checkpoints.
+
+    A run that was stopped before its first checkpoint has none, and starts again from the
+    beginning. One that has got further must not: it would write over what it recorded.
+
+    Args:
+        step: the checkpoint that is asked for, if any.
+    """
+    if last_step(run_dir) is not None:
+        return
+    if step is not None:
+        raise UserError(f"{run_dir} has no checkpoint of step {step}: it has none at all.")
+    if not (run_dir / "config.json").exists():
+        return
+    reached = _steps_recorded(run_dir)
+    if (run_dir / FOLDER).is_dir() and reached <= _second_checkpoint(run_dir):
+        return
+    raise UserError(
+        f"{run_dir} holds a run that recorded {reached} steps, and its checkpoints in "
+        f"{run_dir / FOLDER} are gone; put them back to resume it, or start another run with "
+        "another --run-dir."
+    )
+
+
+def _steps_recorded(run_dir: Path) -> int:
+    """The last step in metrics.jsonl, 0 if there is none."""
+    try:
+        lines = (run_dir / "metrics.jsonl").read_text(errors="replace").splitlines()
+    except OSError:
+        return 0
+    return max((_step(line) for line in lines), default=0)
+
+
+def _step(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, OverflowError):  # torn or damaged
+        return 0
+
+
+def _second_checkpoint(run_dir: Path) -> float:
+    """The step at which a run waits until its first checkpoint is complete."""
+    try:
+        train = json.loads((run_dir / "config.json").read_text())["train"]
+        return 2 * int(train["checkpoint_every"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
+
+
 def outcome_changes(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
     """The fields that change the outcome in which two configs differ, as "path: old -> new"."""
     return [
@@ -41,17 +109,20 @@ def check_change(
     allowed: bool,
     old_state: Any,
     new_state: Any,
-) -> None:
-    """Raises UserError unless a run of config `old` may resume with config `new`.
+) -> list[str]:
+    """The changes with which a run of config `old` resumes with config `new`, if it may.
 
     Args:
         allowed: the user's word that fields that change the outcome may differ.
         old_state, new_state: the abstract training states of the two; if they differ in
             structure or shapes, nothing can be carried over, whatever is allowed.
+
+    Raises:
+        UserError: if it may not.
     """
     changed = outcome_changes(old, new)
     if not changed:
-        return
+        return []
     listed = "; ".join(changed)
     if _shapes(old_state) != _shapes(new_state):
         raise UserError(
@@ -63,6 +134,7 @@ def check_change(
             f"the run was started with another config ({listed}); undo the change, or add "
             "--allow-config-change to go on with it."
         )
+    return changed
 
 
 def _shapes(state: Any) -> dict[str, tuple[int, ...]]:

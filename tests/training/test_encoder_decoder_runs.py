@@ -260,11 +260,11 @@ def abstract_parameters(model):
 
 def test_runs_that_cannot_be_started_from(byt5_run, whole_run, tmp_path):
     with pytest.raises(UserError) as error:
-        start_from(str(whole_run), *abstract_parameters(BYT5))
+        start_from(changed("train", initial=str(whole_run)), *abstract_parameters(BYT5))
     assert "has the parameters shortener" in one_sentence(error)
     wider = dataclasses.replace(CONFIG.model, mlp_width=24)
     with pytest.raises(UserError) as error:
-        start_from(str(byt5_run), *abstract_parameters(wider))
+        start_from(changed("train", initial=str(byt5_run)), *abstract_parameters(wider))
     wanted = "mlp/down/kernel of shape [1, 16, 16], and this model has [1, 24, 16]"
     assert wanted in one_sentence(error)
     with pytest.raises(UserError) as error:

@@ -1,0 +1,33 @@
+"""Checkpoints that a run goes on without: they are moved, never removed."""
+
+import shutil
+from pathlib import Path
+
+from bytelm.training.run_directory import LOCK, new_run_directory
+
+_NOT_COPIED = (LOCK, "wandb_id")
+"""Files that belong to one run directory alone."""
+
+
+def unreadable(folder: Path, steps: list[int]) -> None:
+    """Moves checkpoints that cannot be read out of `folder`, each into a directory next to it."""
+    for step in sorted(steps, reverse=True):
+        aside = new_run_directory(folder.with_name(f"unreadable_checkpoint_{step}"))
+        (folder / str(step)).rename(aside)
+
+
+def as_run(folder: Path, steps: list[int], start: int) -> Path:
+    """Makes a run directory of the checkpoints after the step that a run starts from again.
+
+    It is in the run's own directory, and has copies of its files, such as its config and metrics:
+    it can be evaluated and resumed. Latest first, so that what is left is a run at any moment.
+    """
+    run = folder.parent
+    aside = new_run_directory(run / f"after_step_{start}")
+    (aside / folder.name).mkdir()
+    for file in run.iterdir():
+        if file.is_file() and file.name not in _NOT_COPIED:
+            shutil.copy2(file, aside / file.name)
+    for step in sorted(steps, reverse=True):
+        (folder / str(step)).rename(aside / folder.name / str(step))
+    return aside
