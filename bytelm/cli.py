@@ -39,7 +39,7 @@ from bytelm.presets import (
     run_file,
     some_names,
 )
-from bytelm.terminal_text import escape_unwritable, printable
+from bytelm.terminal_text import escape_unwritable, log_to_terminal, printable
 
 T = TypeVar("T")
 
@@ -435,6 +435,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
     escape_unwritable(sys.stdout, sys.stderr)
+    log_to_terminal()
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(usage.overview(COMMANDS))

@@ -1,6 +1,7 @@
 """Text for a terminal: nothing that could drive it, and nothing that its encoding cannot hold."""
 
 import io
+import logging
 import os
 from typing import TextIO
 
@@ -34,3 +35,15 @@ def escape_unwritable(*streams: TextIO) -> None:
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
+
+
+class _PrintableRecords(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(f"{record.levelname.lower()}: {super().format(record)}")
+
+
+def log_to_terminal() -> None:
+    """Writes log records to standard error, made visible; not where they have a handler already."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PrintableRecords())
+    logging.basicConfig(handlers=[handler])

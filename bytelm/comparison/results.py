@@ -17,6 +17,7 @@ from bytelm.comparison.record import State
 from bytelm.comparison.table import bits, interval, known, markdown, state, tabulate, whole
 from bytelm.config import ExperimentConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
+from bytelm.terminal_console import TerminalConsole
 from bytelm.training.hardware import describe_machine
 from bytelm.training.loop import row_flops
 from bytelm.whole_file import write_whole
@@ -123,7 +124,7 @@ def print_table(results: Sequence[PointResult], console: Console | None = None) 
     table = RichTable(*shown.columns)
     for row in shown.rows:
         table.add_row(*row)
-    (console or Console()).print(table, markup=False)
+    (console or TerminalConsole()).print(table)
 
 
 _COLUMNS: dict[str, Callable[[PointResult], str]] = {

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TextIO, get_args
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +17,8 @@ from bytelm.data.pairs import pairs
 from bytelm.data.sources import Source, open_sources
 from bytelm.data.span_corruption import SpanCorruptionRows, span_counts
 from bytelm.layers.boundaries import BoundaryRule, RuleKind, find_boundaries
+from bytelm.terminal_console import TerminalConsole
+from bytelm.terminal_text import printable_name
 from bytelm.vocabulary import END
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
@@ -125,7 +126,7 @@ def describe(config: DataConfig, samples: int = 3, file: TextIO | None = None) -
     Raises:
         UserError: for a bad source.
     """
-    console = Console(file=file, highlight=False)
+    console = TerminalConsole(file)
     if config.task == "pairs" or config.task in DIAGNOSTICS:
         _describe_pairs(config, samples, console)
         return
@@ -135,7 +136,7 @@ def describe(config: DataConfig, samples: int = 3, file: TextIO | None = None) -
             _describe_span_corruption(source, config, samples, console)
 
 
-def _describe_pairs(config: DataConfig, samples: int, console: Console) -> None:
+def _describe_pairs(config: DataConfig, samples: int, console: TerminalConsole) -> None:
     table = Table(title=f"{config.task}: bytes of inputs and targets, by quantile")
     for name in ("split", "pairs", "", *(f"{quantile:.0%}" for quantile in QUANTILES)):
         table.add_column(name, justify="right")
@@ -164,7 +165,7 @@ def _describe_pairs(config: DataConfig, samples: int, console: Console) -> None:
 
 
 def _describe_span_corruption(
-    source: Source, config: DataConfig, samples: int, console: Console
+    source: Source, config: DataConfig, samples: int, console: TerminalConsole
 ) -> None:
     documents = itertools.islice(source.documents("train"), SAMPLED_DOCUMENTS)
     rows = SpanCorruptionRows(
@@ -186,8 +187,8 @@ def _describe_span_corruption(
         console.print(Text(f"train: {texts[0]}\n  -> {texts[1]}"))
 
 
-def _describe_source(source: Source, samples: int, length: int, console: Console) -> None:
-    table = Table(title=Text(source.name))
+def _describe_source(source: Source, samples: int, length: int, console: TerminalConsole) -> None:
+    table = Table(title=printable_name(source.name))
     for name in ("split", "documents", "bytes", "bytes per character", "not UTF-8", "skipped"):
         table.add_column(name, justify="right")
     lengths = Table(title="bytes in a document, by quantile")

@@ -5,7 +5,6 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -15,6 +14,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from bytelm.terminal_console import TerminalConsole
 from bytelm.terminal_text import printable_name
 
 QUIET_SECONDS = 1.0
@@ -37,7 +37,7 @@ class TextProgress:
         self._action = printable_name(action)
         self._total = total
         self._before = self._done = done
-        self._console = Console(file=file or sys.stderr, highlight=False, markup=False)
+        self._console = TerminalConsole(file or sys.stderr)
         self._begin = time.monotonic()
         self._shown = False
         self._bar: Progress | None = None

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import TextIO
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +27,7 @@ from bytelm.data.packing import Rows, pack
 from bytelm.data.sources import open_sources
 from bytelm.errors import UserError
 from bytelm.layers.boundaries import BoundaryRule, find_boundaries
+from bytelm.terminal_console import TerminalConsole
 from bytelm.vocabulary import START
 
 
@@ -131,6 +131,6 @@ def print_rates(config: DataConfig, anchor: str, rate: float, file: TextIO | Non
     bands = ", ".join(
         f'Band("{found.script}", {found.rate:.3f}, {found.deviation:.4f})' for found in rates
     )
-    console = Console(file=file, highlight=False)
+    console = TerminalConsole(file)
     console.print(table)
     console.print(Text(f"FlexitokensBoundary(bands=({bands},))"), soft_wrap=True)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console
 from sentencepiece import SentencePieceTrainer
 
 from bytelm.data.config import DataConfig
@@ -14,6 +13,7 @@ from bytelm.data.documents import Documents
 from bytelm.data.training_text import training_text
 from bytelm.data.unigram import Unigram
 from bytelm.errors import UserError
+from bytelm.terminal_console import TerminalConsole
 from bytelm.whole_file import write_whole
 
 SENTENCE = re.compile("\n{0,2}[^\n\t\0\u2585\udc80-\udcff]{1,1000}")
@@ -49,7 +49,7 @@ def write_unigram(
     unigram = Unigram(str(output))
     # START is no piece of text.
     mean = mean_bytes(validation, lambda text: int(unigram.boundaries(text).sum()) - 1)
-    Console(file=file, highlight=False).print(
+    TerminalConsole(file).print(
         f"{output}: {unigram.vocabulary_size:,} pieces, {mean:.2f} bytes per piece on the "
         "validation split",
         markup=False,

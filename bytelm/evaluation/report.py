@@ -12,6 +12,7 @@ from rich.table import Table
 from bytelm.evaluation.bootstrap import LEAST_DOCUMENTS, interval_words
 from bytelm.evaluation.compressors import compressor_bpb
 from bytelm.evaluation.first_bytes import FirstBytes
+from bytelm.terminal_console import TerminalConsole
 from bytelm.training.hardware import describe_machine
 from bytelm.whole_file import write_whole
 
@@ -145,7 +146,7 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
         )
     if report["bits_per_byte_interval"] is None:
         table.caption += f"; an interval needs {LEAST_DOCUMENTS} documents that are not empty"
-    (console or Console()).print(table)
+    (console or TerminalConsole()).print(table)
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:

@@ -15,6 +15,7 @@ from rich.text import Text
 from bytelm.api import load
 from bytelm.errors import UserError
 from bytelm.evaluation.segmentation import Segmentation, length_histogram
+from bytelm.terminal_console import TerminalConsole
 from bytelm.terminal_text import printable
 from bytelm.whole_file import write_whole
 
@@ -84,7 +85,7 @@ def print_segmentation(segmentation: Segmentation, console: Console | None = Non
 
     Where there are no colours, a | stands between patches.
     """
-    console = console or Console()
+    console = console or TerminalConsole()
     text = Text("" if console.color_system else "|").join(
         Text(visible(piece), _STYLES[number % 2])
         for number, piece in enumerate(segmentation.pieces)

@@ -27,6 +27,7 @@ from bytelm.inference.transduction import Transducer, bucket, encode, read
 from bytelm.models import Batch, ModelOutput
 from bytelm.models.byt5 import ByT5Config
 from bytelm.models.encoder_decoder import Encoded
+from bytelm.terminal_console import TerminalConsole
 from bytelm.training.hardware import describe_machine
 from bytelm.vocabulary import BYTES, INPUT_SIZE, PAD, UNSCORED
 
@@ -259,7 +260,7 @@ def print_target_report(report: dict[str, Any], console: Console | None = None) 
         f"{report['rows']:,} rows, {report['input_symbols']:,} inputs, "
         f"{report['target_symbols']:,} targets; {report['seconds']:.1f} s on {report['machine']}"
     )
-    (console or Console()).print(table)
+    (console or TerminalConsole()).print(table)
 
 
 def _most_deleted(by_symbol: dict[str, list[int]]) -> list[tuple[str, int, int]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-from rich.console import Console
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Library
 
@@ -18,6 +17,7 @@ from bytelm.data.unigram_training import check_output, mean_bytes, train_unigram
 from bytelm.errors import UserError
 from bytelm.subword import Kind
 from bytelm.subword.tokenizer import CHARACTERS, load_tokenizer
+from bytelm.terminal_console import TerminalConsole
 from bytelm.vocabulary import BYTES
 from bytelm.whole_file import write_whole
 
@@ -61,7 +61,7 @@ def write_tokenizer(
     write_whole(output, train_tokenizer(config, kind, size, max_bytes, transition=transition))
     tokenizer = load_tokenizer(output)
     mean = mean_bytes(validation, lambda text: len(tokenizer.encode(text)))
-    Console(file=file, highlight=False).print(
+    TerminalConsole(file).print(
         f"{output}: {tokenizer.size:,} tokens, {mean:.2f} bytes per token on the validation split",
         markup=False,
         soft_wrap=True,

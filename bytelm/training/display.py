@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from bytelm.terminal_console import TerminalConsole
 from bytelm.terminal_text import printable
 
 _RATE_WINDOW = 50
@@ -32,7 +33,7 @@ class Display:
 
     def __init__(self, total_steps: int, console: Console | None = None) -> None:
         self._total_steps = total_steps
-        self._console = console or Console(quiet=jax.process_index() != 0)
+        self._console = console or TerminalConsole(quiet=jax.process_index() != 0)
         self._recent: collections.deque[tuple[float, int]] = collections.deque(maxlen=_RATE_WINDOW)
         self._latest: dict[str, Any] = {}
         self._progress = Progress(

@@ -1,0 +1,56 @@
+"""What is shown is the text as it is, and nothing in it drives the terminal."""
+
+import io
+import logging
+import re
+from pathlib import Path
+
+from rich.live import Live
+from rich.progress import Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+import bytelm
+from bytelm.terminal_console import TerminalConsole
+from bytelm.terminal_text import log_to_terminal
+
+NAME = "[red]m\x1b[31m\udcff:smile:[/red]"
+SHOWN = r"[red]m␛[31m\xff:smile:[/red]"
+
+
+def test_names_are_shown_as_they_are_everywhere_in_a_table():
+    table = Table(NAME, title=NAME, caption=NAME)
+    table.add_row(NAME)
+    table.add_row(Text(NAME))
+    file = io.StringIO()
+    console = TerminalConsole(file, width=80)
+    console.print(table)
+    console.print(NAME, Text(NAME))
+    assert file.getvalue().count(SHOWN) == 7
+    assert "\x1b" not in file.getvalue()
+
+
+def test_a_live_display_still_moves_the_cursor():
+    file = io.StringIO()
+    console = TerminalConsole(file, width=80, force_terminal=True)
+    progress = Progress(TextColumn("{task.description}", markup=False), console=console)
+    progress.add_task("[b]\x1b[31m")
+    with Live(progress, console=console, auto_refresh=False):
+        pass
+    assert "[b]␛[31" in file.getvalue()
+    assert "\x1b[?25l" in file.getvalue()
+
+
+def test_every_module_shows_things_on_this_console():
+    root = Path(bytelm.__file__).parent
+    with_own = [
+        path.name for path in root.rglob("*.py") if re.search(r"\bConsole\(", path.read_text())
+    ]
+    assert with_own == []
+
+
+def test_log_records_are_made_visible(monkeypatch, capsys):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    log_to_terminal()
+    logging.getLogger("bytelm.data").warning("%s is damaged", NAME)
+    assert capsys.readouterr().err == f"warning: {SHOWN} is damaged\n"
