@@ -257,15 +257,27 @@ def ablate_command(arguments: Sequence[str]) -> int:
     name, rest = _preset(arguments, "ablate", "ablation", ablation_names)
     if name is None:
         raise UserError(f"name an ablation first{some_names(ablation_names())}.")
-    from bytelm.comparison.ablation import AblateCommand, Ablation, run_ablation
+    from bytelm.comparison.ablate import AblateCommand, AblationPlan, run_ablation
+    from bytelm.comparison.ablation import Ablation
 
     ablation = run_file(find_file(name, "ablation", ablation_names()), "ablation", Ablation)
-    command = parse(AblateCommand, rest, f"ablate {name}", AblateCommand(ablation.base))
-    return run_ablation(
-        dataclasses.replace(ablation, base=command.config),
-        command.output or Path("runs/ablations") / Path(name).stem,
-        max_bytes=command.max_bytes,
+    default = AblateCommand(
+        ablation.base, ablation.baseline, ablation.seeds, ablation.learning_rates
     )
+    command = parse(AblateCommand, rest, f"ablate {name}", default)
+    ablation = dataclasses.replace(
+        ablation,
+        base=command.config,
+        baseline=command.baseline,
+        seeds=command.seeds,
+        learning_rates=command.learning_rates,
+    )
+    output = command.output or Path("runs/ablations") / Path(name).stem
+    if command.tasks:
+        plan = AblationPlan(ablation, output)
+        print(f"{len(plan.sweep)} {plan.count()}")
+        return 0
+    return run_ablation(ablation, output, max_bytes=command.max_bytes, task=command.task)
 
 
 def data_command(arguments: Sequence[str]) -> int:

@@ -1,34 +1,20 @@
-"""Ablations: one config, changed in a few fields for each of several points, run and compared."""
+"""What an ablation file declares: one config, changed in a few fields for each of several points.
 
-import dataclasses
-import functools
-import math
+Every point runs with every seed. Where there are several learning rates, each point first tries
+all of them with the first seed, and keeps the one with the fewest validation bits.
+"""
+
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
-from bytelm.api import load
 from bytelm.checked import Checked
 from bytelm.comparison.changes import changed
-from bytelm.comparison.plot import plot
-from bytelm.comparison.results import PointResult, finished, print_table, write_tables
-from bytelm.comparison.runs import carry_out, check_saved, is_trained
-from bytelm.config import (
-    ExperimentConfig,
-    differences,
-    saved_form,
-    to_dict,
-)
-from bytelm.data.documents import Documents
+from bytelm.config import ExperimentConfig, saved_form
 from bytelm.errors import UserError
-from bytelm.evaluation.report import evaluate
-from bytelm.evaluation.targets import evaluate_targets
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
-from bytelm.training.run_directory import lock
 
 
 @dataclass(frozen=True)
@@ -39,6 +25,9 @@ class Ablation(Checked, name="ablation"):
         base: what all points have in common.
         points: by the point's name, its changes to the base: a config field's dotted path
             (`model.boundary`, or `model` for all of it) and its value.
+        baseline: the point from which differences are taken; None for the first.
+        seeds: every point runs with each; none for the seed of the point's config alone.
+        learning_rates: multiples of its own learning rate that every point tries.
 
     Raises:
         UserError: for no points, a name that no directory can have, or a change that is none.
@@ -46,6 +35,9 @@ class Ablation(Checked, name="ablation"):
 
     base: ExperimentConfig
     points: Mapping[str, Mapping[str, Any]]
+    baseline: str | None = None
+    seeds: tuple[int, ...] = ()
+    learning_rates: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         if not self.points:
@@ -56,11 +48,43 @@ class Ablation(Checked, name="ablation"):
                     f"the ablation has a point {name!r}; a directory gets that name, so use "
                     "letters, digits and . _ + - alone."
                 )
-        models = [config.model for config in self.configs.values()]
-        if len({isinstance(model, EncoderDecoderConfig) for model in models}) > 1:
+        if self.baseline is not None and self.baseline not in self.points:
+            raise UserError(
+                f"the baseline {self.baseline!r} is no point of the ablation; it must be one of "
+                f"{', '.join(self.points)}."
+            )
+        for what in ("seeds", "learning_rates"):
+            values = getattr(self, what)
+            if len(set(values)) < len(values):
+                raise UserError(f"the ablation names one of its {what} twice: {values}.")
+        if not self.learning_rates or min(self.learning_rates) <= 0:
+            raise UserError(
+                f"the ablation has the learning_rates {self.learning_rates}; give multiples above "
+                "0, such as 0.5 1 2."
+            )
+        if self.seeds and (varied := [n for n, c in self.points.items() if "train.seed" in c]):
+            raise UserError(
+                f"the ablation has seeds for all points, and point {varied[0]} changes train.seed; "
+                "leave out one of them."
+            )
+        self._check_configs()
+
+    def _check_configs(self) -> None:
+        configs = self.configs
+        if len({isinstance(c.model, EncoderDecoderConfig) for c in configs.values()}) > 1:
             raise UserError(
                 "the ablation has families with and without an encoder: bits per target byte and "
                 "bits per byte cannot be compared; make an ablation of each kind."
+            )
+        names = Counter(
+            run.name
+            for point in self.points
+            for multiple in self.learning_rates
+            for run in self.runs_of(point, multiple)
+        )
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise UserError(
+                f"two runs of the ablation would share the directory {twice[0]}; rename a point."
             )
 
     @property
@@ -74,91 +98,44 @@ class Ablation(Checked, name="ablation"):
                 raise UserError(f"point {name} of the ablation: {error}") from None
         return configs
 
+    @property
+    def reference(self) -> str:
+        """The point from which differences are taken."""
+        return self.baseline or next(iter(self.points))
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the points' models have an encoder, so that targets are what is measured."""
+        return isinstance(self.configs[self.reference].model, EncoderDecoderConfig)
+
+    def runs_of(self, point: str, multiple: float) -> list["PointRun"]:
+        """The runs of a point at a multiple of its learning rate, one for each seed."""
+        config = self.configs[point]
+        rate = config.optimizer.learning_rate * multiple
+        runs = []
+        for seed in self.seeds or (config.train.seed,):
+            name = point
+            name += f"-lr{multiple:g}" if len(self.learning_rates) > 1 else ""
+            name += f"-s{seed}" if len(self.seeds) > 1 else ""
+            changes = {"optimizer.learning_rate": rate, "train.seed": seed}
+            runs.append(PointRun(point, seed, multiple, changed(config, changes), name))
+        return runs
+
 
 @dataclass(frozen=True)
-class AblateCommand:
-    """Trains and tests the points of an ablation."""
+class PointRun:
+    """One run of an ablation.
 
-    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
-    output: Path | None = None
-    """Where the runs, the table and the plot go; none = runs/ablations/NAME."""
-    max_bytes: int | None = None
-    """Bytes that are tested on, the last document cut (with an encoder: inputs, whole rows); none =
-    all of the split."""
-
-
-def run_ablation(ablation: Ablation, output: Path, *, max_bytes: int | None = None) -> int:
-    """Trains and tests each point in `output/POINT`, and compares them.
-
-    A point that is done is not run again, one that was interrupted is resumed, and one that fails
-    (see `PointResult`) does not keep the others from running. After each point `table.md`,
-    `table.json` and `plot.png` in `output` are written anew.
-
-    Args:
-        ablation: what to run.
-        output: made if it does not exist.
-        max_bytes: the test is so many bytes, and its last document is cut; None for all
-            of the test split.
-
-    Returns:
-        an exit status: 0, 1 if a point failed, 143 if a signal asked to stop.
-
-    Raises:
-        UserError: if a point's directory holds a run of another config; nothing is run then.
+    Attributes:
+        contender: the point.
+        seed: of the run.
+        multiple: of the point's learning rate.
+        config: of the run.
+        name: of its directory.
     """
-    configs = ablation.configs
-    for name, config in configs.items():
-        check_saved(output / name, config)
-    output.mkdir(parents=True, exist_ok=True)
-    with lock(output):
-        base = to_dict(ablation.base)
-        results = {
-            name: PointResult(name, _changes(base, config), "waiting")
-            for name, config in configs.items()
-        }
-        # Those that are trained come first, so that the table never loses what is known of them.
-        order = sorted(configs, key=lambda name: not is_trained(output / name, configs[name]))
-        for number, name in enumerate(order, 1):
-            print(f"point {name} ({number} of {len(configs)})")
-            results[name] = _run_point(results[name], output / name, configs[name], max_bytes)
-            write_tables(list(results.values()), output, max_bytes)
-            plot(list(results.values()), output)
-            if results[name].state == "stopped":
-                break
-    print_table(list(results.values()))
-    print(f"table and plot: {output}")
-    states = [result.state for result in results.values()]
-    if "stopped" in states:
-        print("stopped on request; the same command goes on")
-        return 143
-    return 1 if "failed" in states else 0
 
-
-def _changes(base: Any, config: ExperimentConfig) -> dict[str, Any]:
-    return {path: new for path, _, new in differences(base, to_dict(config))}
-
-
-def _run_point(
-    waiting: PointResult, run_dir: Path, config: ExperimentConfig, max_bytes: int | None
-) -> PointResult:
-    """Does of a point what is left to do."""
-    test = functools.partial(_test, max_bytes=max_bytes)
-    outcome = carry_out(run_dir, config, test, {"max_bytes": max_bytes})
-    if outcome.state == "done":
-        return finished(waiting, config, run_dir, outcome.report)
-    return dataclasses.replace(waiting, state=outcome.state, reason=outcome.reason)
-
-
-def _test(run_dir: Path, config: ExperimentConfig, max_bytes: int | None) -> dict[str, Any]:
-    """The report on the test split."""
-    loaded = load(run_dir, config.train.steps)
-    if loaded.has_encoder:
-        report = evaluate_targets(loaded, config.data, "test", max_bytes=max_bytes)
-        bits = report["bits_per_target_byte"]
-    else:
-        documents = Documents(config.data, "test")
-        report = evaluate(loaded, documents, batch_size=16, max_bytes=max_bytes, compressors=False)
-        bits = report["bits_per_byte"]
-    if not math.isfinite(bits):
-        raise UserError(f"its test bits per byte are {bits}: it diverged.")
-    return report
+    contender: str
+    seed: int
+    multiple: float
+    config: ExperimentConfig
+    name: str

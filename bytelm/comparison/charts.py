@@ -26,6 +26,9 @@ UNITS = {
 }
 """What a budget is of, by the comparison's axis."""
 
+MEASURES = {"bpb": "bits per byte", "bits_per_target_byte": "bits per target byte"}
+"""What models are compared by, in words."""
+
 _MARGIN = 0.06
 """Of a scale, beyond what is drawn."""
 
@@ -158,17 +161,24 @@ def _pushed(rising: Sequence[float], gap: float) -> list[float]:
 
 
 def pareto_charts(
-    entries: Sequence[Entry], figure: str, label: str, axis: Axis, *, by_budget: bool
+    entries: Sequence[Entry],
+    figure: str,
+    label: str,
+    axis: Axis | None,
+    *,
+    by_budget: bool,
+    measure: str = "bpb",
 ) -> list[Chart]:
-    """Test bits per byte against a cost, one chart for each corpus.
+    """Test bits against a cost, one chart for each corpus.
 
     Args:
         entries: of the whole comparison, as `gather` gives them.
         figure: the cost's name.
         label: the cost in words.
-        axis: what budgets are of.
+        axis: what budgets are of; None for entries without corpora and budgets.
         by_budget: whether each budget has a chart of its own, rather than being a further point
             of each contender.
+        measure: name of the bits, a key of `MEASURES`.
 
     Returns:
         the charts that have a point.
@@ -177,9 +187,9 @@ def pareto_charts(
     for title, part in _parts(entries, axis, by_budget):
         paths: dict[str, list[list[Point]]] = {}
         for entry in part:
-            cost, bpb = entry.mean(figure), entry.mean("bpb")
-            if cost and bpb and math.isfinite(cost * bpb):
-                point = Point(cost, bpb, *(entry.interval or ()))
+            cost, value = entry.mean(figure), entry.mean(measure)
+            if cost and value and math.isfinite(cost * value):
+                point = Point(cost, value, *(entry.interval(measure) or ()))
                 paths.setdefault(entry.contender, [[]])[0].append(point)
         if paths:
             points = _all_points(paths)
@@ -188,7 +198,7 @@ def pareto_charts(
                 Chart(
                     title,
                     scale_of([point.x for point in points], label, log=True, shortest=1.5),
-                    scale_of(heights, "test bits per byte", log=False, shortest=0.01),
+                    scale_of(heights, f"test {MEASURES[measure]}", log=False, shortest=0.01),
                     _series(entries, paths),
                     tuple(pareto_front([(point.x, point.y) for point in points])),
                 )
@@ -196,10 +206,12 @@ def pareto_charts(
     return charts
 
 
-def curve_charts(entries: Sequence[Entry], axis: Axis) -> list[Chart]:
-    """Validation bits per byte while training, one chart for each corpus and budget.
+def curve_charts(
+    entries: Sequence[Entry], axis: Axis | None, *, measure: str = "bpb"
+) -> list[Chart]:
+    """Validation bits while training, one chart for each corpus and budget.
 
-    Runs that are not done are shown as far as they came.
+    Runs that are not done are shown as far as they came. Arguments as of `pareto_charts`.
     """
     charts = []
     for title, part in _parts(entries, axis, by_budget=True):
@@ -207,9 +219,9 @@ def curve_charts(entries: Sequence[Entry], axis: Axis) -> list[Chart]:
         for entry in part:
             for run in entry.runs:
                 path = [
-                    Point(flops, bpb)
-                    for flops, _, bpb in run.curve
-                    if flops > 0 and bpb > 0 and math.isfinite(bpb)
+                    Point(flops, value)
+                    for flops, _, value in run.curve
+                    if flops > 0 and value > 0 and math.isfinite(value)
                 ]
                 if path:
                     paths.setdefault(entry.contender, []).append(path)
@@ -220,7 +232,7 @@ def curve_charts(entries: Sequence[Entry], axis: Axis) -> list[Chart]:
                 Chart(
                     title,
                     scale_of(flops, "training FLOPs", log=True, shortest=1.5),
-                    scale_of(heights, "validation bits per byte", log=True, shortest=1.01),
+                    scale_of(heights, f"validation {MEASURES[measure]}", log=True, shortest=1.01),
                     _series(entries, paths),
                     marked=False,
                 )
@@ -229,9 +241,12 @@ def curve_charts(entries: Sequence[Entry], axis: Axis) -> list[Chart]:
 
 
 def _parts(
-    entries: Sequence[Entry], axis: Axis, by_budget: bool
+    entries: Sequence[Entry], axis: Axis | None, by_budget: bool
 ) -> Iterator[tuple[str, list[Entry]]]:
     """The entries by corpus, or by corpus and budget, with the name of each part."""
+    if axis is None:
+        yield "", list(entries)
+        return
     for corpus, of_corpus in itertools.groupby(entries, lambda entry: entry.corpus):
         if not by_budget:
             yield corpus, list(of_corpus)

@@ -47,23 +47,12 @@ def test_figures(
     loaded = load(run_dir, config.train.steps)
     first = FirstBytes(Documents(config.data, "test"), comparison.max_bytes)
     documents = list(first)
-    scores = loaded.score_documents(documents, batch_size=BATCH)
-    if first.cut:
-        scores = scores.without_last_end()
-    bits = scores.bits_per_byte()
-    if not math.isfinite(bits):
-        raise UserError(f"its test bits per byte are {bits}: it diverged.")
-    interval = scores.interval()
-    figures: dict[str, float] = {
-        "bpb": bits,
-        **({} if interval is None else {"bpb_low": interval[0], "bpb_high": interval[1]}),
-        "bpb_with_end": scores.bits_per_byte(with_end=True),
-        **_speed(metrics(run_dir)),
-        **_parameters(config),
-        **_inference(config, loaded, int(scores.symbols.sum())),
-    }
+    report, symbols = text_figures(loaded, documents, cut=first.cut)
+    figures: dict[str, float] = report["figures"]
+    figures |= training_speed(metrics(run_dir)) | parameter_counts(config)
+    figures |= _inference(config, loaded, symbols)
     if config.data.tokenizer is not None:
-        figures["bytes_per_token"] = float(np.divide(scores.bytes.sum(), scores.symbols.sum()))
+        figures["bytes_per_token"] = sum(report["document_bytes"]) / symbols
     if whole and comparison.robustness is not None:
         wanted = comparison.robustness
         figures |= robustness(
@@ -75,11 +64,42 @@ def test_figures(
         )
     if whole and comparison.parallel:
         figures |= languages(loaded, read_parallel(comparison.parallel), batch_size=BATCH)
-    return {
-        "figures": figures,
+    return report
+
+
+def text_figures(
+    loaded: LoadedModel, documents: Sequence[bytes], *, cut: bool = False
+) -> tuple[dict[str, Any], int]:
+    """What a decoder makes of documents.
+
+    Args:
+        loaded: the model.
+        documents: whole, but for the last one if it is `cut`.
+        cut: whether it is, so that its END does not count.
+
+    Returns:
+        a report ready for JSON (`figures`: bits per byte and the ends of its interval, as
+        `RunRecord` names them; `document_bits` and `document_bytes`), and the symbols scored.
+
+    Raises:
+        UserError: for a model that diverged.
+    """
+    scores = loaded.score_documents(documents, batch_size=BATCH)
+    scores = scores.without_last_end() if cut else scores
+    bits = scores.bits_per_byte()
+    if not math.isfinite(bits):
+        raise UserError(f"its test bits per byte are {bits}: it diverged.")
+    interval = scores.interval()
+    report = {
+        "figures": {
+            "bpb": bits,
+            **({} if interval is None else {"bpb_low": interval[0], "bpb_high": interval[1]}),
+            "bpb_with_end": scores.bits_per_byte(with_end=True),
+        },
         "document_bits": scores.bits().tolist(),
         "document_bytes": scores.bytes.tolist(),
     }
+    return report, int(scores.symbols.sum())
 
 
 def beginnings(documents: Sequence[bytes], max_bytes: int) -> list[bytes]:
@@ -129,17 +149,21 @@ def adaptation_figures(
 
 
 def curve(
-    records: Sequence[Mapping[str, Any]], flops_per_step: float, bytes_per_step: float
+    records: Sequence[Mapping[str, Any]],
+    flops_per_step: float,
+    bytes_per_step: float,
+    measure: str = "validation_bpb",
 ) -> tuple[tuple[float, float, float], ...]:
-    """Validations as (FLOPs of training, bytes of text, bits per byte)."""
+    """Validations as (FLOPs of training, bytes of text, bits), of the metric `measure`."""
     return tuple(
-        (r["step"] * flops_per_step, r["step"] * bytes_per_step, r["validation_bpb"])
+        (r["step"] * flops_per_step, r["step"] * bytes_per_step, r[measure])
         for r in records
-        if r.get("validation_bpb") is not None
+        if r.get(measure) is not None
     )
 
 
-def _speed(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def training_speed(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The median of the records."""
     speeds = [r["bytes_per_second"] for r in records if r.get("bytes_per_second")]
     found = {"train_bytes_per_second": float(np.median(speeds))} if speeds else {}
     if records and "compile_seconds" in records[-1]:
@@ -148,7 +172,7 @@ def _speed(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return found
 
 
-def _parameters(config: ExperimentConfig) -> dict[str, float]:
+def parameter_counts(config: ExperimentConfig) -> dict[str, float]:
     """How many there are, and how many beside the embeddings and the head."""
     model = nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0)))
     total = embeddings = 0

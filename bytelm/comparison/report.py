@@ -10,7 +10,7 @@ from bytelm.comparison.plot import plot_charts
 from bytelm.comparison.record import Heading, RunRecord
 from bytelm.comparison.sections import Section, chart_sections, sections_of, standing
 from bytelm.comparison.summary import gather
-from bytelm.comparison.table import escape_markdown, markdown
+from bytelm.comparison.table import Table, escape_markdown, markdown
 from bytelm.whole_file import write_whole
 
 
@@ -34,7 +34,7 @@ def write_report(
     sections = sections_of(heading, records)
     write_whole(output / "report.md", _markdown(heading, records, sections))
     write_whole(output / "report.html", page(heading, records, sections))
-    write_whole(output / "runs.csv", _csv(records))
+    write_whole(output / "runs.csv", runs_csv(records))
 
 
 def _markdown(heading: Heading, records: Sequence[RunRecord], sections: Sequence[Section]) -> str:
@@ -49,15 +49,19 @@ def _markdown(heading: Heading, records: Sequence[RunRecord], sections: Sequence
         parts.extend(escape_markdown(sentence) for sentence in section.sentences)
         if section.charts:
             parts.append(f"![{escape_markdown(section.title)}]({section.image})")
-        for table in section.tables:
-            parts.append(f"**{escape_markdown(table.caption)}**\n\n{markdown(table).rstrip()}")
+        parts.extend(captioned(table) for table in section.tables)
     return "\n\n".join(parts) + "\n"
+
+
+def captioned(table: Table) -> str:
+    """A table in Markdown below its caption."""
+    return f"**{escape_markdown(table.caption)}**\n\n{markdown(table).rstrip()}"
 
 
 _FIELDS = ("corpus", "budget", "contender", "seed", "state", "reason", "learning_rate", "steps")
 
 
-def _csv(records: Sequence[RunRecord]) -> str:
+def runs_csv(records: Sequence[RunRecord]) -> str:
     """A row for each run, with the figures of all; numbers as exact as they are known."""
     figures = list(dict.fromkeys(name for run in records for name in run.figures))
     text = io.StringIO()

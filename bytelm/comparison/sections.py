@@ -48,7 +48,7 @@ def sections_of(heading: Heading, records: Sequence[RunRecord]) -> list[Section]
         *_results(heading, entries),
         *chart_sections(heading, entries),
         *_breakdowns(heading, entries),
-        _sweep(heading),
+        sweep_section(heading.sweep),
         _unfinished(heading, records),
         _how_to_read(heading, entries),
     ]
@@ -62,11 +62,13 @@ def standing(records: Sequence[RunRecord]) -> str:
     return ", ".join([done, *(f"{count} {name}" for name, count in counts.items())])
 
 
-def _bound(entry: Entry) -> str:
+def bound(entry: Entry) -> str:
+    """The sign before bits that are an upper bound."""
     return "≤" if entry.upper_bound else ""
 
 
-def _figure(name: str, form: Callable[[float | None], str]) -> Callable[[Entry], str]:
+def mean_of(name: str, form: Callable[[float | None], str]) -> Callable[[Entry], str]:
+    """A column: the mean of a figure over the runs done, in a format."""
     return lambda entry: form(entry.mean(name))
 
 
@@ -74,11 +76,12 @@ def _ratio(value: float | None) -> str:
     return known(value, ".2f")
 
 
-def _setting(value: float | None) -> str:
+def setting(value: float | None) -> str:
+    """A learning rate."""
     return known(value, ".3g")
 
 
-def _standing(entry: Entry) -> str:
+def runs_done(entry: Entry) -> str:
     """Empty for a single run that is done."""
     done, runs = len(entry.done), len(entry.runs)
     return "" if done == runs == 1 else f"{done} of {runs}"
@@ -92,23 +95,23 @@ def _speed(entry: Entry) -> float | None:
 
 _COLUMNS: dict[str, Callable[[Entry], str]] = {
     "contender": lambda entry: entry.contender,
-    "runs done": _standing,
-    "test bpb": lambda entry: bits(entry.mean("bpb"), _bound(entry)),
-    "95% interval": lambda entry: interval(entry.interval),
+    "runs done": runs_done,
+    "test bpb": lambda entry: bits(entry.mean("bpb"), bound(entry)),
+    "95% interval": lambda entry: interval(entry.interval()),
     "over seeds": lambda entry: interval(entry.spread("bpb")),
-    "training FLOPs": _figure("train_flops", power),
+    "training FLOPs": mean_of("train_flops", power),
     "training bytes/s": lambda entry: whole(_speed(entry)),
-    "inference FLOPs/byte": _figure("inference_flops_per_byte", whole),
-    "at capacity": _figure("inference_flops_per_byte_capacity", whole),
-    "bytes/patch": _figure("bytes_per_patch", _ratio),
-    "bytes/token": _figure("bytes_per_token", _ratio),
-    "parameters": _figure("parameters", whole),
-    "without embeddings": _figure("parameters_without_embeddings", whole),
-    "peak memory, MiB": _figure("peak_memory_bytes", lambda v: whole(v and v / 2**20)),
-    "training bytes": _figure("train_raw_bytes", whole),
-    "bpb with end": lambda entry: bits(entry.mean("bpb_with_end"), _bound(entry)),
-    "context, bytes": _figure("context_bytes", whole),
-    "learning rate": lambda entry: _setting(entry.runs[0].learning_rate),
+    "inference FLOPs/byte": mean_of("inference_flops_per_byte", whole),
+    "at capacity": mean_of("inference_flops_per_byte_capacity", whole),
+    "bytes/patch": mean_of("bytes_per_patch", _ratio),
+    "bytes/token": mean_of("bytes_per_token", _ratio),
+    "parameters": mean_of("parameters", whole),
+    "without embeddings": mean_of("parameters_without_embeddings", whole),
+    "peak memory, MiB": mean_of("peak_memory_bytes", lambda v: whole(v and v / 2**20)),
+    "training bytes": mean_of("train_raw_bytes", whole),
+    "bpb with end": lambda entry: bits(entry.mean("bpb_with_end"), bound(entry)),
+    "context, bytes": mean_of("context_bytes", whole),
+    "learning rate": lambda entry: setting(entry.runs[0].learning_rate),
     "steps": lambda entry: whole(entry.runs[0].steps),
 }
 
@@ -124,29 +127,47 @@ def _results(heading: Heading, entries: Sequence[Entry]) -> list[Section]:
             sections.append(Section(title, ("No run is done yet.",)))
             continue
         figures = tabulate(part, _COLUMNS, caption="Figures, each the mean of the runs done")
-        compared = _differences(heading, part)
+        compared = differences_section(heading.baseline, part)
         sections.append(Section(title, compared.sentences, (figures, *compared.tables)))
     return sections
 
 
-def _differences(heading: Heading, part: Sequence[Entry]) -> Section:
-    """The table of differences from the baseline, and a sentence on those that there are not."""
-    title = f"Differences from {heading.baseline}"
-    baseline = next((entry for entry in part if entry.contender == heading.baseline), None)
+def differences_section(
+    reference: str,
+    part: Sequence[Entry],
+    what: str = "contender",
+    measure: str = "bpb",
+    *,
+    same_seeds: bool = True,
+) -> Section:
+    """The table of differences from the baseline, and a sentence on those that there are not.
+
+    Args:
+        reference: name of the baseline.
+        part: entries of one corpus and budget.
+        what: an entry is.
+        measure: the bits that differ.
+        same_seeds: as of `paired_difference`.
+    """
+    title = f"Differences from {reference}"
+    baseline = next((entry for entry in part if entry.contender == reference), None)
     others = [entry for entry in part if entry.done and entry is not baseline]
     pairs = [
-        (entry, paired_difference(entry, baseline) if baseline is not None else None)
+        (
+            entry,
+            None if baseline is None else paired_difference(entry, baseline, same_seeds=same_seeds),
+        )
         for entry in others
     ]
     found = [difference for _, difference in pairs if difference is not None]
     missing = ", ".join(entry.contender for entry, difference in pairs if difference is None)
     nothing = "Without a seed and test documents in common, not compared with"
-    sentences = (f"{nothing} {heading.baseline}: {missing}.",) if missing else ()
+    sentences = (f"{nothing} {reference}: {missing}.",) if missing else ()
     table = tabulate(
         found,
         {
-            "contender": lambda d: d.contender,
-            "difference in bpb": lambda d: signed(d.bpb, d.sign),
+            what: lambda d: d.contender,
+            f"difference in {measure}": lambda d: signed(d.bpb, d.sign),
             "95% interval": lambda d: interval(d.interval, "+.4f"),
             "interval excludes 0": lambda d: d.verdict,
             "over seeds": lambda d: interval(d.by_seed, "+.4f"),
@@ -240,23 +261,24 @@ def _breakdowns(heading: Heading, entries: Sequence[Entry]) -> list[Section]:
 
 def _cell(entry: Entry, figure: str, form: str) -> str:
     value = entry.mean(figure)
-    sign = _bound(entry) if value is not None and figure.endswith(_BITS) else ""
+    sign = bound(entry) if value is not None and figure.endswith(_BITS) else ""
     return f"{sign} {known(value, form)}".strip()
 
 
-def _sweep(heading: Heading) -> Section:
-    if not heading.sweep:
+def sweep_section(
+    sweep: Sequence[SweepRow], what: str = "contender", measure: str = "bpb"
+) -> Section:
+    """The learning rates that were tried, if there were several."""
+    if not sweep:
         return Section("Learning rates")
     columns: dict[str, Callable[[SweepRow], str]] = {
-        "contender": lambda row: row.contender,
-        "learning rate": lambda row: _setting(row.learning_rate),
-        "validation bpb": lambda row: bits(row.validation_bpb),
+        what: lambda row: row.contender,
+        "learning rate": lambda row: setting(row.learning_rate),
+        f"validation {measure}": lambda row: bits(row.validation_bpb),
         "chosen": lambda row: "chosen" if row.chosen else "",
     }
-    told = _at_an_edge(heading.sweep)
-    return Section(
-        "Learning rates", told, (tabulate(heading.sweep, columns, caption="Those tried"),)
-    )
+    told = _at_an_edge(sweep)
+    return Section("Learning rates", told, (tabulate(sweep, columns, caption="Those tried"),))
 
 
 def _at_an_edge(sweep: Sequence[SweepRow]) -> tuple[str, ...]:

@@ -44,10 +44,9 @@ class Entry:
         values = self.values(figure)
         return (min(values), max(values)) if len(values) > 1 else None
 
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The means over seeds of the ends of the interval of bits per byte."""
-        low, high = self.mean("bpb_low"), self.mean("bpb_high")
+    def interval(self, figure: str = "bpb") -> tuple[float, float] | None:
+        """The means over seeds of the ends of a figure's interval over documents."""
+        low, high = self.mean(f"{figure}_low"), self.mean(f"{figure}_high")
         return None if low is None or high is None else (low, high)
 
 
@@ -106,17 +105,27 @@ class Difference:
         return "yes, higher" if low > 0 else "no"
 
 
-def paired_difference(contender: Entry, baseline: Entry) -> Difference | None:
+def paired_difference(
+    contender: Entry, baseline: Entry, *, same_seeds: bool = True
+) -> Difference | None:
     """The difference of two entries, by a paired bootstrap over documents.
 
     For each seed that both have done, the difference of a document's bits is taken; the means of
     these over seeds are resampled by document, as a ratio of sums. The interval so tells how the
     difference depends on the documents, `by_seed` how it depends on the seed.
 
+    Args:
+        contender, baseline: of one corpus and budget.
+        same_seeds: whether runs of the same seed are paired; otherwise the only run of each is,
+            whatever its seed.
+
     Returns:
         None if no seed is done by both, or the tested documents are not known or not the same.
     """
-    ours, theirs = ({run.seed: run for run in entry.done} for entry in (contender, baseline))
+    ours, theirs = (
+        {run.seed if same_seeds else 0: run for run in entry.done}
+        for entry in (contender, baseline)
+    )
     seeds = sorted(ours.keys() & theirs.keys())
     pairs = [(ours[seed], theirs[seed]) for seed in seeds]
     sizes = {run.document_bytes for pair in pairs for run in pair}

@@ -45,6 +45,7 @@ def evaluate_targets(
     *,
     batch_size: int = 16,
     max_bytes: int | None = None,
+    by_row: bool = False,
 ) -> dict[str, Any]:
     """Scores the targets of a split with states deleted in fact ("hard") and hidden ("soft").
 
@@ -57,6 +58,8 @@ def evaluate_targets(
         split: which.
         batch_size: rows at a time.
         max_bytes: no further row is scored once there are this many inputs; None for all.
+        by_row: whether to tell the bits and the symbols of each row's targets, `row_bits` and
+            `row_symbols`.
 
     Returns:
         figures under names that say their units, ready for JSON.
@@ -89,6 +92,8 @@ def evaluate_targets(
         **tally.report(data.scripts),
         "machine": describe_machine(),
     }
+    if by_row:
+        report |= tally.by_row()
     if data.task == "pairs" or data.task in DIAGNOSTICS:
         report |= _matches(model, pairs(data, split), tally.rows, data.row_length, batch_size)
     report["seconds"] = time.perf_counter() - started
@@ -168,6 +173,11 @@ class _Tally:
         if deleted is None:
             return encoded, None, seconds
         return encoded, np.pad(deleted, ((0, 0), (0, slots - inputs.shape[1]))), seconds
+
+    def by_row(self) -> dict[str, list[float]]:
+        """Bits and symbols of each row's targets, states deleted in fact."""
+        nats, _, symbols = np.concatenate(self.by_mode["hard"]).T
+        return {"row_bits": (nats / math.log(2)).tolist(), "row_symbols": symbols.tolist()}
 
     def report(self, scripts: Iterable[str]) -> dict[str, Any]:
         report: dict[str, Any] = {}

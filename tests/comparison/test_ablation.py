@@ -1,5 +1,6 @@
 """Whole ablations of tiny models: what they write, how they go on, and what they refuse."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -9,9 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from bytelm.comparison import ablation as module
+from bytelm.comparison import ablate as module
 from bytelm.comparison import runs
-from bytelm.comparison.ablation import Ablation, run_ablation
+from bytelm.comparison.ablate import AblationPlan, run_ablation
+from bytelm.comparison.ablation import Ablation
 from bytelm.comparison.changes import changed
 from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
@@ -59,7 +61,10 @@ def ablation(tmp_path_factory) -> Ablation:
 def table(output: Path) -> list[dict]:
     """The rows of the table but the speeds, which differ from run to run."""
     points = json.loads((output / "table.json").read_text())["points"]
-    return [{k: v for k, v in point.items() if k != "bytes_per_second"} for point in points]
+    for row in points:
+        for holder in (row, *row["runs"]):
+            holder["figures"].pop("train_bytes_per_second", None)
+    return points
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +87,22 @@ def test_the_table_tells_all_points(whole, ablation):
     assert [(row["point"], row["state"]) for row in rows] == [("first", "done"), ("second", "done")]
     assert [row["changes"] for row in rows] == [{}, {"train.seed": 1}]
     for row in rows:
-        assert row["test_interval"] is None  # two documents are too few
-        assert 0 < row["test_bpb"] < 9
-        assert 0 < row["validation_bpb"] < 9
-        assert 2 < row["bytes_per_patch"] < 16
-        assert [step for step, _ in row["curve"]] == [1, 2]
-        assert row["parameters"] > 0 and row["forward_flops_per_byte"] > 0
-    assert rows[0]["test_bpb"] != rows[1]["test_bpb"]
+        figures = row["figures"]
+        assert 0 < figures["bpb"] < 9
+        assert "bpb_low" not in figures  # two documents are too few for an interval
+        assert 0 < figures["validation_bits"] < 9
+        assert 2 < figures["bytes_per_patch"] < 16
+        assert figures["parameters"] > 0 and figures["forward_flops_per_byte"] > 0
+        (run,) = row["runs"]
+        assert len(run["curve"]) == 1 and len(run["document_bits"]) == 2
+    first, second = (row["figures"]["bpb"] for row in rows)
+    assert rows[0]["difference"] is None
+    assert rows[1]["difference"]["bpb"] == pytest.approx(second - first) != 0
     assert (whole / "plot.png").read_bytes().startswith(b"\x89PNG")
-    lines = (whole / "table.md").read_text().splitlines()
-    assert len(lines) == 4
-    assert f"| second | {rows[1]['test_bpb']:.4f} |" in lines[3]
+    text = (whole / "table.md").read_text()
+    assert f"| second | {second:.4f} |" in text and "Differences from first" in text
+    with open(whole / "runs.csv") as file:
+        assert [float(row["bpb"]) for row in csv.DictReader(file)] == [first, second]
     assert not [path.name for path in whole.iterdir() if path.name.endswith(".tmp")]
 
 
@@ -101,7 +111,7 @@ def test_points_that_are_done_are_not_run_again(whole, copy, ablation, monkeypat
         raise AssertionError("was run again")
 
     monkeypatch.setattr(runs, "train", never)
-    monkeypatch.setattr(module, "evaluate", never)
+    monkeypatch.setattr(module, "text_figures", never)
     assert run_ablation(ablation, copy) == 0
     assert table(copy) == table(whole)
 
@@ -121,9 +131,9 @@ def test_another_extent_of_the_test_is_tested_anew(whole, copy, ablation, monkey
     monkeypatch.setattr(runs, "train", None)
     one = Ablation(ablation.base, {"second": SECOND})
     assert run_ablation(one, copy, max_bytes=10) == 0
-    report = json.loads((copy / "second" / "test_report.json").read_text())
-    assert report["documents"] == 1
-    assert json.loads((whole / "second" / "test_report.json").read_text())["documents"] == 2
+    for output, documents in ((copy, 1), (whole, 2)):
+        report = json.loads((output / "second" / "test_report.json").read_text())
+        assert len(report["document_bits"]) == documents
 
 
 @pytest.mark.parametrize(("point", "step"), [("first", 0), ("second", 1)])
@@ -173,7 +183,7 @@ def test_a_point_that_fails_does_not_stop_the_others(whole, copy, ablation, monk
     points = {"nowhere": {"data.files": ("nothing*.txt",)}, "diverging": {"train.steps": 9}}
     with monkeypatch.context() as patch:
         patch.setattr(runs, "train", diverge)
-        both = Ablation(ablation.base, {**points, **ablation.points})
+        both = Ablation(ablation.base, {**points, **ablation.points}, baseline="first")
         assert run_ablation(both, copy) == 1
     rows = table(copy)
     assert [row["state"] for row in rows] == ["failed", "failed", "done", "done"]
@@ -219,6 +229,64 @@ def test_changes_are_applied_together_and_deeply(ablation):
 def test_bad_points(ablation, points, sentence):
     with pytest.raises(UserError, match=sentence):
         Ablation(ablation.base, points)
+
+
+def test_seeds_are_averaged_and_rates_are_swept(ablation, tmp_path, capsys):
+    two = {"deep": {"model.global_depth": 2}, "base": {}}
+    many = Ablation(ablation.base, two, "base", seeds=(3, 4), learning_rates=(1.0, 2.0))
+    plan = AblationPlan(many, tmp_path)
+    assert (len(plan.sweep), plan.count()) == (4, 8)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="task 4 needs the learning rate of deep"):
+        run_ablation(many, tmp_path, task=4)
+    for task in range(5):  # the sweep, and a final run that was one of it
+        assert run_ablation(many, tmp_path, task=task) == 0
+    assert run_ablation(many, tmp_path) == 0
+    results = json.loads((tmp_path / "table.json").read_text())
+    deep, base = table(tmp_path)
+    for row in (deep, base):
+        bits = [run["figures"]["bpb"] for run in row["runs"]]
+        assert [run["seed"] for run in row["runs"]] == [3, 4] and bits[0] != bits[1]
+        assert row["figures"]["bpb"] == pytest.approx(np.mean(bits))
+        assert row["over_seeds"] == [min(bits), max(bits)]
+        tried = [each for each in results["sweep"] if each["contender"] == row["point"]]
+        best = min(tried, key=lambda each: each["validation_bpb"])
+        assert [each["chosen"] for each in tried] == [each is best for each in tried]
+        assert {run["learning_rate"] for run in row["runs"]} == {best["learning_rate"]}
+    assert deep["difference"]["seeds"] == 2 and len(deep["difference"]["by_seed"]) == 2
+    assert "less" in capsys.readouterr().out
+    assert "over seeds" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"baseline": "third"}, "the baseline 'third' is no point"),
+        ({"seeds": (1, 1)}, "one of its seeds twice"),
+        ({"seeds": (1, 2)}, "point second changes train.seed"),
+        ({"learning_rates": (0.0,)}, "give multiples above 0"),
+        ({"points": {"a": {}, "a-s1": {}}, "seeds": (0, 1)}, None),
+        ({"points": {"a": {}, "a-lr2": {}}, "learning_rates": (1.0, 2.0)}, None),
+        ({"points": {"a": {}, "a-lr1": {}}, "learning_rates": (1.0,)}, None),
+        (
+            {"points": {"a": {}, "a-lr2": {}}, "learning_rates": (1.0, 2.0), "seeds": (0, 1)},
+            None,
+        ),
+    ],
+)
+def test_bad_plans(ablation, changes, sentence):
+    if sentence is None:
+        names = [
+            run.name
+            for each in [dataclasses.replace(ablation, **changes)]
+            for point in each.points
+            for multiple in each.learning_rates
+            for run in each.runs_of(point, multiple)
+        ]
+        assert len(set(names)) == len(names)
+        return
+    with pytest.raises(UserError, match=sentence):
+        dataclasses.replace(ablation, **changes)
 
 
 @pytest.mark.parametrize("name", ablation_names())

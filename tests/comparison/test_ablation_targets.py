@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from bytelm.comparison.ablation import Ablation, run_ablation
+from bytelm.comparison.ablate import run_ablation
+from bytelm.comparison.ablation import Ablation
 from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
@@ -41,9 +42,9 @@ def cells(line):
 def test_the_table_of_encoder_decoder_points(tmp_path, capsys):
     ablation = Ablation(BASE, {"byt5": {}, "fixed": {"model": FIXED}})
     assert run_ablation(ablation, tmp_path, max_bytes=100) == 0
-    header, _, *lines = (tmp_path / "table.md").read_text().splitlines()
+    header, _, *lines = (tmp_path / "table.md").read_text().split("\n\n")[0].splitlines()
     columns = cells(header)
-    for name in ("test bits/target byte", "exact match", "deleted"):
+    for name in ("test bits/target byte", "less byt5", "exact match", "deleted"):
         assert name in columns
     assert not [name for name in columns if "bpb" in name or "patch" in name]
     byt5, fixed = (dict(zip(columns, cells(line), strict=True)) for line in lines)
@@ -51,14 +52,19 @@ def test_the_table_of_encoder_decoder_points(tmp_path, capsys):
     assert "bpb" not in capsys.readouterr().out
 
     points = json.loads((tmp_path / "table.json").read_text())["points"]
-    for point, row in zip(points, (byt5, fixed), strict=True):
-        assert (point["state"], point["test_bpb"], point["validation_bpb"]) == ("done", None, None)
-        assert point["test_interval"] is None  # the rows are too few
-        assert point["test_target_bits"] > 0
-        assert row["test bits/target byte"] == f"{point['test_target_bits']:.4f}"
-        assert row["exact match"] == f"{point['exact_match']:.2%}"
-        assert len(point["curve"]) == len(point["validation_curve"]) == 1
-    assert points[1]["encoder_time_saved"] is not None
+    bits = [point["figures"]["bits_per_target_byte"] for point in points]
+    for point, row, value in zip(points, (byt5, fixed), bits, strict=True):
+        figures = point["figures"]
+        assert point["state"] == "done" and "bpb" not in figures
+        assert "bits_per_target_byte_low" not in figures  # the rows are too few
+        assert row["test bits/target byte"] == f"{value:.4f}"
+        assert row["exact match"] == f"{figures['exact_match']:.2%}"
+        (run,) = point["runs"]
+        assert len(run["curve"]) == 1 and len(run["document_bits"]) > 1
+        total = sum(run["document_bits"]) / sum(run["document_bytes"])
+        assert total == pytest.approx(value)
+    assert points[1]["difference"]["bpb"] == pytest.approx(bits[1] - bits[0])
+    assert "encoder_time_saved" in points[1]["figures"]
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
