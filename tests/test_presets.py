@@ -16,7 +16,7 @@ from bytelm.presets import (
     preset_names,
     run_file,
 )
-from bytelm.training.loop import row_flops
+from bytelm.training.program import row_flops
 from bytelm.training.sharding import path_name
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -20,7 +20,7 @@ from bytelm.errors import UserError
 from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.languages import languages, read_parallel
 from bytelm.evaluation.robustness import robustness
-from bytelm.training.loop import build_program, row_flops
+from bytelm.training.program import build_program, row_flops
 from bytelm.training.sharding import place_batch
 
 BATCH = 16

@@ -10,6 +10,7 @@ from bytelm.comparison.record import State, SweepRow
 from bytelm.comparison.runs import TEST_REPORT, Outcome, carry_out, is_trained, metrics
 from bytelm.config import ExperimentConfig
 from bytelm.errors import UserError
+from bytelm.training.program import forget_programs, shares_program
 from bytelm.training.run_directory import lock
 
 
@@ -208,6 +209,9 @@ class Plan(ABC, Generic[R]):
             print(f"{what} {number} of {len(runs)}: {run.name}, {run.config.train.steps} steps")
             self.outcomes[self.key(run)] = do(run)
             self.report()
+            # What a run compiled is kept as long as the next one needs it, and no longer.
+            if number == len(runs) or not shares_program(run.config, runs[number].config):
+                forget_programs()
             if self.outcomes[self.key(run)].state == "stopped":
                 return True
         return False

@@ -30,7 +30,7 @@ from bytelm.config import ExperimentConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.terminal_console import TerminalConsole
 from bytelm.training.hardware import describe_machine
-from bytelm.training.loop import row_flops
+from bytelm.training.program import row_flops
 from bytelm.whole_file import write_whole
 
 

@@ -1,6 +1,5 @@
 """Runs of ablations and comparisons: trained to the end, or resumed, and tested once."""
 
-import gc
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -60,10 +59,6 @@ def carry_out(
     except (UserError, jax.errors.JaxRuntimeError) as error:  # the latter when memory runs out
         print(f"{run_dir.name} failed: {error}")
         return Outcome("failed", str(error))
-    finally:
-        # What a run compiled and held no other uses.
-        gc.collect()
-        jax.clear_caches()
 
 
 def check_saved(run_dir: Path, config: ExperimentConfig) -> None:

@@ -13,7 +13,7 @@ from bytelm.data.rows import open_tokenizer
 from bytelm.data.sources import open_sources
 from bytelm.data.tokens import token_corpus
 from bytelm.errors import UserError
-from bytelm.training.loop import row_flops
+from bytelm.training.program import row_flops
 
 VALIDATIONS = 10
 """Validations of a run: the points of its learning curve."""

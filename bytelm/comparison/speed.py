@@ -12,7 +12,7 @@ from bytelm.comparison.comparison import Run
 from bytelm.data.loader import ValidationBatches
 from bytelm.errors import UserError
 from bytelm.training.hardware import describe_machine
-from bytelm.training.loop import build_program
+from bytelm.training.program import build_program
 from bytelm.training.timing import RepeatedStep, Timing, in_turns, repeated_step
 from bytelm.whole_file import write_whole
 

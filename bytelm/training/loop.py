@@ -19,10 +19,9 @@ from bytelm.data.rows import open_tokenizer
 from bytelm.errors import UserError
 from bytelm.inference.generation import Generator, missing_methods
 from bytelm.inference.transduction import Transducer
-from bytelm.models import Batch, ModelConfig
+from bytelm.models import Batch
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hierarchy import HierarchyConfig
-from bytelm.models.transformer import TransformerConfig
 from bytelm.subword.carried import carry_tokenizer
 from bytelm.training.checkpoint import Checkpoints, last_step
 from bytelm.training.display import Display, format_duration
@@ -30,12 +29,13 @@ from bytelm.training.distributed import StopRequest, gather_json
 from bytelm.training.hardware import peak_flops
 from bytelm.training.initial import start_from
 from bytelm.training.metrics import MetricsWriter
+from bytelm.training.program import build_program, row_flops
 from bytelm.training.progress import Progress
 from bytelm.training.provenance import provenance
 from bytelm.training.record import Record, warnings
 from bytelm.training.resume import Start, check_change, check_checkpoints_are_there
-from bytelm.training.sharding import check_batch, place_batch, row_share, single_device_mesh
-from bytelm.training.step import State, TrainProgram, train_program
+from bytelm.training.sharding import place_batch, row_share, single_device_mesh
+from bytelm.training.step import State
 from bytelm.training.trained_text import keep_record
 from bytelm.training.validation import Validation
 from bytelm.vocabulary import BYTES
@@ -55,78 +55,6 @@ class TrainResult:
     step: int
     validation_bits: float | None
     interrupted: bool
-
-
-def build_program(config: ExperimentConfig, mesh: jax.sharding.Mesh) -> TrainProgram:
-    """The training program that a config asks for.
-
-    Raises:
-        UserError: if the data do not supply what the model needs, or the mesh divides no batch.
-    """
-    _check_supply(config)
-    check_batch(config.data.batch_size, mesh, config.train.accumulation)
-    return train_program(
-        config.model,
-        config.optimizer.build(config.train.steps),
-        mesh,
-        config.train.accumulation,
-        len(config.data.scripts),
-    )
-
-
-def row_flops(config: ExperimentConfig, patches: float | None = None) -> float:
-    """Matrix-product FLOPs of the forward pass of one row, as `ModelConfig.forward_flops` counts.
-
-    With an encoder, `patches` are the states that it keeps.
-    """
-    data, model = config.data, config.model
-    if isinstance(model, EncoderDecoderConfig):
-        return model.forward_flops(data.sequence_length, patches, target_length=data.row_length)
-    return model.forward_flops(data.sequence_length, patches)
-
-
-def _check_supply(config: ExperimentConfig) -> None:
-    model, data = config.model, config.data
-    has_encoder = isinstance(model, EncoderDecoderConfig)
-    if has_encoder and data.task == "next_byte":
-        raise UserError(
-            f"the family {model.family} has an encoder, and data.task is next_byte; choose a task "
-            "with inputs, such as --data.task span_corruption."
-        )
-    if not has_encoder and data.task != "next_byte":
-        raise UserError(
-            f"data.task is {data.task}, and the family {model.family} has no encoder to read its "
-            "inputs; choose --data.task next_byte, or a preset of byt5 or mrt5."
-        )
-    tokenizer = open_tokenizer(data)
-    size = BYTES if tokenizer is None else tokenizer.size
-    if model.symbols.size != size:
-        raise UserError(
-            f"the model is of {_symbols(model.symbols.size)}, and the text is of {_symbols(size)}; "
-            f"{_advice(model, size)}."
-        )
-    if model.needs_unigram and data.unigram is None:
-        raise UserError(
-            "the model's boundaries are those of a SentencePiece Unigram model, and there is none: "
-            "make one with `bytelm data unigram` and name it with --data.unigram."
-        )
-    if model.scripts and model.scripts != data.scripts:
-        raise UserError(
-            f"the model has bands for the scripts {', '.join(model.scripts)}, and data.scripts is "
-            f"{', '.join(data.scripts) or 'empty'}; give --data.scripts {' '.join(model.scripts)}, "
-            "and say with --data.script-key or --data.script which one a document has."
-        )
-
-
-def _symbols(size: int) -> str:
-    return "bytes" if size == BYTES else f"{size} tokens"
-
-
-def _advice(model: ModelConfig, size: int) -> str:
-    if not isinstance(model, TransformerConfig):
-        return f"the family {model.family} is of bytes alone: leave out --data.tokenizer"
-    named = "name its tokenizer with --data.tokenizer, or " if size == BYTES else ""
-    return f"{named}give --model.vocabulary {size}"
 
 
 def train(

@@ -86,9 +86,15 @@ class OptimizerConfig(Checked, name="optimizer"):
                     f"optimizer: {pattern!r} is no regular expression ({error}); correct it."
                 ) from None
 
-    def learning_rates(self, steps: int) -> optax.Schedule:
-        """Learning rate of each step, from 0 to `steps` - 1, of a run of `steps` steps."""
-        peak, last = self.learning_rate, self.learning_rate * self.final
+    def learning_rates(self, steps: int, peak: Any = None) -> optax.Schedule:
+        """Learning rate of each step, from 0 to `steps` - 1, of a run of `steps` steps.
+
+        Args:
+            steps: of the run.
+            peak: float32 scalar in place of `learning_rate`, such as an argument of a program.
+        """
+        peak = self.learning_rate if peak is None else peak
+        last = peak * self.final
         warmup = round(self.warmup * steps)
         rise = optax.linear_schedule(0.0, peak, warmup) if warmup else None
         if self.schedule == "constant":
@@ -109,8 +115,12 @@ class OptimizerConfig(Checked, name="optimizer"):
         # The first step already moves, and the last one has the final rate.
         return lambda step: joined(step + 1)
 
-    def build(self, steps: int) -> optax.GradientTransformation:
-        """The optimiser for a run of `steps` steps."""
+    def build(self, steps: int) -> optax.GradientTransformationExtraArgs:
+        """The optimiser for a run of `steps` steps.
+
+        Its `update` takes `learning_rate`, a peak in place of the config's, so that runs that
+        differ in it alone can share a compiled step.
+        """
         adam = optax.scale_by_adam(self.beta1, self.beta2, self.epsilon)
         if self.name == "muon":
             update = optax.partition({"muon": self._muon(), "adamw": adam}, _muon_labels)
@@ -121,8 +131,23 @@ class OptimizerConfig(Checked, name="optimizer"):
             update,
             optax.add_decayed_weights(self.weight_decay, mask=self._is_decayed),
             optax.stateless(self._multiply),
-            optax.scale_by_learning_rate(self.learning_rates(steps)),
+            self._descend(steps),
         )
+
+    def _descend(self, steps: int) -> optax.GradientTransformationExtraArgs:
+        """Multiplies updates by minus the learning rate."""
+
+        def init(params: Any) -> optax.ScaleByScheduleState:
+            return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+        def update(
+            updates: Any, state: Any, params: Any = None, *, learning_rate: Any = None, **_: Any
+        ) -> tuple[Any, optax.ScaleByScheduleState]:
+            rate = -self.learning_rates(steps, learning_rate)(state.count)
+            scaled = jax.tree.map(lambda u: jnp.asarray(rate, u.dtype) * u, updates)
+            return scaled, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+        return optax.GradientTransformationExtraArgs(init, update)
 
     def _muon(self) -> optax.GradientTransformation:
         def dimensions(params: Any) -> Any:

@@ -6,7 +6,7 @@ import jax
 
 from bytelm.config import ExperimentConfig
 from bytelm.data.loader import train_loader
-from bytelm.training.loop import build_program
+from bytelm.training.program import build_program
 from bytelm.training.sharding import place_batch, row_share
 
 WARM_UP = 2

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -98,7 +99,8 @@ class TrainProgram:
         graphdef: the model without its parameters; `nnx.merge(graphdef, params)` is the model.
         shardings: of the state, in the state's own structure.
         init: seed -> state.
-        train: (state, batch) -> (state, metrics); the state is donated.
+        step: (state, batch, learning rate) -> (state, metrics); the state is donated.
+        learning_rate: the peak that `train` gives to `step`; None for the optimiser's own.
         evaluate: (params, batch) -> sums over the batch, as `score` gives them.
     """
 
@@ -106,8 +108,17 @@ class TrainProgram:
     abstract_state: State
     shardings: State
     init: Callable[[int], State]
-    train: Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
+    step: Any
     evaluate: Callable[[Any, Batch], dict[str, jax.Array]]
+    learning_rate: np.float32 | None = None
+
+    def train(self, state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+        """One step: the new state, and the metrics; the old state is donated."""
+        return self.step(state, batch, self.learning_rate)
+
+    def lower_train(self, state: State, batch: Batch) -> Any:
+        """`train` as a `jax.stages.Lowered`; arrays may be abstract."""
+        return self.step.lower(state, batch, self.learning_rate)
 
 
 def train_program(
@@ -165,7 +176,11 @@ def train_program(
 
         return jax.grad(loss, has_aux=True)(params)
 
-    def train(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+    update = optax.with_extra_args_support(optimizer).update
+
+    def step(
+        state: State, batch: Batch, learning_rate: jax.Array | None
+    ) -> tuple[State, dict[str, jax.Array]]:
         params = state["params"]
         batch = dataclasses.replace(batch, keys=_row_keys(state, len(batch.ids)))
         steering = state["controllers"]
@@ -187,7 +202,8 @@ def train_program(
             )
         grads = jax.tree.map(lambda g: g / sums["symbols"], grads)
         norm = optax.tree.norm(grads)
-        updates, optimizer_state = optimizer.update(grads, state["optimizer"], params)
+        peak = {} if learning_rate is None else {"learning_rate": learning_rate}
+        updates, optimizer_state = update(grads, state["optimizer"], params, **peak)
         advanced = {
             "params": optax.apply_updates(params, updates),
             "optimizer": optimizer_state,
@@ -226,8 +242,8 @@ def train_program(
         abstract_state=abstract_state,
         shardings=shardings,
         init=jax.jit(init, out_shardings=shardings),
-        train=jax.jit(
-            train,
+        step=jax.jit(
+            step,
             donate_argnums=0,
             out_shardings=(shardings, replicated),
             compiler_options=compiler_options,

@@ -66,7 +66,7 @@ def repeated_step(program: TrainProgram, batch: Batch, mesh: jax.sharding.Mesh) 
     placed = place_batch(batch, mesh)
     state = program.init(0)
     with jax.set_mesh(mesh):
-        compiled = program.train.lower(state, placed).compile()  # type: ignore[attr-defined]
+        compiled = program.lower_train(state, placed).compile()
 
     def run() -> None:
         nonlocal state

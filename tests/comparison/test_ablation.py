@@ -21,6 +21,7 @@ from bytelm.errors import UserError
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.presets import ablation_names, find_file, run_file
+from bytelm.training import program
 from bytelm.training.distributed import StopRequest
 from bytelm.training.sharding import MeshConfig
 
@@ -231,7 +232,12 @@ def test_bad_points(ablation, points, sentence):
         Ablation(ablation.base, points)
 
 
-def test_seeds_are_averaged_and_rates_are_swept(ablation, tmp_path, capsys):
+def test_seeds_are_averaged_and_rates_are_swept(ablation, tmp_path, capsys, monkeypatch):
+    made = []
+    train_program = program.train_program
+    monkeypatch.setattr(
+        program, "train_program", lambda *all: made.append(all) or train_program(*all)
+    )
     two = {"deep": {"model.global_depth": 2}, "base": {}}
     many = Ablation(ablation.base, two, "base", seeds=(3, 4), learning_rates=(1.0, 2.0))
     plan = AblationPlan(many, tmp_path)
@@ -239,9 +245,13 @@ def test_seeds_are_averaged_and_rates_are_swept(ablation, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="task 4 needs the learning rate of deep"):
         run_ablation(many, tmp_path, task=4)
-    for task in range(5):  # the sweep, and a final run that was one of it
+    for task in (0, 1, 4):  # the sweep of `deep`, and a final run that was one of it
         assert run_ablation(many, tmp_path, task=task) == 0
+    program.forget_programs()
+    made.clear()
     assert run_ablation(many, tmp_path) == 0
+    # The two rates of `base` share a program, and so do all that are final of a point.
+    assert len(made) == 3
     results = json.loads((tmp_path / "table.json").read_text())
     deep, base = table(tmp_path)
     for row in (deep, base):

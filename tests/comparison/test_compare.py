@@ -21,8 +21,8 @@ from bytelm.models.byt5 import ByT5Config
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.distributed import StopRequest
-from bytelm.training.loop import row_flops
 from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.program import row_flops
 from bytelm.training.sharding import MeshConfig
 
 FLAT = TransformerConfig(width=16, depth=1, head_width=8)

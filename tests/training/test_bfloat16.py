@@ -95,7 +95,7 @@ def test_every_matrix_product_is_one_of_the_bfloat16_units(config):
     config = dataclasses.replace(config, compute_dtype="bfloat16")
     mesh, program, state, batch = lowered(config)
     with jax.set_mesh(mesh):
-        text = program.train.lower(state, batch).compile().as_text()
+        text = program.lower_train(state, batch).compile().as_text()
     types = dict(re.findall(r"%([\w.\-]+) = (\w+)\[", text))
     factors = [names.split(", ") for names in re.findall(r" dot\(([^)]*)\)", text)]
     assert len(factors) > 8

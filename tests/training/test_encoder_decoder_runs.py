@@ -24,8 +24,9 @@ from bytelm.training import loop
 from bytelm.training.checkpoint import FOLDER, Checkpoints, load_model, save_model
 from bytelm.training.distributed import StopRequest
 from bytelm.training.initial import start_from
-from bytelm.training.loop import TrainResult, build_program, train
+from bytelm.training.loop import TrainResult, train
 from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.program import build_program
 from bytelm.training.run_directory import remove_if_unused
 from bytelm.training.sharding import MeshConfig, place_batch, single_device_mesh
 from bytelm.training.step import train_program

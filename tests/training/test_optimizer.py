@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +59,24 @@ def test_learning_rate_without_warm_up_starts_near_the_peak(schedule):
     config = OptimizerConfig(learning_rate=2, schedule=schedule, warmup=0, decay=0.5)
     assert 1.9 < float(config.learning_rates(10)(0)) <= 2
     assert np.isfinite(float(config.learning_rates(1)(0)))
+
+
+@pytest.mark.parametrize(
+    "schedule", ["cosine", "quarter_cosine", "warmup_stable_decay", "constant"]
+)
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_learning_rate_given_to_the_update_is_that_of_the_config(schedule, name):
+    config = OptimizerConfig(name=name, learning_rate=0.03, schedule=schedule, warmup=0.2)
+    other = dataclasses.replace(config, learning_rate=1.0).build(10)
+    own, rate = config.build(10), np.float32(config.learning_rate)
+    wanted, found = own.init(params()), other.init(params())
+    assert jax.tree.structure(wanted) == jax.tree.structure(found)
+    given = jax.jit(lambda g, s, p, rate: other.update(g, s, p, learning_rate=rate))
+    for step in range(10):
+        updates, wanted = jax.jit(own.update)(params(step), wanted, params())
+        same, found = given(params(step), found, params(), rate)
+        # `peak - last` is rounded to float32 in the one, and to float64 before that in the other.
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-7), updates, same)
 
 
 def test_adamw_is_that_of_the_paper():

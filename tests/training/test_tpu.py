@@ -50,7 +50,7 @@ def compiled():
     rows = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32, sharding=by_row)
     # Layers ask what they are traced for.
     with jax.set_mesh(mesh), mock.patch.object(jax, "default_backend", lambda: "tpu"):
-        return program, program.train.lower(state, Batch(rows, rows, rows)).compile()
+        return program, program.lower_train(state, Batch(rows, rows, rows)).compile()
 
 
 def test_each_chip_holds_its_share(compiled):
