@@ -255,7 +255,7 @@ class _Run:
         """Compiles the training step, which the first call of it would do in the time of a step."""
         self.display.message("compiling the training step")
         begin = time.perf_counter()
-        self.program.train.lower(self.state, batch).compile()  # type: ignore[attr-defined]
+        self.program.lower_train(self.state, batch).compile()
         seconds = time.perf_counter() - begin
         self.display.message(f"compiled in {format_duration(seconds)}")
         self.progress.compile_seconds += seconds
