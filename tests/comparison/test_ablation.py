@@ -64,7 +64,8 @@ def table(output: Path) -> list[dict]:
     points = json.loads((output / "table.json").read_text())["points"]
     for row in points:
         for holder in (row, *row["runs"]):
-            holder["figures"].pop("train_bytes_per_second", None)
+            for name in ("train_bytes_per_second", "compile_seconds", "training_seconds"):
+                holder["figures"].pop(name, None)
     return points
 
 
