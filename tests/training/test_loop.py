@@ -172,8 +172,8 @@ def test_times_are_of_the_steps_alone(config, tmp_path, monkeypatch):
 
     def timed_program(config, mesh):
         program = build(config, mesh)
-        step, evaluate = TimedStep(program.train, clock), clock.timed(program.evaluate, 100.0)
-        return dataclasses.replace(program, train=step, evaluate=evaluate)
+        step, evaluate = TimedStep(program.step, clock), clock.timed(program.evaluate, 100.0)
+        return dataclasses.replace(program, step=step, evaluate=evaluate)
 
     monkeypatch.setattr(loop, "build_program", timed_program)
     for module in ("loop", "record", "progress"):
