@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from bytelm import usage
+from bytelm import output, usage
 from bytelm.checked import did_you_mean
 from bytelm.commands import (
     ConvertCommand,
@@ -39,6 +39,7 @@ from bytelm.presets import (
     run_file,
     some_names,
 )
+from bytelm.stopping import Stopped, StopSignals
 from bytelm.terminal_text import escape_unwritable, log_to_terminal, printable
 
 T = TypeVar("T")
@@ -99,7 +100,7 @@ def train_command(arguments: Sequence[str]) -> int:
                 verify=command.verify,
                 allow_config_change=command.allow_config_change,
             )
-        except UserError:
+        except (UserError, Stopped):
             if is_main:
                 remove_if_unused(run_dir)
             raise
@@ -440,6 +441,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 
+TRAINING = ("train", "ablate", "compare")
+"""Commands that go on where their output cannot be written."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status (2 for a mistake in the input)."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -448,6 +453,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
     escape_unwritable(sys.stdout, sys.stderr)
     log_to_terminal()
+    output.open_standard_streams()
+    with StopSignals(owns_process=True):
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(usage.overview(COMMANDS))
@@ -462,7 +473,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"there is no command {name!r}{did_you_mean(name, COMMANDS)}; there are "
                 f"{', '.join(COMMANDS)}."
             )
-        return COMMANDS[name](arguments[1:])
+        with output.may_fail() if name in TRAINING else contextlib.nullcontext():
+            return COMMANDS[name](arguments[1:])
     except UserError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
@@ -472,8 +484,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except Stopped as stopped:
+        return stopped.status
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ import numpy as np
 
 from bytelm.data.config import DIAGNOSTICS, DataConfig, Split
 from bytelm.data.diagnostics import EVALUATION_ROWS
-from bytelm.data.order import ShuffledBatches, in_workers
+from bytelm.data.order import ShuffledBatches
 from bytelm.data.rows import evaluation_rows, join_fingerprints, open_unigram, training_rows
 from bytelm.data.sources import open_sources
 from bytelm.data.stream import stream_rows
+from bytelm.data.workers import WorkerIterator
 from bytelm.errors import UserError
 from bytelm.models.contract import Batch
 
@@ -93,7 +94,7 @@ class PackedLoader:
         prefetched = grain.MapDataset.source(batches).to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
         )
-        self._iterator = iter(in_workers(prefetched, self._config.workers))
+        self._iterator = WorkerIterator(prefetched, self._config.workers)
 
     def __iter__(self) -> Iterator[Batch]:
         """Itself."""
@@ -140,7 +141,7 @@ class StreamLoader:
         batches = rows.batch(config.batch_size // process_count)
         if not config.workers:
             batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=4)
-        self._iterator = iter(in_workers(batches, config.workers))
+        self._iterator = WorkerIterator(batches, config.workers)
         if process_index == 0:
             logger.warning(
                 "data.read is stream: this run resumes exactly on %d process(es) only, with "

@@ -2,13 +2,11 @@
 
 import functools
 import hashlib
-import signal
 import sys
 from collections.abc import Sequence
 
 import grain
 import numpy as np
-from absl import flags
 
 from bytelm.data.packing import ConcatenatedRows
 
@@ -94,20 +92,6 @@ class EndlessShuffle:
 def _permutation(count: int, seed: int) -> np.ndarray:
     # RandomState, because numpy promises never to change its streams.
     return np.random.RandomState(seed).permutation(count)
-
-
-def in_workers(dataset: grain.IterDataset, workers: int) -> grain.IterDataset:
-    """Has `workers` processes prepare the elements; with 0, this process does."""
-    if workers and not flags.FLAGS.is_parsed():
-        # Grain's workers read absl flags, which this program's command line does not use.
-        flags.FLAGS.mark_as_parsed()
-    options = grain.MultiprocessingOptions(num_workers=workers)
-    return dataset.mp_prefetch(options, worker_init_fn=_ignore_interrupts)
-
-
-def _ignore_interrupts(worker: int, workers: int) -> None:
-    """Ctrl-C reaches the workers too, and the trainer still needs their batches to stop cleanly."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def source_seed(seed: int, number: int) -> int:

@@ -2,8 +2,6 @@
 
 import json
 import os
-import signal
-from types import FrameType, TracebackType
 from typing import Any
 
 import jax
@@ -13,6 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bytelm.errors import UserError
+from bytelm.stopping import StopSignals
 
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -37,47 +36,45 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         ) from None
 
 
-class StopRequest:
-    """Catches SIGTERM and SIGINT, so that every process stops after the same step.
+class StopRequest(StopSignals):
+    """Hears requests to stop a run, so that every process stops after the same step.
 
-    The first signal asks for a clean stop; a second SIGINT interrupts at once.
+    Before `defer` is called there is nothing to save, and a signal ends the run at once.
     """
 
+    ended = "stopped on request ({}) before the first step; no checkpoint was written"
+    deferred = (
+        "stop requested ({}): a checkpoint is saved, then the run ends; another Ctrl-C ends it "
+        "without waiting for that"
+    )
+    abandoned = "stopped without waiting for a checkpoint; those completed before are intact"
+
     def __init__(self, mesh: Mesh):
-        self.requested = False
+        super().__init__()
         self._mesh = mesh
-        self._previous: dict[int, Any] = {}
-        self._agreed: jax.Array | None = None
+        self._stopping = False
+        self._asked: jax.Array | None = None
         self._any = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
-
-    def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
 
     def agreed(self) -> bool:
         """Whether to stop before the next step; the same answer in every process.
 
-        With several processes the answer is that of one step ago, so that asking does not wait.
+        With several processes the answer is that of one question ago, so that asking does not
+        wait. Once it is True it stays so.
         """
+        return self._agree()
+
+    def agreed_midway(self) -> bool:
+        """Whether to leave what is done between two steps; asked in every process, as `agreed`."""
+        return self._agree()
+
+    def _agree(self) -> bool:
         if jax.process_count() == 1:
             return self.requested
-        last, self._agreed = self._agreed, self._ask()
-        return last is not None and bool(last)
+        if not self._stopping:
+            last, self._asked = self._asked, self._ask()
+            self._stopping = last is not None and bool(last)
+        return self._stopping
 
     def _ask(self) -> jax.Array:
         sharding = NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))

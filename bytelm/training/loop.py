@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from bytelm import output
 from bytelm.config import ExperimentConfig, saved_form, to_dict, to_json
 from bytelm.data.loader import train_loader
 from bytelm.data.rows import open_tokenizer
@@ -37,6 +38,7 @@ from bytelm.training.resume import Start, check_change, check_checkpoints_are_th
 from bytelm.training.sharding import place_batch, row_share, single_device_mesh
 from bytelm.training.step import State
 from bytelm.training.trained_text import keep_record
+from bytelm.training.unreadable_text import reading_failed
 from bytelm.training.validation import Validation
 from bytelm.vocabulary import BYTES
 from bytelm.whole_file import write_whole
@@ -68,7 +70,8 @@ def train(
 ) -> TrainResult:
     """Trains, from the beginning or from the last checkpoint in `run_dir`, and saves as it goes.
 
-    SIGTERM and SIGINT end it after the current step with a checkpoint.
+    Once the first step is done, each of `bytelm.stopping.SIGNALS` ends it after the current step
+    with a checkpoint. Where output or metrics cannot be written, it goes on with a warning.
 
     Args:
         step: the checkpoint to resume from; None for the last one that can be read. Later ones
@@ -77,7 +80,9 @@ def train(
 
     Raises:
         UserError: a config that cannot run here, a run that cannot be resumed, a disk that is
-            full, or `train.max_skipped` steps in a row without a finite loss and gradient.
+            full, text that cannot be read (after a checkpoint), or `train.max_skipped` steps in a
+            row without a finite loss and gradient.
+        Stopped: a signal before the end of the first step.
     """
     config = saved_form(config)
     if not resume and (run_dir / CONFIG).exists():
@@ -90,7 +95,7 @@ def train(
     if resume:
         check_checkpoints_are_there(run_dir, step)
     mesh = config.mesh.build()
-    with jax.set_mesh(mesh), StopRequest(mesh) as stop:
+    with output.may_fail(), jax.set_mesh(mesh), StopRequest(mesh) as stop:
         run = _Run(config, run_dir, mesh, Start(resume, step, verify, allow_config_change))
         try:
             result = run.run(stop)
@@ -129,6 +134,7 @@ class _Run:
         self.record = Record()
         self.compiled = False
         self.warned: set[tuple[str, str]] = set()
+        self.failure: Exception | None = None
         if resuming:
             self._restore(start)
         self.provenance = provenance()
@@ -199,7 +205,7 @@ class _Run:
     def run(self, stop: StopRequest) -> TrainResult:
         """Trains to the end or until `stop` asks for it."""
         config = self.config.train
-        first = self.step
+        self.stop, first = stop, self.step
         with (
             self._writer() if self.is_main else contextlib.nullcontext() as self.writer,
             Display(config.steps) as self.display,
@@ -216,30 +222,35 @@ class _Run:
             pending: tuple[int, dict[str, jax.Array]] | None = None
             while True:
                 done = self.step >= config.steps
-                stopping = not done and stop.agreed()
+                stopping = self.failure is not None or (not done and stop.agreed())
                 # On the way to a stop there may be no time to validate; resuming will.
                 validating = (
                     not stopping
                     and self.step > self.validated
                     and (done or self.step % config.validate_every == 0)
                 )
-                saving = self.step > first and (
-                    done or stopping or self.step % config.checkpoint_every == 0
-                )
-                if pending and (validating or saving):
+                due = done or stopping or self.step % config.checkpoint_every == 0
+                if pending and (validating or due):
                     self._take(*pending)
                     pending = None
                 bits = self._validate() if validating else None
+                stopping = stopping or (validating and bits is None)
                 better = bits is not None and bits < self.best
                 self.best = min(self.best, bits) if bits is not None else self.best
-                if saving or better:
+                if better or (self.step > first and (due or stopping)):
                     self._save(bits)
+                if bits is not None:
+                    self._sample()
                 if done or stopping:
                     break
-                batch = place_batch(next(self.batches), self.mesh)
+                batch = self._read()
+                if batch is None:
+                    continue
                 if not self.compiled:
                     self._compile(batch)
                 self.state, metrics = self.program.train(self.state, batch)
+                if self.step == first:
+                    stop.defer(self.display.message)
                 self.step += 1
                 if pending:
                     self._take(*pending)
@@ -249,7 +260,26 @@ class _Run:
                 if self.mesh.devices.flat[0].platform == "cpu":
                     self._take(*pending)
                     pending = None
+        if self.failure is not None and not stop.requested:
+            self.checkpoints.wait()
+            raise self._reading_failed(self.failure) from None
         return TrainResult(self.run_dir, self.step, self.last_validation, stopping)
+
+    def _read(self) -> Batch | None:
+        """The next batch; None, with `failure` set, where it cannot be read and the run can save.
+
+        One of several processes cannot save without the others, which do not know.
+        """
+        try:
+            return place_batch(next(self.batches), self.mesh)
+        except Exception as error:  # whatever readers and their worker processes raise
+            if jax.process_count() > 1:
+                raise self._reading_failed(error) from None
+            self.failure = error
+            return None
+
+    def _reading_failed(self, error: Exception) -> Exception:
+        return reading_failed(error, self.checkpoints.last_step, self.run_dir)
 
     def _compile(self, batch: Batch) -> None:
         """Compiles the training step, which the first call of it would do in the time of a step."""
@@ -328,29 +358,37 @@ class _Run:
             seconds = self.record.seconds
             self.writer.write(step, {**scalars, **self.progress.metrics(seconds)})
 
-    def _validate(self) -> float:
-        """Bits per byte (`measure`) of the validation text; and a sample."""
+    def _validate(self) -> float | None:
+        """Bits per byte (`measure`) of the validation text.
+
+        None where it was left because the run is to stop.
+        """
         with self.record.paused():
-            found = self.validation(self.state["params"])
+            found = self.validation(self.state["params"], self.stop.agreed_midway)
+            if found is None:
+                return None
             self.validated, self.last_validation = self.step, found.bits
             self._report(self.step, found.metrics)
             self._warn(found.details, "in validation")
-            if self.config.train.sample_bytes and not self.missing:
-                self._sample(self.config.train.sample_bytes)
         return found.bits
 
-    def _sample(self, count: int) -> None:
-        whole = jax.tree.map(
-            lambda _: NamedSharding(self.mesh, PartitionSpec()), self.state["params"]
-        )
-        gathered = jax.jit(lambda params: params, out_shardings=whole)(self.state["params"])
-        if self.writer:
-            params = jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)
-            # Generation runs on one device: outside the mesh of the run.
-            with jax.set_mesh(single_device_mesh()):
-                shown = self._sampled_text(params, count)
-            self.display.message(f"--- sample at step {self.step} ---\n{shown}\n---")
-            self.writer.write_text(self.step, "sample", shown)
+    def _sample(self) -> None:
+        """Shows what the model writes; after the save, since it may take long."""
+        count = self.config.train.sample_bytes
+        if not count or self.missing or self.stop.agreed_midway():
+            return
+        with self.record.paused():
+            whole = jax.tree.map(
+                lambda _: NamedSharding(self.mesh, PartitionSpec()), self.state["params"]
+            )
+            gathered = jax.jit(lambda params: params, out_shardings=whole)(self.state["params"])
+            if self.writer:
+                params = jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)
+                # Generation runs on one device: outside the mesh of the run.
+                with jax.set_mesh(single_device_mesh()):
+                    shown = self._sampled_text(params, count)
+                self.display.message(f"--- sample at step {self.step} ---\n{shown}\n---")
+                self.writer.write_text(self.step, "sample", shown)
 
     def _sampled_text(self, params: Any, count: int) -> str:
         """A continuation of nothing; with an encoder, what the likeliest targets are."""

@@ -1,7 +1,7 @@
 """Validation while training: one figure for all of the validation text, and one for each source."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,13 +62,15 @@ class Validation:
         for source in self.text.sources:
             yield from self.text.batches(source)
 
-    def __call__(self, params: Any) -> Validated:
-        """Scores all rows."""
+    def __call__(self, params: Any, leave: Callable[[], bool] = lambda: False) -> Validated | None:
+        """Scores all rows; None where `leave`, which is asked before each batch, said so."""
         total: dict[str, Any] = {}
         bits_of_sources: dict[str, float] = {}
         for source in self.text.sources:
             sums: dict[str, Any] = {}
             for batch in self.text.batches(source):
+                if leave():
+                    return None
                 _add(sums, self._evaluate(params, batch), 1.0)
             bits_of_sources[source.name] = measure(sums, self._has_encoder)[1]
             _add(total, sums, source.factor)

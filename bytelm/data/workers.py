@@ -1,0 +1,106 @@
+"""Processes that prepare batches: they leave signals to the trainer, and end with it."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import Any
+
+import grain
+from absl import flags
+
+from bytelm.errors import UserError
+from bytelm.stopping import SIGNALS
+
+_DIED = "Worker process was terminated unexpectedly with exit code "
+"""How Grain begins to say so; the code follows."""
+
+
+class WorkerIterator:
+    """The elements of a dataset, prepared by `workers` processes; with 0, by this one.
+
+    A stop is the trainer's to serve: it needs batches to end cleanly, and signals often go to all
+    processes of a job. So the workers are started with the signals blocked.
+    """
+
+    def __init__(self, dataset: grain.IterDataset, workers: int) -> None:
+        if workers and not flags.FLAGS.is_parsed():
+            # Grain's workers read absl flags, which this program's command line does not use.
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(num_workers=workers)
+        with _signals_blocked():
+            self._iterator = iter(dataset.mp_prefetch(options, worker_init_fn=_end_with_parent))
+        self._started = False
+
+    def __iter__(self) -> Iterator[Any]:
+        """Itself."""
+        return self
+
+    def __next__(self) -> Any:
+        """The next element.
+
+        Raises:
+            UserError: a worker process was killed.
+        """
+        try:
+            if self._started:
+                return next(self._iterator)
+            # Grain starts its threads and processes, which inherit the mask, when they are needed.
+            with _signals_blocked():
+                self._started = True
+                return next(self._iterator)
+        except RuntimeError as error:
+            if (died := _died(error)) is None:
+                raise
+            raise died from None
+
+    def get_state(self) -> Any:
+        """Grain's position."""
+        return self._iterator.get_state()
+
+    def set_state(self, state: Any) -> None:
+        """Goes on at a position of Grain's."""
+        self._iterator.set_state(state)
+
+    def close(self) -> None:
+        """Stops the threads and processes."""
+        self._iterator.close()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Blocks signals in this thread, and for good in the threads and processes started in it."""
+    # Python unblocks some where it starts this process of its own.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Called in a worker process when it begins; it would outlive a trainer that is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _died(error: RuntimeError) -> UserError | None:
+    """What to tell of a worker that ended by itself; None for another error."""
+    if not str(error).startswith(_DIED):
+        return None
+    code = int(str(error).removeprefix(_DIED).split(".")[0])
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    hint = ", perhaps as memory ran out" if code == -signal.SIGKILL else ""
+    return UserError(
+        f"a process of data.workers {how}{hint}; fewer --data.workers take less memory."
+    )

@@ -1,0 +1,86 @@
+"""Output of a long run: where it cannot be written, the run goes on without it."""
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+
+@contextlib.contextmanager
+def may_fail() -> Iterator[None]:
+    """Lets standard output and error fail: a closed pipe or a full disk is a warning, once.
+
+    What is written after the first failure goes nowhere.
+    """
+    whole = sys.stdout, sys.stderr
+    if isinstance(sys.stdout, _MayFail):
+        yield
+        return
+    tolerant = _MayFail(sys.stdout), _MayFail(sys.stderr)
+    sys.stdout, sys.stderr = tolerant
+    try:
+        yield
+    finally:
+        for stream in tolerant:
+            stream.flush()
+        sys.stdout, sys.stderr = whole
+
+
+def open_standard_streams() -> None:
+    """Opens the standard streams that the parent process closed, on nothing.
+
+    Otherwise the next files to be opened would take their places and get what is printed.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
+class _MayFail:
+    """A text stream that writes to another one, until that fails."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Number of characters taken."""
+        with self._failing():
+            self._stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        """As `write` for each."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Has what was taken written."""
+        with self._failing():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._write_nowhere()
+            warnings.warn(
+                f"output cannot be written ({error.strerror}); the run goes on, and what it would "
+                "print is lost",
+                stacklevel=4,
+            )
+
+    def _write_nowhere(self) -> None:
+        """What the stream still holds is flushed when Python ends, so its file is replaced too."""
+        nowhere = open(os.devnull, "w")  # noqa: SIM115
+        with contextlib.suppress(OSError):  # a stream that is no file
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+        self._stream = nowhere
