@@ -46,6 +46,7 @@ class _MayFail:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._has_failed = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -53,7 +54,8 @@ class _MayFail:
     def write(self, text: str) -> int:
         """Number of characters taken."""
         with self._failing():
-            self._stream.write(text)
+            if not self._has_failed:
+                self._stream.write(text)
         return len(text)
 
     def writelines(self, lines: Any) -> None:
@@ -64,7 +66,8 @@ class _MayFail:
     def flush(self) -> None:
         """Has what was taken written."""
         with self._failing():
-            self._stream.flush()
+            if not self._has_failed:
+                self._stream.flush()
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
@@ -80,7 +83,6 @@ class _MayFail:
 
     def _write_nowhere(self) -> None:
         """What the stream still holds is flushed when Python ends, so its file is replaced too."""
-        nowhere = open(os.devnull, "w")  # noqa: SIM115
-        with contextlib.suppress(OSError):  # a stream that is no file
-            os.dup2(nowhere.fileno(), self._stream.fileno())
-        self._stream = nowhere
+        self._has_failed = True
+        with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())  # fails if the stream is no file

@@ -1,0 +1,142 @@
+"""Runs in this process that are asked to stop, whose text ends early, or whose output fails."""
+
+import dataclasses
+import io
+import os
+import signal
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.data.config import DataConfig
+from bytelm.data.loader import PackedLoader
+from bytelm.errors import UserError
+from bytelm.models.transformer import TransformerConfig
+from bytelm.stopping import Stopped
+from bytelm.training import loop
+from bytelm.training.checkpoint import last_step, load_model
+from bytelm.training.loop import train
+from bytelm.training.sharding import MeshConfig
+from bytelm.training.validation import Validation
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> ExperimentConfig:
+    folder = tmp_path_factory.mktemp("text")
+    for name, seed in (("train", 0), ("valid", 1)):
+        words = np.random.default_rng(seed).choice(["to", "be", "or", "not", "\n"], 2000)
+        (folder / f"{name}.txt").write_text(" ".join(words))
+    return ExperimentConfig(
+        model=TransformerConfig(width=16, depth=2, head_width=8),
+        data=DataConfig(
+            files=(str(folder / "train.txt"),),
+            validation_files=(str(folder / "valid.txt"),),
+            held_out=0.0,
+            sequence_length=32,
+            batch_size=8,
+            cache_dir=str(folder / "cache"),
+        ),
+        mesh=MeshConfig(data=1),
+        train=TrainConfig(
+            steps=STEPS,
+            log_every=2,
+            validate_every=3,
+            validation_rows=16,
+            checkpoint_every=100,
+            sample_bytes=0,
+            tensorboard=False,
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def whole_run(config, tmp_path_factory):
+    run = tmp_path_factory.mktemp("whole")
+    train(config, run)
+    return run
+
+
+def assert_same(a, b) -> None:
+    jax.tree.map(np.testing.assert_array_equal, load_model(a).params, load_model(b).params)
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_a_stop_in_validation_saves_at_once(
+    config, whole_run, tmp_path, monkeypatch, capsys, number
+):
+    evaluate, calls = Validation._evaluate, []
+
+    def stopped(self, *arguments):
+        calls.append(arguments)
+        send(number)
+        return evaluate(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Validation, "_evaluate", stopped)
+        patch.setattr(loop._Run, "_sample", lambda self: pytest.fail("samples before it stops"))
+        result = train(config, tmp_path)
+    assert (result.step, result.interrupted, len(calls)) == (3, True, 1)
+    assert last_step(tmp_path) == 3
+    assert train(config, tmp_path, resume=True).step == STEPS
+    assert_same(tmp_path, whole_run)
+
+
+def test_a_stop_before_the_first_step_ends_the_run_at_once(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop._Run, "_compile", lambda self, batch: send(signal.SIGUSR1))
+    with pytest.raises(Stopped):
+        train(config, tmp_path)
+    assert last_step(tmp_path) is None
+
+
+@pytest.mark.parametrize("is_asked_to_stop", [False, True])
+def test_text_that_cannot_be_read_costs_no_step(
+    config, whole_run, tmp_path, monkeypatch, is_asked_to_stop
+):
+    read, count = PackedLoader.__next__, iter(range(100))
+
+    def fail(self):
+        if next(count) < 4:
+            return read(self)
+        if is_asked_to_stop:
+            send(signal.SIGTERM)
+        raise OSError(5, "Input/output error", "text.txt")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PackedLoader, "__next__", fail)
+        if is_asked_to_stop:
+            assert train(config, tmp_path).interrupted
+        else:
+            with pytest.raises(UserError, match=r"read: .*error: 'text.txt'\. .* of step 4 in"):
+                train(config, tmp_path)
+    assert last_step(tmp_path) == 4
+    assert train(config, tmp_path, resume=True).step == STEPS
+    assert_same(tmp_path, whole_run)
+
+
+def test_a_fault_of_the_program_is_not_called_bad_text(config, tmp_path, monkeypatch):
+    def fail(self):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(PackedLoader, "__next__", fail)
+    with pytest.raises(ZeroDivisionError):
+        train(config, tmp_path)
+
+
+def test_a_run_goes_on_where_its_output_cannot_be_written(config, tmp_path, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    short = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2))
+    with pytest.warns(UserWarning, match=r"cannot be written \(No space left"):
+        assert train(short, tmp_path).step == 2
