@@ -96,8 +96,12 @@ class ByT5Config(EncoderDecoderConfig):
     def forward_flops(
         self, sequence_length: int, patches: float | None = None, *, target_length: int = 0
     ) -> float:
-        kept = sequence_length if patches is None else patches
+        kept = self.training_slots(sequence_length) if patches is None else patches
         return self.encoder_flops(sequence_length, kept) + self.decoder_flops(kept, target_length)
+
+    def training_slots(self, length: int) -> int:
+        """States that the decoder reads in training, of a row of `length` inputs."""
+        return length
 
     def encoder_flops(self, length: float, kept: float) -> float:
         """Of the encoder, which keeps so many of a row's states."""

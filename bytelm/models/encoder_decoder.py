@@ -163,5 +163,6 @@ class EncoderDecoderConfig(ModelConfig):
     ) -> float:
         """As in `ModelConfig`, for a row of S = `sequence_length` inputs and T targets.
 
-        `patches` are the states that the encoder keeps, for what hard deletion needs; None: all.
+        `patches` are the states that the encoder keeps, for what hard deletion needs; None for
+        those that training computes.
         """

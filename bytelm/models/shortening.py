@@ -75,6 +75,14 @@ class ShorteningConfig(Checked, abc.ABC, name="model.shortening"):
         """From which limit, and how strongly, later blocks' scores are penalised in training."""
         return None
 
+    def slots(self, length: int) -> int:
+        """States that training computes for a row of `length` inputs, after it is shortened."""
+        return length
+
+    def forward_flops(self, width: int, length: float) -> float:
+        """Matrix-product FLOPs of the shortener itself, for a row of `length` inputs."""
+        return 0.0
+
     @abc.abstractmethod
     def build(self, width: int, rngs: nnx.Rngs) -> Shortener:
         """The shortener, with fresh parameters."""
@@ -130,6 +138,9 @@ class GateShortening(ShorteningConfig):
     @property
     def score_penalty(self) -> tuple[float, float] | None:
         return (SCORE_LIMIT, self.score_weight) if self.score_weight else None
+
+    def forward_flops(self, width: int, length: float) -> float:
+        return 2.0 * length * width
 
     def build(self, width: int, rngs: nnx.Rngs) -> "DeleteGate":
         return DeleteGate(self, width, rngs=rngs)
@@ -280,6 +291,9 @@ class BoundaryShortening(ShorteningConfig):
                 f"model.shortening.temperature is {self.temperature}; it must be above 0."
             )
 
+    def forward_flops(self, width: int, length: float) -> float:
+        return 2.0 * length * width * (width + 1)
+
     def build(self, width: int, rngs: nnx.Rngs) -> "BoundaryPooling":
         return BoundaryPooling(self, width, rngs=rngs)
 
@@ -329,6 +343,12 @@ class ConvolutionShortening(ShorteningConfig):
     def __post_init__(self) -> None:
         if self.stride < 2:
             raise UserError(f"model.shortening.stride is {self.stride}; it must be at least 2.")
+
+    def slots(self, length: int) -> int:
+        return -(-length // self.stride)
+
+    def forward_flops(self, width: int, length: float) -> float:
+        return 2.0 * math.ceil(length / self.stride) * self.stride * width * width
 
     def build(self, width: int, rngs: nnx.Rngs) -> "ConvolutionPooling":
         return ConvolutionPooling(self, width, rngs=rngs)

@@ -4,6 +4,7 @@ A new family or variant is one line in FAMILIES, and all laws of `test_laws.py` 
 All functions take rows `[ROWS, LENGTH]`, so that one compilation serves every law.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -112,9 +113,11 @@ FAMILIES: dict[str, ModelConfig] = {
 }
 
 
-def overflows(config: ModelConfig) -> bool:
-    """Whether the rows of these tests may hold more patches than the model has room for."""
-    return isinstance(config, HierarchyConfig) and config.bytes_per_patch != 1
+def with_room(config: ModelConfig) -> ModelConfig:
+    """The config with room for a patch at every symbol, so that no row overflows."""
+    if not isinstance(config, HierarchyConfig):
+        return config
+    return dataclasses.replace(config, bytes_per_patch=1.0)
 
 
 @functools.cache

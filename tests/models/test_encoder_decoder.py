@@ -224,9 +224,9 @@ def test_rows_without_input_or_targets_are_finite(config):
 
 
 @functools.cache
-def program(config, mesh_config):
+def program(config, mesh_config, accumulation=1):
     mesh = mesh_config.build() if mesh_config else single_device_mesh()
-    return mesh, train_program(config, optax.sgd(0.1), mesh)
+    return mesh, train_program(config, optax.sgd(0.1), mesh, accumulation)
 
 
 @functools.cache
@@ -236,9 +236,9 @@ def first_state(config):
         return jax.device_get(steps.init(0))
 
 
-def trained(config, batch, mesh_config=None):
+def trained(config, batch, mesh_config=None, accumulation=1):
     """State and metrics after one step."""
-    mesh, steps = program(config, mesh_config)
+    mesh, steps = program(config, mesh_config, accumulation)
     state = jax.device_put(first_state(config), steps.shardings)
     with jax.set_mesh(mesh):
         return jax.device_get(steps.train(state, place_batch(batch, mesh)))
@@ -252,6 +252,22 @@ def test_sharded_training_is_single_device_training(config):
     np.testing.assert_allclose(spread_metrics["nats"], metrics["nats"], rtol=1e-6)
     for count in ("inputs", "symbols", *(["deleted"] if "deleted" in metrics else [])):
         assert spread_metrics[count] == metrics[count]
+
+
+def test_accumulated_micro_batches_equal_the_whole_batch(config):
+    # Of rows of different lengths, with noise where a family has it.
+    keys = np.random.default_rng(4).integers(0, 2**32, (ROWS, 2), dtype=np.uint32)
+    batch = dataclasses.replace(random_batch(), keys=keys)
+    whole, wanted = trained(config, batch)
+    state, metrics = trained(config, batch, accumulation=4)
+    before = first_state(config)["params"]
+    moved = jax.tree.map(lambda old, new: np.abs(new - old).max(), before, whole["params"])
+    assert min(jax.tree.leaves(moved)) > 0
+    for name in ("params", "controllers"):
+        jax.tree.map(close, state[name], whole[name])
+    assert set(metrics) == set(wanted)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, wanted[name], rtol=1e-5, err_msg=name)
 
 
 def test_no_weight_of_a_step_has_a_weak_type(config):

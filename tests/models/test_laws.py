@@ -1,14 +1,18 @@
 """Laws that every family obeys, whatever it is made of. Each is written once, for all of them."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 from bytelm.config import ExperimentConfig
+from bytelm.models import ModelConfig
+from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training import sharding
 from bytelm.training.checkpoint import Checkpoints
 from bytelm.training.optimizer import OptimizerConfig
@@ -19,7 +23,7 @@ from bytelm.training.sharding import (
     single_device_mesh,
 )
 from bytelm.training.step import train_program
-from bytelm.vocabulary import BYTES, END, START, UNSCORED
+from bytelm.vocabulary import BYTES, END, PAD, START, UNSCORED
 from tests.models.families import (
     FAMILIES,
     LENGTH,
@@ -28,11 +32,12 @@ from tests.models.families import (
     decoder,
     empty_cache,
     forward,
-    overflows,
     padded,
     random_rows,
     split_model,
+    with_room,
 )
+from tests.models.test_encoder_decoder import FAMILIES as encoder_decoders
 
 TOLERANCE = 2e-5
 """Rounding of float32 through a few layers of logits of order 1, summed in another order."""
@@ -116,17 +121,37 @@ def document(seed, size):
     return np.concatenate([[START], text, [END]]).astype(np.int32)
 
 
+def packed_row():
+    """Three documents, of 6, 2 and 5 symbols, and what they are packed."""
+    documents = document(7, 4), document(8, 0), document(9, 3)
+    return documents, np.repeat([1, 2, 3], [6, 2, 5])
+
+
 def test_a_packed_document_is_scored_as_if_alone(config):
-    if overflows(config):
-        pytest.skip("how much room a document has depends on those before it")
-    first, second, third = document(7, 4), document(8, 0), document(9, 3)
+    # How much room a document has depends on those before it: here there is enough.
+    config = with_room(config)
+    (first, second, third), segments = packed_row()
     batch = padded(np.concatenate([first, second, third]), first, second, third)
-    batch.segment_ids[0, :13] = np.repeat([1, 2, 3], [6, 2, 5])
+    batch.segment_ids[0, :13] = segments
     packed, *alone = logits(config, batch)[:4]
     for whole, start in zip([first, second, third], [0, 6, 8], strict=True):
         np.testing.assert_allclose(
             packed[start : start + len(whole)], alone.pop(0)[: len(whole)], atol=TOLERANCE
         )
+
+
+def test_no_gradient_comes_from_other_documents(config):
+    # Whether or not there is room for all patches. Row r asks for the loss of document r + 1.
+    documents, segments = packed_row()
+    row = np.concatenate(documents)
+    batch = padded(row, row, row)
+    batch.segment_ids[:3, :13] = segments
+    weights = np.zeros((ROWS, LENGTH))
+    weights[:3, :13] = segments == np.array([[1], [2], [3]])
+    _, _, nudges = gradients(config, batch, weights)
+    nudges, own = np.asarray(nudges)[:3, :13], weights[:3, :13] == 1
+    assert (nudges[~own] == 0).all()
+    assert (nudges[0][own[0]][1:-1] != 0).all()  # END is no input, and START need not count
 
 
 def test_padding_is_not_seen_and_breaks_nothing(config):
@@ -212,12 +237,63 @@ def test_no_parameter_has_a_weak_type(config):
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(nnx.state(abstract)))
 
 
-@pytest.mark.parametrize(
-    "name", {config.family: name for name, config in FAMILIES.items()}.values()
-)
+def test_every_family_is_held_to_the_laws():
+    own = {k for k in ModelConfig.families.values() if k.__module__.startswith("bytelm.")}
+    with_encoder = {kind for kind in own if issubclass(kind, EncoderDecoderConfig)}
+    assert with_encoder == set(map(type, encoder_decoders.values()))
+    assert own - with_encoder == set(map(type, FAMILIES.values()))
+
+
+ONE_OF_EACH = {config.family: name for name, config in FAMILIES.items()}.values()
+
+
+@functools.cache
+def training(name, accumulation=1):
+    optimizer = OptimizerConfig(warmup=0.0).build(4)
+    return train_program(FAMILIES[name], optimizer, single_device_mesh(), accumulation)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_accumulated_micro_batches_equal_the_whole_batch(name):
+    # Rows hold more and more padding, so that a mean of the micro-batches' means is another.
+    batch = random_rows(20)
+    scored = np.arange(LENGTH) <= np.arange(ROWS)[::-1, None]
+    batch = dataclasses.replace(
+        batch,
+        ids=np.where(scored, batch.ids, PAD),
+        targets=np.where(scored, batch.targets, UNSCORED),
+        segment_ids=scored.astype(np.int32),
+        keys=np.random.default_rng(21).integers(0, 2**32, (ROWS, 2), dtype=np.uint32),
+    )
+
+    def step(accumulation):
+        mesh, program = single_device_mesh(), training(name, accumulation)
+        with jax.set_mesh(mesh):
+            params = jax.tree.map(jnp.copy, split_model(FAMILIES[name])[1])
+            start = {**program.init(0), "params": params}
+            return jax.device_get(program.train(start, place_batch(batch, mesh)))
+
+    (whole, wanted_metrics), (state, metrics) = step(1), step(4)
+    assert set(metrics) == set(wanted_metrics)
+    for key, value in metrics.items():
+        np.testing.assert_allclose(value, wanted_metrics[key], rtol=1e-5, err_msg=key)
+    # The first moment after one step is the gradient, up to a factor.
+    gradients, got = first_moment(whole), first_moment(state)
+    terms = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients)) / 32
+    for path, wanted in jax.tree.leaves_with_path(gradients):
+        values = dict(jax.tree.leaves_with_path(got))[path]
+        tolerance = TOLERANCE * max(np.abs(wanted).max(), terms)
+        np.testing.assert_allclose(values, wanted, rtol=0, atol=tolerance, err_msg=str(path))
+
+
+def first_moment(state):
+    adam = [part for part in state["optimizer"] if isinstance(part, optax.ScaleByAdamState)]
+    return adam[0].mu
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_a_resumed_run_goes_on_bit_for_bit(name, tmp_path):
     config, mesh = FAMILIES[name], single_device_mesh()
-    optimizer = OptimizerConfig().build(4)
     batches = [place_batch(random_rows(17 + step), mesh) for step in range(3)]
 
     def steps(program, state, batches):
@@ -226,7 +302,7 @@ def test_a_resumed_run_goes_on_bit_for_bit(name, tmp_path):
         return state
 
     with jax.set_mesh(mesh):
-        program = train_program(config, optimizer, mesh)
+        program = training(name)
         whole = steps(program, program.init(0), batches)
         first = steps(program, program.init(0), batches[:2])
         checkpoints = Checkpoints(tmp_path, keep=1)
