@@ -17,7 +17,9 @@ class Unigram:
     """A SentencePiece model that cuts any byte string into pieces; can be pickled.
 
     Attributes:
-        digest: hex digest of the model's file.
+        path: where the model was read from.
+        content: of its file.
+        digest: hex digest of the content.
         vocabulary_size: how many pieces it knows.
     """
 
@@ -40,6 +42,8 @@ class Unigram:
             raise UserError(
                 f"data.unigram: {path} is damaged, or no SentencePiece model; {how} NEW.model`."
             ) from error
+        self.path = path
+        self.content = content
         self.digest = hashlib.blake2b(content, digest_size=16).hexdigest()
         self.vocabulary_size = len(self._processor)
 

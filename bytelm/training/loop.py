@@ -14,16 +14,16 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bytelm import output
-from bytelm.config import ExperimentConfig, saved_form, to_dict, to_json
+from bytelm.config import ExperimentConfig, load_json, saved_form, to_dict, to_json
 from bytelm.data.loader import train_loader
-from bytelm.data.rows import open_tokenizer
+from bytelm.data.rows import open_tokenizer, open_unigram
 from bytelm.errors import UserError
 from bytelm.inference.generation import Generator, missing_methods
 from bytelm.inference.transduction import Transducer
 from bytelm.models import Batch
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hierarchy import HierarchyConfig
-from bytelm.subword.carried import carry_tokenizer
+from bytelm.subword.carried import carry, with_copies
 from bytelm.training.checkpoint import Checkpoints, last_step
 from bytelm.training.display import Display, format_duration
 from bytelm.training.distributed import StopRequest, gather_json
@@ -117,12 +117,14 @@ class _Run:
     ):
         self.config, self.run_dir, self.mesh = config, run_dir, mesh
         self.has_encoder = isinstance(config.model, EncoderDecoderConfig)
-        self.program = build_program(config, mesh)
+        # The config says where files were; what is read is what the run carries of them.
+        reading = self._with_copies(config) if start.resume else config
+        self.program = build_program(reading, mesh)
         self.missing = missing_methods(self.program.graphdef)
-        self.tokenizer = open_tokenizer(config.data)
+        self.tokenizer = open_tokenizer(reading.data)
         share = row_share(config.data.batch_size, mesh)
-        self.batches = train_loader(config.data, config.train.seed, *share)
-        self.validation = Validation(config, self.program, mesh)
+        self.batches = train_loader(reading.data, config.train.seed, *share)
+        self.validation = Validation(reading, self.program, mesh)
         self.notes: list[str] = []
         resuming = start.resume and last_step(run_dir) is not None
         if not resuming:
@@ -142,11 +144,15 @@ class _Run:
         self.peak = peak_flops(config.model.dtype).flops_per_second * mesh.size
         self.is_main = jax.process_index() == 0
         if self.is_main:
-            if self.tokenizer is not None:
-                carry_tokenizer(run_dir, self.tokenizer)
+            carry(run_dir, self.tokenizer, open_unigram(reading.data))
             record = keep_record(run_dir, config, resuming=resuming)
             self.provenance["text"] = record.sources
             write_whole(run_dir / CONFIG, to_json(config))
+
+    def _with_copies(self, config: ExperimentConfig) -> ExperimentConfig:
+        path = self.run_dir / CONFIG
+        started = load_json(path).data if path.exists() else None
+        return dataclasses.replace(config, data=with_copies(config.data, self.run_dir, started))
 
     def _first_state(self, verify: bool) -> State:
         config, shardings = self.config.train, self.program.shardings
@@ -166,7 +172,8 @@ class _Run:
 
     def _restore(self, start: Start) -> None:
         saved = self.checkpoints.config(start.step, verify=start.verify)
-        old = build_program(dataclasses.replace(saved, mesh=self.config.mesh), self.mesh)
+        here = dataclasses.replace(self._with_copies(saved), mesh=self.config.mesh)
+        old = build_program(here, self.mesh)
         changed = check_change(
             saved,
             self.config,

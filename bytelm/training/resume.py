@@ -16,6 +16,7 @@ FREE = (
     "mesh.",
     "data.cache_dir",
     "data.tokenizer",  # where it is; what it is, the fingerprint of the data tells
+    "data.unigram",  # likewise
     "data.workers",
     "train.log_every",
     "train.validate_every",

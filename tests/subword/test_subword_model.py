@@ -151,17 +151,50 @@ def test_the_report_says_that_it_is_an_upper_bound(run, capsys):
     assert "\u2264" in shown and "upper bound" in shown and "bytes per token" in shown
 
 
+@pytest.mark.parametrize("original", ["moved", "changed", "the copy"])
+def test_a_run_goes_on_with_its_own_copy(run, experiment, trained, tmp_path, original):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    path = tmp_path / "bpe.json"
+    (copy / "config.json").write_text(
+        (copy / "config.json").read_text().replace(experiment.data.tokenizer, str(path))
+    )
+    if original == "changed":
+        path.write_bytes(trained["superbpe"].content)
+    elif original == "the copy":
+        path = copy / "tokenizer.json"
+    config = dataclasses.replace(
+        experiment,
+        train=dataclasses.replace(experiment.train, steps=5),
+        data=dataclasses.replace(experiment.data, tokenizer=str(path)),
+    )
+    assert train(config, copy, resume=True, allow_config_change=True).step == 5
+    assert json.loads((copy / "config.json").read_text())["data"]["tokenizer"] == str(path)
+    assert bytelm.load(copy).tokenizer.digest == trained["bpe"].digest
+
+
 def test_another_tokenizer_is_refused_on_resuming(run, experiment, trained, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
-    (copy / "tokenizer.json").write_bytes(trained["superbpe"].content)
-    longer = dataclasses.replace(experiment.train, steps=6)
+    other = tmp_path / "other.json"
+    other.write_bytes(trained["superbpe"].content)
+    data = dataclasses.replace(experiment.data, tokenizer=str(other))
     with pytest.raises(UserError, match="not the tokenizer that the run was started with"):
         train(
-            dataclasses.replace(experiment, train=longer),
+            dataclasses.replace(experiment, data=data),
             copy,
             resume=True,
             allow_config_change=True,
         )
+
+
+def test_a_damaged_copy_is_not_believed(run, experiment, trained, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "tokenizer.json").write_bytes(trained["superbpe"].content)
+    with pytest.raises(
+        UserError, match=r"\.json is damaged: it is not the tokenizer that"
+    ):
+        train(experiment, copy, resume=True)
+    with pytest.raises(UserError, match="is damaged"):
+        bytelm.load(copy)
 
 
 @pytest.mark.parametrize(
