@@ -189,9 +189,7 @@ def test_another_tokenizer_is_refused_on_resuming(run, experiment, trained, tmp_
 def test_a_damaged_copy_is_not_believed(run, experiment, trained, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     (copy / "tokenizer.json").write_bytes(trained["superbpe"].content)
-    with pytest.raises(
-        UserError, match=r"\.json is damaged: it is not the tokenizer that"
-    ):
+    with pytest.raises(UserError, match=r"\.json is damaged: it is not the tokenizer that"):
         train(experiment, copy, resume=True)
     with pytest.raises(UserError, match="is damaged"):
         bytelm.load(copy)
