@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from bytelm.config import ExperimentConfig
+from bytelm.data.text_record import TextRecord, load_record
 from bytelm.errors import UserError
 from bytelm.evaluation.bits_per_byte import DocumentScores, Scorer, default_stride, score_documents
 from bytelm.evaluation.segmentation import Segmentation, segment_all
@@ -78,6 +79,7 @@ class LoadedModel:
         self.graphdef = saved.graphdef
         self.params = store_weights(saved.params, weights)
         self.tokenizer = saved.tokenizer
+        self._run = saved.run
 
     @functools.cached_property
     def scorer(self) -> Scorer:
@@ -88,6 +90,11 @@ class LoadedModel:
                 "texts; `bytelm eval` scores targets, and `generate` writes them."
             )
         return Scorer(self.graphdef, self.params)
+
+    @functools.cached_property
+    def text_record(self) -> TextRecord | None:
+        """The record of the text that the run read; None for an older run."""
+        return None if self._run is None else load_record(self._run)
 
     @property
     def has_encoder(self) -> bool:

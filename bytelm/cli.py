@@ -39,6 +39,7 @@ from bytelm.presets import (
     run_file,
     some_names,
 )
+from bytelm.source_options import check_files_named, with_named_source
 from bytelm.stopping import Stopped, StopSignals
 from bytelm.terminal_text import escape_unwritable, log_to_terminal, printable
 
@@ -47,6 +48,7 @@ T = TypeVar("T")
 
 def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = None) -> T:
     """Reads a command's options; mistakes end the program with a message that names the option."""
+    check_files_named(arguments)
     return tyro.cli(
         kind,
         args=list(arguments),
@@ -151,8 +153,8 @@ def eval_command(arguments: Sequence[str]) -> int:
     `bytelm eval --checkpoint RUN [options]`
     """
     from bytelm.api import load
-    from bytelm.data.documents import Documents, check_split
     from bytelm.evaluation.report import evaluate, print_report, write_report
+    from bytelm.evaluation.seen import evaluation_text
     from bytelm.evaluation.targets import evaluate_targets, print_target_report
     from bytelm.training import host_memory
 
@@ -169,20 +171,18 @@ def eval_command(arguments: Sequence[str]) -> int:
     host_memory.keep()
     loaded = load(known.checkpoint, known.step, verify=known.verify)
     trained_on = loaded.config.data
-    command = parse(EvalCommand, arguments, "eval", EvalCommand(trained_on, known.checkpoint))
-    data, split = command.data, command.split or "validation"
+    default = EvalCommand(with_named_source(trained_on, arguments), known.checkpoint)
+    command = parse(EvalCommand, arguments, "eval", default)
+    data = command.data
     loaded.context = data.sequence_length
     if data.tokenizer is not None and data.tokenizer != trained_on.tokenizer:
         loaded.check_tokenizer(data.tokenizer)
-    is_other = data.source_configs != trained_on.source_configs
-    if is_other and data.files and command.split is None:
-        data = dataclasses.replace(data, held_out=0.0, validation_files=(), test_files=())
-        split = "train"
+    text = evaluation_text(loaded, data, command.split)
+    data = text.config
     if loaded.has_encoder:
         report = evaluate_targets(
             loaded,
-            data,
-            check_split(split),
+            text,
             batch_size=command.batch_size,
             max_bytes=command.max_bytes,
         )
@@ -190,16 +190,16 @@ def eval_command(arguments: Sequence[str]) -> int:
     else:
         report = evaluate(
             loaded,
-            Documents(data, split),
+            text,
             stride=command.stride,
             batch_size=command.batch_size,
             max_bytes=command.max_bytes,
             covers=command.covers if command.byte_marginal else None,
         )
         print_report(report)
-    report["data"] = {"split": split, **to_dict(data)}
-    source = f"{Path(data.files[0]).name if data.files else data.dataset}-" if is_other else ""
-    name = re.sub(r"[^\w.-]+", "-", f"eval_step_{loaded.step}_{source}{split}.json")
+    report["data"] = {"split": text.split, **to_dict(data)}
+    source = "" if text.is_run_text else f"{text.sources[0].name}-"
+    name = re.sub(r"[^\w.-]+", "-", f"eval_step_{loaded.step}_{source}{text.label}.json")
     output = command.output or known.checkpoint / name
     write_report(report, output)
     print(f"report: {output}")

@@ -55,8 +55,8 @@ class EvalCommand:
     verify: bool = True
     """Whether the checkpoint is compared with its digests."""
     split: str | None = None
-    """Which split: train, validation or test; none = validation, or all documents of --data.files
-    that the run was not trained on."""
+    """Which split: train, validation or test; none = validation, or all documents of other
+    --data.files. Documents that the run read keep the splits that they had there."""
     stride: int | None = None
     """Symbols that each window scores, with the rest as context; none = half a row."""
     batch_size: int = 16

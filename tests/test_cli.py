@@ -150,12 +150,24 @@ def test_train_evaluate_generate(capsys, tmp_path, lines):
     figures = json.loads(report.read_text())
     assert 0 < figures["bits_per_byte"] < 9
     assert figures["bytes"] > 0 and figures["gzip_bits_per_byte"] > 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "validation of lines.jsonl" in shown
+    assert figures["text"]["trained_on_bytes"] == 0
+    options = [
+        "--data.sequence-length",
+        "12",
+        "--data.held-out",
+        "0.4",
+        "--output",
+        f"{run}/a.json",
+    ]
+    assert main(["eval", "--checkpoint", run, *options]) == 0
+    assert json.loads(Path(run, "a.json").read_text())["documents"] == figures["documents"]
     other = tmp_path / "other.jsonl"
-    other.write_bytes(lines.read_bytes())
+    other.write_text('{"text": "the run has not read this"}\n' * 40)
     assert main(["eval", "--checkpoint", run, "--data.files", str(other)]) == 0
     assert (
-        json.loads((Path(run) / "eval_step_2_other.jsonl-train.json").read_text())["documents"]
-        == 40
+        json.loads((Path(run) / "eval_step_2_other.jsonl-all.json").read_text())["documents"] == 40
     )
 
     capsys.readouterr()

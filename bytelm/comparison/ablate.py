@@ -20,6 +20,7 @@ from bytelm.config import ExperimentConfig, differences, to_dict
 from bytelm.data.documents import Documents
 from bytelm.errors import UserError
 from bytelm.evaluation.first_bytes import FirstBytes
+from bytelm.evaluation.seen import evaluation_text
 from bytelm.evaluation.targets import evaluate_targets
 
 
@@ -165,7 +166,8 @@ def _test(run_dir: Path, config: ExperimentConfig, max_bytes: int | None) -> dic
         first = FirstBytes(Documents(config.data, "test"), max_bytes)
         documents = list(first)
         return text_figures(loaded, documents, cut=first.cut)[0]
-    report = evaluate_targets(loaded, config.data, "test", max_bytes=max_bytes, by_row=True)
+    text = evaluation_text(loaded, config.data, "test")
+    report = evaluate_targets(loaded, text, max_bytes=max_bytes, by_row=True)
     bits = report["bits_per_target_byte"]
     if not math.isfinite(bits):
         raise UserError(f"its test bits per target byte are {bits}: it diverged.")

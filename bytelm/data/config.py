@@ -69,6 +69,12 @@ class SourceConfig(Checked, name="data"):
     """Share of a mixture's rows that come from this source, relative to the other weights."""
 
     def __post_init__(self) -> None:
+        for name in ("files", "validation_files", "test_files"):
+            if "" in getattr(self, name):
+                raise UserError(
+                    f"data.{name} names an empty file; if that is a shell variable, it is empty: "
+                    "name the files, or leave the option out."
+                )
         if not 0 <= self.held_out < 0.5:
             raise UserError(f"data.held_out is {self.held_out}; choose from 0 to below 0.5.")
         if self.split_above is not None and self.split_above < LEAST_SPLIT:
@@ -100,7 +106,7 @@ class SourceConfig(Checked, name="data"):
         if self.files and self.dataset != "python_stdlib":
             raise UserError(
                 f"data.dataset {self.dataset} and data.files {' '.join(self.files)} are two "
-                "sources; give one of them (an empty data.files takes files back), or a mixture."
+                "sources; give one of them, or a mixture."
             )
         if self.files and (self.train_split or self.validation_split or self.test_split):
             raise UserError(

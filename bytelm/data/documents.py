@@ -1,24 +1,30 @@
 """Whole documents, for evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bytelm.data.cache import packed_corpus
 from bytelm.data.config import SPLITS, DataConfig, Split
-from bytelm.data.sources import open_sources
+from bytelm.data.sources import Source, open_sources
 from bytelm.errors import UserError
 
 
 class Documents:
     """The documents of one split of every source, in order; can be read again and again.
 
+    Args:
+        config: of the sources.
+        split: its name.
+        sources: of the config, where they are open already.
+
     Raises:
         UserError: for a split of another name, or a bad source.
     """
 
-    def __init__(self, config: DataConfig, split: str):
+    def __init__(self, config: DataConfig, split: str, sources: Sequence[Source] | None = None):
         known = check_split(split)
         self._corpora = [
-            packed_corpus(source, known, config.cache_path) for source in open_sources(config)
+            packed_corpus(source, known, config.cache_path)
+            for source in (open_sources(config) if sources is None else sources)
         ]
 
     def __iter__(self) -> Iterator[bytes]:

@@ -85,6 +85,10 @@ class FilesReader:
             raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
         return [[*endings(path), digest] for path, digest in zip(paths, digests, strict=True)]
 
+    def places(self, split: Split) -> object:
+        """Real path and size of each file."""
+        return [[str(path.resolve()), path.stat().st_size] for path in self._files[split]]
+
     def size(self, split: Split) -> int:
         """At least how many bytes the documents have, where the files are compressed."""
         return sum(

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -12,7 +12,7 @@ from bytelm.data.config import DIAGNOSTICS, DataConfig, Split
 from bytelm.data.diagnostics import EVALUATION_ROWS
 from bytelm.data.order import ShuffledBatches
 from bytelm.data.rows import evaluation_rows, join_fingerprints, open_unigram, training_rows
-from bytelm.data.sources import open_sources
+from bytelm.data.sources import Source, open_sources
 from bytelm.data.stream import stream_rows
 from bytelm.data.workers import WorkerIterator
 from bytelm.errors import UserError
@@ -203,6 +203,7 @@ class ValidationBatches:
         split: Split = "validation",
         process_index: int = 0,
         process_count: int = 1,
+        sources: Sequence[Source] | None = None,
     ) -> None:
         """Opens the split.
 
@@ -212,6 +213,7 @@ class ValidationBatches:
             split: which split.
             process_index: which of the processes this is, from 0.
             process_count: how many processes share each batch.
+            sources: of the config, where they are open already.
 
         Raises:
             UserError: for a bad source, a split without text, or a batch that the processes
@@ -228,7 +230,7 @@ class ValidationBatches:
             rows and max(1, round(rows * source.weight / total_weight))
             for source in config.source_configs
         ]
-        self._rows = evaluation_rows(config, split, wanted)
+        self._rows = evaluation_rows(config, split, wanted, sources)
         parts = []
         for source, end, count in zip(self._rows.sources, self._rows.ends, wanted, strict=True):
             first = int(end) - len(source)

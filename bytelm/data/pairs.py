@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +33,15 @@ class Pair(NamedTuple):
     script: str | None = None
 
 
-def pairs(config: DataConfig, split: Split) -> Iterator[Pair]:
+def pairs(
+    config: DataConfig, split: Split, sources: Sequence[Source] | None = None
+) -> Iterator[Pair]:
     """The pairs of a split of every source in order, of a diagnostic task the first 1024.
+
+    Args:
+        config: of the sources.
+        split: which split.
+        sources: of the config, where they are open already.
 
     Raises:
         UserError: for a task without pairs, or a bad source.
@@ -47,7 +54,8 @@ def pairs(config: DataConfig, split: Split) -> Iterator[Pair]:
             f"data.task is {config.task}, which has no inputs with targets of their own; choose "
             f"pairs or one of {', '.join(DIAGNOSTICS)}."
         )
-    return (pair for source in open_sources(config) for pair in _pairs(source, split))
+    opened = open_sources(config) if sources is None else sources
+    return (pair for source in opened for pair in _pairs(source, split))
 
 
 def _pairs(source: Source, split: Split) -> Iterator[Pair]:

@@ -48,7 +48,10 @@ def training_rows(config: DataConfig, seed: int) -> tuple[ConcatenatedRows, str]
 
 
 def evaluation_rows(
-    config: DataConfig, split: Split, wanted: Sequence[int | None]
+    config: DataConfig,
+    split: Split,
+    wanted: Sequence[int | None],
+    sources: Sequence[Source] | None = None,
 ) -> ConcatenatedRows:
     """The rows of a split.
 
@@ -56,13 +59,15 @@ def evaluation_rows(
         config: what to read, and the length of the rows.
         split: which split.
         wanted: how many rows of each source will be read; None for all.
+        sources: of the config, where they are open already.
 
     Raises:
         UserError: for a bad source, and a split without text.
     """
     if config.task in DIAGNOSTICS:
         return ConcatenatedRows([DiagnosticRows(config, split)])
-    sources = open_sources(config)
+    if sources is None:
+        sources = open_sources(config)
     if config.task == "pairs":
         return ConcatenatedRows([PairRows(source, split, config) for source in sources])
     unigram, tokenizer = open_unigram(config), open_tokenizer(config)

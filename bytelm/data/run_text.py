@@ -1,5 +1,7 @@
 """The text that a run reads, as its record."""
 
+import hashlib
+import json
 from typing import Any
 
 import numpy as np
@@ -26,35 +28,42 @@ def run_text(config: DataConfig) -> TextRecord:
     if config.task in DIAGNOSTICS:
         return make_record([], complete=True, sources=[])
     sources = open_sources(config)
-    listed = config.read == "packed"
-    rows, described = [], []
-    for source in sources:
-        about: dict[str, Any] = {"name": source.name, "splits": {}}
-        for split in READ_IN_TRAINING:
-            about["splits"][split] = {
-                "fingerprint": packed_name(source, split),
-                "inputs": _inputs(source, split),
-            }
-            if listed and source.stored_split(split) == split:
-                rows.append(_passages(source, split, config))
-        described.append(about)
-    return make_record(rows, listed, described)
+    described = [describe_source(source) for source in sources]
+    if config.read == "stream":
+        return make_record([], complete=False, sources=described)
+    rows = [
+        _passages(source, split, config)
+        for source in sources
+        for split in READ_IN_TRAINING
+        if source.stored_split(split) == split
+    ]
+    return make_record(rows, complete=True, sources=described)
 
 
-def packed_name(source: Source, split: Split) -> str | None:
-    """The fingerprint of a source's split; None where TFDS is needed for it and not installed."""
+def describe_source(source: Source) -> dict[str, Any]:
+    """What a source is, ready for JSON.
+
+    `text` changes with what is stored and how it is read, not with how it is split; `places`
+    are the real paths and sizes of files, or the version of a dataset. Both are None where TFDS is
+    needed to tell and not installed.
+    """
+    about = {
+        "name": source.name,
+        "held_out": source.held_out,
+        "split_above": source.split_above,
+        "text": None,
+        "places": None,
+    }
     try:
-        return source.fingerprint(split)
+        own = source.reader.own_splits
+        read = [split for split in READ_IN_TRAINING if split in own]
+        stored = [source.reader.inputs(split) for split in read]
+        places = {split: source.reader.places(split) for split in read}
     except TfdsMissingError:
-        return None
-
-
-def _inputs(source: Source, split: Split) -> object:
-    """What the storage of a split is: of files their real paths and sizes."""
-    try:
-        return source.reader.inputs(source.stored_split(split))
-    except TfdsMissingError:
-        return None
+        return about
+    content = json.dumps([source.reader.settings, sorted(own), stored], sort_keys=True)
+    text = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    return about | {"text": text, "places": places}
 
 
 def _passages(source: Source, split: Split, config: DataConfig) -> np.ndarray:

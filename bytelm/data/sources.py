@@ -34,6 +34,9 @@ class Reader(Protocol):
     def inputs(self, split: Split) -> object:
         """A JSON value that changes when the stored documents do."""
 
+    def places(self, split: Split) -> object:
+        """Where the documents are stored, such as real paths and sizes of files: a JSON value."""
+
     def size(self, split: Split) -> int:
         """About how many bytes the documents have."""
 

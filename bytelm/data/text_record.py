@@ -50,10 +50,14 @@ class TextRecord:
         places = np.searchsorted(self.digests, wanted).clip(max=len(self.digests) - 1)
         return np.where(self.digests[places] == wanted, self.splits[places], 0).astype(np.uint8)
 
-    def bytes_in(self, split: Split, text: bytes) -> int:
-        """How many bytes of a text are passages that were in a split."""
+    def bytes_in(self, split: Split, text: bytes, first: int | None = None) -> int:
+        """How many of the first bytes of a text are in passages that were in a split."""
         there = self.masks(passages(text)) >> SPLITS.index(split) & 1
-        return sum(len(p) for p, known in zip(passages(text), there, strict=True) if known)
+        known, end = 0, len(text) if first is None else first
+        for passage, is_there in zip(passages(text), there, strict=True):
+            known += min(len(passage), max(end, 0)) * int(is_there)
+            end -= len(passage)
+        return known
 
     @functools.cached_property
     def fingerprint(self) -> str:

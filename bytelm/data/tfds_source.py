@@ -136,6 +136,10 @@ class TfdsReader:
         info, part = self.builder.info, self.builder.info.splits[self.splits[split]]
         return [info.full_name, str(self.builder.data_path), self.splits[split], part.num_examples]
 
+    def places(self, split: Split) -> object:
+        """As `inputs`: a dataset's version tells where it is."""
+        return self.inputs(split)
+
     def size(self, split: Split) -> int:
         """Bytes of the prepared examples."""
         return int(self.builder.info.splits[self.splits[split].split("[")[0]].num_bytes)

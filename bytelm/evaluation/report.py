@@ -12,6 +12,7 @@ from rich.table import Table
 from bytelm.evaluation.bootstrap import LEAST_DOCUMENTS, interval_words
 from bytelm.evaluation.compressors import compressor_bpb
 from bytelm.evaluation.first_bytes import FirstBytes
+from bytelm.evaluation.seen import EvaluationText, describe_text
 from bytelm.terminal_console import TerminalConsole
 from bytelm.training.hardware import describe_machine
 from bytelm.whole_file import write_whole
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     loaded: "LoadedModel",
-    documents: Iterable[bytes],
+    documents: Iterable[bytes] | EvaluationText,
     *,
     stride: int | None = None,
     batch_size: int = 8,
@@ -38,7 +39,8 @@ def evaluate(
     Args:
         loaded: the model.
         documents: read twice where there are compressors to run; those of an iterator, which can
-            be read only once, are then held in memory.
+            be read only once, are then held in memory. Of a run's `EvaluationText` the report says
+            how much was trained on.
         stride: bytes scored by each window after a document's first; None for half the context.
         batch_size: windows scored at a time.
         max_bytes: only so many bytes are scored. The last document is cut, and then its END, which
@@ -53,6 +55,9 @@ def evaluate(
     Raises:
         UserError: if the documents hold no byte.
     """
+    text = documents if isinstance(documents, EvaluationText) else None
+    if isinstance(documents, EvaluationText):
+        documents = documents.documents()
     if (compressors or covers) and isinstance(documents, Iterator):
         # One byte more than is scored tells whether the last document is cut.
         documents = list(FirstBytes(documents, None if max_bytes is None else max_bytes + 1))
@@ -81,6 +86,8 @@ def evaluate(
         "bytes_per_second": raw_bytes / seconds,
         "machine": describe_machine(),
     }
+    if text is not None:
+        report["text"] = text.report(max_bytes)
     if loaded.tokenizer is not None:
         report["upper_bound"] = UPPER_BOUND
     if covers is not None:
@@ -112,7 +119,9 @@ def _marginal(loaded: "LoadedModel", documents: FirstBytes, covers: int) -> dict
 
 def print_report(report: dict[str, Any], console: Console | None = None) -> None:
     """Shows what `evaluate` returned as a table."""
-    table = Table(title=f"evaluation of step {report['step']}")
+    text = report.get("text")
+    of_text = f": {text['split']} of {text['source']}" if text else ""
+    table = Table(title=f"evaluation of step {report['step']}{of_text}")
     table.add_column()
     table.add_column("bits per byte", justify="right")
     table.add_column("95% interval", justify="right")
@@ -133,6 +142,8 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
         f"{report['context']}, stride {report['stride']}; {report['seconds']:.1f} s, "
         f"{report['bytes_per_second']:,.0f} bytes/s on {report['machine']}"
     )
+    if text:
+        table.caption += f"; {describe_text(text)}"
     if bound:
         table.caption += (
             f"; \u2264: {UPPER_BOUND}; {report['bytes_per_symbol']:.2f} bytes per token"

@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from bytelm.compiler import jit_inference
-from bytelm.data.config import DIAGNOSTICS, DataConfig, Split
+from bytelm.data.config import DIAGNOSTICS
 from bytelm.data.loader import ValidationBatches
 from bytelm.data.pairs import Pair, pairs
 from bytelm.errors import UserError
 from bytelm.evaluation.bootstrap import bootstrap_interval, interval_words, share_interval
+from bytelm.evaluation.seen import EvaluationText, describe_text
 from bytelm.inference.transduction import Transducer, bucket, encode, read
 from bytelm.models import Batch, ModelOutput
 from bytelm.models.byt5 import ByT5Config
@@ -40,8 +41,7 @@ SHOWN = 8
 
 def evaluate_targets(
     loaded: "LoadedModel",
-    data: DataConfig,
-    split: Split,
+    text: EvaluationText,
     *,
     batch_size: int = 16,
     max_bytes: int | None = None,
@@ -54,8 +54,7 @@ def evaluate_targets(
 
     Args:
         loaded: an encoder-decoder model.
-        data: whose split is scored.
-        split: which.
+        text: whose split is scored, as `evaluation_text` makes it.
         batch_size: rows at a time.
         max_bytes: no further row is scored once there are this many inputs; None for all.
         by_row: whether to tell the bits and the symbols of each row's targets, `row_bits` and
@@ -67,6 +66,7 @@ def evaluate_targets(
     Raises:
         UserError: for a task without inputs.
     """
+    data, split = text.config, text.split
     if data.task == "next_byte":
         raise UserError(
             "data.task is next_byte, and the model has an encoder, which needs inputs; choose the "
@@ -78,7 +78,7 @@ def evaluate_targets(
     data = dataclasses.replace(data, batch_size=batch_size)
     tally = _Tally(loaded.config.model, len(data.scripts))
     left = sys.maxsize if max_bytes is None else max_bytes
-    for batch in ValidationBatches(data, None, split):
+    for batch in ValidationBatches(data, None, split, sources=text.sources):
         lengths = (batch.inputs != PAD).sum(axis=1)
         wanted = np.cumsum(lengths) - lengths < left
         tally.add(_rows(batch, wanted), model)
@@ -90,12 +90,15 @@ def evaluate_targets(
         "task": data.task,
         "rows": tally.rows,
         **tally.report(data.scripts),
+        "text": text.report(max_bytes),
         "machine": describe_machine(),
     }
     if by_row:
         report |= tally.by_row()
     if data.task == "pairs" or data.task in DIAGNOSTICS:
-        report |= _matches(model, pairs(data, split), tally.rows, data.row_length, batch_size)
+        report |= _matches(
+            model, pairs(data, split, text.sources), tally.rows, data.row_length, batch_size
+        )
     report["seconds"] = time.perf_counter() - started
     return report
 
@@ -245,7 +248,9 @@ def _matches(
 
 def print_target_report(report: dict[str, Any], console: Console | None = None) -> None:
     """Shows what `evaluate_targets` returned as a table."""
-    table = Table(title=f"evaluation of step {report['step']}: {report['task']}")
+    text = report["text"]
+    title = f"evaluation of step {report['step']}: {report['task']}, {text['split']}"
+    table = Table(title=f"{title} of {text['source']}")
     table.add_column()
     table.add_column("", justify="right")
     table.add_column("95% interval", justify="right")
@@ -270,6 +275,8 @@ def print_target_report(report: dict[str, Any], console: Console | None = None) 
         f"{report['rows']:,} rows, {report['input_symbols']:,} inputs, "
         f"{report['target_symbols']:,} targets; {report['seconds']:.1f} s on {report['machine']}"
     )
+    if text["documents"]:
+        table.caption += f"; {describe_text(text)}"
     (console or TerminalConsole()).print(table)
 
 

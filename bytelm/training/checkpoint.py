@@ -278,6 +278,7 @@ class SavedModel:
     params: dict[str, Any]
     provenance: dict[str, Any]
     tokenizer: Tokenizer | None = None
+    run: Path | None = None
 
 
 def save_model(
@@ -352,7 +353,7 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
             )
             params = reader.arrays("params", target)
             tokenizer = carried_tokenizer(run, config.data)
-            return SavedModel(config, step, graphdef, params, provenance, tokenizer)
+            return SavedModel(config, step, graphdef, params, provenance, tokenizer, run)
 
         return first_readable(_chosen(run, steps, step), read, folder)
 

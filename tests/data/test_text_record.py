@@ -19,6 +19,7 @@ def test_knows_its_texts():
     assert of.masks([b"a", b"b", b"both", b"c"]).tolist() == [1, 2, 3, 0]
     assert of.bytes_in("train", b"both") == 4
     assert of.bytes_in("train", b"b") == 0
+    assert [of.bytes_in("train", b"both", first) for first in (0, 3, 9)] == [0, 3, 4]
     assert record().masks([b"a"]).tolist() == [0]
 
 

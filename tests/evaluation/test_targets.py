@@ -17,6 +17,7 @@ from bytelm.config import ExperimentConfig
 from bytelm.data.config import DataConfig
 from bytelm.data.loader import ValidationBatches
 from bytelm.evaluation.report import write_report
+from bytelm.evaluation.seen import evaluation_text
 from bytelm.evaluation.targets import evaluate_targets, print_target_report
 from bytelm.models.byt5 import ByT5Config
 from bytelm.models.mrt5 import MrT5Config
@@ -114,7 +115,7 @@ def data(targets, tmp_path_factory):
 @pytest.fixture(scope="module")
 def reports(models, data):
     return {
-        name: evaluate_targets(model, data, "train", batch_size=BATCH)
+        name: evaluate_targets(model, evaluation_text(model, data, "train"), batch_size=BATCH)
         for name, model in models.items()
     }
 

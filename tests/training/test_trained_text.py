@@ -57,8 +57,8 @@ def test_every_document_and_its_split(config, tmp_path):
     assert masks(run) == expected(config)
     assert set(masks(run)) == {1, 2, 4}
     (source,) = load_record(run).sources
-    ((path, *_),) = source["splits"]["train"]["inputs"]
-    assert path == str((tmp_path / "texts.jsonl").resolve())
+    path = (tmp_path / "texts.jsonl").resolve()
+    assert source["places"]["train"] == [[str(path), path.stat().st_size]]
 
 
 def test_pairs(config, tmp_path):

@@ -1,0 +1,208 @@
+"""Which text an evaluation scores, and how much of it the run was trained on.
+
+A run's record tells its text by content. So the documents of the run keep the splits that they had
+there, wherever they stand now; text that it never read is scored whole.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bytelm.data.config import DIAGNOSTICS, DataConfig, SourceConfig, Split
+from bytelm.data.documents import Documents, check_split
+from bytelm.data.pairs import pairs
+from bytelm.data.passages import passages
+from bytelm.data.run_text import describe_source
+from bytelm.data.sources import Source, open_source, open_sources
+from bytelm.data.text_record import TextRecord
+from bytelm.errors import UserError
+from bytelm.terminal_text import printable_name
+
+if TYPE_CHECKING:
+    from bytelm.api import LoadedModel
+
+UNKNOWN = "whether it was trained on is not known: the run has no record of all its text"
+
+
+@dataclass(frozen=True)
+class EvaluationText:
+    """The text that an evaluation scores.
+
+    Attributes:
+        config: how it is read.
+        split: which split of that.
+        sources: opened; what the run's record knows keeps its split.
+        record: of the run; None for an older run.
+        whole: whether all documents are scored, since the run read none of them, or few.
+        is_run_text: whether these are the sources of the run, as they were.
+    """
+
+    config: DataConfig
+    split: Split
+    sources: tuple[Source, ...]
+    record: TextRecord | None
+    whole: bool = False
+    is_run_text: bool = True
+
+    @property
+    def label(self) -> str:
+        """The split's name, or "all"."""
+        return "all" if self.whole else self.split
+
+    @property
+    def name(self) -> str:
+        """What the text is, in a few words."""
+        if self.config.task in DIAGNOSTICS:
+            return self.config.task
+        names = [printable_name(source.name) for source in self.sources]
+        files = [len(source.files) for source in self.config.source_configs]
+        more = " and others" if len(names) > 1 or files[0] > 1 else ""
+        return names[0] + more
+
+    def documents(self) -> Documents:
+        """The documents of the split."""
+        return Documents(self.config, self.split, self.sources)
+
+    def inputs(self) -> Iterable[bytes]:
+        """What a model reads of the split: documents, inputs of pairs, or nothing that is known."""
+        if self.config.task in DIAGNOSTICS:
+            return ()
+        if self.config.task == "pairs":
+            return (pair.input for pair in pairs(self.config, self.split, self.sources))
+        return self.documents()
+
+    def report(self, max_bytes: int | None = None) -> dict[str, Any]:
+        """What the text is, and how much of its first bytes was trained on, ready for JSON.
+
+        A document counts as soon as a part of it was trained on. Where that is not known,
+        `trained_on_documents` and `trained_on_bytes` are None.
+        """
+        left = sys.maxsize if max_bytes is None else max_bytes
+        sizes, seen = [], []
+        for document in self.inputs():
+            if left <= 0:
+                break
+            sizes.append(min(len(document), left))
+            seen.append(self.record.bytes_in("train", document, left) if self.record else 0)
+            left -= len(document)
+        is_known = self.record is not None and self.record.complete
+        return {
+            "split": self.label,
+            "source": self.name,
+            "documents": len(sizes),
+            "bytes": sum(sizes),
+            "trained_on_documents": sum(count > 0 for count in seen) if is_known else None,
+            "trained_on_bytes": sum(seen) if is_known else None,
+        }
+
+
+def evaluation_text(
+    loaded: "LoadedModel", data: DataConfig, split: str | None = None
+) -> EvaluationText:
+    """The text that a model is evaluated on.
+
+    Args:
+        loaded: the model.
+        data: what to read.
+        split: which split; None for validation, or for all documents of `data.files` of which the
+            run read less than half.
+
+    Raises:
+        UserError: for a split of another name, or a bad source.
+    """
+    known = None if split is None else check_split(split)
+    record = loaded.text_record
+    if data.task in DIAGNOSTICS:
+        return EvaluationText(data, known or "validation", (), record)
+    run = loaded.config.data
+    of_run = _run_sources(run, record)
+    as_run = [_as_in_run(source, data, run, of_run) for source in data.source_configs]
+    is_run_text = all(same for _, same in as_run)
+    names_validation = data.validation_files not in ((), run.validation_files)
+    may_be_whole = data.files and known is None and not names_validation
+    if may_be_whole and not is_run_text and not _is_of_run(data, run, record):
+        data = dataclasses.replace(data, held_out=0.0, validation_files=(), test_files=())
+        return EvaluationText(data, "train", open_sources(data), record, True, False)
+    configs = tuple(source for source, _ in as_run)
+    if data.mixture:
+        data = dataclasses.replace(data, mixture=configs)
+    else:
+        own = {name: getattr(configs[0], name) for name in ("held_out", "split_above")}
+        data = dataclasses.replace(data, **own)
+    known = known or "validation"
+    sources = tuple(
+        source if same or source.stored_split(known) != "train" else _with_record(source, record)
+        for source, (_, same) in zip(open_sources(data), as_run, strict=True)
+    )
+    return EvaluationText(data, known, sources, record, False, is_run_text)
+
+
+def describe_text(about: dict[str, Any]) -> str:
+    """In words, how much of a text was trained on, of what `EvaluationText.report` returned."""
+    if about["trained_on_bytes"] is None:
+        return UNKNOWN
+    if not about["trained_on_bytes"]:
+        return "none of it was trained on"
+    return (
+        f"{about['trained_on_bytes']:,} of its {about['bytes']:,} bytes were trained on, in "
+        f"{about['trained_on_documents']:,} of {about['documents']:,} documents"
+    )
+
+
+def _run_sources(run: DataConfig, record: TextRecord | None) -> list[dict[str, Any]]:
+    """What the run's sources were (`describe_source`); of an older run, what they are now."""
+    if record is not None and record.sources:
+        return list(record.sources)
+    found = []
+    for source in run.source_configs:
+        try:
+            found.append(describe_source(open_source(source, run)))
+        except UserError:  # its files are gone
+            continue
+    return found
+
+
+def _as_in_run(
+    source: SourceConfig, data: DataConfig, run: DataConfig, of_run: list[dict[str, Any]]
+) -> tuple[SourceConfig, bool]:
+    """The source, split as in the run, if it is one of the run's; and whether it is."""
+    text = describe_source(open_source(source, data))["text"]
+    if text is None:  # TFDS is not installed; what was packed before is found by its name
+        return source, any(_spelling(source) == _spelling(had) for had in run.source_configs)
+    for had in of_run:
+        if had["text"] == text:
+            rule = {name: had[name] for name in ("held_out", "split_above")}
+            return dataclasses.replace(source, **rule), True
+    return source, False
+
+
+def _is_of_run(data: DataConfig, run: DataConfig, record: TextRecord | None) -> bool:
+    """Whether files are the run's, as named or by at least half of their text."""
+    names = _absolute(data.files)
+    if any(names == _absolute(source.files) for source in run.source_configs):
+        return True
+    if record is None:
+        return False
+    size = known = 0
+    for document in open_source(data, data).reader.documents("train"):
+        size += len(document.text)
+        masks = record.masks(passages(document.text))
+        known += sum(len(p) for p, mask in zip(passages(document.text), masks, strict=True) if mask)
+    return 2 * known >= size > 0
+
+
+def _spelling(source: SourceConfig) -> dict[str, Any]:
+    """The fields of a source as they were given, without those of its splits and its weight."""
+    names = {field.name for field in dataclasses.fields(SourceConfig)}
+    return {name: getattr(source, name) for name in names - {"weight", "held_out", "split_above"}}
+
+
+def _absolute(files: Iterable[str]) -> list[str]:
+    return [os.path.abspath(os.path.expanduser(name)) for name in files]
+
+
+def _with_record(source: Source, record: TextRecord | None) -> Source:
+    return source if record is None else dataclasses.replace(source, record=record)

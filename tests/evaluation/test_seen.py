@@ -1,0 +1,231 @@
+"""Whatever way a run's text is named, evaluation scores the documents that the run held out."""
+
+import dataclasses
+import json
+import os
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from bytelm.config import ExperimentConfig
+from bytelm.data.config import DataConfig, SourceConfig
+from bytelm.data.documents import Documents
+from bytelm.errors import UserError
+from bytelm.evaluation.seen import UNKNOWN, describe_text, evaluation_text
+from bytelm.models.transformer import TransformerConfig
+from bytelm.training.trained_text import keep_record
+
+TEXTS = [f"document {number} of the run" for number in range(80)]
+OTHERS = [f"text {number} of another corpus" for number in range(30)]
+BOOK = "".join(f"line {number * number} of a book\n" for number in range(9000))
+
+
+def write(path, texts):
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)
+
+
+def run_of(config, tmp_path):
+    """What evaluation sees of a run on a config."""
+    run = tmp_path / "run"
+    run.mkdir(exist_ok=True)
+    record = keep_record(
+        run, ExperimentConfig(model=TransformerConfig(), data=config), resuming=False
+    )
+    return SimpleNamespace(config=SimpleNamespace(data=config), text_record=record)
+
+
+@pytest.fixture
+def config(tmp_path):
+    files = (write(tmp_path / "texts.jsonl", TEXTS),)
+    return DataConfig(files=files, held_out=0.1, cache_dir=str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def run(config, tmp_path):
+    return run_of(config, tmp_path)
+
+
+def scored(run, data, split=None):
+    text = evaluation_text(run, data, split)
+    return [document.decode() for document in text.documents()]
+
+
+def counts(run, data, split=None):
+    text = evaluation_text(run, data, split)
+    about = text.report()
+    return about["trained_on_documents"], about["documents"]
+
+
+def grow(path, texts):
+    with open(path, "a") as file:
+        file.write("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sequence_length": 128},
+        {"workers": 1},
+        {"cache_dir": "other_cache"},
+        {"held_out": 0.3},
+        {"held_out": 0.01},
+        {"held_out": 0.0},
+        {"split_above": None},
+        {"weight": 2.0},
+        {"seed": "by its name in this directory"},
+        {"seed": "link"},
+        {"seed": "copy"},
+        {"seed": "copy", "held_out": 0.3},
+        {"seed": "copy", "held_out": 0.01},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("split", ["validation", "test", "train"])
+def test_the_run_s_text_however_it_is_named(run, config, tmp_path, monkeypatch, changes, split):
+    monkeypatch.chdir(tmp_path)
+    expected = [text.decode() for text in Documents(config, split)]
+    way, changes = changes.get("seed"), {k: v for k, v in changes.items() if k != "seed"}
+    if way == "link":
+        os.symlink("texts.jsonl", "link.jsonl")
+        changes["files"] = ("link.jsonl",)
+    elif way == "copy":
+        shutil.copy("texts.jsonl", "copy.jsonl")
+        changes["files"] = ("copy.jsonl",)
+    elif way:
+        changes["files"] = ("texts.jsonl",)
+    data = dataclasses.replace(config, **changes)
+    assert scored(run, data, split) == expected
+    if split == "validation":
+        assert scored(run, data) == expected
+    trained = len(expected) if split == "train" else 0
+    assert counts(run, data, split) == (trained, len(expected))
+
+
+def test_a_file_that_grew(run, config):
+    before = {split: scored(run, config, split) for split in ("train", "validation", "test")}
+    grow(config.files[0], [f"added {number}" for number in range(200)])
+    for held_out in (0.1, 0.3):
+        data = dataclasses.replace(config, held_out=held_out)
+        for split, texts in before.items():
+            after = scored(run, data, split)
+            assert [text for text in after if text in TEXTS] == texts
+            assert set(after) - set(texts)
+        assert counts(run, data)[0] == 0
+
+
+def test_other_text_is_scored_whole(run, config, tmp_path):
+    data = dataclasses.replace(config, files=(write(tmp_path / "others.jsonl", OTHERS),))
+    text = evaluation_text(run, data)
+    assert scored(run, data) == OTHERS
+    assert (text.whole, text.label, text.is_run_text) == (True, "all", False)
+    about = text.report()
+    assert describe_text(about) == "none of it was trained on"
+    assert 0 < len(scored(run, data, "validation")) < len(OTHERS)
+
+
+def test_other_text_with_some_of_the_run_says_so(run, config, tmp_path):
+    known = scored(run, config, "train")[:3]
+    held_out = scored(run, config, "validation")[:1]
+    mixed = [*OTHERS, *known, *held_out]
+    data = dataclasses.replace(config, files=(write(tmp_path / "mixed.jsonl", mixed),))
+    assert scored(run, data) == mixed
+    text = evaluation_text(run, data)
+    about = text.report()
+    assert (about["split"], about["source"]) == ("all", "mixed.jsonl")
+    assert about["trained_on_bytes"] == sum(map(len, known))
+    assert (
+        f"{sum(map(len, known))} of its {sum(map(len, mixed))} bytes were trained on, in 3 of 34 "
+        "documents"
+    ) == describe_text(about)
+
+
+def test_files_of_their_own(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    held = write(tmp_path / "held.jsonl", OTHERS)
+    own = dataclasses.replace(config, validation_files=(held,), held_out=0.0)
+    run = run_of(own, tmp_path)
+    shutil.copy("texts.jsonl", "copy.jsonl")
+    for changes in (
+        {"workers": 1},
+        {"files": ("texts.jsonl",)},
+        {"files": ("copy.jsonl",)},
+        {"files": (held,), "validation_files": ()},
+    ):
+        assert scored(run, dataclasses.replace(own, **changes)) == OTHERS
+    only_trained = dataclasses.replace(own, files=("copy.jsonl",), validation_files=())
+    with pytest.raises(UserError, match=r"no text of the run's validation split.*--split"):
+        scored(run, only_trained)
+    new = write(tmp_path / "new.jsonl", ["new", TEXTS[0]])
+    named = dataclasses.replace(own, files=("copy.jsonl",), validation_files=(new,))
+    assert scored(run, named) == ["new", TEXTS[0]]
+    assert counts(run, named) == (1, 2)
+
+
+def test_a_mixture(config, tmp_path):
+    second = write(tmp_path / "second.jsonl", OTHERS)
+    source = SourceConfig(files=config.files, held_out=0.1)
+    mixture = dataclasses.replace(
+        config, files=(), mixture=(source, SourceConfig(files=(second,), held_out=0.2))
+    )
+    run = run_of(mixture, tmp_path)
+    expected = scored(run, mixture, "validation")
+    assert scored(run, dataclasses.replace(mixture, batch_size=2)) == expected
+    alone = dataclasses.replace(config, files=(second,))
+    assert scored(run, alone) == [text for text in expected if text in OTHERS]
+    new = dataclasses.replace(config, files=(write(tmp_path / "new.jsonl", ["new"]),))
+    assert scored(run, new) == ["new"]
+
+
+def test_one_long_text(config, tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text(BOOK)
+    book = dataclasses.replace(config, files=(str(path),), split_above=65536)
+    run = run_of(book, tmp_path)
+    expected = scored(run, book, "validation")
+    copy = tmp_path / "copy.txt"
+    shutil.copy(path, copy)
+    for changes in ({"held_out": 0.3}, {"split_above": 10**6}, {"files": (str(copy),)}):
+        assert scored(run, dataclasses.replace(book, **changes)) == expected
+    with open(copy, "a") as file:
+        file.write("".join(f"line {number} of a sequel\n" for number in range(3000)))
+    grown = dataclasses.replace(book, files=(str(copy),))
+    assert expected[0] in "".join(scored(run, grown))
+    assert counts(run, grown)[0] == 0
+
+
+def test_the_first_bytes(config, tmp_path):
+    (tmp_path / "book.txt").write_text(BOOK)
+    book = dataclasses.replace(config, files=(str(tmp_path / "book.txt"),), split_above=65536)
+    about = evaluation_text(run_of(book, tmp_path), book, "train").report(max_bytes=1000)
+    assert (about["documents"], about["bytes"], about["trained_on_bytes"]) == (1, 1000, 1000)
+
+
+def test_pairs(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"text": t, "target": "x"}) + "\n" for t in TEXTS))
+    config = DataConfig(
+        task="pairs", files=(str(path),), target_key="target", held_out=0.1, sequence_length=64
+    )
+    run = run_of(config, tmp_path)
+    expected = list(evaluation_text(run, config).inputs())
+    shutil.copy(path, tmp_path / "copy.jsonl")
+    copy = dataclasses.replace(config, files=(str(tmp_path / "copy.jsonl"),), held_out=0.3)
+    assert list(evaluation_text(run, copy).inputs()) == expected
+    assert counts(run, copy) == (0, len(expected))
+
+
+def test_an_older_run_without_a_record(run, config, tmp_path):
+    expected = scored(run, config, "validation")
+    run.text_record = None
+    for changes in ({"sequence_length": 128}, {"held_out": 0.3}, {"workers": 1}):
+        data = dataclasses.replace(config, **changes)
+        assert scored(run, data) == expected
+        text = evaluation_text(run, data)
+        assert describe_text(text.report()) == UNKNOWN
+
+
+def test_no_such_split(run, config):
+    with pytest.raises(UserError, match="there is no split 'dev'"):
+        evaluation_text(run, config, "dev")
