@@ -41,7 +41,7 @@ from bytelm.presets import (
 )
 from bytelm.source_options import check_files_named, with_named_source
 from bytelm.stopping import Stopped, StopSignals
-from bytelm.terminal_text import escape_unwritable, log_to_terminal, printable
+from bytelm.terminal_text import escape_unwritable, log_to_terminal, printable, say
 
 T = TypeVar("T")
 
@@ -118,14 +118,14 @@ def train_command(arguments: Sequence[str]) -> int:
 def _say_how_it_ended(result: Any) -> None:
     where = f"checkpoint of step {result.step} in {result.run_dir}"
     if result.interrupted and not result.step:
-        print("stopped on request before the first step; there is no checkpoint")
+        say("stopped on request before the first step; there is no checkpoint")
         return
     if result.interrupted:
-        print(f"stopped on request; {where}; continue with --run-dir {result.run_dir} --resume")
+        say(f"stopped on request; {where}; continue with --run-dir {result.run_dir} --resume")
         return
-    print(f"done; {where}")
-    print(f"  evaluate: python eval.py --checkpoint {result.run_dir}")
-    print(f"  generate: bytelm generate --checkpoint {result.run_dir} --prompt 'def '")
+    say(f"done; {where}")
+    say(f"  evaluate: python eval.py --checkpoint {result.run_dir}")
+    say(f"  generate: bytelm generate --checkpoint {result.run_dir} --prompt 'def '")
 
 
 def _saved_preset(rest: Sequence[str]) -> tuple[str, ExperimentConfig]:
@@ -202,7 +202,7 @@ def eval_command(arguments: Sequence[str]) -> int:
     name = re.sub(r"[^\w.-]+", "-", f"eval_step_{loaded.step}_{source}{text.label}.json")
     output = command.output or known.checkpoint / name
     write_report(report, output)
-    print(f"report: {output}")
+    say(f"report: {output}")
     return 0
 
 
@@ -276,7 +276,7 @@ def ablate_command(arguments: Sequence[str]) -> int:
     output = command.output or Path("runs/ablations") / Path(name).stem
     if command.tasks:
         plan = AblationPlan(ablation, output)
-        print(f"{len(plan.sweep)} {plan.count()}")
+        say(f"{len(plan.sweep)} {plan.count()}")
         return 0
     return run_ablation(ablation, output, max_bytes=command.max_bytes, task=command.task)
 
@@ -346,7 +346,7 @@ def compare_command(arguments: Sequence[str]) -> int:
     output = command.output or Path("runs/comparison") / Path(name).stem
     if command.tasks:
         plan = ComparisonPlan(comparison, output, command.root)
-        print(f"{len(plan.sweep)} {plan.count()}")
+        say(f"{len(plan.sweep)} {plan.count()}")
         return 0
     return run_comparison(comparison, output, root=command.root, task=command.task)
 
@@ -362,10 +362,10 @@ def convert_command(arguments: Sequence[str]) -> int:
     match command:
         case ConvertCommand(str() as source, Path() as run, None, None, None):
             from_hf(source, run)
-            print(f"done; checkpoint of step 0 in {run}")
+            say(f"done; checkpoint of step 0 in {run}")
         case ConvertCommand(None, None, Path() as folder, Path() as run, step):
             to_hf(run, folder, step)
-            print(f"done; T5's config and weights in {folder}")
+            say(f"done; T5's config and weights in {folder}")
         case _:
             raise UserError(
                 "say what to convert: `--from-hf PATH_OR_NAME --output RUN`, or `--to-hf FOLDER "
@@ -403,7 +403,7 @@ def _work(arguments: Sequence[str], command: str, kinds: Mapping[str, type[Any]]
     """The first argument, which says which of a command's kinds of work to do."""
     name = arguments[0] if arguments else ""
     if name in ("-h", "--help"):
-        print(usage.of_command(COMMANDS[command], kinds))
+        say(usage.of_command(COMMANDS[command], kinds))
         sys.exit(0)
     if name not in kinds:
         given = f" (there is no {command} {name!r}{did_you_mean(name, kinds)})" if name else ""
@@ -422,7 +422,7 @@ def _preset(
     if arguments and not arguments[0].startswith("-"):
         return arguments[0], arguments[1:]
     if command in COMMANDS and {"-h", "--help"} & set(arguments):
-        print(usage.of_preset_command(command, COMMANDS[command], what, names()))
+        say(usage.of_preset_command(command, COMMANDS[command], what, names()))
         sys.exit(0)
     return None, arguments
 
@@ -461,10 +461,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
-            print(usage.overview(COMMANDS))
+            say(usage.overview(COMMANDS))
             return 0
         if arguments[0] == "--version":
-            print(usage.versions())
+            say(usage.versions())
             return 0
         arguments = usage.import_named(arguments)
         name = arguments[0] if arguments else ""
@@ -476,13 +476,13 @@ def _run(arguments: Sequence[str]) -> int:
         with output.may_fail() if name in TRAINING else contextlib.nullcontext():
             return COMMANDS[name](arguments[1:])
     except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 2
     except Stopped as stopped:
         return stopped.status

@@ -11,7 +11,7 @@ from bytelm.terminal_text import printable
 
 
 class TerminalConsole(Console):
-    """A rich console without markup, which makes control characters visible.
+    """A rich console without markup, which shows what its encoding lacks, and control characters.
 
     Rich would read names in brackets as its own markup, in titles and cells of tables too.
     """
@@ -23,7 +23,7 @@ class TerminalConsole(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """The text, made visible before its width is measured."""
-        return super().render_str(printable(text), **options)
+        return super().render_str(self._writable(text), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
@@ -31,5 +31,8 @@ class TerminalConsole(Console):
         """The segments of what is shown; those that move the cursor are rich's own."""
         for segment in super().render(renderable, options):
             if segment.control is None:
-                segment = Segment(printable(segment.text), segment.style)
+                segment = Segment(self._writable(segment.text), segment.style)
             yield segment
+
+    def _writable(self, text: str) -> str:
+        return printable(text).encode(self.encoding, "backslashreplace").decode(self.encoding)

@@ -26,6 +26,16 @@ def printable_name(name: str | os.PathLike[str]) -> str:
     return os.fspath(name).translate(_ON_ONE_LINE)
 
 
+def say(message: str, file: TextIO | None = None) -> None:
+    """Prints a message, which may hold names of files, made visible.
+
+    Args:
+        message: one line or more.
+        file: where to; none = standard output.
+    """
+    print(printable(message), file=file, flush=True)
+
+
 def escape_unwritable(*streams: TextIO) -> None:
     r"""Makes streams write a character that their encoding lacks as `\uNNNN`, and never raise.
 

@@ -22,6 +22,7 @@ from bytelm.errors import UserError
 from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.seen import evaluation_text
 from bytelm.evaluation.targets import evaluate_targets
+from bytelm.terminal_text import say
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class AblationPlan(Plan[PointRun]):
         """Does all runs that are left, and writes the tables after each; an exit status."""
         status = super().do_all()
         self.results().show()
-        print(f"table and plot: {self.output}")
+        say(f"table and plot: {self.output}")
         return status
 
     def results(self) -> AblationResults:

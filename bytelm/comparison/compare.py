@@ -25,6 +25,7 @@ from bytelm.comparison.runs import (
 from bytelm.comparison.sizing import adapted_run, sized_run
 from bytelm.comparison.speed import Speeds, measure_speeds, read_speeds
 from bytelm.subword.training import train_tokenizer
+from bytelm.terminal_text import say
 from bytelm.training.hardware import describe_machine
 from bytelm.whole_file import write_whole
 
@@ -136,7 +137,7 @@ class ComparisonPlan(Plan[Run]):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.exists():
-                print(f"training the tokenizer {path.name}")
+                say(f"training the tokenizer {path.name}")
                 text = self.comparison.corpora[corpus]
                 most = config.max_bytes or TOKENIZER_BYTES
                 content = train_tokenizer(text, config.kind, config.size, most)
@@ -173,7 +174,7 @@ class ComparisonPlan(Plan[Run]):
         """Does all runs that are left, and writes the report after each; an exit status."""
         status = super().do_all()
         if status != 143:
-            print(f"report: {self.output / 'report.html'}")
+            say(f"report: {self.output / 'report.html'}")
         return status
 
     def tested(self) -> list[tuple[Callable[[], list[Run]], Callable[[Run], Outcome]]]:
@@ -189,7 +190,7 @@ class ComparisonPlan(Plan[Run]):
         runs = [run for run in self.final() if is_trained(self.run_dir(run), run.config)]
         known = read_speeds(self.output)
         if self.comparison.timed_steps and not all(map(known.knows, runs)):
-            print(f"timing {self.comparison.timed_steps} steps of each contender, in turns")
+            say(f"timing {self.comparison.timed_steps} steps of each contender, in turns")
             measure_speeds(runs, self.comparison.timed_steps, self.output)
 
     def train_and_test(self, run: Run) -> Outcome:

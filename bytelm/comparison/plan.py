@@ -10,6 +10,7 @@ from bytelm.comparison.record import State, SweepRow
 from bytelm.comparison.runs import TEST_REPORT, Outcome, carry_out, is_trained, metrics
 from bytelm.config import ExperimentConfig
 from bytelm.errors import UserError
+from bytelm.terminal_text import say
 from bytelm.training.program import forget_programs, shares_program
 from bytelm.training.run_directory import lock
 
@@ -152,7 +153,7 @@ class Plan(ABC, Generic[R]):
         else:
             run = self._final_task(number)
             outcome = self.train_and_test(run)
-        print(f"{run.name}: {outcome.state} {outcome.reason}".rstrip())
+        say(f"{run.name}: {outcome.state} {outcome.reason}".rstrip())
         return {"done": 0, "failed": 1, "stopped": 143}[outcome.state]
 
     def _final_task(self, number: int) -> R:
@@ -184,7 +185,7 @@ class Plan(ABC, Generic[R]):
                 self.afterwards()
             self.report(images=True)
         if stopped:
-            print("stopped on request; the same command goes on")
+            say("stopped on request; the same command goes on")
             return 143
         return 1 if any(outcome.state == "failed" for outcome in self.outcomes.values()) else 0
 
@@ -206,7 +207,7 @@ class Plan(ABC, Generic[R]):
     def do_each(self, runs: Sequence[R], do: Callable[[R], Outcome], what: str) -> bool:
         """Does runs one after another; whether a signal asked to stop."""
         for number, run in enumerate(runs, 1):
-            print(f"{what} {number} of {len(runs)}: {run.name}, {run.config.train.steps} steps")
+            say(f"{what} {number} of {len(runs)}: {run.name}, {run.config.train.steps} steps")
             self.outcomes[self.key(run)] = do(run)
             self.report()
             # What a run compiled is kept as long as the next one needs it, and no longer.

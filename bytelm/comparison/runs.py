@@ -13,6 +13,7 @@ from bytelm.data.loader import ValidationBatches
 from bytelm.errors import UserError
 from bytelm.evaluation.report import write_report
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
+from bytelm.terminal_text import say
 from bytelm.training.checkpoint import last_step
 from bytelm.training.loop import CONFIG, train
 from bytelm.training.resume import FREE, outcome_changes
@@ -57,7 +58,7 @@ def carry_out(
             return Outcome("done")
         return Outcome("done", report=_tested(run_dir, config, test, asked))
     except (UserError, jax.errors.JaxRuntimeError) as error:  # the latter when memory runs out
-        print(f"{run_dir.name} failed: {error}")
+        say(f"{run_dir.name} failed: {error}")
         return Outcome("failed", str(error))
 
 

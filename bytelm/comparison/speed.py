@@ -11,6 +11,7 @@ import jax
 from bytelm.comparison.comparison import Run
 from bytelm.data.loader import ValidationBatches
 from bytelm.errors import UserError
+from bytelm.terminal_text import say
 from bytelm.training.hardware import describe_machine
 from bytelm.training.program import build_program
 from bytelm.training.timing import RepeatedStep, Timing, in_turns, repeated_step
@@ -69,7 +70,7 @@ def measure_speeds(runs: Sequence[Run], rounds: int, output: Path) -> None:
         steps = {name: _step(run) for name, run in {_step_name(run): run for run in runs}.items()}
         timings = in_turns({n: step.run for n, step in steps.items()}, rounds=rounds, warm_up=1)
     except (UserError, jax.errors.JaxRuntimeError) as error:
-        print(f"the contenders could not be timed: {error}")
+        say(f"the contenders could not be timed: {error}")
         return
     seconds = {name: list(timing.seconds) for name, timing in timings.items()}
     peaks = {name: step.peak_bytes for name, step in steps.items()}

@@ -16,7 +16,7 @@ from bytelm.api import load
 from bytelm.errors import UserError
 from bytelm.evaluation.segmentation import Segmentation, length_histogram
 from bytelm.terminal_console import TerminalConsole
-from bytelm.terminal_text import printable
+from bytelm.terminal_text import printable, say
 from bytelm.whole_file import write_whole
 
 _STYLES = ("black on bright_cyan", "black on bright_yellow")
@@ -66,7 +66,7 @@ def show_segmentation(command: SegmentCommand) -> None:
     if page:
         title = f"Patches of {command.checkpoint} at step {loaded.step}"
         write_whole(page, segmentation_page(segmentation, title))
-        print(f"page: {page}")
+        say(f"page: {page}")
 
 
 def _text(command: SegmentCommand) -> bytes:

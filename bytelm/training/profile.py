@@ -6,6 +6,7 @@ import jax
 
 from bytelm.config import ExperimentConfig
 from bytelm.data.loader import train_loader
+from bytelm.terminal_text import say
 from bytelm.training.program import build_program
 from bytelm.training.sharding import place_batch, row_share
 
@@ -30,4 +31,4 @@ def profile(config: ExperimentConfig, trace_dir: Path, steps: int) -> None:
         jax.block_until_ready(state)
         jax.profiler.stop_trace()
         batches.close()
-    print(f"trace of {steps} steps: {trace_dir} (tensorboard --logdir {trace_dir})")
+    say(f"trace of {steps} steps: {trace_dir} (tensorboard --logdir {trace_dir})")
