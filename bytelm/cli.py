@@ -27,7 +27,7 @@ from bytelm.commands import (
     TrainCommand,
     UnigramCommand,
 )
-from bytelm.config import ExperimentConfig, to_dict, to_json
+from bytelm.config import ExperimentConfig, TrainConfig, to_dict, to_json
 from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
 from bytelm.presets import (
@@ -69,6 +69,7 @@ def train_command(arguments: Sequence[str]) -> int:
     else:
         config = load_preset(preset)
     command = parse(TrainCommand, rest, f"train {preset}", TrainCommand(config))
+    _check_length(command.config.train, config.train)
     if command.print_config:
         print(to_json(command.config), end="")
         return 0
@@ -80,8 +81,19 @@ def train_command(arguments: Sequence[str]) -> int:
     import jax
 
     from bytelm.training.loop import train
-    from bytelm.training.run_directory import lock, new_run_directory, remove_if_unused
+    from bytelm.training.run_directory import (
+        lock,
+        new_run_directory,
+        remove_if_unused,
+        unused_directory,
+    )
 
+    if command.dry_run:
+        from bytelm.training.dry_run import dry_run
+
+        where = command.run_dir or unused_directory(Path("runs") / Path(preset).stem)
+        dry_run(command.config, where, resume=command.resume)
+        return 0
     if command.report and jax.process_count() > 1:
         raise UserError("--report needs a single process; run eval.py when the run has ended.")
     if command.run_dir is None:
@@ -113,6 +125,15 @@ def train_command(arguments: Sequence[str]) -> int:
     if command.report:
         return eval_command(["--checkpoint", str(run_dir), "--split", "test"])
     return 0
+
+
+def _check_length(asked: TrainConfig, preset: TrainConfig) -> None:
+    """Raises UserError where the steps are asked for, and a budget decides them."""
+    if asked.budget is not None and asked.steps != preset.steps:
+        raise UserError(
+            f"train.steps is {asked.steps} and train.budget {asked.budget!r}; give one of them "
+            "(--train.budget None leaves the budget out)."
+        )
 
 
 def _say_how_it_ended(result: Any) -> None:

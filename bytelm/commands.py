@@ -29,6 +29,8 @@ class TrainCommand:
     """Whether checkpoints are compared with their digests before they are used."""
     allow_config_change: bool = False
     """Resume though fields that change the outcome differ from the run's saved config."""
+    dry_run: bool = False
+    """Check the config, tell what the run would be and cost, and stop; only text is packed."""
     print_config: bool = False
     """Print the resolved config as JSON and do nothing."""
     report: bool = False

@@ -13,6 +13,7 @@ from bytelm.errors import UserError
 from bytelm.models import ModelConfig
 from bytelm.models.boundary_kinds import BoundaryConfig
 from bytelm.models.shortening import ShorteningConfig
+from bytelm.training.budget import parse_budget
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.sharding import MeshConfig
 from bytelm.variants import check_known, defined_in
@@ -24,6 +25,9 @@ class TrainConfig(Checked, name="train"):
 
     steps: int = 1000
     """Optimiser steps."""
+    budget: str | None = None
+    """Text or work to spend, in place of `steps`, which follow from it: such as "10e9 bytes",
+    "2 epochs" or "1e18 flops"; none = as many as `steps` says."""
     seed: int = 0
     """Seed of the parameters and of the order of the data."""
     initial: str | None = None
@@ -64,6 +68,8 @@ class TrainConfig(Checked, name="train"):
                 raise UserError(f"train.{item.name} is {value}; it must be at least {least}.")
         if self.seed >= 2**31:
             raise UserError(f"train.seed is {self.seed}; it must be below 2**31.")
+        if self.budget is not None:
+            parse_budget(self.budget)
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,21 @@ ablation = Ablation(
 """
 
 
+def test_dry_run_and_budget(capsys, tmp_path, lines, monkeypatch):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    command = ["train", "transformer_tiny", "--data.batch-size", "8", "--data.files", str(lines)]
+    command += ["--data.held-out", "0.2", "--train.budget", "1e6 bytes"]
+    assert main([*command, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "(for 1e6 bytes)" in out and str(Path("runs/transformer_tiny")) in out
+    assert not list(folder.iterdir())
+    error = fails(capsys, *command, "--train.steps", "3")
+    assert "train.steps is 3 and train.budget '1e6 bytes'; give one of them" in error
+    assert not list(folder.iterdir())
+
+
 def test_ablate_and_segment(capsys, tmp_path, lines, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "tiny.py"

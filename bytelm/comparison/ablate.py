@@ -23,6 +23,7 @@ from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.seen import evaluation_text
 from bytelm.evaluation.targets import evaluate_targets
 from bytelm.terminal_text import say
+from bytelm.training.length import with_steps
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class AblationPlan(Plan[PointRun]):
         super().__init__(output, list(ablation.points), ablation.learning_rates, measure)
         self.ablation, self.max_bytes = ablation, max_bytes
         every = {
-            (point, multiple): ablation.runs_of(point, multiple)
+            (point, multiple): [_with_steps(run) for run in ablation.runs_of(point, multiple)]
             for point in ablation.points
             for multiple in ablation.learning_rates
         }
@@ -158,6 +159,14 @@ class AblationPlan(Plan[PointRun]):
         if not outcome.report:  # trained for the sweep, and not tested yet
             return dataclasses.replace(record, state="waiting")
         return finished(record, run.config, self.run_dir(run), outcome.report)
+
+
+def _with_steps(run: PointRun) -> PointRun:
+    """The run with the steps of its budget."""
+    try:
+        return dataclasses.replace(run, config=with_steps(run.config))
+    except UserError:  # it fails for the same reason when its turn comes, and the others go on
+        return run
 
 
 def _test(run_dir: Path, config: ExperimentConfig, max_bytes: int | None) -> dict[str, Any]:

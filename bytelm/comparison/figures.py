@@ -20,6 +20,7 @@ from bytelm.errors import UserError
 from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.languages import languages, read_parallel
 from bytelm.evaluation.robustness import robustness
+from bytelm.training.header import count_parameters
 from bytelm.training.program import build_program, row_flops
 from bytelm.training.sharding import place_batch
 
@@ -175,14 +176,10 @@ def training_speed(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def parameter_counts(config: ExperimentConfig) -> dict[str, float]:
     """How many there are, and how many beside the embeddings and the head."""
     model = nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0)))
-    total = embeddings = 0
-    for path, leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(model))):
-        total += leaf.size
-        names = jax.tree_util.keystr(path)
-        embeddings += leaf.size if "embedding" in names or names.startswith("['head']") else 0
+    total, others = count_parameters(nnx.to_pure_dict(nnx.state(model)))
     return {
         "parameters": float(total),
-        "parameters_without_embeddings": float(total - embeddings),
+        "parameters_without_embeddings": float(others),
     }
 
 

@@ -117,6 +117,7 @@ def _paced(config: ExperimentConfig, steps: int, symbols: float) -> ExperimentCo
     every = -(-steps // VALIDATIONS)
     changes: dict[str, Any] = {
         "train.steps": steps,
+        "train.budget": None,
         "train.validate_every": every,
         "train.checkpoint_every": every,
         "train.validation_rows": max(

@@ -118,6 +118,11 @@ class PairRows(EncoderDecoderRows):
     def __len__(self) -> int:
         return self._inputs.num_documents
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all inputs."""
+        return self._inputs.num_bytes
+
     def example(self, index: int, place: int | None) -> Example:
         return Example(
             with_end(self._inputs.document(index)),

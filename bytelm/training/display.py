@@ -136,7 +136,7 @@ def _scalar(value: Any) -> float:
     return float(np.asarray(value).item())
 
 
-def _with_prefix(value: float, unit: str) -> str:
+def with_prefix(value: float, unit: str) -> str:
     """Three significant digits with an SI prefix, such as "1.94 MB/s"."""
     if not math.isfinite(value):
         return f"{value} {unit}"
@@ -157,8 +157,8 @@ _FORMATS: dict[str, Callable[[float], str]] = {
     "validation_bpb": lambda value: f"validation {value:.3f} bpb",
     "bits_per_target_byte": lambda value: f"{value:.3f} bits/target byte",
     "validation_bits_per_target_byte": lambda value: f"validation {value:.3f} bits/target byte",
-    "bytes_per_second": lambda value: _with_prefix(value, "B/s"),
-    "flops_per_second": lambda value: _with_prefix(value, "FLOP/s"),
+    "bytes_per_second": lambda value: with_prefix(value, "B/s"),
+    "flops_per_second": lambda value: with_prefix(value, "FLOP/s"),
     "utilisation": lambda value: f"{value:.0%} of peak",
     "bytes_per_patch": lambda value: f"{value:.2f} B/patch",
     "overflow": lambda value: f"{value:.2%} overflow",

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Mapping
@@ -28,9 +29,11 @@ from bytelm.training.checkpoint import Checkpoints, last_step
 from bytelm.training.display import Display, format_duration
 from bytelm.training.distributed import StopRequest, gather_json
 from bytelm.training.hardware import peak_flops
+from bytelm.training.header import describe_run, write_facts
 from bytelm.training.initial import start_from
+from bytelm.training.length import with_steps
 from bytelm.training.metrics import MetricsWriter
-from bytelm.training.program import build_program, row_flops
+from bytelm.training.program import build_program, step_flops
 from bytelm.training.progress import Progress
 from bytelm.training.provenance import provenance
 from bytelm.training.record import Record, warnings
@@ -85,11 +88,8 @@ def train(
         Stopped: a signal before the end of the first step.
     """
     config = saved_form(config)
-    if not resume and (run_dir / CONFIG).exists():
-        raise UserError(
-            f"{run_dir} already holds a run; add --resume to go on with it, or choose another "
-            "--run-dir."
-        )
+    config = with_steps(config, _as_read(config, run_dir).data if resume else config.data)
+    check_unused(run_dir, resume)
     if step is not None and not resume:
         raise UserError(f"--step {step} says where to resume; add --resume.")
     if resume:
@@ -105,6 +105,22 @@ def train(
         return result
 
 
+def check_unused(run_dir: Path, resume: bool) -> None:
+    """Raises UserError if the directory holds a run that is not to be resumed."""
+    if not resume and (run_dir / CONFIG).exists():
+        raise UserError(
+            f"{run_dir} already holds a run; add --resume to go on with it, or choose another "
+            "--run-dir."
+        )
+
+
+def _as_read(config: ExperimentConfig, run_dir: Path) -> ExperimentConfig:
+    """The config with the copies that the run in the directory, if any, carries of files."""
+    path = run_dir / CONFIG
+    started = load_json(path).data if path.exists() else None
+    return dataclasses.replace(config, data=with_copies(config.data, run_dir, started))
+
+
 class _Run:
     """One run while it is training."""
 
@@ -118,13 +134,16 @@ class _Run:
         self.config, self.run_dir, self.mesh = config, run_dir, mesh
         self.has_encoder = isinstance(config.model, EncoderDecoderConfig)
         # The config says where files were; what is read is what the run carries of them.
-        reading = self._with_copies(config) if start.resume else config
+        reading = _as_read(config, run_dir) if start.resume else config
         self.program = build_program(reading, mesh)
         self.missing = missing_methods(self.program.graphdef)
         self.tokenizer = open_tokenizer(reading.data)
         share = row_share(config.data.batch_size, mesh)
         self.batches = train_loader(reading.data, config.train.seed, *share)
         self.validation = Validation(reading, self.program, mesh)
+        facts, header = describe_run(reading, self.program, mesh, self.validation, run_dir)
+        self.display = Display(config.train.steps)
+        self.display.message(header)
         self.notes: list[str] = []
         resuming = start.resume and last_step(run_dir) is not None
         if not resuming:
@@ -139,7 +158,9 @@ class _Run:
         self.failure: Exception | None = None
         if resuming:
             self._restore(start)
-        self.provenance = provenance()
+        counted = ("parameters", "parameters_without_embeddings")
+        self.provenance = provenance() | {name: facts[name] for name in counted}
+        self.step_flops = step_flops(config)
         self.learning_rate = config.optimizer.learning_rates(config.train.steps)
         self.peak = peak_flops(config.model.dtype).flops_per_second * mesh.size
         self.is_main = jax.process_index() == 0
@@ -147,12 +168,8 @@ class _Run:
             carry(run_dir, self.tokenizer, open_unigram(reading.data))
             record = keep_record(run_dir, config, resuming=resuming)
             self.provenance["text"] = record.sources
+            write_facts(facts, run_dir)
             write_whole(run_dir / CONFIG, to_json(config))
-
-    def _with_copies(self, config: ExperimentConfig) -> ExperimentConfig:
-        path = self.run_dir / CONFIG
-        started = load_json(path).data if path.exists() else None
-        return dataclasses.replace(config, data=with_copies(config.data, self.run_dir, started))
 
     def _first_state(self, verify: bool) -> State:
         config, shardings = self.config.train, self.program.shardings
@@ -172,7 +189,7 @@ class _Run:
 
     def _restore(self, start: Start) -> None:
         saved = self.checkpoints.config(start.step, verify=start.verify)
-        here = dataclasses.replace(self._with_copies(saved), mesh=self.config.mesh)
+        here = dataclasses.replace(_as_read(saved, self.run_dir), mesh=self.config.mesh)
         old = build_program(here, self.mesh)
         changed = check_change(
             saved,
@@ -215,7 +232,7 @@ class _Run:
         self.stop, first = stop, self.step
         with (
             self._writer() if self.is_main else contextlib.nullcontext() as self.writer,
-            Display(config.steps) as self.display,
+            self.display,
         ):
             if first:
                 self.display.message(f"resuming from step {first} in {self.run_dir}")
@@ -311,7 +328,7 @@ class _Run:
     def _take(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Counts in the metrics of a step, and records them where a record is due."""
         values = jax.device_get(metrics)
-        self.progress.add(values, self._step_flops())
+        self.progress.add(values, self.step_flops)
         limit = self.config.train.max_skipped
         if values["skipped_in_row"] >= limit:
             self.checkpoints.wait()
@@ -327,10 +344,13 @@ class _Run:
                 f"{limit} steps in a row, up to step {step}, had a loss or gradient that is not "
                 f"finite; the run stops; {advice}."
             )
-        self.record.add(values, self._step_flops())
+        self.record.add(values, self.step_flops)
         if step % self.config.train.log_every == 0:
             scalars = self.record.scalars(
-                self._step_flops, self.peak, self.config.data.scripts, self.has_encoder
+                functools.partial(step_flops, self.config),
+                self.peak,
+                self.config.data.scripts,
+                self.has_encoder,
             )
             # The schedule does not advance in a step that is skipped.
             scalars["learning_rate"] = float(self.learning_rate(step - 1 - int(values["skipped"])))
@@ -339,11 +359,6 @@ class _Run:
             self._report(step, scalars)
             self._warn(scalars, "in training")
             self.record.resume()
-
-    def _step_flops(self, patches: float | None = None) -> float:
-        """FLOPs of a step with so many patches; None for what is computed."""
-        rows = self.config.data.batch_size
-        return 3.0 * rows * row_flops(self.config, None if patches is None else patches / rows)
 
     @property
     def _room(self) -> float | None:

@@ -82,6 +82,15 @@ def row_flops(config: ExperimentConfig, patches: float | None = None) -> float:
     return model.forward_flops(data.sequence_length, patches)
 
 
+def step_flops(config: ExperimentConfig, patches: float | None = None) -> float:
+    """FLOPs of a training step, three forward passes, of so many patches in all its rows.
+
+    None is for what is computed: the patches that there is room for.
+    """
+    rows = config.data.batch_size
+    return 3.0 * rows * row_flops(config, None if patches is None else patches / rows)
+
+
 def check_supply(config: ExperimentConfig) -> None:
     """Raises UserError if the data do not supply what the model needs."""
     model, data = config.model, config.data

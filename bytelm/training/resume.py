@@ -18,6 +18,7 @@ FREE = (
     "data.tokenizer",  # where it is; what it is, the fingerprint of the data tells
     "data.unigram",  # likewise
     "data.workers",
+    "train.budget",  # the steps that follow from it are compared
     "train.log_every",
     "train.validate_every",
     "train.sample_bytes",

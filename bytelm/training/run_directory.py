@@ -54,20 +54,28 @@ def lock(run_dir: Path) -> Iterator[None]:
         yield
 
 
+def unused_directory(base: Path) -> Path:
+    """The first of `base`, `base-2`, `base-3`, ... that does not exist."""
+    candidate, number = base, 1
+    while os.path.lexists(candidate):
+        number += 1
+        candidate = base.with_name(f"{base.name}-{number}")
+    return candidate
+
+
 def new_run_directory(base: Path) -> Path:
     """Creates and returns the first of `base`, `base-2`, `base-3`, ... that does not exist.
 
     Two processes that ask at once get different directories.
     """
     base.parent.mkdir(parents=True, exist_ok=True)
-    candidate, number = base, 1
     while True:
+        candidate = unused_directory(base)
         try:
             candidate.mkdir()
             return candidate
         except FileExistsError:
-            number += 1
-            candidate = base.with_name(f"{base.name}-{number}")
+            pass  # another process was faster
 
 
 def remove_if_unused(run_dir: Path) -> None:

@@ -23,6 +23,7 @@ from bytelm.models.transformer import TransformerConfig
 from bytelm.presets import ablation_names, find_file, run_file
 from bytelm.training import program
 from bytelm.training.distributed import StopRequest
+from bytelm.training.program import step_flops
 from bytelm.training.sharding import MeshConfig
 
 SECOND = {"train.seed": 1}
@@ -175,6 +176,14 @@ def test_what_only_changes_reports_may_change(copy, ablation, monkeypatch):
     monkeypatch.setattr(runs, "train", None)
     one = Ablation(ablation.base, {"second": {**SECOND, "train.log_every": 2}})
     assert run_ablation(one, copy) == 0
+
+
+def test_a_budget_decides_the_steps(copy, ablation, monkeypatch):
+    monkeypatch.setattr(runs, "train", None)
+    budget = f"{2.5 * step_flops(ablation.configs['second'])} flops"
+    one = Ablation(ablation.base, {"second": {**SECOND, "train.budget": budget}})
+    assert run_ablation(one, copy) == 0
+    assert table(copy)[0]["state"] == "done"
 
 
 def test_a_point_that_fails_does_not_stop_the_others(whole, copy, ablation, monkeypatch):

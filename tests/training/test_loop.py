@@ -196,6 +196,29 @@ def test_times_are_of_the_steps_alone(config, tmp_path, monkeypatch):
         assert line["bytes_per_second"] == line["bytes"] - start
 
 
+def test_facts_are_in_the_files_of_a_run(config, whole_run, capsys):
+    facts = json.loads((whole_run / "run.json").read_text())
+    saved = load_model(whole_run)
+    count = sum(leaf.size for leaf in jax.tree.leaves(saved.params))
+    assert facts["parameters"] == saved.provenance["parameters"] == count
+    assert facts["flops"] == saved.provenance["flops"]
+
+
+def test_a_budget_is_resolved_and_recorded(config, tmp_path, monkeypatch, capsys):
+    flops = 2.5 * 3 * 8 * config.model.forward_flops(config.data.sequence_length)
+    budget = changed(config, "train", budget=f"{flops} flops")
+    assert train(budget, tmp_path).step == 2
+    shown = capsys.readouterr().out
+    assert (
+        shown.index("2 (for ")
+        < shown.index("compiling the training step")
+        < shown.index("step 2/2")
+    )
+    recorded = load_model(tmp_path).config
+    assert (recorded.train.steps, recorded.train.budget) == (2, f"{flops} flops")
+    assert train(recorded, tmp_path, resume=True).step == 2
+
+
 def test_keeps_the_last_and_the_best(config, tmp_path, monkeypatch):
     bpbs = iter([3.0, 1.0, 2.0])
     validate = loop._Run._validate

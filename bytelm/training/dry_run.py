@@ -1,0 +1,40 @@
+"""What a run would do, without doing it."""
+
+from pathlib import Path
+
+import jax
+
+from bytelm.config import ExperimentConfig, saved_form
+from bytelm.data.loader import train_loader
+from bytelm.training.display import Display
+from bytelm.training.header import describe_run
+from bytelm.training.length import with_steps
+from bytelm.training.loop import check_unused
+from bytelm.training.program import build_program
+from bytelm.training.sharding import row_share
+from bytelm.training.validation import Validation
+
+
+def dry_run(config: ExperimentConfig, run_dir: Path, *, resume: bool = False) -> None:
+    """Checks a config as `train` does and shows the header of its run.
+
+    Nothing is compiled, and nothing written but the cache of packed text.
+
+    Args:
+        config: of the run.
+        run_dir: where it would be written.
+        resume: whether it would go on with a run there.
+
+    Raises:
+        UserError: for a config that cannot run here, or a directory that holds a run.
+    """
+    check_unused(run_dir, resume)
+    config = with_steps(saved_form(config))
+    mesh = config.mesh.build()
+    with jax.set_mesh(mesh):
+        program = build_program(config, mesh)
+        share = row_share(config.data.batch_size, mesh)
+        train_loader(config.data, config.train.seed, *share).close()
+        validation = Validation(config, program, mesh)
+        _, header = describe_run(config, program, mesh, validation, run_dir)
+    Display(config.train.steps).message(header)

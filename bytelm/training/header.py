@@ -1,0 +1,146 @@
+"""What a run tells before it begins: the model, what it costs, the text and the machine."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bytelm.config import ExperimentConfig
+from bytelm.data.size import TextSize, text_size
+from bytelm.training.display import with_prefix
+from bytelm.training.program import step_flops
+from bytelm.training.sharding import path_name
+from bytelm.training.step import TrainProgram
+from bytelm.training.validation import Validation
+from bytelm.whole_file import write_whole
+
+RUN = "run.json"
+"""File of a run directory that holds these facts."""
+
+
+def count_parameters(params: Any) -> tuple[int, int]:
+    """How many parameters there are, and how many without embeddings and the head.
+
+    Args:
+        params: nested dict of arrays, or of their shapes.
+    """
+    total = embeddings = 0
+    for path, leaf in jax.tree.leaves_with_path(params):
+        name = path_name(path)
+        total += leaf.size
+        embeddings += leaf.size if "embedding" in name or name.startswith("head") else 0
+    return total, total - embeddings
+
+
+def run_facts(
+    config: ExperimentConfig, program: TrainProgram, mesh: jax.sharding.Mesh, size: TextSize
+) -> dict[str, Any]:
+    """What a run is, ready for JSON; nothing is compiled for it.
+
+    Args:
+        config: whose steps are known (`with_steps`).
+        program: of the config.
+        mesh: of the program.
+        size: of the text to train on.
+    """
+    train, data = config.train, config.data
+    parameters, without_embeddings = count_parameters(program.abstract_state["params"])
+    step_bytes = data.batch_size * size.bytes_per_row
+    flops = step_flops(config)
+    epoch_steps = None if size.rows is None else size.rows / data.batch_size
+    return {
+        "family": config.model.family,
+        "parameters": parameters,
+        "parameters_without_embeddings": without_embeddings,
+        "dtype": config.model.dtype.name,
+        "device": mesh.devices.flat[0].device_kind,
+        "devices": mesh.size,
+        "idle_devices": jax.device_count() - mesh.size,
+        "mesh": dict(mesh.shape),
+        "processes": jax.process_count(),
+        "steps": train.steps,
+        "budget": train.budget,
+        "rows_per_step": data.batch_size,
+        "symbols_per_row": data.sequence_length,
+        "symbols": "bytes" if data.tokenizer is None else "tokens",
+        "bytes_per_step": step_bytes,
+        "bytes": train.steps * step_bytes,
+        "text_bytes": size.bytes,
+        "text": list(size.names),
+        "epochs": None if epoch_steps is None else train.steps / epoch_steps,
+        "context_bytes": size.bytes_per_row,
+        "flops_per_byte": flops / step_bytes,
+        "flops": train.steps * flops,
+    }
+
+
+def header(facts: dict[str, Any], validation: Validation, run_dir: Path) -> str:
+    """The facts as lines to read."""
+    mesh = ", ".join(f"{name} {size}" for name, size in facts["mesh"].items())
+    idle = facts["idle_devices"]
+    total = facts["devices"] + idle
+    symbols, length = facts["symbols"], facts["symbols_per_row"]
+    budget = "" if facts["budget"] is None else f" (for {facts['budget']})"
+    if facts["text_bytes"] is None:
+        text = f"{_few(facts['text'])}; nobody has counted its bytes"
+    else:
+        size = with_prefix(facts["text_bytes"], "B")
+        text = f"{size} of {_few(facts['text'])}: {facts['epochs']:.3g} epochs"
+    context = f"{length:,} {symbols}"
+    if symbols == "tokens":
+        context += f", about {facts['context_bytes']:,.0f} bytes"
+    lines = {
+        "model": f"{facts['family']}, {facts['parameters']:,} parameters "
+        f"({facts['parameters_without_embeddings']:,} without embeddings and head), "
+        f"{facts['dtype']}",
+        "devices": f"{facts['devices']} x {facts['device']}: {mesh}",
+        "steps": f"{facts['steps']:,}{budget} of {facts['rows_per_step']:,} rows of {length:,} "
+        f"{symbols}: {with_prefix(facts['bytes_per_step'], 'B')} a step, "
+        f"{with_prefix(facts['bytes'], 'B')} in all",
+        "text": text,
+        "validation": _validation(validation),
+        "FLOPs": f"{with_prefix(facts['flops_per_byte'], 'FLOP')} per byte, "
+        f"{facts['flops']:.3g} for the run",
+        "context": context,
+        "run": str(run_dir),
+    }
+    if idle:
+        lines["devices"] += (
+            f"; warning: {idle} of {total} devices stay idle, which a larger --mesh.data (None for "
+            "as many as there are) would use"
+        )
+    width = max(map(len, lines)) + 2
+    return "\n".join(f"{name:{width}}{line}" for name, line in lines.items())
+
+
+def _few(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+def _validation(validation: Validation) -> str:
+    sources = validation.text.sources
+    if len(sources) == 1:
+        return f"{len(sources[0].rows):,} rows of {sources[0].origin}"
+    each = "; ".join(
+        f"{source.name}: {len(source.rows):,} of {source.origin}" for source in sources
+    )
+    return f"rows by source: {each}"
+
+
+def describe_run(
+    config: ExperimentConfig,
+    program: TrainProgram,
+    mesh: jax.sharding.Mesh,
+    validation: Validation,
+    run_dir: Path,
+) -> tuple[dict[str, Any], str]:
+    """The facts of a run, and its header."""
+    facts = run_facts(config, program, mesh, text_size(config.data))
+    return facts, header(facts, validation, run_dir)
+
+
+def write_facts(facts: dict[str, Any], run_dir: Path) -> None:
+    """Keeps the facts in the run's directory."""
+    write_whole(run_dir / RUN, json.dumps(facts, indent=2) + "\n")

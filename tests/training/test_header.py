@@ -1,0 +1,71 @@
+"""What a run tells before it begins."""
+
+import dataclasses
+import json
+
+import pytest
+
+from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.data.config import DataConfig
+from bytelm.models.transformer import TransformerConfig
+from bytelm.training.dry_run import dry_run
+from bytelm.training.header import describe_run
+from bytelm.training.program import build_program, step_flops
+from bytelm.training.sharding import MeshConfig
+from bytelm.training.validation import Validation
+
+
+@pytest.fixture
+def config(tmp_path) -> ExperimentConfig:
+    (tmp_path / "text.jsonl").write_text(
+        "".join(json.dumps({"text": f"{n:030}"}) + "\n" for n in range(100))
+    )
+    return ExperimentConfig(
+        TransformerConfig(width=8, depth=1, head_width=8),
+        DataConfig(
+            files=(str(tmp_path / "text.jsonl"),),
+            held_out=0.1,
+            sequence_length=32,
+            batch_size=8,
+            cache_dir=str(tmp_path / "cache"),
+        ),
+        mesh=MeshConfig(data=2, fsdp=2),
+        train=TrainConfig(steps=30, validation_rows=2),
+    )
+
+
+def described(config: ExperimentConfig, tmp_path):
+    mesh = config.mesh.build()
+    program = build_program(config, mesh)
+    return describe_run(config, program, mesh, Validation(config, program, mesh), tmp_path / "run")
+
+
+def test_facts_and_header(config, tmp_path):
+    facts, header = described(config, tmp_path)
+    assert json.loads(json.dumps(facts)) == facts
+    assert (facts["family"], facts["dtype"]) == ("transformer", "float32")
+    assert facts["parameters"] > facts["parameters_without_embeddings"] > 0
+    assert facts["parameters"] - facts["parameters_without_embeddings"] == 8 * (259 + 257)
+    assert facts["flops"] == 30 * step_flops(config)
+    assert facts["bytes_per_step"] == pytest.approx(240, abs=8)
+    assert facts["flops_per_byte"] == step_flops(config) / facts["bytes_per_step"]
+    assert facts["epochs"] == pytest.approx(30 * 240 / facts["text_bytes"], rel=0.05)
+    for part in ("30 of 8 rows of 32 bytes", "data 2, fsdp 2, tensor 1", "kB of text.jsonl"):
+        assert part in header
+    assert str(tmp_path / "run") in header
+
+
+def test_devices_that_stay_idle_are_told(config, tmp_path):
+    facts, header = described(config, tmp_path)
+    assert facts["idle_devices"] == 4
+    assert "warning: 4 of 8 devices stay idle" in header
+    whole = dataclasses.replace(config, mesh=MeshConfig())
+    assert "stay idle" not in described(whole, tmp_path)[1]
+
+
+def test_a_dry_run_tells_it_and_writes_nothing(config, tmp_path, capsys):
+    train = dataclasses.replace(config.train, budget="2 epochs")
+    dry_run(dataclasses.replace(config, train=train), tmp_path / "run")
+    out = capsys.readouterr().out
+    assert "(for 2 epochs) of 8 rows" in out and " epochs\n" in out
+    assert not (tmp_path / "run").exists()
