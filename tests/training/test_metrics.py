@@ -1,5 +1,7 @@
+import errno
 import json
 import sys
+import time
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from bytelm.errors import UserError
+from bytelm.training.growing_file import GrowingFile
 from bytelm.training.metrics import MetricsWriter
 
 
@@ -128,3 +131,55 @@ def test_wandb_missing_is_said_before_anything_is_cut(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="pip install wandb"):
         MetricsWriter(tmp_path, {}, tensorboard=False, wandb_project="p")
     assert len(lines(tmp_path / "metrics.jsonl")) == 2
+
+
+def test_what_cannot_be_written_is_a_warning_once_and_follows_later(tmp_path, monkeypatch):
+    write, room = GrowingFile._write, [False]
+
+    def full(self):
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self)
+
+    monkeypatch.setattr(GrowingFile, "_write", full)
+    with pytest.warns(UserWarning) as warned, MetricsWriter(tmp_path, {}) as writer:
+        for step in (1, 2):
+            writer.write(step, {"loss": 1.0})
+            writer.write_text(step, "sample", "text")
+        room[0] = True
+        writer.write(3, {"loss": 1.0})
+    assert sorted(str(warning.message) for warning in warned) == [
+        f"{name} cannot be written now (No space left on device); the run goes on"
+        for name in ("metrics.jsonl", "tensorboard")
+    ]
+    for name, steps in (("metrics.jsonl", [1, 2, 3]), ("samples.jsonl", [1, 2])):
+        assert [line["step"] for line in lines(tmp_path / name)] == steps
+
+
+def test_wandb_that_is_away_is_a_warning(tmp_path, monkeypatch):
+    class Run:
+        def log(self, values, step):
+            raise ConnectionError("no route to host")
+
+        def finish(self):
+            raise RuntimeError("the service ended")
+
+    wandb = SimpleNamespace(init=lambda **options: Run(), Html=str)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    with (
+        pytest.warns(UserWarning, match=r"Weights & Biases .* \(no route to host\)"),
+        MetricsWriter(tmp_path, {}, tensorboard=False, wandb_project="p") as writer,
+    ):
+        writer.write(1, {"loss": 1.0})
+    assert len(lines(tmp_path / "metrics.jsonl")) == 1
+
+
+def test_tensorboard_does_not_wait_for_a_clock_that_was_set_back(tmp_path, monkeypatch):
+    with MetricsWriter(tmp_path, {}) as writer:
+        writer.write(1, {"loss": 1.0})
+        earlier = time.time() - 400 * 86400
+        monkeypatch.setattr(time, "time", lambda: earlier)
+        for step in range(2, 40):
+            writer.write(step, {"loss": 1.0})
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    assert read_events(path)[-1].step == 39
