@@ -17,6 +17,7 @@ import tyro
 from bytelm import output, usage
 from bytelm.checked import did_you_mean
 from bytelm.commands import (
+    CacheCommand,
     ConvertCommand,
     DescribeCommand,
     EvalCommand,
@@ -305,9 +306,18 @@ def ablate_command(arguments: Sequence[str]) -> int:
 def data_command(arguments: Sequence[str]) -> int:
     """Describes text, and makes what models need of it.
 
-    `bytelm data describe|unigram|rates [PRESET] [options]`
+    `bytelm data describe|unigram|rates|cache [PRESET] [options]`
     """
     name = _work(arguments, "data", DATA_COMMANDS)
+    if name == "cache":
+        cache = parse(CacheCommand, arguments[1:], "data cache", CacheCommand())
+        from bytelm.data.cache_listing import manage_cache
+
+        folder = None if cache.cache_dir is None else str(cache.cache_dir)
+        where = DataConfig(cache_dir=folder).cache_path
+        return manage_cache(
+            where, verify=cache.verify, remove=cache.remove, remove_unused=cache.remove_unused
+        )
     preset, rest = _preset(arguments[1:], f"data {name}")
     data = load_preset(preset).data if preset else DataConfig()
     command = parse(DATA_COMMANDS[name], rest, f"data {name}", DATA_COMMANDS[name](data))
@@ -416,6 +426,7 @@ DATA_COMMANDS: dict[str, type[Any]] = {
     "describe": DescribeCommand,
     "unigram": UnigramCommand,
     "rates": RatesCommand,
+    "cache": CacheCommand,
 }
 """What `bytelm data` does, and the options of each."""
 

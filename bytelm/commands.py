@@ -125,6 +125,21 @@ class DescribeCommand:
 
 
 @dataclass(frozen=True)
+class CacheCommand:
+    """Lists the cache: sizes, when each entry was last used, its state, its name, what it holds."""
+
+    cache_dir: Path | None = None
+    """The cache; none = the one that training uses without --data.cache-dir."""
+    verify: bool = False
+    """Read everything and compare it with its digests; what is damaged is made again when it is
+    next needed."""
+    remove: tuple[str, ...] = ()
+    """Names of entries to remove, or their beginnings; what a process uses is kept."""
+    remove_unused: float | None = None
+    """Remove what was not used for so many days; 0 for all that nobody uses now."""
+
+
+@dataclass(frozen=True)
 class UnigramCommand:
     """Trains a SentencePiece Unigram model on the train split, for data.unigram."""
 

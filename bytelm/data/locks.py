@@ -85,18 +85,6 @@ def holder(path: Path) -> str:
     return "another process"
 
 
-def is_held(path: Path) -> bool:
-    """Whether another process, or another part of this one, holds a lock file."""
-    try:
-        with path.open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
 def _is_still(descriptor: int, path: Path) -> bool:
     """Whether an open file is the one of that name; a removed one is nobody's lock."""
     try:
@@ -127,8 +115,11 @@ def unused(path: Path) -> Iterator[bool]:
     """Keeps new users away from a file, if there is no `Share` of it; yields whether that is so."""
     try:
         file = path.open("r+")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         yield True
+        return
+    except OSError:  # it is another user's
+        yield False
         return
     with file:
         try:
@@ -140,3 +131,9 @@ def unused(path: Path) -> Iterator[bool]:
             yield False
             return
         yield True
+
+
+def is_locked(path: Path) -> bool:
+    """Whether anyone holds or shares a lock of a file, or that cannot be told."""
+    with unused(path) as free:
+        return not free

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from bytelm.data.config import SourceConfig, Split
+from bytelm.data.locks import Share, exclusive
 from bytelm.data.tfds_source import TfdsReader, import_tfds
 
+PREPARED = "tfds"
+"""Folder of the cache with a prepared dataset for each Python."""
+PREPARED_LOCK = "lock"
 ENDINGS = (".py", ".rst", ".txt")
 LEFT_OUT = {
     "__pycache__",
@@ -78,11 +80,12 @@ class PythonStdlibReader(TfdsReader):
         tfds = import_tfds("python_stdlib")
         from bytelm.data.python_stdlib_builder import PythonStdlib
 
-        directory = self._cache_path / "tfds" / self.digest
+        directory = self._cache_path / PREPARED / self.digest
         directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / "lock"):
+        with exclusive(directory / PREPARED_LOCK, "prepare python_stdlib"):
             builder = PythonStdlib(data_dir=directory, file_format="array_record")
             tfds.disable_progress_bar()
             with contextlib.redirect_stdout(io.StringIO()):  # it says that it is downloading
                 builder.download_and_prepare()
+        self._use = Share(directory / PREPARED_LOCK)  # so that no other process removes it
         return builder

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from bytelm.data.locks import Share, exclusive, is_held, unused
+from bytelm.data.locks import Share, exclusive, is_locked, unused
 
 
 def test_who_holds_a_lock_that_is_waited_for(tmp_path, monkeypatch, caplog):
@@ -21,7 +21,7 @@ def test_who_holds_a_lock_that_is_waited_for(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(time, "sleep", nap)
     with exclusive(path, "write it") as held:
-        assert held and is_held(path)
+        assert held and is_locked(path)
         with pytest.raises(KeyboardInterrupt), exclusive(path, "write it"):
             pytest.fail("was locked twice")
         assert "waiting for process" in caplog.text
@@ -31,7 +31,7 @@ def test_who_holds_a_lock_that_is_waited_for(tmp_path, monkeypatch, caplog):
         path.unlink()
         with exclusive(path, "write it") as held:
             assert held
-    assert not is_held(path)
+    assert not is_locked(path)
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
