@@ -8,6 +8,7 @@ Example:
     print(model.generate(["def main("], max_bytes=200, temperature=0.8)[0].decode())
 """
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +29,7 @@ from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.subword.marginal import ByteMarginal
 from bytelm.subword.tokenizer import load_tokenizer
 from bytelm.training.checkpoint import SavedModel, load_model
+from bytelm.training.exported import SHARD_BYTES, export
 
 Text = bytes | str
 """Bytes as they are; a str stands for its UTF-8 bytes (lone surrogates: the bytes they escape)."""
@@ -45,7 +47,7 @@ def load(
     """Loads a trained model. Nothing of the checkpoint is run as code.
 
     Args:
-        checkpoint: a run directory.
+        checkpoint: a run directory, or a folder that `LoadedModel.save` wrote.
         step: which of its checkpoints; None for the last one.
         weights: dtype in which parameters are held. "bfloat16" halves their memory; texts are then
             scored and continued with the rounded parameters.
@@ -80,6 +82,22 @@ class LoadedModel:
         self.params = store_weights(saved.params, weights)
         self.tokenizer = saved.tokenizer
         self._run = saved.run
+        self._saved = dataclasses.replace(saved, params={})
+
+    def save(self, folder: str | Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+        """Writes the model as safetensors, with its config, tokenizer and a model card.
+
+        `bytelm.load(folder)` reads it again, to the same bits.
+
+        Args:
+            folder: nothing, or an empty folder; it appears when all of it is written.
+            shard_bytes: most bytes in one file of parameters.
+
+        Raises:
+            UserError: if the folder holds files, or cannot be written.
+        """
+        saved = dataclasses.replace(self._saved, params=self.params)
+        export(saved, Path(folder), shard_bytes)
 
     @functools.cached_property
     def scorer(self) -> Scorer:

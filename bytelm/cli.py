@@ -383,24 +383,30 @@ def compare_command(arguments: Sequence[str]) -> int:
 
 
 def convert_command(arguments: Sequence[str]) -> int:
-    """Converts ByT5 and MrT5 from and to the folders of Hugging Face's T5.
+    """Writes a model as safetensors, or converts ByT5 and MrT5 from and to Hugging Face's T5.
 
-    `bytelm convert --from-hf PATH_OR_NAME --output RUN | --to-hf FOLDER --checkpoint RUN`
+    `bytelm convert --to-safetensors FOLDER --checkpoint RUN | --from-hf PATH_OR_NAME --output RUN |
+    --to-hf FOLDER --checkpoint RUN`
     """
     command = parse(ConvertCommand, arguments, "convert")
     from bytelm.conversion import from_hf, to_hf
 
     match command:
-        case ConvertCommand(str() as source, Path() as run, None, None, None):
+        case ConvertCommand(str() as source, Path() as run, None, None, None, None):
             from_hf(source, run)
             say(f"done; checkpoint of step 0 in {run}")
-        case ConvertCommand(None, None, Path() as folder, Path() as run, step):
+        case ConvertCommand(None, None, None, Path() as run, step, Path() as folder):
+            from bytelm.api import load
+
+            load(run, step).save(folder)
+            say(f"done; parameters, config and model card in {folder}")
+        case ConvertCommand(None, None, Path() as folder, Path() as run, step, None):
             to_hf(run, folder, step)
             say(f"done; T5's config and weights in {folder}")
         case _:
             raise UserError(
-                "say what to convert: `--from-hf PATH_OR_NAME --output RUN`, or `--to-hf FOLDER "
-                "--checkpoint RUN`."
+                "say what to convert: `--from-hf PATH_OR_NAME --output RUN`, `--to-hf FOLDER "
+                "--checkpoint RUN`, or `--to-safetensors FOLDER --checkpoint RUN`."
             )
     return 0
 

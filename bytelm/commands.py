@@ -198,7 +198,7 @@ class ProfileCommand:
 
 @dataclass(frozen=True)
 class ConvertCommand:
-    """Converts ByT5 and MrT5 from and to the folders of Hugging Face's T5."""
+    """Writes a model as safetensors, or converts ByT5 and MrT5 from and to Hugging Face's T5."""
 
     from_hf: str | None = None
     """Folder, or name of a model on the Hugging Face hub, to make a run of."""
@@ -207,6 +207,8 @@ class ConvertCommand:
     to_hf: Path | None = None
     """Folder to write, which `transformers` loads."""
     checkpoint: Path | None = None
-    """With --to-hf: the run directory to read."""
+    """With --to-hf and --to-safetensors: the run directory to read."""
     step: int | None = None
-    """With --to-hf: which checkpoint; none = the last."""
+    """With --to-hf and --to-safetensors: which checkpoint; none = the last."""
+    to_safetensors: Path | None = None
+    """Folder to write a model of any family to, which `bytelm.load` and all commands read."""

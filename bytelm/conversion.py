@@ -1,13 +1,9 @@
 """Models to and from Hugging Face's folders: ByT5 and MrT5 in the format of T5."""
 
-import contextlib
 import json
-import os
 import pickle
 import re
-import shutil
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,7 @@ from bytelm.models.mrt5 import MrT5Config
 from bytelm.models.t5_weights import config_from_t5, config_to_t5, from_t5, to_t5
 from bytelm.training.checkpoint import load_model, save_model
 from bytelm.training.provenance import provenance
+from bytelm.whole_file import new_folder
 
 _GENERATION = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
 _TOKENIZER = {
@@ -48,7 +45,7 @@ def from_hf(source: str, run_dir: Path) -> None:
         UserError: if the source cannot be found or read, or is another architecture's, or `run_dir`
             holds files.
     """
-    with _new_folder(run_dir) as beside:
+    with new_folder(run_dir) as beside:
         folder = Path(source) if Path(source).is_dir() else _download(source)
         weights = _read_weights(folder)
         model = config_from_t5(_read_json(folder / "config.json"), weights)
@@ -74,16 +71,18 @@ def to_hf(run: Path, folder: Path, step: int | None = None) -> None:
         UserError: if there is no such checkpoint, or it is of another family, or `folder` holds
             files.
     """
-    with _new_folder(folder) as beside:
+    with new_folder(folder) as beside:
         saved = load_model(run, step)
         model = saved.config.model
         if not isinstance(model, ByT5Config):
             raise UserError(
                 f"{run} is of the family {model.family}; only byt5 and mrt5 have T5's format."
             )
+        # START and a row's targets; without a length, `transformers` stops after 19 bytes.
+        longest = 1 + saved.config.data.row_length
         files = {
             "config.json": config_to_t5(model),
-            "generation_config.json": _GENERATION,
+            "generation_config.json": {**_GENERATION, "max_length": longest},
             "tokenizer_config.json": _TOKENIZER,
         }
         for name, content in files.items():
@@ -96,22 +95,6 @@ def to_hf(run: Path, folder: Path, step: int | None = None) -> None:
             "softmax1; the code of MrT5's authors does.",
             stacklevel=2,
         )
-
-
-@contextlib.contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which is renamed to `folder` when all of it is written."""
-    folder = folder.resolve()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"{folder} is there already and holds files; choose another place.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    beside.mkdir()
-    try:
-        yield beside
-        os.replace(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _download(name: str) -> Path:

@@ -1,8 +1,12 @@
-"""Writing a file so that it appears whole or not at all."""
+"""Writing a file or a folder so that it appears whole or not at all."""
 
+import contextlib
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+from bytelm.errors import UserError
 from bytelm.file_names import shortened
 
 
@@ -11,3 +15,23 @@ def write_whole(path: Path, content: str | bytes) -> None:
     beside = path.with_name(f"{shortened(path.name)}.{os.getpid()}.tmp")
     beside.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(beside, path)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which is renamed to `folder` when all of it is written.
+
+    Raises:
+        UserError: if `folder` is there and is a file, or holds files.
+    """
+    folder = folder.resolve()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} is there already and holds files; choose another place.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.with_name(f"{shortened(folder.name)}.{os.getpid()}.tmp")
+    beside.mkdir()
+    try:
+        yield beside
+        os.replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -66,6 +66,8 @@ def test_there_and_back_gives_the_same_bits(family, tmp_path, run):
     tiny_t5.assert_same(load_file(back / WEIGHTS), weights)
     again = json.loads((back / CONFIG).read_text())
     assert {name: again[name] for name in saved} == saved
+    # As many targets as a row has in training, and the START before them.
+    assert json.loads((back / "generation_config.json").read_text())["max_length"] == 190
     assert leftovers(back) == [back]
 
 
@@ -240,6 +242,8 @@ def test_the_command(folder, run, tmp_path, capsys):
         "--from-hf x --output y --to-hf z",
         "--from-hf x --output y --step 1",
         "--from-hf x --checkpoint y",
+        "--to-safetensors x",
+        "--to-safetensors x --to-hf y --checkpoint z",
     ],
 )
 def test_the_command_with_half_of_what_it_needs(arguments, capsys):

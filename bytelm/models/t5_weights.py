@@ -48,7 +48,7 @@ _FIXED: dict[str, Any] = {
 _T5_DEFAULTS = {"vocab_size": 32128, "feed_forward_proj": "relu", "tie_word_embeddings": True}
 """What holds where config.json does not say it, if that is not a ByT5's."""
 _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-"""Other names of `shared.weight`, which files may hold besides."""
+"""Other names of `shared.weight`, which files may hold besides, or in its place."""
 _UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 """A tensor of old files that T5 does not use."""
 _GATE_NAME = re.compile(r"encoder\.block\.(\d+)\.delete_gate\.")
@@ -95,6 +95,7 @@ def from_t5(weights: Mapping[str, np.ndarray], config: ByT5Config) -> dict[str, 
             them.
     """
     tensors = _tensors(config)
+    weights = _with_shared(weights)
     _check(weights, tensors)
     found = defaultdict(list)
     for name, tensor in tensors.items():
@@ -269,6 +270,12 @@ def _of_block(config: ByT5Config, *, cross: bool) -> Iterator[tuple[str, _Tensor
         yield name, _Tensor(("mlp", part, "kernel"), shape, _KERNEL)
 
 
+def _with_shared(weights: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The tensors with the embedding under its name, where it is there under another one only."""
+    copies = [weights[name] for name in _COPIES if name in weights]
+    return {"shared.weight": copies[0], **weights} if copies else weights
+
+
 def _check(weights: Mapping[str, np.ndarray], tensors: Mapping[str, _Tensor]) -> None:
     """Refuses tensors that are not those of the model."""
     missing = [name for name in tensors if name not in weights]
@@ -281,11 +288,10 @@ def _check(weights: Mapping[str, np.ndarray], tensors: Mapping[str, _Tensor]) ->
         if name in weights and weights[name].shape != tensor.shape
     ]
     differing += [
-        f"{name} differs from shared.weight"
+        f"{name} differs from the other embeddings, which T5 shares"
         for name in _COPIES
         if name in weights
-        and "shared.weight" in weights
-        and not np.array_equal(weights[name], weights["shared.weight"])
+        and not np.array_equal(weights[name], weights["shared.weight"], equal_nan=True)
     ]
     problems = [
         f"{what}{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"

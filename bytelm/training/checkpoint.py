@@ -18,22 +18,23 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from flax import nnx
-from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import checkpoint_managers
 
 from bytelm.config import ExperimentConfig, from_dict, to_dict
 from bytelm.errors import UserError
 from bytelm.subword.carried import carried_tokenizer
-from bytelm.subword.tokenizer import Tokenizer
 from bytelm.training import set_aside
 from bytelm.training.digests import Digests, digest_arrays, digest_json
 from bytelm.training.distributed import gather_json
+from bytelm.training.exported import is_exported, load_exported
 from bytelm.training.plain_path import plain_path
 from bytelm.training.reading import DIGESTS, Reader, first_line, first_readable
+from bytelm.training.saved_model import SavedModel, abstract_model
 from bytelm.training.scores import ITEM as SCORE
 from bytelm.training.scores import METRIC, mend_scores
 from bytelm.training.step import State
+
+__all__ = ["Checkpoints", "Restored", "SavedModel", "last_step", "load_model", "save_model"]
 
 FOLDER = "checkpoints"
 """Where a run directory keeps its checkpoints."""
@@ -268,19 +269,6 @@ def _chosen(run: Path, steps: Iterable[int], step: int | None) -> list[int]:
     return list(steps) if step is None else [step]
 
 
-@dataclass(frozen=True)
-class SavedModel:
-    """A model as a checkpoint holds it: `nnx.merge(graphdef, params)` is the model."""
-
-    config: ExperimentConfig
-    step: int
-    graphdef: nnx.GraphDef
-    params: dict[str, Any]
-    provenance: dict[str, Any]
-    tokenizer: Tokenizer | None = None
-    run: Path | None = None
-
-
 def save_model(
     run: Path, config: ExperimentConfig, params: Any, provenance: dict[str, Any]
 ) -> None:
@@ -321,7 +309,7 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
     """Loads config and parameters, and nothing else, onto one device.
 
     Args:
-        run: a run directory.
+        run: a run directory, or a folder that `export` wrote.
         step: which checkpoint; None for the last one that can be read.
         verify: whether to compare it with its digests; what differs is passed over.
 
@@ -329,6 +317,10 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
         UserError: if `run` holds no checkpoint, none of that step, or none that can be read.
     """
     folder = run.absolute() / FOLDER
+    if not folder.is_dir() and is_exported(run):
+        saved = load_exported(run, verify=verify)
+        _chosen(run, [saved.step], step)
+        return saved
     if not folder.is_dir():
         hint = (
             f"name the run {run.absolute().parents[1]} and the step with --step"
@@ -345,12 +337,7 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
             reader = Reader(manager, folder / str(step), verify=verify)
             config = from_dict(reader.json("config"))
             provenance = reader.json("provenance")
-            graphdef, abstract = nnx.split(nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0))))
-            device = SingleDeviceSharding(jax.local_devices()[0])
-            target = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-                nnx.to_pure_dict(abstract),
-            )
+            graphdef, target = abstract_model(config)
             params = reader.arrays("params", target)
             tokenizer = carried_tokenizer(run, config.data)
             return SavedModel(config, step, graphdef, params, provenance, tokenizer, run)

@@ -111,7 +111,18 @@ def refused(weights, config):
 
 def test_a_copy_that_differs(weights, config):
     weights["decoder.embed_tokens.weight"] = np.zeros((384, 16), np.float32)
-    assert "decoder.embed_tokens.weight differs from shared.weight" in refused(weights, config)
+    wanted = "decoder.embed_tokens.weight differs from the other embeddings"
+    assert wanted in refused(weights, config)
+    weights["encoder.embed_tokens.weight"] = weights.pop("shared.weight")
+    assert wanted in refused(weights, config)
+
+
+@pytest.mark.parametrize("sides", [["encoder"], ["decoder"], ["encoder", "decoder"]])
+def test_an_embedding_under_another_name_only(weights, config, sides):
+    wanted = from_t5(weights, config)
+    table = weights.pop("shared.weight")
+    weights |= {f"{side}.embed_tokens.weight": table for side in sides}
+    jax.tree.map(np.testing.assert_array_equal, from_t5(weights, config), wanted)
 
 
 def test_missing_unexpected_and_misshaped_tensors_are_named_at_once(weights, config):
