@@ -29,6 +29,7 @@ from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.subword.marginal import ByteMarginal
 from bytelm.subword.tokenizer import load_tokenizer
 from bytelm.training.checkpoint import SavedModel, load_model
+from bytelm.training.chosen_step import Step, chosen_step
 from bytelm.training.exported import SHARD_BYTES, export
 
 Text = bytes | str
@@ -39,7 +40,7 @@ Texts = Text | Iterable[Text]
 
 def load(
     checkpoint: str | Path,
-    step: int | None = None,
+    step: Step | None = None,
     weights: Weights = "float32",
     *,
     verify: bool = True,
@@ -48,7 +49,7 @@ def load(
 
     Args:
         checkpoint: a run directory, or a folder that `LoadedModel.save` wrote.
-        step: which of its checkpoints; None for the last one.
+        step: which of its checkpoints, "best" for the best in validation; None for the last one.
         weights: dtype in which parameters are held. "bfloat16" halves their memory; texts are then
             scored and continued with the rounded parameters.
         verify: whether to compare the parameters with the digests that were saved with them.
@@ -56,7 +57,8 @@ def load(
     Raises:
         UserError: if `checkpoint` holds no checkpoint, none of that step, or none that can be read.
     """
-    return LoadedModel(load_model(Path(checkpoint), step, verify=verify), weights)
+    run = Path(checkpoint)
+    return LoadedModel(load_model(run, chosen_step(run, step), verify=verify), weights)
 
 
 class LoadedModel:

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import logging
 import os
-import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +31,7 @@ from bytelm.commands import (
 from bytelm.config import ExperimentConfig, TrainConfig, to_dict, to_json
 from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
+from bytelm.option_checks import check_numbers
 from bytelm.presets import (
     ablation_names,
     comparison_names,
@@ -42,7 +43,13 @@ from bytelm.presets import (
 )
 from bytelm.source_options import check_files_named, with_named_source
 from bytelm.stopping import Stopped, StopSignals
-from bytelm.terminal_text import escape_unwritable, log_to_terminal, printable, say
+from bytelm.terminal_text import (
+    escape_unwritable,
+    log_to_terminal,
+    printable,
+    printable_name,
+    say,
+)
 
 T = TypeVar("T")
 
@@ -50,13 +57,15 @@ T = TypeVar("T")
 def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = None) -> T:
     """Reads a command's options; mistakes end the program with a message that names the option."""
     check_files_named(arguments)
-    return tyro.cli(
+    command = tyro.cli(
         kind,
         args=list(arguments),
         prog=f"bytelm {program}",
         default=tyro.MISSING_NONPROP if default is None else default,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
     )
+    check_numbers(command)
+    return command
 
 
 def train_command(arguments: Sequence[str]) -> int:
@@ -146,8 +155,9 @@ def _say_how_it_ended(result: Any) -> None:
         say(f"stopped on request; {where}; continue with --run-dir {result.run_dir} --resume")
         return
     say(f"done; {where}")
-    say(f"  evaluate: python eval.py --checkpoint {result.run_dir}")
-    say(f"  generate: bytelm generate --checkpoint {result.run_dir} --prompt 'def '")
+    run = shlex.quote(str(result.run_dir))
+    say(f"  evaluate: bytelm eval --checkpoint {run}")
+    say(f"  generate: bytelm generate --checkpoint {run} --max-bytes 500")
 
 
 def _saved_preset(rest: Sequence[str]) -> tuple[str, ExperimentConfig]:
@@ -175,21 +185,34 @@ def eval_command(arguments: Sequence[str]) -> int:
     `bytelm eval --checkpoint RUN [options]`
     """
     from bytelm.api import load
-    from bytelm.evaluation.report import evaluate, print_report, write_report
+    from bytelm.evaluation.report import evaluate, print_report
+    from bytelm.evaluation.report_file import report_name, write_report
     from bytelm.evaluation.seen import evaluation_text
     from bytelm.evaluation.targets import evaluate_targets, print_target_report
+    from bytelm.output_files import check_new_file
     from bytelm.training import host_memory
+    from bytelm.training.chosen_step import step_of
 
     # The checkpoint's config is the default of the options, so it is needed to read them.
     first = argparse.ArgumentParser("eval", add_help=False, allow_abbrev=False)
     first.add_argument("--checkpoint", type=Path)
-    first.add_argument("--step", type=int)
+    first.add_argument("--step", type=step_of)
+    first.add_argument("--output", type=Path)
     first.add_argument("--no-verify", action="store_false", dest="verify")
     known, _ = first.parse_known_args(list(arguments))
     if known.checkpoint is None:
         if {"-h", "--help"} & set(arguments):
             parse(EvalCommand, arguments, "eval", EvalCommand(DataConfig(), Path("RUN")))
         raise UserError("name the run to evaluate: --checkpoint RUN.")
+    if known.output is not None:
+        check_new_file(known.output)
+    read_only = known.output is None and not os.access(known.checkpoint, os.W_OK)
+    if read_only and known.checkpoint.is_dir():
+        warnings.warn(
+            f"{known.checkpoint} cannot be written to, so that the report is printed and not "
+            "kept; name a file for it with --output.",
+            stacklevel=2,
+        )
     host_memory.keep()
     loaded = load(known.checkpoint, known.step, verify=known.verify)
     trained_on = loaded.config.data
@@ -220,11 +243,26 @@ def eval_command(arguments: Sequence[str]) -> int:
         )
         print_report(report)
     report["data"] = {"split": text.split, **to_dict(data)}
+    if read_only:
+        return 0
     source = "" if text.is_run_text else f"{text.sources[0].name}-"
-    name = re.sub(r"[^\w.-]+", "-", f"eval_step_{loaded.step}_{source}{text.label}.json")
-    output = command.output or known.checkpoint / name
-    write_report(report, output)
-    say(f"report: {output}")
+    name = report_name(
+        loaded.step,
+        source + text.label,
+        data,
+        trained_on,
+        stride=command.stride,
+        max_bytes=command.max_bytes,
+        covers=command.covers if command.byte_marginal else None,
+    )
+    try:
+        output = write_report(report, command.output, known.checkpoint / name)
+    except OSError as error:
+        raise UserError(
+            f"the report above could not be written ({error.strerror}); name a file that can be "
+            "with --output."
+        ) from error
+    say(f"report: {printable_name(output)}")
     return 0
 
 
@@ -234,6 +272,13 @@ def generate_command(arguments: Sequence[str]) -> int:
     `bytelm generate --checkpoint RUN --prompt TEXT [options]`
     """
     command = parse(GenerateCommand, arguments, "generate")
+    if command.raw and len(command.prompt) > 1:
+        raise UserError(
+            "--raw writes the bytes of one continuation and nothing else, so that several could "
+            "not be told apart; give one --prompt."
+        )
+    if command.prompt.count("-") > 1:
+        raise UserError("standard input can be read once; give one --prompt -.")
     from bytelm.api import load
     from bytelm.inference.terminal import write_continuations
 
@@ -390,6 +435,7 @@ def convert_command(arguments: Sequence[str]) -> int:
     """
     command = parse(ConvertCommand, arguments, "convert")
     from bytelm.conversion import from_hf, to_hf
+    from bytelm.training.chosen_step import chosen_step
 
     match command:
         case ConvertCommand(str() as source, Path() as run, None, None, None, None):
@@ -401,7 +447,7 @@ def convert_command(arguments: Sequence[str]) -> int:
             load(run, step).save(folder)
             say(f"done; parameters, config and model card in {folder}")
         case ConvertCommand(None, None, Path() as folder, Path() as run, step, None):
-            to_hf(run, folder, step)
+            to_hf(run, folder, chosen_step(run, step))
             say(f"done; T5's config and weights in {folder}")
         case _:
             raise UserError(

@@ -11,7 +11,9 @@ import tyro
 
 from bytelm.config import ExperimentConfig
 from bytelm.data.config import DataConfig
+from bytelm.option_checks import Bounds, Count
 from bytelm.subword import Kind
+from bytelm.training.chosen_step import Step
 
 
 @dataclass(frozen=True)
@@ -52,25 +54,25 @@ class EvalCommand:
     data: DataConfig
     checkpoint: Path
     """The run directory."""
-    step: int | None = None
-    """Which checkpoint; none = the last."""
+    step: Step | None = None
+    """Which checkpoint: a step, or `best` in validation; none = the last."""
     verify: bool = True
     """Whether the checkpoint is compared with its digests."""
     split: str | None = None
     """Which split: train, validation or test; none = validation, or all documents of other
     --data.files. Documents that the run read keep the splits that they had there."""
-    stride: int | None = None
+    stride: Count | None = None
     """Symbols that each window scores, with the rest as context; none = half a row."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Windows scored at once."""
-    max_bytes: int | None = None
+    max_bytes: Count | None = None
     """Score so many bytes from the beginning: the last document is cut, and its END does not count;
     none = all of the split. With an encoder: stop after the row that reaches so many inputs."""
     output: Path | None = None
-    """Where the JSON report goes; none = beside the checkpoint."""
+    """The new file of the JSON report; none = in the run directory, named after the settings."""
     byte_marginal: bool = False
     """Also add up the probabilities of all tokenisations, for a subword model."""
-    covers: int = 32
+    covers: Count = 32
     """With --byte-marginal: token histories that are kept at each byte; more are slower, and lose
     less."""
 
@@ -81,18 +83,18 @@ class GenerateCommand:
 
     checkpoint: Path
     """The run directory."""
-    step: int | None = None
-    """Which checkpoint; none = the last."""
+    step: Step | None = None
+    """Which checkpoint: a step, or `best` in validation; none = the last."""
     verify: bool = True
     """Whether the checkpoint is compared with its digests."""
     prompt: tuple[str, ...] = ("",)
     """Texts to continue, or inputs of an encoder, all in one batch; - reads one from standard
     input, as bytes."""
-    max_bytes: int = 256
+    max_bytes: Annotated[int, Bounds(0, 2**31 - 1)] = 256
     """Longest continuation."""
     temperature: float = 1.0
     """Sharpness of the choice; 0 always takes the likeliest byte."""
-    top_k: int | None = None
+    top_k: Count | None = None
     """Choose among the k likeliest bytes."""
     top_p: float | None = None
     """Choose among the likeliest bytes that together have this probability."""
@@ -100,19 +102,20 @@ class GenerateCommand:
     """Choose among bytes with at least this fraction of the likeliest one's probability."""
     stop: tuple[str, ...] = ()
     """Texts that end a continuation; they are not part of it."""
-    seed: int = 0
+    seed: Annotated[int, Bounds(0, 2**31 - 1)] = 0
     """Seed of the choice."""
     byte_marginal: bool = False
     """Choose byte by byte, by the probabilities of all tokenisations, for a subword model: a prompt
     may end within a token."""
-    covers: int = 32
+    covers: Count = 32
     """With --byte-marginal: token histories that are kept at each byte."""
-    beams: int = 1
+    beams: Count = 1
     """Candidates of a beam search for the best target, in a family with an encoder; 1 for none."""
     weights: Literal["float32", "bfloat16"] = "float32"
     """Dtype in which weights are held; bfloat16 is faster."""
     raw: bool = False
-    """Write the bytes as they are, in place of valid UTF-8."""
+    """Write the continuation's bytes as they are and nothing else, in place of valid UTF-8; for one
+    prompt."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class DescribeCommand:
     """Describes the documents of a source."""
 
     data: DataConfig
-    samples: int = 3
+    samples: Annotated[int, Bounds(0)] = 3
     """Documents shown from each split."""
 
 
@@ -144,11 +147,11 @@ class UnigramCommand:
     """Trains a SentencePiece Unigram model on the train split, for data.unigram."""
 
     data: DataConfig
-    pieces: int = 10_000
+    pieces: Count = 10_000
     """Most pieces of the model; a small text gives fewer."""
     output: Path = Path("unigram.model")
     """Where the model goes; a file that exists is left alone."""
-    max_bytes: int = 20_000_000
+    max_bytes: Count = 20_000_000
     """Most bytes of text to train on, of documents in random order."""
 
 
@@ -160,9 +163,9 @@ class TokenizerCommand:
     kind: Kind = "bpe"
     """`bpe`: byte-level, within words; `superbpe`: then across words too; `unigram`:
     SentencePiece's, with byte fallback."""
-    size: int = 8192
+    size: Count = 8192
     """Number of tokens, the 256 bytes among them."""
-    max_bytes: int = 100_000_000
+    max_bytes: Count = 100_000_000
     """Most bytes of text to train on, of documents in random order."""
     transition: float = 0.8
     """Share of its tokens that SuperBPE makes within words."""
@@ -192,7 +195,7 @@ class ProfileCommand:
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
     trace_dir: Path = Path("trace")
     """Where the trace is written (for TensorBoard or Perfetto)."""
-    steps: int = 5
+    steps: Count = 5
     """Steps traced, after two that are not."""
 
 
@@ -208,7 +211,8 @@ class ConvertCommand:
     """Folder to write, which `transformers` loads."""
     checkpoint: Path | None = None
     """With --to-hf and --to-safetensors: the run directory to read."""
-    step: int | None = None
-    """With --to-hf and --to-safetensors: which checkpoint; none = the last."""
+    step: Step | None = None
+    """With --to-hf and --to-safetensors: which checkpoint: a step, or `best` in validation; none =
+    the last."""
     to_safetensors: Path | None = None
     """Folder to write a model of any family to, which `bytelm.load` and all commands read."""

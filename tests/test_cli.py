@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_unknown_preset(capsys):
 
 
 def test_missing_preset(capsys):
-    assert "name a preset first" in fails(capsys, "train", "--train.steps", "3")
+    assert "name a preset or a path" in fails(capsys, "train", "--train.steps", "3")
 
 
 def test_missing_config_file(capsys):
@@ -166,9 +167,8 @@ def test_train_evaluate_generate(capsys, tmp_path, lines):
     other = tmp_path / "other.jsonl"
     other.write_text('{"text": "the run has not read this"}\n' * 40)
     assert main(["eval", "--checkpoint", run, "--data.files", str(other)]) == 0
-    assert (
-        json.loads((Path(run) / "eval_step_2_other.jsonl-all.json").read_text())["documents"] == 40
-    )
+    (report,) = Path(run).glob("eval_step_2_other.jsonl-all_*.json")
+    assert json.loads(report.read_text())["documents"] == 40
 
     capsys.readouterr()
     assert main(["generate", "--checkpoint", run, "--prompt", "line", "--max-bytes", "8"]) == 0
@@ -307,7 +307,7 @@ def test_a_tokenizer_is_trained_used_and_summed_over(capsys, tmp_path, lines):
     path.unlink()  # the run has its own
     evaluate = ("eval", *checkpoint, "--max-bytes", "30", "--byte-marginal", "--covers", "4")
     assert main(evaluate) == 0
-    report = json.loads((run / "eval_step_2_validation.json").read_text())
+    report = json.loads((run / "eval_step_2_validation_max-bytes-30_covers-4.json").read_text())
     assert report["marginal_bits_per_byte"] <= report["canonical_bits_per_byte"]
     assert report["canonical_bits_per_byte"] == pytest.approx(report["bits_per_byte"], rel=1e-4)
     capsys.readouterr()
@@ -318,6 +318,40 @@ def test_a_tokenizer_is_trained_used_and_summed_over(capsys, tmp_path, lines):
     assert main(("tokenizer", "train", *text, "--size", "259", "--output", str(other))) == 0
     error = fails(capsys, "eval", *checkpoint, "--data.tokenizer", str(other))
     assert "is not the tokenizer that the model was trained with" in error
+
+
+def test_evaluations_are_kept_and_checked_before_the_work(capsys, tmp_path, lines, monkeypatch):
+    run = tmp_path / "run"
+    options = ("--data.files", str(lines), "--train.validate-every", "1")
+    assert main(train(*options, "--run-dir", str(run))) == 0
+    shown = capsys.readouterr().out
+    assert f"bytelm eval --checkpoint {run}\n" in shown and "def " not in shown
+    checkpoint = ("eval", "--checkpoint", str(run))
+    for settings in ((), (), ("--stride", "3"), ("--max-bytes", "30"), ("--step", "best")):
+        assert main((*checkpoint, *settings)) == 0
+    names = sorted(path.name for path in run.glob("eval_*"))
+    steps = {json.loads((run / name).read_text())["step"] for name in names}
+    assert len(names) == 5 and 2 in steps
+    assert "eval_step_2_validation-2.json" in names
+    assert "eval_step_2_validation_stride-3.json" in names
+
+    mine = tmp_path / "mine.json"
+    mine.write_text("mine")
+    monkeypatch.setattr("bytelm.api.load", lambda *_: pytest.fail("the work was begun"))
+    for output in (mine, tmp_path, tmp_path / "missing/x.json"):
+        error = fails(capsys, *checkpoint, "--output", str(output))
+        assert any(text in error for text in ("exists already", "is a directory", "no directory"))
+    assert mine.read_text() == "mine"
+    assert "must be the number of a step, or best" in fails(capsys, *checkpoint, "--step", "last")
+
+
+def test_a_run_that_is_read_only_is_evaluated_and_printed(capsys, tmp_path, lines, monkeypatch):
+    run = tmp_path / "run"
+    assert main(train("--data.files", str(lines), "--run-dir", str(run))) == 0
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != run)
+    with pytest.warns(UserWarning, match="name a file for it with --output"):
+        assert main(["eval", "--checkpoint", str(run)]) == 0
+    assert "bits per byte" in capsys.readouterr().out and not list(run.glob("eval_*"))
 
 
 def test_what_needs_no_sum_over_tokenisations(capsys, tmp_path, lines):

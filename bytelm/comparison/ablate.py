@@ -22,6 +22,7 @@ from bytelm.errors import UserError
 from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.seen import evaluation_text
 from bytelm.evaluation.targets import evaluate_targets
+from bytelm.option_checks import Count
 from bytelm.terminal_text import say
 from bytelm.training.length import with_steps
 
@@ -40,7 +41,7 @@ class AblateCommand:
     fewest validation bits is kept."""
     output: Path | None = None
     """Where the runs, the table and the plot go; none = runs/ablations/NAME."""
-    max_bytes: int | None = None
+    max_bytes: Count | None = None
     """Bytes that are tested on, the last document cut (with an encoder: inputs, whole rows); none =
     all of the split."""
     task: int | None = None

@@ -11,13 +11,13 @@ from bytelm.config import ExperimentConfig, differences, load_json, to_dict
 from bytelm.data.documents import Documents
 from bytelm.data.loader import ValidationBatches
 from bytelm.errors import UserError
-from bytelm.evaluation.report import write_report
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.terminal_text import say
 from bytelm.training.checkpoint import last_step
 from bytelm.training.loop import CONFIG, train
 from bytelm.training.resume import FREE, outcome_changes
 from bytelm.training.run_directory import lock, remove_if_unused
+from bytelm.whole_file import write_whole
 
 TEST_REPORT = "test_report.json"
 """File of a run directory that holds its test."""
@@ -120,5 +120,5 @@ def _tested(
         ):
             return report
     report = {**test(run_dir, config), **asked, "config": saved}
-    write_report(report, path)
+    write_whole(path, json.dumps(report, indent=2) + "\n")
     return report

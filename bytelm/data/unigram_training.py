@@ -13,6 +13,7 @@ from bytelm.data.documents import Documents
 from bytelm.data.training_text import training_text
 from bytelm.data.unigram import Unigram
 from bytelm.errors import UserError
+from bytelm.output_files import check_new_file
 from bytelm.terminal_console import TerminalConsole
 from bytelm.whole_file import write_whole
 
@@ -43,7 +44,7 @@ def write_unigram(
         UserError: for a bad source, a split without text, an output that exists, and pieces fewer
             than the characters of the text.
     """
-    check_output(output)
+    check_new_file(output)
     validation = Documents(config, "validation")
     write_whole(output, train_unigram(config, pieces, max_bytes))
     unigram = Unigram(str(output))
@@ -55,14 +56,6 @@ def write_unigram(
         markup=False,
         soft_wrap=True,
     )
-
-
-def check_output(output: Path) -> None:
-    """UserError for a file that exists already, or whose directory does not."""
-    if output.exists():
-        raise UserError(f"{output} exists already; choose another --output.")
-    if not output.parent.is_dir():
-        raise UserError(f"--output: there is no directory {output.parent}; make it first.")
 
 
 def mean_bytes(texts: Iterable[bytes], count: Callable[[bytes], int]) -> float:

@@ -1,9 +1,7 @@
 """The evaluation of a model on documents: bits per byte beside general-purpose compressors."""
 
-import json
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,7 +13,6 @@ from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.seen import EvaluationText, describe_text
 from bytelm.terminal_console import TerminalConsole
 from bytelm.training.hardware import describe_machine
-from bytelm.whole_file import write_whole
 
 UPPER_BOUND = "of the canonical tokens alone, an upper bound (--byte-marginal counts all)"
 """What is said of a subword model's bits per byte."""
@@ -158,8 +155,3 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
     if report["bits_per_byte_interval"] is None:
         table.caption += f"; an interval needs {LEAST_DOCUMENTS} documents that are not empty"
     (console or TerminalConsole()).print(table)
-
-
-def write_report(report: dict[str, Any], path: Path) -> None:
-    """Writes what `evaluate` returned as JSON; the file appears whole or not at all."""
-    write_whole(path, json.dumps(report, indent=2) + "\n")

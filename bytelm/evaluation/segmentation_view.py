@@ -15,8 +15,11 @@ from rich.text import Text
 from bytelm.api import load
 from bytelm.errors import UserError
 from bytelm.evaluation.segmentation import Segmentation, length_histogram
+from bytelm.option_checks import Count
+from bytelm.output_files import check_new_file
 from bytelm.terminal_console import TerminalConsole
 from bytelm.terminal_text import printable, say
+from bytelm.training.chosen_step import Step
 from bytelm.whole_file import write_whole
 
 _STYLES = ("black on bright_cyan", "black on bright_yellow")
@@ -34,13 +37,13 @@ class SegmentCommand:
 
     checkpoint: Path
     """The run directory."""
-    step: int | None = None
-    """Which checkpoint; none = the last."""
+    step: Step | None = None
+    """Which checkpoint: a step, or `best` in validation; none = the last."""
     text: str | None = None
     """The text; - reads it from standard input, as bytes."""
     file: Path | None = None
     """A file that holds the text, in place of --text."""
-    stride: int | None = None
+    stride: Count | None = None
     """Symbols that each window scores, with the rest as context; none = half a row."""
     html: Path | None = None
     """Write a page here too, with a heat map of bits per byte under the patches."""
@@ -55,10 +58,10 @@ def show_segmentation(command: SegmentCommand) -> None:
         UserError: for no text or two, a page that exists, or a model without patches.
     """
     page = command.html
-    if page and page.exists() and not command.overwrite:
+    if page and page.is_file() and not command.overwrite:
         raise UserError(f"{page} exists; add --overwrite to replace it, or choose another --html.")
-    if page and not page.parent.is_dir():
-        raise UserError(f"--html: there is no directory {page.parent}; make it first.")
+    if page and not page.is_file():
+        check_new_file(page, "--html")
     text = _text(command)
     loaded = load(command.checkpoint, command.step)
     segmentation = loaded.segment(text, stride=command.stride)

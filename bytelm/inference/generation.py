@@ -10,6 +10,7 @@ other rows nor the piece sizes change the text.
 
 import functools
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -152,6 +153,7 @@ class Generator:
         keys = _row_keys(jax.random.key(seed), len(prompts))
         logits, cache = self._read(prompts, max_bytes)
         rows = [StopFilter(stop, max_bytes, self._tokenizer) for _ in prompts]
+        warned = False
         for made in range(0, max_bytes, self._piece):
             count = min(self._piece, max_bytes - made)
             running = np.array([not row.ended for row in rows])
@@ -170,6 +172,14 @@ class Generator:
             )
             symbols = np.asarray(symbols)[:, :count]
             pieces = [row.feed(new) for row, new in zip(rows, symbols, strict=True)]
+            if not warned and (full := rows_without_room(cache)).any():
+                warned = True
+                warnings.warn(
+                    f"there is no room for another patch in {int(full.sum())} of {len(full)} "
+                    "texts: what follows goes on in the last patch, and depends on max_bytes and "
+                    "on the longest prompt; a lower max_bytes or bytes_per_patch avoids it.",
+                    stacklevel=2,
+                )
             yield pieces
             if all(row.ended for row in rows):
                 return
@@ -192,13 +202,32 @@ class Generator:
         slots = SHORTEST_CACHE
         while slots < width + max_bytes:
             slots *= 2
-        cache = _empty_cache(self.graphdef, self.params, len(prompts), slots)
+        try:
+            cache = _empty_cache(self.graphdef, self.params, len(prompts), slots)
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            raise UserError(
+                f"there is no memory for {len(prompts)} texts of {slots} symbols; lower max-bytes, "
+                "or give fewer or shorter prompts."
+            ) from error
         logits = jnp.zeros((len(prompts), vocabulary.outputs), jnp.float32)
         for first in range(0, width, self._prefill):
             piece = ids[:, first : first + self._prefill]
             present = np.clip(lengths - first, 0, self._prefill)
             logits, cache = read_piece(self.graphdef, self.params, piece, present, logits, cache)
         return logits, cache
+
+
+def rows_without_room(cache: Any) -> np.ndarray:
+    """The rows of a cache that have opened all the patches they may, bool `[B]`.
+
+    Args:
+        cache: of any family; in one without patches, no row is full.
+    """
+    backbone = getattr(cache, "backbone", None)
+    if backbone is None:
+        return np.zeros(1, np.bool_)
+    opened = getattr(cache, "words", backbone.length)
+    return np.asarray(opened) >= backbone.positions.shape[1]
 
 
 @functools.partial(jax.jit, static_argnames="rows")

@@ -2,7 +2,7 @@
 
 import codecs
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bytelm.api import LoadedModel
@@ -19,26 +19,31 @@ def write_continuations(
     U+FFFD, and control characters are made visible.
 
     Args:
-        raw: write the continuations' bytes unchanged and nothing else.
+        raw: write the bytes of the continuation unchanged and nothing else; for one prompt.
         options: of `LoadedModel.stream` and `LoadedModel.generate`.
     """
     out = sys.stdout.buffer
     if raw:
-        if len(prompts) == 1 and options.get("beams", 1) == 1:
-            for piece in model.stream(prompts[0], **options):
-                out.write(piece)
-                out.flush()
-        else:
-            for text in model.generate(prompts, **options):
-                out.write(text + b"\n")
+        (prompt,) = prompts
+        for piece in _pieces(model, prompt, options):
+            out.write(piece)
+            out.flush()
         return
     shown = [b""] * len(prompts) if model.has_encoder else prompts
     if len(prompts) == 1 and options.get("beams", 1) == 1:
+        pieces = _pieces(model, prompts[0], options)  # options are checked before anything is shown
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         print(printable(decoder.decode(shown[0])), end="", flush=True)
-        for piece in model.stream(prompts[0], **options):
+        for piece in pieces:
             print(printable(decoder.decode(piece)), end="", flush=True)
         print(printable(decoder.decode(b"", final=True)))
         return
     for prompt, text in zip(shown, model.generate(prompts, **options), strict=True):
         print(f"{printable((prompt + text).decode('utf-8', 'replace'))}\n---")
+
+
+def _pieces(model: LoadedModel, prompt: bytes, options: dict[str, Any]) -> Iterable[bytes]:
+    """The continuation as it comes; of a beam search, which ends at once, in one piece."""
+    if options.get("beams", 1) == 1:
+        return model.stream(prompt, **options)
+    return model.generate([prompt], **options)

@@ -13,8 +13,9 @@ from bytelm.data.config import DataConfig
 from bytelm.data.documents import Documents
 from bytelm.data.training_text import training_text
 from bytelm.data.unigram import INVALID_BYTE
-from bytelm.data.unigram_training import check_output, mean_bytes, train_unigram
+from bytelm.data.unigram_training import mean_bytes, train_unigram
 from bytelm.errors import UserError
+from bytelm.output_files import check_new_file
 from bytelm.subword import Kind
 from bytelm.subword.tokenizer import CHARACTERS, load_tokenizer
 from bytelm.terminal_console import TerminalConsole
@@ -56,7 +57,7 @@ def write_tokenizer(
     Raises:
         UserError: for a split without text, an output that exists, and as `train_tokenizer`.
     """
-    check_output(output)
+    check_new_file(output)
     validation = Documents(config, "validation")
     write_whole(output, train_tokenizer(config, kind, size, max_bytes, transition=transition))
     tokenizer = load_tokenizer(output)

@@ -6,6 +6,7 @@ import jax
 
 from bytelm.config import ExperimentConfig
 from bytelm.data.loader import train_loader
+from bytelm.output_files import check_folder
 from bytelm.terminal_text import say
 from bytelm.training.program import build_program
 from bytelm.training.sharding import place_batch, row_share
@@ -14,7 +15,12 @@ WARM_UP = 2
 
 
 def profile(config: ExperimentConfig, trace_dir: Path, steps: int) -> None:
-    """Runs `steps` training steps of a fresh model under the profiler, after two that are not."""
+    """Runs `steps` training steps of a fresh model under the profiler, after two that are not.
+
+    Raises:
+        UserError: if the trace cannot be written there.
+    """
+    check_folder(trace_dir, "--trace-dir")
     mesh = config.mesh.build()
     with jax.set_mesh(mesh):
         program = build_program(config, mesh)

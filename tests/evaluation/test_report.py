@@ -1,5 +1,4 @@
 import io
-import json
 import math
 
 import numpy as np
@@ -9,7 +8,7 @@ from rich.console import Console
 from bytelm.errors import UserError
 from bytelm.evaluation.bits_per_byte import DocumentScores
 from bytelm.evaluation.compressors import compressor_bpb
-from bytelm.evaluation.report import evaluate, print_report, write_report
+from bytelm.evaluation.report import evaluate, print_report
 
 DOCUMENTS = [b"some text", b"", b"\xff\x00\r\n" * 9, b"more text"] * 4
 
@@ -35,7 +34,7 @@ def loaded():
     return Loaded()
 
 
-def test_the_figures_are_those_of_the_documents(loaded, tmp_path):
+def test_the_figures_are_those_of_the_documents(loaded):
     report = evaluate(loaded, iter(DOCUMENTS), batch_size=2)
     raw = sum(map(len, DOCUMENTS))
     assert (report["documents"], report["bytes"], report["step"]) == (16, raw, 7)
@@ -47,11 +46,6 @@ def test_the_figures_are_those_of_the_documents(loaded, tmp_path):
     compressed = compressor_bpb(DOCUMENTS)
     assert report["gzip_bits_per_byte"] == compressed["gzip"]
     assert report["xz_bits_per_byte"] == compressed["xz"]
-
-    write_report(report, tmp_path / "report.json")
-    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
-    saved = json.loads((tmp_path / "report.json").read_text())
-    assert saved["bits_per_byte"] == report["bits_per_byte"]
 
     shown = io.StringIO()
     print_report(report, Console(file=shown, width=100))

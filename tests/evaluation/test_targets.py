@@ -16,7 +16,7 @@ from bytelm.api import LoadedModel
 from bytelm.config import ExperimentConfig
 from bytelm.data.config import DataConfig
 from bytelm.data.loader import ValidationBatches
-from bytelm.evaluation.report import write_report
+from bytelm.evaluation.report_file import write_report
 from bytelm.evaluation.seen import evaluation_text
 from bytelm.evaluation.targets import evaluate_targets, print_target_report
 from bytelm.models.byt5 import ByT5Config
@@ -213,5 +213,5 @@ def test_a_report_is_printed_and_written(family, reports, tmp_path):
         assert words in shown
     assert ("inputs deleted" in shown) == ("of eng" in shown) == (family == "mrt5")
     assert ("soft deletion" in shown) == ("time of the encoder" in shown) == (family == "mrt5")
-    write_report(reports[family], tmp_path / "report.json")
+    write_report(reports[family], tmp_path / "report.json", tmp_path)
     assert json.loads((tmp_path / "report.json").read_text())["rows"] == len(WORDS)

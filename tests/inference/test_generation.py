@@ -1,3 +1,5 @@
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from bytelm.inference.sampling import Sampling
 from bytelm.models.contract import Batch, LanguageModel
 from bytelm.models.transformer import TransformerConfig
 from bytelm.vocabulary import END, INPUT_SIZE, OUTPUT_SIZE, START
+from tests.models.families import FAMILIES, split_model
 
 PROMPTS = [b"a prompt", b"", bytes(range(200, 240))]
 GREEDY = Sampling(temperature=0.0)
@@ -180,3 +183,21 @@ def test_nothing_to_do(generator):
 def test_bad_options_are_refused_before_anything_runs(generator, options):
     with pytest.raises(UserError):
         generator.stream([b"x"], **{"max_bytes": 5, **options})
+
+
+@pytest.mark.parametrize(
+    ("name", "overflows"),
+    [
+        ("hat2, whitespace, overflow, scanned and rematerialised", True),
+        ("spacebyte, published block, fixed patches, overflow", True),
+        ("megabyte", False),
+    ],
+)
+def test_a_row_without_room_for_patches_is_told(name, overflows):
+    generator = Generator(*split_model(FAMILIES[name]), prefill=16, piece=8)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        generator.generate([b"a b " * 120, b"a"], max_bytes=9, sampling=GREEDY)
+    messages = [str(warning.message) for warning in told]
+    assert len(messages) == overflows
+    assert all("in 1 of 2 texts" in message for message in messages)

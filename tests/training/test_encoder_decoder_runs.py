@@ -300,11 +300,13 @@ def test_families_and_tasks_that_do_not_fit(config, sentence, tmp_path):
 
 
 def test_evaluation_by_the_command_line(whole_run, capsys):
-    options = ["--max-bytes", "20", "--batch-size", str(ROWS)]
+    (batch,) = ValidationBatches(CONFIG.data, ROWS, "validation")
+    inputs = int((batch.inputs != PAD).sum())
+    options = ["--max-bytes", str(inputs), "--batch-size", "3"]
     assert main(["eval", "--checkpoint", str(whole_run), *options]) == 0
     shown = capsys.readouterr().out
     assert "bits per target byte" in shown and "inputs deleted" in shown
-    report = json.loads((whole_run / "eval_step_6_validation.json").read_text())
+    report = json.loads((whole_run / f"eval_step_6_validation_max-bytes-{inputs}.json").read_text())
     assert report["rows"] == ROWS and report["data"]["task"] == "vowel_removal"
     # The same rows as the last validation.
     last = [r for r in records(whole_run) if "validation_bits_per_target_byte" in r][-1]
@@ -321,13 +323,13 @@ def test_evaluation_on_text_without_targets_is_one_sentence(whole_run, capsys):
 
 
 def test_generation_by_the_command_line(whole_run, capsysbinary):
-    command = ["generate", "--checkpoint", str(whole_run), "--prompt", "abc", "defg"]
+    command = ["generate", "--checkpoint", str(whole_run), "--prompt", "abc"]
     options = ["--max-bytes", "4", "--beams", "2", "--raw"]
     assert main([*command, *options]) == 0
-    texts = bytelm.load(whole_run).generate(["abc", "defg"], max_bytes=4, beams=2)
-    assert capsysbinary.readouterr().out == b"".join(text + b"\n" for text in texts)
+    (text,) = bytelm.load(whole_run).generate(["abc"], max_bytes=4, beams=2)
+    assert capsysbinary.readouterr().out == text
     assert main([*command, "--max-bytes", "4", "--beams", "0"]) == 2
-    assert b"error: beams is 0" in capsysbinary.readouterr().err
+    assert b"error: --beams is 0" in capsysbinary.readouterr().err
 
 
 def test_stop_strings_hold_for_beams_too(whole_run):

@@ -1,0 +1,59 @@
+"""Bounds of the numbers among a command's options."""
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from bytelm.errors import UserError
+
+MOST = 2**63 - 1
+"""No larger number is a count of anything, and arrays hold none."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """In the annotation of an option: the least and the most that it may be."""
+
+    least: int = -MOST
+    most: int = MOST
+
+
+Count = Annotated[int, Bounds(1)]
+"""How many there are: at least 1."""
+
+
+def check_numbers(command: Any) -> None:
+    """UserError for an option of a command, or a field of a config in it, that is out of bounds.
+
+    Args:
+        command: a dataclass.
+    """
+    for name, value, bounds in _numbers(command, ""):
+        if value < bounds.least:
+            raise UserError(f"{name} is {value}; it must be at least {bounds.least}.")
+        if value > bounds.most:
+            raise UserError(f"{name} is {value}; it must be at most {bounds.most}.")
+
+
+def _numbers(config: Any, prefix: str) -> Iterator[tuple[str, int, Bounds]]:
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        name = f"{prefix}{field.name.replace('_', '-')}"
+        if dataclasses.is_dataclass(value):
+            # The fields of a command's config are options without its name.
+            is_flat = not prefix and field.name == "config"
+            yield from _numbers(value, "--" if is_flat else f"{name if prefix else '--' + name}.")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield name if prefix else f"--{name}", value, _bounds(hints[field.name])
+
+
+def _bounds(hint: Any) -> Bounds:
+    """Those of an annotation, or of one member of a union."""
+    for kind in (hint, *typing.get_args(hint)):
+        for extra in getattr(kind, "__metadata__", ()):
+            if isinstance(extra, Bounds):
+                return extra
+    return Bounds()
