@@ -31,7 +31,7 @@ from bytelm.training.plain_path import plain_path
 from bytelm.training.reading import DIGESTS, Reader, first_line, first_readable
 from bytelm.training.saved_model import SavedModel, abstract_model
 from bytelm.training.scores import ITEM as SCORE
-from bytelm.training.scores import METRIC, mend_scores
+from bytelm.training.scores import mend_scores, rank, score_of
 from bytelm.training.step import State
 
 __all__ = ["Checkpoints", "Restored", "SavedModel", "last_step", "load_model", "save_model"]
@@ -55,14 +55,16 @@ class Checkpoints:
 
     Args:
         keep: how many of the last ones stay, besides the best.
+        measured_on: identity of the validation; scores of another one do not count as best.
     """
 
-    def __init__(self, run_dir: Path, keep: int):
+    def __init__(self, run_dir: Path, keep: int, measured_on: str | None = None):
         self.folder = run_dir.absolute() / FOLDER
+        self._measured_on = measured_on
         policies = [
             checkpoint_managers.LatestN(keep),
             checkpoint_managers.BestN(
-                get_metric_fn=lambda metrics: metrics[METRIC],
+                get_metric_fn=lambda score: rank(score, measured_on),
                 reverse=True,
                 n=1,
                 keep_checkpoints_without_metrics=False,
@@ -71,7 +73,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             # Only with it does Orbax write metrics to disk, where a resumed run finds them.
-            best_fn=lambda metrics: metrics[METRIC],
+            best_fn=lambda score: rank(score, measured_on),
             best_mode="min",
             cleanup_tmp_directories=True,
         )
@@ -102,7 +104,7 @@ class Checkpoints:
         """
         training = {name: value for name, value in state.items() if name != "params"}
         known = validation_bits is not None and math.isfinite(validation_bits)
-        metrics = {METRIC: validation_bits} if known else None
+        metrics = score_of(validation_bits, self._measured_on) if known else None
         items = _items(
             {"training": training, "params": state["params"]},
             {"data": data, "config": to_dict(config), "provenance": provenance},

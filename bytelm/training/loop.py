@@ -36,6 +36,7 @@ from bytelm.training.metrics import MetricsWriter
 from bytelm.training.program import build_program, step_flops
 from bytelm.training.progress import Progress
 from bytelm.training.provenance import provenance
+from bytelm.training.rate_change import rate_change
 from bytelm.training.record import Record, warnings
 from bytelm.training.resume import Start, check_change, check_checkpoints_are_there
 from bytelm.training.sharding import place_batch, row_share, single_device_mesh
@@ -148,7 +149,7 @@ class _Run:
         resuming = start.resume and last_step(run_dir) is not None
         if not resuming:
             self.state = self._first_state(start.verify)
-        self.checkpoints = Checkpoints(run_dir, config.train.keep)
+        self.checkpoints = Checkpoints(run_dir, config.train.keep, self.validation.identity)
         self.step, self.progress, self.best = 0, Progress(), math.inf
         self.validated = 0
         self.last_validation: float | None = None
@@ -221,10 +222,23 @@ class _Run:
         positions = restored.data["positions"]
         self.batches.restore(positions[min(jax.process_index(), len(positions) - 1)])
         self.progress = Progress.saved(restored.provenance)
-        self.best = restored.provenance["best_validation_bits"] or math.inf
-        self.last_validation = restored.provenance["last_validation_bits"]
-        self.validated = restored.provenance["validated_step"]
+        self._restore_validation(restored.provenance)
+        updates = self.step - int(self.state["skipped"])
+        if jump := rate_change(saved, self.config, self.step, updates):
+            self.notes.append(f"warning: {jump}")
         self.record = Record(**restored.provenance["record"])
+
+    def _restore_validation(self, provenance: Mapping[str, Any]) -> None:
+        """Takes over what validations found, if today's can be compared with them."""
+        self.validated = provenance["validated_step"]
+        if provenance.get("validation_identity") == self.validation.identity:
+            self.best = provenance["best_validation_bits"] or math.inf
+            self.last_validation = provenance["last_validation_bits"]
+        elif (best := provenance["best_validation_bits"]) is not None:
+            self.notes.append(
+                "warning: the validation text, its rows or what is measured has changed: the best "
+                f"validation so far, {best:.3f}, was of the old ones and no longer counts"
+            )
 
     def run(self, stop: StopRequest) -> TrainResult:
         """Trains to the end or until `stop` asks for it."""
@@ -442,6 +456,7 @@ class _Run:
                 "best_validation_bits": None if math.isinf(self.best) else self.best,
                 "last_validation_bits": self.last_validation,
                 "validated_step": self.validated,
+                "validation_identity": self.validation.identity,
                 "record": self.record.saved(),
             },
             validation_bits=validation_bits,

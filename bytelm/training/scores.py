@@ -1,6 +1,7 @@
 """The score that a checkpoint is saved with, by which the best one is kept."""
 
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,36 @@ from bytelm.whole_file import write_whole
 
 METRIC = "validation_bits"
 """The metric, lower is better, by which the best checkpoint is kept."""
+MEASURED_ON = "measured_on"
+"""Next to it, the identity of the validation: scores of one identity can be compared."""
 ITEM = "metrics"
 """The item of a checkpoint that holds it."""
+
+
+def score_of(bits: float | None, measured_on: str | None) -> dict[str, Any]:
+    """A checkpoint's score, ready for JSON."""
+    return {METRIC: bits, MEASURED_ON: measured_on}
+
+
+def rank(score: dict[str, Any], measured_on: str | None) -> float:
+    """The bits of a score, lower is better; infinite for one that was measured on other text."""
+    bits: float = score[METRIC]
+    return bits if score.get(MEASURED_ON) == measured_on else math.inf
+
+
+def best_step(folder: Path) -> int | None:
+    """The checkpoint in `folder` with the best score of those that can be compared with the last.
+
+    None if none has a score.
+    """
+    scores = {
+        int(path.parents[1].name): _read(path) for path in folder.glob(f"[0-9]*/{ITEM}/{ITEM}")
+    }
+    known = {step: scores[step] for step in sorted(scores) if _is_score(scores[step])}
+    if not known:
+        return None
+    measured_on = known[max(known)].get(MEASURED_ON)
+    return min(known, key=lambda step: (rank(known[step], measured_on), -step))
 
 
 def mend_scores(folder: Path) -> None:
@@ -29,7 +58,9 @@ def mend_scores(folder: Path) -> None:
         if wanted == _digest(score) or (wanted is None and _is_score(score)):
             continue
         known = _read(step / "provenance" / "metadata")
-        other = {METRIC: known.get("last_validation_bits")} if isinstance(known, dict) else None
+        other = None
+        if isinstance(known, dict):
+            other = score_of(known.get("last_validation_bits"), known.get("validation_identity"))
         if wanted == _digest(other) and _is_score(other):
             write_whole(path, json.dumps(other))
             warnings.warn(f"{path} was damaged and is put right.", stacklevel=3)

@@ -17,6 +17,7 @@ from bytelm.training.checkpoint import FOLDER, load_model
 from bytelm.training.distributed import StopRequest
 from bytelm.training.loop import train
 from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.scores import best_step
 from bytelm.training.sharding import MeshConfig
 
 STEPS = 6
@@ -235,6 +236,32 @@ def test_keeps_the_last_and_the_best(config, tmp_path, monkeypatch):
     train(config, tmp_path, resume=True)
     kept = sorted(int(path.name) for path in (tmp_path / FOLDER).iterdir())
     assert kept == [6, 8, 9]
+
+
+def test_a_best_score_on_other_text_does_not_count(config, tmp_path, monkeypatch, capsys):
+    scores = iter([1.0, 2.0, 3.0, 3.5])
+    validate = loop._Run._validate
+
+    def scripted(self):
+        validate(self)
+        return next(scores)
+
+    monkeypatch.setattr(loop._Run, "_validate", scripted)
+    text = tmp_path / "valid.txt"
+    text.write_text("to be or not " * 100)
+    config = changed(config, "data", validation_files=(str(text),))
+    config = changed(config, "train", keep=1)
+    run = tmp_path / "run"
+    train(config, run)
+    assert sorted(int(path.name) for path in (run / FOLDER).iterdir()) == [3, 6]
+    text.write_text("or not to be " * 100)
+    longer = changed(config, "train", steps=12)
+    train(longer, run, resume=True, allow_config_change=True)
+    out = capsys.readouterr().out
+    assert "the best validation so far, 1.000, was of the old ones and no longer counts" in out
+    assert "warning: the learning rate jumps: " in out
+    assert sorted(int(path.name) for path in (run / FOLDER).iterdir()) == [9, 12]
+    assert best_step(run / FOLDER) == 9
 
 
 def test_refuses_to_overwrite_a_run(config, whole_run):
