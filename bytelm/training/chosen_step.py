@@ -27,19 +27,10 @@ def chosen_step(run: Path, step: Step | None) -> int | None:
     if step != "best":
         return step
     # Here, so that reading a command's options does not wait for Orbax.
-    import orbax.checkpoint as ocp
+    from bytelm.training.checkpoint import FOLDER
+    from bytelm.training.scores import best_step
 
-    from bytelm.training.checkpoint import FOLDER, METRIC
-    from bytelm.training.plain_path import plain_path
-
-    folder = run.absolute() / FOLDER
-    best = None
-    if folder.is_dir():
-        options = ocp.CheckpointManagerOptions(
-            read_only=True, best_fn=lambda metrics: metrics[METRIC], best_mode="min"
-        )
-        with ocp.CheckpointManager(plain_path(folder), options=options) as manager:
-            best = manager.best_step()
+    best = best_step(run.absolute() / FOLDER)
     if best is None:
         raise UserError(
             f"{run} has no checkpoint that was validated; name a step, or leave out --step for "
