@@ -11,7 +11,7 @@ Example:
 import dataclasses
 import functools
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +23,16 @@ from bytelm.evaluation.bits_per_byte import DocumentScores, Scorer, default_stri
 from bytelm.evaluation.segmentation import Segmentation, segment_all
 from bytelm.inference.beam_search import beam_search
 from bytelm.inference.generation import Generator, Weights, store_weights
+from bytelm.inference.per_symbol import PerSymbol
 from bytelm.inference.sampling import Sampling
 from bytelm.inference.transduction import Transducer
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.subword.marginal import ByteMarginal
 from bytelm.subword.tokenizer import load_tokenizer
+from bytelm.texts import Text, Texts, each_text, text_bytes
 from bytelm.training.checkpoint import SavedModel, load_model
 from bytelm.training.chosen_step import Step, chosen_step
 from bytelm.training.exported import SHARD_BYTES, export
-
-Text = bytes | str
-"""Bytes as they are; a str stands for its UTF-8 bytes (lone surrogates: the bytes they escape)."""
-Texts = Text | Iterable[Text]
-"""Several texts, or one alone: a str or bytes is one text, and never taken apart."""
 
 
 def load(
@@ -61,7 +58,7 @@ def load(
     return LoadedModel(load_model(run, chosen_step(run, step), verify=verify), weights)
 
 
-class LoadedModel:
+class LoadedModel(PerSymbol):
     """A trained model.
 
     Attributes:
@@ -183,7 +180,7 @@ class LoadedModel:
         """
         return score_documents(
             self.scorer,
-            _each(texts),
+            each_text(texts),
             sequence_length=self.context,
             stride=stride,
             batch_size=batch_size,
@@ -220,7 +217,7 @@ class LoadedModel:
         """The same of several texts, which is faster than one by one."""
         return segment_all(
             self.scorer,
-            list(_each(texts)),
+            list(each_text(texts)),
             sequence_length=self.context,
             stride=stride,
             batch_size=batch_size,
@@ -263,7 +260,7 @@ class LoadedModel:
         Raises:
             UserError: for an option out of range.
         """
-        starts = list(_each(prompts))
+        starts = list(each_text(prompts))
         self._warn_beyond_training(starts, max_bytes)
         if beams != 1:
             if not self.has_encoder:
@@ -273,7 +270,7 @@ class LoadedModel:
                 starts,
                 beams=beams,
                 max_bytes=max_bytes,
-                stop=list(_each(stop)),
+                stop=list(each_text(stop)),
             )
         generator = self._generator if covers is None else self.byte_marginal(covers)
         return generator.generate(
@@ -281,7 +278,7 @@ class LoadedModel:
             max_bytes=max_bytes,
             sampling=Sampling(temperature, top_k, top_p, min_p),
             seed=seed,
-            stop=list(_each(stop)),
+            stop=list(each_text(stop)),
         )
 
     def stream(
@@ -298,7 +295,7 @@ class LoadedModel:
         covers: int | None = None,
     ) -> Iterator[bytes]:
         """The continuation of one prompt, piece by piece. Arguments as for `generate`."""
-        start = _bytes(prompt)
+        start = text_bytes(prompt)
         self._warn_beyond_training([start], max_bytes)
         generator = self._generator if covers is None else self.byte_marginal(covers)
         pieces = generator.stream(
@@ -306,7 +303,7 @@ class LoadedModel:
             max_bytes=max_bytes,
             sampling=Sampling(temperature, top_k, top_p, min_p),
             seed=seed,
-            stop=list(_each(stop)),
+            stop=list(each_text(stop)),
         )
         return (piece for (piece,) in pieces)
 
@@ -337,15 +334,3 @@ class LoadedModel:
                 f"rows of {trained}: expect it to get worse beyond them.",
                 stacklevel=3,
             )
-
-
-def _each(texts: Texts) -> Iterator[bytes]:
-    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-        texts = [texts]
-    return map(_bytes, texts)
-
-
-def _bytes(text: Text) -> bytes:
-    if not isinstance(text, str | bytes):
-        raise UserError(f"{text!r:.60} is no text; give a str or bytes.")
-    return text.encode(errors="surrogateescape") if isinstance(text, str) else text

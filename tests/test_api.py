@@ -10,6 +10,7 @@ from bytelm.config import ExperimentConfig
 from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
 from bytelm.models.transformer import TransformerConfig
+from bytelm.texts import text_bytes
 from bytelm.training.checkpoint import SavedModel
 
 TEXTS = ["naïve", b"\xff\x00", "longer than one window of sixteen", ""]
@@ -80,7 +81,7 @@ def test_going_beyond_the_trained_length_warns_unless_there_is_a_window(model):
 
 def test_one_text_is_one_text_everywhere(model):
     for text in ("naïve", b"na\xff"):
-        assert model.score_documents(text).bytes.tolist() == [len(bytelm.api._bytes(text))]
+        assert model.score_documents(text).bytes.tolist() == [len(text_bytes(text))]
         assert model.score(text).shape == (1,)
         assert model.bits_per_byte(text) == model.bits_per_byte([text])
         assert model.generate(text, max_bytes=2, seed=1) == model.generate(

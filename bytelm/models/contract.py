@@ -113,6 +113,7 @@ class ModelOutput:
         patch_starts: bool `[B, T]` or None, the symbols with which patches begin, in a family
             that has patches.
         deleted: bool `[B, S]` or None, the inputs that an encoder which shortens does not keep.
+        states: `[B, T, d]` or None, from which the head makes the logits of bytes.
     """
 
     head: jax.Array | Unembedding
@@ -121,6 +122,7 @@ class ModelOutput:
     statistics: dict[str, jax.Array] = field(default_factory=dict)
     patch_starts: jax.Array | None = None
     deleted: jax.Array | None = None
+    states: jax.Array | None = None
 
     @property
     def logits(self) -> jax.Array:

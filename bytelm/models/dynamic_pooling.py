@@ -233,13 +233,15 @@ class DynamicPooling(LanguageModel):
         y = shard_rows(self._entries(y, segments.null, x.dtype))
         y = self.backbone(y, segments.segment_ids, condition=self._biases)
         x = x + spread_segments(y, decision.numbers, segments, config.boundary_gradient)
-        logits = self._logits(self.post(x, segment_ids, condition=self._biases))
+        x = self.post(x, segment_ids, condition=self._biases)
+        logits = self._logits(x)
         losses, statistics = self._supervise(decision, batch, logits)
         return ModelOutput(
             logits,
             auxiliary_losses=losses,
             statistics={**segments.statistics, **statistics},
             patch_starts=segments.starts,
+            states=self._normalised(x),
         )
 
     def _decide(
@@ -296,8 +298,10 @@ class DynamicPooling(LanguageModel):
         return self.down_norm(y.astype(dtype))
 
     def _logits(self, x: jax.Array) -> jax.Array:
-        x = x if self.config.published_blocks else self.final_norm(x)
-        return self.head(x).astype(jnp.float32)
+        return self.head(self._normalised(x)).astype(jnp.float32)
+
+    def _normalised(self, x: jax.Array) -> jax.Array:
+        return x if self.config.published_blocks else self.final_norm(x)
 
     def init_cache(self, batch_size: int, max_length: int) -> DynamicPoolingCache:
         config, dtype = self.config, self.config.dtype

@@ -216,12 +216,14 @@ class HAT(LanguageModel):
 
         x = self.decoder_embedding(ids, self.config.dtype)
         x = self.decoder(shard_rows(stream.join(x, y)), _decoder_segments(words, stream, numbers))
-        logits, segmentation_nats = self._logits(*stream.part(x, length), words)
+        of_bytes, of_marks = stream.part(x, length)
+        logits, segmentation_nats = self._logits(of_bytes, of_marks, words)
         return ModelOutput(
             logits,
             segmentation_nats,
             statistics=words.statistics,
             patch_starts=words.opened,
+            states=self.final_norm(of_bytes),
         )
 
     def _encode(

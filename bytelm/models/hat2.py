@@ -230,7 +230,10 @@ class HAT2(LanguageModel):
         condition = Condition(vectors, jnp.where((word > 0) & (number > 0), word, 0))
         x = self.decoder(x, segment_ids, condition=condition)
         return ModelOutput(
-            self._logits(x), statistics=patches.statistics, patch_starts=patches.opened
+            self._logits(x),
+            statistics=patches.statistics,
+            patch_starts=patches.opened,
+            states=self.final_norm(x),
         )
 
     def _first(self, rows: int, dtype: jnp.dtype) -> jax.Array:

@@ -162,7 +162,10 @@ class MegaByte(LanguageModel):
         groups = jnp.where(segment_ids > 0, groups, 0)
         x = self.local(shard_rows(x), groups)
         return ModelOutput(
-            self._logits(x), statistics=patches.statistics, patch_starts=patches.opened
+            self._logits(x),
+            statistics=patches.statistics,
+            patch_starts=patches.opened,
+            states=self.final_norm(x),
         )
 
     def _global_input(

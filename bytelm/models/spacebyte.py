@@ -173,7 +173,10 @@ class SpaceByte(LanguageModel):
         x = x + spread_first(self._narrow(y), patches)
         x = self.final(x, segment_ids)
         return ModelOutput(
-            self._logits(x), statistics=patches.statistics, patch_starts=patches.opened
+            self._logits(x),
+            statistics=patches.statistics,
+            patch_starts=patches.opened,
+            states=self.final_norm(x),
         )
 
     def _embed(self, ids: jax.Array, positions: jax.Array) -> jax.Array:

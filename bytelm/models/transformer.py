@@ -146,9 +146,9 @@ class Transformer(LanguageModel):
     def __call__(self, batch: Batch) -> ModelOutput:
         x = shard_rows(self.embedding(batch.ids, self.config.dtype))
         x = self.stack(x, batch.segment_ids)
-        if self.config.vocabulary >= LARGE:
-            return ModelOutput(self._unembedding(x))
-        return ModelOutput(self._unembedding(x).logits())
+        head = self._unembedding(x)
+        is_large = self.config.vocabulary >= LARGE
+        return ModelOutput(head if is_large else head.logits(), states=head.states)
 
     def _unembedding(self, x: jax.Array) -> Unembedding:
         x = self.final_norm(x)

@@ -259,3 +259,19 @@ def test_a_stop_string_may_lie_across_tokens(random_model):
     stop = whole[5:9]
     found = generator.generate([b"of"], max_bytes=40, seed=1, stop=[stop])[0]
     assert found == whole[: whole.find(stop)]
+
+
+def test_probability_of_a_continuation_and_the_token_across_its_beginning(run):
+    model = bytelm.load(run)
+    tokens = model.tokenizer.encode(b"of the text")
+    cut = len(model.tokenizer.decode(tokens[:1]))
+    context, rest = b"of the text"[:cut], b"of the text"[cut:]
+    nats = model.nats(b"of the text")[0]
+    assert len(nats) == len(tokens)
+    assert model.log_probability(context, rest)[0] == pytest.approx(-nats[1:].sum(), rel=1e-5)
+    with pytest.warns(UserWarning, match="a token begins in a context"):
+        (log_p,) = model.log_probability(context[:-1], context[-1:] + rest)
+    assert log_p == pytest.approx(-nats.sum(), rel=1e-5)
+    ends = [bytes([byte]) for byte in range(256)]
+    logs = [*model.log_probability(b"of", ends, covers=64)]
+    assert 0.5 < np.exp(logs).sum() <= 1 + 1e-4  # and the end of the text

@@ -1,0 +1,28 @@
+"""Texts as the API takes them."""
+
+from collections.abc import Iterable, Iterator
+
+from bytelm.errors import UserError
+
+Text = bytes | str
+"""Bytes as they are; a str stands for its UTF-8 bytes (lone surrogates: the bytes they escape)."""
+Texts = Text | Iterable[Text]
+"""Several texts, or one alone: a str or bytes is one text, and never taken apart."""
+
+
+def each_text(texts: Texts) -> Iterator[bytes]:
+    """The bytes of each text.
+
+    Raises:
+        UserError: for what is no text.
+    """
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        texts = [texts]
+    return map(text_bytes, texts)
+
+
+def text_bytes(text: Text) -> bytes:
+    """The bytes of one text; errors as for `each_text`."""
+    if not isinstance(text, str | bytes):
+        raise UserError(f"{text!r:.60} is no text; give a str or bytes.")
+    return text.encode(errors="surrogateescape") if isinstance(text, str) else text
