@@ -15,6 +15,7 @@ from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.terminal_text import say
 from bytelm.training.checkpoint import last_step
 from bytelm.training.loop import CONFIG, train
+from bytelm.training.records import read_records
 from bytelm.training.resume import FREE, outcome_changes
 from bytelm.training.run_directory import lock, remove_if_unused
 from bytelm.whole_file import write_whole
@@ -80,7 +81,7 @@ def is_trained(run_dir: Path, config: ExperimentConfig) -> bool:
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
     """What a run recorded, in order."""
-    return [json.loads(line) for line in (run_dir / METRICS).read_text().splitlines()]
+    return read_records(run_dir / METRICS)
 
 
 def _check_test(config: ExperimentConfig) -> None:
@@ -112,8 +113,7 @@ def _tested(
 ) -> dict[str, Any]:
     """The report on the test split, from the file if it is there already."""
     path, saved = run_dir / TEST_REPORT, to_dict(config)
-    if path.is_file():
-        report = json.loads(path.read_text())
+    if (report := _read_report(path)) is not None:
         changed = differences(report["config"], saved)
         if {key: report.get(key) for key in asked} == asked and all(
             field.startswith(FREE) for field, _, _ in changed
@@ -122,3 +122,12 @@ def _tested(
     report = {**test(run_dir, config), **asked, "config": saved}
     write_whole(path, json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _read_report(path: Path) -> dict[str, Any] | None:
+    """A report; None where there is none that can be read, which is then made again."""
+    try:
+        report = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return report if isinstance(report, dict) and isinstance(report.get("config"), dict) else None

@@ -10,6 +10,7 @@ import jax
 from bytelm.config import ExperimentConfig, differences, to_dict
 from bytelm.errors import UserError
 from bytelm.training.checkpoint import FOLDER, last_step
+from bytelm.training.records import read_records
 from bytelm.training.sharding import path_name
 
 FREE = (
@@ -73,17 +74,10 @@ def check_checkpoints_are_there(run_dir: Path, step: int | None) -> None:
 def _steps_recorded(run_dir: Path) -> int:
     """The last step in metrics.jsonl, 0 if there is none."""
     try:
-        lines = (run_dir / "metrics.jsonl").read_text(errors="replace").splitlines()
+        records = read_records(run_dir / "metrics.jsonl")
     except OSError:
         return 0
-    return max((_step(line) for line in lines), default=0)
-
-
-def _step(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError, OverflowError):  # torn or damaged
-        return 0
+    return max((record["step"] for record in records), default=0)
 
 
 def _second_checkpoint(run_dir: Path) -> float:
