@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from bytelm.comparison.runs import (
 )
 from bytelm.comparison.sizing import adapted_run, sized_run
 from bytelm.comparison.speed import Speeds, measure_speeds, read_speeds
+from bytelm.data.config import SourceConfig
+from bytelm.data.files import FilesReader
 from bytelm.subword.training import train_tokenizer
 from bytelm.terminal_text import say
 from bytelm.training.hardware import describe_machine
@@ -200,7 +202,7 @@ class ComparisonPlan(Plan[Run]):
         asked = {
             "max_bytes": self.comparison.max_bytes,
             "robustness": repr(self.comparison.robustness) if largest else "",
-            "parallel": list(self.comparison.parallel) if largest else [],
+            "parallel": _contents(self.comparison.parallel) if largest else [],
         }
         return carry_out(self.run_dir(run), run.config, test, asked)
 
@@ -276,6 +278,11 @@ class ComparisonPlan(Plan[Run]):
             document_bytes=tuple(outcome.report["document_bytes"]),
             curve=curve(metrics(self.run_dir(run)), run.flops_per_step, run.bytes_per_step),
         )
+
+
+def _contents(files: Sequence[str]) -> object:
+    """Digests of what files hold, so that a test of other text is not taken for the same."""
+    return FilesReader(SourceConfig(files=tuple(files))).inputs("train") if files else []
 
 
 def _notes(comparison: Comparison, timed_on: str) -> tuple[str, ...]:

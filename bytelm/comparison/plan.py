@@ -8,6 +8,7 @@ from typing import Generic, Protocol, TypeVar
 
 from bytelm.comparison.record import State, SweepRow
 from bytelm.comparison.runs import TEST_REPORT, Outcome, carry_out, is_trained, metrics
+from bytelm.comparison.same_text import check_text
 from bytelm.config import ExperimentConfig
 from bytelm.errors import UserError
 from bytelm.terminal_text import say
@@ -207,6 +208,9 @@ class Plan(ABC, Generic[R]):
     def do_each(self, runs: Sequence[R], do: Callable[[R], Outcome], what: str) -> bool:
         """Does runs one after another; whether a signal asked to stop."""
         for number, run in enumerate(runs, 1):
+            # Text may change while runs before this one are trained.
+            done = [*self.sweep, *self.final(), *runs]
+            check_text((self.run_dir(each), each.config) for each in done)
             say(f"{what} {number} of {len(runs)}: {run.name}, {run.config.train.steps} steps")
             self.outcomes[self.key(run)] = do(run)
             self.report()

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
+from bytelm.comparison.same_text import check_text
 from bytelm.config import ExperimentConfig, differences, load_json, to_dict
 from bytelm.data.documents import Documents
 from bytelm.data.loader import ValidationBatches
@@ -57,6 +58,7 @@ def carry_out(
                 return Outcome("stopped", f"after step {interrupted_at} of {config.train.steps}")
         if test is None:
             return Outcome("done")
+        check_text([(run_dir, config)])
         return Outcome("done", report=_tested(run_dir, config, test, asked))
     except (UserError, jax.errors.JaxRuntimeError) as error:  # the latter when memory runs out
         say(f"{run_dir.name} failed: {error}")
@@ -64,7 +66,7 @@ def carry_out(
 
 
 def check_saved(run_dir: Path, config: ExperimentConfig) -> None:
-    """Raises UserError if the directory holds a checkpoint of another config."""
+    """Raises UserError if the directory holds a checkpoint of another config, or of other text."""
     if last_step(run_dir) is None:
         return
     if different := outcome_changes(load_json(run_dir / CONFIG), config):
@@ -72,6 +74,7 @@ def check_saved(run_dir: Path, config: ExperimentConfig) -> None:
             f"{run_dir} holds a run of another config ({'; '.join(different)}); undo the change, "
             "give it another name, or choose another --output."
         )
+    check_text([(run_dir, config)])
 
 
 def is_trained(run_dir: Path, config: ExperimentConfig) -> bool:

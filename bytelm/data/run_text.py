@@ -43,15 +43,16 @@ def run_text(config: DataConfig) -> TextRecord:
 def describe_source(source: Source) -> dict[str, Any]:
     """What a source is, ready for JSON.
 
-    `text` changes with what is stored and how it is read, not with how it is split; `places`
-    are the real paths and sizes of files, or the version of a dataset. Both are None where TFDS is
-    needed to tell and not installed.
+    `text` changes with what is stored and how it is read, not with how it is split, and `test` with
+    a test split of its own, which training does not read; `places` are the real paths and sizes of
+    files, or the version of a dataset. All are None where TFDS is needed to tell and not installed.
     """
     about = {
         "name": source.name,
         "held_out": source.held_out,
         "split_above": source.split_above,
         "text": None,
+        "test": None,
         "places": None,
     }
     try:
@@ -61,9 +62,15 @@ def describe_source(source: Source) -> dict[str, Any]:
         places = {split: source.reader.places(split) for split in read}
     except TfdsMissingError:
         return about
-    content = json.dumps([source.reader.settings, sorted(own), stored], sort_keys=True)
-    text = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-    return about | {"text": text, "places": places}
+    text = _digest([source.reader.settings, sorted(own), stored])
+    test = _digest(source.reader.inputs("test")) if "test" in own else None
+    return about | {"text": text, "test": test, "places": places}
+
+
+def _digest(value: Any) -> str:
+    """Hex digest of a JSON value."""
+    content = json.dumps(value, sort_keys=True).encode()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _passages(source: Source, split: Split, config: DataConfig) -> np.ndarray:

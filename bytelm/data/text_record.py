@@ -24,6 +24,8 @@ FILE = "text_record.npz"
 PLACED = np.dtype([("digest", "<u8"), ("split", "u1")])
 """A passage on disk: its digest, and the number of its split."""
 
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+
 
 @dataclass(frozen=True, eq=False)
 class TextRecord:
@@ -105,7 +107,16 @@ def load_record(run: Path) -> TextRecord | None:
         if digests.dtype != np.uint64 or splits.dtype != np.uint8 or digests.shape != splits.shape:
             return None
         return TextRecord(digests, splits, about["complete"], tuple(about["sources"]))
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except UNREADABLE:
+        return None
+
+
+def load_sources(run: Path) -> list[dict[str, Any]] | None:
+    """What the sources of a run were, without the passages; None if there is no record."""
+    try:
+        with open(run / FILE, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return list(json.loads(arrays["about"].tobytes())["sources"])
+    except UNREADABLE:
         return None
 
 

@@ -172,6 +172,26 @@ def test_a_point_whose_config_changed_is_refused(whole, copy, ablation):
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
 
 
+def test_text_that_changed_is_refused(whole, copy, ablation, monkeypatch):
+    path = Path(ablation.base.data.files[0])
+    text = path.read_bytes()
+    try:
+        path.write_bytes(text + b"more")
+        with pytest.raises(UserError, match=r"first is of other text than train.txt holds now"):
+            run_ablation(ablation, copy)
+        assert table(copy) == table(whole)
+        # As when it changes while a point before is trained.
+        shutil.rmtree(copy / "second")
+        path.write_bytes(text)
+        plan = AblationPlan(ablation, copy)
+        path.write_bytes(text + b"more")
+        monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("was trained"))
+        with pytest.raises(UserError, match="first is of other text"):
+            plan.do_all()
+    finally:
+        path.write_bytes(text)
+
+
 def test_what_only_changes_reports_may_change(copy, ablation, monkeypatch):
     monkeypatch.setattr(runs, "train", None)
     one = Ablation(ablation.base, {"second": {**SECOND, "train.log_every": 2}})
