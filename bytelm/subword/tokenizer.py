@@ -18,6 +18,7 @@ from sentencepiece import SentencePieceProcessor
 
 from bytelm.data.unigram import INVALID_BYTE
 from bytelm.errors import UserError
+from bytelm.subword.diagnosis import explain
 from bytelm.vocabulary import Vocabulary
 
 SPACE = "\u2581"
@@ -60,8 +61,7 @@ class Tokenizer:
         self.path = path
         self.content = content
         self.digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-        read = _hugging_face if content.lstrip()[:1] == b"{" else _sentencepiece
-        self._library = read(path, content)
+        self._library = _read(path, content)
         self.token_bytes = self._library.token_bytes
         self.size = len(self.token_bytes)
         self.vocabulary = Vocabulary(self.size)
@@ -84,30 +84,34 @@ class Tokenizer:
         Raises:
             UserError: for text that the tokenizer changes.
         """
-        parts = self._library.apart.split(text.decode(errors="surrogateescape"))
-        ids: list[int] = []
-        for place, part in enumerate(parts):
-            if place % 2:
-                byte_ids = self._library.byte_ids
-                ids += [byte_ids[byte] for byte in part.encode(errors="surrogateescape")]
-            elif part:
-                ids += self._library.encode(part)
+        ids = self._library.tokens(text)
         written = self.decode(ids)
         if written != text:
-            pairs = enumerate(zip(written, text, strict=False))
-            position = next(
-                (place for place, (a, b) in pairs if a != b), min(len(written), len(text))
-            )
-            raise UserError(
-                f"{self.path} cannot write back {text[position : position + 20]!r} at byte "
-                f"{position} of a text, so that bits per byte would be wrong; choose a tokenizer "
-                "that does not normalise text, or make one with `bytelm tokenizer train`."
-            )
+            raise self._cannot_write_back(text, written)
         return np.array(ids, np.int32)
 
     def decode(self, ids: Iterable[int]) -> bytes:
         """The bytes of tokens, one behind another."""
-        return b"".join([self.token_bytes[number] for number in ids])
+        return self._library.decode(ids)
+
+    def _cannot_write_back(self, text: bytes, written: bytes) -> UserError:
+        pairs = enumerate(zip(written, text, strict=False))
+        position = next((place for place, (a, b) in pairs if a != b), min(len(written), len(text)))
+        sample = text if len(text) < 1000 else text[max(position - 100, 0) :][:200]
+
+        def is_exact(content: bytes) -> bool:
+            try:
+                library = _read(self.path, content)
+                return all(library.decode(library.tokens(each)) == each for each in (PROBE, sample))
+            except Exception:  # whatever a library says of a file that it cannot use
+                return False
+
+        return UserError(
+            f"{self.path} cannot write back {text[position : position + 20]!r} at byte {position} "
+            "of a text, so that bits per byte would be wrong"
+            f"{explain(self.content, is_exact)}; choose a tokenizer that does not change text, or "
+            "make one with `bytelm tokenizer train`."
+        )
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -142,6 +146,25 @@ class _Library:
     encode: Callable[[str], list[int]]
     apart: re.Pattern[str]
 
+    def tokens(self, text: bytes) -> list[int]:
+        """The tokens of any bytes, which need not be exact."""
+        ids: list[int] = []
+        for place, part in enumerate(self.apart.split(text.decode(errors="surrogateescape"))):
+            if place % 2:
+                ids += [self.byte_ids[byte] for byte in part.encode(errors="surrogateescape")]
+            elif part:
+                ids += self.encode(part)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> bytes:
+        """The bytes of tokens, one behind another."""
+        return b"".join([self.token_bytes[number] for number in ids])
+
+
+def _read(path: str, content: bytes) -> _Library:
+    read = _hugging_face if content.lstrip()[:1] == b"{" else _sentencepiece
+    return read(path, content)
+
 
 def _hugging_face(path: str, content: bytes) -> _Library:
     try:
@@ -158,8 +181,8 @@ def _hugging_face(path: str, content: bytes) -> _Library:
     if not byte_level and not description["model"].get("byte_fallback"):
         raise UserError(
             f"{path} is a {kind} tokenizer that is neither byte-level nor has byte fallback, so "
-            "that it cannot write any bytes; choose one that does, or make one with `bytelm data "
-            "tokenizer`."
+            "that it cannot write any bytes; choose one that does, or make one with `bytelm "
+            "tokenizer train`."
         )
     names = CHARACTERS if byte_level else {byte: f"<0x{byte:02X}>" for byte in range(256)}
     byte_ids = [vocabulary.get(names[byte], -1) for byte in range(256)]

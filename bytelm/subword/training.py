@@ -29,6 +29,10 @@ WORDS = (
 """What GPT-4 cuts text into before BPE; marks count as letters, which many scripts need."""
 LINES = r"\p{N}{1,3}|[^\r\n\p{N}]+(?:\s*[\r\n]+)?|\s*[\r\n]+"
 """Lines with their line breaks, and digits as above: every cut is one of WORDS too."""
+LONGEST = 1000
+"""Symbols of a word, or of a stretch of SuperBPE's, that are merged together in training: a merge
+takes time for each symbol after it, so that one text without a space would take hours."""
+PART = rf"[\s\S]{{1,{LONGEST}}}"
 FIRST_CODE = 0x10000
 """Stage 2 of SuperBPE writes token n as the character FIRST_CODE + n, beyond the surrogates."""
 
@@ -112,8 +116,9 @@ def train_tokenizer(
 
 def _within_words(texts: Iterable[str], size: int) -> Library:
     """Byte-level BPE of WORDS; fewer tokens where the text gives no more."""
-    library = _byte_level(models.BPE(), WORDS)
+    library = _byte_level(models.BPE(), WORDS, PART)
     library.train_from_iterator(texts, _trainer(size, list(CHARACTERS.values())))
+    library.pre_tokenizer = _byte_level(library.model, WORDS).pre_tokenizer
     return library
 
 
@@ -142,15 +147,16 @@ def _in_code(first: Library, texts: Iterable[str]) -> Iterator[str]:
         code = ids.tobytes().decode("utf-32-le")
         cuts = np.flatnonzero(np.diff(np.array(encoding.word_ids, np.int64))) + 1
         for begin, end in zip([0, *cuts], [*cuts, len(code)], strict=True):
-            yield code[begin:end]
+            for part in range(begin, end, LONGEST):
+                yield code[part : min(part + LONGEST, end)]
 
 
-def _byte_level(model: models.BPE, pattern: str) -> Library:
-    """A byte-level tokenizer that cuts text by a pattern first."""
+def _byte_level(model: models.BPE, *patterns: str) -> Library:
+    """A byte-level tokenizer that cuts text by patterns first, one after another."""
     library = Library(model)
     library.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            *(pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -17,7 +17,14 @@ from bytelm.data.documents import Documents
 from bytelm.data.training_text import training_text
 from bytelm.errors import UserError
 from bytelm.subword.tokenizer import Tokenizer, load_tokenizer
-from bytelm.subword.training import LINES, WORDS, train_tokenizer, write_tokenizer
+from bytelm.subword.training import (
+    LINES,
+    LONGEST,
+    WORDS,
+    _in_code,
+    train_tokenizer,
+    write_tokenizer,
+)
 from tests.subword.conftest import SIZES, TRANSITION
 
 WITHIN = round(SIZES["superbpe"] * TRANSITION)
@@ -218,3 +225,19 @@ def test_a_pair_that_occurs_once_makes_no_token(tmp_path):
     )
     with pytest.raises(UserError, match="--size is 257, and this text gives 256 tokens"):
         train_tokenizer(config, "bpe", 257, 10**6)
+
+
+def test_a_long_word_is_cut_in_training_so_that_time_is_linear(tmp_path):
+    def trained_on(text):
+        path = tmp_path / "words.txt"
+        path.write_text(text)
+        config = DataConfig(files=(str(path),), held_out=0.0, cache_dir=str(tmp_path / "cache"))
+        return Library.from_buffer(train_tokenizer(config, "bpe", 264, 10**6))
+
+    words = ["ab" * 250 + "cd" * 250, "ac" * 250 + "bd" * 250, "ad" * 100]
+    together = trained_on("".join(words))
+    # Line breaks part words, and are in no merge here.
+    assert together.to_str() == trained_on("\n".join(words)).to_str()
+    parts = list(_in_code(together, ["".join(words) * 9]))
+    assert max(map(len, parts)) == LONGEST
+    assert len("".join(parts)) == len(together.encode("".join(words) * 9).ids)
