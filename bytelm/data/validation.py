@@ -73,7 +73,9 @@ class ValidationText:
         """
         self.sources = _sources(config, rows)
         most = max(len(source.rows) for source in self.sources)
-        self._batch_size = min(config.batch_size, -(-most // multiple) * multiple)
+        # As few batches as hold the rows, and no larger than they must be.
+        count = -(-most // config.batch_size)
+        self._batch_size = -(-most // (count * multiple)) * multiple
         self._local_size = self._batch_size // process_count
         self._offset = process_index * self._local_size
         self.fingerprint = self._digest()

@@ -83,7 +83,7 @@ def header(facts: dict[str, Any], validation: Validation, run_dir: Path) -> str:
     symbols, length = facts["symbols"], facts["symbols_per_row"]
     budget = "" if facts["budget"] is None else f" (for {facts['budget']})"
     if facts["text_bytes"] is None:
-        text = f"{_few(facts['text'])}; nobody has counted its bytes"
+        text = f"{_few(facts['text'])}: without end, or of unknown size"
     else:
         size = with_prefix(facts["text_bytes"], "B")
         text = f"{size} of {_few(facts['text'])}: {facts['epochs']:.3g} epochs"
@@ -107,8 +107,8 @@ def header(facts: dict[str, Any], validation: Validation, run_dir: Path) -> str:
     }
     if idle:
         lines["devices"] += (
-            f"; warning: {idle} of {total} devices stay idle, which a larger --mesh.data (None for "
-            "as many as there are) would use"
+            f"; warning: {idle} of {total} devices stay idle: data x fsdp x tensor of --mesh must "
+            f"be {total} to use all"
         )
     width = max(map(len, lines)) + 2
     return "\n".join(f"{name:{width}}{line}" for name, line in lines.items())

@@ -35,7 +35,9 @@ def best_step(folder: Path) -> int | None:
     None if none has a score.
     """
     scores = {
-        int(path.parents[1].name): _read(path) for path in folder.glob(f"[0-9]*/{ITEM}/{ITEM}")
+        int(path.parents[1].name): _read(path)
+        for path in folder.glob(f"*/{ITEM}/{ITEM}")
+        if path.parents[1].name.isdecimal()  # others are still being written
     }
     known = {step: scores[step] for step in sorted(scores) if _is_score(scores[step])}
     if not known:
