@@ -9,7 +9,7 @@ from bytelm.data.loader import train_loader
 from bytelm.training.display import Display
 from bytelm.training.header import describe_run
 from bytelm.training.length import with_steps
-from bytelm.training.loop import check_unused
+from bytelm.training.loop import as_read, check_unused
 from bytelm.training.program import build_program
 from bytelm.training.sharding import row_share
 from bytelm.training.validation import Validation
@@ -29,7 +29,8 @@ def dry_run(config: ExperimentConfig, run_dir: Path, *, resume: bool = False) ->
         UserError: for a config that cannot run here, or a directory that holds a run.
     """
     check_unused(run_dir, resume)
-    config = with_steps(saved_form(config))
+    config = saved_form(config)
+    config = with_steps(as_read(config, run_dir) if resume else config)
     mesh = config.mesh.build()
     with jax.set_mesh(mesh):
         program = build_program(config, mesh)

@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from bytelm import output
 from bytelm.config import ExperimentConfig, load_json, saved_form, to_dict, to_json
 from bytelm.data.loader import train_loader
 from bytelm.data.rows import open_tokenizer, open_unigram
 from bytelm.errors import UserError
-from bytelm.inference.generation import Generator, missing_methods
-from bytelm.inference.transduction import Transducer
+from bytelm.inference.generation import missing_methods
 from bytelm.models import Batch
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hierarchy import HierarchyConfig
@@ -39,18 +36,16 @@ from bytelm.training.provenance import provenance
 from bytelm.training.rate_change import rate_change
 from bytelm.training.record import Record, warnings
 from bytelm.training.resume import Start, check_change, check_checkpoints_are_there
-from bytelm.training.sharding import place_batch, row_share, single_device_mesh
+from bytelm.training.samples import Sampler, on_one_device
+from bytelm.training.sharding import place_batch, row_share
 from bytelm.training.step import State
 from bytelm.training.trained_text import keep_record
 from bytelm.training.unreadable_text import reading_failed
 from bytelm.training.validation import Validation
-from bytelm.vocabulary import BYTES
 from bytelm.whole_file import write_whole
 
 CONFIG = "config.json"
 """File of a run directory that holds the resolved config."""
-SAMPLES = 3
-"""Inputs of the validation split whose targets a sample shows."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,7 @@ def train(
         Stopped: a signal before the end of the first step.
     """
     config = saved_form(config)
-    config = with_steps(config, _as_read(config, run_dir).data if resume else config.data)
+    config = with_steps(config, as_read(config, run_dir).data if resume else config.data)
     check_unused(run_dir, resume)
     if step is not None and not resume:
         raise UserError(f"--step {step} says where to resume; add --resume.")
@@ -115,7 +110,7 @@ def check_unused(run_dir: Path, resume: bool) -> None:
         )
 
 
-def _as_read(config: ExperimentConfig, run_dir: Path) -> ExperimentConfig:
+def as_read(config: ExperimentConfig, run_dir: Path) -> ExperimentConfig:
     """The config with the copies that the run in the directory, if any, carries of files."""
     path = run_dir / CONFIG
     started = load_json(path).data if path.exists() else None
@@ -135,13 +130,14 @@ class _Run:
         self.config, self.run_dir, self.mesh = config, run_dir, mesh
         self.has_encoder = isinstance(config.model, EncoderDecoderConfig)
         # The config says where files were; what is read is what the run carries of them.
-        reading = _as_read(config, run_dir) if start.resume else config
+        reading = as_read(config, run_dir) if start.resume else config
         self.program = build_program(reading, mesh)
         self.missing = missing_methods(self.program.graphdef)
         self.tokenizer = open_tokenizer(reading.data)
         share = row_share(config.data.batch_size, mesh)
         self.batches = train_loader(reading.data, config.train.seed, *share)
         self.validation = Validation(reading, self.program, mesh)
+        self.sampler = Sampler(reading, self.program, self.tokenizer, self.validation)
         facts, header = describe_run(reading, self.program, mesh, self.validation, run_dir)
         self.display = Display(config.train.steps)
         self.display.message(header)
@@ -190,7 +186,7 @@ class _Run:
 
     def _restore(self, start: Start) -> None:
         saved = self.checkpoints.config(start.step, verify=start.verify)
-        here = dataclasses.replace(_as_read(saved, self.run_dir), mesh=self.config.mesh)
+        here = dataclasses.replace(as_read(saved, self.run_dir), mesh=self.config.mesh)
         old = build_program(here, self.mesh)
         changed = check_change(
             saved,
@@ -410,35 +406,14 @@ class _Run:
 
     def _sample(self) -> None:
         """Shows what the model writes; after the save, since it may take long."""
-        count = self.config.train.sample_bytes
-        if not count or self.missing or self.stop.agreed_midway():
+        if not self.config.train.sample_bytes or self.missing or self.stop.agreed_midway():
             return
         with self.record.paused():
-            whole = jax.tree.map(
-                lambda _: NamedSharding(self.mesh, PartitionSpec()), self.state["params"]
-            )
-            gathered = jax.jit(lambda params: params, out_shardings=whole)(self.state["params"])
+            params = on_one_device(self.state["params"], self.mesh)
             if self.writer:
-                params = jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)
-                # Generation runs on one device: outside the mesh of the run.
-                with jax.set_mesh(single_device_mesh()):
-                    shown = self._sampled_text(params, count)
+                shown = self.sampler(params, self.step)
                 self.display.message(f"--- sample at step {self.step} ---\n{shown}\n---")
                 self.writer.write_text(self.step, "sample", shown)
-
-    def _sampled_text(self, params: Any, count: int) -> str:
-        """A continuation of nothing; with an encoder, what the likeliest targets are."""
-        if not self.has_encoder:
-            generator = Generator(self.program.graphdef, params, tokenizer=self.tokenizer)
-            text = generator.generate([b""], max_bytes=count, seed=self.step)[0]
-            return text.decode("utf-8", "replace")
-        first = next(self.validation.batches())
-        inputs = [row[row < BYTES].astype(np.uint8).tobytes() for row in first.inputs[:SAMPLES]]
-        transducer = Transducer(self.program.graphdef, params)
-        most = min(count, self.config.data.row_length)
-        targets = transducer.greedy(inputs, max_bytes=most)
-        both = (b"%s -> %s" % pair for pair in zip(inputs, targets, strict=True))
-        return "\n".join(text.decode("utf-8", "replace") for text in both)
 
     def _save(self, validation_bits: float | None) -> None:
         if self.checkpoints.last_step == self.step:

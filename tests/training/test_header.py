@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.config import ExperimentConfig, TrainConfig, to_json
 from bytelm.data.config import DataConfig
+from bytelm.errors import UserError
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.dry_run import dry_run
 from bytelm.training.header import describe_run
@@ -69,3 +70,14 @@ def test_a_dry_run_tells_it_and_writes_nothing(config, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "(for 2 epochs) of 8 rows" in out and " epochs\n" in out
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_reads_what_the_run_carries(config, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(to_json(config))
+    with pytest.raises(UserError, match="already holds a run"):
+        dry_run(config, run)
+    dry_run(config, run, resume=True)
+    assert "30 of 8 rows of 32 bytes" in capsys.readouterr().out
+    assert [path.name for path in run.iterdir()] == ["config.json"]
