@@ -3,10 +3,12 @@
 One mechanism for configs from every place: options, a preset's Python, saved JSON, a program.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
 import inspect
+import math
 import os
 import types
 import typing
@@ -110,8 +112,9 @@ def converted(value: Any, kind: Any, where: str) -> Any:
         if any(value == known and type(value) is type(known) for known in arguments):
             return value
     elif kind is float and type(value) in (int, float):
-        if value == value:  # NaN is no number
-            return float(value)
+        with contextlib.suppress(OverflowError):
+            if math.isfinite(number := float(value)):
+                return number
     elif kind is int and type(value) is float and value.is_integer():
         return int(value)
     elif kind is str and isinstance(value, PurePath):
@@ -124,6 +127,8 @@ def converted(value: Any, kind: Any, where: str) -> Any:
 def _union(value: Any, kinds: tuple[Any, ...], kind: Any, where: str) -> Any:
     if value is None and type(None) in kinds:
         return None
+    if value == "" and {str, type(None)} <= set(kinds):
+        raise UserError(f"{where} is empty, as from a variable that is not set; leave it out.")
     others = [other for other in kinds if other is not type(None)]
     if type(value) in others:
         return value
@@ -154,7 +159,9 @@ def _described(kind: Any) -> str:
     if kind is type(None):
         return "None"
     if kind in (int, float, str, bool):
-        return {int: "a whole number (int)", float: "a number (float)"}.get(kind, kind.__name__)
+        return {int: "a whole number (int)", float: "a finite number (float)"}.get(
+            kind, kind.__name__
+        )
     return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from bytelm import output, usage
+from bytelm import compilation_cache, output, usage
 from bytelm.checked import did_you_mean
 from bytelm.commands import (
     CacheCommand,
@@ -87,6 +87,7 @@ def train_command(arguments: Sequence[str]) -> int:
 
     if command.distributed or command.coordinator:
         distributed.join(command.coordinator, command.num_processes, command.process_id)
+    compilation_cache.keep_programs()
     host_memory.keep()
     import jax
 
@@ -557,6 +558,8 @@ def _run(arguments: Sequence[str]) -> int:
                 f"there is no command {name!r}{did_you_mean(name, COMMANDS)}; there are "
                 f"{', '.join(COMMANDS)}."
             )
+        if name in ("eval", "generate", "segment", "ablate", "compare", "profile"):
+            compilation_cache.keep_programs()
         with output.may_fail() if name in TRAINING else contextlib.nullcontext():
             return COMMANDS[name](arguments[1:])
     except UserError as error:

@@ -16,9 +16,16 @@ from bytelm.comparison.comparison import Comparison, Contender
 from bytelm.config import ExperimentConfig, TrainConfig, from_dict, saved_form, to_json
 from bytelm.data.config import DataConfig, SourceConfig
 from bytelm.errors import UserError
-from bytelm.models.boundary_kinds import Band, FixedBoundary, FlexitokensBoundary
+from bytelm.models.boundary_kinds import (
+    Band,
+    FixedBoundary,
+    FlexitokensBoundary,
+    GumbelBoundary,
+)
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.mrt5 import MrT5Config
+from bytelm.models.shortening import GateShortening
+from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.loop import train
 from bytelm.training.optimizer import OptimizerConfig
@@ -62,6 +69,14 @@ def test_what_has_one_meaning_is_converted(make, field, value):
             r"optimizer\.schedule is 'warmup_stable'.*\(did you mean warmup_stable_decay\?\)",
         ),
         (lambda: OptimizerConfig(learning_rate=float("nan")), r"optimizer\.learning_rate is nan"),
+        (lambda: OptimizerConfig(learning_rate=float("inf")), r"learning_rate is inf, .*finite"),
+        (lambda: OptimizerConfig(weight_decay=10**400), r"optimizer\.weight_decay is 1000.*finite"),
+        (lambda: DataConfig(cache_dir=""), r"data\.cache_dir is empty, .*leave it out"),
+        (lambda: TrainConfig(initial=""), r"train\.initial is empty"),
+        (lambda: TransformerConfig(rope_theta=-1.0), r"model\.rope_theta is -1\.0; .*above 0"),
+        (lambda: SpaceByteConfig(rope_theta=0.0), r"model\.rope_theta is 0\.0; .*above 0"),
+        (lambda: GumbelBoundary(weight=-1.0), r"model\.boundary\.weight is -1\.0"),
+        (lambda: GateShortening(integral=-1.0), r"model\.shortening\.integral is -1\.0"),
         (lambda: OptimizerConfig(learning_rate="1e-3"), r"optimizer\.learning_rate is '1e-3'"),
         (lambda: DataConfig(sequence_length="64"), r"data\.sequence_length is '64'"),
         (lambda: DataConfig(files="a.txt"), r"data\.files is 'a\.txt', .*tuple"),

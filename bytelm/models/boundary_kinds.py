@@ -179,6 +179,8 @@ class LearnedBoundary(BoundaryConfig):
 
     def __post_init__(self) -> None:
         _require_rate("model.boundary.rate", self.rate)
+        if self.weight < 0:
+            raise UserError(f"model.boundary.weight is {self.weight}; it must be at least 0.")
         if self.hidden is not None and self.hidden < 1:
             raise UserError(f"model.boundary.hidden is {self.hidden}; it must be at least 1.")
 

@@ -52,6 +52,8 @@ class HierarchyConfig(ModelConfig):
                 f"model.bytes_per_patch is {self.bytes_per_patch}; it must be at least 1."
             )
         self.require_positive("head_width")
+        if self.rope_theta is not None and not self.rope_theta > 0:
+            raise UserError(f"model.rope_theta is {self.rope_theta}; it must be above 0, or None.")
         if self.rope_theta is not None and self.head_width % 2:
             raise UserError(
                 f"model.head_width is {self.head_width}; rotary positions need it even."

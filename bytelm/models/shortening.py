@@ -126,6 +126,11 @@ class GateShortening(ShorteningConfig):
                     f"model.shortening.target is {self.target} and its weight {self.weight}; give "
                     "the ratio to aim at or the weight of the gate, not both."
                 )
+        for name in ("proportional", "integral", "score_weight"):
+            if getattr(self, name) < 0:
+                raise UserError(
+                    f"model.shortening.{name} is {getattr(self, name)}; it must be at least 0."
+                )
         if self.floor >= 0:
             raise UserError(f"model.shortening.floor is {self.floor}; it must be below 0.")
 

@@ -86,6 +86,8 @@ class TransformerConfig(ModelConfig):
                 raise UserError(f"model.{name} is {value}; it must be at least 1.")
         if self.window is not None and self.window < 1:
             raise UserError(f"model.window is {self.window}; it must be at least 1, or None.")
+        if not self.rope_theta > 0:
+            raise UserError(f"model.rope_theta is {self.rope_theta}; it must be above 0.")
         if self.head_width % 2:
             raise UserError(
                 f"model.head_width is {self.head_width}; rotary positions need it even."
