@@ -158,10 +158,9 @@ def _described(kind: Any) -> str:
         return " or ".join(map(_described, typing.get_args(kind)))
     if kind is type(None):
         return "None"
-    if kind in (int, float, str, bool):
-        return {int: "a whole number (int)", float: "a finite number (float)"}.get(
-            kind, kind.__name__
-        )
+    numbers = {int: "a whole number (int)", float: "a finite number (float)"}
+    if kind in numbers:
+        return numbers[kind]
     return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
 
 
