@@ -11,6 +11,7 @@ import platform
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -29,9 +30,10 @@ def keep_programs() -> None:
     Where there is no folder that can be written, everything is compiled, as without it. So it is
     in one of several processes: they would have to share a folder, which the user has to name.
     """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.config.jax_compilation_cache_dir:
+    config: Any = jax.config  # its type does not know the options
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or config.jax_compilation_cache_dir:
         return
-    if not jax.config.jax_enable_compilation_cache or jax.distributed.is_initialized():
+    if not config.jax_enable_compilation_cache or jax.distributed.is_initialized():
         return
     try:
         root = _root()
@@ -44,8 +46,8 @@ def keep_programs() -> None:
         return
     # A program that cannot be read or written is compiled: nothing that a user must know.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
+    config.update("jax_compilation_cache_dir", str(folder))
+    config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
 
 
 def _root() -> Path:
