@@ -115,7 +115,7 @@ def train_command(arguments: Sequence[str]) -> int:
         run_dir = command.run_dir
         run_dir.mkdir(parents=True, exist_ok=True)
     is_main = jax.process_index() == 0
-    with lock(run_dir) if is_main else contextlib.nullcontext():
+    with distributed.ending_alone(), lock(run_dir) if is_main else contextlib.nullcontext():
         try:
             result = train(
                 command.config,

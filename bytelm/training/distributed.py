@@ -1,8 +1,12 @@
 """Several processes as one: joining them, and stopping them at the same step."""
 
+import contextlib
 import json
 import os
-from typing import Any
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +15,15 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bytelm.errors import UserError
-from bytelm.stopping import StopSignals
+from bytelm.stopping import Stopped, StopSignals
+from bytelm.terminal_text import printable
+
+JOIN_LIMIT = 300
+"""Seconds that a process waits for the others to join."""
+SILENCE_LIMIT = 60
+"""Seconds without a word from another process after which JAX takes it for dead."""
+_LOST = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "coordination service")
+"""Words of errors that say that another process does not answer."""
 
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -22,18 +34,81 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
             (SLURM, GKE, Cloud TPU, Open MPI).
         processes: how many processes there are.
         process: which of them this one is, from 0.
+
+    The process ends with a sentence if the others have not joined within `JOIN_LIMIT`.
+
+    Raises:
+        UserError: if there is nothing to join, or it cannot be joined.
     """
     if coordinator is not None and (processes is None or process is None):
         raise UserError("--coordinator needs --num-processes and --process-id beside it.")
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    print("waiting for the other processes of this run to join", file=sys.stderr, flush=True)
+    # JAX itself would abort with the stack of its C++ code.
+    limit = threading.Timer(JOIN_LIMIT, _nobody_joined, args=(process, processes))
+    limit.daemon = True
+    limit.start()
     try:
-        jax.distributed.initialize(coordinator, processes, process)
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            initialization_timeout=JOIN_LIMIT + 60,
+            heartbeat_timeout_seconds=SILENCE_LIMIT,
+        )
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"the processes of this run could not join: {str(error).splitlines()[0]} Check "
             "--coordinator, --num-processes and --process-id (docs/clusters.md)."
         ) from None
+    finally:
+        limit.cancel()
+
+
+def _nobody_joined(process: int | None, processes: int | None) -> None:
+    me = "this process" if process is None else f"process {process} of {processes}"
+    _leave(
+        f"{me} has waited {JOIN_LIMIT} seconds for the others to join; see whether they have "
+        "started, and check --coordinator, --num-processes and --process-id (docs/clusters.md).",
+        2,
+    )
+
+
+@contextlib.contextmanager
+def ending_alone() -> Iterator[None]:
+    """In one of several processes: an error ends the process at once, with a sentence.
+
+    Leaving the others in an orderly way needs them, and they may wait for this one or be gone.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    try:
+        yield
+    except UserError as error:
+        _leave(str(error), 2)
+    except Stopped as stopped:
+        _leave("", stopped.status)
+    except (RuntimeError, ValueError) as error:  # Gloo's come as ValueError
+        if not any(word in str(error) for word in _LOST):
+            raise
+        _leave(
+            "another process of this run ended, or does not answer "
+            f"({str(error).splitlines()[0][:200]}); this was process {jax.process_index()} of "
+            f"{jax.process_count()}. Start all of them again with --resume: the run goes on from "
+            "its last checkpoint.",
+            1,
+        )
+
+
+def _leave(error: str, status: int) -> NoReturn:
+    """Ends the process without what JAX does at its end, which waits for the others."""
+    if error:
+        print(f"error: {printable(error)}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 class StopRequest(StopSignals):

@@ -66,6 +66,12 @@ def wait_for(process: subprocess.Popen, words: str) -> None:
     pytest.fail(f"the run ended without saying {words!r}")
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
 def params(run: Path) -> dict:
     return jax.tree.map(np.asarray, load_model(run).params)
 
@@ -116,9 +122,7 @@ def test_full_disk_stops_the_run_and_keeps_the_last_checkpoint(text, tmp_path):
 
 
 def test_two_processes_train_as_one(text, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     mesh = ["--mesh.data", "1", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
     common = [*text, "--train.log-every", "1", "--train.checkpoint-every", "2"]
 
@@ -147,9 +151,7 @@ def test_two_processes_train_as_one(text, tmp_path):
 
 
 def test_sigterm_to_one_process_stops_both_at_one_step(text, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     options = [*text, "--train.steps", "100000", "--train.log-every", "5"]
     options += ["--run-dir", str(tmp_path / "run"), "--coordinator", f"localhost:{port}"]
     options += ["--num-processes", "2", "--train.checkpoint-every", "100000"]
@@ -160,4 +162,36 @@ def test_sigterm_to_one_process_stops_both_at_one_step(text, tmp_path):
     assert "stopped on request" in finish(processes[0], 143)
     finish(processes[1], 143)
     assert time.monotonic() - started < 120
+    assert load_model(tmp_path / "run").step >= 5
+
+
+ALONE = """
+import sys
+from bytelm.training import distributed
+distributed.JOIN_LIMIT = 1
+distributed.join(sys.argv[1], 2, 0)
+"""
+
+
+def test_a_process_does_not_wait_for_ever_for_others_to_join():
+    alone = [sys.executable, "-c", ALONE, f"localhost:{free_port()}"]
+    ended = subprocess.run(alone, capture_output=True, text=True, timeout=120)
+    waiting, error = ended.stderr.splitlines()
+    assert waiting == "waiting for the other processes of this run to join"
+    assert error.startswith("error: process 0 of 2 has waited 1 seconds for the others to join;")
+    assert ended.returncode == 2
+
+
+def test_a_process_that_is_killed_ends_the_others_with_a_sentence(text, tmp_path):
+    options = [*text, "--train.steps", "100000", "--train.log-every", "5"]
+    options += ["--run-dir", str(tmp_path / "run"), "--coordinator", f"localhost:{free_port()}"]
+    options += ["--num-processes", "2", "--train.checkpoint-every", "5"]
+    processes = [start([*options, "--process-id", str(i)], 1) for i in range(2)]
+    wait_for(processes[0], "step 10/")
+    processes[1].kill()
+    processes[1].communicate()
+    output = finish(processes[0], 1)
+    (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "another process of this run ended" in error and "process 0 of 2" in error
+    assert "Traceback" not in output and "Check failure" not in output
     assert load_model(tmp_path / "run").step >= 5
