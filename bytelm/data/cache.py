@@ -1,5 +1,6 @@
 """Packed text on disk: each split of a source is packed once, and memory-mapped from then on."""
 
+import functools
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -108,7 +109,7 @@ def packed_corpus(
             "%s (%s): %d bad lines or files were skipped", source.name, split, corpus.skipped
         )
     if corpus.cut and split == "train" and source.record is None:
-        logger.warning("%s: %s", source.name, _how_it_is_cut(source, corpus.cut))
+        _say_once(corpus.directory, f"{source.name}: {_how_it_is_cut(source, corpus.cut)}")
     return corpus
 
 
@@ -250,12 +251,18 @@ def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
     return summary
 
 
+@functools.cache
+def _say_once(directory: Path, message: str) -> None:
+    """Says something of packed text, which a process may open many times."""
+    logger.warning("%s", message)
+
+
 def _how_it_is_cut(source: Source, documents: int) -> str:
     held_out = [split for split in SPLITS if split not in (*source.reader.own_splits, "train")]
     return (
-        f"{documents} document(s) longer than {source.split_above:,} bytes: the end of each, "
-        f"{source.held_out:.1%} for each of {' and '.join(held_out)}, is held out "
-        "(--data.split-above changes that, None takes it back)"
+        f"{documents} document(s) longer than {source.split_above:,} bytes: the last "
+        f"{source.held_out * len(held_out):.1%} of each is held out for {' and '.join(held_out)} "
+        "(--data.split-above changes that; None keeps documents whole)"
     )
 
 

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,16 @@ FILE = "text_record.npz"
 PLACED = np.dtype([("digest", "<u8"), ("split", "u1")])
 """A passage on disk: its digest, and the number of its split."""
 
+TRAINED = 1 << SPLITS.index("train")
+"""In the mask of a passage: that it was trained on."""
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+
+
+class ReadBytes(NamedTuple):
+    """Bytes of a text that were in any split of a run, and those that were in its train split."""
+
+    read: int
+    trained: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +61,15 @@ class TextRecord:
         places = np.searchsorted(self.digests, wanted).clip(max=len(self.digests) - 1)
         return np.where(self.digests[places] == wanted, self.splits[places], 0).astype(np.uint8)
 
-    def bytes_in(self, split: Split, text: bytes, first: int | None = None) -> int:
-        """How many of the first bytes of a text are in passages that were in a split."""
-        there = self.masks(passages(text)) >> SPLITS.index(split) & 1
-        known, end = 0, len(text) if first is None else first
-        for passage, is_there in zip(passages(text), there, strict=True):
-            known += min(len(passage), max(end, 0)) * int(is_there)
-            end -= len(passage)
-        return known
+    def count(self, text: bytes, first: int | None = None) -> "ReadBytes":
+        """How many of the first bytes of a text the run read, and was trained on."""
+        left, read, trained = len(text) if first is None else first, 0, 0
+        for passage, mask in zip(passages(text), self.masks(passages(text)), strict=True):
+            size = min(len(passage), max(left, 0))
+            left -= size
+            read += size * bool(mask)
+            trained += size * bool(mask & TRAINED)
+        return ReadBytes(read, trained)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -74,8 +84,7 @@ class TextRecord:
         What was trained on stays so; what the later text holds has otherwise its split there.
         """
         again = np.isin(self.digests, later.digests)
-        train = np.uint8(1 << SPLITS.index("train"))
-        earlier = np.where(again, self.splits & train, self.splits)
+        earlier = np.where(again, self.splits & np.uint8(TRAINED), self.splits)
         digests = np.concatenate([self.digests, later.digests])
         merged = _merged(digests, np.concatenate([earlier, later.splits]))
         return TextRecord(*merged, self.complete and later.complete, later.sources)

@@ -17,7 +17,7 @@ from bytelm.data.pairs import pairs
 from bytelm.data.passages import passages
 from bytelm.data.run_text import describe_source
 from bytelm.data.sources import Source, open_source, open_sources
-from bytelm.data.text_record import TextRecord
+from bytelm.data.text_record import ReadBytes, TextRecord
 from bytelm.errors import UserError
 from bytelm.terminal_text import printable_name
 
@@ -78,25 +78,32 @@ class EvaluationText:
         """What the text is, and how much of its first bytes was trained on, ready for JSON.
 
         A document counts as soon as a part of it was trained on. Where that is not known,
-        `trained_on_documents` and `trained_on_bytes` are None.
+        `trained_on_documents` and `trained_on_bytes` are None. Where the run's text has changed,
+        `new_bytes` are those that the run did not read.
         """
         left = sys.maxsize if max_bytes is None else max_bytes
-        sizes, seen = [], []
+        sizes: list[int] = []
+        counts: list[ReadBytes] = []
         for document in self.inputs():
             if left <= 0:
                 break
             sizes.append(min(len(document), left))
-            seen.append(self.record.bytes_in("train", document, left) if self.record else 0)
+            counts.append(self.record.count(document, left) if self.record else ReadBytes(0, 0))
             left -= len(document)
-        is_known = self.record is not None and self.record.complete
-        return {
+        about = {
             "split": self.label,
             "source": self.name,
             "documents": len(sizes),
             "bytes": sum(sizes),
-            "trained_on_documents": sum(count > 0 for count in seen) if is_known else None,
-            "trained_on_bytes": sum(seen) if is_known else None,
+            "trained_on_documents": None,
+            "trained_on_bytes": None,
         }
+        if self.record is not None and self.record.complete:
+            about["trained_on_documents"] = sum(count.trained > 0 for count in counts)
+            about["trained_on_bytes"] = sum(count.trained for count in counts)
+        if any(source.record is not None for source in self.sources):
+            about["new_bytes"] = sum(sizes) - sum(count.read for count in counts)
+        return about
 
 
 def evaluation_text(
@@ -142,13 +149,16 @@ def evaluation_text(
 
 def describe_text(about: dict[str, Any]) -> str:
     """In words, how much of a text was trained on, of what `EvaluationText.report` returned."""
+    new = ""
+    if about.get("new_bytes"):
+        new = f"; {about['new_bytes']:,} of its {about['bytes']:,} bytes are new to the run"
     if about["trained_on_bytes"] is None:
-        return UNKNOWN
+        return UNKNOWN + new
     if not about["trained_on_bytes"]:
-        return "none of it was trained on"
+        return "none of it was trained on" + new
     return (
         f"{about['trained_on_bytes']:,} of its {about['bytes']:,} bytes were trained on, in "
-        f"{about['trained_on_documents']:,} of {about['documents']:,} documents"
+        f"{about['trained_on_documents']:,} of {about['documents']:,} documents{new}"
     )
 
 

@@ -149,7 +149,10 @@ def test_one_long_text_has_all_splits(tmp_path, caplog):
     assert [len(part) / len(text) for part in found] == pytest.approx([0.9, 0.05, 0.05], abs=0.015)
     (said,) = caplog.messages
     assert "book.txt: 1 document(s) longer than 1,048,576 bytes" in said
-    assert "5.0% for each of validation and test" in said and "--data.split-above" in said
+    assert (
+        "the last 10.0% of each is held out for validation and test" in said
+        and "--data.split-above" in said
+    )
     for whole in (replace(config, held_out=0.0), replace(config, split_above=None)):
         with pytest.raises(UserError, match=r"no text in its (train|validation|test) split"):
             [pack(whole, split) for split in SPLITS]

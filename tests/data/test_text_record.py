@@ -17,9 +17,8 @@ def record(complete=True, **texts):
 def test_knows_its_texts():
     of = record(train=[b"a", b"both"], validation=[b"b", b"both"])
     assert of.masks([b"a", b"b", b"both", b"c"]).tolist() == [1, 2, 3, 0]
-    assert of.bytes_in("train", b"both") == 4
-    assert of.bytes_in("train", b"b") == 0
-    assert [of.bytes_in("train", b"both", first) for first in (0, 3, 9)] == [0, 3, 4]
+    assert [of.count(text) for text in (b"both", b"b", b"c")] == [(4, 4), (1, 0), (0, 0)]
+    assert [of.count(b"both", first).trained for first in (0, 3, 9)] == [0, 3, 4]
     assert record().masks([b"a"]).tolist() == [0]
 
 

@@ -113,6 +113,10 @@ def test_a_file_that_grew(run, config):
             assert [text for text in after if text in TEXTS] == texts
             assert set(after) - set(texts)
         assert counts(run, data)[0] == 0
+        text = evaluation_text(run, data)
+        about = text.report()
+        assert about["new_bytes"] == sum(len(t) for t in scored(run, data) if t not in TEXTS) > 0
+        assert "bytes are new to the run" in describe_text(about)
 
 
 def test_other_text_is_scored_whole(run, config, tmp_path):
