@@ -2,11 +2,12 @@
 
     python -m benchmarks.families
 
-Five tables, each from turns in one run, on this machine's Python standard library as text:
+Six tables, each from turns in one run, on this machine's Python standard library as text:
 
 - a training step at one length: bytes/s, temporary memory, and the share of time ("rest") of all
   but the blocks: the patching, the embedding, the head and the optimiser;
 - training steps as the length grows, with as many bytes in a step;
+- scoring of short texts in rows of the whole length, and in rows of the length that they need;
 - cached decoding of text, byte by byte, by models of equal size;
 - training steps of dynamic token pooling with learned boundaries, beside the flat Transformer of
   the same depth and width, with room for 1.25 times the expected segments: with attention in
@@ -17,8 +18,10 @@ Widths of the backbones are chosen to come closest to the flat model's FLOPs per
 of the difference is divided out in the column "t/FLOP", time per FLOP relative to the flat model's.
 """
 
+import dataclasses
 import typing
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -33,6 +36,7 @@ from flax import nnx
 from benchmarks.tables import show
 from bytelm.data.config import DataConfig
 from bytelm.data.loader import train_loader
+from bytelm.evaluation.bits_per_byte import Scorer, score_documents
 from bytelm.layers.attention import AttentionImplementation
 from bytelm.layers.stack import Stack
 from bytelm.models import Batch, ModelConfig
@@ -51,8 +55,10 @@ from bytelm.training.timing import RepeatedStep, in_turns, repeated_step
 from bytelm.vocabulary import START
 
 Contender = Literal["flat, window", "megabyte", "spacebyte", "hat", "hat2"]
-Table = Literal["step", "lengths", "decoding", "pooling", "pooling_quadratic"]
+Table = Literal["step", "lengths", "scoring", "decoding", "pooling", "pooling_quadratic"]
 
+TEXTS, SHORT_TEXT = 128, 88
+"""How many short texts are scored, and their bytes."""
 WIDTHS = range(128, 2049, 64)
 """Widths of the backbone to choose from."""
 ROOM = 5.5
@@ -186,6 +192,32 @@ def lengths_table(arguments: Arguments) -> None:
     show(f"Training as T grows, {arguments.symbols} symbols a step", columns, list(rows.values()))
 
 
+def scoring_table(arguments: Arguments) -> None:
+    """Short texts, of the flat model and one with patches, at T 1024."""
+    symbols = text_batch(SHORT_TEXT, TEXTS * SHORT_TEXT).ids[:TEXTS]
+    texts = [bytes((row % 256).astype(np.uint8)) for row in symbols]
+    rows = []
+    for name in ("flat", "spacebyte"):
+        config = TransformerConfig(width=128, depth=2) if name == "flat" else SpaceByteConfig()
+        if isinstance(config, SpaceByteConfig):
+            config = dataclasses.replace(config, local_width=64, global_width=128, global_depth=2)
+        scorer = Scorer(*nnx.split(config.build(nnx.Rngs(0))))
+        score = partial(score_documents, scorer, texts, sequence_length=1024)
+
+        def in_full_rows(score: Callable = score) -> object:
+            with ExitStack() as stack:
+                for module in ("bits_per_byte", "row_lengths"):
+                    place = f"bytelm.evaluation.{module}.shortest_row"
+                    stack.enter_context(mock.patch(place, lambda inputs, length: length))
+                return score()
+
+        times = in_turns({"short": score, "full": in_full_rows}, rounds=3, warm_up=1)
+        speeds = [TEXTS * SHORT_TEXT / times[way].median for way in ("full", "short")]
+        rows.append((name, *(f"{s:,.0f}" for s in speeds), f"{speeds[1] / speeds[0]:.1f}"))
+    title = f"scoring of {TEXTS} texts of {SHORT_TEXT} bytes, bytes/s"
+    show(title, ("", "rows of 1024", "rows as long as needed", "x"), rows)
+
+
 def parameters(config: ModelConfig) -> int:
     """How many a model has."""
     abstract = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
@@ -277,6 +309,7 @@ def main(arguments: Arguments) -> None:
     tables: dict[Table, Callable[[Arguments], None]] = {
         "step": step_table,
         "lengths": lengths_table,
+        "scoring": scoring_table,
         "decoding": decoding_table,
         "pooling": partial(pooling_table, attention="auto", lengths=arguments.pooled_lengths),
         "pooling_quadratic": partial(

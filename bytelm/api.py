@@ -11,7 +11,7 @@ Example:
 import dataclasses
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -168,7 +168,12 @@ class LoadedModel(PerSymbol):
         return default_stride(self.context)
 
     def score_documents(
-        self, texts: Texts, *, stride: int | None = None, batch_size: int = 8
+        self,
+        texts: Texts,
+        *,
+        stride: int | None = None,
+        batch_size: int = 8,
+        done: Callable[[int], None] | None = None,
     ) -> DocumentScores:
         """Nats of the bytes and of the END of each text, taken as a whole document.
 
@@ -177,6 +182,7 @@ class LoadedModel(PerSymbol):
             stride: bytes scored by each window after a text's first, up to the context length; None
                 for half of it. Smaller is slower and gives each byte more context.
             batch_size: windows scored at a time.
+            done: called again and again with how many more bytes are scored.
         """
         return score_documents(
             self.scorer,
@@ -185,6 +191,7 @@ class LoadedModel(PerSymbol):
             stride=stride,
             batch_size=batch_size,
             tokenizer=self.tokenizer,
+            done=done,
         )
 
     def score(self, texts: Texts) -> np.ndarray:

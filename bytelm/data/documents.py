@@ -27,6 +27,11 @@ class Documents:
             for source in (open_sources(config) if sources is None else sources)
         ]
 
+    @property
+    def raw_bytes(self) -> int:
+        """How many bytes the documents have together."""
+        return sum(len(corpus.symbols) - 2 * corpus.num_documents for corpus in self._corpora)
+
     def __iter__(self) -> Iterator[bytes]:
         for corpus in self._corpora:
             yield from corpus.documents()

@@ -189,6 +189,7 @@ def score_documents(
     stride: int | None = None,
     batch_size: int = 8,
     tokenizer: Tokenizer | None = None,
+    done: Callable[[int], None] | None = None,
 ) -> DocumentScores:
     """Scores whole documents with a sliding context; see the module's docstring.
 
@@ -202,6 +203,7 @@ def score_documents(
         batch_size: windows of full length scored at a time; of shorter ones as many symbols. It
             changes speed and memory alone.
         tokenizer: of a subword model; None where symbols are bytes.
+        done: called again and again with how many more bytes are scored.
 
     Raises:
         UserError: if the stride is not between 1 and T, or the batch size below 1; and for text
@@ -213,7 +215,8 @@ def score_documents(
     symbols: list[int] = []
     end = END if tokenizer is None else tokenizer.vocabulary.end
 
-    def add(windows: list[Window], targets: np.ndarray, nats: jax.Array) -> None:
+    def add(windows: list[Window], batch: Batch, nats: jax.Array) -> None:
+        targets = batch.targets
         wide = np.asarray(nats, np.float64)
         ends = np.where(targets == end, wide, 0.0).sum(axis=1)
         others = np.where(targets == end, 0.0, wide).sum(axis=1)
@@ -224,12 +227,15 @@ def score_documents(
             end_nats[window.document] += ends[row]
             lengths[window.document] = window.bytes
             symbols[window.document] = len(window.symbols)
+        if done is not None:
+            scored = (targets != UNSCORED) & (targets != end)
+            done(int(scored.sum() if tokenizer is None else batch.byte_counts[scored].sum()))
 
     # The device works on one batch while the host adds up the one before and fills the next.
-    running: tuple[list[Window], np.ndarray, jax.Array] | None = None
+    running: tuple[list[Window], Batch, jax.Array] | None = None
     batches = window_batches(documents, sequence_length, stride, batch_size, tokenizer)
     for windows, batch in batches:
-        started = (windows, batch.targets, scorer(batch))
+        started = (windows, batch, scorer(batch))
         if running is not None:
             add(*running)
         running = started

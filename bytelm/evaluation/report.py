@@ -1,15 +1,17 @@
 """The evaluation of a model on documents: bits per byte beside general-purpose compressors."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from bytelm.data.documents import Documents
 from bytelm.evaluation.bootstrap import LEAST_DOCUMENTS, interval_words
 from bytelm.evaluation.compressors import compressor_bpb
 from bytelm.evaluation.first_bytes import FirstBytes
+from bytelm.evaluation.progress import counted, shown_progress
 from bytelm.evaluation.seen import EvaluationText, describe_text
 from bytelm.terminal_console import TerminalConsole
 from bytelm.training.hardware import describe_machine
@@ -61,7 +63,9 @@ def evaluate(
     first = FirstBytes(documents, max_bytes)
     stride = loaded.default_stride if stride is None else stride
     started = time.perf_counter()
-    scores = loaded.score_documents(first, stride=stride, batch_size=batch_size)
+    total = _size(documents, max_bytes)
+    with shown_progress("scoring", total) as done:
+        scores = loaded.score_documents(first, stride=stride, batch_size=batch_size, done=done)
     if first.cut:
         scores = scores.without_last_end()
     seconds = time.perf_counter() - started
@@ -88,17 +92,32 @@ def evaluate(
     if loaded.tokenizer is not None:
         report["upper_bound"] = UPPER_BOUND
     if covers is not None:
-        report |= _marginal(loaded, first, covers)
+        with shown_progress("scoring all tokenisations", total) as done:
+            report |= _marginal(loaded, first, covers, done)
     if compressors:
-        for name, bpb in compressor_bpb(first).items():
-            report[f"{name}_bits_per_byte"] = bpb
+        with shown_progress("compressing", total) as done:
+            found = compressor_bpb(counted(first, done))
+        report |= {f"{name}_bits_per_byte": bpb for name, bpb in found.items()}
     return report
 
 
-def _marginal(loaded: "LoadedModel", documents: FirstBytes, covers: int) -> dict[str, Any]:
+def _size(documents: Iterable[bytes], max_bytes: int | None) -> int | None:
+    """How many bytes will be scored; None if that is not known before."""
+    if isinstance(documents, Documents):
+        size = documents.raw_bytes
+    elif isinstance(documents, Sequence):
+        size = sum(map(len, documents))
+    else:
+        return max_bytes
+    return size if max_bytes is None else min(size, max_bytes)
+
+
+def _marginal(
+    loaded: "LoadedModel", documents: FirstBytes, covers: int, done: Callable[[int], None]
+) -> dict[str, Any]:
     """Bits per byte of all tokenisations, and of the canonical one with the same context."""
     started = time.perf_counter()
-    scores = loaded.byte_marginal(covers).score(documents)
+    scores = loaded.byte_marginal(covers).score(counted(documents, done))
     marginal = scores.marginal.without_last_end() if documents.cut else scores.marginal
     size = int(marginal.bytes.sum())
     return {

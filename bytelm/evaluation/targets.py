@@ -23,6 +23,7 @@ from bytelm.data.loader import ValidationBatches
 from bytelm.data.pairs import Pair, pairs
 from bytelm.errors import UserError
 from bytelm.evaluation.bootstrap import bootstrap_interval, interval_words, share_interval
+from bytelm.evaluation.progress import shown_progress
 from bytelm.evaluation.seen import EvaluationText, describe_text
 from bytelm.inference.transduction import Transducer, bucket, encode, read
 from bytelm.models import Batch, ModelOutput
@@ -78,13 +79,15 @@ def evaluate_targets(
     data = dataclasses.replace(data, batch_size=batch_size)
     tally = _Tally(loaded.config.model, len(data.scripts))
     left = sys.maxsize if max_bytes is None else max_bytes
-    for batch in ValidationBatches(data, None, split, sources=text.sources):
-        lengths = (batch.inputs != PAD).sum(axis=1)
-        wanted = np.cumsum(lengths) - lengths < left
-        tally.add(_rows(batch, wanted), model)
-        left -= int(lengths.sum())
-        if left <= 0:
-            break
+    with shown_progress("scoring inputs", max_bytes) as done:
+        for batch in ValidationBatches(data, None, split, sources=text.sources):
+            lengths = (batch.inputs != PAD).sum(axis=1)
+            wanted = np.cumsum(lengths) - lengths < left
+            tally.add(_rows(batch, wanted), model)
+            done(int(lengths[wanted].sum()))
+            left -= int(lengths.sum())
+            if left <= 0:
+                break
     report: dict[str, Any] = {
         "step": loaded.step,
         "task": data.task,

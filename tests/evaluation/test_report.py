@@ -21,7 +21,7 @@ class Loaded:
     step = 7
     tokenizer = None
 
-    def score_documents(self, documents, *, stride, batch_size):
+    def score_documents(self, documents, *, stride, batch_size, done):
         lengths = np.array([len(document) for document in documents])
         self.scored = lengths.tolist()
         return DocumentScores(

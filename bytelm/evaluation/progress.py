@@ -1,0 +1,51 @@
+"""How far an evaluation is: a bar on a terminal, with bytes, their rate and the time left."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from bytelm.terminal_console import TerminalConsole
+
+
+@contextlib.contextmanager
+def shown_progress(
+    what: str, total: int | None, console: Console | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Shows a bar until the work is done, and then takes it away; nothing where no terminal is.
+
+    Args:
+        what: is being done.
+        total: how many bytes there are; None if that is not known.
+        console: where to show it; by default standard error.
+
+    Yields:
+        a function, to be called with how many more bytes are done.
+    """
+    console = console or TerminalConsole(sys.stderr)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(
+        TextColumn("{task.description}"),
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def counted(documents: Iterable[bytes], done: Callable[[int], None]) -> Iterator[bytes]:
+    """The documents; each is done when the next one is asked for."""
+    for document in documents:
+        yield document
+        done(len(document))

@@ -1,0 +1,27 @@
+import io
+
+from rich.console import Console
+
+from bytelm.evaluation.bits_per_byte import score_documents
+from bytelm.evaluation.progress import counted, shown_progress
+from tests.evaluation.test_bits_per_byte import AWKWARD, Spy
+
+
+def show(**options) -> str:
+    out = io.StringIO()
+    with shown_progress("scoring", 3000, Console(file=out, width=100, **options)) as done:
+        assert list(counted([bytes(1000), bytes(500)], done)) == [bytes(1000), bytes(500)]
+    return out.getvalue()
+
+
+def test_a_terminal_shows_bytes_and_nothing_else_does():
+    shown = show(force_terminal=True)
+    assert "scoring" in shown and "1.5/3.0 kB" in shown
+    assert show() == ""
+
+
+def test_all_bytes_are_told_as_they_are_scored():
+    told = []
+    documents = [*AWKWARD, bytes(range(100))]
+    score_documents(Spy(), documents, sequence_length=8, batch_size=2, done=told.append)
+    assert sum(told) == sum(map(len, documents)) and len(told) > 10
