@@ -4,6 +4,7 @@ The libraries take valid UTF-8. What lies between its stretches, and characters 
 would change, are written with the tokens of their single bytes.
 """
 
+import array
 import hashlib
 import json
 import re
@@ -18,6 +19,7 @@ from sentencepiece import SentencePieceProcessor
 
 from bytelm.data.unigram import INVALID_BYTE
 from bytelm.errors import UserError
+from bytelm.subword.cutting import FindCut, apart_in_tokens, of_hugging_face, stretches
 from bytelm.subword.diagnosis import explain
 from bytelm.vocabulary import Vocabulary
 
@@ -139,21 +141,25 @@ class _Library:
         byte_ids: the token of each of the 256 bytes.
         encode: gives the tokens of valid UTF-8.
         apart: a pattern, in one group, of what is not left to the library.
+        find_cut: finds where a long text may be cut; None where that is not known.
     """
 
     token_bytes: tuple[bytes, ...]
     byte_ids: list[int]
     encode: Callable[[str], list[int]]
     apart: re.Pattern[str]
+    find_cut: FindCut | None
 
-    def tokens(self, text: bytes) -> list[int]:
+    def tokens(self, text: bytes) -> array.array:
         """The tokens of any bytes, which need not be exact."""
-        ids: list[int] = []
+        ids = array.array("i")
         for place, part in enumerate(self.apart.split(text.decode(errors="surrogateescape"))):
             if place % 2:
-                ids += [self.byte_ids[byte] for byte in part.encode(errors="surrogateescape")]
+                ids.extend(self.byte_ids[byte] for byte in part.encode(errors="surrogateescape"))
             elif part:
-                ids += self.encode(part)
+                # One by one, so that memory is bounded and Ctrl-C is heard in between.
+                for stretch in stretches(part, self.find_cut):
+                    ids.extend(self.encode(stretch))
         return ids
 
     def decode(self, ids: Iterable[int]) -> bytes:
@@ -210,6 +216,7 @@ def _hugging_face(path: str, content: bytes) -> _Library:
         # The one way without offsets, which take a third of the time.
         encode=lambda text: library.encode_batch_fast([text], add_special_tokens=False)[0].ids,
         apart=_apart(apart),
+        find_cut=of_hugging_face(description),
     )
 
 
@@ -232,6 +239,7 @@ def _sentencepiece(path: str, content: bytes) -> _Library:
         byte_ids=byte_ids,
         encode=processor.encode,
         apart=_apart([SPACE]),
+        find_cut=apart_in_tokens(map(processor.id_to_piece, range(len(processor)))),
     )
 
 

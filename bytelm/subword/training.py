@@ -17,18 +17,12 @@ from bytelm.data.unigram_training import mean_bytes, train_unigram
 from bytelm.errors import UserError
 from bytelm.output_files import check_new_file
 from bytelm.subword import Kind
+from bytelm.subword.patterns import LINES, WORDS
 from bytelm.subword.tokenizer import CHARACTERS, load_tokenizer
 from bytelm.terminal_console import TerminalConsole
 from bytelm.vocabulary import BYTES
 from bytelm.whole_file import write_whole
 
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""What GPT-4 cuts text into before BPE; marks count as letters, which many scripts need."""
-LINES = r"\p{N}{1,3}|[^\r\n\p{N}]+(?:\s*[\r\n]+)?|\s*[\r\n]+"
-"""Lines with their line breaks, and digits as above: every cut is one of WORDS too."""
 LONGEST = 1000
 """Symbols of a word, or of a stretch of SuperBPE's, that are merged together in training: a merge
 takes time for each symbol after it, so that one text without a space would take hours."""

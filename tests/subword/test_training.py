@@ -16,11 +16,10 @@ from bytelm.data.config import DataConfig
 from bytelm.data.documents import Documents
 from bytelm.data.training_text import training_text
 from bytelm.errors import UserError
+from bytelm.subword.patterns import LINES, WORDS
 from bytelm.subword.tokenizer import Tokenizer, load_tokenizer
 from bytelm.subword.training import (
-    LINES,
     LONGEST,
-    WORDS,
     _in_code,
     train_tokenizer,
     write_tokenizer,
