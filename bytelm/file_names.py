@@ -19,3 +19,8 @@ def name_part(text: str) -> str:
 def shortened(name: str) -> str:
     """The first bytes of a name, short enough to be made longer by a temporary file's ending."""
     return os.fsdecode(os.fsencode(name)[:200])
+
+
+def is_utf8(name: str) -> bool:
+    """Whether the bytes of a name are UTF-8, which some libraries need."""
+    return not any("\udc80" <= character <= "\udcff" for character in name)

@@ -11,9 +11,14 @@ from bytelm.file_names import shortened
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Puts a file, text in UTF-8, in the place of what was there; writes it beside and renames."""
+    r"""Puts a file in the place of what was there; writes it next to that, and renames.
+
+    Text is written in UTF-8; a byte of a name in it that is not UTF-8 as `\udcNN`.
+    """
+    if isinstance(content, str):
+        content = content.encode(errors="backslashreplace")
     beside = path.with_name(f"{shortened(path.name)}.{os.getpid()}.tmp")
-    beside.write_bytes(content.encode() if isinstance(content, str) else content)
+    beside.write_bytes(content)
     os.replace(beside, path)
 
 

@@ -13,4 +13,6 @@ def test_a_file_with_the_longest_name_is_written_whole(tmp_path):
     for name in ("n" * 255, "\u4e66" * 85, "\udcff" * 255):
         write_whole(tmp_path / name, "text")
         assert (tmp_path / name).read_text() == "text"
+    write_whole(tmp_path / ("n" * 255), "b\udcff \u65e5")
+    assert (tmp_path / ("n" * 255)).read_text() == "b\\udcff \u65e5"
     assert len(list(tmp_path.iterdir())) == 3

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from bytelm.data.config import SourceConfig, Split
 from bytelm.data.document import Document
 from bytelm.data.tfds_features import own_features_only
 from bytelm.errors import UserError
+from bytelm.file_names import is_utf8
 
 FOUND_SPLITS: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
@@ -74,10 +76,16 @@ class TfdsReader:
                 f"data.dataset is {self.name}, of a namespace whose code or data TFDS would fetch; "
                 "name a dataset of TFDS's own, or one prepared in --data.data-dir."
             )
+        data_dir = self._config.data_dir
+        if data_dir is not None and not is_utf8(os.path.abspath(os.path.expanduser(data_dir))):
+            raise UserError(
+                f"data.data_dir is {data_dir}, whose path is not UTF-8, and TFDS cannot open its "
+                "files; name a link to it."
+            )
         tfds = import_tfds(self.name)
         try:
             with own_features_only(tfds):
-                builder = tfds.builder(self.name, data_dir=self._config.data_dir)
+                builder = tfds.builder(self.name, data_dir=data_dir)
                 _ = builder.info.features
         except tfds.core.DatasetNotFoundError:
             raise UserError(_unknown(tfds, self.name)) from None

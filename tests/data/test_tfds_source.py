@@ -67,12 +67,13 @@ def test_a_dataset_of_the_catalogue_finds_its_text():
         ({"dataset": "lm1b"}, "not prepared in .*download_and_prepare.*--data.data-dir"),
         ({"dataset": "lm1b:9.9.9"}, "cannot open lm1b:9.9.9"),
         ({"dataset": "tiny_text", "train_split": "tain"}, "no split 'tain'; it has"),
+        ({"dataset": "tiny_text", "data_dir": "a\udcff"}, "path is not UTF-8.*name a link"),
         ({"dataset": "tiny_text", "text_key": "txt"}, "no text feature 'txt'.*body, text"),
     ],
 )
 def test_mistakes(tfds_dir, fields, message):
     with pytest.raises(UserError, match=message):
-        list(TfdsReader(SourceConfig(data_dir=tfds_dir, **fields)).documents("train"))
+        list(TfdsReader(SourceConfig(**{"data_dir": tfds_dir, **fields})).documents("train"))
 
 
 @pytest.mark.parametrize("part", ["text", "whole"])
