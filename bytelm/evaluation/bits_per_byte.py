@@ -110,16 +110,25 @@ class Scorer:
             batch: rows to score; what follows a row's last symbol is padding.
         """
         length = batch.ids.shape[1]
-        short = shortest_row(int((batch.segment_ids > 0).any(axis=0).sum()), length)
-        if short == length:
+        used = int((batch.segment_ids > 0).any(axis=0).sum())
+        return self._in_rows(function, batch, shortest_row(used, length))
+
+    def _in_rows(
+        self, function: Callable[[ModelOutput, jax.Array], Result], batch: Batch, short: int
+    ) -> Result:
+        """As `run`, from the first `short` symbols of the rows, which hold all but padding."""
+        length = batch.ids.shape[1]
+        if short >= length:
             return self._run(function, batch)[0]
         found, overflow = self._run(function, jax.tree.map(lambda leaf: leaf[:, :short], batch))
         if overflow is not None and int(overflow):
-            # Shorter rows have less room for patches: only those of full length tell the truth.
-            rows = max(1, len(batch.ids) * short // length)
+            # Shorter rows have less room for patches: where that is too little, half as many rows
+            # of twice the length are tried, up to full length, whose room is the model's own.
+            count = len(batch.ids)
+            rows = count // 2 if count % 2 == 0 else count
             parts = [
-                self._run(function, _some_rows(batch, slice(first, first + rows)))[0]
-                for first in range(0, len(batch.ids), rows)
+                self._in_rows(function, _some_rows(batch, slice(at, at + rows)), 2 * short)
+                for at in range(0, count, rows)
             ]
             return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 

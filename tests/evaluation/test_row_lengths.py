@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 from bytelm.evaluation.bits_per_byte import Scorer, _nats_and_starts, score_documents
 from bytelm.evaluation.row_lengths import SHORTEST, by_length, shortest_row
 from bytelm.evaluation.segmentation import segment_all
-from tests.models.families import FAMILIES, overflows, split_model
+from tests.models.families import FAMILIES, split_model, with_room
 
 LENGTH = 128
 TEXTS = [bytes(range(97, 120)) * 2, b"words of this text " * 9, b"a b c d " * 7, b"\xff" * 63, b""]
 
 
 def overflowing(name: str) -> bool:
-    return overflows(FAMILIES[name])
+    return with_room(FAMILIES[name]) != FAMILIES[name]
 
 
 def test_rows_are_parts_of_the_whole_length():
@@ -26,6 +26,7 @@ def test_rows_are_parts_of_the_whole_length():
         256,
     ]
     assert [shortest_row(n, 1000) for n in (1, 125, 126, 501)] == [125, 125, 250, 1000]
+    assert shortest_row(191, 100_000) == 196
     assert shortest_row(1, 65) == 65 and shortest_row(1, SHORTEST) == SHORTEST
 
 
@@ -37,6 +38,12 @@ def test_every_item_is_in_one_group_whose_rows_hold_it(items, batch_size):
         assert 1 <= len(group) <= rows
         longest = max(shortest_row(size, 512) for _, size in group)
         assert rows * longest <= batch_size * 512
+
+
+def test_few_short_texts_in_a_long_context_cost_little():
+    """A batch of a long context would hold thousands of them, nearly all of it padding."""
+    [(group, rows)] = by_length([190] * 300, lambda size: size, 100_000, 16)
+    assert len(group) == 300 and rows == 512
 
 
 @pytest.mark.parametrize(
@@ -72,3 +79,23 @@ def test_patches_of_texts_of_many_lengths_are_those_of_each_alone():
         assert found.text == text
         assert (found.starts == alone.starts).all()
         np.testing.assert_allclose(found.nats, alone.nats, rtol=1e-5)
+
+
+def test_rows_without_room_for_patches_are_lengthened_as_far_as_they_need():
+    """Not to the whole context, which is thousands of times a short text."""
+    lengths = []
+
+    class Counting(Scorer):
+        def _run(self, function, batch):
+            lengths.append(batch.ids.shape)
+            enough = batch.ids.shape[1] >= 256
+            return np.zeros(batch.ids.shape, np.float32), np.int32(not enough)
+
+    scorer = Counting.__new__(Counting)
+    score_documents(
+        lambda batch: scorer.run(lambda *_: None, batch),
+        [b"a" * 40] * 100,
+        sequence_length=4096,
+        batch_size=2,
+    )
+    assert lengths == [(128, 64), (64, 128), (32, 256), (32, 256), (64, 128), (32, 256), (32, 256)]
