@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bytelm.errors import UserError
 from bytelm.stopping import Stopped, StopSignals
-from bytelm.terminal_text import printable
+from bytelm.terminal_text import say
 
 JOIN_LIMIT = 300
 """Seconds that a process waits for the others to join."""
@@ -44,7 +44,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         raise UserError("--coordinator needs --num-processes and --process-id beside it.")
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    print("waiting for the other processes of this run to join", file=sys.stderr, flush=True)
+    say("waiting for the other processes of this run to join", sys.stderr)
     # JAX itself would abort with the stack of its C++ code.
     limit = threading.Timer(JOIN_LIMIT, _nobody_joined, args=(process, processes))
     limit.daemon = True
@@ -105,7 +105,7 @@ def ending_alone() -> Iterator[None]:
 def _leave(error: str, status: int) -> NoReturn:
     """Ends the process without what JAX does at its end, which waits for the others."""
     if error:
-        print(f"error: {printable(error)}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
