@@ -25,18 +25,24 @@ class Checked:
     """Base of config dataclasses: an object has fields of the declared types, or is not made.
 
     A subclass may say under which `name` users know it, such as "data": `class Data(Checked,
-    name="data")`. Fields are converted before the subclass's own `__post_init__` checks values.
+    name="data")`, and that its whole numbers are `small`: below 2**31, as arrays and counters on
+    devices need them. Fields are converted before the subclass's own `__post_init__` checks values.
 
     Raises:
         UserError: (when an object is made) for a value of another type; it names the field.
     """
 
     _config_name: ClassVar[str | None] = None
+    _small: ClassVar[bool] = False
 
-    def __init_subclass__(cls, name: str | None = None, **arguments: Any) -> None:
+    def __init_subclass__(
+        cls, name: str | None = None, small: bool | None = None, **arguments: Any
+    ) -> None:
         super().__init_subclass__(**arguments)
         if name is not None:
             cls._config_name = name
+        if small is not None:
+            cls._small = small
         if "__post_init__" in vars(cls):
             cls.__post_init__ = _types_first(vars(cls)["__post_init__"])  # type: ignore[method-assign]
 
@@ -61,6 +67,14 @@ def _convert_fields(config: Any) -> None:
         value = converted(given, hints[field.name], f"{name}.{field.name}")
         if value is not given:
             object.__setattr__(config, field.name, value)
+        if kind._small:
+            require_small(f"{name}.{field.name}", value)
+
+
+def require_small(where: str, value: Any) -> None:
+    """Raises UserError for a whole number that does not fit 32 bits."""
+    if type(value) is int and value >= 2**31:
+        raise UserError(f"{where} is {value}; it must be below 2**31.")
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from bytelm.variants import check_known, defined_in
 
 
 @dataclass(frozen=True)
-class TrainConfig(Checked, name="train"):
+class TrainConfig(Checked, name="train", small=True):
     """How long to train, and what to do at which steps."""
 
     steps: int = 1000
@@ -66,8 +66,6 @@ class TrainConfig(Checked, name="train"):
             least = 0 if item.name in ("seed", "sample_bytes") else 1
             if type(value) is int and value < least:
                 raise UserError(f"train.{item.name} is {value}; it must be at least {least}.")
-        if self.seed >= 2**31:
-            raise UserError(f"train.seed is {self.seed}; it must be below 2**31.")
         if self.budget is not None:
             parse_budget(self.budget)
 

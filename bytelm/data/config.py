@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bytelm.checked import Checked
+from bytelm.checked import Checked, require_small
 from bytelm.data.passages import LONGEST
 from bytelm.data.span_corruption import SENTINELS, lengths, span_counts
 from bytelm.errors import UserError
 
 Split = Literal["train", "validation", "test"]
+MOST_WORKERS = 1024
+"""Processes of one training process that prepare batches."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Task = Literal[
     "next_byte",
@@ -171,8 +173,10 @@ class DataConfig(SourceConfig):
             raise UserError(f"data.sequence_length is {self.sequence_length}; choose 1 or more.")
         if self.batch_size < 1:
             raise UserError(f"data.batch_size is {self.batch_size}; choose 1 or more.")
-        if self.workers < 0:
-            raise UserError(f"data.workers is {self.workers}; choose 0 or more.")
+        if not 0 <= self.workers <= MOST_WORKERS:
+            raise UserError(f"data.workers is {self.workers}; choose from 0 to {MOST_WORKERS}.")
+        for name in ("sequence_length", "target_length", "batch_size", "piece_bytes"):
+            require_small(f"data.{name}", getattr(self, name))
         if not 0 < self.noise_density < 1:
             raise UserError(
                 f"data.noise_density is {self.noise_density}; choose between 0 and 1, such as 0.15."

@@ -63,7 +63,7 @@ class Observed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BoundaryConfig(Checked, abc.ABC, name="model.boundary"):
+class BoundaryConfig(Checked, abc.ABC, name="model.boundary", small=True):
     """Base of the kinds. A subclass that names its `kind` is thereby registered."""
 
     kind: ClassVar[str]

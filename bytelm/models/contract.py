@@ -177,7 +177,7 @@ class LanguageModel(nnx.Module):
 
 
 @dataclass(frozen=True)
-class ModelConfig(Checked, abc.ABC, name="model"):
+class ModelConfig(Checked, abc.ABC, name="model", small=True):
     """Base of every family's config. A subclass that names its `family` is thereby registered."""
 
     family: ClassVar[str]

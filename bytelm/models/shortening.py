@@ -54,7 +54,7 @@ class Shortener(nnx.Module):
 
 
 @dataclass(frozen=True)
-class ShorteningConfig(Checked, abc.ABC, name="model.shortening"):
+class ShorteningConfig(Checked, abc.ABC, name="model.shortening", small=True):
     """Base of the kinds. A subclass that names its `kind` is thereby registered."""
 
     kind: ClassVar[str]

@@ -23,7 +23,7 @@ SMALLEST_SHARDED = 2**14
 
 
 @dataclass(frozen=True)
-class MeshConfig(Checked, name="mesh"):
+class MeshConfig(Checked, name="mesh", small=True):
     """How many devices each axis of the mesh has."""
 
     data: int | None = None
