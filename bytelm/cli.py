@@ -533,8 +533,9 @@ TRAINING = ("train", "ablate", "compare")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status (2 for a mistake in the input)."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    # Orbax and TFDS tell their every move through absl; what a user must know they raise.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax and TFDS tell their every move through absl, with tracebacks of their threads; what a
+    # user must know they raise.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
     escape_unwritable(sys.stdout, sys.stderr)
     log_to_terminal()

@@ -6,7 +6,6 @@ position in the data), `config`, `provenance` (code, versions, data fingerprint,
 seen), and `digests` of all of these, with which they are compared when they are read.
 """
 
-import errno
 import math
 import shutil
 import warnings
@@ -215,9 +214,12 @@ class Checkpoints:
     def _write_errors(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:
-            if not _is_write_error(error):
-                raise
+        except Exception as error:  # whatever the storage layers raise
+            if _is_missing(error) or not self.folder.is_dir():
+                raise UserError(
+                    f"a checkpoint in {self.folder} was removed while it was written; the run "
+                    "stops; continue with --resume from the last one that is there, if any."
+                ) from error
             free = shutil.disk_usage(self.folder).free / 2**20
             raise UserError(
                 f"a checkpoint could not be written to {self.folder} ({free:.0f} MiB free): "
@@ -226,22 +228,12 @@ class Checkpoints:
             ) from error
 
 
-def _is_write_error(error: BaseException | None) -> bool:
-    """Whether the disk is the cause: tensorstore reports it as text, the system by number."""
-    while error is not None:
-        text = str(error)
-        if isinstance(error, OSError) and error.errno in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-            errno.EROFS,
-            errno.EACCES,
-        ):
-            return True
-        if any(sign in text for sign in ("No space left", "RESOURCE_EXHAUSTED", "File too large")):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _is_missing(error: BaseException) -> bool:
+    """Whether a file or folder is gone that was there before."""
+    text = str(error)
+    return isinstance(error, FileNotFoundError) or text.startswith(
+        ("NOT_FOUND", "No ArrayMetadata")
+    )
 
 
 def _items(
@@ -290,9 +282,7 @@ def save_model(
         with ocp.CheckpointManager(plain_path(folder)) as manager:
             values = {"config": to_dict(config), "provenance": provenance}
             manager.save(0, args=_items({"params": params}, values))
-    except Exception as error:
-        if not _is_write_error(error):
-            raise
+    except Exception as error:  # whatever the storage layers raise
         raise UserError(
             f"the model could not be written to {folder}: {first_line(error)}."
         ) from error

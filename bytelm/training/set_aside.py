@@ -25,9 +25,13 @@ def as_run(folder: Path, steps: list[int], start: int) -> Path:
     run = folder.parent
     aside = new_run_directory(run / f"after_step_{start}")
     (aside / folder.name).mkdir()
-    for file in run.iterdir():
-        if file.is_file() and file.name not in _NOT_COPIED:
-            shutil.copy2(file, aside / file.name)
+    try:
+        for file in run.iterdir():
+            if file.is_file() and file.name not in _NOT_COPIED:
+                shutil.copy2(file, aside / file.name)
+    except OSError:  # the disk is full, ...: nothing has been moved yet
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     for step in sorted(steps, reverse=True):
         (folder / str(step)).rename(aside / folder.name / str(step))
     return aside

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bytelm.errors import UserError
-from bytelm.training.checkpoint import FOLDER, last_step
+from bytelm.training.checkpoint import FOLDER, Checkpoints, last_step
 from bytelm.training.loop import train
 from tests.training.tiny_run import STEPS, assert_same, params, tiny_config
 
@@ -146,3 +146,33 @@ def test_what_is_removed_while_running_is_made_again(config, tmp_path, monkeypat
         train(config, tmp_path / "run")
     assert last_step(tmp_path / "run") == STEPS
     assert_same(params(tmp_path / "run"), params(whole))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FileNotFoundError(2, "No such file or directory"), ValueError("NOT_FOUND: w1/.zarray")],
+)
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_checkpoint_that_is_removed_while_it_is_written(tmp_path, monkeypatch, error, gone):
+    def fail(_):
+        raise error
+
+    run = Checkpoints(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(run._manager), "wait_until_finished", fail)
+        if gone:
+            shutil.rmtree(tmp_path / FOLDER)
+        with pytest.raises(UserError, match="was removed while it was written"):
+            run.wait()
+    run.close()
+
+
+def test_a_full_disk_while_setting_aside_moves_nothing(run, config, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bytelm.training.set_aside.shutil.copy2", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(config, run, resume=True, step=2)
+    assert checkpoints(run) == [2, 4, 6]
+    assert not (run / "after_step_2").exists()
