@@ -112,7 +112,7 @@ def test_full_disk_stops_the_run_and_keeps_the_last_checkpoint(text, tmp_path):
     before = params(run_dir)
 
     more = [*options, "--train.steps", "6", "--resume", "--allow-config-change"]
-    output = finish(start(more, 1, limits="ulimit -f 4"), 2)
+    output = finish(start(more, 1, limits="ulimit -f 16"), 2)
     (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
     assert "could not be written" in error and "completed before are intact" in error
     jax.tree.map(np.testing.assert_array_equal, params(run_dir), before)
