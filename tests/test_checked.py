@@ -76,6 +76,10 @@ def test_what_has_one_meaning_is_converted(make, field, value):
         (lambda: MeshConfig(fsdp=2**31), r"mesh\.fsdp is 2147483648; .*below"),
         (lambda: DataConfig(batch_size=1e12), r"data\.batch_size is 1000000000000; .*below"),
         (lambda: DataConfig(workers=5000), r"data\.workers is 5000; choose from 0 to 1024"),
+        (
+            lambda: OptimizerConfig(lr_multipliers=(("head", -1),)),
+            r"optimizer\.lr_multipliers gives 'head' the factor -1\.0; .*at least 0",
+        ),
         (lambda: DataConfig(cache_dir=""), r"data\.cache_dir is empty, .*leave it out"),
         (lambda: TrainConfig(initial=""), r"train\.initial is empty"),
         (lambda: TransformerConfig(rope_theta=-1.0), r"model\.rope_theta is -1\.0; .*above 0"),

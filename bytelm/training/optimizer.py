@@ -78,6 +78,12 @@ class OptimizerConfig(Checked, name="optimizer"):
                 f"optimizer.warmup {self.warmup} and optimizer.decay {self.decay} are fractions "
                 "of the same run and add up to more than 1; lower one of them."
             )
+        for pattern, factor in self.lr_multipliers:
+            if factor < 0:
+                raise UserError(
+                    f"optimizer.lr_multipliers gives {pattern!r} the factor {factor}; it must be "
+                    "at least 0."
+                )
         for pattern in (*self.decayed, *(pattern for pattern, _ in self.lr_multipliers)):
             try:
                 re.compile(pattern)
