@@ -28,7 +28,7 @@ class PieceRows:
     def __init__(self, corpus: Corpus, length: int, piece_bytes: int, seed: int) -> None:
         self.corpus = corpus
         self.length = length
-        self._starts = _piece_starts(corpus, piece_bytes)
+        self._starts = piece_starts(corpus, piece_bytes)
         self._seed = seed
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
         self._origin = (corpus, length, piece_bytes, seed)
@@ -94,7 +94,7 @@ class PieceRows:
         return symbols
 
 
-def _piece_starts(corpus: Corpus, piece_bytes: int) -> np.ndarray:
+def piece_starts(corpus: Corpus, piece_bytes: int) -> np.ndarray:
     """The first symbol of each piece, and the number of symbols, int64 `[pieces + 1]`."""
     found = []
     for first, last in zip(corpus.starts[:-1].tolist(), corpus.starts[1:].tolist(), strict=True):

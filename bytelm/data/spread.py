@@ -4,17 +4,20 @@ A corpus has its figure, with the context that rows give, where its documents ar
 symbols. Here each document is cut at a phase that its text decides, and a fixed hash picks as many
 fragments as are wanted, all with the same probability: nats over bytes of those are an estimate of
 the corpus's without bias. Neither the order of the documents nor the names of files change what is
-picked, and documents that are added replace few fragments.
+picked, and documents that are added replace few fragments. Where training cuts documents into
+pieces that begin without context, the fragments are those.
 """
 
 import bisect
 import hashlib
 import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from bytelm.data.packing import Corpus, Rows, RowSource
+from bytelm.data.pieces import piece_starts
 
 SEED = 20201
 """Of what is picked; the same in every run."""
@@ -29,17 +32,35 @@ class SpreadRows:
         corpus: of bytes or tokens.
         length: T.
         wanted: about how many rows; all text is taken where it has no more.
+        piece_bytes: where training cuts documents into pieces of so many bytes, those are the
+            fragments, the same for bytes and tokens; None where it does not.
+        text: of the documents as bytes, by which fragments are picked; None where `corpus` is it.
     """
 
-    def __init__(self, corpus: Corpus, length: int, wanted: int) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        length: int,
+        wanted: int,
+        *,
+        piece_bytes: int | None = None,
+        text: Corpus | None = None,
+    ) -> None:
         self._rows = Rows(corpus, length)
-        first, sizes = _picked_fragments(corpus, length, wanted * length)
-        self.size = int(sizes.sum())
+        keys = _document_keys(text or corpus)
+        if piece_bytes is None:
+            cut = _cut_at_phases(np.asarray(corpus.starts, np.int64), keys, length)
+        else:
+            cut = _cut_in_pieces(corpus, piece_bytes)
+        picked = _picked(cut, keys, wanted * length)
+        fragments = list(zip(cut.first[picked].tolist(), cut.size[picked].tolist(), strict=True))
+        self.size = int(cut.size[picked].sum())
         """Symbols in all rows."""
-        self._plan = [
-            [(int(first[fragment]), int(sizes[fragment])) for fragment in row]
-            for row in fit(sizes.tolist(), length)
-        ]
+        if piece_bytes is None:
+            rows = fit([size for _, size in fragments], length)
+            self._plan = [[fragments[number] for number in row] for row in rows]
+        else:
+            self._plan = _in_a_row(fragments, length)
 
     def __len__(self) -> int:
         return len(self._plan)
@@ -63,23 +84,71 @@ class SpreadRows:
         return batch
 
 
-def _picked_fragments(corpus: Corpus, length: int, symbols: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and sizes of fragments, int64 `[fragments]`, which have `symbols` or a few more."""
-    sizes = np.diff(np.asarray(corpus.starts, np.int64))
-    keys = _document_keys(corpus)
-    # The phase at which a document is first cut: 1 to T symbols after its START.
+class Cut(NamedTuple):
+    """Documents in fragments, each int64 `[fragments]`.
+
+    Attributes:
+        first: position of its first symbol.
+        size: its symbols.
+        document: that it is of.
+        number: of the fragment in its document, from 0.
+    """
+
+    first: np.ndarray
+    size: np.ndarray
+    document: np.ndarray
+    number: np.ndarray
+
+
+def _cut_at_phases(starts: np.ndarray, keys: np.ndarray, length: int) -> Cut:
+    """Each document cut every `length` symbols at a phase that its key decides."""
+    sizes = np.diff(starts)
+    # Where a document is first cut: 1 to T symbols after its start.
     phases = 1 + (_mixed(keys) % np.uint64(length)).astype(np.int64)
     counts = 1 + np.maximum(0, -(-(sizes - phases) // length))
     document = np.repeat(np.arange(len(sizes)), counts)
-    number = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
+    number = _numbers(counts)
     begin = np.where(number == 0, 0, phases[document] + (number - 1) * length)
     end = np.minimum(phases[document] + number * length, sizes[document])
-    order = np.argsort(_mixed(keys[document] + _mixed(number.astype(np.uint64))), kind="stable")
+    return Cut(starts[document] + begin, end - begin, document, number)
+
+
+def _cut_in_pieces(corpus: Corpus, piece_bytes: int) -> Cut:
+    """Each document cut as training on pieces does."""
+    starts = piece_starts(corpus, piece_bytes)
+    first, size = starts[:-1], np.diff(starts)
+    document = np.searchsorted(corpus.starts, first, side="right") - 1
+    counts = np.bincount(document, minlength=corpus.num_documents)
+    return Cut(first, size, document, _numbers(counts))
+
+
+def _numbers(counts: np.ndarray) -> np.ndarray:
+    """0 to n - 1 for each n of the counts, one after another."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _picked(cut: Cut, keys: np.ndarray, symbols: int) -> np.ndarray:
+    """Which fragments are picked, in the order of their hashes: `symbols` or a few more."""
+    hashes = _mixed(keys[cut.document] + _mixed(cut.number.astype(np.uint64)))
+    order = np.argsort(hashes, kind="stable")
     # The one that makes them enough is picked too: without it long ones would be too rare.
-    before = np.cumsum((end - begin)[order]) - (end - begin)[order]
-    picked = order[: np.searchsorted(before, symbols)]
-    first = np.asarray(corpus.starts, np.int64)[document[picked]] + begin[picked]
-    return first, (end - begin)[picked]
+    before = np.cumsum(cut.size[order]) - cut.size[order]
+    return order[: np.searchsorted(before, symbols)]
+
+
+def _in_a_row(fragments: Sequence[tuple[int, int]], length: int) -> list[list[tuple[int, int]]]:
+    """Fragments (first, size) one after another, cut where a row of `length` ends."""
+    rows: list[list[tuple[int, int]]] = [[]]
+    room = length
+    for first, size in fragments:
+        while size:
+            taken = min(size, room)
+            rows[-1].append((first, taken))
+            first, size, room = first + taken, size - taken, room - taken
+            if not room:
+                rows.append([])
+                room = length
+    return rows if rows[-1] else rows[:-1]
 
 
 def _document_keys(corpus: Corpus) -> np.ndarray:

@@ -128,24 +128,30 @@ def _picked_rows(
     if config.task == "pairs":
         pairs = PairRows(source, "validation", config)
         return drawn_rows(pairs, wanted), f"{len(pairs):,} pairs"
-    corpus, origin = _corpus(config, source, wanted)
+    corpus, text, origin = _corpora(config, source, wanted)
     if config.task == "span_corruption":
         return drawn_rows(corpus_rows(corpus, config), wanted), origin
-    return SpreadRows(corpus, config.sequence_length, wanted), origin
+    rows = SpreadRows(
+        corpus, config.sequence_length, wanted, piece_bytes=config.piece_bytes, text=text
+    )
+    return rows, origin
 
 
-def _corpus(config: DataConfig, source: Source, wanted: int) -> tuple[Corpus, str]:
-    """The documents of the validation split, and what they are; of a stream, only some of them."""
+def _corpora(config: DataConfig, source: Source, wanted: int) -> tuple[Corpus, Corpus, str]:
+    """The documents of the validation split, also as bytes, and what they are in words.
+
+    Of a stream, they are only some.
+    """
     unigram, tokenizer = open_unigram(config), open_tokenizer(config)
-    corpus: Corpus
     if config.read == "stream":
         texts, stored = _random_documents(source, wanted, config.sequence_length)
         corpus = corpus_in_memory(config, source, unigram, texts)
-        return corpus, f"{len(texts):,} documents at random of a stream of {stored:,}"
-    corpus = packed = training_corpus(source, "validation", config, unigram)
-    if tokenizer is not None:
-        corpus = token_corpus(packed, tokenizer, config.cache_path)
-    return corpus, f"{corpus.num_documents:,} documents"
+        return corpus, corpus, f"{len(texts):,} documents at random of a stream of {stored:,}"
+    packed = training_corpus(source, "validation", config, unigram)
+    origin = f"{packed.num_documents:,} documents"
+    if tokenizer is None:
+        return packed, packed, origin
+    return token_corpus(packed, tokenizer, config.cache_path), packed, origin
 
 
 def _random_documents(source: Source, wanted: int, length: int) -> tuple[list[bytes], int]:

@@ -5,7 +5,7 @@ import pytest
 
 from bytelm.data.packing import Corpus, Rows, pack
 from bytelm.data.spread import DrawnRows, SpreadRows, drawn_rows, fit
-from bytelm.vocabulary import END, PAD, START, UNSCORED
+from bytelm.vocabulary import END, PAD, START, UNSCORED, Vocabulary
 
 LENGTH = 32
 
@@ -71,6 +71,39 @@ def runs(batch: dict[str, np.ndarray]) -> list[tuple[int, ...]]:
     ids = batch["ids"]
     runs = np.stack([ids[:, :-2], ids[:, 1:-1], ids[:, 2:]], axis=-1).reshape(-1, 3)
     return [tuple(run) for run in runs.tolist() if PAD not in run]
+
+
+def test_pieces_are_of_the_same_text_for_bytes_and_tokens():
+    texts = [text.replace(b"b", b"a") + b"aa" for text in documents(4, 60, 300)]
+    as_bytes = pack(texts)
+    # A token of two bytes for each two of them.
+    pairs = [np.frombuffer(text[: len(text) // 2 * 2], "<u2") for text in texts]
+    starts = np.cumsum([0, *(len(pair) + 2 for pair in pairs)])
+    symbols = np.concatenate([np.pad(pair, 1) for pair in pairs])
+    counts = np.full(2**16 + 3, 2, np.int32)
+    as_tokens = Corpus(symbols, starts, vocabulary=Vocabulary(2**16), byte_counts=counts)
+    rows = SpreadRows(as_bytes, LENGTH, 40, piece_bytes=20)
+    of_tokens = SpreadRows(as_tokens, LENGTH // 2, 40, piece_bytes=20, text=as_bytes)
+    # About as many symbols of text in each, START and END aside.
+    found = [
+        set(_beginnings(each, corpus))
+        for each, corpus in ((rows, as_bytes), (of_tokens, as_tokens))
+    ]
+    assert len(found[0]) > 50
+    assert len(found[0] & found[1]) >= 0.9 * min(map(len, found))
+    batch = rows.batch(range(len(rows)))
+    assert (batch["segment_ids"] > 0).mean() > 0.95
+
+
+def _beginnings(rows: SpreadRows, corpus: Corpus) -> list[tuple[int, int]]:
+    """The document and the byte in it with which each fragment begins."""
+    found = []
+    for row in rows._plan:
+        for first, _ in row:
+            document = int(np.searchsorted(corpus.starts, first, side="right")) - 1
+            offset = max(0, first - int(corpus.starts[document]) - 1)
+            found.append((document, offset * (1 if corpus.byte_counts is None else 2) // 20))
+    return found
 
 
 def test_fit_leaves_little_room():
