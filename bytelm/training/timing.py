@@ -71,7 +71,7 @@ def repeated_step(program: TrainProgram, batch: Batch, mesh: jax.sharding.Mesh) 
     def run() -> None:
         nonlocal state
         with jax.set_mesh(mesh):
-            state, metrics = compiled(state, placed)
+            state, metrics = compiled(state, placed, program.learning_rate)
         jax.block_until_ready((state, metrics))
 
     memory = compiled.memory_analysis()
