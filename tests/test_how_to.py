@@ -1,7 +1,7 @@
 """The commands and programs of docs/how_to: every one runs, on tiny models and texts.
 
-In these pages `sh` fences hold commands that are run here, `python NAME` fences a file that the page
-has one write, `python` fences a program, and `console` fences what needs a network or a cluster.
+In these pages `sh` fences hold commands that are run here, `python NAME` fences a file that the
+reader writes, `python` fences a program, and `console` fences what needs a network or a cluster.
 """
 
 import lzma
@@ -16,8 +16,9 @@ from bytelm.cli import main
 
 FOLDER = Path(__file__).parents[1] / "docs" / "how_to"
 FENCE = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+STEPS = "--train.steps 2 "
 RUN = (
-    "--train.steps 2 --train.log-every 1 --train.validation-rows 4 --train.sample-bytes 8 "
+    STEPS + "--train.log-every 1 --train.validation-rows 4 --train.sample-bytes 8 "
     "--data.sequence-length 64 --data.batch-size 2 --mesh.data 1 "
 )
 SPACEBYTE = (
@@ -60,11 +61,12 @@ def folder(tmp_path, monkeypatch) -> Path:
 def test_all_that_a_page_has_one_run_works(page, folder):
     fences = [Fence(*found) for found in FENCE.findall((FOLDER / f"{page}.md").read_text())]
     assert {fence.language for fence in fences} <= {"sh", "python", "console"}
+    names: dict[str, object] = {}  # of all programs of a page
     for fence in fences:
         if fence.name:
             Path(fence.name).write_text(fence.text)
         elif fence.language == "python":
-            exec(compile(fence.text, f"{page}.md", "exec"), {})
+            exec(compile(fence.text, f"{page}.md", "exec"), names)
         elif fence.language == "sh":
             for command in fence.text.replace("\\\n", " ").splitlines():
                 run(command)
@@ -78,7 +80,10 @@ def run(command: str) -> None:
         return
     assert program == "bytelm"
     if arguments[0] in ("train", "ablate"):
-        arguments += SIZES.get(arguments[1], "").split()
+        tiny = SIZES.get(arguments[1], "")
+        if "--train.budget" in arguments:
+            tiny = tiny.replace(STEPS, "")
+        arguments += tiny.split()
     assert main(arguments) == 0, command
 
 

@@ -174,13 +174,10 @@ def training_speed(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def parameter_counts(config: ExperimentConfig) -> dict[str, float]:
-    """How many there are, and how many beside the embeddings and the head."""
+    """How many parameters there are, and how many without embeddings and the head."""
     model = nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0)))
-    total, others = count_parameters(nnx.to_pure_dict(nnx.state(model)))
-    return {
-        "parameters": float(total),
-        "parameters_without_embeddings": float(others),
-    }
+    total, rest = count_parameters(nnx.to_pure_dict(nnx.state(model)))
+    return {"parameters": float(total), "parameters_without_embeddings": float(rest)}
 
 
 def _inference(config: ExperimentConfig, loaded: LoadedModel, symbols: int) -> dict[str, float]:
