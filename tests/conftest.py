@@ -3,9 +3,13 @@
 import atexit
 import gc
 import os
+import resource
 import shutil
 import tempfile
 from importlib.metadata import version
+
+# Tests kill processes: none of them leaves a core dump, which would be of many gigabytes.
+resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 # Set before anything imports jax; processes that tests start inherit them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
