@@ -8,9 +8,6 @@ import shutil
 import tempfile
 from importlib.metadata import version
 
-# Tests kill processes: none of them leaves a core dump, which would be of many gigabytes.
-resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-
 # Set before anything imports jax; processes that tests start inherit them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
@@ -36,6 +33,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import pytest
+
+# Tests kill processes: none of them leaves a core dump, which would be of many gigabytes.
+resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def pytest_collection_finish():
