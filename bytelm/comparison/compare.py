@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from bytelm.comparison.comparison import Comparison, Run, TokenizerConfig, below
 from bytelm.comparison.figures import adaptation_figures, curve, test_figures
 from bytelm.comparison.plan import Plan
@@ -26,6 +24,7 @@ from bytelm.comparison.sizing import adapted_run, sized_run
 from bytelm.comparison.speed import Speeds, measure_speeds, read_speeds
 from bytelm.data.config import SourceConfig
 from bytelm.data.files import FilesReader
+from bytelm.data.locks import exclusive
 from bytelm.subword.training import train_tokenizer
 from bytelm.terminal_text import say
 from bytelm.training.hardware import describe_machine
@@ -137,7 +136,7 @@ class ComparisonPlan(Plan[Run]):
         name = f"{corpus}-{config.kind}-{config.size}{limit}.{suffix}"
         path = self.output / "tokenizers" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
+        with exclusive(path.with_name(f"{path.name}.lock"), f"train {path.name}"):
             if not path.exists():
                 say(f"training the tokenizer {path.name}")
                 text = self.comparison.corpora[corpus]
