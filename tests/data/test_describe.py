@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bytelm.data import describe as describe_module
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, SourceConfig
 from bytelm.data.describe import describe, patch_statistics, printable, statistics
 from bytelm.data.packing import Rows, pack
 from bytelm.layers.boundaries import BoundaryRule, find_boundaries
@@ -43,8 +43,8 @@ def test_prints_every_split_and_source(config, tmp_path):
     with open(config.files[0], "a") as file:
         file.write("broken\n")
     parts = (
-        replace(config, skip_bad=True),
-        DataConfig(files=(str(tmp_path / "x.txt"),), held_out=0.0),
+        SourceConfig(files=config.files, held_out=config.held_out, skip_bad=True),
+        SourceConfig(files=(str(tmp_path / "x.txt"),), held_out=0.0),
     )
     output = io.StringIO()
     describe(replace(config, files=(), mixture=parts), samples=1, file=output)
