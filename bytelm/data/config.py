@@ -308,4 +308,10 @@ class DataConfig(SourceConfig):
             return Path(self.cache_dir).expanduser()
         if "BYTELM_CACHE" in os.environ:
             return Path(os.environ["BYTELM_CACHE"]).expanduser()
-        return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "bytelm"
+        try:
+            return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "bytelm"
+        except RuntimeError:
+            raise UserError(
+                "there is no place for the cache, since this user has no home directory; name one "
+                "with --data.cache-dir or the variable BYTELM_CACHE."
+            ) from None

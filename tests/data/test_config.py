@@ -91,3 +91,14 @@ def test_command_line():
     arguments = ["--files", "books/*.jsonl.xz", "--skip-bad", "--sequence-length", "2048"]
     parsed = tyro.cli(DataConfig, args=arguments)
     assert parsed == DataConfig(files=("books/*.jsonl.xz",), skip_bad=True, sequence_length=2048)
+
+
+def test_no_home_directory_is_a_sentence(monkeypatch):
+    def unknown(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("BYTELM_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    with pytest.raises(UserError, match=r"no home directory; name one with --data\.cache-dir"):
+        _ = DataConfig().cache_path
