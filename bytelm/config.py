@@ -95,7 +95,7 @@ _VARIANTS: dict[type, tuple[str, dict[str, Any]]] = {
 
 _DEFINED_IN = "defined_in"
 """Key of a saved variant of a user's own: the file or module that defines it."""
-_ADDED: dict[str, Any] = {"split_above": None}
+_ADDED: dict[str, Any] = {"split_above": None, "budget": None, "initial_differences": []}
 """Fields that configs saved before they existed lack, and what those runs did."""
 
 

@@ -122,7 +122,13 @@ def test_counts_of_training_start_at_one(name):
     assert TrainConfig(sample_bytes=0, seed=0).seed == 0
 
 
-def test_a_config_from_before_long_documents_were_split():
+def test_a_config_from_before_some_fields_existed():
     saved = to_dict(ExperimentConfig(model=TransformerConfig()))
-    del saved["data"]["split_above"]
-    assert from_dict(saved).data.split_above is None
+    del (
+        saved["data"]["split_above"],
+        saved["train"]["budget"],
+        saved["train"]["initial_differences"],
+    )
+    loaded = from_dict(saved)
+    assert loaded.data.split_above is None and loaded.train.budget is None
+    assert loaded.train.initial_differences == ()
