@@ -25,7 +25,7 @@ decoder seeing `longest_word` + 1 positions back.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,6 @@ class HATConfig(HierarchyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_boundary(self.boundary, get_args(EndingRule))
         self.require_positive("encoder_depth", "decoder_depth", "global_depth", "longest_word")
         self.require_heads("local_width", "global_width")
 

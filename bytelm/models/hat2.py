@@ -15,7 +15,7 @@ row has no room for another word. Words longer than `longest_word` are split.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,6 @@ class HAT2Config(HierarchyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_boundary(self.boundary, get_args(RuleKind))
         self.require_positive(
             "encoder_depth",
             "decoder_depth",

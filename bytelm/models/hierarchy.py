@@ -84,11 +84,6 @@ class HierarchyConfig(ModelConfig):
                 f"model.{name} {value} does not divide the {heads} query heads; choose a divisor."
             )
 
-    def require_boundary(self, boundary: str, known: tuple[str, ...]) -> None:
-        """Raises UserError unless the family knows such a boundary."""
-        if boundary not in known:
-            raise UserError(f"model.boundary is {boundary!r}; choose one of {', '.join(known)}.")
-
     def capacity(self, length: int) -> int:
         """Patches that a row of `length` symbols has room for."""
         size = self.bytes_per_patch or self.default_bytes_per_patch

@@ -23,7 +23,7 @@ from 0 for the global positions, local blocks divided in the middle. Decided oth
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,6 @@ class SpaceByteConfig(HierarchyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_boundary(self.boundary, get_args(RuleKind))
         self.require_positive(
             "local_depth", "global_depth", "window", "stride", "learned_positions"
         )

@@ -118,6 +118,7 @@ def _hush_stragglers() -> None:
             hook(unraisable)
 
     sys.unraisablehook = quiet
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     logging.getLogger("asyncio").addFilter(
         lambda record: "async_deserialize" not in record.getMessage()
     )

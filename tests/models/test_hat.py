@@ -147,7 +147,10 @@ def test_long_words_are_split_and_every_byte_scored(model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"boundary": "words"}, "model.boundary is 'words'; choose one of whitespace_run,"),
+        (
+            {"boundary": "words"},
+            "model.boundary is 'words', and should be one of",
+        ),
         ({"longest_word": 0}, "model.longest_word is 0; it must be at least 1"),
         ({"local_width": 20}, "model.local_width 20 is no multiple of model.head_width 8"),
         ({"bytes_per_patch": 0.5}, "model.bytes_per_patch is 0.5; it must be at least 1"),

@@ -88,7 +88,7 @@ def test_long_words_are_split_and_every_byte_scored():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"boundary": "nope"}, "model.boundary is 'nope'; choose one of spacelike,"),
+        ({"boundary": "nope"}, "model.boundary is 'nope', and should be one of 'spacelike',"),
         ({"window": 0}, "model.window is 0; it must be at least 1"),
         ({"global_key_value_heads": 3}, "model.global_key_value_heads 3 does not divide the 4"),
         ({"global_width": 36}, "model.global_width 36 is no multiple of model.head_width 8"),

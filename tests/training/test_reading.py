@@ -1,5 +1,6 @@
 """Damaged checkpoints: what is read is what was saved, or is passed over."""
 
+import gc
 import json
 import os
 import shutil
@@ -16,6 +17,16 @@ from bytelm.training.loop import build_program, train
 from tests.training.tiny_run import STEPS, assert_same, params, tiny_config
 
 LAST = f"{FOLDER}/{STEPS}"
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+
+
+@pytest.fixture(autouse=True)
+def reads_that_were_given_up():
+    """Lets go of them here, where the filter above is in force."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
