@@ -13,7 +13,8 @@ import pytest
 
 from bytelm.errors import UserError
 from bytelm.training.checkpoint import FOLDER, Checkpoints, load_model
-from bytelm.training.loop import build_program, train
+from bytelm.training.loop import train
+from bytelm.training.program import build_program
 from tests.training.tiny_run import STEPS, assert_same, params, tiny_config
 
 LAST = f"{FOLDER}/{STEPS}"
