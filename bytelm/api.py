@@ -216,7 +216,7 @@ class LoadedModel(PerSymbol):
         Raises:
             UserError: if the model is of a flat family, or the text is empty.
         """
-        return self.segment_all(text, stride=stride, batch_size=batch_size)[0]
+        return self.segment_all([text], stride=stride, batch_size=batch_size)[0]
 
     def segment_all(
         self, texts: Texts, *, stride: int | None = None, batch_size: int = 8

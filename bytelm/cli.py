@@ -78,6 +78,7 @@ def train_command(arguments: Sequence[str]) -> int:
         preset, config = _saved_preset(rest)
     else:
         config = load_preset(preset)
+    config = _with_named_source(config, rest)
     command = parse(TrainCommand, rest, f"train {preset}", TrainCommand(config))
     _check_length(command.config.train, config.train)
     if command.print_config:
@@ -330,9 +331,8 @@ def ablate_command(arguments: Sequence[str]) -> int:
     from bytelm.comparison.ablation import Ablation
 
     ablation = run_file(find_file(name, "ablation", ablation_names()), "ablation", Ablation)
-    default = AblateCommand(
-        ablation.base, ablation.baseline, ablation.seeds, ablation.learning_rates
-    )
+    base = _with_named_source(ablation.base, rest)
+    default = AblateCommand(base, ablation.baseline, ablation.seeds, ablation.learning_rates)
     command = parse(AblateCommand, rest, f"ablate {name}", default)
     ablation = dataclasses.replace(
         ablation,
@@ -365,7 +365,7 @@ def data_command(arguments: Sequence[str]) -> int:
             where, verify=cache.verify, remove=cache.remove, remove_unused=cache.remove_unused
         )
     preset, rest = _preset(arguments[1:], f"data {name}")
-    data = load_preset(preset).data if preset else DataConfig()
+    data = with_named_source(load_preset(preset).data if preset else DataConfig(), rest)
     command = parse(DATA_COMMANDS[name], rest, f"data {name}", DATA_COMMANDS[name](data))
     if isinstance(command, DescribeCommand):
         from bytelm.data.describe import describe
@@ -389,7 +389,7 @@ def tokenizer_command(arguments: Sequence[str]) -> int:
     """
     _work(arguments, "tokenizer", {"train": TokenizerCommand})
     preset, rest = _preset(arguments[1:], "tokenizer train")
-    data = load_preset(preset).data if preset else DataConfig()
+    data = with_named_source(load_preset(preset).data if preset else DataConfig(), rest)
     command = parse(TokenizerCommand, rest, "tokenizer train", TokenizerCommand(data))
     from bytelm.subword.training import write_tokenizer
 
@@ -466,7 +466,8 @@ def profile_command(arguments: Sequence[str]) -> int:
     preset, rest = _preset(arguments, "profile")
     if preset is None:
         raise UserError(f"name a preset first{some_names(preset_names())}.")
-    command = parse(ProfileCommand, rest, f"profile {preset}", ProfileCommand(load_preset(preset)))
+    config = _with_named_source(load_preset(preset), rest)
+    command = parse(ProfileCommand, rest, f"profile {preset}", ProfileCommand(config))
     from bytelm.training import host_memory
     from bytelm.training.profile import profile
 
@@ -496,6 +497,10 @@ def _work(arguments: Sequence[str], command: str, kinds: Mapping[str, type[Any]]
             f"say what to do: `bytelm {command} {'|'.join(kinds)} [PRESET] [options]`{given}."
         )
     return name
+
+
+def _with_named_source(config: ExperimentConfig, arguments: Sequence[str]) -> ExperimentConfig:
+    return dataclasses.replace(config, data=with_named_source(config.data, arguments))
 
 
 def _preset(

@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import sys
 from typing import TextIO
 
 _CONTROL_CHARACTERS = {code: 0x2400 + code for code in range(0x20)}
@@ -53,7 +54,13 @@ class _PrintableRecords(logging.Formatter):
 
 
 def log_to_terminal() -> None:
-    """Writes log records to standard error, made visible; not where they have a handler already."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_PrintableRecords())
-    logging.basicConfig(handlers=[handler])
+    """Writes log records to standard error, made visible; handlers that do more stay as they are.
+
+    A library may have added a plain handler already: absl does, as soon as it has something to log.
+    """
+    if not logging.root.handlers:
+        logging.root.addHandler(logging.StreamHandler())
+    for handler in logging.root.handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setStream(sys.stderr)
+            handler.setFormatter(_PrintableRecords())

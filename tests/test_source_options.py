@@ -1,6 +1,7 @@
 """`--data.files` and `--data.dataset` replace the sources; empty options are errors."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -64,3 +65,22 @@ def test_an_empty_shell_variable(capsys, option, arguments):
     assert main(["data", "describe", *more, option, *arguments]) == 2
     error = capsys.readouterr().err
     assert "shell variable" in error and error.count("\n") == 1
+
+
+def test_options_replace_the_sources_of_a_preset_too(tmp_path, capsys):
+    """In every command that takes a preset, as in evaluation."""
+    preset = tmp_path / "mixed.py"
+    preset.write_text(
+        "import dataclasses\n"
+        "from bytelm.data.config import DataConfig, SourceConfig\n"
+        "from bytelm.presets import load_preset\n"
+        "sources = tuple(SourceConfig(files=(name,)) for name in ('a.txt', 'b.txt'))\n"
+        "base = load_preset('transformer_tiny')\n"
+        "config = dataclasses.replace(base, data=DataConfig(mixture=sources))\n"
+    )
+    assert main(["train", str(preset), "--data.files", "new.txt", "--print-config"]) == 0
+    data = json.loads(capsys.readouterr().out)["data"]
+    assert (data["files"], data["mixture"]) == (["new.txt"], [])
+    for command in (["data", "describe"], ["data", "rates"], ["tokenizer", "train"], ["profile"]):
+        assert main([*command, str(preset), "--data.files", "new.txt"]) == 2
+        assert "no file matches 'new.txt'" in capsys.readouterr().err

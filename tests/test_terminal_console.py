@@ -5,6 +5,7 @@ import logging
 import re
 from pathlib import Path
 
+import pytest
 from rich.live import Live
 from rich.progress import Progress, TextColumn
 from rich.table import Table
@@ -64,8 +65,10 @@ def test_every_module_shows_things_so_alone():
     assert [line for line in lines if "to_json" not in line and "api.py" not in line] == []
 
 
-def test_log_records_are_made_visible(monkeypatch, capsys):
-    monkeypatch.setattr(logging.root, "handlers", [])
+@pytest.mark.parametrize("of_a_library", [False, True])
+def test_log_records_are_made_visible(monkeypatch, capsys, of_a_library):
+    handlers = [logging.StreamHandler()] if of_a_library else []
+    monkeypatch.setattr(logging.root, "handlers", handlers)
     log_to_terminal()
     logging.getLogger("bytelm.data").warning("%s is damaged", NAME)
     assert capsys.readouterr().err == f"warning: {SHOWN} is damaged\n"

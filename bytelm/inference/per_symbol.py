@@ -17,7 +17,7 @@ from bytelm.evaluation.bits_per_byte import Scorer, window_batches
 from bytelm.models.contract import Batch, ModelOutput
 from bytelm.subword.marginal import ByteMarginal
 from bytelm.subword.tokenizer import Tokenizer
-from bytelm.texts import Texts, each_text
+from bytelm.texts import Text, Texts, each_text
 from bytelm.vocabulary import UNSCORED
 
 
@@ -107,7 +107,7 @@ class PerSymbol(abc.ABC):
         """
         ends = list(each_text(continuations))
         starts = list(each_text(contexts))
-        starts = starts * len(ends) if isinstance(contexts, str | bytes) else starts
+        starts = starts * len(ends) if isinstance(contexts, Text) else starts
         if len(starts) != len(ends):
             raise UserError(
                 f"there are {len(starts)} contexts and {len(ends)} continuations; give as many of "
