@@ -2,7 +2,7 @@
 
 import sys
 
-from bytelm.cli import main
+from bytelm.entry_point import run
 
 if __name__ == "__main__":
-    sys.exit(main(["eval", *sys.argv[1:]]))
+    run(["eval", *sys.argv[1:]])

@@ -1,7 +1,5 @@
 """`python -m bytelm` is the command `bytelm`."""
 
-import sys
+from bytelm.entry_point import run
 
-from bytelm.cli import main
-
-sys.exit(main())
+run()

@@ -536,7 +536,19 @@ TRAINING = ("train", "ablate", "compare")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status (2 for a mistake in the input)."""
+    """As `run_command`, and returns the exit status of a command that was stopped too."""
+    try:
+        return run_command(arguments)
+    except Stopped as stopped:
+        return stopped.status
+
+
+def run_command(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status (2 for a mistake in the input).
+
+    Raises:
+        Stopped: by a signal.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     # Orbax and TFDS tell their every move through absl, with tracebacks of their threads; what a
     # user must know they raise.
@@ -577,9 +589,9 @@ def _run(arguments: Sequence[str]) -> int:
     except OSError as error:
         say(f"error: {error}", sys.stderr)
         return 2
-    except Stopped as stopped:
-        return stopped.status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from bytelm.entry_point import run
+
+    run()
