@@ -45,15 +45,15 @@ def from_hf(source: str, run_dir: Path) -> None:
         UserError: if the source cannot be found or read, or is another architecture's, or `run_dir`
             holds files.
     """
-    with new_folder(run_dir) as beside:
+    with new_folder(run_dir) as partial:
         folder = Path(source) if Path(source).is_dir() else _download(source)
         weights = _read_weights(folder)
         model = config_from_t5(_read_json(folder / "config.json"), weights)
         params = from_t5(weights, model)
         data = DataConfig(task="span_corruption", sequence_length=1024)
         config = ExperimentConfig(model=model, data=data)
-        (beside / "config.json").write_text(to_json(config))
-        save_model(beside, config, params, {**provenance(), "converted_from": source})
+        (partial / "config.json").write_text(to_json(config))
+        save_model(partial, config, params, {**provenance(), "converted_from": source})
 
 
 def to_hf(run: Path, folder: Path, step: int | None = None) -> None:
@@ -71,7 +71,7 @@ def to_hf(run: Path, folder: Path, step: int | None = None) -> None:
         UserError: if there is no such checkpoint, or it is of another family, or `folder` holds
             files.
     """
-    with new_folder(folder) as beside:
+    with new_folder(folder) as partial:
         saved = load_model(run, step)
         model = saved.config.model
         if not isinstance(model, ByT5Config):
@@ -86,9 +86,9 @@ def to_hf(run: Path, folder: Path, step: int | None = None) -> None:
             "tokenizer_config.json": _TOKENIZER,
         }
         for name, content in files.items():
-            (beside / name).write_text(json.dumps(content, indent=2) + "\n")
+            (partial / name).write_text(json.dumps(content, indent=2) + "\n")
         weights = to_t5(saved.params, model)
-        save_file(weights, beside / "model.safetensors", metadata={"format": "pt"})
+        save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
     if isinstance(model, MrT5Config) or model.softmax1:
         warnings.warn(
             f"transformers computes {folder} as a plain T5: it knows no delete gate and no "

@@ -36,17 +36,17 @@ def write_new(path: Path, content: str) -> None:
     Raises:
         FileExistsError: if there is one already, which stays.
     """
-    beside = path.with_name(f"{shortened(path.name)}.{os.getpid()}.tmp")
-    beside.write_bytes(content.encode())
+    partial = path.with_name(f"{shortened(path.name)}.{os.getpid()}.tmp")
+    partial.write_bytes(content.encode())
     try:
-        os.link(beside, path)
+        os.link(partial, path)
     except FileExistsError:
         raise
     except OSError:  # a file system without links
         with path.open("xb"):
-            os.replace(beside, path)
+            os.replace(partial, path)
     finally:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def write_next(path: Path, content: str) -> Path:

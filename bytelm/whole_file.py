@@ -17,9 +17,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     if isinstance(content, str):
         content = content.encode(errors="backslashreplace")
-    beside = path.with_name(f"{shortened(path.name)}.{os.getpid()}.tmp")
-    beside.write_bytes(content)
-    os.replace(beside, path)
+    partial = path.with_name(f"{shortened(path.name)}.{os.getpid()}.tmp")
+    partial.write_bytes(content)
+    os.replace(partial, path)
 
 
 @contextlib.contextmanager
@@ -33,10 +33,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} is there already and holds files; choose another place.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder.with_name(f"{shortened(folder.name)}.{os.getpid()}.tmp")
-    beside.mkdir()
+    partial = folder.with_name(f"{shortened(folder.name)}.{os.getpid()}.tmp")
+    partial.mkdir()
     try:
-        yield beside
-        os.replace(beside, folder)
+        yield partial
+        os.replace(partial, folder)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)

@@ -143,23 +143,11 @@ class AblationPlan(Plan[PointRun]):
         if not rate_is_known:
             state, reason = self.before_the_rate(run.contender)
             return RunRecord(run.contender, "", 0.0, run.seed, state, reason)
-        outcome = self.outcomes.get(self.key(run))
-        record = RunRecord(
-            run.contender,
-            "",
-            0.0,
-            run.seed,
-            outcome.state if outcome else "waiting",
-            outcome.reason if outcome else "",
-            learning_rate=run.config.optimizer.learning_rate,
-            steps=run.config.train.steps,
-            upper_bound=run.config.data.tokenizer is not None,
-        )
-        if outcome is None or outcome.state != "done":
+        record = self.record(run)
+        if record.state != "done":
             return record
-        if not outcome.report:  # trained for the sweep, and not tested yet
-            return dataclasses.replace(record, state="waiting")
-        return finished(record, run.config, self.run_dir(run), outcome.report)
+        report = self.outcomes[self.key(run)].report
+        return finished(record, run.config, self.run_dir(run), report)
 
 
 def _with_steps(run: PointRun) -> PointRun:

@@ -246,23 +246,11 @@ class ComparisonPlan(Plan[Run]):
         write_report(heading, records, self.output, images=images)
 
     def _record(self, run: Run, speeds: Speeds) -> RunRecord:
-        outcome = self.outcomes.get(run.name)
-        record = RunRecord(
-            run.contender,
-            run.corpus,
-            run.budget,
-            run.seed,
-            outcome.state if outcome else "waiting",
-            outcome.reason if outcome else "",
-            learning_rate=run.config.optimizer.learning_rate,
-            steps=run.config.train.steps,
-            upper_bound=run.config.data.tokenizer is not None,
-        )
-        if outcome is None or outcome.state != "done":
+        record = self.record(run, run.corpus, run.budget)
+        if record.state != "done":
             return record
-        if not outcome.report:  # trained for the sweep, and not tested yet
-            return dataclasses.replace(record, state="waiting")
-        figures = dict(outcome.report["figures"])
+        report = self.outcomes[run.name].report
+        figures = dict(report["figures"])
         figures["train_flops"] = run.config.train.steps * run.flops_per_step
         figures["train_raw_bytes"] = run.config.train.steps * run.bytes_per_step
         if speeds.knows(run):
@@ -273,8 +261,8 @@ class ComparisonPlan(Plan[Run]):
         return dataclasses.replace(
             record,
             figures=figures,
-            document_bits=tuple(outcome.report["document_bits"]),
-            document_bytes=tuple(outcome.report["document_bytes"]),
+            document_bits=tuple(report["document_bits"]),
+            document_bytes=tuple(report["document_bytes"]),
             curve=curve(metrics(self.run_dir(run)), run.flops_per_step, run.bytes_per_step),
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from bytelm.comparison.record import State, SweepRow
+from bytelm.comparison.record import RunRecord, State, SweepRow
 from bytelm.comparison.runs import TEST_REPORT, Outcome, carry_out, is_trained, metrics
 from bytelm.comparison.same_text import check_text
 from bytelm.config import ExperimentConfig
@@ -26,6 +26,10 @@ class PlannedRun(Protocol):
     @property
     def contender(self) -> str:
         """What is compared: a model of a comparison, or a point of an ablation."""
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
 
     @property
     def multiple(self) -> float:
@@ -137,6 +141,22 @@ class Plan(ABC, Generic[R]):
         if len(failed) < len(outcomes):
             return "waiting", ""
         return "failed", f"no learning rate can be trained: {failed[0].reason}"
+
+    def record(self, run: R, corpus: str = "", budget: float = 0.0) -> RunRecord:
+        """What is known of a run without its report; "waiting" if it is not tested yet."""
+        outcome = self.outcomes.get(self.key(run)) or Outcome("waiting")
+        is_tested = outcome.state != "done" or bool(outcome.report)
+        return RunRecord(
+            run.contender,
+            corpus,
+            budget,
+            run.seed,
+            outcome.state if is_tested else "waiting",  # else it is trained for the sweep alone
+            outcome.reason,
+            learning_rate=run.config.optimizer.learning_rate,
+            steps=run.config.train.steps,
+            upper_bound=run.config.data.tokenizer is not None,
+        )
 
     def count(self) -> int:
         """How many tasks there are, those of the sweep first."""

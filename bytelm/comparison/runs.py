@@ -3,10 +3,11 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
+from bytelm.comparison.record import State
 from bytelm.comparison.same_text import check_text
 from bytelm.config import ExperimentConfig, differences, load_json, to_dict
 from bytelm.data.documents import Documents
@@ -27,9 +28,11 @@ METRICS = "metrics.jsonl"
 
 
 class Outcome(NamedTuple):
-    """How a run ended: "failed" if it could not be trained or tested, "stopped" by a signal."""
+    """How a run ended: "waiting" if it has not, "failed" if it could not be trained or tested,
+    "stopped" by a signal.
+    """
 
-    state: Literal["stopped", "failed", "done"]
+    state: State
     reason: str = ""
     report: Mapping[str, Any] = {}
     """What its test found, if it is done."""

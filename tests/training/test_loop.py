@@ -8,10 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from bytelm.config import ExperimentConfig, TrainConfig
-from bytelm.data.config import DataConfig
+from bytelm.config import ExperimentConfig
 from bytelm.errors import UserError
-from bytelm.models.transformer import TransformerConfig
 from bytelm.training import loop
 from bytelm.training.checkpoint import FOLDER, load_model
 from bytelm.training.distributed import StopRequest
@@ -19,38 +17,18 @@ from bytelm.training.loop import train
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.scores import best_step
 from bytelm.training.sharding import MeshConfig
+from tests.training.tiny_run import STEPS, tiny_config
 
-STEPS = 6
 TIMES = ("time", "seconds", "compile_seconds")
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> ExperimentConfig:
-    folder = tmp_path_factory.mktemp("text")
-    for name, seed in (("train", 0), ("valid", 1)):
-        words = np.random.default_rng(seed).choice(["to", "be", "or", "not", "\n"], 2000)
-        (folder / f"{name}.txt").write_text(" ".join(words))
-    return ExperimentConfig(
-        model=TransformerConfig(width=16, depth=2, head_width=8),
-        data=DataConfig(
-            files=(str(folder / "train.txt"),),
-            validation_files=(str(folder / "valid.txt"),),
-            held_out=0.0,
-            sequence_length=32,
-            batch_size=8,
-            cache_dir=str(folder / "cache"),
-        ),
+    tiny = tiny_config(tmp_path_factory.mktemp("text"))
+    return dataclasses.replace(
+        tiny,
         optimizer=OptimizerConfig(name="muon", learning_rate=1e-2),
-        mesh=MeshConfig(data=1),
-        train=TrainConfig(
-            steps=STEPS,
-            log_every=2,
-            validate_every=3,
-            validation_rows=8,
-            checkpoint_every=2,
-            sample_bytes=0,
-            tensorboard=False,
-        ),
+        train=dataclasses.replace(tiny.train, log_every=2, validate_every=3, keep=2),
     )
 
 

@@ -10,48 +10,22 @@ import jax
 import numpy as np
 import pytest
 
-from bytelm.config import ExperimentConfig, TrainConfig
-from bytelm.data.config import DataConfig
+from bytelm.config import ExperimentConfig
 from bytelm.data.loader import PackedLoader
 from bytelm.errors import UserError
-from bytelm.models.transformer import TransformerConfig
 from bytelm.stopping import Stopped
 from bytelm.training import loop
 from bytelm.training.checkpoint import last_step, load_model
 from bytelm.training.loop import train
-from bytelm.training.sharding import MeshConfig
 from bytelm.training.validation import Validation
-
-STEPS = 6
+from tests.training.tiny_run import STEPS, tiny_config
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> ExperimentConfig:
-    folder = tmp_path_factory.mktemp("text")
-    for name, seed in (("train", 0), ("valid", 1)):
-        words = np.random.default_rng(seed).choice(["to", "be", "or", "not", "\n"], 2000)
-        (folder / f"{name}.txt").write_text(" ".join(words))
-    return ExperimentConfig(
-        model=TransformerConfig(width=16, depth=2, head_width=8),
-        data=DataConfig(
-            files=(str(folder / "train.txt"),),
-            validation_files=(str(folder / "valid.txt"),),
-            held_out=0.0,
-            sequence_length=32,
-            batch_size=8,
-            cache_dir=str(folder / "cache"),
-        ),
-        mesh=MeshConfig(data=1),
-        train=TrainConfig(
-            steps=STEPS,
-            log_every=2,
-            validate_every=3,
-            validation_rows=16,
-            checkpoint_every=100,
-            sample_bytes=0,
-            tensorboard=False,
-        ),
-    )
+    tiny = tiny_config(tmp_path_factory.mktemp("text"))
+    times = {"log_every": 2, "validate_every": 3, "validation_rows": 16, "checkpoint_every": 100}
+    return dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, **times))
 
 
 @pytest.fixture(scope="module")
