@@ -31,7 +31,8 @@ from bytelm.commands import (
 from bytelm.config import ExperimentConfig, TrainConfig, to_dict, to_json
 from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
-from bytelm.option_checks import check_numbers
+from bytelm.option_checks import check_lists, check_numbers
+from bytelm.output_files import check_folder
 from bytelm.presets import (
     ablation_names,
     comparison_names,
@@ -64,6 +65,7 @@ def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = 
         default=tyro.MISSING_NONPROP if default is None else default,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
     )
+    check_lists(command, arguments)
     check_numbers(command)
     return command
 
@@ -114,6 +116,7 @@ def train_command(arguments: Sequence[str]) -> int:
         run_dir = new_run_directory(Path("runs") / Path(preset).stem)
     else:
         run_dir = command.run_dir
+        check_folder(run_dir, "--run-dir")
         run_dir.mkdir(parents=True, exist_ok=True)
     is_main = jax.process_index() == 0
     with distributed.ending_alone(), lock(run_dir) if is_main else contextlib.nullcontext():

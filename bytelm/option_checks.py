@@ -1,8 +1,8 @@
-"""Bounds of the numbers among a command's options."""
+"""What is checked of a command's options, once they are read: bounds, and lists given twice."""
 
 import dataclasses
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -30,14 +30,26 @@ def check_numbers(command: Any) -> None:
     Args:
         command: a dataclass.
     """
-    for name, value, bounds in _numbers(command, ""):
+    for name, value, hint in _options(command, ""):
+        if not isinstance(value, int) or isinstance(value, bool):
+            continue
+        bounds = _bounds(hint)
         if value < bounds.least:
             raise UserError(f"{name} is {value}; it must be at least {bounds.least}.")
         if value > bounds.most:
             raise UserError(f"{name} is {value}; it must be at most {bounds.most}.")
 
 
-def _numbers(config: Any, prefix: str) -> Iterator[tuple[str, int, Bounds]]:
+def check_lists(command: Any, arguments: Sequence[str]) -> None:
+    """UserError for an option of several values that is given twice: the last would count alone."""
+    names = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
+    for name, value, _ in _options(command, ""):
+        if isinstance(value, tuple) and names.count(name) > 1:
+            raise UserError(f"{name} is given twice; give all its values after one {name}.")
+
+
+def _options(config: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    """Of each option its name, its value, and its type with annotations."""
     hints = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -45,9 +57,9 @@ def _numbers(config: Any, prefix: str) -> Iterator[tuple[str, int, Bounds]]:
         if dataclasses.is_dataclass(value):
             # The fields of a command's config are options without its name.
             is_flat = not prefix and field.name == "config"
-            yield from _numbers(value, "--" if is_flat else f"{name if prefix else '--' + name}.")
-        elif isinstance(value, int) and not isinstance(value, bool):
-            yield name if prefix else f"--{name}", value, _bounds(hints[field.name])
+            yield from _options(value, "--" if is_flat else f"{name if prefix else '--' + name}.")
+        else:
+            yield name if prefix else f"--{name}", value, hints[field.name]
 
 
 def _bounds(hint: Any) -> Bounds:

@@ -105,7 +105,7 @@ def test_print_config_runs_nothing(capsys, tmp_path, monkeypatch):
 )
 def test_what_cannot_run(capsys, tmp_path, lines, options, sentence):
     run_dir = tmp_path / "run"
-    files = [] if "--data.dataset" in options else ["--data.files", str(lines)]
+    files = [] if options[0].startswith("--data") else ["--data.files", str(lines)]
     if options == ["--data.files"]:
         (tmp_path / "empty.txt").touch()
         options, sentence = ["--data.files", str(tmp_path / "empty.txt")], "empty"

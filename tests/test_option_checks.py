@@ -61,3 +61,22 @@ def test_every_command_says_it_in_a_sentence(arguments, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     assert re.search(f"is {arguments[-1]}; it must be (at|below)", error)
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("generate", "--checkpoint", "x"), "--prompt"),
+        (("data", "describe"), "--data.files"),
+        (("data", "describe", "--data.files", "c"), "--data.validation-files"),
+    ],
+)
+def test_a_list_given_twice_is_refused_as_the_last_would_count_alone(command, option, capsys):
+    assert main([*command, option, "a", f"{option.replace('-files', '_files')}=b"]) == 2
+    assert f"error: {option} is given twice" in capsys.readouterr().err
+
+
+def test_a_run_directory_that_is_a_file_is_said(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["train", "transformer_tiny", "--run-dir", str(tmp_path / "file" / "run")]) == 2
+    assert "file is a file; choose another place" in capsys.readouterr().err

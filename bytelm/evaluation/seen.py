@@ -155,7 +155,7 @@ def describe_text(about: dict[str, Any]) -> str:
     if about["trained_on_bytes"] is None:
         return UNKNOWN + new
     if not about["trained_on_bytes"]:
-        return "none of it was trained on" + new
+        return "no passage of it was trained on" + new
     return (
         f"{about['trained_on_bytes']:,} of its {about['bytes']:,} bytes were trained on, in "
         f"{about['trained_on_documents']:,} of {about['documents']:,} documents{new}"

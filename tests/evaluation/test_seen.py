@@ -125,7 +125,7 @@ def test_other_text_is_scored_whole(run, config, tmp_path):
     assert scored(run, data) == OTHERS
     assert (text.whole, text.label, text.is_run_text) == (True, "all", False)
     about = text.report()
-    assert describe_text(about) == "none of it was trained on"
+    assert describe_text(about) == "no passage of it was trained on"
     assert 0 < len(scored(run, data, "validation")) < len(OTHERS)
 
 
