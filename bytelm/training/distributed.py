@@ -44,6 +44,8 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         raise UserError("--coordinator needs --num-processes and --process-id beside it.")
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # JAX would hear SIGTERM itself, in place of the handlers that are there.
+    jax.config.update("jax_enable_preemption_service", False)
     say("waiting for the other processes of this run to join", sys.stderr)
     # JAX itself would abort with the stack of its C++ code.
     limit = threading.Timer(JOIN_LIMIT, _nobody_joined, args=(process, processes))

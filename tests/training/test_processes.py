@@ -14,6 +14,7 @@ import pytest
 
 from bytelm.cli import main
 from bytelm.training.checkpoint import load_model
+from bytelm.training.distributed import join
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -171,6 +172,18 @@ from bytelm.training import distributed
 distributed.JOIN_LIMIT = 1
 distributed.join(sys.argv[1], 2, 0)
 """
+
+
+def test_jax_leaves_sigterm_to_the_run(monkeypatch):
+    left = []
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)  # it decides on settings for good
+    monkeypatch.setattr(
+        jax.distributed,
+        "initialize",
+        lambda *_, **__: left.append(not jax.config.jax_enable_preemption_service),
+    )
+    join("127.0.0.1:1", 2, 0)
+    assert left == [True]
 
 
 def test_a_process_does_not_wait_for_ever_for_others_to_join():
