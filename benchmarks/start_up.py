@@ -1,7 +1,8 @@
 """How soon training starts: `python -m benchmarks.start_up`.
 
-Seconds from the command to the end of the first step, first with nothing prepared, then with the
-text packed by an earlier run; and seconds to compile a training step of few and of many layers.
+Seconds from the command to the end of the first step: with nothing prepared, with the text packed
+by an earlier run, and with the programs that an earlier run compiled too; and seconds to compile a
+training step of few and of many layers.
 """
 
 import os
@@ -28,8 +29,14 @@ WAIT = 0.02
 """Seconds between two looks at whether the first step is done."""
 
 
-def seconds_to_first_step(preset: str, cache: Path) -> float:
-    """Starts a run of `preset`, with its packed text in `cache`, and stops it after a step."""
+def seconds_to_first_step(preset: str, cache: Path, programs: Path) -> float:
+    """Starts a run of `preset`, and stops it after a step.
+
+    Args:
+        preset: what to train.
+        cache: where packed text is.
+        programs: where compiled programs are.
+    """
     with tempfile.TemporaryDirectory() as folder:
         metrics = Path(folder, "run", "metrics.jsonl")
         command = [
@@ -44,7 +51,11 @@ def seconds_to_first_step(preset: str, cache: Path) -> float:
         start = time.perf_counter()
         process = subprocess.Popen(
             [*command, "--train.log-every", "1"],
-            env={**os.environ, "BYTELM_CACHE": str(cache)},
+            env={
+                **os.environ,
+                "BYTELM_CACHE": str(cache),
+                "JAX_COMPILATION_CACHE_DIR": str(programs),
+            },
             stdout=subprocess.DEVNULL,
         )
         try:
@@ -88,11 +99,13 @@ def main(
         depths: numbers of layers to compile.
         rounds: repetitions, in turns; the least time counts.
     """
-    starts: dict[str, list[float]] = {"nothing prepared": [], "packed text": []}
+    programs_of = {"nothing prepared": "a", "packed text": "b", "packed text and programs": "b"}
+    starts: dict[str, list[float]] = {name: [] for name in programs_of}
     for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as cache:
-            for times in starts.values():
-                times.append(seconds_to_first_step(preset, Path(cache)))
+        with tempfile.TemporaryDirectory() as folder:
+            for name, programs in programs_of.items():
+                seconds = seconds_to_first_step(preset, Path(folder), Path(folder, programs))
+                starts[name].append(seconds)
     rows = [(name, f"{min(times):.1f}") for name, times in starts.items()]
     show(f"From command to first step, {preset}", ("", "seconds"), rows)
     compiles: dict[int, list[tuple[float, float]]] = {depth: [] for depth in depths}
