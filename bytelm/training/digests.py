@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bytelm.training.sharding import path_name
+from bytelm.training.sharding import path_name, single_device_mesh
 
 Digests = dict[str, str]
 """Hex digests by the names of what they are of, such as `params/embedding/embedding`."""
@@ -32,7 +32,7 @@ def digest_arrays(item: str, arrays: Any) -> Digests:
         arrays: a nested dict of arrays of any shapes, dtypes and shardings.
     """
     found = {
-        f"{item}/{path_name(path)}": _program(_replicated(leaf))(leaf)
+        f"{item}/{path_name(path)}": _digest_of(leaf)
         for path, leaf in jax.tree.leaves_with_path(arrays)
     }
     return {name: "".join(f"{word:08x}" for word in x) for name, x in jax.device_get(found).items()}
@@ -63,19 +63,19 @@ def check(saved: Any, found: Mapping[str, str]) -> None:
         raise ValueError(f"{', '.join(names[:3])}{more} differ from the digests saved with them")
 
 
+def _digest_of(leaf: Any) -> jax.Array:
+    """The digest of an array, where every process that holds the array can read it."""
+    sharding = getattr(leaf, "sharding", None)
+    if isinstance(sharding, NamedSharding):
+        return _program(NamedSharding(sharding.mesh, PartitionSpec()))(leaf)
+    # An array on one device, such as another run's, may be read while a run's mesh is set.
+    with jax.set_mesh(single_device_mesh()):
+        return _program(None)(leaf)
+
+
 @functools.cache
 def _program(out: NamedSharding | None) -> Any:
     return jax.jit(_digest, out_shardings=out)
-
-
-def _replicated(leaf: Any) -> NamedSharding | None:
-    """Where the digest of an array has to be, for every process to read it."""
-    sharding = getattr(leaf, "sharding", None)
-    return (
-        NamedSharding(sharding.mesh, PartitionSpec())
-        if isinstance(sharding, NamedSharding)
-        else None
-    )
 
 
 def _digest(x: jax.Array) -> jax.Array:

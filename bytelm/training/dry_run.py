@@ -6,8 +6,10 @@ import jax
 
 from bytelm.config import ExperimentConfig, saved_form
 from bytelm.data.loader import train_loader
+from bytelm.data.rows import open_tokenizer
 from bytelm.training.display import Display
 from bytelm.training.header import describe_run
+from bytelm.training.initial import read_initial
 from bytelm.training.length import with_steps
 from bytelm.training.loop import as_read, check_unused
 from bytelm.training.program import build_program
@@ -37,5 +39,8 @@ def dry_run(config: ExperimentConfig, run_dir: Path, *, resume: bool = False) ->
         share = row_share(config.data.batch_size, mesh)
         train_loader(config.data, config.train.seed, *share).close()
         validation = Validation(config, program, mesh)
+        if config.train.initial is not None and not resume:
+            params = program.abstract_state["params"]
+            read_initial(config, params, tokenizer=open_tokenizer(config.data), verify=True)
         _, header = describe_run(config, program, mesh, validation, run_dir)
     Display(config.train.steps).message(header)

@@ -59,6 +59,22 @@ def start_from(
             new model lacks or that have another shape there. What it lacks itself, such as a
             delete gate, stays fresh.
     """
+    saved, listed = read_initial(config, params, tokenizer=tokenizer, verify=verify)
+
+    def choose(path: Any, leaf: jax.Array, sharding: Any) -> jax.Array:
+        name = path_name(path)
+        return jax.device_put(saved[name], sharding) if name in saved else leaf
+
+    return jax.tree.map_with_path(choose, params, shardings), listed
+
+
+def read_initial(
+    config: ExperimentConfig, params: Any, *, tokenizer: Tokenizer | None = None, verify: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """The parameters of the other run by their names, and the differences; see `start_from`.
+
+    Of the new model's parameters the shapes are enough.
+    """
     run = str(config.train.initial)
     found = load_model(Path(run), verify=verify)
     if len(set(gather_json(found.step))) > 1:
@@ -76,14 +92,7 @@ def start_from(
                 f"train.initial {run} has {name} of shape {list(leaf.shape)}, and this model has "
                 f"{list(names[name])}; choose the sizes that it was trained with."
             )
-
-    listed = _check_meaning(found, config, tokenizer)
-
-    def choose(path: Any, leaf: jax.Array, sharding: Any) -> jax.Array:
-        name = path_name(path)
-        return jax.device_put(saved[name], sharding) if name in saved else leaf
-
-    return jax.tree.map_with_path(choose, params, shardings), listed
+    return saved, _check_meaning(found, config, tokenizer)
 
 
 def _check_meaning(

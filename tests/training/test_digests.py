@@ -33,6 +33,13 @@ def test_every_mesh_gives_the_same(mesh, spec):
     assert digest(sharded) == digest(ARRAY)
 
 
+def test_an_array_on_one_device_while_a_mesh_of_several_is_set():
+    """As a run that starts from another one reads it."""
+    alone = jax.device_put(ARRAY, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    with jax.set_mesh(MeshConfig(2, 4).build()):
+        assert digest(alone) == digest(ARRAY)
+
+
 @pytest.mark.parametrize(
     "dtype", ["float32", "bfloat16", "float16", "int32", "uint32", "int8", "bool", "float8_e4m3fn"]
 )

@@ -9,11 +9,13 @@ from bytelm.config import ExperimentConfig, TrainConfig, to_json
 from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
 from bytelm.models.transformer import TransformerConfig
+from bytelm.training.checkpoint import save_model
 from bytelm.training.dry_run import dry_run
 from bytelm.training.header import describe_run
 from bytelm.training.program import build_program, step_flops
 from bytelm.training.sharding import MeshConfig
 from bytelm.training.validation import Validation
+from tests.models.families import split_model
 
 
 @pytest.fixture
@@ -81,3 +83,13 @@ def test_a_dry_run_reads_what_the_run_carries(config, tmp_path, capsys):
     dry_run(config, run, resume=True)
     assert "30 of 8 rows of 32 bytes" in capsys.readouterr().out
     assert [path.name for path in run.iterdir()] == ["config.json"]
+
+
+def test_a_dry_run_checks_the_run_that_it_would_start_from(config, tmp_path):
+    other = tmp_path / "other"
+    save_model(other, config, split_model(config.model)[1], {})
+    train = dataclasses.replace(config.train, initial=str(other))
+    dry_run(dataclasses.replace(config, train=train), tmp_path / "run")
+    wider = dataclasses.replace(config.model, width=16)
+    with pytest.raises(UserError, match="choose the sizes that it was trained with"):
+        dry_run(dataclasses.replace(config, train=train, model=wider), tmp_path / "run")
