@@ -27,7 +27,13 @@ from bytelm.training.digests import Digests, digest_arrays, digest_json
 from bytelm.training.distributed import gather_json
 from bytelm.training.exported import is_exported, load_exported
 from bytelm.training.plain_path import plain_path
-from bytelm.training.reading import DIGESTS, Reader, first_line, first_readable
+from bytelm.training.reading import (
+    DIGESTS,
+    Reader,
+    first_line,
+    first_readable,
+    hush_stragglers,
+)
 from bytelm.training.saved_model import SavedModel, abstract_model
 from bytelm.training.scores import ITEM as SCORE
 from bytelm.training.scores import mend_scores, rank, score_of
@@ -76,6 +82,7 @@ class Checkpoints:
             best_mode="min",
             cleanup_tmp_directories=True,
         )
+        hush_stragglers()
         if jax.process_index() == 0:
             mend_scores(self.folder)
         gather_json(None)  # the other processes wait until that is done

@@ -19,7 +19,7 @@ DIGESTS = "digests"
 """The item of a checkpoint that holds the digests of the others."""
 
 _STRAGGLERS = ("Event loop is closed", "Encountered error while reading array index")
-"""How errors of reads that were given up start."""
+"""How errors of reads and writes that were given up start."""
 
 
 class Reader:
@@ -87,7 +87,7 @@ def first_readable(steps: Iterable[int], read: Callable[[int], T], folder: Path)
     Raises:
         UserError: if it can read none.
     """
-    _hush_stragglers()
+    hush_stragglers()
     for step in sorted(steps, reverse=True):
         try:
             return read(step)
@@ -105,10 +105,10 @@ def first_readable(steps: Iterable[int], read: Callable[[int], T], folder: Path)
 
 
 @functools.cache
-def _hush_stragglers() -> None:
-    """Keeps off the terminal, from now on, what is said of reads that were given up.
+def hush_stragglers() -> None:
+    """Keeps off the terminal, from now on, what is said of reads and writes that were given up.
 
-    When one array cannot be read, the reads of the others end later, in threads of tensorstore's,
+    When one array cannot be read or written, the others end later, in threads of tensorstore's,
     and what they find has nobody to go to.
     """
     hook = sys.unraisablehook

@@ -4,8 +4,10 @@ import gc
 import json
 import os
 import shutil
+import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from bytelm.errors import UserError
 from bytelm.training.checkpoint import FOLDER, Checkpoints, load_model
 from bytelm.training.loop import train
 from bytelm.training.program import build_program
+from bytelm.training.reading import hush_stragglers
 from tests.training.tiny_run import STEPS, assert_same, params, tiny_config
 
 LAST = f"{FOLDER}/{STEPS}"
@@ -169,3 +172,15 @@ def test_a_score_that_is_lost(run):
     with pytest.warns(UserWarning, match=r"kept as one without validation"):
         Checkpoints(run, 3).close()
     assert (run / LAST / "damaged_metrics" / "metrics").read_bytes() == b"{"
+
+
+def test_writes_that_were_given_up_say_nothing(tmp_path, monkeypatch):
+    """As on a full disk, where the others of a checkpoint's arrays fail later."""
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    hush_stragglers.cache_clear()
+    Checkpoints(tmp_path, keep=1).close()
+    for words in ("Event loop is closed", "something else"):
+        sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(words)))
+    assert [str(one.exc_value) for one in said] == ["something else"]
+    hush_stragglers.cache_clear()
