@@ -236,7 +236,7 @@ def eval_command(arguments: Sequence[str]) -> int:
             batch_size=command.batch_size,
             max_bytes=command.max_bytes,
         )
-        print_target_report(report)
+        show: Callable[[Any], None] = print_target_report
     else:
         report = evaluate(
             loaded,
@@ -246,9 +246,10 @@ def eval_command(arguments: Sequence[str]) -> int:
             max_bytes=command.max_bytes,
             covers=command.covers if command.byte_marginal else None,
         )
-        print_report(report)
+        show = print_report
     report["data"] = {"split": text.split, **to_dict(data)}
     if read_only:
+        show(report)
         return 0
     source = "" if text.is_run_text else f"{text.sources[0].name}-"
     name = report_name(
@@ -263,10 +264,12 @@ def eval_command(arguments: Sequence[str]) -> int:
     try:
         output = write_report(report, command.output, known.checkpoint / name)
     except OSError as error:
+        show(report)
         raise UserError(
             f"the report above could not be written ({error.strerror}); name a file that can be "
             "with --output."
         ) from error
+    show(report)  # after it is kept: whoever reads it may not read to its end
     say(f"report: {printable_name(output)}")
     return 0
 

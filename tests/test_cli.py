@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -343,6 +344,19 @@ def test_evaluations_are_kept_and_checked_before_the_work(capsys, tmp_path, line
         assert any(text in error for text in ("exists already", "is a directory", "no directory"))
     assert mine.read_text() == "mine"
     assert "must be the number of a step, or best" in fails(capsys, *checkpoint, "--step", "last")
+
+
+def test_an_evaluation_that_cannot_be_shown_is_kept(tmp_path, lines, monkeypatch):
+    run = tmp_path / "run"
+    assert main(train("--data.files", str(lines), "--run-dir", str(run))) == 0
+    with (
+        contextlib.suppress(OSError),  # of closing it
+        open("/dev/full", "w", buffering=1) as full,
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr(sys, "stdout", full)
+        assert main(("eval", "--checkpoint", str(run))) == 2
+    assert (run / "eval_step_2_validation.json").is_file()
 
 
 def test_a_run_that_is_read_only_is_evaluated_and_printed(capsys, tmp_path, lines, monkeypatch):
