@@ -17,6 +17,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: of the command line; None for those of the process.
     """
+    sys.unraisablehook = _say_nothing_of_stops
     try:
         status = run_command(arguments)
     except Stopped as stopped:
@@ -34,3 +35,12 @@ def _leave_signals() -> None:
     """What is done stays done with its status; Ctrl-C ends the process without a traceback."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)
+
+
+def _say_nothing_of_stops(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Python drops what a signal raises in a callback of the garbage collector.
+
+    `StopSignals` then ends the process a little later.
+    """
+    if not isinstance(unraisable.exc_value, Stopped):
+        sys.__unraisablehook__(unraisable)

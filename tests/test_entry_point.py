@@ -2,17 +2,20 @@
 
 import os
 import signal
+import sys
 
 import pytest
 
 from bytelm import cli, entry_point
-from bytelm.stopping import SIGNALS
+from bytelm.stopping import SIGNALS, Stopped
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def handlers():
+    hook = sys.unraisablehook
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield before
+    yield
+    sys.unraisablehook = hook
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -22,7 +25,7 @@ class EndedError(BaseException):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_stopped_program_does_not_wait_for_devices(number, handlers, monkeypatch, capfd):
+def test_a_stopped_program_does_not_wait_for_devices(number, monkeypatch, capfd):
     """Python's own end, by `sys.exit`, waits until they have computed what they began."""
 
     def end(status):
@@ -35,10 +38,25 @@ def test_a_stopped_program_does_not_wait_for_devices(number, handlers, monkeypat
     assert ended.value.args == (130 if number == signal.SIGINT else 143,)
 
 
-def test_a_signal_after_the_end_changes_nothing(handlers, monkeypatch):
+def test_a_signal_after_the_end_changes_nothing(monkeypatch):
     monkeypatch.setitem(cli.COMMANDS, "eval", lambda arguments: 0)
     with pytest.raises(SystemExit) as ended:
         entry_point.run(["eval"])
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGUSR1)
     assert ended.value.code == 0
+
+
+def test_a_stop_that_python_drops_says_nothing(monkeypatch, capfd):
+    monkeypatch.setitem(cli.COMMANDS, "eval", lambda arguments: 0)
+    with pytest.raises(SystemExit):
+        entry_point.run(["eval"])
+    for error in (Stopped(signal.SIGINT), ValueError("something else")):
+
+        class Dropped:
+            def __del__(self, error=error):
+                raise error
+
+        Dropped()
+    shown = capfd.readouterr().err
+    assert "something else" in shown and "Stopped" not in shown
