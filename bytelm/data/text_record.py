@@ -24,6 +24,8 @@ FILE = "text_record.npz"
 PLACED = np.dtype([("digest", "<u8"), ("split", "u1")])
 """A passage on disk: its digest, and the number of its split."""
 
+ABOUT_SOURCE = {"name", "held_out", "split_above", "text", "test", "places"}
+"""What is told of each source (`bytelm.data.run_text.describe_source`)."""
 TRAINED = 1 << SPLITS.index("train")
 """In the mask of a passage: that it was trained on."""
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
@@ -115,7 +117,7 @@ def load_record(run: Path) -> TextRecord | None:
             about = json.loads(arrays["about"].tobytes())
         if digests.dtype != np.uint64 or splits.dtype != np.uint8 or digests.shape != splits.shape:
             return None
-        return TextRecord(digests, splits, about["complete"], tuple(about["sources"]))
+        return TextRecord(digests, splits, about["complete"] is True, tuple(_sources(about)))
     except UNREADABLE:
         return None
 
@@ -124,9 +126,17 @@ def load_sources(run: Path) -> list[dict[str, Any]] | None:
     """What the sources of a run were, without the passages; None if there is no record."""
     try:
         with open(run / FILE, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return list(json.loads(arrays["about"].tobytes())["sources"])
+            return _sources(json.loads(arrays["about"].tobytes()))
     except UNREADABLE:
         return None
+
+
+def _sources(about: Any) -> list[dict[str, Any]]:
+    """Those of a record; ValueError for JSON of another form."""
+    sources = list(about["sources"])
+    if not all(isinstance(source, dict) and source.keys() >= ABOUT_SOURCE for source in sources):
+        raise ValueError("a source is described otherwise")
+    return sources
 
 
 def placed_passages(text: bytes, split: Split) -> bytes:

@@ -1,8 +1,20 @@
 """The record of what a run read."""
 
-import numpy as np
+import json
 
-from bytelm.data.text_record import FILE, PLACED, load_record, make_record, placed_passages
+import numpy as np
+import pytest
+
+from bytelm.data.text_record import (
+    FILE,
+    PLACED,
+    load_record,
+    load_sources,
+    make_record,
+    placed_passages,
+)
+
+SOURCE = dict.fromkeys(("held_out", "split_above", "text", "test", "places")) | {"name": "texts"}
 
 
 def record(complete=True, **texts):
@@ -11,7 +23,7 @@ def record(complete=True, **texts):
         for split, found in texts.items()
         for text in found
     ]
-    return make_record(rows, complete, [{"name": "texts"}])
+    return make_record(rows, complete, [SOURCE])
 
 
 def test_knows_its_texts():
@@ -38,6 +50,20 @@ def test_a_damaged_record_is_none(tmp_path):
     for damaged in (content[:-9], content[:2000] + b"?" + content[2001:], b""):
         (tmp_path / FILE).write_bytes(damaged)
         assert load_record(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "about",
+    [[], {"complete": True}, {"complete": True, "sources": 3}]
+    + [{"complete": True, "sources": [source]} for source in (None, {}, {"name": "texts"})],
+)
+def test_a_record_of_another_form_is_none(tmp_path, about):
+    record(train=[b"a"]).save(tmp_path)
+    with np.load(tmp_path / FILE) as saved:
+        arrays = dict(saved) | {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    np.savez(tmp_path / FILE, **arrays)
+    assert load_record(tmp_path) is None
+    assert load_sources(tmp_path) is None
 
 
 def test_what_was_trained_on_stays_so():
