@@ -162,11 +162,16 @@ class _Run:
         self.peak = peak_flops(config.model.dtype).flops_per_second * mesh.size
         self.is_main = jax.process_index() == 0
         if self.is_main:
-            carry(run_dir, self.tokenizer, open_unigram(reading.data))
-            record = keep_record(run_dir, config, resuming=resuming)
-            self.provenance["text"] = record.sources
-            write_facts(facts, run_dir)
-            write_whole(run_dir / CONFIG, to_json(config))
+            self.facts, self.unigram = facts, open_unigram(reading.data)
+            self.text_record = keep_record(run_dir, config, resuming=resuming)
+            self.provenance["text"] = self.text_record.sources
+            self._write_files()
+
+    def _write_files(self) -> None:
+        """What a run directory tells of the run, and the files that it carries."""
+        carry(self.run_dir, self.tokenizer, self.unigram)
+        write_facts(self.facts, self.run_dir)
+        write_whole(self.run_dir / CONFIG, to_json(self.config))
 
     def _first_state(self, verify: bool) -> State:
         config, shardings = self.config.train, self.program.shardings
@@ -436,4 +441,8 @@ class _Run:
             },
             validation_bits=validation_bits,
         )
+        if self.is_main and not (self.run_dir / CONFIG).exists():
+            # Someone has removed the directory.
+            self.text_record.save(self.run_dir)
+            self._write_files()
         self.record.resume()

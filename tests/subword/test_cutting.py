@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
@@ -48,6 +48,7 @@ def test_patterns_cut_parts_as_the_whole(monkeypatch, pattern, digits):
         return [piece for piece, _ in library.pre_tokenizer.pre_tokenize_str(text)]
 
     @given(text=texts)
+    @example(text="one two\nthree four\n")  # has a place of each kind
     @settings(max_examples=200, deadline=None)
     def check(text):
         parts = list(stretches(text, find_cut))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bytelm.data.text_record import load_record
 from bytelm.errors import UserError
 from bytelm.training.checkpoint import FOLDER, Checkpoints, last_step
 from bytelm.training.loop import train
@@ -146,6 +147,8 @@ def test_what_is_removed_while_running_is_made_again(config, tmp_path, monkeypat
         train(config, tmp_path / "run")
     assert last_step(tmp_path / "run") == STEPS
     assert_same(params(tmp_path / "run"), params(whole))
+    assert (tmp_path / "run" / "config.json").read_bytes() == (whole / "config.json").read_bytes()
+    assert load_record(tmp_path / "run") is not None
 
 
 @pytest.mark.parametrize(
