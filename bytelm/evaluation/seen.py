@@ -24,6 +24,8 @@ from bytelm.terminal_text import printable_name
 if TYPE_CHECKING:
     from bytelm.api import LoadedModel
 
+SPLITTING = ("held_out", "split_above")
+"""Options that say how a source is split."""
 UNKNOWN = "whether it was trained on is not known: the run has no record of all its text"
 
 
@@ -38,6 +40,7 @@ class EvaluationText:
         record: of the run; None for an older run.
         whole: whether all documents are scored, since the run read none of them, or few.
         is_run_text: whether these are the sources of the run, as they were.
+        overruled: options that had no effect, since the run's text keeps the run's splits.
     """
 
     config: DataConfig
@@ -46,6 +49,7 @@ class EvaluationText:
     record: TextRecord | None
     whole: bool = False
     is_run_text: bool = True
+    overruled: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -97,6 +101,7 @@ class EvaluationText:
             "bytes": sum(sizes),
             "trained_on_documents": None,
             "trained_on_bytes": None,
+            "overruled": list(self.overruled),
         }
         if self.record is not None and self.record.complete:
             about["trained_on_documents"] = sum(count.trained > 0 for count in counts)
@@ -133,18 +138,26 @@ def evaluation_text(
     if may_be_whole and not is_run_text and not _is_of_run(data, run, record):
         data = dataclasses.replace(data, held_out=0.0, validation_files=(), test_files=())
         return EvaluationText(data, "train", open_sources(data), record, True, False)
-    configs = tuple(source for source, _ in as_run)
+    asked_for, configs = data.source_configs, tuple(source for source, _ in as_run)
     if data.mixture:
         data = dataclasses.replace(data, mixture=configs)
     else:
-        own = {name: getattr(configs[0], name) for name in ("held_out", "split_above")}
+        own = {name: getattr(configs[0], name) for name in SPLITTING}
         data = dataclasses.replace(data, **own)
+    overruled = tuple(
+        name
+        for name in SPLITTING
+        if any(
+            getattr(asked, name) != getattr(kept, name)
+            for asked, kept in zip(asked_for, configs, strict=True)
+        )
+    )
     known = known or "validation"
     sources = tuple(
         source if same or source.stored_split(known) != "train" else _with_record(source, record)
         for source, (_, same) in zip(open_sources(data), as_run, strict=True)
     )
-    return EvaluationText(data, known, sources, record, False, is_run_text)
+    return EvaluationText(data, known, sources, record, False, is_run_text, overruled)
 
 
 def describe_text(about: dict[str, Any]) -> str:
@@ -152,6 +165,9 @@ def describe_text(about: dict[str, Any]) -> str:
     new = ""
     if about.get("new_bytes"):
         new = f"; {about['new_bytes']:,} of its {about['bytes']:,} bytes are new to the run"
+    if about["overruled"]:
+        options = " and ".join(f"data.{name}" for name in about["overruled"])
+        new += f"; {options} had no effect, since the run's text keeps the run's splits"
     if about["trained_on_bytes"] is None:
         return UNKNOWN + new
     if not about["trained_on_bytes"]:

@@ -103,6 +103,17 @@ def test_the_run_s_text_however_it_is_named(run, config, tmp_path, monkeypatch, 
     assert counts(run, data, split) == (trained, len(expected))
 
 
+def test_options_that_have_no_effect_are_said(run, config):
+    def told(**changes):
+        data = dataclasses.replace(config, **changes)
+        return describe_text(evaluation_text(run, data, "validation").report())
+
+    assert "no effect" not in told(workers=1)
+    assert "data.held_out and data.split_above had no effect" in told(
+        held_out=0.3, split_above=None
+    )
+
+
 def test_a_file_that_grew(run, config):
     before = {split: scored(run, config, split) for split in ("train", "validation", "test")}
     grow(config.files[0], [f"added {number}" for number in range(200)])
