@@ -28,7 +28,7 @@ from bytelm.commands import (
     TrainCommand,
     UnigramCommand,
 )
-from bytelm.config import ExperimentConfig, TrainConfig, to_dict, to_json
+from bytelm.config import ExperimentConfig, TrainConfig, to_json
 from bytelm.data.config import DataConfig
 from bytelm.errors import UserError
 from bytelm.option_checks import check_lists, check_numbers
@@ -48,7 +48,6 @@ from bytelm.terminal_text import (
     escape_unwritable,
     log_to_terminal,
     printable,
-    printable_name,
     say,
 )
 
@@ -190,10 +189,7 @@ def eval_command(arguments: Sequence[str]) -> int:
     `bytelm eval --checkpoint RUN [options]`
     """
     from bytelm.api import load
-    from bytelm.evaluation.report import evaluate, print_report
-    from bytelm.evaluation.report_file import report_name, write_report
-    from bytelm.evaluation.seen import evaluation_text
-    from bytelm.evaluation.targets import evaluate_targets, print_target_report
+    from bytelm.evaluation.command import evaluate_run
     from bytelm.output_files import check_new_file
     from bytelm.training import host_memory
     from bytelm.training.chosen_step import step_of
@@ -220,57 +216,9 @@ def eval_command(arguments: Sequence[str]) -> int:
         )
     host_memory.keep()
     loaded = load(known.checkpoint, known.step, verify=known.verify)
-    trained_on = loaded.config.data
-    default = EvalCommand(with_named_source(trained_on, arguments), known.checkpoint)
+    default = EvalCommand(with_named_source(loaded.config.data, arguments), known.checkpoint)
     command = parse(EvalCommand, arguments, "eval", default)
-    data = command.data
-    loaded.context = data.sequence_length
-    if data.tokenizer is not None and data.tokenizer != trained_on.tokenizer:
-        loaded.check_tokenizer(data.tokenizer)
-    text = evaluation_text(loaded, data, command.split)
-    data = text.config
-    if loaded.has_encoder:
-        report = evaluate_targets(
-            loaded,
-            text,
-            batch_size=command.batch_size,
-            max_bytes=command.max_bytes,
-        )
-        show: Callable[[Any], None] = print_target_report
-    else:
-        report = evaluate(
-            loaded,
-            text,
-            stride=command.stride,
-            batch_size=command.batch_size,
-            max_bytes=command.max_bytes,
-            covers=command.covers if command.byte_marginal else None,
-        )
-        show = print_report
-    report["data"] = {"split": text.split, **to_dict(data)}
-    if read_only:
-        show(report)
-        return 0
-    source = "" if text.is_run_text else f"{text.sources[0].name}-"
-    name = report_name(
-        loaded.step,
-        source + text.label,
-        data,
-        trained_on,
-        stride=command.stride,
-        max_bytes=command.max_bytes,
-        covers=command.covers if command.byte_marginal else None,
-    )
-    try:
-        output = write_report(report, command.output, known.checkpoint / name)
-    except OSError as error:
-        show(report)
-        raise UserError(
-            f"the report above could not be written ({error.strerror}); name a file that can be "
-            "with --output."
-        ) from error
-    show(report)  # after it is kept: whoever reads it may not read to its end
-    say(f"report: {printable_name(output)}")
+    evaluate_run(loaded, command, keep=not read_only)
     return 0
 
 
