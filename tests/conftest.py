@@ -6,7 +6,9 @@ import os
 import resource
 import shutil
 import tempfile
+import warnings
 from importlib.metadata import version
+from pathlib import Path
 
 # Set before anything imports jax; processes that tests start inherit them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -43,6 +45,24 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000)
+
+
+MOST_MAPS = 30_000
+"""Mappings of memory from which a process forgets what it compiled; Linux ends it at 65,530."""
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Lets go of the programs of earlier files: each of them holds mappings of memory."""
+    maps = Path("/proc/self/maps")
+    if nextitem is None or nextitem.path == item.path or not maps.exists():
+        return
+    if maps.read_bytes().count(b"\n") > MOST_MAPS:
+        import jax
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what earlier tests left open
+            jax.clear_caches()
+            gc.collect()
 
 
 @pytest.fixture(scope="session", autouse=True)
