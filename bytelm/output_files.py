@@ -10,7 +10,7 @@ from bytelm.file_names import shortened
 
 
 def check_new_file(path: Path, option: str = "--output") -> None:
-    """UserError for a file that exists already, or that cannot be written where it shall go."""
+    """UserError for a file that exists already, or that cannot be written at its place."""
     if path.is_dir():
         raise UserError(f"{option}: {path} is a directory; name a file in it.")
     if path.exists() or path.is_symlink():

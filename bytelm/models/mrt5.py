@@ -57,9 +57,9 @@ class MrT5Config(ByT5Config):
 
     def encoder_flops(self, length: float, kept: float) -> float:
         before = self.block(self.gate_depth, cross=False).forward_flops(length)
-        behind = self.block(self.encoder_depth - self.gate_depth, cross=False)
+        after = self.block(self.encoder_depth - self.gate_depth, cross=False)
         shortener = self.shortening.forward_flops(self.width, length)
-        return before + shortener + behind.forward_flops(kept)
+        return before + shortener + after.forward_flops(kept)
 
     def training_slots(self, length: int) -> int:
         return self.shortening.slots(length)

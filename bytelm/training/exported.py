@@ -53,17 +53,17 @@ def export(saved: SavedModel, folder: Path, shard_bytes: int = SHARD_BYTES) -> N
             **digest_json("provenance", saved.provenance),
         },
     }
-    with new_folder(folder) as beside:
+    with new_folder(folder) as partial:
         try:
-            _write_weights(saved.params, beside, shard_bytes)
+            _write_weights(saved.params, partial, shard_bytes)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{folder} could not be written: {first_line(error)}.") from error
-        (beside / "config.json").write_text(to_json(saved.config))
-        (beside / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
-        (beside / "README.md").write_text(model_card(saved, folder.resolve().name))
-        carry(beside, saved.tokenizer, None)
+        (partial / "config.json").write_text(to_json(saved.config))
+        (partial / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+        (partial / "README.md").write_text(model_card(saved, folder.resolve().name))
+        carry(partial, saved.tokenizer, None)
         if saved.run is not None and (saved.run / TEXT_RECORD).is_file():
-            shutil.copyfile(saved.run / TEXT_RECORD, beside / TEXT_RECORD)
+            shutil.copyfile(saved.run / TEXT_RECORD, partial / TEXT_RECORD)
 
 
 def is_exported(folder: Path) -> bool:
