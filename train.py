@@ -2,7 +2,7 @@
 
 import sys
 
-from bytelm.entry_point import run
+from bytelm.cli.entry_point import run
 
 if __name__ == "__main__":
     run(["train", *sys.argv[1:]])

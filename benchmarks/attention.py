@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import tyro
 
 from benchmarks.tables import show
-from bytelm.compiler import training_options
-from bytelm.layers.attention import AttentionMask, attention
+from bytelm.core.xla import training_options
+from bytelm.nn.attention.attention import AttentionMask, attention
 from bytelm.training import host_memory
 from bytelm.training.timing import in_turns
 

@@ -16,9 +16,9 @@ import numpy as np
 import tyro
 
 from benchmarks.tables import show
-from bytelm.data.blocks import CheckedArray, block_digests
-from bytelm.data.contents import content_digests
-from bytelm.training.digests import digest_arrays
+from bytelm.data.corpus.blocks import CheckedArray, block_digests
+from bytelm.data.sources.contents import content_digests
+from bytelm.training.checkpoints.digests import digest_arrays
 
 
 def least(run: Callable[[], object], rounds: int) -> float:

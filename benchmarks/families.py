@@ -34,25 +34,25 @@ import tyro
 from flax import nnx
 
 from benchmarks.tables import show
+from bytelm.core.vocabulary import START
 from bytelm.data.config import DataConfig
 from bytelm.data.loader import train_loader
-from bytelm.evaluation.bits_per_byte import Scorer, score_documents
-from bytelm.layers.attention import AttentionImplementation
-from bytelm.layers.stack import Stack
+from bytelm.inference.scoring import Scorer, score_documents
 from bytelm.models import Batch, ModelConfig
-from bytelm.models.boundary_kinds import GumbelBoundary
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
+from bytelm.nn.attention.attention import AttentionImplementation
+from bytelm.nn.mesh import MeshConfig, row_share
+from bytelm.nn.stack import Stack
+from bytelm.patching.segmenter import GumbelBoundary
 from bytelm.training import host_memory
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.sharding import MeshConfig, row_share
 from bytelm.training.step import train_program
 from bytelm.training.timing import RepeatedStep, in_turns, repeated_step
-from bytelm.vocabulary import START
 
 Contender = Literal["flat, window", "megabyte", "spacebyte", "hat", "hat2"]
 Table = Literal["step", "lengths", "scoring", "decoding", "pooling", "pooling_quadratic"]

@@ -18,12 +18,12 @@ import tyro
 from flax import nnx
 
 from benchmarks.tables import show
+from bytelm.core.vocabulary import END, INPUT_SIZE, OUTPUT_SIZE, PAD, START
 from bytelm.inference.generation import Generator, Weights, store_weights
 from bytelm.inference.sampling import Sampling
 from bytelm.models import Batch
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.timing import in_turns
-from bytelm.vocabulary import END, INPUT_SIZE, OUTPUT_SIZE, PAD, START
 
 RECOMPUTED = 16
 """Bytes made by recomputation, which is too slow for more; each costs the same."""

@@ -28,19 +28,19 @@ import tyro
 from flax import nnx
 
 from benchmarks.tables import show
-from bytelm.data.span_corruption import lengths
+from bytelm.core.vocabulary import BYTES
+from bytelm.data.tasks.span_corruption import lengths
 from bytelm.inference.transduction import bucket, encode, read
 from bytelm.models import Batch
-from bytelm.models.byt5 import ByT5Config
 from bytelm.models.contract import ComputeDtype
 from bytelm.models.encoder_decoder import VOCABULARY
-from bytelm.models.mrt5 import MrT5Config
+from bytelm.models.t5.byt5 import ByT5Config
+from bytelm.models.t5.mrt5 import MrT5Config
+from bytelm.nn.mesh import MeshConfig
 from bytelm.training import host_memory
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.sharding import MeshConfig
 from bytelm.training.step import train_program
 from bytelm.training.timing import in_turns, repeated_step
-from bytelm.vocabulary import BYTES
 
 Table = Literal["deletion", "step"]
 

@@ -18,11 +18,11 @@ import tyro
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.tables import show
-from bytelm.layers.partitioning import BATCH_AXES
 from bytelm.models import Batch
 from bytelm.models.transformer import TransformerConfig
+from bytelm.nn.mesh import MeshConfig
+from bytelm.nn.partitioning import BATCH_AXES
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.sharding import MeshConfig
 from bytelm.training.step import train_program
 
 WAIT = 0.02

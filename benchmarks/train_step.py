@@ -19,16 +19,16 @@ import numpy as np
 import tyro
 
 from benchmarks.tables import show
+from bytelm.core.vocabulary import BYTES, INPUT_SIZE
 from bytelm.models import Batch
 from bytelm.models.contract import ComputeDtype
 from bytelm.models.transformer import TransformerConfig
+from bytelm.nn.mesh import MeshConfig
 from bytelm.training import host_memory
 from bytelm.training.hardware import peak_flops
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.sharding import MeshConfig
 from bytelm.training.step import train_program
 from bytelm.training.timing import Timing, in_turns, repeated_step
-from bytelm.vocabulary import BYTES, INPUT_SIZE
 
 OPTIMIZER = OptimizerConfig()
 STEPS = 1000

@@ -1,5 +1,5 @@
 """`python -m bytelm` is the command `bytelm`."""
 
-from bytelm.entry_point import run
+from bytelm.cli.entry_point import run
 
 run()

@@ -16,23 +16,23 @@ from pathlib import Path
 
 import numpy as np
 
-from bytelm.config import ExperimentConfig
-from bytelm.data.text_record import TextRecord, load_record
-from bytelm.errors import UserError
-from bytelm.evaluation.bits_per_byte import DocumentScores, Scorer, default_stride, score_documents
-from bytelm.evaluation.segmentation import Segmentation, segment_all
+from bytelm.core.errors import UserError
+from bytelm.core.texts import Text, Texts, each_text, text_bytes
+from bytelm.data.corpus.text_record import TextRecord, load_record
 from bytelm.inference.beam_search import beam_search
 from bytelm.inference.generation import Generator, Weights, store_weights
+from bytelm.inference.marginal.marginal import ByteMarginal
 from bytelm.inference.per_symbol import PerSymbol
 from bytelm.inference.sampling import Sampling
+from bytelm.inference.scoring import DocumentScores, Scorer, default_stride, score_documents
+from bytelm.inference.segmentation import Segmentation, segment_all
 from bytelm.inference.transduction import Transducer
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
-from bytelm.subword.marginal import ByteMarginal
-from bytelm.subword.tokenizer import load_tokenizer
-from bytelm.texts import Text, Texts, each_text, text_bytes
-from bytelm.training.checkpoint import SavedModel, load_model
-from bytelm.training.chosen_step import Step, chosen_step
-from bytelm.training.exported import SHARD_BYTES, export
+from bytelm.tokenizers.tokenizer import load_tokenizer
+from bytelm.training.checkpoints.checkpoint import SavedModel, load_model
+from bytelm.training.checkpoints.chosen_step import Step, chosen_step
+from bytelm.training.checkpoints.exported import SHARD_BYTES, export
+from bytelm.training.experiment import ExperimentConfig
 
 
 def load(

@@ -1,8 +1,8 @@
 """ByT5 small (300M parameters): span corruption as published, with AdamW for Adafactor."""
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
-from bytelm.models.byt5 import ByT5Config
+from bytelm.models.t5.byt5 import ByT5Config
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(

@@ -4,9 +4,9 @@ The files are JSON lines with the keys `typo` and `fix`; name yours with `--data
 `--data.validation-files` and `--data.test-files`.
 """
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
-from bytelm.models.byt5 import ByT5Config
+from bytelm.models.t5.byt5 import ByT5Config
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(

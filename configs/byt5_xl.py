@@ -1,10 +1,10 @@
 """ByT5 xl (3.7B parameters): span corruption as published, with AdamW for Adafactor."""
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
-from bytelm.models.byt5 import ByT5Config
+from bytelm.models.t5.byt5 import ByT5Config
+from bytelm.nn.mesh import MeshConfig
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.sharding import MeshConfig
 
 config = ExperimentConfig(
     model=ByT5Config(

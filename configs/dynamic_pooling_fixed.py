@@ -1,9 +1,9 @@
 """A small hourglass with a segment every four bytes."""
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
-from bytelm.models.boundary_kinds import FixedBoundary
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
+from bytelm.patching.segmenter import FixedBoundary
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(

@@ -3,10 +3,10 @@
 One band for all text; for one of each script see docs/families.md.
 """
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
-from bytelm.models.boundary_kinds import FlexitokensBoundary
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
+from bytelm.patching.segmenter import FlexitokensBoundary
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(

@@ -1,9 +1,9 @@
 """A small hourglass whose boundaries are learned under a binomial prior."""
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
-from bytelm.models.boundary_kinds import GumbelBoundary
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
+from bytelm.patching.segmenter import GumbelBoundary
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(

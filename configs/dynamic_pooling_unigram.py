@@ -3,10 +3,10 @@
 Make the pieces first: `bytelm data unigram dynamic_pooling_fixed --output unigram.model`.
 """
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
-from bytelm.models.boundary_kinds import UnigramBoundary
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
+from bytelm.patching.segmenter import UnigramBoundary
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(

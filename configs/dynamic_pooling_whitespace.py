@@ -1,9 +1,9 @@
 """A small hourglass whose segments end with the first whitespace of a run."""
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
-from bytelm.models.boundary_kinds import WhitespaceBoundary
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
+from bytelm.patching.segmenter import WhitespaceBoundary
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(

@@ -1,10 +1,10 @@
 """HAT, second version: a backbone of 7.0B parameters, of the shape of Llama 3.1 8B."""
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
 from bytelm.models.hat2 import HAT2Config
+from bytelm.nn.mesh import MeshConfig
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.sharding import MeshConfig
 
 config = ExperimentConfig(
     model=HAT2Config(

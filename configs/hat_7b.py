@@ -1,10 +1,10 @@
 """HAT, first version, at 7B: 36 blocks over words, 4 + 4 over bytes, both as published."""
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
 from bytelm.models.hat import HATConfig
+from bytelm.nn.mesh import MeshConfig
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.sharding import MeshConfig
 
 config = ExperimentConfig(
     model=HATConfig(

@@ -1,8 +1,8 @@
 """A small HAT of the first version, of about the quick start's FLOPs per byte."""
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
 from bytelm.models.hat import HATConfig
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(

@@ -1,6 +1,6 @@
 """MegaByte at 1e19 training FLOPs with patches of 4, as SpaceByte's authors trained it."""
 
-from bytelm.published import megabyte
+from bytelm.recipes.spacebyte import megabyte
 
 config = megabyte(
     patch_size=4,

@@ -5,10 +5,10 @@ runs/byt5_small`, then `--train.initial runs/byt5_small`. As published: 5,000 st
 1e-4, falling linearly; the published text is mC4 in 15 languages, the targets 0.3 to 0.7.
 """
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
-from bytelm.models.mrt5 import MrT5Config
-from bytelm.models.shortening import GateShortening
+from bytelm.models.t5.mrt5 import MrT5Config
+from bytelm.models.t5.shortening import GateShortening
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(

@@ -4,10 +4,10 @@ The files are JSON lines with the keys `typo` and `fix`; name yours with `--data
 `--data.validation-files` and `--data.test-files`.
 """
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
-from bytelm.models.mrt5 import MrT5Config
-from bytelm.models.shortening import GateShortening
+from bytelm.models.t5.mrt5 import MrT5Config
+from bytelm.models.t5.shortening import GateShortening
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(

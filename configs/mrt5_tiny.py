@@ -1,9 +1,9 @@
 """A small MrT5 with span corruption, for CPU cores; it learns to delete 40 %."""
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
-from bytelm.models.mrt5 import MrT5Config
-from bytelm.models.shortening import GateShortening
+from bytelm.models.t5.mrt5 import MrT5Config
+from bytelm.models.t5.shortening import GateShortening
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(

@@ -1,6 +1,6 @@
 """SpaceByte's largest model, 793M + 184M parameters on 30 billion bytes of PG-19."""
 
-from bytelm.published import spacebyte
+from bytelm.recipes.spacebyte import spacebyte
 
 config = spacebyte(
     global_width=1536,

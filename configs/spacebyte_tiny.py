@@ -1,8 +1,8 @@
 """A small SpaceByte that trains in minutes on two CPU cores: the quick start."""
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
 from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(

@@ -1,8 +1,8 @@
 """A flat byte Transformer of 150M parameters, for one accelerator of 40 GiB or more."""
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
 from bytelm.models.transformer import TransformerConfig
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(

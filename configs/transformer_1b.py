@@ -1,10 +1,10 @@
 """A flat byte Transformer of 1.1B parameters, its parameters divided over 8 devices."""
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
 from bytelm.models.transformer import TransformerConfig
+from bytelm.nn.mesh import MeshConfig
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.sharding import MeshConfig
 
 config = ExperimentConfig(
     model=TransformerConfig(

@@ -6,12 +6,12 @@ from flax import nnx
 
 import bytelm.api
 from bytelm.api import LoadedModel
-from bytelm.config import ExperimentConfig
+from bytelm.core.errors import UserError
+from bytelm.core.texts import text_bytes
 from bytelm.data.config import DataConfig
-from bytelm.errors import UserError
 from bytelm.models.transformer import TransformerConfig
-from bytelm.texts import text_bytes
-from bytelm.training.checkpoint import SavedModel
+from bytelm.training.checkpoints.checkpoint import SavedModel
+from bytelm.training.experiment import ExperimentConfig
 
 TEXTS = ["naïve", b"\xff\x00", "longer than one window of sixteen", ""]
 

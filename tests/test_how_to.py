@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from bytelm.cli import main
+from bytelm.cli.main import main
 
 FOLDER = Path(__file__).parents[1] / "docs" / "how_to"
 FENCE = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

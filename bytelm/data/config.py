@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bytelm.checked import Checked, require_small
-from bytelm.data.passages import LONGEST
-from bytelm.data.span_corruption import SENTINELS, lengths, span_counts
-from bytelm.errors import UserError
+from bytelm.core.checked import Checked, require_small
+from bytelm.core.errors import UserError
+from bytelm.data.sources.passages import LONGEST
+from bytelm.data.tasks.span_corruption import SENTINELS, lengths, span_counts
 
 Split = Literal["train", "validation", "test"]
 MOST_WORKERS = 1024
@@ -23,7 +23,7 @@ Task = Literal[
     "merge_abc",
 ]
 DIAGNOSTICS: tuple[Task, ...] = ("vowel_removal", "contextual_vowel_removal", "merge_abc")
-"""The tasks that make up their own text (`bytelm.data.diagnostics`)."""
+"""The tasks that make up their own text (`bytelm.data.tasks.diagnostics`)."""
 LEAST_SPLIT = 4 * LONGEST
 """Bytes that a document needs to be split by position: a few passages for each split."""
 

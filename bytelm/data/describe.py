@@ -10,16 +10,16 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from bytelm.core.console import TerminalConsole
+from bytelm.core.terminal_text import printable_name
+from bytelm.core.vocabulary import END
 from bytelm.data.config import DIAGNOSTICS, SPLITS, DataConfig
-from bytelm.data.document import Document
-from bytelm.data.packing import Rows, pack
-from bytelm.data.pairs import pairs
-from bytelm.data.sources import Source, open_sources
-from bytelm.data.span_corruption import SpanCorruptionRows, span_counts
-from bytelm.layers.boundaries import BoundaryRule, RuleKind, find_boundaries
-from bytelm.terminal_console import TerminalConsole
-from bytelm.terminal_text import printable_name
-from bytelm.vocabulary import END
+from bytelm.data.corpus.packing import Rows, pack
+from bytelm.data.sources.document import Document
+from bytelm.data.sources.source import Source, open_sources
+from bytelm.data.tasks.pairs import pairs
+from bytelm.data.tasks.span_corruption import SpanCorruptionRows, span_counts
+from bytelm.patching.rules import BoundaryRule, RuleKind, find_boundaries
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 SAMPLE_BYTES = 160

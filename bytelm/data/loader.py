@@ -8,14 +8,14 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
+from bytelm.core.errors import UserError
 from bytelm.data.config import DIAGNOSTICS, DataConfig, Split
-from bytelm.data.diagnostics import EVALUATION_ROWS
 from bytelm.data.order import ShuffledBatches
 from bytelm.data.rows import evaluation_rows, join_fingerprints, open_unigram, training_rows
-from bytelm.data.sources import Source, open_sources
+from bytelm.data.sources.source import Source, open_sources
 from bytelm.data.stream import stream_rows
+from bytelm.data.tasks.diagnostics import EVALUATION_ROWS
 from bytelm.data.workers import WorkerIterator
-from bytelm.errors import UserError
 from bytelm.models.contract import Batch
 
 logger = logging.getLogger(__name__)

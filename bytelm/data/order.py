@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
-from bytelm.data.packing import ConcatenatedRows
+from bytelm.data.corpus.packing import ConcatenatedRows
 
 SMALL = 2**16
 """Up to so many rows an epoch's order is kept in memory; Grain's shuffle is slow for few."""

@@ -4,19 +4,19 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from bytelm.data.cache import training_corpus
 from bytelm.data.config import DIAGNOSTICS, DataConfig, Split
-from bytelm.data.diagnostics import DiagnosticRows
-from bytelm.data.packing import ConcatenatedRows, Corpus, Rows, RowSource, pack
-from bytelm.data.pairs import PairRows
-from bytelm.data.pieces import PieceRows
-from bytelm.data.sources import Source, open_sources
-from bytelm.data.span_corruption import SpanCorruptionRows
-from bytelm.data.stochastic import StochasticRows
+from bytelm.data.corpus.cache import training_corpus
+from bytelm.data.corpus.packing import ConcatenatedRows, Corpus, Rows, RowSource, pack
+from bytelm.data.corpus.shards import PieceRows
+from bytelm.data.corpus.tokens import token_corpus
+from bytelm.data.sources.source import Source, open_sources
 from bytelm.data.stream import stream_script
-from bytelm.data.tokens import token_corpus
-from bytelm.data.unigram import Unigram
-from bytelm.subword.tokenizer import Tokenizer, load_tokenizer
+from bytelm.data.tasks.diagnostics import DiagnosticRows
+from bytelm.data.tasks.pairs import PairRows
+from bytelm.data.tasks.span_corruption import SpanCorruptionRows
+from bytelm.data.tasks.stochastok import StochasticRows
+from bytelm.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from bytelm.tokenizers.unigram import Unigram
 
 
 def training_rows(config: DataConfig, seed: int) -> tuple[ConcatenatedRows, str]:

@@ -6,14 +6,14 @@ from functools import partial
 import grain
 import numpy as np
 
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import END, START, UNSCORED
 from bytelm.data.config import DataConfig
 from bytelm.data.order import source_seed
-from bytelm.data.scripts import script_ids
-from bytelm.data.sources import Source
-from bytelm.data.tfds_source import TfdsReader
-from bytelm.data.unigram import Unigram
-from bytelm.errors import UserError
-from bytelm.vocabulary import END, START, UNSCORED
+from bytelm.data.sources.source import Source
+from bytelm.data.sources.tfds import TfdsReader
+from bytelm.data.writing_systems import script_ids
+from bytelm.tokenizers.unigram import Unigram
 
 
 def stream_rows(

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bytelm.data.cache import no_text, training_corpus
+from bytelm.core.terminal_text import printable_name
 from bytelm.data.config import DIAGNOSTICS, DataConfig
-from bytelm.data.diagnostics import DiagnosticRows
+from bytelm.data.corpus.cache import no_text, training_corpus
+from bytelm.data.corpus.packing import Corpus
+from bytelm.data.corpus.spread import SEED, DrawnRows, SpreadRows, drawn_rows
+from bytelm.data.corpus.tokens import token_corpus
 from bytelm.data.order import EndlessShuffle
-from bytelm.data.packing import Corpus
-from bytelm.data.pairs import PairRows
 from bytelm.data.rows import corpus_in_memory, corpus_rows, open_tokenizer, open_unigram
-from bytelm.data.sources import Source, open_sources
-from bytelm.data.spread import SEED, DrawnRows, SpreadRows, drawn_rows
-from bytelm.data.tfds_source import TfdsReader
-from bytelm.data.tokens import token_corpus
+from bytelm.data.sources.source import Source, open_sources
+from bytelm.data.sources.tfds import TfdsReader
+from bytelm.data.tasks.diagnostics import DiagnosticRows
+from bytelm.data.tasks.pairs import PairRows
 from bytelm.models.contract import Batch
-from bytelm.terminal_text import printable_name
 
 STREAMED = 2
 """Of a stream, at least so many times the wanted text is read, from documents at random."""

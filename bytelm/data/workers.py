@@ -12,8 +12,8 @@ from typing import Any
 import grain
 from absl import flags
 
-from bytelm.errors import UserError
-from bytelm.stopping import SIGNALS
+from bytelm.core.errors import UserError
+from bytelm.core.stopping import SIGNALS
 
 _DIED = "Worker process was terminated unexpectedly with exit code "
 """How Grain begins to say so; the code follows."""

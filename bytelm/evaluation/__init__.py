@@ -1,1 +1,1 @@
-"""Evaluation: exact bits per byte, its uncertainty, and what to compare it with."""
+"""Evaluation: exact bits per byte, their uncertainty, and what to compare them with."""

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from bytelm.api import LoadedModel
-from bytelm.commands import EvalCommand
-from bytelm.config import to_dict
-from bytelm.errors import UserError
+from bytelm.cli.options import EvalCommand
+from bytelm.core.errors import UserError
+from bytelm.core.terminal_text import printable_name, say
 from bytelm.evaluation.report import evaluate, print_report
 from bytelm.evaluation.report_file import report_name, write_report
 from bytelm.evaluation.seen import EvaluationText, evaluation_text
 from bytelm.evaluation.targets import evaluate_targets, print_target_report
-from bytelm.terminal_text import printable_name, say
+from bytelm.training.experiment import to_dict
 
 
 def evaluate_run(loaded: LoadedModel, command: EvalCommand, *, keep: bool) -> None:

@@ -4,7 +4,7 @@ import lzma
 import zlib
 from collections.abc import Iterable
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
 
 _GZIP_CONTAINER = 31
 """zlib's `wbits` for a gzip header and trailer around the widest window."""

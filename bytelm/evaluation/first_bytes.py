@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
 
 
 class FirstBytes:

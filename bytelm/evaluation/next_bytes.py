@@ -3,8 +3,8 @@
 Given the canonical tokens before, and the bytes of the current one so far, it is the byte with
 which the most probable tokens go on. The token that ends there is left aside, since only a model
 that has read it could say what follows: a subword model so is told where canonical tokens end,
-which flatters it within words. The exact next byte is `bytelm.subword.marginal`'s, which reads many
-more tokens.
+which flatters it within words. The exact next byte is that of
+`bytelm.inference.marginal.marginal`, which reads many more tokens.
 """
 
 import functools
@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bytelm.subword.sorted_tokens import SortedTokens
-from bytelm.subword.tokenizer import Tokenizer
+from bytelm.tokenizers.sorted_tokens import SortedTokens
+from bytelm.tokenizers.tokenizer import Tokenizer
 
 
 class Step(NamedTuple):

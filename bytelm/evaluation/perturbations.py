@@ -20,7 +20,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
 
 Kind = Literal["permute", "replace", "delete", "insert", "repeat", "case", "keyboard", "homoglyph"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -14,7 +14,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from bytelm.terminal_console import TerminalConsole
+from bytelm.core.console import TerminalConsole
 
 
 @contextlib.contextmanager

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from bytelm.data.documents import Documents
+from bytelm.core.console import TerminalConsole
+from bytelm.data.corpus.documents import Documents
 from bytelm.evaluation.bootstrap import LEAST_DOCUMENTS, interval_words
 from bytelm.evaluation.compressors import compressor_bpb
 from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.progress import counted, shown_progress
 from bytelm.evaluation.seen import EvaluationText, describe_text
-from bytelm.terminal_console import TerminalConsole
 from bytelm.training.hardware import describe_machine
 
 UPPER_BOUND = "of the canonical tokens alone, an upper bound (--byte-marginal counts all)"

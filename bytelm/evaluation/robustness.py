@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from bytelm.errors import UserError
-from bytelm.evaluation.bits_per_byte import Scorer, score_documents
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import BYTES
 from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.next_bytes import NextBytes
 from bytelm.evaluation.perturbations import KINDS, Kind, perturb
+from bytelm.inference.scoring import Scorer, score_documents
 from bytelm.models.contract import Batch, ModelOutput
-from bytelm.vocabulary import BYTES
 
 if TYPE_CHECKING:
     from bytelm.api import LoadedModel

@@ -11,15 +11,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bytelm.core.errors import UserError
+from bytelm.core.terminal_text import printable_name
 from bytelm.data.config import DIAGNOSTICS, DataConfig, SourceConfig, Split
-from bytelm.data.documents import Documents, check_split
-from bytelm.data.pairs import pairs
-from bytelm.data.passages import passages
-from bytelm.data.run_text import describe_source
-from bytelm.data.sources import Source, open_source, open_sources
-from bytelm.data.text_record import ReadBytes, TextRecord
-from bytelm.errors import UserError
-from bytelm.terminal_text import printable_name
+from bytelm.data.corpus.documents import Documents, check_split
+from bytelm.data.corpus.run_text import describe_source
+from bytelm.data.corpus.text_record import ReadBytes, TextRecord
+from bytelm.data.sources.passages import passages
+from bytelm.data.sources.source import Source, open_source, open_sources
+from bytelm.data.tasks.pairs import pairs
 
 if TYPE_CHECKING:
     from bytelm.api import LoadedModel

@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.text import Text
 
 from bytelm.api import load
-from bytelm.errors import UserError
-from bytelm.evaluation.segmentation import Segmentation, length_histogram
-from bytelm.option_checks import Count
-from bytelm.output_files import check_new_file
-from bytelm.terminal_console import TerminalConsole
-from bytelm.terminal_text import printable, say
-from bytelm.training.chosen_step import Step
-from bytelm.whole_file import write_whole
+from bytelm.cli.option_checks import Count
+from bytelm.core.atomic_write import write_whole
+from bytelm.core.console import TerminalConsole
+from bytelm.core.errors import UserError
+from bytelm.core.output_files import check_new_file
+from bytelm.core.terminal_text import printable, say
+from bytelm.inference.segmentation import Segmentation, length_histogram
+from bytelm.training.checkpoints.chosen_step import Step
 
 _STYLES = ("black on bright_cyan", "black on bright_yellow")
 _WIDEST_BAR = 20

@@ -17,21 +17,21 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from bytelm.compiler import jit_inference
+from bytelm.core.console import TerminalConsole
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import BYTES, INPUT_SIZE, PAD, UNSCORED
+from bytelm.core.xla import jit_inference
 from bytelm.data.config import DIAGNOSTICS
 from bytelm.data.loader import ValidationBatches
-from bytelm.data.pairs import Pair, pairs
-from bytelm.errors import UserError
+from bytelm.data.tasks.pairs import Pair, pairs
 from bytelm.evaluation.bootstrap import bootstrap_interval, interval_words, share_interval
 from bytelm.evaluation.progress import shown_progress
 from bytelm.evaluation.seen import EvaluationText, describe_text
 from bytelm.inference.transduction import Transducer, bucket, encode, read
 from bytelm.models import Batch, ModelOutput
-from bytelm.models.byt5 import ByT5Config
 from bytelm.models.encoder_decoder import Encoded
-from bytelm.terminal_console import TerminalConsole
+from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.training.hardware import describe_machine
-from bytelm.vocabulary import BYTES, INPUT_SIZE, PAD, UNSCORED
 
 if TYPE_CHECKING:
     from bytelm.api import LoadedModel

@@ -1,1 +1,1 @@
-"""Inference: generating bytes from a trained model."""
+"""Using a trained model: scoring, generating, segmentation."""

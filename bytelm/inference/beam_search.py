@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import END, OUTPUT_SIZE
 from bytelm.inference.generation import StopFilter
 from bytelm.inference.transduction import Transducer
-from bytelm.vocabulary import END, OUTPUT_SIZE
 
 
 def beam_search(

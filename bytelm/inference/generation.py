@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import BYTE_VOCABULARY, END, Vocabulary
 from bytelm.inference.sampling import Sampling, sample
 from bytelm.models.contract import LanguageModel
 from bytelm.models.encoder_decoder import EncoderDecoder
-from bytelm.subword.tokenizer import Tokenizer
-from bytelm.vocabulary import BYTE_VOCABULARY, END, Vocabulary
+from bytelm.tokenizers.tokenizer import Tokenizer
 
 Weights = Literal["float32", "bfloat16"]
 

@@ -1,7 +1,7 @@
 """What a model makes of each symbol of texts: nats, logits, states, and what follows a context.
 
 Symbols are bytes, or the tokens of a text's canonical tokenisation. Texts are read as
-`bytelm.evaluation.bits_per_byte` reads them, in windows that slide over them.
+`bytelm.inference.scoring` reads them, in windows that slide over them.
 """
 
 import abc
@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from bytelm.errors import UserError
-from bytelm.evaluation.bits_per_byte import Scorer, window_batches
+from bytelm.core.errors import UserError
+from bytelm.core.texts import Text, Texts, each_text
+from bytelm.core.vocabulary import UNSCORED
+from bytelm.inference.marginal.marginal import ByteMarginal
+from bytelm.inference.scoring import Scorer, window_batches
 from bytelm.models.contract import Batch, ModelOutput
-from bytelm.subword.marginal import ByteMarginal
-from bytelm.subword.tokenizer import Tokenizer
-from bytelm.texts import Text, Texts, each_text
-from bytelm.vocabulary import UNSCORED
+from bytelm.tokenizers.tokenizer import Tokenizer
 
 
 class PerSymbol(abc.ABC):

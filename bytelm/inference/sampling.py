@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
 
 
 @jax.tree_util.register_dataclass

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bytelm.compiler import jit_inference
+from bytelm.core.vocabulary import END, PAD, START
+from bytelm.core.xla import jit_inference
 from bytelm.inference.generation import Generator, read_piece
 from bytelm.inference.sampling import Sampling
 from bytelm.models.encoder_decoder import VOCABULARY, Encoded, Reading
-from bytelm.vocabulary import END, PAD, START
 
 BUCKET = 32
 """Encoder rows, kept states and caches have a multiple of so many slots."""

@@ -1,13 +1,13 @@
 """Model families, one file each. Importing this package registers them all."""
 
-from bytelm.models import byt5 as byt5
 from bytelm.models import dynamic_pooling as dynamic_pooling
 from bytelm.models import hat as hat
 from bytelm.models import hat2 as hat2
 from bytelm.models import megabyte as megabyte
-from bytelm.models import mrt5 as mrt5
 from bytelm.models import spacebyte as spacebyte
 from bytelm.models import transformer as transformer
 from bytelm.models.contract import Batch, LanguageModel, ModelConfig, ModelOutput
+from bytelm.models.t5 import byt5 as byt5
+from bytelm.models.t5 import mrt5 as mrt5
 
 __all__ = ["Batch", "LanguageModel", "ModelConfig", "ModelOutput"]

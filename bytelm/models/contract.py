@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from bytelm.checked import Checked
-from bytelm.layers.linear import project
-from bytelm.variants import register
-from bytelm.vocabulary import UNSCORED, Vocabulary
+from bytelm.core.checked import Checked
+from bytelm.core.variants import register
+from bytelm.core.vocabulary import UNSCORED, Vocabulary
+from bytelm.nn.linear import project
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 
@@ -26,7 +26,7 @@ class Batch:
     """Packed rows of symbols, and what a family may be told of them in training.
 
     Attributes:
-        ids: int32 `[B, T]`, the symbols a model reads (`bytelm.vocabulary`).
+        ids: int32 `[B, T]`, the symbols a model reads (`bytelm.core.vocabulary`).
         targets: int32 `[B, T]`, the symbol after each of them; UNSCORED where it is not scored.
         segment_ids: int32 `[B, T]`, which document of the row each belongs to, from 1; 0 is
             padding.

@@ -17,7 +17,7 @@ norm before the predictor and one before the head. Decided otherwise than in the
   boundaries are rounded in evaluation, as the paper has it, and noise in training depends on the
   row and the position in the document alone.
 - The language model's loss hardly reaches their predictor. `boundary_gradient` offers the gradient
-  that `bytelm.layers.segments` derives beside theirs.
+  that `bytelm.patching.spans` derives beside theirs.
 - The predictor starts at the expected rate of boundaries, where theirs starts at one half.
 - Rows have room for a fixed number of segments. When it is full no segment ends any more, and every
   byte is still scored; theirs grows with the batch.
@@ -32,26 +32,22 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bytelm.errors import UserError
-from bytelm.layers.attention import AttentionMask
-from bytelm.layers.blocks import BlockConfig, TransformerBlock
-from bytelm.layers.boundaries import BoundaryRule, RuleState, find_boundaries
-from bytelm.layers.boundary_predictor import BoundaryPredictor
-from bytelm.layers.linear import Dense, Embedding
-from bytelm.layers.mlp import GATED
-from bytelm.layers.norms import NORMS, LayerNorm
-from bytelm.layers.partitioning import shard_rows
-from bytelm.layers.patching import positions_in_segment
-from bytelm.layers.relative import DEVIATION, PositionBiases, RelativeBlock
-from bytelm.layers.segments import (
-    BoundaryGradient,
-    find_segments,
-    mean_segments,
-    spread_segments,
-    sum_segments,
-)
-from bytelm.layers.stack import Stack, StackCache
-from bytelm.models.boundary_kinds import (
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE, UNSCORED
+from bytelm.models.contract import Batch, LanguageModel, ModelOutput
+from bytelm.models.hierarchy import HierarchyConfig, extend_backbone
+from bytelm.nn.attention.attention import AttentionMask
+from bytelm.nn.block import BlockConfig, TransformerBlock
+from bytelm.nn.linear import Dense, Embedding
+from bytelm.nn.mlp import GATED
+from bytelm.nn.norms import NORMS, LayerNorm
+from bytelm.nn.partitioning import shard_rows
+from bytelm.nn.stack import Stack, StackCache
+from bytelm.nn.transformer_xl import DEVIATION, PositionBiases, RelativeBlock
+from bytelm.patching.patches import positions_in_segment
+from bytelm.patching.predictor import BoundaryPredictor
+from bytelm.patching.rules import BoundaryRule, RuleState, find_boundaries
+from bytelm.patching.segmenter import (
     BoundaryConfig,
     Decision,
     GumbelBoundary,
@@ -60,9 +56,13 @@ from bytelm.models.boundary_kinds import (
     RuleBoundary,
     UnigramBoundary,
 )
-from bytelm.models.contract import Batch, LanguageModel, ModelOutput
-from bytelm.models.hierarchy import HierarchyConfig, extend_backbone
-from bytelm.vocabulary import INPUT_SIZE, OUTPUT_SIZE, UNSCORED
+from bytelm.patching.spans import (
+    BoundaryGradient,
+    find_segments,
+    mean_segments,
+    spread_segments,
+    sum_segments,
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class DynamicPoolingConfig(HierarchyConfig):
     """Where segments end."""
     boundary_gradient: BoundaryGradient = "counterfactual"
     """How the language model's loss reaches a sampled kind's predictor: hardly, as in the authors'
-    code, or by what each boundary changes; see `bytelm.layers.segments`."""
+    code, or by what each boundary changes; see `bytelm.patching.spans`."""
     published_blocks: bool = False
     """The authors' blocks: post-norm, relative attention, biases; `mlp` "gelu" (exact) or "relu",
     and `norm`, `qk_norm`, `rope_theta` and `scaled_init` left unused. Quadratic in memory."""

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bytelm.layers.attention_xla import MASKED
+from bytelm.core.vocabulary import BYTES, PAD
 from bytelm.models.contract import Batch, LanguageModel, ModelConfig, ModelOutput
-from bytelm.models.controller import RatioController
-from bytelm.vocabulary import BYTES, PAD
+from bytelm.models.t5.controller import RatioController
+from bytelm.nn.attention.blockwise import MASKED
 
 VOCABULARY = 384
 """Rows of a ByT5 checkpoint's tables; ids that are no symbol of ours are never a target."""

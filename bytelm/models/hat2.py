@@ -21,24 +21,24 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bytelm.layers.attention import AttentionMask
-from bytelm.layers.blocks import BlockConfig, Condition
-from bytelm.layers.boundaries import BoundaryRule, RuleKind, RuleState, find_boundaries
-from bytelm.layers.linear import Dense, Embedding
-from bytelm.layers.norms import NORMS
-from bytelm.layers.partitioning import shard_rows
-from bytelm.layers.patching import (
+from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE
+from bytelm.models.contract import Batch, LanguageModel, ModelOutput
+from bytelm.models.hierarchy import HierarchyConfig, extend_backbone
+from bytelm.nn.attention.attention import AttentionMask
+from bytelm.nn.block import BlockConfig, Condition
+from bytelm.nn.linear import Dense, Embedding
+from bytelm.nn.norms import NORMS
+from bytelm.nn.partitioning import shard_rows
+from bytelm.nn.rope import rotary
+from bytelm.nn.stack import StackCache
+from bytelm.patching.patches import (
     LEAST_SCORE,
     NO_PATCH,
     attention_pool,
     find_patches,
     positions_in_segment,
 )
-from bytelm.layers.positions import rotary
-from bytelm.layers.stack import StackCache
-from bytelm.models.contract import Batch, LanguageModel, ModelOutput
-from bytelm.models.hierarchy import HierarchyConfig, extend_backbone
-from bytelm.vocabulary import INPUT_SIZE, OUTPUT_SIZE
+from bytelm.patching.rules import BoundaryRule, RuleKind, RuleState, find_boundaries
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bytelm.errors import UserError
-from bytelm.layers.attention import AttentionImplementation, AttentionMask
-from bytelm.layers.blocks import BlockConfig, Condition
-from bytelm.layers.mlp import MLPKind
-from bytelm.layers.norms import NormKind
-from bytelm.layers.relative import PositionBiases
-from bytelm.layers.stack import Remat, Stack, StackCache
+from bytelm.core.errors import UserError
 from bytelm.models.contract import ModelConfig
+from bytelm.nn.attention.attention import AttentionImplementation, AttentionMask
+from bytelm.nn.block import BlockConfig, Condition
+from bytelm.nn.mlp import MLPKind
+from bytelm.nn.norms import NormKind
+from bytelm.nn.stack import Remat, Stack, StackCache
+from bytelm.nn.transformer_xl import PositionBiases
 
 
 @dataclass(frozen=True)

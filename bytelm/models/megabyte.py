@@ -19,18 +19,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bytelm.errors import UserError
-from bytelm.layers.attention import AttentionMask
-from bytelm.layers.blocks import BlockConfig
-from bytelm.layers.boundaries import BoundaryRule, RuleState, find_boundaries
-from bytelm.layers.linear import Dense, Embedding
-from bytelm.layers.norms import NORMS
-from bytelm.layers.partitioning import shard_rows
-from bytelm.layers.patching import Patches, find_patches, positions_in_segment
-from bytelm.layers.stack import StackCache
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE, PAD
 from bytelm.models.contract import Batch, LanguageModel, ModelOutput
 from bytelm.models.hierarchy import HierarchyConfig, PositionTable, extend_backbone
-from bytelm.vocabulary import INPUT_SIZE, OUTPUT_SIZE, PAD
+from bytelm.nn.attention.attention import AttentionMask
+from bytelm.nn.block import BlockConfig
+from bytelm.nn.linear import Dense, Embedding
+from bytelm.nn.norms import NORMS
+from bytelm.nn.partitioning import shard_rows
+from bytelm.nn.stack import StackCache
+from bytelm.patching.patches import Patches, find_patches, positions_in_segment
+from bytelm.patching.rules import BoundaryRule, RuleState, find_boundaries
 
 
 @dataclass(frozen=True)

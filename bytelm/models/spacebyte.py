@@ -29,23 +29,23 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bytelm.errors import UserError
-from bytelm.layers.attention import AttentionMask
-from bytelm.layers.blocks import BlockConfig
-from bytelm.layers.boundaries import BoundaryRule, RuleKind, RuleState, find_boundaries
-from bytelm.layers.linear import Dense, Embedding
-from bytelm.layers.norms import NORMS
-from bytelm.layers.partitioning import shard_rows
-from bytelm.layers.patching import (
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE
+from bytelm.models.contract import Batch, LanguageModel, ModelOutput
+from bytelm.models.hierarchy import HierarchyConfig, PositionTable, extend_backbone
+from bytelm.nn.attention.attention import AttentionMask
+from bytelm.nn.block import BlockConfig
+from bytelm.nn.linear import Dense, Embedding
+from bytelm.nn.norms import NORMS
+from bytelm.nn.partitioning import shard_rows
+from bytelm.nn.stack import StackCache
+from bytelm.patching.patches import (
     find_patches,
     gather_first,
     positions_in_segment,
     spread_first,
 )
-from bytelm.layers.stack import StackCache
-from bytelm.models.contract import Batch, LanguageModel, ModelOutput
-from bytelm.models.hierarchy import HierarchyConfig, PositionTable, extend_backbone
-from bytelm.vocabulary import INPUT_SIZE, OUTPUT_SIZE
+from bytelm.patching.rules import BoundaryRule, RuleKind, RuleState, find_boundaries
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,16 @@ from typing import ClassVar
 import jax
 from flax import nnx
 
-from bytelm.errors import UserError
-from bytelm.layers.attention import AttentionImplementation, AttentionMask
-from bytelm.layers.blocks import BlockConfig
-from bytelm.layers.linear import Dense, Embedding
-from bytelm.layers.mlp import MLPKind
-from bytelm.layers.norms import RMSNorm
-from bytelm.layers.partitioning import shard_rows
-from bytelm.layers.stack import Remat, Stack, StackCache
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import BYTES, Vocabulary
 from bytelm.models.contract import Batch, LanguageModel, ModelConfig, ModelOutput, Unembedding
-from bytelm.vocabulary import BYTES, Vocabulary
+from bytelm.nn.attention.attention import AttentionImplementation, AttentionMask
+from bytelm.nn.block import BlockConfig
+from bytelm.nn.linear import Dense, Embedding
+from bytelm.nn.mlp import MLPKind
+from bytelm.nn.norms import RMSNorm
+from bytelm.nn.partitioning import shard_rows
+from bytelm.nn.stack import Remat, Stack, StackCache
 
 LARGE = 2048
 """Vocabularies from this size on have their loss computed in pieces."""

@@ -3,7 +3,7 @@
 import re
 from typing import Literal, NamedTuple
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
 
 Unit = Literal["bytes", "epochs", "flops"]
 _FORM = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(byte|epoch|flop)s?\s*", re.IGNORECASE)

@@ -14,9 +14,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bytelm.errors import UserError
-from bytelm.stopping import Stopped, StopSignals
-from bytelm.terminal_text import say
+from bytelm.core.errors import UserError
+from bytelm.core.stopping import Stopped, StopSignals
+from bytelm.core.terminal_text import say
 
 JOIN_LIMIT = 300
 """Seconds that a process waits for the others to join."""

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import jax
 
-from bytelm.config import ExperimentConfig, saved_form
 from bytelm.data.loader import train_loader
 from bytelm.data.rows import open_tokenizer
-from bytelm.training.display import Display
+from bytelm.nn.mesh import row_share
+from bytelm.training.experiment import ExperimentConfig, saved_form
 from bytelm.training.header import describe_run
 from bytelm.training.initial import read_initial
 from bytelm.training.length import with_steps
 from bytelm.training.loop import as_read, check_unused
+from bytelm.training.metrics.display import Display
 from bytelm.training.program import build_program
-from bytelm.training.sharding import row_share
 from bytelm.training.validation import Validation
 
 

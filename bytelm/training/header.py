@@ -6,14 +6,14 @@ from typing import Any
 
 import jax
 
-from bytelm.config import ExperimentConfig
-from bytelm.data.size import TextSize, text_size
-from bytelm.training.display import with_prefix
+from bytelm.core.atomic_write import write_whole
+from bytelm.data.corpus.size import TextSize, text_size
+from bytelm.nn.mesh import path_name
+from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.metrics.display import with_prefix
 from bytelm.training.program import step_flops
-from bytelm.training.sharding import path_name
 from bytelm.training.step import TrainProgram
 from bytelm.training.validation import Validation
-from bytelm.whole_file import write_whole
 
 RUN = "run.json"
 """File of a run directory that holds these facts."""

@@ -5,12 +5,12 @@ from typing import Any
 
 import jax
 
-from bytelm.config import ExperimentConfig, differences, to_dict
-from bytelm.errors import UserError
-from bytelm.subword.tokenizer import Tokenizer
-from bytelm.training.checkpoint import SavedModel, load_model
+from bytelm.core.errors import UserError
+from bytelm.nn.mesh import path_name
+from bytelm.tokenizers.tokenizer import Tokenizer
+from bytelm.training.checkpoints.checkpoint import SavedModel, load_model
 from bytelm.training.distributed import gather_json
-from bytelm.training.sharding import path_name
+from bytelm.training.experiment import ExperimentConfig, differences, to_dict
 
 _SAME_MEANING = (
     "attention",

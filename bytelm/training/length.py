@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from bytelm.config import ExperimentConfig
+from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig
-from bytelm.data.size import text_size
-from bytelm.errors import UserError
+from bytelm.data.corpus.size import text_size
 from bytelm.training.budget import parse_budget
+from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.program import step_flops
 
 

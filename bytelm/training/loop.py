@@ -12,37 +12,37 @@ from typing import Any
 
 import jax
 
-from bytelm import output
-from bytelm.config import ExperimentConfig, load_json, saved_form, to_dict, to_json
+from bytelm.core import fallible_output
+from bytelm.core.atomic_write import write_whole
+from bytelm.core.errors import UserError
 from bytelm.data.loader import train_loader
 from bytelm.data.rows import open_tokenizer, open_unigram
-from bytelm.errors import UserError
 from bytelm.inference.generation import missing_methods
 from bytelm.models import Batch
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hierarchy import HierarchyConfig
-from bytelm.subword.carried import carry, with_copies
-from bytelm.training.checkpoint import Checkpoints, last_step
-from bytelm.training.display import Display, format_duration
+from bytelm.nn.mesh import place_batch, row_share
+from bytelm.tokenizers.carried import carry, with_copies
+from bytelm.training.checkpoints.checkpoint import Checkpoints, last_step
+from bytelm.training.compatibility import Start, check_change, check_checkpoints_are_there
 from bytelm.training.distributed import StopRequest, gather_json
+from bytelm.training.experiment import ExperimentConfig, load_json, saved_form, to_dict, to_json
 from bytelm.training.hardware import peak_flops
 from bytelm.training.header import describe_run, write_facts
 from bytelm.training.initial import start_from
 from bytelm.training.length import with_steps
-from bytelm.training.metrics import MetricsWriter
+from bytelm.training.metrics.display import Display, format_duration
+from bytelm.training.metrics.record import Record, warnings
+from bytelm.training.metrics.writer import MetricsWriter
 from bytelm.training.program import build_program, step_flops
 from bytelm.training.progress import Progress
 from bytelm.training.provenance import provenance
 from bytelm.training.rate_change import rate_change
-from bytelm.training.record import Record, warnings
-from bytelm.training.resume import Start, check_change, check_checkpoints_are_there
 from bytelm.training.samples import Sampler, on_one_device
-from bytelm.training.sharding import place_batch, row_share
 from bytelm.training.step import State
 from bytelm.training.trained_text import keep_record
 from bytelm.training.unreadable_text import reading_failed
 from bytelm.training.validation import Validation
-from bytelm.whole_file import write_whole
 
 CONFIG = "config.json"
 """File of a run directory that holds the resolved config."""
@@ -69,8 +69,8 @@ def train(
 ) -> TrainResult:
     """Trains, from the beginning or from the last checkpoint in `run_dir`, and saves as it goes.
 
-    Once the first step is done, each of `bytelm.stopping.SIGNALS` ends it after the current step
-    with a checkpoint. Where output or metrics cannot be written, it goes on with a warning.
+    Once the first step is done, each of `bytelm.core.stopping.SIGNALS` ends it after the current
+    step with a checkpoint. Where output or metrics cannot be written, it goes on with a warning.
 
     Args:
         step: the checkpoint to resume from; None for the last one that can be read. Later ones
@@ -91,7 +91,7 @@ def train(
     if resume:
         check_checkpoints_are_there(run_dir, step)
     mesh = config.mesh.build()
-    with output.may_fail(), jax.set_mesh(mesh), StopRequest(mesh) as stop:
+    with fallible_output.may_fail(), jax.set_mesh(mesh), StopRequest(mesh) as stop:
         run = _Run(config, run_dir, mesh, Start(resume, step, verify, allow_config_change))
         try:
             result = run.run(stop)

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bytelm.checked import Checked
-from bytelm.errors import UserError
-from bytelm.training.sharding import path_name
+from bytelm.core.checked import Checked
+from bytelm.core.errors import UserError
+from bytelm.nn.mesh import path_name
 
 MUON_RMS = 0.2
 """Root mean square of a Muon update, that of a typical AdamW update (arXiv 2502.16982), so that

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import jax
 
-from bytelm.config import ExperimentConfig
+from bytelm.core.output_files import check_folder
+from bytelm.core.terminal_text import say
 from bytelm.data.loader import train_loader
-from bytelm.output_files import check_folder
-from bytelm.terminal_text import say
+from bytelm.nn.mesh import place_batch, row_share
+from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.program import build_program
-from bytelm.training.sharding import place_batch, row_share
 
 WARM_UP = 2
 

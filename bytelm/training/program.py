@@ -9,16 +9,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bytelm.config import ExperimentConfig
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import BYTES
 from bytelm.data.rows import open_tokenizer
-from bytelm.errors import UserError
 from bytelm.models import ModelConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.transformer import TransformerConfig
+from bytelm.nn.mesh import check_batch
+from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.sharding import check_batch
 from bytelm.training.step import TrainProgram, train_program
-from bytelm.vocabulary import BYTES
 
 
 def build_program(config: ExperimentConfig, mesh: Mesh) -> TrainProgram:

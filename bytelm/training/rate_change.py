@@ -2,7 +2,7 @@
 
 import math
 
-from bytelm.config import ExperimentConfig
+from bytelm.training.experiment import ExperimentConfig
 
 TOLERANCE = 0.01
 """Relative difference of two rates up to which nobody needs to be told."""

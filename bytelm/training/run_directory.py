@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
 
 LOCK = ".lock"
 """File that the process which writes a run directory holds locked."""

@@ -6,15 +6,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bytelm.config import ExperimentConfig
+from bytelm.core.vocabulary import BYTES
 from bytelm.inference.generation import Generator
 from bytelm.inference.transduction import Transducer
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
-from bytelm.subword.tokenizer import Tokenizer
-from bytelm.training.sharding import single_device_mesh
+from bytelm.nn.mesh import single_device_mesh
+from bytelm.tokenizers.tokenizer import Tokenizer
+from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.step import TrainProgram
 from bytelm.training.validation import Validation
-from bytelm.vocabulary import BYTES
 
 INPUTS = 3
 """Inputs of the validation text whose targets a sample shows."""

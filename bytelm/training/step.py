@@ -19,12 +19,12 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bytelm.compiler import training_options
-from bytelm.layers.patching import count_lengths
+from bytelm.core.vocabulary import BYTE_VOCABULARY, PAD, UNSCORED, Vocabulary
+from bytelm.core.xla import training_options
 from bytelm.models import Batch, ModelConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
-from bytelm.training.sharding import like_parameters, parameter_shardings
-from bytelm.vocabulary import BYTE_VOCABULARY, PAD, UNSCORED, Vocabulary
+from bytelm.nn.mesh import like_parameters, parameter_shardings
+from bytelm.patching.patches import count_lengths
 
 State = dict[str, Any]
 """step (int32), params, optimizer, rng (key data), skipped and skipped_in_row (int32), and

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 
 from bytelm.models.contract import Batch
-from bytelm.training.sharding import place_batch
+from bytelm.nn.mesh import place_batch
 from bytelm.training.step import TrainProgram
 
 

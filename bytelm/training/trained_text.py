@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from bytelm.config import ExperimentConfig
-from bytelm.data.run_text import run_text
-from bytelm.data.text_record import TextRecord, load_record, make_record
+from bytelm.data.corpus.run_text import run_text
+from bytelm.data.corpus.text_record import TextRecord, load_record, make_record
+from bytelm.training.experiment import ExperimentConfig
 
 
 def keep_record(run_dir: Path, config: ExperimentConfig, *, resuming: bool) -> TextRecord:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
 
 
 def reading_failed(failure: Exception, last_step: int | None, run_dir: Path) -> Exception:

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from bytelm.config import ExperimentConfig
 from bytelm.data.validation import ValidationText
 from bytelm.models.contract import Batch
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
-from bytelm.training.record import measure, segmentation_metrics
-from bytelm.training.sharding import batch_shards, place_batch, row_share
+from bytelm.nn.mesh import batch_shards, place_batch, row_share
+from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.metrics.record import measure, segmentation_metrics
 from bytelm.training.step import TrainProgram
 
 

@@ -5,10 +5,10 @@ bands of `flexitokens` are those of `bytelm data rates` on Parallel Universal De
 English at 0.25; for Russian or Hindi text say so with `--data.script rus` or `hin`.
 """
 
-from bytelm.comparison.ablation import Ablation
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
-from bytelm.models.boundary_kinds import (
+from bytelm.experiments.ablation import Ablation
+from bytelm.models.dynamic_pooling import DynamicPoolingConfig
+from bytelm.patching.segmenter import (
     Band,
     EntropyBoundary,
     FixedBoundary,
@@ -18,7 +18,7 @@ from bytelm.models.boundary_kinds import (
     UnigramBoundary,
     WhitespaceBoundary,
 )
-from bytelm.models.dynamic_pooling import DynamicPoolingConfig
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 
 ablation = Ablation(

@@ -6,9 +6,9 @@ Name JSON lines with the keys `typo` and `fix` with `--data.files`, `--data.vali
 
 from dataclasses import fields
 
-from bytelm.comparison.ablation import Ablation
-from bytelm.models.mrt5 import MrT5Config
-from bytelm.models.shortening import (
+from bytelm.experiments.ablation import Ablation
+from bytelm.models.t5.mrt5 import MrT5Config
+from bytelm.models.t5.shortening import (
     BoundaryShortening,
     ConvolutionShortening,
     FixedShortening,
@@ -16,7 +16,7 @@ from bytelm.models.shortening import (
     RandomShortening,
     ShorteningConfig,
 )
-from bytelm.presets import load_preset
+from bytelm.training.presets import load_preset
 
 base = load_preset("byt5_spelling")
 

@@ -5,16 +5,16 @@ Sizes are such that all contenders take about as many FLOPs for a byte, so that 
 about equal text.
 """
 
-from bytelm.comparison.comparison import Comparison, Contender, Robustness, TokenizerConfig
-from bytelm.config import ExperimentConfig
 from bytelm.data.config import DataConfig
+from bytelm.experiments.comparison import Comparison, Contender, Robustness, TokenizerConfig
 from bytelm.models import ModelConfig
-from bytelm.models.boundary_kinds import GumbelBoundary, WhitespaceBoundary
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
+from bytelm.patching.segmenter import GumbelBoundary, WhitespaceBoundary
+from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.optimizer import OptimizerConfig
 
 CONTEXT = 512

@@ -7,8 +7,8 @@ tokenizers of ever less text.
 
 import dataclasses
 
-from bytelm.comparison.comparison import Comparison, Contender, TokenizerConfig
-from bytelm.presets import comparison_names, find_file, run_file
+from bytelm.experiments.comparison import Comparison, Contender, TokenizerConfig
+from bytelm.training.presets import comparison_names, find_file, run_file
 
 cpu = run_file(
     find_file("comparison/cpu", "comparison", comparison_names()), "comparison", Comparison

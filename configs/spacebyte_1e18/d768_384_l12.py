@@ -1,5 +1,5 @@
 """SpaceByte's grid at 1e18 training FLOPs: D 768, d 384, 12 + 12 blocks."""
 
-from bytelm.published import spacebyte
+from bytelm.recipes.spacebyte import spacebyte
 
 config = spacebyte(global_width=768, local_width=384, global_depth=12, local_depth=12, budget=1e18)

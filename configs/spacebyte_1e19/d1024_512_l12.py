@@ -1,5 +1,5 @@
 """SpaceByte's grid at 1e19 training FLOPs: D 1024, d 512, 12 + 12 blocks."""
 
-from bytelm.published import spacebyte
+from bytelm.recipes.spacebyte import spacebyte
 
 config = spacebyte(global_width=1024, local_width=512, global_depth=12, local_depth=12, budget=1e19)

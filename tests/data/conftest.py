@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from sentencepiece import SentencePieceTrainer
 
 from bytelm.data.config import DataConfig
-from bytelm.subword.training import train_tokenizer
+from bytelm.tokenizers.training import train_tokenizer
 from tests.data.tokenized import DOCUMENTS, TOKENS
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import tyro
 
+from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, SourceConfig
-from bytelm.errors import UserError
 
 
 @pytest.mark.parametrize(

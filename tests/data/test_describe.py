@@ -12,11 +12,11 @@ import pytest
 
 from bytelm.data import describe as describe_module
 from bytelm.data.config import DataConfig, SourceConfig
+from bytelm.data.corpus.packing import Rows, pack
 from bytelm.data.describe import describe, patch_statistics, printable, statistics
-from bytelm.data.packing import Rows, pack
-from bytelm.layers.boundaries import BoundaryRule, find_boundaries
-from bytelm.layers.patching import find_patches
 from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.patching.patches import find_patches
+from bytelm.patching.rules import BoundaryRule, find_boundaries
 
 
 def test_statistics():

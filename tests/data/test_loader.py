@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import END, PAD, START, UNSCORED
 from bytelm.data.config import SourceConfig
-from bytelm.data.documents import Documents
+from bytelm.data.corpus.documents import Documents
 from bytelm.data.loader import ValidationBatches, train_loader
-from bytelm.data.sources import open_sources
-from bytelm.data.unigram import Unigram
-from bytelm.errors import UserError
+from bytelm.data.sources.source import open_sources
 from bytelm.models.contract import Batch
-from bytelm.vocabulary import END, PAD, START, UNSCORED
+from bytelm.tokenizers.unigram import Unigram
 
 
 def take(loader, count):

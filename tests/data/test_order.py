@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytelm.data import order
+from bytelm.data.corpus.packing import ConcatenatedRows, Rows, pack
 from bytelm.data.order import EndlessShuffle, ShuffledBatches, source_seed
-from bytelm.data.packing import ConcatenatedRows, Rows, pack
 
 
 def numbered_rows(*counts):

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bytelm.core.vocabulary import END, PAD, START, UNSCORED
 from bytelm.data.config import DataConfig, SourceConfig
 from bytelm.data.loader import ValidationBatches, train_loader
-from bytelm.data.sources import open_sources
+from bytelm.data.sources.source import open_sources
 from bytelm.models.contract import Batch
-from bytelm.vocabulary import END, PAD, START, UNSCORED
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import END, START, UNSCORED
 from bytelm.data.config import DataConfig, SourceConfig
 from bytelm.data.loader import ValidationBatches, train_loader
-from bytelm.data.sources import open_sources
-from bytelm.data.unigram import Unigram
-from bytelm.errors import UserError
-from bytelm.vocabulary import END, START, UNSCORED
+from bytelm.data.sources.source import open_sources
+from bytelm.tokenizers.unigram import Unigram
 
 
 @pytest.fixture

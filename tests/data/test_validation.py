@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import PAD, START, UNSCORED
 from bytelm.data.config import DataConfig, SourceConfig
 from bytelm.data.loader import ValidationBatches
-from bytelm.data.sources import open_sources
+from bytelm.data.sources.source import open_sources
 from bytelm.data.validation import ValidationText
-from bytelm.errors import UserError
-from bytelm.vocabulary import PAD, START, UNSCORED
 
 LENGTH = 32
 

@@ -8,8 +8,8 @@ TRAINER = """
 import multiprocessing, os, signal
 import grain
 from bytelm.data.workers import WorkerIterator
-from bytelm.errors import UserError
-from bytelm.stopping import SIGNALS
+from bytelm.core.errors import UserError
+from bytelm.core.stopping import SIGNALS
 
 def start():
     iterator = WorkerIterator(grain.MapDataset.range(1000).to_iter_dataset(), 1)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
 from bytelm.evaluation.compressors import compressor_bpb
 
 DOCUMENTS = [b"the same sentence again, " * 40, b"", bytes(range(256)) * 3, b"\x00\xff"]

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
 from bytelm.evaluation.first_bytes import FirstBytes
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from bytelm.api import LoadedModel
-from bytelm.config import ExperimentConfig
+from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig
-from bytelm.errors import UserError
-from bytelm.evaluation.bits_per_byte import DocumentScores
 from bytelm.evaluation.languages import languages, read_parallel
-from bytelm.training.checkpoint import SavedModel
+from bytelm.inference.scoring import DocumentScores
+from bytelm.training.checkpoints.checkpoint import SavedModel
+from bytelm.training.experiment import ExperimentConfig
 from tests.models.families import FAMILIES, LENGTH, split_model
 
 ENGLISH = [b"I see the sea.", b"He sees.", b"Where is it? Over there."]

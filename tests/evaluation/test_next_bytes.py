@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bytelm.core.vocabulary import Vocabulary
 from bytelm.evaluation.next_bytes import NextBytes
-from bytelm.vocabulary import Vocabulary
 
 TEXTS = (b"a", b"b", b"ab", b"abc", b"abd", b"", b"b")
 """Two ids of equal bytes, and one of none."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
 from bytelm.evaluation.perturbations import HOMOGLYPHS, KINDS, perturb
 
 TEXTS = st.one_of(st.binary(max_size=60), st.text(max_size=40).map(lambda t: t.encode("utf-8")))

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bytelm.errors import UserError
-from bytelm.evaluation.bits_per_byte import DocumentScores
+from bytelm.core.errors import UserError
 from bytelm.evaluation.compressors import compressor_bpb
 from bytelm.evaluation.report import evaluate, print_report
+from bytelm.inference.scoring import DocumentScores
 
 DOCUMENTS = [b"some text", b"", b"\xff\x00\r\n" * 9, b"more text"] * 4
 

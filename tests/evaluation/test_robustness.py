@@ -6,15 +6,15 @@ import pytest
 from flax import nnx
 
 from bytelm.api import LoadedModel
-from bytelm.config import ExperimentConfig
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import BYTE_VOCABULARY, END, START, Vocabulary
 from bytelm.data.config import DataConfig
-from bytelm.errors import UserError
-from bytelm.evaluation.bits_per_byte import Scorer
 from bytelm.evaluation.perturbations import KINDS, perturb
 from bytelm.evaluation.robustness import robustness
+from bytelm.inference.scoring import Scorer
 from bytelm.models.contract import LanguageModel, ModelOutput, Unembedding
-from bytelm.training.checkpoint import SavedModel
-from bytelm.vocabulary import BYTE_VOCABULARY, END, START, Vocabulary
+from bytelm.training.checkpoints.checkpoint import SavedModel
+from bytelm.training.experiment import ExperimentConfig
 from tests.models.families import FAMILIES, LENGTH, split_model
 
 CONTEXT = 8

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from bytelm.config import ExperimentConfig
+from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, SourceConfig
-from bytelm.data.documents import Documents
-from bytelm.errors import UserError
+from bytelm.data.corpus.documents import Documents
 from bytelm.evaluation.seen import UNKNOWN, describe_text, evaluation_text
 from bytelm.models.transformer import TransformerConfig
+from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.trained_text import keep_record
 
 TEXTS = [f"document {number} of the run" for number in range(80)]

@@ -13,17 +13,17 @@ from flax import nnx
 from rich.console import Console
 
 from bytelm.api import LoadedModel
-from bytelm.config import ExperimentConfig
+from bytelm.core.vocabulary import END, PAD, UNSCORED
 from bytelm.data.config import DataConfig
 from bytelm.data.loader import ValidationBatches
 from bytelm.evaluation.report_file import write_report
 from bytelm.evaluation.seen import evaluation_text
 from bytelm.evaluation.targets import evaluate_targets, print_target_report
-from bytelm.models.byt5 import ByT5Config
-from bytelm.models.mrt5 import MrT5Config
-from bytelm.models.shortening import GateShortening
-from bytelm.training.checkpoint import SavedModel
-from bytelm.vocabulary import END, PAD, UNSCORED
+from bytelm.models.t5.byt5 import ByT5Config
+from bytelm.models.t5.mrt5 import MrT5Config
+from bytelm.models.t5.shortening import GateShortening
+from bytelm.training.checkpoints.checkpoint import SavedModel
+from bytelm.training.experiment import ExperimentConfig
 
 SIZES = {
     "width": 16,

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bytelm.core.vocabulary import PAD, START
 from bytelm.inference.transduction import Transducer
 from bytelm.models.encoder_decoder import VOCABULARY, Encoded, EncoderDecoder, Reading
-from bytelm.vocabulary import PAD, START
 
 TABLE = 997
 DELETED = ord("x")

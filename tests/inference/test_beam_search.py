@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import END, OUTPUT_SIZE, PAD, START
 from bytelm.inference.beam_search import beam_search
 from bytelm.inference.transduction import Transducer, pad_inputs
 from bytelm.models import Batch
-from bytelm.models.byt5 import ByT5, ByT5Config
-from bytelm.vocabulary import END, OUTPUT_SIZE, PAD, START
+from bytelm.models.t5.byt5 import ByT5, ByT5Config
 from tests.inference.hashing_transducer import plain_logits, random_table, transducer
 
 INPUTS = [b"an input", b"", b"another", b"one more", b"xyz"]

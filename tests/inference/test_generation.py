@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import END, INPUT_SIZE, OUTPUT_SIZE, START
 from bytelm.inference import generation
 from bytelm.inference.generation import Generator, StopFilter, store_weights
 from bytelm.inference.sampling import Sampling
 from bytelm.models.contract import Batch, LanguageModel
 from bytelm.models.transformer import TransformerConfig
-from bytelm.vocabulary import END, INPUT_SIZE, OUTPUT_SIZE, START
 from tests.models.families import FAMILIES, split_model
 
 PROMPTS = [b"a prompt", b"", bytes(range(200, 240))]

@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 
 from bytelm.api import LoadedModel
-from bytelm.config import ExperimentConfig
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import END
 from bytelm.data.config import DataConfig
-from bytelm.errors import UserError
-from bytelm.training.checkpoint import SavedModel
-from bytelm.vocabulary import END
+from bytelm.training.checkpoints.checkpoint import SavedModel
+from bytelm.training.experiment import ExperimentConfig
 from tests.models.families import FAMILIES, split_model
 
 TEXTS = [b"ab", "naïve 日".encode(), b"longer than one window of sixteen", b""]

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
 from bytelm.inference.sampling import Sampling, log_probabilities, sample
 
 PROBABILITIES = np.array([[0.4, 0.1, 0.3, 0.2], [0.05, 0.05, 0.8, 0.1]])

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import BYTES, END, OUTPUT_SIZE, PAD, START
 from bytelm.inference import transduction
 from bytelm.inference.sampling import Sampling
 from bytelm.inference.transduction import Transducer, bucket, encode, pad_inputs, read
 from bytelm.models import Batch
 from bytelm.models.encoder_decoder import VOCABULARY
-from bytelm.models.mrt5 import MrT5Config
-from bytelm.models.shortening import GateShortening
-from bytelm.vocabulary import BYTES, END, OUTPUT_SIZE, PAD, START
+from bytelm.models.t5.mrt5 import MrT5Config
+from bytelm.models.t5.shortening import GateShortening
 from tests.inference.hashing_transducer import plain_logits, random_table, transducer
 
 INPUTS = [b"an input", b"", b"xxx", bytes(range(200, 240)), b"one with x and x"]

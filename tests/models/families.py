@@ -15,9 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bytelm.layers.linear import Embedding
+from bytelm.core.vocabulary import OUTPUT_SIZE, PAD, START, UNSCORED
 from bytelm.models import Batch, ModelConfig
-from bytelm.models.boundary_kinds import (
+from bytelm.models.dynamic_pooling import DynamicPoolingConfig
+from bytelm.models.hat import HATConfig
+from bytelm.models.hat2 import HAT2Config
+from bytelm.models.hierarchy import HierarchyConfig
+from bytelm.models.megabyte import MegaByteConfig
+from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.models.transformer import TransformerConfig
+from bytelm.nn.linear import Embedding
+from bytelm.nn.mesh import path_name
+from bytelm.patching.segmenter import (
     EntropyBoundary,
     FixedBoundary,
     FlexitokensBoundary,
@@ -26,15 +35,6 @@ from bytelm.models.boundary_kinds import (
     UnigramBoundary,
     WhitespaceBoundary,
 )
-from bytelm.models.dynamic_pooling import DynamicPoolingConfig
-from bytelm.models.hat import HATConfig
-from bytelm.models.hat2 import HAT2Config
-from bytelm.models.hierarchy import HierarchyConfig
-from bytelm.models.megabyte import MegaByteConfig
-from bytelm.models.spacebyte import SpaceByteConfig
-from bytelm.models.transformer import TransformerConfig
-from bytelm.training.sharding import path_name
-from bytelm.vocabulary import OUTPUT_SIZE, PAD, START, UNSCORED
 
 LENGTH = 16
 ROWS = 16

@@ -20,10 +20,10 @@ import optax
 import pytest
 from flax import nnx
 
-from bytelm.layers.stack import Stack
+from bytelm.core.vocabulary import BYTES, INPUT_SIZE, PAD, START, UNSCORED
 from bytelm.models import Batch
 from bytelm.models.hierarchy import HierarchyConfig
-from bytelm.vocabulary import BYTES, INPUT_SIZE, PAD, START, UNSCORED
+from bytelm.nn.stack import Stack
 
 BEGINNING = 255
 """The byte that stands for the beginning of a document in the golden vectors."""

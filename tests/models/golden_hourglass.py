@@ -14,10 +14,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from bytelm.layers.boundary_predictor import binomial_prior
-from bytelm.layers.stack import Stack
-from bytelm.models import Batch, boundary_kinds, dynamic_pooling
-from bytelm.models.boundary_kinds import (
+from bytelm.core.vocabulary import UNSCORED
+from bytelm.models import Batch, dynamic_pooling
+from bytelm.models.dynamic_pooling import DynamicPooling, DynamicPoolingConfig
+from bytelm.nn.stack import Stack
+from bytelm.patching import segmenter
+from bytelm.patching.predictor import binomial_prior
+from bytelm.patching.segmenter import (
     Band,
     EntropyBoundary,
     FixedBoundary,
@@ -25,8 +28,6 @@ from bytelm.models.boundary_kinds import (
     GumbelBoundary,
     WhitespaceBoundary,
 )
-from bytelm.models.dynamic_pooling import DynamicPooling, DynamicPoolingConfig
-from bytelm.vocabulary import UNSCORED
 from tests.models import golden
 
 
@@ -208,7 +209,7 @@ def evaluate(case) -> dict[str, Any]:
     counted = DynamicPooling._counted
     with (
         mock.patch.multiple(dynamic_pooling, INPUT_SIZE=size, OUTPUT_SIZE=size),
-        mock.patch.object(boundary_kinds, "uniforms", lambda *_: uniforms),
+        mock.patch.object(segmenter, "uniforms", lambda *_: uniforms),
         mock.patch.object(Stack, "__call__", stack),
         mock.patch.object(DynamicPooling, "_decide", decision),
         mock.patch.object(DynamicPooling, "_entries", shortened),

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bytelm.core.vocabulary import PAD, START, UNSCORED
 from bytelm.models import Batch
-from bytelm.models.byt5 import ByT5Config
 from bytelm.models.encoder_decoder import T5_IDS
-from bytelm.models.mrt5 import MrT5Config
-from bytelm.models.shortening import GateShortening
-from bytelm.vocabulary import PAD, START, UNSCORED
+from bytelm.models.t5.byt5 import ByT5Config
+from bytelm.models.t5.mrt5 import MrT5Config
+from bytelm.models.t5.shortening import GateShortening
 from tests.models import golden
 
 SYMBOLS = np.argsort(T5_IDS).astype(np.int32)

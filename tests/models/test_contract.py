@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from bytelm.core.vocabulary import UNSCORED
 from bytelm.models import contract
 from bytelm.models.contract import ModelOutput, Unembedding
-from bytelm.vocabulary import UNSCORED
 
 ROWS, LENGTH, WIDTH, OUTPUTS = 3, 10, 4, 50
 

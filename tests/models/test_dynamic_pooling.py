@@ -12,10 +12,12 @@ import optax
 import pytest
 from flax import nnx
 
-from bytelm.config import ExperimentConfig, from_dict, to_dict
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import UNSCORED
 from bytelm.models import Batch
-from bytelm.models.boundary_kinds import (
+from bytelm.models.dynamic_pooling import DynamicPooling, DynamicPoolingConfig
+from bytelm.nn.mesh import place_batch, single_device_mesh
+from bytelm.patching.segmenter import (
     Band,
     Decision,
     EntropyBoundary,
@@ -26,11 +28,9 @@ from bytelm.models.boundary_kinds import (
     UnigramBoundary,
     WhitespaceBoundary,
 )
-from bytelm.models.dynamic_pooling import DynamicPooling, DynamicPoolingConfig
 from bytelm.training import step
-from bytelm.training.sharding import place_batch, single_device_mesh
+from bytelm.training.experiment import ExperimentConfig, from_dict, to_dict
 from bytelm.training.step import train_program
-from bytelm.vocabulary import UNSCORED
 from tests.models import golden, golden_hourglass
 from tests.models.families import LENGTH, ROWS, dynamic_pooling, random_rows, split_model
 

@@ -10,21 +10,21 @@ import optax
 import pytest
 from flax import nnx
 
-from bytelm.layers.linear import Embedding
+from bytelm.core.vocabulary import BYTES, END, PAD, START, UNSCORED
 from bytelm.models import Batch
-from bytelm.models.byt5 import ByT5Config
 from bytelm.models.encoder_decoder import VOCABULARY
-from bytelm.models.mrt5 import MrT5Config
-from bytelm.models.shortening import (
+from bytelm.models.t5.byt5 import ByT5Config
+from bytelm.models.t5.mrt5 import MrT5Config
+from bytelm.models.t5.shortening import (
     BoundaryShortening,
     ConvolutionShortening,
     FixedShortening,
     GateShortening,
     RandomShortening,
 )
-from bytelm.training.sharding import MeshConfig, place_batch, single_device_mesh
+from bytelm.nn.linear import Embedding
+from bytelm.nn.mesh import MeshConfig, place_batch, single_device_mesh
 from bytelm.training.step import train_program
-from bytelm.vocabulary import BYTES, END, PAD, START, UNSCORED
 
 sizes = {
     "width": 16,

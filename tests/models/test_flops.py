@@ -16,18 +16,18 @@ from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
 from bytelm.models import Batch, ModelConfig
-from bytelm.models.boundary_kinds import WhitespaceBoundary
-from bytelm.models.byt5 import ByT5Config
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.models.hierarchy import HierarchyConfig
 from bytelm.models.megabyte import MegaByteConfig
-from bytelm.models.mrt5 import MrT5Config
-from bytelm.models.shortening import ShorteningConfig
 from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.models.t5.byt5 import ByT5Config
+from bytelm.models.t5.mrt5 import MrT5Config
+from bytelm.models.t5.shortening import ShorteningConfig
 from bytelm.models.transformer import TransformerConfig
+from bytelm.patching.segmenter import WhitespaceBoundary
 from tests.models.families import FAMILIES
 
 FLAT = {name: c for name, c in FAMILIES.items() if isinstance(c, TransformerConfig)}

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bytelm.errors import UserError
-from bytelm.layers.linear import Embedding
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import END, OUTPUT_SIZE, START, UNSCORED
 from bytelm.models import Batch
 from bytelm.models.hat import WORD_END, HATConfig
-from bytelm.vocabulary import END, OUTPUT_SIZE, START, UNSCORED
+from bytelm.nn.linear import Embedding
 from tests.models.families import split_model
 
 TEXT = b"The owl,  at night\tsaw wonderfully.\n"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bytelm.errors import UserError
-from bytelm.layers.blocks import Condition
-from bytelm.layers.positions import rotary
+from bytelm.core.errors import UserError
 from bytelm.models.hat2 import HAT2Config
+from bytelm.nn.block import Condition
+from bytelm.nn.rope import rotary
 from tests.models.families import split_model
 from tests.models.test_hat import row, sees
 

@@ -10,20 +10,19 @@ import optax
 import pytest
 from flax import nnx
 
-from bytelm.config import ExperimentConfig
+from bytelm.core.vocabulary import BYTES, END, PAD, START, UNSCORED
 from bytelm.models import ModelConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
-from bytelm.training import sharding
-from bytelm.training.checkpoint import Checkpoints
-from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.sharding import (
+from bytelm.nn.mesh import (
     MeshConfig,
     parameter_shardings,
     place_batch,
     single_device_mesh,
 )
+from bytelm.training.checkpoints.checkpoint import Checkpoints
+from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.step import train_program
-from bytelm.vocabulary import BYTES, END, PAD, START, UNSCORED
 from tests.models.families import (
     FAMILIES,
     LENGTH,
@@ -212,7 +211,7 @@ def test_decoding_in_uneven_pieces_equals_the_full_forward(config):
 
 
 def test_sharded_over_every_mesh_axis_equals_one_device(config, monkeypatch):
-    monkeypatch.setattr(sharding, "SMALLEST_SHARDED", 1)
+    monkeypatch.setattr("bytelm.nn.mesh.SMALLEST_SHARDED", 1)
     batch = random_rows(16)
     weights = np.ones((ROWS, LENGTH), np.float32)
     nats, of_params, nudges = jax.device_get(gradients(config, batch, weights))

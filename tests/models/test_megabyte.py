@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import START
 from bytelm.models import ModelConfig
 from bytelm.models.megabyte import MegaByteConfig
-from bytelm.vocabulary import START
 from tests.models import golden
 from tests.models.families import (
     FAMILIES,

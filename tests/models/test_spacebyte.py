@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bytelm.errors import UserError
-from bytelm.layers.boundaries import BoundaryRule, find_boundaries
-from bytelm.layers.patching import find_patches
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import START
 from bytelm.models import ModelConfig
 from bytelm.models.spacebyte import SpaceByteConfig
-from bytelm.vocabulary import START
+from bytelm.patching.patches import find_patches
+from bytelm.patching.rules import BoundaryRule, find_boundaries
 from tests.models import golden
 from tests.models.families import (
     FAMILIES,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
 from bytelm.models import ModelConfig
 from bytelm.models.transformer import TransformerConfig
 from tests.models.families import (

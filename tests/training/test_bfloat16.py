@@ -9,15 +9,15 @@ import numpy as np
 import optax
 import pytest
 
-from bytelm.data.span_corruption import lengths
+from bytelm.core.vocabulary import BYTES
+from bytelm.data.tasks.span_corruption import lengths
 from bytelm.models import Batch
-from bytelm.models.byt5 import ByT5Config
-from bytelm.models.mrt5 import MrT5Config
+from bytelm.models.t5.byt5 import ByT5Config
+from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.models.transformer import TransformerConfig
-from bytelm.training import sharding
-from bytelm.training.sharding import MeshConfig, place_batch
+from bytelm.nn import mesh
+from bytelm.nn.mesh import MeshConfig, place_batch
 from bytelm.training.step import train_program
-from bytelm.vocabulary import BYTES
 from tests.models.families import FAMILIES, random_rows
 
 CONFIG = TransformerConfig(width=128, depth=1)
@@ -79,7 +79,7 @@ def test_a_step_in_bfloat16_is_close_to_one_in_float32(name):
 
 
 def test_a_step_in_bfloat16_on_a_mesh_is_close_to_one_in_float32(monkeypatch):
-    monkeypatch.setattr(sharding, "SMALLEST_SHARDED", 1)
+    monkeypatch.setattr(mesh, "SMALLEST_SHARDED", 1)
     rough = descend(dataclasses.replace(CONFIG, compute_dtype="bfloat16"), (2, 2, 2))
     check_close(rough, descend(CONFIG))
 

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig
-from bytelm.errors import UserError
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.budget import parse_budget
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.length import with_steps
 from bytelm.training.program import step_flops
 

@@ -11,26 +11,26 @@ import pytest
 from flax import nnx
 
 import bytelm
-from bytelm.cli import main
-from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.cli.main import main
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import END, PAD, UNSCORED
 from bytelm.data.config import DataConfig
 from bytelm.data.loader import ValidationBatches
-from bytelm.errors import UserError
-from bytelm.models.byt5 import ByT5Config
-from bytelm.models.mrt5 import MrT5Config
-from bytelm.models.shortening import GateShortening
+from bytelm.models.t5.byt5 import ByT5Config
+from bytelm.models.t5.mrt5 import MrT5Config
+from bytelm.models.t5.shortening import GateShortening
 from bytelm.models.transformer import TransformerConfig
+from bytelm.nn.mesh import MeshConfig, place_batch, single_device_mesh
 from bytelm.training import loop
-from bytelm.training.checkpoint import FOLDER, Checkpoints, load_model, save_model
+from bytelm.training.checkpoints.checkpoint import FOLDER, Checkpoints, load_model, save_model
 from bytelm.training.distributed import StopRequest
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.initial import start_from
 from bytelm.training.loop import TrainResult, train
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.program import build_program
 from bytelm.training.run_directory import remove_if_unused
-from bytelm.training.sharding import MeshConfig, place_batch, single_device_mesh
 from bytelm.training.step import train_program
-from bytelm.vocabulary import END, PAD, UNSCORED
 
 STEPS, LENGTH, ROWS = 6, 12, 8
 GATE = GateShortening(target=0.5, integral=1e-3)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bytelm.config import ExperimentConfig, TrainConfig
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
 from bytelm.models.hat import HATConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
-from bytelm.training.checkpoint import save_model
+from bytelm.training.checkpoints.checkpoint import save_model
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.initial import start_from
 from tests.models.families import split_model
 

@@ -9,17 +9,17 @@ import numpy as np
 import optax
 import pytest
 
-from bytelm.config import ExperimentConfig, TrainConfig
+from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig
-from bytelm.errors import UserError
-from bytelm.models.boundary_kinds import (
+from bytelm.models.dynamic_pooling import DynamicPoolingConfig
+from bytelm.nn.mesh import MeshConfig, place_batch, single_device_mesh
+from bytelm.patching.segmenter import (
     Band,
     FlexitokensBoundary,
     UnigramBoundary,
 )
-from bytelm.models.dynamic_pooling import DynamicPoolingConfig
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.loop import train
-from bytelm.training.sharding import MeshConfig, place_batch, single_device_mesh
 from bytelm.training.step import train_program
 from tests.models.families import dynamic_pooling, random_rows
 

@@ -8,15 +8,15 @@ import jax
 import numpy as np
 import pytest
 
-from bytelm.config import ExperimentConfig
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
+from bytelm.nn.mesh import MeshConfig
 from bytelm.training import loop
-from bytelm.training.checkpoint import FOLDER, load_model
+from bytelm.training.checkpoints.checkpoint import FOLDER, load_model
+from bytelm.training.checkpoints.scores import best_step
 from bytelm.training.distributed import StopRequest
+from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.loop import train
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.scores import best_step
-from bytelm.training.sharding import MeshConfig
 from tests.training.tiny_run import STEPS, tiny_config
 
 TIMES = ("time", "seconds", "compile_seconds")
@@ -307,7 +307,7 @@ def test_changed_config(config, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mesh", [MeshConfig(2, 2, 2), MeshConfig(1, 4, 1)])
 def test_resumes_on_another_mesh(config, whole_run, tmp_path, monkeypatch, mesh):
-    monkeypatch.setattr("bytelm.training.sharding.SMALLEST_SHARDED", 1)
+    monkeypatch.setattr("bytelm.nn.mesh.SMALLEST_SHARDED", 1)
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
         train(config, tmp_path)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
 from bytelm.training.optimizer import MUON_RMS, OptimizerConfig
 
 

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from bytelm.cli import main
-from bytelm.training.checkpoint import load_model
+from bytelm.cli.main import main
+from bytelm.training.checkpoints.checkpoint import load_model
 from bytelm.training.distributed import join
 
 ROOT = Path(__file__).parents[2]

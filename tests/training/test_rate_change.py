@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.models.transformer import TransformerConfig
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.rate_change import rate_change
 

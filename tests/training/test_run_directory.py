@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bytelm.errors import UserError
+from bytelm.core.errors import UserError
 from bytelm.training.run_directory import lock, new_run_directory
 
 HOLD = """

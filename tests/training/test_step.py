@@ -7,14 +7,15 @@ import numpy as np
 import optax
 import pytest
 
-from bytelm.data.packing import Rows, pack
+from bytelm.core.vocabulary import BYTES, END, UNSCORED
+from bytelm.data.corpus.packing import Rows, pack
 from bytelm.models import Batch
 from bytelm.models.transformer import TransformerConfig
-from bytelm.training import sharding, step
+from bytelm.nn import mesh
+from bytelm.nn.mesh import MeshConfig, place_batch
+from bytelm.training import step
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.sharding import MeshConfig, place_batch
 from bytelm.training.step import train_program
-from bytelm.vocabulary import BYTES, END, UNSCORED
 from tests.models.families import random_rows, split_model
 
 CONFIG = TransformerConfig(width=32, depth=1, head_width=8, mlp_width=48)
@@ -23,7 +24,7 @@ ONE_DEVICE = (1, 1, 1)
 
 @pytest.fixture(autouse=True)
 def everything_is_sharded(monkeypatch):
-    monkeypatch.setattr(sharding, "SMALLEST_SHARDED", 1)
+    monkeypatch.setattr(mesh, "SMALLEST_SHARDED", 1)
 
 
 def ragged_rows(seed):
@@ -129,7 +130,7 @@ def test_the_sums_count_bytes_and_scored_symbols():
 @pytest.fixture(scope="module")
 def muon_run():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "SMALLEST_SHARDED", 1)
+        patch.setattr(mesh, "SMALLEST_SHARDED", 1)
         yield Run((2, 2, 2), OptimizerConfig(name="muon", warmup=0.0).build(10))
 
 

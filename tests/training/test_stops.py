@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from bytelm.config import ExperimentConfig
+from bytelm.core.errors import UserError
+from bytelm.core.stopping import Stopped
 from bytelm.data.loader import PackedLoader
-from bytelm.errors import UserError
-from bytelm.stopping import Stopped
 from bytelm.training import loop
-from bytelm.training.checkpoint import last_step, load_model
+from bytelm.training.checkpoints.checkpoint import last_step, load_model
+from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.loop import train
 from bytelm.training.validation import Validation
 from tests.training.tiny_run import STEPS, tiny_config

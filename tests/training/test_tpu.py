@@ -11,11 +11,11 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from bytelm.layers.partitioning import BATCH_AXES
 from bytelm.models import Batch
 from bytelm.models.transformer import TransformerConfig
+from bytelm.nn.mesh import AXES
+from bytelm.nn.partitioning import BATCH_AXES
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.sharding import AXES
 from bytelm.training.step import train_program
 
 pytestmark = pytest.mark.tpu

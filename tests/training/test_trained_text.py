@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import SPLITS, DataConfig
-from bytelm.data.sources import open_sources
-from bytelm.data.text_record import FILE, load_record
+from bytelm.data.corpus.text_record import FILE, load_record
+from bytelm.data.sources.source import open_sources
 from bytelm.models.transformer import TransformerConfig
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.trained_text import keep_record
 
 TEXTS = [f"document {number}" for number in range(60)]

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig, SourceConfig
 from bytelm.models.transformer import TransformerConfig
-from bytelm.training.display import format_metrics
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
+from bytelm.training.metrics.display import format_metrics
 from bytelm.training.validation import Validation
 
 

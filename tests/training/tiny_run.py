@@ -5,11 +5,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from bytelm.config import ExperimentConfig, TrainConfig
 from bytelm.data.config import DataConfig
 from bytelm.models.transformer import TransformerConfig
-from bytelm.training.checkpoint import load_model
-from bytelm.training.sharding import MeshConfig
+from bytelm.nn.mesh import MeshConfig
+from bytelm.training.checkpoints.checkpoint import load_model
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 
 STEPS = 6
 

@@ -1,0 +1,71 @@
+"""What is checked of a command's options, once they are read: bounds, and lists given twice."""
+
+import dataclasses
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from bytelm.core.errors import UserError
+
+MOST = 2**63 - 1
+"""No larger number is a count of anything, and arrays hold none."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """In the annotation of an option: the least and the most that it may be."""
+
+    least: int = -MOST
+    most: int = MOST
+
+
+Count = Annotated[int, Bounds(1)]
+"""How many there are: at least 1."""
+
+
+def check_numbers(command: Any) -> None:
+    """UserError for an option of a command, or a field of a config in it, that is out of bounds.
+
+    Args:
+        command: a dataclass.
+    """
+    for name, value, hint in _options(command, ""):
+        if not isinstance(value, int) or isinstance(value, bool):
+            continue
+        bounds = _bounds(hint)
+        if value < bounds.least:
+            raise UserError(f"{name} is {value}; it must be at least {bounds.least}.")
+        if value > bounds.most:
+            raise UserError(f"{name} is {value}; it must be at most {bounds.most}.")
+
+
+def check_lists(command: Any, arguments: Sequence[str]) -> None:
+    """UserError for an option of several values that is given twice: the last would count alone."""
+    names = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
+    for name, value, _ in _options(command, ""):
+        if isinstance(value, tuple) and names.count(name) > 1:
+            raise UserError(f"{name} is given twice; give all its values after one {name}.")
+
+
+def _options(config: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    """Of each option its name, its value, and its type with annotations."""
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        name = f"{prefix}{field.name.replace('_', '-')}"
+        if dataclasses.is_dataclass(value):
+            # The fields of a command's config are options without its name.
+            is_flat = not prefix and field.name == "config"
+            yield from _options(value, "--" if is_flat else f"{name if prefix else '--' + name}.")
+        else:
+            yield name if prefix else f"--{name}", value, hints[field.name]
+
+
+def _bounds(hint: Any) -> Bounds:
+    """Those of an annotation, or of one member of a union."""
+    for kind in (hint, *typing.get_args(hint)):
+        for extra in getattr(kind, "__metadata__", ()):
+            if isinstance(extra, Bounds):
+                return extra
+    return Bounds()

@@ -1,0 +1,82 @@
+"""What `--help` and `--version` print, and the options that every command has."""
+
+import inspect
+import platform
+import shutil
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from bytelm.core.errors import UserError
+from bytelm.core.user_code import import_user_code
+
+EVERYWHERE = """
+Every command takes --help, which lists its options, and --import FILE, which runs a Python file of
+your own (or imports a module) first, such as one that defines a family of models."""
+
+
+def overview(commands: Mapping[str, Callable[..., Any]]) -> str:
+    """All commands, with what they do in their docstrings' words."""
+    parts = ["bytelm trains, evaluates and samples byte-level language models.\n"]
+    for name, command in commands.items():
+        does, usage = _docstring(command)
+        parts.append(f"  {name:10} {does}\n{'':13}{usage}")
+    return "\n".join([*parts, EVERYWHERE, "bytelm --version prints the version."])
+
+
+def of_command(command: Callable[..., Any], kinds: Mapping[str, type] | None = None) -> str:
+    """What a command does, and its `kinds` of work by name, where it has several."""
+    does, usage = _docstring(command)
+    lines = [f"usage: {usage}", "", does]
+    for name, kind in (kinds or {}).items():
+        lines.append(f"  {name:10} {inspect.getdoc(kind).splitlines()[0]}")  # type: ignore[union-attr]
+    return "\n".join([*lines, EVERYWHERE])
+
+
+def of_preset_command(
+    name: str, command: Callable[..., Any], what: str, names: Sequence[str]
+) -> str:
+    """What a command does that needs a preset (or an ablation, ...) first, and which there are."""
+    width = min(100, shutil.get_terminal_size().columns)
+    listed = textwrap.wrap(", ".join(names), width, break_on_hyphens=False)
+    return "\n".join(
+        [
+            of_command(command),
+            "",
+            f"`bytelm {name} {what.upper()} --help` lists the options of one of these {what}s, or",
+            "of a path to a file of your own:",
+            *listed,
+        ]
+    )
+
+
+def _docstring(command: Callable[..., Any]) -> tuple[str, str]:
+    lines = (inspect.getdoc(command) or "").splitlines()
+    return lines[0], lines[-1].strip("`")
+
+
+def versions() -> str:
+    """Of bytelm and what figures depend on."""
+    from bytelm import __version__
+
+    return f"bytelm {__version__}, JAX {version('jax')}, Python {platform.python_version()}"
+
+
+def import_named(arguments: Sequence[str]) -> list[str]:
+    """Imports what `--import NAME` options name; returns the other arguments.
+
+    Raises:
+        UserError: if a name is missing or cannot be imported.
+    """
+    others, words = [], iter(arguments)
+    for word in words:
+        option, equals, name = word.partition("=")
+        if option != "--import":
+            others.append(word)
+            continue
+        name = name if equals else next(words, "")
+        if not name or name.startswith("-"):
+            raise UserError("--import needs a name: a Python file, or a module.")
+        import_user_code(name)
+    return others

@@ -1,1 +1,0 @@
-"""Comparison: several models trained and evaluated alike, in one table and one plot."""

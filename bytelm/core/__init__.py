@@ -1,0 +1,1 @@
+"""What everything stands on: errors, typed variants, files, the terminal."""

@@ -1,0 +1,38 @@
+"""Tables and lines on a terminal, which show text as it is."""
+
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from bytelm.core.terminal_text import printable
+
+
+class TerminalConsole(Console):
+    """A rich console without markup, which shows what its encoding lacks, and control characters.
+
+    Rich would read names in brackets as its own markup, in titles and cells of tables too.
+    """
+
+    def __init__(self, file: TextIO | None = None, *, quiet: bool = False, **options: Any) -> None:
+        super().__init__(
+            file=file, quiet=quiet, markup=False, emoji=False, highlight=False, **options
+        )
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The text, made visible before its width is measured."""
+        return super().render_str(self._writable(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """The segments of what is shown; those that move the cursor are rich's own."""
+        for segment in super().render(renderable, options):
+            if segment.control is None:
+                segment = Segment(self._writable(segment.text), segment.style)
+            yield segment
+
+    def _writable(self, text: str) -> str:
+        return printable(text).encode(self.encoding, "backslashreplace").decode(self.encoding)

@@ -1,0 +1,1 @@
+"""Documents as stored, packed symbols."""

@@ -1,0 +1,176 @@
+"""Directories of the cache: built once, by one process, and complete or not there."""
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from bytelm.core.errors import UserError
+from bytelm.core.locks import Share, exclusive
+from bytelm.data.corpus.blocks import (
+    DIGESTS,
+    SUMMARY,
+    CheckedArray,
+    DamagedError,
+    file_digests,
+    read_summary,
+    seal,
+)
+from bytelm.data.corpus.resumable import PROGRESS
+
+LOCK_ENDING = ".lock"
+PARTIAL_ENDING = ".partial"
+
+logger = logging.getLogger(__name__)
+
+
+class Entry:
+    """A complete directory of the cache, which is not removed while this object is held.
+
+    Attributes:
+        directory: where it is.
+        summary: what `build` said of it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Opens a directory.
+
+        Raises:
+            FileNotFoundError: if it is not there, or not complete.
+            DamagedError: if its digests are damaged.
+        """
+        self._use = Share(directory / SUMMARY)
+        summary = read_summary(directory)
+        if summary is None:
+            raise FileNotFoundError(errno.ENOENT, "not complete", str(directory))
+        with contextlib.suppress(OSError):  # when it was last used; it may be another user's
+            os.utime(directory / SUMMARY)
+        self.directory = directory
+        self.summary = summary
+        self._digests = file_digests(directory, summary)
+
+    def array(self, name: str, dtype: Any) -> CheckedArray:
+        """The numbers of a file, which are read, and then checked, when they are looked at."""
+        return CheckedArray(self.directory / name, dtype, self._digests[name])
+
+    def checked(self, name: str, dtype: Any) -> np.ndarray:
+        """The numbers of a small file, all of them checked now.
+
+        Raises:
+            DamagedError: if they are not those that were written.
+        """
+        return self.array(name, dtype)[:]
+
+
+T = TypeVar("T")
+
+
+def open_or_build(open_entry: Callable[[], T], build: Callable[[], None]) -> T:
+    """Opens what needs entries of the cache, and builds them where they are missing or damaged.
+
+    Args:
+        open_entry: opens; raises FileNotFoundError where an entry is not complete.
+        build: calls `build_once` for what is missing.
+
+    Raises:
+        DamagedError: for an entry that stays damaged.
+    """
+    was_damaged = False
+    while True:
+        try:
+            return open_entry()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except DamagedError as error:
+            if was_damaged:
+                raise
+            was_damaged = True
+            logger.warning("%s is damaged, and is made again", error.path)
+        # Another process may remove it again before it is opened.
+        build()
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether the files are all there, at the lengths that they were written with."""
+    return read_summary(directory) is not None and (directory / DIGESTS).is_file()
+
+
+def build_once(
+    directory: Path,
+    content: str,
+    size: float,
+    build: Callable[[Path], dict[str, Any]],
+    *,
+    resumes: bool = False,
+) -> None:
+    """Fills a directory, unless it is complete or another process fills it now.
+
+    Args:
+        directory: where.
+        content: what it will hold, for messages.
+        size: about how many bytes that is.
+        build: writes the files into a directory beside it, and returns the summary.
+        resumes: whether `build` goes on with what a killed process left (`ResumableFiles`).
+
+    Raises:
+        UserError: for too little room on the disk, or a directory that cannot be written.
+    """
+    root = directory.parent
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = directory.with_name(directory.name + LOCK_ENDING)
+        with exclusive(lock, f"write {content}") as held:
+            if not is_complete(directory):
+                if shutil.disk_usage(root).free < size:
+                    raise _no_room(root, content)
+                logger.info("writing %s into %s", content, directory)
+                # Without a lock, another process may write it at the same time.
+                owner = "" if held else f".{socket.gethostname()}.{os.getpid()}"
+                partial = directory.with_name(directory.name + owner + PARTIAL_ENDING)
+                _build(directory, partial, content, build, resumes)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _no_room(root, content) from error
+        raise UserError(f"cannot write {content} into {root}: {error}.") from error
+
+
+def _build(
+    directory: Path,
+    partial: Path,
+    content: str,
+    build: Callable[[Path], dict[str, Any]],
+    resumes: bool,
+) -> None:
+    """Writes into `partial`, and renames when all is written. The caller holds the lock."""
+    if partial.exists() and not (resumes and (partial / PROGRESS).exists()):
+        logger.warning("writing %s was cut short the last time; it starts over", content)
+        shutil.rmtree(partial)
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.mkdir(exist_ok=True)
+    try:
+        summary = build(partial)
+        (partial / PROGRESS).unlink(missing_ok=True)
+        seal(partial, summary)
+        partial.rename(directory)
+    except (UserError, OSError):
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    except BaseException:
+        # Stopped: the next process can go on.
+        if not (partial / PROGRESS).exists():
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _no_room(root: Path, content: str) -> UserError:
+    return UserError(
+        f"the disk of {root} has no room for {content}; put the cache elsewhere with "
+        "--data.cache-dir, or read a TFDS dataset unpacked with --data.read stream."
+    )

@@ -1,0 +1,172 @@
+"""What `bytelm data cache` does: lists the entries of the cache, verifies and removes them."""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bytelm.core.errors import UserError
+from bytelm.core.locks import is_locked, unused
+from bytelm.core.terminal_text import printable_name
+from bytelm.data.corpus.blocks import SUMMARY, damaged_files, read_summary
+from bytelm.data.corpus.build_once import LOCK_ENDING, PARTIAL_ENDING
+from bytelm.data.sources.python_stdlib import PREPARED, PREPARED_LOCK
+
+KINDS = {"packed": "text", "tokens": "tokens", "boundaries": "pieces", PREPARED: "python_stdlib"}
+"""The folders of the cache, and what their entries are."""
+DAY = 86400.0
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One directory of the cache.
+
+    Attributes:
+        name: its path in the cache.
+        directory: where it is.
+        content: what it holds.
+        size: bytes of its files.
+        last_used: seconds since the epoch.
+        state: `complete`, `in use`, `not complete`, which is never read, or `being written`.
+    """
+
+    name: str
+    directory: Path
+    content: str
+    size: int
+    last_used: float
+    state: str = ""
+
+    @property
+    def marks(self) -> tuple[Path, Path]:
+        """The file that a process locks to write the entry, and the one to use it."""
+        if self.name.startswith(PREPARED):
+            return self.directory / PREPARED_LOCK, self.directory / PREPARED_LOCK
+        name = self.directory.name.removesuffix(PARTIAL_ENDING)
+        return self.directory.with_name(name + LOCK_ENDING), self.directory / SUMMARY
+
+
+def cache_entries(cache_path: Path) -> list[CacheEntry]:
+    """All entries, the largest first."""
+    found = [
+        _entry(kind, directory)
+        for kind in KINDS
+        for directory in sorted((cache_path / kind).glob("*"))
+        if directory.is_dir()
+    ]
+    return sorted(found, key=lambda entry: -entry.size)
+
+
+def _entry(kind: str, directory: Path) -> CacheEntry:
+    summary, newest, size = directory / SUMMARY, 0.0, 0
+    for path in directory.rglob("*"):
+        with contextlib.suppress(OSError):  # another process removes it
+            stat = path.stat()
+            size, newest = size + stat.st_size, max(newest, stat.st_mtime)
+    with contextlib.suppress(OSError):
+        newest = summary.stat().st_mtime
+    entry = CacheEntry(f"{kind}/{directory.name}", directory, _content(kind, summary), size, newest)
+    complete = kind == PREPARED or read_summary(directory) is not None
+    writing, using = map(is_locked, entry.marks)
+    if not complete:
+        return dataclasses.replace(entry, state="being written" if writing else "not complete")
+    return dataclasses.replace(entry, state="in use" if using else "complete")
+
+
+def _content(kind: str, summary: Path) -> str:
+    """What a summary says of itself, also where it is damaged or of an older version."""
+    try:
+        saved = json.loads(summary.read_text())
+        split = saved.get("settings", {}).get("split")
+        where = f" ({split})" if split else ""
+        return f"{KINDS[kind]} of {saved['name']}{where}"
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return KINDS[kind]
+
+
+def remove_entry(entry: CacheEntry) -> bool:
+    """Removes an entry, if no process writes or uses it; returns whether it did."""
+    writing, using = entry.marks
+    with contextlib.ExitStack() as stack:
+        if not all([stack.enter_context(unused(path)) for path in {writing, using}]):
+            return False
+        # Renamed first: another process sees all of it or nothing.
+        away = entry.directory.with_name(f".{entry.directory.name}.{os.getpid()}.removed")
+        entry.directory.rename(away)
+        shutil.rmtree(away)
+        writing.unlink(missing_ok=True)
+    return True
+
+
+def manage_cache(
+    cache_path: Path,
+    *,
+    verify: bool,
+    remove: Sequence[str],
+    remove_unused: float | None,
+    tell: Callable[[str], None] = print,
+) -> int:
+    """Lists what is in the cache, after verifying and removing; returns the exit status.
+
+    Args:
+        cache_path: of the cache.
+        verify: read every entry; what is damaged is then made again when it is next needed.
+        remove: names of entries, or beginnings of names that only one entry has.
+        remove_unused: remove what was not used for so many days; None to keep it.
+        tell: what prints a line.
+
+    Raises:
+        UserError: for a name that no entry has, or several.
+    """
+    entries = cache_entries(cache_path)
+    chosen = [_named(name, entries) for name in remove]
+    if remove_unused is not None:
+        latest = time.time() - remove_unused * DAY
+        chosen += [each for each in entries if each.last_used <= latest and each not in chosen]
+    status = 0
+    for entry in chosen:
+        if remove_entry(entry):
+            tell(f"removed {_line(entry)}")
+        else:
+            status = 1
+            tell(f"kept, since it is in use: {_line(entry)}")
+    if verify:
+        status = max([status, *map(_verify, cache_entries(cache_path), [tell] * len(entries))])
+    entries = cache_entries(cache_path)
+    for entry in entries:
+        tell(_line(entry))
+    total = sum(entry.size for entry in entries)
+    tell(f"{len(entries)} entries, {total / 1e6:,.1f} MB in {printable_name(cache_path)}")
+    return status
+
+
+def _verify(entry: CacheEntry, tell: Callable[[str], None]) -> int:
+    if entry.name.startswith(PREPARED) or entry.state not in ("complete", "in use"):
+        return 0
+    damaged = damaged_files(entry.directory)
+    if not damaged:
+        return 0
+    (entry.directory / SUMMARY).unlink(missing_ok=True)
+    tell(f"damaged ({', '.join(damaged)}), and made again when needed: {_line(entry)}")
+    return 1
+
+
+def _named(name: str, entries: Sequence[CacheEntry]) -> CacheEntry:
+    found = [entry for entry in entries if entry.name.startswith(name)]
+    exact = [entry for entry in found if entry.name == name]
+    if len(exact or found) != 1:
+        many = f"{len(found)} entries begin with {name!r}" if found else f"no entry is {name!r}"
+        raise UserError(f"{many}; `bytelm data cache` lists their names.")
+    return (exact or found)[0]
+
+
+def _line(entry: CacheEntry) -> str:
+    day = datetime.date.fromtimestamp(entry.last_used).isoformat()
+    about = printable_name(entry.content)
+    return f"{entry.size / 1e6:>10,.1f} MB  {day}  {entry.state:13}  {entry.name}  {about}"

@@ -1,0 +1,213 @@
+"""Documents packed one behind another, and the rows of T symbols that they are cut into.
+
+The symbols of text are bytes, or the tokens of `data.tokenizer`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from bytelm.core.vocabulary import BYTE_VOCABULARY, UNSCORED, Vocabulary
+from bytelm.data.corpus.blocks import CheckedArray
+
+FILLER = b"\0"
+"""Stands for START and END in the packed bytes, where `starts` tells them from text."""
+
+
+class Corpus:
+    """The symbol stream of some documents: START, the bytes and END of each, in order.
+
+    Attributes:
+        symbols: uint8 `[num_symbols]`, one byte for each symbol; START and END are FILLER. Tokens
+            are of a wider type.
+        starts: int64 `[num_documents + 1]`, position of each START, then `num_symbols`.
+        scripts: int32 `[num_documents]`, each document's number in `data.scripts`, or None.
+        boundaries: bool `[num_symbols]`, the symbols with which a piece of `data.unigram` ends,
+            or None.
+        vocabulary: of the symbols.
+        byte_counts: int32 `[vocabulary.inputs]`, the bytes that each symbol stands for; None where
+            symbols are bytes.
+    """
+
+    def __init__(
+        self,
+        symbols: np.ndarray | CheckedArray,
+        starts: np.ndarray,
+        scripts: np.ndarray | None = None,
+        boundaries: np.ndarray | CheckedArray | None = None,
+        vocabulary: Vocabulary = BYTE_VOCABULARY,
+        byte_counts: np.ndarray | None = None,
+    ) -> None:
+        self.symbols = symbols
+        self.starts = starts
+        self.scripts = scripts
+        self.boundaries = boundaries
+        self.vocabulary = vocabulary
+        self.byte_counts = byte_counts
+
+    @property
+    def num_documents(self) -> int:
+        """How many documents there are; empty ones count."""
+        return len(self.starts) - 1
+
+    @property
+    def num_symbols(self) -> int:
+        """Those of text, and a START and an END for each document."""
+        return int(self.starts[-1])
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of text, where symbols are bytes."""
+        return self.num_symbols - 2 * self.num_documents
+
+    def document(self, index: int) -> bytes:
+        """The bytes of one document, from 0, where symbols are bytes."""
+        return self.symbols[self.starts[index] + 1 : self.starts[index + 1] - 1].tobytes()
+
+    def documents(self) -> Iterator[bytes]:
+        """All documents in order, where symbols are bytes."""
+        return map(self.document, range(self.num_documents))
+
+
+def pack(documents: Iterable[bytes]) -> Corpus:
+    """Packs documents in memory."""
+    packed = [FILLER + document + FILLER for document in documents]
+    starts = np.cumsum([0, *map(len, packed)], dtype=np.int64)
+    return Corpus(np.frombuffer(b"".join(packed), np.uint8), starts)
+
+
+class Rows:
+    """A corpus as rows of T symbols: row k is symbols k*T to k*T + T, the last row is padded.
+
+    Each byte and each END of the corpus is a target exactly once.
+    """
+
+    def __init__(self, corpus: Corpus, length: int) -> None:
+        self.corpus = corpus
+        self.length = length
+
+    def __len__(self) -> int:
+        return -(-self.corpus.num_symbols // self.length)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """One row: the arrays of `batch` without their first axis."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return {name: rows[0] for name, rows in self.batch([index]).items()}
+
+    def batch(
+        self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Several rows at once.
+
+        Args:
+            indices: B row numbers; one behind the last row gives a row of padding.
+            places: without effect; nothing in these rows is drawn anew.
+
+        Returns:
+            int32 `[B, T]` each: `ids`; `targets`, the symbol after each of them, UNSCORED where
+            it is START or missing; `segment_ids`, documents from 1 in each row, 0 for padding;
+            where the corpus has them, `scripts` of the symbols' documents, -1 for padding,
+            `byte_counts` of the targets and, bool `[B, T]`, `boundaries`, False for padding.
+        """
+        return self.at(np.asarray(indices, np.int64) * self.length)
+
+    def at(self, first: np.ndarray) -> dict[str, np.ndarray]:
+        """The T symbols from each of the positions `first`, int64 `[B]`, as `batch` gives rows."""
+        vocabulary = self.corpus.vocabulary
+        # Row r holds the symbols from first[r] - 1, one more than needed at either end, so that
+        # a document that starts at an edge needs no case of its own.
+        symbols = np.full((len(first), self.length + 3), vocabulary.pad, np.int32)
+        for row, position in zip(symbols, first.tolist(), strict=True):
+            text = self.corpus.symbols[position : position + self.length + 1]
+            row[1 : 1 + len(text)] = text
+        self._mark_documents(symbols, first)
+
+        ids, targets = symbols[:, 1:-2], symbols[:, 2:-1].copy()
+        targets[targets > vocabulary.end] = UNSCORED
+        segment_ids = np.cumsum(ids == vocabulary.start, axis=1, dtype=np.int32)
+        segment_ids += 1 - segment_ids[:, :1]
+        segment_ids[ids == vocabulary.pad] = 0
+        batch = {"ids": ids, "targets": targets, "segment_ids": segment_ids}
+        if self.corpus.byte_counts is not None:
+            batch["byte_counts"] = self.corpus.byte_counts[targets]
+        if self.corpus.scripts is not None:
+            batch["scripts"] = self._scripts(self.corpus.scripts, first, segment_ids)
+        if self.corpus.boundaries is not None:
+            batch["boundaries"] = np.zeros(ids.shape, np.bool_)
+            for row, position in zip(batch["boundaries"], first.tolist(), strict=True):
+                marks = self.corpus.boundaries[position : position + self.length]
+                row[: len(marks)] = marks
+        return batch
+
+    def _scripts(
+        self, scripts: np.ndarray, first: np.ndarray, segment_ids: np.ndarray
+    ) -> np.ndarray:
+        """The script of each symbol of rows that begin at `first` [B], int32 [B, T]."""
+        before = np.searchsorted(self.corpus.starts, first, side="right") - 2
+        is_text = segment_ids > 0
+        found = np.full(segment_ids.shape, -1, np.int32)
+        found[is_text] = scripts[(before[:, None] + segment_ids)[is_text]]
+        return found
+
+    def _mark_documents(self, symbols: np.ndarray, first: np.ndarray) -> None:
+        """Writes START and END into `symbols` [B, T + 3]."""
+        starts, vocabulary = self.corpus.starts, self.corpus.vocabulary
+        low = np.searchsorted(starts, first)
+        high = np.searchsorted(starts, first + self.length + 1, side="right")
+        found = np.concatenate([starts[a:b] for a, b in zip(low, high, strict=True)])
+        row = np.repeat(np.arange(len(first)), high - low)
+        before = row * symbols.shape[1] + (found - first[row])
+        symbols.reshape(-1)[before] = vocabulary.end
+        # The last of `starts` ends the last document and starts none.
+        starting = found < self.corpus.num_symbols
+        symbols.reshape(-1)[before + 1] = np.where(starting, vocabulary.start, vocabulary.pad)
+
+
+class RowSource(Protocol):
+    """The numbered rows of one source."""
+
+    def __len__(self) -> int: ...
+
+    def batch(
+        self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Several rows at once: the fields of a `Batch`.
+
+        Args:
+            indices: B row numbers; one behind the last row gives a row of padding.
+            places: the place of each in the endless order of training, for what is drawn anew each
+                time; none = evaluation, where a row is always the same.
+        """
+
+
+class ConcatenatedRows:
+    """The rows of several sources, numbered on from one source to the next."""
+
+    def __init__(self, sources: Sequence[RowSource]) -> None:
+        self.sources = sources
+        self.ends = np.cumsum([len(rows) for rows in sources])
+        """int `[number of sources]`: the number behind the last row of each source."""
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def batch(
+        self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Several rows at once, as `RowSource.batch` gives them."""
+        if len(self.sources) == 1:
+            return self.sources[0].batch(indices, places)
+        numbers = np.asarray(indices, np.int64)
+        owners = np.minimum(np.searchsorted(self.ends, numbers, "right"), len(self.sources) - 1)
+        batch: dict[str, np.ndarray] = {}
+        for owner in np.unique(owners):
+            mine = owners == owner
+            source = self.sources[owner]
+            places_of_mine = None if places is None else np.asarray(places)[mine]
+            part = source.batch(numbers[mine] - (self.ends[owner] - len(source)), places_of_mine)
+            for name, rows in part.items():
+                shape = (len(numbers), rows.shape[1])
+                batch.setdefault(name, np.empty(shape, rows.dtype))[mine] = rows
+        return batch

@@ -1,0 +1,111 @@
+"""Training rows in an order of text that does not depend on what the symbols are.
+
+Documents are cut into pieces of so many bytes, which are shuffled in each epoch; the symbols of the
+shuffled pieces, one behind another, are cut into rows. A byte model and a subword model then read
+the same text in the same order, whatever their rows hold. A piece begins without context.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from bytelm.core.vocabulary import UNSCORED
+from bytelm.data.corpus.packing import Corpus
+
+
+class PieceRows:
+    """A corpus in pieces, as rows of T symbols; each byte and each END is a target once an epoch.
+
+    Args:
+        corpus: of bytes or tokens.
+        length: T.
+        piece_bytes: bytes of a document that a piece holds; a token belongs to the piece in which
+            it starts.
+        seed: of the order.
+    """
+
+    def __init__(self, corpus: Corpus, length: int, piece_bytes: int, seed: int) -> None:
+        self.corpus = corpus
+        self.length = length
+        self._starts = piece_starts(corpus, piece_bytes)
+        self._seed = seed
+        self._order = functools.lru_cache(maxsize=2)(self._shuffled)
+        self._origin = (corpus, length, piece_bytes, seed)
+
+    def __reduce__(self) -> tuple[type["PieceRows"], tuple[object, ...]]:
+        """Worker processes find the pieces themselves."""
+        return PieceRows, self._origin
+
+    def __len__(self) -> int:
+        return -(-self.corpus.num_symbols // self.length)
+
+    def batch(
+        self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Rows by their place in the endless order, as `Rows.batch` gives them.
+
+        `segment_ids` count pieces.
+        """
+        rows = [self._row(int(place)) for place in (indices if places is None else places)]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The order of the pieces, and the place of each one's first symbol in the stream."""
+        # RandomState, because numpy promises never to change its streams.
+        seed = (self._seed + epoch) % 2**32
+        order = np.random.RandomState(seed).permutation(len(self._starts) - 1)
+        return order, np.cumsum(np.diff(self._starts)[order])
+
+    def _row(self, place: int) -> dict[str, np.ndarray]:
+        epoch, index = divmod(place, len(self))
+        order, ends = self._order(epoch)
+        wanted = np.arange(index * self.length, (index + 1) * self.length)
+        there = wanted < self.corpus.num_symbols
+        rank = np.searchsorted(ends, wanted[there], side="right")
+        positions = self._starts[order[rank] + 1] - (ends[rank] - wanted[there])
+        vocabulary = self.corpus.vocabulary
+        row = {
+            "ids": np.full(self.length, vocabulary.pad, np.int32),
+            "targets": np.full(self.length, UNSCORED, np.int32),
+            "segment_ids": np.zeros(self.length, np.int32),
+        }
+        count = len(positions)
+        row["ids"][:count] = self._symbols(positions)
+        targets = self._symbols(np.minimum(positions + 1, self.corpus.num_symbols - 1))
+        row["targets"][:count] = np.where(row["ids"][:count] == vocabulary.end, UNSCORED, targets)
+        row["segment_ids"][:count] = 1 + rank - rank[:1]
+        if self.corpus.byte_counts is not None:
+            row["byte_counts"] = self.corpus.byte_counts[row["targets"]]
+        if self.corpus.scripts is not None:
+            row["scripts"] = np.full(self.length, -1, np.int32)
+            row["scripts"][:count] = self.corpus.scripts[self._documents(positions)]
+        return row
+
+    def _documents(self, positions: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.corpus.starts, positions, side="right") - 1
+
+    def _symbols(self, positions: np.ndarray) -> np.ndarray:
+        starts, vocabulary = self.corpus.starts, self.corpus.vocabulary
+        document = self._documents(positions)
+        symbols = self.corpus.symbols[positions].astype(np.int32)
+        symbols[positions == starts[document]] = vocabulary.start
+        symbols[positions + 1 == starts[document + 1]] = vocabulary.end
+        return symbols
+
+
+def piece_starts(corpus: Corpus, piece_bytes: int) -> np.ndarray:
+    """The first symbol of each piece, and the number of symbols, int64 `[pieces + 1]`."""
+    found = []
+    for first, last in zip(corpus.starts[:-1].tolist(), corpus.starts[1:].tolist(), strict=True):
+        size = last - first - 2
+        if corpus.byte_counts is None:
+            cuts = np.arange(piece_bytes, size, piece_bytes)
+        else:
+            counts = corpus.byte_counts[corpus.symbols[first + 1 : last - 1]]
+            ends = np.cumsum(counts, dtype=np.int64)
+            edges = np.arange(piece_bytes, ends[-1] if size else 0, piece_bytes)
+            cuts = np.searchsorted(ends - counts, edges)
+        # START belongs to a document's first piece, END to its last.
+        found += [[first], first + 1 + cuts]
+    return np.concatenate([*found, [corpus.num_symbols]]).astype(np.int64)

@@ -1,0 +1,156 @@
+"""The record of a run's text: which passages it read, and in which split each was.
+
+A passage is known again by its bytes, whatever file it stands in.
+"""
+
+import functools
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bytelm.core.atomic_write import write_whole
+from bytelm.data.config import SPLITS, Split
+from bytelm.data.sources.passages import digest, passages
+
+FILE = "text_record.npz"
+"""File of a run directory that holds its record."""
+PLACED = np.dtype([("digest", "<u8"), ("split", "u1")])
+"""A passage on disk: its digest, and the number of its split."""
+
+ABOUT_SOURCE = {"name", "held_out", "split_above", "text", "test", "places"}
+"""What is told of each source (`bytelm.data.corpus.run_text.describe_source`)."""
+TRAINED = 1 << SPLITS.index("train")
+"""In the mask of a passage: that it was trained on."""
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+
+
+class ReadBytes(NamedTuple):
+    """Bytes of a text that were in any split of a run, and those that were in its train split."""
+
+    read: int
+    trained: int
+
+
+@dataclass(frozen=True, eq=False)
+class TextRecord:
+    """Passages and their splits.
+
+    Attributes:
+        digests: uint64 `[passages]`, each once, ascending.
+        splits: uint8 `[passages]`, a mask: bit k says that the passage was in split k of `SPLITS`.
+        complete: whether all text that the parameters were trained on is in it. It is not where
+            text was streamed, or where a run went on from one without a record.
+        sources: what each source was, ready for JSON (`bytelm.data.corpus.run_text`).
+    """
+
+    digests: np.ndarray
+    splits: np.ndarray
+    complete: bool
+    sources: tuple[dict[str, Any], ...] = ()
+
+    def masks(self, found: Iterable[bytes]) -> np.ndarray:
+        """The mask of each passage, uint8 `[passages]`; 0 for those that are not known."""
+        wanted = np.array([digest(passage) for passage in found], np.uint64)
+        if not len(self.digests):
+            return np.zeros(len(wanted), np.uint8)
+        places = np.searchsorted(self.digests, wanted).clip(max=len(self.digests) - 1)
+        return np.where(self.digests[places] == wanted, self.splits[places], 0).astype(np.uint8)
+
+    def count(self, text: bytes, first: int | None = None) -> "ReadBytes":
+        """How many of the first bytes of a text the run read, and was trained on."""
+        left, read, trained = len(text) if first is None else first, 0, 0
+        for passage, mask in zip(passages(text), self.masks(passages(text)), strict=True):
+            size = min(len(passage), max(left, 0))
+            left -= size
+            read += size * bool(mask)
+            trained += size * bool(mask & TRAINED)
+        return ReadBytes(read, trained)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of the passages and their splits."""
+        content = hashlib.blake2b(digest_size=16)
+        content.update(self.digests.astype("<u8").tobytes() + self.splits.tobytes())
+        return content.hexdigest()
+
+    def followed_by(self, later: "TextRecord") -> "TextRecord":
+        """The record of a run that first read this text and then the later one.
+
+        What was trained on stays so; what the later text holds has otherwise its split there.
+        """
+        again = np.isin(self.digests, later.digests)
+        earlier = np.where(again, self.splits & np.uint8(TRAINED), self.splits)
+        digests = np.concatenate([self.digests, later.digests])
+        merged = _merged(digests, np.concatenate([earlier, later.splits]))
+        return TextRecord(*merged, self.complete and later.complete, later.sources)
+
+    def save(self, run: Path) -> None:
+        """Writes the record into a run directory; the file appears whole or not at all."""
+        about = json.dumps({"complete": self.complete, "sources": self.sources})
+        content = io.BytesIO()
+        text = np.frombuffer(about.encode(), np.uint8)
+        np.savez(content, digests=self.digests, splits=self.splits, about=text)
+        write_whole(run / FILE, content.getvalue())
+
+
+def make_record(
+    placed: Iterable[np.ndarray], complete: bool, sources: Sequence[dict[str, Any]]
+) -> TextRecord:
+    """The record of some passages, arrays of PLACED; the same one may come often."""
+    rows = np.concatenate([np.zeros(0, PLACED), *placed])
+    masks = np.left_shift(np.uint8(1), rows["split"])
+    return TextRecord(*_merged(rows["digest"], masks), complete, tuple(sources))
+
+
+def load_record(run: Path) -> TextRecord | None:
+    """The record in a run directory; None if there is none that can be read."""
+    try:
+        with np.load(io.BytesIO((run / FILE).read_bytes()), allow_pickle=False) as arrays:
+            digests, splits = arrays["digests"], arrays["splits"]
+            about = json.loads(arrays["about"].tobytes())
+        if digests.dtype != np.uint64 or splits.dtype != np.uint8 or digests.shape != splits.shape:
+            return None
+        return TextRecord(digests, splits, about["complete"] is True, tuple(_sources(about)))
+    except UNREADABLE:
+        return None
+
+
+def load_sources(run: Path) -> list[dict[str, Any]] | None:
+    """What the sources of a run were, without the passages; None if there is no record."""
+    try:
+        with open(run / FILE, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return _sources(json.loads(arrays["about"].tobytes()))
+    except UNREADABLE:
+        return None
+
+
+def _sources(about: Any) -> list[dict[str, Any]]:
+    """Those of a record; ValueError for JSON of another form."""
+    sources = list(about["sources"])
+    if not all(isinstance(source, dict) and source.keys() >= ABOUT_SOURCE for source in sources):
+        raise ValueError("a source is described otherwise")
+    return sources
+
+
+def placed_passages(text: bytes, split: Split) -> bytes:
+    """The passages of a text in a split, as PLACED."""
+    rows = [(digest(passage), SPLITS.index(split)) for passage in passages(text)]
+    return np.array(rows, PLACED).tobytes()
+
+
+def _merged(digests: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each digest once, in order, and all bits of its masks."""
+    if not len(digests):
+        return np.zeros(0, np.uint64), np.zeros(0, np.uint8)
+    order = np.argsort(digests, kind="stable")
+    ordered = digests[order]
+    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    merged = np.bitwise_or.reduceat(masks[order], first)
+    return ordered[first].astype(np.uint64), merged.astype(np.uint8)

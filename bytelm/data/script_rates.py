@@ -1,0 +1,136 @@
+"""Boundary rates of FLEXITOKENS (arXiv 2507.12720), measured on parallel text.
+
+A sentence shall have as many patches in every script: where the anchor has `mu` bytes in a document
+on average and a rate of `alpha` boundaries per byte, a script L with `mu_L` bytes has
+
+    alpha_L = alpha * mu / mu_L        sigma_L = sigma * mu / mu_L
+
+A script's sigma says how much the rate may differ from text to text. For the anchor it is measured
+as `alpha` times the coefficient of variation, over its documents, of the boundaries per byte that
+whitespace makes (the rule `whitespace_run`). The published sigmas are in proportion to the alphas
+too: .023/.019/.011/.012/.009/.008 to .333/.275/.167/.178/.13/.124.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from bytelm.core.console import TerminalConsole
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import START
+from bytelm.data.config import DataConfig
+from bytelm.data.corpus.packing import Rows, pack
+from bytelm.data.sources.document import Document
+from bytelm.data.sources.source import open_sources
+from bytelm.patching.rules import BoundaryRule, find_boundaries
+
+
+@dataclass(frozen=True)
+class ScriptRate:
+    """What parallel text says of one script.
+
+    Attributes:
+        script: its name.
+        mean_bytes: mean bytes of a document.
+        rate: alpha, boundaries per byte.
+        deviation: sigma, standard deviation of the rate.
+    """
+
+    script: str
+    mean_bytes: float
+    rate: float
+    deviation: float
+
+
+def script_rates(documents: Iterable[Document], anchor: str, rate: float) -> list[ScriptRate]:
+    """Measures the scripts of parallel text, the anchor first.
+
+    Args:
+        documents: in each script the same ones.
+        anchor: the script whose rate is given.
+        rate: boundaries per byte of the anchor.
+
+    Raises:
+        UserError: for a rate outside (0, 1) of any script, documents without a script, an anchor
+            without documents or whitespace, empty documents, and a script that has not as many
+            documents as the anchor.
+    """
+    if not 0 < rate < 1:
+        raise UserError(f"--rate is {rate}; choose a number between 0 and 1.")
+    texts: dict[str, list[bytes]] = collections.defaultdict(list)
+    for text, script, _ in documents:
+        if script is None:
+            raise UserError(
+                "a document has no script; name the key of the scripts with --data.script-key, or "
+                "the script of each source with data.script."
+            )
+        if not text:
+            raise UserError(f"a document of {script} is empty; leave it out in every script.")
+        texts[script].append(text)
+    if anchor not in texts:
+        known = ", ".join(sorted(texts)) or "no documents"
+        raise UserError(f"--anchor: there are no documents in {anchor}, but {known}.")
+    for script, found in texts.items():
+        if len(found) != len(texts[anchor]):
+            raise UserError(
+                f"the text is not parallel: {script} has {len(found)} documents, and {anchor} "
+                f"{len(texts[anchor])}."
+            )
+    means = {script: float(np.mean([*map(len, found)])) for script, found in texts.items()}
+    deviation = rate * _variation(texts[anchor], anchor)
+    rates = []
+    for script in sorted(texts, key=lambda name: (name != anchor, name)):
+        shorter = means[anchor] / means[script]
+        if rate * shorter >= 1:
+            raise UserError(f"{script} would have a rate of {rate * shorter:.3f}; lower --rate.")
+        rates.append(ScriptRate(script, means[script], rate * shorter, deviation * shorter))
+    return rates
+
+
+def _variation(texts: Sequence[bytes], script: str) -> float:
+    """Standard deviation by mean of the boundaries per byte that whitespace makes in documents."""
+    corpus = pack(texts)
+    row = Rows(corpus, corpus.num_symbols).batch([0])
+    found, _ = find_boundaries(BoundaryRule("whitespace_run"), row["ids"], row["segment_ids"])
+    ends = np.asarray(found.ends) & (row["ids"] < START)
+    counts = np.add.reduceat(ends[0], corpus.starts[:-1], dtype=int)
+    if not counts.any():
+        raise UserError(f"--anchor: text in {script} has no whitespace; choose another anchor.")
+    rates = counts / [*map(len, texts)]
+    return float(rates.std() / rates.mean())
+
+
+def print_rates(config: DataConfig, anchor: str, rate: float, file: TextIO | None = None) -> None:
+    """Prints the rates of all documents, and the config of the boundaries to paste.
+
+    Args:
+        config: the parallel text; its train split and, without files of their own, the documents
+            that the hash would hold out of it.
+        anchor: the script whose rate is given.
+        rate: boundaries per byte of the anchor.
+        file: where to print; none = standard output.
+
+    Raises:
+        UserError: for a bad source, and as `script_rates`.
+    """
+    sources = [dataclasses.replace(source, held_out=0.0) for source in open_sources(config)]
+    documents = (document for source in sources for document in source.documents("train"))
+    rates = script_rates(documents, anchor, rate)
+    table = Table()
+    for name in ("script", "bytes per document", "rate (alpha)", "deviation (sigma)"):
+        table.add_column(name, justify="right")
+    for found in rates:
+        figures = (f"{found.mean_bytes:,.1f}", f"{found.rate:.3f}", f"{found.deviation:.4f}")
+        table.add_row(Text(found.script), *figures)
+    bands = ", ".join(
+        f'Band("{found.script}", {found.rate:.3f}, {found.deviation:.4f})' for found in rates
+    )
+    console = TerminalConsole(file)
+    console.print(table)
+    console.print(Text(f"FlexitokensBoundary(bands=({bands},))"), soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Where documents come from: files, TFDS, Python's own library."""

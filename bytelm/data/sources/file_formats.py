@@ -1,0 +1,250 @@
+"""What a file holds, by its name and its first bytes, and its bytes without compression."""
+
+import bz2
+import gzip
+import io
+import lzma
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+from bytelm.core.errors import UserError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+Format = Literal["text", "lines"]
+FORMATS: dict[str, Format] = {
+    ".txt": "text",
+    ".jsonl": "lines",
+    ".ndjson": "lines",
+    ".json": "lines",
+}
+CHUNK = 2**16
+UTF8_MARK = b"\xef\xbb\xbf"
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+"""UTF-32 in the usual order of bytes begins with the first of them too."""
+JSON_OBJECT = re.compile(rb'\s*\{\s*"[^"\n]*"\s*:')
+ENDING = re.compile(r"\.[a-z][a-z0-9]*")
+"""What counts as an ending: `.5` of `part-0.5` tells no format."""
+ADVICE = {
+    ".zip": "unpack it first",
+    ".tar": "unpack it first",
+    ".tgz": "unpack it first",
+    ".7z": "unpack it first",
+    ".parquet": "write its rows as JSON lines first",
+    ".arrow": "write its rows as JSON lines first",
+    ".csv": "write its rows as JSON lines first",
+    ".tsv": "write its rows as JSON lines first",
+}
+
+
+class DamagedError(Exception):
+    """Compressed data that ends early, was changed, or is followed by something else."""
+
+
+class _Members(io.RawIOBase):
+    """The text of compressed members, one after another, to the last byte of the file.
+
+    The standard library's readers take rubbish after the first member as the end of the file.
+    """
+
+    def __init__(self, file: BinaryIO, decompressor: Callable[[], Any], padding: bytes) -> None:
+        self._file = file
+        self._decompressor = decompressor
+        self._padding = padding
+        self._member = decompressor()
+        self._ahead = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._member.eof or self._next_member():
+            if self._member.needs_input and not self._ahead:
+                self._ahead = self._file.read(CHUNK)
+                if not self._ahead:
+                    raise DamagedError("the compressed data ends early")
+            try:
+                text = self._member.decompress(self._ahead, len(buffer))
+            except (OSError, EOFError, lzma.LZMAError, zstd.ZstdError) as error:
+                raise DamagedError(str(error) or "bad compressed data") from error
+            self._ahead = b""
+            if text:
+                buffer[: len(text)] = text
+                return len(text)
+        return 0
+
+    def _next_member(self) -> bool:
+        """Starts the member after one that has ended; False at the end of the file."""
+        rest = self._member.unused_data.lstrip(self._padding)
+        while not rest:
+            rest = self._file.read(CHUNK)
+            if not rest:
+                return False
+            rest = rest.lstrip(self._padding)
+        self._member, self._ahead = self._decompressor(), rest
+        return True
+
+
+def _members(decompressor: Callable[[], Any], padding: bytes = b"") -> Callable[..., BinaryIO]:
+    def opened(file: BinaryIO) -> BinaryIO:
+        return io.BufferedReader(_Members(file, decompressor, padding), CHUNK)
+
+    return opened
+
+
+def _zstd_decompressor() -> Any:
+    # `zstd --long` refers back as far as 2**31 bytes.
+    window = zstd.DecompressionParameter.window_log_max
+    return zstd.ZstdDecompressor(options={window: window.bounds()[1]})
+
+
+@dataclass(frozen=True)
+class Compression:
+    """A way to compress files.
+
+    Attributes:
+        name: of the program.
+        magic: what such a file begins with.
+        open: the text of an open file, as a stream; reading it raises `DAMAGE`.
+    """
+
+    name: str
+    magic: re.Pattern[bytes]
+    open: Callable[[BinaryIO], BinaryIO]
+
+
+COMPRESSIONS: dict[str, Compression] = {
+    ".gz": Compression(
+        "gzip",
+        re.compile(rb"\x1f\x8b\x08"),
+        lambda file: cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb")),
+    ),
+    ".bz2": Compression(
+        "bzip2",
+        re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", re.DOTALL),
+        _members(bz2.BZ2Decompressor),
+    ),
+    ".xz": Compression(
+        "xz",
+        re.compile(rb"\xfd7zXZ\0"),
+        _members(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ), padding=b"\0"),
+    ),
+    ".zst": Compression(
+        "zstd",
+        re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.DOTALL),
+        _members(_zstd_decompressor),
+    ),
+}
+"""By the ending of files."""
+DAMAGE = (DamagedError, gzip.BadGzipFile, EOFError, zlib.error)
+"""What reading damaged data raises."""
+
+
+def endings(path: Path) -> tuple[str, str]:
+    """The endings that tell format and compression, in lower case; "" where there is none."""
+    compression = path.suffix.lower() if path.suffix.lower() in COMPRESSIONS else ""
+    inner = path.with_suffix("") if compression else path
+    found = inner.suffix.lower()
+    return found if ENDING.fullmatch(found) else "", compression
+
+
+def check_ending(path: Path, option: str) -> None:
+    """UserError for a file whose name says that it is of another kind."""
+    ending, _ = endings(path)
+    if ending and ending not in FORMATS:
+        advice = ADVICE.get(ending, "rename it, link to it by such a name, or narrow the pattern")
+        raise UserError(
+            f"{option}: {path} ends in neither .txt (one document) nor .jsonl (one a line), with "
+            f"or without {', '.join(COMPRESSIONS)} after it; {advice}."
+        )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[io.BufferedReader, Compression | None]]:
+    """The bytes of a file without its compression, as a stream with `peek`, and what that was.
+
+    Reading raises `DAMAGE` for compressed data that is not whole, and OSError.
+    """
+    with open(path, "rb") as file:
+        compression = _compression(path, file.peek(16))
+        if compression is None:
+            yield file, None
+        else:
+            with compression.open(file) as stream:
+                yield cast(io.BufferedReader, stream), compression
+
+
+def _compression(path: Path, head: bytes) -> Compression | None:
+    """How a file with these first bytes is compressed, whatever its name says."""
+    for compression in COMPRESSIONS.values():
+        if compression.magic.match(head):
+            return compression
+    _, ending = endings(path)
+    if not ending:
+        return None
+    name = COMPRESSIONS[ending].name
+    if not head:
+        raise DamagedError(f"it has no bytes, not even those of an empty {name} file")
+    raise DamagedError(
+        f"it is not compressed with {name}; if it is plain text, take the {ending} off its name"
+    )
+
+
+def check_whole(path: Path) -> None:
+    """Reads a compressed file to its end; `DAMAGE` where it is not whole."""
+    with opened(path) as (stream, compression):
+        while compression is not None and stream.read(CHUNK):
+            pass
+
+
+def format_of(path: Path, head: bytes) -> Format:
+    """What a file holds: by its ending or, where it has none, by the first bytes of its text.
+
+    Raises:
+        UserError: for a file without an ending that is no UTF-8 text.
+    """
+    ending, _ = endings(path)
+    if ending:
+        return FORMATS[ending]
+    if JSON_OBJECT.match(head.removeprefix(UTF8_MARK)):
+        return "lines"
+    # The head may end within a character.
+    text = head.decode(errors="ignore")
+    if b"\0" in head or len(head) - len(text.encode()) > 3:
+        raise UserError(
+            f"{path} has no ending that tells what it is, and is no UTF-8 text; name it .txt to "
+            "read its bytes as one document, or .jsonl if it has a JSON object in each line."
+        )
+    return "text"
+
+
+def check_json_lines(path: Path, head: bytes) -> None:
+    """UserError for JSON that is not one object a line.
+
+    Args:
+        path: the file.
+        head: the first bytes of its text.
+    """
+    if head.startswith(UTF16_MARKS):
+        raise UserError(
+            f"{path} is in UTF-16 or UTF-32, and JSON lines are in UTF-8; convert it, for example "
+            "with `iconv -f UTF-16 -t UTF-8`."
+        )
+    text = head.removeprefix(UTF8_MARK).lstrip()
+    first_line = text.partition(b"\n")[0].strip()
+    is_array = first_line == b"[" or (endings(path)[0] == ".json" and text.startswith(b"["))
+    if is_array or first_line == b"{":
+        what, program = ("array", ".[]") if is_array else ("value", ".")
+        raise UserError(
+            f"{path} is one JSON {what} over all its lines, not an object in each line; rewrite "
+            f"it, for example with `jq -c '{program}'`."
+        )

@@ -1,0 +1,136 @@
+"""Which files patterns name: each real file once, through links too, and no loop for ever."""
+
+import collections
+import fnmatch
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from bytelm.core.errors import UserError
+from bytelm.core.terminal_text import printable_name
+
+ANY_DEPTH = "**"
+WILDCARDS = re.compile(r"[*?[]")
+
+logger = logging.getLogger(__name__)
+
+
+def find_files(patterns: Iterable[str], option: str) -> list[Path]:
+    """The files that patterns name, in the order of their absolute names.
+
+    `*`, `?` and `[abc]` match within a name, `**` any number of directories. Where something has
+    a name with brackets exactly as it is written, the brackets are part of the name. Links are
+    followed. A file that has several names counts once, under its own name rather than a link's.
+
+    Args:
+        patterns: such as `books/**/*.txt`.
+        option: the option that the patterns come from, for messages.
+
+    Raises:
+        UserError: for a pattern that matches no file.
+    """
+    names: dict[object, str] = {}
+    for pattern in patterns:
+        found = [name for name in _matches(pattern) if _is_file(name)]
+        if not found:
+            raise UserError(_nothing(pattern, option))
+        for name in found:
+            kept = names.setdefault(identity(name), name)
+            names[identity(name)] = min(kept, name, key=_preference)
+    return sorted(map(Path, names.values()), key=lambda path: Path(os.path.abspath(path)))
+
+
+def identity(path: str | Path) -> object:
+    """A value that all names of one file share, and no other file has."""
+    stat = os.stat(path)
+    if stat.st_ino == 0:  # a file system without such numbers
+        return os.path.realpath(path)
+    # Size and time, because the numbers of some network file systems are not unique.
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _preference(name: str) -> tuple[bool, str]:
+    absolute = os.path.abspath(name)
+    return absolute != os.path.realpath(name), absolute
+
+
+def _matches(pattern: str) -> Iterable[str]:
+    path = Path(os.path.expanduser(pattern))
+    parts = [part for part in path.parts if part != path.anchor]
+    if parts and parts[-1] == ANY_DEPTH:
+        parts.append("*")
+    found: Iterable[str] = [path.anchor]
+    for part in parts:
+        found = _below(list(found), part)
+    return found
+
+
+def _below(directories: list[str], part: str) -> Iterable[str]:
+    """What one part of a pattern names in directories."""
+    if part == ANY_DEPTH:
+        return [found for directory in directories for found in _tree(directory)]
+    literal = [os.path.join(directory, part) for directory in directories]
+    if not WILDCARDS.search(part):
+        return filter(os.path.lexists, literal)
+    as_written = part.replace("[", "[[]")
+    return _named(directories, as_written) or _named(directories, part)
+
+
+def _named(directories: list[str], part: str) -> list[str]:
+    return [
+        os.path.join(directory, entry.name)
+        for directory in directories
+        for entry in _entries(directory)
+        if fnmatch.fnmatchcase(entry.name, part)
+        and (part.startswith(".") or not entry.name.startswith("."))
+    ]
+
+
+def _tree(root: str) -> Iterator[str]:
+    """A directory and those below it, each real one once; a link's name only if it has no other."""
+    seen: set[str] = set()
+    waiting = collections.deque([root])
+    while waiting:
+        directory = waiting.popleft()
+        real = os.path.realpath(directory)
+        if real in seen:
+            continue
+        seen.add(real)
+        yield directory
+        for entry in _entries(directory):
+            if entry.is_dir() and not entry.name.startswith("."):
+                path = os.path.join(directory, entry.name)
+                # Directories come before links, which may lead to them.
+                waiting.append(path) if entry.is_symlink() else waiting.appendleft(path)
+
+
+def _entries(directory: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory or os.curdir) as entries:
+            return list(entries)
+    except (NotADirectoryError, FileNotFoundError):
+        return []
+    except OSError as error:
+        name = printable_name(directory or os.curdir)
+        logger.warning("%s cannot be listed (%s): its files are left out", name, error.strerror)
+        return []
+
+
+def _is_file(name: str) -> bool:
+    if os.path.islink(name) and not os.path.exists(name):
+        logger.warning("%s is a link that leads nowhere: it is left out", printable_name(name))
+    return os.path.isfile(name)
+
+
+def _nothing(pattern: str, option: str) -> str:
+    path = Path(os.path.expanduser(pattern))
+    if path.is_dir():
+        return (
+            f"{option}: {path} is a directory; name the files in it, such as "
+            f"'{path / ANY_DEPTH / '*.txt'}'."
+        )
+    if path.exists():
+        return f"{option}: {path} is no regular file; write what it gives into a file first."
+    return f"{option}: no file matches {pattern!r}; check the path and the quotes."

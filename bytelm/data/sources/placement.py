@@ -1,0 +1,127 @@
+"""Which split a document belongs to, and where a long one is cut.
+
+A document's hash decides, so that equal documents share a split, and adding documents moves none.
+A document longer than `split_above` bytes is cut instead: its beginning belongs to train, its end
+to the splits which the source does not have. Where it is cut depends on the document alone.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from bytelm.data.config import SPLITS, Split
+from bytelm.data.corpus.text_record import TextRecord
+from bytelm.data.sources.document import Document
+from bytelm.data.sources.passages import digest, passages
+
+
+class Placed(NamedTuple):
+    """A document, or a part of a long one, and its split."""
+
+    document: Document
+    split: Split
+    is_part: bool
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Places the documents of the train split of a storage; can be pickled.
+
+    Attributes:
+        own_splits: splits that the storage has; they get nothing from its train split.
+        held_out: share of the documents, or of a long one, that each other split gets.
+        split_above: bytes of a document above which it is cut; None for never.
+        record: of text that a run read. Passages that it holds keep the split they had there.
+    """
+
+    own_splits: frozenset[Split]
+    held_out: float
+    split_above: int | None = None
+    record: TextRecord | None = None
+
+    def parts(self, document: Document) -> Iterator[Placed]:
+        """The document with its split, or the parts of it with theirs, in order."""
+        if self.is_cut(document):
+            lengths = [len(passage) for passage in passages(document.text)]
+            placed = zip(self._splits_of_passages(document.text, lengths), lengths, strict=True)
+            begin = 0
+            for split, part in itertools.groupby(placed, key=lambda item: item[0]):
+                end = begin + sum(length for _, length in part)
+                yield Placed(document._replace(text=document.text[begin:end]), split, is_part=True)
+                begin = end
+        else:
+            for split in self._splits(document.text):
+                yield Placed(document, split, is_part=False)
+
+    def is_cut(self, document: Document) -> bool:
+        """Whether the document is longer than `split_above`, and something of it is held out.
+
+        A text with a target stays whole.
+        """
+        return (
+            self.split_above is not None
+            and len(document.text) > self.split_above
+            and document.target is None
+            and bool(self._held_out_splits)
+        )
+
+    def part_in(self, split: Split, text: bytes) -> bytes | None:
+        """What of a text belongs to a split: one part of it, without a record; all; or None."""
+        parts = self.parts(Document(text))
+        return next((part.document.text for part in parts if part.split == split), None)
+
+    @property
+    def _held_out_splits(self) -> list[Split]:
+        if self.held_out == 0:
+            return []
+        return [split for split in ("validation", "test") if split not in self.own_splits]
+
+    def _splits(self, text: bytes) -> list[Split]:
+        """The split of a whole text: where most of its bytes were, if they are known."""
+        if self.record is not None:
+            lengths = np.array([len(passage) for passage in passages(text)])
+            masks = self.record.masks(passages(text))
+            known = [
+                split
+                for number, split in enumerate(SPLITS)
+                if 2 * lengths[masks >> number & 1 == 1].sum() >= len(text) > 0
+            ]
+            if known:
+                return known
+        draw = digest(text) / 2**64
+        drawn: Split = "train"
+        if draw < 2 * self.held_out:
+            drawn = "test" if draw < self.held_out else "validation"
+        return ["train" if drawn in self.own_splits else drawn]
+
+    def _splits_of_passages(self, text: bytes, lengths: list[int]) -> list[Split]:
+        """The split of each passage of a long document: the one it had, or by its position."""
+        by_position = self._by_position(lengths)
+        if self.record is None:
+            return by_position
+        placed: list[Split] = []
+        for mask, new in zip(self.record.masks(passages(text)), by_position, strict=True):
+            had = [split for number, split in enumerate(SPLITS) if mask >> number & 1]
+            # A passage of two splits goes with the one before it, so that parts stay whole.
+            keep = [split for split in had if placed and split == placed[-1]]
+            placed.append((keep or had or [new])[0])
+        return placed
+
+    def _by_position(self, lengths: list[int]) -> list[Split]:
+        """Train first; the shares of the others end as near as passages allow to where they should.
+
+        `split_above` is at least 4 passages, so that each split has one.
+        """
+        ends = np.cumsum(lengths)
+        splits: list[Split] = []
+        order = self._held_out_splits
+        for number, split in enumerate(["train", *order[:-1]]):
+            left = len(order) - number
+            wanted = ends[-1] * (1 - left * self.held_out)
+            last = int(np.abs(ends - wanted).argmin()) + 1
+            last = min(max(last, len(splits) + 1), len(ends) - left)
+            splits += [split] * (last - len(splits))
+        return splits + [order[-1]] * (len(ends) - len(splits))

@@ -1,0 +1,205 @@
+"""Documents of a dataset of tensorflow-datasets (TFDS), read without TensorFlow."""
+
+import difflib
+import functools
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from bytelm.core.errors import UserError
+from bytelm.core.file_names import is_utf8
+from bytelm.data.config import SourceConfig, Split
+from bytelm.data.sources.document import Document
+from bytelm.data.sources.tfds_features import own_features_only
+
+FOUND_SPLITS: dict[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": ("validation", "valid"),
+    "test": ("test",),
+}
+NAMESPACE = re.compile(r"[\w-]+:(?![\d*]+\.)")
+"""What comes before a dataset's name, as in `huggingface:pg19`; `pg19:1.0.0` has a version."""
+
+
+class TfdsMissingError(UserError):
+    """The package tensorflow-datasets is not installed."""
+
+
+def import_tfds(dataset: str) -> Any:
+    """The module `tensorflow_datasets`, which reading packed text does not need."""
+    try:
+        import tensorflow_datasets
+        import tensorflow_datasets.text  # registers the text datasets
+    except ImportError as error:
+        raise TfdsMissingError(
+            f"the dataset {dataset} is not packed yet, and packing it needs tensorflow-datasets "
+            f"({error}); run `pip install tensorflow-datasets importlib_resources`."
+        ) from error
+    return tensorflow_datasets
+
+
+class TfdsDocuments:
+    """Random access to the texts of one split, as bytes; can be sent to another process."""
+
+    def __init__(self, examples: Any, text_key: str) -> None:
+        self._examples = examples
+        self._text_key = text_key
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> bytes:
+        text = self._examples[index][self._text_key]
+        return text.encode() if isinstance(text, str) else bytes(text)
+
+
+class TfdsReader:
+    """Documents of a prepared TFDS dataset; nothing is ever downloaded here.
+
+    Raises, when it is first read:
+        UserError: for an unknown dataset, config, version, split or text feature, a dataset that
+            is not prepared, and one prepared in a format without random access.
+    """
+
+    skipped = 0
+
+    def __init__(self, config: SourceConfig) -> None:
+        self.name = config.dataset
+        self._config = config
+
+    @functools.cached_property
+    def builder(self) -> Any:
+        """The TFDS builder, which knows where the data is."""
+        if NAMESPACE.match(self.name):
+            raise UserError(
+                f"data.dataset is {self.name}, of a namespace whose code or data TFDS would fetch; "
+                "name a dataset of TFDS's own, or one prepared in --data.data-dir."
+            )
+        data_dir = self._config.data_dir
+        if data_dir is not None and not is_utf8(os.path.abspath(os.path.expanduser(data_dir))):
+            raise UserError(
+                f"data.data_dir is {data_dir}, whose path is not UTF-8, and TFDS cannot open its "
+                "files; name a link to it."
+            )
+        tfds = import_tfds(self.name)
+        try:
+            with own_features_only(tfds):
+                builder = tfds.builder(self.name, data_dir=data_dir)
+                _ = builder.info.features
+        except tfds.core.DatasetNotFoundError:
+            raise UserError(_unknown(tfds, self.name)) from None
+        except (AssertionError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"TFDS cannot open {self.name}: {reason}") from error
+        if not builder.info.splits:
+            raise UserError(
+                f"the TFDS dataset {self.name} is not prepared in {builder.data_path}; "
+                f"{_how_to_prepare(self.name)}, or say where it is with --data.data-dir."
+            )
+        return builder
+
+    @functools.cached_property
+    def splits(self) -> dict[Split, str]:
+        """The TFDS split that serves as each of ours, where there is one."""
+        config, available = self._config, list(self.builder.info.splits)
+        named = {
+            "train": config.train_split,
+            "validation": config.validation_split,
+            "test": config.test_split,
+        }
+        chosen = {}
+        for split, found in FOUND_SPLITS.items():
+            candidates = [name for name in found if name in available]
+            if named[split] or candidates:
+                chosen[split] = named[split] or candidates[0]
+        for name in chosen.values():
+            try:
+                self.builder.info.splits[name]
+            except (KeyError, ValueError):
+                raise UserError(
+                    f"{self.name} has no split {name!r}; it has {', '.join(available)}."
+                ) from None
+        if "train" not in chosen:
+            raise UserError(
+                f"{self.name} has no split `train`; choose one of {', '.join(available)} with "
+                "--data.train-split."
+            )
+        return chosen
+
+    @property
+    def own_splits(self) -> frozenset[Split]:
+        """The splits that the dataset has."""
+        return frozenset(self.splits)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What of the config decides which documents are read, besides the data."""
+        config = self._config
+        splits = [config.train_split, config.validation_split, config.test_split]
+        return {"dataset": config.dataset, "text_key": config.text_key, "splits": splits}
+
+    def inputs(self, split: Split) -> object:
+        """Name, version and shard sizes: a JSON value that changes with the data."""
+        info, part = self.builder.info, self.builder.info.splits[self.splits[split]]
+        return [info.full_name, str(self.builder.data_path), self.splits[split], part.num_examples]
+
+    def places(self, split: Split) -> object:
+        """As `inputs`: a dataset's version tells where it is."""
+        return self.inputs(split)
+
+    def size(self, split: Split) -> int:
+        """Bytes of the prepared examples."""
+        return int(self.builder.info.splits[self.splits[split].split("[")[0]].num_bytes)
+
+    def random_access(self, split: Split) -> TfdsDocuments:
+        """The texts of the documents by number."""
+        try:
+            examples = self.builder.as_data_source(self.splits[split])
+        except NotImplementedError:
+            raise UserError(
+                f"{self.name} in {self.builder.data_path} is prepared in the format "
+                f"{self.builder.info.file_format.value}, which has no random access; "
+                f"{_how_to_prepare(self.name)}."
+            ) from None
+        return TfdsDocuments(examples, self._text_feature())
+
+    def documents(self, split: Split) -> Iterator[Document]:
+        """The documents in order."""
+        texts = self.random_access(split)
+        return (Document(texts[index]) for index in range(len(texts)))
+
+    def _text_feature(self) -> str:
+        tfds = import_tfds(self.name)
+        features = self.builder.info.features
+        texts = [name for name, kind in features.items() if isinstance(kind, tfds.features.Text)]
+        wanted = self._config.text_key
+        if wanted is not None and wanted not in texts:
+            raise UserError(
+                f"{self.name} has no text feature {wanted!r}; its text features: "
+                f"{', '.join(texts) or 'none'}."
+            )
+        if wanted is not None or "text" in texts:
+            return wanted or "text"
+        if len(texts) != 1:
+            raise UserError(
+                f"cannot tell which feature of {self.name} is the text; name one of "
+                f"{', '.join(texts) or 'none'} with --data.text-key."
+            )
+        return str(texts[0])
+
+
+def _how_to_prepare(name: str) -> str:
+    return (
+        'prepare it where there is a network with `python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\"` (some "
+        "datasets need TensorFlow for that)"
+    )
+
+
+def _unknown(tfds: Any, name: str) -> str:
+    wanted = name.split("/")[0].split(":")[0]
+    known = ["python_stdlib", *tfds.list_builders(with_community_datasets=False)]
+    near = difflib.get_close_matches(wanted, known, n=3)
+    nearest = f"; the nearest names are {', '.join(near)}" if near else ""
+    return f"TFDS has no dataset named {name!r}{nearest}; for local files use --data.files."

@@ -1,0 +1,98 @@
+"""Rows for models that read with an encoder and write with a decoder."""
+
+import abc
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bytelm.core.vocabulary import END, PAD, START, UNSCORED
+
+
+class Example(NamedTuple):
+    """What one row holds.
+
+    Attributes:
+        inputs: int32 `[at most S]`, what the encoder reads, END behind it included.
+        targets: int32 `[at most T]`, what the decoder writes, END behind it included.
+        script: number of its script in `data.scripts`; -1 where there is none.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    script: int = -1
+
+
+PADDING = Example(np.zeros(0, np.int32), np.zeros(0, np.int32))
+
+
+class EncoderDecoderRows(abc.ABC):
+    """Rows of one example each, padded to S inputs and T targets."""
+
+    def __init__(self, input_length: int, target_length: int, has_scripts: bool = False) -> None:
+        self.input_length = input_length
+        self.target_length = target_length
+        self.has_scripts = has_scripts
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def example(self, index: int, place: int | None) -> Example:
+        """One row.
+
+        Args:
+            index: its number.
+            place: its place in the endless order of training; None in evaluation, where it is the
+                same each time.
+        """
+
+    def batch(
+        self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Several rows at once.
+
+        Args:
+            indices: B row numbers; one behind the last row gives a row of padding.
+            places: the place of each in the endless order of training; none = evaluation.
+
+        Returns:
+            int32 each: `inputs` `[B, S]`, PAD behind them; `targets` `[B, T]`, UNSCORED behind
+            them; `ids` `[B, T]`, START and the targets moved right by one, PAD behind the last
+            target; `segment_ids` `[B, T]`, 1 where there is a target, else 0; with scripts, also
+            `scripts` `[B, T]`, that of the row, -1 in rows of padding.
+        """
+        inputs = np.full((len(indices), self.input_length), PAD, np.int32)
+        targets = np.full((len(indices), self.target_length), UNSCORED, np.int32)
+        scripts = np.full(len(indices), -1, np.int32)
+        for row, index in enumerate(np.asarray(indices).tolist()):
+            place = None if places is None else int(places[row])
+            example = self.example(index, place) if index < len(self) else PADDING
+            inputs[row, : len(example.inputs)] = example.inputs
+            targets[row, : len(example.targets)] = example.targets
+            scripts[row] = example.script
+        scored = targets != UNSCORED
+        ids = np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=START)
+        ids[~scored] = PAD
+        batch = {
+            "inputs": inputs,
+            "ids": ids,
+            "targets": targets,
+            "segment_ids": scored.astype(np.int32),
+        }
+        if self.has_scripts:
+            batch["scripts"] = np.repeat(scripts[:, None], self.target_length, axis=1)
+        return batch
+
+
+def with_end(text: bytes) -> np.ndarray:
+    """The symbols of a text and END, int32."""
+    return np.append(np.frombuffer(text, np.uint8).astype(np.int32), np.int32(END))
+
+
+def random_of(*key: object) -> np.random.RandomState:
+    """A random generator that depends on `key` alone, such as a seed and a place."""
+    digest = hashlib.blake2b(" ".join(map(str, key)).encode(), digest_size=16).digest()
+    # RandomState, because numpy promises never to change its streams; Philox starts fastest.
+    return np.random.RandomState(np.random.Philox(key=np.frombuffer(digest, "<u8")))

@@ -1,0 +1,188 @@
+"""Span corruption: what T5 and ByT5 learn from plain text (arXiv 1910.10683, 2105.13626).
+
+Random spans of the text ("noise") are taken out of the input and asked for in the target. Where a
+span was, and in the target where kept text was, stands a sentinel: 255 for the first, then 254 and
+so on down. A sentinel is the id of a byte, as in the published checkpoints. The bytes 0xF5-0xFF
+never occur in valid UTF-8, so that the first 11 sentinels collide with nothing in text. Beyond
+them, and in bytes that are no text, an id may be either; we keep the published ids, and a decoder
+can tell only by their order (the n-th sentinel is 256 - n). After 256 spans they would run out,
+which `DataConfig` refuses.
+"""
+
+import bisect
+
+import numpy as np
+
+from bytelm.core.vocabulary import BYTES, END
+from bytelm.data.corpus.packing import Corpus
+from bytelm.data.tasks.encoder_decoder import EncoderDecoderRows, Example, random_of
+
+SENTINELS = BYTES
+"""Most spans of a row."""
+
+
+def span_counts(length: int, density: float, mean_span: float) -> tuple[int, int]:
+    """How many of `length` symbols are noise, and in how many spans.
+
+    At least one symbol is noise and one is kept, as if one symbol were two.
+
+    Args:
+        length: symbols of text, 1 or more.
+        density: share of the symbols that are noise, between 0 and 1.
+        mean_span: mean symbols of a noise span, 1 or more.
+    """
+    length = max(length, 2)
+    noise = min(max(round(length * density), 1), length - 1)
+    return noise, max(1, round(min(noise, length - noise) / mean_span))
+
+
+def corrupted_lengths(length: int, density: float, mean_span: float) -> tuple[int, int]:
+    """Most inputs and targets, with END, that `length` symbols of text are corrupted to."""
+    noise, spans = span_counts(length, density, mean_span)
+    return max(length, 2) - noise + spans + 1, noise + spans + 1
+
+
+def lengths(input_length: int, density: float, mean_span: float) -> tuple[int, int]:
+    """The most text whose corrupted input has room: T5's `compute_input_and_target_lengths`.
+
+    Args:
+        input_length: S, symbols that the encoder reads, END included; 3 or more.
+        density: share of the symbols that are noise, between 0 and 1.
+        mean_span: mean symbols of a noise span, 1 or more.
+
+    Returns:
+        symbols of text in a row, such as 1193 for 1024 inputs, and symbols of its target, END
+        included, such as 189. Shorter text needs no more of either.
+    """
+    longest = int(input_length / (1 - density)) + 1
+    raw = bisect.bisect_right(
+        range(1, longest + 1),
+        input_length,
+        key=lambda length: corrupted_lengths(length, density, mean_span)[0],
+    )
+    target_length = corrupted_lengths(raw, density, mean_span)[1]
+    if density == 0.5 and target_length > input_length:
+        # T5 would have as many targets as inputs here.
+        raw -= 1
+        target_length = corrupted_lengths(raw, density, mean_span)[1]
+    return raw, target_length
+
+
+def noise_mask(
+    length: int, rng: np.random.RandomState, density: float, mean_span: float
+) -> np.ndarray:
+    """Draws which symbols are noise: T5's `random_spans_noise_mask`.
+
+    Kept and noise spans take turns, from a kept one to a noise one; all ways to divide the symbols
+    among them are equally likely. A single symbol is kept.
+
+    Returns:
+        bool `[length]`.
+    """
+    noise, spans = span_counts(length, density, mean_span)
+    noise_lengths = _divide(noise, spans, rng)
+    kept_lengths = _divide(max(length, 2) - noise, spans, rng)
+    is_noise = np.tile([False, True], spans)
+    return np.repeat(is_noise, np.stack([kept_lengths, noise_lengths], axis=1).ravel())[:length]
+
+
+def _divide(count: int, parts: int, rng: np.random.RandomState) -> np.ndarray:
+    """Random sizes, 1 or more, of `parts` parts of `count` things, int64 [parts]."""
+    cuts = np.sort(rng.choice(count - 1, parts - 1, replace=False)) + 1
+    return np.diff(cuts, prepend=0, append=count)
+
+
+def corrupt(symbols: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Takes the noise out of a text.
+
+    Args:
+        symbols: int32 `[L]`, bytes, and END between documents.
+        mask: bool `[L]`, which of them are noise.
+
+    Returns:
+        inputs: int32, the kept symbols with a sentinel for each run of noise, and END.
+        targets: int32, the noise with a sentinel for each run of kept symbols, and END; there is
+            no sentinel behind the last noise.
+
+    Raises:
+        ValueError: for more than 256 runs of either.
+    """
+    return _with_sentinels(symbols, mask), _with_sentinels(symbols, ~mask)
+
+
+def _with_sentinels(symbols: np.ndarray, replaced: np.ndarray) -> np.ndarray:
+    """The symbols with a sentinel for each run of those that are `replaced`, and END."""
+    first = replaced & ~np.pad(replaced[:-1], (1, 0))
+    count = np.count_nonzero(first)
+    if count > SENTINELS:
+        raise ValueError(f"{count} spans in a row, and there are {SENTINELS} sentinels")
+    found = symbols.astype(np.int32)
+    found[first] = SENTINELS - 1 - np.arange(count)
+    return np.append(found[first | ~replaced], np.int32(END))
+
+
+class SpanCorruptionRows(EncoderDecoderRows):
+    """A corpus in chunks of as many symbols as fit, corrupted; the last chunk is shorter.
+
+    The symbols are each document's bytes and END, without START. In training a chunk is corrupted
+    anew each time; in evaluation always in the same way.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        input_length: int,
+        target_length: int,
+        density: float,
+        mean_span: float,
+        seed: int,
+    ) -> None:
+        """Defines the rows; nothing is read yet.
+
+        Args:
+            corpus: the documents.
+            input_length: S.
+            target_length: T, at least what `lengths` gives.
+            density: share of the symbols that are noise.
+            mean_span: mean symbols of a noise span.
+            seed: of what is noise in training.
+        """
+        super().__init__(input_length, target_length, corpus.scripts is not None)
+        self.corpus = corpus
+        self.chunk_length, _ = lengths(input_length, density, mean_span)
+        self._noise = (density, mean_span)
+        self._seed = seed
+
+    @property
+    def num_symbols(self) -> int:
+        """Bytes of text, and an END for each document."""
+        return self.corpus.num_symbols - self.corpus.num_documents
+
+    def __len__(self) -> int:
+        return -(-self.num_symbols // self.chunk_length)
+
+    def example(self, index: int, place: int | None) -> Example:
+        """One chunk, corrupted as `place` says in training, as `index` says in evaluation."""
+        key = ("evaluation", index) if place is None else ("training", self._seed, place)
+        symbols, document = self.chunk(index)
+        mask = noise_mask(len(symbols), random_of("span corruption", *key), *self._noise)
+        scripts = self.corpus.scripts
+        return Example(*corrupt(symbols, mask), -1 if scripts is None else int(scripts[document]))
+
+    def chunk(self, index: int) -> tuple[np.ndarray, int]:
+        """The symbols of a chunk, int32 `[at most chunk_length]`, and its first document."""
+        first = index * self.chunk_length
+        last = min(first + self.chunk_length, self.num_symbols) - 1
+        low, high = self._document_at(first), self._document_at(last)
+        # In the corpus there is a START more before each document.
+        begin = first + low + 1
+        symbols = self.corpus.symbols[begin : last + high + 2].astype(np.int32)
+        starts = self.corpus.starts[low + 1 : high + 2] - begin
+        ends = starts - 1
+        symbols[ends[ends < len(symbols)]] = END
+        return np.delete(symbols, starts[:-1]), low
+
+    def _document_at(self, position: int) -> int:
+        """Which document has the symbol at a position of the text without START."""
+        documents, starts = range(self.corpus.num_documents), self.corpus.starts
+        return bisect.bisect_right(documents, position, key=lambda d: int(starts[d]) - d) - 1

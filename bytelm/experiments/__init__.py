@@ -1,0 +1,1 @@
+"""Ablations and comparisons: several models trained and evaluated in the same way."""

@@ -1,0 +1,1 @@
+"""What an ablation or a comparison shows: tables, charts, a page."""

@@ -1,0 +1,52 @@
+"""Whether runs are of the text that their files hold now, so that one table is of one text."""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bytelm.core.errors import UserError
+from bytelm.data.config import DIAGNOSTICS, SourceConfig
+from bytelm.data.corpus.run_text import describe_source
+from bytelm.data.corpus.text_record import load_sources
+from bytelm.data.sources.source import open_source
+from bytelm.training.experiment import ExperimentConfig
+
+
+def check_text(runs: Iterable[tuple[Path, ExperimentConfig]]) -> None:
+    """Compares the text that runs read, as their records tell, with what they would read now.
+
+    Args:
+        runs: directory and config of each; those that have not started, and older ones without a
+            record, are passed over.
+
+    Raises:
+        UserError: for a run whose text has changed, its test split too, or is gone.
+    """
+    known: dict[Any, list[dict[str, Any]]] = {}
+    for run_dir, config in runs:
+        before = load_sources(run_dir)
+        if before is None or config.data.task in DIAGNOSTICS:
+            continue
+        sources = tuple(map(_alone, config.data.source_configs))
+        if sources not in known:
+            known[sources] = [describe_source(open_source(s, config.data)) for s in sources]
+        for had, has in zip(before, known[sources], strict=False):
+            changed = [name for name in ("text", "test") if _differ(had[name], has[name])]
+            if changed:
+                what = "other text" if "text" in changed else "a run with other text for its test"
+                raise UserError(
+                    f"{run_dir} is of {what} than {has['name']} holds now, and a table must be of "
+                    "one text; put the text back as it was, or choose another --output."
+                )
+
+
+def _alone(source: SourceConfig) -> SourceConfig:
+    """The source without what a config of data has besides, and without its share of rows."""
+    fields = {each.name: getattr(source, each.name) for each in dataclasses.fields(SourceConfig)}
+    return SourceConfig(**fields | {"weight": 1.0})
+
+
+def _differ(had: str | None, has: str | None) -> bool:
+    """Whether both are known and not the same."""
+    return had is not None and has is not None and had != has

@@ -1,0 +1,92 @@
+"""Time and memory of contenders' training steps, timed in turns: a slow hour affects all alike."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+
+from bytelm.core.atomic_write import write_whole
+from bytelm.core.errors import UserError
+from bytelm.core.terminal_text import say
+from bytelm.data.loader import ValidationBatches
+from bytelm.experiments.comparison import Run
+from bytelm.training.hardware import describe_machine
+from bytelm.training.program import build_program
+from bytelm.training.timing import RepeatedStep, Timing, in_turns, repeated_step
+
+SPEEDS = "speeds.json"
+"""File of a comparison's directory that holds its speeds."""
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What was measured; empty if nothing was.
+
+    Attributes:
+        machine: that it was measured on.
+        seconds: of the timed steps, by what the step is of.
+        peak_bytes: memory of a step: state, batch and temporary arrays.
+    """
+
+    machine: str = ""
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+
+    def knows(self, run: Run) -> bool:
+        """Whether a run's steps were measured."""
+        return _step_name(run) in self.seconds
+
+    def figures(self, run: Run) -> dict[str, float]:
+        """Of a run whose steps were measured, as `RunRecord` names them."""
+        name = _step_name(run)
+        median = Timing(tuple(self.seconds[name])).median
+        return {
+            "train_bytes_per_second_in_turns": run.bytes_per_step / median,
+            "peak_memory_bytes": float(self.peak_bytes[name]),
+        }
+
+
+def read_speeds(output: Path) -> Speeds:
+    """What is known in the directory of a comparison."""
+    path = output / SPEEDS
+    return Speeds(**json.loads(path.read_text())) if path.exists() else Speeds()
+
+
+def measure_speeds(runs: Sequence[Run], rounds: int, output: Path) -> None:
+    """Times training steps of the runs in turns, and writes what it finds into `output`.
+
+    Runs whose steps are alike, as those of several budgets, are timed as one. All are in memory
+    together; where they find no room nothing is written.
+
+    Args:
+        runs: which.
+        rounds: timed steps of each.
+        output: directory of the comparison.
+    """
+    try:
+        steps = {name: _step(run) for name, run in {_step_name(run): run for run in runs}.items()}
+        timings = in_turns({n: step.run for n, step in steps.items()}, rounds=rounds, warm_up=1)
+    except (UserError, jax.errors.JaxRuntimeError) as error:
+        say(f"the contenders could not be timed: {error}")
+        return
+    seconds = {name: list(timing.seconds) for name, timing in timings.items()}
+    peaks = {name: step.peak_bytes for name, step in steps.items()}
+    found = dataclasses.asdict(Speeds(describe_machine(), seconds, peaks))
+    write_whole(output / SPEEDS, json.dumps(found, indent=2) + "\n")
+
+
+def _step_name(run: Run) -> str:
+    """The contender, and all that its steps depend on."""
+    config = run.config
+    shape = f"{config.data.batch_size} x {config.data.sequence_length}"
+    rest = config.train.accumulation, config.optimizer.name, config.mesh, config.model
+    return f"{run.contender}: {shape}, {rest}"
+
+
+def _step(run: Run) -> RepeatedStep:
+    mesh = run.config.mesh.build()
+    batch = next(iter(ValidationBatches(run.config.data, run.config.data.batch_size, "test")))
+    return repeated_step(build_program(run.config, mesh), batch, mesh)

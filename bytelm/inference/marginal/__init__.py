@@ -1,0 +1,1 @@
+"""Byte probabilities of subword models, exact: all ways to cut a text are summed."""

@@ -1,0 +1,336 @@
+"""Exact bits per byte of whole documents, however long, in windows that slide over them.
+
+Every byte and every END is scored exactly once, START never. The inputs of a document (START and
+its bytes) are cut into windows of T: the first scores all of its targets, each later one moves on
+by `stride` and scores its last `stride` targets, so that they have at least `T - stride` symbols
+of context. A row holds one window of one document and nothing else, so that no score depends on
+what else is evaluated. Windows of about one length are scored together, in rows that are no longer
+than they need (`bytelm.inference.row_lengths`).
+
+The symbols of a subword model are the tokens of the document's canonical tokenisation. Their bits
+over the raw bytes are an upper bound: other tokens spell the same bytes, and their probability does
+not count (`bytelm.inference.marginal.marginal` adds it up).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import BYTE_VOCABULARY, END, UNSCORED, Vocabulary
+from bytelm.core.xla import jit_inference
+from bytelm.evaluation.bootstrap import bootstrap_interval
+from bytelm.inference.row_lengths import by_length, shortest_row
+from bytelm.models.contract import Batch, ModelOutput
+from bytelm.nn.mesh import MeshConfig, place_batch
+from bytelm.tokenizers.tokenizer import Tokenizer
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class DocumentScores:
+    """What a model makes of each of several documents, in order; sums over documents come last.
+
+    Attributes:
+        byte_nats: float64 `[documents]`, negative log-likelihood of the document's text.
+        end_nats: float64 `[documents]`, that of its END.
+        bytes: int64 `[documents]`, its raw length.
+        symbols: int64 `[documents]`, the bytes or tokens that it was scored as, without END.
+    """
+
+    byte_nats: np.ndarray
+    end_nats: np.ndarray
+    bytes: np.ndarray
+    symbols: np.ndarray
+
+    def without_last_end(self) -> "DocumentScores":
+        """The same where the last document was cut: its END, which is not there, costs nothing."""
+        end_nats = self.end_nats.copy()
+        end_nats[-1:] = 0.0
+        return dataclasses.replace(self, end_nats=end_nats)
+
+    def bits(self, with_end: bool = False) -> np.ndarray:
+        """Bits of each document, float64 `[documents]`, with or without those of its END."""
+        nats = self.byte_nats + self.end_nats if with_end else self.byte_nats
+        return nats / math.log(2)
+
+    def bits_per_byte(self, with_end: bool = False) -> float:
+        """All bits over all raw bytes.
+
+        Raises:
+            UserError: if the documents hold no byte.
+        """
+        if not self.bytes.sum():
+            raise UserError("the documents to score hold no bytes; choose a source that has text.")
+        return float(np.divide(self.bits(with_end).sum(), self.bytes.sum()))
+
+    def interval(self, with_end: bool = False) -> tuple[float, float] | None:
+        """95% bootstrap interval over documents of `bits_per_byte`; None for too few of them."""
+        return bootstrap_interval(self.bits(with_end), self.bytes)
+
+
+class Scorer:
+    """Nats of every target of a batch, `Batch [B, T] -> float32 [B, T]`, 0 where UNSCORED.
+
+    The model gets no targets, so that it cannot look at them. It gets rows without the padding
+    that all of them end with. With several devices, each has a copy of the parameters and takes
+    its share of the rows.
+    """
+
+    def __init__(self, graphdef: nnx.GraphDef, params: Any):
+        self._graphdef = graphdef
+        self._params = params
+        self._mesh = None
+        if jax.device_count() > 1:
+            self._mesh = MeshConfig().build()
+            self._params = jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
+
+    def __call__(self, batch: Batch) -> jax.Array:
+        return self.nats_and_starts(batch)[0]
+
+    def nats_and_starts(self, batch: Batch) -> tuple[jax.Array, jax.Array | None]:
+        """The nats, and the ids with which patches start, bool `[B, T]`; None without patches."""
+        return self.run(_nats_and_starts, batch)
+
+    def run(self, function: Callable[[ModelOutput, jax.Array], Result], batch: Batch) -> Result:
+        """What a function of the model's output and the targets gives.
+
+        Args:
+            function: of the output and the targets `[B, T]`, a pure one of a module, as it is
+                compiled; what it gives are arrays by row, `[B]`, or by symbol, `[B, T, ...]`.
+            batch: rows to score; what follows a row's last symbol is padding.
+        """
+        length = batch.ids.shape[1]
+        used = int((batch.segment_ids > 0).any(axis=0).sum())
+        return self._in_rows(function, batch, shortest_row(used, length))
+
+    def _in_rows(
+        self, function: Callable[[ModelOutput, jax.Array], Result], batch: Batch, short: int
+    ) -> Result:
+        """As `run`, from the first `short` symbols of the rows, which hold all but padding."""
+        length = batch.ids.shape[1]
+        if short >= length:
+            return self._run(function, batch)[0]
+        found, overflow = self._run(function, jax.tree.map(lambda leaf: leaf[:, :short], batch))
+        if overflow is not None and int(overflow):
+            # Shorter rows have less room for patches: where that is too little, half as many rows
+            # of twice the length are tried, up to full length, whose room is the model's own.
+            count = len(batch.ids)
+            rows = count // 2 if count % 2 == 0 else count
+            parts = [
+                self._in_rows(function, _some_rows(batch, slice(at, at + rows)), 2 * short)
+                for at in range(0, count, rows)
+            ]
+            return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+        def lengthened(leaf: jax.Array) -> jax.Array:
+            if leaf.ndim < 2:
+                return leaf
+            return jnp.pad(leaf, ((0, 0), (0, length - short), *[(0, 0)] * (leaf.ndim - 2)))
+
+        return jax.tree.map(lengthened, found)
+
+    def _run(
+        self, function: Callable[[ModelOutput, jax.Array], Result], batch: Batch
+    ) -> tuple[Result, jax.Array | None]:
+        """What the function gives, and how many boundaries found no room; None without patches."""
+        if self._mesh is None:
+            return _apply(function, self._graphdef, self._params, batch)
+        rows = len(batch.ids)
+        more = ((0, -rows % self._mesh.size), (0, 0))
+        batch = place_batch(jax.tree.map(lambda leaf: np.pad(leaf, more), batch), self._mesh)
+        with jax.set_mesh(self._mesh):
+            found, overflow = _apply(function, self._graphdef, self._params, batch)
+            return jax.tree.map(lambda leaf: leaf[:rows], found), overflow
+
+
+def _some_rows(batch: Batch, rows: slice) -> Batch:
+    return jax.tree.map(lambda leaf: leaf[rows], batch)
+
+
+@jit_inference(static_argnums=(0, 1))
+def _apply(
+    function: Callable[[ModelOutput, jax.Array], Result],
+    graphdef: nnx.GraphDef,
+    params: Any,
+    batch: Batch,
+) -> tuple[Result, jax.Array | None]:
+    unscored = jnp.full_like(batch.targets, UNSCORED)
+    output = nnx.merge(graphdef, params)(
+        dataclasses.replace(batch, targets=unscored, byte_counts=None)
+    )
+    return function(output, batch.targets), output.statistics.get("overflow")
+
+
+def _nats_and_starts(output: ModelOutput, targets: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    return output.nats(targets), output.patch_starts
+
+
+def default_stride(sequence_length: int) -> int:
+    """Half the window: each byte after the first window has at least that much context."""
+    return max(1, sequence_length // 2)
+
+
+def empty_batch(rows: int, length: int, vocabulary: Vocabulary = BYTE_VOCABULARY) -> Batch:
+    """Rows of nothing but padding, NumPy int32 `[rows, length]`."""
+    shape = (rows, length)
+    return Batch(
+        ids=np.full(shape, vocabulary.pad, np.int32),
+        targets=np.full(shape, UNSCORED, np.int32),
+        segment_ids=np.zeros(shape, np.int32),
+    )
+
+
+def score_documents(
+    scorer: Callable[[Batch], jax.Array],
+    documents: Iterable[bytes],
+    *,
+    sequence_length: int,
+    stride: int | None = None,
+    batch_size: int = 8,
+    tokenizer: Tokenizer | None = None,
+    done: Callable[[int], None] | None = None,
+) -> DocumentScores:
+    """Scores whole documents with a sliding context; see the module's docstring.
+
+    Documents are read once, one after another, and only some batches of them are held.
+
+    Args:
+        scorer: a `Scorer`, or anything that gives the nats of every target of a batch.
+        documents: any byte strings, empty ones too.
+        sequence_length: T, positions in a window.
+        stride: targets that each window after a document's first scores, 1 to T; None for T / 2.
+        batch_size: windows of full length scored at a time; of shorter ones as many symbols. It
+            changes speed and memory alone.
+        tokenizer: of a subword model; None where symbols are bytes.
+        done: called again and again with how many more bytes are scored.
+
+    Raises:
+        UserError: if the stride is not between 1 and T, or the batch size below 1; and for text
+            that the tokenizer cannot write back.
+    """
+    byte_nats: list[float] = []
+    end_nats: list[float] = []
+    lengths: list[int] = []
+    symbols: list[int] = []
+    end = END if tokenizer is None else tokenizer.vocabulary.end
+
+    def add(windows: list[Window], batch: Batch, nats: jax.Array) -> None:
+        targets = batch.targets
+        wide = np.asarray(nats, np.float64)
+        ends = np.where(targets == end, wide, 0.0).sum(axis=1)
+        others = np.where(targets == end, 0.0, wide).sum(axis=1)
+        for row, window in enumerate(windows):
+            for sums in (byte_nats, end_nats, lengths, symbols):
+                sums += [0] * (window.document + 1 - len(sums))
+            byte_nats[window.document] += others[row]
+            end_nats[window.document] += ends[row]
+            lengths[window.document] = window.bytes
+            symbols[window.document] = len(window.symbols)
+        if done is not None:
+            scored = (targets != UNSCORED) & (targets != end)
+            done(int(scored.sum() if tokenizer is None else batch.byte_counts[scored].sum()))
+
+    # The device works on one batch while the host adds up the one before and fills the next.
+    running: tuple[list[Window], Batch, jax.Array] | None = None
+    batches = window_batches(documents, sequence_length, stride, batch_size, tokenizer)
+    for windows, batch in batches:
+        started = (windows, batch, scorer(batch))
+        if running is not None:
+            add(*running)
+        running = started
+    if running is not None:
+        add(*running)
+    counts = (np.array(count, np.int64) for count in (lengths, symbols))
+    nats = (np.array(sums, np.float64) for sums in (byte_nats, end_nats))
+    return DocumentScores(*nats, *counts)
+
+
+class Window(NamedTuple):
+    """T inputs of a document, from its symbol number `first` on (0 is START).
+
+    Attributes:
+        symbols: integers, of the document's text.
+        first: see above.
+        bytes: of the document's text.
+        document: its number, from 0.
+    """
+
+    symbols: np.ndarray
+    first: int
+    bytes: int
+    document: int
+
+    def inputs(self, length: int) -> int:
+        """How many of `length` places of a row the window fills."""
+        return min(len(self.symbols) + 1 - self.first, length)
+
+
+def window_batches(
+    documents: Iterable[bytes],
+    sequence_length: int,
+    stride: int | None,
+    batch_size: int,
+    tokenizer: Tokenizer | None = None,
+) -> Iterator[tuple[list[Window], Batch]]:
+    """The windows of documents, and the batch whose first rows hold them.
+
+    Arguments and errors are those of `score_documents`. Where a target is not UNSCORED, the
+    window scores it; those places of a document's windows, by `first`, are its inputs, START and
+    its text, and their targets, its text and END. Windows of one length come in order.
+    """
+    stride = default_stride(sequence_length) if stride is None else stride
+    if not 1 <= stride <= sequence_length:
+        raise UserError(
+            f"the stride is {stride}; it must be between 1 and the sequence length "
+            f"{sequence_length}."
+        )
+    if batch_size < 1:
+        raise UserError(f"the batch size is {batch_size}; it must be at least 1.")
+    windows = _windows(documents, sequence_length, stride, tokenizer)
+    vocabulary = BYTE_VOCABULARY if tokenizer is None else tokenizer.vocabulary
+    counts = None if tokenizer is None else tokenizer.byte_counts
+    grouped = by_length(
+        windows, lambda window: window.inputs(sequence_length), sequence_length, batch_size
+    )
+    for chosen, rows in grouped:
+        batch = empty_batch(rows, sequence_length, vocabulary)
+        for row, window in enumerate(chosen):
+            _fill(batch, row, window, stride, vocabulary)
+        byte_counts = None if counts is None else counts[batch.targets]
+        yield chosen, dataclasses.replace(batch, byte_counts=byte_counts)
+
+
+def _windows(
+    documents: Iterable[bytes], length: int, stride: int, tokenizer: Tokenizer | None
+) -> Iterator[Window]:
+    for document, text in enumerate(documents):
+        symbols = np.frombuffer(text, np.uint8) if tokenizer is None else tokenizer.encode(text)
+        inputs = len(symbols) + 1
+        for first in range(0, max(inputs - length, 0) + stride, stride):
+            yield Window(symbols, first, len(text), document)
+
+
+def _fill(batch: Batch, row: int, window: Window, stride: int, vocabulary: Vocabulary) -> None:
+    """Writes a window to a row of an empty batch."""
+    text, first = window.symbols, window.first
+    length = batch.ids.shape[1]
+    symbols = text[max(first - 1, 0) : first + length].astype(np.int32)
+    if first == 0:
+        symbols = np.insert(symbols, 0, vocabulary.start)
+    if first + length > len(text):
+        symbols = np.append(symbols, np.int32(vocabulary.end))
+    inputs = len(symbols) - 1
+    batch.ids[row, :inputs] = symbols[:-1]
+    batch.segment_ids[row, :inputs] = 1
+    scored = slice(length - stride if first else 0, inputs)
+    batch.targets[row, scored] = symbols[1:][scored]

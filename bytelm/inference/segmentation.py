@@ -1,0 +1,181 @@
+"""Where a model starts patches in a text, and what each byte costs.
+
+A text is read as `bits_per_byte.py` does, in windows that slide over it: a byte's nats come from
+the window that scores it, and whether a patch starts with it from the window that reads it to
+score what comes next. START belongs to no patch here: the text's first byte starts one.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import START, UNSCORED
+from bytelm.inference.scoring import Scorer, window_batches
+from bytelm.patching.patches import LENGTHS
+from bytelm.patching.rules import BoundaryRule, find_boundaries
+
+_WHITESPACE = re.compile(
+    rb"(?:[\t-\r ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f"
+    rb"|\xe3\x80\x80)+"
+)
+"""A run of characters with Unicode's property White_Space, in UTF-8."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A text of at least one byte, cut into patches.
+
+    Attributes:
+        text: its bytes.
+        starts: bool `[bytes]`, whether a patch starts with the byte; the first does.
+        nats: float64 `[bytes]`, what each byte costs.
+        end_nats: what END costs after them.
+    """
+
+    text: bytes
+    starts: np.ndarray
+    nats: np.ndarray
+    end_nats: float
+
+    @property
+    def bits_per_byte(self) -> float:
+        """All bits of the bytes, without those of END, over the bytes."""
+        return float(self.nats.sum()) / (math.log(2) * len(self.text))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Bytes in each patch, int64 `[patches]`."""
+        return np.diff(np.append(np.flatnonzero(self.starts), len(self.text)))
+
+    @property
+    def pieces(self) -> list[bytes]:
+        """The bytes of each patch."""
+        bounds = [*np.flatnonzero(self.starts), len(self.text)]
+        return [self.text[first:last] for first, last in itertools.pairwise(bounds)]
+
+    @property
+    def patch_bits_per_byte(self) -> np.ndarray:
+        """Bits per byte of each patch, float64 `[patches]`."""
+        sums = np.add.reduceat(self.nats, np.flatnonzero(self.starts))
+        return sums / (math.log(2) * self.lengths)
+
+    @property
+    def word_agreement(self) -> "BoundaryAgreement":
+        """How far patches start where words do: at the word, right after the whitespace."""
+        return boundary_agreement(self.starts, word_starts(self.text))
+
+    @property
+    def space_agreement(self) -> "BoundaryAgreement":
+        """How far patches start where whitespace before words does, as SpaceByte's do."""
+        return boundary_agreement(self.starts, whitespace_starts(self.text))
+
+
+def segment_all(
+    scorer: Scorer,
+    texts: Sequence[bytes],
+    *,
+    sequence_length: int,
+    stride: int | None = None,
+    batch_size: int = 8,
+) -> list[Segmentation]:
+    """Cuts texts into the patches that a model makes of them; see the module's docstring.
+
+    Args:
+        texts: one document each.
+        sequence_length: T, positions in a window.
+        stride: targets that each window after a text's first scores, 1 to T; None for T / 2.
+        batch_size: windows scored at a time.
+
+    Raises:
+        UserError: if the model has no patches, a text no bytes, or the stride is out of range.
+    """
+    if not all(texts):
+        raise UserError("the text is empty; give one of at least one byte.")
+    nats = [np.empty(len(text) + 1) for text in texts]
+    starts = [np.empty(len(text) + 1, np.bool_) for text in texts]
+    for windows, batch in window_batches(texts, sequence_length, stride, batch_size):
+        row_nats, row_starts = scorer.nats_and_starts(batch)
+        if row_starts is None:
+            raise UserError(
+                "the model is flat: it has no patches to show; choose a checkpoint of a family "
+                "that has."
+            )
+        wide, opened = np.asarray(row_nats, np.float64), np.asarray(row_starts)
+        for row, window in enumerate(windows):
+            places = np.flatnonzero(batch.targets[row] != UNSCORED)
+            nats[window.document][window.first + places] = wide[row, places]
+            starts[window.document][window.first + places] = opened[row, places]
+    found = []
+    for text, of_targets, of_inputs in zip(texts, nats, starts, strict=True):
+        of_bytes = of_inputs[1:]
+        of_bytes[0] = True
+        found.append(Segmentation(text, of_bytes, of_targets[:-1], float(of_targets[-1])))
+    return found
+
+
+@dataclass(frozen=True)
+class BoundaryAgreement:
+    """How far the boundaries found are those expected. Counts, to add up over texts.
+
+    Attributes:
+        found: boundaries that there are.
+        expected: boundaries that there should be.
+        hits: those that are both.
+    """
+
+    found: int
+    expected: int
+    hits: int
+
+    @property
+    def precision(self) -> float:
+        """Share of the boundaries found that are expected; NaN if none is found."""
+        return self.hits / self.found if self.found else math.nan
+
+    @property
+    def recall(self) -> float:
+        """Share of the boundaries expected that are found; NaN if none is expected."""
+        return self.hits / self.expected if self.expected else math.nan
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of the two; NaN if no boundary is found and none expected."""
+        either = self.found + self.expected
+        return 2 * self.hits / either if either else math.nan
+
+
+def boundary_agreement(found: np.ndarray, expected: np.ndarray) -> BoundaryAgreement:
+    """Compares boundaries, bool `[bytes]` both. The first byte, always a start, does not count."""
+    found, expected = found[1:], expected[1:]
+    return BoundaryAgreement(int(found.sum()), int(expected.sum()), int((found & expected).sum()))
+
+
+def word_starts(text: bytes) -> np.ndarray:
+    """Bool `[bytes]`: the first byte, and each right after a whitespace character."""
+    ids = np.append([START], np.frombuffer(text, np.uint8)).astype(np.int32)[None, :]
+    found, _ = find_boundaries(BoundaryRule("whitespace"), ids, np.ones_like(ids))
+    return np.asarray(found.starts)[0, 1:]
+
+
+def whitespace_starts(text: bytes) -> np.ndarray:
+    """Bool `[bytes]`: the first byte, and the first of each run of whitespace characters."""
+    starts = np.zeros(len(text), np.bool_)
+    starts[:1] = True
+    starts[[run.start() for run in _WHITESPACE.finditer(text)]] = True
+    return starts
+
+
+def length_histogram(lengths: np.ndarray) -> dict[str, int]:
+    """How many patches are of each of the `LENGTHS`.
+
+    Args:
+        lengths: int `[patches]`, bytes in each patch.
+    """
+    classes = np.searchsorted(list(LENGTHS.values())[:-1], lengths)
+    counts = np.bincount(classes, minlength=len(LENGTHS))
+    return dict(zip(LENGTHS, counts.tolist(), strict=True))

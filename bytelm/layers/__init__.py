@@ -1,1 +1,0 @@
-"""Building blocks that the model families compose. Nothing here knows of training."""

@@ -1,0 +1,265 @@
+"""The blocks of T5 v1.1 (arXiv 1910.10683, 2002.05202), which ByT5 and MrT5 are made of.
+
+Pre-norm attention without the factor 1/sqrt(K), whose scores get a learned bias for each head and
+bucket of distances; a gated MLP; in a decoder, attention to what the encoder read between the two.
+All layers of a stack share one table of biases. No linear layer has a bias.
+
+Shapes: B = rows, T = queries, S = keys, H = heads, K = head size, d = width.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bytelm.nn.attention.biased import (
+    biased_attention,
+    distance_windows,
+    position_windows,
+    query_block,
+    whole_bias,
+)
+from bytelm.nn.attention.blockwise import MASKED
+from bytelm.nn.block import BlockConfig, CacheSlots, LayerCache, by_position
+from bytelm.nn.linear import Dense
+from bytelm.nn.mlp import MLP
+from bytelm.nn.norms import RMSNorm
+from bytelm.nn.partitioning import shard_rows
+
+BUCKETS = 32
+"""Buckets of distances, those of both directions together in an encoder."""
+FARTHEST = 128
+"""Distances from this one on share a bucket."""
+
+
+@dataclass(frozen=True)
+class T5BlockConfig(BlockConfig):
+    """Shape of T5's blocks."""
+
+    cross: bool = False
+    """Whether the blocks attend to an encoder's states."""
+    softmax1: bool = False
+    """Whether attention may give less than all of its weight: `exp(x) / (1 + sum exp(x))`."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class T5Context:
+    """What all layers of a stack are given alike.
+
+    Attributes:
+        windows: biases of the scores of self-attention, as `biased_attention` takes them.
+        keys_bias: float32 `[B, S]`, added to the scores of each key there; None for 0.
+        states: `[B, S', d]`, what the encoder read; None in an encoder, and in decoding, where the
+            cache has its keys and values.
+        states_bias: float32 `[B, S']`, added to the scores of those states, MASKED where there is
+            none.
+    """
+
+    windows: jax.Array
+    keys_bias: jax.Array | None = None
+    states: jax.Array | None = None
+    states_bias: jax.Array | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class T5LayerCache(LayerCache):
+    """A decoder layer's keys and values: of its own positions, and of the encoder's states.
+
+    Attributes:
+        states_keys, states_values: `[B, S', H, K]`.
+    """
+
+    states_keys: jax.Array
+    states_values: jax.Array
+
+
+class RelativeBias(nnx.Module):
+    """The table of biases of a stack, `[BUCKETS, H]`.
+
+    Args:
+        bidirectional: whether half of the buckets are for keys ahead of the query.
+    """
+
+    def __init__(self, heads: int, *, bidirectional: bool, scale: float, rngs: nnx.Rngs):
+        self.bidirectional = bidirectional
+        self.table = nnx.Param(jax.random.normal(rngs.params(), (BUCKETS, heads)) * scale)
+
+    def of_row(self, length: int) -> jax.Array:
+        """Biases of positions 0 to T - 1 for each other, as `distance_windows` of T keys.
+
+        Those of keys ahead are MASKED unless the table is for both directions.
+        """
+        distances = jnp.arange(-length, length)
+        biases = self._of(distances)
+        if not self.bidirectional:
+            biases = jnp.where(distances[:, None] > 0, MASKED, biases)
+        return distance_windows(biases.T, length, query_block(length, length, biases.shape[1]))
+
+    def between(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
+        """Biases of positions int32 `[B, S]` for `[B, T]`, as `position_windows` has them.
+
+        Those of keys that are ahead, or at -1, are MASKED unless the table is for both directions.
+        """
+        block = query_block(queries.shape[1], keys.shape[1], self.table.shape[1])
+        # In the layout that attention reads them in; beyond the farthest all are alike.
+        distances = keys[:, None, None, :] - queries[:, None, :, None]
+        distances = position_windows(distances, block)[0]
+        of_distance = self._of(jnp.arange(-FARTHEST, FARTHEST + 1)).T
+        nearest = jnp.clip(distances, -FARTHEST, FARTHEST)
+        biases = jnp.take(of_distance, nearest + FARTHEST, axis=1)
+        if not self.bidirectional:
+            blocks = distances.shape[1] // keys.shape[1]
+            visible = (distances <= 0) & (jnp.tile(keys, (1, blocks)) >= 0)[..., None]
+            biases = jnp.where(visible, biases, MASKED)
+        return biases
+
+    def _of(self, distances: jax.Array) -> jax.Array:
+        buckets = bucket(distances, bidirectional=self.bidirectional)
+        return jnp.take(self.table[...].astype(jnp.float32), buckets, axis=0)
+
+
+def bucket(distances: jax.Array, *, bidirectional: bool) -> jax.Array:
+    """The bucket of each distance, key minus query, int32: exact ones, then logarithmic ones."""
+    count = BUCKETS // 2 if bidirectional else BUCKETS
+    back = jnp.abs(distances) if bidirectional else jnp.maximum(-distances, 0)
+    exact = count // 2
+    # The first distance of each logarithmic bucket; counted, since float logarithms would round.
+    edges = [
+        min(d for d in range(exact, FARTHEST + 1) if _logarithmic(d, exact, count) >= number)
+        for number in range(exact + 1, count)
+    ]
+    of_far = exact + (back[..., None] >= jnp.asarray(edges)[(None,) * back.ndim]).sum(axis=-1)
+    of_back = jnp.where(back < exact, back, of_far)
+    ahead = count * (distances > 0) if bidirectional else 0
+    return of_back + ahead
+
+
+def _logarithmic(distance: int, exact: int, count: int) -> int:
+    # In float32, as in the published code, whose rounding decides at the edges.
+    ratio = np.log(np.float32(distance) / np.float32(exact)) / math.log(FARTHEST / exact)
+    return min(exact + int(np.float32(ratio) * (count - exact)), count - 1)
+
+
+class T5Attention(nnx.Module):
+    """Multi-head attention of queries `[B, T, d]` over `[B, S, d]`."""
+
+    def __init__(self, config: T5BlockConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        width, inner = config.width, config.heads * config.head_width
+        # Small queries stand for the missing factor 1/sqrt(K).
+        gain = config.head_width**-0.5
+        self.query = Dense(width, inner, rngs=rngs, gain=gain, tensor_axis=-1)
+        self.key = Dense(width, inner, rngs=rngs, tensor_axis=-1)
+        self.value = Dense(width, inner, rngs=rngs, tensor_axis=-1)
+        self.output = Dense(inner, width, rngs=rngs, tensor_axis=-2)
+
+    def heads(self, x: jax.Array) -> jax.Array:
+        """`[B, T, inner] -> [B, T, H, K]`."""
+        return x.reshape(*x.shape[:-1], self.config.heads, self.config.head_width)
+
+    def keys_and_values(self, states: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Of states `[B, S, d]`, `[B, S, H, K]` each."""
+        return self.heads(self.key(states)), self.heads(self.value(states))
+
+    def __call__(
+        self,
+        x: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        windows: jax.Array | None,
+        keys_bias: jax.Array | None,
+    ) -> jax.Array:
+        q = self.heads(self.query(x))
+        mixed = biased_attention(q, k, v, windows, keys_bias, softmax1=self.config.softmax1)
+        return self.output(mixed.reshape(*x.shape[:2], -1))
+
+    def excess(self, x: jax.Array, context: T5Context, limit: float) -> jax.Array:
+        """The mean of `max(score, limit) - limit` over all pairs with a key that is there.
+
+        Takes the windows of whole rows.
+        """
+        q, k = self.heads(self.query(x)), self.heads(self.key(x))
+        scores = jnp.einsum("bthk,bshk->bhts", q, k, preferred_element_type=jnp.float32)
+        bias = whole_bias(context.windows, x.shape[1], x.shape[1])
+        over = jnp.maximum(scores + bias[None] - limit, 0.0)
+        if context.keys_bias is None:
+            return over.mean()
+        there = (context.keys_bias > MASKED / 2)[:, None, None, :]
+        of_key = (over * there).mean(axis=(1, 2))
+        return of_key.sum() / jnp.maximum(there.sum(), 1)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Watched:
+    """States on their way through a stack, and by how much its layers' scores are too large.
+
+    Attributes:
+        states: `[B, T, d]`.
+        excess: the sum over layers of the mean over scores of `max(score, limit) - limit`.
+        limit: of the scores of self-attention, biases of distances included.
+    """
+
+    states: jax.Array
+    excess: jax.Array
+    limit: float
+
+
+class T5Block(nnx.Module):
+    """One layer of an encoder, or with `cross` of a decoder: `[B, T, d] -> [B, T, d]`.
+
+    Takes and returns `Watched` states too, for the penalty that MrT5 is trained from scratch with.
+    """
+
+    def __init__(self, config: T5BlockConfig, *, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(config.width)
+        self.attention = T5Attention(config, rngs=rngs)
+        if config.cross:
+            self.cross_norm = RMSNorm(config.width)
+            self.cross = T5Attention(config, rngs=rngs)
+        self.mlp_norm = RMSNorm(config.width)
+        self.mlp = MLP(config.mlp, config.width, config.hidden, rngs=rngs, output_gain=1.0)
+
+    def __call__(
+        self,
+        x: Any,
+        segment_ids: jax.Array | None,
+        positions: jax.Array | None,
+        context: T5Context,
+    ) -> Any:
+        if isinstance(x, Watched):
+            excess = self.attention.excess(self.attention_norm(x.states), context, x.limit)
+            states = self(x.states, segment_ids, positions, context)
+            return Watched(states, x.excess + excess, x.limit)
+        normed = self.attention_norm(shard_rows(x))
+        k, v = self.attention.keys_and_values(normed)
+        x = x + self.attention(normed, k, v, context.windows, context.keys_bias)
+        if context.states is not None:
+            k, v = self.cross.keys_and_values(context.states)
+            x = self._with_states(x, k, v, context)
+        return x + self.mlp(self.mlp_norm(x))
+
+    def _with_states(
+        self, x: jax.Array, k: jax.Array, v: jax.Array, context: T5Context
+    ) -> jax.Array:
+        return x + self.cross(self.cross_norm(x), k, v, None, context.states_bias)
+
+    def extend(
+        self, x: jax.Array, cache: T5LayerCache, slots: CacheSlots, context: T5Context
+    ) -> tuple[jax.Array, T5LayerCache]:
+        """The block for N new positions; `context.windows` are those of `slots.key_positions`."""
+        normed = self.attention_norm(x)
+        k, v = self.attention.keys_and_values(normed)
+        written, keys, values = slots.extend(cache, k, v)
+        k, v = (by_position(each, len(x)).astype(x.dtype) for each in (keys, values))
+        x = x + self.attention(normed, k, v, context.windows, context.keys_bias)
+        x = self._with_states(x, cache.states_keys, cache.states_values, context)
+        x = x + self.mlp(self.mlp_norm(x))
+        return x, dataclasses.replace(cache, keys=written.keys, values=written.values)

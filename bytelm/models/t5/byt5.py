@@ -1,0 +1,199 @@
+"""ByT5 (arXiv 2105.13626): the T5 v1.1 encoder-decoder over bytes.
+
+As published: RMSNorm before each branch, attention without 1/sqrt(K) and with biases for buckets of
+distances that all layers of a stack share, tanh-GELU with a gate, no biases in linear layers, an
+embedding that encoder and decoder share and an untied head over 384 ids.
+
+Differences from the published code, none of which changes what a converted checkpoint computes:
+- Tables are in the order of our symbols (`encoder_decoder.T5_IDS`); conversion reorders the rows.
+- Kernels start as in T5X: variance 1/d_in for the head too, where Hugging Face's code starts it
+  with a standard deviation of 1, so that first logits are of the order of sqrt(d).
+- There is no dropout; T5 v1.1 was pre-trained without it.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import PAD
+from bytelm.models.encoder_decoder import (
+    VOCABULARY,
+    Encoded,
+    EncoderDecoder,
+    EncoderDecoderConfig,
+    Reading,
+)
+from bytelm.models.t5.blocks import (
+    RelativeBias,
+    T5Block,
+    T5BlockConfig,
+    T5Context,
+    T5LayerCache,
+)
+from bytelm.nn.attention.attention import AttentionMask
+from bytelm.nn.block import CacheSlots
+from bytelm.nn.linear import Dense, Embedding
+from bytelm.nn.norms import RMSNorm
+from bytelm.nn.partitioning import shard_rows
+from bytelm.nn.stack import Remat, Stack, StackCache
+
+
+@dataclass(frozen=True)
+class ByT5Config(EncoderDecoderConfig):
+    """A ByT5; the defaults are the published small one."""
+
+    family: ClassVar[str] = "byt5"
+
+    width: int = 1472
+    """Channels of the residual stream."""
+    encoder_depth: int = 12
+    """Blocks of the encoder."""
+    decoder_depth: int = 4
+    """Blocks of the decoder."""
+    heads: int = 6
+    """Attention heads."""
+    head_width: int = 64
+    """Channels of one head; heads x head_width need not be the width."""
+    mlp_width: int = 3584
+    """Channels inside the MLP."""
+    softmax1: bool = False
+    """Whether attention may give less than all of its weight: `exp(x) / (1 + sum exp(x))`."""
+    scan: bool | None = None
+    """Scan over the blocks of a stack, or unroll them; None scans above 12 blocks."""
+    remat: Remat = "none"
+    """What the backward pass recomputes: nothing, all but matrix products ("dots"), or "full"."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "encoder_depth", "decoder_depth", "heads", "head_width", "mlp_width"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1.")
+
+    def block(self, depth: int, *, cross: bool) -> T5BlockConfig:
+        """The shape of the encoder's blocks, or with `cross` of the decoder's."""
+        return T5BlockConfig(
+            width=self.width,
+            depth=depth,
+            heads=self.heads,
+            key_value_heads=self.heads,
+            head_width=self.head_width,
+            mlp="geglu",
+            mlp_width=self.mlp_width,
+            qk_norm=False,
+            rope_theta=None,
+            mask=AttentionMask(causal=cross),
+            implementation="auto",
+            cross=cross,
+            softmax1=self.softmax1,
+        )
+
+    def build(self, rngs: nnx.Rngs) -> "ByT5":
+        return ByT5(self, rngs=rngs)
+
+    def forward_flops(
+        self, sequence_length: int, patches: float | None = None, *, target_length: int = 0
+    ) -> float:
+        kept = self.training_slots(sequence_length) if patches is None else patches
+        return self.encoder_flops(sequence_length, kept) + self.decoder_flops(kept, target_length)
+
+    def training_slots(self, length: int) -> int:
+        """States that the decoder reads in training, of a row of `length` inputs."""
+        return length
+
+    def encoder_flops(self, length: float, kept: float) -> float:
+        """Of the encoder, which keeps so many of a row's states."""
+        return self.block(self.encoder_depth, cross=False).forward_flops(length)
+
+    def decoder_flops(self, kept: float, targets: float) -> float:
+        """Of the decoder and the head."""
+        inner = self.heads * self.head_width
+        projections = 2.0 * self.width * inner * (2 * targets + 2 * kept)
+        cross = self.decoder_depth * (projections + 4.0 * targets * kept * inner)
+        own = self.block(self.decoder_depth, cross=True).forward_flops(targets)
+        return own + cross + 2.0 * targets * self.width * VOCABULARY
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ByT5Cache:
+    """Decoding state.
+
+    Attributes:
+        stack: of the decoder's blocks, the encoder's keys and values among them.
+        states_bias: float32 `[B, L]`, as `Encoded.bias`.
+    """
+
+    stack: StackCache
+    states_bias: jax.Array
+
+
+class ByT5(EncoderDecoder):
+    """The model that a `ByT5Config` builds."""
+
+    def __init__(self, config: ByT5Config, *, rngs: nnx.Rngs):
+        self.config = config
+        self.embedding = Embedding(VOCABULARY, config.width, rngs=rngs)
+        self.encoder, self.encoder_bias = self._stack(config.encoder_depth, False, rngs)
+        self.encoder_norm = RMSNorm(config.width)
+        self.decoder, self.decoder_bias = self._stack(config.decoder_depth, True, rngs)
+        self.decoder_norm = RMSNorm(config.width)
+        self.head = Dense(config.width, VOCABULARY, rngs=rngs)
+
+    def _stack(self, depth: int, cross: bool, rngs: nnx.Rngs) -> tuple[Stack, RelativeBias]:
+        config = self.config
+        block = config.block(depth, cross=cross)
+        stack = Stack(block, rngs=rngs, scan=config.scan, remat=config.remat, block=T5Block)
+        scale = config.width**-0.5
+        bias = RelativeBias(config.heads, bidirectional=not cross, scale=scale, rngs=rngs)
+        return stack, bias
+
+    def read(self, inputs: jax.Array, keys: jax.Array | None = None) -> Reading:
+        valid = inputs != PAD
+        states = shard_rows(self.embedding(inputs, self.config.dtype))
+        positions = jnp.broadcast_to(jnp.arange(inputs.shape[1])[None, :], inputs.shape)
+        return Reading(states, positions, valid, valid, jnp.zeros(inputs.shape))
+
+    def encode(self, reading: Reading, length: int | None = None) -> Encoded:
+        states, keys_bias = reading.states[:, :length], reading.keys_bias[:, :length]
+        context = T5Context(self.encoder_bias.of_row(states.shape[1]), keys_bias)
+        return Encoded(self.encoder_norm(self.encoder(states, None, condition=context)), keys_bias)
+
+    def decode(self, ids: jax.Array, encoded: Encoded) -> jax.Array:
+        windows = self.decoder_bias.of_row(ids.shape[1])
+        context = T5Context(windows, states=encoded.states, states_bias=encoded.bias)
+        x = shard_rows(self.embedding(ids, self.config.dtype))
+        return self._logits(self.decoder(x, None, condition=context))
+
+    def _logits(self, x: jax.Array) -> jax.Array:
+        return self.head(self.decoder_norm(x)).astype(jnp.float32)
+
+    def start(self, encoded: Encoded, max_length: int) -> ByT5Cache:
+        cache = self.decoder.init_cache(len(encoded.states), max_length, self.config.dtype)
+        layers = tuple(
+            T5LayerCache(layer.keys, layer.values, *block.cross.keys_and_values(encoded.states))
+            for block, layer in zip(self.decoder.layers(), cache.layers, strict=True)
+        )
+        stack = StackCache(cache.length, cache.positions, cache.segments, layers)
+        return ByT5Cache(stack, encoded.bias)
+
+    def extend(
+        self, ids: jax.Array, cache: ByT5Cache, lengths: jax.Array
+    ) -> tuple[jax.Array, ByT5Cache]:
+        def context(slots: CacheSlots) -> T5Context:
+            windows = self.decoder_bias.between(slots.positions, slots.key_positions)
+            return T5Context(windows, states_bias=cache.states_bias)
+
+        x = self.embedding(ids, self.config.dtype)
+        x, stack = self.decoder.extend(x, cache.stack, lengths, condition=context)
+        return self._logits(x), ByT5Cache(stack, cache.states_bias)
+
+    def reorder(self, cache: ByT5Cache, rows: jax.Array) -> ByT5Cache:
+        return replace(cache, stack=cache.stack.reorder(rows))
+
+    def for_decoding(self) -> "ByT5":
+        self.encoder.unstack()
+        self.decoder.unstack()
+        return self

@@ -1,0 +1,99 @@
+"""MrT5 (arXiv 2410.20771): a ByT5 whose encoder shortens its rows after a few blocks.
+
+In training nothing is removed: the gate of each state, from 0 to -30, is added to its scores as a
+key, in the block that the gate stands before, in all later encoder blocks and in the decoder's
+attention to the encoder ("soft deletion"). In evaluation and generation the states below half of
+that are taken out, the others keep their original positions and no gate ("hard deletion"). The two
+differ a little; evaluation reports both.
+
+`shortening` is the delete gate, or one of the paper's baselines (`bytelm.models.t5.shortening`).
+
+Differences from the authors' code: a row whose states would all be deleted keeps the one with the
+most open gate, where theirs fails; their controller is described in `bytelm.models.t5.controller`.
+The penalty on scores is over all pairs of a query and a key that is there.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bytelm.core.errors import UserError
+from bytelm.models.encoder_decoder import Encoded, Reading
+from bytelm.models.t5.blocks import T5Context, Watched
+from bytelm.models.t5.byt5 import ByT5, ByT5Config
+from bytelm.models.t5.controller import RatioController
+from bytelm.models.t5.shortening import GateShortening, ShorteningConfig
+
+
+@dataclass(frozen=True)
+class MrT5Config(ByT5Config):
+    """An MrT5; the defaults are the published small one, without a target."""
+
+    family: ClassVar[str] = "mrt5"
+
+    gate_depth: int = 3
+    """Blocks of the encoder before the rows are shortened."""
+    shortening: ShorteningConfig = field(default_factory=GateShortening)
+    """How rows are shortened."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.gate_depth < self.encoder_depth:
+            raise UserError(
+                f"model.gate_depth is {self.gate_depth}; it must be from 0 to below "
+                f"model.encoder_depth ({self.encoder_depth})."
+            )
+
+    @property
+    def controllers(self) -> dict[str, RatioController]:
+        return self.shortening.controllers
+
+    def build(self, rngs: nnx.Rngs) -> "MrT5":
+        return MrT5(self, rngs=rngs)
+
+    def encoder_flops(self, length: float, kept: float) -> float:
+        before = self.block(self.gate_depth, cross=False).forward_flops(length)
+        after = self.block(self.encoder_depth - self.gate_depth, cross=False)
+        shortener = self.shortening.forward_flops(self.width, length)
+        return before + shortener + after.forward_flops(kept)
+
+    def training_slots(self, length: int) -> int:
+        return self.shortening.slots(length)
+
+
+class MrT5(ByT5):
+    """The model that an `MrT5Config` builds."""
+
+    config: MrT5Config
+
+    def __init__(self, config: MrT5Config, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        self.shortener = config.shortening.build(config.width, rngs)
+
+    def read(self, inputs: jax.Array, keys: jax.Array | None = None) -> Reading:
+        reading = super().read(inputs)
+        context = T5Context(self.encoder_bias.of_row(inputs.shape[1]), reading.keys_bias)
+        states = self.encoder(reading.states, None, condition=context, last=self.config.gate_depth)
+        return self.shortener(replace(reading, states=states), inputs, keys)
+
+    def encode(self, reading: Reading, length: int | None = None) -> Encoded:
+        if length is None:
+            windows = self.encoder_bias.of_row(reading.states.shape[1])
+        else:
+            reading = reading.shortened(length)
+            windows = self.encoder_bias.between(reading.positions, reading.positions)
+        context = T5Context(windows, reading.keys_bias)
+        run = partial(self.encoder, condition=context, first=self.config.gate_depth)
+        penalty = self.config.shortening.score_penalty
+        if length is not None or penalty is None:
+            states = run(reading.states, None)
+            return Encoded(self.encoder_norm(states), reading.keys_bias)
+        limit, weight = penalty
+        watched = run(Watched(reading.states, jnp.zeros(()), limit), None)
+        loss = weight * watched.excess / (self.config.encoder_depth - self.config.gate_depth)
+        states = self.encoder_norm(watched.states)
+        return Encoded(states, reading.keys_bias, {"scores": loss})

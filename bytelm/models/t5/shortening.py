@@ -1,0 +1,385 @@
+"""How an encoder's rows are shortened: MrT5's delete gate, and what it is compared with.
+
+A shortener looks at the states between two blocks of an encoder and says which of them the later
+blocks need. Two kinds delete (`gate`, with `random` and `fixed` as baselines): states stay what
+they are, and keep their positions. Two kinds pool (`boundary`, `convolution`): states are merged,
+and the merged ones are numbered anew. One state of each row that has any is always kept.
+
+Shapes: B = rows, S = symbols read, d = channels.
+"""
+
+import abc
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bytelm.core.checked import Checked
+from bytelm.core.errors import UserError
+from bytelm.core.variants import register
+from bytelm.core.vocabulary import END, PAD, START
+from bytelm.models.encoder_decoder import Reading
+from bytelm.models.t5.controller import RatioController
+from bytelm.nn.linear import Dense
+from bytelm.nn.norms import RMSNorm
+from bytelm.patching.predictor import (
+    BoundaryPredictor,
+    binomial_prior,
+    relaxed_bernoulli,
+    uniforms,
+)
+from bytelm.patching.spans import find_segments, mean_segments
+
+SCORE_LIMIT = 5.0
+"""Attention scores may be this large without a penalty."""
+SEPARATORS = tuple(b" \t\n\v\f\r")
+"""Bytes that end a segment of fixed deletion; so does END."""
+
+
+class Shortener(nnx.Module):
+    """What a `ShorteningConfig` builds."""
+
+    def __call__(self, reading: Reading, inputs: jax.Array, keys: jax.Array | None) -> Reading:
+        """Says which states are kept, and what that costs.
+
+        Args:
+            reading: states `[B, S, d]`, none of them removed yet.
+            inputs: int32 `[B, S]`.
+            keys: uint32 `[B, 2]`, data of a random key for each row; None in evaluation.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ShorteningConfig(Checked, abc.ABC, name="model.shortening", small=True):
+    """Base of the kinds. A subclass that names its `kind` is thereby registered."""
+
+    kind: ClassVar[str]
+    kinds: ClassVar[dict[str, type["ShorteningConfig"]]] = {}
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "kind" in vars(cls):
+            register(ShorteningConfig.kinds, cls.kind, cls)
+
+    @property
+    def controllers(self) -> dict[str, RatioController]:
+        """Controllers of the weights of losses, by the losses' names."""
+        return {}
+
+    @property
+    def score_penalty(self) -> tuple[float, float] | None:
+        """From which limit, and how strongly, later blocks' scores are penalised in training."""
+        return None
+
+    def slots(self, length: int) -> int:
+        """States that training computes for a row of `length` inputs, after it is shortened."""
+        return length
+
+    def forward_flops(self, width: int, length: float) -> float:
+        """Matrix-product FLOPs of the shortener itself, for a row of `length` inputs."""
+        return 0.0
+
+    @abc.abstractmethod
+    def build(self, width: int, rngs: nnx.Rngs) -> Shortener:
+        """The shortener, with fresh parameters."""
+
+
+def _require_share(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise UserError(f"model.shortening.{name} is {value}; it must be between 0 and 1.")
+
+
+@dataclass(frozen=True)
+class GateShortening(ShorteningConfig):
+    """MrT5's delete gate."""
+
+    kind: ClassVar[str] = "gate"
+
+    target: float | None = None
+    """Share of the inputs to delete, which a controller aims at; None for a fixed `weight`."""
+    weight: float = 0.0
+    """Weight of the mean gate in the loss, where there is no target."""
+    proportional: float = 0.5
+    """Proportional gain of the controller."""
+    integral: float = 1e-5
+    """Integral gain of the controller."""
+    floor: float = -30.0
+    """Value of a closed gate, added to attention scores; a state is deleted below half of it."""
+    bias: float = 1.0
+    """The gate's first bias. At 1 a fresh gate deletes about a quarter, and nothing but the loss of
+    the targets opens it again; at 3 it deletes a fiftieth, and a target below a quarter is met."""
+    noise: bool = False
+    """Whether training adds Gumbel noise to the gate's logits."""
+    score_weight: float = 0.0
+    """Weight of the penalty on attention scores above 5 in the blocks behind the gate, which could
+    outweigh it; the authors train from scratch with 0.5."""
+
+    def __post_init__(self) -> None:
+        if self.target is not None:
+            _require_share("target", self.target)
+            if self.weight:
+                raise UserError(
+                    f"model.shortening.target is {self.target} and its weight {self.weight}; give "
+                    "the ratio to aim at or the weight of the gate, not both."
+                )
+        for name in ("proportional", "integral", "score_weight"):
+            if getattr(self, name) < 0:
+                raise UserError(
+                    f"model.shortening.{name} is {getattr(self, name)}; it must be at least 0."
+                )
+        if self.floor >= 0:
+            raise UserError(f"model.shortening.floor is {self.floor}; it must be below 0.")
+
+    @property
+    def controllers(self) -> dict[str, RatioController]:
+        if self.target is None:
+            return {}
+        return {"gate": RatioController(self.target, self.proportional, self.integral)}
+
+    @property
+    def score_penalty(self) -> tuple[float, float] | None:
+        return (SCORE_LIMIT, self.score_weight) if self.score_weight else None
+
+    def forward_flops(self, width: int, length: float) -> float:
+        return 2.0 * length * width
+
+    def build(self, width: int, rngs: nnx.Rngs) -> "DeleteGate":
+        return DeleteGate(self, width, rngs=rngs)
+
+
+class DeleteGate(Shortener):
+    """`G = floor * sigmoid(-(w RMSNorm(h) + b))`: 0 keeps a state, `floor` hides it from queries.
+
+    Padding has a closed gate (here START too, the published padding id).
+    """
+
+    def __init__(self, config: GateShortening, width: int, *, rngs: nnx.Rngs):
+        self.config = config
+        self.norm = RMSNorm(width)
+        limit = (6 / (width + 1)) ** 0.5
+        self.kernel = nnx.Param(jax.random.uniform(rngs.params(), (width,), minval=-1) * limit)
+        self.bias = nnx.Param(jnp.full((), config.bias, jnp.float32))
+
+    def logits(self, states: jax.Array) -> jax.Array:
+        """Of keeping each state, float32 `[B, S]`."""
+        # A threshold decides on these, so they are made in float32 from float32 weights.
+        normed = self.norm(states.astype(jnp.float32))
+        return normed @ self.kernel[...].astype(jnp.float32) + self.bias[...]
+
+    def __call__(self, reading: Reading, inputs: jax.Array, keys: jax.Array | None) -> Reading:
+        config, floor = self.config, self.config.floor
+        logits = self.logits(reading.states)
+        if keys is not None and config.noise:
+            noise = uniforms(keys, jnp.zeros_like(inputs), reading.positions)
+            logits = logits - jnp.log(-jnp.log(jnp.clip(noise, 1e-7, 1 - 1e-7)))
+        counted = reading.valid & (inputs != START)
+        gate = jnp.where(counted, floor * jax.nn.sigmoid(-logits), floor)
+        count = jnp.maximum(counted.sum(), 1)
+        mean = jnp.where(counted, gate, 0.0).sum() / count
+        losses = {"gate": mean if config.target is not None else config.weight * mean}
+        found = _deleting(reading, counted, gate > floor / 2, logits)
+        return replace(found, gate=gate, losses=losses)
+
+
+def _deleting(reading: Reading, counted: jax.Array, wanted: jax.Array, rank: jax.Array) -> Reading:
+    """The reading with those states kept that are wanted, or that of the highest rank in a row."""
+    none = ~(wanted & reading.valid).any(axis=1, keepdims=True)
+    highest = jnp.where(reading.valid, rank, -jnp.inf).argmax(axis=1)
+    first = jnp.arange(rank.shape[1])[None, :] == highest[:, None]
+    kept = reading.valid & (wanted | (none & first))
+    return replace(reading, kept=kept, deleted=counted & ~kept)
+
+
+@dataclass(frozen=True)
+class RandomShortening(ShorteningConfig):
+    """A baseline: each state is deleted with one probability.
+
+    In evaluation a row's draw depends on its inputs alone, and is the same each time.
+    """
+
+    kind: ClassVar[str] = "random"
+
+    ratio: float = 0.5
+    """Share of the inputs to delete."""
+
+    def __post_init__(self) -> None:
+        _require_share("ratio", self.ratio)
+
+    def build(self, width: int, rngs: nnx.Rngs) -> "RandomDeletion":
+        return RandomDeletion(self)
+
+
+class RandomDeletion(Shortener):
+    """Deletes what a random number for each position says."""
+
+    def __init__(self, config: RandomShortening):
+        self.config = config
+
+    def __call__(self, reading: Reading, inputs: jax.Array, keys: jax.Array | None) -> Reading:
+        keys = _keys_of(inputs, reading.positions) if keys is None else keys
+        drawn = uniforms(keys, jnp.zeros_like(inputs), reading.positions)
+        return _removing(reading, drawn >= self.config.ratio)
+
+
+def _keys_of(inputs: jax.Array, positions: jax.Array) -> jax.Array:
+    """A key for each row that depends on what is in it, uint32 `[B, 2]`."""
+    there = (inputs != PAD).astype(jnp.uint32)
+    places = positions.astype(jnp.uint32) * 2 + 1
+    mixed = (inputs.astype(jnp.uint32) + 1) * places * jnp.uint32(2654435761)
+    mixed = (mixed ^ (mixed >> 15)) * there
+    return jnp.stack([mixed.sum(axis=1), (mixed * mixed).sum(axis=1)], axis=1)
+
+
+@dataclass(frozen=True)
+class FixedShortening(ShorteningConfig):
+    """A baseline: of each segment up to a whitespace byte, the last bytes are deleted."""
+
+    kind: ClassVar[str] = "fixed"
+
+    ratio: float = 0.5
+    """Share of each segment to delete; the first `ceil((1 - ratio) length)` bytes are kept."""
+
+    def __post_init__(self) -> None:
+        _require_share("ratio", self.ratio)
+
+    def build(self, width: int, rngs: nnx.Rngs) -> "FixedDeletion":
+        return FixedDeletion(self)
+
+
+class FixedDeletion(Shortener):
+    """Deletes the ends of segments."""
+
+    def __init__(self, config: FixedShortening):
+        self.config = config
+
+    def __call__(self, reading: Reading, inputs: jax.Array, keys: jax.Array | None) -> Reading:
+        size = inputs.shape[1]
+        ends = jnp.isin(inputs, jnp.array([*SEPARATORS, END]))
+        segment = jnp.cumsum(ends, axis=1) - ends
+        places = jnp.arange(size)[None, :]
+        starts = jnp.pad(ends[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+        first = jax.lax.cummax(jnp.where(starts, places, 0), axis=1)
+        count = jax.vmap(lambda valid, segment: jnp.zeros(size + 1).at[segment].add(valid))
+        lengths = jnp.take_along_axis(count(reading.valid, segment), segment, axis=1)
+        # A little less, so that rounding does not keep one more than the formula.
+        kept = jnp.ceil((1 - self.config.ratio) * lengths - 1e-4)
+        return _removing(reading, places - first < kept)
+
+
+def _removing(reading: Reading, wanted: jax.Array) -> Reading:
+    """Deletion without a gate: what is deleted is hidden in training too."""
+    found = _deleting(reading, reading.valid, wanted, jnp.zeros(wanted.shape))
+    return replace(found, valid=found.kept)
+
+
+@dataclass(frozen=True)
+class BoundaryShortening(ShorteningConfig):
+    """The boundary predictor baseline (BP): states are pooled to the means of learned segments."""
+
+    kind: ClassVar[str] = "boundary"
+
+    rate: float = 0.2
+    """Boundaries for each symbol that the binomial prior expects."""
+    temperature: float = 0.5
+    """Of the relaxed Bernoulli distribution that boundaries are sampled from in training."""
+    weight: float = 1.0
+    """Weight of the prior in the loss."""
+
+    def __post_init__(self) -> None:
+        _require_share("rate", self.rate)
+        if self.temperature <= 0:
+            raise UserError(
+                f"model.shortening.temperature is {self.temperature}; it must be above 0."
+            )
+
+    def forward_flops(self, width: int, length: float) -> float:
+        return 2.0 * length * width * (width + 1)
+
+    def build(self, width: int, rngs: nnx.Rngs) -> "BoundaryPooling":
+        return BoundaryPooling(self, width, rngs=rngs)
+
+
+class BoundaryPooling(Shortener):
+    """Pools segments that end where a predictor says, or with the row's last symbol."""
+
+    def __init__(self, config: BoundaryShortening, width: int, *, rngs: nnx.Rngs):
+        self.config = config
+        first = 1 / (1 + math.e)  # the authors' bias of -1
+        self.predictor = BoundaryPredictor(width, width, rate=first, relu=False, rngs=rngs)
+
+    def __call__(self, reading: Reading, inputs: jax.Array, keys: jax.Array | None) -> Reading:
+        config, valid = self.config, reading.valid
+        logits = self.predictor(reading.states)
+        zeros = jnp.zeros_like(inputs)
+        noise = None if keys is None else uniforms(keys, zeros, reading.positions)
+        ends, numbers = relaxed_bernoulli(logits, noise, config.temperature)
+        last = valid & ~jnp.pad(valid[:, 1:], ((0, 0), (0, 1)))
+        segments = find_segments(
+            (ends | last) & valid,
+            valid.astype(jnp.int32),
+            inputs.shape[1],
+            first=jnp.zeros_like(valid),
+        )
+        exists = segments.segment_ids > 0
+        pooled = mean_segments(reading.states, numbers, segments, "published")
+        return replace(
+            reading,
+            states=pooled.astype(reading.states.dtype),
+            valid=exists,
+            kept=exists,
+            deleted=valid & ~segments.starts & (reading.positions > 0),
+            losses={"boundaries": config.weight * binomial_prior(numbers, valid, config.rate)},
+        )
+
+
+@dataclass(frozen=True)
+class ConvolutionShortening(ShorteningConfig):
+    """The convolution baseline (CP): every few states become one, by a learned linear map."""
+
+    kind: ClassVar[str] = "convolution"
+
+    stride: int = 4
+    """States that become one."""
+
+    def __post_init__(self) -> None:
+        if self.stride < 2:
+            raise UserError(f"model.shortening.stride is {self.stride}; it must be at least 2.")
+
+    def slots(self, length: int) -> int:
+        return -(-length // self.stride)
+
+    def forward_flops(self, width: int, length: float) -> float:
+        return 2.0 * math.ceil(length / self.stride) * self.stride * width * width
+
+    def build(self, width: int, rngs: nnx.Rngs) -> "ConvolutionPooling":
+        return ConvolutionPooling(self, width, rngs=rngs)
+
+
+class ConvolutionPooling(Shortener):
+    """A convolution whose kernel is as wide as its stride."""
+
+    def __init__(self, config: ConvolutionShortening, width: int, *, rngs: nnx.Rngs):
+        self.config = config
+        self.projection = Dense(config.stride * width, width, rngs=rngs, bias=True)
+
+    def __call__(self, reading: Reading, inputs: jax.Array, keys: jax.Array | None) -> Reading:
+        stride, (rows, length, width) = self.config.stride, reading.states.shape
+        count = -(-length // stride)
+        states = jnp.where(reading.valid[:, :, None], reading.states, 0)
+        states = jnp.pad(states, ((0, 0), (0, count * stride - length), (0, 0)))
+        pooled = self.projection(states.reshape(rows, count, stride * width))
+        valid = jnp.pad(reading.valid, ((0, 0), (0, count * stride - length)))
+        valid = valid.reshape(rows, count, stride).any(axis=2)
+        return replace(
+            reading,
+            states=pooled,
+            positions=reading.positions[:, :count],
+            valid=valid,
+            kept=valid,
+            gate=reading.gate[:, :count],
+            deleted=reading.valid & (reading.positions % stride != 0),
+        )

@@ -1,0 +1,1 @@
+"""Building blocks of any model: linear maps, norms, attention, blocks, stacks, the device mesh."""

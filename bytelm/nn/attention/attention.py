@@ -1,0 +1,215 @@
+"""Attention: one function, one structured mask, and the best implementation for the hardware.
+
+Shapes: B = rows, T = positions, H = query heads, G = key heads (H a multiple of G; G < H is
+grouped-query attention), K = head size, N = new positions, S = slots of a cache.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
+
+from bytelm.core.errors import UserError
+from bytelm.nn.attention.blockwise import MASKED, blockwise_attention
+from bytelm.nn.attention.kernels import cudnn_attention, cudnn_supports, splash_attention
+from bytelm.nn.partitioning import BATCH_AXES
+
+AttentionImplementation = Literal["auto", "reference", "xla", "cudnn", "splash"]
+
+HEAD_AXIS = "tensor"
+"""The mesh axis that divides the heads."""
+
+
+@dataclass(frozen=True)
+class AttentionMask:
+    """What a position may see within its document. Static and hashable."""
+
+    causal: bool = True
+    """Whether a position sees only itself and what comes before it."""
+    window: int | None = None
+    """A position sees those less than this far away, behind it or, unless `causal`, on both sides;
+    None: no limit."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a window below 1."""
+        if self.window is not None and self.window < 1:
+            raise UserError(f"an attention window of {self.window} sees nothing: set at least 1")
+
+
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: AttentionMask,
+    segment_ids: jax.Array | None = None,
+    *,
+    implementation: AttentionImplementation = "auto",
+    scale: float | None = None,
+) -> jax.Array:
+    """Softmax attention of every position over those that it may see.
+
+    On a mesh (`jax.set_mesh`), each device attends for its rows and heads. Softmax is in fp32.
+
+    Args:
+        q: `[B, T, H, K]`.
+        k: `[B, T, G, K]`, G a divisor of H: query head h reads key head h // (H / G).
+        v: `[B, T, G, K]`.
+        mask: what a position may see within its document.
+        segment_ids: int32 `[B, T]` in 0 to T, or None for one document a row. Positions see equal
+            ids only. Padding (id 0) sees padding, so that its output and gradient are finite.
+        implementation: "auto" takes the best for `jax.default_backend()`: "splash" on TPU,
+            "cudnn" on GPU where cuDNN can, "xla" otherwise. Name it to compile for another
+            backend than this host's. "reference" is the plain formula, quadratic in memory.
+        scale: factor of the scores, above 0; None for 1 / sqrt(K).
+
+    Returns:
+        `[B, T, H, K]` in the dtype of q.
+    """
+    length, size = q.shape[1], q.shape[3]
+    if implementation == "auto":
+        implementation = _best_implementation(q, segment_ids, mask)
+    attend = partial(
+        IMPLEMENTATIONS[implementation],
+        causal=mask.causal,
+        window=None if mask.window is None or mask.window >= length else mask.window,
+        scale=size**-0.5 if scale is None else scale,
+    )
+    return _on_each_device(attend, q, k, v, segment_ids)
+
+
+def cached_attention(
+    q: jax.Array,
+    k_cache: jax.Array,
+    v_cache: jax.Array,
+    query_positions: jax.Array,
+    key_positions: jax.Array,
+    mask: AttentionMask,
+    *,
+    query_segments: jax.Array,
+    key_segments: jax.Array,
+    scale: float | None = None,
+) -> jax.Array:
+    """Attention of new positions over a cache that holds the old ones and themselves.
+
+    Args:
+        q: `[B, N, H, K]`, N = 1 in the loop of generation.
+        k_cache: `[B * G, S, K]` in any floating dtype, in any order of positions. A head's keys lie
+            together: XLA:CPU then reads them in place, where it would copy another layout.
+        v_cache: `[B * G, S, K]`, as `k_cache`.
+        query_positions: int32 `[B, N]`; -1 for a filler, whose output is finite and means nothing.
+        key_positions: int32 `[B, S]`, the position that each slot holds; -1 for an empty slot.
+        mask: causal; with a window, keys further back are hidden.
+        query_segments: int32 `[B, N]`; a query sees the keys of its own segment.
+        key_segments: int32 `[B, S]`.
+        scale: factor of the scores; None for 1 / sqrt(K).
+
+    Returns:
+        `[B, N, H, K]` in the dtype of q.
+    """
+    rows, new, heads, size = q.shape
+    groups, slots = k_cache.shape[0] // rows, k_cache.shape[1]
+    scale = size**-0.5 if scale is None else scale
+    dtype = q.dtype
+    if jax.default_backend() == "cpu":  # which has no bf16 products that add up in fp32
+        q, k_cache, v_cache = (x.astype(jnp.float32) for x in (q, k_cache, v_cache))
+    queries = q.reshape(rows, new, groups, -1, size).transpose(0, 2, 4, 3, 1)
+    queries = queries.reshape(rows * groups, size, -1)
+    scores = jnp.einsum("zsk,zkm->zsm", k_cache, queries, preferred_element_type=jnp.float32)
+    scores = scores.swapaxes(1, 2).reshape(rows, -1, new, slots)
+
+    distance = query_positions[:, :, None] - key_positions[:, None, :]
+    visible = (distance >= 0) & (key_positions >= 0)[:, None, :]
+    visible &= query_segments[:, :, None] == key_segments[:, None, :]
+    if mask.window is not None:
+        visible &= distance < mask.window
+    weights = jax.nn.softmax(jnp.where(visible[:, None], scores * scale, MASKED), axis=-1)
+    weights = weights.astype(v_cache.dtype).reshape(rows * groups, -1, slots)
+    out = jnp.einsum("zms,zsk->zmk", weights, v_cache, preferred_element_type=jnp.float32)
+    out = out.reshape(rows, heads, new, size).swapaxes(1, 2)
+    return out.astype(dtype)
+
+
+def _reference(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array | None,
+    *,
+    causal: bool,
+    window: int | None,
+    scale: float,
+) -> jax.Array:
+    positions = jnp.arange(q.shape[1])
+    distance = (positions[:, None] - positions[None, :])[None]
+    visible = (distance >= 0) if causal else jnp.ones_like(distance, bool)
+    if window is not None:
+        visible &= jnp.abs(distance) < window
+    if segment_ids is not None:
+        visible &= segment_ids[:, :, None] == segment_ids[:, None, :]
+    return _masked_attention(q, k, v, visible, scale)
+
+
+def _masked_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, scale: float
+) -> jax.Array:
+    """Takes q `[B, N, H, K]`, k and v `[B, S, G, K]`, visible `[B or 1, N, S]`; returns as q."""
+    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
+    scores = jnp.einsum("bngrk,bsgk->bgrns", grouped, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(visible[:, None, None], scores * scale, MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    out = jnp.einsum("bgrns,bsgk->bngrk", weights, v, preferred_element_type=jnp.float32)
+    return out.reshape(q.shape).astype(q.dtype)
+
+
+IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
+    "reference": _reference,
+    "xla": blockwise_attention,
+    "cudnn": cudnn_attention,
+    "splash": splash_attention,
+}
+
+
+def _best_implementation(
+    q: jax.Array, segment_ids: jax.Array | None, mask: AttentionMask
+) -> Literal["xla", "cudnn", "splash"]:
+    backend = jax.default_backend()
+    if backend == "tpu":
+        return "splash"
+    looks_ahead = mask.window is not None and not mask.causal  # cuDNN's windows look back only
+    supported = backend == "gpu" and not looks_ahead and cudnn_supports(q, segment_ids)
+    return "cudnn" if supported else "xla"
+
+
+def _on_each_device(
+    attend: Callable[..., jax.Array],
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array | None,
+) -> jax.Array:
+    """Calls `attend` on each device's rows and heads: the compiler cannot divide a kernel."""
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = {
+        name: mesh.shape[name]
+        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind == AxisType.Auto
+    }
+    rows = tuple(name for name in BATCH_AXES if name in sizes)
+    if prod(sizes.values()) == 1:
+        return attend(q, k, v, segment_ids)
+    divides_rows = q.shape[0] % prod(sizes[name] for name in rows) == 0
+    divides_heads = HEAD_AXIS in sizes and k.shape[2] % sizes[HEAD_AXIS] == 0
+    by_row = PartitionSpec(rows if divides_rows else None)
+    by_head = PartitionSpec(*by_row, None, HEAD_AXIS if divides_heads else None)
+    return jax.shard_map(
+        attend,
+        in_specs=(by_head, by_head, by_head, by_row),
+        out_specs=by_head,
+        axis_names=set(sizes),
+        check_vma=False,
+    )(q, k, v, segment_ids)

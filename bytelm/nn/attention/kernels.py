@@ -1,0 +1,128 @@
+"""Attention by fused kernels: cuDNN on NVIDIA GPUs, splash attention on TPUs.
+
+Arguments and results are as in `attention`; `window` is None or less than T.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from bytelm.nn.attention.blockwise import fill_last_block
+
+CODE_SCORE = 512.0
+"""What a bit of a segment id adds to a score where q and k agree, and takes off where they differ.
+
+One differing bit puts a key 1024 behind the keys of the own document, far more than scores range
+over, and its weight is exactly 0. All 16 bits together still leave scores exact to 0.001 in fp32,
+which is well below the rounding of a bf16 score.
+"""
+SPLASH_BLOCK = 512
+"""Most positions in a block of splash attention; always a multiple of 128, a TPU's lanes."""
+
+
+def cudnn_supports(q: jax.Array, segment_ids: jax.Array | None) -> bool:
+    """Whether cuDNN's fused attention takes these dtypes and this head size on this GPU."""
+    device = jax.devices()[0]
+    if not device.device_kind.startswith("NVIDIA") or q.dtype not in (jnp.bfloat16, jnp.float16):
+        return False
+    capability = float(device.compute_capability)
+    most = 256 if capability >= 9.0 else 128 if capability >= 8.0 else 0
+    size = q.shape[-1] + (0 if segment_ids is None else _code_bits(q.shape[1]))
+    return size % 8 == 0 and size <= most
+
+
+def cudnn_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array | None,
+    *,
+    causal: bool,
+    window: int | None,
+    scale: float,
+    fused: bool = True,
+) -> jax.Array:
+    """Flash attention of cuDNN; with `fused=False` the same computation in XLA, for tests.
+
+    cuDNN knows no documents, and a [T, T] mask would cost what the kernel saves. So q and k get
+    a few more channels that hold the bits of the segment id as signs: keys of the own document
+    all gain the same score, which the softmax drops, and all others fall behind it to weight 0.
+    """
+    size = q.shape[-1]
+    if segment_ids is not None:
+        bits = _code_bits(q.shape[1])
+        q, k = (_append_code(x, segment_ids, bits, (CODE_SCORE / scale) ** 0.5) for x in (q, k))
+        v = jnp.pad(v, ((0, 0), (0, 0), (0, 0), (0, bits)))
+    out = jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        is_causal=causal,
+        local_window_size=None if window is None else (window - 1, 0 if causal else window - 1),
+        scale=scale,
+        implementation="cudnn" if fused else "xla",
+    )
+    return out[..., :size]
+
+
+def _code_bits(length: int) -> int:
+    """Channels for the segment ids 0 to T of a row, in the eights that cuDNN asks for."""
+    return 8 * -(-length.bit_length() // 8)
+
+
+def _append_code(x: jax.Array, segment_ids: jax.Array, bits: int, value: float) -> jax.Array:
+    """Channels of `value` where the segment id has a bit and `-value` where it has none."""
+    ones = (segment_ids[:, :, None, None] >> jnp.arange(bits)[None, None, None, :]) & 1
+    code = jnp.where(ones == 1, value, -value).astype(x.dtype)
+    return jnp.concatenate([x, jnp.broadcast_to(code, (*x.shape[:3], bits))], axis=-1)
+
+
+def splash_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array | None,
+    *,
+    causal: bool,
+    window: int | None,
+    scale: float,
+    interpret: bool = False,
+) -> jax.Array:
+    """TPU splash attention; with `interpret`, run by Pallas's interpreter on any backend."""
+    # Here, because loading Pallas would lengthen every start on other hardware.
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel,
+        splash_attention_mask,
+    )
+
+    length, heads = q.shape[1:3]
+    block = min(SPLASH_BLOCK, 128 * -(-length // 128))
+    q, k, v, segment_ids = fill_last_block(block, q, k, v, segment_ids, causal=causal)
+    shape = (q.shape[1], q.shape[1])
+    mask: splash_attention_mask.Mask
+    if window is None and not causal:
+        mask = splash_attention_mask.FullMask(shape)
+    elif window is None:
+        mask = splash_attention_mask.CausalMask(shape)
+    else:
+        ahead = 0 if causal else window - 1
+        mask = splash_attention_mask.LocalMask(shape, (window - 1, ahead), offset=0)
+    kernel = splash_attention_kernel.make_splash_mha(
+        splash_attention_mask.MultiHeadMask([mask] * heads),
+        block_sizes=splash_attention_kernel.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+    segments = None
+    if segment_ids is not None:
+        segments = splash_attention_kernel.SegmentIds(segment_ids, segment_ids)
+    q = (q * scale).astype(q.dtype)
+    out = jax.vmap(kernel)(*(x.transpose(0, 2, 1, 3) for x in (q, k, v)), segments)
+    return out.transpose(0, 2, 1, 3)[:, :length].astype(q.dtype)

@@ -1,0 +1,106 @@
+"""Dense layers and embeddings."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from bytelm.nn.partitioning import replicate
+
+
+class Dense(nnx.Module):
+    """A linear layer: `[..., d_in] -> [..., d_out]`.
+
+    The kernel `[d_in, d_out]` starts as a normal of variance `gain**2 / d_in`. It is stored in
+    float32 and used in the dtype of the input.
+
+    Args:
+        tensor_axis: which kernel axis the mesh's `tensor` axis divides: -1 (outputs), -2 (inputs)
+            or None. Counted from the end, so that it holds for stacked kernels too.
+        bias: whether a vector, zero at first, is added.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        rngs: nnx.Rngs,
+        gain: float = 1.0,
+        tensor_axis: int | None = None,
+        bias: bool = False,
+    ):
+        kernel = jax.random.normal(rngs.params(), (d_in, d_out)) * (gain * d_in**-0.5)
+        self.kernel = nnx.Param(kernel, tensor_axis=tensor_axis)
+        if bias:
+            self.bias = nnx.Param(jnp.zeros((d_out,)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...]
+        # XLA:CPU is much faster on two-dimensional matmuls: no transposing copies in the gradient.
+        flat = project(x.reshape(-1, x.shape[-1]), kernel)
+        if hasattr(self, "bias"):
+            flat = flat + self.bias[...].astype(x.dtype)[None, :]
+        return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The product of `[N, d_in]` and a kernel `[d_in, d_out]`, in the dtype of x."""
+    if x.dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
+        return _project_bfloat16(x, kernel)
+    return x @ kernel.astype(x.dtype)
+
+
+# XLA:CPU uses the bfloat16 units of a processor (AMX) for a product of bfloat16 that gives float32
+# and whose first factor lies by rows. It turns all others into products of float32, four to six
+# times as slow. So here all three, forward and backward, are of that form.
+
+
+@jax.custom_vjp
+def _project_bfloat16(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return matrix_product(x, kernel.astype(x.dtype), (1, 0)).astype(x.dtype)
+
+
+def _project_forward(
+    x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _project_bfloat16(x, kernel), (x, kernel)
+
+
+def _project_backward(
+    residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+    dx = matrix_product(gradient, kernel.astype(x.dtype), (1, 1)).astype(x.dtype)
+    narrow, wide = sorted((x, gradient), key=lambda factor: factor.shape[1])
+    # The barrier keeps XLA from exchanging the factors of a product that is transposed.
+    product = lax.optimization_barrier(matrix_product(_transposed(narrow), wide, (1, 0)))
+    d_kernel = product if narrow is x else product.T
+    return dx, d_kernel.astype(kernel.dtype)
+
+
+_project_bfloat16.defvjp(_project_forward, _project_backward)
+
+
+def _transposed(x: jax.Array) -> jax.Array:
+    # By a product with 1, which takes a quarter of the time of XLA's loop.
+    return matrix_product(jnp.eye(x.shape[1], dtype=x.dtype), x, (1, 1)).astype(x.dtype)
+
+
+def matrix_product(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
+    """Product of two matrices over one axis of each, accumulated in fp32."""
+    dimensions = (((axes[0],), (axes[1],)), ((), ()))
+    return lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
+
+
+class Embedding(nnx.Module):
+    """A table of vectors, one for each symbol: int `[...] -> [..., width]`.
+
+    Starts as a normal of standard deviation `scale`.
+    """
+
+    def __init__(self, size: int, width: int, *, rngs: nnx.Rngs, scale: float = 1.0):
+        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (size, width)) * scale)
+
+    def __call__(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        return jnp.take(replicate(self.embedding[...].astype(dtype)), ids, axis=0)

@@ -1,0 +1,162 @@
+"""The device mesh, and how parameters and batches lie on it.
+
+One rule serves every model: a parameter is divided over `tensor` along the axis its layer names,
+and over `fsdp` along the largest of its last two axes that divides; small ones are replicated.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from bytelm.core.checked import Checked
+from bytelm.core.errors import UserError
+from bytelm.nn.partitioning import BATCH_AXES
+
+AXES = ("data", "fsdp", "tensor")
+SMALLEST_SHARDED = 2**14
+"""Parameters with fewer elements are replicated: gathering them would cost more than it saves."""
+
+
+@dataclass(frozen=True)
+class MeshConfig(Checked, name="mesh", small=True):
+    """How many devices each axis of the mesh has."""
+
+    data: int | None = None
+    """Copies of the model that share the batch; None for all devices the other axes leave."""
+    fsdp: int = 1
+    """Devices that share the batch and divide the parameters between them."""
+    tensor: int = 1
+    """Devices that divide each layer's channels between them."""
+
+    def __post_init__(self) -> None:
+        for name in AXES:
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise UserError(f"mesh.{name} is {size}; it must be at least 1.")
+
+    def build(self) -> Mesh:
+        """The mesh over this run's devices.
+
+        Raises:
+            UserError: if it needs more devices than there are, or leaves some of them out in a
+                run of several processes.
+        """
+        available = jax.device_count()
+        fixed = self.fsdp * self.tensor
+        data = self.data or max(1, available // fixed)
+        needed = data * fixed
+        if needed > available:
+            raise UserError(
+                f"the mesh (data {data}, fsdp {self.fsdp}, tensor {self.tensor}) needs {needed} "
+                f"devices and there are {available}; make mesh.data, mesh.fsdp or mesh.tensor "
+                "smaller."
+            )
+        if needed < available and jax.process_count() > 1:
+            raise UserError(
+                f"the mesh uses {needed} of {available} devices; with several processes it must "
+                "use all of them: change mesh.data, mesh.fsdp or mesh.tensor."
+            )
+        devices = None if needed == available else jax.devices()[:needed]
+        shape = (data, self.fsdp, self.tensor)
+        return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def single_device_mesh() -> Mesh:
+    """A mesh of one device of this process."""
+    return jax.make_mesh(
+        (1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.local_devices()[:1]
+    )
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts, of equally many rows, the mesh divides a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def check_batch(rows: int, mesh: Mesh, accumulation: int) -> None:
+    """Raises UserError unless the mesh and the accumulation divide a batch of `rows` evenly."""
+    shards = batch_shards(mesh)
+    if rows % (shards * accumulation):
+        raise UserError(
+            f"data.batch_size {rows} cannot be divided by the {shards} batch shards of the mesh "
+            f"(data x fsdp) times train.accumulation {accumulation}; make it a multiple of "
+            f"{shards * accumulation}."
+        )
+
+
+def row_share(rows: int, mesh: Mesh) -> tuple[int, int]:
+    """Which share of a batch's rows this process reads: (index, count) of equal shares.
+
+    Processes that hold the same rows, because `tensor` spans them, have the same share.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    indices = sharding.addressable_devices_indices_map((rows,)).values()
+    spans = {index[0].indices(rows)[:2] for index in indices if index}
+    first, last = min(begin for begin, _ in spans), max(end for _, end in spans)
+    size = last - first
+    if sum(end - begin for begin, end in spans) != size or first % size:
+        raise UserError(
+            "the mesh gives a process rows that do not lie together; let mesh.data or mesh.fsdp "
+            "be a multiple of the number of processes."
+        )
+    return first // size, rows // size
+
+
+def parameter_spec(shape: tuple[int, ...], tensor_axis: int | None, mesh: Mesh) -> PartitionSpec:
+    """Where a parameter lies; see the module's docstring for the rule."""
+    spec: list[str | None] = [None] * len(shape)
+    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+    if tensor > 1 and tensor_axis is not None and shape[tensor_axis] % tensor == 0:
+        spec[tensor_axis] = "tensor"
+    if fsdp > 1 and math.prod(shape) >= SMALLEST_SHARDED:
+        free = [
+            axis
+            for axis in range(max(0, len(shape) - 2), len(shape))
+            if spec[axis] is None and shape[axis] % fsdp == 0
+        ]
+        if free:
+            spec[max(free, key=lambda axis: shape[axis])] = "fsdp"
+    return PartitionSpec(*spec)
+
+
+def parameter_shardings(abstract: nnx.State, mesh: Mesh) -> dict[str, Any]:
+    """Shardings of a model's parameters, as the nested dict in which training keeps them."""
+
+    def sharding(variable: nnx.Variable) -> NamedSharding:
+        tensor_axis = variable.get_metadata().get("tensor_axis")
+        return NamedSharding(mesh, parameter_spec(variable.shape, tensor_axis, mesh))
+
+    return nnx.to_pure_dict(
+        jax.tree.map(sharding, abstract, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    )
+
+
+def like_parameters(tree: Any, shardings: dict[str, Any], otherwise: NamedSharding) -> Any:
+    """Shardings of an optimiser's state: what it keeps for a parameter lies where that lies."""
+    by_path = {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(shardings)}
+
+    def sharding(path: tuple[Any, ...], _: Any) -> NamedSharding:
+        name = path_name(path)
+        # The longest: "norm/scale" is the end of "decoder/norm/scale" too.
+        owner = max((p for p in by_path if name.endswith("/" + p)), key=len, default=None)
+        return otherwise if owner is None else by_path[owner]
+
+    return jax.tree.map_with_path(sharding, tree)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """The path of a leaf as text, such as "stack/blocks/mlp/up/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def place_batch(batch: Any, mesh: Mesh) -> Any:
+    """Makes global arrays, divided by rows, of the rows `[B / processes, T]` of this process."""
+    sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    return jax.tree.map(
+        lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch
+    )

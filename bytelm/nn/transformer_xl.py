@@ -1,0 +1,141 @@
+"""The post-norm Transformer block with the relative attention of Transformer-XL.
+
+The score of key j for query i is `((q_i + u) k_j + (q_i + v) r_{i-j}) / sqrt(K)`, where `r_m` is a
+projection of the sinusoids of distance m, and u and v are biases that all layers share
+(arXiv 1901.02860, without its memory). It is quadratic in memory: kept for the published models
+that have it.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bytelm.nn.attention.blockwise import MASKED
+from bytelm.nn.block import BlockConfig, CacheSlots, LayerCache, by_position
+from bytelm.nn.linear import Dense
+from bytelm.nn.norms import LayerNorm
+
+DEVIATION = 0.02
+"""Standard deviation of all kernels at first."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PositionBiases:
+    """What all layers add to their queries, `[H, K]` each.
+
+    Attributes:
+        content: u, before the products with keys.
+        position: v, before the products with distances.
+    """
+
+    content: jax.Array
+    position: jax.Array
+
+
+class RelativeBlock(nnx.Module):
+    """`x = norm(x + attention(x))`, then `x = norm(x + mlp(x))`: `[B, T, width]` to the same.
+
+    All linear layers and norms have biases. The MLP's activation is the exact (erf) GELU or ReLU.
+    """
+
+    def __init__(self, config: BlockConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        inner = config.heads * config.head_width
+
+        def dense(d_in: int, d_out: int) -> Dense:
+            return Dense(d_in, d_out, rngs=rngs, gain=DEVIATION * d_in**0.5, bias=True)
+
+        self.query = dense(config.width, inner)
+        self.key = dense(config.width, inner)
+        self.value = dense(config.width, inner)
+        self.distance = dense(config.width, inner)
+        self.output = dense(inner, config.width)
+        self.attention_norm = LayerNorm(config.width, bias=True)
+        self.up = dense(config.width, config.hidden)
+        self.down = dense(config.hidden, config.width)
+        self.mlp_norm = LayerNorm(config.width, bias=True)
+
+    def _heads(self, x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:-1], self.config.heads, self.config.head_width)
+
+    def _distances(self, count: int, dtype: jnp.dtype) -> jax.Array:
+        """The projected distances 0 to count - 1, `[count, H, K]`."""
+        return self._heads(self.distance(sinusoids(count, self.config.width).astype(dtype)))
+
+    def _mix(
+        self, scores: jax.Array, visible: jax.Array, values: jax.Array, x: jax.Array
+    ) -> jax.Array:
+        """The block's output for x `[B, N, width]`.
+
+        Takes scores `[B, H, N, S]`, visible `[B, N, S]` and values `[B, S, H, K]`.
+        """
+        scores = jnp.where(visible[:, None], scores * self.config.head_width**-0.5, MASKED)
+        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+        mixed = jnp.einsum("bhns,bshk->bnhk", weights, values)
+        x = self.attention_norm(x + self.output(mixed.reshape(*x.shape[:2], -1)))
+        hidden = self.up(x)
+        relu = self.config.mlp == "relu"
+        hidden = nnx.relu(hidden) if relu else nnx.gelu(hidden, approximate=False)
+        return self.mlp_norm(x + self.down(hidden))
+
+    def _products(
+        self, q: jax.Array, k: jax.Array, r: jax.Array, biases: PositionBiases
+    ) -> tuple[jax.Array, jax.Array]:
+        """Scores of the keys `[B, H, N, S]`, and of the distances `[B, H, N, M]`."""
+        content, position = (
+            q + bias.astype(q.dtype)[None, None] for bias in (biases.content, biases.position)
+        )
+        of_keys = jnp.einsum("bnhk,bshk->bhns", content, k, preferred_element_type=jnp.float32)
+        of_distances = jnp.einsum("bnhk,mhk->bhnm", position, r, preferred_element_type=jnp.float32)
+        return of_keys, of_distances
+
+    def __call__(
+        self,
+        x: jax.Array,
+        segment_ids: jax.Array | None,
+        positions: jax.Array | None,
+        biases: PositionBiases,
+    ) -> jax.Array:
+        length = x.shape[1]
+        q, k, v = (self._heads(project(x)) for project in (self.query, self.key, self.value))
+        of_keys, of_distances = self._products(q, k, self._distances(length, x.dtype), biases)
+        visible = jnp.tril(jnp.ones((length, length), bool))[None]
+        if segment_ids is not None:
+            visible &= segment_ids[:, :, None] == segment_ids[:, None, :]
+        return self._mix(of_keys + by_key(of_distances), visible, v, x)
+
+    def extend(
+        self, x: jax.Array, cache: LayerCache, slots: CacheSlots, biases: PositionBiases
+    ) -> tuple[jax.Array, LayerCache]:
+        """The block for N new positions `[B, N, width]`, over the cache and over themselves."""
+        q, k, v = (self._heads(project(x)) for project in (self.query, self.key, self.value))
+        written, keys, values = slots.extend(cache, k, v)
+        keys, values = (by_position(each, x.shape[0]).astype(x.dtype) for each in (keys, values))
+        r = self._distances(cache.keys.shape[1], x.dtype)
+        of_keys, of_distances = self._products(q, keys, r, biases)
+        distance = slots.positions[:, :, None] - slots.key_positions[:, None, :]
+        visible = (distance >= 0) & (slots.key_positions >= 0)[:, None, :]
+        visible &= slots.segments[:, :, None] == slots.key_segments[:, None, :]
+        index = jnp.clip(distance, 0, len(r) - 1)[:, None]
+        of_distances = jnp.take_along_axis(of_distances, index, axis=3)
+        return self._mix(of_keys + of_distances, visible, values, x), written
+
+
+def sinusoids(count: int, width: int) -> jax.Array:
+    """Vectors of the distances 0 to count - 1: all sines, then all cosines, `[count, width]`."""
+    frequencies = 10_000.0 ** (-jnp.arange(0, width, 2) / width)
+    angles = jnp.arange(count, dtype=jnp.float32)[:, None] * frequencies[None, :]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+
+
+def by_key(of_distances: jax.Array) -> jax.Array:
+    """Scores `[..., i, m]` of distances to those `[..., i, j]` of keys, m = i - j for j <= i."""
+    length = of_distances.shape[-1]
+    shape = of_distances.shape[:-2]
+    # One column more, read as rows of one less, moves each row on by one (Transformer-XL).
+    padded = jnp.pad(of_distances[..., ::-1], [(0, 0)] * len(shape) + [(0, 0), (1, 0)])
+    shifted = padded.reshape(*shape, length + 1, length)[..., 1:, :]
+    return shifted.reshape(*shape, length, length)

@@ -1,0 +1,1 @@
+"""Where patches start, and how bytes become patches and patches bytes."""

@@ -1,0 +1,162 @@
+"""Boundaries that a model predicts: the predictor, its relaxed samples, and what supervises it.
+
+Losses are scalars: the mean over all symbols that count of what their row's boundaries cost, in
+nats, so that they can be added to the mean cross-entropy of a symbol. Where all rows have as many
+such symbols, that is the mean over rows, as the authors take it.
+
+Shapes: B = rows, T = symbols, d = channels.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.scipy.special import gammaln
+
+from bytelm.nn.linear import Dense
+
+LEAST = float(jnp.finfo(jnp.float32).eps)
+"""Probabilities and uniform numbers are kept this far from 0 and 1."""
+
+
+class BoundaryPredictor(nnx.Module):
+    """An MLP with one hidden layer, `[B, T, d] -> [B, T]`: float32 logits of a boundary.
+
+    Args:
+        rate: share of the symbols that are boundaries at first; it sets the last bias.
+        relu: ReLU in place of the exact (erf) GELU.
+    """
+
+    def __init__(self, width: int, hidden: int, *, rate: float, relu: bool, rngs: nnx.Rngs):
+        self.relu = relu
+        self.up = Dense(width, hidden, rngs=rngs, bias=True)
+        self.down = Dense(hidden, 1, rngs=rngs, bias=True)
+        self.down.bias.set_value(jnp.full((1,), jnp.log(rate / (1 - rate)), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        hidden = self.up(x)
+        hidden = nnx.relu(hidden) if self.relu else nnx.gelu(hidden, approximate=False)
+        # A threshold decides on these: in bfloat16, decoding might cut otherwise than training.
+        return self.down(hidden.astype(jnp.float32))[:, :, 0]
+
+
+def uniforms(keys: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> jax.Array:
+    """Uniform numbers, float32 `[B, T]`.
+
+    A number depends on its row's key, its document's number and its position alone, so that a
+    prefix of a row has the same numbers as the row.
+
+    Args:
+        keys: uint32 `[B, 2]`, data of a random key for each row.
+        segment_ids: int32 `[B, T]`.
+        positions: int32 `[B, T]`.
+    """
+
+    def number(key: jax.Array, segment: jax.Array, position: jax.Array) -> jax.Array:
+        return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, segment), position))
+
+    def row(data: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> jax.Array:
+        key = jax.random.wrap_key_data(data, impl="threefry2x32")
+        return jax.vmap(number, in_axes=(None, 0, 0))(key, segment_ids, positions)
+
+    return jax.vmap(row)(keys, segment_ids, positions)
+
+
+def relaxed_bernoulli(
+    logits: jax.Array, noise: jax.Array | None, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+    """Boundaries by the relaxed Bernoulli distribution, straight through (arXiv 1611.00712).
+
+    Args:
+        logits: float32 `[B, T]`.
+        noise: uniform numbers `[B, T]`; None for the likelier of the two values.
+        temperature: of the relaxation.
+
+    Returns:
+        the boundaries, bool `[B, T]`, and the same as numbers whose gradient goes to the relaxed
+        sample and on to the logits.
+    """
+    p = jnp.clip(jax.nn.sigmoid(logits), LEAST, 1 - LEAST)
+    relaxed = jnp.log(p) - jnp.log1p(-p)
+    if noise is not None:
+        u = jnp.clip(noise, LEAST, 1 - LEAST)
+        relaxed = relaxed + jnp.log(u) - jnp.log1p(-u)
+    soft = jax.nn.sigmoid(relaxed / temperature)
+    hard = soft > 0.5
+    return hard, soft + jax.lax.stop_gradient(hard - soft)
+
+
+def binomial_prior(b: jax.Array, counted: jax.Array, rate: float | jax.Array) -> jax.Array:
+    """`-log Binomial(k; N, rate) / N`, of k boundaries among the N symbols of a row that count.
+
+    Args:
+        b: boundaries as numbers, float32 `[B, T]`.
+        counted: bool `[B, T]`.
+        rate: expected share of boundaries; of all rows, or float32 `[B]`.
+    """
+    k, n = (b * counted).sum(axis=1), counted.sum(axis=1).astype(jnp.float32)
+    ways = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+    nats = -(ways + k * jnp.log(rate) + (n - k) * jnp.log1p(-rate))
+    return jnp.where(n > 0, nats, 0.0).sum() / jnp.maximum(n.sum(), 1)
+
+
+def band_loss(
+    b: jax.Array,
+    counted: jax.Array,
+    scripts: jax.Array,
+    rates: jax.Array,
+    least: jax.Array,
+) -> jax.Array:
+    """How far the boundary rate lies outside a band: `max(k/N - rate, 0) + max(least - k/N, 0)`.
+
+    A row whose documents are of several scripts is held to each script's band in proportion to
+    its symbols (arXiv 2507.12720 has one script in a row).
+
+    Args:
+        b: boundaries as numbers, float32 `[B, T]`.
+        counted: bool `[B, T]`.
+        scripts: int32 `[B, T]`, numbers into the next two; negative for none.
+        rates: float32 `[scripts]`, alpha, the highest rate.
+        least: float32 `[scripts]`, beta, the lowest.
+    """
+    of_script = scripts[:, :, None] == jnp.arange(len(rates))[None, None, :]
+    of_script = (of_script & counted[:, :, None]).astype(jnp.float32)
+    k, n = (b[:, :, None] * of_script).sum(axis=1), of_script.sum(axis=1)
+    rate = k / jnp.maximum(n, 1)
+    outside = _hinge(rate - rates[None, :]) + _hinge(least[None, :] - rate)
+    return (n * outside).sum() / jnp.maximum(counted.sum(), 1)
+
+
+def _hinge(x: jax.Array) -> jax.Array:
+    """`max(x, 0)`, whose gradient at 0 is 1."""
+    return jnp.where(x >= 0, x, 0.0)
+
+
+def entropy_spikes(entropy: jax.Array, counted: jax.Array, left: int) -> jax.Array:
+    """Where the entropy `[B, T]` exceeds each of the `left` values before it that count: bool.
+
+    The first symbol that counts, and each after one that does not, is always a spike.
+    """
+    entropy = jnp.where(counted, entropy, -jnp.inf)
+    spikes, run = counted, counted
+    for back in range(1, left + 1):
+        before = jnp.pad(entropy, ((0, 0), (back, 0)), constant_values=-jnp.inf)[:, :-back]
+        run = run & jnp.pad(counted, ((0, 0), (back, 0)))[:, : counted.shape[1]]
+        spikes = spikes & (~run | (entropy > before))
+    return spikes
+
+
+def boundary_cross_entropy(
+    logits: jax.Array, targets: jax.Array, counted: jax.Array, *, twice: bool
+) -> jax.Array:
+    """Mean binary cross-entropy of the symbols that count.
+
+    Args:
+        logits: float32 `[B, T]`.
+        targets: bool `[B, T]`.
+        counted: bool `[B, T]`.
+        twice: takes the probabilities for logits, as the authors of dynamic token pooling do: the
+            loss then cannot fall below log(2), or log(1 + 1/e) where all targets are True.
+    """
+    scores = jax.nn.sigmoid(logits) if twice else logits
+    losses = jax.nn.softplus(scores) - jnp.where(targets, scores, 0.0)
+    return (losses * counted).sum() / jnp.maximum(counted.sum(), 1)

@@ -1,0 +1,142 @@
+"""Training recipes of published papers, for the presets in `configs/`.
+
+SpaceByte (arXiv 2404.14408, appendix B; figures checked against its code): contexts of T = 6 D
+bytes (8 D on GitHub) with room for D patches, batches of 64, and as many steps as the budget of
+training FLOPs pays for, as the authors count FLOPs.
+"""
+
+from bytelm.data.config import DataConfig
+from bytelm.models.megabyte import MegaByteConfig
+from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
+from bytelm.training.optimizer import OptimizerConfig
+
+BATCH = 64
+CODE_LEARNING_RATE = 0.005 * BATCH**0.5
+"""Of the authors' code and the commands that reproduce the paper: 0.04."""
+PAPER_LEARNING_RATE = 0.005 * BATCH**-0.5
+"""Of the paper's appendix B.2: 0.000625. The presets have the code's."""
+
+
+def spacebyte(
+    *,
+    global_width: int,
+    local_width: int,
+    global_depth: int,
+    local_depth: int,
+    budget: float | None = None,
+    bytes_seen: float | None = None,
+    sequence_length: int | None = None,
+    patches: int | None = None,
+) -> ExperimentConfig:
+    """A run of SpaceByte as published, on PG-19.
+
+    Args:
+        budget: training FLOPs that decide the number of steps; or
+        bytes_seen: training bytes that do.
+        sequence_length: T; None for 6 D.
+        patches: room for patches in a row; None for D.
+    """
+    length, room = sequence_length or 6 * global_width, patches or global_width
+    model = SpaceByteConfig(
+        local_width=local_width,
+        local_depth=local_depth,
+        global_width=global_width,
+        global_depth=global_depth,
+        bytes_per_patch=length / room,
+        learned_positions=length,
+        norm="layer",
+        mlp="relu",
+        qk_norm=True,
+        rope_theta=None,
+        scaled_init=False,
+        remat="dots",
+    )
+    local = local_depth * _block(length, local_width, local_width)
+    flops = _training_flops(
+        local + global_depth * _block(room, global_width, room), length, local_width
+    )
+    steps = (bytes_seen or 0) / (BATCH * length) if budget is None else budget / (BATCH * flops)
+    return ExperimentConfig(
+        model=model,
+        data=DataConfig(dataset="pg19", sequence_length=length, batch_size=BATCH, workers=4),
+        optimizer=_optimizer({"backbone": global_width, "initial|final": local_width}, local_width),
+        train=_train(round(steps)),
+    )
+
+
+def megabyte(
+    *,
+    patch_size: int,
+    global_width: int,
+    local_width: int,
+    global_depth: int,
+    local_depth: int,
+    budget: float,
+) -> ExperimentConfig:
+    """A run of MegaByte as SpaceByte's authors trained it, on PG-19: T = P x D."""
+    length = patch_size * global_width
+    model = MegaByteConfig(
+        patch_size=patch_size,
+        global_width=global_width,
+        global_depth=global_depth,
+        local_width=local_width,
+        local_depth=local_depth,
+        learned_positions=length,
+        norm="layer",
+        mlp="relu",
+        qk_norm=True,
+        rope_theta=None,
+        scaled_init=False,
+        remat="dots",
+    )
+    room = length // patch_size
+    local = local_depth * _block(length, local_width, patch_size)
+    flops = _training_flops(
+        local + global_depth * _block(room, global_width, room), length, local_width
+    )
+    return ExperimentConfig(
+        model=model,
+        data=DataConfig(dataset="pg19", sequence_length=length, batch_size=BATCH, workers=4),
+        optimizer=_optimizer(
+            {"backbone": global_width, "local": local_width, "to_local": model.share}, local_width
+        ),
+        train=_train(round(budget / (BATCH * flops))),
+    )
+
+
+def _block(length: int, width: int, window: int) -> float:
+    """Multiply-adds of one block, as the paper counts them."""
+    return length * (12 * width**2 + 2 * width * window)
+
+
+def _training_flops(blocks: float, length: int, local_width: int) -> float:
+    """Training FLOPs of one row, from the multiply-adds of its blocks."""
+    return 3 * 2 * (blocks + length * local_width * 256)
+
+
+def _optimizer(widths: dict[str, int], local_width: int) -> OptimizerConfig:
+    """AdamW with every linear layer's learning rate multiplied by d_in^-1/2."""
+    multipliers = []
+    for stack, width in widths.items():
+        multipliers += [
+            (f"^({stack})/.*down/kernel$", (4 * width) ** -0.5),
+            (f"^({stack})/(.*/)?kernel$", width**-0.5),
+        ]
+    return OptimizerConfig(
+        learning_rate=CODE_LEARNING_RATE,
+        schedule="quarter_cosine",
+        warmup=0.01,
+        final=0.0,
+        beta2=0.98,
+        weight_decay=0.01,
+        decayed=("",),
+        clip_norm=1.0,
+        lr_multipliers=(*multipliers, ("kernel$", local_width**-0.5)),
+    )
+
+
+def _train(steps: int) -> TrainConfig:
+    return TrainConfig(
+        steps=steps, validate_every=1000, checkpoint_every=1000, log_every=20, keep=2
+    )

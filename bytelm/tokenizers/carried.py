@@ -1,0 +1,117 @@
+"""The copies of its tokenizer and Unigram model that a run directory carries and goes on with."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Protocol
+
+from bytelm.core.atomic_write import write_whole
+from bytelm.core.errors import UserError
+from bytelm.data.config import DataConfig
+from bytelm.data.corpus.blocks import digest_of
+from bytelm.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from bytelm.tokenizers.unigram import Unigram
+
+DIGESTS = "carried.json"
+"""File of a run directory with the digests of its copies, by their names."""
+FIELDS = ("tokenizer", "unigram")
+"""The fields of `DataConfig` that name such files; their copies have the same names."""
+
+
+class Carried(Protocol):
+    """What is copied."""
+
+    path: str
+    content: bytes
+
+
+def carry(run: Path, tokenizer: Tokenizer | None, unigram: Unigram | None) -> None:
+    """Writes copies of what a run reads into its directory, where there are none yet."""
+    digests = _digests(run)
+    carried: dict[str, Carried | None] = {"tokenizer": tokenizer, "unigram": unigram}
+    for field, model in carried.items():
+        if model is not None and _copy(run, field) is None:
+            path = run / f"{field}{Path(model.path).suffix}"
+            digests[path.name] = digest_of(model.content).hex()
+            write_whole(run / DIGESTS, json.dumps(digests, indent=2) + "\n")
+            write_whole(path, model.content)
+
+
+def with_copies(data: DataConfig, run: Path, saved: DataConfig | None) -> DataConfig:
+    """The config to read a resumed run's text by: with its own copies in place of the originals.
+
+    Args:
+        data: the config that the run goes on with.
+        run: the run directory.
+        saved: the config that it was started with; None if that is not known.
+
+    Raises:
+        UserError: for a copy that is damaged, and a field that now names another file of another
+            content.
+    """
+    changes: dict[str, str] = {}
+    for field in FIELDS:
+        named, copy = getattr(data, field), _copy(run, field)
+        if named is None or copy is None:
+            continue
+        if saved is None or named != getattr(saved, field):
+            _check_same(field, named, copy)
+        changes[field] = str(copy)
+    return dataclasses.replace(data, **changes)  # type: ignore[arg-type]
+
+
+def _check_same(field: str, named: str, copy: Path) -> None:
+    try:
+        content = Path(named).expanduser().read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"data.{field}: cannot read {named} ({error.strerror}); the run has a copy of its "
+            f"own, {copy}: name that."
+        ) from error
+    if content != copy.read_bytes():
+        raise UserError(
+            f"{named} is not the {field} that the run was started with, of which {copy} is a copy; "
+            f"name that with --data.{field}, or start a new run."
+        )
+
+
+def carried_tokenizer(run: Path, data: DataConfig) -> Tokenizer | None:
+    """The tokenizer of a run of that data; None where symbols are bytes.
+
+    Raises:
+        UserError: if the copy is gone or damaged.
+    """
+    if data.tokenizer is None:
+        return None
+    return load_tokenizer(
+        _copy(run, "tokenizer") or run / f"tokenizer{Path(data.tokenizer).suffix}"
+    )
+
+
+def _copy(run: Path, field: str) -> Path | None:
+    """The path of a run's copy.
+
+    Raises:
+        UserError: if it is not what was copied.
+    """
+    digests = _digests(run)
+    found = [
+        path for path in sorted(run.glob(f"{field}*")) if path.suffix != ".tmp" and path.is_file()
+    ]
+    listed = [path for path in found if path.name in digests]
+    for path in listed:
+        if digest_of(path.read_bytes()).hex() != digests[path.name]:
+            raise UserError(
+                f"{path} is damaged: it is not the {field} that the run was started with; put that "
+                "back in its place."
+            )
+    return next(iter(listed or found), None)
+
+
+def _digests(run: Path) -> dict[str, str]:
+    """Of the copies; none where an older version made them, or the file is damaged."""
+    try:
+        found = json.loads((run / DIGESTS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

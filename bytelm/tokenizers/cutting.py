@@ -1,0 +1,141 @@
+"""Places at which a long text may be cut before it is tokenised, without any other token.
+
+Two kinds of places are proven:
+
+- Between words or lines of tokenizers that first cut text by a known pattern. Each pattern reads
+  text from left to right without looking back, ends a match at such a place, and finds the same
+  matches before it where the text ends there.
+- Between two characters that lie next to each other in no token, where nothing is cut first: no
+  token crosses the place, so the merges (or the best pieces) on either side do not depend on the
+  other. SentencePiece adds up scores in float32: where two ways to cut a text have almost the same
+  score, its choice may depend on the text before, and rounding is less in parts.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from bytelm.tokenizers.patterns import LINE_PATTERNS, WORD_PATTERNS
+
+LONGEST = 2**18
+"""Characters of text that are tokenised at once, about 30 MB of memory."""
+SAID_FROM = 2**22
+"""A text of so many characters in one piece is worth a warning."""
+MEMORY = 110
+"""Bytes of memory that a library takes for each character."""
+FindCut = Callable[[str, int], int | None]
+"""Gives the first place from a position on at which a text may be cut; None if there is none."""
+_LINE = re.compile(r"(?<=\S\n)(?=[^\W\d_])")
+_WORD_OR_LINE = re.compile(r"(?<=[^\W\d_])(?= [^\W\d_])|(?<=\S\n)(?=[^\W\d_])")
+
+logger = logging.getLogger(__name__)
+
+
+def stretches(text: str, find_cut: FindCut | None) -> Iterator[str]:
+    """The parts of a text that are tokenised one by one, of about `LONGEST` characters."""
+    begin = 0
+    while len(text) - begin > LONGEST:
+        cut = None if find_cut is None else find_cut(text, begin + LONGEST)
+        if cut is None:
+            break
+        yield text[begin:cut]
+        begin = cut
+    rest = len(text) - begin
+    if rest >= SAID_FROM:
+        logger.warning(
+            "%.1f million characters without a place where tokens surely part are tokenised in one "
+            "piece, which takes about %.1f GB of memory and cannot be stopped",
+            rest / 1e6,
+            rest * MEMORY / 1e9,
+        )
+    yield text[begin:]
+
+
+def apart_in_tokens(tokens: Iterable[str]) -> FindCut:
+    """Cuts between characters that are neighbours in no token; a space is `\u2581` in tokens."""
+    known: set[str] = set()
+    for token in tokens:
+        plain = token.replace("\u2581", " ")
+        known.update(plain[place : place + 2] for place in range(len(plain) - 1))
+
+    def find_cut(text: str, begin: int) -> int | None:
+        for place in range(begin, len(text)):
+            if text[place - 1 : place + 1] not in known:
+                return place
+        return None
+
+    return find_cut
+
+
+def of_hugging_face(description: dict[str, Any]) -> FindCut | None:
+    """Where a tokenizer.json lets texts be cut; None where that is not known."""
+    added = [token for token in description.get("added_tokens") or [] if not token.get("special")]
+    if any(token.get(flag) for token in added for flag in ("lstrip", "rstrip", "single_word")):
+        return None
+    contents = [token["content"] for token in added]
+    model = description["model"]
+    steps = _steps(description.get("pre_tokenizer"), "pretokenizers")
+    if all(_keeps_neighbours(step) for step in steps):
+        normalizers = _steps(description.get("normalizer"), "normalizers")
+        if not all(map(_is_of_spaces, normalizers)) or model.get("type") not in ("BPE", "Unigram"):
+            return None
+        vocabulary = model["vocab"]
+        names = vocabulary if isinstance(vocabulary, dict) else [name for name, _ in vocabulary]
+        return apart_in_tokens([*names, *contents])
+    pattern = _pattern(steps)
+    if pattern is None or description.get("normalizer") is not None or model.get("type") != "BPE":
+        return None
+    return _between_words(pattern, contents)
+
+
+def _between_words(pattern: re.Pattern[str], added: Iterable[str]) -> FindCut:
+    within = {token[place : place + 2] for token in added for place in range(len(token) - 1)}
+
+    def find_cut(text: str, begin: int) -> int | None:
+        for match in pattern.finditer(text, begin):
+            place = match.start()
+            around = text[place - 1 : place + 1]
+            # Python counts some numbers as letters, which these patterns do not.
+            letters = around.replace(" ", text[place + 1]) if text[place] == " " else text[place]
+            if letters.isalpha() and around not in within:
+                return place
+        return None
+
+    return find_cut
+
+
+def _steps(part: dict[str, Any] | None, nested: str) -> list[dict[str, Any]]:
+    if part is None:
+        return []
+    if part["type"] != "Sequence":
+        return [part]
+    return [step for inner in part[nested] for step in _steps(inner, nested)]
+
+
+def _keeps_neighbours(step: dict[str, Any]) -> bool:
+    """Whether a pre-tokenizer cuts text nowhere but before the mark of a space."""
+    return bool(step["type"] == "Metaspace" and step.get("prepend_scheme") == "never")
+
+
+def _is_of_spaces(step: dict[str, Any]) -> bool:
+    """Whether a normalizer only writes spaces as their mark."""
+    wanted = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    return step == wanted
+
+
+def _pattern(steps: list[dict[str, Any]]) -> re.Pattern[str] | None:
+    """The places between the matches of the one known pattern that text is first cut by."""
+    found = []
+    for step in steps:
+        kind = step["type"]
+        if kind == "ByteLevel":
+            found += [_WORD_OR_LINE] * step.get("use_regex", True)
+        elif kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
+            regex = step["pattern"].get("Regex")
+            if regex not in WORD_PATTERNS and regex not in LINE_PATTERNS:
+                return None
+            found.append(_WORD_OR_LINE if regex in WORD_PATTERNS else _LINE)
+        elif kind != "Digits":  # which cuts between digits alone, and others
+            return None
+    return found[0] if found else None

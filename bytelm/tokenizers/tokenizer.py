@@ -1,0 +1,280 @@
+"""Subword tokenizers as exact codes of bytes: what they make of a text can be put back together.
+
+The libraries take valid UTF-8. What lies between its stretches, and characters that a library
+would change, are written with the tokens of their single bytes.
+"""
+
+import array
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from sentencepiece import SentencePieceProcessor
+
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import Vocabulary
+from bytelm.tokenizers.cutting import FindCut, apart_in_tokens, of_hugging_face, stretches
+from bytelm.tokenizers.diagnosis import explain
+from bytelm.tokenizers.unigram import INVALID_BYTE
+
+SPACE = "\u2581"
+"""What tokenizers with byte fallback write for a space."""
+BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
+"""What they call the token of a byte."""
+PROBE = "A\u00e9 e\u0301\ufb01  \uff21\r\n\t\u2581\0 x  ".encode() + b"\xff"
+"""Text that normalisers change: capitals, accents both ways, ligatures, wide letters, spaces."""
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+CHARACTERS = {byte: chr(byte) for byte in _PRINTABLE}
+CHARACTERS |= {byte: chr(256 + place) for place, byte in enumerate(_OTHERS)}
+"""The character that byte-level tokenizers write for each byte, as GPT-2 does."""
+_BYTES = {character: byte for byte, character in CHARACTERS.items()}
+
+
+class Tokenizer:
+    """A Hugging Face tokenizer.json or a SentencePiece model; can be pickled.
+
+    Special tokens in a text are ordinary text, and none are added.
+
+    Attributes:
+        path: where the file was read from.
+        content: of the file.
+        digest: hex digest of the content.
+        token_bytes: the bytes of each token by its id; none (`b""`) for ids that stand for no
+            text, such as those of special tokens, which `encode` never gives.
+        size: number of ids.
+        vocabulary: the ids, with END, START and PAD behind them.
+        byte_counts: int32 `[vocabulary.inputs]`, the length of each id's bytes.
+    """
+
+    def __init__(self, path: str, content: bytes) -> None:
+        """Reads the content of a file.
+
+        Raises:
+            UserError: for a file that is damaged or of another kind, and for a tokenizer that
+                changes text or has no tokens for single bytes.
+        """
+        self.path = path
+        self.content = content
+        self.digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        self._library = _read(path, content)
+        self.token_bytes = self._library.token_bytes
+        self.size = len(self.token_bytes)
+        self.vocabulary = Vocabulary(self.size)
+        self.byte_counts = np.zeros(self.vocabulary.inputs, np.int32)
+        self.byte_counts[: self.size] = [len(token) for token in self.token_bytes]
+        self.encode(PROBE)
+
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[str, bytes]]:
+        return Tokenizer, (self.path, self.content)
+
+    def encode(self, text: bytes) -> np.ndarray:
+        """The tokens of a whole document, as the library cuts it.
+
+        Args:
+            text: any bytes.
+
+        Returns:
+            int32 `[N]`, whose bytes together are the text.
+
+        Raises:
+            UserError: for text that the tokenizer changes.
+        """
+        ids = self._library.tokens(text)
+        written = self.decode(ids)
+        if written != text:
+            raise self._cannot_write_back(text, written)
+        return np.array(ids, np.int32)
+
+    def decode(self, ids: Iterable[int]) -> bytes:
+        """The bytes of tokens, one after another."""
+        return self._library.decode(ids)
+
+    def _cannot_write_back(self, text: bytes, written: bytes) -> UserError:
+        pairs = enumerate(zip(written, text, strict=False))
+        position = next((place for place, (a, b) in pairs if a != b), min(len(written), len(text)))
+        sample = text if len(text) < 1000 else text[max(position - 100, 0) :][:200]
+
+        def is_exact(content: bytes) -> bool:
+            try:
+                library = _read(self.path, content)
+                return all(library.decode(library.tokens(each)) == each for each in (PROBE, sample))
+            except Exception:  # whatever a library says of a file that it cannot use
+                return False
+
+        return UserError(
+            f"{self.path} cannot write back {text[position : position + 20]!r} at byte {position} "
+            "of a text, so that bits per byte would be wrong"
+            f"{explain(self.content, is_exact)}; choose a tokenizer that does not change text, or "
+            "make one with `bytelm tokenizer train`."
+        )
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Reads a Hugging Face tokenizer.json or a SentencePiece model.
+
+    Raises:
+        UserError: for a file that is not there, and as `Tokenizer`.
+    """
+    try:
+        content = Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read the tokenizer {path} ({error.strerror}); name a tokenizer.json or a "
+            "SentencePiece model, or make one with `bytelm tokenizer train`."
+        ) from error
+    return Tokenizer(str(path), content)
+
+
+@dataclass(frozen=True)
+class _Library:
+    """What the file's own library knows.
+
+    Attributes:
+        token_bytes: see `Tokenizer`.
+        byte_ids: the token of each of the 256 bytes.
+        encode: gives the tokens of valid UTF-8.
+        apart: a pattern, in one group, of what is not left to the library.
+        find_cut: finds where a long text may be cut; None where that is not known.
+    """
+
+    token_bytes: tuple[bytes, ...]
+    byte_ids: list[int]
+    encode: Callable[[str], list[int]]
+    apart: re.Pattern[str]
+    find_cut: FindCut | None
+
+    def tokens(self, text: bytes) -> array.array:
+        """The tokens of any bytes, which need not be exact."""
+        ids = array.array("i")
+        for place, part in enumerate(self.apart.split(text.decode(errors="surrogateescape"))):
+            if place % 2:
+                ids.extend(self.byte_ids[byte] for byte in part.encode(errors="surrogateescape"))
+            elif part:
+                # One by one, so that memory is bounded and Ctrl-C is heard in between.
+                for stretch in stretches(part, self.find_cut):
+                    ids.extend(self.encode(stretch))
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> bytes:
+        """The bytes of tokens, one after another."""
+        return b"".join([self.token_bytes[number] for number in ids])
+
+
+def _read(path: str, content: bytes) -> _Library:
+    read = _hugging_face if content.lstrip()[:1] == b"{" else _sentencepiece
+    return read(path, content)
+
+
+def _hugging_face(path: str, content: bytes) -> _Library:
+    try:
+        library = tokenizers.Tokenizer.from_buffer(content)
+        description = json.loads(content)
+    except ValueError as error:
+        raise _damaged(path) from error
+    library.no_truncation()
+    library.no_padding()
+    library.encode_special_tokens = True
+    vocabulary = library.get_vocab(with_added_tokens=False)
+    byte_level = any(map(_is_byte_level, map(description.get, ("pre_tokenizer", "decoder"))))
+    kind = type(library.model).__name__
+    if not byte_level and not description["model"].get("byte_fallback"):
+        raise UserError(
+            f"{path} is a {kind} tokenizer that is neither byte-level nor has byte fallback, so "
+            "that it cannot write any bytes; choose one that does, or make one with `bytelm "
+            "tokenizer train`."
+        )
+    names = CHARACTERS if byte_level else {byte: f"<0x{byte:02X}>" for byte in range(256)}
+    byte_ids = [vocabulary.get(names[byte], -1) for byte in range(256)]
+    if -1 in byte_ids:
+        raise _no_byte(path, byte_ids.index(-1))
+
+    added = library.get_added_tokens_decoder()
+    token_bytes = [b""] * (max([*vocabulary.values(), *added]) + 1)
+    for token, number in vocabulary.items():
+        token_bytes[number] = _of_characters(token) if byte_level else _with_spaces(token)
+    for number, extra in added.items():
+        plain = extra.content.encode() if byte_level else _with_spaces(extra.content)
+        token_bytes[number] = b"" if extra.special else plain
+    apart = [] if byte_level else [SPACE]
+    if not byte_level and kind == "Unigram":
+        # It would find the names of these in a text.
+        apart += [
+            token
+            for token, number in vocabulary.items()
+            if BYTE_TOKEN.fullmatch(token) or not token_bytes[number]
+        ]
+    return _Library(
+        token_bytes=tuple(token_bytes),
+        byte_ids=byte_ids,
+        # The one way without offsets, which take a third of the time.
+        encode=lambda text: library.encode_batch_fast([text], add_special_tokens=False)[0].ids,
+        apart=_apart(apart),
+        find_cut=of_hugging_face(description),
+    )
+
+
+def _sentencepiece(path: str, content: bytes) -> _Library:
+    try:
+        processor = SentencePieceProcessor.from_proto(content)
+    except (RuntimeError, ValueError) as error:
+        raise _damaged(path) from error
+    token_bytes, byte_ids = [], [-1] * 256
+    for number in range(len(processor)):
+        piece = processor.id_to_piece(number)
+        if processor.is_byte(number):
+            byte_ids[_with_spaces(piece)[0]] = number
+        unwritten = processor.is_control(number) or processor.is_unknown(number)
+        token_bytes.append(b"" if unwritten else _with_spaces(piece))
+    if -1 in byte_ids:
+        raise _no_byte(path, byte_ids.index(-1))
+    return _Library(
+        token_bytes=tuple(token_bytes),
+        byte_ids=byte_ids,
+        encode=processor.encode,
+        apart=_apart([SPACE]),
+        find_cut=apart_in_tokens(map(processor.id_to_piece, range(len(processor)))),
+    )
+
+
+def _is_byte_level(part: dict[str, Any] | None) -> bool:
+    """Whether a pre-tokenizer writes bytes as characters, or a decoder reads them."""
+    if part is None:
+        return False
+    nested = [*part.get("pretokenizers", []), *part.get("decoders", [])]
+    return part["type"] == "ByteLevel" or any(map(_is_byte_level, nested))
+
+
+def _of_characters(token: str) -> bytes:
+    """The bytes of a byte-level token; none for one with other characters, which stands apart."""
+    return bytes(_BYTES[character] for character in token) if _BYTES.keys() >= {*token} else b""
+
+
+def _with_spaces(token: str) -> bytes:
+    """The bytes of a token of a tokenizer with byte fallback."""
+    byte = BYTE_TOKEN.fullmatch(token)
+    return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE, " ").encode()
+
+
+def _apart(texts: list[str]) -> re.Pattern[str]:
+    return re.compile(f"({'|'.join([INVALID_BYTE.pattern, *map(re.escape, texts)])})")
+
+
+def _damaged(path: str) -> UserError:
+    return UserError(
+        f"{path} is damaged, or neither a Hugging Face tokenizer.json nor a SentencePiece model; "
+        "make one with `bytelm tokenizer train`."
+    )
+
+
+def _no_byte(path: str, byte: int) -> UserError:
+    return UserError(
+        f"{path} has no token for the byte 0x{byte:02X}, so that it cannot write any bytes; choose "
+        "a byte-level tokenizer or one with byte fallback."
+    )

@@ -1,0 +1,1 @@
+"""Checkpoints: written whole, read with their digests, the best one kept, exported."""

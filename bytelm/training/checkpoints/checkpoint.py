@@ -1,0 +1,349 @@
+"""Checkpoints of a run, written by Orbax while training goes on.
+
+A checkpoint is complete or absent: Orbax writes it beside and renames it. Its items are `params`
+(which evaluation loads alone, on any mesh), `training` (optimiser, RNG, counters), `data` (the
+position in the data), `config`, `provenance` (code, versions, data fingerprint, bytes and FLOPs
+seen), and `digests` of all of these, with which they are compared when they are read.
+"""
+
+import math
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from bytelm.core.errors import UserError
+from bytelm.tokenizers.carried import carried_tokenizer
+from bytelm.training.checkpoints import set_aside
+from bytelm.training.checkpoints.digests import Digests, digest_arrays, digest_json
+from bytelm.training.checkpoints.exported import is_exported, load_exported
+from bytelm.training.checkpoints.plain_path import plain_path
+from bytelm.training.checkpoints.reading import (
+    DIGESTS,
+    Reader,
+    first_line,
+    first_readable,
+    hush_stragglers,
+)
+from bytelm.training.checkpoints.saved_model import SavedModel, abstract_model
+from bytelm.training.checkpoints.scores import ITEM as SCORE
+from bytelm.training.checkpoints.scores import mend_scores, rank, score_of
+from bytelm.training.distributed import gather_json
+from bytelm.training.experiment import ExperimentConfig, from_dict, to_dict
+from bytelm.training.step import State
+
+__all__ = ["Checkpoints", "Restored", "SavedModel", "last_step", "load_model", "save_model"]
+
+FOLDER = "checkpoints"
+"""Where a run directory keeps its checkpoints."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A training checkpoint read back."""
+
+    step: int
+    state: State
+    data: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of the run in `run_dir`, to write and to resume from.
+
+    Args:
+        keep: how many of the last ones stay, besides the best.
+        measured_on: identity of the validation; scores of another one do not count as best.
+    """
+
+    def __init__(self, run_dir: Path, keep: int, measured_on: str | None = None):
+        self.folder = run_dir.absolute() / FOLDER
+        self._measured_on = measured_on
+        policies = [
+            checkpoint_managers.LatestN(keep),
+            checkpoint_managers.BestN(
+                get_metric_fn=lambda score: rank(score, measured_on),
+                reverse=True,
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            ),
+        ]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            # Only with it does Orbax write metrics to disk, where a resumed run finds them.
+            best_fn=lambda score: rank(score, measured_on),
+            best_mode="min",
+            cleanup_tmp_directories=True,
+        )
+        hush_stragglers()
+        if jax.process_index() == 0:
+            mend_scores(self.folder)
+        gather_json(None)  # the other processes wait until that is done
+        self._manager = ocp.CheckpointManager(plain_path(self.folder), options=options)
+
+    @property
+    def last_step(self) -> int | None:
+        """Step of the last complete checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def save(
+        self,
+        step: int,
+        state: State,
+        *,
+        data: dict[str, Any],
+        config: ExperimentConfig,
+        provenance: dict[str, Any],
+        validation_bits: float | None,
+    ) -> None:
+        """Starts writing a checkpoint; returns once the state may change.
+
+        Raises:
+            UserError: if this or the last checkpoint could not be written (disk full, ...).
+        """
+        training = {name: value for name, value in state.items() if name != "params"}
+        known = validation_bits is not None and math.isfinite(validation_bits)
+        metrics = score_of(validation_bits, self._measured_on) if known else None
+        items = _items(
+            {"training": training, "params": state["params"]},
+            {"data": data, "config": to_dict(config), "provenance": provenance},
+            digest_json(SCORE, metrics) if known else {},
+        )
+        with self._write_errors():
+            self._make_folder()
+            self._manager.save(step, args=items, metrics=metrics)
+
+    def wait(self) -> None:
+        """Waits until the checkpoint being written is complete."""
+        with self._write_errors():
+            self._manager.wait_until_finished()
+
+    def restore(
+        self,
+        abstract_state: State,
+        shardings: State,
+        *,
+        step: int | None = None,
+        verify: bool = True,
+    ) -> Restored:
+        """A checkpoint read back, laid out as `shardings` say.
+
+        One that cannot be read, or is not what was saved, is passed over with a warning.
+
+        Args:
+            step: which one; None for the last one that can be read.
+            verify: whether to compare it with its digests.
+
+        Raises:
+            UserError: if none can be read, or it holds a model alone (`save_model`).
+        """
+        target = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            abstract_state,
+            shardings,
+        )
+        params = {"params": target.pop("params")}
+
+        def read(step: int) -> Restored:
+            if not (self.folder / str(step) / "training").exists():
+                raise UserError(
+                    f"the checkpoint of step {step} in {self.folder} holds a model and no state of "
+                    "training; start another run from it with --train.initial "
+                    f"{self.folder.parent}."
+                )
+            reader = Reader(self._manager, self.folder / str(step), verify=verify)
+            reader.json("config")
+            data, provenance = reader.json("data"), reader.json("provenance")
+            state = reader.arrays("training", target)
+            state |= {"params": reader.arrays("params", params["params"])}
+            return Restored(step, state, data, provenance)
+
+        return first_readable(self._steps(step), read, self.folder)
+
+    def config(self, step: int | None = None, *, verify: bool = True) -> ExperimentConfig:
+        """The config of a checkpoint; None for the last one whose config can be read."""
+
+        def read(step: int) -> ExperimentConfig:
+            return from_dict(
+                Reader(self._manager, self.folder / str(step), verify=verify).json("config")
+            )
+
+        return first_readable(self._steps(step), read, self.folder)
+
+    def _steps(self, step: int | None) -> list[int]:
+        return _chosen(self.folder.parent, self._manager.all_steps(), step)
+
+    def set_aside_after(self, step: int, *, unreadable: bool) -> Path | None:
+        """Moves the checkpoints after `step` away, so that they can be written again.
+
+        To be called by all processes.
+
+        Args:
+            unreadable: whether they are so; those that can be read become a run of their own.
+
+        Returns:
+            the directory of that run, if there is one.
+        """
+        later = [s for s in self._manager.all_steps() if s > step]
+        aside = None
+        if later and jax.process_index() == 0:
+            if unreadable:
+                set_aside.unreadable(self.folder, later)
+            else:
+                aside = set_aside.as_run(self.folder, later, step)
+        gather_json(None)  # the other processes wait until they are gone
+        self._manager.reload()
+        return aside
+
+    def close(self) -> None:
+        """Waits for the writing to end."""
+        with self._write_errors():
+            self._manager.close()
+
+    def _make_folder(self) -> None:
+        """Makes the folder again, if somebody has removed it since the run started."""
+        if not self.folder.is_dir():
+            warnings.warn(
+                f"{self.folder} is gone, with the checkpoints in it; the next one makes it again.",
+                stacklevel=3,
+            )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._manager.reload()
+
+    @contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever the storage layers raise
+            if _is_missing(error) or not self.folder.is_dir():
+                raise UserError(
+                    f"a checkpoint in {self.folder} was removed while it was written; the run "
+                    "stops; continue with --resume from the last one that is there, if any."
+                ) from error
+            free = shutil.disk_usage(self.folder).free / 2**20
+            raise UserError(
+                f"a checkpoint could not be written to {self.folder} ({free:.0f} MiB free): "
+                f"{first_line(error)}. The run stops; the checkpoints completed "
+                "before are intact. Make room, then continue with --resume."
+            ) from error
+
+
+def _is_missing(error: BaseException) -> bool:
+    """Whether a file or folder is gone that was there before."""
+    text = str(error)
+    return isinstance(error, FileNotFoundError) or text.startswith(
+        ("NOT_FOUND", "No ArrayMetadata")
+    )
+
+
+def _items(
+    arrays: dict[str, Any], values: dict[str, Any], digests: Digests | None = None
+) -> ocp.args.Composite:
+    """The items of a checkpoint, arrays and JSON values by their names, with their digests.
+
+    Args:
+        digests: of what is saved besides.
+    """
+    digests = dict(digests or {})
+    for name, tree in arrays.items():
+        digests |= digest_arrays(name, tree)
+    for name, value in values.items():
+        digests |= digest_json(name, value)
+    return ocp.args.Composite(
+        **{name: ocp.args.StandardSave(tree) for name, tree in arrays.items()},
+        **{name: ocp.args.JsonSave(value) for name, value in {**values, DIGESTS: digests}.items()},
+    )
+
+
+def _chosen(run: Path, steps: Iterable[int], step: int | None) -> list[int]:
+    """The steps to try: the one that is asked for, or all there are."""
+    if step is not None and step not in steps:
+        known = ", ".join(map(str, sorted(steps)))
+        raise UserError(f"{run} has no checkpoint of step {step}; it has {known}.")
+    return list(steps) if step is None else [step]
+
+
+def save_model(
+    run: Path, config: ExperimentConfig, params: Any, provenance: dict[str, Any]
+) -> None:
+    """Writes a model as the checkpoint of step 0, which `load_model` reads.
+
+    It has no state of training: training can start from it, and not resume.
+
+    Args:
+        run: a run directory without checkpoints.
+        params: nested dict of arrays.
+
+    Raises:
+        UserError: if it could not be written (disk full, ...).
+    """
+    folder = run.absolute() / FOLDER
+    try:
+        with ocp.CheckpointManager(plain_path(folder)) as manager:
+            values = {"config": to_dict(config), "provenance": provenance}
+            manager.save(0, args=_items({"params": params}, values))
+    except Exception as error:  # whatever the storage layers raise
+        raise UserError(
+            f"the model could not be written to {folder}: {first_line(error)}."
+        ) from error
+
+
+def last_step(run: Path) -> int | None:
+    """Step of the last complete checkpoint in a run directory, None if there is none."""
+    folder = run.absolute() / FOLDER
+    if not folder.is_dir():
+        return None
+    with _read_only(folder) as manager:
+        return manager.latest_step()
+
+
+def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> SavedModel:
+    """Loads config and parameters, and nothing else, onto one device.
+
+    Args:
+        run: a run directory, or a folder that `export` wrote.
+        step: which checkpoint; None for the last one that can be read.
+        verify: whether to compare it with its digests; what differs is passed over.
+
+    Raises:
+        UserError: if `run` holds no checkpoint, none of that step, or none that can be read.
+    """
+    folder = run.absolute() / FOLDER
+    if not folder.is_dir() and is_exported(run):
+        saved = load_exported(run, verify=verify)
+        _chosen(run, [saved.step], step)
+        return saved
+    if not folder.is_dir():
+        hint = (
+            f"name the run {run.absolute().parents[1]} and the step with --step"
+            if run.absolute().parent.name == FOLDER
+            else "check the path"
+        )
+        raise UserError(f"{run} is no run directory: it has no folder {FOLDER}; {hint}.")
+    with _read_only(folder) as manager:
+        steps = manager.all_steps()
+        if not steps:
+            raise UserError(f"{run} has no complete checkpoint yet.")
+
+        def read(step: int) -> SavedModel:
+            reader = Reader(manager, folder / str(step), verify=verify)
+            config = from_dict(reader.json("config"))
+            provenance = reader.json("provenance")
+            graphdef, target = abstract_model(config)
+            params = reader.arrays("params", target)
+            tokenizer = carried_tokenizer(run, config.data)
+            return SavedModel(config, step, graphdef, params, provenance, tokenizer, run)
+
+        return first_readable(_chosen(run, steps, step), read, folder)
+
+
+def _read_only(folder: Path) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
+    return ocp.CheckpointManager(plain_path(folder), options=options)

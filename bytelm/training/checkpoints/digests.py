@@ -1,0 +1,111 @@
+"""Digests of what a checkpoint holds, which tell damaged values from the ones that were saved.
+
+The digest of an array is a sum over its elements, each mixed with its place in the array. A sum may
+be taken shard by shard and in any order: every mesh and every number of processes gives the same
+digest. It is computed where the array is, so that no value has to leave its device.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from bytelm.nn.mesh import path_name, single_device_mesh
+
+Digests = dict[str, str]
+"""Hex digests by the names of what they are of, such as `params/embedding/embedding`."""
+
+
+def digest_arrays(item: str, arrays: Any) -> Digests:
+    """Digests of 64 bits of the arrays of an item of a checkpoint, the same in every process.
+
+    It has to be called by all processes that hold the arrays.
+
+    Args:
+        item: starts the names.
+        arrays: a nested dict of arrays of any shapes, dtypes and shardings.
+    """
+    found = {
+        f"{item}/{path_name(path)}": _digest_of(leaf)
+        for path, leaf in jax.tree.leaves_with_path(arrays)
+    }
+    return {name: "".join(f"{word:08x}" for word in x) for name, x in jax.device_get(found).items()}
+
+
+def digest_json(item: str, value: Any) -> Digests:
+    """The digest of an item of JSON values; the order of keys does not matter."""
+    text = json.dumps(value, sort_keys=True)
+    return {item: hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
+
+
+def check(saved: Any, found: Mapping[str, str]) -> None:
+    """Raises ValueError, naming what differs, unless what was found is what was saved.
+
+    Args:
+        saved: what the checkpoint's item of digests holds.
+        found: digests of all of some of its items.
+    """
+    items = {name.split("/")[0] for name in found}
+    wanted = (
+        {name: digest for name, digest in saved.items() if name.split("/")[0] in items}
+        if isinstance(saved, dict)
+        else {}
+    )
+    names = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise ValueError(f"{', '.join(names[:3])}{more} differ from the digests saved with them")
+
+
+def _digest_of(leaf: Any) -> jax.Array:
+    """The digest of an array, where every process that holds the array can read it."""
+    sharding = getattr(leaf, "sharding", None)
+    if isinstance(sharding, NamedSharding):
+        return _program(NamedSharding(sharding.mesh, PartitionSpec()))(leaf)
+    # An array on one device, such as another run's, may be read while a run's mesh is set.
+    with jax.set_mesh(single_device_mesh()):
+        return _program(None)(leaf)
+
+
+@functools.cache
+def _program(out: NamedSharding | None) -> Any:
+    return jax.jit(_digest, out_shardings=out)
+
+
+def _digest(x: jax.Array) -> jax.Array:
+    """Two words, uint32 `[2]`, of an array."""
+    bits = _words(x)
+    place, stride = jnp.zeros(bits.shape, jnp.uint32), 1
+    for axis in reversed(range(bits.ndim)):
+        number = lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+        place += number * jnp.uint32(stride % 2**32)
+        stride *= bits.shape[axis]
+    first = _mix(bits ^ _mix(place))
+    second = _mix(first ^ jnp.uint32(0x9E3779B9))
+    return jnp.stack([first.sum(dtype=jnp.uint32), second.sum(dtype=jnp.uint32)])
+
+
+def _words(x: jax.Array) -> jax.Array:
+    """The bits of an array as uint32; elements of 64 bits become two along a new last axis."""
+    if x.dtype == jnp.bool_:
+        return x.astype(jnp.uint32)
+    size = min(x.dtype.itemsize, 4)
+    return lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * size}")).astype(jnp.uint32)
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """A one-to-one map of 32-bit words in which each bit of x changes half of the result's.
+
+    The constants are those of lowbias32, found by Chris Wellons' hash prospector.
+    """
+    x ^= x >> 16
+    x *= jnp.uint32(0x7FEB352D)
+    x ^= x >> 15
+    x *= jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)

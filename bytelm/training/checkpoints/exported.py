@@ -1,0 +1,171 @@
+"""A model of any family as a folder of safetensors, to keep, to publish and to load again.
+
+The folder has the parameters in `model.safetensors` (or in shards with an index, as Hugging Face
+names them), `config.json`, `bytelm.json` (step, provenance and digests), the tokenizer if there is
+one, the record of the text that it was trained on, and a model card, `README.md`.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from bytelm.core.atomic_write import new_folder
+from bytelm.core.errors import UserError
+from bytelm.data.corpus.text_record import FILE as TEXT_RECORD
+from bytelm.tokenizers.carried import carried_tokenizer, carry
+from bytelm.training.checkpoints.digests import check, digest_arrays, digest_json
+from bytelm.training.checkpoints.model_card import model_card
+from bytelm.training.checkpoints.reading import first_line
+from bytelm.training.checkpoints.saved_model import SavedModel, abstract_model
+from bytelm.training.experiment import from_dict, to_dict, to_json
+
+ABOUT = "bytelm.json"
+"""The file that makes a folder an exported model."""
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+SHARD_BYTES = 5 * 10**9
+"""Most bytes of a file of parameters, unless one array alone has more."""
+
+
+def export(saved: SavedModel, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    """Writes a model into a folder that `load_exported` reads, whole or not at all.
+
+    Args:
+        folder: nothing, or an empty folder.
+        shard_bytes: most bytes in one file of parameters.
+
+    Raises:
+        UserError: if the folder holds files, or cannot be written.
+    """
+    about = {
+        "step": saved.step,
+        "provenance": saved.provenance,
+        "digests": {
+            **digest_arrays("params", saved.params),
+            **digest_json("config", to_dict(saved.config)),
+            **digest_json("provenance", saved.provenance),
+        },
+    }
+    with new_folder(folder) as partial:
+        try:
+            _write_weights(saved.params, partial, shard_bytes)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{folder} could not be written: {first_line(error)}.") from error
+        (partial / "config.json").write_text(to_json(saved.config))
+        (partial / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+        (partial / "README.md").write_text(model_card(saved, folder.resolve().name))
+        carry(partial, saved.tokenizer, None)
+        if saved.run is not None and (saved.run / TEXT_RECORD).is_file():
+            shutil.copyfile(saved.run / TEXT_RECORD, partial / TEXT_RECORD)
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder holds an exported model."""
+    return (folder / ABOUT).is_file()
+
+
+def load_exported(folder: Path, *, verify: bool = True) -> SavedModel:
+    """Loads what `export` wrote, onto one device.
+
+    Raises:
+        UserError: if a file is missing or damaged; it names it.
+    """
+    about, saved_config = _read_json(folder / ABOUT), _read_json(folder / "config.json")
+    try:
+        step, provenance, digests = about["step"], about["provenance"], about["digests"]
+        if verify:
+            check(digests, digest_json("config", saved_config))
+            check(digests, digest_json("provenance", provenance))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{folder} is damaged: {first_line(error)}.") from error
+    config = from_dict(saved_config)
+    graphdef, target = abstract_model(config)
+    weights = _read_weights(folder)
+    try:
+        params = _placed(weights, target, digests if verify else None)
+    except ValueError as error:
+        raise UserError(f"the parameters in {folder} are damaged: {error}.") from error
+    tokenizer = carried_tokenizer(folder, config.data)
+    return SavedModel(config, step, graphdef, params, provenance, tokenizer, folder)
+
+
+def _write_weights(params: Any, folder: Path, shard_bytes: int) -> None:
+    shards: list[dict[str, np.ndarray]] = [{}]
+    for name, value in flatten_dict(params, sep=".").items():
+        array = np.ascontiguousarray(value)
+        if shards[-1] and array.nbytes + sum(x.nbytes for x in shards[-1].values()) > shard_bytes:
+            shards.append({})
+        shards[-1][name] = array
+    if len(shards) == 1:
+        save_file(shards[0], folder / WEIGHTS, metadata={"format": "bytelm"})
+        return
+    places: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        save_file(shard, folder / file, metadata={"format": "bytelm"})
+        places |= dict.fromkeys(shard, file)
+    size = sum(array.nbytes for shard in shards for array in shard.values())
+    index = {"metadata": {"total_size": size}, "weight_map": places}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _read_weights(folder: Path) -> dict[str, np.ndarray]:
+    """All arrays of a folder, by name."""
+    files = [WEIGHTS]
+    if not (folder / WEIGHTS).exists():
+        places = _read_json(folder / INDEX).get("weight_map")
+        names = list(places.values()) if isinstance(places, dict) else []
+        if not names or any(not isinstance(n, str) or Path(n).name != n for n in names):
+            raise UserError(f"{folder / INDEX} is no index of files of parameters.")
+        files = sorted(set(names))
+    weights: dict[str, np.ndarray] = {}
+    for file in files:
+        try:
+            weights |= load_file(folder / file)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{folder / file} cannot be read: {first_line(error)}.") from error
+    return weights
+
+
+def _placed(weights: dict[str, np.ndarray], target: Any, digests: Any) -> dict[str, Any]:
+    """The parameters in the dtypes and on the device of `target`.
+
+    Raises:
+        ValueError: if they are not those of the model, or not those that were saved.
+    """
+    leaves = flatten_dict(target, sep=".")
+    if missing := [name for name in leaves if name not in weights]:
+        raise ValueError(f"{missing[0]} is missing")
+    for name, array in weights.items():
+        if name not in leaves:
+            raise ValueError(f"{name} is no parameter of the model")
+        if array.shape != leaves[name].shape:
+            raise ValueError(
+                f"{name} has the shape {list(array.shape)} and not {list(leaves[name].shape)}"
+            )
+    if digests is not None:
+        check(digests, digest_arrays("params", unflatten_dict(weights, sep=".")))
+    return unflatten_dict(
+        {
+            name: jax.device_put(weights[name].astype(leaf.dtype), leaf.sharding)
+            for name, leaf in leaves.items()
+        },
+        sep=".",
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object.")
+    return found

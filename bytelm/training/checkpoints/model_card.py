@@ -1,0 +1,87 @@
+"""The model card of an exported model: what it is, where it comes from and how it is used."""
+
+import math
+from pathlib import Path
+
+import jax
+
+from bytelm.data.config import SourceConfig
+from bytelm.models.encoder_decoder import EncoderDecoderConfig
+from bytelm.training.checkpoints.saved_model import SavedModel
+
+_CARD = """---
+library_name: bytelm
+tags: [byte-level, {family}]
+---
+
+# {name}
+
+A language model of the family `{family}`, trained with bytelm. It reads and writes {symbols}.
+
+| | |
+|---|---|
+{rows}
+
+## Use
+
+```python
+import bytelm
+
+model = bytelm.load("{name}")
+{use}
+```
+
+`config.json` has all options of the run, `bytelm.json` the code, packages and machine that it was
+trained with, and digests of all parameters, with which they are compared when they are loaded.
+"""
+
+
+def model_card(saved: SavedModel, name: str) -> str:
+    """The card in Markdown.
+
+    Args:
+        saved: the model.
+        name: of the folder that it is exported to.
+    """
+    config, known = saved.config, saved.provenance
+    sizes = {
+        ".".join(str(getattr(key, "key", key)) for key in path): leaf.size
+        for path, leaf in jax.tree.leaves_with_path(saved.params)
+    }
+    tables = sum(size for path, size in sizes.items() if path.startswith(("embedding", "head")))
+    has_encoder = isinstance(config.model, EncoderDecoderConfig)
+    rows = {
+        "Parameters": f"{sum(sizes.values()):,}, of which {tables:,} in embeddings and head",
+        "Training data": "; ".join(_source(source) for source in config.data.source_configs),
+        "Steps": f"{saved.step:,}",
+        "Symbols in a row": f"{config.data.sequence_length:,}",
+    }
+    if isinstance(seen := known.get("bytes_seen"), int | float):
+        rows["Bytes seen in training"] = f"{seen:,.0f}"
+    if isinstance(flops := known.get("flops"), int | float):
+        rows["FLOPs of training"] = f"{flops:.3g}"
+    if isinstance(source := known.get("converted_from"), str):
+        rows["Converted from"] = source
+    bits = known.get("last_validation_bits")
+    if isinstance(bits, int | float) and math.isfinite(bits):
+        what = "Bits per target byte" if has_encoder else "Bits per byte"
+        when = known.get("validated_step")
+        rows[f"{what}, validation in training"] = f"{bits:.4f}, after step {when}"
+    return _CARD.format(
+        name=name,
+        family=config.model.family,
+        symbols="bytes" if saved.tokenizer is None else "tokens of the tokenizer in this folder",
+        rows="\n".join(f"| {what} | {value} |" for what, value in rows.items()),
+        use='print(model.generate(["an input"])[0])'
+        if has_encoder
+        else 'print(model.bits_per_byte(["A text."]))\nprint(model.generate(["A text"])[0])',
+    )
+
+
+def _source(data: SourceConfig) -> str:
+    """The names of a source; not the paths of files, which say more than a reader needs."""
+    if not data.files:
+        return data.dataset
+    names = sorted({Path(file).name for file in data.files})
+    more = f" and {len(names) - 3} more files" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"

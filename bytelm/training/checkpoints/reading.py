@@ -1,0 +1,129 @@
+"""Reading checkpoints that may be damaged: which one can be read, and is what was saved."""
+
+import functools
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orbax.checkpoint as ocp
+
+from bytelm.core.errors import UserError
+from bytelm.training.checkpoints.digests import check, digest_arrays, digest_json
+from bytelm.training.distributed import gather_json
+
+T = TypeVar("T")
+DIGESTS = "digests"
+"""The item of a checkpoint that holds the digests of the others."""
+
+_STRAGGLERS = ("Event loop is closed", "Encountered error while reading array index")
+"""How errors of reads and writes that were given up start."""
+
+
+class Reader:
+    """Reads the items of one checkpoint, and compares them with its digests.
+
+    With several processes, all have to read the same items in the same order: what one of them
+    cannot read, none of them gets.
+
+    Args:
+        manager: of all checkpoints of the run.
+        folder: of this one; its name is the step.
+        verify: whether to compare; an old checkpoint without digests is then read with a warning.
+    """
+
+    def __init__(self, manager: ocp.CheckpointManager, folder: Path, *, verify: bool):
+        self._manager, self._step = manager, int(folder.name)
+        self._saved: Any = None
+        if not verify:
+            return
+        if (folder / DIGESTS).exists():
+            self._saved = self._read(DIGESTS, ocp.args.JsonRestore())
+        else:
+            warnings.warn(
+                f"checkpoint {folder} has no digests, so that damage to it would not be noticed; "
+                "it was written by an older version.",
+                stacklevel=2,
+            )
+
+    def json(self, item: str) -> Any:
+        """An item of JSON values.
+
+        Raises:
+            ValueError: if it is not what was saved.
+            Exception: whatever the storage layers raise for files that cannot be read.
+        """
+        value = self._read(item, ocp.args.JsonRestore())
+        if self._saved is not None:
+            check(self._saved, digest_json(item, value))
+        return value
+
+    def arrays(self, item: str, target: Any) -> Any:
+        """An item of arrays, of the shapes and shardings of `target`. Raises as `json` does."""
+        value = self._read(item, ocp.args.StandardRestore(target))
+        if self._saved is not None:
+            check(self._saved, digest_arrays(item, value))
+        return value
+
+    def _read(self, item: str, how: ocp.args.CheckpointArgs) -> Any:
+        value, failure = None, None
+        try:
+            value = self._manager.restore(self._step, args=ocp.args.Composite(**{item: how}))[item]
+        except Exception as error:
+            failure = error
+        failures = gather_json(None if failure is None else first_line(failure))
+        if failure is not None:
+            raise failure
+        if any(failures):
+            raise ValueError(f"another process cannot read it: {next(filter(None, failures))}")
+        return value
+
+
+def first_readable(steps: Iterable[int], read: Callable[[int], T], folder: Path) -> T:
+    """What `read` makes of the latest step that it can read; warns of those that it cannot.
+
+    Raises:
+        UserError: if it can read none.
+    """
+    hush_stragglers()
+    for step in sorted(steps, reverse=True):
+        try:
+            return read(step)
+        except (UserError, PermissionError, MemoryError):
+            raise
+        except Exception as error:  # whatever the storage layers raise for damaged files
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            warnings.warn(
+                f"checkpoint {folder / str(step)} cannot be read and is passed over: "
+                f"{first_line(error)}",
+                stacklevel=2,
+            )
+    raise UserError(f"no checkpoint in {folder} can be read.")
+
+
+@functools.cache
+def hush_stragglers() -> None:
+    """Keeps off the terminal, from now on, what is said of reads and writes that were given up.
+
+    When one array cannot be read or written, the others end later, in threads of tensorstore's,
+    and what they find has nobody to go to.
+    """
+    hook = sys.unraisablehook
+
+    def quiet(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not str(unraisable.exc_value).startswith(_STRAGGLERS):
+            hook(unraisable)
+
+    sys.unraisablehook = quiet
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    logging.getLogger("asyncio").addFilter(
+        lambda record: "async_deserialize" not in record.getMessage()
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line of at most 200 characters."""
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

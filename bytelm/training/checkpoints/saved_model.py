@@ -1,0 +1,36 @@
+"""A model as it is stored: its config and parameters, and where they come from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import SingleDeviceSharding
+
+from bytelm.tokenizers.tokenizer import Tokenizer
+from bytelm.training.experiment import ExperimentConfig
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model as a checkpoint holds it: `nnx.merge(graphdef, params)` is the model."""
+
+    config: ExperimentConfig
+    step: int
+    graphdef: nnx.GraphDef
+    params: dict[str, Any]
+    provenance: dict[str, Any]
+    tokenizer: Tokenizer | None = None
+    run: Path | None = None
+    """The run directory or exported folder that it was read from."""
+
+
+def abstract_model(config: ExperimentConfig) -> tuple[nnx.GraphDef, dict[str, Any]]:
+    """The graph of a config's model, and shapes and dtypes of its parameters, on one device."""
+    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0))))
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    return graphdef, jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        nnx.to_pure_dict(abstract),
+    )

@@ -1,0 +1,89 @@
+"""The score that a checkpoint is saved with, by which the best one is kept."""
+
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+from bytelm.core.atomic_write import write_whole
+from bytelm.training.checkpoints.digests import digest_json
+from bytelm.training.checkpoints.reading import DIGESTS
+
+METRIC = "validation_bits"
+"""The metric, lower is better, by which the best checkpoint is kept."""
+MEASURED_ON = "measured_on"
+"""Next to it, the identity of the validation: scores of one identity can be compared."""
+ITEM = "metrics"
+"""The item of a checkpoint that holds it."""
+
+
+def score_of(bits: float | None, measured_on: str | None) -> dict[str, Any]:
+    """A checkpoint's score, ready for JSON."""
+    return {METRIC: bits, MEASURED_ON: measured_on}
+
+
+def rank(score: dict[str, Any], measured_on: str | None) -> float:
+    """The bits of a score, lower is better; infinite for one that was measured on other text."""
+    bits: float = score[METRIC]
+    return bits if score.get(MEASURED_ON) == measured_on else math.inf
+
+
+def best_step(folder: Path) -> int | None:
+    """The checkpoint in `folder` with the best score of those that can be compared with the last.
+
+    None if none has a score.
+    """
+    scores = {
+        int(path.parents[1].name): _read(path)
+        for path in folder.glob(f"*/{ITEM}/{ITEM}")
+        if path.parents[1].name.isdecimal()  # others are still being written
+    }
+    known = {step: scores[step] for step in sorted(scores) if _is_score(scores[step])}
+    if not known:
+        return None
+    measured_on = known[max(known)].get(MEASURED_ON)
+    return min(known, key=lambda step: (rank(known[step], measured_on), -step))
+
+
+def mend_scores(folder: Path) -> None:
+    """Puts damaged scores of the checkpoints in `folder` right, with a warning.
+
+    Orbax reads them as they are, and would remove the best checkpoint because of a wrong one, or
+    open none. A checkpoint's provenance has its score too; where that is damaged as well, the
+    checkpoint goes on without one.
+    """
+    for path in sorted(folder.glob(f"*/{ITEM}/metrics")):
+        step = path.parents[1]
+        score, digests = _read(path), _read(step / DIGESTS / "metadata")
+        wanted = digests.get(ITEM) if isinstance(digests, dict) else None
+        if wanted == _digest(score) or (wanted is None and _is_score(score)):
+            continue
+        known = _read(step / "provenance" / "metadata")
+        other = None
+        if isinstance(known, dict):
+            other = score_of(known.get("last_validation_bits"), known.get("validation_identity"))
+        if wanted == _digest(other) and _is_score(other):
+            write_whole(path, json.dumps(other))
+            warnings.warn(f"{path} was damaged and is put right.", stacklevel=3)
+        else:
+            path.parent.rename(step / f"damaged_{ITEM}")
+            warnings.warn(
+                f"{path} is damaged: checkpoint {step.name} is kept as one without validation.",
+                stacklevel=3,
+            )
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _digest(score: Any) -> str:
+    return digest_json(ITEM, score)[ITEM]
+
+
+def _is_score(score: Any) -> bool:
+    return isinstance(score, dict) and isinstance(score.get(METRIC), float)

@@ -1,0 +1,137 @@
+"""Whether a run may go on: with another config, and without checkpoints that it should have."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bytelm.core.errors import UserError
+from bytelm.nn.mesh import path_name
+from bytelm.training.checkpoints.checkpoint import FOLDER, last_step
+from bytelm.training.experiment import ExperimentConfig, differences, to_dict
+from bytelm.training.metrics.records import read_records
+
+FREE = (
+    "mesh.",
+    "data.cache_dir",
+    "data.tokenizer",  # where it is; what it is, the fingerprint of the data tells
+    "data.unigram",  # likewise
+    "data.workers",
+    "train.budget",  # the steps that follow from it are compared
+    "train.log_every",
+    "train.validate_every",
+    "train.sample_bytes",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.max_skipped",
+    "train.tensorboard",
+    "train.wandb_project",
+)
+"""Fields that decide where a run happens and what it reports, not what it computes."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run starts: from the beginning, or from a checkpoint of its own."""
+
+    resume: bool = False
+    """From its last checkpoint, if it has one."""
+    step: int | None = None
+    """When resuming, from this checkpoint; later ones are set aside."""
+    verify: bool = True
+    """Whether checkpoints are compared with their digests."""
+    allow_config_change: bool = False
+    """When resuming, whether config and data may differ from the checkpoint's."""
+
+
+def check_checkpoints_are_there(run_dir: Path, step: int | None) -> None:
+    """Raises UserError if a run to resume has lost its checkpoints.
+
+    A run that was stopped before its first checkpoint has none, and starts again from the
+    beginning. One that has got further must not: it would write over what it recorded.
+
+    Args:
+        step: the checkpoint that is asked for, if any.
+    """
+    if last_step(run_dir) is not None:
+        return
+    if step is not None:
+        raise UserError(f"{run_dir} has no checkpoint of step {step}: it has none at all.")
+    if not (run_dir / "config.json").exists():
+        return
+    reached = _steps_recorded(run_dir)
+    if (run_dir / FOLDER).is_dir() and reached <= _second_checkpoint(run_dir):
+        return
+    raise UserError(
+        f"{run_dir} holds a run that recorded {reached} steps, and its checkpoints in "
+        f"{run_dir / FOLDER} are gone; put them back to resume it, or start another run with "
+        "another --run-dir."
+    )
+
+
+def _steps_recorded(run_dir: Path) -> int:
+    """The last step in metrics.jsonl, 0 if there is none."""
+    try:
+        records = read_records(run_dir / "metrics.jsonl")
+    except OSError:
+        return 0
+    return max((record["step"] for record in records), default=0)
+
+
+def _second_checkpoint(run_dir: Path) -> float:
+    """The step at which a run waits until its first checkpoint is complete."""
+    try:
+        train = json.loads((run_dir / "config.json").read_text())["train"]
+        return 2 * int(train["checkpoint_every"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
+
+
+def outcome_changes(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
+    """The fields that change the outcome in which two configs differ, as "path: old -> new"."""
+    return [
+        f"{path}: {before!r} -> {after!r}"
+        for path, before, after in differences(to_dict(old), to_dict(new))
+        if not path.startswith(FREE)
+    ]
+
+
+def check_change(
+    old: ExperimentConfig,
+    new: ExperimentConfig,
+    *,
+    allowed: bool,
+    old_state: Any,
+    new_state: Any,
+) -> list[str]:
+    """The changes with which a run of config `old` resumes with config `new`, if it may.
+
+    Args:
+        allowed: the user's word that fields that change the outcome may differ.
+        old_state, new_state: the abstract training states of the two; if they differ in
+            structure or shapes, nothing can be carried over, whatever is allowed.
+
+    Raises:
+        UserError: if it may not.
+    """
+    changed = outcome_changes(old, new)
+    if not changed:
+        return []
+    listed = "; ".join(changed)
+    if _shapes(old_state) != _shapes(new_state):
+        raise UserError(
+            f"the run was started with another model or optimiser ({listed}), whose saved "
+            "parameters do not fit; undo the change, or start a new run."
+        )
+    if not allowed:
+        raise UserError(
+            f"the run was started with another config ({listed}); undo the change, or add "
+            "--allow-config-change to go on with it."
+        )
+    return changed
+
+
+def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
+    return {path_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(state)}

@@ -1,0 +1,176 @@
+"""Models to and from Hugging Face's folders: ByT5 and MrT5 in the format of T5."""
+
+import json
+import pickle
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from bytelm.core.atomic_write import new_folder
+from bytelm.core.errors import UserError
+from bytelm.data.config import DataConfig
+from bytelm.models.t5.byt5 import ByT5Config
+from bytelm.models.t5.mrt5 import MrT5Config
+from bytelm.models.t5.weights import config_from_t5, config_to_t5, from_t5, to_t5
+from bytelm.training.checkpoints.checkpoint import load_model, save_model
+from bytelm.training.experiment import ExperimentConfig, to_json
+from bytelm.training.provenance import provenance
+
+_GENERATION = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+_TOKENIZER = {
+    "tokenizer_class": "ByT5Tokenizer",
+    "eos_token": "</s>",
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "extra_ids": 125,
+}
+
+
+def from_hf(source: str, run_dir: Path) -> None:
+    """Writes a run directory with one checkpoint, of step 0, of a ByT5 or MrT5.
+
+    Parameters are float32, whatever the tensors were.
+
+    Args:
+        source: a folder with config.json and model.safetensors or pytorch_model.bin, in one file or
+            in shards with an index; or the name of a model on the Hugging Face hub.
+        run_dir: where the run goes; nothing, or an empty folder.
+
+    Raises:
+        UserError: if the source cannot be found or read, or is another architecture's, or `run_dir`
+            holds files.
+    """
+    with new_folder(run_dir) as partial:
+        folder = Path(source) if Path(source).is_dir() else _download(source)
+        weights = _read_weights(folder)
+        model = config_from_t5(_read_json(folder / "config.json"), weights)
+        params = from_t5(weights, model)
+        data = DataConfig(task="span_corruption", sequence_length=1024)
+        config = ExperimentConfig(model=model, data=data)
+        (partial / "config.json").write_text(to_json(config))
+        save_model(partial, config, params, {**provenance(), "converted_from": source})
+
+
+def to_hf(run: Path, folder: Path, step: int | None = None) -> None:
+    """Writes a folder that `transformers` loads, from a checkpoint of a ByT5 or MrT5.
+
+    `transformers` takes an MrT5 for a T5, with a warning, and computes it without its gate; its
+    authors' code computes all of it.
+
+    Args:
+        run: a run directory.
+        folder: nothing, or an empty folder.
+        step: which checkpoint; None for the last one.
+
+    Raises:
+        UserError: if there is no such checkpoint, or it is of another family, or `folder` holds
+            files.
+    """
+    with new_folder(folder) as partial:
+        saved = load_model(run, step)
+        model = saved.config.model
+        if not isinstance(model, ByT5Config):
+            raise UserError(
+                f"{run} is of the family {model.family}; only byt5 and mrt5 have T5's format."
+            )
+        # START and a row's targets; without a length, `transformers` stops after 19 bytes.
+        longest = 1 + saved.config.data.row_length
+        files = {
+            "config.json": config_to_t5(model),
+            "generation_config.json": {**_GENERATION, "max_length": longest},
+            "tokenizer_config.json": _TOKENIZER,
+        }
+        for name, content in files.items():
+            (partial / name).write_text(json.dumps(content, indent=2) + "\n")
+        weights = to_t5(saved.params, model)
+        save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+    if isinstance(model, MrT5Config) or model.softmax1:
+        warnings.warn(
+            f"transformers computes {folder} as a plain T5: it knows no delete gate and no "
+            "softmax1; the code of MrT5's authors does.",
+            stacklevel=2,
+        )
+
+
+def _download(name: str) -> Path:
+    """The folder in which the hub's client keeps a model."""
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        raise UserError(f"there is no folder {name}, and no model on a hub can be named so.")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise UserError(
+            f"there is no folder {name}; to fetch it from the Hugging Face hub, install its "
+            "client: `pip install 'bytelm[hub]'`."
+        ) from None
+    folder = Path()
+    try:
+        for weights in ("model*.safetensors*", "pytorch_model*.bin*"):
+            folder = Path(snapshot_download(name, allow_patterns=["config.json", weights]))
+            if any(folder.glob(weights)):
+                break
+    except Exception as error:  # whatever the network's layers raise
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(
+            f"there is no folder {name}, and it could not be fetched from the Hugging Face hub: "
+            f"{reason}."
+        ) from error
+    return folder
+
+
+def _read_weights(folder: Path) -> dict[str, np.ndarray]:
+    """All tensors of a folder, by name."""
+    for name, read in (("model.safetensors", _safetensors), ("pytorch_model.bin", _torch_file)):
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return read(folder / name)
+        if index.is_file():
+            shards = _read_json(index).get("weight_map")
+            if not isinstance(shards, dict):
+                raise UserError(f"{index} is no index of shards: it has no weight_map.")
+            weights: dict[str, np.ndarray] = {}
+            for shard in sorted(set(shards.values())):
+                weights |= read(folder / shard)
+            return weights
+    raise UserError(
+        f"{folder} has neither model.safetensors nor pytorch_model.bin, nor an index of either."
+    )
+
+
+def _safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+
+
+def _torch_file(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            f"{path} is a file of PyTorch's, and torch is not installed; run `pip install torch`, "
+            "or convert the file to model.safetensors."
+        ) from None
+    try:
+        # A file of weights alone: nothing in it is run as code.
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(f"{path} cannot be read: {reason}.") from error
+    return {name: tensor.float().numpy() for name, tensor in tensors.items()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object.")
+    return found

@@ -1,0 +1,62 @@
+"""Event files for TensorBoard, written at once.
+
+tensorboardX makes the events. Its own writer is a thread that ends where the disk is full or the
+clock is set back, after which the run would wait for it for ever.
+"""
+
+import html
+import os
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
+
+from bytelm.core.growing_file import GrowingFile
+
+
+class TensorBoard:
+    """Writes an event file of its own into `folder`, which is made.
+
+    Args:
+        start_step: events of later steps, of a run that is resumed, are no longer shown.
+    """
+
+    name = "tensorboard"
+
+    def __init__(self, folder: Path, start_step: int) -> None:
+        folder.mkdir(exist_ok=True)
+        place = f"{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
+        self._file = GrowingFile(folder / f"events.out.tfevents.{place}")
+        self._head = _record(start_step + 1, file_version="brain.Event:2")
+        self._head += _record(start_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """Records scalars by name."""
+        parts = [summary.scalar(name, value).value for name, value in values.items()]
+        self._add(step, summary=Summary(value=[value for part in parts for value in part]))
+
+    def text(self, step: int, tag: str, text: str) -> None:
+        """Records a text as it is, with its lines."""
+        self._add(step, summary=summary.text(tag, f"<pre>{html.escape(text)}</pre>"))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _add(self, step: int, **content: Any) -> None:
+        head, self._head = self._head, b""
+        self._file.append(head + _record(step, **content))
+
+
+def _record(step: int, **content: Any) -> bytes:
+    event = Event(step=step, wall_time=time.time(), **content).SerializeToString()
+    length = struct.pack("<Q", len(event))
+    checks = (struct.pack("<I", masked_crc32c(part)) for part in (length, event))
+    return length + next(checks) + event + next(checks)

@@ -1,0 +1,195 @@
+"""What a run writes down: numbers and sample texts, for files, TensorBoard and Weights & Biases."""
+
+import contextlib
+import functools
+import html
+import json
+import math
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from bytelm.core.errors import UserError
+from bytelm.core.growing_file import GrowingFile
+
+
+class MetricsWriter:
+    """Writes the numbers and texts of a run into its directory; a context manager.
+
+    `metrics.jsonl` and `samples.jsonl` are always written, a line for each call, flushed at
+    once. What an interrupted run wrote after the checkpoint that it resumes from is
+    cut off, since the resumed run writes it again. What cannot be written (a full disk) is a
+    warning, once; lines are kept, and written when there is room. In a run of several processes,
+    process 0 alone has a writer.
+
+    Args:
+      run_dir: an existing directory.
+      config: the resolved config as plain JSON values, shown by Weights & Biases.
+      start_step: the step of the checkpoint resumed from; lines of later steps are cut off.
+      tensorboard: whether to write event files for TensorBoard into `run_dir/tensorboard`.
+      wandb_project: the Weights & Biases project to log to, or None for none. A resumed run
+        goes on under the same id, which is kept in `run_dir/wandb_id`.
+
+    Raises:
+      UserError: a project is given, but the package wandb is not installed.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config: dict[str, Any],
+        *,
+        start_step: int = 0,
+        tensorboard: bool = True,
+        wandb_project: str | None = None,
+    ) -> None:
+        wandb = _Wandb(run_dir, config, wandb_project) if wandb_project else None
+        self._sinks: list[_Sink] = [_JsonFiles(run_dir, start_step)]
+        self._failed: set[str] = set()
+        if tensorboard:
+            from bytelm.training.metrics.tensorboard import TensorBoard
+
+            self._try(
+                "tensorboard",
+                lambda: self._sinks.append(TensorBoard(run_dir / "tensorboard", start_step)),
+            )
+        if wandb:
+            self._sinks.append(wandb)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Records scalars (Python numbers, or arrays of one element) under their names.
+
+        Values that are not finite become null in `metrics.jsonl`, as JSON has no word for them.
+        """
+        scalars = {name: np.asarray(value).item() for name, value in values.items()}
+        for sink in self._sinks:
+            self._try(sink.name, functools.partial(sink.numbers, step, scalars))
+
+    def write_text(self, step: int, tag: str, text: str) -> None:
+        """Records a text, such as a sample of the model, under a tag."""
+        for sink in self._sinks:
+            self._try(sink.name, functools.partial(sink.text, step, tag, text))
+
+    def close(self) -> None:
+        """Flushes and closes everything."""
+        for sink in self._sinks:
+            self._try(sink.name, sink.close)
+
+    def _try(self, name: str, write: Callable[[], None]) -> None:
+        """Writes, or warns once that it cannot be done."""
+        try:
+            write()
+        except OSError as error:
+            if name not in self._failed:
+                warnings.warn(
+                    f"{name} cannot be written now ({error.strerror or error}); the run goes on",
+                    stacklevel=3,
+                )
+            self._failed.add(name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class _Sink(Protocol):
+    """Somewhere to write; its methods raise OSError where that cannot be done."""
+
+    name: str
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def text(self, step: int, tag: str, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _JsonFiles:
+    """Files of lines `{"step": ..., ...}`, cut at the step a run resumes from."""
+
+    name = "metrics.jsonl"
+
+    def __init__(self, run_dir: Path, last_step: int) -> None:
+        self._metrics = _lines_until(run_dir / "metrics.jsonl", last_step)
+        self._samples = _lines_until(run_dir / "samples.jsonl", last_step)
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        finite = {name: v if math.isfinite(v) else None for name, v in values.items()}
+        self._metrics.append(_line(step, finite))
+
+    def text(self, step: int, tag: str, text: str) -> None:
+        self._samples.append(_line(step, {tag: text}))
+
+    def close(self) -> None:
+        with contextlib.closing(self._samples):
+            self._metrics.close()
+
+
+class _Wandb:
+    """A run of Weights & Biases, resumed under the id that the run directory keeps."""
+
+    name = "Weights & Biases"
+
+    def __init__(self, run_dir: Path, config: dict[str, Any], project: str) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                "logging to Weights & Biases needs the package wandb; install it with "
+                "`pip install wandb`, or leave the project unset"
+            ) from error
+        id_file = run_dir / "wandb_id"
+        if not id_file.exists():
+            id_file.write_text(uuid.uuid4().hex)
+        self._wandb = wandb
+        self._run = wandb.init(
+            project=project,
+            name=run_dir.name,
+            id=id_file.read_text(),
+            resume="allow",
+            dir=str(run_dir),
+            config=config,
+        )
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        self._call(lambda: self._run.log(dict(values), step=step))
+
+    def text(self, step: int, tag: str, text: str) -> None:
+        page = self._wandb.Html(f"<pre>{html.escape(text)}</pre>")
+        self._call(lambda: self._run.log({tag: page}, step=step))
+
+    def close(self) -> None:
+        self._call(self._run.finish)
+
+    def _call(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except Exception as error:  # whatever wandb raises for a service or a net that is away
+            raise OSError(str(error)) from error
+
+
+def _line(step: int, values: Mapping[str, Any]) -> bytes:
+    return json.dumps({"step": step, **values}).encode() + b"\n"
+
+
+def _lines_until(path: Path, last_step: int) -> GrowingFile:
+    if path.exists():
+        kept = path.with_name(path.name + ".kept")
+        with path.open("rb") as old, kept.open("wb") as new:
+            new.writelines(line for line in old if _is_kept(line, last_step))
+        os.replace(kept, path)
+    return GrowingFile(path)
+
+
+def _is_kept(line: bytes, last_step: int) -> bool:
+    try:
+        return line.endswith(b"\n") and bool(json.loads(line)["step"] <= last_step)
+    except (ValueError, TypeError, KeyError):  # torn by a kill or a full disk, or damaged
+        return False

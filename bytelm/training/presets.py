@@ -1,0 +1,134 @@
+"""Finding a preset: a file `configs/NAME.py`, a user's own Python file, or a saved config.json."""
+
+import difflib
+import warnings
+from pathlib import Path
+from typing import TypeVar
+
+from bytelm.core.errors import UserError
+from bytelm.core.user_code import run_module
+from bytelm.training.experiment import ExperimentConfig, load_json
+
+T = TypeVar("T")
+
+PACKAGE = Path(__file__).parents[1]
+ABLATIONS = "ablations"
+COMPARISONS = "comparison"
+"""Subfolders whose files define ablations and comparisons, which are no presets."""
+
+
+HERE = Path("configs")
+"""The folder of presets in the current folder. It has no say in names that bytelm has itself, for
+a preset is a program, and whose folder one stands in must not decide what a known name runs."""
+
+
+def preset_folders() -> list[Path]:
+    """Where presets are looked for: next to the package (a checkout), in it (a wheel), here."""
+    candidates = [PACKAGE.parent / "configs", PACKAGE / "configs", HERE]
+    return [folder for folder in candidates if folder.is_dir()]
+
+
+def preset_names() -> list[str]:
+    """The names of all presets; those of a subfolder begin with its name and a slash."""
+    return [name for name in _names() if not name.startswith((f"{ABLATIONS}/", f"{COMPARISONS}/"))]
+
+
+def ablation_names() -> list[str]:
+    """The names of all ablations, such as `ablations/boundaries`."""
+    return [name for name in _names() if name.startswith(f"{ABLATIONS}/")]
+
+
+def comparison_names() -> list[str]:
+    """The names of all comparisons, such as `comparison/cpu`."""
+    return [name for name in _names() if name.startswith(f"{COMPARISONS}/")]
+
+
+def _names() -> list[str]:
+    return sorted(
+        {
+            path.relative_to(folder).with_suffix("").as_posix()
+            for folder in preset_folders()
+            for path in folder.rglob("[!_]*.py")
+        }
+    )
+
+
+def load_preset(name: str) -> ExperimentConfig:
+    """The config of a preset's name or of a path to a .py or .json file.
+
+    A Python file is the user's own program and is run: it must define `config`. It can import from
+    its own folder.
+
+    Raises:
+        UserError: if there is no such preset or file, or it defines no ExperimentConfig.
+    """
+    path = find_file(name, "preset", preset_names())
+    if path.suffix == ".json":
+        return load_json(path)
+    return run_file(path, "config", ExperimentConfig)
+
+
+def find_file(name: str, what: str, names: list[str]) -> Path:
+    """The file of a name in `configs/`, or of a path that ends in .py or .json.
+
+    A name that bytelm has is its own, whatever the current folder holds; a warning says so if
+    that holds another file of this name.
+
+    Args:
+        what: what the file holds, and `names`, all of that kind, for the error.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    if name.endswith((".py", ".json")):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"there is no config file {name}; check the path.")
+        return path
+    found = [folder / f"{name}.py" for folder in preset_folders()]
+    found = [path for path in found if path.is_file()]
+    if not found:
+        raise UserError(
+            f"there is no {what} {name!r}{_advice(name, names)}; a path to a file works too."
+        )
+    path, mine = found[0], HERE / f"{name}.py"
+    if mine in found and mine.read_bytes() != path.read_bytes():
+        warnings.warn(
+            f"{what} {name} is bytelm's own, not {mine} of this folder; give the path {mine} to "
+            "use that.",
+            stacklevel=2,
+        )
+    return path
+
+
+def _advice(name: str, names: list[str]) -> str:
+    """What may have been meant, for the error."""
+    paths = [path for path in (Path(f"{name}.py"), Path(name, "config.json")) if path.is_file()]
+    if paths:
+        return f" (did you mean {paths[0]}?)"
+    near = difflib.get_close_matches(name, names, n=4)
+    near += [known for known in names if name in known and known not in near]
+    if near:
+        *others, last = near[:6]
+        return f" (did you mean {', '.join(others)}{' or ' if others else ''}{last}?)"
+    return some_names(names)
+
+
+def some_names(names: list[str]) -> str:
+    """'; there are A, B, ...', for an error: a few names and how to list the others."""
+    if len(names) <= 8:
+        return f"; there are {', '.join(names)}"
+    tiny = [name for name in names if name.endswith("_tiny")] or names[:6]
+    return f"; there are {', '.join(tiny)} and {len(names) - len(tiny)} more, which --help lists"
+
+
+def run_file(path: Path, variable: str, kind: type[T]) -> T:
+    """Runs a Python file and returns the object of type `kind` that it defines as `variable`.
+
+    Raises:
+        UserError: if it fails or defines no such object.
+    """
+    value = getattr(run_module(path), variable, None)
+    if not isinstance(value, kind):
+        raise UserError(f"{path} defines no {kind.__name__} named `{variable}`; see configs/.")
+    return value

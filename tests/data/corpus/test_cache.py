@@ -1,0 +1,443 @@
+"""The packed cache: built once, by one process, and never left half-written."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bytelm.core.errors import UserError
+from bytelm.core.locks import exclusive
+from bytelm.data.config import SPLITS, DataConfig
+from bytelm.data.corpus import resumable
+from bytelm.data.corpus.cache import PackedCorpus, packed_corpus, training_corpus
+from bytelm.data.corpus.packing import Rows
+from bytelm.data.sources.document import Document
+from bytelm.data.sources.placement import Placed
+from bytelm.data.sources.source import Source, open_sources
+from bytelm.data.sources.tfds import TfdsReader
+from bytelm.tokenizers.unigram import Unigram
+
+
+def pack(config, split="train"):
+    (source,) = open_sources(config)
+    return packed_corpus(source, split, config.cache_path)
+
+
+def test_holds_every_document_once(config, documents):
+    corpora = [pack(config, split) for split in SPLITS]
+    held = [document for corpus in corpora for document in corpus.documents()]
+    assert sorted(held) == sorted(documents)
+    train = corpora[0]
+    assert train.num_documents == len(list(train.documents()))
+    assert train.num_bytes == sum(map(len, train.documents()))
+    assert train.num_symbols == train.num_bytes + 2 * train.num_documents
+    assert list(train.documents()) == [d for d in documents if d in set(train.documents())]
+
+
+def test_is_built_once(config, monkeypatch):
+    first = pack(config)
+    monkeypatch.setattr(Source, "placed", lambda *arguments: pytest.fail("was read again"))
+    assert pack(config).fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize(
+    "name", ["\u4e66" * 75 + ".jsonl", "b\udcff\n[x].jsonl", "n" * 249 + ".jsonl"]
+)
+def test_any_name_of_a_file(config, tmp_path, name):
+    shutil.copy(config.files[0], tmp_path / name)
+    corpus = pack(replace(config, files=(str(tmp_path / name),)))
+    assert corpus.fingerprint == pack(config).fingerprint
+    assert corpus.name == name
+
+
+def test_a_long_text_is_held_once(tmp_path):
+    size = 2**25
+    (tmp_path / "a.txt").write_bytes(bytes(size))
+    config = DataConfig(
+        files=(str(tmp_path / "a.txt"),), held_out=0.0, cache_dir=str(tmp_path / "cache")
+    )
+    tracemalloc.start()
+    try:
+        assert pack(config).num_bytes == size
+        assert tracemalloc.get_traced_memory()[1] < 1.3 * size
+    finally:
+        tracemalloc.stop()
+
+
+def test_is_built_anew_when_the_files_change(config):
+    config = replace(config, held_out=0.0)
+    before = pack(config)
+    with open(config.files[0], "a") as file:
+        file.write('{"text": "one more"}\n' * 2)
+    after = pack(config)
+    assert after.fingerprint != before.fingerprint
+    assert after.num_documents == before.num_documents + 2
+
+
+def test_fingerprint_is_of_the_documents_alone(config, tmp_path):
+    copy = tmp_path / "copy.jsonl"
+    shutil.copy(config.files[0], copy)
+    assert pack(replace(config, files=(str(copy),))).fingerprint == pack(config).fingerprint
+
+
+def test_damaged_files_are_packed_again(config):
+    corpus = pack(config)
+    symbols = corpus.directory / "symbols.bin"
+    symbols.write_bytes(symbols.read_bytes()[:-1])
+    again = pack(config)
+    assert again.directory == corpus.directory
+    assert list(again.documents())[-1] == list(corpus.documents())[-1]
+
+
+def test_can_be_sent_to_another_process(config):
+    corpus = pack(config)
+    sent = pickle.dumps(corpus)
+    assert len(sent) < 1000
+    assert list(pickle.loads(sent).documents()) == list(corpus.documents())
+
+
+def test_skipped_lines_are_reported_each_time(config, caplog):
+    with open(config.files[0], "a") as file:
+        file.write("no JSON\n" * 3)
+    with pytest.raises(UserError, match="line 72"):
+        pack(config)
+    assert not list(config.cache_path.glob("packed/*/"))
+    for _ in range(2):
+        caplog.clear()
+        assert pack(replace(config, skip_bad=True)).skipped == 3
+        assert "3 bad lines or files were skipped" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [("train", "no text to train on"), ("validation", "--data.validation-files.*--data.held-out")],
+)
+def test_a_split_without_text(tmp_path, split, message):
+    (tmp_path / "empty.txt").write_bytes(b"")
+    config = DataConfig(files=(str(tmp_path / "*.txt"),), cache_dir=str(tmp_path), held_out=0.0)
+    with pytest.raises(UserError, match=message):
+        pack(config, split)
+
+
+def test_too_little_room(config, monkeypatch):
+    free = shutil.disk_usage("/")._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(UserError, match=r"no room.*--data.cache-dir.*--data.read stream"):
+        pack(config)
+
+
+def test_one_long_text_has_all_splits(tmp_path, caplog):
+    lines = [f"line {number} of a book\n" for number in range(60_000)]
+    text = "".join(lines).encode()
+    (tmp_path / "book.txt").write_bytes(text)
+    config = DataConfig(files=(str(tmp_path / "book.txt"),), cache_dir=str(tmp_path / "cache"))
+    found = [pack(config, split).document(0) for split in SPLITS]
+    assert b"".join(found) == text
+    assert [len(part) / len(text) for part in found] == pytest.approx([0.9, 0.05, 0.05], abs=0.015)
+    (said,) = caplog.messages
+    assert "book.txt: 1 document(s) longer than 1,048,576 bytes" in said
+    assert (
+        "the last 10.0% of each is held out for validation and test" in said
+        and "--data.split-above" in said
+    )
+    for whole in (replace(config, held_out=0.0), replace(config, split_above=None)):
+        with pytest.raises(UserError, match=r"no text in its (train|validation|test) split"):
+            [pack(whole, split) for split in SPLITS]
+    with pytest.raises(UserError, match=r"lower --data.split-above \(None\)"):
+        [pack(replace(config, split_above=None), split) for split in ("validation", "test")]
+
+
+def test_disk_full_while_packing_leaves_nothing(config, monkeypatch):
+    def full(*arguments):
+        yield Placed(Document(b"some"), "train", is_part=False)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Source, "placed", full)
+    with pytest.raises(UserError, match="no room"):
+        pack(config)
+    assert not list(config.cache_path.glob("packed/*/"))
+
+
+def test_a_cache_that_cannot_be_written(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write the packed text of documents.jsonl"):
+        pack(replace(config, cache_dir=str(tmp_path / "file")))
+
+
+def fingerprint(config):
+    return pack(config).fingerprint
+
+
+def test_two_processes_at_once(config):
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        first, second = pool.map(fingerprint, [config] * 2)
+    assert first == second == pack(config).fingerprint
+
+
+def test_waits_for_the_process_that_packs(config, caplog, monkeypatch):
+    directory = pack(config).directory
+    away = directory.rename(directory.with_name("away"))
+    other = contextlib.ExitStack()
+    other.enter_context(exclusive(Path(f"{directory}.lock"), "write"))
+
+    def nap(seconds):
+        away.rename(directory)
+        other.close()
+
+    monkeypatch.setattr(time, "sleep", nap)
+    monkeypatch.setattr(Source, "placed", lambda *arguments: pytest.fail("was packed"))
+    assert pack(config).num_documents
+    expected = f"waiting for process {os.getpid()} on {socket.gethostname()} to write the packed"
+    assert expected in caplog.text
+
+
+SLOW_PACKING = """
+import sys, time
+from pathlib import Path
+from bytelm.data.corpus.cache import packed_corpus
+from bytelm.data.config import DataConfig
+from bytelm.data.sources.document import Document
+from bytelm.data.sources.placement import Placed
+from bytelm.data.sources.source import Source, open_sources
+
+def slow(self, split):
+    yield Placed(Document(b"x" * 100_000), "train", False)
+    Path(sys.argv[2], "ready").touch()
+    time.sleep(60)
+
+Source.placed = slow
+config = DataConfig(files=(sys.argv[1],), cache_dir=sys.argv[2], held_out=0.1)
+packed_corpus(open_sources(config)[0], "train", config.cache_path)
+"""
+
+
+def test_killed_while_packing(config):
+    cache = Path(config.cache_dir)
+    arguments = [sys.executable, "-c", SLOW_PACKING, config.files[0], str(cache)]
+    with subprocess.Popen(arguments) as process:
+        while not (cache / "ready").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    (partial,) = cache.glob("packed/*/")
+    assert partial.name.endswith(".partial")
+    corpus = pack(config)
+    assert corpus.num_bytes < 100_000
+    assert list(cache.glob("packed/*/")) == [corpus.directory]
+
+
+def test_packed_text_is_read_where_tfds_is_missing(tfds_dir, tmp_path, monkeypatch):
+    config = DataConfig(dataset="tiny_text", data_dir=tfds_dir, cache_dir=str(tmp_path))
+    packed = pack(config, "test")
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    assert pack(config, "test").directory == packed.directory
+    with pytest.raises(UserError, match="pip install"):
+        pack(config, "validation")
+    with pytest.raises(UserError, match="pip install"):
+        pack(replace(config, text_key="body"), "test")
+
+
+def test_the_same_dataset_of_tfds_has_one_cache(tfds_dir, tmp_path):
+    config = DataConfig(dataset="tiny_text", data_dir=tfds_dir, cache_dir=str(tmp_path))
+    corpus = pack(config, "test")
+    assert isinstance(corpus, PackedCorpus)
+    assert corpus.num_documents == 3
+    assert corpus.fingerprint == pack(config, "test").fingerprint
+    assert isinstance(open_sources(config)[0].reader, TfdsReader)
+
+
+def opened(config, unigram=None):
+    (source,) = open_sources(config)
+    return training_corpus(source, "train", config, unigram)
+
+
+@pytest.fixture
+def of_two_scripts(config, tmp_path):
+    """Documents whose script changes now and then."""
+    path = tmp_path / "scripts.jsonl"
+    lines = [{"text": f"{n} мир", "lang": "abc"[n % 5 % 3] * 2} for n in range(40)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return replace(config, files=(str(path),), script_key="lang", held_out=0.0)
+
+
+def test_text_without_scripts_has_no_file_of_them(config):
+    """Scripts that are not there are no part of what is asked for."""
+    corpus = pack(config)
+    assert {path.name for path in corpus.directory.iterdir()} == {
+        "symbols.bin",
+        "starts.bin",
+        "passages.bin",
+        "summary.json",
+        "digests.bin",
+    }
+    summary = json.loads((corpus.directory / "summary.json").read_text())
+    assert summary["settings"] == {
+        "split": "train",
+        "held_out": 0.1,
+        "reading": 2,
+        "split_above": 2**20,
+        "text_key": "text",
+        "skip_bad": False,
+    }
+    assert corpus.directory.name.endswith("-v3")
+    assert corpus.scripts is None
+    assert corpus.boundaries is None
+
+
+def test_scripts_have_the_numbers_of_their_names(of_two_scripts):
+    expected = np.array([n % 5 % 3 for n in range(40)])
+    for names, numbers in (("aa bb cc", [0, 1, 2]), ("cc x aa bb", [2, 3, 0])):
+        corpus = opened(replace(of_two_scripts, scripts=tuple(names.split())))
+        np.testing.assert_array_equal(corpus.scripts, np.array(numbers)[expected])
+        assert corpus.scripts.dtype == np.int32
+        sent = pickle.loads(pickle.dumps(corpus))
+        np.testing.assert_array_equal(sent.scripts, corpus.scripts)
+    assert opened(of_two_scripts).scripts is None
+
+
+def test_scripts_that_are_not_known(config, of_two_scripts):
+    with pytest.raises(UserError, match=r"scripts.jsonl has documents of the script cc, which"):
+        opened(replace(of_two_scripts, scripts=("aa", "bb")))
+    with pytest.raises(UserError, match=r"documents of documents.jsonl have no script"):
+        opened(replace(config, scripts=("aa",)))
+    with pytest.raises(UserError, match="documents of the script bb, which"):
+        opened(replace(config, script="bb", scripts=("aa",)))
+
+
+def test_another_script_or_key_is_packed_anew(config, of_two_scripts):
+    path = Path(of_two_scripts.files[0])
+    lines = [json.loads(line) | {"other": "aa"} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scripts = ("cc", "bb", "aa")
+    by_lang = opened(replace(of_two_scripts, scripts=scripts))
+    by_other = opened(replace(of_two_scripts, script_key="other", scripts=scripts))
+    assert set(by_lang.scripts) == {0, 1, 2}
+    assert set(by_other.scripts) == {2}
+    for number, script in enumerate(scripts):
+        corpus = opened(replace(config, script=script, scripts=scripts))
+        assert set(corpus.scripts) == {number}
+    assert by_lang.fingerprint == by_other.fingerprint
+
+
+def test_pieces_are_found_once_for_each_text_and_model(
+    config, tmp_path, unigram_model, monkeypatch
+):
+    config = replace(config, held_out=0.0)
+    unigram = Unigram(unigram_model)
+    corpus = opened(config, unigram)
+    expected = [unigram.boundaries(text) for text in corpus.documents()]
+    np.testing.assert_array_equal(corpus.boundaries, np.concatenate(expected))
+    assert corpus.boundaries.dtype == np.bool_
+    sent = pickle.loads(pickle.dumps(corpus))
+    np.testing.assert_array_equal(sent.boundaries, corpus.boundaries)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Unigram, "boundaries", lambda *arguments: pytest.fail("was cut again"))
+        opened(config, Unigram(unigram_model))
+
+    class EveryByte:
+        digest = "other"
+
+        def boundaries(self, document):
+            return np.ones(len(document) + 2, np.bool_)
+
+    assert np.all(opened(config, EveryByte()).boundaries)
+    assert not np.all(opened(config, unigram).boundaries)
+    with open(config.files[0], "a") as file:
+        file.write('{"text": "one more"}\n')
+    assert len(opened(config, unigram).boundaries) == len(corpus.boundaries) + 10
+
+
+def test_damaged_pieces_are_found_again(config, unigram_model):
+    corpus = opened(config, Unigram(unigram_model))
+    (stored,) = config.cache_path.glob("boundaries/*/boundaries.bin")
+    expected = np.array(corpus.boundaries)
+    stored.write_bytes(b"")
+    np.testing.assert_array_equal(opened(config, Unigram(unigram_model)).boundaries, expected)
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["starts.bin", "summary.json", "digests.bin", "scripts.bin"])
+def test_damage_that_is_seen_on_opening_is_mended(of_two_scripts, name):
+    config = replace(of_two_scripts, scripts=("aa", "bb", "cc"))
+    corpus = opened(config)
+    expected = list(corpus.documents()), corpus.scripts.tolist()
+    flip(corpus.directory / name, 9)
+    again = opened(config)
+    assert (list(again.documents()), again.scripts.tolist()) == expected
+
+
+@pytest.mark.parametrize("what", ["symbols", "boundaries"])
+def test_damaged_text_is_never_a_row_and_is_packed_again_next_time(config, unigram_model, what):
+    unigram = Unigram(unigram_model)
+    expected = Rows(opened(config, unigram), 16).batch([0, 1, 2])
+    (path,) = config.cache_path.glob(f"*/*/{what}.bin")
+    flip(path, 20)
+    with pytest.raises(UserError, match=rf"{what}.bin is damaged at bytes 0 to \d+: .*--resume"):
+        Rows(opened(config, unigram), 16).batch([1])
+    again = Rows(opened(config, unigram), 16).batch([0, 1, 2])
+    np.testing.assert_equal(again, expected)
+
+
+def test_a_file_that_is_touched_moved_or_copied_is_not_packed_again(config, tmp_path, monkeypatch):
+    before = pack(config)
+    monkeypatch.setattr(Source, "placed", lambda *arguments: pytest.fail("was packed again"))
+    path = Path(config.files[0])
+    path.touch()
+    assert pack(config).fingerprint == before.fingerprint
+    copy = shutil.copy(path, tmp_path / "copy.jsonl")
+    path.unlink()
+    found = pack(replace(config, files=(str(copy),)))
+    assert (found.directory, found.name) == (before.directory, "copy.jsonl")
+
+
+def test_a_file_that_changes_while_it_is_packed_is_refused(config, monkeypatch):
+    placed = Source.placed
+
+    def changing(self, split):
+        yield from placed(self, split)
+        with open(config.files[0], "a") as file:
+            file.write('{"text": "one more"}\n')
+
+    monkeypatch.setattr(Source, "placed", changing)
+    with pytest.raises(UserError, match=r"documents\.jsonl changed while it was packed"):
+        pack(config)
+    assert not list(config.cache_path.glob("packed/*/"))
+
+
+def test_pieces_go_on_where_they_were(config, unigram_model, monkeypatch):
+    monkeypatch.setattr(resumable, "SAVE_SECONDS", -1.0)
+    config, unigram = replace(config, held_out=0.0), Unigram(unigram_model)
+    boundaries, texts = unigram.boundaries, []
+
+    def stopped(text):
+        if len(texts) == 30:
+            raise KeyboardInterrupt
+        texts.append(text)
+        return boundaries(text)
+
+    monkeypatch.setattr(unigram, "boundaries", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        opened(config, unigram)
+    monkeypatch.setattr(unigram, "boundaries", lambda text: texts.append(text) or boundaries(text))
+    corpus = opened(config, unigram)
+    assert texts == list(corpus.documents())
+    np.testing.assert_array_equal(corpus.boundaries, np.concatenate([*map(boundaries, texts)]))

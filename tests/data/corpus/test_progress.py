@@ -1,0 +1,36 @@
+"""Long work says how far it is; short work says nothing."""
+
+import io
+
+from bytelm.data.corpus import progress
+from bytelm.data.corpus.progress import TextProgress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def shown(monkeypatch, file, seconds):
+    clock = iter(float(seconds * step) for step in range(99))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with TextProgress("packing [red]\x1b.txt", 4_000_000, done=1_000_000, file=file) as found:
+        for _ in range(3):
+            found.advance(1_000_000)
+    return file.getvalue()
+
+
+def test_one_line_where_there_is_no_terminal(monkeypatch):
+    line = shown(monkeypatch, io.StringIO(), 2)
+    assert line == "packing [red]\u241b.txt: 4.0 MB at 0.2 MB/s\n"
+
+
+def test_a_bar_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    text = shown(monkeypatch, Terminal(), 2)
+    assert "packing [red]\u241b.txt" in text
+    assert "MB/s" in text and "4.0" in text
+
+
+def test_nothing_of_what_is_short(monkeypatch):
+    assert shown(monkeypatch, io.StringIO(), 0.1) == shown(monkeypatch, Terminal(), 0.1) == ""

@@ -1,0 +1,75 @@
+"""The record of what a run read."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bytelm.data.corpus.text_record import (
+    FILE,
+    PLACED,
+    load_record,
+    load_sources,
+    make_record,
+    placed_passages,
+)
+
+SOURCE = dict.fromkeys(("held_out", "split_above", "text", "test", "places")) | {"name": "texts"}
+
+
+def record(complete=True, **texts):
+    rows = [
+        np.frombuffer(placed_passages(text, split), PLACED)
+        for split, found in texts.items()
+        for text in found
+    ]
+    return make_record(rows, complete, [SOURCE])
+
+
+def test_knows_its_texts():
+    of = record(train=[b"a", b"both"], validation=[b"b", b"both"])
+    assert of.masks([b"a", b"b", b"both", b"c"]).tolist() == [1, 2, 3, 0]
+    assert [of.count(text) for text in (b"both", b"b", b"c")] == [(4, 4), (1, 0), (0, 0)]
+    assert [of.count(b"both", first).trained for first in (0, 3, 9)] == [0, 3, 4]
+    assert record().masks([b"a"]).tolist() == [0]
+
+
+def test_is_saved_whole(tmp_path):
+    of = record(train=[b"a" * 9999], test=[b"b"])
+    of.save(tmp_path)
+    again = load_record(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert again.fingerprint == of.fingerprint
+    assert (again.complete, again.sources) == (True, of.sources)
+
+
+def test_a_damaged_record_is_none(tmp_path):
+    assert load_record(tmp_path) is None
+    record(train=[b"%d" % number for number in range(999)]).save(tmp_path)
+    content = bytearray((tmp_path / FILE).read_bytes())
+    for damaged in (content[:-9], content[:2000] + b"?" + content[2001:], b""):
+        (tmp_path / FILE).write_bytes(damaged)
+        assert load_record(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "about",
+    [[], {"complete": True}, {"complete": True, "sources": 3}]
+    + [{"complete": True, "sources": [source]} for source in (None, {}, {"name": "texts"})],
+)
+def test_a_record_of_another_form_is_none(tmp_path, about):
+    record(train=[b"a"]).save(tmp_path)
+    with np.load(tmp_path / FILE) as saved:
+        arrays = dict(saved) | {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    np.savez(tmp_path / FILE, **arrays)
+    assert load_record(tmp_path) is None
+    assert load_sources(tmp_path) is None
+
+
+def test_what_was_trained_on_stays_so():
+    earlier = record(train=[b"a", b"old"], validation=[b"v"])
+    later = record(train=[b"v"], validation=[b"a"], test=[b"new"])
+    both = earlier.followed_by(later)
+    assert both.masks([b"a", b"old", b"v", b"new"]).tolist() == [1 | 2, 1, 1, 4]
+    assert both.complete
+    assert not record(complete=False).followed_by(later).complete

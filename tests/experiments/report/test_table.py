@@ -1,0 +1,57 @@
+"""Tables: which columns they have, and how figures are written."""
+
+import pytest
+
+from bytelm.experiments.report.table import (
+    bits,
+    escape_markdown,
+    interval,
+    known,
+    markdown,
+    power,
+    signed,
+    state,
+    tabulate,
+    whole,
+)
+
+COLUMNS = {"name": str, "length": lambda word: whole(len(word)), "nothing": lambda word: ""}
+
+
+def test_columns_that_are_empty_throughout_are_left_out():
+    table = tabulate(["to", "be|or"], COLUMNS)
+    assert (table.columns, table.rows) == (("name", "length"), (("to", "2"), ("be|or", "5")))
+    assert markdown(table).splitlines() == [
+        "| name | length |",
+        "| --- | --- |",
+        "| to | 2 |",
+        r"| be\|or | 5 |",
+    ]
+
+
+def test_a_table_of_nothing():
+    assert tabulate([], COLUMNS).rows == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("<b> & co", "&lt;b&gt; &amp; co"),
+        ("a_b _c_", r"a_b \_c\_"),
+        ("*x* [y] `z`", r"\*x\* \[y\] \`z\`"),
+        ("two\n lines", "two lines"),
+    ],
+)
+def test_markdown_is_escaped(text, escaped):
+    assert escape_markdown(text) == escaped
+
+
+def test_figures():
+    assert known(None, ".4f") == bits(None) == whole(None) == power(None) == interval(None) == ""
+    assert bits(0.0) == "0.0000" and bits(1.23456, "≤") == "≤ 1.2346"
+    assert signed(-0.5) == "-0.5000" and signed(0.25, "≥") == "≥ +0.2500"
+    assert interval((1, 2.5)) == "1.0000 to 2.5000"
+    assert whole(1234567.0) == "1,234,567"
+    assert [power(x) for x in (1e17, 2.468e15, 512, 1e5)] == ["1e17", "2.47e15", "512", "1e5"]
+    assert power(1.125e15, digits=6) == "1.125e15"
+    assert state("done", "") == "done" and state("failed", "a\nb") == "failed: a b"

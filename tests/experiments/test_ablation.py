@@ -1,0 +1,335 @@
+"""Whole ablations of tiny models: what they write, how they go on, and what they refuse."""
+
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bytelm.core.errors import UserError
+from bytelm.data.config import DataConfig
+from bytelm.experiments import ablate as module
+from bytelm.experiments import runs
+from bytelm.experiments.ablate import AblationPlan, run_ablation
+from bytelm.experiments.ablation import Ablation
+from bytelm.experiments.changes import changed
+from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.models.transformer import TransformerConfig
+from bytelm.nn.mesh import MeshConfig
+from bytelm.training import program
+from bytelm.training.distributed import StopRequest
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
+from bytelm.training.presets import ablation_names, find_file, run_file
+from bytelm.training.program import step_flops
+
+SECOND = {"train.seed": 1}
+
+
+@pytest.fixture(scope="module")
+def ablation(tmp_path_factory) -> Ablation:
+    folder = tmp_path_factory.mktemp("text")
+    for seed, name in enumerate(("train", "valid", "test", "other_test")):
+        words = np.random.default_rng(seed).choice(["to", "be", "or", "not", "\n"], 300)
+        (folder / f"{name}.txt").write_text(" ".join(words))
+    base = ExperimentConfig(
+        model=SpaceByteConfig(
+            local_width=16,
+            local_depth=2,
+            global_width=16,
+            global_depth=1,
+            head_width=8,
+            bytes_per_patch=2.0,
+        ),
+        data=DataConfig(
+            files=(str(folder / "train.txt"),),
+            validation_files=(str(folder / "valid.txt"),),
+            test_files=(str(folder / "*test.txt"),),
+            sequence_length=32,
+            batch_size=8,
+            cache_dir=str(folder / "cache"),
+        ),
+        mesh=MeshConfig(data=1),
+        train=TrainConfig(
+            steps=2, log_every=1, validation_rows=8, sample_bytes=0, tensorboard=False
+        ),
+    )
+    return Ablation(base, {"first": {}, "second": SECOND})
+
+
+def table(output: Path) -> list[dict]:
+    """The rows of the table but the speeds, which differ from run to run."""
+    points = json.loads((output / "table.json").read_text())["points"]
+    for row in points:
+        for holder in (row, *row["runs"]):
+            for name in ("train_bytes_per_second", "compile_seconds", "training_seconds"):
+                holder["figures"].pop(name, None)
+    return points
+
+
+@pytest.fixture(scope="module")
+def whole(ablation, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("whole") / "ablation"
+    held = len(jax.live_arrays())
+    assert run_ablation(ablation, output) == 0
+    assert len(jax.live_arrays()) <= held, "a point left arrays behind"
+    return output
+
+
+@pytest.fixture
+def copy(whole, tmp_path) -> Path:
+    """The finished ablation, to go on with."""
+    return Path(shutil.copytree(whole, tmp_path / "ablation"))
+
+
+def test_the_table_tells_all_points(whole, ablation):
+    rows = table(whole)
+    assert [(row["point"], row["state"]) for row in rows] == [("first", "done"), ("second", "done")]
+    assert [row["changes"] for row in rows] == [{}, {"train.seed": 1}]
+    for row in rows:
+        figures = row["figures"]
+        assert 0 < figures["bpb"] < 9
+        assert "bpb_low" not in figures  # two documents are too few for an interval
+        assert 0 < figures["validation_bits"] < 9
+        assert 2 < figures["bytes_per_patch"] < 16
+        assert figures["parameters"] > 0 and figures["forward_flops_per_byte"] > 0
+        (run,) = row["runs"]
+        assert len(run["curve"]) == 1 and len(run["document_bits"]) == 2
+    first, second = (row["figures"]["bpb"] for row in rows)
+    assert rows[0]["difference"] is None
+    assert rows[1]["difference"]["bpb"] == pytest.approx(second - first) != 0
+    assert (whole / "plot.png").read_bytes().startswith(b"\x89PNG")
+    text = (whole / "table.md").read_text()
+    assert f"| second | {second:.4f} |" in text and "Differences from first" in text
+    with open(whole / "runs.csv") as file:
+        assert [float(row["bpb"]) for row in csv.DictReader(file)] == [first, second]
+    assert not [path.name for path in whole.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_points_that_are_done_are_not_run_again(whole, copy, ablation, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("was run again")
+
+    monkeypatch.setattr(runs, "train", never)
+    monkeypatch.setattr(module, "text_figures", never)
+    assert run_ablation(ablation, copy) == 0
+    assert table(copy) == table(whole)
+
+
+def test_programs_are_forgotten_after_each_point(copy, ablation):
+    traced = []
+    program = jax.jit(lambda x: traced.append(x) or x)
+    program(1.0)
+    program(1.0)
+    assert len(traced) == 1
+    assert run_ablation(ablation, copy) == 0
+    program(1.0)
+    assert len(traced) == 2
+
+
+def test_another_extent_of_the_test_is_tested_anew(whole, copy, ablation, monkeypatch):
+    monkeypatch.setattr(runs, "train", None)
+    one = Ablation(ablation.base, {"second": SECOND})
+    assert run_ablation(one, copy, max_bytes=10) == 0
+    for output, documents in ((copy, 1), (whole, 2)):
+        report = json.loads((output / "second" / "test_report.json").read_text())
+        assert len(report["document_bits"]) == documents
+
+
+@pytest.mark.parametrize(("point", "step"), [("first", 0), ("second", 1)])
+def test_an_interrupted_point_goes_on_to_the_same_table(
+    whole, copy, ablation, monkeypatch, point, step
+):
+    shutil.rmtree(copy / point)
+    asked = iter(range(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "agreed", lambda self: next(asked) == step)
+        assert run_ablation(ablation, copy) == 143
+    states = {row["point"]: (row["state"], row["reason"]) for row in table(copy)}
+    assert states.pop(point) == ("stopped", f"after step {step} of 2")
+    assert list(states.values()) == [("done", "")]
+    assert run_ablation(ablation, copy) == 0
+    assert table(copy) == table(whole)
+
+
+def test_a_stop_keeps_the_points_after_from_starting(ablation, tmp_path, monkeypatch):
+    monkeypatch.setattr(StopRequest, "agreed", lambda self: True)
+    assert run_ablation(ablation, tmp_path) == 143
+    assert [row["state"] for row in table(tmp_path)] == ["stopped", "waiting"]
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_point_whose_config_changed_is_refused(whole, copy, ablation):
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    other = Ablation(ablation.base, {"new": {}, "first": {}, "second": {"train.seed": 2}})
+    with pytest.raises(
+        UserError, match=r"second holds a run of another config \(train.seed: 1 -> 2"
+    ):
+        run_ablation(other, copy)
+    assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
+
+
+def test_text_that_changed_is_refused(whole, copy, ablation, monkeypatch):
+    path = Path(ablation.base.data.files[0])
+    text = path.read_bytes()
+    try:
+        path.write_bytes(text + b"more")
+        with pytest.raises(UserError, match=r"first is of other text than train.txt holds now"):
+            run_ablation(ablation, copy)
+        assert table(copy) == table(whole)
+        # As when it changes while a point before is trained.
+        shutil.rmtree(copy / "second")
+        path.write_bytes(text)
+        plan = AblationPlan(ablation, copy)
+        path.write_bytes(text + b"more")
+        monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("was trained"))
+        with pytest.raises(UserError, match="first is of other text"):
+            plan.do_all()
+    finally:
+        path.write_bytes(text)
+
+
+def test_what_only_changes_reports_may_change(copy, ablation, monkeypatch):
+    monkeypatch.setattr(runs, "train", None)
+    one = Ablation(ablation.base, {"second": {**SECOND, "train.log_every": 2}})
+    assert run_ablation(one, copy) == 0
+
+
+def test_a_budget_decides_the_steps(copy, ablation, monkeypatch):
+    monkeypatch.setattr(runs, "train", None)
+    budget = f"{2.5 * step_flops(ablation.configs['second'])} flops"
+    one = Ablation(ablation.base, {"second": {**SECOND, "train.budget": budget}})
+    assert run_ablation(one, copy) == 0
+    assert table(copy)[0]["state"] == "done"
+
+
+def test_a_point_that_fails_does_not_stop_the_others(whole, copy, ablation, monkeypatch):
+    def diverge(config, run_dir, **_):
+        (run_dir / "metrics.jsonl").touch()
+        raise UserError("10 steps in a row\nhad a loss | gradient that is not finite.")
+
+    points = {"nowhere": {"data.files": ("nothing*.txt",)}, "diverging": {"train.steps": 9}}
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "train", diverge)
+        both = Ablation(ablation.base, {**points, **ablation.points}, baseline="first")
+        assert run_ablation(both, copy) == 1
+    rows = table(copy)
+    assert [row["state"] for row in rows] == ["failed", "failed", "done", "done"]
+    assert "nothing*.txt" in rows[0]["reason"] and not (copy / "nowhere").exists()
+    assert "10 steps in a row" in rows[1]["reason"] and (copy / "diverging").exists()
+    assert rows[2:] == table(whole)
+    assert "| failed: 10 steps in a row had a loss \\| gradient" in (copy / "table.md").read_text()
+
+
+def test_a_point_without_test_text_fails_before_it_trains(ablation, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "train", None)
+    point = {"data.validation_files": (), "data.test_files": (), "data.held_out": 0.0}
+    assert run_ablation(Ablation(ablation.base, {"untested": point}), tmp_path) == 1
+    assert "test" in table(tmp_path)[0]["reason"]
+
+
+def test_changes_are_applied_together_and_deeply(ablation):
+    config = changed(
+        ablation.base, {"model": TransformerConfig(width=64), "model.depth": 3, "train.seed": 5}
+    )
+    assert config.model == TransformerConfig(width=64, depth=3)
+    assert config.train == dataclasses.replace(ablation.base.train, seed=5)
+    assert config.data == ablation.base.data
+    files = Ablation(ablation.base, {"a": {"data.files": ["x.txt"]}}).configs["a"].data.files
+    assert files == ("x.txt",)
+
+
+@pytest.mark.parametrize(
+    ("points", "sentence"),
+    [
+        ({}, "no points"),
+        ({"../up": {}}, "directory"),
+        (
+            {"a": {"model.boundry": "fixed"}},
+            r"point a .*model\.boundry \(did you mean model\.boundary\?\)",
+        ),
+        ({"a": {"modl.boundary": "fixed"}}, r"modl\.boundary \(did you mean model\?\)"),
+        ({"a": {"train.steps.x": 1}}, r"no config field train\.steps\.x"),
+        ({"a": {"train.steps": "many"}}, r"point a .*train\.steps is 'many'"),
+        ({"a": {"model.boundary": "fixed"}}, r"point a .*model\.stride"),
+    ],
+)
+def test_bad_points(ablation, points, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Ablation(ablation.base, points)
+
+
+def test_seeds_are_averaged_and_rates_are_swept(ablation, tmp_path, capsys, monkeypatch):
+    made = []
+    train_program = program.train_program
+    monkeypatch.setattr(
+        program, "train_program", lambda *all: made.append(all) or train_program(*all)
+    )
+    two = {"deep": {"model.global_depth": 2}, "base": {}}
+    many = Ablation(ablation.base, two, "base", seeds=(3, 4), learning_rates=(1.0, 2.0))
+    plan = AblationPlan(many, tmp_path)
+    assert (len(plan.sweep), plan.count()) == (4, 8)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="task 4 needs the learning rate of deep"):
+        run_ablation(many, tmp_path, task=4)
+    for task in (0, 1, 4):  # the sweep of `deep`, and a final run that was one of it
+        assert run_ablation(many, tmp_path, task=task) == 0
+    program.forget_programs()
+    made.clear()
+    assert run_ablation(many, tmp_path) == 0
+    # The two rates of `base` share a program, and so do all that are final of a point.
+    assert len(made) == 3
+    results = json.loads((tmp_path / "table.json").read_text())
+    deep, base = table(tmp_path)
+    for row in (deep, base):
+        bits = [run["figures"]["bpb"] for run in row["runs"]]
+        assert [run["seed"] for run in row["runs"]] == [3, 4] and bits[0] != bits[1]
+        assert row["figures"]["bpb"] == pytest.approx(np.mean(bits))
+        assert row["over_seeds"] == [min(bits), max(bits)]
+        tried = [each for each in results["sweep"] if each["contender"] == row["point"]]
+        best = min(tried, key=lambda each: each["validation_bpb"])
+        assert [each["chosen"] for each in tried] == [each is best for each in tried]
+        assert {run["learning_rate"] for run in row["runs"]} == {best["learning_rate"]}
+    assert deep["difference"]["seeds"] == 2 and len(deep["difference"]["by_seed"]) == 2
+    assert "less" in capsys.readouterr().out
+    assert "over seeds" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"baseline": "third"}, "the baseline 'third' is no point"),
+        ({"seeds": (1, 1)}, "one of its seeds twice"),
+        ({"seeds": (1, 2)}, "point second changes train.seed"),
+        ({"learning_rates": (0.0,)}, "give multiples above 0"),
+        ({"points": {"a": {}, "a-s1": {}}, "seeds": (0, 1)}, None),
+        ({"points": {"a": {}, "a-lr2": {}}, "learning_rates": (1.0, 2.0)}, None),
+        ({"points": {"a": {}, "a-lr1": {}}, "learning_rates": (1.0,)}, None),
+        (
+            {"points": {"a": {}, "a-lr2": {}}, "learning_rates": (1.0, 2.0), "seeds": (0, 1)},
+            None,
+        ),
+    ],
+)
+def test_bad_plans(ablation, changes, sentence):
+    if sentence is None:
+        names = [
+            run.name
+            for each in [dataclasses.replace(ablation, **changes)]
+            for point in each.points
+            for multiple in each.learning_rates
+            for run in each.runs_of(point, multiple)
+        ]
+        assert len(set(names)) == len(names)
+        return
+    with pytest.raises(UserError, match=sentence):
+        dataclasses.replace(ablation, **changes)
+
+
+@pytest.mark.parametrize("name", ablation_names())
+def test_every_ablation_of_the_repository_is_sound(name):
+    path = find_file(name, "ablation", ablation_names())
+    assert run_file(path, "ablation", Ablation).configs

@@ -1,0 +1,190 @@
+import io
+import math
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from bytelm.api import LoadedModel
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import START
+from bytelm.data.config import DataConfig
+from bytelm.evaluation.segmentation_view import print_segmentation, segmentation_page, visible
+from bytelm.inference.segmentation import (
+    Segmentation,
+    boundary_agreement,
+    length_histogram,
+    whitespace_starts,
+    word_starts,
+)
+from bytelm.models.contract import ModelConfig
+from bytelm.patching.rules import BoundaryRule, find_boundaries
+from bytelm.training.checkpoints.checkpoint import SavedModel
+from bytelm.training.experiment import ExperimentConfig
+from tests.models.families import FAMILIES, LENGTH, split_model
+
+TEXT = (
+    "Some words, a naïve 日本語; and\n\tmore of them <b> to fill 5 windows".encode() + b"\xff\x00"
+)
+
+
+def loaded(config: ModelConfig) -> LoadedModel:
+    experiment = ExperimentConfig(model=config, data=DataConfig(sequence_length=LENGTH))
+    return LoadedModel(SavedModel(experiment, 7, *split_model(config), {}))
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return loaded(FAMILIES["spacebyte"])
+
+
+def by_hand(text: bytes, *starts: int, bits: float = 2.0) -> Segmentation:
+    """A text whose patches start at byte 0 and at `starts`, at `bits` a byte."""
+    flags = np.zeros(len(text), bool)
+    flags[[0, *starts]] = True
+    nats = np.full(len(text), bits * math.log(2))
+    return Segmentation(text, flags, nats, 5 * math.log(2))
+
+
+@pytest.mark.parametrize("stride", [None, 3, LENGTH])
+@pytest.mark.parametrize("text", [TEXT, b"x", TEXT[:LENGTH], TEXT[: LENGTH - 1]])
+def test_bits_are_those_of_evaluation(model, text, stride):
+    found = model.segment(text, stride=stride)
+    scores = model.score_documents([text], stride=stride)
+    assert len(found.nats) == len(found.starts) == len(text)
+    np.testing.assert_allclose(found.nats.sum(), scores.byte_nats[0], rtol=1e-12)
+    np.testing.assert_allclose(found.end_nats, scores.end_nats[0], rtol=1e-12)
+    assert found.bits_per_byte == pytest.approx(scores.bits_per_byte(), rel=1e-12)
+
+
+@pytest.mark.parametrize("stride", [None, 3])
+def test_patches_start_where_the_rule_says_across_windows(model, stride):
+    ids = np.array([[START, *TEXT]], np.int32)
+    boundaries, _ = find_boundaries(BoundaryRule("spacelike"), ids, np.ones_like(ids))
+    expected = np.asarray(boundaries.starts)[0, 1:].copy()
+    expected[0] = True
+    found = model.segment(TEXT, stride=stride)
+    np.testing.assert_array_equal(found.starts, expected)
+    assert b"".join(found.pieces) == TEXT
+    assert [len(piece) for piece in found.pieces] == found.lengths.tolist()
+
+
+def test_the_bits_of_patches_add_up_to_those_of_the_text(model):
+    found = model.segment(TEXT.decode("utf-8", "surrogateescape"))
+    bits = (found.patch_bits_per_byte * found.lengths).sum()
+    assert bits == pytest.approx(found.bits_per_byte * len(TEXT))
+    first = found.lengths[0]
+    assert found.patch_bits_per_byte[0] == pytest.approx(
+        found.nats[:first].sum() / first / math.log(2)
+    )
+
+
+def test_a_flat_model_and_an_empty_text_are_refused(model):
+    with pytest.raises(UserError, match="flat"):
+        loaded(FAMILIES["transformer"]).segment("text")
+    with pytest.raises(UserError, match="empty"):
+        model.segment("")
+    with pytest.raises(UserError, match="stride"):
+        model.segment("text", stride=LENGTH + 1)
+
+
+def test_words_start_after_whitespace():
+    text = b"ab  cd\tef\n"
+    assert np.flatnonzero(word_starts(text)).tolist() == [0, 3, 4, 7]
+    assert np.flatnonzero(word_starts("a\u3000b".encode())).tolist() == [0, 4]
+    assert word_starts(b" a").tolist() == [True, True]
+    assert word_starts(b"").tolist() == []
+
+    agreement = by_hand(text, 2, 4, 8).word_agreement
+    assert (agreement.found, agreement.expected, agreement.hits) == (3, 3, 1)
+    assert agreement.precision == agreement.recall == agreement.f1 == pytest.approx(1 / 3)
+
+    agreement = by_hand(text, 2, 4, 5, 8).word_agreement
+    assert agreement.f1 == pytest.approx(2 / 7)
+
+
+def test_patches_of_spacebyte_start_at_the_whitespace():
+    text = b"one two  three\n four"
+    spacelike = by_hand(text, 3, 7, 14)
+    assert spacelike.word_agreement.f1 == 0  # at the yardstick of rules that start after it
+    assert spacelike.space_agreement.f1 == 1
+    line = "patches that start at the whitespace before a word: precision 100.0%"
+    assert line in printed(spacelike)
+
+
+def test_both_yardsticks_know_the_same_whitespace():
+    text = "".join(f"a{chr(code)}" for code in range(0x3100)).encode() + b"a"
+    first, after = (np.flatnonzero(of(text))[1:] for of in (whitespace_starts, word_starts))
+    assert len(first) == len(after) == 25  # characters with the property White_Space
+    assert all(text[a:b].decode().isspace() for a, b in zip(first, after, strict=True))
+
+
+def test_no_boundaries_have_no_precision_or_recall():
+    none = boundary_agreement(np.array([True, False]), np.array([True, False]))
+    assert math.isnan(none.precision) and math.isnan(none.recall) and math.isnan(none.f1)
+    missed = boundary_agreement(np.array([True, False]), np.array([True, True]))
+    assert math.isnan(missed.precision) and (missed.recall, missed.f1) == (0, 0)
+
+
+def test_length_histogram():
+    histogram = length_histogram(np.array([1, 1, 2, 3, 4, 9, 16]))
+    none = {"17-32": 0, "33+": 0}
+    assert histogram == {"1": 2, "2": 1, "3-4": 2, "5-8": 0, "9-16": 2, **none}
+    assert length_histogram(np.array([32, 33, 900]))["33+"] == 2
+    assert sum(length_histogram(np.array([], int)).values()) == 0
+
+
+def printed(segmentation: Segmentation, **options) -> str:
+    out = io.StringIO()
+    print_segmentation(segmentation, Console(file=out, width=30, **options))
+    return out.getvalue()
+
+
+def test_patches_on_a_terminal_alternate_and_cannot_drive_it():
+    colours = {"force_terminal": True, "color_system": "standard"}
+    shown = printed(by_hand(b"one\x1b[2Jtwo [red]", 3, 7), **colours)
+    assert "␛[2J" in shown and "\x1b[2J" not in shown and "[red]" in shown
+    styles = re.findall(r"\x1b\[([\d;]+)m(one|␛\[2J|two \[red])", shown)
+    assert [text for _, text in styles] == ["one", "␛[2J", "two [red]"]
+    assert styles[0][0] == styles[2][0] != styles[1][0]
+
+
+def test_patches_without_colours_have_bars_between_and_figures_below():
+    shown = printed(by_hand(b"a long line that is not wrapped: it\nis", 6, 7), color_system=None)
+    assert shown.startswith("a long| |line that is not wrapped: it␊\nis\n")
+    for figure in ("38 bytes, 3 patches, 12.67 bytes per patch", "2.0000 bits per byte", "5.00"):
+        assert figure in shown
+    assert "precision 50.0%, recall 12.5%, F1 20.0%" in shown
+    assert re.search(r"\n +1 .*1 \(33\.3%\)\n +2 +0 \(0\.0%\)\n", shown)
+
+
+def test_a_character_cut_in_two_and_bytes_that_are_none():
+    text = "é".encode() + b"\xff"
+    assert printed(by_hand(text, 1)).startswith(r"\xc3|\xa9\xff")
+    assert visible("é日".encode()) == "é日"
+    assert visible(bytes(range(32)) + b"\x7f").isprintable() is False  # its tab and line end
+    assert visible(bytes(range(32)) + b"\x7f").replace("\t", "").replace("\n", "").isprintable()
+
+
+def test_the_page_is_escaped_and_complete_in_itself():
+    text = b'<script>alert("1")</script> & {braces}'
+    page = segmentation_page(by_hand(text, 8, 20), "run <1>")
+    assert "<script" not in page and "<1>" not in page
+    assert "&lt;script&gt;</span>" in page and "&amp; {braces}</span>" in page
+    assert "run &lt;1&gt;" in page
+    assert 'title="8 bytes, 2.00 bits per byte"' in page
+    assert not re.search(r"https?:|src=|href=|@import|url\(", page)
+    assert "light dark" in page
+
+
+def test_the_page_colours_patches_by_their_bits():
+    cheap, dear = by_hand(b"aabb", 2), by_hand(b"aabb", 2)
+    dear.nats[2:] = 9.0
+    colours = [
+        re.findall(r"border-color:(#\w{6})", segmentation_page(s, "")) for s in (cheap, dear)
+    ]
+    assert colours[0][0] == colours[0][1]
+    assert colours[1][0] != colours[1][1]
+    infinite = by_hand(b"aabb", 2, bits=math.inf)
+    assert "inf bits per byte" in segmentation_page(infinite, "")

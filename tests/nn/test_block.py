@@ -1,0 +1,92 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bytelm.nn.attention.attention import AttentionMask
+from bytelm.nn.block import BlockConfig, TransformerBlock
+
+B, T, WIDTH, HEADS, GROUPS, SIZE = 2, 6, 12, 4, 2, 4
+
+
+def config(**fields):
+    defaults = dict(
+        width=WIDTH,
+        depth=2,
+        heads=HEADS,
+        key_value_heads=GROUPS,
+        head_width=SIZE,
+        mlp="relu",
+        mlp_width=20,
+        qk_norm=True,
+        rope_theta=100.0,
+        mask=AttentionMask(causal=True, window=3),
+        implementation="auto",
+    )
+    return BlockConfig(**defaults | fields)
+
+
+def norm(x, scale):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale
+
+
+def turned(x, position):
+    angles = position * 100.0 ** (-np.arange(SIZE // 2) / (SIZE // 2))
+    pairs = (x[: SIZE // 2] + 1j * x[SIZE // 2 :]) * np.exp(1j * angles)
+    return np.concatenate([pairs.real, pairs.imag])
+
+
+def by_hand(params, x, segment_ids, window):
+    """The block, one row, head, query and key at a time."""
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    mixer = p["attention"]
+    out = np.array(x, np.float64)
+    for b in range(B):
+        h = norm(out[b], p["attention_norm"]["scale"])
+        q = (h @ mixer["query"]["kernel"]).reshape(T, HEADS, SIZE)
+        k = (h @ mixer["key"]["kernel"]).reshape(T, GROUPS, SIZE)
+        v = (h @ mixer["value"]["kernel"]).reshape(T, GROUPS, SIZE)
+        q, k = norm(q, mixer["query_norm"]["scale"]), norm(k, mixer["key_norm"]["scale"])
+        mixed = np.zeros((T, HEADS, SIZE))
+        for head in range(HEADS):
+            group = head // (HEADS // GROUPS)
+            for t in range(T):
+                seen = [
+                    s
+                    for s in range(max(0, t - window + 1), t + 1)
+                    if segment_ids[b, s] == segment_ids[b, t]
+                ]
+                scores = np.array(
+                    [turned(q[t, head], t) @ turned(k[s, group], s) / 2 for s in seen]
+                )
+                weights = np.exp(scores - scores.max())
+                mixed[t, head] = weights / weights.sum() @ v[seen, group]
+        out[b] += mixed.reshape(T, -1) @ mixer["output"]["kernel"]
+        h = norm(out[b], p["mlp_norm"]["scale"])
+        out[b] += np.maximum(h @ p["mlp"]["up"]["kernel"], 0) @ p["mlp"]["down"]["kernel"]
+    return out
+
+
+def test_the_block_is_its_formula():
+    graphdef, state = nnx.split(
+        nnx.eval_shape(lambda: TransformerBlock(config(), rngs=nnx.Rngs(0)))
+    )
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0.5, 0.5, leaf.shape), jnp.float32),
+        nnx.to_pure_dict(state),
+    )
+    x = rng.normal(size=(B, T, WIDTH)).astype(np.float32)
+    segment_ids = np.array([[1, 1, 1, 1, 2, 2], [1, 2, 2, 2, 2, 2]], np.int32)
+    run = jax.jit(lambda params, *inputs: nnx.merge(graphdef, params)(*inputs))
+    wanted = by_hand(params, x, segment_ids, window=3)
+    np.testing.assert_allclose(run(params, x, segment_ids), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["attention/output", "mlp/down"])
+def test_residual_branches_start_small_in_deep_stacks(name):
+    shape = config(depth=50, width=64, head_width=16, mlp_width=64)
+    block = nnx.to_pure_dict(nnx.state(TransformerBlock(shape, rngs=nnx.Rngs(0))))
+    part, layer = name.split("/")
+    assert float(block[part][layer]["kernel"].std()) == pytest.approx(1 / 80, rel=0.05)

@@ -1,0 +1,233 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bytelm.nn.attention.attention import AttentionMask
+from bytelm.nn.block import BlockConfig, Condition, LayerCache
+from bytelm.nn.stack import DEEPEST_UNROLLED, Stack, StackCache
+
+DEPTH = 3
+
+
+def config(depth=DEPTH, window=None, condition_width=None):
+    return BlockConfig(
+        width=8,
+        depth=depth,
+        heads=2,
+        key_value_heads=2,
+        head_width=4,
+        mlp="relu",
+        mlp_width=8,
+        qk_norm=False,
+        rope_theta=10_000.0,
+        mask=AttentionMask(causal=True, window=window),
+        implementation="auto",
+        condition_width=condition_width,
+    )
+
+
+def split(**options):
+    return nnx.split(nnx.eval_shape(lambda: Stack(config(), rngs=nnx.Rngs(0), **options)))
+
+
+@pytest.fixture(scope="module")
+def parameters():
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0.5, 0.3, leaf.shape), jnp.float32),
+        nnx.to_pure_dict(split()[1]),
+    )
+
+
+INPUTS = np.random.default_rng(1).normal(size=(2, 5, 8)).astype(np.float32)
+
+
+def run(graphdef, parameters):
+    return jax.jit(lambda params, x: nnx.merge(graphdef, params)(x, None))(parameters, INPUTS)
+
+
+@pytest.fixture(scope="module")
+def outputs(parameters):
+    """What one block after another makes of INPUTS."""
+    graphdef, _ = nnx.split(nnx.merge(split()[0], parameters).blocks)
+    block = jax.jit(lambda params, x: nnx.merge(graphdef, params)(x, None))
+    x = INPUTS
+    for layer in range(DEPTH):
+        x = block(jax.tree.map(lambda leaf, layer=layer: leaf[layer], parameters["blocks"]), x)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("scan", "remat"), [(False, "none"), (False, "dots"), (True, "none"), (True, "full")]
+)
+def test_every_way_to_run_it_is_one_block_after_another(parameters, outputs, scan, remat):
+    graphdef, _ = split(scan=scan, remat=remat)
+    np.testing.assert_allclose(run(graphdef, parameters), outputs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("scan", "remat"), [(True, "full"), (False, "dots"), (True, "none")])
+def test_how_it_runs_is_in_the_program(parameters, scan, remat):
+    graphdef, _ = split(scan=scan, remat=remat)
+
+    def loss(params, x):
+        return nnx.merge(graphdef, params)(x, None).sum()
+
+    program = str(jax.make_jaxpr(jax.grad(loss))(parameters, jnp.ones((2, 5, 8))))
+    # Attention has loops of its own, but none of DEPTH turns.
+    assert (f"length={DEPTH}" in program) == scan
+    assert ("checkpoint" in program or "remat" in program) == (remat != "none")
+
+
+def test_deep_stacks_are_scanned_and_shallow_ones_unrolled():
+    for depth, scan in ((DEEPEST_UNROLLED, False), (DEEPEST_UNROLLED + 1, True)):
+        stack = nnx.eval_shape(lambda depth=depth: Stack(config(depth), rngs=nnx.Rngs(0)))
+        assert stack.scan == scan
+
+
+def test_layers_start_different():
+    kernel = Stack(config(), rngs=nnx.Rngs(0)).blocks.mlp.up.kernel[...]
+    assert kernel.shape == (DEPTH, 8, 8)
+    assert (kernel[0] != kernel[1]).all()
+
+
+def test_a_window_bounds_the_cache():
+    def slots(window, length):
+        stack = nnx.eval_shape(lambda: Stack(config(window=window), rngs=nnx.Rngs(0)))
+        cache = stack.init_cache(2, length, jnp.dtype("bfloat16"))
+        assert len(cache.layers) == DEPTH
+        assert {layer.keys.dtype for layer in cache.layers} == {jnp.dtype("bfloat16")}
+        return {layer.keys.shape[1] for layer in cache.layers}
+
+    assert (slots(None, 20), slots(5, 20), slots(30, 20)) == ({20}, {5}, {20})
+
+
+def test_unstacking_changes_the_form_and_not_the_numbers(parameters, outputs):
+    stack = nnx.merge(split()[0], parameters)
+    stack.unstack()
+    assert len(stack.blocks) == DEPTH
+    assert stack.blocks[0].mlp.up.kernel[...].shape == (8, 8)
+    np.testing.assert_allclose(run(*nnx.split(stack)), outputs, rtol=1e-5, atol=1e-5)
+
+
+def random_stack(**options):
+    """A stack with every parameter random, and its parts, so that a function may be jitted."""
+    stack = nnx.eval_shape(lambda: Stack(config(depth=2, **options), rngs=nnx.Rngs(0)))
+    graphdef, shapes = nnx.split(stack)
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0.0, 0.5, leaf.shape), jnp.float32),
+        nnx.to_pure_dict(shapes),
+    )
+    return graphdef, params
+
+
+LONGER = np.random.default_rng(3).normal(size=(2, 9, 8)).astype(np.float32)
+SEGMENTS = np.int32([[1, 1, 1, 2, 2, 2, 2, 2, 3], [1, 2, 2, 2, 2, 3, 3, 3, 3]])
+
+
+def run_in_pieces(graphdef, params, lengths, condition=None):
+    """Outputs for LONGER, read in pieces of at most 3 positions, as many a row as `lengths`."""
+
+    @jax.jit
+    def extend(params, x, cache, lengths, segment_ids, condition):
+        return nnx.merge(graphdef, params).extend(
+            x, cache, lengths, segment_ids=segment_ids, condition=condition
+        )
+
+    cache = nnx.merge(graphdef, params).init_cache(2, 9, jnp.float32)
+    outputs, rows = np.zeros_like(LONGER), np.arange(2)[:, None]
+    done = np.zeros((2, 1), np.int32)
+    for piece in np.int32(lengths):
+        offsets = np.arange(3)[None, :]
+        at = np.minimum(done + offsets, 8)
+        part = None
+        if condition is not None:
+            part = Condition(condition.vectors, condition.index[rows, at])
+        out, cache = extend(params, LONGER[rows, at], cache, piece, SEGMENTS[rows, at], part)
+        valid = offsets < piece[:, None]
+        outputs[np.nonzero(valid)[0], at[valid]] = out[valid]
+        done += piece[:, None]
+    assert (done == 9).all()
+    return outputs
+
+
+LENGTHS = [(3, 1), (2, 3), (0, 2), (1, 1), (3, 2)]
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_pieces_of_packed_documents_equal_the_whole(window):
+    graphdef, params = random_stack(window=window)
+    whole = jax.jit(lambda params, segment_ids: nnx.merge(graphdef, params)(LONGER, segment_ids))
+    expected = whole(params, SEGMENTS)
+    assert np.abs(expected - whole(params, np.ones_like(SEGMENTS))).max() > 0.1
+    found = run_in_pieces(graphdef, params, LENGTHS)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_only_differences_of_positions_matter():
+    graphdef, params = random_stack()
+
+    @jax.jit
+    def whole(params, positions):
+        return nnx.merge(graphdef, params)(LONGER, SEGMENTS, positions=positions)
+
+    counted = whole(params, None)
+    rows = np.broadcast_to(np.arange(9, dtype=np.int32), (2, 9))
+    in_document = rows - np.int32([[0, 0, 0, 3, 3, 3, 3, 3, 8], [0, 1, 1, 1, 1, 5, 5, 5, 5]])
+    for positions in (rows, rows + np.int32([[7], [100]]), in_document):
+        np.testing.assert_allclose(whole(params, positions), counted, rtol=1e-3, atol=1e-4)
+    assert np.abs(whole(params, 2 * rows) - counted).max() > 0.01
+
+
+def test_conditions_are_added_to_each_layers_input():
+    graphdef, params = random_stack(condition_width=6)
+    rng = np.random.default_rng(4)
+    vectors = rng.normal(size=(2, 4, 6)).astype(np.float32)
+    condition = Condition(vectors, rng.integers(4, size=(2, 9)).astype(np.int32))
+
+    @jax.jit
+    def whole(params, condition):
+        return nnx.merge(graphdef, params)(LONGER, SEGMENTS, condition=condition)
+
+    @jax.jit
+    def by_hand(params):
+        x, stack = jnp.asarray(LONGER), nnx.merge(graphdef, params)
+        stack.unstack()
+        for block in stack.blocks:
+            value, output = (
+                dense.kernel[...] for dense in (block.condition_value, block.condition_output)
+            )
+            x = x + (vectors @ value @ output)[np.arange(2)[:, None], condition.index]
+            x = block(x, SEGMENTS)
+        return x
+
+    expected = by_hand(params)
+    assert np.abs(expected - whole(params, None)).max() > 0.1
+    np.testing.assert_allclose(whole(params, condition), expected, rtol=1e-4, atol=1e-5)
+    found = run_in_pieces(graphdef, params, LENGTHS, condition)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def cache_of(rows):
+    """A cache for two heads whose row i holds the number `rows[i]` everywhere."""
+    rows = np.asarray(rows, np.int32)
+    keys = np.zeros((2 * len(rows), 4, 3), np.float32) + rows.repeat(2)[:, None, None]
+    slots = np.zeros((len(rows), 4), np.int32) + rows[:, None]
+    layers = (LayerCache(keys, -keys), LayerCache(keys + 100, keys + 200))
+    return StackCache(*jax.tree.map(jnp.asarray, (rows, slots, slots + 10, layers)))
+
+
+def assert_equal(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_rows_of_a_cache_move():
+    assert_equal(cache_of([5, 6, 7]).reorder(jnp.array([2, 0, 2, 1])), cache_of([7, 5, 7, 6]))
+
+
+def test_rows_of_a_cache_are_replaced():
+    # Row 3 is none of the cache's.
+    put = cache_of([5, 6, 7]).put(jnp.array([2, 3, 0]), cache_of([1, 2, 3]))
+    assert_equal(put, cache_of([3, 6, 1]))

@@ -1,0 +1,181 @@
+"""Resuming: from which checkpoint, and what of a run that has lost its checkpoints."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bytelm.core.errors import UserError
+from bytelm.data.corpus.text_record import load_record
+from bytelm.training.checkpoints.checkpoint import FOLDER, Checkpoints, last_step
+from bytelm.training.loop import train
+from tests.training.tiny_run import STEPS, assert_same, params, tiny_config
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return tiny_config(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("whole")
+    train(config, run)
+    return run
+
+
+@pytest.fixture
+def run(whole, tmp_path) -> Path:
+    shutil.copytree(whole, tmp_path / "run", copy_function=os.link)
+    return tmp_path / "run"
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+
+def steps(run: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def checkpoints(run: Path) -> list[int]:
+    return sorted(int(path.name) for path in (run / FOLDER).iterdir())
+
+
+@pytest.mark.parametrize("left", ["no folder", "an empty folder"])
+def test_a_run_whose_checkpoints_are_gone_is_left_alone(run, config, left):
+    shutil.rmtree(run / FOLDER)
+    if left == "an empty folder":
+        (run / FOLDER).mkdir()
+    before = contents(run)
+    with pytest.raises(UserError, match=r"recorded 6 steps, and its checkpoints.*are gone"):
+        train(config, run, resume=True)
+    assert contents(run) == before
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_again(run, config):
+    shutil.rmtree(run / FOLDER)
+    (run / FOLDER).mkdir()
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").write_bytes(b"".join(lines[:1]))
+    assert train(config, run, resume=True).step == STEPS
+
+
+def test_resume_starts_what_has_not_started(config, tmp_path):
+    assert train(config, tmp_path, resume=True).step == STEPS
+
+
+def test_from_an_earlier_step(run, config, whole):
+    faster = dataclasses.replace(
+        config, optimizer=dataclasses.replace(config.optimizer, learning_rate=0.1)
+    )
+    train(faster, run, resume=True, step=4, allow_config_change=True)
+    assert checkpoints(run) == [2, 4, 6]
+    assert_same(params(run, 4), params(whole, 4))
+    with pytest.raises(AssertionError):
+        assert_same(params(run, 6), params(whole, 6))
+    assert steps(run) == steps(whole)
+
+    aside = run / "after_step_4"
+    assert checkpoints(aside) == [6]
+    assert_same(params(aside), params(whole))
+    for name in ("metrics.jsonl", "config.json"):
+        assert (aside / name).read_bytes() == (whole / name).read_bytes()
+    assert train(config, aside, resume=True).step == STEPS
+
+
+def test_the_same_again_gives_the_same(run, config, whole):
+    train(config, run, resume=True, step=2)
+    train(config, run, resume=True, step=4)
+    assert checkpoints(run / "after_step_2") == [4, 6]
+    assert_same(params(run), params(whole))
+
+
+def test_a_step_that_is_not_there(run, config, tmp_path):
+    before = contents(run)
+    with pytest.raises(UserError, match=r"no checkpoint of step 3; it has 2, 4, 6"):
+        train(config, run, resume=True, step=3)
+    with pytest.raises(UserError, match=r"add --resume"):
+        train(config, tmp_path / "new", step=4)
+    with pytest.raises(UserError, match=r"no checkpoint of step 4: it has none"):
+        train(config, tmp_path / "new", step=4, resume=True)
+    assert contents(run) == before
+
+
+def test_data_that_has_changed_sets_nothing_aside(run, config, tmp_path):
+    new = tmp_path / "new.txt"
+    new.write_text("to be or not to bee " * 400)
+    other = dataclasses.replace(config.data, files=(str(new),))
+    before = contents(run)
+    with pytest.raises(UserError, match=r"another config"):
+        train(dataclasses.replace(config, data=other), run, resume=True, step=2)
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("line", [b"[1]\n", b'"step"\n', b"3\n", b'{"step": "2"}\n', b"{}\n"])
+def test_lines_that_are_no_record(run, config, whole, line):
+    lines = (whole / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").write_bytes(b"".join([*lines[:2], line, *lines[2:]]))
+    train(config, run, resume=True)
+    assert steps(run) == steps(whole)
+
+
+@pytest.mark.parametrize("gone", [FOLDER, f"{FOLDER}/2", f"{FOLDER}/4", "."])
+def test_what_is_removed_while_running_is_made_again(config, tmp_path, monkeypatch, gone, whole):
+    from bytelm.training import loop
+
+    save, saved = loop._Run._save, []
+
+    def removing(self, bits):
+        if self.step == STEPS:
+            self.checkpoints.wait()
+            shutil.rmtree(tmp_path / "run" / gone)
+        saved.append(self.step)
+        save(self, bits)
+
+    monkeypatch.setattr(loop._Run, "_save", removing)
+    (tmp_path / "run").mkdir()
+    if gone in (FOLDER, "."):
+        with pytest.warns(UserWarning, match=r"is gone, with the checkpoints in it"):
+            train(config, tmp_path / "run")
+    else:
+        train(config, tmp_path / "run")
+    assert last_step(tmp_path / "run") == STEPS
+    assert_same(params(tmp_path / "run"), params(whole))
+    assert (tmp_path / "run" / "config.json").read_bytes() == (whole / "config.json").read_bytes()
+    assert load_record(tmp_path / "run") is not None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FileNotFoundError(2, "No such file or directory"), ValueError("NOT_FOUND: w1/.zarray")],
+)
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_checkpoint_that_is_removed_while_it_is_written(tmp_path, monkeypatch, error, gone):
+    def fail(_):
+        raise error
+
+    run = Checkpoints(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(run._manager), "wait_until_finished", fail)
+        if gone:
+            shutil.rmtree(tmp_path / FOLDER)
+        with pytest.raises(UserError, match="was removed while it was written"):
+            run.wait()
+    run.close()
+
+
+def test_a_full_disk_while_setting_aside_moves_nothing(run, config, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bytelm.training.checkpoints.set_aside.shutil.copy2", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(config, run, resume=True, step=2)
+    assert checkpoints(run) == [2, 4, 6]
+    assert not (run / "after_step_2").exists()

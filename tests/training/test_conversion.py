@@ -1,0 +1,258 @@
+"""Conversion from and to Hugging Face's folders."""
+
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+import bytelm
+from bytelm.cli.main import main
+from bytelm.core.errors import UserError
+from bytelm.models.t5.weights import config_from_t5, from_t5
+from bytelm.models.transformer import TransformerConfig
+from bytelm.training.checkpoints.checkpoint import load_model, save_model
+from bytelm.training.conversion import from_hf, to_hf
+from bytelm.training.experiment import ExperimentConfig, load_json
+from tests.models import tiny_t5
+from tests.models.tiny_t5 import CONFIG, WEIGHTS, write_folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "hf")
+
+
+@pytest.fixture
+def run(tmp_path):
+    return tmp_path / "run"
+
+
+def leftovers(path):
+    """What a conversion to `path` that failed has left beside it."""
+    return [found for found in path.parent.iterdir() if found.name.startswith(path.name)]
+
+
+def refused(source, run):
+    with pytest.raises(UserError) as error:
+        from_hf(str(source), run)
+    assert leftovers(run) == []
+    return str(error.value)
+
+
+@pytest.mark.parametrize("family", tiny_t5.CASES)
+def test_there_and_back_gives_the_same_bits(family, tmp_path, run):
+    saved = tiny_t5.CASES[family]
+    source = write_folder(tmp_path / "hf", saved)
+    from_hf(str(source), run)
+    loaded = load_model(run)
+    weights = load_file(source / WEIGHTS)
+    assert loaded.step == 0 and loaded.provenance["converted_from"] == str(source)
+    assert loaded.config.model == config_from_t5(saved, weights)
+    assert (loaded.config.data.task, loaded.config.data.sequence_length) == (
+        "span_corruption",
+        1024,
+    )
+
+    back = tmp_path / "back"
+    if family == "mrt5":
+        with pytest.warns(UserWarning, match="no delete gate"):
+            to_hf(run, back)
+    else:
+        to_hf(run, back)
+    tiny_t5.assert_same(load_file(back / WEIGHTS), weights)
+    again = json.loads((back / CONFIG).read_text())
+    assert {name: again[name] for name in saved} == saved
+    # As many targets as a row has in training, and the START before them.
+    assert json.loads((back / "generation_config.json").read_text())["max_length"] == 190
+    assert leftovers(back) == [back]
+
+
+def test_a_converted_run_writes_targets(tmp_path, run):
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.normal(size=shape).astype(np.float32)
+        for name, shape in tiny_t5.shapes(tiny_t5.MRT5).items()
+    }
+    from_hf(str(write_folder(tmp_path / "hf", tiny_t5.MRT5, weights)), run)
+    model = bytelm.load(run)
+    assert model.config == load_json(run / CONFIG)
+    texts = model.generate([b"in", b"another input"], max_bytes=3, temperature=0)
+    assert len(texts) == 2 and all(len(text) <= 3 for text in texts)
+
+
+def test_shards(folder, run):
+    weights = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    files = {
+        name: f"model-0000{1 + number % 2}-of-00002.safetensors"
+        for number, name in enumerate(weights)
+    }
+    for file in set(files.values()):
+        save_file({name: weights[name] for name in weights if files[name] == file}, folder / file)
+    index = folder / f"{WEIGHTS}.index.json"
+    index.write_text(json.dumps({"weight_map": files}))
+    from_hf(str(folder), run)
+    wanted = from_t5(weights, config_from_t5(tiny_t5.BYT5, weights))
+    found = load_model(run).params["head"]["kernel"]
+    np.testing.assert_array_equal(found, wanted["head"]["kernel"])
+
+
+def test_a_missing_shard(folder, run):
+    (folder / WEIGHTS).unlink()
+    (folder / f"{WEIGHTS}.index.json").write_text('{"weight_map": {"shared.weight": "lost"}}')
+    assert "lost cannot be read" in refused(folder, run)
+
+
+def test_an_index_of_another_format(folder, run):
+    (folder / WEIGHTS).unlink()
+    (folder / f"{WEIGHTS}.index.json").write_text("{}")
+    assert "is no index of shards" in refused(folder, run)
+
+
+def test_a_folder_without_weights(folder, run):
+    (folder / WEIGHTS).unlink()
+    assert "neither model.safetensors nor pytorch_model.bin" in refused(folder, run)
+
+
+def test_a_folder_without_config(folder, run):
+    (folder / CONFIG).unlink()
+    assert "config.json cannot be read" in refused(folder, run)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("{", "cannot be read"), ("[]", "holds no JSON object")]
+)
+def test_a_broken_config(content, said, folder, run):
+    (folder / CONFIG).write_text(content)
+    assert said in refused(folder, run)
+
+
+def test_a_torn_file(folder, run):
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-1])
+    assert f"{folder / WEIGHTS} cannot be read" in refused(folder, run)
+
+
+def test_another_architecture(folder, run):
+    (folder / CONFIG).write_text(json.dumps({**tiny_t5.BYT5, "vocab_size": 32128}))
+    assert "vocab_size is 32128 and not 384" in refused(folder, run)
+
+
+def test_tensors_that_are_not_those_of_the_config(folder, run):
+    (folder / CONFIG).write_text(json.dumps({**tiny_t5.BYT5, "num_layers": 4}))
+    assert "missing encoder.block.3.layer.0.layer_norm.weight" in refused(folder, run)
+
+
+def test_a_file_of_pytorch_without_pytorch(folder, run, monkeypatch):
+    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "torch is not installed" in refused(folder, run)
+
+
+def test_neither_a_folder_nor_a_name(tmp_path, run):
+    assert "there is no folder" in refused(tmp_path / "nothing", run)
+
+
+def test_the_hub_without_its_client(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    message = refused("google/byt5-small", run)
+    assert "there is no folder google/byt5-small" in message and "bytelm[hub]" in message
+
+
+def use_hub(monkeypatch, download):
+    hub = types.ModuleType("huggingface_hub")
+    hub.snapshot_download = download
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+
+
+def test_the_hub_out_of_reach(run, monkeypatch):
+    def download(name, allow_patterns):
+        raise ConnectionError("no route\nto the hub")
+
+    use_hub(monkeypatch, download)
+    message = refused("google/byt5-small", run)
+    assert message.endswith("could not be fetched from the Hugging Face hub: no route.")
+
+
+def test_a_model_on_the_hub(folder, run, monkeypatch):
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append((name, *allow_patterns))
+        return str(folder)
+
+    use_hub(monkeypatch, download)
+    from_hf("google/byt5-small", run)
+    assert asked == [("google/byt5-small", CONFIG, "model*.safetensors*")]
+    assert load_model(run).provenance["converted_from"] == "google/byt5-small"
+
+
+def test_a_folder_that_holds_files_is_left_alone(folder, run, tmp_path):
+    from_hf(str(folder), run)
+    before = sorted(run.rglob("*"))
+    with pytest.raises(UserError, match="is there already"):
+        from_hf(str(folder), run)
+    with pytest.raises(UserError, match="is there already"):
+        to_hf(run, folder)
+    with pytest.raises(UserError, match="is there already"):
+        from_hf(str(folder), folder / CONFIG)
+    assert sorted(run.rglob("*")) == before
+    assert leftovers(folder) == [folder]
+
+
+def test_an_empty_folder_may_be_written(folder, run):
+    run.mkdir()
+    from_hf(str(folder), run)
+    assert load_model(run).step == 0
+
+
+def test_another_family_has_no_place_in_the_format(run, tmp_path):
+    model = TransformerConfig(width=16, depth=1, head_width=8)
+    params = nnx.to_pure_dict(nnx.split(model.build(nnx.Rngs(0)))[1])
+    save_model(run, ExperimentConfig(model=model), params, {})
+    with pytest.raises(UserError, match="is of the family transformer"):
+        to_hf(run, tmp_path / "back")
+    assert leftovers(tmp_path / "back") == []
+
+
+def test_a_step_that_is_not_there(folder, run, tmp_path):
+    from_hf(str(folder), run)
+    with pytest.raises(UserError, match="no checkpoint of step 3"):
+        to_hf(run, tmp_path / "back", step=3)
+
+
+def test_the_command(folder, run, tmp_path, capsys):
+    assert main(["convert", "--from-hf", str(folder), "--output", str(run)]) == 0
+    back = tmp_path / "back"
+    command = ["convert", "--to-hf", str(back), "--checkpoint", str(run), "--step", "0"]
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("done") == 2
+    tiny_t5.assert_same(load_file(back / WEIGHTS), load_file(folder / WEIGHTS))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "--from-hf x",
+        "--to-hf x",
+        "--from-hf x --output y --to-hf z",
+        "--from-hf x --output y --step 1",
+        "--from-hf x --checkpoint y",
+        "--to-safetensors x",
+        "--to-safetensors x --to-hf y --checkpoint z",
+    ],
+)
+def test_the_command_with_half_of_what_it_needs(arguments, capsys):
+    assert main(["convert", *arguments.split()]) == 2
+    assert capsys.readouterr().err.startswith("error: say what to convert: `--from-hf")
+
+
+def test_code_in_a_file_of_pytorch_is_not_run(folder, run):
+    torch = pytest.importorskip("torch")
+    (folder / WEIGHTS).unlink()
+    torch.save({"shared.weight": print}, folder / "pytorch_model.bin")
+    assert "pytorch_model.bin cannot be read" in refused(folder, run)
