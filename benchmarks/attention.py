@@ -43,7 +43,7 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def contenders(shape: Shape) -> dict[str, Attend]:
-    """By name, attention of `(q, k, v, segment_ids)`; only ours and the reference see documents."""
+    """By name, attention of `(q, k, v, group_ids)`; only ours and the reference see documents."""
     mask = AttentionMask(window=shape.window)
     look_back = None if shape.window is None else (shape.window - 1, 0)
     return {

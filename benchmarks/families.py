@@ -98,12 +98,12 @@ class Arguments:
 def families(arguments: Arguments) -> dict[str, Callable[[int], ModelConfig]]:
     """A config of each family, given the width of its backbone (the flat ones': of the model)."""
     depth, local = arguments.depth, 3 * arguments.width // 4
-    levels = {"local_width": local, "global_depth": depth, "bytes_per_patch": ROOM}
+    levels = {"local_width": local, "global_depth": depth, "bytes_per_slot": ROOM}
     halves = {**levels, "encoder_depth": depth // 2, "decoder_depth": depth // 2}
     contenders: dict[Contender, Callable[[int], ModelConfig]] = {
         "flat, window": lambda width: TransformerConfig(width=width, depth=depth, window=local),
         "megabyte": lambda width: MegaByteConfig(
-            **levels | {"bytes_per_patch": None}, local_depth=depth, global_width=width
+            **levels | {"bytes_per_slot": None}, local_depth=depth, global_width=width
         ),
         "spacebyte": lambda width: SpaceByteConfig(
             **levels, local_depth=depth, global_width=max(width, local)

@@ -114,7 +114,7 @@ def recomputation(
 
     @jax.jit
     def best(params: nnx.State, ids: jax.Array, position: jax.Array) -> jax.Array:
-        batch = Batch(ids=ids, targets=ids, segment_ids=jnp.ones(shape, jnp.int32))
+        batch = Batch(ids=ids, targets=ids, document_ids=jnp.ones(shape, jnp.int32))
         return jnp.argmax(nnx.merge(graphdef, params)(batch).logits[:, position], axis=-1)
 
     def run() -> None:

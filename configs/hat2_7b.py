@@ -18,7 +18,7 @@ config = ExperimentConfig(
         global_mlp_width=14336,
         head_width=128,
         qk_norm=False,
-        bytes_per_patch=4.5,
+        bytes_per_slot=4.5,
         remat="dots",
     ),
     data=DataConfig(dataset="c4/en", sequence_length=16384, batch_size=256, workers=8),

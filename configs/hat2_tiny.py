@@ -13,7 +13,7 @@ config = ExperimentConfig(
         window=128,
         global_width=192,
         global_depth=4,
-        bytes_per_patch=4.0,
+        bytes_per_slot=4.0,
     ),
     data=DataConfig(sequence_length=512, batch_size=4),
     optimizer=OptimizerConfig(

@@ -16,7 +16,7 @@ config = ExperimentConfig(
         head_width=128,
         qk_norm=False,
         longest_word=64,
-        bytes_per_patch=4.5,
+        bytes_per_slot=4.5,
         remat="dots",
     ),
     data=DataConfig(dataset="c4/en", sequence_length=16384, batch_size=256, workers=8),

@@ -12,7 +12,7 @@ config = ExperimentConfig(
         decoder_depth=2,
         global_width=192,
         global_depth=4,
-        bytes_per_patch=5.5,
+        bytes_per_slot=5.5,
     ),
     data=DataConfig(sequence_length=512, batch_size=4),
     optimizer=OptimizerConfig(

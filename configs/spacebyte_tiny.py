@@ -11,7 +11,7 @@ config = ExperimentConfig(
         local_depth=4,
         global_width=192,
         global_depth=4,
-        bytes_per_patch=5.5,
+        bytes_per_slot=5.5,
     ),
     data=DataConfig(sequence_length=1024, batch_size=4),
     optimizer=OptimizerConfig(

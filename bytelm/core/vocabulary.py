@@ -14,7 +14,7 @@ END = 256
 START = 257
 """Start of a document: read, never predicted, never scored."""
 PAD = 258
-"""Filler after the last document of a row: neither read nor scored (its segment id is 0)."""
+"""Filler after the last document of a row: neither read nor scored (its document id is 0)."""
 
 OUTPUT_SIZE = 257
 """Number of symbols a model predicts: the bytes and END."""

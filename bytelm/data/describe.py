@@ -84,8 +84,8 @@ class PatchStatistics:
     length: int
 
     @property
-    def bytes_per_patch(self) -> float:
-        """The `model.bytes_per_patch`, rounded down, that refuses too few patches to matter."""
+    def bytes_per_slot(self) -> float:
+        """The `model.bytes_per_slot`, rounded down, that refuses too few patches to matter."""
         capacities = np.arange(1, self.length + 1)
         refused = np.maximum(self.per_row[:, None] - capacities[None, :], 0).sum(axis=0)
         capacity = capacities[np.argmax(refused < MOST_REFUSED * len(self.sizes))]
@@ -103,9 +103,9 @@ def patch_statistics(rule: BoundaryRule, rows: Rows) -> PatchStatistics:
     sizes, per_row = [], []
     for first in range(0, len(rows), batch_size):
         batch = rows.batch(range(first, first + batch_size))
-        starts = np.asarray(find_boundaries(rule, batch["ids"], batch["segment_ids"])[0].starts)
+        starts = np.asarray(find_boundaries(rule, batch["ids"], batch["document_ids"])[0].starts)
         # A patch ends where the next one, another document, padding or another row starts.
-        edges = starts | (np.diff(batch["segment_ids"], axis=1, prepend=-1) != 0)
+        edges = starts | (np.diff(batch["document_ids"], axis=1, prepend=-1) != 0)
         at = np.flatnonzero(edges)
         sizes.append(np.diff(at, append=edges.size)[starts.reshape(-1)[at]])
         per_row.append(starts.sum(axis=1))
@@ -245,10 +245,10 @@ def _patch_table(rows: dict[str | None, Rows]) -> Table:
         title="bytes per patch, with the symbols around documents: mean and quantiles, in rows of "
         f"{first.length:,}, over the first {first.corpus.num_bytes:,} bytes of train"
         + (f" and up to {PATCHED_BYTES_OF_SCRIPT:,} of each script" if len(rows) > 1 else ""),
-        caption=f"With model.bytes_per_patch, fewer than {MOST_REFUSED:.1%} of the patches find no "
+        caption=f"With model.bytes_per_slot, fewer than {MOST_REFUSED:.1%} of the patches find no "
         "room in their row.",
     )
-    columns = ("mean", *(f"{quantile:.0%}" for quantile in QUANTILES), "model.bytes_per_patch")
+    columns = ("mean", *(f"{quantile:.0%}" for quantile in QUANTILES), "model.bytes_per_slot")
     for name in ("rule", "script")[: min(len(rows), 2)]:
         table.add_column(name, justify="right", no_wrap=True)
     for name in columns:
@@ -260,7 +260,7 @@ def _patch_table(rows: dict[str | None, Rows]) -> Table:
             found = patch_statistics(BoundaryRule(kind), part)
             labels = [kind if part is first else "", Text(script or "all")][: min(len(rows), 2)]
             quantiles = (f"{size:,.0f}" for size in np.quantile(found.sizes, QUANTILES))
-            mean, advised = f"{found.sizes.mean():.2f}", f"{found.bytes_per_patch:.2f}"
+            mean, advised = f"{found.sizes.mean():.2f}", f"{found.bytes_per_slot:.2f}"
             table.add_row(*labels, mean, *quantiles, advised)
         table.add_section()
     return table

@@ -97,7 +97,7 @@ def _variation(texts: Sequence[bytes], script: str) -> float:
     """Standard deviation by mean of the boundaries per byte that whitespace makes in documents."""
     corpus = pack(texts)
     row = Rows(corpus, corpus.num_symbols).batch([0])
-    found, _ = find_boundaries(BoundaryRule("whitespace_run"), row["ids"], row["segment_ids"])
+    found, _ = find_boundaries(BoundaryRule("whitespace_run"), row["ids"], row["document_ids"])
     ends = np.asarray(found.ends) & (row["ids"] < START)
     counts = np.add.reduceat(ends[0], corpus.starts[:-1], dtype=int)
     if not counts.any():

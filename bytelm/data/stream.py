@@ -110,4 +110,4 @@ def _symbols(document: bytes, script: int | None, unigram: Unigram | None) -> di
 
 def _row(packed: dict[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
     row = {name: packed[name] for name in names}
-    return row | {"segment_ids": packed["ids_segment_ids"]}
+    return row | {"document_ids": packed["ids_segment_ids"]}

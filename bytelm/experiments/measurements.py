@@ -196,7 +196,7 @@ def _inference(config: ExperimentConfig, loaded: LoadedModel, symbols: int) -> d
     with jax.set_mesh(mesh):
         for batch in ValidationBatches(config.data, counted, "test"):
             sums = jax.device_get(program.evaluate(loaded.params, place_batch(batch, mesh)))
-            rows += float((batch.segment_ids > 0).any(axis=1).sum())
+            rows += float((batch.document_ids > 0).any(axis=1).sum())
             patches += float(sums.get("patches", 0.0))
             size += float(sums["bytes"])
     figures = {

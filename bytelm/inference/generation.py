@@ -177,7 +177,7 @@ class Generator:
                 warnings.warn(
                     f"there is no room for another patch in {int(full.sum())} of {len(full)} "
                     "texts: what follows goes on in the last patch, and depends on max_bytes and "
-                    "on the longest prompt; a lower max_bytes or bytes_per_patch avoids it.",
+                    "on the longest prompt; a lower max_bytes or bytes_per_slot avoids it.",
                     stacklevel=2,
                 )
             yield pieces

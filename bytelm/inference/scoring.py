@@ -110,7 +110,7 @@ class Scorer:
             batch: rows to score; what follows a row's last symbol is padding.
         """
         length = batch.ids.shape[1]
-        used = int((batch.segment_ids > 0).any(axis=0).sum())
+        used = int((batch.document_ids > 0).any(axis=0).sum())
         return self._in_rows(function, batch, shortest_row(used, length))
 
     def _in_rows(
@@ -186,7 +186,7 @@ def empty_batch(rows: int, length: int, vocabulary: Vocabulary = BYTE_VOCABULARY
     return Batch(
         ids=np.full(shape, vocabulary.pad, np.int32),
         targets=np.full(shape, UNSCORED, np.int32),
-        segment_ids=np.zeros(shape, np.int32),
+        document_ids=np.zeros(shape, np.int32),
     )
 
 
@@ -331,6 +331,6 @@ def _fill(batch: Batch, row: int, window: Window, stride: int, vocabulary: Vocab
         symbols = np.append(symbols, np.int32(vocabulary.end))
     inputs = len(symbols) - 1
     batch.ids[row, :inputs] = symbols[:-1]
-    batch.segment_ids[row, :inputs] = 1
+    batch.document_ids[row, :inputs] = 1
     scored = slice(length - stride if first else 0, inputs)
     batch.targets[row, scored] = symbols[1:][scored]

@@ -28,7 +28,7 @@ class Batch:
     Attributes:
         ids: int32 `[B, T]`, the symbols a model reads (`bytelm.core.vocabulary`).
         targets: int32 `[B, T]`, the symbol after each of them; UNSCORED where it is not scored.
-        segment_ids: int32 `[B, T]`, which document of the row each belongs to, from 1; 0 is
+        document_ids: int32 `[B, T]`, which document of the row each belongs to, from 1; 0 is
             padding.
         scripts: int32 `[B, T]` or None, the script of each symbol's document: its number in
             `data.scripts`, -1 in padding.
@@ -43,7 +43,7 @@ class Batch:
 
     ids: Any
     targets: Any
-    segment_ids: Any
+    document_ids: Any
     scripts: Any = None
     boundaries: Any = None
     byte_counts: Any = None

@@ -107,8 +107,8 @@ class DynamicPoolingConfig(HierarchyConfig):
             raise UserError(f"model.width is {self.width}; relative positions need it even.")
 
     @property
-    def default_bytes_per_patch(self) -> float:
-        return self.boundary.bytes_per_patch
+    def default_bytes_per_slot(self) -> float:
+        return self.boundary.bytes_per_slot
 
     def capacity(self, length: int) -> int:
         return super().capacity(length) + 1  # the null vector
@@ -222,18 +222,18 @@ class DynamicPooling(LanguageModel):
         return PositionBiases(self.content_bias[...], self.position_bias[...])
 
     def __call__(self, batch: Batch) -> ModelOutput:
-        config, segment_ids = self.config, batch.segment_ids
+        config, document_ids = self.config, batch.document_ids
         x = shard_rows(self.embedding(batch.ids, config.dtype))
-        x = self.pre(x, segment_ids, condition=self._biases)
-        positions = positions_in_segment(segment_ids)
-        decision, _ = self._decide(x, batch.ids, segment_ids, positions, keys=batch.keys)
-        ends = decision.ends & (segment_ids > 0)
-        segments = find_segments(ends, segment_ids, config.capacity(x.shape[1]))
+        x = self.pre(x, document_ids, condition=self._biases)
+        positions = positions_in_segment(document_ids)
+        decision, _ = self._decide(x, batch.ids, document_ids, positions, keys=batch.keys)
+        ends = decision.ends & (document_ids > 0)
+        segments = find_segments(ends, document_ids, config.capacity(x.shape[1]))
         y = mean_segments(x, decision.numbers, segments, config.boundary_gradient)
         y = shard_rows(self._entries(y, segments.null, x.dtype))
-        y = self.backbone(y, segments.segment_ids, condition=self._biases)
+        y = self.backbone(y, segments.document_ids, condition=self._biases)
         x = x + spread_segments(y, decision.numbers, segments, config.boundary_gradient)
-        x = self.post(x, segment_ids, condition=self._biases)
+        x = self.post(x, document_ids, condition=self._biases)
         logits = self._logits(x)
         losses, statistics = self._supervise(decision, batch, logits)
         return ModelOutput(
@@ -248,7 +248,7 @@ class DynamicPooling(LanguageModel):
         self,
         x: jax.Array,
         ids: jax.Array,
-        segment_ids: jax.Array,
+        document_ids: jax.Array,
         positions: jax.Array,
         *,
         keys: jax.Array | None = None,
@@ -259,10 +259,10 @@ class DynamicPooling(LanguageModel):
         if isinstance(kind, LearnedBoundary):
             x = x if self.config.published_blocks else self.boundary_norm(x)
             logits = self.predictor(x)
-            noise = kind.noise(keys, segment_ids, positions)
+            noise = kind.noise(keys, document_ids, positions)
             return Decision(*kind.decide(logits, noise), logits), state
         assert isinstance(kind, RuleBoundary)
-        ends, state = kind.ends(ids, segment_ids, state)
+        ends, state = kind.ends(ids, document_ids, state)
         return Decision(ends, ends.astype(jnp.float32), None), state
 
     def _supervise(
@@ -273,7 +273,7 @@ class DynamicPooling(LanguageModel):
         if not isinstance(kind, LearnedBoundary) or decision.logits is None:
             return {}, {}
         rule = BoundaryRule("whitespace")
-        whitespace = find_boundaries(rule, batch.ids, batch.segment_ids)[0].ends & counted
+        whitespace = find_boundaries(rule, batch.ids, batch.document_ids)[0].ends & counted
         boundaries = decision.ends & counted
         statistics = {
             "counted": counted.sum(),

@@ -12,7 +12,7 @@ as published: logits are the distribution over bytes and END given whether the w
 `segmentation_nats` is what saying that costs. Their sum is minus the log of the published product.
 
 Bytes and marks lie in one flat stream of T + P positions, the mark of each word behind its last
-byte; "inside one word" is a segment id. The encoder reads `[W]` from there with the rotary position
+byte; "inside one word" is an equal group id. The encoder reads `[W]` from there with the rotary position
 before the word's first byte.
 
 Decided here: the first whitespace character of a run ends a word and the others lead the next one,
@@ -205,13 +205,13 @@ class HAT(LanguageModel):
         self.head = Dense(d, OUTPUT_SIZE + 1, rngs=rngs, gain=gain)
 
     def __call__(self, batch: Batch) -> ModelOutput:
-        ids, segment_ids = batch.ids, batch.segment_ids
+        ids, document_ids = batch.ids, batch.document_ids
         length = ids.shape[1]
-        boundaries, _ = find_boundaries(self.config.rule, ids, segment_ids)
-        words = find_patches(boundaries.ends, segment_ids, self.config.capacity(length))
-        stream, numbers = Stream.of(words), _word_numbers(words, segment_ids)
+        boundaries, _ = find_boundaries(self.config.rule, ids, document_ids)
+        words = find_patches(boundaries.ends, document_ids, self.config.capacity(length))
+        stream, numbers = Stream.of(words), _word_numbers(words, document_ids)
         y = self._encode(ids, words, stream, numbers)
-        y = self.to_decoder(self.backbone_norm(self.backbone(y, words.segment_ids)))
+        y = self.to_decoder(self.backbone_norm(self.backbone(y, words.document_ids)))
 
         x = self.decoder_embedding(ids, self.config.dtype)
         x = self.decoder(shard_rows(stream.join(x, y)), _decoder_segments(words, stream, numbers))
@@ -283,7 +283,7 @@ class HAT(LanguageModel):
             stream.join(x, y),
             cache.decoder,
             lengths + words.total,
-            segment_ids=_decoder_segments(words, stream, numbers),
+            group_ids=_decoder_segments(words, stream, numbers),
         )
         logits, _ = self._logits(*stream.part(x, new), words)
 
@@ -333,11 +333,11 @@ class HAT(LanguageModel):
         return self
 
 
-def _word_numbers(words: Patches, segment_ids: jax.Array) -> jax.Array:
+def _word_numbers(words: Patches, document_ids: jax.Array) -> jax.Array:
     """The number of each symbol's word among all of the row's, from 1; 0 in padding: `[B, T]`."""
-    documents = jnp.cumsum(jnp.diff(segment_ids, axis=1, prepend=0) != 0, axis=1)
+    documents = jnp.cumsum(jnp.diff(document_ids, axis=1, prepend=0) != 0, axis=1)
     ended = words.count - words.opened
-    return jnp.where(segment_ids > 0, ended + documents, 0)
+    return jnp.where(document_ids > 0, ended + documents, 0)
 
 
 def _decoder_segments(words: Patches, stream: Stream, numbers: jax.Array) -> jax.Array:

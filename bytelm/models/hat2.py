@@ -210,24 +210,24 @@ class HAT2(LanguageModel):
         self.head = Dense(config.local_width, OUTPUT_SIZE, rngs=rngs, gain=gain)
 
     def __call__(self, batch: Batch) -> ModelOutput:
-        ids, segment_ids = batch.ids, batch.segment_ids
+        ids, document_ids = batch.ids, batch.document_ids
         x = shard_rows(self.embedding(ids, self.config.dtype))
-        x = self.encoder(x, segment_ids)
-        boundaries, _ = find_boundaries(self.config.rule, ids, segment_ids)
+        x = self.encoder(x, document_ids)
+        boundaries, _ = find_boundaries(self.config.rule, ids, document_ids)
         capacity = self.config.capacity(ids.shape[1])
-        patches = find_patches(boundaries.starts, segment_ids, capacity)
+        patches = find_patches(boundaries.starts, document_ids, capacity)
         word = patches.of_symbol
         index = jnp.where(word == NO_PATCH, capacity, word)
         scores, values = self.pooling.members(x, positions_in_segment(word))
         values, _ = attention_pool(scores, values, index, capacity)
         y = shard_rows(self.pooling.words(values, x.dtype))
-        y = self.backbone_norm(self.backbone(y, patches.segment_ids))
+        y = self.backbone_norm(self.backbone(y, patches.document_ids))
 
         # Vector k is what the backbone said at word k - 1: for the bytes of word k.
         vectors = jnp.concatenate([self._first(len(ids), y.dtype), y], axis=1)
         number = jnp.take_along_axis(patches.number, jnp.maximum(word, 0), axis=1)
         condition = Condition(vectors, jnp.where((word > 0) & (number > 0), word, 0))
-        x = self.decoder(x, segment_ids, condition=condition)
+        x = self.decoder(x, document_ids, condition=condition)
         return ModelOutput(
             self._logits(x),
             statistics=patches.statistics,

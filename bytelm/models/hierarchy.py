@@ -21,7 +21,7 @@ from bytelm.nn.transformer_xl import PositionBiases
 class HierarchyConfig(ModelConfig):
     """Options of every family that has blocks over bytes and a backbone over patches."""
 
-    bytes_per_patch: float | None = None
+    bytes_per_slot: float | None = None
     """The backbone has room for one patch per this many symbols of a row, rounded up; None for 4,
     or an eighth more patches than a fixed size makes of one document, or a quarter more than the
     expected rate of learned boundaries. A row that is full opens no more patches: its last one
@@ -47,9 +47,9 @@ class HierarchyConfig(ModelConfig):
     """Attention back end; "auto" picks the fastest exact one of the machine."""
 
     def __post_init__(self) -> None:
-        if self.bytes_per_patch is not None and not self.bytes_per_patch >= 1:
+        if self.bytes_per_slot is not None and not self.bytes_per_slot >= 1:
             raise UserError(
-                f"model.bytes_per_patch is {self.bytes_per_patch}; it must be at least 1."
+                f"model.bytes_per_slot is {self.bytes_per_slot}; it must be at least 1."
             )
         self.require_positive("head_width")
         if self.rope_theta is not None and not self.rope_theta > 0:
@@ -86,12 +86,12 @@ class HierarchyConfig(ModelConfig):
 
     def capacity(self, length: int) -> int:
         """Patches that a row of `length` symbols has room for."""
-        size = self.bytes_per_patch or self.default_bytes_per_patch
+        size = self.bytes_per_slot or self.default_bytes_per_slot
         return max(1, math.ceil(length / size - 1e-6))
 
     @property
-    def default_bytes_per_patch(self) -> float:
-        """What `bytes_per_patch` None stands for."""
+    def default_bytes_per_slot(self) -> float:
+        """What `bytes_per_slot` None stands for."""
         return 4.0 if self.fixed_patch is None else max(1.0, self.fixed_patch / 1.125)
 
     @property

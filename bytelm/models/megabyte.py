@@ -143,15 +143,15 @@ class MegaByte(LanguageModel):
         self.head = Dense(d, OUTPUT_SIZE, rngs=rngs, gain=0.0 if config.scaled_init else 1.0)
 
     def __call__(self, batch: Batch) -> ModelOutput:
-        ids, segment_ids = batch.ids, batch.segment_ids
+        ids, document_ids = batch.ids, batch.document_ids
         rows, length = ids.shape
-        positions = positions_in_segment(segment_ids)
-        boundaries, _ = find_boundaries(self.config.rule, ids, segment_ids)
-        patches = find_patches(boundaries.starts, segment_ids, self.config.capacity(length))
+        positions = positions_in_segment(document_ids)
+        boundaries, _ = find_boundaries(self.config.rule, ids, document_ids)
+        patches = find_patches(boundaries.starts, document_ids, self.config.capacity(length))
         # Nothing lies before a row: its first patch has the pad.
         before = jnp.zeros((rows, self.config.patch_size - 1, self.config.share), self.config.dtype)
         y = self._global_input(ids, before, positions, patches, patches.number)
-        y = self.backbone(shard_rows(y), patches.segment_ids)
+        y = self.backbone(shard_rows(y), patches.document_ids)
 
         pieces = self._pieces(y)
         offset = jnp.arange(length)[None, :] - _take(patches.at, patches.of_symbol)
@@ -159,7 +159,7 @@ class MegaByte(LanguageModel):
         served = (patches.of_symbol >= 0) & (offset < self.config.patch_size)
         x = self._local_input(ids, positions, pieces, jnp.where(served, index, -1))
         groups = jnp.cumsum(patches.opened | (positions == 0), axis=1)
-        groups = jnp.where(segment_ids > 0, groups, 0)
+        groups = jnp.where(document_ids > 0, groups, 0)
         x = self.local(shard_rows(x), groups)
         return ModelOutput(
             self._logits(x),
@@ -249,7 +249,7 @@ class MegaByte(LanguageModel):
         index = jnp.where(offset < size, patches.count * size + offset, -1)
         x = self._local_input(ids, positions, pieces, index)
         groups = cache.segment[:, None] + patches.count
-        x, local = self.local.extend(x, cache.local, lengths, segment_ids=groups)
+        x, local = self.local.extend(x, cache.local, lengths, group_ids=groups)
 
         last = patches.total[:, None]
         recent = jnp.concatenate([cache.recent, ids], axis=1)

@@ -161,16 +161,16 @@ class SpaceByte(LanguageModel):
         self.head = Dense(d, OUTPUT_SIZE, rngs=rngs, gain=gain)
 
     def __call__(self, batch: Batch) -> ModelOutput:
-        ids, segment_ids = batch.ids, batch.segment_ids
-        x = shard_rows(self._embed(ids, positions_in_segment(segment_ids)))
-        x = self.initial(x, segment_ids)
-        boundaries, _ = find_boundaries(self.config.rule, ids, segment_ids)
+        ids, document_ids = batch.ids, batch.document_ids
+        x = shard_rows(self._embed(ids, positions_in_segment(document_ids)))
+        x = self.initial(x, document_ids)
+        boundaries, _ = find_boundaries(self.config.rule, ids, document_ids)
         capacity = self.config.capacity(ids.shape[1])
-        patches = find_patches(boundaries.starts, segment_ids, capacity)
+        patches = find_patches(boundaries.starts, document_ids, capacity)
         y = self._widen(gather_first(x, patches), patches.number)
-        y = self.backbone(y, patches.segment_ids)
+        y = self.backbone(y, patches.document_ids)
         x = x + spread_first(self._narrow(y), patches)
-        x = self.final(x, segment_ids)
+        x = self.final(x, document_ids)
         return ModelOutput(
             self._logits(x),
             statistics=patches.statistics,

@@ -147,7 +147,7 @@ class Transformer(LanguageModel):
 
     def __call__(self, batch: Batch) -> ModelOutput:
         x = shard_rows(self.embedding(batch.ids, self.config.dtype))
-        x = self.stack(x, batch.segment_ids)
+        x = self.stack(x, batch.document_ids)
         head = self._unembedding(x)
         is_large = self.config.vocabulary >= LARGE
         return ModelOutput(head if is_large else head.logits(), states=head.states)

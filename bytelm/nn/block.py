@@ -144,12 +144,12 @@ class SelfAttention(nnx.Module):
         return q, k, v
 
     def __call__(
-        self, x: jax.Array, segment_ids: jax.Array | None, positions: jax.Array | None = None
+        self, x: jax.Array, group_ids: jax.Array | None, positions: jax.Array | None = None
     ) -> jax.Array:
         positions = jnp.arange(x.shape[1])[None, :] if positions is None else positions
         q, k, v = self._heads(x, positions)
         config = self.config
-        mixed = attention(q, k, v, config.mask, segment_ids, implementation=config.implementation)
+        mixed = attention(q, k, v, config.mask, group_ids, implementation=config.implementation)
         return self.output(mixed.reshape(*x.shape[:2], -1))
 
     def extend(
@@ -223,12 +223,12 @@ class TransformerBlock(nnx.Module):
     def __call__(
         self,
         x: jax.Array,
-        segment_ids: jax.Array | None,
+        group_ids: jax.Array | None,
         positions: jax.Array | None = None,
         condition: Condition | None = None,
     ) -> jax.Array:
         x = self._conditioned(shard_rows(x), condition)
-        x = x + self.attention(self.attention_norm(x), segment_ids, positions)
+        x = x + self.attention(self.attention_norm(x), group_ids, positions)
         return x + self.mlp(self.mlp_norm(x))
 
     def _conditioned(self, x: jax.Array, condition: Condition | None) -> jax.Array:

@@ -154,7 +154,7 @@ class Stack(nnx.Module):
     def __call__(
         self,
         x: Any,
-        segment_ids: jax.Array | None,
+        group_ids: jax.Array | None,
         *,
         positions: jax.Array | None = None,
         condition: Shared | None = None,
@@ -165,7 +165,7 @@ class Stack(nnx.Module):
 
         Args:
             x: `[B, T, width]`, or what else the class of the blocks takes and returns.
-            segment_ids: int32 `[B, T]`; positions see their own segment only.
+            group_ids: int32 `[B, T]`; positions see their own segment only.
             positions: int32 `[B, T]` for the rotation; None counts from the row's start.
             condition: what every layer is given alike: vectors that are added to its input, where
                 the config has a `condition_width`, the biases of a `RelativeBlock`, or the
@@ -175,7 +175,7 @@ class Stack(nnx.Module):
             graphdef, stacked = nnx.split(self.blocks)
 
             def layer(x: jax.Array, params: nnx.State) -> tuple[jax.Array, None]:
-                return nnx.merge(graphdef, params)(x, segment_ids, positions, condition), None
+                return nnx.merge(graphdef, params)(x, group_ids, positions, condition), None
 
             chosen = jax.tree.map(lambda leaf: leaf[first:last], stacked)
             return jax.lax.scan(self._rematerialised(layer), x, chosen)[0]
@@ -184,7 +184,7 @@ class Stack(nnx.Module):
             graphdef, params = nnx.split(block)
 
             def run(x: jax.Array, params: nnx.State, graphdef=graphdef) -> jax.Array:
-                return nnx.merge(graphdef, params)(x, segment_ids, positions, condition)
+                return nnx.merge(graphdef, params)(x, group_ids, positions, condition)
 
             x = self._rematerialised(run)(x, params)
         return x
@@ -213,7 +213,7 @@ class Stack(nnx.Module):
         cache: StackCache,
         lengths: jax.Array,
         *,
-        segment_ids: jax.Array | None = None,
+        group_ids: jax.Array | None = None,
         condition: Shared | Callable[[CacheSlots], Shared] | None = None,
     ) -> tuple[jax.Array, StackCache]:
         """Runs N new positions of each row.
@@ -223,7 +223,7 @@ class Stack(nnx.Module):
             cache: of the positions before; without a window, `length + N` must fit in its slots.
             lengths: int32 `[B]`, how many of the N positions each row really has (from the first
                 on); outputs beyond are finite and mean nothing, and the cache forgets them.
-            segment_ids: int32 `[B, N]`; positions see their own segment only. None for one segment.
+            group_ids: int32 `[B, N]`; positions see their own segment only. None for one segment.
             condition: as in a whole run, or what makes it of the slots.
 
         Returns:
@@ -238,7 +238,7 @@ class Stack(nnx.Module):
         rows = jnp.arange(x.shape[0])[:, None]
         slots = jnp.where(kept, positions % slot_count, slot_count)
         positions = jnp.where(valid, positions, -1)
-        segments = jnp.zeros_like(positions) if segment_ids is None else segment_ids
+        segments = jnp.zeros_like(positions) if group_ids is None else group_ids
         new_positions = cache.positions.at[rows, slots].set(positions, mode="drop")
         new_segments = cache.segments.at[rows, slots].set(segments, mode="drop")
         if x.shape[1] == 1:

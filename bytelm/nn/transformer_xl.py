@@ -95,7 +95,7 @@ class RelativeBlock(nnx.Module):
     def __call__(
         self,
         x: jax.Array,
-        segment_ids: jax.Array | None,
+        group_ids: jax.Array | None,
         positions: jax.Array | None,
         biases: PositionBiases,
     ) -> jax.Array:
@@ -103,8 +103,8 @@ class RelativeBlock(nnx.Module):
         q, k, v = (self._heads(project(x)) for project in (self.query, self.key, self.value))
         of_keys, of_distances = self._products(q, k, self._distances(length, x.dtype), biases)
         visible = jnp.tril(jnp.ones((length, length), bool))[None]
-        if segment_ids is not None:
-            visible &= segment_ids[:, :, None] == segment_ids[:, None, :]
+        if group_ids is not None:
+            visible &= group_ids[:, :, None] == group_ids[:, None, :]
         return self._mix(of_keys + by_key(of_distances), visible, v, x)
 
     def extend(

@@ -31,7 +31,7 @@ class Patches:
     Attributes:
         at: int32 `[B, P]`, the symbol at which each patch opens; 0 where there is none.
         valid: bool `[B, P]`, which patches there are: the first ones.
-        segment_ids: int32 `[B, P]`, the document of each; 0 where there is none.
+        document_ids: int32 `[B, P]`, the document of each; 0 where there is none.
         number: int32 `[B, P]`, its number among its document's patches in the row, from 0.
         opened: bool `[B, T]`, the symbols at which a patch opens.
         count: int32 `[B, T]`, patches of the row opened up to and including each symbol.
@@ -42,7 +42,7 @@ class Patches:
 
     at: jax.Array
     valid: jax.Array
-    segment_ids: jax.Array
+    document_ids: jax.Array
     number: jax.Array
     opened: jax.Array
     count: jax.Array
@@ -61,13 +61,13 @@ class Patches:
 
 
 def find_patches(
-    marks: jax.Array, segment_ids: jax.Array, capacity: int, *, room: jax.Array | None = None
+    marks: jax.Array, document_ids: jax.Array, capacity: int, *, room: jax.Array | None = None
 ) -> Patches:
     """Opens patches at the marked symbols, as far as there is room.
 
     Args:
         marks: bool `[B, T]`, where patches are to open; False in padding.
-        segment_ids: int32 `[B, T]`.
+        document_ids: int32 `[B, T]`.
         capacity: P.
         room: int32 `[B]`, how many may still open in each row; None for P.
     """
@@ -76,32 +76,32 @@ def find_patches(
     count = jnp.cumsum(opened, axis=1)
     at = jax.vmap(lambda row: jnp.nonzero(row, size=capacity, fill_value=0)[0])(opened)
     valid = jnp.arange(capacity)[None, :] < count[:, -1:]
-    of_patch = jnp.where(valid, jnp.take_along_axis(segment_ids, at, axis=1), 0)
+    of_patch = jnp.where(valid, jnp.take_along_axis(document_ids, at, axis=1), 0)
     last = jnp.maximum(count - 1, 0)
-    own = (count > 0) & (jnp.take_along_axis(of_patch, last, axis=1) == segment_ids)
+    own = (count > 0) & (jnp.take_along_axis(of_patch, last, axis=1) == document_ids)
     return Patches(
         at=at,
         valid=valid,
-        segment_ids=of_patch,
+        document_ids=of_patch,
         number=positions_in_segment(of_patch),
         opened=opened,
         count=count,
-        of_symbol=jnp.where(own & (segment_ids > 0), last, NO_PATCH),
+        of_symbol=jnp.where(own & (document_ids > 0), last, NO_PATCH),
         refused=marks.sum() - opened.sum(),
     )
 
 
-def count_lengths(starts: jax.Array, segment_ids: jax.Array) -> jax.Array:
+def count_lengths(starts: jax.Array, document_ids: jax.Array) -> jax.Array:
     """How many patches have each length, int32 `[len(LENGTHS)]`, in the classes of `LENGTHS`.
 
     A patch ends where another, another document or padding begins, or with its row.
 
     Args:
         starts: bool `[B, T]`, the symbols with which patches start.
-        segment_ids: int32 `[B, T]`.
+        document_ids: int32 `[B, T]`.
     """
     length = starts.shape[1]
-    edges = starts | (jnp.diff(segment_ids, axis=1, prepend=-1) != 0)
+    edges = starts | (jnp.diff(document_ids, axis=1, prepend=-1) != 0)
     index = jnp.where(edges, jnp.arange(length)[None, :], length)
     following = jax.lax.cummin(index, axis=1, reverse=True)
     following = jnp.pad(following[:, 1:], ((0, 0), (0, 1)), constant_values=length)
@@ -112,10 +112,10 @@ def count_lengths(starts: jax.Array, segment_ids: jax.Array) -> jax.Array:
     return found.sum(axis=(0, 1))
 
 
-def positions_in_segment(segment_ids: jax.Array) -> jax.Array:
+def positions_in_segment(document_ids: jax.Array) -> jax.Array:
     """Each position's number within its segment's run in the row, from 0: `[B, T] -> [B, T]`."""
-    index = jnp.arange(segment_ids.shape[1])[None, :]
-    first = jnp.diff(segment_ids, axis=1, prepend=-1) != 0
+    index = jnp.arange(document_ids.shape[1])[None, :]
+    first = jnp.diff(document_ids, axis=1, prepend=-1) != 0
     return index - jax.lax.cummax(jnp.where(first, index, 0), axis=1)
 
 

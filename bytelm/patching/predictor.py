@@ -39,7 +39,7 @@ class BoundaryPredictor(nnx.Module):
         return self.down(hidden.astype(jnp.float32))[:, :, 0]
 
 
-def uniforms(keys: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> jax.Array:
+def uniforms(keys: jax.Array, document_ids: jax.Array, positions: jax.Array) -> jax.Array:
     """Uniform numbers, float32 `[B, T]`.
 
     A number depends on its row's key, its document's number and its position alone, so that a
@@ -47,18 +47,18 @@ def uniforms(keys: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> j
 
     Args:
         keys: uint32 `[B, 2]`, data of a random key for each row.
-        segment_ids: int32 `[B, T]`.
+        document_ids: int32 `[B, T]`.
         positions: int32 `[B, T]`.
     """
 
     def number(key: jax.Array, segment: jax.Array, position: jax.Array) -> jax.Array:
         return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, segment), position))
 
-    def row(data: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> jax.Array:
+    def row(data: jax.Array, document_ids: jax.Array, positions: jax.Array) -> jax.Array:
         key = jax.random.wrap_key_data(data, impl="threefry2x32")
-        return jax.vmap(number, in_axes=(None, 0, 0))(key, segment_ids, positions)
+        return jax.vmap(number, in_axes=(None, 0, 0))(key, document_ids, positions)
 
-    return jax.vmap(row)(keys, segment_ids, positions)
+    return jax.vmap(row)(keys, document_ids, positions)
 
 
 def relaxed_bernoulli(

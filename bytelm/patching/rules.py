@@ -95,13 +95,13 @@ class Boundaries:
 # Compiled whole also where nothing else is: data tools call it for texts of many lengths.
 @partial(jax.jit, static_argnums=0)
 def find_boundaries(
-    rule: BoundaryRule, ids: jax.Array, segment_ids: jax.Array, state: RuleState | None = None
+    rule: BoundaryRule, ids: jax.Array, document_ids: jax.Array, state: RuleState | None = None
 ) -> tuple[Boundaries, RuleState]:
     """Applies a rule to rows of symbols, or to the next symbols of rows.
 
     Args:
         ids: int32 `[B, T]`.
-        segment_ids: int32 `[B, T]`, as in a batch; what follows padding (0) is not looked at.
+        document_ids: int32 `[B, T]`, as in a batch; what follows padding (0) is not looked at.
         state: what the last call returned for the symbols before, all of one document; None at
             the start of a row.
 
@@ -109,7 +109,7 @@ def find_boundaries(
         the boundaries, and the state after the last symbol of each row's first segment.
     """
     rows, length = ids.shape
-    first = jnp.diff(segment_ids, axis=1, prepend=segment_ids[:, :1]) != 0
+    first = jnp.diff(document_ids, axis=1, prepend=document_ids[:, :1]) != 0
     if state is None:
         state = RuleState.empty(rows)
     extended = jnp.concatenate([state.recent, ids], axis=1)
@@ -119,7 +119,7 @@ def find_boundaries(
         jnp.where(age < back, NONE, extended[:, LOOKBACK - back : LOOKBACK - back + length])
         for back in range(LOOKBACK + 1)
     ]
-    valid = segment_ids > 0
+    valid = document_ids > 0
     begins = symbols[1] == NONE
     starts, ends = _RULES[rule.kind](symbols)
     last = _last_true(starts | begins, 0)
@@ -130,7 +130,7 @@ def find_boundaries(
         starts |= (since > 0) & (since % rule.longest == 0)
         ends |= (since + 1) % rule.longest == 0
 
-    count = jnp.cumprod(segment_ids == segment_ids[:, :1], axis=1).sum(axis=1) * valid[:, 0]
+    count = jnp.cumprod(document_ids == document_ids[:, :1], axis=1).sum(axis=1) * valid[:, 0]
     recent = jnp.take_along_axis(
         extended, count[:, None] + jnp.arange(LOOKBACK)[None, :], axis=1, mode="clip"
     )

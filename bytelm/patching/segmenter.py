@@ -76,7 +76,7 @@ class BoundaryConfig(Checked, abc.ABC, name="model.boundary", small=True):
 
     @property
     @abc.abstractmethod
-    def bytes_per_patch(self) -> float:
+    def bytes_per_slot(self) -> float:
         """Symbols for each entry that the backbone has room for, unless the model says."""
 
 
@@ -85,7 +85,7 @@ class RuleBoundary(BoundaryConfig):
     """Base of the kinds that follow a rule."""
 
     @property
-    def bytes_per_patch(self) -> float:
+    def bytes_per_slot(self) -> float:
         return 4.0
 
     @property
@@ -94,10 +94,10 @@ class RuleBoundary(BoundaryConfig):
         """The rule, of `bytelm.patching.rules`."""
 
     def ends(
-        self, ids: jax.Array, segment_ids: jax.Array, state: RuleState | None = None
+        self, ids: jax.Array, document_ids: jax.Array, state: RuleState | None = None
     ) -> tuple[jax.Array, RuleState]:
         """The symbols with which segments end, bool `[B, T]`, and the rule's state after them."""
-        boundaries, state = find_boundaries(self.rule, ids, segment_ids, state)
+        boundaries, state = find_boundaries(self.rule, ids, document_ids, state)
         return boundaries.ends, state
 
 
@@ -134,9 +134,9 @@ class SpacelikeBoundary(RuleBoundary):
         return BoundaryRule("spacelike")
 
     def ends(
-        self, ids: jax.Array, segment_ids: jax.Array, state: RuleState | None = None
+        self, ids: jax.Array, document_ids: jax.Array, state: RuleState | None = None
     ) -> tuple[jax.Array, RuleState]:
-        boundaries, state = find_boundaries(self.rule, ids, segment_ids, state)
+        boundaries, state = find_boundaries(self.rule, ids, document_ids, state)
         return boundaries.starts, state
 
 
@@ -158,7 +158,7 @@ class FixedBoundary(SpacelikeBoundary):
         return BoundaryRule("fixed", self.stride)
 
     @property
-    def bytes_per_patch(self) -> float:
+    def bytes_per_slot(self) -> float:
         return max(1.0, self.stride / 1.125)
 
 
@@ -185,7 +185,7 @@ class LearnedBoundary(BoundaryConfig):
             raise UserError(f"model.boundary.hidden is {self.hidden}; it must be at least 1.")
 
     @property
-    def bytes_per_patch(self) -> float:
+    def bytes_per_slot(self) -> float:
         return max(1.0, 1 / (1.25 * self.rate))
 
     @property
@@ -199,13 +199,13 @@ class LearnedBoundary(BoundaryConfig):
         return hard, jax.lax.stop_gradient(hard.astype(jnp.float32))
 
     def noise(
-        self, keys: jax.Array | None, segment_ids: jax.Array, positions: jax.Array
+        self, keys: jax.Array | None, document_ids: jax.Array, positions: jax.Array
     ) -> jax.Array | None:
         """Uniform numbers for `decide`, `[B, T]`, or None for the likelier value.
 
         Args:
             keys: as in a batch.
-            segment_ids: int32 `[B, T]`.
+            document_ids: int32 `[B, T]`.
             positions: int32 `[B, T]`, of each symbol in its document.
         """
         return None
@@ -233,13 +233,13 @@ class SampledBoundary(LearnedBoundary):
         return relaxed_bernoulli(logits, noise, self.temperature)
 
     def noise(
-        self, keys: jax.Array | None, segment_ids: jax.Array, positions: jax.Array
+        self, keys: jax.Array | None, document_ids: jax.Array, positions: jax.Array
     ) -> jax.Array | None:
         if keys is None and self.published:
             keys = jnp.zeros((len(positions), 2), jnp.uint32)
             # The same for each document, so that its score does not depend on those before it.
-            segment_ids = jnp.ones_like(segment_ids)
-        return None if keys is None else uniforms(keys, segment_ids, positions)
+            document_ids = jnp.ones_like(document_ids)
+        return None if keys is None else uniforms(keys, document_ids, positions)
 
 
 @dataclass(frozen=True)
@@ -341,7 +341,7 @@ class FlexitokensBoundary(SampledBoundary):
         ]
 
     @property
-    def bytes_per_patch(self) -> float:
+    def bytes_per_slot(self) -> float:
         return max(1.0, 1 / (1.25 * max(rate for _, rate, _ in self._bands)))
 
     @property

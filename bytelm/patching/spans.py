@@ -57,7 +57,7 @@ class Segments:
         ends: bool `[B, T]`, the symbols with which segments end.
         starts: bool `[B, T]`, the symbols after them, and the first symbols of documents.
         null: bool `[B, P]`, the entries that are a document's null vector.
-        segment_ids: int32 `[B, P]`, the document of each entry; 0 where there is none.
+        document_ids: int32 `[B, P]`, the document of each entry; 0 where there is none.
         total: int32 `[B]`, entries of each row.
         refused: int32 scalar, entries that there would be, had there been room.
     """
@@ -67,7 +67,7 @@ class Segments:
     ends: jax.Array
     starts: jax.Array
     null: jax.Array
-    segment_ids: jax.Array
+    document_ids: jax.Array
     total: jax.Array
     refused: jax.Array
 
@@ -79,7 +79,7 @@ class Segments:
 
 def find_segments(
     ends: jax.Array,
-    segment_ids: jax.Array,
+    document_ids: jax.Array,
     capacity: int,
     *,
     first: jax.Array | None = None,
@@ -89,28 +89,28 @@ def find_segments(
 
     Args:
         ends: bool `[B, T]`, the symbols with which segments are to end; False in padding.
-        segment_ids: int32 `[B, T]`.
+        document_ids: int32 `[B, T]`.
         capacity: P.
-        first: bool `[B, T]`, the first symbols of documents; None for where `segment_ids` change.
+        first: bool `[B, T]`, the first symbols of documents; None for where `document_ids` change.
         room: int32 `[B]`, how many entries may still be made in each row; None for P.
     """
     rows, length = ends.shape
     if first is None:
-        first = (jnp.diff(segment_ids, axis=1, prepend=0) != 0) & (segment_ids > 0)
+        first = (jnp.diff(document_ids, axis=1, prepend=0) != 0) & (document_ids > 0)
     # Each symbol makes up to two entries: a null vector before it, and the segment it ends.
     marks = jnp.stack([first, ends], axis=2).reshape(rows, 2 * length)
-    entries = find_patches(marks, jnp.repeat(segment_ids, 2, axis=1), capacity, room=room)
+    entries = find_patches(marks, jnp.repeat(document_ids, 2, axis=1), capacity, room=room)
     ahead = entries.count[:, ::2]
-    of_ahead = jnp.take_along_axis(entries.segment_ids, jnp.minimum(ahead, capacity - 1), axis=1)
-    finished = (ahead < capacity) & (of_ahead == segment_ids) & (segment_ids > 0)
+    of_ahead = jnp.take_along_axis(entries.document_ids, jnp.minimum(ahead, capacity - 1), axis=1)
+    finished = (ahead < capacity) & (of_ahead == document_ids) & (document_ids > 0)
     ended = entries.opened[:, 1::2]
     return Segments(
         index=jnp.where(finished, ahead, capacity),
         seen=entries.of_symbol[:, 1::2],
         ends=ended,
-        starts=(jnp.pad(ended[:, :-1], ((0, 0), (1, 0))) & (segment_ids > 0)) | first,
+        starts=(jnp.pad(ended[:, :-1], ((0, 0), (1, 0))) & (document_ids > 0)) | first,
         null=entries.valid & (entries.at % 2 == 0),
-        segment_ids=entries.segment_ids,
+        document_ids=entries.document_ids,
         total=entries.total,
         refused=entries.refused,
     )
@@ -221,9 +221,9 @@ def _following(segments: Segments) -> jax.Array:
     """The entry after each symbol's own in the same document, `[B, T]`; P if there is none."""
     entries = segments.null.shape[1]
     later = jnp.minimum(segments.index + 1, entries - 1)
-    of_later = jnp.take_along_axis(segments.segment_ids, later, axis=1)
+    of_later = jnp.take_along_axis(segments.document_ids, later, axis=1)
     own = jnp.minimum(segments.index, entries - 1)
-    of_own = jnp.take_along_axis(segments.segment_ids, own, axis=1)
+    of_own = jnp.take_along_axis(segments.document_ids, own, axis=1)
     exists = (segments.index + 1 < entries) & (of_later == of_own)
     return jnp.where(exists, segments.index + 1, entries)
 

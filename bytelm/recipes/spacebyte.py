@@ -43,7 +43,7 @@ def spacebyte(
         local_depth=local_depth,
         global_width=global_width,
         global_depth=global_depth,
-        bytes_per_patch=length / room,
+        bytes_per_slot=length / room,
         learned_positions=length,
         norm="layer",
         mlp="relu",

@@ -17,7 +17,7 @@ _SAME_MEANING = (
     "boundary.temperature",
     "boundary.weight",
     "boundary_gradient",
-    "bytes_per_patch",
+    "bytes_per_slot",
     "compute_dtype",
     "remat",
     "scaled_init",

@@ -65,7 +65,7 @@ def score(
         **output.statistics,
     }
     if output.patch_starts is not None:
-        sums["patch_lengths"] = count_lengths(output.patch_starts, batch.segment_ids)
+        sums["patch_lengths"] = count_lengths(output.patch_starts, batch.document_ids)
     if scripts and output.patch_starts is not None:
         of_script = batch.scripts[:, :, None] == jnp.arange(scripts)[None, None, :]
         sums["script_bytes"] = (of_script * bytes_of[:, :, None]).sum(axis=(0, 1))

@@ -24,7 +24,7 @@ from bytelm.training.optimizer import OptimizerConfig
 ablation = Ablation(
     base=ExperimentConfig(
         model=DynamicPoolingConfig(
-            width=128, pre_depth=1, backbone_depth=4, post_depth=1, bytes_per_patch=3.0
+            width=128, pre_depth=1, backbone_depth=4, post_depth=1, bytes_per_slot=3.0
         ),
         data=DataConfig(
             sequence_length=512,

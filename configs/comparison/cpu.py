@@ -47,7 +47,7 @@ def subword(kind: str, learning_rate: float) -> Contender:
     return contender(model, TokenizerConfig(kind, VOCABULARY), learning_rate=learning_rate)
 
 
-def pooled(boundary: object, bytes_per_patch: float) -> Contender:
+def pooled(boundary: object, bytes_per_slot: float) -> Contender:
     """The hourglass."""
     return contender(
         DynamicPoolingConfig(
@@ -57,7 +57,7 @@ def pooled(boundary: object, bytes_per_patch: float) -> Contender:
             backbone_depth=4,
             post_depth=1,
             boundary=boundary,
-            bytes_per_patch=bytes_per_patch,
+            bytes_per_slot=bytes_per_slot,
         )
     )
 
@@ -70,20 +70,20 @@ comparison = Comparison(
         "megabyte": contender(
             MegaByteConfig(
                 local_width=96, local_depth=3, global_width=192, global_depth=3, head_width=32,
-                patch_size=4, bytes_per_patch=4.0,
+                patch_size=4, bytes_per_slot=4.0,
             ),
             learning_rate=1e-2,
         ),
         "spacebyte": contender(
             SpaceByteConfig(
                 local_width=80, local_depth=4, global_width=160, global_depth=3, head_width=16,
-                window=128, bytes_per_patch=4.0,
+                window=128, bytes_per_slot=4.0,
             )
         ),
         "hat": contender(
             HATConfig(
                 local_width=80, encoder_depth=1, decoder_depth=2, global_width=160, global_depth=3,
-                head_width=16, bytes_per_patch=3.5,
+                head_width=16, bytes_per_slot=3.5,
             )
         ),
         "pooling_whitespace": pooled(WhitespaceBoundary(), 4.0),

@@ -41,7 +41,7 @@ def subword(kind: str) -> Contender:
     return contender(model, TokenizerConfig(kind, VOCABULARY))
 
 
-def pooled(boundary: object, bytes_per_patch: float) -> Contender:
+def pooled(boundary: object, bytes_per_slot: float) -> Contender:
     """The hourglass."""
     return contender(
         DynamicPoolingConfig(
@@ -51,7 +51,7 @@ def pooled(boundary: object, bytes_per_patch: float) -> Contender:
             backbone_depth=10,
             post_depth=2,
             boundary=boundary,
-            bytes_per_patch=bytes_per_patch,
+            bytes_per_slot=bytes_per_slot,
         )
     )
 
@@ -66,19 +66,19 @@ comparison = Comparison(
         "megabyte": contender(
             MegaByteConfig(
                 local_width=384, local_depth=8, global_width=1152, global_depth=8, head_width=64,
-                patch_size=4, bytes_per_patch=4.0,
+                patch_size=4, bytes_per_slot=4.0,
             )
         ),
         "spacebyte": contender(
             SpaceByteConfig(
                 local_width=384, local_depth=8, global_width=1024, global_depth=9, head_width=64,
-                window=512, bytes_per_patch=4.0,
+                window=512, bytes_per_slot=4.0,
             )
         ),
         "hat": contender(
             HATConfig(
                 local_width=384, encoder_depth=2, decoder_depth=4, global_width=1024,
-                global_depth=9, head_width=64, bytes_per_patch=3.5,
+                global_depth=9, head_width=64, bytes_per_slot=3.5,
             )
         ),
         "pooling_whitespace": pooled(WhitespaceBoundary(), 4.0),

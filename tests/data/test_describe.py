@@ -81,19 +81,19 @@ def test_the_advised_room_is_enough_and_no_more():
     generator = np.random.default_rng(0)
     text = generator.choice([*b"abcdefg "], size=10_000).astype(np.uint8).tobytes()
     rule, rows = BoundaryRule("words"), Rows(pack([text]), 32)
-    advised = patch_statistics(rule, rows).bytes_per_patch
+    advised = patch_statistics(rule, rows).bytes_per_slot
 
     @functools.partial(jax.jit, static_argnums=2)
-    def refused(ids, segment_ids, capacity):
-        boundaries, _ = find_boundaries(rule, ids, segment_ids)
-        patches = find_patches(boundaries.starts, segment_ids, capacity)
+    def refused(ids, document_ids, capacity):
+        boundaries, _ = find_boundaries(rule, ids, document_ids)
+        patches = find_patches(boundaries.starts, document_ids, capacity)
         return patches.refused / boundaries.starts.sum()
 
     batch = rows.batch(range(len(rows)))
     room = [
         batch["ids"],
-        batch["segment_ids"],
-        SpaceByteConfig(bytes_per_patch=advised).capacity(32),
+        batch["document_ids"],
+        SpaceByteConfig(bytes_per_slot=advised).capacity(32),
     ]
     assert refused(*room) < 0.001
     room[-1] -= 1

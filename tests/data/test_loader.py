@@ -24,7 +24,7 @@ def take(loader, count):
 
 def stack(batches):
     """Batches one behind another, as one array [3, B, T]."""
-    parts = [[batch.ids, batch.targets, batch.segment_ids] for batch in batches]
+    parts = [[batch.ids, batch.targets, batch.document_ids] for batch in batches]
     return np.concatenate(np.array(parts), axis=1)
 
 
@@ -48,7 +48,7 @@ def test_an_epoch_scores_every_byte_and_end_once(config):
 def test_gives_batches_of_the_contract(config):
     batch = next(train_loader(config, seed=0))
     assert isinstance(batch, Batch)
-    for value in (batch.ids, batch.targets, batch.segment_ids):
+    for value in (batch.ids, batch.targets, batch.document_ids):
         assert (value.shape, value.dtype) == ((6, 16), np.int32)
     assert batch.scripts is None
     assert batch.boundaries is None

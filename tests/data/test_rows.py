@@ -38,15 +38,15 @@ def test_batches_of_the_contract(task_config):
     assert isinstance(batch, Batch)
     length = task_config.row_length
     assert (batch.inputs.shape, batch.inputs.dtype) == ((6, 24), np.int32)
-    for value in (batch.ids, batch.targets, batch.segment_ids):
+    for value in (batch.ids, batch.targets, batch.document_ids):
         assert (value.shape, value.dtype) == ((6, length), np.int32)
     assert batch.scripts is None
     assert batch.boundaries is None
     assert (batch.ids[:, 0] == START).all()
     assert ((batch.ids == PAD) == (batch.targets == UNSCORED)).all()
-    assert ((batch.targets != UNSCORED) == batch.segment_ids).all()
+    assert ((batch.targets != UNSCORED) == batch.document_ids).all()
     moved = np.where(batch.ids[:, 1:] == PAD, UNSCORED, batch.ids[:, 1:])
-    kept = batch.segment_ids[:, 1:] == 1
+    kept = batch.document_ids[:, 1:] == 1
     assert (moved[kept] == batch.targets[:, :-1][kept]).all()
 
 

@@ -30,7 +30,7 @@ def config(tfds_dir, tmp_path):
 
 def take(loader, count):
     batches = itertools.islice(loader, count)
-    return np.array([[batch.ids, batch.targets, batch.segment_ids] for batch in batches])
+    return np.array([[batch.ids, batch.targets, batch.document_ids] for batch in batches])
 
 
 def test_an_epoch_has_every_document_once_and_rows_of_the_contract(config):
@@ -125,7 +125,7 @@ def test_validation_packs_no_more_than_it_needs(config):
     assert not config.cache_path.exists()
     packed = list(ValidationBatches(replace(config, read="packed"), rows=3, split="train"))
     for one, other in zip(streamed, packed, strict=True):
-        for name in ("ids", "targets", "segment_ids"):
+        for name in ("ids", "targets", "document_ids"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 

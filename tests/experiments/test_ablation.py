@@ -42,7 +42,7 @@ def ablation(tmp_path_factory) -> Ablation:
             global_width=16,
             global_depth=1,
             head_width=8,
-            bytes_per_patch=2.0,
+            bytes_per_slot=2.0,
         ),
         data=DataConfig(
             files=(str(folder / "train.txt"),),

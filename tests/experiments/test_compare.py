@@ -50,7 +50,7 @@ CONTENDERS = {
                 global_width=16,
                 global_depth=1,
                 head_width=8,
-                bytes_per_patch=2.0,
+                bytes_per_slot=2.0,
             )
         )
     ),

@@ -69,15 +69,15 @@ def generator():
 
 def greedy_by_recomputation(model, prompt, count):
     @jax.jit
-    def logits(ids, segment_ids):
-        return model(Batch(ids=ids, targets=ids, segment_ids=segment_ids)).logits
+    def logits(ids, document_ids):
+        return model(Batch(ids=ids, targets=ids, document_ids=document_ids)).logits
 
     symbols = [START, *prompt]
     for _ in range(count):
         ids = np.zeros((1, 64), np.int32)
         ids[0, : len(symbols)] = symbols
-        segment_ids = (np.arange(64) < len(symbols)).astype(np.int32)[None]
-        symbols.append(int(jnp.argmax(logits(ids, segment_ids)[0, len(symbols) - 1])))
+        document_ids = (np.arange(64) < len(symbols)).astype(np.int32)[None]
+        symbols.append(int(jnp.argmax(logits(ids, document_ids)[0, len(symbols) - 1])))
         if symbols[-1] == END:
             return bytes(symbols[1 + len(prompt) : -1])
     return bytes(symbols[1 + len(prompt) :])

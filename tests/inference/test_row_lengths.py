@@ -61,7 +61,7 @@ def test_short_rows_give_the_scores_of_full_ones(name):
     seen = []
 
     def watched(batch):
-        used = int((batch.segment_ids > 0).any(axis=0).sum())
+        used = int((batch.document_ids > 0).any(axis=0).sum())
         seen.append((len(batch.ids), shortest_row(used, LENGTH)))
         return scorer(batch)
 

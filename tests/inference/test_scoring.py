@@ -56,7 +56,9 @@ class Spy:
         self.seen = []
 
     def __call__(self, batch: Batch):
-        for ids, targets, segments in zip(batch.ids, batch.targets, batch.segment_ids, strict=True):
+        for ids, targets, segments in zip(
+            batch.ids, batch.targets, batch.document_ids, strict=True
+        ):
             assert ((segments == 1) | ((segments == 0) & (ids == PAD))).all()
             assert (targets[segments == 0] == UNSCORED).all()
             for position in np.flatnonzero(targets != UNSCORED):

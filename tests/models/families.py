@@ -42,11 +42,11 @@ ROWS = 16
 small = functools.partial(TransformerConfig, width=32, depth=2, head_width=8, mlp_width=48)
 levels = {"local_width": 16, "global_width": 32, "global_depth": 1, "head_width": 8}
 # Room for a patch at every symbol; the variants that overflow have less.
-spacebyte = functools.partial(SpaceByteConfig, **levels, local_depth=2, bytes_per_patch=1.0)
+spacebyte = functools.partial(SpaceByteConfig, **levels, local_depth=2, bytes_per_slot=1.0)
 megabyte = functools.partial(
-    MegaByteConfig, **levels, local_depth=1, patch_size=4, bytes_per_patch=1.0
+    MegaByteConfig, **levels, local_depth=1, patch_size=4, bytes_per_slot=1.0
 )
-word_levels = {**levels, "encoder_depth": 1, "decoder_depth": 1, "bytes_per_patch": 1.0}
+word_levels = {**levels, "encoder_depth": 1, "decoder_depth": 1, "bytes_per_slot": 1.0}
 hat = functools.partial(HATConfig, **word_levels, longest_word=5)
 hat2 = functools.partial(HAT2Config, **word_levels, longest_word=5)
 dynamic_pooling = functools.partial(
@@ -56,7 +56,7 @@ dynamic_pooling = functools.partial(
     pre_depth=1,
     backbone_depth=1,
     post_depth=1,
-    bytes_per_patch=1.0,
+    bytes_per_slot=1.0,
 )
 
 FAMILIES: dict[str, ModelConfig] = {
@@ -76,7 +76,7 @@ FAMILIES: dict[str, ModelConfig] = {
         scaled_init=False,
         boundary="fixed",
         stride=3,
-        bytes_per_patch=5.0,
+        bytes_per_slot=5.0,
     ),
     "megabyte": megabyte(),
     "megabyte, published block, overflow": megabyte(
@@ -85,13 +85,13 @@ FAMILIES: dict[str, ModelConfig] = {
         rope_theta=None,
         learned_positions=12,
         scaled_init=False,
-        bytes_per_patch=8.0,
+        bytes_per_slot=8.0,
     ),
     "hat": hat(),
-    "hat, overflow": hat(bytes_per_patch=8.0),
+    "hat, overflow": hat(bytes_per_slot=8.0),
     "hat2": hat2(window=6),
     "hat2, whitespace, overflow, scanned and rematerialised": hat2(
-        boundary="whitespace", window=None, scan=True, remat="full", bytes_per_patch=4.0
+        boundary="whitespace", window=None, scan=True, remat="full", bytes_per_slot=4.0
     ),
     "dynamic_pooling, whitespace": dynamic_pooling(boundary=WhitespaceBoundary()),
     "dynamic_pooling, fixed": dynamic_pooling(boundary=FixedBoundary(stride=3)),
@@ -107,7 +107,7 @@ FAMILIES: dict[str, ModelConfig] = {
         mlp="gelu",
     ),
     "dynamic_pooling, spacelike, overflow": dynamic_pooling(
-        boundary=SpacelikeBoundary(), bytes_per_patch=4.0
+        boundary=SpacelikeBoundary(), bytes_per_slot=4.0
     ),
     "dynamic_pooling, gumbel": dynamic_pooling(),
 }
@@ -117,7 +117,7 @@ def with_room(config: ModelConfig) -> ModelConfig:
     """The config with room for a patch at every symbol, so that no row overflows."""
     if not isinstance(config, HierarchyConfig):
         return config
-    return dataclasses.replace(config, bytes_per_patch=1.0)
+    return dataclasses.replace(config, bytes_per_slot=1.0)
 
 
 @functools.cache
@@ -198,9 +198,9 @@ def random_rows(seed: int, rows: int = ROWS, length: int = LENGTH) -> Batch:
 def padded(*documents: np.ndarray, rows: int = ROWS, length: int = LENGTH) -> Batch:
     """Each document (symbols) in a row of its own, then rows of nothing but padding."""
     ids = np.full((rows, length), PAD, np.int32)
-    targets, segment_ids = np.full_like(ids, UNSCORED), np.zeros_like(ids)
+    targets, document_ids = np.full_like(ids, UNSCORED), np.zeros_like(ids)
     for row, document in enumerate(documents):
         ids[row, : len(document)] = document
         targets[row, : len(document) - 1] = document[1:]
-        segment_ids[row, : len(document)] = 1
-    return Batch(ids, targets, segment_ids)
+        document_ids[row, : len(document)] = 1
+    return Batch(ids, targets, document_ids)

@@ -67,7 +67,7 @@ def config(case):
     pre, (shortened,), post = json.loads(cfg["model_config"].replace("(", "[").replace(",)", "]"))
     return DynamicPoolingConfig(
         compute_dtype="float32",
-        bytes_per_patch=1.0,
+        bytes_per_slot=1.0,
         head_width=cfg["d_head"],
         heads=cfg["n_head"],
         mlp=cfg["activation_function"],
@@ -215,7 +215,7 @@ def evaluate(case) -> dict[str, Any]:
         mock.patch.object(DynamicPooling, "_entries", shortened),
         # FLEXITOKENS counts the boundaries of all positions, also that of the last symbol.
         mock.patch.object(
-            DynamicPooling, "_counted", lambda s, b: b.segment_ids > 0 if whole else counted(s, b)
+            DynamicPooling, "_counted", lambda s, b: b.document_ids > 0 if whole else counted(s, b)
         ),
     ):
         check_shapes(case)

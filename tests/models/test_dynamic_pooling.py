@@ -142,7 +142,7 @@ def test_sampled_boundaries_of_a_prefix_are_those_of_the_row():
     without = run(sampled())(dataclasses.replace(rows, keys=None))
     assert (np.asarray(whole.patch_starts) != np.asarray(without.patch_starts)).any()
     for size in (1, LENGTH - 3):
-        cut = Batch(rows.ids[:, :size], rows.targets[:, :size], rows.segment_ids[:, :size])
+        cut = Batch(rows.ids[:, :size], rows.targets[:, :size], rows.document_ids[:, :size])
         part = run(sampled())(dataclasses.replace(cut, keys=rows.keys))
         np.testing.assert_array_equal(part.patch_starts, whole.patch_starts[:, :size])
         np.testing.assert_allclose(part.logits, whole.logits[:, :size], atol=2e-5)
@@ -311,6 +311,6 @@ def test_room_follows_the_kind():
         GumbelBoundary(rate=0.9): 1.0,
     }
     for boundary, size in room.items():
-        assert DynamicPoolingConfig(boundary=boundary).default_bytes_per_patch == size
-    config = DynamicPoolingConfig(boundary=GumbelBoundary(rate=0.25), bytes_per_patch=5.0)
+        assert DynamicPoolingConfig(boundary=boundary).default_bytes_per_slot == size
+    config = DynamicPoolingConfig(boundary=GumbelBoundary(rate=0.25), bytes_per_slot=5.0)
     assert config.capacity(1000) == 201

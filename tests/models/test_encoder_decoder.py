@@ -193,7 +193,7 @@ def test_padding_changes_nothing(config):
         inputs=np.pad(batch.inputs, ((0, 0), (0, 5)), constant_values=PAD),
         ids=np.pad(batch.ids, ((0, 0), (0, 2)), constant_values=PAD),
         targets=np.pad(batch.targets, ((0, 0), (0, 2)), constant_values=UNSCORED),
-        segment_ids=np.pad(batch.segment_ids, ((0, 0), (0, 2))),
+        document_ids=np.pad(batch.document_ids, ((0, 0), (0, 2))),
     )
     close(logits(config, padded)[:, :TARGETS], logits(config, batch))
 
@@ -216,7 +216,7 @@ def test_as_many_slots_as_the_longest_row_needs_are_enough(config):
 def test_rows_without_input_or_targets_are_finite(config):
     batch = jax.tree.map(np.copy, random_batch())
     batch.inputs[0], batch.ids[0] = PAD, PAD
-    batch.targets[0], batch.segment_ids[0] = UNSCORED, 0
+    batch.targets[0], batch.document_ids[0] = UNSCORED, 0
     assert np.isfinite(logits(config, batch)).all()
     state, metrics = trained(config, batch)
     assert np.isfinite(metrics["gradient_norm"]) and metrics["skipped"] == 0

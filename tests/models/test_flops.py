@@ -101,7 +101,7 @@ WIDE = {
     "transformer": TransformerConfig(width=256, depth=2, head_width=32),
     "spacebyte": SpaceByteConfig(**LEVELS, local_depth=2),
     "megabyte": MegaByteConfig(**LEVELS, local_depth=2, patch_size=8),
-    "hat": HATConfig(**LEVELS, encoder_depth=1, decoder_depth=1, bytes_per_patch=8.0),
+    "hat": HATConfig(**LEVELS, encoder_depth=1, decoder_depth=1, bytes_per_slot=8.0),
     "hat2": HAT2Config(**LEVELS, encoder_depth=1, decoder_depth=1),
     "dynamic_pooling": DynamicPoolingConfig(**POOLED),
     "dynamic_pooling, rule": DynamicPoolingConfig(**POOLED, boundary=WhitespaceBoundary()),

@@ -26,7 +26,7 @@ CONFIG = HATConfig(
     global_depth=2,
     head_width=8,
     longest_word=LONGEST,
-    bytes_per_patch=1.0,
+    bytes_per_slot=1.0,
 )
 WORDS = ["The ", "owl, ", " at ", "night\t", "saw ", "wonderfu", "lly.\n"]
 
@@ -153,7 +153,7 @@ def test_long_words_are_split_and_every_byte_scored(model):
         ),
         ({"longest_word": 0}, "model.longest_word is 0; it must be at least 1"),
         ({"local_width": 20}, "model.local_width 20 is no multiple of model.head_width 8"),
-        ({"bytes_per_patch": 0.5}, "model.bytes_per_patch is 0.5; it must be at least 1"),
+        ({"bytes_per_slot": 0.5}, "model.bytes_per_slot is 0.5; it must be at least 1"),
         ({"head_width": 7}, "model.head_width is 7; rotary positions need it even"),
     ],
 )

@@ -26,7 +26,7 @@ CONFIG = HAT2Config(
     global_width=32,
     global_depth=2,
     head_width=8,
-    bytes_per_patch=1.0,
+    bytes_per_slot=1.0,
 )
 
 

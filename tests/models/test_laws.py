@@ -131,7 +131,7 @@ def test_a_packed_document_is_scored_as_if_alone(config):
     config = with_room(config)
     (first, second, third), segments = packed_row()
     batch = padded(np.concatenate([first, second, third]), first, second, third)
-    batch.segment_ids[0, :13] = segments
+    batch.document_ids[0, :13] = segments
     packed, *alone = logits(config, batch)[:4]
     for whole, start in zip([first, second, third], [0, 6, 8], strict=True):
         np.testing.assert_allclose(
@@ -144,7 +144,7 @@ def test_no_gradient_comes_from_other_documents(config):
     documents, segments = packed_row()
     row = np.concatenate(documents)
     batch = padded(row, row, row)
-    batch.segment_ids[:3, :13] = segments
+    batch.document_ids[:3, :13] = segments
     weights = np.zeros((ROWS, LENGTH))
     weights[:3, :13] = segments == np.array([[1], [2], [3]])
     _, _, nudges = gradients(config, batch, weights)
@@ -156,7 +156,7 @@ def test_no_gradient_comes_from_other_documents(config):
 def test_padding_is_not_seen_and_breaks_nothing(config):
     batch = padded(document(10, 6), document(11, 0))
     garbage = np.random.default_rng(12).integers(0, BYTES, batch.ids.shape, dtype=np.int32)
-    real = batch.segment_ids > 0
+    real = batch.document_ids > 0
     other = dataclasses.replace(batch, ids=np.where(real, batch.ids, garbage))
     values = logits(config, batch)
     assert np.isfinite(values).all()
@@ -261,7 +261,7 @@ def test_accumulated_micro_batches_equal_the_whole_batch(name):
         batch,
         ids=np.where(scored, batch.ids, PAD),
         targets=np.where(scored, batch.targets, UNSCORED),
-        segment_ids=scored.astype(np.int32),
+        document_ids=scored.astype(np.int32),
         keys=np.random.default_rng(21).integers(0, 2**32, (ROWS, 2), dtype=np.uint32),
     )
 

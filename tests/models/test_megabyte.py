@@ -28,7 +28,7 @@ def golden_config(case):
     return MegaByteConfig(
         compute_dtype="float32",
         patch_size=cfg["patch_size"],
-        bytes_per_patch=cfg["patch_size"],
+        bytes_per_slot=cfg["patch_size"],
         head_width=cfg["d_key"],
         mlp="relu",
         norm="layer",
@@ -114,12 +114,12 @@ def test_the_global_model_adds_all_that_went_before():
     np.testing.assert_array_equal(seen(params), (s <= t) & (s > 0))
 
 
-@pytest.mark.parametrize(("bytes_per_patch", "refused"), [(1.0, 0), (8.0, 2)])
-def test_it_counts_patches_and_those_refused(bytes_per_patch, refused):
-    graphdef, params = split_model(megabyte(bytes_per_patch=bytes_per_patch))
+@pytest.mark.parametrize(("bytes_per_slot", "refused"), [(1.0, 0), (8.0, 2)])
+def test_it_counts_patches_and_those_refused(bytes_per_slot, refused):
+    graphdef, params = split_model(megabyte(bytes_per_slot=bytes_per_slot))
     # Patches of 4 symbols: documents of 9 and 3 in one row have 3 and 1, one of 4 has 1.
     batch = padded(np.full(12, START, np.int32), np.full(4, START, np.int32))
-    batch.segment_ids[0, 9:12] = 2
+    batch.document_ids[0, 9:12] = 2
     statistics = jax.jit(lambda *args: nnx.merge(graphdef, args[0])(args[1]).statistics)
     got = jax.device_get(statistics(params, batch))
     assert got == {"patches": 5 - refused, "overflow": refused}
@@ -132,7 +132,7 @@ def test_it_is_registered_under_its_family():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"bytes_per_patch": 0.5}, r"model\.bytes_per_patch is 0\.5; .* at least 1"),
+        ({"bytes_per_slot": 0.5}, r"model\.bytes_per_slot is 0\.5; .* at least 1"),
         ({"head_width": 0}, r"model\.head_width is 0; .* at least 1"),
         ({"head_width": 7}, r"model\.head_width is 7; .* even"),
         ({"patch_size": 0}, r"model\.patch_size is 0"),

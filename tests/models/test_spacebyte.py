@@ -31,10 +31,10 @@ def golden_config(case, more_keys=1):
     """The case's model; the authors' CPU path sees one key more than the window."""
     cfg = case.cfg
     fixed = cfg["patch_method"] == "periodic"
-    bytes_per_patch = cfg["context_size"] / cfg["global_context_size"]
+    bytes_per_slot = cfg["context_size"] / cfg["global_context_size"]
     return SpaceByteConfig(
         compute_dtype="float32",
-        bytes_per_patch=bytes_per_patch,
+        bytes_per_slot=bytes_per_slot,
         head_width=cfg["d_key"],
         mlp="relu",
         norm="layer",
@@ -47,7 +47,7 @@ def golden_config(case, more_keys=1):
         global_depth=cfg["n_layers"],
         window=cfg["local_attention_window"] + more_keys,
         boundary="fixed" if fixed else "spacelike",
-        stride=round(bytes_per_patch) if fixed else None,
+        stride=round(bytes_per_slot) if fixed else None,
         learned_positions=cfg["context_size"],
     )
 
@@ -110,16 +110,16 @@ def test_golden_spacebyte_hidden_states(case):
 
 def test_golden_spacebyte_patches(case):
     config, tokens = golden_config(case), case.input["tokens"]
-    segment_ids = np.ones_like(tokens)
+    document_ids = np.ones_like(tokens)
     slots = case.out["h_global_out"].shape[1]
 
     @jax.jit
-    def find(ids, segment_ids):
-        boundaries, _ = find_boundaries(config.rule, ids, segment_ids)
-        return boundaries.starts, find_patches(boundaries.starts, segment_ids, slots)
+    def find(ids, document_ids):
+        boundaries, _ = find_boundaries(config.rule, ids, document_ids)
+        return boundaries.starts, find_patches(boundaries.starts, document_ids, slots)
 
-    starts, patches = jax.device_get(find(golden.symbols(tokens), segment_ids))
-    every = round(config.bytes_per_patch)
+    starts, patches = jax.device_get(find(golden.symbols(tokens), document_ids))
+    every = round(config.bytes_per_slot)
     fixed = np.broadcast_to(np.arange(tokens.shape[1]) % every == 0, tokens.shape)
     np.testing.assert_array_equal(starts, case.out.get("boundary_mask", fixed))
     if config.boundary == "fixed":
@@ -164,9 +164,9 @@ def test_golden_spacebyte_overflow_is_scored(path):
 def test_golden_spacebyte_boundaries(path):
     case = golden.load(path)
     tokens = case.input["bytes"]
-    segment_ids = (tokens >= 0).astype(np.int32)
-    np.testing.assert_array_equal(segment_ids.sum(axis=1), case.input["length"])
-    boundaries, _ = find_boundaries(BoundaryRule("spacelike"), golden.symbols(tokens), segment_ids)
+    document_ids = (tokens >= 0).astype(np.int32)
+    np.testing.assert_array_equal(document_ids.sum(axis=1), case.input["length"])
+    boundaries, _ = find_boundaries(BoundaryRule("spacelike"), golden.symbols(tokens), document_ids)
     np.testing.assert_array_equal(boundaries.starts, case.out["mask"])
 
 
@@ -195,9 +195,9 @@ def last_position_nudges(config, batch):
     return np.asarray(backward(config)(split_model(config)[1], batch, weights)[2])
 
 
-@pytest.mark.parametrize(("bytes_per_patch", "opened"), [(1.0, [3, 6]), (5.0, [3, 4])])
-def test_it_counts_patches_and_those_refused(bytes_per_patch, opened):
-    config = spacebyte(bytes_per_patch=bytes_per_patch)
+@pytest.mark.parametrize(("bytes_per_slot", "opened"), [(1.0, [3, 6]), (5.0, [3, 4])])
+def test_it_counts_patches_and_those_refused(bytes_per_slot, opened):
+    config = spacebyte(bytes_per_slot=bytes_per_slot)
     graphdef, params = split_model(config)
     batch = padded(text(b"the cat sat"), text(b"a b c d e f"))
     statistics = jax.jit(lambda *args: nnx.merge(graphdef, args[0])(args[1]).statistics)
@@ -219,7 +219,7 @@ def test_the_defaults_follow_the_paper():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"bytes_per_patch": 0.5}, r"model\.bytes_per_patch is 0\.5; .* at least 1"),
+        ({"bytes_per_slot": 0.5}, r"model\.bytes_per_slot is 0\.5; .* at least 1"),
         ({"head_width": 0}, r"model\.head_width is 0; .* at least 1"),
         ({"head_width": 7}, r"model\.head_width is 7; .* even"),
         ({"local_depth": 0}, r"model\.local_depth is 0"),

@@ -37,7 +37,7 @@ def turned(x, position):
     return np.concatenate([pairs.real, pairs.imag])
 
 
-def by_hand(params, x, segment_ids, window):
+def by_hand(params, x, group_ids, window):
     """The block, one row, head, query and key at a time."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     mixer = p["attention"]
@@ -55,7 +55,7 @@ def by_hand(params, x, segment_ids, window):
                 seen = [
                     s
                     for s in range(max(0, t - window + 1), t + 1)
-                    if segment_ids[b, s] == segment_ids[b, t]
+                    if group_ids[b, s] == group_ids[b, t]
                 ]
                 scores = np.array(
                     [turned(q[t, head], t) @ turned(k[s, group], s) / 2 for s in seen]
@@ -78,10 +78,10 @@ def test_the_block_is_its_formula():
         nnx.to_pure_dict(state),
     )
     x = rng.normal(size=(B, T, WIDTH)).astype(np.float32)
-    segment_ids = np.array([[1, 1, 1, 1, 2, 2], [1, 2, 2, 2, 2, 2]], np.int32)
+    group_ids = np.array([[1, 1, 1, 1, 2, 2], [1, 2, 2, 2, 2, 2]], np.int32)
     run = jax.jit(lambda params, *inputs: nnx.merge(graphdef, params)(*inputs))
-    wanted = by_hand(params, x, segment_ids, window=3)
-    np.testing.assert_allclose(run(params, x, segment_ids), wanted, rtol=1e-4, atol=1e-4)
+    wanted = by_hand(params, x, group_ids, window=3)
+    np.testing.assert_allclose(run(params, x, group_ids), wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["attention/output", "mlp/down"])

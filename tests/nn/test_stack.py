@@ -131,9 +131,9 @@ def run_in_pieces(graphdef, params, lengths, condition=None):
     """Outputs for LONGER, read in pieces of at most 3 positions, as many a row as `lengths`."""
 
     @jax.jit
-    def extend(params, x, cache, lengths, segment_ids, condition):
+    def extend(params, x, cache, lengths, group_ids, condition):
         return nnx.merge(graphdef, params).extend(
-            x, cache, lengths, segment_ids=segment_ids, condition=condition
+            x, cache, lengths, group_ids=group_ids, condition=condition
         )
 
     cache = nnx.merge(graphdef, params).init_cache(2, 9, jnp.float32)
@@ -159,7 +159,7 @@ LENGTHS = [(3, 1), (2, 3), (0, 2), (1, 1), (3, 2)]
 @pytest.mark.parametrize("window", [None, 3])
 def test_pieces_of_packed_documents_equal_the_whole(window):
     graphdef, params = random_stack(window=window)
-    whole = jax.jit(lambda params, segment_ids: nnx.merge(graphdef, params)(LONGER, segment_ids))
+    whole = jax.jit(lambda params, group_ids: nnx.merge(graphdef, params)(LONGER, group_ids))
     expected = whole(params, SEGMENTS)
     assert np.abs(expected - whole(params, np.ones_like(SEGMENTS))).max() > 0.1
     found = run_in_pieces(graphdef, params, LENGTHS)

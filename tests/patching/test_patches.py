@@ -27,16 +27,16 @@ find = jax.jit(find_patches, static_argnums=2)
 
 
 def make_marks(seed=0):
-    """Marks and segment ids: documents of uneven lengths, whose first symbol need not be marked;
+    """Marks and document ids: documents of uneven lengths, whose first symbol need not be marked;
     a row without marks, one without padding, and one of padding alone."""
     generator = np.random.default_rng(seed)
-    segment_ids = 1 + np.cumsum(generator.random((ROWS, LENGTH)) < 0.12, axis=1, dtype=np.int32)
-    segment_ids -= segment_ids[:, :1] - 1
+    document_ids = 1 + np.cumsum(generator.random((ROWS, LENGTH)) < 0.12, axis=1, dtype=np.int32)
+    document_ids -= document_ids[:, :1] - 1
     padding = np.array([5, 0, 3, 9, LENGTH, 2])[:, None]
-    segment_ids[np.arange(LENGTH)[None, :] >= LENGTH - padding] = 0
-    marks = (generator.random((ROWS, LENGTH)) < 0.4) & (segment_ids > 0)
+    document_ids[np.arange(LENGTH)[None, :] >= LENGTH - padding] = 0
+    marks = (generator.random((ROWS, LENGTH)) < 0.4) & (document_ids > 0)
     marks[2] = False
-    return marks, segment_ids
+    return marks, document_ids
 
 
 MARKS, SEGMENTS = make_marks()
@@ -44,7 +44,7 @@ FULL = int(MARKS.sum(axis=1).max())
 CAPACITIES = (1, 3, FULL, FULL + 4, LENGTH + 5)
 
 
-def find_slowly(marks, segment_ids, capacity, room):
+def find_slowly(marks, document_ids, capacity, room):
     """What `find_patches` promises, symbol by symbol."""
     of_symbol, count = np.full(marks.shape, NO_PATCH), np.zeros(marks.shape, int)
     at, valid = np.zeros((ROWS, capacity), int), np.zeros((ROWS, capacity), bool)
@@ -55,12 +55,12 @@ def find_slowly(marks, segment_ids, capacity, room):
         for t in range(LENGTH):
             if marks[row, t]:
                 if len(patches) < min(capacity, room[row]):
-                    patches.append((t, segment_ids[row, t]))
+                    patches.append((t, document_ids[row, t]))
                     opened[row, t] = True
                 else:
                     refused += 1
             count[row, t] = len(patches)
-            if patches and segment_ids[row, t] and patches[-1][1] == segment_ids[row, t]:
+            if patches and document_ids[row, t] and patches[-1][1] == document_ids[row, t]:
                 of_symbol[row, t] = len(patches) - 1
         for p, (t, document) in enumerate(patches):
             at[row, p], valid[row, p], of_patch[row, p] = t, True, document
@@ -68,7 +68,7 @@ def find_slowly(marks, segment_ids, capacity, room):
     return {
         "at": at,
         "valid": valid,
-        "segment_ids": of_patch,
+        "document_ids": of_patch,
         "number": number,
         "opened": opened,
         "count": count,
@@ -94,17 +94,17 @@ def test_patches_open_while_there_is_room(capacity, limited):
 
 
 def test_a_document_that_finds_no_room_has_no_patch():
-    segment_ids = np.int32([[1, 1, 1, 2, 2, 3, 0]])
+    document_ids = np.int32([[1, 1, 1, 2, 2, 3, 0]])
     marks = np.array([[False, True, True, True, False, True, False]])
-    found = find(marks, segment_ids, 2)
+    found = find(marks, document_ids, 2)
     np.testing.assert_array_equal(found.of_symbol[0], [NO_PATCH, 0, 1, *[NO_PATCH] * 4])
     assert found.refused == 2
 
 
 def test_positions_in_segment():
-    segment_ids = np.int32([[1, 1, 2, 2, 2, 0, 0], [3, 4, 4, 4, 4, 4, 5]])
+    document_ids = np.int32([[1, 1, 2, 2, 2, 0, 0], [3, 4, 4, 4, 4, 4, 5]])
     expected = [[0, 1, 0, 1, 2, 0, 1], [0, 0, 1, 2, 3, 4, 0]]
-    np.testing.assert_array_equal(positions_in_segment(segment_ids), expected)
+    np.testing.assert_array_equal(positions_in_segment(document_ids), expected)
 
 
 def dense(name, patches):
@@ -123,7 +123,7 @@ def dense(name, patches):
     matrix = np.zeros((ROWS, LENGTH, capacity), bool)
     for row, t in np.argwhere(patches.of_symbol != NO_PATCH):
         source = patches.of_symbol[row, t] - shift
-        if source >= 0 and patches.segment_ids[row, source] == SEGMENTS[row, t]:
+        if source >= 0 and patches.document_ids[row, source] == SEGMENTS[row, t]:
             matrix[row, t, source] = True
     return matrix
 
@@ -238,9 +238,9 @@ def test_parts_of_a_pool_make_the_whole():
         np.testing.assert_allclose(part, expected, rtol=1e-5)
 
 
-def read_and_spread(x, marks, segment_ids):
+def read_and_spread(x, marks, document_ids):
     """What symbols can learn of one another through patches, in all ways at once."""
-    patches = find_patches(marks, segment_ids, LENGTH)
+    patches = find_patches(marks, document_ids, LENGTH)
     index = jnp.where(patches.of_symbol == NO_PATCH, LENGTH, patches.of_symbol)
     pooled, _ = attention_pool(x[:, :, :1], x[:, :, None, :], index, LENGTH)
     parts = [gather(x, patches) for gather in (gather_first, gather_last, mean_patches)]
@@ -263,8 +263,8 @@ def test_packed_documents_do_not_see_each_others_patches():
 
 def test_memory_is_linear_in_length():
     def temporary_bytes(length):
-        def loss(x, marks, segment_ids):
-            patches = find_patches(marks, segment_ids, length // 4)
+        def loss(x, marks, document_ids):
+            patches = find_patches(marks, document_ids, length // 4)
             index = jnp.where(patches.of_symbol == NO_PATCH, length // 4, patches.of_symbol)
             pooled = attention_pool(x[:, :, :1], x[:, :, None, :], index, length // 4)[0][:, :, 0]
             gathers = (gather_first, gather_last, sum_patches, mean_patches)
@@ -286,7 +286,7 @@ def test_memory_is_linear_in_length():
 def test_patches_are_counted_by_length():
     #                   2     3        1  1  | 5             |  padding
     starts = np.array([[1, 0, 1, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0], [0, 1, *[0] * 12]], bool)
-    segment_ids = np.array([[1] * 7 + [2] * 5 + [0, 0], [1] * 14])
-    found = dict(zip(LENGTHS, np.asarray(count_lengths(starts, segment_ids)), strict=True))
+    document_ids = np.array([[1] * 7 + [2] * 5 + [0, 0], [1] * 14])
+    found = dict(zip(LENGTHS, np.asarray(count_lengths(starts, document_ids)), strict=True))
     wanted = {"1": 2, "2": 1, "3-4": 1, "5-8": 1, "9-16": 1, "17-32": 0, "33+": 0}
     assert found == wanted

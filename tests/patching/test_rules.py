@@ -39,9 +39,9 @@ TRICKY = [*b" \n\ta_Z9.,", 0x80, 0x85, 0x8A, 0x9A, 0xA0, 0xC2, 0xE1, 0xE2, 0xE3,
 ROWS = 96
 
 
-def apply(rule, ids, segment_ids, state=None):
+def apply(rule, ids, document_ids, state=None):
     """`find_boundaries` on NumPy arrays."""
-    return jax.device_get(compiled(rule, ids, segment_ids, state))
+    return jax.device_get(compiled(rule, ids, document_ids, state))
 
 
 compiled = jax.jit(find_boundaries, static_argnums=0)
@@ -58,7 +58,7 @@ def documents(generator):
 
 
 def packed_rows(seed=0):
-    """int32 `[ROWS, LENGTH]` twice: ids and segment_ids; every fourth row ends with padding."""
+    """int32 `[ROWS, LENGTH]` twice: ids and document_ids; every fourth row ends with padding."""
     generator = np.random.default_rng(seed)
     stream, segments = [], []
     for number, document in enumerate(documents(generator)):
@@ -67,17 +67,17 @@ def packed_rows(seed=0):
         if len(stream) >= ROWS * LENGTH:
             break
     ids = np.int32(stream[: ROWS * LENGTH]).reshape(ROWS, LENGTH)
-    segment_ids = np.int32(segments[: ROWS * LENGTH]).reshape(ROWS, LENGTH)
-    segment_ids += 1 - segment_ids[:, :1]
+    document_ids = np.int32(segments[: ROWS * LENGTH]).reshape(ROWS, LENGTH)
+    document_ids += 1 - document_ids[:, :1]
     ids[::4, -LENGTH // 4 :] = PAD
-    segment_ids[::4, -LENGTH // 4 :] = 0
-    return ids, segment_ids
+    document_ids[::4, -LENGTH // 4 :] = 0
+    return ids, document_ids
 
 
-def pieces_of(row, segment_ids):
+def pieces_of(row, document_ids):
     """(first position, symbols) of each document's run in a row."""
-    for segment in range(1, segment_ids.max() + 1):
-        where = np.flatnonzero(segment_ids == segment)
+    for segment in range(1, document_ids.max() + 1):
+        where = np.flatnonzero(document_ids == segment)
         yield where[0], row[where].tolist()
 
 
@@ -187,11 +187,11 @@ def oracle(rule, symbols):
 
 @each_rule
 def test_rules_are_their_definitions(rule):
-    ids, segment_ids = packed_rows()
-    found, _ = apply(rule, ids, segment_ids)
+    ids, document_ids = packed_rows()
+    found, _ = apply(rule, ids, document_ids)
     expected = np.zeros((2, *ids.shape), bool)
     for row in range(len(ids)):
-        for first, symbols in pieces_of(ids[row], segment_ids[row]):
+        for first, symbols in pieces_of(ids[row], document_ids[row]):
             expected[:, row, first : first + len(symbols)] = oracle(rule, symbols)
     np.testing.assert_array_equal(found.starts, expected[0])
     np.testing.assert_array_equal(found.ends, expected[1])
@@ -199,16 +199,16 @@ def test_rules_are_their_definitions(rule):
 
 @each_rule
 def test_a_prefix_decides_its_boundaries(rule):
-    ids, segment_ids = packed_rows()
+    ids, document_ids = packed_rows()
     generator = np.random.default_rng(1)
     other_ids, other_segments = packed_rows(seed=2)
     cut = generator.integers(1, LENGTH, size=(ROWS, 1))
     suffix = np.arange(LENGTH) >= cut
     # The suffix goes on with the document, as other documents, or as padding.
-    last = np.take_along_axis(segment_ids, cut - 1, axis=1)
+    last = np.take_along_axis(document_ids, cut - 1, axis=1)
     going_on = last + np.where(other_segments > 0, other_segments - 1, 0)
-    followed = np.where(suffix, np.where(other_segments > 0, going_on, 0), segment_ids)
-    before, _ = apply(rule, ids, segment_ids)
+    followed = np.where(suffix, np.where(other_segments > 0, going_on, 0), document_ids)
+    before, _ = apply(rule, ids, document_ids)
     after, _ = apply(rule, np.where(suffix, other_ids, ids), followed)
     for name in ("starts", "ends"):
         np.testing.assert_array_equal(
@@ -219,10 +219,10 @@ def test_a_prefix_decides_its_boundaries(rule):
 @each_rule
 def test_a_document_alone_is_as_it_is_packed(rule):
     """Each row's second document, moved to the beginning of a row of its own."""
-    ids, segment_ids = packed_rows()
-    packed, _ = apply(rule, ids, segment_ids)
-    second = np.argmax(segment_ids == 2, axis=1)[:, None]
-    size = (segment_ids == 2).sum(axis=1, keepdims=True)
+    ids, document_ids = packed_rows()
+    packed, _ = apply(rule, ids, document_ids)
+    second = np.argmax(document_ids == 2, axis=1)[:, None]
+    size = (document_ids == 2).sum(axis=1, keepdims=True)
     inside = np.arange(LENGTH) < size
     at = np.where(inside, second + np.arange(LENGTH), 0)
     alone, _ = apply(rule, np.take_along_axis(ids, at, axis=1), np.int32(inside))
@@ -260,18 +260,18 @@ def test_pieces_of_any_length_equal_the_whole(rule):
 
 @each_rule
 def test_the_state_is_that_of_the_first_document(rule):
-    ids, segment_ids = packed_rows()
-    _, packed = apply(rule, ids, segment_ids)
-    _, alone = apply(rule, ids, np.int32(segment_ids == 1))
+    ids, document_ids = packed_rows()
+    _, packed = apply(rule, ids, document_ids)
+    _, alone = apply(rule, ids, np.int32(document_ids == 1))
     np.testing.assert_array_equal(packed.recent, alone.recent)
     np.testing.assert_array_equal(packed.since, alone.since)
 
 
 @each_rule
 def test_a_known_end_is_followed_by_a_start(rule):
-    ids, segment_ids = packed_rows()
-    found, _ = apply(rule, ids, segment_ids)
-    same = (segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] > 0)
+    ids, document_ids = packed_rows()
+    found, _ = apply(rule, ids, document_ids)
+    same = (document_ids[:, 1:] == document_ids[:, :-1]) & (document_ids[:, 1:] > 0)
     starts, ends = found.starts[:, 1:][same], found.ends[:, :-1][same]
     assert starts[ends].all()
     if rule.kind in KNOWN_ENDS:

@@ -12,10 +12,10 @@ from tests.models import golden
 find = jax.jit(find_segments, static_argnums=2)
 
 
-def segments_of(ends, segment_ids=None, capacity=None):
+def segments_of(ends, document_ids=None, capacity=None):
     ends = np.asarray(ends, bool)
-    segment_ids = np.ones(ends.shape, np.int32) if segment_ids is None else segment_ids
-    return find(ends, np.asarray(segment_ids), capacity or 2 * ends.shape[1])
+    document_ids = np.ones(ends.shape, np.int32) if document_ids is None else document_ids
+    return find(ends, np.asarray(document_ids), capacity or 2 * ends.shape[1])
 
 
 def made_and_pulled(function, cotangent, *arguments):
@@ -45,7 +45,7 @@ def test_each_document_has_a_null_vector_and_segments_of_its_own():
     docs = [[1, 1, 1, 2, 2, 3, 3, 3, 0, 0]]
     found = segments_of(ends, docs, capacity=12)
     assert found.null[0, :8].tolist() == [1, 0, 1, 0, 1, 0, 0, 0]
-    assert found.segment_ids[0, :8].tolist() == [1, 1, 2, 2, 3, 3, 3, 0]
+    assert found.document_ids[0, :8].tolist() == [1, 1, 2, 2, 3, 3, 3, 0]
     assert found.index.tolist() == [[1, 1, 12, 3, 12, 5, 5, 6, 12, 12]]
     none = NO_PATCH
     assert found.seen.tolist() == [[0, 1, 1, 3, 3, 4, 5, 6, none, none]]

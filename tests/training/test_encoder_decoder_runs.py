@@ -165,7 +165,7 @@ def ragged_batch():
         keep = 1 + (5 * row) % 7
         ids[row, keep:], targets[row, keep:] = PAD, UNSCORED
     return dataclasses.replace(
-        batch, inputs=inputs, ids=ids, targets=targets, segment_ids=(targets != UNSCORED) * 1
+        batch, inputs=inputs, ids=ids, targets=targets, document_ids=(targets != UNSCORED) * 1
     )
 
 

@@ -42,7 +42,7 @@ def config(tmp_path) -> ExperimentConfig:
             pre_depth=1,
             backbone_depth=1,
             post_depth=1,
-            bytes_per_patch=8.0,
+            bytes_per_slot=8.0,
             boundary=BANDS,
         ),
         data=DataConfig(

@@ -32,7 +32,7 @@ def ragged_rows(seed):
     batch = random_rows(seed)
     rows, length = batch.targets.shape
     scored = np.arange(length)[None, :] <= np.arange(rows)[:, None]
-    return Batch(batch.ids, np.where(scored, batch.targets, UNSCORED), batch.segment_ids)
+    return Batch(batch.ids, np.where(scored, batch.targets, UNSCORED), batch.document_ids)
 
 
 class Run:

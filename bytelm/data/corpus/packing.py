@@ -107,7 +107,7 @@ class Rows:
 
         Returns:
             int32 `[B, T]` each: `ids`; `targets`, the symbol after each of them, UNSCORED where
-            it is START or missing; `segment_ids`, documents from 1 in each row, 0 for padding;
+            it is START or missing; `document_ids`, documents from 1 in each row, 0 for padding;
             where the corpus has them, `scripts` of the symbols' documents, -1 for padding,
             `byte_counts` of the targets and, bool `[B, T]`, `boundaries`, False for padding.
         """
@@ -126,14 +126,14 @@ class Rows:
 
         ids, targets = symbols[:, 1:-2], symbols[:, 2:-1].copy()
         targets[targets > vocabulary.end] = UNSCORED
-        segment_ids = np.cumsum(ids == vocabulary.start, axis=1, dtype=np.int32)
-        segment_ids += 1 - segment_ids[:, :1]
-        segment_ids[ids == vocabulary.pad] = 0
-        batch = {"ids": ids, "targets": targets, "segment_ids": segment_ids}
+        document_ids = np.cumsum(ids == vocabulary.start, axis=1, dtype=np.int32)
+        document_ids += 1 - document_ids[:, :1]
+        document_ids[ids == vocabulary.pad] = 0
+        batch = {"ids": ids, "targets": targets, "document_ids": document_ids}
         if self.corpus.byte_counts is not None:
             batch["byte_counts"] = self.corpus.byte_counts[targets]
         if self.corpus.scripts is not None:
-            batch["scripts"] = self._scripts(self.corpus.scripts, first, segment_ids)
+            batch["scripts"] = self._scripts(self.corpus.scripts, first, document_ids)
         if self.corpus.boundaries is not None:
             batch["boundaries"] = np.zeros(ids.shape, np.bool_)
             for row, position in zip(batch["boundaries"], first.tolist(), strict=True):
@@ -142,13 +142,13 @@ class Rows:
         return batch
 
     def _scripts(
-        self, scripts: np.ndarray, first: np.ndarray, segment_ids: np.ndarray
+        self, scripts: np.ndarray, first: np.ndarray, document_ids: np.ndarray
     ) -> np.ndarray:
         """The script of each symbol of rows that begin at `first` [B], int32 [B, T]."""
         before = np.searchsorted(self.corpus.starts, first, side="right") - 2
-        is_text = segment_ids > 0
-        found = np.full(segment_ids.shape, -1, np.int32)
-        found[is_text] = scripts[(before[:, None] + segment_ids)[is_text]]
+        is_text = document_ids > 0
+        found = np.full(document_ids.shape, -1, np.int32)
+        found[is_text] = scripts[(before[:, None] + document_ids)[is_text]]
         return found
 
     def _mark_documents(self, symbols: np.ndarray, first: np.ndarray) -> None:

@@ -45,7 +45,7 @@ class PieceRows:
     ) -> dict[str, np.ndarray]:
         """Rows by their place in the endless order, as `Rows.batch` gives them.
 
-        `segment_ids` count pieces.
+        `document_ids` count pieces.
         """
         rows = [self._row(int(place)) for place in (indices if places is None else places)]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -68,13 +68,13 @@ class PieceRows:
         row = {
             "ids": np.full(self.length, vocabulary.pad, np.int32),
             "targets": np.full(self.length, UNSCORED, np.int32),
-            "segment_ids": np.zeros(self.length, np.int32),
+            "document_ids": np.zeros(self.length, np.int32),
         }
         count = len(positions)
         row["ids"][:count] = self._symbols(positions)
         targets = self._symbols(np.minimum(positions + 1, self.corpus.num_symbols - 1))
         row["targets"][:count] = np.where(row["ids"][:count] == vocabulary.end, UNSCORED, targets)
-        row["segment_ids"][:count] = 1 + rank - rank[:1]
+        row["document_ids"][:count] = 1 + rank - rank[:1]
         if self.corpus.byte_counts is not None:
             row["byte_counts"] = self.corpus.byte_counts[row["targets"]]
         if self.corpus.scripts is not None:

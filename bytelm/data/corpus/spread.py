@@ -79,7 +79,7 @@ class SpreadRows:
             for number, (_, size) in enumerate(fragments):
                 for name, values in found.items():
                     batch[name][row, begin : begin + size] = values[number, :size]
-                batch["segment_ids"][row, begin : begin + size] = number + 1
+                batch["document_ids"][row, begin : begin + size] = number + 1
                 begin += size
         return batch
 

@@ -60,7 +60,7 @@ class EncoderDecoderRows(abc.ABC):
         Returns:
             int32 each: `inputs` `[B, S]`, PAD behind them; `targets` `[B, T]`, UNSCORED behind
             them; `ids` `[B, T]`, START and the targets moved right by one, PAD behind the last
-            target; `segment_ids` `[B, T]`, 1 where there is a target, else 0; with scripts, also
+            target; `document_ids` `[B, T]`, 1 where there is a target, else 0; with scripts, also
             `scripts` `[B, T]`, that of the row, -1 in rows of padding.
         """
         inputs = np.full((len(indices), self.input_length), PAD, np.int32)
@@ -79,7 +79,7 @@ class EncoderDecoderRows(abc.ABC):
             "inputs": inputs,
             "ids": ids,
             "targets": targets,
-            "segment_ids": scored.astype(np.int32),
+            "document_ids": scored.astype(np.int32),
         }
         if self.has_scripts:
             batch["scripts"] = np.repeat(scripts[:, None], self.target_length, axis=1)

@@ -47,7 +47,7 @@ class StochasticRows:
 
     def _split(self, row: dict[str, np.ndarray], place: int) -> dict[str, np.ndarray]:
         vocabulary = self._corpus.vocabulary
-        there = int(np.count_nonzero(row["segment_ids"]))
+        there = int(np.count_nonzero(row["document_ids"]))
         random = random_of(self._seed, place)
         ids, source = self._splits.expand(row["ids"][:there], self._share, random)
         targets = np.append(ids[1:], row["targets"][there - 1 : there]).astype(np.int32)
@@ -60,7 +60,7 @@ class StochasticRows:
         found = {
             "ids": padded(ids, vocabulary.pad),
             "targets": targets,
-            "segment_ids": padded(row["segment_ids"][source], 0),
+            "document_ids": padded(row["document_ids"][source], 0),
         }
         assert self._corpus.byte_counts is not None
         found["byte_counts"] = self._corpus.byte_counts[targets]

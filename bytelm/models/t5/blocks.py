@@ -230,13 +230,13 @@ class T5Block(nnx.Module):
     def __call__(
         self,
         x: Any,
-        segment_ids: jax.Array | None,
+        document_ids: jax.Array | None,
         positions: jax.Array | None,
         context: T5Context,
     ) -> Any:
         if isinstance(x, Watched):
             excess = self.attention.excess(self.attention_norm(x.states), context, x.limit)
-            states = self(x.states, segment_ids, positions, context)
+            states = self(x.states, document_ids, positions, context)
             return Watched(states, x.excess + excess, x.limit)
         normed = self.attention_norm(shard_rows(x))
         k, v = self.attention.keys_and_values(normed)

@@ -324,7 +324,7 @@ class BoundaryPooling(Shortener):
             inputs.shape[1],
             first=jnp.zeros_like(valid),
         )
-        exists = segments.segment_ids > 0
+        exists = segments.document_ids > 0
         pooled = mean_segments(reading.states, numbers, segments, "published")
         return replace(
             reading,

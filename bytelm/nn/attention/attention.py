@@ -46,7 +46,7 @@ def attention(
     k: jax.Array,
     v: jax.Array,
     mask: AttentionMask,
-    segment_ids: jax.Array | None = None,
+    group_ids: jax.Array | None = None,
     *,
     implementation: AttentionImplementation = "auto",
     scale: float | None = None,
@@ -59,9 +59,10 @@ def attention(
         q: `[B, T, H, K]`.
         k: `[B, T, G, K]`, G a divisor of H: query head h reads key head h // (H / G).
         v: `[B, T, G, K]`.
-        mask: what a position may see within its document.
-        segment_ids: int32 `[B, T]` in 0 to T, or None for one document a row. Positions see equal
-            ids only. Padding (id 0) sees padding, so that its output and gradient are finite.
+        mask: what a position may see within its group.
+        group_ids: int32 `[B, T]` in 0 to T: the document of each position, or the word in HAT; None
+            for one group a row. Positions see equal ids only. Padding (id 0) sees padding, so that
+            its output and gradient are finite.
         implementation: "auto" takes the best for `jax.default_backend()`: "splash" on TPU,
             "cudnn" on GPU where cuDNN can, "xla" otherwise. Name it to compile for another
             backend than this host's. "reference" is the plain formula, quadratic in memory.
@@ -72,14 +73,14 @@ def attention(
     """
     length, size = q.shape[1], q.shape[3]
     if implementation == "auto":
-        implementation = _best_implementation(q, segment_ids, mask)
+        implementation = _best_implementation(q, group_ids, mask)
     attend = partial(
         IMPLEMENTATIONS[implementation],
         causal=mask.causal,
         window=None if mask.window is None or mask.window >= length else mask.window,
         scale=size**-0.5 if scale is None else scale,
     )
-    return _on_each_device(attend, q, k, v, segment_ids)
+    return _on_each_device(attend, q, k, v, group_ids)
 
 
 def cached_attention(
@@ -138,7 +139,7 @@ def _reference(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    segment_ids: jax.Array | None,
+    group_ids: jax.Array | None,
     *,
     causal: bool,
     window: int | None,
@@ -149,8 +150,8 @@ def _reference(
     visible = (distance >= 0) if causal else jnp.ones_like(distance, bool)
     if window is not None:
         visible &= jnp.abs(distance) < window
-    if segment_ids is not None:
-        visible &= segment_ids[:, :, None] == segment_ids[:, None, :]
+    if group_ids is not None:
+        visible &= group_ids[:, :, None] == group_ids[:, None, :]
     return _masked_attention(q, k, v, visible, scale)
 
 
@@ -175,13 +176,13 @@ IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
 
 
 def _best_implementation(
-    q: jax.Array, segment_ids: jax.Array | None, mask: AttentionMask
+    q: jax.Array, group_ids: jax.Array | None, mask: AttentionMask
 ) -> Literal["xla", "cudnn", "splash"]:
     backend = jax.default_backend()
     if backend == "tpu":
         return "splash"
     looks_ahead = mask.window is not None and not mask.causal  # cuDNN's windows look back only
-    supported = backend == "gpu" and not looks_ahead and cudnn_supports(q, segment_ids)
+    supported = backend == "gpu" and not looks_ahead and cudnn_supports(q, group_ids)
     return "cudnn" if supported else "xla"
 
 
@@ -190,7 +191,7 @@ def _on_each_device(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    segment_ids: jax.Array | None,
+    group_ids: jax.Array | None,
 ) -> jax.Array:
     """Calls `attend` on each device's rows and heads: the compiler cannot divide a kernel."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -201,7 +202,7 @@ def _on_each_device(
     }
     rows = tuple(name for name in BATCH_AXES if name in sizes)
     if prod(sizes.values()) == 1:
-        return attend(q, k, v, segment_ids)
+        return attend(q, k, v, group_ids)
     divides_rows = q.shape[0] % prod(sizes[name] for name in rows) == 0
     divides_heads = HEAD_AXIS in sizes and k.shape[2] % sizes[HEAD_AXIS] == 0
     by_row = PartitionSpec(rows if divides_rows else None)
@@ -212,4 +213,4 @@ def _on_each_device(
         out_specs=by_head,
         axis_names=set(sizes),
         check_vma=False,
-    )(q, k, v, segment_ids)
+    )(q, k, v, group_ids)

@@ -38,7 +38,7 @@ def blockwise_attention(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    segment_ids: jax.Array | None,
+    group_ids: jax.Array | None,
     *,
     causal: bool,
     window: int | None,
@@ -49,11 +49,11 @@ def blockwise_attention(
     groups, sharing = k.shape[2], heads // k.shape[2]
     blocks = -(-length // BLOCK)
     block = length if blocks == 1 else 8 * -(-length // (8 * blocks))
-    q, k, v, segment_ids = fill_last_block(block, q, k, v, segment_ids, causal=causal)
+    q, k, v, group_ids = fill_last_block(block, q, k, v, group_ids, causal=causal)
     q = q.reshape(batch, blocks, block, groups, sharing, size).transpose(0, 3, 1, 2, 4, 5)
     q = q.reshape(batch, groups, blocks, block * sharing, size)
     k, v_t = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 3, 1)
-    out = _attend(_Plan(blocks, block, sharing, causal, window, scale), q, k, v_t, segment_ids)
+    out = _attend(_Plan(blocks, block, sharing, causal, window, scale), q, k, v_t, group_ids)
     out = out.reshape(batch, groups, blocks, block, sharing, size).transpose(0, 2, 3, 1, 4, 5)
     return out.reshape(batch, blocks * block, heads, size)[:, :length]
 
@@ -63,19 +63,19 @@ def fill_last_block(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    segment_ids: jax.Array | None,
+    group_ids: jax.Array | None,
     *,
     causal: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """Lengthens T to a multiple of `block`, by positions that no other position sees."""
     batch, length = q.shape[:2]
     filler = -length % block
-    if filler and segment_ids is None and not causal:
-        segment_ids = jnp.zeros((batch, length), jnp.int32)
-    if segment_ids is not None:
-        segment_ids = jnp.pad(segment_ids, ((0, 0), (0, filler)), constant_values=FILLER)
+    if filler and group_ids is None and not causal:
+        group_ids = jnp.zeros((batch, length), jnp.int32)
+    if group_ids is not None:
+        group_ids = jnp.pad(group_ids, ((0, 0), (0, filler)), constant_values=FILLER)
     q, k, v = (jnp.pad(x, ((0, 0), (0, filler), (0, 0), (0, 0))) for x in (q, k, v))
-    return q, k, v, segment_ids
+    return q, k, v, group_ids
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class _Plan:
         self,
         q: jax.Array,
         keys: jax.Array,
-        segment_ids: jax.Array | None,
+        group_ids: jax.Array | None,
         index: jax.Array,
         start: jax.Array,
     ) -> jax.Array:
@@ -172,9 +172,9 @@ class _Plan:
         visible = (distance >= 0) if self.causal else jnp.ones_like(distance, bool)
         if self.window is not None:
             visible &= jnp.abs(distance) < self.window
-        if segment_ids is not None:
-            of_queries = lax.dynamic_slice_in_dim(segment_ids, index * self.block, self.block)
-            of_keys = lax.dynamic_slice_in_dim(segment_ids, start, keys.shape[0])
+        if group_ids is not None:
+            of_queries = lax.dynamic_slice_in_dim(group_ids, index * self.block, self.block)
+            of_keys = lax.dynamic_slice_in_dim(group_ids, start, keys.shape[0])
             visible &= jnp.repeat(of_queries, self.sharing)[None, :] == of_keys[:, None]
         return matrix_product(keys, q, (1, 1)) * self.scale + jnp.where(visible, 0.0, MASKED)
 
@@ -189,9 +189,9 @@ def zero_of(q: jax.Array) -> jax.Array:
 
 
 def _each_head(
-    function: Callable, plan: _Plan, segment_ids: jax.Array | None, *arrays: jax.Array
+    function: Callable, plan: _Plan, group_ids: jax.Array | None, *arrays: jax.Array
 ) -> tuple[jax.Array, ...]:
-    """Maps `function(plan, zero, segment_ids [T], *arrays [...])` over rows and key heads.
+    """Maps `function(plan, zero, group_ids [T], *arrays [...])` over rows and key heads.
 
     These lead in the arrays. CPU takes no more at a time than its caches hold the scores of.
     """
@@ -200,14 +200,14 @@ def _each_head(
     heads = jax.vmap(function, (None, *(0 for _ in arrays)))
     together = plan.rows_together(rows, groups * plan.sharing)
     if together == rows:
-        return jax.vmap(heads)(segment_ids, *arrays)
+        return jax.vmap(heads)(group_ids, *arrays)
     if together:
-        return lax.map(lambda x: heads(x[0], *x[1]), (segment_ids, arrays), batch_size=together)
+        return lax.map(lambda x: heads(x[0], *x[1]), (group_ids, arrays), batch_size=together)
 
     def row(index: jax.Array) -> tuple[jax.Array, ...]:
         # The mask is made once for all heads of a row; heads are read where they lie, without a
         # copy of the row before that of the head.
-        ids = None if segment_ids is None else segment_ids[index]
+        ids = None if group_ids is None else group_ids[index]
         return lax.map(
             lambda head: function(ids, *(x[index, head] for x in arrays)), jnp.arange(groups)
         )
@@ -217,28 +217,28 @@ def _each_head(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
-    plan: _Plan, q: jax.Array, k: jax.Array, v_t: jax.Array, segment_ids: jax.Array | None
+    plan: _Plan, q: jax.Array, k: jax.Array, v_t: jax.Array, group_ids: jax.Array | None
 ) -> jax.Array:
     """Takes q `[B, G, blocks, C, K]`, k `[B, G, T, K]`, v `[B, G, K, T]`, ids `[B, T]`.
 
     Returns as q.
     """
-    return _each_head(_forward, plan, segment_ids, q, k, v_t)[0]
+    return _each_head(_forward, plan, group_ids, q, k, v_t)[0]
 
 
 def _attend_forward(
-    plan: _Plan, q: jax.Array, k: jax.Array, v_t: jax.Array, segment_ids: jax.Array | None
+    plan: _Plan, q: jax.Array, k: jax.Array, v_t: jax.Array, group_ids: jax.Array | None
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    out, log_sum = _each_head(_forward, plan, segment_ids, q, k, v_t)
-    return out, (segment_ids, q, k, v_t, out, log_sum)
+    out, log_sum = _each_head(_forward, plan, group_ids, q, k, v_t)
+    return out, (group_ids, q, k, v_t, out, log_sum)
 
 
 def _attend_backward(
     plan: _Plan, residuals: tuple[Any, ...], gradient: jax.Array
 ) -> tuple[jax.Array | None, ...]:
-    segment_ids, q, k, v_t, *others = residuals
+    group_ids, q, k, v_t, *others = residuals
     k_t, v = k.swapaxes(2, 3), v_t.swapaxes(2, 3)
-    dq_t, dk, dv = _each_head(_backward, plan, segment_ids, q, k, k_t, v, *others, gradient)
+    dq_t, dk, dv = _each_head(_backward, plan, group_ids, q, k, k_t, v, *others, gradient)
     return dq_t.swapaxes(3, 4), dk, dv.swapaxes(2, 3), None
 
 
@@ -248,7 +248,7 @@ _attend.defvjp(_attend_forward, _attend_backward)
 def _forward(
     plan: _Plan,
     zero: jax.Array,
-    segment_ids: jax.Array | None,
+    group_ids: jax.Array | None,
     q: jax.Array,
     k: jax.Array,
     v_t: jax.Array,
@@ -264,7 +264,7 @@ def _forward(
     ) -> tuple[None, tuple[jax.Array, jax.Array]]:
         keys = lax.dynamic_slice_in_dim(k, start, count)
         values_t = lax.dynamic_slice_in_dim(v_t, start, count, axis=1)
-        scores = plan.scores(q, keys, segment_ids, index, start)
+        scores = plan.scores(q, keys, group_ids, index, start)
         top = scores.max(axis=0)
         weights = jnp.exp(scores - top[None, :])
         total = weights.sum(axis=0)
@@ -277,7 +277,7 @@ def _forward(
 def _backward(
     plan: _Plan,
     zero: jax.Array,
-    segment_ids: jax.Array | None,
+    group_ids: jax.Array | None,
     q: jax.Array,
     k: jax.Array,
     k_t: jax.Array,
@@ -300,7 +300,7 @@ def _backward(
     ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         keys, values = (lax.dynamic_slice_in_dim(x, start, count) for x in (k, v))
         keys_t = lax.dynamic_slice_in_dim(k_t, start, count, axis=1)
-        weights = jnp.exp(plan.scores(q, keys, segment_ids, index, start) - log_sum[None, :])
+        weights = jnp.exp(plan.scores(q, keys, group_ids, index, start) - log_sum[None, :])
         shift = (out.astype(jnp.float32) * gradient).sum(axis=-1)
         d_weights = matrix_product(values, gradient, (1, 1))
         d_scores = (weights * (d_weights - shift[None, :]) * plan.scale).astype(q.dtype)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from bytelm.nn.attention.blockwise import fill_last_block
 
 CODE_SCORE = 512.0
-"""What a bit of a segment id adds to a score where q and k agree, and takes off where they differ.
+"""What a bit of a group id adds to a score where q and k agree, and takes off where they differ.
 
 One differing bit puts a key 1024 behind the keys of the own document, far more than scores range
 over, and its weight is exactly 0. All 16 bits together still leave scores exact to 0.001 in fp32,
@@ -19,14 +19,14 @@ SPLASH_BLOCK = 512
 """Most positions in a block of splash attention; always a multiple of 128, a TPU's lanes."""
 
 
-def cudnn_supports(q: jax.Array, segment_ids: jax.Array | None) -> bool:
+def cudnn_supports(q: jax.Array, group_ids: jax.Array | None) -> bool:
     """Whether cuDNN's fused attention takes these dtypes and this head size on this GPU."""
     device = jax.devices()[0]
     if not device.device_kind.startswith("NVIDIA") or q.dtype not in (jnp.bfloat16, jnp.float16):
         return False
     capability = float(device.compute_capability)
     most = 256 if capability >= 9.0 else 128 if capability >= 8.0 else 0
-    size = q.shape[-1] + (0 if segment_ids is None else _code_bits(q.shape[1]))
+    size = q.shape[-1] + (0 if group_ids is None else _code_bits(q.shape[1]))
     return size % 8 == 0 and size <= most
 
 
@@ -34,7 +34,7 @@ def cudnn_attention(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    segment_ids: jax.Array | None,
+    group_ids: jax.Array | None,
     *,
     causal: bool,
     window: int | None,
@@ -44,13 +44,13 @@ def cudnn_attention(
     """Flash attention of cuDNN; with `fused=False` the same computation in XLA, for tests.
 
     cuDNN knows no documents, and a [T, T] mask would cost what the kernel saves. So q and k get
-    a few more channels that hold the bits of the segment id as signs: keys of the own document
+    a few more channels that hold the bits of the group id as signs: keys of the own document
     all gain the same score, which the softmax drops, and all others fall behind it to weight 0.
     """
     size = q.shape[-1]
-    if segment_ids is not None:
+    if group_ids is not None:
         bits = _code_bits(q.shape[1])
-        q, k = (_append_code(x, segment_ids, bits, (CODE_SCORE / scale) ** 0.5) for x in (q, k))
+        q, k = (_append_code(x, group_ids, bits, (CODE_SCORE / scale) ** 0.5) for x in (q, k))
         v = jnp.pad(v, ((0, 0), (0, 0), (0, 0), (0, bits)))
     out = jax.nn.dot_product_attention(
         q,
@@ -65,13 +65,13 @@ def cudnn_attention(
 
 
 def _code_bits(length: int) -> int:
-    """Channels for the segment ids 0 to T of a row, in the eights that cuDNN asks for."""
+    """Channels for the group ids 0 to T of a row, in the eights that cuDNN asks for."""
     return 8 * -(-length.bit_length() // 8)
 
 
-def _append_code(x: jax.Array, segment_ids: jax.Array, bits: int, value: float) -> jax.Array:
-    """Channels of `value` where the segment id has a bit and `-value` where it has none."""
-    ones = (segment_ids[:, :, None, None] >> jnp.arange(bits)[None, None, None, :]) & 1
+def _append_code(x: jax.Array, group_ids: jax.Array, bits: int, value: float) -> jax.Array:
+    """Channels of `value` where the group id has a bit and `-value` where it has none."""
+    ones = (group_ids[:, :, None, None] >> jnp.arange(bits)[None, None, None, :]) & 1
     code = jnp.where(ones == 1, value, -value).astype(x.dtype)
     return jnp.concatenate([x, jnp.broadcast_to(code, (*x.shape[:3], bits))], axis=-1)
 
@@ -80,7 +80,7 @@ def splash_attention(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    segment_ids: jax.Array | None,
+    group_ids: jax.Array | None,
     *,
     causal: bool,
     window: int | None,
@@ -96,7 +96,7 @@ def splash_attention(
 
     length, heads = q.shape[1:3]
     block = min(SPLASH_BLOCK, 128 * -(-length // 128))
-    q, k, v, segment_ids = fill_last_block(block, q, k, v, segment_ids, causal=causal)
+    q, k, v, group_ids = fill_last_block(block, q, k, v, group_ids, causal=causal)
     shape = (q.shape[1], q.shape[1])
     mask: splash_attention_mask.Mask
     if window is None and not causal:
@@ -121,8 +121,8 @@ def splash_attention(
         interpret=interpret,
     )
     segments = None
-    if segment_ids is not None:
-        segments = splash_attention_kernel.SegmentIds(segment_ids, segment_ids)
+    if group_ids is not None:
+        segments = splash_attention_kernel.SegmentIds(group_ids, group_ids)
     q = (q * scale).astype(q.dtype)
     out = jax.vmap(kernel)(*(x.transpose(0, 2, 1, 3) for x in (q, k, v)), segments)
     return out.transpose(0, 2, 1, 3)[:, :length].astype(q.dtype)

@@ -195,7 +195,7 @@ def warnings(
         enough = min(scalars["bytes_per_patch"] * (1 - refused) / 1.1, 0.8 * room)
         found["overflow"] = (
             f"{refused:.1%} of the patches found no room in their row, and their bytes stayed with "
-            f"the patch before; set model.bytes_per_patch to {max(1.0, enough):.2f} or less."
+            f"the patch before; set model.bytes_per_slot to {max(1.0, enough):.2f} or less."
         )
     rate = scalars.get("boundaries/rate")
     if rate is not None and not COLLAPSED[0] < rate < COLLAPSED[1]:

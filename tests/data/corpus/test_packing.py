@@ -30,7 +30,8 @@ def expected_rows(documents, length):
         yield {
             "ids": piece + [PAD] * padding,
             "targets": targets + [UNSCORED] * (length - len(targets)),
-            "segment_ids": list(number[begin : begin + length] - number[begin] + 1) + [0] * padding,
+            "document_ids": list(number[begin : begin + length] - number[begin] + 1)
+            + [0] * padding,
         }
 
 
@@ -52,7 +53,7 @@ def test_documents_come_back_out_of_the_rows(documents, length):
     corpus = pack(documents)
     rows = Rows(corpus, length)
     batch = rows.batch(range(len(rows)))
-    ids = batch["ids"][batch["segment_ids"] > 0].tolist()
+    ids = batch["ids"][batch["document_ids"] > 0].tolist()
     unpacked, text = [], []
     for symbol in ids:
         if symbol == END:
@@ -73,7 +74,7 @@ def test_a_row_behind_the_last_is_padding():
     batch = rows.batch([0, 1, 7])
     assert (batch["ids"][1:] == PAD).all()
     assert (batch["targets"][1:] == UNSCORED).all()
-    assert (batch["segment_ids"][1:] == 0).all()
+    assert (batch["document_ids"][1:] == 0).all()
     with pytest.raises(IndexError, match="row 1 of 1"):
         rows[1]
 

@@ -62,7 +62,7 @@ def test_each_symbol_is_a_target_once_in_each_epoch(texts, piece_bytes, length):
             places = range(epoch * len(rows), (epoch + 1) * len(rows))
             batch = rows.batch([0] * len(rows), places)
             scored = batch["targets"][batch["targets"] != UNSCORED]
-            ids = batch["ids"][batch["segment_ids"] > 0]
+            ids = batch["ids"][batch["document_ids"] > 0]
             want = sorted("".join(text.decode() + "$" for text in texts).encode())
             assert sorted(text_of(scored, corpus.vocabulary)) == want
             assert len(ids) == corpus.num_symbols
@@ -121,7 +121,7 @@ def test_pieces_do_not_see_each_other_and_scripts_stay_with_their_documents():
     corpus = pack([b"abcdef", b"XYZ"])
     corpus.scripts = np.array([7, 9], np.int32)
     row = PieceRows(corpus, corpus.num_symbols + 2, 2, seed=0).batch([0])
-    ids, segments, scripts = (row[name][0] for name in ("ids", "segment_ids", "scripts"))
+    ids, segments, scripts = (row[name][0] for name in ("ids", "document_ids", "scripts"))
     pieces = {text_of(ids[segments == n], Vocabulary()) for n in range(1, segments.max() + 1)}
     assert pieces == {b"^ab", b"cd", b"ef$", b"^XY", b"Z$"}
     for symbol, script in zip(ids, scripts, strict=True):

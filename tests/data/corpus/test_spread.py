@@ -17,7 +17,7 @@ def documents(seed: int, count: int, longest: int) -> list[bytes]:
 
 def cost(batch: dict[str, np.ndarray]) -> float:
     """Mean over the targets of a cost that falls with context and differs between bytes."""
-    ids, segments = batch["ids"], batch["segment_ids"]
+    ids, segments = batch["ids"], batch["document_ids"]
     position = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
     begins = np.diff(segments, axis=1, prepend=-1) != 0
     context = position - np.maximum.accumulate(np.where(begins, position, 0), axis=1)
@@ -53,7 +53,7 @@ def test_all_text_is_taken_once_where_there_is_no_more():
     wanted = np.bincount(np.frombuffer(b"".join(texts), np.uint8), minlength=END + 1)
     wanted[END] = len(texts)
     np.testing.assert_array_equal(counts, wanted)
-    assert ((batch["ids"] == PAD) == (batch["segment_ids"] == 0)).all()
+    assert ((batch["ids"] == PAD) == (batch["document_ids"] == 0)).all()
     assert (batch["ids"] == START).sum() == len(texts)
 
 
@@ -92,7 +92,7 @@ def test_pieces_are_of_the_same_text_for_bytes_and_tokens():
     assert len(found[0]) > 50
     assert len(found[0] & found[1]) >= 0.9 * min(map(len, found))
     batch = rows.batch(range(len(rows)))
-    assert (batch["segment_ids"] > 0).mean() > 0.95
+    assert (batch["document_ids"] > 0).mean() > 0.95
 
 
 def _beginnings(rows: SpreadRows, corpus: Corpus) -> list[tuple[int, int]]:

@@ -26,7 +26,7 @@ def test_rows_hold_every_document(tokenized):
     vocabulary = tokenizer.vocabulary
     rows = Rows(corpus, 7)
     batch = rows.batch(range(len(rows)))
-    stream = batch["ids"][batch["segment_ids"] > 0]
+    stream = batch["ids"][batch["document_ids"] > 0]
     texts = [[]]
     for symbol in stream.tolist():
         if symbol == vocabulary.end:

@@ -68,5 +68,5 @@ def test_a_batch():
     assert bytes(batch["inputs"][1, :-1].tolist()) == text
     assert batch["inputs"][1, -1] == END
     assert batch["targets"][1][: len(wanted) + 1].tolist() == [*wanted, END]
-    assert batch["segment_ids"][1].sum() == len(wanted) + 1
+    assert batch["document_ids"][1].sum() == len(wanted) + 1
     assert "scripts" not in batch

@@ -61,25 +61,25 @@ def test_batches_of_pairs(pair_config):
             batch.inputs[row],
             batch.ids[row],
             batch.targets[row],
-            batch.segment_ids[row],
+            batch.document_ids[row],
             batch.scripts[row],
         )
         for batch in batches
         for row in range(4)
     ]
-    for pair, (inputs, ids, targets, segment_ids, scripts) in zip(found, rows, strict=False):
+    for pair, (inputs, ids, targets, document_ids, scripts) in zip(found, rows, strict=False):
         text, wanted = [*pair.input, END], [*pair.target, END]
         assert inputs.tolist() == text + [PAD] * (16 - len(text))
         rest = 14 - len(wanted)
         assert targets.tolist() == wanted + [UNSCORED] * rest
         assert ids.tolist() == [START, *wanted[:-1]] + [PAD] * rest
-        assert segment_ids.tolist() == [1] * len(wanted) + [0] * rest
+        assert document_ids.tolist() == [1] * len(wanted) + [0] * rest
         assert scripts.tolist() == [1] * 14
-    for inputs, ids, targets, segment_ids, scripts in rows[len(found) :]:
+    for inputs, ids, targets, document_ids, scripts in rows[len(found) :]:
         assert (inputs == PAD).all()
         assert (ids == PAD).all()
         assert (targets == UNSCORED).all()
-        assert not segment_ids.any()
+        assert not document_ids.any()
         assert (scripts == -1).all()
 
 

@@ -21,7 +21,7 @@ def test_text_is_kept_and_tokens_are_split(tokenized):
     assert split["ids"].shape == (len(rows), 16) and len(rows) == len(plain)
     for mine, theirs in zip(split["ids"], whole["ids"], strict=True):
         assert text_of(tokenizer, mine) == text_of(tokenizer, theirs)
-    assert np.count_nonzero(split["segment_ids"]) > np.count_nonzero(whole["segment_ids"])
+    assert np.count_nonzero(split["document_ids"]) > np.count_nonzero(whole["document_ids"])
     assert split["byte_counts"].sum() == whole["byte_counts"].sum()
 
 
@@ -30,7 +30,7 @@ def test_targets_follow_the_ids(tokenized):
     vocabulary = open_tokenizer(config).vocabulary
     rows, _ = training_rows(config, seed=0)
     for ids, targets, segments in zip(
-        *(rows.batch(range(len(rows)))[name] for name in ("ids", "targets", "segment_ids")),
+        *(rows.batch(range(len(rows)))[name] for name in ("ids", "targets", "document_ids")),
         strict=True,
     ):
         there = np.count_nonzero(segments)

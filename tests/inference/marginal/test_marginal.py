@@ -257,7 +257,7 @@ def transformer():
 
     @jax.jit
     def logits(ids):
-        batch = Batch(ids=ids, targets=ids, segment_ids=(ids != config.symbols.pad).astype(int))
+        batch = Batch(ids=ids, targets=ids, document_ids=(ids != config.symbols.pad).astype(int))
         return nnx.merge(graphdef, params)(batch).logits[0]
 
     def log_p(seen):

@@ -38,7 +38,7 @@ class Inputs:
     k: np.ndarray
     v: np.ndarray
     gradient: np.ndarray
-    segment_ids: np.ndarray | None
+    group_ids: np.ndarray | None
 
 
 def make_inputs(batch, length, groups, documents, size=SIZE):
@@ -49,9 +49,9 @@ def make_inputs(batch, length, groups, documents, size=SIZE):
         return Inputs(q, k, v, gradient, None)
     # Documents 1, 2, ... of uneven lengths, then padding.
     starts = generator.random((batch, length)) < 8 / length
-    segment_ids = 1 + np.cumsum(starts, axis=1, dtype=np.int32)
-    segment_ids[:, length - length // 6 :] = 0
-    return Inputs(q, k, v, gradient, segment_ids)
+    group_ids = 1 + np.cumsum(starts, axis=1, dtype=np.int32)
+    group_ids[:, length - length // 6 :] = 0
+    return Inputs(q, k, v, gradient, group_ids)
 
 
 def oracle(inputs, mask):
@@ -66,8 +66,8 @@ def oracle(inputs, mask):
     visible = np.broadcast_to(distance >= 0 if mask.causal else True, (batch, length, length))
     if mask.window is not None:
         visible = visible & (np.abs(distance) < mask.window)
-    if inputs.segment_ids is not None:
-        visible = visible & (inputs.segment_ids[:, :, None] == inputs.segment_ids[:, None, :])
+    if inputs.group_ids is not None:
+        visible = visible & (inputs.group_ids[:, :, None] == inputs.group_ids[:, None, :])
     scores = np.einsum("bthk,bshk->bhts", q, k) / np.sqrt(size)
     scores = np.where(visible[:, None], scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -84,15 +84,15 @@ def oracle(inputs, mask):
 
 
 def run(function, inputs, dtype=jnp.float32):
-    """Output and gradients of `function(q, k, v, segment_ids)`, as `oracle`."""
+    """Output and gradients of `function(q, k, v, group_ids)`, as `oracle`."""
 
     @partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
-    def both(q, k, v, gradient, segment_ids):
-        out, pull = jax.vjp(lambda *qkv: function(*qkv, segment_ids), q, k, v)
+    def both(q, k, v, gradient, group_ids):
+        out, pull = jax.vjp(lambda *qkv: function(*qkv, group_ids), q, k, v)
         return out, *pull(gradient)
 
     floats = (jnp.asarray(x, dtype) for x in (inputs.q, inputs.k, inputs.v, inputs.gradient))
-    return both(*floats, inputs.segment_ids)
+    return both(*floats, inputs.group_ids)
 
 
 def assert_equals_oracle(function, inputs, mask, tolerance=2e-5, dtype=jnp.float32):
@@ -237,27 +237,25 @@ def test_hidden_positions_change_no_bit(mask, implementation, monkeypatch):
     if implementation == "xla in turn":
         monkeypatch.setattr(blockwise, "CACHED_SCORES", 0)
     inputs = make_inputs(1, length, groups=2, documents=False)
-    segment_ids = np.repeat(np.int32([1, 2, 3]), length // 3)[None, :]
+    group_ids = np.repeat(np.int32([1, 2, 3]), length // 3)[None, :]
     if implementation.startswith("xla"):
         attend = partial(attention, mask=mask, implementation="xla")
     else:
         options = {**dataclasses.asdict(mask), "scale": SIZE**-0.5, "fused": False}
         attend = partial(kernels.cudnn_attention, **options)
     attend = jax.jit(attend, compiler_options=QUICK_TO_COMPILE)
-    before = attend(inputs.q, inputs.k, inputs.v, segment_ids=segment_ids)[:, middle]
+    before = attend(inputs.q, inputs.k, inputs.v, group_ids=group_ids)[:, middle]
     reach = (mask.window or length) - 1
     last = middle if mask.causal else min(199, middle + reach)
     seen = np.arange(max(100, middle - reach), last + 1)
     noise = np.full(length, 30.0, np.float32)
     noise[seen] = 0.0
     k, v = (x + noise[None, :, None, None] for x in (inputs.k, inputs.v))
-    np.testing.assert_array_equal(
-        attend(inputs.q, k, v, segment_ids=segment_ids)[:, middle], before
-    )
+    np.testing.assert_array_equal(attend(inputs.q, k, v, group_ids=group_ids)[:, middle], before)
     for end in (seen[0], seen[-1]):
         v = inputs.v.copy()
         v[:, end] += 1.0
-        assert (attend(inputs.q, inputs.k, v, segment_ids=segment_ids)[:, middle] != before).any()
+        assert (attend(inputs.q, inputs.k, v, group_ids=group_ids)[:, middle] != before).any()
 
 
 @pytest.mark.parametrize(("causal", "window"), [(True, None), (True, 60), (False, 40)])
@@ -285,9 +283,9 @@ def test_memory_is_linear_in_length(causal, window, in_turn, monkeypatch):
         monkeypatch.setattr(blockwise, "CACHED_SCORES", 0)
 
     def temporary_bytes(length):
-        def loss(q, k, v, segment_ids):
+        def loss(q, k, v, group_ids):
             mask = AttentionMask(causal, window)
-            return attention(q, k, v, mask, segment_ids, implementation="xla").sum()
+            return attention(q, k, v, mask, group_ids, implementation="xla").sum()
 
         x = jax.ShapeDtypeStruct((1, length, 2, 16), jnp.float32)
         ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
@@ -307,9 +305,9 @@ def test_a_scan_over_layers_keeps_no_masks(together, monkeypatch):
         monkeypatch.setattr(blockwise, "CACHED_SCORES", 0)
 
     def temporary_bytes(length):
-        def loss(x, scales, segment_ids):
+        def loss(x, scales, group_ids):
             def layer(x, scale):
-                mixed = attention(scale * x, x, x, AttentionMask(), segment_ids)
+                mixed = attention(scale * x, x, x, AttentionMask(), group_ids)
                 return x + mixed, None
 
             return jax.lax.scan(layer, x, scales)[0].sum()
@@ -371,9 +369,9 @@ def abstract_inputs(dtype=jnp.bfloat16):
 def lowered(platform, implementation, window):
     """The program for a platform that this machine need not have, forward and backward."""
 
-    def loss(q, k, v, segment_ids):
+    def loss(q, k, v, group_ids):
         mask = AttentionMask(window=window)
-        out = attention(q, k, v, mask, segment_ids, implementation=implementation)
+        out = attention(q, k, v, mask, group_ids, implementation=implementation)
         return out.astype(jnp.float32).sum()
 
     traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*abstract_inputs())
@@ -453,7 +451,7 @@ def test_cached_segments_are_documents_of_the_whole(window):
     mask, inputs = AttentionMask(window=window), make_inputs(2, 12, groups=2, documents=True)
     k_cache, v_cache = (x.swapaxes(1, 2).reshape(-1, 12, SIZE) for x in (inputs.k, inputs.v))
     positions = np.broadcast_to(np.arange(12, dtype=np.int32), (2, 12))
-    segments = {"query_segments": inputs.segment_ids, "key_segments": inputs.segment_ids}
+    segments = {"query_segments": inputs.group_ids, "key_segments": inputs.group_ids}
     out = cached_attention(inputs.q, k_cache, v_cache, positions, positions, mask, **segments)
     np.testing.assert_allclose(out, oracle(inputs, mask)[0], atol=2e-5)
 
