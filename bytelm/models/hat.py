@@ -12,8 +12,8 @@ as published: logits are the distribution over bytes and END given whether the w
 `segmentation_nats` is what saying that costs. Their sum is minus the log of the published product.
 
 Bytes and marks lie in one flat stream of T + P positions, the mark of each word behind its last
-byte; "inside one word" is an equal group id. The encoder reads `[W]` from there with the rotary position
-before the word's first byte.
+byte; "inside one word" is an equal group id. The encoder reads `[W]` from there with the rotary
+position before the word's first byte.
 
 Decided here: the first whitespace character of a run ends a word and the others lead the next one,
 so that an end never waits for the next byte (between words that one space parts, this is the
