@@ -53,14 +53,25 @@ class _PrintableRecords(logging.Formatter):
         return printable(f"{record.levelname.lower()}: {super().format(record)}")
 
 
+class _StandardError(logging.StreamHandler):
+    """Writes to what is standard error when a record comes: others may replace it meanwhile."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(_PrintableRecords())
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
 def log_to_terminal() -> None:
     """Writes log records to standard error, made visible; handlers that do more stay as they are.
 
     A library may have added a plain handler already: absl does, as soon as it has something to log.
     """
-    if not logging.root.handlers:
-        logging.root.addHandler(logging.StreamHandler())
-    for handler in logging.root.handlers:
-        if type(handler) is logging.StreamHandler:
-            handler.setStream(sys.stderr)
-            handler.setFormatter(_PrintableRecords())
+    plain = [handler for handler in logging.root.handlers if type(handler) is logging.StreamHandler]
+    if plain or not logging.root.handlers:
+        for handler in plain:
+            logging.root.removeHandler(handler)
+        logging.root.addHandler(_StandardError())

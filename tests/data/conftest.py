@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import tensorflow_datasets as tfds
-from sentencepiece import SentencePieceTrainer
 
 from bytelm.data.config import DataConfig
 from bytelm.tokenizers.training import train_tokenizer
 from tests.data.tokenized import DOCUMENTS, TOKENS
+from tests.tokenizers.subword_fixtures import unigram_model
+
+__all__ = ["unigram_model"]
 
 
 class TinyText(tfds.core.GeneratorBasedBuilder):
@@ -36,6 +38,7 @@ class TinyText(tfds.core.GeneratorBasedBuilder):
         for number in range(count):
             text = b"%d of %d \xff" % (number, count) * (number % 7 + 1)
             yield number, {"body": b"not this", "text": text}
+
 
 
 @pytest.fixture(scope="session")
@@ -65,26 +68,6 @@ def config(tmp_path: Path, documents: list[bytes]) -> DataConfig:
         sequence_length=16,
         batch_size=6,
     )
-
-
-@pytest.fixture(scope="session")
-def unigram_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Unigram model of a few words in three scripts."""
-    path = tmp_path_factory.mktemp("unigram") / "words.model"
-    words = "the text and of texts мир миру время 日本 日本語 語".split()
-    lines = [" ".join(words[(3 * i + j * j) % len(words)] for j in range(7)) for i in range(99)]
-    with open(path, "wb") as file:
-        SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=file,
-            vocab_size=60,
-            hard_vocab_limit=False,
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            minloglevel=2,
-        )
-    return str(path)
 
 
 @pytest.fixture(scope="session")

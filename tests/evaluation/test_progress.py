@@ -1,10 +1,10 @@
 import io
 
 from rich.console import Console
-from tests.evaluation.test_bits_per_byte import AWKWARD, Spy
 
 from bytelm.evaluation.progress import counted, shown_progress
 from bytelm.inference.scoring import score_documents
+from tests.inference.test_scoring import AWKWARD, Spy
 
 
 def show(**options) -> str:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import tokenizers
+from sentencepiece import SentencePieceTrainer
 from tokenizers import decoders, models, normalizers
 
 from bytelm.data.config import DataConfig
@@ -75,3 +76,23 @@ def foreign() -> dict[str, Tokenizer]:
         name: Tokenizer(f"{name}.json", with_byte_fallback(model).to_str().encode())
         for name, model in (("llama", bpe), ("fallback_unigram", unigram))
     }
+
+
+@pytest.fixture(scope="session")
+def unigram_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Unigram model of a few words in three scripts."""
+    path = tmp_path_factory.mktemp("unigram") / "words.model"
+    words = "the text and of texts мир миру время 日本 日本語 語".split()
+    lines = [" ".join(words[(3 * i + j * j) % len(words)] for j in range(7)) for i in range(99)]
+    with open(path, "wb") as file:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=file,
+            vocab_size=60,
+            hard_vocab_limit=False,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            minloglevel=2,
+        )
+    return str(path)

@@ -155,7 +155,7 @@ def test_times_are_of_the_steps_alone(config, tmp_path, monkeypatch):
         return dataclasses.replace(program, step=step, evaluate=evaluate)
 
     monkeypatch.setattr(loop, "build_program", timed_program)
-    for module in ("loop", "record", "progress"):
+    for module in ("loop", "metrics.record", "progress"):
         monkeypatch.setattr(f"bytelm.training.{module}.time", clock)
     monkeypatch.setattr(loop.Checkpoints, "save", clock.timed(loop.Checkpoints.save, 10.0))
     config = changed(config, "train", log_every=1)
