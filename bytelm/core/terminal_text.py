@@ -61,7 +61,7 @@ class _StandardError(logging.StreamHandler):
         self.setFormatter(_PrintableRecords())
 
     @property
-    def stream(self) -> TextIO:  # type: ignore[override]
+    def stream(self) -> TextIO:
         return sys.stderr
 
 

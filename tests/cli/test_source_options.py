@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from bytelm.cli.main import main, parse
-from bytelm.cli.options import DescribeCommand
+from bytelm.cli.arguments import parse
+from bytelm.cli.data import DescribeCommand
+from bytelm.cli.main import main
 from bytelm.cli.source_options import with_named_source
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, SourceConfig

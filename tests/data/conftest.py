@@ -40,7 +40,6 @@ class TinyText(tfds.core.GeneratorBasedBuilder):
             yield number, {"body": b"not this", "text": text}
 
 
-
 @pytest.fixture(scope="session")
 def tfds_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Directory with the dataset `tiny_text`, prepared."""

@@ -1,0 +1,83 @@
+"""How commands read their arguments."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from bytelm.cli import usage
+from bytelm.cli.option_checks import check_lists, check_numbers
+from bytelm.cli.source_options import check_files_named, with_named_source
+from bytelm.core.checked import did_you_mean
+from bytelm.core.errors import UserError
+from bytelm.core.terminal_text import say
+from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.presets import preset_names
+
+T = TypeVar("T")
+Command = Callable[[Sequence[str]], int]
+
+
+def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = None) -> T:
+    """Reads a command's options; mistakes end the program with a message that names the option."""
+    check_files_named(arguments)
+    command = tyro.cli(
+        kind,
+        args=list(arguments),
+        prog=f"bytelm {program}",
+        default=tyro.MISSING_NONPROP if default is None else default,
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+    )
+    check_lists(command, arguments)
+    check_numbers(command)
+    return command
+
+
+def preset_argument(
+    arguments: Sequence[str],
+    command: Command | None = None,
+    what: str = "preset",
+    names: Callable[[], list[str]] = preset_names,
+) -> tuple[str | None, Sequence[str]]:
+    """The first argument where it names a preset, and the others.
+
+    Args:
+        arguments: of the command.
+        command: whose --help lists the presets; None for one whose --help does not.
+        what: is named.
+        names: of all presets.
+    """
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0], arguments[1:]
+    if command is not None and {"-h", "--help"} & set(arguments):
+        say(usage.of_preset_command(_name(command), command, what, names()))
+        sys.exit(0)
+    return None, arguments
+
+
+def work_argument(
+    arguments: Sequence[str], command: Command, kinds: Mapping[str, type[Any]]
+) -> str:
+    """The first argument, which says which of a command's kinds of work to do."""
+    name = arguments[0] if arguments else ""
+    if name in ("-h", "--help"):
+        say(usage.of_command(command, kinds))
+        sys.exit(0)
+    if name not in kinds:
+        what = _name(command)
+        given = f" (there is no {what} {name!r}{did_you_mean(name, kinds)})" if name else ""
+        raise UserError(
+            f"say what to do: `bytelm {what} {'|'.join(kinds)} [PRESET] [options]`{given}."
+        )
+    return name
+
+
+def with_source_of(config: ExperimentConfig, arguments: Sequence[str]) -> ExperimentConfig:
+    """The config with the source that the arguments name in place of its own."""
+    return dataclasses.replace(config, data=with_named_source(config.data, arguments))
+
+
+def _name(command: Command) -> str:
+    return command.__name__.removesuffix("_command")

@@ -1,0 +1,59 @@
+"""`bytelm convert`: its options and what it does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bytelm.cli.arguments import parse
+from bytelm.core.errors import UserError
+from bytelm.core.terminal_text import say
+from bytelm.training.checkpoints.chosen_step import Step
+
+
+@dataclass(frozen=True)
+class ConvertCommand:
+    """Writes a model as safetensors, or converts ByT5 and MrT5 from and to Hugging Face's T5."""
+
+    from_hf: str | None = None
+    """Folder, or name of a model on the Hugging Face hub, to make a run of."""
+    output: Path | None = None
+    """With --from-hf: the run directory to write."""
+    to_hf: Path | None = None
+    """Folder to write, which `transformers` loads."""
+    checkpoint: Path | None = None
+    """With --to-hf and --to-safetensors: the run directory to read."""
+    step: Step | None = None
+    """With --to-hf and --to-safetensors: which checkpoint: a step, or `best` in validation; none =
+    the last."""
+    to_safetensors: Path | None = None
+    """Folder to write a model of any family to, which `bytelm.load` and all commands read."""
+
+
+def convert_command(arguments: Sequence[str]) -> int:
+    """Writes a model as safetensors, or converts ByT5 and MrT5 from and to Hugging Face's T5.
+
+    `bytelm convert --to-safetensors FOLDER --checkpoint RUN | --from-hf PATH_OR_NAME --output RUN |
+    --to-hf FOLDER --checkpoint RUN`
+    """
+    command = parse(ConvertCommand, arguments, "convert")
+    from bytelm.training.checkpoints.chosen_step import chosen_step
+    from bytelm.training.conversion import from_hf, to_hf
+
+    match command:
+        case ConvertCommand(str() as source, Path() as run, None, None, None, None):
+            from_hf(source, run)
+            say(f"done; checkpoint of step 0 in {run}")
+        case ConvertCommand(None, None, None, Path() as run, step, Path() as folder):
+            from bytelm.api import load
+
+            load(run, step).save(folder)
+            say(f"done; parameters, config and model card in {folder}")
+        case ConvertCommand(None, None, Path() as folder, Path() as run, step, None):
+            to_hf(run, folder, chosen_step(run, step))
+            say(f"done; T5's config and weights in {folder}")
+        case _:
+            raise UserError(
+                "say what to convert: `--from-hf PATH_OR_NAME --output RUN`, `--to-hf FOLDER "
+                "--checkpoint RUN`, or `--to-safetensors FOLDER --checkpoint RUN`."
+            )
+    return 0

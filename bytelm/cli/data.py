@@ -1,0 +1,106 @@
+"""`bytelm data`: its options and what it does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from bytelm.cli.arguments import parse, preset_argument, work_argument
+from bytelm.cli.option_checks import Bounds, Count
+from bytelm.cli.source_options import with_named_source
+from bytelm.data.config import DataConfig
+from bytelm.training.presets import load_preset
+
+
+@dataclass(frozen=True)
+class DescribeCommand:
+    """Describes the documents of a source."""
+
+    data: DataConfig
+    samples: Annotated[int, Bounds(0)] = 3
+    """Documents shown from each split."""
+
+
+@dataclass(frozen=True)
+class CacheCommand:
+    """Lists the cache: sizes, when each entry was last used, its state, its name, what it holds."""
+
+    cache_dir: Path | None = None
+    """The cache; none = the one that training uses without --data.cache-dir."""
+    verify: bool = False
+    """Read everything and compare it with its digests; what is damaged is made again when it is
+    next needed."""
+    remove: tuple[str, ...] = ()
+    """Names of entries to remove, or their beginnings; what a process uses is kept."""
+    remove_unused: float | None = None
+    """Remove what was not used for so many days; 0 for all that nobody uses now."""
+
+
+@dataclass(frozen=True)
+class UnigramCommand:
+    """Trains a SentencePiece Unigram model on the train split, for data.unigram."""
+
+    data: DataConfig
+    pieces: Count = 10_000
+    """Most pieces of the model; a small text gives fewer."""
+    output: Path = Path("unigram.model")
+    """Where the model goes; a file that exists is left alone."""
+    max_bytes: Count = 20_000_000
+    """Most bytes of text to train on, of documents in random order."""
+
+
+@dataclass(frozen=True)
+class RatesCommand:
+    """Measures FLEXITOKENS' rate and deviation of each script on parallel text.
+
+    The text must be parallel: the same documents in every script, each with its script named. A
+    script's rate is the anchor's times the ratio of their mean bytes per document.
+    """
+
+    data: DataConfig
+    anchor: str = "eng"
+    """The script whose rate is given."""
+    rate: float = 0.333
+    """Boundaries per byte of the anchor."""
+
+
+DATA_COMMANDS: dict[str, type[Any]] = {
+    "describe": DescribeCommand,
+    "unigram": UnigramCommand,
+    "rates": RatesCommand,
+    "cache": CacheCommand,
+}
+"""What `bytelm data` does, and the options of each."""
+
+
+def data_command(arguments: Sequence[str]) -> int:
+    """Describes text, and makes what models need of it.
+
+    `bytelm data describe|unigram|rates|cache [PRESET] [options]`
+    """
+    name = work_argument(arguments, data_command, DATA_COMMANDS)
+    if name == "cache":
+        cache = parse(CacheCommand, arguments[1:], "data cache", CacheCommand())
+        from bytelm.data.corpus.cache_listing import manage_cache
+
+        folder = None if cache.cache_dir is None else str(cache.cache_dir)
+        where = DataConfig(cache_dir=folder).cache_path
+        return manage_cache(
+            where, verify=cache.verify, remove=cache.remove, remove_unused=cache.remove_unused
+        )
+    preset, rest = preset_argument(arguments[1:])
+    data = with_named_source(load_preset(preset).data if preset else DataConfig(), rest)
+    command = parse(DATA_COMMANDS[name], rest, f"data {name}", DATA_COMMANDS[name](data))
+    if isinstance(command, DescribeCommand):
+        from bytelm.data.describe import describe
+
+        describe(command.data, command.samples)
+    elif isinstance(command, UnigramCommand):
+        from bytelm.tokenizers.unigram_training import write_unigram
+
+        write_unigram(command.data, command.pieces, command.max_bytes, command.output)
+    elif isinstance(command, RatesCommand):
+        from bytelm.data.script_rates import print_rates
+
+        print_rates(command.data, command.anchor, command.rate)
+    return 0

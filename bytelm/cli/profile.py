@@ -1,0 +1,43 @@
+"""`bytelm profile`: its options and what it does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from bytelm.cli.arguments import parse, preset_argument, with_source_of
+from bytelm.cli.option_checks import Count
+from bytelm.core.errors import UserError
+from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.presets import load_preset, preset_names, some_names
+
+
+@dataclass(frozen=True)
+class ProfileCommand:
+    """Traces a few training steps."""
+
+    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
+    trace_dir: Path = Path("trace")
+    """Where the trace is written (for TensorBoard or Perfetto)."""
+    steps: Count = 5
+    """Steps traced, after two that are not."""
+
+
+def profile_command(arguments: Sequence[str]) -> int:
+    """Traces a few training steps.
+
+    `bytelm profile PRESET [options]`
+    """
+    preset, rest = preset_argument(arguments, profile_command)
+    if preset is None:
+        raise UserError(f"name a preset first{some_names(preset_names())}.")
+    config = with_source_of(load_preset(preset), rest)
+    command = parse(ProfileCommand, rest, f"profile {preset}", ProfileCommand(config))
+    from bytelm.training import host_memory
+    from bytelm.training.profile import profile
+
+    host_memory.keep()
+    profile(command.config, command.trace_dir, command.steps)
+    return 0
