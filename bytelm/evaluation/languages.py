@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bytelm.core.errors import UserError
+from bytelm.core.intervals import bootstrap_interval
 from bytelm.data.config import SourceConfig
 from bytelm.data.sources.files import FilesReader
-from bytelm.evaluation.bootstrap import bootstrap_interval
 from bytelm.models.hierarchy import HierarchyConfig
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bytelm.core.console import TerminalConsole
+from bytelm.core.intervals import LEAST_DOCUMENTS, interval_words
 from bytelm.data.corpus.documents import Documents
-from bytelm.evaluation.bootstrap import LEAST_DOCUMENTS, interval_words
 from bytelm.evaluation.compressors import compressor_bpb
 from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.progress import counted, shown_progress

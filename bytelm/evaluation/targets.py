@@ -19,12 +19,12 @@ from rich.table import Table
 
 from bytelm.core.console import TerminalConsole
 from bytelm.core.errors import UserError
+from bytelm.core.intervals import bootstrap_interval, interval_words, share_interval
 from bytelm.core.vocabulary import BYTES, INPUT_SIZE, PAD, UNSCORED
 from bytelm.core.xla import jit_inference
 from bytelm.data.config import DIAGNOSTICS
 from bytelm.data.loader import ValidationBatches
 from bytelm.data.tasks.pairs import Pair, pairs
-from bytelm.evaluation.bootstrap import bootstrap_interval, interval_words, share_interval
 from bytelm.evaluation.progress import shown_progress
 from bytelm.evaluation.seen import EvaluationText, describe_text
 from bytelm.inference.transduction import Transducer, bucket, encode, read

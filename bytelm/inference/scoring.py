@@ -25,9 +25,9 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bytelm.core.errors import UserError
+from bytelm.core.intervals import bootstrap_interval
 from bytelm.core.vocabulary import BYTE_VOCABULARY, END, UNSCORED, Vocabulary
 from bytelm.core.xla import jit_inference
-from bytelm.evaluation.bootstrap import bootstrap_interval
 from bytelm.inference.row_lengths import by_length, shortest_row
 from bytelm.models.contract import Batch, ModelOutput
 from bytelm.nn.mesh import MeshConfig, place_batch

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bytelm.evaluation.bootstrap import LEAST_DOCUMENTS
+from bytelm.core.intervals import LEAST_DOCUMENTS
 from bytelm.experiments.record import Heading, RunRecord, SweepRow
 from bytelm.experiments.report.charts import Chart, budget_words, curve_charts, pareto_charts
 from bytelm.experiments.report.summary import Entry, breakdown, gather, paired_difference

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from bytelm.evaluation.bootstrap import bootstrap_interval
+from bytelm.core.intervals import bootstrap_interval
 from bytelm.experiments.record import RunRecord
 
 

@@ -1,4 +1,4 @@
-"""Uncertainty of a ratio of sums over documents by the bootstrap, and of a share."""
+"""Confidence intervals: of a ratio of sums over documents (bootstrap), and of a share (Wilson)."""
 
 from statistics import NormalDist
 
@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 LEAST_DOCUMENTS = 10
-"""Fewer documents say too little of the spread between documents: they get no interval."""
+"""With fewer, the spread between documents is not known: there is no interval."""
 NO_INTERVAL = "n/a"
-"""What is shown in its place."""
+"""Shown in place of an interval."""
 
 _CHUNK = 1 << 20
-"""Resampled documents drawn at a time: what bounds the memory, to about 20 MB."""
+"""Resampled documents drawn at a time; bounds the memory to about 20 MB."""
 
 
 def bootstrap_interval(
@@ -28,8 +28,8 @@ def bootstrap_interval(
     be independent (Efron & Tibshirani 1993, chapter 13). For the difference of two models on
     the same documents (a paired bootstrap) pass the per-document differences as numerators.
 
-    With fewer than `LEAST_DOCUMENTS` there is no interval: of one document it would have no width,
-    of a few it would be far too narrow. Empty documents (denominator 0) do not count for that.
+    With fewer than `LEAST_DOCUMENTS` there is no interval: one document would give it no width,
+    and a few far too little. Empty documents (denominator 0) do not count here.
 
     Args:
       numerators: float [documents], for instance the bits of each document.
@@ -73,10 +73,10 @@ def bootstrap_interval(
 
 
 def share_interval(hits: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share, which has a width where all or none of the cases are hits.
+    """Wilson's interval of a share. It has a width even where all cases are hits, or none.
 
     Args:
-      hits: how many cases are.
+      hits: how many cases are hits.
       count: how many cases there are, at least 1.
       confidence: coverage of the interval, between 0 and 1.
     """

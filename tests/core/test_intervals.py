@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from bytelm.evaluation import bootstrap
-from bytelm.evaluation.bootstrap import (
+from bytelm.core import intervals
+from bytelm.core.intervals import (
     LEAST_DOCUMENTS,
     bootstrap_interval,
     interval_words,
@@ -68,7 +68,7 @@ def test_chunks_do_not_change_the_interval(monkeypatch):
     bits, sizes = make_documents(50, seed=3)
     whole = bootstrap_interval(bits, sizes)
     for chunk in (1, 50 * 7):
-        monkeypatch.setattr(bootstrap, "_CHUNK", chunk)
+        monkeypatch.setattr(intervals, "_CHUNK", chunk)
         assert bootstrap_interval(bits, sizes) == whole
 
 
