@@ -2,8 +2,8 @@
 
 from bytelm.data.config import DataConfig
 from bytelm.models.t5.byt5 import ByT5Config
+from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(
     model=ByT5Config(
@@ -15,8 +15,6 @@ config = ExperimentConfig(
         mlp_width=256,
     ),
     data=DataConfig(task="span_corruption", sequence_length=512, batch_size=8),
-    optimizer=OptimizerConfig(
-        name="muon", learning_rate=5e-3, schedule="warmup_stable_decay", decay=0.4
-    ),
+    optimizer=small_muon(5e-3),
     train=TrainConfig(steps=500, log_every=25, validate_every=250, checkpoint_every=250),
 )

@@ -6,16 +6,14 @@ Make the pieces first: `bytelm data unigram dynamic_pooling_fixed --output unigr
 from bytelm.data.config import DataConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.patching.segmenter import UnigramBoundary
+from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(
     model=DynamicPoolingConfig(
         width=128, pre_depth=2, backbone_depth=6, post_depth=2, boundary=UnigramBoundary()
     ),
     data=DataConfig(sequence_length=512, batch_size=4, unigram="unigram.model"),
-    optimizer=OptimizerConfig(
-        name="muon", learning_rate=1e-2, schedule="warmup_stable_decay", decay=0.4
-    ),
+    optimizer=small_muon(),
     train=TrainConfig(steps=750, log_every=50, validate_every=375, checkpoint_every=250),
 )

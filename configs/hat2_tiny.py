@@ -2,8 +2,8 @@
 
 from bytelm.data.config import DataConfig
 from bytelm.models.hat2 import HAT2Config
+from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(
     model=HAT2Config(
@@ -16,8 +16,6 @@ config = ExperimentConfig(
         bytes_per_slot=4.0,
     ),
     data=DataConfig(sequence_length=512, batch_size=4),
-    optimizer=OptimizerConfig(
-        name="muon", learning_rate=1e-2, schedule="warmup_stable_decay", decay=0.4
-    ),
+    optimizer=small_muon(),
     train=TrainConfig(steps=750, log_every=50, validate_every=375, checkpoint_every=250),
 )

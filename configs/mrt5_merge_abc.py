@@ -3,8 +3,8 @@
 from bytelm.data.config import DataConfig
 from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.models.t5.shortening import GateShortening
+from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(
     model=MrT5Config(
@@ -19,13 +19,7 @@ config = ExperimentConfig(
         shortening=GateShortening(target=0.15, bias=3.0, proportional=0.0, integral=1e-5),
     ),
     data=DataConfig(task="merge_abc", sequence_length=24, batch_size=64),
-    optimizer=OptimizerConfig(
-        name="muon",
-        learning_rate=5e-3,
-        schedule="warmup_stable_decay",
-        decay=0.4,
-        final=0.02,
-    ),
+    optimizer=small_muon(5e-3, final=0.02),
     train=TrainConfig(
         steps=2600, log_every=50, validate_every=500, validation_rows=256, checkpoint_every=500
     ),

@@ -2,8 +2,8 @@
 
 from bytelm.data.config import DataConfig
 from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
 
 config = ExperimentConfig(
     model=SpaceByteConfig(
@@ -14,8 +14,6 @@ config = ExperimentConfig(
         bytes_per_slot=5.5,
     ),
     data=DataConfig(sequence_length=1024, batch_size=4),
-    optimizer=OptimizerConfig(
-        name="muon", learning_rate=1e-2, schedule="warmup_stable_decay", decay=0.4
-    ),
+    optimizer=small_muon(),
     train=TrainConfig(steps=450, log_every=25, validate_every=225, checkpoint_every=150),
 )

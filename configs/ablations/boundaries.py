@@ -18,8 +18,8 @@ from bytelm.patching.segmenter import (
     UnigramBoundary,
     WhitespaceBoundary,
 )
+from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
 
 ablation = Ablation(
     base=ExperimentConfig(
@@ -33,9 +33,7 @@ ablation = Ablation(
             scripts=("eng", "rus", "hin"),
             unigram="unigram.model",
         ),
-        optimizer=OptimizerConfig(
-            name="muon", learning_rate=1e-2, schedule="warmup_stable_decay", decay=0.4
-        ),
+        optimizer=small_muon(),
         train=TrainConfig(
             steps=300, log_every=25, validate_every=150, checkpoint_every=150, sample_bytes=0
         ),

@@ -14,8 +14,8 @@ from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.patching.segmenter import GumbelBoundary, WhitespaceBoundary
+from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.optimizer import OptimizerConfig
 
 CONTEXT = 512
 """Bytes."""
@@ -31,12 +31,7 @@ def contender(
     config = ExperimentConfig(
         model=model,
         data=DataConfig(sequence_length=length, batch_size=8),
-        optimizer=OptimizerConfig(
-            name="muon",
-            learning_rate=learning_rate,
-            schedule="warmup_stable_decay",
-            decay=0.4,
-        ),
+        optimizer=small_muon(learning_rate),
     )
     return Contender(config, tokenizer)
 

@@ -13,8 +13,8 @@ from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.patching.segmenter import GumbelBoundary, WhitespaceBoundary
+from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.optimizer import OptimizerConfig
 
 CONTEXT = 2048
 """Bytes."""
@@ -28,9 +28,7 @@ def contender(model: ModelConfig, tokenizer: TokenizerConfig | None = None) -> C
     config = ExperimentConfig(
         model=model,
         data=DataConfig(sequence_length=length, batch_size=32),
-        optimizer=OptimizerConfig(
-            name="muon", learning_rate=1e-2, schedule="warmup_stable_decay", decay=0.4
-        ),
+        optimizer=small_muon(),
     )
     return Contender(config, tokenizer)
 
