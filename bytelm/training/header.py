@@ -7,10 +7,10 @@ from typing import Any
 import jax
 
 from bytelm.core.atomic_write import write_whole
+from bytelm.core.figure import with_prefix
 from bytelm.data.corpus.size import TextSize, text_size
 from bytelm.nn.mesh import path_name
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.metrics.display import with_prefix
 from bytelm.training.program import step_flops
 from bytelm.training.step import TrainProgram
 from bytelm.training.validation import Validation

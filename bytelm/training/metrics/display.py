@@ -1,7 +1,6 @@
 """What a run shows while it trains: a live display, or plain lines where there is no terminal."""
 
 import collections
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from bytelm.core.console import TerminalConsole
+from bytelm.core.figure import with_prefix
 from bytelm.core.terminal_text import printable
 
 _RATE_WINDOW = 50
@@ -134,16 +134,6 @@ def format_duration(seconds: float) -> str:
 
 def _scalar(value: Any) -> float:
     return float(np.asarray(value).item())
-
-
-def with_prefix(value: float, unit: str) -> str:
-    """Three significant digits with an SI prefix, such as "1.94 MB/s"."""
-    if not math.isfinite(value):
-        return f"{value} {unit}"
-    value = float(f"{value:.2e}")  # rounded first, so that 999.9 becomes 1.00 k
-    power = min(int(math.log10(max(value, 1))) // 3, 6)
-    digits = f"{value / 1000**power:#.3g}".rstrip(".")
-    return f"{digits} {('', 'k', 'M', 'G', 'T', 'P', 'E')[power]}{unit}"
 
 
 def _exponent(value: float) -> str:
