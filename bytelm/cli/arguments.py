@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import tyro
 
 from bytelm.cli import usage
-from bytelm.cli.option_checks import check_lists, check_numbers
+from bytelm.cli.option_checks import check_lists, check_numbers, check_renamed
 from bytelm.cli.source_options import check_files_named, with_named_source
 from bytelm.core.checked import did_you_mean
 from bytelm.core.errors import UserError
@@ -17,22 +17,34 @@ from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.presets import preset_names
 
 T = TypeVar("T")
+_STYLE = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
 Command = Callable[[Sequence[str]], int]
 
 
 def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = None) -> T:
     """Reads a command's options; mistakes end the program with a message that names the option."""
     check_files_named(arguments)
+    check_renamed(arguments)
     command = tyro.cli(
         kind,
         args=list(arguments),
         prog=f"bytelm {program}",
         default=tyro.MISSING_NONPROP if default is None else default,
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+        config=_STYLE,
     )
     check_lists(command, arguments)
     check_numbers(command)
     return command
+
+
+def parse_part(kind: type[T], arguments: Sequence[str]) -> tuple[T, Sequence[str]]:
+    """Reads the options of `kind`, on which the defaults of the others depend; returns the others.
+
+    With --help nothing is read: it is left to `parse`, which shows all options.
+    """
+    if {"-h", "--help"} & set(arguments):
+        return kind(), arguments
+    return tyro.cli(kind, args=list(arguments), return_unknown_args=True, config=_STYLE)
 
 
 def preset_argument(

@@ -40,15 +40,36 @@ def convert_command(arguments: Sequence[str]) -> int:
     from bytelm.training.conversion import from_hf, to_hf
 
     match command:
-        case ConvertCommand(str() as source, Path() as run, None, None, None, None):
+        case ConvertCommand(
+            from_hf=str() as source,
+            output=Path() as run,
+            to_hf=None,
+            to_safetensors=None,
+            checkpoint=None,
+            step=None,
+        ):
             from_hf(source, run)
             say(f"done; checkpoint of step 0 in {run}")
-        case ConvertCommand(None, None, None, Path() as run, step, Path() as folder):
+        case ConvertCommand(
+            to_safetensors=Path() as folder,
+            checkpoint=Path() as run,
+            step=step,
+            from_hf=None,
+            to_hf=None,
+            output=None,
+        ):
             from bytelm.api import load
 
             load(run, step).save(folder)
             say(f"done; parameters, config and model card in {folder}")
-        case ConvertCommand(None, None, Path() as folder, Path() as run, step, None):
+        case ConvertCommand(
+            to_hf=Path() as folder,
+            checkpoint=Path() as run,
+            step=step,
+            from_hf=None,
+            to_safetensors=None,
+            output=None,
+        ):
             to_hf(run, folder, chosen_step(run, step))
             say(f"done; T5's config and weights in {folder}")
         case _:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from bytelm.core.errors import UserError
+from bytelm.core.renamed import new_option
 
 MOST = 2**63 - 1
 """No larger number is a count of anything, and arrays hold none."""
@@ -46,6 +47,13 @@ def check_lists(command: Any, arguments: Sequence[str]) -> None:
     for name, value, _ in _options(command, ""):
         if isinstance(value, tuple) and names.count(name) > 1:
             raise UserError(f"{name} is given twice; give all its values after one {name}.")
+
+
+def check_renamed(arguments: Sequence[str]) -> None:
+    """UserError for an option that has a new name."""
+    for name in (argument.partition("=")[0] for argument in arguments):
+        if new := new_option(name):
+            raise UserError(f"{name} has been renamed to {new}.")
 
 
 def _options(config: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:

@@ -1,7 +1,7 @@
 """`bytelm train`: its options and what it does."""
 
-import argparse
 import contextlib
+import dataclasses
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from bytelm.cli.arguments import parse, preset_argument, with_source_of
+from bytelm.cli.arguments import parse, parse_part, preset_argument, with_source_of
 from bytelm.cli.evaluate import eval_command
 from bytelm.core import compilation_cache
 from bytelm.core.errors import UserError
 from bytelm.core.output_files import check_folder
 from bytelm.core.stopping import Stopped
 from bytelm.core.terminal_text import say
-from bytelm.training.experiment import ExperimentConfig, TrainConfig, to_json
+from bytelm.training.experiment import ExperimentConfig, TrainConfig, load_json, to_json
 from bytelm.training.presets import load_preset, preset_names, some_names
 
 
@@ -59,11 +59,12 @@ def train_command(arguments: Sequence[str]) -> int:
     """
     preset, rest = preset_argument(arguments, train_command)
     if preset is None:
-        preset, config = _saved_preset(rest)
+        preset, default, rest = _saved_preset(rest)
     else:
-        config = load_preset(preset)
-    config = with_source_of(config, rest)
-    command = parse(TrainCommand, rest, f"train {preset}", TrainCommand(config))
+        default = TrainCommand(load_preset(preset))
+    config = with_source_of(default.config, rest)
+    default = dataclasses.replace(default, config=config)
+    command = parse(TrainCommand, rest, f"train {preset}", default)
     _check_length(command.config.train, config.train)
     if command.print_config:
         print(to_json(command.config), end="")
@@ -74,34 +75,29 @@ def train_command(arguments: Sequence[str]) -> int:
         distributed.join(command.coordinator, command.num_processes, command.process_id)
     compilation_cache.keep_programs()
     host_memory.keep()
+    usual_place = Path("runs") / Path(preset).stem
+    return (_dry_run if command.dry_run else _train)(command, usual_place)
+
+
+def _dry_run(command: TrainCommand, usual_place: Path) -> int:
+    from bytelm.training.dry_run import dry_run
+    from bytelm.training.run_directory import unused_directory
+
+    where = command.run_dir or unused_directory(usual_place)
+    dry_run(command.config, where, resume=command.resume)
+    return 0
+
+
+def _train(command: TrainCommand, usual_place: Path) -> int:
     import jax
 
+    from bytelm.training.distributed import ending_alone
     from bytelm.training.loop import train
-    from bytelm.training.run_directory import (
-        lock,
-        new_run_directory,
-        remove_if_unused,
-        unused_directory,
-    )
+    from bytelm.training.run_directory import lock, remove_if_unused
 
-    if command.dry_run:
-        from bytelm.training.dry_run import dry_run
-
-        where = command.run_dir or unused_directory(Path("runs") / Path(preset).stem)
-        dry_run(command.config, where, resume=command.resume)
-        return 0
-    if command.report and jax.process_count() > 1:
-        raise UserError("--report needs a single process; run eval.py when the run has ended.")
-    if command.run_dir is None:
-        if jax.process_count() > 1 or command.resume:
-            raise UserError("give --run-dir: a resumed run or one of several processes needs it.")
-        run_dir = new_run_directory(Path("runs") / Path(preset).stem)
-    else:
-        run_dir = command.run_dir
-        check_folder(run_dir, "--run-dir")
-        run_dir.mkdir(parents=True, exist_ok=True)
+    run_dir = _run_directory(command, usual_place)
     is_main = jax.process_index() == 0
-    with distributed.ending_alone(), lock(run_dir) if is_main else contextlib.nullcontext():
+    with ending_alone(), lock(run_dir) if is_main else contextlib.nullcontext():
         try:
             result = train(
                 command.config,
@@ -122,6 +118,23 @@ def train_command(arguments: Sequence[str]) -> int:
     if command.report:
         return eval_command(["--checkpoint", str(run_dir), "--split", "test"])
     return 0
+
+
+def _run_directory(command: TrainCommand, usual_place: Path) -> Path:
+    """The run's directory, which exists from now on."""
+    import jax
+
+    from bytelm.training.run_directory import new_run_directory
+
+    if command.report and jax.process_count() > 1:
+        raise UserError("--report needs a single process; run eval.py when the run has ended.")
+    if command.run_dir is None:
+        if jax.process_count() > 1 or command.resume:
+            raise UserError("give --run-dir: a resumed run or one of several processes needs it.")
+        return new_run_directory(usual_place)
+    check_folder(command.run_dir, "--run-dir")
+    command.run_dir.mkdir(parents=True, exist_ok=True)
+    return command.run_dir
 
 
 def _check_length(asked: TrainConfig, preset: TrainConfig) -> None:
@@ -147,20 +160,21 @@ def _say_how_it_ended(result: Any) -> None:
     say(f"  generate: bytelm generate --checkpoint {run} --max-bytes 500")
 
 
-def _saved_preset(rest: Sequence[str]) -> tuple[str, ExperimentConfig]:
-    """The config of the run that --run-dir names, for `train --resume` without a preset."""
-    from bytelm.training.experiment import load_json
+@dataclass(frozen=True)
+class _Resumed:
+    run_dir: Path | None = None
+    resume: bool = False
 
-    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    known.add_argument("--resume", action="store_true")
-    known.add_argument("--run-dir", type=Path)
-    options, _ = known.parse_known_args(list(rest))
-    if options.resume and options.run_dir:
-        run_dir = options.run_dir
-        if (run_dir / "config.json").is_file():
-            return run_dir.name, load_json(run_dir / "config.json")
-        raise UserError(f"{run_dir} holds no run to resume: it has no config.json.")
-    raise UserError(
-        f"name a preset or a path to a config file first (or --resume with --run-dir)"
-        f"{some_names(preset_names())}."
-    )
+
+def _saved_preset(rest: Sequence[str]) -> tuple[str, TrainCommand, Sequence[str]]:
+    """For `train --resume` without a preset: the run's name, its config, and the other options."""
+    run, rest = parse_part(_Resumed, rest)
+    if not (run.resume and run.run_dir):
+        raise UserError(
+            f"name a preset or a path to a config file first (or --resume with --run-dir)"
+            f"{some_names(preset_names())}."
+        )
+    if not (run.run_dir / "config.json").is_file():
+        raise UserError(f"{run.run_dir} holds no run to resume: it has no config.json.")
+    config = load_json(run.run_dir / "config.json")
+    return run.run_dir.name, TrainCommand(config, run.run_dir, resume=True), rest

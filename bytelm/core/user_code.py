@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bytelm.core.errors import UserError
+from bytelm.core.renamed import hint
 
 
 def run_module(path: Path) -> types.ModuleType:
@@ -92,4 +93,6 @@ def _errors(what: Path | str) -> Iterator[None]:
         if isinstance(error, UserError):
             raise UserError(f"{place}: {error}") from None
         reason = " ".join(str(error).split())
-        raise UserError(f"{place}: failed with {type(error).__name__}: {reason}") from error
+        raise UserError(
+            f"{place}: failed with {type(error).__name__}: {reason}{hint(error)}."
+        ) from error

@@ -80,3 +80,10 @@ def test_a_run_directory_that_is_a_file_is_said(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["train", "transformer_tiny", "--run-dir", str(tmp_path / "file" / "run")]) == 2
     assert "file is a file; choose another place" in capsys.readouterr().err
+
+
+def test_a_renamed_option_says_its_new_name(capsys):
+    assert main(["train", "spacebyte_tiny", "--model.bytes-per-patch", "4"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --model.bytes-per-patch has been renamed to --model.bytes-per-slot.\n"
+    )

@@ -1,0 +1,41 @@
+"""Options and modules that have a new name, and what the old name says to whoever uses it."""
+
+import re
+
+OPTIONS = {
+    "model.bytes_per_patch": "model.bytes_per_slot",
+}
+"""Old path of a config's field: the new path."""
+
+MODULES = {
+    "bytelm.config": "bytelm.training.experiment",
+    "bytelm.published": "bytelm.recipes.spacebyte",
+    "bytelm.models.boundary_kinds": "bytelm.patching.segmenter",
+    "bytelm.models.byt5": "bytelm.models.t5.byt5",
+    "bytelm.models.mrt5": "bytelm.models.t5.mrt5",
+    "bytelm.models.shortening": "bytelm.models.t5.shortening",
+    "bytelm.training.sharding": "bytelm.nn.mesh",
+    "bytelm.comparison": "bytelm.experiments",
+    "bytelm.layers": "bytelm.nn",
+    "bytelm.subword": "bytelm.tokenizers",
+}
+"""Old name of a module that users' files import: the new name."""
+
+
+def new_option(name: str) -> str | None:
+    """The new name of an option such as `--model.bytes-per-patch`; None if it has none."""
+    new = OPTIONS.get(name.removeprefix("--").replace("-", "_"))
+    return None if new is None else "--" + new.replace("_", "-")
+
+
+def hint(error: BaseException) -> str:
+    """What to change in a user's own file that failed for an old name; "" for other errors."""
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        for old in (error.name, error.name.rpartition(".")[0]):
+            if old in MODULES:
+                return f"; {old} is now {MODULES[old]}"
+    field = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    for old, new in OPTIONS.items() if field else ():
+        if old.rpartition(".")[2] == field[1]:  # type: ignore[index]
+            return f"; {field[1]} is now {new.rpartition('.')[2]}"  # type: ignore[index]
+    return ""
