@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from bytelm.cli.arguments import parse
 from bytelm.cli.option_checks import Count
 from bytelm.cli.source_options import with_named_source
+from bytelm.core.config_json import to_dict
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import printable_name, say
 from bytelm.data.config import DataConfig
 from bytelm.training.checkpoints.chosen_step import Step
-from bytelm.training.experiment import to_dict
 
 if TYPE_CHECKING:  # what takes long to import is imported when the options are read
     from bytelm.api import LoadedModel

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import inspect
 import math
 import os
 import types
@@ -48,6 +47,11 @@ class Checked:
 
     def __post_init__(self) -> None:
         _convert_fields(self)
+
+    @classmethod
+    def accepts(cls, value: Any) -> bool:
+        """Whether a field of this type may hold a value of a subclass."""
+        return False
 
 
 def _types_first(check_values: Any) -> Any:
@@ -133,9 +137,13 @@ def converted(value: Any, kind: Any, where: str) -> Any:
         return int(value)
     elif kind is str and isinstance(value, PurePath):
         return os.fspath(value)
-    elif type(value) is kind or (inspect.isabstract(kind) and isinstance(value, kind)):
+    elif type(value) is kind or (_is_checked(kind) and kind.accepts(value)):
         return value
     raise wrong_type(value, kind, where)
+
+
+def _is_checked(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Checked)
 
 
 def _union(value: Any, kinds: tuple[Any, ...], kind: Any, where: str) -> Any:

@@ -1,24 +1,90 @@
-"""Registered variants of a config (families, kinds of boundaries): bytelm's own and users'."""
+"""Configs that come in registered variants, such as families of models: bytelm's own and users'.
 
+A base names the key under which a saved config says which variant it is, and a subclass that sets
+this attribute is thereby registered:
+
+    class Shape(Variant, name="shape", key="kind"): ...
+
+    @dataclass(frozen=True)
+    class Circle(Shape):
+        kind: ClassVar[str] = "circle"
+        radius: float = 1.0
+"""
+
+import abc
 import sys
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from bytelm.core.checked import did_you_mean
+from bytelm.core.checked import Checked, did_you_mean
 from bytelm.core.errors import UserError
 
 
-def register(variants: dict[str, Any], name: str, variant: type) -> None:
-    """Adds a class to the variants of its base under its name.
+class Variant(Checked, abc.ABC):
+    """Base of a config that stands for its registered subclasses.
+
+    Attributes:
+        variant_key: the attribute that names a subclass, and its key in a saved config.
+        variants: the registered subclasses by name.
+    """
+
+    variant_key: ClassVar[str]
+    variants: ClassVar[dict[str, type[Self]]]
+
+    def __init_subclass__(cls, key: str | None = None, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if key is not None:
+            cls.variant_key, cls.variants = key, {}
+        elif cls.variant_key in vars(cls):
+            _register(cls.variants, getattr(cls, cls.variant_key), cls)
+
+    @classmethod
+    def accepts(cls, value: Any) -> bool:
+        """A field whose type is a base may hold any of its variants."""
+        return isinstance(value, cls) and cls.variant_key not in vars(cls)
+
+    @classmethod
+    def variant(cls, name: Any, where: str, origin: Any = None) -> type[Self]:
+        """The registered subclass of this name.
+
+        Args:
+            name: as a saved config has it.
+            where: the field, for the error.
+            origin: what `defined_in` said when the config was saved; None if nothing.
+
+        Raises:
+            UserError: if there is none.
+        """
+        if isinstance(name, str) and name in cls.variants:
+            return cls.variants[name]
+        if not isinstance(origin, str):
+            raise UserError(
+                f"{where} is {name!r}{did_you_mean(str(name), cls.variants)}; this version of "
+                f"bytelm has {', '.join(sorted(cls.variants))}. If a file of your own defines it, "
+                "add --import FILE."
+            )
+        place = (
+            f"in {origin}: add --import {origin}"
+            if origin
+            else "in no file, such as a notebook: put its class into one and add --import FILE"
+        )
+        raise UserError(
+            f"{where} is {name!r}, which is not bytelm's own. It was defined {place} (in Python, "
+            "import it before loading). Nothing is imported unless you name it."
+        )
+
+
+def _register(variants: dict[str, Any], name: str, variant: type) -> None:
+    """Adds a class under its name.
 
     Raises:
-        UserError: if another class has the name. The same class from the same place, run again as
-            in a notebook, takes its own place.
+        UserError: if another class has the name. The same class, run again as in a notebook,
+            replaces the old one.
     """
     old = variants.get(name)
     if old is not None and _place(old) != _place(variant):
         raise UserError(
-            f"{variant.__qualname__} calls itself {name!r}, as {old.__module__}.{old.__qualname__} "
-            "does already; give it another name."
+            f"{variant.__qualname__} calls itself {name!r}, and so does "
+            f"{old.__module__}.{old.__qualname__}; give it another name."
         )
     variants[name] = variant
 
@@ -37,28 +103,3 @@ def defined_in(variant: type) -> str | None:
     if variant.__module__.partition(".")[0] == "bytelm":
         return None
     return file_of(variant) or ""
-
-
-def check_known(variants: dict[str, Any], name: Any, where: str, origin: Any) -> None:
-    """Raises UserError unless a variant of this name is registered.
-
-    Args:
-        where: the field, for the error.
-        origin: what `defined_in` said when the config was saved; None if nothing.
-    """
-    if isinstance(name, str) and name in variants:
-        return
-    if not isinstance(origin, str):
-        raise UserError(
-            f"{where} is {name!r}{did_you_mean(str(name), variants)}; this version of bytelm has "
-            f"{', '.join(sorted(variants))}. If a file of your own defines it, add --import FILE."
-        )
-    place = (
-        f"in {origin}: add --import {origin}"
-        if origin
-        else ("in no file, such as a notebook: put its class into one and add --import FILE")
-    )
-    raise UserError(
-        f"{where} is {name!r}, which is not bytelm's own. It was defined {place} (in Python, "
-        "import it before loading). Nothing is imported unless you name it."
-    )

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from bytelm.core.config_json import to_dict
 from bytelm.core.file_names import name_part
 from bytelm.core.output_files import write_new, write_next
 from bytelm.data.config import DataConfig
-from bytelm.training.experiment import to_dict
 
 _OF_SPEED = ("batch_size", "cache_dir", "workers", "weight")
 """Fields of a `DataConfig` that change no figure."""

@@ -11,6 +11,7 @@ import tyro
 
 from bytelm.api import load
 from bytelm.cli.option_checks import Count
+from bytelm.core.config_json import differences, to_dict
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import say
 from bytelm.data.corpus.documents import Documents
@@ -23,7 +24,7 @@ from bytelm.experiments.plan import Plan
 from bytelm.experiments.record import RunRecord
 from bytelm.experiments.results import AblationResults, finished
 from bytelm.experiments.runs import Outcome, carry_out, check_saved
-from bytelm.training.experiment import ExperimentConfig, differences, to_dict
+from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.length import with_steps
 
 

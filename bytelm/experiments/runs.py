@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from bytelm.core.atomic_write import write_whole
+from bytelm.core.config_json import differences, to_dict
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import say
 from bytelm.data.corpus.documents import Documents
@@ -17,10 +18,11 @@ from bytelm.experiments.same_text import check_text
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.checkpoints.checkpoint import last_step
 from bytelm.training.compatibility import FREE, outcome_changes
-from bytelm.training.experiment import ExperimentConfig, differences, load_json, to_dict
+from bytelm.training.experiment import ExperimentConfig, as_saved, load_json
 from bytelm.training.loop import CONFIG, train
 from bytelm.training.metrics.records import read_records
 from bytelm.training.run_directory import lock, remove_if_unused
+from bytelm.training.upgrades import upgraded
 
 TEST_REPORT = "test_report.json"
 """File of a run directory that holds its test."""
@@ -118,14 +120,14 @@ def _tested(
     asked: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The report on the test split, from the file if it is there already."""
-    path, saved = run_dir / TEST_REPORT, to_dict(config)
+    path = run_dir / TEST_REPORT
     if (report := _read_report(path)) is not None:
-        changed = differences(report["config"], saved)
+        changed = differences(upgraded(report["config"]), to_dict(config))
         if {key: report.get(key) for key in asked} == asked and all(
             field.startswith(FREE) for field, _, _ in changed
         ):
             return report
-    report = {**test(run_dir, config), **asked, "config": saved}
+    report = {**test(run_dir, config), **asked, "config": as_saved(config)}
     write_whole(path, json.dumps(report, indent=2) + "\n")
     return report
 

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from bytelm.core.checked import Checked
-from bytelm.core.variants import register
+from bytelm.core.variants import Variant
 from bytelm.core.vocabulary import UNSCORED, Vocabulary
 from bytelm.nn.linear import project
 
@@ -177,21 +176,15 @@ class LanguageModel(nnx.Module):
 
 
 @dataclass(frozen=True)
-class ModelConfig(Checked, abc.ABC, name="model", small=True):
+class ModelConfig(Variant, name="model", small=True, key="family"):
     """Base of every family's config. A subclass that names its `family` is thereby registered."""
 
     family: ClassVar[str]
-    families: ClassVar[dict[str, type["ModelConfig"]]] = {}
 
     compute_dtype: ComputeDtype = "auto"
     """Dtype of activations and matrix products; "auto" is bfloat16 on accelerators, float32 on
     CPU, where bfloat16 is faster on processors with units for it (AMX). Parameters, normalisation,
     softmax and loss are always float32."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "family" in vars(cls):
-            register(ModelConfig.families, cls.family, cls)
 
     @property
     def symbols(self) -> Vocabulary:

@@ -7,14 +7,14 @@ learned kinds take the likelier value, so that a text has one segmentation and o
 
 import abc
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
-from bytelm.core.variants import register
+from bytelm.core.variants import Variant
 from bytelm.models.contract import Batch
 from bytelm.patching.predictor import (
     band_loss,
@@ -63,16 +63,10 @@ class Observed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BoundaryConfig(Checked, abc.ABC, name="model.boundary", small=True):
+class BoundaryConfig(Variant, name="model.boundary", small=True, key="kind"):
     """Base of the kinds. A subclass that names its `kind` is thereby registered."""
 
     kind: ClassVar[str]
-    kinds: ClassVar[dict[str, type["BoundaryConfig"]]] = {}
-
-    def __init_subclass__(cls, **arguments: Any) -> None:
-        super().__init_subclass__(**arguments)
-        if "kind" in vars(cls):
-            register(BoundaryConfig.kinds, cls.kind, cls)
 
     @property
     @abc.abstractmethod

@@ -7,10 +7,11 @@ from typing import Any
 
 import jax
 
+from bytelm.core.config_json import differences, to_dict
 from bytelm.core.errors import UserError
 from bytelm.nn.mesh import path_name
 from bytelm.training.checkpoints.checkpoint import FOLDER, last_step
-from bytelm.training.experiment import ExperimentConfig, differences, to_dict
+from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.metrics.records import read_records
 
 FREE = (

@@ -2,21 +2,19 @@
 
 import dataclasses
 import json
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bytelm.core.checked import Checked, converted, did_you_mean, field_types, wrong_type
+from bytelm.core.checked import Checked, wrong_type
+from bytelm.core.config_json import differences, from_dict, to_dict
 from bytelm.core.errors import UserError
-from bytelm.core.variants import check_known, defined_in
 from bytelm.data.config import DataConfig
 from bytelm.models import ModelConfig
-from bytelm.models.t5.shortening import ShorteningConfig
 from bytelm.nn.mesh import MeshConfig
-from bytelm.patching.segmenter import BoundaryConfig
 from bytelm.training.budget import parse_budget
 from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.upgrades import SCHEMA, upgraded
 
 
 @dataclass(frozen=True)
@@ -86,53 +84,24 @@ class ExperimentConfig(Checked, name="config"):
     """For how long."""
 
 
-_VARIANTS: dict[type, tuple[str, dict[str, Any]]] = {
-    ModelConfig: ("family", ModelConfig.families),
-    BoundaryConfig: ("kind", BoundaryConfig.kinds),
-    ShorteningConfig: ("kind", ShorteningConfig.kinds),
-}
-"""Classes that stand for their registered subclasses: the key that names one, and all of them."""
-
-_DEFINED_IN = "defined_in"
-"""Key of a saved variant of a user's own: the file or module that defines it."""
-_ADDED: dict[str, Any] = {"split_above": None, "budget": None, "initial_differences": []}
-"""Fields that configs saved before they existed lack, and what those runs did."""
+def as_saved(config: ExperimentConfig) -> dict[str, Any]:
+    """The config as JSON values, with the schema they are in."""
+    return {"schema": SCHEMA, **to_dict(config)}
 
 
-def to_dict(config: Any) -> Any:
-    """A config as JSON-able dicts, lists and scalars; a model's says its family.
-
-    A family of a user's own says where it is defined too.
+def from_saved(saved: Any) -> ExperimentConfig:
+    """The config of JSON values that this version or an older one saved.
 
     Raises:
-        UserError: for a variant that has no name of its own, and so could not be told on loading.
+        UserError: for a newer schema, a key that is unknown or missing, or a value of a wrong type.
     """
-    if dataclasses.is_dataclass(config):
-        fields = {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
-        for base, (key, _) in _VARIANTS.items():
-            if isinstance(config, base):
-                kind = type(config)
-                if key not in vars(kind):
-                    raise UserError(
-                        f"{kind.__qualname__} derives from {base.__name__} and has no {key} of its "
-                        f"own, by which it could be loaded; give the class one, as in `{key}: "
-                        'ClassVar[str] = "mine"`.'
-                    )
-                origin = defined_in(kind)
-                return {
-                    key: getattr(kind, key),
-                    **({} if origin is None else {_DEFINED_IN: origin}),
-                    **fields,
-                }
-        return fields
-    if isinstance(config, tuple):
-        return [to_dict(item) for item in config]
+    config: ExperimentConfig = from_dict(upgraded(saved), ExperimentConfig)
     return config
 
 
 def to_json(config: ExperimentConfig) -> str:
     """The config as JSON text."""
-    return json.dumps(to_dict(config), indent=2) + "\n"
+    return json.dumps(as_saved(config), indent=2) + "\n"
 
 
 def saved_form(config: Any) -> ExperimentConfig:
@@ -147,7 +116,7 @@ def saved_form(config: Any) -> ExperimentConfig:
         saved = to_json(config)
     except (TypeError, ValueError) as error:  # of json
         raise UserError(f"the config cannot be saved as JSON: {error}.") from None
-    loaded = from_dict(json.loads(saved))
+    loaded = from_saved(json.loads(saved))
     if changed := differences(to_dict(config), to_dict(loaded)):
         path, before, after = changed[0]
         raise UserError(
@@ -157,49 +126,6 @@ def saved_form(config: Any) -> ExperimentConfig:
     return loaded
 
 
-def from_dict(saved: Any, kind: Any = ExperimentConfig, where: str = "config") -> Any:
-    """Rebuilds what `to_dict` saved, of type `kind`.
-
-    Raises:
-        UserError: for a key that is unknown or missing, or a value of a wrong type; it names it.
-    """
-    arguments = typing.get_args(kind)
-    nested = [k for k in (kind, *arguments) if isinstance(k, type) and dataclasses.is_dataclass(k)]
-    if saved is None and type(None) in arguments:
-        return None
-    if nested and typing.get_origin(kind) is tuple and isinstance(saved, list):
-        return tuple(from_dict(item, nested[0], f"{where}[{i}]") for i, item in enumerate(saved))
-    if nested and typing.get_origin(kind) is not tuple:
-        return _dataclass_from_dict(saved, nested[0], where)
-    return converted(saved, kind, where)
-
-
-def _dataclass_from_dict(saved: Any, kind: Any, where: str) -> Any:
-    if not isinstance(saved, dict):
-        raise UserError(f"{where} is {saved!r} in the saved config, and should be an object.")
-    if kind in _VARIANTS:
-        named, variants = _VARIANTS[kind]
-        check_known(variants, saved.get(named), f"{where}.{named}", saved.get(_DEFINED_IN))
-        kind = variants[saved[named]]
-        saved = {key: value for key, value in saved.items() if key not in (named, _DEFINED_IN)}
-    hints = field_types(kind)
-    names = [f.name for f in dataclasses.fields(kind)]
-    for key in saved:
-        if key not in names:
-            raise UserError(
-                f"the saved config has an unknown key {where}.{key}{did_you_mean(key, names)}; "
-                "it was written by another version of bytelm."
-            )
-    saved = {name: _ADDED[name] for name in names if name in _ADDED} | saved
-    for name in names:
-        if name not in saved:
-            raise UserError(
-                f"the saved config lacks the key {where}.{name}; it was written by another "
-                "version of bytelm."
-            )
-    return kind(**{name: from_dict(saved[name], hints[name], f"{where}.{name}") for name in names})
-
-
 def load_json(path: Path) -> ExperimentConfig:
     """Reads a config that `to_json` wrote."""
     try:
@@ -207,23 +133,6 @@ def load_json(path: Path) -> ExperimentConfig:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a readable JSON config: {error}.") from None
     try:
-        return from_dict(saved)
+        return from_saved(saved)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def differences(old: Any, new: Any, where: str = "") -> list[tuple[str, Any, Any]]:
-    """(path, old, new) of every field in which two configs' `to_dict` forms differ.
-
-    Where a user's family is defined is no field: its file may be moved.
-    """
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            difference
-            for key in {**old, **new}
-            if key != _DEFINED_IN
-            for difference in differences(
-                old.get(key), new.get(key), f"{where}.{key}" if where else key
-            )
-        ]
-    return [] if old == new else [(where, old, new)]

@@ -5,12 +5,13 @@ from typing import Any
 
 import jax
 
+from bytelm.core.config_json import differences, to_dict
 from bytelm.core.errors import UserError
 from bytelm.nn.mesh import path_name
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.checkpoint import SavedModel, load_model
 from bytelm.training.distributed import gather_json
-from bytelm.training.experiment import ExperimentConfig, differences, to_dict
+from bytelm.training.experiment import ExperimentConfig
 
 _SAME_MEANING = (
     "attention",

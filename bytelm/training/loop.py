@@ -26,7 +26,7 @@ from bytelm.tokenizers.carried import carry, with_copies
 from bytelm.training.checkpoints.checkpoint import Checkpoints, last_step
 from bytelm.training.compatibility import Start, check_change, check_checkpoints_are_there
 from bytelm.training.distributed import StopRequest, gather_json
-from bytelm.training.experiment import ExperimentConfig, load_json, saved_form, to_dict, to_json
+from bytelm.training.experiment import ExperimentConfig, as_saved, load_json, saved_form, to_json
 from bytelm.training.hardware import peak_flops
 from bytelm.training.header import describe_run, write_facts
 from bytelm.training.initial import start_from
@@ -334,7 +334,7 @@ class _Run:
     def _writer(self) -> MetricsWriter:
         return MetricsWriter(
             self.run_dir,
-            to_dict(self.config),
+            as_saved(self.config),
             start_step=self.step,
             tensorboard=self.config.train.tensorboard,
             wandb_project=self.config.train.wandb_project,

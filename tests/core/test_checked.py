@@ -27,7 +27,13 @@ from bytelm.patching.segmenter import (
     FlexitokensBoundary,
     GumbelBoundary,
 )
-from bytelm.training.experiment import ExperimentConfig, TrainConfig, from_dict, saved_form, to_json
+from bytelm.training.experiment import (
+    ExperimentConfig,
+    TrainConfig,
+    from_saved,
+    saved_form,
+    to_json,
+)
 from bytelm.training.loop import train
 from bytelm.training.optimizer import OptimizerConfig
 
@@ -136,7 +142,7 @@ def test_nothing_trains_that_cannot_be_loaded(tmp_path):
     class Nameless(TransformerConfig):
         extra: int = 3
 
-    with pytest.raises(UserError, match=r"Nameless derives from ModelConfig and has no family"):
+    with pytest.raises(UserError, match=r"Nameless has no family of its own"):
         train(ExperimentConfig(Nameless(width=16, depth=1, head_width=8)), tmp_path / "run")
     with pytest.raises(UserError, match=r"the config is 'transformer_tiny', .*ExperimentConfig"):
         train("transformer_tiny", tmp_path / "run")
@@ -157,9 +163,9 @@ def test_a_field_that_json_changes_is_refused(monkeypatch):
             with pytest.raises(UserError, match=message):
                 saved_form(ExperimentConfig(odd))
     finally:
-        Odd.families.pop("odd_of_test")
+        Odd.variants.pop("odd_of_test")
 
 
 def test_a_saved_mixture_is_rebuilt_from_its_sources():
     config = ExperimentConfig(MODEL, DataConfig(mixture=[SourceConfig(files=["a"])]))
-    assert from_dict(json.loads(to_json(config))) == config
+    assert from_saved(json.loads(to_json(config))) == config

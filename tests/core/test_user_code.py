@@ -6,11 +6,11 @@ import sys
 import pytest
 
 from bytelm.cli.main import main
+from bytelm.core.config_json import differences, from_dict
 from bytelm.core.errors import UserError
 from bytelm.core.user_code import import_user_code
 from bytelm.models import ModelConfig
 from bytelm.training.checkpoints.checkpoint import load_model
-from bytelm.training.experiment import differences, from_dict
 
 FAMILY = """
 from __future__ import annotations
@@ -64,7 +64,7 @@ config = ExperimentConfig(
 
 def forget():
     """What a new process would not know."""
-    ModelConfig.families.pop("bigram_of_test", None)
+    ModelConfig.variants.pop("bigram_of_test", None)
     sys.modules.pop("bigram_module_of_test", None)
 
 
@@ -102,7 +102,7 @@ def test_a_family_of_ones_own_trains_and_is_loaded_when_it_is_named(folder, caps
     ):
         assert main(command) == 2
         assert f"defined in {family}: add --import {family}" in capsys.readouterr().err
-        assert "bigram_of_test" not in ModelConfig.families  # nothing was imported unasked
+        assert "bigram_of_test" not in ModelConfig.variants  # nothing was imported unasked
     with pytest.raises(UserError, match="import it before loading"):
         load_model(folder / "run")
 
@@ -128,13 +128,15 @@ def test_a_family_within_a_package_is_imported_as_its_module(folder):
     (package / "base.py").write_text(FAMILY)
     (package / "family.py").write_text("from .base import BigramConfig")
     import_user_code(str(package / "family.py"))
-    assert ModelConfig.families["bigram_of_test"].__module__ == "package_of_test.base"
+    assert ModelConfig.variants["bigram_of_test"].__module__ == "package_of_test.base"
 
 
 def test_a_name_is_taken_once(folder):
     other = folder / "other.py"
     other.write_text(FAMILY.replace("bigram_of_test", "transformer"))
-    with pytest.raises(UserError, match=r"calls itself 'transformer', as .*Transformer.*another"):
+    with pytest.raises(
+        UserError, match=r"itself 'transformer', and so does .*Transformer.*another"
+    ):
         import_user_code(str(other))
     import_user_code(str(folder / "bigram_module_of_test.py"))
     import_user_code(str(folder / "bigram_module_of_test.py"))  # the same again is no clash

@@ -29,7 +29,7 @@ from bytelm.patching.segmenter import (
     WhitespaceBoundary,
 )
 from bytelm.training import step
-from bytelm.training.experiment import ExperimentConfig, from_dict, to_dict
+from bytelm.training.experiment import ExperimentConfig, as_saved, from_saved
 from bytelm.training.step import train_program
 from tests.models import golden, golden_hourglass
 from tests.models.families import LENGTH, ROWS, dynamic_pooling, random_rows, split_model
@@ -271,14 +271,14 @@ def test_the_counterfactual_gradient_points_where_the_expected_loss_falls():
 )
 def test_a_saved_config_gives_back_the_kind(boundary):
     config = ExperimentConfig(DynamicPoolingConfig(boundary=boundary))
-    assert from_dict(to_dict(config)) == config
+    assert from_saved(as_saved(config)) == config
 
 
 def test_a_saved_kind_that_is_unknown_is_named():
-    saved = to_dict(ExperimentConfig(DynamicPoolingConfig()))
+    saved = as_saved(ExperimentConfig(DynamicPoolingConfig()))
     saved["model"]["boundary"]["kind"] = "gumble"
     with pytest.raises(UserError, match=r"config\.model\.boundary\.kind is 'gumble'.*gumbel"):
-        from_dict(saved)
+        from_saved(saved)
 
 
 @pytest.mark.parametrize(

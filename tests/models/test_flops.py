@@ -108,7 +108,7 @@ WIDE = {
     "byt5": ByT5Config(**T5),
     **{
         f"mrt5, {kind}": MrT5Config(**T5, gate_depth=1, shortening=shortening())
-        for kind, shortening in ShorteningConfig.kinds.items()
+        for kind, shortening in ShorteningConfig.variants.items()
     },
 }
 HIERARCHIES = {name: c for name, c in WIDE.items() if isinstance(c, HierarchyConfig)}
@@ -125,7 +125,7 @@ def test_flops_agree_with_the_cost_analysis_of_xla(config):
 
 
 def test_flops_of_every_family_are_checked():
-    own = {k for k in ModelConfig.families.values() if k.__module__.startswith("bytelm.")}
+    own = {k for k in ModelConfig.variants.values() if k.__module__.startswith("bytelm.")}
     assert own == set(map(type, WIDE.values()))
 
 

@@ -237,7 +237,7 @@ def test_no_parameter_has_a_weak_type(config):
 
 
 def test_every_family_is_held_to_the_laws():
-    own = {k for k in ModelConfig.families.values() if k.__module__.startswith("bytelm.")}
+    own = {k for k in ModelConfig.variants.values() if k.__module__.startswith("bytelm.")}
     with_encoder = {kind for kind in own if issubclass(kind, EncoderDecoderConfig)}
     assert with_encoder == set(map(type, encoder_decoders.values()))
     assert own - with_encoder == set(map(type, FAMILIES.values()))

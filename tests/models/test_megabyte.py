@@ -126,7 +126,7 @@ def test_it_counts_patches_and_those_refused(bytes_per_slot, refused):
 
 
 def test_it_is_registered_under_its_family():
-    assert ModelConfig.families["megabyte"] is MegaByteConfig
+    assert ModelConfig.variants["megabyte"] is MegaByteConfig
 
 
 @pytest.mark.parametrize(

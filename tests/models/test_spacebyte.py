@@ -213,7 +213,7 @@ def test_the_defaults_follow_the_paper():
     config = spacebyte(local_depth=5)
     assert config.initial_blocks == 2
     assert config.local_block(2).mask.window == config.local_width
-    assert ModelConfig.families["spacebyte"] is SpaceByteConfig
+    assert ModelConfig.variants["spacebyte"] is SpaceByteConfig
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_a_tied_model_has_no_head_of_its_own():
 
 
 def test_it_is_registered_under_its_family():
-    assert ModelConfig.families["transformer"] is TransformerConfig
+    assert ModelConfig.variants["transformer"] is TransformerConfig
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import pytest
@@ -10,10 +9,8 @@ from bytelm.nn.mesh import MeshConfig
 from bytelm.training.experiment import (
     ExperimentConfig,
     TrainConfig,
-    differences,
-    from_dict,
+    from_saved,
     load_json,
-    to_dict,
     to_json,
 )
 from bytelm.training.optimizer import OptimizerConfig
@@ -45,7 +42,7 @@ def changed(path, value):
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_rebuilt_from_its_json(name):
     config = load_preset(name)
-    assert from_dict(json.loads(to_json(config))) == config
+    assert from_saved(json.loads(to_json(config))) == config
 
 
 def test_every_kind_of_value_is_rebuilt(tmp_path):
@@ -59,7 +56,7 @@ def test_every_kind_of_value_is_rebuilt(tmp_path):
 
 
 def test_whole_numbers_serve_as_floats_and_become_them():
-    config = from_dict(changed("optimizer.clip_norm", 2))
+    config = from_saved(changed("optimizer.clip_norm", 2))
     assert config.optimizer.clip_norm == 2 and type(config.optimizer.clip_norm) is float
 
 
@@ -89,7 +86,7 @@ def test_whole_numbers_serve_as_floats_and_become_them():
 )
 def test_a_wrong_saved_config_is_named(path, value, message):
     with pytest.raises(UserError, match=message):
-        from_dict(changed(path, value))
+        from_saved(changed(path, value))
 
 
 @pytest.mark.parametrize("text", [b"{", b"\xff"])
@@ -102,33 +99,8 @@ def test_a_broken_file_is_named(tmp_path, text):
         load_json(tmp_path / "none.json")
 
 
-def test_differences_are_named_by_their_path():
-    other = dataclasses.replace(
-        RICH,
-        model=dataclasses.replace(RICH.model, width=128),
-        optimizer=OptimizerConfig(name="muon"),
-    )
-    assert differences(to_dict(RICH), to_dict(RICH)) == []
-    assert differences(to_dict(RICH), to_dict(other)) == [
-        ("model.width", 64, 128),
-        ("optimizer.lr_multipliers", [["head", 0.5], ["embed", 2.0]], []),
-    ]
-
-
 @pytest.mark.parametrize("name", ["steps", "accumulation", "keep", "max_skipped", "log_every"])
 def test_counts_of_training_start_at_one(name):
     with pytest.raises(UserError, match=rf"train\.{name} is 0; it must be at least 1"):
         TrainConfig(**{name: 0})
     assert TrainConfig(sample_bytes=0, seed=0).seed == 0
-
-
-def test_a_config_from_before_some_fields_existed():
-    saved = to_dict(ExperimentConfig(model=TransformerConfig()))
-    del (
-        saved["data"]["split_above"],
-        saved["train"]["budget"],
-        saved["train"]["initial_differences"],
-    )
-    loaded = from_dict(saved)
-    assert loaded.data.split_above is None and loaded.train.budget is None
-    assert loaded.train.initial_differences == ()

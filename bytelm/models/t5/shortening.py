@@ -11,15 +11,14 @@ Shapes: B = rows, S = symbols read, d = channels.
 import abc
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
-from bytelm.core.variants import register
+from bytelm.core.variants import Variant
 from bytelm.core.vocabulary import END, PAD, START
 from bytelm.models.encoder_decoder import Reading
 from bytelm.models.t5.controller import RatioController
@@ -54,16 +53,10 @@ class Shortener(nnx.Module):
 
 
 @dataclass(frozen=True)
-class ShorteningConfig(Checked, abc.ABC, name="model.shortening", small=True):
+class ShorteningConfig(Variant, name="model.shortening", small=True, key="kind"):
     """Base of the kinds. A subclass that names its `kind` is thereby registered."""
 
     kind: ClassVar[str]
-    kinds: ClassVar[dict[str, type["ShorteningConfig"]]] = {}
-
-    def __init_subclass__(cls, **arguments: Any) -> None:
-        super().__init_subclass__(**arguments)
-        if "kind" in vars(cls):
-            register(ShorteningConfig.kinds, cls.kind, cls)
 
     @property
     def controllers(self) -> dict[str, RatioController]:

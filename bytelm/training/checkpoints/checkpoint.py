@@ -36,7 +36,7 @@ from bytelm.training.checkpoints.saved_model import SavedModel, abstract_model
 from bytelm.training.checkpoints.scores import ITEM as SCORE
 from bytelm.training.checkpoints.scores import mend_scores, rank, score_of
 from bytelm.training.distributed import gather_json
-from bytelm.training.experiment import ExperimentConfig, from_dict, to_dict
+from bytelm.training.experiment import ExperimentConfig, as_saved, from_saved
 from bytelm.training.step import State
 
 __all__ = ["Checkpoints", "Restored", "SavedModel", "last_step", "load_model", "save_model"]
@@ -113,7 +113,7 @@ class Checkpoints:
         metrics = score_of(validation_bits, self._measured_on) if known else None
         items = _items(
             {"training": training, "params": state["params"]},
-            {"data": data, "config": to_dict(config), "provenance": provenance},
+            {"data": data, "config": as_saved(config), "provenance": provenance},
             digest_json(SCORE, metrics) if known else {},
         )
         with self._write_errors():
@@ -171,7 +171,7 @@ class Checkpoints:
         """The config of a checkpoint; None for the last one whose config can be read."""
 
         def read(step: int) -> ExperimentConfig:
-            return from_dict(
+            return from_saved(
                 Reader(self._manager, self.folder / str(step), verify=verify).json("config")
             )
 
@@ -287,7 +287,7 @@ def save_model(
     folder = run.absolute() / FOLDER
     try:
         with ocp.CheckpointManager(plain_path(folder)) as manager:
-            values = {"config": to_dict(config), "provenance": provenance}
+            values = {"config": as_saved(config), "provenance": provenance}
             manager.save(0, args=_items({"params": params}, values))
     except Exception as error:  # whatever the storage layers raise
         raise UserError(
@@ -334,7 +334,7 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
 
         def read(step: int) -> SavedModel:
             reader = Reader(manager, folder / str(step), verify=verify)
-            config = from_dict(reader.json("config"))
+            config = from_saved(reader.json("config"))
             provenance = reader.json("provenance")
             graphdef, target = abstract_model(config)
             params = reader.arrays("params", target)

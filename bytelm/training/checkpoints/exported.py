@@ -24,7 +24,7 @@ from bytelm.training.checkpoints.digests import check, digest_arrays, digest_jso
 from bytelm.training.checkpoints.model_card import model_card
 from bytelm.training.checkpoints.reading import first_line
 from bytelm.training.checkpoints.saved_model import SavedModel, abstract_model
-from bytelm.training.experiment import from_dict, to_dict, to_json
+from bytelm.training.experiment import as_saved, from_saved, to_json
 
 ABOUT = "bytelm.json"
 """The file that makes a folder an exported model."""
@@ -49,7 +49,7 @@ def export(saved: SavedModel, folder: Path, shard_bytes: int = SHARD_BYTES) -> N
         "provenance": saved.provenance,
         "digests": {
             **digest_arrays("params", saved.params),
-            **digest_json("config", to_dict(saved.config)),
+            **digest_json("config", as_saved(saved.config)),
             **digest_json("provenance", saved.provenance),
         },
     }
@@ -85,7 +85,7 @@ def load_exported(folder: Path, *, verify: bool = True) -> SavedModel:
             check(digests, digest_json("provenance", provenance))
     except (KeyError, ValueError) as error:
         raise UserError(f"{folder} is damaged: {first_line(error)}.") from error
-    config = from_dict(saved_config)
+    config = from_saved(saved_config)
     graphdef, target = abstract_model(config)
     weights = _read_weights(folder)
     try:

@@ -25,7 +25,7 @@ from bytelm.models.t5.shortening import (
     ShorteningConfig,
 )
 from bytelm.nn.attention.biased import whole_bias
-from bytelm.training.experiment import ExperimentConfig, from_dict, to_dict
+from bytelm.training.experiment import ExperimentConfig, as_saved, from_saved
 
 WIDTH, ROWS, SIZE = 4, 32, 24
 KINDS = {
@@ -428,22 +428,22 @@ def test_scores_are_not_penalised_where_states_are_removed():
 
 
 def test_the_kinds():
-    assert set(KINDS) == set(ShorteningConfig.kinds)
+    assert set(KINDS) == set(ShorteningConfig.variants)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_config_is_saved_and_rebuilt(kind):
     config = ExperimentConfig(MrT5Config(shortening=KINDS[kind]))
-    saved = json.loads(json.dumps(to_dict(config)))
+    saved = json.loads(json.dumps(as_saved(config)))
     assert saved["model"]["shortening"]["kind"] == kind
-    assert from_dict(saved) == config
+    assert from_saved(saved) == config
 
 
 def test_an_unknown_kind_is_named():
-    saved = to_dict(ExperimentConfig(MrT5Config()))
+    saved = as_saved(ExperimentConfig(MrT5Config()))
     saved["model"]["shortening"]["kind"] = "gates"
     with pytest.raises(UserError, match=r"shortening\.kind is 'gates'.*boundary, .*gate"):
-        from_dict(saved)
+        from_saved(saved)
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0, -0.5, math.nan])

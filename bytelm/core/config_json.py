@@ -1,0 +1,102 @@
+"""Configs as JSON values and back: dataclasses become objects, variants say which they are."""
+
+import dataclasses
+import typing
+from typing import Any
+
+from bytelm.core.checked import converted, did_you_mean, field_types
+from bytelm.core.errors import UserError
+from bytelm.core.variants import Variant, defined_in
+
+_DEFINED_IN = "defined_in"
+"""Key of a saved variant of a user's own: the file that defines it."""
+
+
+def to_dict(config: Any) -> Any:
+    """A config as dicts, lists and scalars; a variant also has its key.
+
+    A variant of a user's own says where it is defined too.
+
+    Raises:
+        UserError: for a variant without a name of its own, which could not be loaded again.
+    """
+    if dataclasses.is_dataclass(config):
+        fields = {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {**_variant_keys(config), **fields} if isinstance(config, Variant) else fields
+    if isinstance(config, tuple):
+        return [to_dict(item) for item in config]
+    return config
+
+
+def _variant_keys(config: Variant) -> dict[str, str]:
+    """What says which variant a config is."""
+    kind, key = type(config), config.variant_key
+    if key not in vars(kind):
+        raise UserError(
+            f"{kind.__qualname__} has no {key} of its own, by which it could be loaded; give the "
+            f'class one, as in `{key}: ClassVar[str] = "mine"`.'
+        )
+    origin = defined_in(kind)
+    return {key: getattr(kind, key), **({} if origin is None else {_DEFINED_IN: origin})}
+
+
+def from_dict(saved: Any, kind: Any, where: str = "config") -> Any:
+    """Rebuilds what `to_dict` made of a config of type `kind`.
+
+    Raises:
+        UserError: for a key that is unknown or missing, or a value of a wrong type; it names it.
+    """
+    arguments = typing.get_args(kind)
+    nested = [k for k in (kind, *arguments) if _is_config(k)]
+    if saved is None and type(None) in arguments:
+        return None
+    if nested and typing.get_origin(kind) is tuple and isinstance(saved, list):
+        return tuple(from_dict(item, nested[0], f"{where}[{i}]") for i, item in enumerate(saved))
+    if nested and typing.get_origin(kind) is not tuple:
+        return _config_from_dict(saved, nested[0], where)
+    return converted(saved, kind, where)
+
+
+def _is_config(kind: Any) -> bool:
+    return isinstance(kind, type) and (dataclasses.is_dataclass(kind) or issubclass(kind, Variant))
+
+
+def _config_from_dict(saved: Any, kind: Any, where: str) -> Any:
+    if not isinstance(saved, dict):
+        raise UserError(f"{where} is {saved!r} in the saved config, and should be an object.")
+    if issubclass(kind, Variant):
+        key = kind.variant_key
+        kind = kind.variant(saved.get(key), f"{where}.{key}", saved.get(_DEFINED_IN))
+        saved = {name: value for name, value in saved.items() if name not in (key, _DEFINED_IN)}
+    hints = field_types(kind)
+    names = [f.name for f in dataclasses.fields(kind)]
+    for key in saved:
+        if key not in names:
+            raise UserError(
+                f"the saved config has an unknown key {where}.{key}{did_you_mean(key, names)}; "
+                "it was written by another version of bytelm."
+            )
+    for name in names:
+        if name not in saved:
+            raise UserError(
+                f"the saved config lacks the key {where}.{name}; it was written by another "
+                "version of bytelm."
+            )
+    return kind(**{name: from_dict(saved[name], hints[name], f"{where}.{name}") for name in names})
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[tuple[str, Any, Any]]:
+    """(path, old, new) of every field in which the `to_dict` forms of two configs differ.
+
+    Where a user's variant is defined is no field: its file may move.
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            difference
+            for key in {**old, **new}
+            if key != _DEFINED_IN
+            for difference in differences(
+                old.get(key), new.get(key), f"{where}.{key}" if where else key
+            )
+        ]
+    return [] if old == new else [(where, old, new)]

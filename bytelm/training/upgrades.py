@@ -1,0 +1,155 @@
+"""Upgrades of saved configs and parameters: a step from each schema to the next.
+
+The schema of a saved config is a number: how many of the steps below led to its form. A config
+without a number was saved by commit 635aa20, or by a later one from before there were schemas; the
+first steps find some of their work done in these.
+
+Whoever changes the form of a config, or the path of a parameter, adds a step at the end of `STEPS`.
+A step edits the JSON values in place, and ignores what is missing: loading reports that.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bytelm.core.errors import UserError
+from bytelm.core.renamed import OPTIONS
+
+Saved = dict[str, Any]
+"""A saved config, or a part of it, as JSON values."""
+Moves = tuple[tuple[str, str], ...]
+"""Old and new paths of parameters, such as ("predictor", "segmenter"), moved in this order."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What leads from one schema to the next: an edit of the config, and parameters that moved."""
+
+    edit: Callable[[Saved], None]
+    parameters: Moves = ()
+
+
+def upgraded(saved: Any) -> Any:
+    """A saved config in the present schema, without its number; the argument stays as it is.
+
+    Raises:
+        UserError: if it is of a newer schema than this version knows.
+    """
+    if not isinstance(saved, dict):
+        return saved
+    config = copy.deepcopy(saved)
+    schema = config.pop("schema", 0)
+    if type(schema) is not int or schema < 0:
+        raise UserError(f"the saved config has the schema {schema!r}, which is no whole number.")
+    if schema > SCHEMA:
+        raise UserError(
+            f"the saved config has schema {schema}, and this version of bytelm reads schemas up to "
+            f"{SCHEMA}; use a newer version."
+        )
+    for step in STEPS[schema:]:
+        step.edit(config)
+    return config
+
+
+def moved_parameters(saved: Any) -> Moves:
+    """The parameters that have other paths now than in a checkpoint with this saved config."""
+    schema = saved.get("schema", 0) if isinstance(saved, dict) else 0
+    return tuple(move for step in STEPS[schema:] for move in step.parameters)
+
+
+def move_parameters(tree: Any, moves: Moves) -> Any:
+    """A tree of old form in the new one: parameters, or what an optimiser keeps of them.
+
+    An optimiser's state holds trees like that of the parameters: all of them are changed.
+    """
+    for old, new in moves:
+        tree = _moved(tree, old.split("/"), new.split("/"))
+    return tree
+
+
+def restore_parameters(tree: Any, moves: Moves) -> Any:
+    """The opposite of `move_parameters`: a tree of the new form in the old one."""
+    return move_parameters(tree, tuple((new, old) for old, new in reversed(moves)))
+
+
+def _moved(tree: Any, old: list[str], new: list[str]) -> Any:
+    if isinstance(tree, dict):
+        rest, found = _taken(tree, old)
+        if found is not None:
+            return _put(rest, new, found)
+        return {key: _moved(value, old, new) for key, value in tree.items()}
+    if isinstance(tree, tuple):
+        items = [_moved(item, old, new) for item in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
+    return tree
+
+
+def _taken(tree: Any, path: list[str]) -> tuple[Any, Any]:
+    """A nested dict without what is at a path, and that; None if there is nothing."""
+    key, *deeper = path
+    if not isinstance(tree, dict) or key not in tree:
+        return tree, None
+    others = {name: value for name, value in tree.items() if name != key}
+    if not deeper:
+        return others, tree[key]
+    left, found = _taken(tree[key], deeper)
+    return ({**others, key: left} if left else others), found
+
+
+def _put(tree: Any, path: list[str], value: Any) -> Any:
+    """A nested dict with a value at a path; of two dicts there, one with the entries of both."""
+    key, *deeper = path
+    there = tree.get(key, {})
+    if deeper:
+        return {**tree, key: _put(there, deeper, value)}
+    return {**tree, key: {**value, **there} if isinstance(value, dict) else value}
+
+
+def part(config: Saved, path: str) -> Saved:
+    """The object at a path such as "model.boundary"; an empty one if there is none."""
+    found: Any = config
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def sources(config: Saved) -> Iterator[Saved]:
+    """The objects of all sources of a config: the data's own, and those of its mixture."""
+    data = part(config, "data")
+    mixture = data.get("mixture")
+    yield from (data, *(mixture if isinstance(mixture, list) else ()))
+
+
+def move(config: Saved, old: str, new: str) -> None:
+    """Moves a value from one path to another, if it is there."""
+    *old_parent, old_key = old.split(".")
+    *new_parent, new_key = new.split(".")
+    parent = part(config, ".".join(old_parent))
+    if old_key in parent:
+        part(config, ".".join(new_parent))[new_key] = parent.pop(old_key)
+
+
+def _add_fields_of_before_schemas(config: Saved) -> None:
+    """Fields that came between commit 635aa20 and the first schema, with what runs did before."""
+    for source in sources(config):
+        source.setdefault("split_above", None)
+    if train := part(config, "train"):
+        train.setdefault("budget", None)
+        train.setdefault("initial_differences", [])
+
+
+def _rename_fields(config: Saved) -> None:
+    """Fields renamed with the first schemas."""
+    for old, new in OPTIONS.items():
+        move(config, old, new)
+
+
+STEPS = (
+    Step(_add_fields_of_before_schemas),
+    Step(_rename_fields),
+)
+"""Step n, counted from 1, leads from schema n - 1 to n."""
+
+SCHEMA = len(STEPS)
+"""The schema in which this version saves configs."""

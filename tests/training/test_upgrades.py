@@ -1,0 +1,78 @@
+import json
+
+import optax
+import pytest
+
+from bytelm.core.errors import UserError
+from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.training.experiment import ExperimentConfig, as_saved, from_saved
+from bytelm.training.upgrades import SCHEMA, move, move_parameters, restore_parameters, upgraded
+
+CONFIG = ExperimentConfig(SpaceByteConfig(bytes_per_slot=5.0))
+
+
+def test_a_saved_config_has_its_schema():
+    saved = as_saved(CONFIG)
+    assert saved["schema"] == SCHEMA and from_saved(saved) == CONFIG
+
+
+def test_a_config_without_a_number_is_the_oldest():
+    saved = as_saved(CONFIG)
+    del saved["schema"], saved["data"]["split_above"]
+    del saved["train"]["budget"], saved["train"]["initial_differences"]
+    saved["model"]["bytes_per_patch"] = saved["model"].pop("bytes_per_slot")
+    before = json.dumps(saved)
+    config = from_saved(saved)
+    assert config.model == CONFIG.model
+    assert config.data.split_above is None and config.train.budget is None
+    assert json.dumps(saved) == before
+
+
+def test_a_newer_config_is_refused():
+    with pytest.raises(
+        UserError, match=rf"schema {SCHEMA + 1}, and .* up to {SCHEMA}; use a newer"
+    ):
+        from_saved({**as_saved(CONFIG), "schema": SCHEMA + 1})
+    for schema in ("1", True, -1, None, 1.0):
+        with pytest.raises(UserError, match="which is no whole number"):
+            from_saved({**as_saved(CONFIG), "schema": schema})
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, [], "x", {"model": 3}, {"data": {"mixture": 3}}, {"train": []}]
+)
+def test_what_is_no_config_is_for_loading_to_refuse(wrong):
+    upgraded(wrong)
+    with pytest.raises(UserError, match="config"):
+        from_saved(wrong)
+
+
+def test_moved_values():
+    config = {"a": {"b": 1}, "c": {}}
+    move(config, "a.b", "c.d")
+    move(config, "a.none", "c.e")
+    assert config == {"a": {}, "c": {"d": 1}}
+
+
+MOVES = (("predictor", "segmenter"), ("boundary_norm", "segmenter/norm"), ("a/b", "c"))
+OLD = {"predictor": {"out": 1}, "boundary_norm": {"scale": 2}, "a": {"b": 3, "d": 4}, "rest": 5}
+NEW = {"segmenter": {"out": 1, "norm": {"scale": 2}}, "a": {"d": 4}, "c": 3, "rest": 5}
+
+
+def test_parameters_move_and_come_back():
+    assert move_parameters(OLD, MOVES) == NEW
+    assert restore_parameters(NEW, MOVES) == OLD
+
+
+def test_what_an_optimiser_keeps_of_parameters_moves_with_them():
+    state = (optax.ScaleByAdamState(0, OLD, OLD), {"muon": optax.EmptyState()})
+    moved = (optax.ScaleByAdamState(0, NEW, NEW), {"muon": optax.EmptyState()})
+    assert move_parameters(state, MOVES) == moved
+    assert restore_parameters(moved, MOVES) == state
+
+
+def test_a_model_without_the_parameters_stays_as_it_is():
+    assert restore_parameters({"embedding": 1, "blocks": {"out": 2}}, MOVES) == {
+        "embedding": 1,
+        "blocks": {"out": 2},
+    }
