@@ -36,7 +36,7 @@ from bytelm.training.checkpoints.saved_model import SavedModel, abstract_model
 from bytelm.training.checkpoints.scores import ITEM as SCORE
 from bytelm.training.checkpoints.scores import mend_scores, rank, score_of
 from bytelm.training.distributed import gather_json
-from bytelm.training.experiment import ExperimentConfig, as_saved, from_saved
+from bytelm.training.experiment import ExperimentConfig, as_saved
 from bytelm.training.step import State
 
 __all__ = ["Checkpoints", "Restored", "SavedModel", "last_step", "load_model", "save_model"]
@@ -159,7 +159,7 @@ class Checkpoints:
                     f"{self.folder.parent}."
                 )
             reader = Reader(self._manager, self.folder / str(step), verify=verify)
-            reader.json("config")
+            reader.config()
             data, provenance = reader.json("data"), reader.json("provenance")
             state = reader.arrays("training", target)
             state |= {"params": reader.arrays("params", params["params"])}
@@ -171,9 +171,7 @@ class Checkpoints:
         """The config of a checkpoint; None for the last one whose config can be read."""
 
         def read(step: int) -> ExperimentConfig:
-            return from_saved(
-                Reader(self._manager, self.folder / str(step), verify=verify).json("config")
-            )
+            return Reader(self._manager, self.folder / str(step), verify=verify).config()
 
         return first_readable(self._steps(step), read, self.folder)
 
@@ -334,7 +332,7 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
 
         def read(step: int) -> SavedModel:
             reader = Reader(manager, folder / str(step), verify=verify)
-            config = from_saved(reader.json("config"))
+            config = reader.config()
             provenance = reader.json("provenance")
             graphdef, target = abstract_model(config)
             params = reader.arrays("params", target)

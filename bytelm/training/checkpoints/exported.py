@@ -25,6 +25,7 @@ from bytelm.training.checkpoints.model_card import model_card
 from bytelm.training.checkpoints.reading import first_line
 from bytelm.training.checkpoints.saved_model import SavedModel, abstract_model
 from bytelm.training.experiment import as_saved, from_saved, to_json
+from bytelm.training.upgrades import move_parameters, moved_parameters
 
 ABOUT = "bytelm.json"
 """The file that makes a folder an exported model."""
@@ -87,9 +88,11 @@ def load_exported(folder: Path, *, verify: bool = True) -> SavedModel:
         raise UserError(f"{folder} is damaged: {first_line(error)}.") from error
     config = from_saved(saved_config)
     graphdef, target = abstract_model(config)
-    weights = _read_weights(folder)
+    weights = unflatten_dict(_read_weights(folder), sep=".")
     try:
-        params = _placed(weights, target, digests if verify else None)
+        params = _placed(move_parameters(weights, moved_parameters(saved_config)), target)
+        if verify:
+            check(digests, digest_arrays("params", weights))
     except ValueError as error:
         raise UserError(f"the parameters in {folder} are damaged: {error}.") from error
     tokenizer = carried_tokenizer(folder, config.data)
@@ -134,13 +137,13 @@ def _read_weights(folder: Path) -> dict[str, np.ndarray]:
     return weights
 
 
-def _placed(weights: dict[str, np.ndarray], target: Any, digests: Any) -> dict[str, Any]:
+def _placed(params: dict[str, Any], target: Any) -> dict[str, Any]:
     """The parameters in the dtypes and on the device of `target`.
 
     Raises:
-        ValueError: if they are not those of the model, or not those that were saved.
+        ValueError: if they are not those of the model.
     """
-    leaves = flatten_dict(target, sep=".")
+    weights, leaves = flatten_dict(params, sep="."), flatten_dict(target, sep=".")
     if missing := [name for name in leaves if name not in weights]:
         raise ValueError(f"{missing[0]} is missing")
     for name, array in weights.items():
@@ -150,8 +153,6 @@ def _placed(weights: dict[str, np.ndarray], target: Any, digests: Any) -> dict[s
             raise ValueError(
                 f"{name} has the shape {list(array.shape)} and not {list(leaves[name].shape)}"
             )
-    if digests is not None:
-        check(digests, digest_arrays("params", unflatten_dict(weights, sep=".")))
     return unflatten_dict(
         {
             name: jax.device_put(weights[name].astype(leaf.dtype), leaf.sharding)

@@ -13,6 +13,13 @@ import orbax.checkpoint as ocp
 from bytelm.core.errors import UserError
 from bytelm.training.checkpoints.digests import check, digest_arrays, digest_json
 from bytelm.training.distributed import gather_json
+from bytelm.training.experiment import ExperimentConfig, from_saved
+from bytelm.training.upgrades import (
+    Moves,
+    move_parameters,
+    moved_parameters,
+    restore_parameters,
+)
 
 T = TypeVar("T")
 DIGESTS = "digests"
@@ -37,6 +44,7 @@ class Reader:
     def __init__(self, manager: ocp.CheckpointManager, folder: Path, *, verify: bool):
         self._manager, self._step = manager, int(folder.name)
         self._saved: Any = None
+        self._moves: Moves = ()
         if not verify:
             return
         if (folder / DIGESTS).exists():
@@ -60,12 +68,22 @@ class Reader:
             check(self._saved, digest_json(item, value))
         return value
 
+    def config(self) -> ExperimentConfig:
+        """The config, of this or an older schema. Raises as `json` does."""
+        saved = self.json("config")
+        self._moves = moved_parameters(saved)
+        return from_saved(saved)
+
     def arrays(self, item: str, target: Any) -> Any:
-        """An item of arrays, of the shapes and shardings of `target`. Raises as `json` does."""
-        value = self._read(item, ocp.args.StandardRestore(target))
+        """An item of arrays, of the shapes and shardings of `target`. Raises as `json` does.
+
+        To be called after `config`, which says where parameters were when they were saved.
+        """
+        old = restore_parameters(target, self._moves)
+        value = self._read(item, ocp.args.StandardRestore(old))
         if self._saved is not None:
             check(self._saved, digest_arrays(item, value))
-        return value
+        return move_parameters(value, self._moves)
 
     def _read(self, item: str, how: ocp.args.CheckpointArgs) -> Any:
         value, failure = None, None
