@@ -236,7 +236,7 @@ def decoding(config: ModelConfig, text: np.ndarray) -> Callable[[], object]:
             logits, cache = model.extend(symbol[None, None], cache, jnp.ones((1,), jnp.int32))
             return cache, logits.argmax()
 
-        return jax.lax.scan(step, model.init_cache(1, len(text)), ids)[1]
+        return jax.lax.scan(step, model.init_state(1, len(text)), ids)[1]
 
     return lambda: jax.block_until_ready(run(params, text))
 

@@ -13,6 +13,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, OUTPUT_SIZE
 from bytelm.inference.generation import StopFilter
 from bytelm.inference.transduction import Transducer
+from bytelm.nn.state import take
 
 
 def beam_search(
@@ -44,8 +45,8 @@ def beam_search(
         raise UserError(f"max-bytes is {max_bytes}; beam search needs at least 1.")
     if not inputs:
         return []
-    logits, cache = model.start(inputs, max_bytes, beams)
-    found = _search(model.graphdef, model.params, logits, cache, beams, max_bytes, length_penalty)
+    logits, state = model.start(inputs, max_bytes, beams)
+    found = _search(model.graphdef, model.params, logits, state, beams, max_bytes, length_penalty)
     rows = [StopFilter(stop) for _ in inputs]
     return [row.feed(text) + row.flush() for row, text in zip(rows, np.asarray(found), strict=True)]
 
@@ -60,7 +61,7 @@ class _Beams(NamedTuple):
         ended: int32 `[B, W, N]`, the best candidates that have ended.
         ended_scores: float32 `[B, W]`, theirs over the power of the length; -inf for none.
         logits: `[B x W, V]`, of the next symbols.
-        cache: of the model.
+        state: of the model.
     """
 
     made: jax.Array
@@ -69,7 +70,7 @@ class _Beams(NamedTuple):
     ended: jax.Array
     ended_scores: jax.Array
     logits: jax.Array
-    cache: Any
+    state: Any
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "beams", "most"))
@@ -77,7 +78,7 @@ def _search(
     graphdef: nnx.GraphDef,
     params: Any,
     logits: jax.Array,
-    cache: Any,
+    state: Any,
     beams: int,
     most: int,
     penalty: float,
@@ -87,27 +88,27 @@ def _search(
     empty = jnp.full((rows, beams, most), END, jnp.int32)
     none = jnp.full((rows, beams), -jnp.inf)
 
-    def unfinished(state: _Beams) -> jax.Array:
+    def unfinished(search: _Beams) -> jax.Array:
         # The longer of two lengths is the better one for a score that can only fall.
-        longest = jnp.where(penalty > 0, most, state.made + 1).astype(jnp.float32)
-        hope = state.scores.max(axis=1) / longest**penalty
-        return (state.made < most) & (hope > state.ended_scores.min(axis=1)).any()
+        longest = jnp.where(penalty > 0, most, search.made + 1).astype(jnp.float32)
+        hope = search.scores.max(axis=1) / longest**penalty
+        return (search.made < most) & (hope > search.ended_scores.min(axis=1)).any()
 
-    def step(state: _Beams) -> _Beams:
+    def step(search: _Beams) -> _Beams:
         # The ids beyond OUTPUT_SIZE have their probability, and are never chosen.
-        nats = jax.nn.log_softmax(state.logits)[:, :OUTPUT_SIZE].reshape(rows, beams, OUTPUT_SIZE)
-        totals = state.scores[:, :, None] + nats
+        nats = jax.nn.log_softmax(search.logits)[:, :OUTPUT_SIZE].reshape(rows, beams, OUTPUT_SIZE)
+        totals = search.scores[:, :, None] + nats
         # As many again as there are beams: even if all that end are among them, enough go on.
         scores, chosen = jax.lax.top_k(totals.reshape(rows, -1), min(2 * beams, totals[0].size))
         parents, symbols = chosen // OUTPUT_SIZE, chosen % OUTPUT_SIZE
-        texts = jnp.take_along_axis(state.symbols, parents[:, :, None], axis=1)
-        texts = texts.at[:, :, state.made].set(symbols)
+        texts = jnp.take_along_axis(search.symbols, parents[:, :, None], axis=1)
+        texts = texts.at[:, :, search.made].set(symbols)
 
-        length = (state.made + 1).astype(jnp.float32)
+        length = (search.made + 1).astype(jnp.float32)
         ends = jnp.where(symbols == END, scores / length**penalty, -jnp.inf)
-        all_ended = jnp.concatenate([state.ended, texts], axis=1)
+        all_ended = jnp.concatenate([search.ended, texts], axis=1)
         ended_scores, best = jax.lax.top_k(
-            jnp.concatenate([state.ended_scores, ends], axis=1), beams
+            jnp.concatenate([search.ended_scores, ends], axis=1), beams
         )
         ended = jnp.take_along_axis(all_ended, best[:, :, None], axis=1)
 
@@ -116,11 +117,11 @@ def _search(
         parents = jnp.take_along_axis(parents, going, axis=1)
         symbols = jnp.take_along_axis(symbols, going, axis=1).reshape(-1, 1)
         row = (jnp.arange(rows)[:, None] * beams + parents).reshape(-1)
-        cache = model.reorder(state.cache, row)
-        logits, cache = model.extend(symbols, cache, jnp.ones(len(row), jnp.int32))
-        return _Beams(state.made + 1, texts, scores, ended, ended_scores, logits[:, 0], cache)
+        state = take(search.state, row, fixed=False)  # the candidates of an input share these
+        logits, state = model.extend(symbols, state, jnp.ones(len(row), jnp.int32))
+        return _Beams(search.made + 1, texts, scores, ended, ended_scores, logits[:, 0], state)
 
-    first = _Beams(jnp.int32(0), empty, none.at[:, 0].set(0.0), empty, none, logits, cache)
+    first = _Beams(jnp.int32(0), empty, none.at[:, 0].set(0.0), empty, none, logits, state)
     last = jax.lax.while_loop(unfinished, step, first)
     as_they_stand = jnp.where(last.made == most, last.scores / float(most) ** penalty, -jnp.inf)
     scores = jnp.concatenate([last.ended_scores, as_they_stand], axis=1)

@@ -1,4 +1,4 @@
-"""Generation: prompts in, bytes out, through the model's decoding cache.
+"""Generation: prompts in, bytes out, with the model's decoding state.
 
 A subword model reads a prompt's canonical tokens and makes tokens, whose bytes come out.
 
@@ -32,8 +32,8 @@ PREFILL = 128
 """Prompt symbols of each row that are read at a time."""
 PIECE = 32
 """Symbols of each row that are made before the host looks at them."""
-SHORTEST_CACHE = 256
-"""Caches hold this many symbols times a power of two, so that few shapes are compiled."""
+SHORTEST = 256
+"""States are for this many symbols times a power of two, so that few shapes are compiled."""
 
 
 def store_weights(params: Any, weights: Weights) -> Any:
@@ -53,7 +53,7 @@ def store_weights(params: Any, weights: Weights) -> Any:
 def missing_methods(graphdef: nnx.GraphDef) -> list[str]:
     """The methods that writing text needs, and that a model's family does not have."""
     model = _class(graphdef)
-    needed = {"extend": LanguageModel, "init_cache": LanguageModel}
+    needed = {"extend": LanguageModel, "init_state": LanguageModel}
     if issubclass(model, EncoderDecoder):
         needed["start"] = EncoderDecoder
     return [name for name, base in needed.items() if getattr(model, name) is getattr(base, name)]
@@ -151,17 +151,17 @@ class Generator:
         if not prompts:
             return
         keys = _row_keys(jax.random.key(seed), len(prompts))
-        logits, cache = self._read(prompts, max_bytes)
+        logits, state = self._read(prompts, max_bytes)
         rows = [StopFilter(stop, max_bytes, self._tokenizer) for _ in prompts]
         warned = False
         for made in range(0, max_bytes, self._piece):
             count = min(self._piece, max_bytes - made)
             running = np.array([not row.ended for row in rows])
-            symbols, logits, cache = _decode(
+            symbols, logits, state = _decode(
                 self.graphdef,
                 self.params,
                 logits,
-                cache,
+                state,
                 running,
                 keys,
                 np.int32(made),
@@ -172,7 +172,7 @@ class Generator:
             )
             symbols = np.asarray(symbols)[:, :count]
             pieces = [row.feed(new) for row, new in zip(rows, symbols, strict=True)]
-            if not warned and (full := rows_without_room(cache)).any():
+            if not warned and (full := rows_without_room(state)).any():
                 warned = True
                 warnings.warn(
                     f"there is no room for another patch in {int(full.sum())} of {len(full)} "
@@ -186,7 +186,7 @@ class Generator:
         yield [row.flush() for row in rows]
 
     def _read(self, prompts: Sequence[bytes], max_bytes: int) -> tuple[jax.Array, Any]:
-        """The logits after each prompt, `[B, outputs]`, and the cache that has read them."""
+        """The logits after each prompt, `[B, outputs]`, and the state after reading them."""
         vocabulary, tokenizer = self._vocabulary, self._tokenizer
         texts = [
             np.frombuffer(prompt, np.uint8) if tokenizer is None else tokenizer.encode(prompt)
@@ -199,35 +199,35 @@ class Generator:
         for row, text in zip(ids, texts, strict=True):
             row[1 : 1 + len(text)] = text
 
-        slots = SHORTEST_CACHE
-        while slots < width + max_bytes:
-            slots *= 2
+        length = SHORTEST
+        while length < width + max_bytes:
+            length *= 2
         try:
-            cache = _empty_cache(self.graphdef, self.params, len(prompts), slots)
+            state = empty_state(self.graphdef, self.params, len(prompts), length)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
             raise UserError(
-                f"there is no memory for {len(prompts)} texts of {slots} symbols; lower max-bytes, "
-                "or give fewer or shorter prompts."
+                f"there is no memory for {len(prompts)} texts of {length} symbols; lower "
+                "max-bytes, or give fewer or shorter prompts."
             ) from error
         logits = jnp.zeros((len(prompts), vocabulary.outputs), jnp.float32)
         for first in range(0, width, self._prefill):
             piece = ids[:, first : first + self._prefill]
             present = np.clip(lengths - first, 0, self._prefill)
-            logits, cache = read_piece(self.graphdef, self.params, piece, present, logits, cache)
-        return logits, cache
+            logits, state = read_piece(self.graphdef, self.params, piece, present, logits, state)
+        return logits, state
 
 
-def rows_without_room(cache: Any) -> np.ndarray:
-    """The rows of a cache that have opened all the patches they may, bool `[B]`.
+def rows_without_room(state: Any) -> np.ndarray:
+    """The rows of a state that have opened all the patches they may, bool `[B]`.
 
     Args:
-        cache: of any family; in one without patches, no row is full.
+        state: of any family; in one without patches, no row is full.
     """
-    backbone = getattr(cache, "backbone", None)
+    backbone = getattr(state, "backbone", None)
     if backbone is None:
         return np.zeros(1, np.bool_)
-    opened = getattr(cache, "words", backbone.length)
-    return np.asarray(opened) >= backbone.positions.shape[1]
+    opened = getattr(state, "words", backbone.length)
+    return np.asarray(opened) >= backbone.max_length
 
 
 @functools.partial(jax.jit, static_argnames="rows")
@@ -236,37 +236,38 @@ def _row_keys(key: jax.Array, rows: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(rows))
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "rows", "slots"))
-def _empty_cache(graphdef: nnx.GraphDef, params: Any, rows: int, slots: int) -> Any:
-    return nnx.merge(graphdef, params).init_cache(rows, slots)
+@functools.partial(jax.jit, static_argnames=("graphdef", "rows", "length"))
+def empty_state(graphdef: nnx.GraphDef, params: Any, rows: int, length: int) -> Any:
+    """`LanguageModel.init_state`, compiled."""
+    return nnx.merge(graphdef, params).init_state(rows, length)
 
 
-@functools.partial(jax.jit, static_argnames="graphdef", donate_argnames=("logits", "cache"))
+@functools.partial(jax.jit, static_argnames="graphdef", donate_argnames=("logits", "state"))
 def read_piece(
     graphdef: nnx.GraphDef,
     params: Any,
     ids: jax.Array,
     lengths: jax.Array,
     logits: jax.Array,
-    cache: Any,
+    state: Any,
 ) -> tuple[jax.Array, Any]:
     """Reads `lengths` more symbols of each row; rows with none keep their logits."""
-    new, cache = nnx.merge(graphdef, params).extend(ids, cache, lengths)
+    new, state = nnx.merge(graphdef, params).extend(ids, state, lengths)
     last = jnp.maximum(lengths - 1, 0)[:, None, None]
     new = jnp.take_along_axis(new, last, axis=1)[:, 0]
-    return jnp.where(lengths[:, None] > 0, new, logits), cache
+    return jnp.where(lengths[:, None] > 0, new, logits), state
 
 
 @functools.partial(
     jax.jit,
     static_argnames=("graphdef", "piece", "vocabulary"),
-    donate_argnames=("logits", "cache"),
+    donate_argnames=("logits", "state"),
 )
 def _decode(
     graphdef: nnx.GraphDef,
     params: Any,
     logits: jax.Array,
-    cache: Any,
+    state: Any,
     running: jax.Array,
     keys: jax.Array,
     made: jax.Array,
@@ -278,30 +279,30 @@ def _decode(
     """Makes up to `count` <= `piece` symbols of each running row, fewer if all of them end.
 
     Returns:
-        symbols int32 `[B, piece]`, the end's after a row's end; the next logits and cache.
+        symbols int32 `[B, piece]`, the end's after a row's end; the next logits and state.
     """
     model = nnx.merge(graphdef, params)
 
-    def unfinished(state: tuple) -> jax.Array:
-        index, running = state[:2]
+    def unfinished(carry: tuple) -> jax.Array:
+        index, running = carry[:2]
         return (index < count) & running.any()
 
-    def step(state: tuple) -> tuple:
-        index, running, symbols, logits, cache = state
+    def step(carry: tuple) -> tuple:
+        index, running, symbols, logits, state = carry
         step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, made + index)
-        # Whatever else a model has outputs for is never chosen.
+        # Outputs past the vocabulary (T5's spare ids) are never sampled.
         chosen = sample(logits[:, : vocabulary.outputs], step_keys, sampling)
         symbol = jnp.where(running, chosen, vocabulary.end)
         running &= symbol != vocabulary.end
-        logits, cache = model.extend(
-            jnp.where(running, symbol, vocabulary.pad)[:, None], cache, running.astype(jnp.int32)
+        logits, state = model.extend(
+            jnp.where(running, symbol, vocabulary.pad)[:, None], state, running.astype(jnp.int32)
         )
-        return index + 1, running, symbols.at[:, index].set(symbol), logits[:, 0], cache
+        return index + 1, running, symbols.at[:, index].set(symbol), logits[:, 0], state
 
     symbols = jnp.full((len(logits), piece), vocabulary.end, jnp.int32)
-    state = (jnp.int32(0), running, symbols, logits, cache)
-    _, _, symbols, logits, cache = jax.lax.while_loop(unfinished, step, state)
-    return symbols, logits, cache
+    carry = (jnp.int32(0), running, symbols, logits, state)
+    _, _, symbols, logits, state = jax.lax.while_loop(unfinished, step, carry)
+    return symbols, logits, state
 
 
 class StopFilter:

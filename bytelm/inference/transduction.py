@@ -51,10 +51,10 @@ class Transducer(Generator):
         return encode(self.graphdef, self.params, reading, length)
 
     def start(self, inputs: Sequence[bytes], max_bytes: int, beams: int = 1) -> tuple[Any, Any]:
-        """The logits after START, `[B x beams, VOCABULARY]`, and the cache that has read it."""
+        """The logits after START, `[B x beams, VOCABULARY]`, and the state that has read it."""
         encoded = self.read_inputs(pad_inputs(inputs))
         slots = bucket(1 + max_bytes)
-        cache = _start(self.graphdef, self.params, encoded, slots, beams)
+        state = _start(self.graphdef, self.params, encoded, slots, beams)
         rows = len(inputs) * beams
         return read_piece(
             self.graphdef,
@@ -62,7 +62,7 @@ class Transducer(Generator):
             np.full((rows, 1), START, np.int32),
             np.ones(rows, np.int32),
             jnp.zeros((rows, VOCABULARY), jnp.float32),
-            cache,
+            state,
         )
 
     def greedy(self, inputs: Sequence[bytes], *, max_bytes: int) -> list[bytes]:

@@ -12,6 +12,7 @@ from flax import nnx
 from bytelm.core.variants import Variant
 from bytelm.core.vocabulary import UNSCORED, Vocabulary
 from bytelm.nn.linear import project
+from bytelm.nn.state import restore
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
 
@@ -145,30 +146,46 @@ class ModelOutput:
 class LanguageModel(nnx.Module):
     """A probability for the next symbol given the symbols before it.
 
-    `__call__` scores whole rows; `init_cache` and `extend` give the same numbers piece by piece.
+    `__call__` scores whole rows; `init_state` and `extend` give the same numbers step by step.
     """
 
     def __call__(self, batch: Batch) -> ModelOutput:
         """Logits for every position of `batch`; its targets are not looked at."""
         raise NotImplementedError
 
-    def init_cache(self, batch_size: int, max_length: int) -> Any:
-        """An empty decoding cache (a pytree) for rows of at most `max_length` symbols."""
+    def init_state(self, batch_size: int, max_length: int) -> Any:
+        """The decoding state of rows that will have at most `max_length` symbols.
+
+        A pytree whose leaves all have the batch axis first (`bytelm.nn.state`).
+        """
         raise NotImplementedError
 
-    def extend(self, ids: jax.Array, cache: Any, lengths: jax.Array) -> tuple[jax.Array, Any]:
+    def extend(self, ids: jax.Array, state: Any, lengths: jax.Array) -> tuple[jax.Array, Any]:
         """Reads the next N symbols of each row: prefill for N > 1, a decoding step for N = 1.
 
         Args:
             ids: int32 `[B, N]`.
-            cache: what `init_cache` or the last `extend` returned.
+            state: from `init_state` or the last `extend`.
             lengths: int32 `[B]`, how many of the N symbols each row really has, from the first
                 on (0 to N); the rest is ignored.
 
         Returns:
-            logits float32 `[B, N, outputs]` (meaningless beyond `lengths`) and the new cache.
+            logits float32 `[B, N, outputs]` (meaningless past `lengths`) and the new state.
         """
         raise NotImplementedError
+
+    def roll_back(self, state: Any, then: Any, ids: jax.Array, lengths: jax.Array) -> Any:
+        """The state after reading only the first `lengths` of the symbols read last.
+
+        Reads them again; a family whose state can be cut off does that instead.
+
+        Args:
+            state: after reading `ids`.
+            then: a `snapshot` of the state before.
+            ids: int32 `[B, N]`.
+            lengths: int32 `[B]`, how many of them each row keeps (0 to N).
+        """
+        return self.extend(ids, restore(state, then), lengths)[1]
 
     def for_decoding(self) -> "LanguageModel":
         """Rearranges the parameters in place to the form in which `extend` is fastest."""

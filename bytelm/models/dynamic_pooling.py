@@ -37,13 +37,13 @@ from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE, UNSCORED
 from bytelm.models.contract import Batch, LanguageModel, ModelOutput
 from bytelm.models.hierarchy import HierarchyConfig, extend_backbone
 from bytelm.nn.attention.attention import AttentionMask
-from bytelm.nn.block import BlockConfig, TransformerBlock
+from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mlp import GATED
 from bytelm.nn.norms import NORMS, LayerNorm
 from bytelm.nn.partitioning import shard_rows
-from bytelm.nn.stack import Stack, StackCache
-from bytelm.nn.transformer_xl import DEVIATION, PositionBiases, RelativeBlock
+from bytelm.nn.stack import Stack, StackState
+from bytelm.nn.transformer_xl import DEVIATION, PositionBiases, RelativeBlockConfig
 from bytelm.patching.patches import positions_in_segment
 from bytelm.patching.predictor import BoundaryPredictor
 from bytelm.patching.rules import BoundaryRule, RuleState, find_boundaries
@@ -131,7 +131,8 @@ class DynamicPoolingConfig(HierarchyConfig):
     def blocks(self, depth: int) -> BlockConfig:
         block = self.block(self.width, depth, AttentionMask(), mlp_width=self.mlp_width)
         heads = self.heads or block.heads
-        return replace(block, heads=heads, key_value_heads=heads)
+        block = replace(block, heads=heads, key_value_heads=heads)
+        return RelativeBlockConfig(**vars(block)) if self.published_blocks else block
 
     def global_block(self) -> BlockConfig:
         return self.blocks(self.backbone_depth)
@@ -141,22 +142,15 @@ class DynamicPoolingConfig(HierarchyConfig):
 
     def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
         patches = self.capacity(sequence_length) if patches is None else patches
-        bytewise = self._stack_flops(self.pre_depth + self.post_depth, sequence_length)
+        bytewise = self.blocks(self.pre_depth + self.post_depth).forward_flops(sequence_length)
         predictor = 2.0 * sequence_length * self.predictor_width * (self.width + 1)
         head = 2.0 * sequence_length * self.width * OUTPUT_SIZE
-        return bytewise + self._stack_flops(self.backbone_depth, patches) + predictor + head
-
-    def _stack_flops(self, depth: int, length: float) -> float:
-        flops = self.blocks(depth).forward_flops(length)
-        if self.published_blocks:  # projections of distances, and their products with queries
-            inner = self.global_block().heads * self.head_width
-            flops += depth * 2.0 * inner * (length * self.width + length * (length + 1) / 2)
-        return flops
+        return bytewise + self.global_block().forward_flops(patches) + predictor + head
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class DynamicPoolingCache:
+class DynamicPoolingState:
     """Decoding state.
 
     Attributes:
@@ -169,13 +163,13 @@ class DynamicPoolingCache:
         post: of the blocks after the pooling.
     """
 
-    pre: StackCache
+    pre: StackState
     rule: RuleState | None
     open_sum: jax.Array
     open_size: jax.Array
-    backbone: StackCache
+    backbone: StackState
     read: jax.Array
-    post: StackCache
+    post: StackState
 
 
 class DynamicPooling(LanguageModel):
@@ -210,10 +204,7 @@ class DynamicPooling(LanguageModel):
         self.head = Dense(width, OUTPUT_SIZE, rngs=rngs, gain=gain, bias=published)
 
     def _stack(self, depth: int, rngs: nnx.Rngs) -> Stack:
-        config = self.config
-        block = RelativeBlock if config.published_blocks else TransformerBlock
-        blocks = config.blocks(depth)
-        return Stack(blocks, rngs=rngs, scan=config.scan, remat=config.remat, block=block)
+        return self.config.stack(self.config.blocks(depth), rngs)
 
     @property
     def _biases(self) -> PositionBiases | None:
@@ -224,16 +215,16 @@ class DynamicPooling(LanguageModel):
     def __call__(self, batch: Batch) -> ModelOutput:
         config, document_ids = self.config, batch.document_ids
         x = shard_rows(self.embedding(batch.ids, config.dtype))
-        x = self.pre(x, document_ids, condition=self._biases)
+        x = self.pre(x, document_ids, shared=self._biases)
         positions = positions_in_segment(document_ids)
         decision, _ = self._decide(x, batch.ids, document_ids, positions, keys=batch.keys)
         ends = decision.ends & (document_ids > 0)
         segments = find_segments(ends, document_ids, config.capacity(x.shape[1]))
         y = mean_segments(x, decision.numbers, segments, config.boundary_gradient)
         y = shard_rows(self._entries(y, segments.null, x.dtype))
-        y = self.backbone(y, segments.document_ids, condition=self._biases)
+        y = self.backbone(y, segments.document_ids, shared=self._biases)
         x = x + spread_segments(y, decision.numbers, segments, config.boundary_gradient)
-        x = self.post(x, document_ids, condition=self._biases)
+        x = self.post(x, document_ids, shared=self._biases)
         logits = self._logits(x)
         losses, statistics = self._supervise(decision, batch, logits)
         return ModelOutput(
@@ -303,56 +294,56 @@ class DynamicPooling(LanguageModel):
     def _normalised(self, x: jax.Array) -> jax.Array:
         return x if self.config.published_blocks else self.final_norm(x)
 
-    def init_cache(self, batch_size: int, max_length: int) -> DynamicPoolingCache:
+    def init_state(self, batch_size: int, max_length: int) -> DynamicPoolingState:
         config, dtype = self.config, self.config.dtype
-        return DynamicPoolingCache(
-            pre=self.pre.init_cache(batch_size, max_length, dtype),
+        return DynamicPoolingState(
+            pre=self.pre.init_state(batch_size, max_length, dtype),
             rule=RuleState.empty(batch_size),
             open_sum=jnp.zeros((batch_size, config.width)),
             open_size=jnp.zeros((batch_size,)),
-            backbone=self.backbone.init_cache(batch_size, config.capacity(max_length), dtype),
+            backbone=self.backbone.init_state(batch_size, config.capacity(max_length), dtype),
             read=jnp.zeros((batch_size, config.width), dtype),
-            post=self.post.init_cache(batch_size, max_length, dtype),
+            post=self.post.init_state(batch_size, max_length, dtype),
         )
 
     def extend(
-        self, ids: jax.Array, cache: DynamicPoolingCache, lengths: jax.Array
-    ) -> tuple[jax.Array, DynamicPoolingCache]:
+        self, ids: jax.Array, state: DynamicPoolingState, lengths: jax.Array
+    ) -> tuple[jax.Array, DynamicPoolingState]:
         new = ids.shape[1]
         offsets = jnp.arange(new)[None, :]
         present = offsets < lengths[:, None]
         valid = present.astype(jnp.int32)
-        positions = cache.pre.length[:, None] + offsets
+        positions = state.pre.length[:, None] + offsets
         x = self.embedding(ids, self.config.dtype)
-        x, pre = self.pre.extend(x, cache.pre, lengths, condition=self._biases)
-        decision, rule = self._decide(x, ids, valid, positions, state=cache.rule)
+        x, pre = self.pre.extend(x, state.pre, lengths, shared=self._biases)
+        decision, rule = self._decide(x, ids, valid, positions, state=state.rule)
         segments = find_segments(
             decision.ends & present,
             valid,
             new + 1,
             first=(positions == 0) & present,
-            room=cache.backbone.positions.shape[1] - cache.backbone.length,
+            room=state.backbone.positions.shape[1] - state.backbone.length,
         )
         # Entry 0 is the segment that was open, or the null vector of a row that had none.
         sums, sizes = sum_segments(x, segments)
-        sums = sums.at[:, 0].add(cache.open_sum)
-        sizes = sizes.at[:, 0].add(cache.open_size)
+        sums = sums.at[:, 0].add(state.open_sum)
+        sizes = sizes.at[:, 0].add(state.open_size)
         y = self._entries(sums / jnp.maximum(sizes, 1)[:, :, None], segments.null, x.dtype)
         y, backbone = extend_backbone(
-            self.backbone, y, cache.backbone, segments.total, self._biases
+            self.backbone, y, state.backbone, segments.total, self._biases
         )
 
         unfinished = (present & (segments.index == new + 1)).astype(jnp.float32)
         goes_on = ~segments.ends.any(axis=1)
         open_sum = (x.astype(jnp.float32) * unfinished[:, :, None]).sum(axis=1)
-        vectors = jnp.concatenate([cache.read[:, None], y.astype(cache.read.dtype)], axis=1)
+        vectors = jnp.concatenate([state.read[:, None], y.astype(state.read.dtype)], axis=1)
         x = x + jnp.take_along_axis(vectors, (segments.seen + 1)[:, :, None], axis=1)
-        x, post = self.post.extend(x, cache.post, lengths, condition=self._biases)
-        return self._logits(x), DynamicPoolingCache(
+        x, post = self.post.extend(x, state.post, lengths, shared=self._biases)
+        return self._logits(x), DynamicPoolingState(
             pre=pre,
             rule=rule,
-            open_sum=open_sum + jnp.where(goes_on[:, None], cache.open_sum, 0),
-            open_size=unfinished.sum(axis=1) + jnp.where(goes_on, cache.open_size, 0),
+            open_sum=open_sum + jnp.where(goes_on[:, None], state.open_sum, 0),
+            open_size=unfinished.sum(axis=1) + jnp.where(goes_on, state.open_size, 0),
             backbone=backbone,
             read=jnp.take_along_axis(vectors, segments.total[:, None, None], axis=1)[:, 0],
             post=post,

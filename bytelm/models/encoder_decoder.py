@@ -125,11 +125,7 @@ class EncoderDecoder(LanguageModel):
         raise NotImplementedError
 
     def start(self, encoded: Encoded, max_length: int) -> Any:
-        """A decoding cache, as `LanguageModel.init_cache` makes, for what was encoded."""
-        raise NotImplementedError
-
-    def reorder(self, cache: Any, rows: jax.Array) -> Any:
-        """The cache with row i a copy of row `rows[i]`, int32 `[B]`, which has the same input."""
+        """The decoder's state, as from `LanguageModel.init_state`, for rows that were encoded."""
         raise NotImplementedError
 
     def __call__(self, batch: Batch) -> ModelOutput:
@@ -143,8 +139,8 @@ class EncoderDecoder(LanguageModel):
             deleted=reading.deleted,
         )
 
-    def init_cache(self, batch_size: int, max_length: int) -> Any:
-        """The cache of rows without input."""
+    def init_state(self, batch_size: int, max_length: int) -> Any:
+        """The state of rows without input."""
         inputs = jnp.full((batch_size, 1), PAD, jnp.int32)
         return self.start(self.encode(self.read(inputs), 1), max_length)
 

@@ -39,7 +39,7 @@ from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.norms import NORMS
 from bytelm.nn.partitioning import shard_rows
-from bytelm.nn.stack import StackCache
+from bytelm.nn.stack import StackState
 from bytelm.patching.patches import Patches, find_patches, positions_in_segment, spread_first
 from bytelm.patching.rules import BoundaryRule, RuleState, find_boundaries
 
@@ -116,7 +116,7 @@ class HATConfig(HierarchyConfig):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class HATCache:
+class HATState:
     """Decoding state.
 
     Attributes:
@@ -130,8 +130,8 @@ class HATCache:
     length: jax.Array
     segment: jax.Array
     rule: RuleState
-    backbone: StackCache
-    decoder: StackCache
+    backbone: StackState
+    decoder: StackState
 
 
 @jax.tree_util.register_dataclass
@@ -252,36 +252,36 @@ class HAT(LanguageModel):
         logits = jnp.where(words.opened[:, :, None], next_word, spelling)
         return logits, jax.nn.softplus(jnp.where(words.opened, -end, end))
 
-    def init_cache(self, batch_size: int, max_length: int) -> HATCache:
+    def init_state(self, batch_size: int, max_length: int) -> HATState:
         config, zeros = self.config, jnp.zeros((batch_size,), jnp.int32)
         capacity = config.capacity(max_length)
-        return HATCache(
+        return HATState(
             spelled=jnp.full((batch_size, config.longest_word), PAD, jnp.int32),
             length=zeros,
             segment=zeros + 1,
             rule=RuleState.empty(batch_size),
-            backbone=self.backbone.init_cache(batch_size, capacity, config.dtype),
-            decoder=self.decoder.init_cache(batch_size, max_length + capacity, config.dtype),
+            backbone=self.backbone.init_state(batch_size, capacity, config.dtype),
+            decoder=self.decoder.init_state(batch_size, max_length + capacity, config.dtype),
         )
 
     def extend(
-        self, ids: jax.Array, cache: HATCache, lengths: jax.Array
-    ) -> tuple[jax.Array, HATCache]:
+        self, ids: jax.Array, state: HATState, lengths: jax.Array
+    ) -> tuple[jax.Array, HATState]:
         new, longest = ids.shape[1], self.config.longest_word
         valid = jnp.arange(new)[None, :] < lengths[:, None]
         boundaries, rule = find_boundaries(
-            self.config.rule, ids, valid.astype(jnp.int32), cache.rule
+            self.config.rule, ids, valid.astype(jnp.int32), state.rule
         )
-        room = cache.backbone.positions.shape[1] - cache.backbone.length
+        room = state.backbone.positions.shape[1] - state.backbone.length
         words = find_patches(boundaries.ends, valid.astype(jnp.int32), new, room=room)
-        y, backbone = self._next_words(ids, cache, words, valid)
+        y, backbone = self._next_words(ids, state, words, valid)
 
         stream = Stream.of(words)
-        numbers = cache.segment[:, None] + words.count - words.opened
+        numbers = state.segment[:, None] + words.count - words.opened
         x = self.decoder_embedding(ids, self.config.dtype)
         x, decoder = self.decoder.extend(
             stream.join(x, y),
-            cache.decoder,
+            state.decoder,
             lengths + words.total,
             group_ids=_decoder_segments(words, stream, numbers),
         )
@@ -289,41 +289,41 @@ class HAT(LanguageModel):
 
         # The open word's bytes are those after the last end.
         index = lengths[:, None] + jnp.arange(longest)[None, :]
-        spelled = jnp.take_along_axis(jnp.concatenate([cache.spelled, ids], axis=1), index, axis=1)
+        spelled = jnp.take_along_axis(jnp.concatenate([state.spelled, ids], axis=1), index, axis=1)
         last_end = jnp.take_along_axis(words.at, jnp.maximum(words.total - 1, 0)[:, None], axis=1)
         since = lengths - last_end[:, 0] - 1
-        length = jnp.where(words.total > 0, since, cache.length + lengths)
-        return logits, HATCache(
+        length = jnp.where(words.total > 0, since, state.length + lengths)
+        return logits, HATState(
             spelled=spelled,
             length=jnp.minimum(length, longest),
-            segment=cache.segment + words.total,
+            segment=state.segment + words.total,
             rule=rule,
             backbone=backbone,
             decoder=decoder,
         )
 
     def _next_words(
-        self, ids: jax.Array, cache: HATCache, words: Patches, valid: jax.Array
-    ) -> tuple[jax.Array, StackCache]:
+        self, ids: jax.Array, state: HATState, words: Patches, valid: jax.Array
+    ) -> tuple[jax.Array, StackState]:
         """What the decoder starts each next word with, for the words that end: `[B, N, d]`."""
         longest = self.config.longest_word
-        before = jnp.arange(longest)[None, :] >= longest - cache.length[:, None]
+        before = jnp.arange(longest)[None, :] >= longest - state.length[:, None]
         segments = jnp.concatenate([before, valid], axis=1).astype(jnp.int32)
 
         def widened(flags: jax.Array) -> jax.Array:
             return jnp.pad(flags, ((0, 0), (longest, 0)))
 
-        def run() -> tuple[jax.Array, StackCache]:
-            spelled = jnp.concatenate([cache.spelled, ids], axis=1)
+        def run() -> tuple[jax.Array, StackState]:
+            spelled = jnp.concatenate([state.spelled, ids], axis=1)
             ended = find_patches(widened(words.opened), segments, words.at.shape[1])
             numbers = _word_numbers(ended, segments)
             y = self._encode(spelled, ended, Stream.of(ended), numbers)
-            y, backbone = extend_backbone(self.backbone, y, cache.backbone, words.total)
+            y, backbone = extend_backbone(self.backbone, y, state.backbone, words.total)
             return self.to_decoder(self.backbone_norm(y)), backbone
 
-        def nothing() -> tuple[jax.Array, StackCache]:
+        def nothing() -> tuple[jax.Array, StackState]:
             shape = (*words.at.shape, self.config.local_width)
-            return jnp.zeros(shape, self.config.dtype), cache.backbone
+            return jnp.zeros(shape, self.config.dtype), state.backbone
 
         return jax.lax.cond(words.opened.any(), run, nothing)
 

@@ -30,7 +30,7 @@ from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.norms import NORMS
 from bytelm.nn.partitioning import shard_rows
 from bytelm.nn.rope import rotary
-from bytelm.nn.stack import StackCache
+from bytelm.nn.stack import StackState
 from bytelm.patching.patches import (
     LEAST_SCORE,
     NO_PATCH,
@@ -147,7 +147,7 @@ class OpenWord:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class HAT2Cache:
+class HAT2State:
     """Decoding state.
 
     Attributes:
@@ -156,12 +156,12 @@ class HAT2Cache:
         encoder, rule, backbone, decoder: of the stacks and the rule.
     """
 
-    encoder: StackCache
+    encoder: StackState
     rule: RuleState
     word: OpenWord
     words: jax.Array
-    backbone: StackCache
-    decoder: StackCache
+    backbone: StackState
+    decoder: StackState
 
 
 class WordPooling(nnx.Module):
@@ -227,7 +227,7 @@ class HAT2(LanguageModel):
         vectors = jnp.concatenate([self._first(len(ids), y.dtype), y], axis=1)
         number = jnp.take_along_axis(patches.number, jnp.maximum(word, 0), axis=1)
         condition = Condition(vectors, jnp.where((word > 0) & (number > 0), word, 0))
-        x = self.decoder(x, document_ids, condition=condition)
+        x = self.decoder(x, document_ids, shared=condition)
         return ModelOutput(
             self._logits(x),
             statistics=patches.statistics,
@@ -242,11 +242,11 @@ class HAT2(LanguageModel):
     def _logits(self, x: jax.Array) -> jax.Array:
         return self.head(self.final_norm(x)).astype(jnp.float32)
 
-    def init_cache(self, batch_size: int, max_length: int) -> HAT2Cache:
+    def init_state(self, batch_size: int, max_length: int) -> HAT2State:
         config, dtype = self.config, self.config.dtype
         heads, zeros = config.local_width // config.head_width, jnp.zeros((batch_size,), jnp.int32)
-        return HAT2Cache(
-            encoder=self.encoder.init_cache(batch_size, max_length, dtype),
+        return HAT2State(
+            encoder=self.encoder.init_state(batch_size, max_length, dtype),
             rule=RuleState.empty(batch_size),
             word=OpenWord(
                 values=jnp.zeros((batch_size, heads, config.head_width)),
@@ -255,51 +255,51 @@ class HAT2(LanguageModel):
                 condition=self._first(batch_size, dtype)[:, 0],
             ),
             words=zeros,
-            backbone=self.backbone.init_cache(batch_size, config.capacity(max_length), dtype),
-            decoder=self.decoder.init_cache(batch_size, max_length, dtype),
+            backbone=self.backbone.init_state(batch_size, config.capacity(max_length), dtype),
+            decoder=self.decoder.init_state(batch_size, max_length, dtype),
         )
 
     def extend(
-        self, ids: jax.Array, cache: HAT2Cache, lengths: jax.Array
-    ) -> tuple[jax.Array, HAT2Cache]:
+        self, ids: jax.Array, state: HAT2State, lengths: jax.Array
+    ) -> tuple[jax.Array, HAT2State]:
         new = ids.shape[1]
         offsets = jnp.arange(new)[None, :]
         valid = (offsets < lengths[:, None]).astype(jnp.int32)
         x = self.embedding(ids, self.config.dtype)
-        x, encoder = self.encoder.extend(x, cache.encoder, lengths)
-        boundaries, rule = find_boundaries(self.config.rule, ids, valid, cache.rule)
-        room = cache.backbone.positions.shape[1] - cache.words
+        x, encoder = self.encoder.extend(x, state.encoder, lengths)
+        boundaries, rule = find_boundaries(self.config.rule, ids, valid, state.rule)
+        room = state.backbone.positions.shape[1] - state.words
         patches = find_patches(boundaries.starts, valid, new, room=room)
 
         # Word 0 is the open one, whose bytes so far count as one member; then the new ones.
         groups = new + 1
         place = positions_in_segment(patches.count)
-        place = jnp.where(patches.count == 0, place + cache.word.length[:, None], place)
+        place = jnp.where(patches.count == 0, place + state.word.length[:, None], place)
         scores, values = self.pooling.members(x, place)
         values, scores = attention_pool(
-            jnp.concatenate([cache.word.scores[:, None], scores], axis=1),
-            jnp.concatenate([cache.word.values[:, None], values], axis=1),
+            jnp.concatenate([state.word.scores[:, None], scores], axis=1),
+            jnp.concatenate([state.word.values[:, None], values], axis=1),
             jnp.pad(jnp.where(valid == 1, patches.count, groups), ((0, 0), (1, 0))),
             groups,
         )
         # The backbone reads the words that are now complete: all but the last; before a row's
         # first word there is none that was open.
-        begun = (cache.words > 0).astype(jnp.int32)
+        begun = (state.words > 0).astype(jnp.int32)
         complete = jnp.maximum(patches.total - 1 + begun, 0)
         chosen = jnp.minimum(jnp.arange(new)[None, :] + 1 - begun[:, None], new)
         y = self.pooling.words(_take(values, chosen), x.dtype)
-        y, backbone = extend_backbone(self.backbone, y, cache.backbone, complete)
+        y, backbone = extend_backbone(self.backbone, y, state.backbone, complete)
         y = self.backbone_norm(y)
 
-        vectors = jnp.concatenate([cache.word.condition[:, None], y], axis=1)
+        vectors = jnp.concatenate([state.word.condition[:, None], y], axis=1)
         index = jnp.maximum(patches.count - 1 + begun[:, None], 0)
         x, decoder = self.decoder.extend(
-            x, cache.decoder, lengths, condition=Condition(vectors, index)
+            x, state.decoder, lengths, shared=Condition(vectors, index)
         )
         last = patches.total[:, None]
-        read = jnp.where(last == 0, cache.word.length[:, None], 0)
+        read = jnp.where(last == 0, state.word.length[:, None], 0)
         read += ((patches.count == last) & (valid == 1)).sum(axis=1, keepdims=True)
-        return self._logits(x), HAT2Cache(
+        return self._logits(x), HAT2State(
             encoder=encoder,
             rule=rule,
             word=OpenWord(
@@ -308,7 +308,7 @@ class HAT2(LanguageModel):
                 length=read[:, 0],
                 condition=_take(vectors, complete[:, None])[:, 0],
             ),
-            words=cache.words + patches.total,
+            words=state.words + patches.total,
             backbone=backbone,
             decoder=decoder,
         )

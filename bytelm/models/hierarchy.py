@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,10 @@ from flax import nnx
 from bytelm.core.errors import UserError
 from bytelm.models.contract import ModelConfig
 from bytelm.nn.attention.attention import AttentionImplementation, AttentionMask
-from bytelm.nn.block import BlockConfig, Condition
+from bytelm.nn.block import BlockConfig
 from bytelm.nn.mlp import MLPKind
 from bytelm.nn.norms import NormKind
-from bytelm.nn.stack import Remat, Stack, StackCache
-from bytelm.nn.transformer_xl import PositionBiases
+from bytelm.nn.stack import Remat, Stack, StackState
 
 
 @dataclass(frozen=True)
@@ -149,19 +149,19 @@ class PositionTable(nnx.Module):
 def extend_backbone(
     backbone: Stack,
     y: jax.Array,
-    cache: StackCache,
+    state: StackState,
     counts: jax.Array,
-    condition: Condition | PositionBiases | None = None,
-) -> tuple[jax.Array, StackCache]:
+    shared: Any = None,
+) -> tuple[jax.Array, StackState]:
     """Runs the backbone on the patches that opened, and not at all if none did in any row.
 
     Args:
         y: `[B, P, width]`.
         counts: int32 `[B]`, how many of the P patches each row really has.
-        condition: as in `Stack.extend`.
+        shared: as in `Stack.extend`.
     """
 
-    def run() -> tuple[jax.Array, StackCache]:
-        return backbone.extend(y, cache, counts, condition=condition)
+    def run() -> tuple[jax.Array, StackState]:
+        return backbone.extend(y, state, counts, shared=shared)
 
-    return jax.lax.cond((counts > 0).any(), run, lambda: (jnp.zeros_like(y), cache))
+    return jax.lax.cond((counts > 0).any(), run, lambda: (jnp.zeros_like(y), state))

@@ -28,7 +28,7 @@ from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.norms import NORMS
 from bytelm.nn.partitioning import shard_rows
-from bytelm.nn.stack import StackCache
+from bytelm.nn.stack import StackState
 from bytelm.patching.patches import Patches, find_patches, positions_in_segment
 from bytelm.patching.rules import BoundaryRule, RuleState, find_boundaries
 
@@ -102,7 +102,7 @@ class MegaByteConfig(HierarchyConfig):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class MegaByteCache:
+class MegaByteState:
     """Decoding state.
 
     Attributes:
@@ -118,8 +118,8 @@ class MegaByteCache:
     segment: jax.Array
     opened: jax.Array
     rule: RuleState
-    backbone: StackCache
-    local: StackCache
+    backbone: StackState
+    local: StackState
 
 
 class MegaByte(LanguageModel):
@@ -211,54 +211,54 @@ class MegaByte(LanguageModel):
     def _logits(self, x: jax.Array) -> jax.Array:
         return self.head(self.final_norm(x)).astype(jnp.float32)
 
-    def init_cache(self, batch_size: int, max_length: int) -> MegaByteCache:
+    def init_state(self, batch_size: int, max_length: int) -> MegaByteState:
         config, zeros = self.config, jnp.zeros((batch_size,), jnp.int32)
-        return MegaByteCache(
+        return MegaByteState(
             recent=jnp.full((batch_size, config.patch_size - 1), PAD, jnp.int32),
             pieces=jnp.zeros((batch_size, config.patch_size, config.share), config.dtype),
             segment=zeros,
             opened=zeros,
             rule=RuleState.empty(batch_size),
-            backbone=self.backbone.init_cache(
+            backbone=self.backbone.init_state(
                 batch_size, config.capacity(max_length), config.dtype
             ),
-            local=self.local.init_cache(batch_size, max_length, config.dtype),
+            local=self.local.init_state(batch_size, max_length, config.dtype),
         )
 
     def extend(
-        self, ids: jax.Array, cache: MegaByteCache, lengths: jax.Array
-    ) -> tuple[jax.Array, MegaByteCache]:
+        self, ids: jax.Array, state: MegaByteState, lengths: jax.Array
+    ) -> tuple[jax.Array, MegaByteState]:
         size, new = self.config.patch_size, ids.shape[1]
         offsets = jnp.arange(new)[None, :]
         valid = (offsets < lengths[:, None]).astype(jnp.int32)
-        positions = cache.local.length[:, None] + offsets
-        boundaries, rule = find_boundaries(self.config.rule, ids, valid, cache.rule)
-        seen = cache.backbone.length
-        room = cache.backbone.positions.shape[1] - seen
+        positions = state.local.length[:, None] + offsets
+        boundaries, rule = find_boundaries(self.config.rule, ids, valid, state.rule)
+        seen = state.backbone.length
+        room = state.backbone.positions.shape[1] - seen
         patches = find_patches(boundaries.starts, valid, -(-new // size), room=room)
         numbers = seen[:, None] + patches.number
-        before = self.global_embedding(cache.recent, self.config.dtype)
+        before = self.global_embedding(state.recent, self.config.dtype)
         y = self._global_input(ids, before, positions, patches, numbers)
-        y, backbone = extend_backbone(self.backbone, y, cache.backbone, patches.total)
+        y, backbone = extend_backbone(self.backbone, y, state.backbone, patches.total)
 
         # The patch that was open before comes first, then the new ones.
-        pieces = jnp.concatenate([cache.pieces, self._pieces(y)], axis=1)
-        opened = cache.local.length[:, None] + patches.at
-        opened = jnp.concatenate([cache.opened[:, None], opened], axis=1)
+        pieces = jnp.concatenate([state.pieces, self._pieces(y)], axis=1)
+        opened = state.local.length[:, None] + patches.at
+        opened = jnp.concatenate([state.opened[:, None], opened], axis=1)
         offset = positions - _take(opened, patches.count)
         index = jnp.where(offset < size, patches.count * size + offset, -1)
         x = self._local_input(ids, positions, pieces, index)
-        groups = cache.segment[:, None] + patches.count
-        x, local = self.local.extend(x, cache.local, lengths, group_ids=groups)
+        groups = state.segment[:, None] + patches.count
+        x, local = self.local.extend(x, state.local, lengths, group_ids=groups)
 
         last = patches.total[:, None]
-        recent = jnp.concatenate([cache.recent, ids], axis=1)
+        recent = jnp.concatenate([state.recent, ids], axis=1)
         kept = lengths[:, None] + jnp.arange(size - 1)[None, :]
         places = last * size + jnp.arange(size)[None, :]
-        return self._logits(x), MegaByteCache(
+        return self._logits(x), MegaByteState(
             recent=jnp.take_along_axis(recent, kept, axis=1),
             pieces=jnp.take_along_axis(pieces, places[:, :, None], axis=1),
-            segment=cache.segment + patches.total,
+            segment=state.segment + patches.total,
             opened=_take(opened, last)[:, 0],
             rule=rule,
             backbone=backbone,

@@ -38,7 +38,7 @@ from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.norms import NORMS
 from bytelm.nn.partitioning import shard_rows
-from bytelm.nn.stack import StackCache
+from bytelm.nn.stack import StackState
 from bytelm.patching.patches import (
     find_patches,
     gather_first,
@@ -132,13 +132,13 @@ class SpaceByteConfig(HierarchyConfig):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class SpaceByteCache:
+class SpaceByteState:
     """Decoding state: of the local blocks, of the boundary rule, and of the global blocks."""
 
-    initial: StackCache
+    initial: StackState
     rule: RuleState
-    backbone: StackCache
-    final: StackCache
+    backbone: StackState
+    final: StackState
 
 
 class SpaceByte(LanguageModel):
@@ -196,31 +196,31 @@ class SpaceByte(LanguageModel):
     def _logits(self, x: jax.Array) -> jax.Array:
         return self.head(self.final_norm(x)).astype(jnp.float32)
 
-    def init_cache(self, batch_size: int, max_length: int) -> SpaceByteCache:
+    def init_state(self, batch_size: int, max_length: int) -> SpaceByteState:
         dtype, capacity = self.config.dtype, self.config.capacity(max_length)
-        return SpaceByteCache(
-            self.initial.init_cache(batch_size, max_length, dtype),
+        return SpaceByteState(
+            self.initial.init_state(batch_size, max_length, dtype),
             RuleState.empty(batch_size),
-            self.backbone.init_cache(batch_size, capacity, dtype),
-            self.final.init_cache(batch_size, max_length, dtype),
+            self.backbone.init_state(batch_size, capacity, dtype),
+            self.final.init_state(batch_size, max_length, dtype),
         )
 
     def extend(
-        self, ids: jax.Array, cache: SpaceByteCache, lengths: jax.Array
-    ) -> tuple[jax.Array, SpaceByteCache]:
+        self, ids: jax.Array, state: SpaceByteState, lengths: jax.Array
+    ) -> tuple[jax.Array, SpaceByteState]:
         offsets = jnp.arange(ids.shape[1])[None, :]
         valid = (offsets < lengths[:, None]).astype(jnp.int32)
-        x = self._embed(ids, cache.initial.length[:, None] + offsets)
-        x, initial = self.initial.extend(x, cache.initial, lengths)
-        boundaries, rule = find_boundaries(self.config.rule, ids, valid, cache.rule)
-        seen = cache.backbone.length
-        room = cache.backbone.positions.shape[1] - seen
+        x = self._embed(ids, state.initial.length[:, None] + offsets)
+        x, initial = self.initial.extend(x, state.initial, lengths)
+        boundaries, rule = find_boundaries(self.config.rule, ids, valid, state.rule)
+        seen = state.backbone.length
+        room = state.backbone.positions.shape[1] - seen
         patches = find_patches(boundaries.starts, valid, ids.shape[1], room=room)
         y = self._widen(gather_first(x, patches), seen[:, None] + patches.number)
-        y, backbone = extend_backbone(self.backbone, y, cache.backbone, patches.total)
+        y, backbone = extend_backbone(self.backbone, y, state.backbone, patches.total)
         x = x + spread_first(self._narrow(y), patches)
-        x, final = self.final.extend(x, cache.final, lengths)
-        return self._logits(x), SpaceByteCache(initial, rule, backbone, final)
+        x, final = self.final.extend(x, state.final, lengths)
+        return self._logits(x), SpaceByteState(initial, rule, backbone, final)
 
     def for_decoding(self) -> "SpaceByte":
         for stack in (self.initial, self.backbone, self.final):

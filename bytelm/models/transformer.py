@@ -27,7 +27,7 @@ from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mlp import MLPKind
 from bytelm.nn.norms import RMSNorm
 from bytelm.nn.partitioning import shard_rows
-from bytelm.nn.stack import Remat, Stack, StackCache
+from bytelm.nn.stack import Remat, Stack, StackState
 
 LARGE = 2048
 """Vocabularies from this size on have their loss computed in pieces."""
@@ -159,24 +159,23 @@ class Transformer(LanguageModel):
             return Unembedding(x * self.config.width**-0.5, table.T)
         return Unembedding(x, self.head.kernel[...])
 
-    def init_cache(self, batch_size: int, max_length: int) -> StackCache:
-        return self.stack.init_cache(batch_size, max_length, self.config.dtype)
+    def init_state(self, batch_size: int, max_length: int) -> StackState:
+        return self.stack.init_state(batch_size, max_length, self.config.dtype)
 
     def extend(
-        self, ids: jax.Array, cache: StackCache, lengths: jax.Array
-    ) -> tuple[jax.Array, StackCache]:
+        self, ids: jax.Array, state: StackState, lengths: jax.Array
+    ) -> tuple[jax.Array, StackState]:
         x = self.embedding(ids, self.config.dtype)
-        x, cache = self.stack.extend(x, cache, lengths)
-        return self._unembedding(x).logits(), cache
+        x, state = self.stack.extend(x, state, lengths)
+        return self._unembedding(x).logits(), state
+
+    def roll_back(
+        self, state: StackState, then: StackState, ids: jax.Array, lengths: jax.Array
+    ) -> StackState:
+        if state.can_truncate:
+            return state.truncate(then.length + lengths)
+        return super().roll_back(state, then, ids, lengths)
 
     def for_decoding(self) -> "Transformer":
         self.stack.unstack()
         return self
-
-    def reorder(self, cache: StackCache, rows: jax.Array) -> StackCache:
-        """The cache of N rows whose row i is a copy of row `rows[i]`, int32 `[N]`."""
-        return cache.reorder(rows)
-
-    def put(self, cache: StackCache, rows: jax.Array, new: StackCache) -> StackCache:
-        """The cache with row i of `new` for row `rows[i]`, int32 `[N]`; none beyond the last."""
-        return cache.put(rows, new)

@@ -1,6 +1,7 @@
-"""The pre-norm Transformer block: self-attention, then an MLP, each on a residual branch."""
+"""What a stack asks of a block, and the pre-norm Transformer block."""
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,61 @@ from bytelm.nn.mlp import GATED, MLP, MLPKind, default_mlp_width
 from bytelm.nn.norms import NORMS, NormKind
 from bytelm.nn.partitioning import shard_rows
 from bytelm.nn.rope import rotary
+from bytelm.nn.state import KeyValueCache, NewPositions
+
+
+class Block(Protocol):
+    """One layer of a `Stack`, `[B, T, width] -> [B, T, width]`, with a state of its own.
+
+    Every leaf of the state has the batch axis first. `shared` is what all layers of a stack have
+    in common, of a type that the class of the block chooses.
+    """
+
+    def __call__(
+        self,
+        x: jax.Array,
+        group_ids: jax.Array | None,
+        positions: jax.Array | None,
+        shared: Any,
+    ) -> jax.Array:
+        """Whole rows; positions see their own group only."""
+        ...
+
+    def init_state(self, batch: int, length: int, dtype: jnp.dtype, shared: Any) -> Any:
+        """The state before the first of at most `length` positions."""
+        ...
+
+    def extend(
+        self, x: jax.Array, state: Any, new: NewPositions, shared: Any
+    ) -> tuple[jax.Array, Any]:
+        """The next N positions of each row, `[B, N, width]`; those at position -1 are ignored."""
+        ...
+
+
+class StackedConfig(Protocol):
+    """What a `Stack` asks of the config of its blocks."""
+
+    @property
+    def depth(self) -> int:
+        """Blocks of the stack."""
+        ...
+
+    def build(self, rngs: nnx.Rngs) -> Block:
+        """One block, with fresh parameters."""
+        ...
+
+    def entries(self, length: int) -> int:
+        """Positions that a block must remember of rows of at most `length`, at least 1."""
+        ...
+
+    def forward_flops(self, length: float) -> float:
+        """Matrix-product FLOPs of one forward pass of all `depth` blocks over one row."""
+        ...
 
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """Shape of the blocks of one stack. Built by a model family from its own config."""
+    """Shape of the Transformer blocks of one stack, which it builds."""
 
     width: int
     depth: int
@@ -38,6 +89,9 @@ class BlockConfig:
     scaled_init: bool = True
     condition_width: int | None = None
 
+    def build(self, rngs: nnx.Rngs) -> Block:
+        return TransformerBlock(self, rngs=rngs)
+
     @property
     def output_gain(self) -> float:
         """Initial gain of the kernels that end a residual branch."""
@@ -48,8 +102,15 @@ class BlockConfig:
         """Channels inside the MLP."""
         return self.mlp_width or default_mlp_width(self.mlp, self.width)
 
+    def entries(self, length: int) -> int:
+        return min(length, self.mask.window or length)
+
+    def empty_cache(self, batch: int, length: int, dtype: jnp.dtype) -> KeyValueCache:
+        """The keys and values of one layer before the first of at most `length` positions."""
+        heads, size, entries = self.key_value_heads, self.head_width, self.entries(length)
+        return KeyValueCache.empty(batch, heads, entries, size, dtype, is_ring=entries < length)
+
     def forward_flops(self, length: float) -> float:
-        """Matrix-product FLOPs of one forward pass of all blocks over one row of `length`."""
         inner, shared = self.heads * self.head_width, self.key_value_heads * self.head_width
         projections = self.width * (2 * inner + 2 * shared)
         mlp = self.width * self.hidden * (3 if self.mlp in GATED else 2)
@@ -58,59 +119,6 @@ class BlockConfig:
         if not self.mask.causal:
             pairs = 2 * pairs - length
         return self.depth * 2.0 * (length * (projections + mlp) + 2 * pairs * inner)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class LayerCache:
-    """Keys and values `[B * G, S, K]` of the positions that one layer has seen."""
-
-    keys: jax.Array
-    values: jax.Array
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class CacheSlots:
-    """Where a piece of N new positions goes in a cache of S slots, the same for every layer.
-
-    Attributes:
-        slots: int32 `[B, N]`, the slot each new position is written to; S (dropped) for none.
-        positions: int32 `[B, N]`, the new positions, -1 where a row has fewer than N.
-        segments: int32 `[B, N]`, the segments of the new positions.
-        key_positions: int32 `[B, S]` for N = 1, the position of each slot once the piece is
-            written, -1 if empty; `[B, S + N]` otherwise, those before it and the new ones.
-        key_segments: int32, the segments of `key_positions`.
-    """
-
-    slots: jax.Array
-    positions: jax.Array
-    segments: jax.Array
-    key_positions: jax.Array
-    key_segments: jax.Array
-
-    def write(self, cache: jax.Array, new: jax.Array) -> jax.Array:
-        """Puts new keys or values `[B * G, N, K]` into a cache `[B * G, S, K]`."""
-        heads = jnp.arange(len(cache))[:, None]
-        slots = jnp.repeat(self.slots, len(cache) // len(self.slots), axis=0)
-        return cache.at[heads, slots].set(new, mode="drop")
-
-    def extend(
-        self, cache: LayerCache, k: jax.Array, v: jax.Array
-    ) -> tuple[LayerCache, jax.Array, jax.Array]:
-        """Writes new keys and values `[B, N, G, K]` into a cache.
-
-        Returns:
-            the cache, and the keys and values `[B * G, ., K]` that the new positions may see, at
-            `key_positions`.
-        """
-        k, v = (_by_head(new).astype(cache.keys.dtype) for new in (k, v))
-        written = LayerCache(self.write(cache.keys, k), self.write(cache.values, v))
-        if k.shape[1] == 1:
-            return written, written.keys, written.values
-        # A ring of slots may already have lost keys that the first new positions still see.
-        keys = jnp.concatenate([cache.keys, k], axis=1)
-        return written, keys, jnp.concatenate([cache.values, v], axis=1)
 
 
 class SelfAttention(nnx.Module):
@@ -153,38 +161,28 @@ class SelfAttention(nnx.Module):
         return self.output(mixed.reshape(*x.shape[:2], -1))
 
     def extend(
-        self, x: jax.Array, cache: LayerCache, slots: CacheSlots
-    ) -> tuple[jax.Array, LayerCache]:
+        self, x: jax.Array, cache: KeyValueCache, new: NewPositions
+    ) -> tuple[jax.Array, KeyValueCache]:
         """Attention of N new positions `[B, N, width]` over the cache and over themselves."""
-        q, k, v = self._heads(x, slots.positions)
-        written, keys, values = slots.extend(cache, k, v)
+        q, k, v = self._heads(x, new.positions)  # [B, N, H, K], [B, N, G, K]
+        cache, keys, values = new.extend(cache, k, v)
         mixed = cached_attention(
             q,
             keys,
             values,
-            slots.positions,
-            slots.key_positions,
+            new.positions,
+            new.key_positions,
             self.config.mask,
-            query_segments=slots.segments,
-            key_segments=slots.key_segments,
+            query_groups=new.group_ids,
+            key_groups=new.key_groups,
         )
-        return self.output(mixed.reshape(*x.shape[:2], -1)), written
-
-
-def _by_head(x: jax.Array) -> jax.Array:
-    """`[B, N, G, K] -> [B * G, N, K]`."""
-    return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
-
-
-def by_position(x: jax.Array, rows: int) -> jax.Array:
-    """`[B * G, N, K] -> [B, N, G, K]`."""
-    return x.reshape(rows, -1, *x.shape[1:]).swapaxes(1, 2)
+        return self.output(mixed.reshape(*x.shape[:2], -1)), cache
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Condition:
-    """Vectors that are added to every layer's input, given once and shared by many positions.
+    """Vectors for the input of every layer, each of which many positions share.
 
     Attributes:
         vectors: `[B, P, condition_width]`.
@@ -225,9 +223,9 @@ class TransformerBlock(nnx.Module):
         x: jax.Array,
         group_ids: jax.Array | None,
         positions: jax.Array | None = None,
-        condition: Condition | None = None,
+        shared: Condition | None = None,
     ) -> jax.Array:
-        x = self._conditioned(shard_rows(x), condition)
+        x = self._conditioned(shard_rows(x), shared)
         x = x + self.attention(self.attention_norm(x), group_ids, positions)
         return x + self.mlp(self.mlp_norm(x))
 
@@ -237,14 +235,19 @@ class TransformerBlock(nnx.Module):
         added = self.condition_output(self.condition_value(condition.vectors))
         return x + jnp.take_along_axis(added, condition.index[:, :, None], axis=1)
 
+    def init_state(
+        self, batch: int, length: int, dtype: jnp.dtype, shared: Condition | None = None
+    ) -> KeyValueCache:
+        return self.attention.config.empty_cache(batch, length, dtype)
+
     def extend(
         self,
         x: jax.Array,
-        cache: LayerCache,
-        slots: CacheSlots,
-        condition: Condition | None = None,
-    ) -> tuple[jax.Array, LayerCache]:
-        x = self._conditioned(x, condition)
-        mixed, cache = self.attention.extend(self.attention_norm(x), cache, slots)
+        state: KeyValueCache,
+        new: NewPositions,
+        shared: Condition | None = None,
+    ) -> tuple[jax.Array, KeyValueCache]:
+        x = self._conditioned(x, shared)
+        mixed, state = self.attention.extend(self.attention_norm(x), state, new)
         x = x + mixed
-        return x + self.mlp(self.mlp_norm(x)), cache
+        return x + self.mlp(self.mlp_norm(x)), state

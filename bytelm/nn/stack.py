@@ -1,28 +1,18 @@
-"""A stack of equal blocks: scanned or unrolled, rematerialised or not, with its decoding cache."""
+"""Stacks of blocks: scanned or unrolled, rematerialised or not, with their state for decoding."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bytelm.models.t5.blocks import T5Block, T5Context
-from bytelm.nn.block import (
-    BlockConfig,
-    CacheSlots,
-    Condition,
-    LayerCache,
-    TransformerBlock,
-)
-from bytelm.nn.transformer_xl import PositionBiases, RelativeBlock
-
-Block = TransformerBlock | RelativeBlock | T5Block
-Shared = Condition | PositionBiases | T5Context
-"""What all layers of a stack are given alike."""
+from bytelm.nn.block import Block, StackedConfig
+from bytelm.nn.state import NewPositions, snapshot
 
 Remat = Literal["none", "dots", "full"]
+Carry = TypeVar("Carry")
 
 DEEPEST_UNROLLED = 12
 """Up to this depth a stack is unrolled by default: faster steps, and compilation is still short."""
@@ -30,88 +20,57 @@ DEEPEST_UNROLLED = 12
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class StackCache:
-    """What a stack remembers of the positions it has seen, for incremental decoding.
+class StackState:
+    """What a stack remembers of the positions it has read.
 
-    S slots hold the last S positions: slot p % S holds position p.
+    Caches have S entries, for the last S positions: entry p % S holds position p.
 
     Attributes:
-        length: int32 `[B]`, how many positions each row has seen.
-        positions: int32 `[B, S]`, the position that each slot holds, -1 if empty.
-        segments: int32 `[B, S]`, the segment of that position.
-        layers: keys and values of each layer.
+        length: int32 `[B]`, how many positions each row has.
+        positions: int32 `[B, S]`, the position that each entry holds, -1 if empty.
+        group_ids: int32 `[B, S]`, the group of that position.
+        layers: the state of each block.
+        max_length: most positions of a row.
     """
 
     length: jax.Array
     positions: jax.Array
-    segments: jax.Array
-    layers: tuple[LayerCache, ...]
+    group_ids: jax.Array
+    layers: tuple[Any, ...]
+    max_length: int = field(metadata={"static": True})
 
-    def reorder(self, rows: jax.Array) -> "StackCache":
-        """The cache of N rows whose row i is a copy of row `rows[i]`, int32 `[N]`.
+    @property
+    def can_truncate(self) -> bool:
+        """Whether all layers keep every position, so that the last ones can be cut off."""
+        return not jax.tree.leaves(snapshot(self.layers))
 
-        Of a layer, keys and values move; what else it holds, as of an encoder's states, stays.
-        """
-
-        def of_heads(x: jax.Array) -> jax.Array:
-            by_row = x.reshape(len(self.length), -1, *x.shape[1:])
-            return jnp.take(by_row, rows, axis=0).reshape(-1, *x.shape[1:])
-
-        layers = tuple(
-            replace(layer, keys=of_heads(layer.keys), values=of_heads(layer.values))
-            for layer in self.layers
-        )
-        return StackCache(self.length[rows], self.positions[rows], self.segments[rows], layers)
-
-    def put(self, rows: jax.Array, new: "StackCache") -> "StackCache":
-        """The cache with row i of `new` for row `rows[i]`, int32 `[N]`; none beyond the last row.
-
-        The slots are as many as here; of a layer, keys and values move.
-        """
-
-        def of_heads(x: jax.Array, new: jax.Array) -> jax.Array:
-            by_row = x.reshape(len(self.length), -1, *x.shape[1:])
-            new = new.reshape(len(rows), *by_row.shape[1:])
-            return by_row.at[rows].set(new, mode="drop").reshape(x.shape)
-
-        layers = tuple(
-            replace(
-                layer,
-                keys=of_heads(layer.keys, other.keys),
-                values=of_heads(layer.values, other.values),
-            )
-            for layer, other in zip(self.layers, new.layers, strict=True)
-        )
-        return StackCache(
-            self.length.at[rows].set(new.length, mode="drop"),
-            self.positions.at[rows].set(new.positions, mode="drop"),
-            self.segments.at[rows].set(new.segments, mode="drop"),
-            layers,
-        )
+    def truncate(self, length: jax.Array) -> "StackState":
+        """The state after the first `length` positions, int32 `[B]`, if `can_truncate`."""
+        positions = jnp.where(self.positions < length[:, None], self.positions, -1)
+        return replace(self, length=length, positions=positions)
 
 
 class Stack(nnx.Module):
-    """`depth` Transformer blocks, one after another: `[B, T, width] -> [B, T, width]`.
+    """`depth` equal blocks, one after another: `[B, T, width] -> [B, T, width]`.
 
-    Parameters are stored stacked, `[depth, ...]`, however the stack is run, so that a checkpoint
-    does not depend on it. `unstack` gives the form for decoding.
+    Parameters are stored stacked, `[depth, ...]`, whether or not the stack is scanned, so that
+    checkpoints do not depend on that. `unstack` gives the form for decoding.
 
     Args:
+        config: builds the blocks.
         scan: run as `lax.scan` over layers (compile time does not grow with depth) or unrolled
             (faster on CPU); None chooses by depth.
         remat: what the backward pass recomputes: nothing ("none"), all but the results of matrix
             products ("dots"), or the whole block ("full", least memory).
-        block: the class of the blocks.
     """
 
     def __init__(
         self,
-        config: BlockConfig,
+        config: StackedConfig,
         *,
         rngs: nnx.Rngs,
         scan: bool | None = None,
         remat: Remat = "none",
-        block: type[Block] = TransformerBlock,
     ):
         self.config = config
         self.scan = config.depth > DEEPEST_UNROLLED if scan is None else scan
@@ -120,7 +79,7 @@ class Stack(nnx.Module):
         @nnx.split_rngs(splits=config.depth)
         @nnx.vmap(in_axes=0, out_axes=0)
         def blocks(rngs: nnx.Rngs) -> Block:
-            return block(config, rngs=rngs)  # type: ignore[arg-type]
+            return config.build(rngs)
 
         self.blocks: Any = blocks(rngs)
 
@@ -135,11 +94,8 @@ class Stack(nnx.Module):
         graphdef, stacked = nnx.split(self.blocks)
         # One split per array: its gradient is one concatenation, where indexing adds up `depth`.
         leaves, structure = jax.tree.flatten(stacked)
-        pieces = [jnp.unstack(leaf) for leaf in leaves]
-        return [
-            nnx.merge(graphdef, jax.tree.unflatten(structure, layer))
-            for layer in zip(*pieces, strict=True)
-        ]
+        by_layer = zip(*(jnp.unstack(leaf) for leaf in leaves), strict=True)
+        return [nnx.merge(graphdef, jax.tree.unflatten(structure, layer)) for layer in by_layer]
 
     def _rematerialised(self, function: Callable) -> Callable:
         if self.remat == "none":
@@ -151,108 +107,199 @@ class Stack(nnx.Module):
         )
         return jax.checkpoint(function, policy=policy, prevent_cse=not self.scan)
 
-    def __call__(
+    def fold(
         self,
-        x: Any,
-        group_ids: jax.Array | None,
+        step: Callable[[Any, Carry], Carry],
+        carry: Carry,
         *,
-        positions: jax.Array | None = None,
-        condition: Shared | None = None,
         first: int = 0,
         last: int | None = None,
-    ) -> Any:
-        """Runs all blocks over whole rows, or those from `first` up to and without `last`.
-
-        Args:
-            x: `[B, T, width]`, or what else the class of the blocks takes and returns.
-            group_ids: int32 `[B, T]`; positions see their own segment only.
-            positions: int32 `[B, T]` for the rotation; None counts from the row's start.
-            condition: what every layer is given alike: vectors that are added to its input, where
-                the config has a `condition_width`, the biases of a `RelativeBlock`, or the
-                context of a `T5Block`.
-        """
+    ) -> Carry:
+        """Runs `step(block, carry) -> carry` for the blocks from `first` up to but not `last`."""
         if self.scan and not isinstance(self.blocks, nnx.List):
             graphdef, stacked = nnx.split(self.blocks)
 
-            def layer(x: jax.Array, params: nnx.State) -> tuple[jax.Array, None]:
-                return nnx.merge(graphdef, params)(x, group_ids, positions, condition), None
+            def layer(carry: Carry, params: nnx.State) -> tuple[Carry, None]:
+                return step(nnx.merge(graphdef, params), carry), None
 
             chosen = jax.tree.map(lambda leaf: leaf[first:last], stacked)
-            return jax.lax.scan(self._rematerialised(layer), x, chosen)[0]
+            return jax.lax.scan(self._rematerialised(layer), carry, chosen)[0]
 
         for block in self.layers()[first:last]:
             graphdef, params = nnx.split(block)
 
-            def run(x: jax.Array, params: nnx.State, graphdef=graphdef) -> jax.Array:
-                return nnx.merge(graphdef, params)(x, group_ids, positions, condition)
+            def run(carry: Carry, params: nnx.State, graphdef=graphdef) -> Carry:
+                return step(nnx.merge(graphdef, params), carry)
 
-            x = self._rematerialised(run)(x, params)
-        return x
+            carry = self._rematerialised(run)(carry, params)
+        return carry
 
-    def init_cache(self, batch: int, max_length: int, dtype: jnp.dtype) -> StackCache:
-        """An empty cache for `batch` rows of at most `max_length` positions.
+    def __call__(
+        self,
+        x: jax.Array,
+        group_ids: jax.Array | None,
+        *,
+        positions: jax.Array | None = None,
+        shared: Any = None,
+        first: int = 0,
+        last: int | None = None,
+    ) -> jax.Array:
+        """Runs whole rows through all blocks, or those from `first` up to but not `last`.
 
-        With a window W only the last W positions are kept.
+        Args:
+            x: `[B, T, width]`.
+            group_ids: int32 `[B, T]`; positions see their own group only. None for one group.
+            positions: int32 `[B, T]` for the rotation; None counts from the row's start.
+            shared: what all layers have in common, of the type that the blocks take.
         """
-        config = self.config
-        slots = min(max_length, config.mask.window or max_length)
-        shape = (batch * config.key_value_heads, slots, config.head_width)
-        return StackCache(
+
+        def step(block: Block, x: jax.Array) -> jax.Array:
+            return block(x, group_ids, positions, shared)
+
+        return self.fold(step, x, first=first, last=last)
+
+    def init_state(
+        self, batch: int, max_length: int, dtype: jnp.dtype, shared: Any = None
+    ) -> StackState:
+        """The state of `batch` rows that will have at most `max_length` positions."""
+        shape = (batch, self.config.entries(max_length))
+        return StackState(
             length=jnp.zeros((batch,), jnp.int32),
-            positions=jnp.full((batch, slots), -1, jnp.int32),
-            segments=jnp.zeros((batch, slots), jnp.int32),
+            positions=jnp.full(shape, -1, jnp.int32),
+            group_ids=jnp.zeros(shape, jnp.int32),
             layers=tuple(
-                LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-                for _ in range(config.depth)
+                block.init_state(batch, max_length, dtype, shared) for block in self.layers()
             ),
+            max_length=max_length,
         )
 
     def extend(
         self,
         x: jax.Array,
-        cache: StackCache,
+        state: StackState,
         lengths: jax.Array,
         *,
         group_ids: jax.Array | None = None,
-        condition: Shared | Callable[[CacheSlots], Shared] | None = None,
-    ) -> tuple[jax.Array, StackCache]:
+        shared: Any | Callable[[NewPositions], Any] = None,
+    ) -> tuple[jax.Array, StackState]:
         """Runs N new positions of each row.
 
         Args:
             x: `[B, N, width]`.
-            cache: of the positions before; without a window, `length + N` must fit in its slots.
-            lengths: int32 `[B]`, how many of the N positions each row really has (from the first
-                on); outputs beyond are finite and mean nothing, and the cache forgets them.
-            group_ids: int32 `[B, N]`; positions see their own segment only. None for one segment.
-            condition: as in a whole run, or what makes it of the slots.
+            state: of the positions before; `max_length` must not be exceeded.
+            lengths: int32 `[B]`, how many of the N positions each row really has, from the first
+                on. Outputs past them are finite and meaningless; the state ignores them.
+            group_ids: int32 `[B, N]`; positions see their own group only. None for one group.
+            shared: as in `__call__`, or a function that computes it from the `NewPositions`.
 
         Returns:
-            outputs `[B, N, width]` and the cache with the new positions.
+            outputs `[B, N, width]` and the state with the new positions.
         """
-        slot_count = cache.positions.shape[1]
-        offsets = jnp.arange(x.shape[1])[None, :]
-        new_length = cache.length + lengths
-        positions = cache.length[:, None] + offsets
+        entry_count = state.positions.shape[1]
+        offsets = jnp.arange(x.shape[1])[None, :]  # [1, N]
+        new_length = state.length + lengths
+        positions = state.length[:, None] + offsets  # [B, N]
         valid = offsets < lengths[:, None]
-        kept = valid & (positions >= new_length[:, None] - slot_count)
+        kept = valid & (positions >= new_length[:, None] - entry_count)
         rows = jnp.arange(x.shape[0])[:, None]
-        slots = jnp.where(kept, positions % slot_count, slot_count)
+        entries = jnp.where(kept, positions % entry_count, entry_count)
         positions = jnp.where(valid, positions, -1)
-        segments = jnp.zeros_like(positions) if group_ids is None else group_ids
-        new_positions = cache.positions.at[rows, slots].set(positions, mode="drop")
-        new_segments = cache.segments.at[rows, slots].set(segments, mode="drop")
-        if x.shape[1] == 1:
-            keys = new_positions, new_segments
-        else:
+        group_ids = jnp.zeros_like(positions) if group_ids is None else group_ids
+        all_positions = state.positions.at[rows, entries].set(positions, mode="drop")
+        all_groups = state.group_ids.at[rows, entries].set(group_ids, mode="drop")
+        keys = all_positions, all_groups  # [B, S]
+        if x.shape[1] > 1:
             keys = (
-                jnp.concatenate([cache.positions, positions], axis=1),
-                jnp.concatenate([cache.segments, segments], axis=1),
+                jnp.concatenate([state.positions, positions], axis=1),  # [B, S + N]
+                jnp.concatenate([state.group_ids, group_ids], axis=1),
             )
-        where = CacheSlots(slots, positions, segments, *keys)
-        shared = condition(where) if callable(condition) else condition
+        new = NewPositions(entries, positions, group_ids, *keys)
+        shared = shared(new) if callable(shared) else shared
 
         layers = []
-        for block, layer in zip(self.layers(), cache.layers, strict=True):
-            x, layer = block.extend(x, layer, where, shared)
+        for block, layer in zip(self.layers(), state.layers, strict=True):
+            x, layer = block.extend(x, layer, new, shared)
             layers.append(layer)
-        return x, StackCache(new_length, new_positions, new_segments, tuple(layers))
+        return x, StackState(new_length, all_positions, all_groups, tuple(layers), state.max_length)
+
+
+class MixedStack(nnx.Module):
+    """Stacks of different blocks, one after another, used as one `Stack`.
+
+    Such as attention after a run of state-space blocks. All blocks get the same `shared`.
+
+    Args:
+        configs: of the stacks, in order; each runs `depth` equal blocks.
+        scan, remat: as for `Stack`.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[StackedConfig],
+        *,
+        rngs: nnx.Rngs,
+        scan: bool | None = None,
+        remat: Remat = "none",
+    ):
+        self.stacks = nnx.List(
+            [Stack(config, rngs=rngs, scan=scan, remat=remat) for config in configs]
+        )
+
+    def unstack(self) -> None:
+        """As in `Stack`."""
+        for stack in self.stacks:
+            stack.unstack()
+
+    def __call__(
+        self,
+        x: jax.Array,
+        group_ids: jax.Array | None,
+        *,
+        positions: jax.Array | None = None,
+        shared: Any = None,
+    ) -> jax.Array:
+        """As in `Stack`."""
+        for stack in self.stacks:
+            x = stack(x, group_ids, positions=positions, shared=shared)
+        return x
+
+    def init_state(
+        self, batch: int, max_length: int, dtype: jnp.dtype, shared: Any = None
+    ) -> "MixedState":
+        """As in `Stack`."""
+        states = (stack.init_state(batch, max_length, dtype, shared) for stack in self.stacks)
+        return MixedState(tuple(states))
+
+    def extend(
+        self,
+        x: jax.Array,
+        state: "MixedState",
+        lengths: jax.Array,
+        *,
+        group_ids: jax.Array | None = None,
+        shared: Any | Callable[[NewPositions], Any] = None,
+    ) -> tuple[jax.Array, "MixedState"]:
+        """As in `Stack`."""
+        states = []
+        for stack, part in zip(self.stacks, state.stacks, strict=True):
+            x, part = stack.extend(x, part, lengths, group_ids=group_ids, shared=shared)
+            states.append(part)
+        return x, MixedState(tuple(states))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MixedState:
+    """The states of the stacks of a `MixedStack`, which have read the same positions."""
+
+    stacks: tuple[StackState, ...]
+
+    @property
+    def length(self) -> jax.Array:
+        """As in `StackState`."""
+        return self.stacks[0].length
+
+    @property
+    def max_length(self) -> int:
+        """As in `StackState`."""
+        return self.stacks[0].max_length

@@ -13,22 +13,37 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bytelm.nn.attention.blockwise import MASKED
-from bytelm.nn.block import BlockConfig, CacheSlots, LayerCache, by_position
+from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense
 from bytelm.nn.norms import LayerNorm
+from bytelm.nn.state import KeyValueCache, NewPositions
 
 DEVIATION = 0.02
-"""Standard deviation of all kernels at first."""
+"""Initial standard deviation of all kernels."""
+
+
+@dataclass(frozen=True)
+class RelativeBlockConfig(BlockConfig):
+    """Shape of Transformer-XL's blocks; norm, RoPE and initialisation are their own."""
+
+    def build(self, rngs: nnx.Rngs) -> "RelativeBlock":
+        return RelativeBlock(self, rngs=rngs)
+
+    def forward_flops(self, length: float) -> float:
+        inner = self.heads * self.head_width
+        # Projections of the distances, and their products with queries.
+        distances = length * self.width + length * (length + 1) / 2
+        return super().forward_flops(length) + self.depth * 2.0 * inner * distances
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PositionBiases:
-    """What all layers add to their queries, `[H, K]` each.
+    """Biases of the queries of all layers, `[H, K]` each.
 
     Attributes:
-        content: u, before the products with keys.
-        position: v, before the products with distances.
+        content: u, added before the products with keys.
+        position: v, added before the products with distances.
     """
 
     content: jax.Array
@@ -88,40 +103,44 @@ class RelativeBlock(nnx.Module):
         content, position = (
             q + bias.astype(q.dtype)[None, None] for bias in (biases.content, biases.position)
         )
-        of_keys = jnp.einsum("bnhk,bshk->bhns", content, k, preferred_element_type=jnp.float32)
-        of_distances = jnp.einsum("bnhk,mhk->bhnm", position, r, preferred_element_type=jnp.float32)
-        return of_keys, of_distances
+        by_key = jnp.einsum("bnhk,bshk->bhns", content, k, preferred_element_type=jnp.float32)
+        by_distance = jnp.einsum("bnhk,mhk->bhnm", position, r, preferred_element_type=jnp.float32)
+        return by_key, by_distance
 
     def __call__(
         self,
         x: jax.Array,
         group_ids: jax.Array | None,
         positions: jax.Array | None,
-        biases: PositionBiases,
+        shared: PositionBiases,
     ) -> jax.Array:
         length = x.shape[1]
         q, k, v = (self._heads(project(x)) for project in (self.query, self.key, self.value))
-        of_keys, of_distances = self._products(q, k, self._distances(length, x.dtype), biases)
-        visible = jnp.tril(jnp.ones((length, length), bool))[None]
+        by_key, by_distance = self._products(q, k, self._distances(length, x.dtype), shared)
+        visible = jnp.tril(jnp.ones((length, length), bool))[None]  # [1, T, T]
         if group_ids is not None:
             visible &= group_ids[:, :, None] == group_ids[:, None, :]
-        return self._mix(of_keys + by_key(of_distances), visible, v, x)
+        return self._mix(by_key + distances_to_keys(by_distance), visible, v, x)
+
+    def init_state(
+        self, batch: int, length: int, dtype: jnp.dtype, shared: PositionBiases | None = None
+    ) -> KeyValueCache:
+        return self.config.empty_cache(batch, length, dtype)
 
     def extend(
-        self, x: jax.Array, cache: LayerCache, slots: CacheSlots, biases: PositionBiases
-    ) -> tuple[jax.Array, LayerCache]:
-        """The block for N new positions `[B, N, width]`, over the cache and over themselves."""
+        self, x: jax.Array, state: KeyValueCache, new: NewPositions, shared: PositionBiases
+    ) -> tuple[jax.Array, KeyValueCache]:
         q, k, v = (self._heads(project(x)) for project in (self.query, self.key, self.value))
-        written, keys, values = slots.extend(cache, k, v)
-        keys, values = (by_position(each, x.shape[0]).astype(x.dtype) for each in (keys, values))
-        r = self._distances(cache.keys.shape[1], x.dtype)
-        of_keys, of_distances = self._products(q, keys, r, biases)
-        distance = slots.positions[:, :, None] - slots.key_positions[:, None, :]
-        visible = (distance >= 0) & (slots.key_positions >= 0)[:, None, :]
-        visible &= slots.segments[:, :, None] == slots.key_segments[:, None, :]
+        state, keys, values = new.extend(state, k, v)  # [B, H, S, K]
+        keys, values = (each.swapaxes(1, 2).astype(x.dtype) for each in (keys, values))
+        r = self._distances(state.keys.shape[2], x.dtype)  # [S, H, K]
+        by_key, by_distance = self._products(q, keys, r, shared)  # [B, H, N, S]
+        distance = new.positions[:, :, None] - new.key_positions[:, None, :]  # [B, N, S]
+        visible = (distance >= 0) & (new.key_positions >= 0)[:, None, :]
+        visible &= new.group_ids[:, :, None] == new.key_groups[:, None, :]
         index = jnp.clip(distance, 0, len(r) - 1)[:, None]
-        of_distances = jnp.take_along_axis(of_distances, index, axis=3)
-        return self._mix(of_keys + of_distances, visible, values, x), written
+        by_distance = jnp.take_along_axis(by_distance, index, axis=3)
+        return self._mix(by_key + by_distance, visible, values, x), state
 
 
 def sinusoids(count: int, width: int) -> jax.Array:
@@ -131,11 +150,11 @@ def sinusoids(count: int, width: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
 
 
-def by_key(of_distances: jax.Array) -> jax.Array:
-    """Scores `[..., i, m]` of distances to those `[..., i, j]` of keys, m = i - j for j <= i."""
-    length = of_distances.shape[-1]
-    shape = of_distances.shape[:-2]
-    # One column more, read as rows of one less, moves each row on by one (Transformer-XL).
-    padded = jnp.pad(of_distances[..., ::-1], [(0, 0)] * len(shape) + [(0, 0), (1, 0)])
+def distances_to_keys(by_distance: jax.Array) -> jax.Array:
+    """Scores `[..., i, m]` of distances m to scores `[..., i, j]` of keys j <= i, m = i - j."""
+    length = by_distance.shape[-1]
+    shape = by_distance.shape[:-2]
+    # Padded by a column and read as rows one shorter, each row is shifted by one (Transformer-XL).
+    padded = jnp.pad(by_distance[..., ::-1], [(0, 0)] * len(shape) + [(0, 0), (1, 0)])
     shifted = padded.reshape(*shape, length + 1, length)[..., 1:, :]
     return shifted.reshape(*shape, length, length)

@@ -38,20 +38,17 @@ class Hashing(EncoderDecoder):
         zeros = jnp.zeros(len(inputs), jnp.int32)
         return {"length": zeros, "hash": zeros, "inputs": inputs, "most": zeros + max_length}
 
-    def extend(self, ids, cache, lengths):
+    def extend(self, ids, state, lengths):
         offsets = jnp.arange(ids.shape[1])[None, :]
-        positions = cache["length"][:, None] + offsets
+        positions = state["length"][:, None] + offsets
         terms = jnp.where(offsets < lengths[:, None], (ids + 1) * (positions + 3), 0)
-        hashes = (cache["hash"][:, None] + jnp.cumsum(terms, axis=1)) % TABLE
-        places = (hashes * (1 + cache["inputs"][:, None])) % TABLE
-        # A cache that is too short would be no cache at all.
-        room = (cache["length"] + lengths <= cache["most"])[:, None, None]
+        hashes = (state["hash"][:, None] + jnp.cumsum(terms, axis=1)) % TABLE
+        places = (hashes * (1 + state["inputs"][:, None])) % TABLE
+        # A state that is too short is an error.
+        room = (state["length"] + lengths <= state["most"])[:, None, None]
         logits = jnp.where(room, jnp.take(self.table[...], places, axis=0), jnp.nan)
-        cache = {**cache, "length": cache["length"] + lengths, "hash": hashes[:, -1]}
-        return logits, cache
-
-    def reorder(self, cache, rows):
-        return {**cache, "length": cache["length"][rows], "hash": cache["hash"][rows]}
+        state = {**state, "length": state["length"] + lengths, "hash": hashes[:, -1]}
+        return logits, state
 
     def for_decoding(self):
         return self

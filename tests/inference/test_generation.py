@@ -28,19 +28,19 @@ class Hashing(LanguageModel):
     def __init__(self, table):
         self.table = nnx.Param(table)
 
-    def init_cache(self, batch_size, max_length):
+    def init_state(self, batch_size, max_length):
         return {
             "length": jnp.zeros(batch_size, jnp.int32),
             "hash": jnp.zeros(batch_size, jnp.int32),
         }
 
-    def extend(self, ids, cache, lengths):
+    def extend(self, ids, state, lengths):
         offsets = jnp.arange(ids.shape[1])[None, :]
-        positions = cache["length"][:, None] + offsets
+        positions = state["length"][:, None] + offsets
         terms = jnp.where(offsets < lengths[:, None], (ids + 1) * (positions + 1), 0)
-        hashes = (cache["hash"][:, None] + jnp.cumsum(terms, axis=1)) % len(self.table[...])
-        cache = {"length": cache["length"] + lengths, "hash": hashes[:, -1]}
-        return jnp.take(self.table[...].astype(jnp.float32), hashes, axis=0), cache
+        hashes = (state["hash"][:, None] + jnp.cumsum(terms, axis=1)) % len(self.table[...])
+        state = {"length": state["length"] + lengths, "hash": hashes[:, -1]}
+        return jnp.take(self.table[...].astype(jnp.float32), hashes, axis=0), state
 
     def for_decoding(self):
         return self
@@ -49,8 +49,8 @@ class Hashing(LanguageModel):
 class Bigram(Hashing):
     """Logits from a table, at the last symbol."""
 
-    def extend(self, ids, cache, lengths):
-        return jnp.take(self.table[...], ids, axis=0), cache
+    def extend(self, ids, state, lengths):
+        return jnp.take(self.table[...], ids, axis=0), state
 
 
 def hashing():

@@ -69,7 +69,7 @@ def logits_after(graphdef, params):
     @jax.jit
     def read(ids, length):
         model = nnx.merge(graphdef, params)
-        return model.extend(ids, model.init_cache(1, 256), length)[0][0]
+        return model.extend(ids, model.init_state(1, 256), length)[0][0]
 
     def logits(ids):
         row = np.zeros((1, 256), np.int32)

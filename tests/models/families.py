@@ -172,19 +172,26 @@ def backward(config: ModelConfig) -> Callable[[Any, Batch, jax.Array], tuple[jax
 
 @functools.cache
 def decoder(config: ModelConfig) -> tuple[Any, Callable]:
-    """Parameters in the form for decoding, and (params, ids, cache, lengths) -> logits, cache."""
+    """Parameters in the form for decoding, and (params, ids, state, lengths) -> logits, state."""
     model = nnx.merge(*split_model(config)).for_decoding()
     graphdef, params = nnx.split(model)
     return params, jax.jit(
-        lambda params, ids, cache, lengths: nnx.merge(graphdef, params).extend(ids, cache, lengths)
+        lambda params, ids, state, lengths: nnx.merge(graphdef, params).extend(ids, state, lengths)
     )
 
 
 @functools.cache
-def empty_cache(config: ModelConfig) -> Any:
+def rolled_back(config: ModelConfig) -> Callable:
+    """(params of `decoder`, state, snapshot, ids, lengths) -> state, as `roll_back` does it."""
+    graphdef, _ = nnx.split(nnx.merge(*split_model(config)).for_decoding())
+    return jax.jit(lambda params, *args: nnx.merge(graphdef, params).roll_back(*args))
+
+
+@functools.cache
+def empty_state(config: ModelConfig) -> Any:
     """For `ROWS` rows of `LENGTH` symbols; made by one program, which compiles faster than many."""
     graphdef, params = split_model(config)
-    return jax.jit(lambda params: nnx.merge(graphdef, params).init_cache(ROWS, LENGTH))(params)
+    return jax.jit(lambda params: nnx.merge(graphdef, params).init_state(ROWS, LENGTH))(params)
 
 
 def random_rows(seed: int, rows: int = ROWS, length: int = LENGTH) -> Batch:

@@ -226,7 +226,7 @@ def decode(case: Case, config: HierarchyConfig, parameters: Parameters, length: 
     graphdef = checked_graph(case, config, parameters)
     model = nnx.merge(graphdef, jax.jit(parameters)(case.param))
     ids = symbols(case.input["tokens"])
-    cache, ones = model.init_cache(len(ids), length), jnp.ones(len(ids), jnp.int32)
+    cache, ones = model.init_state(len(ids), length), jnp.ones(len(ids), jnp.int32)
     graphdef, params = nnx.split(model.for_decoding())
     extend = jax.jit(lambda params, *args: nnx.merge(graphdef, params).extend(*args))
     logits = []

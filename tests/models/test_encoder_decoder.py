@@ -24,6 +24,7 @@ from bytelm.models.t5.shortening import (
 )
 from bytelm.nn.linear import Embedding
 from bytelm.nn.mesh import MeshConfig, place_batch, single_device_mesh
+from bytelm.nn.state import snapshot
 from bytelm.training.step import train_program
 
 sizes = {
@@ -166,10 +167,10 @@ def test_cached_decoding_is_the_full_forward_at_every_split(config):
     wanted, empty = logits(config, batch), start(weights, batch.inputs)
     ones = np.ones(ROWS, np.int32)
     for split in range(TARGETS + 1):
-        prefix, cache = extend(weights, batch.ids, empty, split * ones)
+        prefix, state = extend(weights, batch.ids, empty, split * ones)
         close(prefix[:, :split], wanted[:, :split])
         for place in range(split, TARGETS):
-            new, cache = extend(weights, batch.ids[:, place, None], cache, ones)
+            new, state = extend(weights, batch.ids[:, place, None], state, ones)
             close(new[:, 0], wanted[:, place])
 
 
@@ -178,12 +179,26 @@ def test_rows_of_different_lengths_decode_together(config):
     batch = random_batch()
     wanted, rows = logits(config, batch), np.arange(ROWS)
     first = (rows % 3 + 1).astype(np.int32)
-    prefix, cache = extend(weights, batch.ids, start(weights, batch.inputs), first)
+    prefix, state = extend(weights, batch.ids, start(weights, batch.inputs), first)
     close(prefix[rows, first - 1], wanted[rows, first - 1])
     for step in range(2):
         ids = batch.ids[rows, first + step][:, None]
-        new, cache = extend(weights, ids, cache, np.ones(ROWS, np.int32))
+        new, state = extend(weights, ids, state, np.ones(ROWS, np.int32))
         close(new[:, 0], wanted[rows, first + step])
+
+
+def test_rolling_back_is_never_having_read_on(config):
+    start, extend, weights = decoder(config)
+    batch, rows = random_batch(), np.arange(ROWS)
+    wanted, kept = logits(config, batch), rows % 3
+    _, state = extend(weights, batch.ids[:, :2], start(weights, batch.inputs), np.full(ROWS, 2))
+    then, right = snapshot(state), batch.ids[:, 2:4]
+    ids = np.where(np.arange(2)[None, :] < kept[:, None], right, (right + 1) % 256)
+    _, state = extend(weights, ids, state, np.full(ROWS, 2))
+    graphdef = nnx.split(nnx.merge(*split_model(config)).for_decoding())[0]
+    state = nnx.merge(graphdef, weights).roll_back(state, then, ids, jnp.asarray(kept))
+    new, _ = extend(weights, batch.ids[rows, 2 + kept][:, None], state, np.ones(ROWS, np.int32))
+    close(new[:, 0], wanted[rows, 2 + kept])
 
 
 def test_padding_changes_nothing(config):

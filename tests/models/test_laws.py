@@ -19,6 +19,7 @@ from bytelm.nn.mesh import (
     place_batch,
     single_device_mesh,
 )
+from bytelm.nn.state import put, snapshot, take
 from bytelm.training.checkpoints.checkpoint import Checkpoints
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.optimizer import OptimizerConfig
@@ -29,10 +30,11 @@ from tests.models.families import (
     ROWS,
     backward,
     decoder,
-    empty_cache,
+    empty_state,
     forward,
     padded,
     random_rows,
+    rolled_back,
     split_model,
     with_room,
 )
@@ -172,14 +174,14 @@ def test_padding_is_not_seen_and_breaks_nothing(config):
 def read(config, ids, pieces):
     """Logits of cached decoding, where each piece is (N, lengths) of a call to `extend`."""
     params, extend = decoder(config)
-    cache = empty_cache(config)
+    state = empty_state(config)
     values = np.zeros((*ids.shape, config.symbols.outputs), np.float32)
     done = np.zeros(len(ids), int)
     for size, lengths in pieces:
         offsets = np.arange(size)
-        # Beyond `lengths` are symbols that must be ignored.
+        # Past `lengths` are symbols that must be ignored.
         piece = ids[np.arange(len(ids))[:, None], np.minimum(done[:, None] + offsets, LENGTH - 1)]
-        new, cache = extend(params, piece, cache, jnp.asarray(lengths, jnp.int32))
+        new, state = extend(params, piece, state, jnp.asarray(lengths, jnp.int32))
         assert np.isfinite(new).all()
         for row, count in enumerate(lengths):
             values[row, done[row] : done[row] + count] = new[row, :count]
@@ -208,6 +210,50 @@ def test_decoding_in_uneven_pieces_equals_the_full_forward(config):
         done += lengths
     values = read(config, batch.ids, pieces)
     np.testing.assert_allclose(values, logits(config, batch), atol=TOLERANCE)
+
+
+def test_rolling_back_is_never_having_read_on(config):
+    """Rows read 6 symbols, then up to 5 drafted ones of which some are rejected, then the rest."""
+    params, extend = decoder(config)
+    right, drafted = random_rows(17), random_rows(18)
+    start, drafts, rows = 6, 5, np.arange(ROWS)
+    read_drafts = rows % (drafts + 1)
+    kept = rows % (read_drafts + 1)
+    _, state = extend(params, right.ids, empty_state(config), np.full(ROWS, start, np.int32))
+    ids = np.concatenate([right.ids[:, :start], drafted.ids[:, start:]], axis=1)
+    draft = np.concatenate([ids[:, start:], ids[:, :start]], axis=1)
+    then = snapshot(state)
+    _, state = extend(params, draft, state, read_drafts.astype(np.int32))
+    state = rolled_back(config)(params, state, then, draft, kept.astype(np.int32))
+
+    places = np.arange(LENGTH)
+    is_draft = (places[None, :] >= start) & (places[None, :] < start + kept[:, None])
+    ids = np.where(is_draft, ids, right.ids)
+    after = np.roll(ids, -start, axis=1)
+    for step in range(4):
+        at = (kept + step)[:, None]
+        new, state = extend(
+            params, np.take_along_axis(after, at, axis=1), state, np.ones(ROWS, np.int32)
+        )
+        expected = logits(config, dataclasses.replace(right, ids=ids))[rows, start + at[:, 0]]
+        np.testing.assert_allclose(new[:, 0], expected, atol=TOLERANCE)
+
+
+def test_every_leaf_of_a_state_has_the_batch_axis_first(config):
+    state = empty_state(config)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(state)} == {ROWS}
+    # Rows move without further ado: the same rows in another order say the same.
+    params, extend = decoder(config)
+    batch, order = random_rows(19), np.roll(np.arange(ROWS), 3)
+    half = np.full(ROWS, LENGTH // 2, np.int32)
+    _, state = extend(params, batch.ids, state, half)
+    moved = take(put(state, jnp.arange(2), take(state, jnp.array([5, 6]))), order)
+    source = np.arange(ROWS)
+    source[:2] = 5, 6
+    wanted, _ = extend(params, batch.ids[source][order], moved, half)
+    ids = np.concatenate([batch.ids[:, : LENGTH // 2]] * 2, axis=1)[source][order]
+    expected = logits(config, dataclasses.replace(batch, ids=ids))
+    np.testing.assert_allclose(wanted[:, : LENGTH // 2], expected[:, LENGTH // 2 :], atol=TOLERANCE)
 
 
 def test_sharded_over_every_mesh_axis_equals_one_device(config, monkeypatch):

@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,8 +7,8 @@ import pytest
 from flax import nnx
 
 from bytelm.nn.attention.attention import AttentionMask
-from bytelm.nn.block import BlockConfig, Condition, LayerCache
-from bytelm.nn.stack import DEEPEST_UNROLLED, Stack, StackCache
+from bytelm.nn.block import BlockConfig, Condition
+from bytelm.nn.stack import DEEPEST_UNROLLED, MixedStack, Stack
 
 DEPTH = 3
 
@@ -93,14 +95,21 @@ def test_layers_start_different():
 
 
 def test_a_window_bounds_the_cache():
-    def slots(window, length):
-        stack = nnx.eval_shape(lambda: Stack(config(window=window), rngs=nnx.Rngs(0)))
-        cache = stack.init_cache(2, length, jnp.dtype("bfloat16"))
-        assert len(cache.layers) == DEPTH
-        assert {layer.keys.dtype for layer in cache.layers} == {jnp.dtype("bfloat16")}
-        return {layer.keys.shape[1] for layer in cache.layers}
+    def entries(window, length):
+        @nnx.eval_shape
+        def state():
+            stack = Stack(config(window=window), rngs=nnx.Rngs(0))
+            return stack.init_state(2, length, jnp.dtype("bfloat16"))
 
-    assert (slots(None, 20), slots(5, 20), slots(30, 20)) == ({20}, {5}, {20})
+        assert state.max_length == length
+        assert len(state.layers) == DEPTH
+        assert {layer.keys.dtype for layer in state.layers} == {jnp.dtype("bfloat16")}
+        assert {layer.is_ring for layer in state.layers} == {not state.can_truncate}
+        return state.layers[0].keys.shape, state.can_truncate
+
+    assert entries(None, 20) == ((2, 2, 20, 4), True)
+    assert entries(5, 20) == ((2, 2, 5, 4), False)
+    assert entries(30, 20) == ((2, 2, 20, 4), True)
 
 
 def test_unstacking_changes_the_form_and_not_the_numbers(parameters, outputs):
@@ -124,19 +133,19 @@ def random_stack(**options):
 
 
 LONGER = np.random.default_rng(3).normal(size=(2, 9, 8)).astype(np.float32)
-SEGMENTS = np.int32([[1, 1, 1, 2, 2, 2, 2, 2, 3], [1, 2, 2, 2, 2, 3, 3, 3, 3]])
+GROUPS = np.int32([[1, 1, 1, 2, 2, 2, 2, 2, 3], [1, 2, 2, 2, 2, 3, 3, 3, 3]])
 
 
 def run_in_pieces(graphdef, params, lengths, condition=None):
     """Outputs for LONGER, read in pieces of at most 3 positions, as many a row as `lengths`."""
 
     @jax.jit
-    def extend(params, x, cache, lengths, group_ids, condition):
+    def extend(params, x, state, lengths, group_ids, condition):
         return nnx.merge(graphdef, params).extend(
-            x, cache, lengths, group_ids=group_ids, condition=condition
+            x, state, lengths, group_ids=group_ids, shared=condition
         )
 
-    cache = nnx.merge(graphdef, params).init_cache(2, 9, jnp.float32)
+    state = nnx.merge(graphdef, params).init_state(2, 9, jnp.float32)
     outputs, rows = np.zeros_like(LONGER), np.arange(2)[:, None]
     done = np.zeros((2, 1), np.int32)
     for piece in np.int32(lengths):
@@ -145,7 +154,7 @@ def run_in_pieces(graphdef, params, lengths, condition=None):
         part = None
         if condition is not None:
             part = Condition(condition.vectors, condition.index[rows, at])
-        out, cache = extend(params, LONGER[rows, at], cache, piece, SEGMENTS[rows, at], part)
+        out, state = extend(params, LONGER[rows, at], state, piece, GROUPS[rows, at], part)
         valid = offsets < piece[:, None]
         outputs[np.nonzero(valid)[0], at[valid]] = out[valid]
         done += piece[:, None]
@@ -160,8 +169,8 @@ LENGTHS = [(3, 1), (2, 3), (0, 2), (1, 1), (3, 2)]
 def test_pieces_of_packed_documents_equal_the_whole(window):
     graphdef, params = random_stack(window=window)
     whole = jax.jit(lambda params, group_ids: nnx.merge(graphdef, params)(LONGER, group_ids))
-    expected = whole(params, SEGMENTS)
-    assert np.abs(expected - whole(params, np.ones_like(SEGMENTS))).max() > 0.1
+    expected = whole(params, GROUPS)
+    assert np.abs(expected - whole(params, np.ones_like(GROUPS))).max() > 0.1
     found = run_in_pieces(graphdef, params, LENGTHS)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -171,7 +180,7 @@ def test_only_differences_of_positions_matter():
 
     @jax.jit
     def whole(params, positions):
-        return nnx.merge(graphdef, params)(LONGER, SEGMENTS, positions=positions)
+        return nnx.merge(graphdef, params)(LONGER, GROUPS, positions=positions)
 
     counted = whole(params, None)
     rows = np.broadcast_to(np.arange(9, dtype=np.int32), (2, 9))
@@ -189,7 +198,7 @@ def test_conditions_are_added_to_each_layers_input():
 
     @jax.jit
     def whole(params, condition):
-        return nnx.merge(graphdef, params)(LONGER, SEGMENTS, condition=condition)
+        return nnx.merge(graphdef, params)(LONGER, GROUPS, shared=condition)
 
     @jax.jit
     def by_hand(params):
@@ -200,7 +209,7 @@ def test_conditions_are_added_to_each_layers_input():
                 dense.kernel[...] for dense in (block.condition_value, block.condition_output)
             )
             x = x + (vectors @ value @ output)[np.arange(2)[:, None], condition.index]
-            x = block(x, SEGMENTS)
+            x = block(x, GROUPS)
         return x
 
     expected = by_hand(params)
@@ -210,24 +219,101 @@ def test_conditions_are_added_to_each_layers_input():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def cache_of(rows):
-    """A cache for two heads whose row i holds the number `rows[i]` everywhere."""
-    rows = np.asarray(rows, np.int32)
-    keys = np.zeros((2 * len(rows), 4, 3), np.float32) + rows.repeat(2)[:, None, None]
-    slots = np.zeros((len(rows), 4), np.int32) + rows[:, None]
-    layers = (LayerCache(keys, -keys), LayerCache(keys + 100, keys + 200))
-    return StackCache(*jax.tree.map(jnp.asarray, (rows, slots, slots + 10, layers)))
+@dataclass(frozen=True)
+class FadingConfig:
+    """Blocks with a recurrent state: h = h / 2 + x, and x + kernel h is their output."""
+
+    width: int
+    depth: int
+
+    def build(self, rngs):
+        return Fading(self, rngs=rngs)
+
+    def entries(self, length):
+        return 1
+
+    def forward_flops(self, length):
+        return self.depth * 2.0 * length * self.width**2
 
 
-def assert_equal(found, expected):
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+class Fading(nnx.Module):
+    def __init__(self, config, *, rngs):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (config.width, config.width)))
+
+    def __call__(self, x, group_ids, positions, shared):
+        begins = jnp.diff(group_ids, axis=1, prepend=-1) != 0
+        state = jnp.zeros((x.shape[0], x.shape[2]))
+        return self.read(x, state, begins, jnp.ones(x.shape[:2], bool))[0]
+
+    def read(self, x, state, begins, valid):
+        def step(h, at):
+            x, begins, valid = at
+            after = jnp.where(begins[:, None], 0, h) / 2 + x
+            h = jnp.where(valid[:, None], after, h)
+            return h, h
+
+        state, states = jax.lax.scan(step, state, (x.swapaxes(0, 1), begins.T, valid.T))
+        return x + states.swapaxes(0, 1) @ self.kernel[...], state
+
+    def init_state(self, batch, length, dtype, shared):
+        state = jnp.zeros((batch, len(self.kernel[...])), dtype)
+        return {"h": state, "group": jnp.full((batch,), -1, jnp.int32)}
+
+    def extend(self, x, state, new, shared):
+        groups = jnp.concatenate([state["group"][:, None], new.group_ids], axis=1)
+        valid = new.positions >= 0
+        x, h = self.read(x, state["h"], jnp.diff(groups, axis=1) != 0, valid)
+        last = jnp.take_along_axis(groups, valid.sum(axis=1, keepdims=True), axis=1)[:, 0]
+        return x, {"h": h, "group": last}
 
 
-def test_rows_of_a_cache_move():
-    assert_equal(cache_of([5, 6, 7]).reorder(jnp.array([2, 0, 2, 1])), cache_of([7, 5, 7, 6]))
+@pytest.mark.parametrize("scan", [False, True])
+def test_blocks_of_different_types_are_one_stack(scan):
+    """Recurrent blocks before and after attention, read whole or in parts."""
+    configs = [FadingConfig(8, 2), config(2, window=3), FadingConfig(8, 1), config(1)]
+    graphdef, shapes = nnx.split(
+        nnx.eval_shape(lambda: MixedStack(configs, rngs=nnx.Rngs(0), scan=scan))
+    )
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0.0, 0.5, leaf.shape), jnp.float32),
+        nnx.to_pure_dict(shapes),
+    )
+    assert {len(leaf) for leaf in jax.tree.leaves(params["stacks"][0])} == {2}
+    whole = jax.jit(lambda params, group_ids: nnx.merge(graphdef, params)(LONGER, group_ids))
+    expected = whole(params, GROUPS)
+    assert np.abs(expected - whole(params, np.ones_like(GROUPS))).max() > 0.1
+    found = run_in_pieces(graphdef, params, LENGTHS)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    unstacked = nnx.merge(graphdef, params)
+    unstacked.unstack()
+    found = run_in_pieces(*nnx.split(unstacked), LENGTHS)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_rows_of_a_cache_are_replaced():
-    # Row 3 is none of the cache's.
-    put = cache_of([5, 6, 7]).put(jnp.array([2, 3, 0]), cache_of([1, 2, 3]))
-    assert_equal(put, cache_of([3, 6, 1]))
+def test_the_state_of_a_mixed_stack_counts_positions_once():
+    stack = MixedStack([FadingConfig(8, 1), config(1, window=3)], rngs=nnx.Rngs(0))
+    state = stack.init_state(2, 9, jnp.float32)
+    _, state = stack.extend(jnp.ones((2, 2, 8)), state, jnp.array([2, 1]))
+    assert state.max_length == 9
+    np.testing.assert_array_equal(state.length, [2, 1])
+
+
+def test_a_step_over_the_blocks_may_carry_more_than_the_activations(parameters, outputs):
+    graphdef, _ = split()
+
+    @jax.jit
+    def run(params):
+        def step(block, carry):
+            x, sums = carry
+            return block(x, None), sums + x.sum()
+
+        return nnx.merge(graphdef, params).fold(step, (jnp.asarray(INPUTS), 0.0), first=1)
+
+    def last_two(params, x):
+        return nnx.merge(graphdef, params)(x, None, first=1)
+
+    x, total = run(parameters)
+    np.testing.assert_allclose(x, jax.jit(last_two)(parameters, INPUTS), rtol=1e-5, atol=1e-5)
+    between = jax.jit(lambda p: nnx.merge(graphdef, p)(INPUTS, None, first=1, last=2))(parameters)
+    np.testing.assert_allclose(total, INPUTS.sum() + between.sum(), rtol=1e-4)

@@ -4,8 +4,12 @@ import numpy as np
 from flax import nnx
 
 from bytelm.nn.attention.attention import AttentionMask
-from bytelm.nn.block import BlockConfig
-from bytelm.nn.transformer_xl import PositionBiases, RelativeBlock, by_key, sinusoids
+from bytelm.nn.transformer_xl import (
+    PositionBiases,
+    RelativeBlockConfig,
+    distances_to_keys,
+    sinusoids,
+)
 
 
 def block_config(**changes):
@@ -22,22 +26,22 @@ def block_config(**changes):
         "mask": AttentionMask(),
         "implementation": "auto",
     }
-    return BlockConfig(**(options | changes))
+    return RelativeBlockConfig(**(options | changes))
 
 
 def random_block(config):
-    graphdef, state = nnx.split(RelativeBlock(config, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(config.build(nnx.Rngs(0)))
     rng = np.random.default_rng(1)
     noise = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / 2), state)
     return nnx.merge(graphdef, noise)
 
 
-def test_scores_of_distances_are_moved_to_their_keys():
-    of_distances = jnp.arange(2 * 4 * 4.0).reshape(2, 4, 4)
-    moved = np.asarray(by_key(of_distances))
+def test_scores_by_distance_are_moved_to_their_keys():
+    by_distance = jnp.arange(2 * 4 * 4.0).reshape(2, 4, 4)
+    moved = np.asarray(distances_to_keys(by_distance))
     for i in range(4):
         for j in range(i + 1):
-            np.testing.assert_array_equal(moved[:, i, j], of_distances[:, i, i - j])
+            np.testing.assert_array_equal(moved[:, i, j], by_distance[:, i, i - j])
 
 
 def test_sines_come_before_cosines():

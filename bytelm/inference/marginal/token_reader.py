@@ -1,9 +1,9 @@
-"""Runs a subword model over many token histories at once, each in a row of one decoding cache.
+"""Runs a subword model over many token histories at once, each in a row of one decoding state.
 
-Context: a history is read as `bytelm.inference.scoring` reads a document of tokens, in
-windows that slide over it. When its `context` symbols are full, the next token is predicted from
-the last `context - stride + 1` of them, read afresh. So the distribution after a history depends on
-the history alone, and is the one that its canonical score uses.
+A history is read in sliding windows, as `bytelm.inference.scoring` reads a document of tokens.
+When its `context` symbols are full, the next token is predicted from the last
+`context - stride + 1` of them, which are read again. So the distribution after a history depends
+only on the history, and is the one used for its canonical score.
 """
 
 import functools
@@ -16,21 +16,22 @@ import numpy as np
 from flax import nnx
 
 from bytelm.core.vocabulary import Vocabulary
-from bytelm.inference.generation import read_piece
+from bytelm.inference.generation import empty_state, read_piece
+from bytelm.nn.state import put, take
 
 PIECE = 64
-"""Symbols of each row that are read afresh at a time."""
+"""Symbols of each row that are read again at a time."""
 FEWEST_ROWS = 32
-"""Rows of a cache that grows as it has to."""
+"""Initial rows of a state that grows when needed."""
 
 
 class Read(NamedTuple):
-    """What a model has read of a history.
+    """A history that the model has read.
 
     Attributes:
-        symbols: those it sees: START, if that is not too far back, and token ids.
-        row: the history's row of the cache.
-        next_log_p: float64 `[C]`, log-probabilities of what `columns` asks for.
+        symbols: what the model sees of it: START, unless that is too far back, and token ids.
+        row: its row of the state.
+        next_log_p: float64 `[C]`, log-probabilities of the outputs `columns`.
     """
 
     symbols: tuple[int, ...]
@@ -39,14 +40,14 @@ class Read(NamedTuple):
 
 
 class TokenReader:
-    """A decoding cache whose rows are token histories.
+    """A decoding state whose rows are token histories.
 
     Args:
-        graphdef, params: of the model, with `reorder` and `put` of cache rows.
+        graphdef, params: of the model.
         vocabulary: its symbols.
-        columns: int64 `[C]`, the outputs whose log-probabilities are wanted, in their order.
-        rows: histories that are alive at most; None for as many as there come to be.
-        context: symbols that the model sees at most.
+        columns: int64 `[C]`, the outputs whose log-probabilities are returned, in this order.
+        rows: most histories alive at a time; None if there is no limit.
+        context: most symbols that the model sees.
         stride: how far a window moves, 1 to `context`.
     """
 
@@ -67,27 +68,26 @@ class TokenReader:
         self._rows = rows or FEWEST_ROWS
         self._context = context
         self._kept = context - stride + 1
-        self._cache = _empty_cache(*self._model, self._rows, context)
+        self._state = empty_state(*self._model, self._rows, context)
 
     def start(self) -> Read:
-        """Reads START, as the first thing that is read at all."""
+        """Reads START; call it before `extend`."""
         return self._step([(0, (self._vocabulary.start,))], [0])[0]
 
     def extend(self, parents: Sequence[tuple[Read, int]], used: set[int]) -> list[Read]:
         """Reads one more token after each of some histories.
 
         Args:
-            parents: histories, some maybe more than once, and the token to read after each.
-            used: rows that must stay as they are; all others are free to be written, those of
-                parents too.
+            parents: histories, possibly repeated, and the token to read after each.
+            used: rows to keep; all others may be overwritten, those of parents too.
         """
         free = self._free_rows(len(parents), used)
         longer = [(parent.row, (*parent.symbols, token)) for parent, token in parents]
         full = [len(symbols) > self._context for _, symbols in longer]
         result: dict[int, Read] = {}
-        # The full ones are read afresh, after nobody needs the rows of parents any more.
-        for read, of_full in ((self._step, False), (self._read_afresh, True)):
-            chosen = [index for index, is_full in enumerate(full) if is_full == of_full]
+        # Full windows are read again last, when the rows of parents are no longer needed.
+        for read, when_full in ((self._step, False), (self._read_again, True)):
+            chosen = [index for index, is_full in enumerate(full) if is_full == when_full]
             if chosen:
                 reads = read([longer[i] for i in chosen], [free[i] for i in chosen])
                 result.update(zip(chosen, reads, strict=True))
@@ -96,26 +96,26 @@ class TokenReader:
     def _free_rows(self, count: int, used: set[int]) -> list[int]:
         while self._rows - len(used) < count:
             rows = np.arange(2 * self._rows, dtype=np.int32) % self._rows
-            self._cache = _reorder(*self._model, self._cache, rows)
+            self._state = _take(self._state, rows)
             self._rows *= 2
         return [row for row in range(self._rows) if row not in used][:count]
 
     def _step(self, histories: list[tuple[int, tuple[int, ...]]], rows: list[int]) -> list[Read]:
-        """Reads the last symbol of each history, with what the cache row given with it holds."""
+        """Reads the last symbol of each history; the row given with it has read the others."""
         sources, symbols = zip(*histories, strict=True)
-        logits, self._cache = _step(
+        logits, self._state = _step(
             *self._model,
-            self._cache,
+            self._state,
             _padded(sources, 0),
             _padded([history[-1] for history in symbols], self._vocabulary.pad),
             _padded(rows, self._rows),
         )
         return self._reads(symbols, rows, logits)
 
-    def _read_afresh(
+    def _read_again(
         self, histories: list[tuple[int, tuple[int, ...]]], rows: list[int]
     ) -> list[Read]:
-        """Reads the last symbols of each history, as a window's first."""
+        """Reads the last symbols of each history as the first of a window."""
         symbols = [history[-self._kept :] for _, history in histories]
         targets = _padded(rows, self._rows)
         piece = min(PIECE, self._kept)
@@ -123,14 +123,14 @@ class TokenReader:
             (len(targets), -(-self._kept // piece) * piece), self._vocabulary.pad, np.int32
         )
         ids[: len(rows), : self._kept] = symbols
-        cache = _empty_cache(*self._model, len(targets), self._context)
+        state = empty_state(*self._model, len(targets), self._context)
         logits = jnp.zeros((len(targets), self._vocabulary.outputs), jnp.float32)
         for first in range(0, self._kept, piece):
             present = np.full(len(targets), min(self._kept - first, piece), np.int32)
-            logits, cache = read_piece(
-                *self._model, ids[:, first : first + piece], present, logits, cache
+            logits, state = read_piece(
+                *self._model, ids[:, first : first + piece], present, logits, state
             )
-        self._cache = _put(*self._model, self._cache, targets, cache)
+        self._state = _put(self._state, targets, state)
         return self._reads(symbols, rows, logits)
 
     def _reads(
@@ -143,38 +143,26 @@ class TokenReader:
 
 
 def _padded(values: Sequence[int], filler: int) -> np.ndarray:
-    """Int32, filled up to a power of two, so that few shapes are compiled."""
+    """Int32, padded to a power of two, so that few shapes are compiled."""
     result = np.full(1 << (len(values) - 1).bit_length(), filler, np.int32)
     result[: len(values)] = values
     return result
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "rows", "slots"))
-def _empty_cache(graphdef: nnx.GraphDef, params: Any, rows: int, slots: int) -> Any:
-    return nnx.merge(graphdef, params).init_cache(rows, slots)
+_take = jax.jit(take)
+_put = jax.jit(put, donate_argnames="state")
 
 
-@functools.partial(jax.jit, static_argnames="graphdef")
-def _reorder(graphdef: nnx.GraphDef, params: Any, cache: Any, rows: jax.Array) -> Any:
-    return nnx.merge(graphdef, params).reorder(cache, rows)
-
-
-@functools.partial(jax.jit, static_argnames="graphdef", donate_argnames="cache")
-def _put(graphdef: nnx.GraphDef, params: Any, cache: Any, rows: jax.Array, new: Any) -> Any:
-    return nnx.merge(graphdef, params).put(cache, rows, new)
-
-
-@functools.partial(jax.jit, static_argnames="graphdef", donate_argnames="cache")
+@functools.partial(jax.jit, static_argnames="graphdef", donate_argnames="state")
 def _step(
     graphdef: nnx.GraphDef,
     params: Any,
-    cache: Any,
+    state: Any,
     sources: jax.Array,
     ids: jax.Array,
     rows: jax.Array,
 ) -> tuple[jax.Array, Any]:
-    """Reads `ids[i]` with what row `sources[i]` holds, into row `rows[i]`; all `[K]`."""
+    """Reads `ids[i]` after what row `sources[i]` has read, into row `rows[i]`; all `[K]`."""
     model = nnx.merge(graphdef, params)
-    new = model.reorder(cache, sources)
-    logits, new = model.extend(ids[:, None], new, jnp.ones_like(ids))
-    return logits[:, 0], model.put(cache, rows, new)
+    logits, new = model.extend(ids[:, None], take(state, sources), jnp.ones_like(ids))
+    return logits[:, 0], put(state, rows, new)

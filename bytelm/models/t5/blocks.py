@@ -7,10 +7,8 @@ All layers of a stack share one table of biases. No linear layer has a bias.
 Shapes: B = rows, T = queries, S = keys, H = heads, K = head size, d = width.
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,16 +23,17 @@ from bytelm.nn.attention.biased import (
     whole_bias,
 )
 from bytelm.nn.attention.blockwise import MASKED
-from bytelm.nn.block import BlockConfig, CacheSlots, LayerCache, by_position
+from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense
 from bytelm.nn.mlp import MLP
 from bytelm.nn.norms import RMSNorm
 from bytelm.nn.partitioning import shard_rows
+from bytelm.nn.state import Fixed, KeyValueCache, NewPositions
 
 BUCKETS = 32
-"""Buckets of distances, those of both directions together in an encoder."""
+"""Buckets of distances; in an encoder, half of them for each direction."""
 FARTHEST = 128
-"""Distances from this one on share a bucket."""
+"""This distance and all larger ones share a bucket."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +43,23 @@ class T5BlockConfig(BlockConfig):
     cross: bool = False
     """Whether the blocks attend to an encoder's states."""
     softmax1: bool = False
-    """Whether attention may give less than all of its weight: `exp(x) / (1 + sum exp(x))`."""
+    """Whether the weights of attention may sum to less than 1: `exp(x) / (1 + sum exp(x))`."""
+
+    def build(self, rngs: nnx.Rngs) -> "T5Block":
+        return T5Block(self, rngs=rngs)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class T5Context:
-    """What all layers of a stack are given alike.
+    """What all layers of a stack share.
 
     Attributes:
         windows: biases of the scores of self-attention, as `biased_attention` takes them.
-        keys_bias: float32 `[B, S]`, added to the scores of each key there; None for 0.
-        states: `[B, S', d]`, what the encoder read; None in an encoder, and in decoding, where the
-            cache has its keys and values.
-        states_bias: float32 `[B, S']`, added to the scores of those states, MASKED where there is
-            none.
+        keys_bias: float32 `[B, S]`, added to the scores of each key; None for 0.
+        states: `[B, S', d]`, the encoder's outputs; None in an encoder, and while decoding, where
+            the state has their keys and values.
+        states_bias: float32 `[B, S']`, added to the scores of `states`, MASKED for padding.
     """
 
     windows: jax.Array
@@ -69,15 +70,20 @@ class T5Context:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class T5LayerCache(LayerCache):
-    """A decoder layer's keys and values: of its own positions, and of the encoder's states.
+class CrossCache(Fixed):
+    """A decoder layer's keys and values `[B, S', H, K]` of the encoder's outputs."""
 
-    Attributes:
-        states_keys, states_values: `[B, S', H, K]`.
-    """
+    keys: jax.Array
+    values: jax.Array
 
-    states_keys: jax.Array
-    states_values: jax.Array
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class T5State:
+    """A decoder layer's keys and values of its own positions and of the encoder's outputs."""
+
+    own: KeyValueCache
+    cross: CrossCache
 
 
 class RelativeBias(nnx.Module):
@@ -165,7 +171,7 @@ class T5Attention(nnx.Module):
         return x.reshape(*x.shape[:-1], self.config.heads, self.config.head_width)
 
     def keys_and_values(self, states: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Of states `[B, S, d]`, `[B, S, H, K]` each."""
+        """Keys and values `[B, S, H, K]` of states `[B, S, d]`."""
         return self.heads(self.key(states)), self.heads(self.value(states))
 
     def __call__(
@@ -196,27 +202,8 @@ class T5Attention(nnx.Module):
         return of_key.sum() / jnp.maximum(there.sum(), 1)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Watched:
-    """States on their way through a stack, and by how much its layers' scores are too large.
-
-    Attributes:
-        states: `[B, T, d]`.
-        excess: the sum over layers of the mean over scores of `max(score, limit) - limit`.
-        limit: of the scores of self-attention, biases of distances included.
-    """
-
-    states: jax.Array
-    excess: jax.Array
-    limit: float
-
-
 class T5Block(nnx.Module):
-    """One layer of an encoder, or with `cross` of a decoder: `[B, T, d] -> [B, T, d]`.
-
-    Takes and returns `Watched` states too, for the penalty that MrT5 is trained from scratch with.
-    """
+    """One layer of an encoder, or with `cross` of a decoder: `[B, T, d] -> [B, T, d]`."""
 
     def __init__(self, config: T5BlockConfig, *, rngs: nnx.Rngs):
         self.attention_norm = RMSNorm(config.width)
@@ -229,37 +216,43 @@ class T5Block(nnx.Module):
 
     def __call__(
         self,
-        x: Any,
-        document_ids: jax.Array | None,
+        x: jax.Array,
+        group_ids: jax.Array | None,
         positions: jax.Array | None,
-        context: T5Context,
-    ) -> Any:
-        if isinstance(x, Watched):
-            excess = self.attention.excess(self.attention_norm(x.states), context, x.limit)
-            states = self(x.states, document_ids, positions, context)
-            return Watched(states, x.excess + excess, x.limit)
+        shared: T5Context,
+    ) -> jax.Array:
+        """Rows of one group; positions are in the windows of `shared`."""
         normed = self.attention_norm(shard_rows(x))
         k, v = self.attention.keys_and_values(normed)
-        x = x + self.attention(normed, k, v, context.windows, context.keys_bias)
-        if context.states is not None:
-            k, v = self.cross.keys_and_values(context.states)
-            x = self._with_states(x, k, v, context)
+        x = x + self.attention(normed, k, v, shared.windows, shared.keys_bias)
+        if shared.states is not None:
+            x = self._read_encoder(x, *self.cross.keys_and_values(shared.states), shared)
         return x + self.mlp(self.mlp_norm(x))
 
-    def _with_states(
-        self, x: jax.Array, k: jax.Array, v: jax.Array, context: T5Context
+    def excess(self, x: jax.Array, shared: T5Context, limit: float) -> jax.Array:
+        """The mean of `max(score, limit) - limit` over the scores of this layer, given its input.
+
+        MrT5 trains with it as a penalty. Takes the windows of whole rows.
+        """
+        return self.attention.excess(self.attention_norm(x), shared, limit)
+
+    def _read_encoder(
+        self, x: jax.Array, k: jax.Array, v: jax.Array, shared: T5Context
     ) -> jax.Array:
-        return x + self.cross(self.cross_norm(x), k, v, None, context.states_bias)
+        return x + self.cross(self.cross_norm(x), k, v, None, shared.states_bias)
+
+    def init_state(self, batch: int, length: int, dtype: jnp.dtype, shared: jax.Array) -> T5State:
+        """A decoder's state; `shared` are the encoder's outputs `[B, S', d]`."""
+        own = self.attention.config.empty_cache(batch, length, dtype)
+        return T5State(own, CrossCache(*self.cross.keys_and_values(shared)))
 
     def extend(
-        self, x: jax.Array, cache: T5LayerCache, slots: CacheSlots, context: T5Context
-    ) -> tuple[jax.Array, T5LayerCache]:
-        """The block for N new positions; `context.windows` are those of `slots.key_positions`."""
+        self, x: jax.Array, state: T5State, new: NewPositions, shared: T5Context
+    ) -> tuple[jax.Array, T5State]:
+        """A decoder's new positions; `shared.windows` are those of `new.key_positions`."""
         normed = self.attention_norm(x)
-        k, v = self.attention.keys_and_values(normed)
-        written, keys, values = slots.extend(cache, k, v)
-        k, v = (by_position(each, len(x)).astype(x.dtype) for each in (keys, values))
-        x = x + self.attention(normed, k, v, context.windows, context.keys_bias)
-        x = self._with_states(x, cache.states_keys, cache.states_values, context)
-        x = x + self.mlp(self.mlp_norm(x))
-        return x, dataclasses.replace(cache, keys=written.keys, values=written.values)
+        own, *keys_and_values = new.extend(state.own, *self.attention.keys_and_values(normed))
+        k, v = (each.swapaxes(1, 2).astype(x.dtype) for each in keys_and_values)  # [B, S, H, K]
+        x = x + self.attention(normed, k, v, shared.windows, shared.keys_bias)
+        x = self._read_encoder(x, state.cross.keys, state.cross.values, shared)
+        return x + self.mlp(self.mlp_norm(x)), T5State(own, state.cross)

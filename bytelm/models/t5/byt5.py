@@ -27,19 +27,13 @@ from bytelm.models.encoder_decoder import (
     EncoderDecoderConfig,
     Reading,
 )
-from bytelm.models.t5.blocks import (
-    RelativeBias,
-    T5Block,
-    T5BlockConfig,
-    T5Context,
-    T5LayerCache,
-)
+from bytelm.models.t5.blocks import RelativeBias, T5BlockConfig, T5Context
 from bytelm.nn.attention.attention import AttentionMask
-from bytelm.nn.block import CacheSlots
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.norms import RMSNorm
 from bytelm.nn.partitioning import shard_rows
-from bytelm.nn.stack import Remat, Stack, StackCache
+from bytelm.nn.stack import Remat, Stack, StackState
+from bytelm.nn.state import NewPositions
 
 
 @dataclass(frozen=True)
@@ -118,15 +112,15 @@ class ByT5Config(EncoderDecoderConfig):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class ByT5Cache:
+class ByT5State:
     """Decoding state.
 
     Attributes:
-        stack: of the decoder's blocks, the encoder's keys and values among them.
+        decoder: of the decoder's blocks, with their keys and values of the encoder's outputs.
         states_bias: float32 `[B, L]`, as `Encoded.bias`.
     """
 
-    stack: StackCache
+    decoder: StackState
     states_bias: jax.Array
 
 
@@ -145,7 +139,7 @@ class ByT5(EncoderDecoder):
     def _stack(self, depth: int, cross: bool, rngs: nnx.Rngs) -> tuple[Stack, RelativeBias]:
         config = self.config
         block = config.block(depth, cross=cross)
-        stack = Stack(block, rngs=rngs, scan=config.scan, remat=config.remat, block=T5Block)
+        stack = Stack(block, rngs=rngs, scan=config.scan, remat=config.remat)
         scale = config.width**-0.5
         bias = RelativeBias(config.heads, bidirectional=not cross, scale=scale, rngs=rngs)
         return stack, bias
@@ -159,39 +153,37 @@ class ByT5(EncoderDecoder):
     def encode(self, reading: Reading, length: int | None = None) -> Encoded:
         states, keys_bias = reading.states[:, :length], reading.keys_bias[:, :length]
         context = T5Context(self.encoder_bias.of_row(states.shape[1]), keys_bias)
-        return Encoded(self.encoder_norm(self.encoder(states, None, condition=context)), keys_bias)
+        return Encoded(self.encoder_norm(self.encoder(states, None, shared=context)), keys_bias)
 
     def decode(self, ids: jax.Array, encoded: Encoded) -> jax.Array:
         windows = self.decoder_bias.of_row(ids.shape[1])
         context = T5Context(windows, states=encoded.states, states_bias=encoded.bias)
         x = shard_rows(self.embedding(ids, self.config.dtype))
-        return self._logits(self.decoder(x, None, condition=context))
+        return self._logits(self.decoder(x, None, shared=context))
 
     def _logits(self, x: jax.Array) -> jax.Array:
         return self.head(self.decoder_norm(x)).astype(jnp.float32)
 
-    def start(self, encoded: Encoded, max_length: int) -> ByT5Cache:
-        cache = self.decoder.init_cache(len(encoded.states), max_length, self.config.dtype)
-        layers = tuple(
-            T5LayerCache(layer.keys, layer.values, *block.cross.keys_and_values(encoded.states))
-            for block, layer in zip(self.decoder.layers(), cache.layers, strict=True)
-        )
-        stack = StackCache(cache.length, cache.positions, cache.segments, layers)
-        return ByT5Cache(stack, encoded.bias)
+    def start(self, encoded: Encoded, max_length: int) -> ByT5State:
+        states, dtype = encoded.states, self.config.dtype
+        decoder = self.decoder.init_state(len(states), max_length, dtype, shared=states)
+        return ByT5State(decoder, encoded.bias)
 
     def extend(
-        self, ids: jax.Array, cache: ByT5Cache, lengths: jax.Array
-    ) -> tuple[jax.Array, ByT5Cache]:
-        def context(slots: CacheSlots) -> T5Context:
-            windows = self.decoder_bias.between(slots.positions, slots.key_positions)
-            return T5Context(windows, states_bias=cache.states_bias)
+        self, ids: jax.Array, state: ByT5State, lengths: jax.Array
+    ) -> tuple[jax.Array, ByT5State]:
+        def context(new: NewPositions) -> T5Context:
+            windows = self.decoder_bias.between(new.positions, new.key_positions)
+            return T5Context(windows, states_bias=state.states_bias)
 
         x = self.embedding(ids, self.config.dtype)
-        x, stack = self.decoder.extend(x, cache.stack, lengths, condition=context)
-        return self._logits(x), ByT5Cache(stack, cache.states_bias)
+        x, decoder = self.decoder.extend(x, state.decoder, lengths, shared=context)
+        return self._logits(x), ByT5State(decoder, state.states_bias)
 
-    def reorder(self, cache: ByT5Cache, rows: jax.Array) -> ByT5Cache:
-        return replace(cache, stack=cache.stack.reorder(rows))
+    def roll_back(
+        self, state: ByT5State, then: ByT5State, ids: jax.Array, lengths: jax.Array
+    ) -> ByT5State:
+        return replace(state, decoder=state.decoder.truncate(then.decoder.length + lengths))
 
     def for_decoding(self) -> "ByT5":
         self.encoder.unstack()

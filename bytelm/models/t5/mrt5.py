@@ -14,7 +14,6 @@ The penalty on scores is over all pairs of a query and a key that is there.
 """
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import ClassVar
 
 import jax
@@ -23,7 +22,7 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.models.encoder_decoder import Encoded, Reading
-from bytelm.models.t5.blocks import T5Context, Watched
+from bytelm.models.t5.blocks import T5Block, T5Context
 from bytelm.models.t5.byt5 import ByT5, ByT5Config
 from bytelm.models.t5.controller import RatioController
 from bytelm.models.t5.shortening import GateShortening, ShorteningConfig
@@ -77,7 +76,7 @@ class MrT5(ByT5):
     def read(self, inputs: jax.Array, keys: jax.Array | None = None) -> Reading:
         reading = super().read(inputs)
         context = T5Context(self.encoder_bias.of_row(inputs.shape[1]), reading.keys_bias)
-        states = self.encoder(reading.states, None, condition=context, last=self.config.gate_depth)
+        states = self.encoder(reading.states, None, shared=context, last=self.config.gate_depth)
         return self.shortener(replace(reading, states=states), inputs, keys)
 
     def encode(self, reading: Reading, length: int | None = None) -> Encoded:
@@ -87,13 +86,18 @@ class MrT5(ByT5):
             reading = reading.shortened(length)
             windows = self.encoder_bias.between(reading.positions, reading.positions)
         context = T5Context(windows, reading.keys_bias)
-        run = partial(self.encoder, condition=context, first=self.config.gate_depth)
-        penalty = self.config.shortening.score_penalty
+        gate_depth, penalty = self.config.gate_depth, self.config.shortening.score_penalty
         if length is not None or penalty is None:
-            states = run(reading.states, None)
+            states = self.encoder(reading.states, None, shared=context, first=gate_depth)
             return Encoded(self.encoder_norm(states), reading.keys_bias)
         limit, weight = penalty
-        watched = run(Watched(reading.states, jnp.zeros(()), limit), None)
-        loss = weight * watched.excess / (self.config.encoder_depth - self.config.gate_depth)
-        states = self.encoder_norm(watched.states)
-        return Encoded(states, reading.keys_bias, {"scores": loss})
+
+        def step(block: T5Block, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            states, excess = carry
+            excess += block.excess(states, context, limit)
+            return block(states, None, None, context), excess
+
+        carry = reading.states, jnp.zeros(())
+        states, excess = self.encoder.fold(step, carry, first=gate_depth)
+        loss = weight * excess / (self.config.encoder_depth - gate_depth)
+        return Encoded(self.encoder_norm(states), reading.keys_bias, {"scores": loss})

@@ -1,7 +1,7 @@
 """Attention: one function, one structured mask, and the best implementation for the hardware.
 
 Shapes: B = rows, T = positions, H = query heads, G = key heads (H a multiple of G; G < H is
-grouped-query attention), K = head size, N = new positions, S = slots of a cache.
+grouped-query attention), K = head size, N = new positions, S = entries of a cache.
 """
 
 from collections.abc import Callable
@@ -91,45 +91,45 @@ def cached_attention(
     key_positions: jax.Array,
     mask: AttentionMask,
     *,
-    query_segments: jax.Array,
-    key_segments: jax.Array,
+    query_groups: jax.Array,
+    key_groups: jax.Array,
     scale: float | None = None,
 ) -> jax.Array:
     """Attention of new positions over a cache that holds the old ones and themselves.
 
     Args:
         q: `[B, N, H, K]`, N = 1 in the loop of generation.
-        k_cache: `[B * G, S, K]` in any floating dtype, in any order of positions. A head's keys lie
-            together: XLA:CPU then reads them in place, where it would copy another layout.
-        v_cache: `[B * G, S, K]`, as `k_cache`.
-        query_positions: int32 `[B, N]`; -1 for a filler, whose output is finite and means nothing.
-        key_positions: int32 `[B, S]`, the position that each slot holds; -1 for an empty slot.
+        k_cache: `[B, G, S, K]` in any floating dtype, in any order of positions.
+        v_cache: `[B, G, S, K]`.
+        query_positions: int32 `[B, N]`; -1 for padding, whose output is finite and meaningless.
+        key_positions: int32 `[B, S]`, the position that each entry holds; -1 if it is empty.
         mask: causal; with a window, keys further back are hidden.
-        query_segments: int32 `[B, N]`; a query sees the keys of its own segment.
-        key_segments: int32 `[B, S]`.
+        query_groups: int32 `[B, N]`; a query sees the keys of its own group.
+        key_groups: int32 `[B, S]`.
         scale: factor of the scores; None for 1 / sqrt(K).
 
     Returns:
         `[B, N, H, K]` in the dtype of q.
     """
     rows, new, heads, size = q.shape
-    groups, slots = k_cache.shape[0] // rows, k_cache.shape[1]
+    groups, entries = k_cache.shape[1:3]
     scale = size**-0.5 if scale is None else scale
     dtype = q.dtype
     if jax.default_backend() == "cpu":  # which has no bf16 products that add up in fp32
         q, k_cache, v_cache = (x.astype(jnp.float32) for x in (q, k_cache, v_cache))
     queries = q.reshape(rows, new, groups, -1, size).transpose(0, 2, 4, 3, 1)
-    queries = queries.reshape(rows * groups, size, -1)
+    queries = queries.reshape(rows * groups, size, -1)  # [B G, K, (H/G) N]
+    k_cache, v_cache = (x.reshape(rows * groups, entries, size) for x in (k_cache, v_cache))
     scores = jnp.einsum("zsk,zkm->zsm", k_cache, queries, preferred_element_type=jnp.float32)
-    scores = scores.swapaxes(1, 2).reshape(rows, -1, new, slots)
+    scores = scores.swapaxes(1, 2).reshape(rows, -1, new, entries)  # [B, H, N, S]
 
     distance = query_positions[:, :, None] - key_positions[:, None, :]
     visible = (distance >= 0) & (key_positions >= 0)[:, None, :]
-    visible &= query_segments[:, :, None] == key_segments[:, None, :]
+    visible &= query_groups[:, :, None] == key_groups[:, None, :]
     if mask.window is not None:
         visible &= distance < mask.window
     weights = jax.nn.softmax(jnp.where(visible[:, None], scores * scale, MASKED), axis=-1)
-    weights = weights.astype(v_cache.dtype).reshape(rows * groups, -1, slots)
+    weights = weights.astype(v_cache.dtype).reshape(rows * groups, -1, entries)
     out = jnp.einsum("zms,zsk->zmk", weights, v_cache, preferred_element_type=jnp.float32)
     out = out.reshape(rows, heads, new, size).swapaxes(1, 2)
     return out.astype(dtype)

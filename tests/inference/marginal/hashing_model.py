@@ -20,28 +20,22 @@ class Hashing(LanguageModel):
     def __init__(self, table):
         self.table = nnx.Param(jnp.asarray(table))
 
-    def init_cache(self, batch_size, max_length):
+    def init_state(self, batch_size, max_length):
         zeros = jnp.zeros(batch_size, jnp.int32)
         return {"hash": zeros, "length": zeros, "most": zeros + max_length}
 
-    def extend(self, ids, cache, lengths):
-        def read(state, symbols):
+    def extend(self, ids, state, lengths):
+        def read(hashed, symbols):
             index, column = symbols
-            state = jnp.where(index < lengths, (state * 31 + column + 1) % TABLE, state)
-            return state, state
+            hashed = jnp.where(index < lengths, (hashed * 31 + column + 1) % TABLE, hashed)
+            return hashed, hashed
 
         steps = jnp.arange(ids.shape[1]), ids.T
-        state, states = jax.lax.scan(read, cache["hash"], steps)
-        # A cache that is too short would be no cache at all.
-        room = (cache["length"] + lengths <= cache["most"])[:, None, None]
-        logits = jnp.where(room, jnp.take(self.table[...], states.T, axis=0), jnp.nan)
-        return logits, {**cache, "hash": state, "length": cache["length"] + lengths}
-
-    def reorder(self, cache, rows):
-        return {name: leaf[rows] for name, leaf in cache.items()}
-
-    def put(self, cache, rows, new):
-        return {name: leaf.at[rows].set(new[name], mode="drop") for name, leaf in cache.items()}
+        last, hashes = jax.lax.scan(read, state["hash"], steps)
+        # A state that is too short is an error.
+        room = (state["length"] + lengths <= state["most"])[:, None, None]
+        logits = jnp.where(room, jnp.take(self.table[...], hashes.T, axis=0), jnp.nan)
+        return logits, {**state, "hash": last, "length": state["length"] + lengths}
 
     def for_decoding(self):
         return self

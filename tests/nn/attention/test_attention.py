@@ -412,12 +412,10 @@ def test_cached_equals_whole(window, dtype):
     rows = np.arange(2)[:, None]
     k_cache, v_cache = np.full((2, 2, slots, *inputs.k.shape[2:]), 1e3, np.float32)
     k_cache[rows, order], v_cache[rows, order] = inputs.k, inputs.v
-    k_cache, v_cache = (
-        jnp.asarray(x.swapaxes(1, 2).reshape(-1, slots, SIZE), dtype) for x in (k_cache, v_cache)
-    )
+    k_cache, v_cache = (jnp.asarray(x.swapaxes(1, 2), dtype) for x in (k_cache, v_cache))
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), (2, length))
     zeros = np.zeros((2, slots), np.int32)
-    attend = jax.jit(partial(cached_attention, mask=mask, key_segments=zeros))
+    attend = jax.jit(partial(cached_attention, mask=mask, key_groups=zeros))
     tolerance = 2e-5 if dtype == jnp.float32 else 3e-2
 
     for split in range(length):
@@ -425,9 +423,7 @@ def test_cached_equals_whole(window, dtype):
         new = np.where(positions >= split, positions, -1)
         key_positions = np.full((2, slots), -1, np.int32)
         key_positions[rows, order] = positions
-        out = attend(
-            inputs.q, k_cache, v_cache, new, key_positions, query_segments=zeros[:, :length]
-        )
+        out = attend(inputs.q, k_cache, v_cache, new, key_positions, query_groups=zeros[:, :length])
         assert np.isfinite(out).all()
         np.testing.assert_allclose(
             out[:, split:], expected[:, split:], atol=tolerance, rtol=tolerance
@@ -441,7 +437,7 @@ def test_cached_equals_whole(window, dtype):
             v_cache,
             positions[:, one],
             key_positions,
-            query_segments=zeros[:, one],
+            query_groups=zeros[:, one],
         )
         np.testing.assert_allclose(out, expected[:, one], atol=tolerance, rtol=tolerance)
 
@@ -449,9 +445,9 @@ def test_cached_equals_whole(window, dtype):
 @pytest.mark.parametrize("window", [None, 3])
 def test_cached_segments_are_documents_of_the_whole(window):
     mask, inputs = AttentionMask(window=window), make_inputs(2, 12, groups=2, documents=True)
-    k_cache, v_cache = (x.swapaxes(1, 2).reshape(-1, 12, SIZE) for x in (inputs.k, inputs.v))
+    k_cache, v_cache = (x.swapaxes(1, 2) for x in (inputs.k, inputs.v))
     positions = np.broadcast_to(np.arange(12, dtype=np.int32), (2, 12))
-    segments = {"query_segments": inputs.group_ids, "key_segments": inputs.group_ids}
+    segments = {"query_groups": inputs.group_ids, "key_groups": inputs.group_ids}
     out = cached_attention(inputs.q, k_cache, v_cache, positions, positions, mask, **segments)
     np.testing.assert_allclose(out, oracle(inputs, mask)[0], atol=2e-5)
 

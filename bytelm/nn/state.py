@@ -1,0 +1,131 @@
+"""What a model remembers of the symbols it has read, and what can be done with its rows.
+
+A state is a pytree whose every leaf has the batch axis first, so these functions serve all
+families. A block's own state may be anything; attention keeps a `KeyValueCache`.
+
+Going back to an earlier length, for symbols that were read and then rejected: take a `snapshot`
+before reading, `restore` it, and read the accepted symbols again (`LanguageModel.roll_back`). A
+snapshot is small. It leaves out what reading never overwrites: caches that append, `Fixed` parts.
+
+Shapes: B = rows, N = new positions, S = entries of a cache, G = key heads, K = head size.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+
+
+class Fixed:
+    """Base of the parts of a state that reading never changes, such as an encoder's outputs."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KeyValueCache:
+    """Keys and values `[B, G, S, K]` of the positions that an attention layer may still see.
+
+    Entry p % S holds position p. A head's keys lie together: XLA:CPU then reads them in place,
+    where it would copy another layout.
+
+    Attributes:
+        is_ring: whether new positions overwrite old ones; otherwise the cache only appends.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    is_ring: bool = field(metadata={"static": True})
+
+    @classmethod
+    def empty(
+        cls, batch: int, heads: int, entries: int, size: int, dtype: jnp.dtype, *, is_ring: bool
+    ) -> Self:
+        shape = (batch, heads, entries, size)
+        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), is_ring)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class NewPositions:
+    """N new positions of each row, and where the caches of a stack's layers store them.
+
+    Attributes:
+        entries: int32 `[B, N]`, the cache entry of each; S (dropped) for none.
+        positions: int32 `[B, N]`, counted from the row's start; -1 where a row has fewer than N.
+        group_ids: int32 `[B, N]`.
+        key_positions: int32, the positions of the keys that the new ones may see, -1 for none:
+            `[B, S]`, the cache after writing, if N = 1; otherwise `[B, S + N]`, the cache before
+            writing and the new positions.
+        key_groups: int32, the group ids of `key_positions`.
+    """
+
+    entries: jax.Array
+    positions: jax.Array
+    group_ids: jax.Array
+    key_positions: jax.Array
+    key_groups: jax.Array
+
+    def extend(
+        self, cache: KeyValueCache, k: jax.Array, v: jax.Array
+    ) -> tuple[KeyValueCache, jax.Array, jax.Array]:
+        """Writes new keys and values `[B, N, G, K]` into a cache.
+
+        Returns:
+            the cache, and the keys and values `[B, G, ., K]` at `key_positions`.
+        """
+        k, v = (new.swapaxes(1, 2).astype(cache.keys.dtype) for new in (k, v))  # [B, G, N, K]
+        keys, values = self._write(cache.keys, k), self._write(cache.values, v)
+        written = KeyValueCache(keys, values, cache.is_ring)
+        if k.shape[2] == 1:
+            return written, keys, values
+        # A ring may already have lost keys that the first new positions still see.
+        keys = jnp.concatenate([cache.keys, k], axis=2)
+        return written, keys, jnp.concatenate([cache.values, v], axis=2)
+
+    def _write(self, cache: jax.Array, new: jax.Array) -> jax.Array:
+        # With rows and heads as one axis the scatter works in place, without a transposition.
+        flat = cache.reshape(-1, *cache.shape[2:])  # [B G, S, K]
+        index = jnp.arange(len(flat))[:, None]  # [B G, 1]
+        entries = jnp.repeat(self.entries, cache.shape[1], axis=0)  # [B G, N]
+        flat = flat.at[index, entries].set(new.reshape(-1, *new.shape[2:]), mode="drop")
+        return flat.reshape(cache.shape)
+
+
+def take(state: Any, rows: jax.Array, *, fixed: bool = True) -> Any:
+    """The state of N rows whose row i is a copy of row `rows[i]`, int32 `[N]`.
+
+    Args:
+        fixed: whether `Fixed` parts move too; not if each row replaces one that has the same.
+    """
+
+    def part(x: Any) -> Any:
+        return x if isinstance(x, Fixed) else jnp.take(x, rows, axis=0)
+
+    return jax.tree.map(part, state, is_leaf=lambda x: not fixed and isinstance(x, Fixed))
+
+
+def put(state: Any, rows: jax.Array, new: Any) -> Any:
+    """The state with row i of `new` as row `rows[i]`, int32 `[N]`; rows past the last are dropped.
+
+    Both states must be for the same length.
+    """
+    return jax.tree.map(lambda x, other: x.at[rows].set(other, mode="drop"), state, new)
+
+
+def snapshot(state: Any) -> Any:
+    """What `restore` needs to return to this state after more symbols were read."""
+    return jax.tree.map(lambda x: None if _lasts(x) else x, state, is_leaf=_lasts)
+
+
+def restore(state: Any, then: Any) -> Any:
+    """The state at the time of the snapshot `then`, from a later one."""
+    return jax.tree.map(lambda now, x: now if _lasts(now) else x, state, then, is_leaf=_lasts)
+
+
+def _lasts(part: Any) -> bool:
+    """Whether reading more leaves a part of a state valid for the positions before.
+
+    A cache that appends has more in it afterwards, at positions that the stack says are empty.
+    """
+    return isinstance(part, Fixed) or (isinstance(part, KeyValueCache) and not part.is_ring)

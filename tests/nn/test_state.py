@@ -1,0 +1,59 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bytelm.models.t5.blocks import CrossCache, T5State
+from bytelm.nn.stack import StackState
+from bytelm.nn.state import KeyValueCache, put, restore, snapshot, take
+
+
+def state_of(rows):
+    """A state whose row i holds the number `rows[i]` everywhere; its second layer is a ring."""
+    rows = jnp.asarray(rows, jnp.int32)
+    keys = jnp.zeros((len(rows), 2, 4, 3)) + rows[:, None, None, None]
+    entries = jnp.zeros((len(rows), 4), jnp.int32) + rows[:, None]
+    appended, ring = KeyValueCache(keys, -keys, False), KeyValueCache(keys + 1, keys + 2, True)
+    layers = appended, ring, {"h": keys + 3}, T5State(appended, CrossCache(keys + 4, keys + 5))
+    return StackState(rows, entries, entries + 10, layers, 4)
+
+
+def assert_equal(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_rows_move():
+    assert_equal(take(state_of([5, 6, 7]), jnp.array([2, 0, 2, 1])), state_of([7, 5, 7, 6]))
+
+
+def test_fixed_parts_may_stay():
+    found = take(state_of([5, 6, 7]), jnp.array([2, 0, 1]), fixed=False)
+    assert_equal(found.layers[3].cross, state_of([5, 6, 7]).layers[3].cross)
+    assert_equal(found.layers[3].own, state_of([7, 5, 6]).layers[3].own)
+
+
+def test_rows_are_replaced():
+    # Row 3 is past the last.
+    found = put(state_of([5, 6, 7]), jnp.array([2, 3, 0]), state_of([1, 2, 3]))
+    assert_equal(found, state_of([3, 6, 1]))
+
+
+def test_a_snapshot_leaves_out_what_is_not_overwritten():
+    before, after = state_of([5, 6, 7]), state_of([1, 2, 3])
+    then = snapshot(before)
+    assert (then.layers[0], then.layers[3].own, then.layers[3].cross) == (None, None, None)
+    found = restore(after, then)
+    assert_equal(found.layers[:1], after.layers[:1])
+    assert_equal(found.layers[3], after.layers[3])
+    assert_equal(found.layers[1:3], before.layers[1:3])
+    assert_equal((found.length, found.positions), (before.length, before.positions))
+
+
+def test_truncation_hides_the_last_positions():
+    rows = jnp.arange(2)
+    cache = KeyValueCache(jnp.zeros((2, 1, 3, 1)), jnp.zeros((2, 1, 3, 1)), False)
+    positions = jnp.array([[0, 1, 2], [0, 1, -1]])
+    state = StackState(jnp.array([3, 2]), positions, jnp.zeros((2, 3), jnp.int32), (cache,), 3)
+    assert state.can_truncate
+    found = state.truncate(1 + rows)
+    np.testing.assert_array_equal(found.positions, [[0, -1, -1], [0, 1, -1]])
+    np.testing.assert_array_equal(found.length, [1, 2])
