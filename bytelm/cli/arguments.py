@@ -1,4 +1,4 @@
-"""How commands read their arguments."""
+"""Parses the arguments of commands."""
 
 import dataclasses
 import sys
@@ -22,7 +22,7 @@ Command = Callable[[Sequence[str]], int]
 
 
 def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = None) -> T:
-    """Reads a command's options; mistakes end the program with a message that names the option."""
+    """Parses a command's options; a mistake ends the program with a message that names it."""
     check_files_named(arguments)
     check_renamed(arguments)
     command = tyro.cli(
@@ -38,9 +38,9 @@ def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = 
 
 
 def parse_part(kind: type[T], arguments: Sequence[str]) -> tuple[T, Sequence[str]]:
-    """Reads the options of `kind`, on which the defaults of the others depend; returns the others.
+    """Parses the options of `kind`, on which the defaults of the others depend; returns the rest.
 
-    With --help nothing is read: it is left to `parse`, which shows all options.
+    With --help, nothing is parsed here: `parse` then lists all options.
     """
     if {"-h", "--help"} & set(arguments):
         return kind(), arguments
@@ -53,13 +53,13 @@ def preset_argument(
     what: str = "preset",
     names: Callable[[], list[str]] = preset_names,
 ) -> tuple[str | None, Sequence[str]]:
-    """The first argument where it names a preset, and the others.
+    """The preset that the first argument names, if any, and the other arguments.
 
     Args:
-        arguments: of the command.
-        command: whose --help lists the presets; None for one whose --help does not.
-        what: is named.
-        names: of all presets.
+        arguments: the command's.
+        command: the command, if its --help lists the presets.
+        what: what a preset is called: "preset", "ablation" or "comparison".
+        names: lists all presets.
     """
     if arguments and not arguments[0].startswith("-"):
         return arguments[0], arguments[1:]
@@ -72,7 +72,7 @@ def preset_argument(
 def work_argument(
     arguments: Sequence[str], command: Command, kinds: Mapping[str, type[Any]]
 ) -> str:
-    """The first argument, which says which of a command's kinds of work to do."""
+    """The first argument, which names one of the command's subcommands (`kinds`)."""
     name = arguments[0] if arguments else ""
     if name in ("-h", "--help"):
         say(usage.of_command(command, kinds))
@@ -87,7 +87,7 @@ def work_argument(
 
 
 def with_source_of(config: ExperimentConfig, arguments: Sequence[str]) -> ExperimentConfig:
-    """The config with the source that the arguments name in place of its own."""
+    """The config, with its source replaced if the arguments name another one."""
     return dataclasses.replace(config, data=with_named_source(config.data, arguments))
 
 

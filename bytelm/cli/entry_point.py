@@ -1,4 +1,4 @@
-"""The program `bytelm`: a command, and the end of its process."""
+"""The program `bytelm`: runs a command and ends the process."""
 
 import contextlib
 import os
@@ -12,10 +12,10 @@ from bytelm.core.stopping import SIGNALS, Stopped
 
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs a command, and ends the process with its exit status.
+    """Runs a command and ends the process with its exit status.
 
     Args:
-        arguments: of the command line; None for those of the process.
+        arguments: the command line; None for that of the process.
     """
     sys.unraisablehook = _say_nothing_of_stops
     try:
@@ -25,20 +25,20 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-        # An ordinary end waits for what devices still compute, which may take minutes.
+        # Python's own exit would wait for the devices, which may take minutes.
         os._exit(stopped.status)
     _leave_signals()
     sys.exit(status)
 
 
 def _leave_signals() -> None:
-    """What is done stays done with its status; Ctrl-C ends the process without a traceback."""
+    """From now on, signals neither change the exit status nor print a traceback."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)
 
 
 def _say_nothing_of_stops(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Python drops what a signal raises in a callback of the garbage collector.
+    """Hides `Stopped` where it is raised in the garbage collector, which cannot pass it on.
 
     `StopSignals` then ends the process a little later.
     """

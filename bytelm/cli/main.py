@@ -39,11 +39,11 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 TRAINING = ("train", "ablate", "compare")
-"""Commands that go on where their output cannot be written."""
+"""Commands that go on when they can no longer print."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """As `run_command`, and returns the exit status of a command that was stopped too."""
+    """As `run_command`; also returns the exit status of a command that a signal stopped."""
     try:
         return run_command(arguments)
     except Stopped as stopped:
@@ -57,8 +57,7 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         Stopped: by a signal.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    # Orbax and TFDS tell their every move through absl, with tracebacks of their threads; what a
-    # user must know they raise.
+    # Silences Orbax's and TFDS's logging; real problems are raised as exceptions.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
     escape_unwritable(sys.stdout, sys.stderr)
@@ -90,7 +89,7 @@ def _run(arguments: Sequence[str]) -> int:
     except UserError as error:
         say(f"error: {error}", sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What is checked of a command's options, once they are read: bounds, and lists given twice."""
+"""Checks of a command's options: bounds, lists given twice, old names."""
 
 import dataclasses
 import typing
@@ -10,23 +10,23 @@ from bytelm.core.errors import UserError
 from bytelm.core.renamed import new_option
 
 MOST = 2**63 - 1
-"""No larger number is a count of anything, and arrays hold none."""
+"""Larger numbers fit into no array, and count nothing."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """In the annotation of an option: the least and the most that it may be."""
+    """Annotation of an option: its smallest and largest value."""
 
     least: int = -MOST
     most: int = MOST
 
 
 Count = Annotated[int, Bounds(1)]
-"""How many there are: at least 1."""
+"""A count: at least 1."""
 
 
 def check_numbers(command: Any) -> None:
-    """UserError for an option of a command, or a field of a config in it, that is out of bounds.
+    """Raises UserError if an option of a command, or a field of a config in it, is out of bounds.
 
     Args:
         command: a dataclass.
@@ -42,7 +42,7 @@ def check_numbers(command: Any) -> None:
 
 
 def check_lists(command: Any, arguments: Sequence[str]) -> None:
-    """UserError for an option of several values that is given twice: the last would count alone."""
+    """Raises UserError if an option that takes a list is given twice: only the last would count."""
     names = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
     for name, value, _ in _options(command, ""):
         if isinstance(value, tuple) and names.count(name) > 1:
@@ -50,14 +50,14 @@ def check_lists(command: Any, arguments: Sequence[str]) -> None:
 
 
 def check_renamed(arguments: Sequence[str]) -> None:
-    """UserError for an option that has a new name."""
+    """Raises UserError for an option that has been renamed."""
     for name in (argument.partition("=")[0] for argument in arguments):
         if new := new_option(name):
             raise UserError(f"{name} has been renamed to {new}.")
 
 
 def _options(config: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
-    """Of each option its name, its value, and its type with annotations."""
+    """Name, value and annotated type of each option."""
     hints = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -71,7 +71,7 @@ def _options(config: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _bounds(hint: Any) -> Bounds:
-    """Those of an annotation, or of one member of a union."""
+    """The bounds in an annotation, or in a member of a union."""
     for kind in (hint, *typing.get_args(hint)):
         for extra in getattr(kind, "__metadata__", ()):
             if isinstance(extra, Bounds):

@@ -1,4 +1,4 @@
-"""Continuations on a terminal: text as it comes, for people, or raw bytes, for pipes."""
+"""Writes continuations: as text while it is generated, or as raw bytes."""
 
 import codecs
 import sys
@@ -12,15 +12,15 @@ from bytelm.core.terminal_text import printable
 def write_continuations(
     model: LoadedModel, prompts: Sequence[bytes], *, raw: bool, **options: Any
 ) -> None:
-    """Writes each prompt and its continuation to standard output; of an encoder, targets alone.
+    """Writes each prompt and its continuation to standard output; for an encoder, only the target.
 
-    One prompt streams; several are made as one batch and written one after another. Text is
-    valid UTF-8: a character is held back until it is complete, bytes that are none become
-    U+FFFD, and control characters are made visible.
+    A single prompt is streamed; several are generated as one batch and then written. The text is
+    valid UTF-8: incomplete characters are held back, invalid bytes become U+FFFD, and control
+    characters are made visible.
 
     Args:
-        raw: write the bytes of the continuation unchanged and nothing else; for one prompt.
-        options: of `LoadedModel.stream` and `LoadedModel.generate`.
+        raw: for one prompt: write the bytes of the continuation, unchanged, and nothing else.
+        options: passed to `LoadedModel.stream` or `LoadedModel.generate`.
     """
     out = sys.stdout.buffer
     if raw:
@@ -43,7 +43,7 @@ def write_continuations(
 
 
 def _pieces(model: LoadedModel, prompt: bytes, options: dict[str, Any]) -> Iterable[bytes]:
-    """The continuation as it comes; of a beam search, which ends at once, in one piece."""
+    """The continuation, in parts as they are generated; from a beam search, in one part."""
     if options.get("beams", 1) == 1:
         return model.stream(prompt, **options)
     return model.generate([prompt], **options)

@@ -1,4 +1,4 @@
-"""What `--help` and `--version` print, and the options that every command has."""
+"""Texts of `--help` and `--version`, and the option `--import`, which every command has."""
 
 import inspect
 import platform
@@ -17,7 +17,7 @@ your own (or imports a module) first, such as one that defines a family of model
 
 
 def overview(commands: Mapping[str, Callable[..., Any]]) -> str:
-    """All commands, with what they do in their docstrings' words."""
+    """The list of all commands, with the first and last lines of their docstrings."""
     parts = ["bytelm trains, evaluates and samples byte-level language models.\n"]
     for name, command in commands.items():
         does, usage = _docstring(command)
@@ -26,7 +26,7 @@ def overview(commands: Mapping[str, Callable[..., Any]]) -> str:
 
 
 def of_command(command: Callable[..., Any], kinds: Mapping[str, type] | None = None) -> str:
-    """What a command does, and its `kinds` of work by name, where it has several."""
+    """The help of a command, with its subcommands (`kinds`) if it has any."""
     does, usage = _docstring(command)
     lines = [f"usage: {usage}", "", does]
     for name, kind in (kinds or {}).items():
@@ -37,7 +37,7 @@ def of_command(command: Callable[..., Any], kinds: Mapping[str, type] | None = N
 def of_preset_command(
     name: str, command: Callable[..., Any], what: str, names: Sequence[str]
 ) -> str:
-    """What a command does that needs a preset (or an ablation, ...) first, and which there are."""
+    """The help of a command that needs a preset (or an ablation, ...), with a list of these."""
     width = min(100, shutil.get_terminal_size().columns)
     listed = textwrap.wrap(", ".join(names), width, break_on_hyphens=False)
     return "\n".join(
@@ -57,14 +57,14 @@ def _docstring(command: Callable[..., Any]) -> tuple[str, str]:
 
 
 def versions() -> str:
-    """Of bytelm and what figures depend on."""
+    """The versions of bytelm, JAX and Python."""
     from bytelm import __version__
 
     return f"bytelm {__version__}, JAX {version('jax')}, Python {platform.python_version()}"
 
 
 def import_named(arguments: Sequence[str]) -> list[str]:
-    """Imports what `--import NAME` options name; returns the other arguments.
+    """Imports the files and modules that `--import` names; returns the other arguments.
 
     Raises:
         UserError: if a name is missing or cannot be imported.
@@ -77,6 +77,6 @@ def import_named(arguments: Sequence[str]) -> list[str]:
             continue
         name = name if equals else next(words, "")
         if not name or name.startswith("-"):
-            raise UserError("--import needs a name: a Python file, or a module.")
+            raise UserError("--import needs the name of a Python file or of a module.")
         import_user_code(name)
     return others

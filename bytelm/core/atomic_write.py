@@ -11,9 +11,9 @@ from bytelm.core.file_names import shortened
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    r"""Puts a file in the place of what was there; writes it next to that, and renames.
+    r"""Writes a file, or replaces one: into a temporary file next to it, which is then renamed.
 
-    Text is written in UTF-8; a byte of a name in it that is not UTF-8 as `\udcNN`.
+    Text is written as UTF-8; a byte of a file name that is not UTF-8 is written as `\udcNN`.
     """
     if isinstance(content, str):
         content = content.encode(errors="backslashreplace")
@@ -27,11 +27,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into, which is renamed to `folder` when all of it is written.
 
     Raises:
-        UserError: if `folder` is there and is a file, or holds files.
+        UserError: if `folder` is a file, or holds files.
     """
     folder = folder.resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"{folder} is there already and holds files; choose another place.")
+        raise UserError(f"{folder} exists and holds files; choose another place.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f"{shortened(folder.name)}.{os.getpid()}.tmp")
     partial.mkdir()

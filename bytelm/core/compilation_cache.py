@@ -1,7 +1,6 @@
-"""Compiled programs are kept between runs, by JAX's persistent compilation cache.
+"""Keeps compiled programs between runs, in JAX's persistent compilation cache.
 
-Where the user has said where they go (JAX_COMPILATION_CACHE_DIR), or that they are not to be kept
-(JAX_ENABLE_COMPILATION_CACHE=false), that holds.
+The user's own settings win: JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE=false.
 """
 
 import contextlib
@@ -16,21 +15,21 @@ from typing import Any
 import jax
 
 LARGEST = 2 * 2**30
-"""Bytes of programs that are kept; the least recently used go first."""
+"""Most bytes of programs that are kept; the least recently used are removed first."""
 OLDEST = 30 * 24 * 3600
-"""Seconds after which a program is compiled again: so one that was half written when a disk was
-full does not stay."""
+"""Age in seconds at which a program is removed, so that one that a full disk cut short does not
+stay forever."""
 SHORTEST = 0.2
-"""Seconds of compilation from which a program is kept."""
+"""A program is kept if compiling it took at least this many seconds."""
 
 
 def keep_programs() -> None:
-    """Turns the cache on for this process, which has compiled nothing yet.
+    """Turns the cache on; call it before anything is compiled.
 
-    Where there is no folder that can be written, everything is compiled, as without it. So it is
-    in one of several processes: they would have to share a folder, which the user has to name.
+    It stays off if no folder can be written to, and in a run of several processes: these would
+    have to share a folder, which only the user can name.
     """
-    config: Any = jax.config  # its type does not know the options
+    config: Any = jax.config  # the options are missing in its type
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or config.jax_compilation_cache_dir:
         return
     if not config.jax_enable_compilation_cache or jax.distributed.is_initialized():
@@ -44,7 +43,7 @@ def keep_programs() -> None:
         return
     if not os.access(folder, os.W_OK):
         return
-    # A program that cannot be read or written is compiled: nothing that a user must know.
+    # A program that cannot be read is compiled again; the user need not know.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     config.update("jax_compilation_cache_dir", str(folder))
     config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
@@ -59,15 +58,15 @@ def _root() -> Path:
 def _machine() -> str:
     """A name for this kind of processor.
 
-    A program for CPU uses the instructions of the machine that compiled it, which JAX's key does
-    not hold: on a home directory that machines share, each kind has a folder of its own.
+    A CPU program uses instructions of the machine that compiled it, which are not in JAX's key. If
+    several machines share a home directory, each kind of processor thus needs its own folder.
     """
-    told = [platform.machine(), platform.processor(), str(os.cpu_count())]
+    features = [platform.machine(), platform.processor(), str(os.cpu_count())]
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
             if line.partition("\t")[0].strip() in ("model name", "flags", "Features"):
-                told.append(line)
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+                features.append(line)
+    return hashlib.sha256("\n".join(features).encode()).hexdigest()[:16]
 
 
 def _remove_old(root: Path) -> None:

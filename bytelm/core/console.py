@@ -1,4 +1,4 @@
-"""Tables and lines on a terminal, which show text as it is."""
+"""A rich console that shows text literally."""
 
 from collections.abc import Iterable
 from typing import Any, TextIO
@@ -11,9 +11,10 @@ from bytelm.core.terminal_text import printable
 
 
 class TerminalConsole(Console):
-    """A rich console without markup, which shows what its encoding lacks, and control characters.
+    """A rich console without markup.
 
-    Rich would read names in brackets as its own markup, in titles and cells of tables too.
+    Names in brackets would otherwise be read as markup, in titles and cells of tables too. Control
+    characters, and characters that the encoding lacks, are shown as escapes.
     """
 
     def __init__(self, file: TextIO | None = None, *, quiet: bool = False, **options: Any) -> None:
@@ -22,13 +23,13 @@ class TerminalConsole(Console):
         )
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """The text, made visible before its width is measured."""
+        """The text with escapes, before its width is measured."""
         return super().render_str(self._writable(text), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """The segments of what is shown; those that move the cursor are rich's own."""
+        """The segments with escapes, except those by which rich moves the cursor."""
         for segment in super().render(renderable, options):
             if segment.control is None:
                 segment = Segment(self._writable(segment.text), segment.style)

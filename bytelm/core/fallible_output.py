@@ -1,4 +1,4 @@
-"""Output of a long run: where it cannot be written, the run goes on without it."""
+"""Output that may fail: a long run goes on when it can no longer print."""
 
 import contextlib
 import os
@@ -10,11 +10,11 @@ from typing import Any, TextIO
 
 @contextlib.contextmanager
 def may_fail() -> Iterator[None]:
-    """Lets standard output and error fail: a closed pipe or a full disk is a warning, once.
+    """Turns a failure of standard output or error (closed pipe, full disk) into one warning.
 
-    What is written after the first failure goes nowhere.
+    Everything that is written after the first failure is dropped.
     """
-    whole = sys.stdout, sys.stderr
+    original = sys.stdout, sys.stderr
     if isinstance(sys.stdout, _MayFail):
         yield
         return
@@ -25,13 +25,13 @@ def may_fail() -> Iterator[None]:
     finally:
         for stream in tolerant:
             stream.flush()
-        sys.stdout, sys.stderr = whole
+        sys.stdout, sys.stderr = original
 
 
 def open_standard_streams() -> None:
-    """Opens the standard streams that the parent process closed, on nothing.
+    """Opens /dev/null for each standard stream that the parent process has closed.
 
-    Otherwise the next files to be opened would take their places and get what is printed.
+    Otherwise the next file to be opened would get its number, and with it what is printed.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
@@ -42,7 +42,7 @@ def open_standard_streams() -> None:
 
 
 class _MayFail:
-    """A text stream that writes to another one, until that fails."""
+    """A text stream that forwards to another one until that fails."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -52,19 +52,19 @@ class _MayFail:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Number of characters taken."""
+        """Returns the number of characters, as a text stream does."""
         with self._failing():
             if not self._has_failed:
                 self._stream.write(text)
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """As `write` for each."""
+        """Writes each line."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Has what was taken written."""
+        """Flushes the other stream."""
         with self._failing():
             if not self._has_failed:
                 self._stream.flush()
@@ -82,7 +82,7 @@ class _MayFail:
             )
 
     def _write_nowhere(self) -> None:
-        """What the stream still holds is flushed when Python ends, so its file is replaced too."""
+        # The stream's buffer is flushed when Python ends, so its file must accept that.
         self._has_failed = True
         with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())  # fails if the stream is no file

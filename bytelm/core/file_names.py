@@ -4,11 +4,11 @@ import os
 import re
 
 MOST_BYTES = 100
-"""A file system allows 255 in a name, of which other parts and temporary names need some."""
+"""Less than the 255 that file systems allow: other parts and temporary endings need room."""
 
 
 def name_part(text: str) -> str:
-    """A text as part of a file name: letters, digits, `_`, `.` and `-`, at most 100 bytes of UTF-8.
+    """Makes part of a file name from a text: letters, digits, `_`, `.` and `-`, at most 100 bytes.
 
     Two texts may give the same part.
     """
@@ -17,10 +17,10 @@ def name_part(text: str) -> str:
 
 
 def shortened(name: str) -> str:
-    """The first bytes of a name, short enough to be made longer by a temporary file's ending."""
+    """The first 200 bytes of a name, which leaves room for a temporary ending."""
     return os.fsdecode(os.fsencode(name)[:200])
 
 
 def is_utf8(name: str) -> bool:
-    """Whether the bytes of a name are UTF-8, which some libraries need."""
+    """Whether a file name is valid UTF-8; some libraries accept no other."""
     return not any("\udc80" <= character <= "\udcff" for character in name)

@@ -1,4 +1,4 @@
-"""A file that grows by whole records, also on a disk that is full for a while."""
+"""A file that grows by whole records, even if the disk is full for a while."""
 
 import contextlib
 import errno
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 class GrowingFile:
-    """Appends records to a file, each at once and whole.
+    """Appends records to a file: each is written whole or not at all.
 
-    What cannot be written is kept in memory, and tried again with the next record.
+    A record that cannot be written is kept in memory and retried with the next one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -18,7 +18,7 @@ class GrowingFile:
         self._left = b""
 
     def append(self, record: bytes) -> None:
-        """Writes a record, after those that are left.
+        """Writes the records that are left, then this one.
 
         Raises:
             OSError: if it cannot be written now.
@@ -27,10 +27,10 @@ class GrowingFile:
         self._write()
 
     def close(self) -> None:
-        """Tries once more to write what is left.
+        """Tries once more to write the records that are left.
 
         Raises:
-            OSError: if it is lost.
+            OSError: if they are lost.
         """
         try:
             self._write()
@@ -42,7 +42,7 @@ class GrowingFile:
             return
         status = os.fstat(self._file.fileno())
         if status.st_nlink == 0:
-            raise OSError(errno.ENOENT, "it was removed while the run writes it", str(self._path))
+            raise OSError(errno.ENOENT, "it was removed during the run", str(self._path))
         written = 0
         try:
             while written < len(self._left):

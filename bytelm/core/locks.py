@@ -1,4 +1,4 @@
-"""Locks of the cache, which the operating system drops with the process that holds them."""
+"""File locks, which the operating system releases when their process ends."""
 
 import contextlib
 import errno
@@ -14,20 +14,20 @@ from typing import IO
 
 POLL_SECONDS = 0.1
 REMIND_SECONDS = 60.0
-"""How often a process that waits says for whom."""
+"""How often a waiting process says what it waits for."""
 
 logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, purpose: str) -> Iterator[bool]:
-    """Holds a lock file, and waits for another process that holds it.
+    """Holds a lock file; waits while another process holds it.
 
-    The wait is made of short naps, so that Ctrl-C ends it. Removing the file ends it too: that is
-    the way out when a file server keeps the lock of a machine that is gone.
+    Ctrl-C ends the wait. So does removing the file, which helps when a file server keeps the lock
+    of a machine that is gone.
 
     Args:
-        path: the lock file, which stays.
+        path: the lock file; it is not removed afterwards.
         purpose: what the lock is for, such as `write the packed text of x.txt`.
 
     Yields:
@@ -40,7 +40,7 @@ def exclusive(path: Path, purpose: str) -> Iterator[bool]:
             held = _try(file, path)
             if held is not None:
                 if held and not _is_still(file.fileno(), path):
-                    continue  # it was removed meanwhile: another process may lock a new one
+                    continue  # removed meanwhile: another process may lock a new file
                 _sign(file)
                 yield held
                 return
@@ -57,7 +57,7 @@ def exclusive(path: Path, purpose: str) -> Iterator[bool]:
 
 
 def _try(file: IO[str], path: Path) -> bool | None:
-    """True for a lock that is held now, None for one that another has, False without locks."""
+    """True if it is held now, None if another process holds it, False without locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -79,14 +79,14 @@ def _sign(file: IO[str]) -> None:
 
 
 def holder(path: Path) -> str:
-    """The process that holds a lock file, as it signed."""
+    """The process that holds a lock file, as written in it."""
     with contextlib.suppress(OSError):
         return path.read_text(errors="replace") or "another process"
     return "another process"
 
 
 def _is_still(descriptor: int, path: Path) -> bool:
-    """Whether an open file is the one of that name; a removed one is nobody's lock."""
+    """Whether an open file still has that name; a removed file locks nothing."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except OSError:
@@ -94,17 +94,17 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 
 class Share:
-    """A mark that a file is in use, as long as the object lives; several may share a file."""
+    """Marks a file as in use for as long as the object lives; several may share a file."""
 
     def __init__(self, path: Path) -> None:
-        """Waits for a moment if another process is about to remove the file.
+        """Waits briefly if another process is about to remove the file.
 
         Raises:
             FileNotFoundError: if the file is gone.
         """
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._close = weakref.finalize(self, os.close, descriptor)
-        with contextlib.suppress(OSError):  # no locks: nothing keeps others from removing it
+        with contextlib.suppress(OSError):  # without locks, others may remove it
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         if not _is_still(descriptor, path):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
@@ -112,13 +112,13 @@ class Share:
 
 @contextlib.contextmanager
 def unused(path: Path) -> Iterator[bool]:
-    """Keeps new users away from a file, if there is no `Share` of it; yields whether that is so."""
+    """Keeps new users from a file that has no `Share`; yields whether it has none."""
     try:
         file = path.open("r+")
     except (FileNotFoundError, NotADirectoryError):
         yield True
         return
-    except OSError:  # it is another user's
+    except OSError:  # it belongs to another user
         yield False
         return
     with file:
@@ -127,13 +127,13 @@ def unused(path: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        except OSError:  # no locks: it cannot be told
+        except OSError:  # without locks, nobody knows
             yield False
             return
         yield True
 
 
 def is_locked(path: Path) -> bool:
-    """Whether anyone holds or shares a lock of a file, or that cannot be told."""
+    """Whether anyone holds or shares a lock on a file, as far as can be known."""
     with unused(path) as free:
         return not free

@@ -1,4 +1,4 @@
-"""Files that a command writes: looked at before the work, and never in the place of another."""
+"""Files that a command writes: checked before the work starts, and never overwritten."""
 
 import itertools
 import os
@@ -10,7 +10,7 @@ from bytelm.core.file_names import shortened
 
 
 def check_new_file(path: Path, option: str = "--output") -> None:
-    """UserError for a file that exists already, or that cannot be written at its place."""
+    """Raises UserError if a file exists already or could not be written."""
     if path.is_dir():
         raise UserError(f"{option}: {path} is a directory; name a file in it.")
     if path.exists() or path.is_symlink():
@@ -22,19 +22,19 @@ def check_new_file(path: Path, option: str = "--output") -> None:
 
 
 def check_folder(path: Path, option: str = "--output") -> None:
-    """UserError for what can be no folder to write into: a file, or one below it, or read-only."""
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not there.is_dir():
-        raise UserError(f"{option}: {there} is a file; choose another place.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{option}: {there} cannot be written to; choose another place.")
+    """Raises UserError if a path is a file, lies below one, or could not be written to."""
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{option}: {nearest} is a file; choose another place.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{option}: {nearest} cannot be written to; choose another place.")
 
 
 def write_new(path: Path, content: str) -> None:
-    """Writes a file, text in UTF-8, that appears whole.
+    """Writes a new file, as UTF-8; it appears whole or not at all.
 
     Raises:
-        FileExistsError: if there is one already, which stays.
+        FileExistsError: if the file exists; it is left as it is.
     """
     partial = path.with_name(f"{shortened(path.name)}.{os.getpid()}.tmp")
     partial.write_bytes(content.encode())
@@ -50,7 +50,7 @@ def write_new(path: Path, content: str) -> None:
 
 
 def write_next(path: Path, content: str) -> Path:
-    """Writes a new file under the first free name of `x.json`, `x-2.json`, ...; returns it."""
+    """Writes a new file under the first free name of `x.json`, `x-2.json`, ...; returns that."""
     for place in _names(path):
         try:
             write_new(place, content)

@@ -1,4 +1,4 @@
-"""Signals that ask a program to stop: heard at once, whatever the program is doing."""
+"""Signals that ask a program to stop: noticed at once, whatever it is doing."""
 
 import contextlib
 import os
@@ -11,9 +11,9 @@ from types import FrameType
 from typing import ClassVar, NoReturn, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""Ctrl-C, what `kill` and `timeout` send, the end of the terminal, and what schedulers send."""
+"""From Ctrl-C, `kill` and `timeout`, a closed terminal, and schedulers."""
 GRACE = 3.0
-"""Seconds that a command has to tidy up once it is told to end."""
+"""Seconds that a command has to clean up before its process is ended."""
 _INTERRUPTED, _TERMINATED = 130, 143
 _CLOSE = b"\0"
 _SHOW_CURSOR = b"\x1b[?25h"
@@ -32,27 +32,26 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopSignals:
-    """Hears `SIGNALS` while it is entered, in the main thread; in other threads it does nothing.
+    """A context that handles `SIGNALS`; outside the main thread it does nothing.
 
-    A signal ends the program at once, by `Stopped`, until `defer` is called. From then on it sets
-    `requested`, and a second Ctrl-C ends the program. A SIGHUP that the parent process ignores
-    (nohup) stays ignored.
+    Until `defer` is called, a signal raises `Stopped`. After that, it sets `requested`, and a
+    second Ctrl-C ends the program. A SIGHUP that the parent process ignores (nohup) stays ignored.
 
-    Python runs handlers in the main thread alone, and only when that thread is not within a call
-    that compiles, computes or waits for a disk. So another thread hears the signals too: it says
-    what happens, and ends a command that does not end by itself.
+    Python runs handlers only in the main thread, and only between calls that compile, compute or
+    wait for a disk. So a second thread watches for signals too: it prints what happens, and ends a
+    command that does not end by itself.
 
     Args:
-        owns_process: whether the process is a command, and may be ended as a whole; one where
-            training was called from a notebook may not. None: as the context around this one.
+        owns_process: whether the whole process may be ended: yes for a command, no in a notebook.
+            None takes the value of the surrounding context.
     """
 
     ended = "stopped on request ({})"
-    """What is said where a signal ends the program; with the signal's name, as the next."""
+    """Printed when a signal ends the program; `{}` is the signal's name."""
     deferred = "stopping on request ({})"
-    """What is said once `defer` was called."""
+    """Printed instead after `defer` was called."""
     abandoned = "stopped at once"
-    """What is said at a second Ctrl-C after that."""
+    """Printed at a second Ctrl-C after that."""
     _in_command: ClassVar[bool] = False
 
     def __init__(self, owns_process: bool | None = None) -> None:
@@ -85,10 +84,10 @@ class StopSignals:
         self._exit.close()
 
     def defer(self, say: Callable[[str], None]) -> None:
-        """Lets a signal set `requested` from now on, and end nothing.
+        """From now on, a first signal only sets `requested`.
 
         Args:
-            say: tells the user a sentence; called from another thread.
+            say: prints a sentence for the user; called from another thread.
         """
         self._say = say
 
@@ -121,10 +120,10 @@ class StopSignals:
             heard = True
 
     def _first(self, number: int) -> int | None:
-        """Says what the first signal does; returns it where the program has to end in time."""
+        """Prints what the first signal does; returns it if the program now has `GRACE` seconds."""
         name = signal.Signals(number).name
         if self._say is not None:
-            # In one more thread, since it waits where the output does.
+            # In one more thread, since printing may block.
             text = self.deferred.format(name)
             threading.Thread(target=self._say, args=(text,), daemon=True).start()
         elif self._owns_process:

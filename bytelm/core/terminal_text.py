@@ -1,4 +1,4 @@
-"""Text for a terminal: nothing that could drive it, and nothing that its encoding cannot hold."""
+"""Makes text safe to print: no control characters, nothing that the encoding lacks."""
 
 import io
 import logging
@@ -8,14 +8,14 @@ from typing import TextIO
 
 _CONTROL_CHARACTERS = {code: 0x2400 + code for code in range(0x20)}
 _CONTROL_CHARACTERS |= dict.fromkeys(range(0x7F, 0xA0), 0xFFFD)
-# Bytes of a name that are no UTF-8 are held as these characters, which no encoding can write.
+# Python holds a byte of a name that is not UTF-8 as one of these; no encoding can write them.
 _RAW_BYTES = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
 _ON_ONE_LINE = _CONTROL_CHARACTERS | _RAW_BYTES
 _ON_LINES = {code: shown for code, shown in _ON_ONE_LINE.items() if chr(code) not in "\n\t"}
 
 
 def printable(text: str) -> str:
-    r"""The text with control characters made visible, and raw bytes of names as `\xNN`.
+    r"""Replaces control characters by visible ones, and raw bytes of file names by `\xNN`.
 
     Line ends and tabs stay.
     """
@@ -23,25 +23,25 @@ def printable(text: str) -> str:
 
 
 def printable_name(name: str | os.PathLike[str]) -> str:
-    """A file's name or another single word for a message: as `printable`, on one line."""
+    """As `printable`, for a file name or a word in a message: line ends are replaced too."""
     return os.fspath(name).translate(_ON_ONE_LINE)
 
 
 def say(message: str, file: TextIO | None = None) -> None:
-    """Prints a message, which may hold names of files, made visible.
+    """Prints a message, made `printable`.
 
     Args:
-        message: one line or more.
-        file: where to; none = standard output.
+        message: one or more lines.
+        file: where to print it; None for standard output.
     """
     print(printable(message), file=file, flush=True)
 
 
 def escape_unwritable(*streams: TextIO) -> None:
-    r"""Makes streams write a character that their encoding lacks as `\uNNNN`, and never raise.
+    r"""Makes streams write `\uNNNN` for a character that their encoding lacks, instead of raising.
 
-    Streams that do not encode, and those whose user chose what happens (such as
-    `PYTHONIOENCODING=ascii:replace`), are left as they are.
+    A stream for which the user has chosen an error handler (`PYTHONIOENCODING=ascii:replace`) is
+    left as it is.
     """
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
@@ -54,7 +54,7 @@ class _PrintableRecords(logging.Formatter):
 
 
 class _StandardError(logging.StreamHandler):
-    """Writes to what is standard error when a record comes: others may replace it meanwhile."""
+    """Writes to the current standard error, which may be replaced at any time."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -66,9 +66,9 @@ class _StandardError(logging.StreamHandler):
 
 
 def log_to_terminal() -> None:
-    """Writes log records to standard error, made visible; handlers that do more stay as they are.
+    """Logs to standard error, made `printable`; replaces plain handlers, keeps all others.
 
-    A library may have added a plain handler already: absl does, as soon as it has something to log.
+    Libraries add plain handlers, as absl does when it first logs.
     """
     plain = [handler for handler in logging.root.handlers if type(handler) is logging.StreamHandler]
     if plain or not logging.root.handlers:

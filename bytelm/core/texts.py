@@ -1,4 +1,4 @@
-"""Texts as the API takes them."""
+"""The kinds of text that the Python API accepts."""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,14 +7,14 @@ from bytelm.core.errors import UserError
 Text = bytes | bytearray | memoryview | str
 """Bytes as they are; a str stands for its UTF-8 bytes (lone surrogates: the bytes they escape)."""
 Texts = Text | Iterable[Text]
-"""Several texts, or one alone: a `Text` is one text, and never taken apart."""
+"""One text or several; a single `Text` is never split into its characters."""
 
 
 def each_text(texts: Texts) -> Iterator[bytes]:
     """The bytes of each text.
 
     Raises:
-        UserError: for what is no text.
+        UserError: for a value that is not a text.
     """
     if isinstance(texts, Text) or not isinstance(texts, Iterable):
         texts = [texts]
@@ -22,9 +22,9 @@ def each_text(texts: Texts) -> Iterator[bytes]:
 
 
 def text_bytes(text: Text) -> bytes:
-    """The bytes of one text; errors as for `each_text`."""
+    """The bytes of one text; raises as `each_text` does."""
     if not isinstance(text, Text):
-        raise UserError(f"{text!r:.60} is no text; give a str or bytes.")
+        raise UserError(f"{text!r:.60} is not a text; give a str or bytes.")
     if not isinstance(text, str):
         return bytes(text)
     try:

@@ -1,6 +1,6 @@
-"""Running Python files of the user's own: presets, and modules that define families.
+"""Runs the user's own Python files: presets, and modules that define families.
 
-Only what the user names is run: never what a checkpoint or a data folder names.
+Only files that the user names are run, never those that a checkpoint or a data folder names.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from bytelm.core.renamed import hint
 
 
 def run_module(path: Path) -> types.ModuleType:
-    """Runs a file as a module of its own, each time it is called.
+    """Runs a file as a new module, each time it is called.
 
     The file can import from its own folder.
 
@@ -25,7 +25,7 @@ def run_module(path: Path) -> types.ModuleType:
         UserError: if it fails; the error names the line.
     """
     file = path.resolve()
-    # A name that nothing imports, so that a preset called json.py hides no other module.
+    # A name that nothing else imports: a preset called json.py must not hide that module.
     name = f"bytelm_user_{hashlib.sha256(bytes(file)).hexdigest()[:12]}"
     module = types.ModuleType(name)
     module.__file__ = str(file)
@@ -36,13 +36,13 @@ def run_module(path: Path) -> types.ModuleType:
 
 
 def import_user_code(name: str) -> None:
-    """Imports what `--import` names, so that the families that it defines are registered.
+    """Imports what `--import` names, which registers the families that it defines.
 
     Args:
         name: a .py file, also one within a package, or the dotted name of a module.
 
     Raises:
-        UserError: if it is not there, or fails.
+        UserError: if it is missing or fails.
     """
     path = Path(name)
     if path.suffix == ".py":
@@ -69,7 +69,7 @@ def _import_from_package(path: Path) -> None:
 
 @contextlib.contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Lets code that runs meanwhile import from a folder, as from a script's."""
+    """Within the context, code can import from a folder, as from a script's own."""
     entry = str(folder)
     sys.path.insert(0, entry)
     try:
@@ -80,7 +80,7 @@ def _importable(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _errors(what: Path | str) -> Iterator[None]:
-    """Turns whatever the user's own code raises into one sentence."""
+    """Turns any exception of the user's code into one sentence."""
     try:
         yield
     except Exception as error:

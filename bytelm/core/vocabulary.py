@@ -3,7 +3,7 @@
 Ids 0-255 are the bytes themselves, so that any byte string is valid input and no id ever
 needs translating. What a model may predict comes first, so that the predicted vocabulary is
 a prefix of the input vocabulary: the 256 bytes and the end of the document. A subword model has
-the tokens of a tokenizer in place of the bytes, and the special symbols behind those.
+a tokenizer's tokens in place of the bytes, followed by the special symbols.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ UNSCORED = -1
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The symbols of a model whose text is of `size` different symbols: bytes, or tokens."""
+    """The symbols of a model: `size` bytes or tokens, then END, START and PAD."""
 
     size: int = BYTES
 

@@ -12,7 +12,7 @@ def test_one_text_is_one_text_and_never_taken_apart(text):
 
 @pytest.mark.parametrize("text", [3, None, ["ab"]])
 def test_what_is_no_text_is_said(text):
-    with pytest.raises(UserError, match="is no text"):
+    with pytest.raises(UserError, match="is not a text"):
         text_bytes(text)
 
 

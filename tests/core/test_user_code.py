@@ -147,7 +147,7 @@ def test_a_name_is_taken_once(folder):
     [
         ("nowhere.py", "there is no such file"),
         ("no_module_of_this_name", "ModuleNotFoundError"),
-        ("", "--import needs a name"),
+        ("", "--import needs the name"),
     ],
 )
 def test_what_cannot_be_imported_is_named(capsys, name, message):

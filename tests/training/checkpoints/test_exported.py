@@ -95,7 +95,7 @@ def test_the_card_says_what_it_is(folder):
 
 def test_a_folder_that_holds_files_is_left_alone(folder, tmp_path):
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(UserError, match="is there already and holds files"):
+    with pytest.raises(UserError, match="exists and holds files"):
         export(model("hat"), folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     assert list(tmp_path.iterdir()) == [folder]
