@@ -53,6 +53,8 @@ UNITS: dict[str, Unit] = {
     "": Unit(),
     "bpb": Unit(".4f", "{} bpb", ".3f"),
     "bits/target byte": Unit(".4f", "{} bits/target byte", ".3f"),
+    "bpb with END": Unit(".4f", "{} with END", ".3f"),
+    "bits/target byte with END": Unit(".4f", "{} with END", ".3f"),
     "share": Unit(".2%"),
     "of peak": Unit(".0%", "{} of peak"),
     "count": Unit(",.0f"),

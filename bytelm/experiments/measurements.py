@@ -197,8 +197,8 @@ def _inference(config: ExperimentConfig, loaded: LoadedModel, symbols: int) -> d
         for batch in ValidationBatches(config.data, counted, "test"):
             sums = jax.device_get(program.evaluate(loaded.params, place_batch(batch, mesh)))
             rows += float((batch.document_ids > 0).any(axis=1).sum())
-            patches += float(sums.get("patches", 0.0))
-            size += float(sums["bytes"])
+            patches += float(sums.patches or 0)
+            size += float(sums.bytes)
     figures = {
         "inference_flops_per_byte": row_flops(config, patches / rows if patches else None)
         * rows

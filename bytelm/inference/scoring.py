@@ -168,7 +168,7 @@ def _apply(
     output = nnx.merge(graphdef, params)(
         dataclasses.replace(batch, targets=unscored, byte_counts=None)
     )
-    return function(output, batch.targets), output.statistics.get("overflow")
+    return function(output, batch.targets), output.overflow
 
 
 def _nats_and_starts(output: ModelOutput, targets: jax.Array) -> tuple[jax.Array, jax.Array | None]:

@@ -9,12 +9,17 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from bytelm.core.statistics import Ratio, Statistic
 from bytelm.core.variants import Variant
 from bytelm.core.vocabulary import UNSCORED, Vocabulary
 from bytelm.nn.linear import project
 from bytelm.nn.state import restore
+from bytelm.patching.patches import OVERFLOW
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
+
+DELETED = Statistic("deleted", "share")
+"""Share of the inputs that an encoder deletes."""
 
 LOGITS = 2**24
 """Logits of a piece that `Unembedding.nats` holds at a time."""
@@ -109,7 +114,7 @@ class ModelOutput:
             whether a patch ends there, in a family that codes that too. It counts where the
             target does.
         auxiliary_losses: scalars in nats per scored symbol, added to the training loss.
-        statistics: scalar sums over the batch that the family reports, such as patches opened.
+        statistics: ratios over the batch that the family reports, such as that of its boundaries.
         patch_starts: bool `[B, T]` or None, the symbols with which patches begin, in a family
             that has patches.
         deleted: bool `[B, S]` or None, the inputs that an encoder which shortens does not keep.
@@ -119,10 +124,16 @@ class ModelOutput:
     head: jax.Array | Unembedding
     segmentation_nats: jax.Array | None = None
     auxiliary_losses: dict[str, jax.Array] = field(default_factory=dict)
-    statistics: dict[str, jax.Array] = field(default_factory=dict)
+    statistics: tuple[Ratio, ...] = ()
     patch_starts: jax.Array | None = None
     deleted: jax.Array | None = None
     states: jax.Array | None = None
+
+    @property
+    def overflow(self) -> jax.Array | None:
+        """Boundaries that were ignored because the capacity was used up; None without patches."""
+        found = [ratio.total for ratio in self.statistics if ratio.statistic is OVERFLOW]
+        return sum(found[1:], start=found[0]) if found else None
 
     @property
     def logits(self) -> jax.Array:

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bytelm.core.errors import UserError
+from bytelm.core.statistics import Ratio
 from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE, UNSCORED
 from bytelm.models.contract import Batch, LanguageModel, ModelOutput
 from bytelm.models.hierarchy import HierarchyConfig, extend_backbone
@@ -44,6 +45,7 @@ from bytelm.nn.norms import NORMS, LayerNorm
 from bytelm.nn.partitioning import shard_rows
 from bytelm.nn.stack import Stack, StackState
 from bytelm.nn.transformer_xl import DEVIATION, PositionBiases, RelativeBlockConfig
+from bytelm.patching.boundary_statistics import TARGET, boundary_statistics
 from bytelm.patching.patches import positions_in_segment
 from bytelm.patching.predictor import BoundaryPredictor
 from bytelm.patching.rules import BoundaryRule, RuleState, find_boundaries
@@ -230,7 +232,7 @@ class DynamicPooling(LanguageModel):
         return ModelOutput(
             logits,
             auxiliary_losses=losses,
-            statistics={**segments.statistics, **statistics},
+            statistics=(*segments.statistics, *statistics),
             patch_starts=segments.starts,
             states=self._normalised(x),
         )
@@ -258,26 +260,21 @@ class DynamicPooling(LanguageModel):
 
     def _supervise(
         self, decision: Decision, batch: Batch, logits: jax.Array
-    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        """The loss of learned boundaries, and sums that say what they have become."""
+    ) -> tuple[dict[str, jax.Array], tuple[Ratio, ...]]:
+        """The loss of learned boundaries, and statistics that say what they have become."""
         kind, counted = self.config.boundary, self._counted(batch)
         if not isinstance(kind, LearnedBoundary) or decision.logits is None:
-            return {}, {}
+            return {}, ()
         rule = BoundaryRule("whitespace")
-        whitespace = find_boundaries(rule, batch.ids, batch.document_ids)[0].ends & counted
-        boundaries = decision.ends & counted
-        statistics = {
-            "counted": counted.sum(),
-            "boundaries": boundaries.sum(),
-            "whitespace": whitespace.sum(),
-            "whitespace_boundaries": (boundaries & whitespace).sum(),
-        }
+        whitespace = find_boundaries(rule, batch.ids, batch.document_ids)[0].ends
+        statistics = boundary_statistics(decision.ends, whitespace, counted)
         seen = Observed(decision.logits, decision.numbers, counted, batch, logits)
         targets = kind.loss(seen)
         if targets is None:
             return {}, statistics
         loss, wanted = targets
-        return {"boundaries": kind.weight * loss}, {**statistics, "wanted": wanted}
+        target = TARGET(wanted, counted.sum())
+        return {"boundaries": kind.weight * loss}, (*statistics, target)
 
     def _counted(self, batch: Batch) -> jax.Array:
         """The symbols whose boundaries count in the losses: those with a scored target."""

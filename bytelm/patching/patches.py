@@ -10,17 +10,53 @@ Shapes: B = rows, T = symbols, P = patches, d = channels.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
+from bytelm.core.statistics import Ratio, Statistic
+
 NO_PATCH = -1
 """The patch of a symbol that is in none: before its document's first, or padding."""
 LENGTHS = {"1": 1, "2": 2, "3-4": 4, "5-8": 8, "9-16": 16, "17-32": 32, "33+": math.inf}
 """Classes of patch lengths, and the longest of each."""
+OVERFLOW = Statistic("overflow", "share")
+"""Share of the boundaries that are ignored because the capacity is used up."""
+MOST_OVERFLOW = 0.01
+"""Overflow above which a user is warned."""
 LEAST_SCORE = -1e30
 """Score of what is not there. Finite, so that its gradient is 0 and not NaN."""
+
+
+@dataclass(frozen=True)
+class TooFewSlots:
+    """Warns where much overflows, and says which capacity would do.
+
+    Attributes:
+        symbols_per_slot: symbols of a row for each of its slots.
+    """
+
+    symbols_per_slot: float
+
+    def __call__(self, values: Mapping[str, float]) -> str | None:
+        overflow = values["overflow"]
+        if overflow <= MOST_OVERFLOW:
+            return None
+        # Enough for the mean row, with a tenth to spare; or, where rows differ, more than now.
+        mean = values["bytes_per_patch"] * (1 - overflow) / 1.1
+        enough = min(mean, 0.8 * self.symbols_per_slot)
+        return (
+            f"{overflow:.1%} of the patches found no free slot in their row, and their bytes "
+            f"stayed in the patch before; set model.bytes_per_slot to {max(1.0, enough):.2f} or "
+            "less."
+        )
+
+
+def overflow_ratio(overflow: jax.Array, opened: jax.Array, symbols_per_slot: float) -> Ratio:
+    """The share of boundaries that overflowed, with a warning if that is much."""
+    return OVERFLOW(overflow, opened + overflow, warn=TooFewSlots(symbols_per_slot))
 
 
 @jax.tree_util.register_dataclass
@@ -55,9 +91,10 @@ class Patches:
         return self.valid.sum(axis=1)
 
     @property
-    def statistics(self) -> dict[str, jax.Array]:
-        """Sums for the metrics: patches opened, and boundaries refused for want of room."""
-        return {"patches": self.valid.sum(), "overflow": self.refused}
+    def statistics(self) -> tuple[Ratio, ...]:
+        """The share of boundaries that overflowed."""
+        slots = self.at.shape[1]
+        return (overflow_ratio(self.refused, self.valid.sum(), self.of_symbol.shape[1] / slots),)
 
 
 def find_patches(

@@ -41,7 +41,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from bytelm.patching.patches import NO_PATCH, find_patches
+from bytelm.core.statistics import Ratio
+from bytelm.patching.patches import NO_PATCH, find_patches, overflow_ratio
 
 BoundaryGradient = Literal["published", "counterfactual"]
 
@@ -72,9 +73,10 @@ class Segments:
     refused: jax.Array
 
     @property
-    def statistics(self) -> dict[str, jax.Array]:
-        """Sums for the metrics: segments begun, and what was refused for want of room."""
-        return {"patches": self.starts.sum(), "overflow": self.refused}
+    def statistics(self) -> tuple[Ratio, ...]:
+        """The share of boundaries that overflowed."""
+        slots = self.document_ids.shape[1]
+        return (overflow_ratio(self.refused, self.starts.sum(), self.index.shape[1] / slots),)
 
 
 def find_segments(

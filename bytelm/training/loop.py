@@ -15,12 +15,12 @@ import jax
 from bytelm.core import fallible_output
 from bytelm.core.atomic_write import write_whole
 from bytelm.core.errors import UserError
+from bytelm.core.figure import Figure
+from bytelm.core.statistics import warnings
 from bytelm.data.loader import train_loader
 from bytelm.data.rows import open_tokenizer, open_unigram
 from bytelm.inference.generation import missing_methods
 from bytelm.models import Batch
-from bytelm.models.encoder_decoder import EncoderDecoderConfig
-from bytelm.models.hierarchy import HierarchyConfig
 from bytelm.nn.mesh import place_batch, row_share
 from bytelm.tokenizers.carried import carry, with_copies
 from bytelm.training.checkpoints.checkpoint import Checkpoints, last_step
@@ -32,13 +32,14 @@ from bytelm.training.header import describe_run, write_facts
 from bytelm.training.initial import start_from
 from bytelm.training.length import with_steps
 from bytelm.training.metrics.display import Display, format_duration
-from bytelm.training.metrics.record import Record, warnings
+from bytelm.training.metrics.record import SETTLED, Record
 from bytelm.training.metrics.writer import MetricsWriter
 from bytelm.training.program import build_program, step_flops
 from bytelm.training.progress import Progress
 from bytelm.training.provenance import provenance
 from bytelm.training.rate_change import rate_change
 from bytelm.training.samples import Sampler, on_one_device
+from bytelm.training.score import StepMetrics, Sums
 from bytelm.training.step import State
 from bytelm.training.trained_text import keep_record
 from bytelm.training.unreadable_text import reading_failed
@@ -128,7 +129,6 @@ class _Run:
         start: Start,
     ):
         self.config, self.run_dir, self.mesh = config, run_dir, mesh
-        self.has_encoder = isinstance(config.model, EncoderDecoderConfig)
         # The config says where files were; what is read is what the run carries of them.
         reading = as_read(config, run_dir) if start.resume else config
         self.program = build_program(reading, mesh)
@@ -227,7 +227,7 @@ class _Run:
         updates = self.step - int(self.state["skipped"])
         if jump := rate_change(saved, self.config, self.step, updates):
             self.notes.append(f"warning: {jump}")
-        self.record = Record(**restored.provenance["record"])
+        self.record = Record.restored(restored.provenance["record"])
 
     def _restore_validation(self, provenance: Mapping[str, Any]) -> None:
         """Takes over what validations found, if today's can be compared with them."""
@@ -258,7 +258,7 @@ class _Run:
                     f"warning: the family {self.config.model.family} has no "
                     f"{' and no '.join(self.missing)}, so there will be no samples"
                 )
-            pending: tuple[int, dict[str, jax.Array]] | None = None
+            pending: tuple[int, StepMetrics] | None = None
             while True:
                 done = self.step >= config.steps
                 stopping = self.failure is not None or (not done and stop.agreed())
@@ -340,12 +340,12 @@ class _Run:
             wandb_project=self.config.train.wandb_project,
         )
 
-    def _take(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+    def _take(self, step: int, metrics: StepMetrics) -> None:
         """Counts in the metrics of a step, and records them where a record is due."""
         values = jax.device_get(metrics)
-        self.progress.add(values, self.step_flops)
+        self.progress.add(values.sums, self.step_flops)
         limit = self.config.train.max_skipped
-        if values["skipped_in_row"] >= limit:
+        if values.skipped_in_row >= limit:
             self.checkpoints.wait()
             last = self.checkpoints.last_step
             advice = (
@@ -361,42 +361,35 @@ class _Run:
             )
         self.record.add(values, self.step_flops)
         if step % self.config.train.log_every == 0:
-            scalars = self.record.scalars(
-                functools.partial(step_flops, self.config),
-                self.peak,
-                self.config.data.scripts,
-                self.has_encoder,
-            )
+            record = self.record
+            figures = record.figures(functools.partial(step_flops, self.config), self.peak)
             # The schedule does not advance in a step that is skipped.
-            scalars["learning_rate"] = float(self.learning_rate(step - 1 - int(values["skipped"])))
-            self.progress.seconds += self.record.seconds
+            rate = float(self.learning_rate(step - 1 - int(values.skipped)))
+            self.progress.seconds += record.seconds
             self.record = Record()
-            self._report(step, scalars)
-            self._warn(scalars, "in training")
+            self._report(step, [*figures, Figure("learning_rate", rate, "lr")])
+            self._warn(record.sums, "in training")
             self.record.resume()
 
-    @property
-    def _room(self) -> float | None:
-        """Symbols for each patch that a row has room for; None in a flat model."""
-        length, model = self.config.data.sequence_length, self.config.model
-        return length / model.capacity(length) if isinstance(model, HierarchyConfig) else None
-
-    def _warn(self, scalars: Mapping[str, float], when: str) -> None:
-        """Tells the user of what is wrong with the patches, once for each thing."""
-        found = warnings(scalars, self.step / self.config.train.steps, self._room)
+    def _warn(self, sums: Sums | None, when: str) -> None:
+        """Warns of statistics that are wrong, once of each."""
+        if sums is None or self.step / self.config.train.steps <= SETTLED:
+            return
+        found = warnings(sums.statistics)
         for subject, warning in found.items():
             if (subject, when) not in self.warned:
                 self.display.message(f"warning: {when}, {warning}")
             self.warned.add((subject, when))
 
-    def _report(self, step: int, scalars: dict[str, float]) -> None:
-        self.display.update(step, scalars)
+    def _report(self, step: int, figures: list[Figure]) -> None:
+        self.display.update(step, figures)
         if self.writer:
+            scalars = {figure.name: figure.value for figure in figures}
             seconds = self.record.seconds
             self.writer.write(step, {**scalars, **self.progress.metrics(seconds)})
 
     def _validate(self) -> float | None:
-        """Bits per byte (`measure`) of the validation text.
+        """Bits per byte of the validation text, END not counted.
 
         None where it was left because the run is to stop.
         """
@@ -405,8 +398,8 @@ class _Run:
             if found is None:
                 return None
             self.validated, self.last_validation = self.step, found.bits
-            self._report(self.step, found.metrics)
-            self._warn(found.details, "in validation")
+            self._report(self.step, found.figures)
+            self._warn(found.sums, "in validation")
         return found.bits
 
     def _sample(self) -> None:

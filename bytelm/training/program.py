@@ -52,7 +52,7 @@ def _parts(config: ExperimentConfig) -> tuple[Any, ...]:
     """What a program depends on, but for the mesh; the learning rate is an argument of its step."""
     optimizer = dataclasses.replace(config.optimizer, learning_rate=1.0)
     train = config.train
-    return config.model, optimizer, train.steps, train.accumulation, len(config.data.scripts)
+    return config.model, optimizer, train.steps, train.accumulation, tuple(config.data.scripts)
 
 
 def _shapes(config: ExperimentConfig) -> tuple[int, ...]:
@@ -65,7 +65,7 @@ def _program(
     optimizer: OptimizerConfig,
     steps: int,
     accumulation: int,
-    scripts: int,
+    scripts: tuple[str, ...],
     mesh: Mesh,
 ) -> TrainProgram:
     return train_program(model, optimizer.build(steps), mesh, accumulation, scripts)

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bytelm.training.score import Sums
+
 
 @dataclass
 class Progress:
@@ -59,7 +61,7 @@ class Progress:
             "compile_seconds": self.compile_seconds,
         }
 
-    def add(self, values: Mapping[str, Any], flops: float) -> None:
-        """Counts in a step: its metrics and its FLOPs."""
-        self.bytes += int(values["inputs"] if "inputs" in values else values["bytes"])
+    def add(self, sums: Sums, flops: float) -> None:
+        """Counts in a step: its sums and its FLOPs."""
+        self.bytes += int(sums.read)
         self.flops += flops

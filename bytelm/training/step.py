@@ -6,10 +6,9 @@ model's step).
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -19,76 +18,17 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bytelm.core.vocabulary import BYTE_VOCABULARY, PAD, UNSCORED, Vocabulary
+from bytelm.core.vocabulary import PAD, UNSCORED
 from bytelm.core.xla import training_options
 from bytelm.models import Batch, ModelConfig
+from bytelm.models.contract import DELETED
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.nn.mesh import like_parameters, parameter_shardings
-from bytelm.patching.patches import count_lengths
+from bytelm.training.score import StepMetrics, Sums, score
 
 State = dict[str, Any]
 """step (int32), params, optimizer, rng (key data), skipped and skipped_in_row (int32), and
 controllers by the names of the losses whose weights they set."""
-
-
-def score(
-    model: nnx.Module,
-    batch: Batch,
-    scripts: int = 0,
-    weights: Mapping[str, jax.Array] = MappingProxyType({}),
-    symbols_per_input: jax.Array | None = None,
-    vocabulary: Vocabulary = BYTE_VOCABULARY,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The training loss summed over a batch's scored symbols, and sums for the metrics.
-
-    The sums are nats over text and END together (`nats`), over text alone (`byte_nats`), the
-    number of bytes and of scored symbols (bytes or tokens, and END), the auxiliary losses times
-    the scored symbols (`auxiliary/NAME`), and whatever statistics the family reports. In a family
-    with patches they are counted by length (`patch_lengths`), and where batches carry the numbers
-    of so many `scripts`, bytes and patches by script, `[scripts]`. With an encoder, its `inputs`
-    are counted and those `deleted`, in all and by script.
-
-    Args:
-        weights: of auxiliary losses, by name, in the training loss alone; 1 for others.
-        symbols_per_input: of the whole batch, where this is a piece of it for an encoder.
-        vocabulary: of the batch's symbols.
-    """
-    output = model(batch)
-    nats = output.nats(batch.targets)
-    is_text = (batch.targets >= 0) & (batch.targets < vocabulary.end)
-    bytes_of = is_text.astype(jnp.int32) if batch.byte_counts is None else batch.byte_counts
-    sums = {
-        "nats": nats.sum(),
-        "byte_nats": jnp.where(is_text, nats, 0.0).sum(),
-        "bytes": bytes_of.sum(),
-        "symbols": (batch.targets != UNSCORED).sum(),
-        **output.statistics,
-    }
-    if output.patch_starts is not None:
-        sums["patch_lengths"] = count_lengths(output.patch_starts, batch.document_ids)
-    if scripts and output.patch_starts is not None:
-        of_script = batch.scripts[:, :, None] == jnp.arange(scripts)[None, None, :]
-        sums["script_bytes"] = (of_script * bytes_of[:, :, None]).sum(axis=(0, 1))
-        starts = output.patch_starts[:, :, None]
-        sums["script_patches"] = (of_script & starts).sum(axis=(0, 1))
-    if batch.inputs is not None:
-        inputs = batch.inputs != PAD
-        sums["inputs"] = inputs.sum()
-        if output.deleted is not None:
-            sums["deleted"] = output.deleted.sum()
-        if scripts and output.deleted is not None:
-            of_script = batch.scripts[:, :1, None] == jnp.arange(scripts)[None, None, :]
-            sums["script_inputs"] = (of_script & inputs[:, :, None]).sum(axis=(0, 1))
-            sums["script_deleted"] = (of_script & output.deleted[:, :, None]).sum(axis=(0, 1))
-    # An encoder's losses are means over inputs: a piece of a batch has its share of those.
-    share = sums["symbols"]
-    if symbols_per_input is not None:
-        share = sums["inputs"] * symbols_per_input
-    losses = output.auxiliary_losses.items()
-    for name, loss in losses:
-        sums[f"auxiliary/{name}"] = loss * share
-    auxiliary = sum((weights.get(name, 1.0) * loss for name, loss in losses), start=jnp.zeros(()))
-    return sums["nats"] + auxiliary * share, sums
 
 
 @dataclass(frozen=True)
@@ -99,7 +39,7 @@ class TrainProgram:
         graphdef: the model without its parameters; `nnx.merge(graphdef, params)` is the model.
         shardings: of the state, in the state's own structure.
         init: seed -> state.
-        step: (state, batch, learning rate) -> (state, metrics); the state is donated.
+        step: (state, batch, learning rate) -> (state, `StepMetrics`); the state is donated.
         learning_rate: the peak that `train` gives to `step`; None for the optimiser's own.
         evaluate: (params, batch) -> sums over the batch, as `score` gives them.
     """
@@ -109,10 +49,10 @@ class TrainProgram:
     shardings: State
     init: Callable[[int], State]
     step: Any
-    evaluate: Callable[[Any, Batch], dict[str, jax.Array]]
+    evaluate: Callable[[Any, Batch], Sums]
     learning_rate: np.float32 | None = None
 
-    def train(self, state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+    def train(self, state: State, batch: Batch) -> tuple[State, StepMetrics]:
         """One step: the new state, and the metrics; the old state is donated."""
         return self.step(state, batch, self.learning_rate)
 
@@ -126,14 +66,14 @@ def train_program(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     accumulation: int = 1,
-    scripts: int = 0,
+    scripts: tuple[str, ...] = (),
 ) -> TrainProgram:
     """Puts model, optimiser and mesh together. Traces nothing yet.
 
     Args:
         accumulation: into how many pieces, run one after another, a batch is cut; the result is
             that of the whole batch.
-        scripts: how many scripts the batches tell apart.
+        scripts: names of the scripts whose numbers the batches carry.
     """
     abstract_model = nnx.eval_shape(lambda: model.build(nnx.Rngs(0)))
     graphdef, abstract_params = nnx.split(abstract_model)
@@ -169,8 +109,8 @@ def train_program(
         batch: Batch,
         weights: dict[str, jax.Array],
         symbols_per_input: jax.Array | None,
-    ) -> tuple[Any, dict[str, jax.Array]]:
-        def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Any, Sums]:
+        def loss(params: Any) -> tuple[jax.Array, Sums]:
             model = nnx.merge(graphdef, params)
             return score(model, batch, scripts, weights, symbols_per_input, vocabulary)
 
@@ -180,7 +120,7 @@ def train_program(
 
     def step(
         state: State, batch: Batch, learning_rate: jax.Array | None
-    ) -> tuple[State, dict[str, jax.Array]]:
+    ) -> tuple[State, StepMetrics]:
         params = state["params"]
         batch = dataclasses.replace(batch, keys=_row_keys(state, len(batch.ids)))
         steering = state["controllers"]
@@ -200,7 +140,7 @@ def train_program(
                 zeros,
                 pieces,
             )
-        grads = jax.tree.map(lambda g: g / sums["symbols"], grads)
+        grads = jax.tree.map(lambda g: g / sums.symbols, grads)
         norm = optax.tree.norm(grads)
         peak = {} if learning_rate is None else {"learning_rate": learning_rate}
         updates, optimizer_state = update(grads, state["optimizer"], params, **peak)
@@ -208,10 +148,11 @@ def train_program(
             "params": optax.apply_updates(params, updates),
             "optimizer": optimizer_state,
             "controllers": {
-                name: each.update(steering[name], sums) for name, each in controllers.items()
+                name: each.update(steering[name], sums.ratio(DELETED))
+                for name, each in controllers.items()
             },
         }
-        finite = jnp.isfinite(sums["nats"]) & jnp.isfinite(norm)
+        finite = jnp.isfinite(sums.nats) & jnp.isfinite(norm)
         kept = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             advanced,
@@ -225,16 +166,12 @@ def train_program(
             "skipped": state["skipped"] + bad,
             "skipped_in_row": (state["skipped_in_row"] + 1) * bad,
         }
-        metrics = {
-            **sums,
-            "gradient_norm": norm,
-            "skipped": new_state["skipped"],
-            "skipped_in_row": new_state["skipped_in_row"],
-            **{f"weight/{name}": weight for name, weight in weights.items()},
-        }
+        metrics = StepMetrics(
+            sums, norm, new_state["skipped"], new_state["skipped_in_row"], weights
+        )
         return new_state, metrics
 
-    def evaluate(params: Any, batch: Batch) -> dict[str, jax.Array]:
+    def evaluate(params: Any, batch: Batch) -> Sums:
         return score(nnx.merge(graphdef, params), batch, scripts, vocabulary=vocabulary)[1]
 
     return TrainProgram(

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 
+from bytelm.core.figure import Figure
+from bytelm.core.statistics import added
 from bytelm.data.validation import ValidationText
 from bytelm.models.contract import Batch
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.nn.mesh import batch_shards, place_batch, row_share
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.metrics.record import measure, segmentation_metrics
+from bytelm.training.score import Sums, measure_of
 from bytelm.training.step import TrainProgram
 
 
@@ -22,15 +23,15 @@ class Validated:
     """What a validation found.
 
     Attributes:
-        bits: of all the text, as `measure` gives them.
-        metrics: by name, for a record: `bits`, those of each source where there are several, and
-            what became of patches.
-        details: of the patches, as `segmentation_metrics` names them.
+        bits: per byte of all the text, END not counted (`Sums.measure`).
+        figures: for a record: `bits`, those of each source where there are several, and all
+            statistics.
+        sums: over all the text.
     """
 
     bits: float
-    metrics: dict[str, float]
-    details: dict[str, float]
+    figures: list[Figure]
+    sums: Sums
 
 
 class Validation:
@@ -53,8 +54,9 @@ class Validation:
             process_count=count,
         )
         self._config, self._program, self._mesh = config, program, mesh
-        self._has_encoder = isinstance(config.model, EncoderDecoderConfig)
-        measured = f"{measure({}, self._has_encoder)[0]} {self.text.fingerprint}"
+        measure = measure_of(isinstance(config.model, EncoderDecoderConfig)).name
+        # Earlier versions counted END, and digested the name alone.
+        measured = f"{measure} without END {self.text.fingerprint}"
         self.identity = hashlib.blake2b(measured.encode(), digest_size=16).hexdigest()
 
     def batches(self) -> Iterator[Batch]:
@@ -64,32 +66,27 @@ class Validation:
 
     def __call__(self, params: Any, leave: Callable[[], bool] = lambda: False) -> Validated | None:
         """Scores all rows; None where `leave`, which is asked before each batch, said so."""
-        total: dict[str, Any] = {}
-        bits_of_sources: dict[str, float] = {}
+        total: Sums | None = None
+        of_sources: list[Figure] = []
         for source in self.text.sources:
-            sums: dict[str, Any] = {}
+            sums: Sums | None = None
             for batch in self.text.batches(source):
                 if leave():
                     return None
-                _add(sums, self._evaluate(params, batch), 1.0)
-            bits_of_sources[source.name] = measure(sums, self._has_encoder)[1]
-            _add(total, sums, source.factor)
-        name, bits = measure(total, self._has_encoder)
-        metrics = {f"validation_{name}": bits}
-        if len(bits_of_sources) > 1:
-            for source_name, of_source in bits_of_sources.items():
-                metrics[f"validation_{name}/{source_name}"] = of_source
-        details = segmentation_metrics(total, self._config.data.scripts)
-        metrics |= {f"validation/{name}": value for name, value in details.items()}
-        return Validated(bits, metrics, details)
+                sums = added(sums, self._evaluate(params, batch))
+            assert sums is not None, "a source has rows"
+            (figure,) = sums.measure.figures
+            of_sources.append(figure.renamed(f"validation_{figure.name}/{source.name}"))
+            total = added(total, sums, source.factor)
+        assert total is not None, "there is a source"
+        bits, with_end, *others = total.statistics
+        figures = [
+            *(f.renamed(f"validation_{f.name}") for f in bits.figures + with_end.figures),
+            *(of_sources if len(of_sources) > 1 else ()),
+            *(f.renamed(f"validation/{f.name}") for ratio in others for f in ratio.figures),
+        ]
+        return Validated(bits.value, figures, total)
 
-    def _evaluate(self, params: Any, batch: Batch) -> dict[str, Any]:
-        found: dict[str, Any] = jax.device_get(
-            self._program.evaluate(params, place_batch(batch, self._mesh))
-        )
+    def _evaluate(self, params: Any, batch: Batch) -> Sums:
+        found: Sums = jax.device_get(self._program.evaluate(params, place_batch(batch, self._mesh)))
         return found
-
-
-def _add(total: dict[str, Any], sums: dict[str, Any], factor: float) -> None:
-    for name, value in sums.items():
-        total[name] = total.get(name, 0.0) + factor * np.asarray(value, np.float64)

@@ -127,10 +127,10 @@ def test_the_sums_of_training_are_of_bytes(experiment):
     _, sums = score(model, batch, vocabulary=experiment.model.symbols)
     end = experiment.model.symbols.end
     tokens = np.count_nonzero((batch.targets >= 0) & (batch.targets < end))
-    assert sums["bytes"] == batch.byte_counts.sum() > tokens
-    assert sums["symbols"] == tokens + np.count_nonzero(batch.targets == end)
+    assert sums.bytes == batch.byte_counts.sum() > tokens
+    assert sums.symbols == tokens + np.count_nonzero(batch.targets == end)
     nats = math.log(experiment.model.symbols.outputs)
-    assert sums["byte_nats"] == pytest.approx(tokens * nats, rel=1e-5)
+    assert sums.measure.total == pytest.approx(tokens * nats, rel=1e-5)
 
 
 def test_a_run_carries_its_tokenizer(run, experiment, trained, tmp_path):

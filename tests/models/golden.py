@@ -172,7 +172,8 @@ class Result:
         loss: the mean over rows of the mean of `loss_per_token` over what is scored.
         grad: its gradients, by the names of the golden weights; none if not asked for.
         stacks: input and output of each stack, in the order in which they run.
-        statistics: as in `ModelOutput`.
+        opened: how many patches did.
+        overflow: boundaries beyond the capacity.
     """
 
     logits: Any
@@ -181,7 +182,8 @@ class Result:
     loss: Any
     grad: Any
     stacks: Any
-    statistics: Any
+    opened: Any
+    overflow: Any
 
 
 def evaluate(
@@ -212,7 +214,8 @@ def evaluate(
         nats = jnp.where(case.scored, nats, 0)
         loss = (nats.sum(axis=1) / case.scored.sum(axis=1)).mean()
         all_nats = output.nats(batch.targets)[:, :size]
-        return loss, Result(logits, nats, all_nats, loss, {}, stacks, output.statistics)
+        opened = output.patch_starts.sum()
+        return loss, Result(logits, nats, all_nats, loss, {}, stacks, opened, output.overflow)
 
     batch = padded_batch(case, length)
     if not gradients:

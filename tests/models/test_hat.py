@@ -83,7 +83,7 @@ def test_equals_the_definition_word_by_word(model):
         nats.append(-log[-1, WORD_END] - first[targets[at + len(of_bytes) - 1]])
     np.testing.assert_allclose(output.logits[0], np.stack(logits), atol=2e-5)
     np.testing.assert_allclose(output.nats(batch.targets)[0], np.stack(nats), atol=2e-5)
-    assert int(output.statistics["patches"]) == len(words)
+    assert int(output.patch_starts.sum()) == len(words)
 
 
 def sees(model, batch, embedding):
@@ -140,7 +140,7 @@ def test_saying_where_words_end_is_counted(model):
 def test_long_words_are_split_and_every_byte_scored(model):
     batch = row(b"x" * 30)
     output = jax.jit(lambda: model(batch))()
-    assert int(output.statistics["patches"]) == 1 + 30 // LONGEST
+    assert int(output.patch_starts.sum()) == 1 + 30 // LONGEST
     assert (np.asarray(output.nats(batch.targets)) > 0).all()
 
 

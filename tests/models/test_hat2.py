@@ -65,7 +65,7 @@ def test_equals_the_definition_word_by_word(model):
     expected = jax.jit(lambda: word_by_word(model, batch.ids))()
     output = jax.jit(lambda: model(batch))()
     np.testing.assert_allclose(output.logits, expected, atol=2e-5)
-    assert int(output.statistics["patches"]) == len(WORDS)
+    assert int(output.patch_starts.sum()) == len(WORDS)
 
 
 def test_the_backbone_says_what_came_before_the_word():
@@ -81,7 +81,7 @@ def test_long_words_are_split_and_every_byte_scored():
     model = nnx.merge(*split_model(dataclasses.replace(CONFIG, longest_word=8)))
     batch = row(b"x" * 30)
     output = jax.jit(lambda: model(batch))()
-    assert int(output.statistics["patches"]) == 1 + 4
+    assert int(output.patch_starts.sum()) == 1 + 4
     assert (np.asarray(output.nats(batch.targets)) > 0).all()
 
 

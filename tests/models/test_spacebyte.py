@@ -105,7 +105,7 @@ def test_golden_spacebyte_hidden_states(case):
     counts = case.out.get("n_patches", np.full(len(wanted), wanted.shape[1]))
     for row, count in enumerate(counts):
         golden.assert_close(backbone[row, :count], wanted[row, :count])
-    assert golden_result(case).statistics["patches"] == counts.sum()
+    assert golden_result(case).opened == counts.sum()
 
 
 def test_golden_spacebyte_patches(case):
@@ -157,7 +157,7 @@ def test_golden_spacebyte_overflow_is_scored(path):
     assert np.isfinite(result.nats).all() and (result.nats > 0).all()
     surplus = case.out["boundary_mask"].sum() - case.out["n_patches"].sum()
     assert surplus > 0
-    assert result.statistics["overflow"] == surplus
+    assert result.overflow == surplus
 
 
 @pytest.mark.parametrize("path", golden.cases("spacebyte", lambda file: "out.mask" in file))
@@ -200,9 +200,9 @@ def test_it_counts_patches_and_those_refused(bytes_per_slot, opened):
     config = spacebyte(bytes_per_slot=bytes_per_slot)
     graphdef, params = split_model(config)
     batch = padded(text(b"the cat sat"), text(b"a b c d e f"))
-    statistics = jax.jit(lambda *args: nnx.merge(graphdef, args[0])(args[1]).statistics)
-    got = jax.device_get(statistics(params, batch))
-    assert got == {"patches": sum(opened), "overflow": 9 - sum(opened)}
+    output = jax.jit(lambda *args: nnx.merge(graphdef, args[0])(args[1]))(params, batch)
+    assert output.patch_starts.sum() == sum(opened)
+    assert output.overflow == 9 - sum(opened)
 
 
 def text(content):

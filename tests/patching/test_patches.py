@@ -10,6 +10,7 @@ import pytest
 from bytelm.patching.patches import (
     LENGTHS,
     NO_PATCH,
+    TooFewSlots,
     attention_pool,
     count_lengths,
     find_patches,
@@ -88,8 +89,9 @@ def test_patches_open_while_there_is_room(capacity, limited):
     np.testing.assert_array_equal(number, expected.pop("number"), err_msg="number")
     for name, value in expected.items():
         np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
-    np.testing.assert_array_equal(found.statistics["patches"], expected["opened"].sum())
-    np.testing.assert_array_equal(found.statistics["overflow"], expected["refused"])
+    (overflow,) = found.statistics
+    assert overflow.total == expected["refused"]
+    assert overflow.count == expected["refused"] + expected["opened"].sum()
     assert (expected["refused"] > 0) == (limited or capacity < FULL)
 
 
@@ -290,3 +292,14 @@ def test_patches_are_counted_by_length():
     found = dict(zip(LENGTHS, np.asarray(count_lengths(starts, document_ids)), strict=True))
     wanted = {"1": 2, "2": 1, "3-4": 1, "5-8": 1, "9-16": 1, "17-32": 0, "33+": 0}
     assert found == wanted
+
+
+def test_overflow_is_a_warning_with_the_capacity_to_set():
+    enough = TooFewSlots(symbols_per_slot=6.0)
+    assert enough({"overflow": 0.009, "bytes_per_patch": 4.0}) is None
+    # 4 bytes for each patch that wanted a slot, and a tenth to spare.
+    told = enough({"overflow": 0.2, "bytes_per_patch": 5.5})
+    assert "20.0% of the patches" in told and "to 4.00 or less" in told
+    # There are slots enough for the mean row already, so it is some rows that need more.
+    told = TooFewSlots(symbols_per_slot=3.0)({"overflow": 0.02, "bytes_per_patch": 5.5})
+    assert "to 2.40 or less" in told

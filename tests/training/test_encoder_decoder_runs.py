@@ -16,6 +16,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, PAD, UNSCORED
 from bytelm.data.config import DataConfig
 from bytelm.data.loader import ValidationBatches
+from bytelm.models.contract import DELETED
 from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.models.t5.shortening import GateShortening
@@ -194,14 +195,14 @@ def step_in_pieces():
 
 def test_the_controller_moves_once_whatever_the_accumulation(whole_step, step_in_pieces):
     for before, after, metrics in (whole_step, step_in_pieces):
-        assert metrics["weight/gate"] == 2.5
-        assert metrics["inputs"] == sum(3 + row for row in range(ROWS))
-        assert 0 < metrics["deleted"] < metrics["inputs"]
+        assert metrics.weights["gate"] == 2.5
+        deleted = metrics.sums.ratio(DELETED)
+        assert metrics.sums.inputs == deleted.count == sum(3 + row for row in range(ROWS))
+        assert 0 < deleted.total < deleted.count
         gate = CONFIG.model.controllers["gate"]
-        wanted = gate.update(before["controllers"]["gate"], metrics)
+        wanted = gate.update(before["controllers"]["gate"], deleted)
         assert_close(after["controllers"]["gate"], wanted)
-    for name in ("inputs", "deleted"):
-        assert whole_step[2][name] == step_in_pieces[2][name]
+    assert whole_step[2].sums.ratio(DELETED) == step_in_pieces[2].sums.ratio(DELETED)
 
 
 def test_accumulating_pieces_is_the_whole_batch(whole_step, step_in_pieces):

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from bytelm.core.statistics import BPB, BPB_WITH_END
 from bytelm.core.vocabulary import BYTES, END, UNSCORED
 from bytelm.data.corpus.packing import Rows, pack
 from bytelm.models import Batch
@@ -73,10 +74,9 @@ def descended(shape, accumulation=1):
 
 def check_equal_descent(state, metrics):
     wanted_state, wanted_metrics = descended(ONE_DEVICE)
-    for name in ("nats", "byte_nats", "gradient_norm"):
-        assert metrics[name] == pytest.approx(wanted_metrics[name], rel=1e-5)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), metrics, wanted_metrics)
     for name in ("bytes", "symbols"):
-        assert metrics[name] == wanted_metrics[name]
+        assert getattr(metrics.sums, name) == getattr(wanted_metrics.sums, name)
     start = split_model(CONFIG)[1]
     for (path, got), wanted, before in zip(
         jax.tree.leaves_with_path(state["params"]),
@@ -112,7 +112,7 @@ def test_the_gradient_is_the_mean_over_scored_symbols():
     targets[3] = alike.targets[3]
     run = descent(ONE_DEVICE)
     norms = [
-        run.train(run.place(run.start), batch)[1]["gradient_norm"]
+        run.train(run.place(run.start), batch)[1].gradient_norm
         for batch in (alike, dataclasses.replace(alike, targets=targets))
     ]
     assert norms[1] == pytest.approx(norms[0], rel=1e-5)
@@ -121,10 +121,12 @@ def test_the_gradient_is_the_mean_over_scored_symbols():
 def test_the_sums_count_bytes_and_scored_symbols():
     _, metrics = descended(ONE_DEVICE)
     targets = ragged_rows(1).targets
-    assert metrics["symbols"] == (targets != UNSCORED).sum()
-    assert metrics["bytes"] == ((targets >= 0) & (targets < BYTES)).sum()
-    assert metrics["bytes"] < metrics["symbols"] < targets.size
-    assert 0 < metrics["byte_nats"] < metrics["nats"]
+    sums = metrics.sums
+    assert sums.symbols == (targets != UNSCORED).sum()
+    assert sums.bytes == ((targets >= 0) & (targets < BYTES)).sum()
+    assert sums.bytes < sums.symbols < targets.size
+    assert 0 < sums.ratio(BPB).total < sums.ratio(BPB_WITH_END).total == sums.nats
+    assert sums.measure is sums.ratio(BPB)
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +177,10 @@ def test_a_step_with_a_non_finite_loss_is_skipped(muon_run):
         assert bits(before["params"]) == bits(poisoned["params"])
         assert bits(before["optimizer"]) == bits(poisoned["optimizer"])
         assert (before["skipped"], before["skipped_in_row"], before["step"]) == (count,) * 3
-        assert metrics["skipped"] == metrics["skipped_in_row"] == count
+        assert metrics.skipped == metrics.skipped_in_row == count
     after, metrics = muon_run.train(before, good)
     assert (after["skipped"], after["skipped_in_row"], after["step"]) == (2, 0, 3)
-    assert metrics["skipped_in_row"] == 0
+    assert metrics.skipped_in_row == 0
     assert bits(after["params"]) != bits(poisoned["params"])
 
 
@@ -193,7 +195,7 @@ def test_a_step_with_a_non_finite_gradient_is_skipped(monkeypatch):
     monkeypatch.setattr(step, "score", with_a_kink)
     run = Run(ONE_DEVICE, optax.sgd(1.0))
     state, metrics = run.train(run.place(run.start), ragged_rows(1))
-    assert np.isfinite(metrics["nats"]) and not np.isfinite(metrics["gradient_norm"])
+    assert np.isfinite(metrics.sums.nats) and not np.isfinite(metrics.gradient_norm)
     assert bits(state["params"]) == bits(run.start["params"])
     assert state["skipped"] == 1
 
@@ -202,7 +204,7 @@ def test_a_batch_without_scored_symbols_is_skipped(muon_run):
     batch = random_rows(1)
     batch.targets[:] = UNSCORED
     state, metrics = muon_run.train(muon_run.place(muon_run.start), batch)
-    assert metrics["symbols"] == 0 and state["skipped"] == 1
+    assert metrics.sums.symbols == 0 and state["skipped"] == 1
     assert bits(state["params"]) == bits(muon_run.start["params"])
 
 
@@ -229,9 +231,9 @@ def test_every_byte_of_every_document_is_scored_once():
     params = jax.tree.map(np.zeros_like, split_model(CONFIG)[1])
     sums = jax.device_get(program.evaluate(params, batch))
     size = sum(map(len, documents))
-    assert sums["bytes"] == size
-    assert sums["symbols"] == size + len(documents)
+    assert sums.bytes == size
+    assert sums.symbols == size + len(documents)
     assert (batch.targets == END).sum() == len(documents)
     # All parameters zero: every symbol is as likely as any other.
-    assert sums["byte_nats"] == pytest.approx(size * np.log(257), rel=1e-6)
-    assert sums["nats"] == pytest.approx((size + len(documents)) * np.log(257), rel=1e-6)
+    assert sums.measure.total == pytest.approx(size * np.log(257), rel=1e-6)
+    assert sums.nats == pytest.approx((size + len(documents)) * np.log(257), rel=1e-6)

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bytelm.core.statistics import BPB, BPB_WITH_END
 from bytelm.data.config import DataConfig, SourceConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.metrics.display import format_metrics
+from bytelm.training.metrics.display import format_figures
+from bytelm.training.score import Sums
 from bytelm.training.validation import Validation
 
 
@@ -21,11 +23,10 @@ class LetterProgram:
     def evaluate(params, batch):
         is_text = (batch.targets >= 0) & (batch.targets < 256)
         bits = jnp.where(batch.targets == ord("a"), 1.0, 7.0)
-        return {
-            "nats": jnp.where(is_text, bits * np.log(2), 0.0).sum(),
-            "bytes": is_text.sum(),
-            "symbols": is_text.sum(),
-        }
+        nats = jnp.where(is_text, bits * np.log(2), 0.0).sum()
+        size = is_text.sum()
+        both = (BPB(nats, size), BPB_WITH_END(nats + size, size))
+        return Sums(nats + size, size, size, None, None, both)
 
 
 @pytest.fixture
@@ -51,11 +52,13 @@ def test_a_mixture_has_a_figure_for_each_source(config):
     validation = Validation(config, LetterProgram(), mesh)
     with jax.set_mesh(mesh):
         found = validation({})
-    assert found.metrics["validation_bpb/a.txt"] == pytest.approx(1.0)
-    assert found.metrics["validation_bpb/b.txt"] == pytest.approx(7.0)
-    assert found.bits == found.metrics["validation_bpb"] == pytest.approx(4.0, abs=0.05)
-    assert "validation 4.0" in format_metrics(found.metrics)
-    assert "(a.txt 1.000, b.txt 7.000)" in format_metrics(found.metrics)
+    values = {figure.name: figure.value for figure in found.figures}
+    assert values["validation_bpb/a.txt"] == pytest.approx(1.0)
+    assert values["validation_bpb/b.txt"] == pytest.approx(7.0)
+    assert found.bits == values["validation_bpb"] == pytest.approx(4.0, abs=0.05)
+    assert values["validation_bpb_with_end"] == pytest.approx(found.bits + 1 / np.log(2))
+    assert "validation 4.0" in format_figures(found.figures)
+    assert "(a.txt 1.000, b.txt 7.000)" in format_figures(found.figures)
 
 
 def test_the_identity_tells_other_rows(config):

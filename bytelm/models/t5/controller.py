@@ -1,12 +1,12 @@
 """A loss's weight that follows what the model does: MrT5's controller of the deletion ratio."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from bytelm.core.errors import UserError
+from bytelm.core.statistics import Ratio
 
 ControllerState = dict[str, jax.Array]
 
@@ -42,10 +42,9 @@ class RatioController:
         """The weight of the loss that the next step has."""
         return jnp.maximum(0.0, state["proportional"] + state["integral"])
 
-    def update(self, state: ControllerState, sums: Mapping[str, jax.Array]) -> ControllerState:
-        """The state after a step with these sums: symbols read (`inputs`), and `deleted`."""
-        ratio = sums["deleted"] / jnp.maximum(sums["inputs"], 1)
-        error = self.target - ratio
+    def update(self, state: ControllerState, deleted: Ratio) -> ControllerState:
+        """The state after a step in which this share of the inputs was deleted."""
+        error = self.target - deleted.total / jnp.maximum(deleted.count, 1)
         return {
             "proportional": 0.9 * state["proportional"] + 0.1 * self.proportional * error,
             "integral": state["integral"] + self.integral * error,

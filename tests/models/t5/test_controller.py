@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from bytelm.core.errors import UserError
+from bytelm.models.contract import DELETED
 from bytelm.models.t5.controller import RatioController
 from tests.models import golden
 
 
 def trajectory(controller, ratios):
     def step(state, ratio):
-        state = controller.update(state, {"deleted": ratio, "inputs": 1})
+        state = controller.update(state, DELETED(ratio, 1))
         return state, (state, controller.weight(state))
 
     return jax.lax.scan(step, controller.init(), jnp.asarray(ratios))[1]

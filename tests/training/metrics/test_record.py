@@ -1,29 +1,53 @@
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
-from bytelm.training.metrics.record import Record, warnings
+from bytelm.core.statistics import BPB, BPB_WITH_END, Statistic
+from bytelm.patching.boundary_statistics import TARGET, boundary_statistics
+from bytelm.patching.patches import LENGTHS, OVERFLOW
+from bytelm.training.metrics.record import Record
+from bytelm.training.score import AUXILIARY, BYTES_PER_PATCH, PATCH_LENGTH, StepMetrics, Sums
 
-STEP = {
-    "nats": 10.0,
-    "bytes": 20,
-    "symbols": 25,
-    "patches": 4,
-    "overflow": 1,
-    "gradient_norm": 0.5,
-    "skipped": 0,
-    "skipped_in_row": 0,
-    "auxiliary/boundaries": 50.0,
-    "counted": 25,
-    "boundaries": 5,
-    "whitespace": 8,
-    "whitespace_boundaries": 4,
-    "wanted": 6.0,
-    "patch_lengths": np.array([0, 1, 0, 3, 0, 0, 0]),
-    "script_bytes": np.array([12, 8, 0]),
-    "script_patches": np.array([3, 1, 0]),
-}
+SCRIPTS = ("eng", "rus", "hin")
+
+
+def boundaries(made, there, hits, counted):
+    """So many boundaries and so much whitespace among the first `counted` of 100 symbols."""
+    is_boundary, is_whitespace, counts = np.zeros((3, 1, 100), bool)
+    is_boundary[0, :made] = True
+    is_whitespace[0, made - hits : made - hits + there] = True
+    counts[0, :counted] = True
+    return boundary_statistics(is_boundary, is_whitespace, counts)
+
+
+def step(nats=10.0, size=20, made=5, gradient_norm=0.5, skipped=0, patches=4):
+    sums = Sums(
+        nats=nats,
+        bytes=size,
+        symbols=25,
+        inputs=None,
+        patches=patches,
+        statistics=(
+            BPB(nats - 2.0, size),
+            BPB_WITH_END(nats, size),
+            BYTES_PER_PATCH(size, patches),
+            PATCH_LENGTH(np.array([0, 1, 0, 3, 0, 0, 0]), 4, parts=LENGTHS),
+            BYTES_PER_PATCH(np.array([12, 8, 0]), np.array([3, 1, 0]), parts=SCRIPTS),
+            OVERFLOW(1, patches + 1),
+            *boundaries(made, 8, 4 if made else 0, 25),
+            TARGET(6.0, 25),
+            AUXILIARY(np.array([50.0]), 25, parts=("boundaries",)),
+        ),
+    )
+    return StepMetrics(sums, gradient_norm, skipped, skipped, {"gate": 2.5})
+
+
+def flat(metrics):
+    sums = dataclasses.replace(metrics.sums, patches=None, statistics=metrics.sums.statistics[:2])
+    return dataclasses.replace(metrics, sums=sums)
 
 
 def flops(patches):
@@ -33,17 +57,23 @@ def flops(patches):
 def record(*steps):
     made = Record()
     made.resume()
-    for step in steps:
-        made.add(step, 100.0)
+    for metrics in steps:
+        made.add(metrics, 100.0)
     return made
 
 
+def values(made):
+    return {figure.name: figure.value for figure in made.figures(flops, 1.0)}
+
+
 def test_sums_are_divided_once():
-    other = {**STEP, "nats": 30.0, "boundaries": 15, "bytes": 60, "gradient_norm": 0.25}
-    scalars = record(STEP, other).scalars(flops, 1.0, ("eng", "rus", "hin"))
+    scalars = values(record(step(), step(nats=30.0, size=60, made=15, gradient_norm=0.25)))
     wanted = {
-        "bpb": 40 / 80 / np.log(2),
+        "bpb": 36 / 80 / np.log(2),
+        "bpb_with_end": 40 / 80 / np.log(2),
         "gradient_norm": 0.25,
+        "skipped_steps": 0,
+        "weight/gate": 2.5,
         "bytes_per_patch": 10.0,
         "overflow": 0.2,
         "auxiliary/boundaries": 2.0,
@@ -64,46 +94,41 @@ def test_sums_are_divided_once():
     assert "bytes_per_patch/hin" not in scalars
 
 
+def test_a_statistic_that_nobody_knows_is_recorded():
+    metrics, own = step(), Statistic("of_my_own", "share")
+    sums = dataclasses.replace(metrics.sums, statistics=(*metrics.sums.statistics, own(1, 4)))
+    assert values(record(dataclasses.replace(metrics, sums=sums)))["of_my_own"] == 0.25
+
+
 def test_a_skipped_step_counts_for_nothing_but_time():
-    bad = {**STEP, "nats": np.nan, "skipped": 1, "skipped_in_row": 1}
-    assert record(STEP, bad).scalars(flops, 1.0, "abc")["bpb"] == pytest.approx(0.5 / np.log(2))
+    made = record(step(), step(nats=np.nan, skipped=1))
+    assert made.steps == 2 and made.flops == 200
+    assert values(made)["bpb_with_end"] == pytest.approx(0.5 / np.log(2))
+    assert np.isnan(values(record(step(nats=np.nan, skipped=1)))["bpb"])
 
 
-def test_a_saved_record_goes_on():
-    saved = json.loads(json.dumps(record(STEP).saved()))
-    restored = Record(**saved)
-    restored.add(STEP, 100.0)
-    wanted = record(STEP, STEP).scalars(flops, 1.0, "abc")
-    for name, value in restored.scalars(flops, 1.0, "abc").items():
-        if "second" not in name and name != "utilisation":
-            assert value == pytest.approx(wanted[name])
+@pytest.mark.parametrize("again", [0, 1])
+def test_a_saved_record_goes_on(again):
+    saved = json.loads(json.dumps(record(step()).saved()))
+    for _ in range(again):  # saved before there was a step
+        saved = json.loads(json.dumps(Record.restored(saved).saved()))
+    restored = Record.restored(saved)
+    restored.add(step(nats=7.0), 100.0)
+    wanted = record(step(), step(nats=7.0))
+    assert jax.tree.all(jax.tree.map(np.array_equal, restored.sums, wanted.sums))
+    assert (restored.steps, restored.flops) == (2, 200.0)
+
+
+def test_the_record_of_an_older_checkpoint_begins_anew():
+    assert Record.restored({"steps": 3, "seconds": 1.0, "sums": {}, "flops": 2.0}).steps == 0
 
 
 def test_a_flat_model_has_no_patches():
-    names = ("nats", "bytes", "symbols", "gradient_norm", "skipped", "skipped_in_row")
-    scalars = record({name: STEP[name] for name in names}).scalars(flops, 1.0)
-    assert not {"bytes_per_patch", "overflow", "boundaries/rate"} & set(scalars)
+    scalars = values(record(flat(step())))
+    assert not {"bytes_per_patch", "flops_per_byte/needed", "boundaries/rate"} & set(scalars)
 
 
 def test_no_boundaries_break_nothing():
-    none = {**STEP, "patches": 0, "overflow": 0, "boundaries": 0, "whitespace_boundaries": 0}
-    scalars = record(none).scalars(flops, 1.0, "abc")
-    assert scalars["boundaries/rate"] == scalars["boundaries/f1"] == scalars["overflow"] == 0
-
-
-def test_want_of_room_is_told_with_the_room_to_set():
-    assert not warnings({"overflow": 0.009, "bytes_per_patch": 4.0}, 0.5, 6.0)
-    assert not warnings({"overflow": 0.2, "bytes_per_patch": 5.5}, 0.05, 6.0)
-    told = warnings({"overflow": 0.2, "bytes_per_patch": 5.5}, 0.5, 6.0)
-    # 4 bytes for each patch that wanted room, and a tenth to spare.
-    assert "20.0% of the patches" in told["overflow"] and "to 4.00 or less" in told["overflow"]
-    # There is room for the mean row already, so it is some rows that need more.
-    told = warnings({"overflow": 0.02, "bytes_per_patch": 5.5}, 0.5, 3.0)
-    assert "to 2.40 or less" in told["overflow"]
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.004, 0.95])
-def test_collapsed_boundaries_are_told_once_training_is_under_way(rate):
-    assert "collapsed" in warnings({"boundaries/rate": rate}, 0.5)["collapse"]
-    assert not warnings({"boundaries/rate": rate}, 0.05)
-    assert not warnings({"boundaries/rate": 0.2}, 0.5)
+    scalars = values(record(step(made=0, patches=0)))
+    assert scalars["boundaries/rate"] == scalars["boundaries/f1"] == 0
+    assert scalars["bytes_per_patch"] == 0

@@ -1,0 +1,133 @@
+"""Statistics: ratios that a model reports of what it did, summed over steps and divided once.
+
+A `Statistic` is declared once, next to what it is about, and called with a sum and a count:
+
+    OVERFLOW = Statistic("overflow", "share")
+    ModelOutput(..., statistics=(OVERFLOW(overflow, wanted),))
+
+The trainer adds ratios over devices, micro-batches and steps, divides them at the end, and records
+and shows the result, without knowing any name.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from bytelm.core.figure import Figure
+
+Tree = TypeVar("Tree")
+Warn = Callable[[Mapping[str, float]], str | None]
+"""From the values of a record, by name, to what a user should know; None if all is well."""
+
+STATISTICS: dict[str, "Statistic"] = {}
+"""All that are declared, by name."""
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A name for a ratio; a name with a slash is recorded, but not shown while a run trains.
+
+    Attributes:
+        name: in a record, such as "boundaries/rate".
+        unit: one of `bytelm.core.figure.UNITS`.
+        divisor: the ratio is the sum divided by this times the count.
+        empty: the ratio where the count is 0.
+    """
+
+    name: str
+    unit: str = ""
+    divisor: float = 1.0
+    empty: float = 0.0
+
+    def __post_init__(self) -> None:
+        STATISTICS[self.name] = self
+
+    def __call__(
+        self, total: Any, count: Any, *, parts: Iterable[str] = (), warn: Warn | None = None
+    ) -> "Ratio":
+        """A ratio of this name.
+
+        Args:
+            total: scalar, or `[N]` where there are parts.
+            count: scalar, or `[N]`.
+            parts: names of N ratios, recorded as "NAME/PART" where they count anything.
+            warn: says what is wrong; hashable and comparable, as functions and frozen dataclasses.
+        """
+        return Ratio(total, count, self, tuple(parts), warn)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Ratio:
+    """A sum and a count, to be added up before they are divided. Made by calling a `Statistic`."""
+
+    total: Any
+    count: Any
+    statistic: Statistic = field(metadata={"static": True})
+    parts: tuple[str, ...] = field(default=(), metadata={"static": True})
+    warn: Warn | None = field(default=None, metadata={"static": True})
+
+    @property
+    def value(self) -> float:
+        """The ratio, of a statistic without parts."""
+        return self._divided(self.total, self.count)
+
+    @property
+    def figures(self) -> list[Figure]:
+        """The ratio, or one for each part that counts anything."""
+        name, unit = self.statistic.name, self.statistic.unit
+        if not self.parts:
+            return [Figure(name, self.value, unit)]
+        counts = np.broadcast_to(self.count, len(self.parts))
+        return [
+            Figure(f"{name}/{part}", self._divided(total, count), unit)
+            for part, total, count in zip(self.parts, self.total, counts, strict=True)
+            if count
+        ]
+
+    def _divided(self, total: Any, count: Any) -> float:
+        if not count:
+            return self.statistic.empty
+        return float(total) / (self.statistic.divisor * float(count))
+
+
+BPB = Statistic("bpb", "bpb", divisor=math.log(2), empty=math.nan)
+"""Nats of the text over its bytes; the ends of documents are not counted."""
+BPB_WITH_END = Statistic("bpb_with_end", "bpb with END", divisor=math.log(2), empty=math.nan)
+"""Nats of the text and of the ends of documents, over the bytes of the text."""
+BITS_PER_TARGET_BYTE = Statistic(
+    "bits_per_target_byte", "bits/target byte", divisor=math.log(2), empty=math.nan
+)
+"""With an encoder: nats of the targets without END over their bytes, sentinels among them."""
+BITS_PER_TARGET_BYTE_WITH_END = Statistic(
+    "bits_per_target_byte_with_end",
+    "bits/target byte with END",
+    divisor=math.log(2),
+    empty=math.nan,
+)
+"""The same with END, which is counted as a byte of the target too."""
+
+
+def added(total: Tree | None, sums: Tree, factor: float = 1.0) -> Tree:
+    """`total + factor * sums`, leaf by leaf in float64; None stands for nothing so far."""
+    scaled = jax.tree.map(lambda x: factor * np.asarray(x, np.float64), sums)
+    return scaled if total is None else jax.tree.map(np.add, total, scaled)
+
+
+def warnings(ratios: Iterable[Ratio]) -> dict[str, str]:
+    """What a user should know of ratios that are summed up, by the statistics' names."""
+    ratios = tuple(ratios)
+    values = {figure.name: figure.value for ratio in ratios for figure in ratio.figures}
+    found = {ratio.statistic.name: ratio.warn(values) for ratio in ratios if ratio.warn}
+    return {name: text for name, text in found.items() if text is not None}
+
+
+def recorded(name: str, value: float | None) -> Figure:
+    """A number of metrics.jsonl as a figure, with the unit that the statistic of its name has."""
+    plain = name.removeprefix("validation_").removeprefix("validation/")
+    known = STATISTICS.get(plain) or STATISTICS.get(plain.rpartition("/")[0])
+    return Figure(name, math.nan if value is None else value, known.unit if known else "")

@@ -1,0 +1,194 @@
+"""What a model scores on a batch: its loss, and the sums from which a run's figures are made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bytelm.core.figure import Figure
+from bytelm.core.statistics import (
+    BITS_PER_TARGET_BYTE,
+    BITS_PER_TARGET_BYTE_WITH_END,
+    BPB,
+    BPB_WITH_END,
+    Ratio,
+    Statistic,
+)
+from bytelm.core.vocabulary import BYTE_VOCABULARY, PAD, UNSCORED, Vocabulary
+from bytelm.models import Batch, ModelOutput
+from bytelm.models.contract import DELETED
+from bytelm.patching.patches import LENGTHS, count_lengths
+
+AUXILIARY = Statistic("auxiliary")
+"""Auxiliary losses by name, in nats per scored symbol."""
+BYTES_PER_PATCH = Statistic("bytes_per_patch", "B/patch")
+PATCH_LENGTH = Statistic("patch_length", "share")
+"""Share of the patches that have each length, in the classes of `LENGTHS`."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sums:
+    """Sums over the scored symbols of some batches.
+
+    Attributes:
+        nats: of all symbols, END among them.
+        bytes: of text.
+        symbols: bytes or tokens, and END.
+        inputs: symbols that the encoder read; None without one.
+        patches: what `ModelConfig.forward_flops` calls so: patches that opened, or inputs that the
+            encoder did not delete; None in a flat model.
+        statistics: ratios; the first one is what runs of a model are compared by.
+    """
+
+    nats: Any
+    bytes: Any
+    symbols: Any
+    inputs: Any
+    patches: Any
+    statistics: tuple[Ratio, ...]
+
+    @property
+    def measure(self) -> Ratio:
+        """Bits per byte of the text, or of the targets where there is an encoder."""
+        return self.statistics[0]
+
+    @property
+    def read(self) -> Any:
+        """Bytes of text, or with an encoder the symbols that it read."""
+        return self.bytes if self.inputs is None else self.inputs
+
+    @property
+    def figures(self) -> list[Figure]:
+        """Of all statistics."""
+        return [figure for ratio in self.statistics for figure in ratio.figures]
+
+    def ratio(self, statistic: Statistic) -> Ratio:
+        """The statistic's ratio, which must be there."""
+        return next(ratio for ratio in self.statistics if ratio.statistic is statistic)
+
+
+def measure_of(has_encoder: bool) -> Statistic:
+    """The statistic of `Sums.measure`."""
+    return BITS_PER_TARGET_BYTE if has_encoder else BPB
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StepMetrics:
+    """What a training step reports.
+
+    Attributes:
+        sums: of its batch.
+        gradient_norm: before clipping.
+        skipped: steps so far whose loss or gradient was not finite.
+        skipped_in_row: how many of them are the last ones.
+        weights: of auxiliary losses that a controller sets, by name.
+    """
+
+    sums: Sums
+    gradient_norm: Any
+    skipped: Any
+    skipped_in_row: Any
+    weights: dict[str, Any]
+
+
+def score(
+    model: nnx.Module,
+    batch: Batch,
+    scripts: tuple[str, ...] = (),
+    weights: Mapping[str, jax.Array] = MappingProxyType({}),
+    symbols_per_input: jax.Array | None = None,
+    vocabulary: Vocabulary = BYTE_VOCABULARY,
+) -> tuple[jax.Array, Sums]:
+    """The training loss summed over a batch's scored symbols, and the sums for its figures.
+
+    Args:
+        model: scored.
+        batch: its rows.
+        scripts: names of the scripts whose numbers the batch carries.
+        weights: of auxiliary losses, by name, in the training loss alone; 1 for others.
+        symbols_per_input: of the whole batch, where this is a micro-batch for an encoder.
+        vocabulary: of the batch's symbols.
+    """
+    output = model(batch)
+    nats = output.nats(batch.targets)  # [B, T]
+    is_text = (batch.targets >= 0) & (batch.targets < vocabulary.end)  # [B, T]
+    bytes_of = is_text.astype(jnp.int32) if batch.byte_counts is None else batch.byte_counts
+    text_nats = jnp.where(is_text, nats, 0.0).sum()
+    total, size, symbols = nats.sum(), bytes_of.sum(), (batch.targets != UNSCORED).sum()
+    inputs: Any = None if batch.inputs is None else (batch.inputs != PAD).sum()
+    # An encoder's losses are means over inputs: a micro-batch has its share of those.
+    share: Any = symbols if symbols_per_input is None else inputs * symbols_per_input
+    losses = output.auxiliary_losses
+    auxiliary = sum((weights.get(name, 1.0) * loss for name, loss in losses.items()), jnp.zeros(()))
+    if inputs is None:
+        bits = (BPB(text_nats, size), BPB_WITH_END(total, size))
+        patches = None if output.patch_starts is None else output.patch_starts.sum()
+    else:
+        bits = (
+            BITS_PER_TARGET_BYTE(text_nats, size),
+            BITS_PER_TARGET_BYTE_WITH_END(total, symbols),
+        )
+        patches = inputs if output.deleted is None else inputs - output.deleted.sum()
+    sums = Sums(
+        nats=total,
+        bytes=size,
+        symbols=symbols,
+        inputs=inputs,
+        patches=patches,
+        statistics=(
+            *bits,
+            *_of_patches(output, batch, bytes_of, scripts),
+            *_of_deletions(output, batch, scripts),
+            *output.statistics,
+            *(
+                AUXILIARY((loss * share)[None], symbols, parts=(name,))
+                for name, loss in losses.items()
+            ),
+        ),
+    )
+    return total + auxiliary * share, sums
+
+
+def _of_patches(
+    output: ModelOutput, batch: Batch, bytes_of: jax.Array, scripts: tuple[str, ...]
+) -> list[Ratio]:
+    """Bytes per patch, in all and by script, and how many patches have which length."""
+    starts = output.patch_starts  # [B, T]
+    if starts is None:
+        return []
+    lengths = count_lengths(starts, batch.document_ids)
+    found = [
+        BYTES_PER_PATCH(bytes_of.sum(), starts.sum()),
+        PATCH_LENGTH(lengths, lengths.sum(), parts=LENGTHS),
+    ]
+    if scripts:
+        of_script = _of_script(batch.scripts, scripts)  # [B, T, N]
+        size = (of_script * bytes_of[:, :, None]).sum(axis=(0, 1))
+        patches = (of_script & starts[:, :, None]).sum(axis=(0, 1))
+        found.append(BYTES_PER_PATCH(size, patches, parts=scripts))
+    return found
+
+
+def _of_deletions(output: ModelOutput, batch: Batch, scripts: tuple[str, ...]) -> list[Ratio]:
+    """The share of an encoder's inputs that were deleted, in all and by script."""
+    deleted = output.deleted  # [B, S]
+    if deleted is None:
+        return []
+    inputs = batch.inputs != PAD  # [B, S]
+    found = [DELETED(deleted.sum(), inputs.sum())]
+    if scripts:
+        of_script = _of_script(batch.scripts[:, :1], scripts)  # [B, 1, N]
+        gone = (of_script & deleted[:, :, None]).sum(axis=(0, 1))
+        read = (of_script & inputs[:, :, None]).sum(axis=(0, 1))
+        found.append(DELETED(gone, read, parts=scripts))
+    return found
+
+
+def _of_script(numbers: jax.Array, scripts: tuple[str, ...]) -> jax.Array:
+    return numbers[:, :, None] == jnp.arange(len(scripts))[None, None, :]
