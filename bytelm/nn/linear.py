@@ -15,9 +15,9 @@ class Dense(nnx.Module):
     float32 and used in the dtype of the input.
 
     Args:
-        tensor_axis: which kernel axis the mesh's `tensor` axis divides: -1 (outputs), -2 (inputs)
-            or None. Counted from the end, so that it holds for stacked kernels too.
-        bias: whether a vector, zero at first, is added.
+        tensor_axis: the kernel axis that the mesh's `tensor` axis divides: -1 (outputs), -2
+            (inputs) or None. Counted from the end, so that it holds for stacked kernels too.
+        bias: whether a vector is added, zero at first.
     """
 
     def __init__(
@@ -32,14 +32,13 @@ class Dense(nnx.Module):
     ):
         kernel = jax.random.normal(rngs.params(), (d_in, d_out)) * (gain * d_in**-0.5)
         self.kernel = nnx.Param(kernel, tensor_axis=tensor_axis)
-        if bias:
-            self.bias = nnx.Param(jnp.zeros((d_out,)))
+        self.bias = nnx.Param(jnp.zeros((d_out,))) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...]
-        # XLA:CPU is much faster on two-dimensional matmuls: no transposing copies in the gradient.
+        # XLA:CPU is much faster on two-dimensional products: no transposing copies in the gradient.
         flat = project(x.reshape(-1, x.shape[-1]), kernel)
-        if hasattr(self, "bias"):
+        if self.bias is not None:
             flat = flat + self.bias[...].astype(x.dtype)[None, :]
         return flat.reshape(*x.shape[:-1], kernel.shape[-1])
 
@@ -51,9 +50,9 @@ def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return x @ kernel.astype(x.dtype)
 
 
-# XLA:CPU uses the bfloat16 units of a processor (AMX) for a product of bfloat16 that gives float32
-# and whose first factor lies by rows. It turns all others into products of float32, four to six
-# times as slow. So here all three, forward and backward, are of that form.
+# XLA:CPU uses a processor's bfloat16 units (AMX) only where a product of bfloat16 gives float32 and
+# its first factor is stored by rows. Others become products of float32, four to six times as slow.
+# All three products here, forward and backward, have the fast form.
 
 
 @jax.custom_vjp
@@ -73,7 +72,7 @@ def _project_backward(
     x, kernel = residuals
     dx = matrix_product(gradient, kernel.astype(x.dtype), (1, 1)).astype(x.dtype)
     narrow, wide = sorted((x, gradient), key=lambda factor: factor.shape[1])
-    # The barrier keeps XLA from exchanging the factors of a product that is transposed.
+    # Without the barrier XLA exchanges the factors where the product is transposed.
     product = lax.optimization_barrier(matrix_product(_transposed(narrow), wide, (1, 0)))
     d_kernel = product if narrow is x else product.T
     return dx, d_kernel.astype(kernel.dtype)
@@ -83,12 +82,12 @@ _project_bfloat16.defvjp(_project_forward, _project_backward)
 
 
 def _transposed(x: jax.Array) -> jax.Array:
-    # By a product with 1, which takes a quarter of the time of XLA's loop.
+    # A product with the identity takes a quarter of the time of XLA's loop.
     return matrix_product(jnp.eye(x.shape[1], dtype=x.dtype), x, (1, 1)).astype(x.dtype)
 
 
 def matrix_product(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
-    """Product of two matrices over one axis of each, accumulated in fp32."""
+    """Product of two matrices over one axis of each, accumulated in float32."""
     dimensions = (((axes[0],), (axes[1],)), ((), ()))
     return lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 

@@ -11,11 +11,11 @@ from bytelm.nn.linear import Dense
 MLPKind = Literal["swiglu", "geglu", "gelu", "relu"]
 
 GATED: dict[MLPKind, Callable[[jax.Array], jax.Array]] = {"swiglu": nnx.silu, "geglu": nnx.gelu}
-"""The kinds with a gate, and its activation."""
+"""The kinds with a gate, and the gate's activation."""
 
 
 def default_mlp_width(kind: MLPKind, width: int) -> int:
-    """4 x width; with a gate 8/3 x width, which has as many parameters, up to a multiple of 64."""
+    """4 x width; with a gate 8/3 x width (as many parameters), rounded up to a multiple of 64."""
     return 64 * -(-8 * width // (3 * 64)) if kind in GATED else 4 * width
 
 
@@ -37,7 +37,7 @@ class MLP(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.kind in GATED:
-            # The backward pass makes the activation again: less memory, and no more time.
+            # The backward pass recomputes the activation: less memory in the same time.
             gated = jax.checkpoint(lambda gate, up: GATED[self.kind](gate) * up)
             return self.down(gated(self.gate(x), self.up(x)))
         activation = nnx.gelu if self.kind == "gelu" else nnx.relu

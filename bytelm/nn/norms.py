@@ -25,12 +25,11 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis, in float32; with a scale, and a `bias` if asked."""
+    """Layer normalisation over the last axis, in float32, with a scale and an optional bias."""
 
     def __init__(self, width: int, *, epsilon: float = 1e-5, bias: bool = False):
         self.scale = nnx.Param(jnp.ones((width,)))
-        if bias:
-            self.bias = nnx.Param(jnp.zeros((width,)))
+        self.bias = nnx.Param(jnp.zeros((width,))) if bias else None
         self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -40,7 +39,7 @@ class LayerNorm(nnx.Module):
         normed = centred * jax.lax.rsqrt(variance + self.epsilon)
         scale = self.scale[...].astype(jnp.float32)
         normed = normed * jnp.expand_dims(scale, range(x.ndim - 1))
-        if hasattr(self, "bias"):
+        if self.bias is not None:
             bias = self.bias[...].astype(jnp.float32)
             normed = normed + jnp.expand_dims(bias, range(x.ndim - 1))
         return normed.astype(x.dtype)
