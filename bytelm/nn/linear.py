@@ -1,5 +1,7 @@
 """Dense layers and embeddings."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -32,7 +34,7 @@ class Dense(nnx.Module):
     ):
         kernel = jax.random.normal(rngs.params(), (d_in, d_out)) * (gain * d_in**-0.5)
         self.kernel = nnx.Param(kernel, tensor_axis=tensor_axis)
-        self.bias = nnx.Param(jnp.zeros((d_out,))) if bias else None
+        self.bias: Any = nnx.Param(jnp.zeros((d_out,))) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...]
