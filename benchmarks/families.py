@@ -51,7 +51,7 @@ from bytelm.nn.stack import Stack
 from bytelm.patching.segmenter import GumbelBoundary
 from bytelm.training import host_memory
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.step import train_program
+from bytelm.training.program import train_program
 from bytelm.training.timing import RepeatedStep, in_turns, repeated_step
 
 Contender = Literal["flat, window", "megabyte", "spacebyte", "hat", "hat2"]

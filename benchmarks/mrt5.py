@@ -39,7 +39,7 @@ from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training import host_memory
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.step import train_program
+from bytelm.training.program import train_program
 from bytelm.training.timing import in_turns, repeated_step
 
 Table = Literal["deletion", "step"]

@@ -23,7 +23,7 @@ from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.nn.partitioning import BATCH_AXES
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.step import train_program
+from bytelm.training.program import train_program
 
 WAIT = 0.02
 """Seconds between two looks at whether the first step is done."""

@@ -27,7 +27,7 @@ from bytelm.nn.mesh import MeshConfig
 from bytelm.training import host_memory
 from bytelm.training.hardware import peak_flops
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.step import train_program
+from bytelm.training.program import train_program
 from bytelm.training.timing import Timing, in_turns, repeated_step
 
 OPTIMIZER = OptimizerConfig()

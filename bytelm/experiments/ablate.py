@@ -24,8 +24,8 @@ from bytelm.experiments.plan import Plan
 from bytelm.experiments.record import RunRecord
 from bytelm.experiments.results import AblationResults, finished
 from bytelm.experiments.runs import Outcome, carry_out, check_saved
+from bytelm.training.cost import with_steps
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.length import with_steps
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from bytelm.evaluation.robustness import robustness
 from bytelm.experiments.comparison import Comparison
 from bytelm.experiments.runs import metrics
 from bytelm.nn.mesh import place_batch
+from bytelm.training.cost import row_flops
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.header import count_parameters
-from bytelm.training.program import build_program, row_flops
+from bytelm.training.program import build_program
 
 BATCH = 16
 """Windows scored at a time."""

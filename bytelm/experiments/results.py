@@ -38,9 +38,9 @@ from bytelm.experiments.report.table import (
 from bytelm.experiments.report.write import captioned, runs_csv
 from bytelm.experiments.runs import metrics
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
+from bytelm.training.cost import row_flops
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.hardware import describe_machine
-from bytelm.training.program import row_flops
 
 
 def finished(

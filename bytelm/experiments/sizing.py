@@ -12,8 +12,8 @@ from bytelm.data.rows import open_tokenizer
 from bytelm.data.sources.source import open_sources
 from bytelm.experiments.changes import changed
 from bytelm.experiments.comparison import TOLERANCE, Comparison, Run, contender_config
+from bytelm.training.cost import row_flops
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.program import row_flops
 
 VALIDATIONS = 10
 """Validations of a run: the points of its learning curve."""

@@ -1,7 +1,7 @@
 """Whether a run may go on: with another config, and without checkpoints that it should have."""
 
 import json
-from dataclasses import dataclass
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,8 @@ FREE = (
 )
 """Fields that decide where a run happens and what it reports, not what it computes."""
 
-
-@dataclass(frozen=True)
-class Start:
-    """How a run starts: from the beginning, or from a checkpoint of its own."""
-
-    resume: bool = False
-    """From its last checkpoint, if it has one."""
-    step: int | None = None
-    """When resuming, from this checkpoint; later ones are set aside."""
-    verify: bool = True
-    """Whether checkpoints are compared with their digests."""
-    allow_config_change: bool = False
-    """When resuming, whether config and data may differ from the checkpoint's."""
+SAME_RATE = 0.01
+"""Relative difference of two learning rates that is no jump."""
 
 
 def check_checkpoints_are_there(run_dir: Path, step: int | None) -> None:
@@ -136,3 +125,42 @@ def check_change(
 
 def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
     return {path_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(state)}
+
+
+def rate_change(
+    old: ExperimentConfig, new: ExperimentConfig, step: int, updates: int
+) -> str | None:
+    """A sentence on how the learning rate jumps, with both rates; None if it does not.
+
+    Args:
+        old: the config so far.
+        new: the config from now on.
+        step: the last one that was done.
+        updates: how often the schedule has moved on; it stands still in a step that is skipped.
+    """
+    before, after = (
+        float(config.optimizer.learning_rates(config.train.steps)(updates)) for config in (old, new)
+    )
+    if math.isclose(before, after, rel_tol=SAME_RATE):
+        return None
+    jump = (
+        f"the learning rate jumps: {after:.3g} at step {step + 1}, where the config before has "
+        f"{before:.3g}"
+    )
+    if new.train.steps == old.train.steps or new.optimizer != old.optimizer:
+        return jump
+    return f"{jump}; {_longer_run_advice(old, step)}"
+
+
+def _longer_run_advice(old: ExperimentConfig, step: int) -> str:
+    """How a run of the same optimiser is trained longer without a jump."""
+    schedule = old.optimizer.schedule
+    decay = old.train.steps - max(1, round(old.optimizer.decay * old.train.steps))
+    if schedule == "warmup_stable_decay" and step >= decay:
+        return f"to train longer without a jump, resume before its decay, with --step up to {decay}"
+    if schedule in ("warmup_stable_decay", "constant"):
+        return "its warm-up is a share of all steps; set optimizer.warmup to one that is over"
+    return (
+        f"a {schedule} schedule ends with its run: for one that can be trained longer choose "
+        "--optimizer.schedule constant, or warmup_stable_decay, which goes on before its decay"
+    )

@@ -7,13 +7,13 @@ import jax
 from bytelm.data.loader import train_loader
 from bytelm.data.rows import open_tokenizer
 from bytelm.nn.mesh import row_share
+from bytelm.training.cost import with_steps
 from bytelm.training.experiment import ExperimentConfig, saved_form
 from bytelm.training.header import describe_run
 from bytelm.training.initial import read_initial
-from bytelm.training.length import with_steps
-from bytelm.training.loop import as_read, check_unused
 from bytelm.training.metrics.display import Display
 from bytelm.training.program import build_program
+from bytelm.training.start import as_read, check_unused
 from bytelm.training.validation import Validation
 
 
@@ -40,7 +40,7 @@ def dry_run(config: ExperimentConfig, run_dir: Path, *, resume: bool = False) ->
         train_loader(config.data, config.train.seed, *share).close()
         validation = Validation(config, program, mesh)
         if config.train.initial is not None and not resume:
-            params = program.abstract_state["params"]
+            params = program.abstract_state.params
             read_initial(config, params, tokenizer=open_tokenizer(config.data), verify=True)
         _, header = describe_run(config, program, mesh, validation, run_dir)
     Display(config.train.steps).message(header)

@@ -10,9 +10,9 @@ from bytelm.core.atomic_write import write_whole
 from bytelm.core.figure import with_prefix
 from bytelm.data.corpus.size import TextSize, text_size
 from bytelm.nn.mesh import path_name
+from bytelm.training.cost import step_flops
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.program import step_flops
-from bytelm.training.step import TrainProgram
+from bytelm.training.program import TrainProgram
 from bytelm.training.validation import Validation
 
 RUN = "run.json"
@@ -45,7 +45,7 @@ def run_facts(
         size: of the text to train on.
     """
     train, data = config.train, config.data
-    parameters, without_embeddings = count_parameters(program.abstract_state["params"])
+    parameters, without_embeddings = count_parameters(program.abstract_state.params)
     step_bytes = data.batch_size * size.bytes_per_row
     flops = step_flops(config)
     epoch_steps = None if size.rows is None else size.rows / data.batch_size

@@ -1,24 +1,120 @@
-"""The program of a run: from its config to compiled steps, and what they cost."""
+"""The compiled program of a run: its step and evaluation, for one model, optimiser and mesh."""
 
 import dataclasses
 import functools
 import gc
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bytelm.core.errors import UserError
-from bytelm.core.vocabulary import BYTES
-from bytelm.data.rows import open_tokenizer
-from bytelm.models import ModelConfig
-from bytelm.models.encoder_decoder import EncoderDecoderConfig
-from bytelm.models.transformer import TransformerConfig
-from bytelm.nn.mesh import check_batch
+from bytelm.core.xla import training_options
+from bytelm.models import Batch, ModelConfig
+from bytelm.nn.mesh import check_batch, like_parameters, parameter_shardings
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.step import TrainProgram, train_program
+from bytelm.training.score import StepMetrics, Sums
+from bytelm.training.step import (
+    StepSetup,
+    TrainState,
+    controllers_of,
+    eval_step,
+    init_state,
+    train_step,
+)
+from bytelm.training.supply import check_supply
+
+
+@dataclass(frozen=True)
+class TrainProgram:
+    """The functions of `bytelm.training.step` as a run calls them.
+
+    Attributes:
+        graphdef: the model without its parameters; `nnx.merge(graphdef, params)` is the model.
+        abstract_state: shapes and dtypes of the state.
+        shardings: of the state, in the state's own structure.
+        init: seed -> state.
+        step: (state, batch, learning rate) -> (state, metrics); the state is donated.
+        evaluate: (params, batch) -> sums.
+        learning_rate: the peak that `train` gives to `step`; None for the optimiser's own.
+    """
+
+    graphdef: nnx.GraphDef
+    abstract_state: TrainState
+    shardings: TrainState
+    init: Callable[[int], TrainState]
+    step: Any
+    evaluate: Callable[[Any, Batch], Sums]
+    learning_rate: np.float32 | None = None
+
+    def train(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        """One step: the new state, and the metrics; the old state is donated."""
+        return self.step(state, batch, self.learning_rate)
+
+    def lower_train(self, state: TrainState, batch: Batch) -> Any:
+        """`train` as a `jax.stages.Lowered`; arrays may be abstract."""
+        return self.step.lower(state, batch, self.learning_rate)
+
+
+def train_program(
+    model: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    accumulation: int = 1,
+    scripts: tuple[str, ...] = (),
+) -> TrainProgram:
+    """The program of a model, an optimiser and a mesh; nothing is compiled before it is called.
+
+    Args:
+        accumulation: micro-batches, run one after another, that a batch is divided into; the result
+            is that of the whole batch.
+        scripts: names of the scripts whose numbers the batches carry.
+    """
+    abstract_model = nnx.eval_shape(lambda: model.build(nnx.Rngs(0)))
+    graphdef, abstract_params = nnx.split(abstract_model)
+    setup = StepSetup(
+        graphdef, optimizer, model.symbols, controllers_of(model), accumulation, scripts
+    )
+    init = functools.partial(init_state, model, optimizer)
+    abstract_state = jax.eval_shape(init, 0)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    param_shardings = parameter_shardings(abstract_params, mesh)
+    shardings = dataclasses.replace(
+        jax.tree.map(lambda _: replicated, abstract_state),
+        params=param_shardings,
+        optimizer=like_parameters(abstract_state.optimizer, param_shardings, replicated),
+    )
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    compiler_options = training_options(model.dtype) if on_cpu else None
+    return TrainProgram(
+        graphdef=graphdef,
+        abstract_state=abstract_state,
+        shardings=shardings,
+        init=jax.jit(init, out_shardings=shardings),
+        step=jax.jit(
+            functools.partial(train_step, setup),
+            donate_argnums=0,
+            out_shardings=(shardings, replicated),
+            compiler_options=compiler_options,
+        ),
+        evaluate=jax.jit(
+            functools.partial(eval_step, setup),
+            out_shardings=replicated,
+            compiler_options=compiler_options,
+        ),
+    )
+
+
+def abstract_state(config: ExperimentConfig) -> TrainState:
+    """Shapes and dtypes of the training state that a config asks for."""
+    optimizer = config.optimizer.build(config.train.steps)
+    state: TrainState = jax.eval_shape(functools.partial(init_state, config.model, optimizer), 0)
+    return state
 
 
 def build_program(config: ExperimentConfig, mesh: Mesh) -> TrainProgram:
@@ -42,14 +138,14 @@ def shares_program(one: ExperimentConfig, other: ExperimentConfig) -> bool:
 
 
 def forget_programs() -> None:
-    """Lets go of all that was compiled, and of its memory."""
+    """Frees all that was compiled, and its memory."""
     _program.cache_clear()
     gc.collect()
     jax.clear_caches()
 
 
 def _parts(config: ExperimentConfig) -> tuple[Any, ...]:
-    """What a program depends on, but for the mesh; the learning rate is an argument of its step."""
+    """What a program depends on besides the mesh; the learning rate is an argument of its step."""
     optimizer = dataclasses.replace(config.optimizer, learning_rate=1.0)
     train = config.train
     return config.model, optimizer, train.steps, train.accumulation, tuple(config.data.scripts)
@@ -69,68 +165,3 @@ def _program(
     mesh: Mesh,
 ) -> TrainProgram:
     return train_program(model, optimizer.build(steps), mesh, accumulation, scripts)
-
-
-def row_flops(config: ExperimentConfig, patches: float | None = None) -> float:
-    """Matrix-product FLOPs of the forward pass of one row, as `ModelConfig.forward_flops` counts.
-
-    With an encoder, `patches` are the states that it keeps.
-    """
-    data, model = config.data, config.model
-    if isinstance(model, EncoderDecoderConfig):
-        return model.forward_flops(data.sequence_length, patches, target_length=data.row_length)
-    return model.forward_flops(data.sequence_length, patches)
-
-
-def step_flops(config: ExperimentConfig, patches: float | None = None) -> float:
-    """FLOPs of a training step, three forward passes, of so many patches in all its rows.
-
-    None is for what is computed: the patches that there is room for.
-    """
-    rows = config.data.batch_size
-    return 3.0 * rows * row_flops(config, None if patches is None else patches / rows)
-
-
-def check_supply(config: ExperimentConfig) -> None:
-    """Raises UserError if the data do not supply what the model needs."""
-    model, data = config.model, config.data
-    has_encoder = isinstance(model, EncoderDecoderConfig)
-    if has_encoder and data.task == "next_byte":
-        raise UserError(
-            f"the family {model.family} has an encoder, and data.task is next_byte; choose a task "
-            "with inputs, such as --data.task span_corruption."
-        )
-    if not has_encoder and data.task != "next_byte":
-        raise UserError(
-            f"data.task is {data.task}, and the family {model.family} has no encoder to read its "
-            "inputs; choose --data.task next_byte, or a preset of byt5 or mrt5."
-        )
-    tokenizer = open_tokenizer(data)
-    size = BYTES if tokenizer is None else tokenizer.size
-    if model.symbols.size != size:
-        raise UserError(
-            f"the model is of {_symbols(model.symbols.size)}, and the text is of {_symbols(size)}; "
-            f"{_advice(model, size)}."
-        )
-    if model.needs_unigram and data.unigram is None:
-        raise UserError(
-            "the model's boundaries are those of a SentencePiece Unigram model, and there is none: "
-            "make one with `bytelm data unigram` and name it with --data.unigram."
-        )
-    if model.scripts and model.scripts != data.scripts:
-        raise UserError(
-            f"the model has bands for the scripts {', '.join(model.scripts)}, and data.scripts is "
-            f"{', '.join(data.scripts) or 'empty'}; give --data.scripts {' '.join(model.scripts)}, "
-            "and say with --data.script-key or --data.script which one a document has."
-        )
-
-
-def _symbols(size: int) -> str:
-    return "bytes" if size == BYTES else f"{size} tokens"
-
-
-def _advice(model: ModelConfig, size: int) -> str:
-    if not isinstance(model, TransformerConfig):
-        return f"the family {model.family} is of bytes alone: leave out --data.tokenizer"
-    named = "name its tokenizer with --data.tokenizer, or " if size == BYTES else ""
-    return f"{named}give --model.vocabulary {size}"

@@ -13,7 +13,7 @@ from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.nn.mesh import single_device_mesh
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.step import TrainProgram
+from bytelm.training.program import TrainProgram
 from bytelm.training.validation import Validation
 
 INPUTS = 3

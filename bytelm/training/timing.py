@@ -10,7 +10,7 @@ import jax
 
 from bytelm.models.contract import Batch
 from bytelm.nn.mesh import place_batch
-from bytelm.training.step import TrainProgram
+from bytelm.training.program import TrainProgram
 
 
 @dataclass(frozen=True)

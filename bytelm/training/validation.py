@@ -14,8 +14,8 @@ from bytelm.models.contract import Batch
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.nn.mesh import batch_shards, place_batch, row_share
 from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.program import TrainProgram
 from bytelm.training.score import Sums, measure_of
-from bytelm.training.step import TrainProgram
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training import program
+from bytelm.training.cost import step_flops
 from bytelm.training.distributed import StopRequest
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.presets import ablation_names, find_file, run_file
-from bytelm.training.program import step_flops
 
 SECOND = {"train.seed": 1}
 

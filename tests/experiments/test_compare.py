@@ -20,10 +20,10 @@ from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
+from bytelm.training.cost import row_flops
 from bytelm.training.distributed import StopRequest
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.program import row_flops
 
 FLAT = TransformerConfig(width=16, depth=1, head_width=8)
 

@@ -30,7 +30,7 @@ from bytelm.patching.segmenter import (
 )
 from bytelm.training import step
 from bytelm.training.experiment import ExperimentConfig, as_saved, from_saved
-from bytelm.training.step import train_program
+from bytelm.training.program import train_program
 from tests.models import golden, golden_hourglass
 from tests.models.families import LENGTH, ROWS, dynamic_pooling, random_rows, split_model
 

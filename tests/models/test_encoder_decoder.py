@@ -25,7 +25,7 @@ from bytelm.models.t5.shortening import (
 from bytelm.nn.linear import Embedding
 from bytelm.nn.mesh import MeshConfig, place_batch, single_device_mesh
 from bytelm.nn.state import snapshot
-from bytelm.training.step import train_program
+from bytelm.training.program import train_program
 
 sizes = {
     "width": 16,
@@ -235,7 +235,7 @@ def test_rows_without_input_or_targets_are_finite(config):
     assert np.isfinite(logits(config, batch)).all()
     state, metrics = trained(config, batch)
     assert np.isfinite(metrics["gradient_norm"]) and metrics["skipped"] == 0
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
 @functools.cache
@@ -263,7 +263,7 @@ def test_sharded_training_is_single_device_training(config):
     batch = random_batch()
     alone, metrics = trained(config, batch)
     spread, spread_metrics = trained(config, batch, MeshConfig(data=2, fsdp=2, tensor=2))
-    jax.tree.map(close, spread["params"], alone["params"])
+    jax.tree.map(close, spread.params, alone.params)
     found, wanted = spread_metrics.sums, metrics.sums
     np.testing.assert_allclose(found.nats, wanted.nats, rtol=1e-6)
     for count in ("inputs", "symbols", "patches"):
@@ -276,11 +276,11 @@ def test_accumulated_micro_batches_equal_the_whole_batch(config):
     batch = dataclasses.replace(random_batch(), keys=keys)
     whole, wanted = trained(config, batch)
     state, metrics = trained(config, batch, accumulation=4)
-    before = first_state(config)["params"]
-    moved = jax.tree.map(lambda old, new: np.abs(new - old).max(), before, whole["params"])
+    before = first_state(config).params
+    moved = jax.tree.map(lambda old, new: np.abs(new - old).max(), before, whole.params)
     assert min(jax.tree.leaves(moved)) > 0
     for name in ("params", "controllers"):
-        jax.tree.map(close, state[name], whole[name])
+        jax.tree.map(close, getattr(state, name), getattr(whole, name))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), metrics, wanted)
 
 

@@ -22,8 +22,9 @@ from bytelm.nn.mesh import (
 from bytelm.nn.state import put, snapshot, take
 from bytelm.training.checkpoints.checkpoint import Checkpoints
 from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.loop_state import LoopState
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.step import train_program
+from bytelm.training.program import train_program
 from tests.models.families import (
     FAMILIES,
     LENGTH,
@@ -315,7 +316,7 @@ def test_accumulated_micro_batches_equal_the_whole_batch(name):
         mesh, program = single_device_mesh(), training(name, accumulation)
         with jax.set_mesh(mesh):
             params = jax.tree.map(jnp.copy, split_model(FAMILIES[name])[1])
-            start = {**program.init(0), "params": params}
+            start = dataclasses.replace(program.init(0), params=params)
             return jax.device_get(program.train(start, place_batch(batch, mesh)))
 
     (whole, wanted_metrics), (state, metrics) = step(1), step(4)
@@ -330,7 +331,7 @@ def test_accumulated_micro_batches_equal_the_whole_batch(name):
 
 
 def first_moment(state):
-    adam = [part for part in state["optimizer"] if isinstance(part, optax.ScaleByAdamState)]
+    adam = [part for part in state.optimizer if isinstance(part, optax.ScaleByAdamState)]
     return adam[0].mu
 
 
@@ -350,7 +351,7 @@ def test_a_resumed_run_goes_on_bit_for_bit(name, tmp_path):
         first = steps(program, program.init(0), batches[:2])
         checkpoints = Checkpoints(tmp_path, keep=1)
         saved = {"data": {}, "config": ExperimentConfig(config), "provenance": {}}
-        checkpoints.save(2, first, **saved, validation_bits=None)
+        checkpoints.save(2, first, **saved, loop=LoopState().saved(), validation_bits=None)
         checkpoints.wait()
         restored = checkpoints.restore(program.abstract_state, program.shardings)
         resumed = steps(program, restored.state, batches[2:])

@@ -17,7 +17,7 @@ from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn import mesh
 from bytelm.nn.mesh import MeshConfig, place_batch
-from bytelm.training.step import train_program
+from bytelm.training.program import train_program
 from tests.models.families import FAMILIES, random_rows
 
 CONFIG = TransformerConfig(width=128, depth=1)
@@ -51,10 +51,10 @@ def lowered(config, shape=(1, 1, 1)):
 def descend(config, shape=(1, 1, 1)):
     """The parameters before a step and behind it, and what it says of itself."""
     mesh, program, state, batch = lowered(config, shape)
-    before = jax.device_get(state["params"])
+    before = jax.device_get(state.params)
     with jax.set_mesh(mesh):
         state, metrics = program.train(state, batch)
-    return before, jax.device_get(state["params"]), jax.device_get(metrics)
+    return before, jax.device_get(state.params), jax.device_get(metrics)
 
 
 def check_close(rough, exact):

@@ -12,6 +12,7 @@ from bytelm.core.errors import UserError
 from bytelm.data.corpus.text_record import load_record
 from bytelm.training.checkpoints.checkpoint import FOLDER, Checkpoints, last_step
 from bytelm.training.loop import train
+from bytelm.training.run import Run
 from tests.training.tiny_run import STEPS, assert_same, params, tiny_config
 
 
@@ -127,18 +128,16 @@ def test_lines_that_are_no_record(run, config, whole, line):
 
 @pytest.mark.parametrize("gone", [FOLDER, f"{FOLDER}/2", f"{FOLDER}/4", "."])
 def test_what_is_removed_while_running_is_made_again(config, tmp_path, monkeypatch, gone, whole):
-    from bytelm.training import loop
+    save, saved = Run.save, []
 
-    save, saved = loop._Run._save, []
-
-    def removing(self, bits):
+    def removing(self):
         if self.step == STEPS:
             self.checkpoints.wait()
             shutil.rmtree(tmp_path / "run" / gone)
         saved.append(self.step)
-        save(self, bits)
+        save(self)
 
-    monkeypatch.setattr(loop._Run, "_save", removing)
+    monkeypatch.setattr(Run, "save", removing)
     (tmp_path / "run").mkdir()
     if gone in (FOLDER, "."):
         with pytest.warns(UserWarning, match=r"is gone, with the checkpoints in it"):

@@ -27,11 +27,10 @@ from bytelm.training.checkpoints.checkpoint import FOLDER, Checkpoints, load_mod
 from bytelm.training.distributed import StopRequest
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.initial import start_from
-from bytelm.training.loop import TrainResult, train
+from bytelm.training.loop import train
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.program import build_program
+from bytelm.training.program import build_program, train_program
 from bytelm.training.run_directory import remove_if_unused
-from bytelm.training.step import train_program
 
 STEPS, LENGTH, ROWS = 6, 12, 8
 GATE = GateShortening(target=0.5, integral=1e-3)
@@ -133,7 +132,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(whole_run, tmp_path, monkeypat
     often = changed("train", validate_every=1)
     assert train(often, tmp_path, resume=True).step == STEPS
     resumed, straight = state_of(tmp_path), state_of(whole_run)
-    assert straight["controllers"]["gate"]["integral"] != 0
+    assert straight.controllers["gate"]["integral"] != 0
     assert_same(resumed, straight)
     of_training, wanted = (
         [line for line in records(run) if "bits_per_target_byte" in line]
@@ -175,10 +174,10 @@ def step(config, batch, **parts):
     mesh, program = built(config)
     with jax.set_mesh(mesh):
         fresh = jax.device_get(built(CONFIG)[1].init(0))
-        fresh["params"]["shortener"]["bias"] = np.float32(0)  # it deletes some
-        fresh["controllers"]["gate"] = {"proportional": np.float32(2), "integral": np.float32(0.5)}
+        fresh.params["shortener"]["bias"] = np.float32(0)  # it deletes some
+        fresh.controllers["gate"] = {"proportional": np.float32(2), "integral": np.float32(0.5)}
         for name, value in parts.items():
-            fresh["params"][name] = value
+            fresh.params[name] = value
         before = jax.device_put(jax.tree.map(np.array, fresh), program.shardings)
         return fresh, *jax.device_get(program.train(before, place_batch(batch, mesh)))
 
@@ -200,8 +199,8 @@ def test_the_controller_moves_once_whatever_the_accumulation(whole_step, step_in
         assert metrics.sums.inputs == deleted.count == sum(3 + row for row in range(ROWS))
         assert 0 < deleted.total < deleted.count
         gate = CONFIG.model.controllers["gate"]
-        wanted = gate.update(before["controllers"]["gate"], deleted)
-        assert_close(after["controllers"]["gate"], wanted)
+        wanted = gate.update(before.controllers["gate"], deleted)
+        assert_close(after.controllers["gate"], wanted)
     assert whole_step[2].sums.ratio(DELETED) == step_in_pieces[2].sums.ratio(DELETED)
 
 
@@ -215,7 +214,7 @@ def test_a_step_that_is_not_finite_leaves_the_controller_alone():
     table = np.full((384, SIZES["width"]), np.nan, np.float32)
     before, after, metrics = step(CONFIG, ragged_batch(), embedding={"embedding": table})
     assert metrics["skipped"] == 1
-    assert_same(after["controllers"], before["controllers"])
+    assert_same(after.controllers, before.controllers)
 
 
 # Runs that start from others.
@@ -234,15 +233,13 @@ def byt5_run(tmp_path_factory) -> Path:
 def test_a_run_starts_from_the_parameters_of_another(byt5_run, tmp_path, monkeypatch):
     started = []
 
-    def run(self, stop):
-        started.append(jax.device_get(self.state["params"]))
-        return TrainResult(self.run_dir, 0, None, True)
-
-    monkeypatch.setattr(loop._Run, "run", run)
+    monkeypatch.setattr(
+        loop, "train_steps", lambda run, _: started.append(jax.device_get(run.state.params))
+    )
     train(changed("train", initial=str(byt5_run)), tmp_path / "run")
     mesh, program = built(CONFIG)
     with jax.set_mesh(mesh):
-        fresh = jax.device_get(program.init(CONFIG.train.seed))["params"]
+        fresh = jax.device_get(program.init(CONFIG.train.seed)).params
     (found,) = started
     assert_same(found.pop("shortener"), fresh["shortener"])
     assert_same(found, jax.tree.map(np.asarray, load_model(byt5_run).params))
@@ -257,7 +254,7 @@ def one_sentence(error) -> str:
 
 def abstract_parameters(model):
     program = train_program(model, CONFIG.optimizer.build(1), single_device_mesh())
-    return program.abstract_state["params"], program.shardings["params"]
+    return program.abstract_state.params, program.shardings.params
 
 
 def test_runs_that_cannot_be_started_from(byt5_run, whole_run, tmp_path):

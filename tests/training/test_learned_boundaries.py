@@ -20,7 +20,7 @@ from bytelm.patching.segmenter import (
 )
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.loop import train
-from bytelm.training.step import train_program
+from bytelm.training.program import train_program
 from tests.models.families import dynamic_pooling, random_rows
 
 BANDS = FlexitokensBoundary(bands=(Band("eng", 0.3, 0.02), Band("rus", 0.2, 0.01)))

@@ -10,13 +10,14 @@ import pytest
 
 from bytelm.core.errors import UserError
 from bytelm.nn.mesh import MeshConfig
-from bytelm.training import loop
-from bytelm.training.checkpoints.checkpoint import FOLDER, load_model
+from bytelm.training import start
+from bytelm.training.checkpoints.checkpoint import FOLDER, Checkpoints, load_model
 from bytelm.training.checkpoints.scores import best_step
 from bytelm.training.distributed import StopRequest
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.loop import train
 from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.validation import Validation
 from tests.training.tiny_run import STEPS, tiny_config
 
 TIMES = ("time", "seconds", "compile_seconds")
@@ -84,9 +85,10 @@ def test_resumed_equals_uninterrupted_bit_for_bit(config, whole_run, tmp_path, m
     assert train(config, tmp_path, resume=True).step == STEPS
     assert_same(params(tmp_path), params(whole_run))
     assert metrics(tmp_path) == metrics(whole_run)
-    a, b = load_model(tmp_path).provenance, load_model(whole_run).provenance
-    for key in ("bytes_seen", "flops", "data_fingerprint", "best_validation_bits"):
-        assert a[key] == b[key], key
+    a, b = load_model(tmp_path), load_model(whole_run)
+    assert a.provenance["data_fingerprint"] == b.provenance["data_fingerprint"]
+    for name in ("bytes", "flops", "best_validation", "best_step", "hooks_step"):
+        assert getattr(a.loop, name) == getattr(b.loop, name), name
 
 
 def test_provenance(config, whole_run):
@@ -94,8 +96,8 @@ def test_provenance(config, whole_run):
     assert saved.config == config
     assert saved.provenance["packages"]["jax"] == jax.__version__
     row_flops = config.model.forward_flops(config.data.sequence_length)
-    assert saved.provenance["flops"] == 3 * row_flops * config.data.batch_size * STEPS
-    assert 0 < saved.provenance["bytes_seen"] <= STEPS * 8 * 32
+    assert saved.loop.flops == 3 * row_flops * config.data.batch_size * STEPS
+    assert 0 < saved.loop.bytes <= STEPS * 8 * 32
 
 
 def test_flops_and_bytes_are_sums_of_what_was_done(config, tmp_path, monkeypatch):
@@ -105,7 +107,7 @@ def test_flops_and_bytes_are_sums_of_what_was_done(config, tmp_path, monkeypatch
     smaller = changed(changed(config, "data", batch_size=4), "train", log_every=1, steps=4)
     train(smaller, tmp_path, resume=True, allow_config_change=True)
     row_flops = 3 * config.model.forward_flops(config.data.sequence_length)
-    assert load_model(tmp_path).provenance["flops"] == row_flops * (2 * 8 + 2 * 4)
+    assert load_model(tmp_path).loop.flops == row_flops * (2 * 8 + 2 * 4)
     lines = [line for line in metrics(tmp_path) if "bpb" in line]
     assert [line["flops"] / row_flops for line in lines] == [16, 20, 24]
     assert lines[0]["bytes"] < lines[1]["bytes"] < lines[2]["bytes"]
@@ -147,17 +149,17 @@ class TimedStep:
 
 
 def test_times_are_of_the_steps_alone(config, tmp_path, monkeypatch):
-    clock, build = Clock(), loop.build_program
+    clock, build = Clock(), start.build_program
 
-    def timed_program(config, mesh):
-        program = build(config, mesh)
+    def timed_program(*arguments):
+        program = build(*arguments)
         step, evaluate = TimedStep(program.step, clock), clock.timed(program.evaluate, 100.0)
         return dataclasses.replace(program, step=step, evaluate=evaluate)
 
-    monkeypatch.setattr(loop, "build_program", timed_program)
-    for module in ("loop", "metrics.record", "progress"):
+    monkeypatch.setattr(start, "build_program", timed_program)
+    for module in ("run", "metrics.record", "loop_state"):
         monkeypatch.setattr(f"bytelm.training.{module}.time", clock)
-    monkeypatch.setattr(loop.Checkpoints, "save", clock.timed(loop.Checkpoints.save, 10.0))
+    monkeypatch.setattr(Checkpoints, "save", clock.timed(Checkpoints.save, 10.0))
     config = changed(config, "train", log_every=1)
     with monkeypatch.context() as patch:
         stop_after(patch, 4)
@@ -171,8 +173,8 @@ def test_times_are_of_the_steps_alone(config, tmp_path, monkeypatch):
     times = [line["time"] for line in lines]
     assert times == sorted(times) and times[0] == 1e9 + 1001
     before = [0, *(line["bytes"] for line in records)]
-    for start, line in zip(before, records, strict=False):
-        assert line["bytes_per_second"] == line["bytes"] - start
+    for earlier, line in zip(before, records, strict=False):
+        assert line["bytes_per_second"] == line["bytes"] - earlier
 
 
 def test_facts_are_in_the_files_of_a_run(config, whole_run, capsys):
@@ -180,7 +182,7 @@ def test_facts_are_in_the_files_of_a_run(config, whole_run, capsys):
     saved = load_model(whole_run)
     count = sum(leaf.size for leaf in jax.tree.leaves(saved.params))
     assert facts["parameters"] == saved.provenance["parameters"] == count
-    assert facts["flops"] == saved.provenance["flops"]
+    assert facts["flops"] == saved.loop.flops
 
 
 def test_a_budget_is_resolved_and_recorded(config, tmp_path, monkeypatch, capsys):
@@ -198,15 +200,18 @@ def test_a_budget_is_resolved_and_recorded(config, tmp_path, monkeypatch, capsys
     assert train(recorded, tmp_path, resume=True).step == 2
 
 
+def script_validations(monkeypatch, bits: list[float]) -> None:
+    """Makes validations find these bits per byte, one after another."""
+    validate, found = Validation.__call__, iter(bits)
+    monkeypatch.setattr(
+        Validation,
+        "__call__",
+        lambda *arguments: dataclasses.replace(validate(*arguments), bits=next(found)),
+    )
+
+
 def test_keeps_the_last_and_the_best(config, tmp_path, monkeypatch):
-    bpbs = iter([3.0, 1.0, 2.0])
-    validate = loop._Run._validate
-
-    def scripted(self):
-        validate(self)
-        return next(bpbs)
-
-    monkeypatch.setattr(loop._Run, "_validate", scripted)
+    script_validations(monkeypatch, [3.0, 1.0, 2.0])
     config = changed(config, "train", steps=9, keep=2, checkpoint_every=1)
     with monkeypatch.context() as patch:
         stop_after(patch, 7, steps=9)
@@ -217,14 +222,7 @@ def test_keeps_the_last_and_the_best(config, tmp_path, monkeypatch):
 
 
 def test_a_best_score_on_other_text_does_not_count(config, tmp_path, monkeypatch, capsys):
-    scores = iter([1.0, 2.0, 3.0, 3.5])
-    validate = loop._Run._validate
-
-    def scripted(self):
-        validate(self)
-        return next(scores)
-
-    monkeypatch.setattr(loop._Run, "_validate", scripted)
+    script_validations(monkeypatch, [1.0, 2.0, 3.0, 3.5])
     text = tmp_path / "valid.txt"
     text.write_text("to be or not " * 100)
     config = changed(config, "data", validation_files=(str(text),))

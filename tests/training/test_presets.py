@@ -9,6 +9,7 @@ from flax import nnx
 from bytelm.core.errors import UserError
 from bytelm.experiments.comparison import Comparison
 from bytelm.nn.mesh import path_name
+from bytelm.training.cost import row_flops
 from bytelm.training.experiment import ExperimentConfig, to_json
 from bytelm.training.presets import (
     ablation_names,
@@ -17,7 +18,6 @@ from bytelm.training.presets import (
     preset_names,
     run_file,
 )
-from bytelm.training.program import row_flops
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.py")]

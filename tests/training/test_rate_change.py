@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from bytelm.models.transformer import TransformerConfig
+from bytelm.training.compatibility import rate_change
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.rate_change import rate_change
 
 
 def config(steps: int, schedule: str = "cosine", **optimizer) -> ExperimentConfig:

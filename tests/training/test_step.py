@@ -16,7 +16,7 @@ from bytelm.nn import mesh
 from bytelm.nn.mesh import MeshConfig, place_batch
 from bytelm.training import step
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.step import train_program
+from bytelm.training.program import train_program
 from tests.models.families import random_rows, split_model
 
 CONFIG = TransformerConfig(width=32, depth=1, head_width=8, mlp_width=48)
@@ -46,7 +46,7 @@ class Run:
         blank = jax.tree.map(
             lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.program.abstract_state
         )
-        self.start = {**blank, "params": params, "optimizer": optimizer.init(params)}
+        self.start = dataclasses.replace(blank, params=params, optimizer=optimizer.init(params))
 
     def place(self, state):
         # A copy of its own, because training donates it.
@@ -79,8 +79,8 @@ def check_equal_descent(state, metrics):
         assert getattr(metrics.sums, name) == getattr(wanted_metrics.sums, name)
     start = split_model(CONFIG)[1]
     for (path, got), wanted, before in zip(
-        jax.tree.leaves_with_path(state["params"]),
-        jax.tree.leaves(wanted_state["params"]),
+        jax.tree.leaves_with_path(state.params),
+        jax.tree.leaves(wanted_state.params),
         jax.tree.leaves(start),
         strict=True,
     ):
@@ -94,7 +94,7 @@ def test_a_step_on_a_mesh_equals_one_on_a_single_device(shape):
     state, metrics = descended(shape)
     check_equal_descent(state, metrics)
     _, fsdp, tensor = shape
-    blocks = state["params"]["stack"]["blocks"]
+    blocks = state.params["stack"]["blocks"]
     for kernel in (blocks["attention"]["output"]["kernel"], blocks["mlp"]["up"]["kernel"]):
         assert len(kernel.addressable_shards) == np.prod(shape)
         assert kernel.addressable_shards[0].data.size * fsdp * tensor == kernel.size
@@ -145,10 +145,10 @@ def test_resumed_equals_uninterrupted_bit_for_bit(muon_run):
     batches = [ragged_rows(seed) for seed in range(4)]
     straight, _ = muon_run.train(muon_run.place(muon_run.start), *batches)
     half, _ = muon_run.train(muon_run.place(muon_run.start), *batches[:2])
-    assert half["step"] == 2
+    assert half.step == 2
     resumed, _ = muon_run.train(muon_run.place(jax.device_get(half)), *batches[2:])
     assert bits(resumed) == bits(straight)
-    assert bits(straight["params"]) != bits(muon_run.start["params"])
+    assert bits(straight.params) != bits(muon_run.start.params)
 
 
 def test_the_state_stays_sharded(muon_run):
@@ -166,7 +166,7 @@ def test_the_state_stays_sharded(muon_run):
 
 def test_a_step_with_a_non_finite_loss_is_skipped(muon_run):
     poisoned = jax.tree.map(np.array, muon_run.start)
-    poisoned["params"]["embedding"]["embedding"][7] = np.nan
+    poisoned.params["embedding"]["embedding"][7] = np.nan
     good = random_rows(2)
     good.ids[good.ids == 7] = 8
     bad = random_rows(3)
@@ -174,14 +174,14 @@ def test_a_step_with_a_non_finite_loss_is_skipped(muon_run):
     before = muon_run.place(poisoned)
     for count in (1, 2):
         before, metrics = muon_run.train(before, bad)
-        assert bits(before["params"]) == bits(poisoned["params"])
-        assert bits(before["optimizer"]) == bits(poisoned["optimizer"])
-        assert (before["skipped"], before["skipped_in_row"], before["step"]) == (count,) * 3
+        assert bits(before.params) == bits(poisoned.params)
+        assert bits(before.optimizer) == bits(poisoned.optimizer)
+        assert (before.skipped, before.skipped_in_row, before.step) == (count,) * 3
         assert metrics.skipped == metrics.skipped_in_row == count
     after, metrics = muon_run.train(before, good)
-    assert (after["skipped"], after["skipped_in_row"], after["step"]) == (2, 0, 3)
+    assert (after.skipped, after.skipped_in_row, after.step) == (2, 0, 3)
     assert metrics.skipped_in_row == 0
-    assert bits(after["params"]) != bits(poisoned["params"])
+    assert bits(after.params) != bits(poisoned.params)
 
 
 def test_a_step_with_a_non_finite_gradient_is_skipped(monkeypatch):
@@ -196,16 +196,16 @@ def test_a_step_with_a_non_finite_gradient_is_skipped(monkeypatch):
     run = Run(ONE_DEVICE, optax.sgd(1.0))
     state, metrics = run.train(run.place(run.start), ragged_rows(1))
     assert np.isfinite(metrics.sums.nats) and not np.isfinite(metrics.gradient_norm)
-    assert bits(state["params"]) == bits(run.start["params"])
-    assert state["skipped"] == 1
+    assert bits(state.params) == bits(run.start.params)
+    assert state.skipped == 1
 
 
 def test_a_batch_without_scored_symbols_is_skipped(muon_run):
     batch = random_rows(1)
     batch.targets[:] = UNSCORED
     state, metrics = muon_run.train(muon_run.place(muon_run.start), batch)
-    assert metrics.sums.symbols == 0 and state["skipped"] == 1
-    assert bits(state["params"]) == bits(muon_run.start["params"])
+    assert metrics.sums.symbols == 0 and state.skipped == 1
+    assert bits(state.params) == bits(muon_run.start.params)
 
 
 def test_init_depends_on_the_seed_and_not_on_the_mesh():
@@ -218,7 +218,7 @@ def test_init_depends_on_the_seed_and_not_on_the_mesh():
         assert jax.tree.map(lambda leaf: leaf.sharding, states[-1]) == program.shardings
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), states[0], states[1])
     other = program.init(4)
-    embedding = [s["params"]["embedding"]["embedding"] for s in (states[0], other)]
+    embedding = [s.params["embedding"]["embedding"] for s in (states[0], other)]
     assert (np.asarray(embedding[0]) != np.asarray(embedding[1])).all()
 
 

@@ -13,10 +13,11 @@ import pytest
 from bytelm.core.errors import UserError
 from bytelm.core.stopping import Stopped
 from bytelm.data.loader import PackedLoader
-from bytelm.training import loop
+from bytelm.training import hooks
 from bytelm.training.checkpoints.checkpoint import last_step, load_model
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.loop import train
+from bytelm.training.run import Run
 from bytelm.training.validation import Validation
 from tests.training.tiny_run import STEPS, tiny_config
 
@@ -56,7 +57,7 @@ def test_a_stop_in_validation_saves_at_once(
 
     with monkeypatch.context() as patch:
         patch.setattr(Validation, "_evaluate", stopped)
-        patch.setattr(loop._Run, "_sample", lambda self: pytest.fail("samples before it stops"))
+        patch.setattr(hooks, "show_sample", lambda *_: pytest.fail("samples before it stops"))
         result = train(config, tmp_path)
     assert (result.step, result.interrupted, len(calls)) == (3, True, 1)
     assert last_step(tmp_path) == 3
@@ -65,7 +66,7 @@ def test_a_stop_in_validation_saves_at_once(
 
 
 def test_a_stop_before_the_first_step_ends_the_run_at_once(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop._Run, "_compile", lambda self, batch: send(signal.SIGUSR1))
+    monkeypatch.setattr(Run, "_compile", lambda self, batch: send(signal.SIGUSR1))
     with pytest.raises(Stopped):
         train(config, tmp_path)
     assert last_step(tmp_path) is None

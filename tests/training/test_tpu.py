@@ -16,7 +16,7 @@ from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import AXES
 from bytelm.nn.partitioning import BATCH_AXES
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.step import train_program
+from bytelm.training.program import train_program
 
 pytestmark = pytest.mark.tpu
 pytest.importorskip("libtpu")

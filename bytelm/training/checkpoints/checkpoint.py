@@ -1,9 +1,10 @@
 """Checkpoints of a run, written by Orbax while training goes on.
 
-A checkpoint is complete or absent: Orbax writes it beside and renames it. Its items are `params`
-(which evaluation loads alone, on any mesh), `training` (optimiser, RNG, counters), `data` (the
-position in the data), `config`, `provenance` (code, versions, data fingerprint, bytes and FLOPs
-seen), and `digests` of all of these, with which they are compared when they are read.
+A checkpoint is complete or absent: Orbax writes it under another name and renames it. Its items are
+`params` (which evaluation loads alone, on any mesh), `training` (optimiser, RNG, counters), `data`
+(the position in the data), `loop` (what the training loop remembers), `config`, `provenance` (code,
+versions, data fingerprint), and `digests` of all of these, with which they are compared when they
+are read.
 """
 
 import math
@@ -27,6 +28,7 @@ from bytelm.training.checkpoints.exported import is_exported, load_exported
 from bytelm.training.checkpoints.plain_path import plain_path
 from bytelm.training.checkpoints.reading import (
     DIGESTS,
+    LOOP,
     Reader,
     first_line,
     first_readable,
@@ -37,7 +39,8 @@ from bytelm.training.checkpoints.scores import ITEM as SCORE
 from bytelm.training.checkpoints.scores import mend_scores, rank, score_of
 from bytelm.training.distributed import gather_json
 from bytelm.training.experiment import ExperimentConfig, as_saved
-from bytelm.training.step import State
+from bytelm.training.loop_state import LoopState
+from bytelm.training.step import TrainState
 
 __all__ = ["Checkpoints", "Restored", "SavedModel", "last_step", "load_model", "save_model"]
 
@@ -50,8 +53,9 @@ class Restored:
     """A training checkpoint read back."""
 
     step: int
-    state: State
+    state: TrainState
     data: dict[str, Any]
+    loop: LoopState
     provenance: dict[str, Any]
 
 
@@ -96,11 +100,12 @@ class Checkpoints:
     def save(
         self,
         step: int,
-        state: State,
+        state: TrainState,
         *,
         data: dict[str, Any],
         config: ExperimentConfig,
         provenance: dict[str, Any],
+        loop: dict[str, Any],
         validation_bits: float | None,
     ) -> None:
         """Starts writing a checkpoint; returns once the state may change.
@@ -108,12 +113,11 @@ class Checkpoints:
         Raises:
             UserError: if this or the last checkpoint could not be written (disk full, ...).
         """
-        training = {name: value for name, value in state.items() if name != "params"}
         known = validation_bits is not None and math.isfinite(validation_bits)
         metrics = score_of(validation_bits, self._measured_on) if known else None
         items = _items(
-            {"training": training, "params": state["params"]},
-            {"data": data, "config": as_saved(config), "provenance": provenance},
+            {"training": _without_params(state), "params": state.params},
+            {"data": data, "config": as_saved(config), "provenance": provenance, LOOP: loop},
             digest_json(SCORE, metrics) if known else {},
         )
         with self._write_errors():
@@ -127,8 +131,8 @@ class Checkpoints:
 
     def restore(
         self,
-        abstract_state: State,
-        shardings: State,
+        abstract_state: TrainState,
+        shardings: TrainState,
         *,
         step: int | None = None,
         verify: bool = True,
@@ -149,7 +153,6 @@ class Checkpoints:
             abstract_state,
             shardings,
         )
-        params = {"params": target.pop("params")}
 
         def read(step: int) -> Restored:
             if not (self.folder / str(step) / "training").exists():
@@ -161,9 +164,11 @@ class Checkpoints:
             reader = Reader(self._manager, self.folder / str(step), verify=verify)
             reader.config()
             data, provenance = reader.json("data"), reader.json("provenance")
-            state = reader.arrays("training", target)
-            state |= {"params": reader.arrays("params", params["params"])}
-            return Restored(step, state, data, provenance)
+            loop = reader.loop(provenance)
+            assert loop is not None, "a checkpoint with a state of training is of a run"
+            rest = reader.arrays("training", _without_params(target))
+            state = TrainState(params=reader.arrays("params", target.params), **rest)
+            return Restored(step, state, data, loop, provenance)
 
         return first_readable(self._steps(step), read, self.folder)
 
@@ -233,6 +238,11 @@ class Checkpoints:
             ) from error
 
 
+def _without_params(state: TrainState) -> dict[str, Any]:
+    """The item `training`: parameters are an item of their own."""
+    return {name: value for name, value in vars(state).items() if name != "params"}
+
+
 def _is_missing(error: BaseException) -> bool:
     """Whether a file or folder is gone that was there before."""
     text = str(error)
@@ -298,8 +308,7 @@ def last_step(run: Path) -> int | None:
     folder = run.absolute() / FOLDER
     if not folder.is_dir():
         return None
-    with _read_only(folder) as manager:
-        return manager.latest_step()
+    return max(ocp.utils.checkpoint_steps(plain_path(folder)), default=None)
 
 
 def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> SavedModel:
@@ -337,7 +346,8 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
             graphdef, target = abstract_model(config)
             params = reader.arrays("params", target)
             tokenizer = carried_tokenizer(run, config.data)
-            return SavedModel(config, step, graphdef, params, provenance, tokenizer, run)
+            loop = reader.loop(provenance)
+            return SavedModel(config, step, graphdef, params, provenance, loop, tokenizer, run)
 
         return first_readable(_chosen(run, steps, step), read, folder)
 

@@ -1,12 +1,14 @@
 """A model of any family as a folder of safetensors, to keep, to publish and to load again.
 
 The folder has the parameters in `model.safetensors` (or in shards with an index, as Hugging Face
-names them), `config.json`, `bytelm.json` (step, provenance and digests), the tokenizer if there is
+names them), `config.json`, `bytelm.json` (step, provenance, what the
+training loop remembered, and digests), the tokenizer if there is
 one, the record of the text that it was trained on, and a model card, `README.md`.
 """
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from bytelm.training.checkpoints.model_card import model_card
 from bytelm.training.checkpoints.reading import first_line
 from bytelm.training.checkpoints.saved_model import SavedModel, abstract_model
 from bytelm.training.experiment import as_saved, from_saved, to_json
+from bytelm.training.loop_state import LoopState
+from bytelm.training.metrics.record import Record
 from bytelm.training.upgrades import move_parameters, moved_parameters
 
 ABOUT = "bytelm.json"
@@ -45,13 +49,17 @@ def export(saved: SavedModel, folder: Path, shard_bytes: int = SHARD_BYTES) -> N
     Raises:
         UserError: if the folder holds files, or cannot be written.
     """
+    trained = saved.loop
+    loop = None if trained is None else replace(trained, record=Record()).saved()
     about = {
         "step": saved.step,
         "provenance": saved.provenance,
+        "loop": loop,
         "digests": {
             **digest_arrays("params", saved.params),
             **digest_json("config", as_saved(saved.config)),
             **digest_json("provenance", saved.provenance),
+            **digest_json("loop", loop),
         },
     }
     with new_folder(folder) as partial:
@@ -84,6 +92,8 @@ def load_exported(folder: Path, *, verify: bool = True) -> SavedModel:
         if verify:
             check(digests, digest_json("config", saved_config))
             check(digests, digest_json("provenance", provenance))
+            if "loop" in about:
+                check(digests, digest_json("loop", about["loop"]))
     except (KeyError, ValueError) as error:
         raise UserError(f"{folder} is damaged: {first_line(error)}.") from error
     config = from_saved(saved_config)
@@ -96,7 +106,9 @@ def load_exported(folder: Path, *, verify: bool = True) -> SavedModel:
     except ValueError as error:
         raise UserError(f"the parameters in {folder} are damaged: {error}.") from error
     tokenizer = carried_tokenizer(folder, config.data)
-    return SavedModel(config, step, graphdef, params, provenance, tokenizer, folder)
+    loop = about.get("loop")
+    trained = LoopState.from_provenance(provenance) if loop is None else LoopState.restored(loop)
+    return SavedModel(config, step, graphdef, params, provenance, trained, tokenizer, folder)
 
 
 def _write_weights(params: Any, folder: Path, shard_bytes: int) -> None:

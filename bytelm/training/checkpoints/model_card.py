@@ -43,7 +43,7 @@ def model_card(saved: SavedModel, name: str) -> str:
         saved: the model.
         name: of the folder that it is exported to.
     """
-    config, known = saved.config, saved.provenance
+    config, loop = saved.config, saved.loop
     sizes = {
         ".".join(str(getattr(key, "key", key)) for key in path): leaf.size
         for path, leaf in jax.tree.leaves_with_path(saved.params)
@@ -56,17 +56,14 @@ def model_card(saved: SavedModel, name: str) -> str:
         "Steps": f"{saved.step:,}",
         "Symbols in a row": f"{config.data.sequence_length:,}",
     }
-    if isinstance(seen := known.get("bytes_seen"), int | float):
-        rows["Bytes seen in training"] = f"{seen:,.0f}"
-    if isinstance(flops := known.get("flops"), int | float):
-        rows["FLOPs of training"] = f"{flops:.3g}"
-    if isinstance(source := known.get("converted_from"), str):
+    if loop is not None:
+        rows["Bytes seen in training"] = f"{loop.bytes:,.0f}"
+        rows["FLOPs of training"] = f"{loop.flops:.3g}"
+    if isinstance(source := saved.provenance.get("converted_from"), str):
         rows["Converted from"] = source
-    bits = known.get("last_validation_bits")
-    if isinstance(bits, int | float) and math.isfinite(bits):
+    if loop is not None and math.isfinite(bits := loop.last_validation or math.nan):
         what = "Bits per target byte" if has_encoder else "Bits per byte"
-        when = known.get("validated_step")
-        rows[f"{what}, validation in training"] = f"{bits:.4f}, after step {when}"
+        rows[f"{what}, validation in training"] = f"{bits:.4f}, after step {loop.validated_step}"
     return _CARD.format(
         name=name,
         family=config.model.family,

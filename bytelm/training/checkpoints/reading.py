@@ -14,6 +14,7 @@ from bytelm.core.errors import UserError
 from bytelm.training.checkpoints.digests import check, digest_arrays, digest_json
 from bytelm.training.distributed import gather_json
 from bytelm.training.experiment import ExperimentConfig, from_saved
+from bytelm.training.loop_state import LoopState
 from bytelm.training.upgrades import (
     Moves,
     move_parameters,
@@ -24,6 +25,8 @@ from bytelm.training.upgrades import (
 T = TypeVar("T")
 DIGESTS = "digests"
 """The item of a checkpoint that holds the digests of the others."""
+LOOP = "loop"
+"""The item that holds the `LoopState`; earlier versions kept it in the provenance."""
 
 _STRAGGLERS = ("Event loop is closed", "Encountered error while reading array index")
 """How errors of reads and writes that were given up start."""
@@ -42,7 +45,7 @@ class Reader:
     """
 
     def __init__(self, manager: ocp.CheckpointManager, folder: Path, *, verify: bool):
-        self._manager, self._step = manager, int(folder.name)
+        self._manager, self._folder, self._step = manager, folder, int(folder.name)
         self._saved: Any = None
         self._moves: Moves = ()
         if not verify:
@@ -73,6 +76,18 @@ class Reader:
         saved = self.json("config")
         self._moves = moved_parameters(saved)
         return from_saved(saved)
+
+    def loop(self, provenance: dict[str, Any]) -> LoopState | None:
+        """What the training loop remembered; None for a model that has not been trained here.
+
+        Raises as `json` does.
+
+        Args:
+            provenance: of the checkpoint, where earlier versions kept it.
+        """
+        if (self._folder / LOOP).exists():
+            return LoopState.restored(self.json(LOOP))
+        return LoopState.from_provenance(provenance)
 
     def arrays(self, item: str, target: Any) -> Any:
         """An item of arrays, of the shapes and shardings of `target`. Raises as `json` does.

@@ -10,6 +10,7 @@ from jax.sharding import SingleDeviceSharding
 
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.loop_state import LoopState
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class SavedModel:
     graphdef: nnx.GraphDef
     params: dict[str, Any]
     provenance: dict[str, Any]
+    loop: LoopState | None = None
+    """What the training loop remembered; None for a model that was not trained by bytelm."""
     tokenizer: Tokenizer | None = None
     run: Path | None = None
     """The run directory or exported folder that it was read from."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from bytelm.core.atomic_write import write_whole
 from bytelm.training.checkpoints.digests import digest_json
-from bytelm.training.checkpoints.reading import DIGESTS
+from bytelm.training.checkpoints.reading import DIGESTS, LOOP
 
 METRIC = "validation_bits"
 """The metric, lower is better, by which the best checkpoint is kept."""
@@ -50,8 +50,8 @@ def mend_scores(folder: Path) -> None:
     """Puts damaged scores of the checkpoints in `folder` right, with a warning.
 
     Orbax reads them as they are, and would remove the best checkpoint because of a wrong one, or
-    open none. A checkpoint's provenance has its score too; where that is damaged as well, the
-    checkpoint goes on without one.
+    open none. What the training loop remembers has the score too; where that is damaged as well,
+    the checkpoint goes on without one.
     """
     for path in sorted(folder.glob(f"*/{ITEM}/metrics")):
         step = path.parents[1]
@@ -59,10 +59,10 @@ def mend_scores(folder: Path) -> None:
         wanted = digests.get(ITEM) if isinstance(digests, dict) else None
         if wanted == _digest(score) or (wanted is None and _is_score(score)):
             continue
-        known = _read(step / "provenance" / "metadata")
+        known = _read(step / LOOP / "metadata")
         other = None
         if isinstance(known, dict):
-            other = score_of(known.get("last_validation_bits"), known.get("validation_identity"))
+            other = score_of(known.get("last_validation"), known.get("validation_identity"))
         if wanted == _digest(other) and _is_score(other):
             write_whole(path, json.dumps(other))
             warnings.warn(f"{path} was damaged and is put right.", stacklevel=3)

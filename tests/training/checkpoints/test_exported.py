@@ -19,20 +19,16 @@ from bytelm.tokenizers.tokenizer import load_tokenizer
 from bytelm.training.checkpoints.checkpoint import SavedModel, load_model, save_model
 from bytelm.training.checkpoints.exported import ABOUT, INDEX, WEIGHTS, export, load_exported
 from bytelm.training.experiment import ExperimentConfig, load_json
+from bytelm.training.loop_state import LoopState
 from tests.models.families import FAMILIES, split_model
 from tests.models.tiny_t5 import BYT5, write_folder
 
-KNOWN = {
-    "bytes_seen": 12_345,
-    "flops": 6.02e23,
-    "last_validation_bits": 1.23456,
-    "validated_step": 7,
-}
+KNOWN = LoopState(bytes=12_345, flops=6.02e23, last_validation=1.23456, validated_step=7)
 
 
-def model(name: str, provenance: dict | None = None) -> SavedModel:
+def model(name: str, loop: LoopState | None = None) -> SavedModel:
     config = ExperimentConfig(model=FAMILIES[name], data=DataConfig(files=("/home/me/text.txt",)))
-    return SavedModel(config, 7, *split_model(FAMILIES[name]), provenance or {})
+    return SavedModel(config, 7, *split_model(FAMILIES[name]), {"command": ["train"]}, loop)
 
 
 def assert_same(a, b) -> None:
@@ -59,7 +55,8 @@ def test_there_and_back_gives_the_same_bits(name, tmp_path):
     saved = model(name, KNOWN)
     export(saved, tmp_path / "model")
     found = load_model(tmp_path / "model")
-    assert (found.config, found.step, found.provenance) == (saved.config, 7, KNOWN)
+    assert (found.config, found.step, found.provenance) == (saved.config, 7, saved.provenance)
+    assert found.loop.saved() == KNOWN.saved()
     assert_same(found.params, saved.params)
 
 

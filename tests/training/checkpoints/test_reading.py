@@ -172,7 +172,7 @@ def test_a_damaged_score_is_put_right(run, content):
 
 def test_a_score_that_is_lost(run):
     damage(run / LAST / "metrics" / "metrics", b"{")
-    damage(run / LAST / "provenance" / "metadata", b"[]")
+    damage(run / LAST / "loop" / "metadata", b"[]")
     with pytest.warns(UserWarning, match=r"kept as one without validation"):
         Checkpoints(run, 3).close()
     assert (run / LAST / "damaged_metrics" / "metrics").read_bytes() == b"{"

@@ -1,13 +1,33 @@
-"""How many steps a budget of text or work pays for."""
+"""What training costs in FLOPs, and how many steps a budget of text or FLOPs pays for."""
 
 import dataclasses
 
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig
 from bytelm.data.corpus.size import text_size
+from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.budget import parse_budget
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.program import step_flops
+
+
+def row_flops(config: ExperimentConfig, patches: float | None = None) -> float:
+    """Matrix-product FLOPs of the forward pass of one row, as `ModelConfig.forward_flops` counts.
+
+    With an encoder, `patches` are the states that it keeps.
+    """
+    data, model = config.data, config.model
+    if isinstance(model, EncoderDecoderConfig):
+        return model.forward_flops(data.sequence_length, patches, target_length=data.row_length)
+    return model.forward_flops(data.sequence_length, patches)
+
+
+def step_flops(config: ExperimentConfig, patches: float | None = None) -> float:
+    """FLOPs of a training step, three forward passes, of so many patches in all its rows.
+
+    None is for what is computed: the patches that there is room for.
+    """
+    rows = config.data.batch_size
+    return 3.0 * rows * row_flops(config, None if patches is None else patches / rows)
 
 
 def with_steps(config: ExperimentConfig, data: DataConfig | None = None) -> ExperimentConfig:
