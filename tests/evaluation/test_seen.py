@@ -14,7 +14,7 @@ from bytelm.data.corpus.documents import Documents
 from bytelm.evaluation.seen import UNKNOWN, describe_text, evaluation_text
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.trained_text import keep_record
+from tests.training.tiny_run import keep_record
 
 TEXTS = [f"document {number} of the run" for number in range(80)]
 OTHERS = [f"text {number} of another corpus" for number in range(30)]

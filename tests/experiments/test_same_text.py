@@ -10,7 +10,7 @@ from bytelm.data.corpus.text_record import FILE
 from bytelm.experiments.same_text import check_text
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.trained_text import keep_record
+from tests.training.tiny_run import keep_record
 
 
 @pytest.fixture

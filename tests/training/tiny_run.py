@@ -6,10 +6,12 @@ import jax
 import numpy as np
 
 from bytelm.data.config import DataConfig
+from bytelm.data.corpus.text_record import TextRecord
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.checkpoints.checkpoint import load_model
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
+from bytelm.training.run_files import text_trained_on
 
 STEPS = 6
 
@@ -49,3 +51,10 @@ def params(run: Path, step: int | None = None) -> dict:
 
 def assert_same(a, b) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def keep_record(run: Path, config: ExperimentConfig, *, resuming: bool) -> TextRecord:
+    """Writes the record of the text of a run, as the run does, and returns it."""
+    record = text_trained_on(run, config, resuming=resuming)
+    record.save(run)
+    return record

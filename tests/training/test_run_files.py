@@ -10,7 +10,7 @@ from bytelm.data.corpus.text_record import FILE, load_record
 from bytelm.data.sources.source import open_sources
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.trained_text import keep_record
+from tests.training.tiny_run import keep_record
 
 TEXTS = [f"document {number}" for number in range(60)]
 
