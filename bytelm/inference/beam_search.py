@@ -11,7 +11,7 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, OUTPUT_SIZE
-from bytelm.inference.generation import StopFilter
+from bytelm.inference.stopping import StopFilter
 from bytelm.inference.transduction import Transducer
 from bytelm.nn.state import take
 

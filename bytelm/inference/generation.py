@@ -1,15 +1,13 @@
 """Generation: prompts in, bytes out, with the model's decoding state.
 
-A subword model reads a prompt's canonical tokens and makes tokens, whose bytes come out.
+A subword model reads a prompt's canonical tokens and generates tokens, whose bytes are returned.
 
-A prompt is read in pieces of one size, so that no prompt's length compiles anything anew; then a
-compiled loop makes a few symbols of every row at a time, and the host hands out the bytes. The
-symbol at position i of row r is drawn with a random key made of (seed, r, i) alone: neither the
-other rows nor the piece sizes change the text.
+Prompts are read in chunks of one size, so that a new length compiles nothing. Then a compiled loop
+generates a chunk of symbols for every row, and the host returns their bytes. The random key of
+symbol i of row r depends only on (seed, r, i): neither other rows nor chunk sizes change a text.
 """
 
 import functools
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -20,8 +18,9 @@ import numpy as np
 from flax import nnx
 
 from bytelm.core.errors import UserError
-from bytelm.core.vocabulary import BYTE_VOCABULARY, END, Vocabulary
+from bytelm.core.vocabulary import BYTE_VOCABULARY, Vocabulary
 from bytelm.inference.sampling import Sampling, sample
+from bytelm.inference.stopping import StopFilter
 from bytelm.models.contract import LanguageModel
 from bytelm.models.encoder_decoder import EncoderDecoder
 from bytelm.tokenizers.tokenizer import Tokenizer
@@ -30,17 +29,17 @@ Weights = Literal["float32", "bfloat16"]
 
 PREFILL = 128
 """Prompt symbols of each row that are read at a time."""
-PIECE = 32
-"""Symbols of each row that are made before the host looks at them."""
+CHUNK = 32
+"""Symbols of each row that are generated before the host looks at them."""
 SHORTEST = 256
-"""States are for this many symbols times a power of two, so that few shapes are compiled."""
+"""States have room for this many symbols times a power of two, so that few shapes are compiled."""
 
 
 def store_weights(params: Any, weights: Weights) -> Any:
-    """The parameters rounded to the dtype in which they are to be stored.
+    """The parameters, rounded to the dtype in which to store them.
 
-    bfloat16 halves the memory, and the traffic that bounds decoding; the model computes in its own
-    compute dtype all the same.
+    bfloat16 halves their memory, and the memory traffic that bounds decoding. The model still
+    computes in its own compute dtype.
     """
     dtype = jnp.dtype(weights)
 
@@ -51,7 +50,7 @@ def store_weights(params: Any, weights: Weights) -> Any:
 
 
 def missing_methods(graphdef: nnx.GraphDef) -> list[str]:
-    """The methods that writing text needs, and that a model's family does not have."""
+    """The methods needed for generation that the model's family does not define."""
     model = _class(graphdef)
     needed = {"extend": LanguageModel, "init_state": LanguageModel}
     if issubclass(model, EncoderDecoder):
@@ -60,7 +59,7 @@ def missing_methods(graphdef: nnx.GraphDef) -> list[str]:
 
 
 def _class(graphdef: nnx.GraphDef) -> type[nnx.Module]:
-    """Of the model: the first node is its root."""
+    """The class of the model, which is the first node of its graph."""
     root: Any = graphdef.nodes[0]
     return root.type
 
@@ -72,7 +71,7 @@ class Generator:
         graphdef: of the model, from `nnx.split`.
         params: its parameters, as `nnx.split` gave them or as a nested dict.
         prefill: prompt symbols read at a time.
-        piece: symbols made at a time: the latency of `stream`. Neither changes the text.
+        chunk: symbols generated at a time: the latency of `stream`. Neither changes the text.
         tokenizer: of a subword model; None where symbols are bytes.
 
     Attributes:
@@ -88,25 +87,25 @@ class Generator:
         params: Any,
         *,
         prefill: int = PREFILL,
-        piece: int = PIECE,
+        chunk: int = CHUNK,
         tokenizer: Tokenizer | None = None,
     ):
         if missing := missing_methods(graphdef):
             raise UserError(
                 f"{_class(graphdef).__name__} cannot write text: it has no "
-                f"{' and no '.join(missing)}; it can be trained and evaluated all the same."
+                f"{' and no '.join(missing)}; it can still be trained and evaluated."
             )
         self._tokenizer = tokenizer
         self._vocabulary = BYTE_VOCABULARY if tokenizer is None else tokenizer.vocabulary
         self.graphdef, self.params = nnx.split(nnx.merge(graphdef, params).for_decoding())
         self._prefill = prefill
-        self._piece = piece
+        self._chunk = chunk
 
     def generate(self, prompts: Sequence[bytes], **options: Any) -> list[bytes]:
         """The continuation of each prompt, without the prompt. Arguments as for `stream`."""
         texts = [b""] * len(prompts)
-        for pieces in self.stream(prompts, **options):
-            texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
+        for new in self.stream(prompts, **options):
+            texts = [text + more for text, more in zip(texts, new, strict=True)]
         return texts
 
     def stream(
@@ -118,14 +117,14 @@ class Generator:
         seed: int = 0,
         stop: Sequence[bytes] = (),
     ) -> Iterator[list[bytes]]:
-        """Yields the next bytes of every row, as they come, until all rows have ended.
+        """Yields the next bytes of every row, until all rows have ended.
 
         Args:
             prompts: what each row starts with, after START; may be empty.
-            max_bytes: most bytes made for each row.
+            max_bytes: most bytes generated for each row.
             sampling: how symbols are chosen; by default from the model's own distribution.
             seed: seed of the random choices.
-            stop: byte strings at whose first occurrence a row ends, just before it. END always
+            stop: byte strings; a row ends just before the first of them that occurs. END always
                 ends it.
 
         Raises:
@@ -154,10 +153,10 @@ class Generator:
         logits, state = self._read(prompts, max_bytes)
         rows = [StopFilter(stop, max_bytes, self._tokenizer) for _ in prompts]
         warned = False
-        for made in range(0, max_bytes, self._piece):
-            count = min(self._piece, max_bytes - made)
+        for made in range(0, max_bytes, self._chunk):
+            count = min(self._chunk, max_bytes - made)
             running = np.array([not row.ended for row in rows])
-            symbols, logits, state = _decode(
+            symbols, logits, state, full = _decode(
                 self.graphdef,
                 self.params,
                 logits,
@@ -167,20 +166,15 @@ class Generator:
                 np.int32(made),
                 np.int32(count),
                 sampling,
-                self._piece,
+                self._chunk,
                 self._vocabulary,
             )
             symbols = np.asarray(symbols)[:, :count]
-            pieces = [row.feed(new) for row, new in zip(rows, symbols, strict=True)]
-            if not warned and (full := rows_without_room(state)).any():
+            new = [row.feed(symbols) for row, symbols in zip(rows, symbols, strict=True)]
+            if full is not None and not warned and (full := np.asarray(full)).any():
                 warned = True
-                warnings.warn(
-                    f"there is no room for another patch in {int(full.sum())} of {len(full)} "
-                    "texts: what follows goes on in the last patch, and depends on max_bytes and "
-                    "on the longest prompt; a lower max_bytes or bytes_per_slot avoids it.",
-                    stacklevel=2,
-                )
-            yield pieces
+                _warn_of_overflow(full)
+            yield new
             if all(row.ended for row in rows):
                 return
         yield [row.flush() for row in rows]
@@ -211,28 +205,24 @@ class Generator:
             ) from error
         logits = jnp.zeros((len(prompts), vocabulary.outputs), jnp.float32)
         for first in range(0, width, self._prefill):
-            piece = ids[:, first : first + self._prefill]
+            chunk = ids[:, first : first + self._prefill]
             present = np.clip(lengths - first, 0, self._prefill)
-            logits, state = read_piece(self.graphdef, self.params, piece, present, logits, state)
+            logits, state = read_chunk(self.graphdef, self.params, chunk, present, logits, state)
         return logits, state
 
 
-def rows_without_room(state: Any) -> np.ndarray:
-    """The rows of a state that have opened all the patches they may, bool `[B]`.
-
-    Args:
-        state: of any family; in one without patches, no row is full.
-    """
-    backbone = getattr(state, "backbone", None)
-    if backbone is None:
-        return np.zeros(1, np.bool_)
-    opened = getattr(state, "words", backbone.length)
-    return np.asarray(opened) >= backbone.max_length
+def _warn_of_overflow(full: np.ndarray) -> None:
+    warnings.warn(
+        f"no patch can open any more in {int(full.sum())} of {len(full)} texts: what follows goes "
+        "on in the last patch, and depends on max_bytes and on the longest prompt; a lower "
+        "max_bytes or bytes_per_slot avoids it.",
+        stacklevel=3,
+    )
 
 
 @functools.partial(jax.jit, static_argnames="rows")
 def _row_keys(key: jax.Array, rows: int) -> jax.Array:
-    """A random key for each row, which depends on `key` and the row's number alone."""
+    """A random key for each row, from `key` and the row's number only."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(rows))
 
 
@@ -243,7 +233,7 @@ def empty_state(graphdef: nnx.GraphDef, params: Any, rows: int, length: int) -> 
 
 
 @functools.partial(jax.jit, static_argnames="graphdef", donate_argnames=("logits", "state"))
-def read_piece(
+def read_chunk(
     graphdef: nnx.GraphDef,
     params: Any,
     ids: jax.Array,
@@ -260,7 +250,7 @@ def read_piece(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("graphdef", "piece", "vocabulary"),
+    static_argnames=("graphdef", "chunk", "vocabulary"),
     donate_argnames=("logits", "state"),
 )
 def _decode(
@@ -273,13 +263,14 @@ def _decode(
     made: jax.Array,
     count: jax.Array,
     sampling: Sampling,
-    piece: int,
+    chunk: int,
     vocabulary: Vocabulary,
-) -> tuple[jax.Array, jax.Array, Any]:
-    """Makes up to `count` <= `piece` symbols of each running row, fewer if all of them end.
+) -> tuple[jax.Array, jax.Array, Any, jax.Array | None]:
+    """Generates up to `count` <= `chunk` symbols of each running row, fewer if all rows end.
 
     Returns:
-        symbols int32 `[B, piece]`, the end's after a row's end; the next logits and state.
+        symbols int32 `[B, chunk]`, END after a row's end; the next logits; the next state; and
+        which rows are full, as `LanguageModel.full_rows`.
     """
     model = nnx.merge(graphdef, params)
 
@@ -299,71 +290,7 @@ def _decode(
         )
         return index + 1, running, symbols.at[:, index].set(symbol), logits[:, 0], state
 
-    symbols = jnp.full((len(logits), piece), vocabulary.end, jnp.int32)
+    symbols = jnp.full((len(logits), chunk), vocabulary.end, jnp.int32)
     carry = (jnp.int32(0), running, symbols, logits, state)
     _, _, symbols, logits, state = jax.lax.while_loop(unfinished, step, carry)
-    return symbols, logits, state
-
-
-class StopFilter:
-    """Turns the symbols of one row into bytes until END or a stop string ends the row.
-
-    Bytes that may turn out to be the start of a stop string are held back until that is known. Of
-    several stop strings the one that is complete first ends the row, whatever the piece sizes.
-
-    Args:
-        stop: the stop strings.
-        max_bytes: the row ends with so many bytes, if that is within a token too; None for any.
-        tokenizer: of a subword model; None where symbols are bytes.
-    """
-
-    def __init__(
-        self,
-        stop: Sequence[bytes],
-        max_bytes: int | None = None,
-        tokenizer: Tokenizer | None = None,
-    ):
-        self.ended = False
-        self._stop = stop
-        self._held = b""
-        self._room = sys.maxsize if max_bytes is None else max_bytes
-        self._tokenizer = tokenizer
-        self._end = END if tokenizer is None else tokenizer.vocabulary.end
-
-    def feed(self, symbols: np.ndarray) -> bytes:
-        """The bytes that the next symbols, integers `[N]`, let out."""
-        if self.ended:
-            return b""
-        ends = np.flatnonzero(symbols == self._end)
-        new = self._text(symbols[: ends[0]] if ends.size else symbols)[: self._room]
-        self._room -= len(new)
-        self._held += new
-        found = [
-            (start + len(stop), start)
-            for stop in self._stop
-            if (start := self._held.find(stop)) >= 0
-        ]
-        if found:
-            self.ended = True
-            self._held, text = b"", self._held[: min(found)[1]]
-            return text
-        if ends.size or not self._room:
-            self.ended = True
-            return self.flush()
-        cut = len(self._held) - max((self._begun(stop) for stop in self._stop), default=0)
-        text, self._held = self._held[:cut], self._held[cut:]
-        return text
-
-    def _text(self, symbols: np.ndarray) -> bytes:
-        if self._tokenizer is not None:
-            return self._tokenizer.decode(symbols)
-        return symbols.astype(np.uint8).tobytes()
-
-    def _begun(self, stop: bytes) -> int:
-        """How many bytes of a stop string the held bytes end with."""
-        return next(n for n in range(len(stop) - 1, -1, -1) if self._held.endswith(stop[:n]))
-
-    def flush(self) -> bytes:
-        """The bytes still held back, when no more symbols come."""
-        text, self._held = self._held, b""
-        return text
+    return symbols, logits, state, model.full_rows(state)

@@ -16,7 +16,7 @@ from flax import nnx
 
 from bytelm.core.vocabulary import END, PAD, START
 from bytelm.core.xla import jit_inference
-from bytelm.inference.generation import Generator, read_piece
+from bytelm.inference.generation import Generator, read_chunk
 from bytelm.inference.sampling import Sampling
 from bytelm.models.encoder_decoder import VOCABULARY, Encoded, Reading
 
@@ -56,7 +56,7 @@ class Transducer(Generator):
         slots = bucket(1 + max_bytes)
         state = _start(self.graphdef, self.params, encoded, slots, beams)
         rows = len(inputs) * beams
-        return read_piece(
+        return read_chunk(
             self.graphdef,
             self.params,
             np.full((rows, 1), START, np.int32),

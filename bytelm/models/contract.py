@@ -198,6 +198,13 @@ class LanguageModel(nnx.Module):
         """
         return self.extend(ids, restore(state, then), lengths)[1]
 
+    def full_rows(self, state: Any) -> jax.Array | None:
+        """The rows that can open no more patches, bool `[B]`; None in a family without patches."""
+        backbone = getattr(state, "backbone", None)
+        if backbone is None:
+            return None
+        return getattr(state, "words", backbone.length) >= backbone.max_length
+
     def for_decoding(self) -> "LanguageModel":
         """Rearranges the parameters in place to the form in which `extend` is fastest."""
         return self

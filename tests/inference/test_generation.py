@@ -9,7 +9,7 @@ from flax import nnx
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, INPUT_SIZE, OUTPUT_SIZE, START
 from bytelm.inference import generation
-from bytelm.inference.generation import Generator, StopFilter, store_weights
+from bytelm.inference.generation import Generator, store_weights
 from bytelm.inference.sampling import Sampling
 from bytelm.models.contract import Batch, LanguageModel
 from bytelm.models.transformer import TransformerConfig
@@ -59,7 +59,7 @@ def hashing():
 
 def make_generator(model, **sizes):
     graphdef, params = nnx.split(model)
-    return Generator(graphdef, nnx.to_pure_dict(params), **{"prefill": 16, "piece": 8, **sizes})
+    return Generator(graphdef, nnx.to_pure_dict(params), **{"prefill": 16, "chunk": 8, **sizes})
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +101,11 @@ def test_text_depends_on_seed_row_and_position_alone(generator):
     assert generator.generate(PROMPTS, max_bytes=11, seed=5) == [text[:11] for text in whole]
     twice = generator.generate([b"same", b"same"], max_bytes=30, seed=5)
     assert twice[0] != twice[1]
-    other = make_generator(hashing(), prefill=5, piece=13)
+    other = make_generator(hashing(), prefill=5, chunk=13)
     assert other.generate(PROMPTS, max_bytes=30, seed=5) == whole
 
 
-def test_streaming_gives_the_same_bytes_piece_by_piece(generator):
+def test_streaming_gives_the_same_bytes_chunk_by_chunk(generator):
     pieces = list(generator.stream(PROMPTS, max_bytes=30, seed=5))
     assert len(pieces) > 2
     joined = [b"".join(row) for row in zip(*pieces, strict=True)]
@@ -116,7 +116,7 @@ def test_end_ends_a_row_and_only_that_row():
     follows = np.arange(INPUT_SIZE)
     follows[START], follows[ord("a")], follows[ord("b")] = ord("a"), ord("b"), END
     table = jnp.asarray(follows[:, None] == np.arange(OUTPUT_SIZE)[None, :], jnp.float32)
-    generator = make_generator(Bigram(table), piece=5)
+    generator = make_generator(Bigram(table), chunk=5)
     made = generator.generate([b"a", b"b", b"x", b""], max_bytes=12, sampling=GREEDY)
     assert made == [b"b", b"", b"x" * 12, b"ab"]
 
@@ -130,33 +130,12 @@ def test_stop_strings_cut_the_text_and_no_other_row(generator):
         assert cut[1:] == [text[: text.index(stop)] if stop in text else text for text in whole[1:]]
 
 
-@pytest.mark.parametrize("size", range(1, 8))
-@pytest.mark.parametrize(
-    ("text", "stop", "expected"),
-    [
-        (b"one, two; three", [b";"], b"one, two"),
-        (b"one, two; three", [b"o; t", b"e, x"], b"one, tw"),
-        (b"aaab", [b"aab"], b"a"),
-        (b"abcabd", [b"abd"], b"abc"),
-        (b"abcd", [b"abcd", b"c"], b"ab"),
-        (b"abab", [b"babx"], b"abab"),
-        (b"kept", [], b"kept"),
-    ],
-)
-def test_stop_filter_does_not_depend_on_the_pieces(size, text, stop, expected):
-    row = StopFilter(stop)
-    symbols = np.array([*text, END, *text])
-    out = b"".join(row.feed(symbols[i : i + size]) for i in range(0, len(symbols), size))
-    assert out + row.flush() == expected
-    assert row.ended
-
-
 def test_no_prompt_length_compiles_anything_anew(generator):
     generator.generate([b"short"], max_bytes=9)
-    sizes = [f._cache_size() for f in (generation.read_piece, generation._decode)]
+    sizes = [f._cache_size() for f in (generation.read_chunk, generation._decode)]
     generator.generate([bytes(70)], max_bytes=20, seed=3)
     generator.generate([b"x"], max_bytes=1, sampling=Sampling(temperature=0.7))
-    assert [f._cache_size() for f in (generation.read_piece, generation._decode)] == sizes
+    assert [f._cache_size() for f in (generation.read_chunk, generation._decode)] == sizes
 
 
 def test_bfloat16_weights_are_stored_and_used():
@@ -166,7 +145,7 @@ def test_bfloat16_weights_are_stored_and_used():
     assert stored["table"].dtype == jnp.bfloat16
     rounded = store_weights(stored, "float32")
     texts = [
-        Generator(graphdef, weights, prefill=16, piece=8).generate(PROMPTS, max_bytes=9)
+        Generator(graphdef, weights, prefill=16, chunk=8).generate(PROMPTS, max_bytes=9)
         for weights in (stored, rounded)
     ]
     assert texts[0] == texts[1]
@@ -194,7 +173,7 @@ def test_bad_options_are_refused_before_anything_runs(generator, options):
     ],
 )
 def test_a_row_without_room_for_patches_is_told(name, overflows):
-    generator = Generator(*split_model(FAMILIES[name]), prefill=16, piece=8)
+    generator = Generator(*split_model(FAMILIES[name]), prefill=16, chunk=8)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         generator.generate([b"a b " * 120, b"a"], max_bytes=9, sampling=GREEDY)

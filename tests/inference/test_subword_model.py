@@ -223,7 +223,7 @@ def test_other_families_are_of_bytes_alone(experiment, tmp_path):
         train(config, tmp_path / "run")
 
 
-@pytest.mark.parametrize("sizes", [{"prefill": 16, "piece": 8}, {"prefill": 3, "piece": 1}])
+@pytest.mark.parametrize("sizes", [{"prefill": 16, "chunk": 8}, {"prefill": 3, "chunk": 1}])
 def test_generation_is_of_whole_tokens_up_to_the_last_byte(random_model, sizes):
     graphdef, params, tokenizer = random_model("bpe")
     prompts = [b"the text", b"", b"\xff", b"of the text"]

@@ -34,7 +34,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def model(table):
-    return transducer(table, piece=5)
+    return transducer(table, chunk=5)
 
 
 def plain_greedy(table, text, most):
@@ -77,7 +77,7 @@ def test_buckets_and_pieces_do_not_matter(model, table, monkeypatch):
     wanted = model.greedy(INPUTS, max_bytes=MOST)
     for size in (1, 16):
         monkeypatch.setattr(transduction, "BUCKET", size)
-        assert transducer(table, piece=3).greedy(INPUTS, max_bytes=MOST) == wanted
+        assert transducer(table, chunk=3).greedy(INPUTS, max_bytes=MOST) == wanted
 
 
 def test_inputs_take_as_many_slots_as_are_kept(model, monkeypatch):

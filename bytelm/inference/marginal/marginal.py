@@ -22,11 +22,12 @@ import numpy as np
 from flax import nnx
 
 from bytelm.core.errors import UserError
-from bytelm.inference.generation import Generator, StopFilter
+from bytelm.inference.generation import Generator
 from bytelm.inference.marginal.covers import Covers, columns
 from bytelm.inference.marginal.token_reader import TokenReader
 from bytelm.inference.sampling import Sampling, sample
 from bytelm.inference.scoring import DocumentScores, default_stride
+from bytelm.inference.stopping import StopFilter
 from bytelm.tokenizers.sorted_tokens import SortedTokens
 from bytelm.tokenizers.tokenizer import Tokenizer
 

@@ -16,10 +16,10 @@ import numpy as np
 from flax import nnx
 
 from bytelm.core.vocabulary import Vocabulary
-from bytelm.inference.generation import empty_state, read_piece
+from bytelm.inference.generation import empty_state, read_chunk
 from bytelm.nn.state import put, take
 
-PIECE = 64
+CHUNK = 64
 """Symbols of each row that are read again at a time."""
 FEWEST_ROWS = 32
 """Initial rows of a state that grows when needed."""
@@ -118,17 +118,17 @@ class TokenReader:
         """Reads the last symbols of each history as the first of a window."""
         symbols = [history[-self._kept :] for _, history in histories]
         targets = _padded(rows, self._rows)
-        piece = min(PIECE, self._kept)
+        chunk = min(CHUNK, self._kept)
         ids = np.full(
-            (len(targets), -(-self._kept // piece) * piece), self._vocabulary.pad, np.int32
+            (len(targets), -(-self._kept // chunk) * chunk), self._vocabulary.pad, np.int32
         )
         ids[: len(rows), : self._kept] = symbols
         state = empty_state(*self._model, len(targets), self._context)
         logits = jnp.zeros((len(targets), self._vocabulary.outputs), jnp.float32)
-        for first in range(0, self._kept, piece):
-            present = np.full(len(targets), min(self._kept - first, piece), np.int32)
-            logits, state = read_piece(
-                *self._model, ids[:, first : first + piece], present, logits, state
+        for first in range(0, self._kept, chunk):
+            present = np.full(len(targets), min(self._kept - first, chunk), np.int32)
+            logits, state = read_chunk(
+                *self._model, ids[:, first : first + chunk], present, logits, state
             )
         self._state = _put(self._state, targets, state)
         return self._reads(symbols, rows, logits)
