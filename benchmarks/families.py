@@ -43,6 +43,7 @@ from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.models.megabyte import MegaByteConfig
+from bytelm.models.parameters import roles_of
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.attention.attention import AttentionImplementation
@@ -135,7 +136,9 @@ def text_batch(length: int, symbols: int) -> Batch:
 def training_step(config: ModelConfig, batch: Batch) -> RepeatedStep:
     """A training step of a fresh model."""
     mesh = MeshConfig(data=1).build()
-    return repeated_step(train_program(config, OptimizerConfig().build(1000), mesh), batch, mesh)
+    return repeated_step(
+        train_program(config, OptimizerConfig().build(1000, roles_of(config)), mesh), batch, mesh
+    )
 
 
 def step_table(arguments: Arguments) -> None:

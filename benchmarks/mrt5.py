@@ -34,6 +34,7 @@ from bytelm.inference.transduction import bucket, encode, read
 from bytelm.models import Batch
 from bytelm.models.contract import ComputeDtype
 from bytelm.models.encoder_decoder import VOCABULARY
+from bytelm.models.parameters import roles_of
 from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.nn.mesh import MeshConfig
@@ -182,7 +183,7 @@ def bytelm_step(arguments: Arguments, dtype: ComputeDtype) -> Callable[[], None]
     """A training step of ours."""
     mesh = MeshConfig().build()
     model = ByT5Config(**arguments.sizes, compute_dtype=dtype)
-    program = train_program(model, OPTIMIZER.build(1000), mesh)
+    program = train_program(model, OPTIMIZER.build(1000, roles_of(model)), mesh)
     return repeated_step(program, random_batch(arguments), mesh).run
 
 

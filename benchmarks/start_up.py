@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.tables import show
 from bytelm.models import Batch
+from bytelm.models.parameters import roles_of
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.nn.partitioning import BATCH_AXES
@@ -73,7 +74,7 @@ def seconds_to_compile(depth: int) -> tuple[float, float]:
     """Seconds to trace and to compile a scanned training step of `depth` layers."""
     mesh = MeshConfig().build()
     model = TransformerConfig(width=256, depth=depth, scan=True)
-    program = train_program(model, OptimizerConfig().build(steps=1000), mesh)
+    program = train_program(model, OptimizerConfig().build(1000, roles_of(model)), mesh)
     state = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         program.abstract_state,

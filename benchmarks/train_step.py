@@ -22,6 +22,7 @@ from benchmarks.tables import show
 from bytelm.core.vocabulary import BYTES, INPUT_SIZE
 from bytelm.models import Batch
 from bytelm.models.contract import ComputeDtype
+from bytelm.models.parameters import roles_of
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training import host_memory
@@ -87,7 +88,7 @@ def rows_of_bytes(shape: Shape) -> Batch:
 def bytelm_step(shape: Shape) -> Callable[[], None]:
     """A training step of ours, to be called any number of times."""
     mesh = MeshConfig().build()
-    program = train_program(shape.model, OPTIMIZER.build(STEPS), mesh)
+    program = train_program(shape.model, OPTIMIZER.build(STEPS, roles_of(shape.model)), mesh)
     return repeated_step(program, rows_of_bytes(shape), mesh).run
 
 

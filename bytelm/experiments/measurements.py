@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from bytelm.api import LoadedModel, load
 from bytelm.core.errors import UserError
@@ -19,10 +18,10 @@ from bytelm.evaluation.languages import languages, read_parallel
 from bytelm.evaluation.robustness import robustness
 from bytelm.experiments.comparison import Comparison
 from bytelm.experiments.runs import metrics
+from bytelm.models.parameters import count_parameters
 from bytelm.nn.mesh import place_batch
 from bytelm.training.cost import row_flops
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.header import count_parameters
 from bytelm.training.program import build_program
 
 BATCH = 16
@@ -176,8 +175,7 @@ def training_speed(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def parameter_counts(config: ExperimentConfig) -> dict[str, float]:
     """How many parameters there are, and how many without embeddings and the head."""
-    model = nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0)))
-    total, rest = count_parameters(nnx.to_pure_dict(nnx.state(model)))
+    total, rest = count_parameters(config.model)
     return {"parameters": float(total), "parameters_without_embeddings": float(rest)}
 
 

@@ -191,19 +191,23 @@ class DynamicPooling(LanguageModel):
                 relu=config.mlp == "relu",
                 rngs=rngs,
             )
-        self.null_group = nnx.Param(jax.random.normal(rngs.params(), (width,)))
+        self.null_group = nnx.Param(jax.random.normal(rngs.params(), (width,)), role="vector")
         self.backbone = self._stack(config.backbone_depth, rngs)
         self.post = self._stack(config.post_depth, rngs)
         if published:
             shape = (config.global_block().heads, config.head_width)
-            self.content_bias = nnx.Param(DEVIATION * jax.random.normal(rngs.params(), shape))
-            self.position_bias = nnx.Param(DEVIATION * jax.random.normal(rngs.params(), shape))
+            self.content_bias = nnx.Param(
+                DEVIATION * jax.random.normal(rngs.params(), shape), role="bias"
+            )
+            self.position_bias = nnx.Param(
+                DEVIATION * jax.random.normal(rngs.params(), shape), role="bias"
+            )
         else:
             self.boundary_norm = NORMS[config.norm](width)
             self.final_norm = NORMS[config.norm](width)
         self.down_norm = LayerNorm(width, bias=True) if published else NORMS[config.norm](width)
         gain = DEVIATION * width**0.5 if published else 0.0 if config.scaled_init else 1.0
-        self.head = Dense(width, OUTPUT_SIZE, rngs=rngs, gain=gain, bias=published)
+        self.head = Dense(width, OUTPUT_SIZE, rngs=rngs, gain=gain, bias=published, role="head")
 
     def _stack(self, depth: int, rngs: nnx.Rngs) -> Stack:
         return self.config.stack(self.config.blocks(depth), rngs)

@@ -191,18 +191,18 @@ class HAT(LanguageModel):
         self.config = config
         d, width = config.local_width, config.global_width
         self.encoder_embedding = Embedding(INPUT_SIZE, d, rngs=rngs)
-        self.word_mark = nnx.Param(jax.random.normal(rngs.params(), (d,)))
+        self.word_mark = nnx.Param(jax.random.normal(rngs.params(), (d,)), role="vector")
         self.encoder = config.stack(config.encoder_block(), rngs)
         self.encoder_norm = NORMS[config.norm](d)
-        self.to_backbone = Dense(d, width, rngs=rngs)
+        self.to_backbone = Dense(d, width, rngs=rngs, role="projection")
         self.backbone = config.stack(config.global_block(), rngs)
         self.backbone_norm = NORMS[config.norm](width)
-        self.to_decoder = Dense(width, d, rngs=rngs)
+        self.to_decoder = Dense(width, d, rngs=rngs, role="projection")
         self.decoder_embedding = Embedding(INPUT_SIZE, d, rngs=rngs)
         self.decoder = config.stack(config.decoder_block(), rngs)
         self.final_norm = NORMS[config.norm](d)
         gain = 0.0 if config.scaled_init else 1.0
-        self.head = Dense(d, OUTPUT_SIZE + 1, rngs=rngs, gain=gain)
+        self.head = Dense(d, OUTPUT_SIZE + 1, rngs=rngs, gain=gain, role="head")
 
     def __call__(self, batch: Batch) -> ModelOutput:
         ids, document_ids = batch.ids, batch.document_ids

@@ -172,10 +172,12 @@ class WordPooling(nnx.Module):
         self.heads, self.head_width = d // config.head_width, config.head_width
         self.theta = config.rope_theta
         self.norm = NORMS[config.norm](d)
-        self.query = nnx.Param(jax.random.normal(rngs.params(), (self.heads, self.head_width)))
-        self.key = Dense(d, d, rngs=rngs, tensor_axis=-1)
-        self.value = Dense(d, d, rngs=rngs, tensor_axis=-1)
-        self.output = Dense(d, config.global_width, rngs=rngs, tensor_axis=-2)
+        self.query = nnx.Param(
+            jax.random.normal(rngs.params(), (self.heads, self.head_width)), role="vector"
+        )
+        self.key = Dense(d, d, rngs=rngs, tensor_axis=-1, role="projection")
+        self.value = Dense(d, d, rngs=rngs, tensor_axis=-1, role="projection")
+        self.output = Dense(d, config.global_width, rngs=rngs, tensor_axis=-2, role="projection")
 
     def members(self, x: jax.Array, places: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Scores `[B, N, H]` and values `[B, N, H, K]` of bytes at `places` `[B, N]` of words."""
@@ -203,11 +205,13 @@ class HAT2(LanguageModel):
         self.pooling = WordPooling(config, rngs=rngs)
         self.backbone = config.stack(config.global_block(), rngs)
         self.backbone_norm = NORMS[config.norm](config.global_width)
-        self.first_word = nnx.Param(jax.random.normal(rngs.params(), (config.global_width,)))
+        self.first_word = nnx.Param(
+            jax.random.normal(rngs.params(), (config.global_width,)), role="vector"
+        )
         self.decoder = config.stack(config.decoder_block(), rngs)
         self.final_norm = NORMS[config.norm](config.local_width)
         gain = 0.0 if config.scaled_init else 1.0
-        self.head = Dense(config.local_width, OUTPUT_SIZE, rngs=rngs, gain=gain)
+        self.head = Dense(config.local_width, OUTPUT_SIZE, rngs=rngs, gain=gain, role="head")
 
     def __call__(self, batch: Batch) -> ModelOutput:
         ids, document_ids = batch.ids, batch.document_ids

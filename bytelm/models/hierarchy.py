@@ -140,7 +140,7 @@ class PositionTable(nnx.Module):
     """
 
     def __init__(self, size: int, width: int, *, rngs: nnx.Rngs):
-        self.table = nnx.Param(jax.random.normal(rngs.params(), (size, width)))
+        self.table = nnx.Param(jax.random.normal(rngs.params(), (size, width)), role="positions")
 
     def __call__(self, positions: jax.Array, dtype: jnp.dtype) -> jax.Array:
         return jnp.take(self.table[...].astype(dtype), positions, axis=0, mode="clip")

@@ -131,16 +131,18 @@ class MegaByte(LanguageModel):
         self.global_embedding = Embedding(INPUT_SIZE, config.share, rngs=rngs)
         if config.learned_positions is not None:
             self.global_positions = PositionTable(config.learned_positions, config.share, rngs=rngs)
-        self.global_pad = nnx.Param(jax.random.normal(rngs.params(), (width,)))
+        self.global_pad = nnx.Param(jax.random.normal(rngs.params(), (width,)), role="vector")
         self.backbone = config.stack(config.global_block(), rngs)
-        self.to_local = Dense(config.share, d, rngs=rngs)
-        self.to_local_bias = nnx.Param(jnp.zeros((d,)))
+        self.to_local = Dense(config.share, d, rngs=rngs, role="projection")
+        self.to_local_bias = nnx.Param(jnp.zeros((d,)), role="bias")
         self.local_embedding = Embedding(INPUT_SIZE, d, rngs=rngs)
         self.local_positions = PositionTable(config.patch_size, d, rngs=rngs)
-        self.local_pad = nnx.Param(jax.random.normal(rngs.params(), (d,)))
+        self.local_pad = nnx.Param(jax.random.normal(rngs.params(), (d,)), role="vector")
         self.local = config.stack(config.local_block(), rngs)
         self.final_norm = NORMS[config.norm](d)
-        self.head = Dense(d, OUTPUT_SIZE, rngs=rngs, gain=0.0 if config.scaled_init else 1.0)
+        self.head = Dense(
+            d, OUTPUT_SIZE, rngs=rngs, gain=0.0 if config.scaled_init else 1.0, role="head"
+        )
 
     def __call__(self, batch: Batch) -> ModelOutput:
         ids, document_ids = batch.ids, batch.document_ids

@@ -158,7 +158,7 @@ class SpaceByte(LanguageModel):
         self.final = config.stack(config.local_block(final_blocks), rngs)
         self.final_norm = NORMS[config.norm](d)
         gain = 0.0 if config.scaled_init else 1.0
-        self.head = Dense(d, OUTPUT_SIZE, rngs=rngs, gain=gain)
+        self.head = Dense(d, OUTPUT_SIZE, rngs=rngs, gain=gain, role="head")
 
     def __call__(self, batch: Batch) -> ModelOutput:
         ids, document_ids = batch.ids, batch.document_ids

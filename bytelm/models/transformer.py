@@ -143,7 +143,9 @@ class Transformer(LanguageModel):
         self.stack = Stack(config.block, rngs=rngs, scan=config.scan, remat=config.remat)
         self.final_norm = RMSNorm(config.width)
         if not config.tied_head:
-            self.head = Dense(config.width, config.symbols.outputs, rngs=rngs, gain=0.0)
+            self.head = Dense(
+                config.width, config.symbols.outputs, rngs=rngs, gain=0.0, role="head"
+            )
 
     def __call__(self, batch: Batch) -> ModelOutput:
         x = shard_rows(self.embedding(batch.ids, self.config.dtype))

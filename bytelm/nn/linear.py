@@ -8,6 +8,7 @@ from flax import nnx
 from jax import lax
 
 from bytelm.nn.partitioning import replicate
+from bytelm.nn.roles import Role
 
 
 class Dense(nnx.Module):
@@ -20,6 +21,7 @@ class Dense(nnx.Module):
         tensor_axis: the kernel axis that the mesh's `tensor` axis divides: -1 (outputs), -2
             (inputs) or None. Counted from the end, so that it holds for stacked kernels too.
         bias: whether a vector is added, zero at first.
+        role: of the kernel.
     """
 
     def __init__(
@@ -31,10 +33,12 @@ class Dense(nnx.Module):
         gain: float = 1.0,
         tensor_axis: int | None = None,
         bias: bool = False,
+        role: Role = "matrix",
     ):
         kernel = jax.random.normal(rngs.params(), (d_in, d_out)) * (gain * d_in**-0.5)
-        self.kernel = nnx.Param(kernel, tensor_axis=tensor_axis)
-        self.bias: Any = nnx.Param(jnp.zeros((d_out,))) if bias else None
+        self.kernel = nnx.Param(kernel, tensor_axis=tensor_axis, role=role)
+        role = "head_bias" if role == "head" else "bias"
+        self.bias: Any = nnx.Param(jnp.zeros((d_out,)), role=role) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...]
@@ -101,7 +105,9 @@ class Embedding(nnx.Module):
     """
 
     def __init__(self, size: int, width: int, *, rngs: nnx.Rngs, scale: float = 1.0):
-        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (size, width)) * scale)
+        self.embedding = nnx.Param(
+            jax.random.normal(rngs.params(), (size, width)) * scale, role="embedding"
+        )
 
     def __call__(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
         return jnp.take(replicate(self.embedding[...].astype(dtype)), ids, axis=0)

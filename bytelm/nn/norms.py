@@ -13,7 +13,7 @@ class RMSNorm(nnx.Module):
     """Root-mean-square normalisation over the last axis (arXiv 1910.07467), in float32."""
 
     def __init__(self, width: int, *, epsilon: float = 1e-6):
-        self.scale = nnx.Param(jnp.ones((width,)))
+        self.scale = nnx.Param(jnp.ones((width,)), role="norm")
         self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -28,8 +28,8 @@ class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis, in float32, with a scale and an optional bias."""
 
     def __init__(self, width: int, *, epsilon: float = 1e-5, bias: bool = False):
-        self.scale = nnx.Param(jnp.ones((width,)))
-        self.bias = nnx.Param(jnp.zeros((width,))) if bias else None
+        self.scale = nnx.Param(jnp.ones((width,)), role="norm")
+        self.bias = nnx.Param(jnp.zeros((width,)), role="bias") if bias else None
         self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -28,8 +28,8 @@ class BoundaryPredictor(nnx.Module):
 
     def __init__(self, width: int, hidden: int, *, rate: float, relu: bool, rngs: nnx.Rngs):
         self.relu = relu
-        self.up = Dense(width, hidden, rngs=rngs, bias=True)
-        self.down = Dense(hidden, 1, rngs=rngs, bias=True)
+        self.up = Dense(width, hidden, rngs=rngs, bias=True, role="projection")
+        self.down = Dense(hidden, 1, rngs=rngs, bias=True, role="projection")
         self.down.bias.set_value(jnp.full((1,), jnp.log(rate / (1 - rate)), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:

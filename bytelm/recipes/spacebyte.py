@@ -8,6 +8,7 @@ training FLOPs pays for, as the authors count FLOPs.
 from bytelm.data.config import DataConfig
 from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.nn.roles import ROLES
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 
@@ -60,7 +61,7 @@ def spacebyte(
     return ExperimentConfig(
         model=model,
         data=DataConfig(dataset="pg19", sequence_length=length, batch_size=BATCH, workers=4),
-        optimizer=_optimizer({"backbone": global_width, "initial|final": local_width}, local_width),
+        optimizer=_optimizer(),
         train=_train(round(steps)),
     )
 
@@ -98,9 +99,7 @@ def megabyte(
     return ExperimentConfig(
         model=model,
         data=DataConfig(dataset="pg19", sequence_length=length, batch_size=BATCH, workers=4),
-        optimizer=_optimizer(
-            {"backbone": global_width, "local": local_width, "to_local": model.share}, local_width
-        ),
+        optimizer=_optimizer(),
         train=_train(round(budget / (BATCH * flops))),
     )
 
@@ -115,14 +114,8 @@ def _training_flops(blocks: float, length: int, local_width: int) -> float:
     return 3 * 2 * (blocks + length * local_width * 256)
 
 
-def _optimizer(widths: dict[str, int], local_width: int) -> OptimizerConfig:
+def _optimizer() -> OptimizerConfig:
     """AdamW with every linear layer's learning rate multiplied by d_in^-1/2."""
-    multipliers = []
-    for stack, width in widths.items():
-        multipliers += [
-            (f"^({stack})/.*down/kernel$", (4 * width) ** -0.5),
-            (f"^({stack})/(.*/)?kernel$", width**-0.5),
-        ]
     return OptimizerConfig(
         learning_rate=CODE_LEARNING_RATE,
         schedule="quarter_cosine",
@@ -130,9 +123,9 @@ def _optimizer(widths: dict[str, int], local_width: int) -> OptimizerConfig:
         final=0.0,
         beta2=0.98,
         weight_decay=0.01,
-        decayed=("",),
+        decayed=ROLES,
         clip_norm=1.0,
-        lr_multipliers=(*multipliers, ("kernel$", local_width**-0.5)),
+        fan_in_scaling=True,
     )
 
 

@@ -9,7 +9,7 @@ import jax
 from bytelm.core.atomic_write import write_whole
 from bytelm.core.figure import with_prefix
 from bytelm.data.corpus.size import TextSize, text_size
-from bytelm.nn.mesh import path_name
+from bytelm.models.parameters import count_parameters
 from bytelm.training.cost import step_flops
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.program import TrainProgram
@@ -17,20 +17,6 @@ from bytelm.training.validation import Validation
 
 RUN = "run.json"
 """File of a run directory that holds these facts."""
-
-
-def count_parameters(params: Any) -> tuple[int, int]:
-    """How many parameters there are, and how many without embeddings and the head.
-
-    Args:
-        params: nested dict of arrays, or of their shapes.
-    """
-    total = embeddings = 0
-    for path, leaf in jax.tree.leaves_with_path(params):
-        name = path_name(path)
-        total += leaf.size
-        embeddings += leaf.size if "embedding" in name or name.startswith("head") else 0
-    return total, total - embeddings
 
 
 def run_facts(
@@ -45,7 +31,7 @@ def run_facts(
         size: of the text to train on.
     """
     train, data = config.train, config.data
-    parameters, without_embeddings = count_parameters(program.abstract_state.params)
+    parameters, without_embeddings = count_parameters(config.model)
     step_bytes = data.batch_size * size.bytes_per_row
     flops = step_flops(config)
     epoch_steps = None if size.rows is None else size.rows / data.batch_size

@@ -1,7 +1,6 @@
 """Optimisers and learning-rate schedules, composed from optax."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ import optax
 
 from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
-from bytelm.nn.mesh import path_name
+from bytelm.nn.roles import KERNELS, ROLES, Role, map_roles
 
 MUON_RMS = 0.2
 """Root mean square of a Muon update, that of a typical AdamW update (arXiv 2502.16982), so that
@@ -46,13 +45,16 @@ class OptimizerConfig(Checked, name="optimizer"):
     """Decay of the momentum (Muon)."""
     weight_decay: float = 0.1
     """Decoupled weight decay, multiplied by the learning rate."""
-    decayed: tuple[str, ...] = ("kernel$",)
-    """Regular expressions: a parameter is decayed if its path matches one ("" matches all)."""
+    decayed: tuple[str, ...] = KERNELS
+    """Which parameters are decayed: roles (`bytelm.nn.roles`), or regular expressions of which a
+    parameter's path matches one ("" matches all)."""
     clip_norm: float | None = 1.0
     """Largest global norm of the gradient; None for no clipping."""
     lr_multipliers: tuple[tuple[str, float], ...] = ()
-    """(regular expression, factor) pairs: the learning rate of a parameter is multiplied by the
-    factor of the first expression that its path matches."""
+    """Pairs of a role or regular expression, as in `decayed`, and a factor: the learning rate of a
+    parameter is multiplied by the factor of the first that fits it."""
+    fan_in_scaling: bool = False
+    """Whether the learning rate of each kernel is multiplied by d_in^-1/2 too."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "epsilon", "clip_norm"):
@@ -121,22 +123,23 @@ class OptimizerConfig(Checked, name="optimizer"):
         # The first step already moves, and the last one has the final rate.
         return lambda step: joined(step + 1)
 
-    def build(self, steps: int) -> optax.GradientTransformationExtraArgs:
-        """The optimiser for a run of `steps` steps.
+    def build(self, steps: int, roles: Any) -> optax.GradientTransformationExtraArgs:
+        """The optimiser for a run of `steps` steps and parameters with these roles.
 
         Its `update` takes `learning_rate`, a peak in place of the config's, so that runs that
         differ in it alone can share a compiled step.
         """
         adam = optax.scale_by_adam(self.beta1, self.beta2, self.epsilon)
         if self.name == "muon":
-            update = optax.partition({"muon": self._muon(), "adamw": adam}, _muon_labels)
+            labels = map_roles(lambda _, role: "muon" if role == "matrix" else "adamw", roles)
+            update = optax.partition({"muon": self._muon(), "adamw": adam}, labels)
         else:
             update = adam
         return optax.chain(
             optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity(),
             update,
-            optax.add_decayed_weights(self.weight_decay, mask=self._is_decayed),
-            optax.stateless(self._multiply),
+            optax.add_decayed_weights(self.weight_decay, mask=self._is_decayed(roles)),
+            optax.stateless(lambda updates, _: self._multiply(updates, roles)),
             self._descend(steps),
         )
 
@@ -171,14 +174,24 @@ class OptimizerConfig(Checked, name="optimizer"):
             optax.stateless(rescale),
         )
 
-    def _is_decayed(self, params: Any) -> Any:
-        return map_paths(lambda path: any(re.search(p, path) for p in self.decayed), params)
+    def _is_decayed(self, roles: Any) -> Any:
+        return map_roles(lambda *which: any(_fits(one, *which) for one in self.decayed), roles)
 
-    def _multiply(self, updates: Any, params: Any) -> Any:
-        def factor(path: str) -> float:
-            return next((f for p, f in self.lr_multipliers if re.search(p, path)), 1.0)
+    def _multiply(self, updates: Any, roles: Any) -> Any:
+        def factor(path: str, role: Role) -> float:
+            return next((f for one, f in self.lr_multipliers if _fits(one, path, role)), 1.0)
 
-        return jax.tree.map(lambda u, f: u * f, updates, map_paths(factor, updates))
+        def multiply(update: jax.Array, role: Role, factor: float) -> jax.Array:
+            if self.fan_in_scaling and role in KERNELS and update.ndim > 1:
+                factor *= update.shape[-2] ** -0.5
+            return update * factor
+
+        return jax.tree.map(multiply, updates, roles, map_roles(factor, roles))
+
+
+def _fits(one: str, path: str, role: Role) -> bool:
+    """Whether a role, or else a regular expression, is that of a parameter."""
+    return one == role if one in ROLES else re.search(one, path) is not None
 
 
 def _quarter_cosine(peak: float, last: float, steps: int) -> optax.Schedule:
@@ -186,15 +199,3 @@ def _quarter_cosine(peak: float, last: float, steps: int) -> optax.Schedule:
         return last + (peak - last) * jnp.cos(0.5 * jnp.pi * jnp.minimum(step, steps) / steps)
 
     return schedule
-
-
-def map_paths(function: Callable[[str], Any], tree: Any) -> Any:
-    """Applies `function` to the path of each leaf, such as "stack/blocks/mlp/up/kernel"."""
-    return jax.tree.map_with_path(lambda path, _: function(path_name(path)), tree)
-
-
-def _muon_labels(params: Any) -> Any:
-    """Muon is for the matrices between hidden layers: not embeddings, heads, norms or biases."""
-    return map_paths(
-        lambda path: "muon" if re.search("blocks/.*kernel$", path) else "adamw", params
-    )

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bytelm.core.xla import training_options
 from bytelm.models import Batch, ModelConfig
+from bytelm.models.parameters import abstract_model, roles_of
 from bytelm.nn.mesh import check_batch, like_parameters, parameter_shardings
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.optimizer import OptimizerConfig
@@ -75,8 +76,7 @@ def train_program(
             is that of the whole batch.
         scripts: names of the scripts whose numbers the batches carry.
     """
-    abstract_model = nnx.eval_shape(lambda: model.build(nnx.Rngs(0)))
-    graphdef, abstract_params = nnx.split(abstract_model)
+    graphdef, abstract_params = abstract_model(model)
     setup = StepSetup(
         graphdef, optimizer, model.symbols, controllers_of(model), accumulation, scripts
     )
@@ -112,7 +112,7 @@ def train_program(
 
 def abstract_state(config: ExperimentConfig) -> TrainState:
     """Shapes and dtypes of the training state that a config asks for."""
-    optimizer = config.optimizer.build(config.train.steps)
+    optimizer = config.optimizer.build(config.train.steps, roles_of(config.model))
     state: TrainState = jax.eval_shape(functools.partial(init_state, config.model, optimizer), 0)
     return state
 
@@ -164,4 +164,5 @@ def _program(
     scripts: tuple[str, ...],
     mesh: Mesh,
 ) -> TrainProgram:
-    return train_program(model, optimizer.build(steps), mesh, accumulation, scripts)
+    transformation = optimizer.build(steps, roles_of(model))
+    return train_program(model, transformation, mesh, accumulation, scripts)

@@ -145,9 +145,29 @@ def _rename_fields(config: Saved) -> None:
         move(config, old, new)
 
 
+def _name_roles(config: Saved) -> None:
+    """Roles of parameters in place of regular expressions of their paths."""
+    optimizer = part(config, "optimizer")
+    if not optimizer:
+        return
+    roles = ("matrix", "projection", "head", "gate")
+    # A regular expression that reads like a role is still one.
+    plain = ("head", "embedding", "positions", "norm", "bias", "vector", *roles)
+
+    def kept(pattern: Any) -> Any:
+        return f"(?:{pattern})" if pattern in plain else pattern
+
+    decayed = optimizer.get("decayed", [])
+    optimizer["decayed"] = list(roles) if decayed == ["kernel$"] else list(map(kept, decayed))
+    pairs = optimizer.get("lr_multipliers", [])
+    optimizer["lr_multipliers"] = [[kept(pattern), factor] for pattern, factor in pairs]
+    optimizer.setdefault("fan_in_scaling", False)
+
+
 STEPS = (
     Step(_add_fields_of_before_schemas),
     Step(_rename_fields),
+    Step(_name_roles),
 )
 """Step n, counted from 1, leads from schema n - 1 to n."""
 

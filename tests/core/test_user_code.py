@@ -27,7 +27,9 @@ from bytelm.core.vocabulary import OUTPUT_SIZE
 
 class Bigram(LanguageModel):
     def __init__(self, *, rngs: nnx.Rngs):
-        self.table = nnx.Param(0.1 * jax.random.normal(rngs.params(), (259, OUTPUT_SIZE)))
+        self.table = nnx.Param(
+            0.1 * jax.random.normal(rngs.params(), (259, OUTPUT_SIZE)), role="embedding"
+        )
 
     def __call__(self, batch: Batch) -> ModelOutput:
         return ModelOutput(self.table[...][batch.ids])

@@ -22,10 +22,11 @@ from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.models.hierarchy import HierarchyConfig
 from bytelm.models.megabyte import MegaByteConfig
+from bytelm.models.parameters import abstract_model, roles_of
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.linear import Embedding
-from bytelm.nn.mesh import path_name
+from bytelm.nn.roles import Role
 from bytelm.patching.segmenter import (
     EntropyBoundary,
     FixedBoundary,
@@ -123,16 +124,15 @@ def with_room(config: ModelConfig) -> ModelConfig:
 @functools.cache
 def split_model(config: ModelConfig) -> tuple[nnx.GraphDef, dict[str, Any]]:
     """The model's graph, and parameters that are all random: none is zero, as a fresh head is."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))
+    graphdef, state = abstract_model(config)
     rng = np.random.default_rng(0)
 
-    def noise(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        name = path_name(path)
-        mean = 1.0 if name.endswith("scale") else 0.0
-        deviation = 1.0 if name.endswith("embedding") else 0.2
+    def noise(leaf: jax.ShapeDtypeStruct, role: Role) -> jax.Array:
+        mean = 1.0 if role == "norm" else 0.0
+        deviation = 1.0 if role == "embedding" else 0.2
         return jnp.asarray(rng.normal(mean, deviation, leaf.shape), leaf.dtype)
 
-    return graphdef, jax.tree.map_with_path(noise, nnx.to_pure_dict(state))
+    return graphdef, jax.tree.map(noise, nnx.to_pure_dict(state), roles_of(config))
 
 
 @functools.cache

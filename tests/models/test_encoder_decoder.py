@@ -234,7 +234,7 @@ def test_rows_without_input_or_targets_are_finite(config):
     batch.targets[0], batch.document_ids[0] = UNSCORED, 0
     assert np.isfinite(logits(config, batch)).all()
     state, metrics = trained(config, batch)
-    assert np.isfinite(metrics["gradient_norm"]) and metrics["skipped"] == 0
+    assert np.isfinite(metrics.gradient_norm) and metrics.skipped == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 

@@ -13,6 +13,7 @@ from flax import nnx
 from bytelm.core.vocabulary import BYTES, END, PAD, START, UNSCORED
 from bytelm.models import ModelConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
+from bytelm.models.parameters import roles_of
 from bytelm.nn.mesh import (
     MeshConfig,
     parameter_shardings,
@@ -295,7 +296,7 @@ ONE_OF_EACH = {config.family: name for name, config in FAMILIES.items()}.values(
 
 @functools.cache
 def training(name, accumulation=1):
-    optimizer = OptimizerConfig(warmup=0.0).build(4)
+    optimizer = OptimizerConfig(warmup=0.0).build(4, roles_of(FAMILIES[name]))
     return train_program(FAMILIES[name], optimizer, single_device_mesh(), accumulation)
 
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from bytelm.core.errors import UserError
+from bytelm.nn.roles import KERNELS
 from bytelm.training.optimizer import MUON_RMS, OptimizerConfig
 
 
@@ -25,12 +26,19 @@ def params(seed=0):
     }
 
 
+ROLES = {
+    "embedding": {"embedding": "embedding"},
+    "stack": {"blocks": {"mlp": {"up": {"kernel": "matrix"}}, "norm": {"scale": "norm"}}},
+    "head": {"kernel": "head"},
+}
+
+
 def kernel(tree):
     return tree["stack"]["blocks"]["mlp"]["up"]["kernel"]
 
 
 def first_update(config, gradients, steps=10):
-    optimizer = config.build(steps)
+    optimizer = config.build(steps, ROLES)
     state = optimizer.init(params())
     return jax.jit(optimizer.update)(gradients, state, params())
 
@@ -67,8 +75,8 @@ def test_learning_rate_without_warm_up_starts_near_the_peak(schedule):
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_a_learning_rate_given_to_the_update_is_that_of_the_config(schedule, name):
     config = OptimizerConfig(name=name, learning_rate=0.03, schedule=schedule, warmup=0.2)
-    other = dataclasses.replace(config, learning_rate=1.0).build(10)
-    own, rate = config.build(10), np.float32(config.learning_rate)
+    other = dataclasses.replace(config, learning_rate=1.0).build(10, ROLES)
+    own, rate = config.build(10, ROLES), np.float32(config.learning_rate)
     wanted, found = own.init(params()), other.init(params())
     assert jax.tree.structure(wanted) == jax.tree.structure(found)
     given = jax.jit(lambda g, s, p, rate: other.update(g, s, p, learning_rate=rate))
@@ -92,13 +100,15 @@ def test_adamw_is_that_of_the_paper():
 @pytest.mark.parametrize(
     ("decayed", "wanted"),
     [
+        (KERNELS, {"stack/kernel", "head"}),
         (("kernel$",), {"stack/kernel", "head"}),
         (("head", "embedding"), {"head", "embedding"}),
+        (("norm", "^head"), {"stack/scale", "head"}),
         (("",), {"stack/kernel", "head", "embedding", "stack/scale"}),
         ((), set()),
     ],
 )
-def test_weight_decay_goes_by_path(decayed, wanted):
+def test_weight_decay_goes_by_role_or_path(decayed, wanted):
     config = constant(learning_rate=0.5, weight_decay=0.1, decayed=decayed)
     updates, _ = first_update(config, jax.tree.map(jnp.zeros_like, params()))
     by_name = {
@@ -110,6 +120,17 @@ def test_weight_decay_goes_by_path(decayed, wanted):
     for name, get in by_name.items():
         factor = -0.5 * 0.1 if name in wanted else 0.0
         np.testing.assert_allclose(get(updates), factor * get(params()), rtol=1e-6)
+
+
+def test_fan_in_scaling_is_of_kernels_alone():
+    plain, config = constant(learning_rate=0.01), constant(learning_rate=0.01, fan_in_scaling=True)
+    gradients = params(seed=1)
+    (wanted, _), (updates, _) = first_update(plain, gradients), first_update(config, gradients)
+    np.testing.assert_allclose(kernel(updates), kernel(wanted) * 8**-0.5, rtol=1e-6)
+    np.testing.assert_allclose(
+        updates["head"]["kernel"], wanted["head"]["kernel"] * 8**-0.5, rtol=1e-6
+    )
+    jax.tree.map(np.testing.assert_array_equal, updates["embedding"], wanted["embedding"])
 
 
 def test_learning_rate_multiplier_is_that_of_the_first_match():
@@ -129,7 +150,7 @@ def test_learning_rate_multiplier_is_that_of_the_first_match():
 def test_the_gradient_is_clipped_by_its_global_norm(name, clip_norm, norm):
     config = constant(name=name, clip_norm=clip_norm, beta1=0.9, momentum=0.9)
     gradients = params(seed=1)
-    optimizer = config.build(10)
+    optimizer = config.build(10, ROLES)
     state = jax.eval_shape(optimizer.init, params())
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
     _, state = jax.jit(optimizer.update)(gradients, state, params())
@@ -168,10 +189,10 @@ def test_muon_makes_each_layer_orthogonal_at_the_size_of_adamw(muon):
 
 def test_muon_treats_stacked_kernels_as_so_many_matrices(muon):
     config = constant(name="muon", learning_rate=1, weight_decay=0.0, clip_norm=None)
-    optimizer = config.build(10)
-    gradients = {"blocks": {str(i): {"kernel": k} for i, k in enumerate(kernel(params(seed=1)))}}
+    gradients = {str(i): kernel for i, kernel in enumerate(kernel(params(seed=1)))}
+    optimizer = config.build(10, dict.fromkeys(gradients, "matrix"))
     updates, _ = jax.jit(optimizer.update)(gradients, optimizer.init(gradients), gradients)
-    apart = jnp.stack([updates["blocks"][str(i)]["kernel"] for i in range(3)])
+    apart = jnp.stack([updates[str(i)] for i in range(3)])
     np.testing.assert_allclose(kernel(muon), apart, rtol=1e-4, atol=1e-5)
 
 

@@ -11,6 +11,7 @@ from bytelm.core.statistics import BPB, BPB_WITH_END
 from bytelm.core.vocabulary import BYTES, END, UNSCORED
 from bytelm.data.corpus.packing import Rows, pack
 from bytelm.models import Batch
+from bytelm.models.parameters import roles_of
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn import mesh
 from bytelm.nn.mesh import MeshConfig, place_batch
@@ -133,7 +134,7 @@ def test_the_sums_count_bytes_and_scored_symbols():
 def muon_run():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mesh, "SMALLEST_SHARDED", 1)
-        yield Run((2, 2, 2), OptimizerConfig(name="muon", warmup=0.0).build(10))
+        yield Run((2, 2, 2), OptimizerConfig(name="muon", warmup=0.0).build(10, roles_of(CONFIG)))
 
 
 def bits(tree):

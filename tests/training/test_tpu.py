@@ -12,6 +12,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bytelm.models import Batch
+from bytelm.models.parameters import roles_of
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import AXES
 from bytelm.nn.partitioning import BATCH_AXES
@@ -40,7 +41,7 @@ def compiled():
     """The train step of MODEL for 8 chips of a TPU v5p: 2 x 2 x 2 of (data, fsdp, tensor)."""
     chips = topologies.get_topology_desc("v5p:2x2x2", "tpu").devices
     mesh = Mesh(np.reshape(chips, (2, 2, 2)), AXES, axis_types=(AxisType.Auto,) * 3)
-    program = train_program(MODEL, OptimizerConfig().build(steps=100), mesh)
+    program = train_program(MODEL, OptimizerConfig().build(100, roles_of(MODEL)), mesh)
     state = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         program.abstract_state,

@@ -6,6 +6,7 @@ import pytest
 from bytelm.core.errors import UserError
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.training.experiment import ExperimentConfig, as_saved, from_saved
+from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.upgrades import SCHEMA, move, move_parameters, restore_parameters, upgraded
 
 CONFIG = ExperimentConfig(SpaceByteConfig(bytes_per_slot=5.0))
@@ -26,6 +27,15 @@ def test_a_config_without_a_number_is_the_oldest():
     assert config.model == CONFIG.model
     assert config.data.split_above is None and config.train.budget is None
     assert json.dumps(saved) == before
+
+
+def test_regular_expressions_of_the_optimizer_become_roles_or_stay():
+    saved = {"schema": 2, "optimizer": {"decayed": ["kernel$"], "lr_multipliers": [["head", 2]]}}
+    optimizer = upgraded(saved)["optimizer"]
+    assert tuple(optimizer["decayed"]) == OptimizerConfig().decayed
+    assert optimizer["lr_multipliers"] == [["(?:head)", 2]] and not optimizer["fan_in_scaling"]
+    saved = {"schema": 2, "optimizer": {"decayed": ["norm", "scale$"]}}
+    assert upgraded(saved)["optimizer"]["decayed"] == ["(?:norm)", "scale$"]
 
 
 def test_a_newer_config_is_refused():

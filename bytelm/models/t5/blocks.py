@@ -95,7 +95,9 @@ class RelativeBias(nnx.Module):
 
     def __init__(self, heads: int, *, bidirectional: bool, scale: float, rngs: nnx.Rngs):
         self.bidirectional = bidirectional
-        self.table = nnx.Param(jax.random.normal(rngs.params(), (BUCKETS, heads)) * scale)
+        self.table = nnx.Param(
+            jax.random.normal(rngs.params(), (BUCKETS, heads)) * scale, role="positions"
+        )
 
     def of_row(self, length: int) -> jax.Array:
         """Biases of positions 0 to T - 1 for each other, as `distance_windows` of T keys.

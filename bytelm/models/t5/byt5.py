@@ -134,7 +134,7 @@ class ByT5(EncoderDecoder):
         self.encoder_norm = RMSNorm(config.width)
         self.decoder, self.decoder_bias = self._stack(config.decoder_depth, True, rngs)
         self.decoder_norm = RMSNorm(config.width)
-        self.head = Dense(config.width, VOCABULARY, rngs=rngs)
+        self.head = Dense(config.width, VOCABULARY, rngs=rngs, role="head")
 
     def _stack(self, depth: int, cross: bool, rngs: nnx.Rngs) -> tuple[Stack, RelativeBias]:
         config = self.config

@@ -154,8 +154,10 @@ class DeleteGate(Shortener):
         self.config = config
         self.norm = RMSNorm(width)
         limit = (6 / (width + 1)) ** 0.5
-        self.kernel = nnx.Param(jax.random.uniform(rngs.params(), (width,), minval=-1) * limit)
-        self.bias = nnx.Param(jnp.full((), config.bias, jnp.float32))
+        self.kernel = nnx.Param(
+            jax.random.uniform(rngs.params(), (width,), minval=-1) * limit, role="gate"
+        )
+        self.bias = nnx.Param(jnp.full((), config.bias, jnp.float32), role="bias")
 
     def logits(self, states: jax.Array) -> jax.Array:
         """Of keeping each state, float32 `[B, S]`."""
@@ -357,7 +359,9 @@ class ConvolutionPooling(Shortener):
 
     def __init__(self, config: ConvolutionShortening, width: int, *, rngs: nnx.Rngs):
         self.config = config
-        self.projection = Dense(config.stride * width, width, rngs=rngs, bias=True)
+        self.projection = Dense(
+            config.stride * width, width, rngs=rngs, bias=True, role="projection"
+        )
 
     def __call__(self, reading: Reading, inputs: jax.Array, keys: jax.Array | None) -> Reading:
         stride, (rows, length, width) = self.config.stride, reading.states.shape

@@ -1,0 +1,72 @@
+"""What each parameter of a model is for, which decides how it is trained and counted.
+
+A parameter says its role where it is made: `nnx.Param(value, role="norm")`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import jax
+from flax import nnx
+
+from bytelm.core.errors import UserError
+from bytelm.nn.mesh import path_name
+
+Role = Literal[
+    "matrix",
+    "projection",
+    "head",
+    "head_bias",
+    "embedding",
+    "positions",
+    "norm",
+    "bias",
+    "vector",
+    "gate",
+]
+"""
+- matrix: the kernel of a hidden layer inside a stack, which Muon trains
+- projection: the kernel of a layer between stacks, or of a small network next to them
+- head, head_bias: the kernel and bias of the layer that gives the logits
+- embedding: a table of the vectors of symbols
+- positions: a table or biases of positions or distances
+- norm: the scale of a normalisation
+- bias: what is added to vectors
+- vector: a learned vector that stands where one of the text would, or a query
+- gate: weights that decide what is kept of a row
+"""
+ROLES: tuple[Role, ...] = get_args(Role)
+KERNELS: tuple[Role, ...] = ("matrix", "projection", "head", "gate")
+"""The roles of parameters that multiply states; they are decayed by default."""
+SYMBOLS: tuple[Role, ...] = ("embedding", "head", "head_bias")
+"""The roles of parameters whose number grows with the vocabulary."""
+
+
+def parameter_roles(parameters: nnx.State) -> dict[str, Any]:
+    """The role of each parameter, as the nested dict in which training keeps parameters.
+
+    Args:
+        parameters: of a model; shapes are enough.
+
+    Raises:
+        UserError: for a parameter without a role.
+    """
+
+    def role(path: tuple[Any, ...], variable: nnx.Variable) -> Role:
+        found: Role | None = variable.get_metadata().get("role")
+        if found not in ROLES:
+            raise UserError(
+                f"the parameter {path_name(path)} has the role {found!r}; make it with "
+                f"nnx.Param(..., role=...) and one of {', '.join(ROLES)}."
+            )
+        return found
+
+    roles = jax.tree.map_with_path(
+        role, parameters, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
+    )
+    return dict(nnx.to_pure_dict(roles))
+
+
+def map_roles(function: Callable[[str, Role], Any], roles: Any) -> Any:
+    """Applies `function` to the path, such as "stack/blocks/mlp/up/kernel", and role of each."""
+    return jax.tree.map_with_path(lambda path, role: function(path_name(path), role), roles)

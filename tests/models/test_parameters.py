@@ -1,0 +1,91 @@
+"""Roles of the parameters of every family, and what follows from them."""
+
+import re
+
+import jax
+import pytest
+from flax import nnx
+
+from bytelm.models.parameters import abstract_model, count_parameters, roles_of
+from bytelm.nn.mesh import path_name
+from bytelm.nn.roles import KERNELS
+from tests.models import test_encoder_decoder
+from tests.models.families import FAMILIES
+
+ALL = {**FAMILIES, **test_encoder_decoder.FAMILIES}
+OUTSIDE_STACKS = {
+    "embedding/embedding": "embedding",
+    "encoder_embedding/embedding": "embedding",
+    "decoder_embedding/embedding": "embedding",
+    "global_embedding/embedding": "embedding",
+    "local_embedding/embedding": "embedding",
+    "head/kernel": "head",
+    "head/bias": "head_bias",
+    "to_backbone/kernel": "projection",
+    "to_decoder/kernel": "projection",
+    "to_local/kernel": "projection",
+    "to_local_bias": "bias",
+    "pooling/key/kernel": "projection",
+    "pooling/value/kernel": "projection",
+    "pooling/output/kernel": "projection",
+    "pooling/query": "vector",
+    "up/kernel": "projection",
+    "up/bias": "bias",
+    "down/kernel": "projection",
+    "down/bias": "bias",
+    "projection/kernel": "projection",
+    "projection/bias": "bias",
+    "shortener/kernel": "gate",
+    "shortener/bias": "bias",
+    "word_mark": "vector",
+    "first_word": "vector",
+    "global_pad": "vector",
+    "local_pad": "vector",
+    "null_group": "vector",
+    "content_bias": "bias",
+    "position_bias": "bias",
+    "global_positions/table": "positions",
+    "local_positions/table": "positions",
+    "encoder_bias/table": "positions",
+    "decoder_bias/table": "positions",
+    "down_norm/bias": "bias",
+}
+"""The role of each parameter outside the stacks, by the end of its path; scales are norms."""
+
+
+@pytest.fixture(params=ALL, scope="module")
+def config(request):
+    return ALL[request.param]
+
+
+@pytest.fixture(scope="module")
+def roles(config):
+    return {path_name(path): role for path, role in jax.tree.leaves_with_path(roles_of(config))}
+
+
+def test_every_parameter_has_the_role_of_its_kind(roles):
+    for path, role in roles.items():
+        if path.endswith("scale"):
+            assert role == "norm", path
+        elif "blocks/" in path:
+            assert role == ("matrix" if path.endswith("kernel") else "bias"), path
+        else:
+            found = {r for end, r in OUTSIDE_STACKS.items() if f"/{path}".endswith(f"/{end}")}
+            assert found == {role}, path
+
+
+def test_roles_group_parameters_as_regular_expressions_of_paths_did(roles):
+    """Those of Muon, of weight decay, and of what is counted apart."""
+    for path, role in roles.items():
+        assert (role == "matrix") == bool(re.search("blocks/.*kernel$", path)), path
+        assert (role in KERNELS) == path.endswith("kernel"), path
+        counted_apart = "embedding" in path or path.startswith("head")
+        assert (role in ("embedding", "head", "head_bias")) == counted_apart, path
+
+
+def test_the_count(config, roles):
+    leaves = jax.tree.leaves_with_path(nnx.to_pure_dict(abstract_model(config)[1]))
+    apart = sum(leaf.size for path, leaf in leaves if path_name(path).split("/")[-1] == "embedding")
+    apart += sum(leaf.size for path, leaf in leaves if path_name(path).startswith("head"))
+    total = sum(leaf.size for _, leaf in leaves)
+    assert count_parameters(config) == (total, total - apart)
