@@ -14,9 +14,8 @@ import numpy as np
 
 from bytelm.core.errors import UserError
 from bytelm.core.texts import Text, Texts, each_text
-from bytelm.core.vocabulary import UNSCORED
 from bytelm.inference.marginal.marginal import ByteMarginal
-from bytelm.inference.scoring import Scorer, window_batches
+from bytelm.inference.scoring import Scorer, place_by_document, window_batches
 from bytelm.models.contract import Batch, ModelOutput
 from bytelm.tokenizers.tokenizer import Tokenizer
 
@@ -146,12 +145,7 @@ class PerSymbol(abc.ABC):
         found: dict[int, np.ndarray] = {}
         batches = window_batches(each_text(texts), self.context, stride, batch_size, self.tokenizer)
         for windows, batch in batches:
-            values = np.asarray(run(batch), np.float32)
-            for row, window in enumerate(windows):
-                shape = (len(window.symbols) + 1, *values.shape[2:])
-                of_text = found.setdefault(window.document, np.empty(shape, np.float32))
-                places = np.flatnonzero(batch.targets[row] != UNSCORED)
-                of_text[window.first + places] = values[row, places]
+            place_by_document(found, windows, batch, np.asarray(run(batch), np.float32))
         return [found[number] for number in sorted(found)]
 
 

@@ -1,7 +1,6 @@
-"""How long the rows are in which windows are scored: short texts do not fill a whole context.
+"""The length of the rows in which windows are scored: short texts do not fill a whole context.
 
-Rows have the full length T, or a half, a quarter, ... of it, rounded up, so that few shapes are
-compiled.
+Rows have the full length T, or half of it, a quarter, ..., rounded up, so few shapes are compiled.
 """
 
 import itertools
@@ -12,14 +11,14 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 SHORTEST = 64
-"""No row is shorter: it would save less than one more compilation costs."""
+"""No row is shorter: one more compilation would cost more than it saves."""
 
 MOST_EMPTY = 4
-"""A batch with so many times the rows that are needed costs more than to compile a smaller one."""
+"""With more than this many times the rows it needs, a batch costs more than compiling another."""
 
 
 def shortest_row(inputs: int, length: int) -> int:
-    """The length of a row for so many inputs: T halved, and rounded up, down to `SHORTEST`."""
+    """The length of a row for so many inputs: T halved again and again, down to `SHORTEST`."""
     while (half := -(-length // 2)) >= max(inputs, SHORTEST):
         length = half
     return length
@@ -28,19 +27,19 @@ def shortest_row(inputs: int, length: int) -> int:
 def by_length(
     items: Iterable[Item], inputs: Callable[[Item], int], length: int, batch_size: int
 ) -> Iterator[tuple[list[Item], int]]:
-    """Groups items that need rows of one length, as they come.
+    """Groups items that need rows of the same length, in the order in which they come.
 
-    A batch of shorter rows has more of them, so that all batches hold about as many symbols. What
-    is left at the end may go in longer rows.
+    A batch of shorter rows has more rows, so all batches hold about as many symbols. Items left at
+    the end may go into longer rows.
 
     Args:
-        items: read as they are needed; those of a few batches are held.
-        inputs: how many places of a row an item fills.
+        items: read as they are needed; a few batches of them are held in memory.
+        inputs: gives the positions of a row that an item fills.
         length: T.
         batch_size: rows of length T in a batch.
 
     Yields:
-        items, and the rows of the batch that they are for; there may be fewer items than rows.
+        items, and the number of rows of their batch, which may be larger than that of the items.
     """
     waiting: dict[int, list[Item]] = {}
     for item in items:
@@ -52,7 +51,7 @@ def by_length(
     group = []
     for row, longer in itertools.zip_longest(sorted(waiting), sorted(waiting)[1:]):
         group = [*group, *waiting[row]]
-        # A batch in longer rows costs less than a shape of its own, which is compiled.
+        # Longer rows cost less than compiling another shape.
         if longer is None or len(group) > _rows(longer, length, batch_size):
             rows = _rows_for(len(group), batch_size, _rows(row, length, batch_size))
             yield from ((group[at : at + rows], rows) for at in range(0, len(group), rows))
@@ -60,12 +59,12 @@ def by_length(
 
 
 def _rows(row: int, length: int, batch_size: int) -> int:
-    """Rows of a full batch: twice as many each time that the length is halved."""
+    """Rows of a full batch: twice as many for half the length."""
     return batch_size << round(math.log2(length / row))
 
 
 def _rows_for(count: int, batch_size: int, full: int) -> int:
-    """Rows of the batches for what is left: those of a full one, unless most would be empty."""
+    """Rows of a batch for the items that are left: a full batch, unless most would be empty."""
     if full <= MOST_EMPTY * count:
         return full
     rows = batch_size

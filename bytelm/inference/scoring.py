@@ -1,20 +1,20 @@
-"""Exact bits per byte of whole documents, however long, in windows that slide over them.
+"""Exact bits per byte of whole documents of any length, in sliding windows.
 
 Every byte and every END is scored exactly once, START never. The inputs of a document (START and
-its bytes) are cut into windows of T: the first scores all of its targets, each later one moves on
-by `stride` and scores its last `stride` targets, so that they have at least `T - stride` symbols
-of context. A row holds one window of one document and nothing else, so that no score depends on
-what else is evaluated. Windows of about one length are scored together, in rows that are no longer
-than they need (`bytelm.inference.row_lengths`).
+its bytes) are cut into windows of T. The first window scores all of its targets. Each later one
+moves on by `stride` and scores its last `stride` targets, so these have at least `T - stride`
+symbols of context. A row holds one window of one document and nothing else, so no score depends on
+what else is evaluated. Windows of similar length are scored together, in rows no longer than they
+need (`bytelm.inference.row_lengths`).
 
 The symbols of a subword model are the tokens of the document's canonical tokenisation. Their bits
-over the raw bytes are an upper bound: other tokens spell the same bytes, and their probability does
-not count (`bytelm.inference.marginal.marginal` adds it up).
+over the raw bytes are an upper bound: other tokens spell the same bytes, and the probability of
+those does not count here (`bytelm.inference.marginal.marginal` adds it up).
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,6 +25,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bytelm.core.errors import UserError
+from bytelm.core.figure import Figure
 from bytelm.core.intervals import bootstrap_interval
 from bytelm.core.vocabulary import BYTE_VOCABULARY, END, UNSCORED, Vocabulary
 from bytelm.core.xla import jit_inference
@@ -38,13 +39,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class DocumentScores:
-    """What a model makes of each of several documents, in order; sums over documents come last.
+    """What each document costs a model. Sums over documents are taken last.
 
     Attributes:
         byte_nats: float64 `[documents]`, negative log-likelihood of the document's text.
-        end_nats: float64 `[documents]`, that of its END.
+        end_nats: float64 `[documents]`, the same of its END.
         bytes: int64 `[documents]`, its raw length.
-        symbols: int64 `[documents]`, the bytes or tokens that it was scored as, without END.
+        symbols: int64 `[documents]`, the bytes or tokens that were scored, without END.
     """
 
     byte_nats: np.ndarray
@@ -53,7 +54,7 @@ class DocumentScores:
     symbols: np.ndarray
 
     def without_last_end(self) -> "DocumentScores":
-        """The same where the last document was cut: its END, which is not there, costs nothing."""
+        """The same for a last document that was cut: it has no END to pay for."""
         end_nats = self.end_nats.copy()
         end_nats[-1:] = 0.0
         return dataclasses.replace(self, end_nats=end_nats)
@@ -74,16 +75,20 @@ class DocumentScores:
         return float(np.divide(self.bits(with_end).sum(), self.bytes.sum()))
 
     def interval(self, with_end: bool = False) -> tuple[float, float] | None:
-        """95% bootstrap interval over documents of `bits_per_byte`; None for too few of them."""
+        """95% bootstrap interval of `bits_per_byte` over documents; None for too few of them."""
         return bootstrap_interval(self.bits(with_end), self.bytes)
+
+    def bpb(self, name: str = "bpb", *, with_end: bool = False, bound: bool = False) -> Figure:
+        """`bits_per_byte` with its interval; a `bound` where other tokens spell the bytes too."""
+        low, high = self.interval(with_end) or (None, None)
+        return Figure(name, self.bits_per_byte(with_end), "bpb", low, high, bound)
 
 
 class Scorer:
     """Nats of every target of a batch, `Batch [B, T] -> float32 [B, T]`, 0 where UNSCORED.
 
-    The model gets no targets, so that it cannot look at them. It gets rows without the padding
-    that all of them end with. With several devices, each has a copy of the parameters and takes
-    its share of the rows.
+    The model does not get the targets, so it cannot look at them. Padding that ends all rows is cut
+    off first. With several devices, each holds the parameters and takes its share of the rows.
     """
 
     def __init__(self, graphdef: nnx.GraphDef, params: Any):
@@ -91,6 +96,7 @@ class Scorer:
         self._params = params
         self._mesh = None
         if jax.device_count() > 1:
+            # On the device that holds them already, the parameters are not copied.
             self._mesh = MeshConfig().build()
             self._params = jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
 
@@ -98,36 +104,37 @@ class Scorer:
         return self.nats_and_starts(batch)[0]
 
     def nats_and_starts(self, batch: Batch) -> tuple[jax.Array, jax.Array | None]:
-        """The nats, and the ids with which patches start, bool `[B, T]`; None without patches."""
+        """The nats, and which ids start a patch, bool `[B, T]`; None in a model without patches."""
         return self.run(_nats_and_starts, batch)
 
     def run(self, function: Callable[[ModelOutput, jax.Array], Result], batch: Batch) -> Result:
-        """What a function of the model's output and the targets gives.
+        """Applies a function to the model's output and the targets.
 
         Args:
-            function: of the output and the targets `[B, T]`, a pure one of a module, as it is
-                compiled; what it gives are arrays by row, `[B]`, or by symbol, `[B, T, ...]`.
+            function: of the output and the targets `[B, T]`; pure, and defined at the top level of
+                a module, since it is compiled. It returns arrays by row, `[B]`, or by symbol,
+                `[B, T, ...]`.
             batch: rows to score; what follows a row's last symbol is padding.
         """
         length = batch.ids.shape[1]
         used = int((batch.document_ids > 0).any(axis=0).sum())
-        return self._in_rows(function, batch, shortest_row(used, length))
+        return self._run_short(function, batch, shortest_row(used, length))
 
-    def _in_rows(
+    def _run_short(
         self, function: Callable[[ModelOutput, jax.Array], Result], batch: Batch, short: int
     ) -> Result:
-        """As `run`, from the first `short` symbols of the rows, which hold all but padding."""
+        """`run` on the first `short` symbols of each row; what follows them is padding."""
         length = batch.ids.shape[1]
         if short >= length:
             return self._run(function, batch)[0]
         found, overflow = self._run(function, jax.tree.map(lambda leaf: leaf[:, :short], batch))
         if overflow is not None and int(overflow):
-            # Shorter rows have less room for patches: where that is too little, half as many rows
-            # of twice the length are tried, up to full length, whose room is the model's own.
+            # Shorter rows have a smaller capacity for patches. Where it does not suffice, try half
+            # as many rows of twice the length, up to full length, where overflow is the model's.
             count = len(batch.ids)
             rows = count // 2 if count % 2 == 0 else count
             parts = [
-                self._in_rows(function, _some_rows(batch, slice(at, at + rows)), 2 * short)
+                self._run_short(function, _some_rows(batch, slice(at, at + rows)), 2 * short)
                 for at in range(0, count, rows)
             ]
             return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
@@ -142,7 +149,7 @@ class Scorer:
     def _run(
         self, function: Callable[[ModelOutput, jax.Array], Result], batch: Batch
     ) -> tuple[Result, jax.Array | None]:
-        """What the function gives, and how many boundaries found no room; None without patches."""
+        """The function's result, and the overflow: None in a model without patches."""
         if self._mesh is None:
             return _apply(function, self._graphdef, self._params, batch)
         rows = len(batch.ids)
@@ -151,10 +158,6 @@ class Scorer:
         with jax.set_mesh(self._mesh):
             found, overflow = _apply(function, self._graphdef, self._params, batch)
             return jax.tree.map(lambda leaf: leaf[:rows], found), overflow
-
-
-def _some_rows(batch: Batch, rows: slice) -> Batch:
-    return jax.tree.map(lambda leaf: leaf[rows], batch)
 
 
 @jit_inference(static_argnums=(0, 1))
@@ -171,6 +174,10 @@ def _apply(
     return function(output, batch.targets), output.overflow
 
 
+def _some_rows(batch: Batch, rows: slice) -> Batch:
+    return jax.tree.map(lambda leaf: leaf[rows], batch)
+
+
 def _nats_and_starts(output: ModelOutput, targets: jax.Array) -> tuple[jax.Array, jax.Array | None]:
     return output.nats(targets), output.patch_starts
 
@@ -181,7 +188,7 @@ def default_stride(sequence_length: int) -> int:
 
 
 def empty_batch(rows: int, length: int, vocabulary: Vocabulary = BYTE_VOCABULARY) -> Batch:
-    """Rows of nothing but padding, NumPy int32 `[rows, length]`."""
+    """Rows of padding alone, NumPy int32 `[rows, length]`."""
     shape = (rows, length)
     return Batch(
         ids=np.full(shape, vocabulary.pad, np.int32),
@@ -202,67 +209,112 @@ def score_documents(
 ) -> DocumentScores:
     """Scores whole documents with a sliding context; see the module's docstring.
 
-    Documents are read once, one after another, and only some batches of them are held.
+    Documents are read once, in order, and only a few batches of them are held in memory.
 
     Args:
-        scorer: a `Scorer`, or anything that gives the nats of every target of a batch.
+        scorer: a `Scorer`, or any function that gives the nats of every target of a batch.
         documents: any byte strings, empty ones too.
         sequence_length: T, positions in a window.
         stride: targets that each window after a document's first scores, 1 to T; None for T / 2.
-        batch_size: windows of full length scored at a time; of shorter ones as many symbols. It
-            changes speed and memory alone.
+        batch_size: windows of full length scored at a time; of shorter ones, as many symbols. It
+            changes speed and memory, and no score.
         tokenizer: of a subword model; None where symbols are bytes.
-        done: called again and again with how many more bytes are scored.
+        done: called after each batch with the number of bytes that it scored.
 
     Raises:
         UserError: if the stride is not between 1 and T, or the batch size below 1; and for text
             that the tokenizer cannot write back.
     """
-    byte_nats: list[float] = []
-    end_nats: list[float] = []
-    lengths: list[int] = []
-    symbols: list[int] = []
-    end = END if tokenizer is None else tokenizer.vocabulary.end
-
-    def add(windows: list[Window], batch: Batch, nats: jax.Array) -> None:
-        targets = batch.targets
-        wide = np.asarray(nats, np.float64)
-        ends = np.where(targets == end, wide, 0.0).sum(axis=1)
-        others = np.where(targets == end, 0.0, wide).sum(axis=1)
-        for row, window in enumerate(windows):
-            for sums in (byte_nats, end_nats, lengths, symbols):
-                sums += [0] * (window.document + 1 - len(sums))
-            byte_nats[window.document] += others[row]
-            end_nats[window.document] += ends[row]
-            lengths[window.document] = window.bytes
-            symbols[window.document] = len(window.symbols)
-        if done is not None:
-            scored = (targets != UNSCORED) & (targets != end)
-            done(int(scored.sum() if tokenizer is None else batch.byte_counts[scored].sum()))
-
-    # The device works on one batch while the host adds up the one before and fills the next.
-    running: tuple[list[Window], Batch, jax.Array] | None = None
+    sums = DocumentSums(tokenizer)
     batches = window_batches(documents, sequence_length, stride, batch_size, tokenizer)
+    for windows, batch, nats in in_flight(scorer, batches):
+        scored_bytes = sums.add(windows, batch, nats)
+        if done is not None:
+            done(scored_bytes)
+    return sums.scores()
+
+
+def in_flight(
+    run: Callable[[Batch], Result], batches: Iterable[tuple[list["Window"], Batch]]
+) -> Iterator[tuple[list["Window"], Batch, Result]]:
+    """Runs each batch. The device works on one while the host handles the one before it."""
+    running: tuple[list[Window], Batch, Result] | None = None
     for windows, batch in batches:
-        started = (windows, batch, scorer(batch))
+        started = (windows, batch, run(batch))
         if running is not None:
-            add(*running)
+            yield running
         running = started
     if running is not None:
-        add(*running)
-    counts = (np.array(count, np.int64) for count in (lengths, symbols))
-    nats = (np.array(sums, np.float64) for sums in (byte_nats, end_nats))
-    return DocumentScores(*nats, *counts)
+        yield running
+
+
+class DocumentSums:
+    """Adds up the nats of windows by document.
+
+    Args:
+        tokenizer: of a subword model; None where symbols are bytes.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None = None):
+        self._end = END if tokenizer is None else tokenizer.vocabulary.end
+        self._byte_nats: list[float] = []
+        self._end_nats: list[float] = []
+        self._bytes: list[int] = []
+        self._symbols: list[int] = []
+
+    def add(self, windows: Sequence["Window"], batch: Batch, nats: Any) -> int:
+        """Adds nats `[B, T]`, of the windows in the first rows; returns the bytes scored."""
+        is_end = batch.targets == self._end
+        wide = np.asarray(nats, np.float64)
+        ends = np.where(is_end, wide, 0.0).sum(axis=1)
+        others = np.where(is_end, 0.0, wide).sum(axis=1)
+        for row, window in enumerate(windows):
+            number = window.document
+            for sums in (self._byte_nats, self._end_nats, self._bytes, self._symbols):
+                sums += [0] * (number + 1 - len(sums))
+            self._byte_nats[number] += others[row]
+            self._end_nats[number] += ends[row]
+            self._bytes[number] = window.bytes
+            self._symbols[number] = len(window.symbols)
+        scored = (batch.targets != UNSCORED) & ~is_end
+        counts = scored if batch.byte_counts is None else batch.byte_counts[scored]
+        return int(counts.sum())
+
+    def scores(self) -> DocumentScores:
+        """The sums of all documents, in order."""
+        return DocumentScores(
+            np.array(self._byte_nats, np.float64),
+            np.array(self._end_nats, np.float64),
+            np.array(self._bytes, np.int64),
+            np.array(self._symbols, np.int64),
+        )
+
+
+def place_by_document(
+    found: dict[int, np.ndarray], windows: Sequence["Window"], batch: Batch, values: np.ndarray
+) -> None:
+    """Copies the values that windows score to their documents' places.
+
+    Args:
+        found: by document `[symbols + 1, ...]`: what belongs to START and to each symbol.
+        windows, batch: as `window_batches` yields them.
+        values: `[B, T, ...]`.
+    """
+    for row, window in enumerate(windows):
+        shape = (len(window.symbols) + 1, *values.shape[2:])
+        document = found.setdefault(window.document, np.empty(shape, values.dtype))
+        positions = np.flatnonzero(batch.targets[row] != UNSCORED)
+        document[window.first + positions] = values[row, positions]
 
 
 class Window(NamedTuple):
-    """T inputs of a document, from its symbol number `first` on (0 is START).
+    """T inputs of a document, from its input number `first` on (0 is START).
 
     Attributes:
-        symbols: integers, of the document's text.
-        first: see above.
-        bytes: of the document's text.
-        document: its number, from 0.
+        symbols: integers, the whole document's text.
+        first: the number of the window's first input.
+        bytes: length of the document's text.
+        document: the document's number, from 0.
     """
 
     symbols: np.ndarray
@@ -271,7 +323,7 @@ class Window(NamedTuple):
     document: int
 
     def inputs(self, length: int) -> int:
-        """How many of `length` places of a row the window fills."""
+        """How many of a row's `length` positions the window fills."""
         return min(len(self.symbols) + 1 - self.first, length)
 
 
@@ -284,9 +336,9 @@ def window_batches(
 ) -> Iterator[tuple[list[Window], Batch]]:
     """The windows of documents, and the batch whose first rows hold them.
 
-    Arguments and errors are those of `score_documents`. Where a target is not UNSCORED, the
-    window scores it; those places of a document's windows, by `first`, are its inputs, START and
-    its text, and their targets, its text and END. Windows of one length come in order.
+    Arguments and errors are those of `score_documents`. A window scores the targets that are not
+    UNSCORED. Each input of a document (START and its text) has its target (its text and END) scored
+    by exactly one window. Windows of one length come in order.
     """
     stride = default_stride(sequence_length) if stride is None else stride
     if not 1 <= stride <= sequence_length:

@@ -1,8 +1,8 @@
 """Where a model starts patches in a text, and what each byte costs.
 
-A text is read as `bits_per_byte.py` does, in windows that slide over it: a byte's nats come from
-the window that scores it, and whether a patch starts with it from the window that reads it to
-score what comes next. START belongs to no patch here: the text's first byte starts one.
+A text is read in sliding windows, as in `bytelm.inference.scoring`. The nats of a byte come from
+the window that scores it. Whether a patch starts with it comes from the window that reads it to
+score the next byte. START belongs to no patch here: the first byte of the text starts one.
 """
 
 import itertools
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bytelm.core.errors import UserError
-from bytelm.core.vocabulary import START, UNSCORED
-from bytelm.inference.scoring import Scorer, window_batches
+from bytelm.core.vocabulary import START
+from bytelm.inference.scoring import Scorer, in_flight, place_by_document, window_batches
 from bytelm.patching.patches import LENGTHS
 from bytelm.patching.rules import BoundaryRule, find_boundaries
 
@@ -32,9 +32,9 @@ class Segmentation:
 
     Attributes:
         text: its bytes.
-        starts: bool `[bytes]`, whether a patch starts with the byte; the first does.
-        nats: float64 `[bytes]`, what each byte costs.
-        end_nats: what END costs after them.
+        starts: bool `[bytes]`, whether a patch starts with the byte; True for the first.
+        nats: float64 `[bytes]`, of each byte.
+        end_nats: of END.
     """
 
     text: bytes
@@ -44,7 +44,7 @@ class Segmentation:
 
     @property
     def bits_per_byte(self) -> float:
-        """All bits of the bytes, without those of END, over the bytes."""
+        """Bits per byte, END not counted."""
         return float(self.nats.sum()) / (math.log(2) * len(self.text))
 
     @property
@@ -66,12 +66,12 @@ class Segmentation:
 
     @property
     def word_agreement(self) -> "BoundaryAgreement":
-        """How far patches start where words do: at the word, right after the whitespace."""
+        """Agreement of patch starts with word starts, right after the whitespace."""
         return boundary_agreement(self.starts, word_starts(self.text))
 
     @property
     def space_agreement(self) -> "BoundaryAgreement":
-        """How far patches start where whitespace before words does, as SpaceByte's do."""
+        """Agreement of patch starts with starts of whitespace, where SpaceByte's patches start."""
         return boundary_agreement(self.starts, whitespace_starts(self.text))
 
 
@@ -83,7 +83,7 @@ def segment_all(
     stride: int | None = None,
     batch_size: int = 8,
 ) -> list[Segmentation]:
-    """Cuts texts into the patches that a model makes of them; see the module's docstring.
+    """Cuts texts into the model's patches; see the module's docstring.
 
     Args:
         texts: one document each.
@@ -96,41 +96,43 @@ def segment_all(
     """
     if not all(texts):
         raise UserError("the text is empty; give one of at least one byte.")
-    nats = [np.empty(len(text) + 1) for text in texts]
-    starts = [np.empty(len(text) + 1, np.bool_) for text in texts]
-    for windows, batch in window_batches(texts, sequence_length, stride, batch_size):
-        row_nats, row_starts = scorer.nats_and_starts(batch)
+    nats: dict[int, np.ndarray] = {}  # by document, [bytes + 1]: of each target, END last
+    starts: dict[int, np.ndarray] = {}  # by document, [bytes + 1]: of each input, START first
+    batches = window_batches(texts, sequence_length, stride, batch_size)
+    for windows, batch, (row_nats, row_starts) in in_flight(scorer.nats_and_starts, batches):
         if row_starts is None:
             raise UserError(
                 "the model is flat: it has no patches to show; choose a checkpoint of a family "
                 "that has."
             )
-        wide, opened = np.asarray(row_nats, np.float64), np.asarray(row_starts)
-        for row, window in enumerate(windows):
-            places = np.flatnonzero(batch.targets[row] != UNSCORED)
-            nats[window.document][window.first + places] = wide[row, places]
-            starts[window.document][window.first + places] = opened[row, places]
+        place_by_document(nats, windows, batch, np.asarray(row_nats, np.float64))
+        place_by_document(starts, windows, batch, np.asarray(row_starts))
     found = []
-    for text, of_targets, of_inputs in zip(texts, nats, starts, strict=True):
-        of_bytes = of_inputs[1:]
-        of_bytes[0] = True
-        found.append(Segmentation(text, of_bytes, of_targets[:-1], float(of_targets[-1])))
+    for document, text in enumerate(texts):
+        byte_starts, costs = starts[document][1:], nats[document]
+        byte_starts[0] = True
+        found.append(Segmentation(text, byte_starts, costs[:-1], float(costs[-1])))
     return found
 
 
 @dataclass(frozen=True)
 class BoundaryAgreement:
-    """How far the boundaries found are those expected. Counts, to add up over texts.
+    """Counts that compare boundaries with expected ones. They may be added up over texts.
 
     Attributes:
-        found: boundaries that there are.
-        expected: boundaries that there should be.
-        hits: those that are both.
+        found: boundaries.
+        expected: expected boundaries.
+        hits: boundaries that are expected.
     """
 
     found: int
     expected: int
     hits: int
+
+    def __add__(self, other: "BoundaryAgreement") -> "BoundaryAgreement":
+        return BoundaryAgreement(
+            self.found + other.found, self.expected + other.expected, self.hits + other.hits
+        )
 
     @property
     def precision(self) -> float:
@@ -144,13 +146,13 @@ class BoundaryAgreement:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of the two; NaN if no boundary is found and none expected."""
+        """Harmonic mean of precision and recall; NaN if no boundary is found and none expected."""
         either = self.found + self.expected
         return 2 * self.hits / either if either else math.nan
 
 
 def boundary_agreement(found: np.ndarray, expected: np.ndarray) -> BoundaryAgreement:
-    """Compares boundaries, bool `[bytes]` both. The first byte, always a start, does not count."""
+    """Compares boundaries, bool `[bytes]` both; not the first byte, where a patch always starts."""
     found, expected = found[1:], expected[1:]
     return BoundaryAgreement(int(found.sum()), int(expected.sum()), int((found & expected).sum()))
 
@@ -171,7 +173,7 @@ def whitespace_starts(text: bytes) -> np.ndarray:
 
 
 def length_histogram(lengths: np.ndarray) -> dict[str, int]:
-    """How many patches are of each of the `LENGTHS`.
+    """How many patches have each of the `LENGTHS`.
 
     Args:
         lengths: int `[patches]`, bytes in each patch.
