@@ -27,6 +27,11 @@ def printable_name(name: str | os.PathLike[str]) -> str:
     return os.fspath(name).translate(_ON_ONE_LINE)
 
 
+def number_of(count: int, one: str, several: str | None = None) -> str:
+    """A count with its noun, such as "1 document" or "2,000 documents"."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
 def say(message: str, file: TextIO | None = None) -> None:
     """Prints a message, made `printable`.
 

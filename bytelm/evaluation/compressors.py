@@ -1,4 +1,4 @@
-"""What general-purpose compressors reach on the same bytes, as a yardstick for bits per byte."""
+"""Bits per byte of general-purpose compressors on the same bytes, as a yardstick."""
 
 import lzma
 import zlib
@@ -13,7 +13,7 @@ _GZIP_CONTAINER = 31
 def compressor_bpb(documents: Iterable[bytes]) -> dict[str, float]:
     """Compresses the concatenated documents with `gzip -9` and `xz -9e`.
 
-    Reads the documents once and keeps no more than the compressors' own windows in memory
+    Reads the documents once and keeps only the compressors' own windows in memory
     (under 1 GB). xz takes about a second per megabyte.
 
     Args:

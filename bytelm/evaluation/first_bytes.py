@@ -1,4 +1,4 @@
-"""The first bytes of some documents, of which the last may be cut."""
+"""The first bytes of documents; the last document may be cut."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,13 +6,13 @@ from bytelm.core.errors import UserError
 
 
 class FirstBytes:
-    """Documents until they have so many bytes: whole ones, and the last one cut.
+    """The documents that hold the first `max_bytes` bytes: whole ones, and the last one cut.
 
-    A cut document has no END: what is scored as its END is to be left out.
+    A cut document has no END, so do not count what is scored as its END.
 
     Args:
-        documents: read as they are needed; again for each reading of this.
-        max_bytes: how many bytes; None for all of the documents.
+        documents: read as they are needed, and again each time this is read.
+        max_bytes: how many bytes; None for all.
 
     Attributes:
         cut: whether the last document of the last reading was cut.

@@ -1,13 +1,12 @@
 """The likeliest next byte of a subword model, along the canonical tokens of a text.
 
-Given the canonical tokens before, and the bytes of the current one so far, it is the byte with
-which the most probable tokens go on. The token that ends there is left aside, since only a model
-that has read it could say what follows: a subword model so is told where canonical tokens end,
-which flatters it within words. The exact next byte is that of
+Given the canonical tokens before it and the bytes of the current token so far, the prediction is
+the byte with the most probability among tokens that continue these bytes. Tokens that end exactly
+there are ignored, because what follows them would need another run of the model. So the model is
+told where canonical tokens end, which flatters it inside words. The exact next byte is that of
 `bytelm.inference.marginal.marginal`, which reads many more tokens.
 """
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +16,10 @@ from bytelm.tokenizers.tokenizer import Tokenizer
 
 
 class Step(NamedTuple):
-    """One byte of a token: the tokens that may still be meant, grouped by that byte.
+    """One byte of a token, and the tokens that are still possible, grouped by that byte.
 
     Attributes:
-        span: the places of those tokens.
+        span: of those tokens, in sorted order.
         groups: int64 `[k]`, where in the span each group starts.
         right: the group of the token's own byte.
     """
@@ -44,17 +43,18 @@ class NextBytes:
         self._texts = tokenizer.token_bytes
         self._tokens = SortedTokens(tokenizer.token_bytes)
         self.tokens = tokenizer.vocabulary.size
-        self._steps = functools.cache(self._steps_of)
+        self._steps: dict[int, list[Step]] = {}
 
     def right(self, logits: np.ndarray, token: int) -> int:
-        """How many of the bytes of the token that the text has are the likeliest where they are.
+        """How many bytes of a token of the text are the likeliest where they are.
 
         Args:
             logits: float32 `[outputs]`.
             token: its id.
         """
         count, ordered = 0, logits[self._tokens.ids]
-        for depth, (span, groups, right) in enumerate(self._steps(token)):
+        steps = self._steps.get(token) or self._steps.setdefault(token, self._find_steps(token))
+        for depth, (span, groups, right) in enumerate(steps):
             inside = ordered[span]
             highest = inside.max()
             mass = np.add.reduceat(np.exp(inside - highest), groups)
@@ -62,7 +62,7 @@ class NextBytes:
             count += int(mass.argmax() == right and not ends)
         return count
 
-    def _steps_of(self, token: int) -> list[Step]:
+    def _find_steps(self, token: int) -> list[Step]:
         text, steps = self._texts[token], []
         span = self._tokens.everything
         for depth, byte in enumerate(text):

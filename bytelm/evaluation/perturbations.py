@@ -1,16 +1,16 @@
-"""Noise on characters, as typing, scanning and deceit make it: pure functions of the text.
+"""Noise on characters, as from typing, scanning and deception: pure functions of the text.
 
-A text is taken apart into its Unicode characters (code points) and, where it is not UTF-8, into
-single bytes; they are put together again with those that are hit changed, and all others as they
-were. Nothing is normalised. The share of characters that are hit is `rate` on average; those that
-a kind cannot change (digits have no case) do not count. A higher rate hits the characters of a
-lower one, in the same way, and further ones.
+A text is split into its Unicode characters (code points) and, where it is not UTF-8, into single
+bytes. Some characters are hit and changed, and all are put together again. Nothing is normalised.
+On average `rate` of the characters are hit. A hit does nothing where a kind of noise cannot change
+a character (digits have no case). A higher rate hits the characters of a lower one, in the same
+way, and more of them.
 
 Permuting, replacing and deleting characters are the perturbations of HAT (Neitemeier et al. 2025,
-the experiments on robustness); deleting, repeating (1 to 3 times more) and random case those of
+the experiments on robustness). Deleting, repeating (1 to 3 times more) and random case are those of
 ByT5 (Xue et al. 2022, the experiments on synthetic noise). Inserted characters, neighbouring keys
-and look-alikes are what people do. Unlike ByT5's random case, which draws the case anew, a hit
-here always changes it: its rate .5 is theirs of 1.
+and look-alikes are what people do. ByT5's random case draws the case of a character at random; here
+a hit always changes it, so rate .5 is their rate 1.
 """
 
 import zlib
@@ -22,11 +22,14 @@ import numpy as np
 
 from bytelm.core.errors import UserError
 
-Kind = Literal["permute", "replace", "delete", "insert", "repeat", "case", "keyboard", "homoglyph"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Noise = Literal[
+    "permute", "replace", "delete", "insert", "repeat", "case", "keyboard", "homoglyph"
+]
+NOISES: tuple[Noise, ...] = get_args(Noise)
+"""All kinds of noise."""
 
 QWERTY = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-"""Letters of a keyboard; each row lies half a key to the right of the one above."""
+"""Letters of a keyboard; each row is half a key to the right of the one above."""
 HOMOGLYPHS = dict(
     zip(
         "acdehijlopqsvwxyABCEHIJKMNOPSTXYZ",
@@ -36,31 +39,36 @@ HOMOGLYPHS = dict(
         strict=True,
     )
 )
-"""A Cyrillic letter, or where there is none a Greek one, that looks like a Latin one: of those
-that Unicode lists as confusable (UTS #39)."""
+"""For a Latin letter, a Cyrillic one that looks the same, or a Greek one where there is none. All are
+listed by Unicode as confusable (UTS #39)."""
 
 
-def perturb(text: bytes, kind: Kind, rate: float, *, seed: int, document: int = 0) -> bytes:
-    """The text with noise of one kind; the same bytes for the same arguments in any process.
+def check_noise(kind: str, rate: float) -> None:
+    """Raises UserError for an unknown kind of noise, or a rate out of range."""
+    if kind not in NOISES:
+        raise UserError(f"there is no perturbation {kind!r}; choose from {', '.join(NOISES)}.")
+    if not 0 <= rate <= 1:
+        raise UserError(f"the rate of {kind} is {rate}; it must be between 0 and 1.")
 
-    "permute" swaps neighbours: the text is cut into pairs, and `rate` of them change places. A
-    "replace"d character becomes another one of the same text, each equally likely, and so does
-    one that is "insert"ed behind a hit, so that noise has the script of the text.
+
+def perturb(text: bytes, kind: Noise, rate: float, *, seed: int, document: int = 0) -> bytes:
+    """The text with noise of one kind; the same arguments give the same bytes in any process.
+
+    "permute" swaps neighbours: the text is cut into pairs, and `rate` of them change places.
+    "replace" puts another character of the same text in place of a hit, each equally likely, and
+    "insert" puts one after a hit, so the noise has the script of the text.
 
     Args:
         text: any bytes.
-        kind: one of `KINDS`.
+        kind: one of `NOISES`.
         rate: share of the characters that are hit, 0 to 1; 0 gives the text itself.
         seed: seed of all noise.
-        document: number of the text among others: what makes their noise differ.
+        document: the text's number among others, so that each gets its own noise.
 
     Raises:
         UserError: for an unknown kind, or a rate out of range.
     """
-    if kind not in KINDS:
-        raise UserError(f"there is no perturbation {kind!r}; choose from {', '.join(KINDS)}.")
-    if not 0 <= rate <= 1:
-        raise UserError(f"the rate of {kind} is {rate}; it must be between 0 and 1.")
+    check_noise(kind, rate)
     # An undecodable byte becomes a lone surrogate, which no UTF-8 has, and the same byte again.
     units = list(text.decode(errors="surrogateescape"))
     # RandomState, because numpy promises never to change its streams.
@@ -115,7 +123,7 @@ def _homoglyph(unit: str, draw: float, alphabet: Sequence[str]) -> str:
 
 
 def _neighbours() -> dict[str, str]:
-    """The letters whose keys touch that of each letter, of the same case."""
+    """For each letter, the letters on the keys around it, in the same case."""
     rows = enumerate(QWERTY)
     keys = {(2 * column + y, y): key for y, row in rows for column, key in enumerate(row)}
     around = ((-2, 0), (2, 0), (-1, -1), (1, -1), (-1, 1), (1, 1))
@@ -127,7 +135,7 @@ def _neighbours() -> dict[str, str]:
 
 
 _NEIGHBOURS = _neighbours()
-_CHANGES: dict[Kind, Callable[[str, float, Sequence[str]], str]] = {
+_CHANGES: dict[Noise, Callable[[str, float, Sequence[str]], str]] = {
     "replace": _replace,
     "delete": _delete,
     "insert": _insert,
@@ -136,4 +144,4 @@ _CHANGES: dict[Kind, Callable[[str, float, Sequence[str]], str]] = {
     "keyboard": _keyboard,
     "homoglyph": _homoglyph,
 }
-"""What a hit makes of a character, by a draw from [0, 1) and the characters of the text."""
+"""How a hit changes a character, given a draw from [0, 1) and the characters of the text."""

@@ -1,4 +1,4 @@
-"""How far an evaluation is: a bar on a terminal, with bytes, their rate and the time left."""
+"""The progress of an evaluation: a bar on a terminal with bytes, their rate and the time left."""
 
 import contextlib
 import sys
@@ -21,15 +21,15 @@ from bytelm.core.console import TerminalConsole
 def shown_progress(
     what: str, total: int | None, console: Console | None = None
 ) -> Iterator[Callable[[int], None]]:
-    """Shows a bar until the work is done, and then takes it away; nothing where no terminal is.
+    """Shows a bar until the work is done, then removes it; shows nothing without a terminal.
 
     Args:
-        what: is being done.
-        total: how many bytes there are; None if that is not known.
+        what: the work, such as "scoring".
+        total: how many bytes there are; None if unknown.
         console: where to show it; by default standard error.
 
     Yields:
-        a function, to be called with how many more bytes are done.
+        a function to call with the number of bytes just done.
     """
     console = console or TerminalConsole(sys.stderr)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
@@ -45,7 +45,7 @@ def shown_progress(
 
 
 def counted(documents: Iterable[bytes], done: Callable[[int], None]) -> Iterator[bytes]:
-    """The documents; each is done when the next one is asked for."""
+    """The documents; each counts as done when the next one is asked for."""
     for document in documents:
         yield document
         done(len(document))

@@ -1,293 +1,318 @@
 """The evaluation of encoder-decoder models: what their targets cost, and what they delete.
 
-Bits per target byte are over all targets, END and the sentinels of span corruption among them.
-They are no bits per byte of text: most of it was given to the encoder.
+Bits per target byte are over all targets, the sentinels of span corruption included. They are not
+bits per byte of text: the encoder has read most of the text.
 """
 
 import dataclasses
+import functools
 import math
 import sys
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from rich.console import Console
-from rich.table import Table
 
-from bytelm.core.console import TerminalConsole
+from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
-from bytelm.core.intervals import bootstrap_interval, interval_words, share_interval
-from bytelm.core.vocabulary import BYTES, INPUT_SIZE, PAD, UNSCORED
+from bytelm.core.figure import Figure
+from bytelm.core.intervals import bootstrap_interval, share_interval
+from bytelm.core.terminal_text import number_of
+from bytelm.core.vocabulary import BYTES, END, INPUT_SIZE, PAD, UNSCORED
 from bytelm.core.xla import jit_inference
-from bytelm.data.config import DIAGNOSTICS
+from bytelm.data.config import DIAGNOSTICS, DataConfig
 from bytelm.data.loader import ValidationBatches
-from bytelm.data.tasks.pairs import Pair, pairs
+from bytelm.data.tasks.pairs import pairs
 from bytelm.evaluation.progress import shown_progress
-from bytelm.evaluation.seen import EvaluationText, describe_text
+from bytelm.evaluation.report import DocumentBits, Result
+from bytelm.evaluation.suite import ENCODER, Evaluation, Scoring
+from bytelm.evaluation.text import EvaluationText, SplitText
 from bytelm.inference.transduction import Transducer, bucket, encode, read
-from bytelm.models import Batch, ModelOutput
-from bytelm.models.encoder_decoder import Encoded
-from bytelm.models.t5.byt5 import ByT5Config
-from bytelm.training.hardware import describe_machine
-
-if TYPE_CHECKING:
-    from bytelm.api import LoadedModel
+from bytelm.models.contract import Batch, ModelOutput
+from bytelm.models.encoder_decoder import Encoded, EncoderDecoderConfig
 
 SHOWN = 8
-"""Byte values whose deletion the printed report shows."""
+"""Examples and byte values in the report."""
 
 
-def evaluate_targets(
-    loaded: "LoadedModel",
-    text: EvaluationText,
-    *,
-    batch_size: int = 16,
-    max_bytes: int | None = None,
-    by_row: bool = False,
-) -> dict[str, Any]:
-    """Scores the targets of a split with states deleted in fact ("hard") and hidden ("soft").
+@dataclass(frozen=True)
+class Targets(Evaluation, name="targets", needs=(ENCODER,)):
+    """Bits per target byte, exact matches, and what an encoder-decoder deletes and saves.
 
-    Times are of the encoder alone, on as many slots as the kept states of a batch need, and on as
-    many as its inputs need, in turns. For tasks of pairs the targets are also generated, greedily.
-
-    Args:
-        loaded: an encoder-decoder model.
-        text: whose split is scored, as `evaluation_text` makes it.
-        batch_size: rows at a time.
-        max_bytes: no further row is scored once there are this many inputs; None for all.
-        by_row: whether to tell the bits and the symbols of each row's targets, `row_bits` and
-            `row_symbols`.
-
-    Returns:
-        figures under names that say their units, ready for JSON.
-
-    Raises:
-        UserError: for a task without inputs.
+    Targets are scored with states deleted in fact ("hard") and only hidden ("soft"). The encoder is
+    timed in turns on as many slots as the kept states of a batch need, and on as many as its inputs
+    need. For tasks of pairs the targets are also generated, greedily.
     """
-    data, split = text.config, text.split
-    if data.task == "next_byte":
-        raise UserError(
-            "data.task is next_byte, and the model has an encoder, which needs inputs; choose the "
-            f"task it was trained on, {loaded.config.data.task}, or another one."
+
+    def run(self, loaded: LoadedModel, text: EvaluationText, scoring: Scoring) -> Result:
+        """Figures `bits_per_target_byte`, `..._with_end`, `target_accuracy` and `exact_match`; of a
+        model that deletes states also `soft_...`, `deleted`, `encoder_flops_saved` and
+        `encoder_time_saved`."""
+        if not isinstance(text, SplitText) or text.config.task == "next_byte":
+            raise UserError(
+                "the evaluation targets needs inputs with their targets; choose data with the task "
+                f"that the model was trained on, data.task {loaded.config.data.task}, or another "
+                "task that has targets."
+            )
+        loaded.warn_of_long_inputs(text.config.sequence_length)
+        data = dataclasses.replace(text.config, batch_size=scoring.batch_size)
+        score = functools.partial(
+            _score_batch,
+            loaded.config.model,
+            _TimedEncoder(loaded.transducer),
+            scripts=len(data.scripts),
         )
-    loaded.warn_of_long_inputs(data.sequence_length)
-    started = time.perf_counter()
-    model = loaded.transducer
-    data = dataclasses.replace(data, batch_size=batch_size)
-    tally = _Tally(loaded.config.model, len(data.scripts))
+        batches = _batches(data, text, scoring.max_bytes)
+        sums = _total([score(batch) for batch in batches])
+        hard = sums.hard
+        figures, details = _figures(sums, data.scripts)
+        rows = len(hard.nats)
+        if data.task == "pairs" or data.task in DIAGNOSTICS:
+            match, details["examples"] = _exact_match(loaded, text, rows, scoring.batch_size)
+            figures.append(match)
+        notes = [
+            f"{number_of(rows, 'row')}, {number_of(details['inputs'], 'input')}, "
+            f"{number_of(details['targets'], 'target')}"
+        ]
+        if sums.shortens:
+            notes.append(f"deleted most: {_deleted_most(sums.inputs, sums.deleted)}")
+        documents = DocumentBits((hard.nats - hard.end_nats) / math.log(2), hard.count - hard.ends)
+        details = {"task": data.task, "rows": rows, **details}
+        return Result(tuple(figures), tuple(notes), details, documents)
+
+
+def _batches(data: DataConfig, text: SplitText, max_bytes: int | None) -> Iterator[Batch]:
+    """Batches up to the row that reaches so many inputs; the rows after it hold padding."""
     left = sys.maxsize if max_bytes is None else max_bytes
     with shown_progress("scoring inputs", max_bytes) as done:
-        for batch in ValidationBatches(data, None, split, sources=text.sources):
+        for batch in ValidationBatches(data, None, text.split, sources=text.sources):
             lengths = (batch.inputs != PAD).sum(axis=1)
             wanted = np.cumsum(lengths) - lengths < left
-            tally.add(_rows(batch, wanted), model)
+            yield dataclasses.replace(batch, inputs=np.where(wanted[:, None], batch.inputs, PAD))
             done(int(lengths[wanted].sum()))
             left -= int(lengths.sum())
             if left <= 0:
-                break
-    report: dict[str, Any] = {
-        "step": loaded.step,
-        "task": data.task,
-        "rows": tally.rows,
-        **tally.report(data.scripts),
-        "text": text.report(max_bytes),
-        "machine": describe_machine(),
-    }
-    if by_row:
-        report |= tally.by_row()
-    if data.task == "pairs" or data.task in DIAGNOSTICS:
-        report |= _matches(
-            model, pairs(data, split, text.sources), tally.rows, data.row_length, batch_size
-        )
-    report["seconds"] = time.perf_counter() - started
-    return report
+                return
 
 
-def _rows(batch: Batch, wanted: np.ndarray) -> Batch:
-    """The batch with padding in place of rows that are not wanted, bool `[B]`."""
-    inputs = np.where(wanted[:, None], batch.inputs, PAD)
-    return dataclasses.replace(batch, inputs=inputs)
+class _TargetSums(NamedTuple):
+    """Sums over the targets of each row, `[rows]`.
+
+    Attributes:
+        nats: of all targets, END included.
+        end_nats: of the ENDs.
+        right: targets that are the likeliest.
+        count: targets, END included.
+        ends: ENDs.
+    """
+
+    nats: np.ndarray
+    end_nats: np.ndarray
+    right: np.ndarray
+    count: np.ndarray
+    ends: np.ndarray
 
 
-class _Tally:
-    """Sums over the rows scored so far."""
+@dataclass(frozen=True)
+class _Sums:
+    """What is known of some rows.
 
-    def __init__(self, config: Any, scripts: int):
-        assert isinstance(config, ByT5Config)
-        self.config = config
-        self.by_mode: dict[str, list[np.ndarray]] = {"hard": [], "soft": []}
-        self.seconds = {"hard": 0.0, "soft": 0.0}
-        self.compiled: set[tuple[int, ...]] = set()
-        self.inputs = np.zeros(INPUT_SIZE, np.int64)  # by symbol
-        self.deleted = np.zeros(INPUT_SIZE, np.int64)
-        self.of_script = np.zeros((2, scripts), np.int64)
-        self.flops = np.zeros(2)
-        self.shortens = False
+    Attributes:
+        hard: with states deleted in fact.
+        soft: with states hidden.
+        shortens: whether the model deletes states.
+        inputs: int64 `[INPUT_SIZE]`, inputs by symbol.
+        deleted: int64 `[INPUT_SIZE]`, those of them that were deleted.
+        by_script: int64 `[2, scripts]`, inputs of each script, and those deleted.
+        flops: float64 `[2]`, of the encoder on the kept states, and on all.
+        seconds: float64 `[2]`, its time, likewise.
+    """
 
-    @property
-    def rows(self) -> int:
-        return sum(len(found) for found in self.by_mode["hard"])
+    hard: _TargetSums
+    soft: _TargetSums
+    shortens: bool
+    inputs: np.ndarray
+    deleted: np.ndarray
+    by_script: np.ndarray
+    flops: np.ndarray
+    seconds: np.ndarray
 
-    def add(self, batch: Batch, model: Transducer) -> None:
-        present = batch.inputs != PAD
-        if not present.any():
-            return
-        there = present.any(axis=1)
-        deleted = np.zeros_like(present)
-        for mode in ("hard", "soft"):
-            encoded, found, seconds = self._encode(batch.inputs, model, mode == "hard")
-            self.seconds[mode] += seconds
-            if found is not None:
-                self.shortens, deleted = True, found
-            scores = _score(model.graphdef, model.params, encoded, batch)
-            self.by_mode[mode].append(np.asarray(scores, np.float64).T[there])
-        np.add.at(self.inputs, batch.inputs[present], 1)
-        np.add.at(self.deleted, batch.inputs[deleted], 1)
-        read, kept = present.sum(axis=1), (present & ~deleted).sum(axis=1)
-        for length, left in zip(read[there], kept[there], strict=True):
-            self.flops += [self.config.encoder_flops(length, n) for n in (left, length)]
-        if batch.scripts is not None:
-            scripts = batch.scripts[there, 0]
-            np.add.at(self.of_script[0], scripts, read[there])
-            np.add.at(self.of_script[1], scripts, (read - kept)[there])
 
-    def _encode(
-        self, inputs: np.ndarray, model: Transducer, hard: bool
+def _total(parts: Sequence[_Sums]) -> _Sums:
+    """All rows of several batches, and their sums."""
+
+    def rows(name: str) -> _TargetSums:
+        sums = [getattr(part, name) for part in parts]
+        return _TargetSums(*(np.concatenate(column) for column in zip(*sums, strict=True)))
+
+    names = ("inputs", "deleted", "by_script", "flops", "seconds")
+    return _Sums(
+        hard=rows("hard"),
+        soft=rows("soft"),
+        shortens=any(part.shortens for part in parts),
+        **{name: sum(getattr(part, name) for part in parts) for name in names},
+    )
+
+
+def _score_batch(
+    config: EncoderDecoderConfig, encoder: "_TimedEncoder", batch: Batch, *, scripts: int
+) -> _Sums:
+    """Scores the rows of a batch that have inputs."""
+    present = batch.inputs != PAD  # [B, S]
+    there = present.any(axis=1)  # [B]
+    deleted, shortens = np.zeros_like(present), False
+    sums, seconds = [], []
+    for hard in (True, False):
+        encoded, found, time_taken = encoder(batch.inputs, hard=hard)
+        seconds.append(time_taken)
+        if found is not None:
+            shortens, deleted = True, found
+        model = encoder.model
+        columns = _score(model.graphdef, model.params, encoded, batch)
+        sums.append(_TargetSums(*(np.asarray(column, np.float64)[there] for column in columns)))
+    read, kept = present.sum(axis=1), (present & ~deleted).sum(axis=1)  # [B]
+    flops = np.zeros(2)
+    for length, left in zip(read[there], kept[there], strict=True):
+        flops += [config.encoder_flops(length, n) for n in (left, length)]
+    by_script = np.zeros((2, scripts), np.int64)
+    if batch.scripts is not None:
+        for row, counts in enumerate((read, read - kept)):
+            np.add.at(by_script[row], batch.scripts[there, 0], counts[there])
+    return _Sums(
+        *sums,
+        shortens,
+        np.bincount(batch.inputs[present], minlength=INPUT_SIZE),
+        np.bincount(batch.inputs[deleted], minlength=INPUT_SIZE),
+        by_script,
+        flops,
+        np.array(seconds),
+    )
+
+
+class _TimedEncoder:
+    """Encodes inputs, and measures how long that takes once it is compiled."""
+
+    def __init__(self, model: Transducer):
+        self.model = model
+        self._compiled: set[tuple[int, ...]] = set()
+
+    def __call__(
+        self, inputs: np.ndarray, *, hard: bool
     ) -> tuple[Encoded, np.ndarray | None, float]:
-        """The encoder's states, the inputs deleted, and the time it took."""
+        """The encoder's states, the inputs deleted, bool `[B, S]`, and the seconds it took."""
         slots = inputs.shape[1]
         # Nobody would run an encoder on slots that no row of the batch needs.
-        inputs = inputs[:, : min(bucket(int((inputs != PAD).sum(axis=1).max())), inputs.shape[1])]
-
-        def run() -> tuple[Encoded, Any, int | None]:
-            reading = read(model.graphdef, model.params, inputs)
-            length = min(bucket(int(reading.counts.max())), inputs.shape[1]) if hard else None
-            encoded = encode(model.graphdef, model.params, reading, length)
-            return jax.block_until_ready(encoded), reading.deleted, length
-
+        needed = min(bucket(int((inputs != PAD).sum(axis=1).max())), slots)
+        inputs = inputs[:, :needed]
         begin = time.perf_counter()
-        encoded, deleted, length = run()
+        encoded, deleted, length = self._encode(inputs, hard)
         shape = (*inputs.shape, length or 0)
-        if shape not in self.compiled:
-            self.compiled.add(shape)
+        if shape not in self._compiled:
+            self._compiled.add(shape)
             begin = time.perf_counter()
-            encoded, deleted, _ = run()
+            encoded, deleted, _ = self._encode(inputs, hard)
         seconds = time.perf_counter() - begin
         if deleted is None:
             return encoded, None, seconds
-        return encoded, np.pad(deleted, ((0, 0), (0, slots - inputs.shape[1]))), seconds
+        return encoded, np.pad(deleted, ((0, 0), (0, slots - needed))), seconds
 
-    def by_row(self) -> dict[str, list[float]]:
-        """Bits and symbols of each row's targets, states deleted in fact."""
-        nats, _, symbols = np.concatenate(self.by_mode["hard"]).T
-        return {"row_bits": (nats / math.log(2)).tolist(), "row_symbols": symbols.tolist()}
-
-    def report(self, scripts: Iterable[str]) -> dict[str, Any]:
-        report: dict[str, Any] = {}
-        for mode, prefix in (("hard", ""), ("soft", "soft_")):
-            nats, right, symbols = np.concatenate(self.by_mode[mode]).T
-            bits = nats / math.log(2)
-            report[f"{prefix}bits_per_target_byte"] = float(bits.sum() / symbols.sum())
-            report[f"{prefix}target_accuracy"] = float(right.sum() / symbols.sum())
-            if mode == "hard":
-                report["bits_per_target_byte_interval"] = bootstrap_interval(bits, symbols)
-                report["target_symbols"] = int(symbols.sum())
-        report["input_symbols"] = int(self.inputs.sum())
-        if not self.shortens:
-            return {name: value for name, value in report.items() if not name.startswith("soft_")}
-        report["deleted"] = float(np.divide(self.deleted.sum(), self.inputs.sum()))
-        report["deleted_by_script"] = {
-            name: float(gone / count)
-            for name, count, gone in zip(scripts, *self.of_script, strict=True)
-            if count
-        }
-        report["deleted_by_symbol"] = {
-            str(symbol): [int(self.inputs[symbol]), int(self.deleted[symbol])]
-            for symbol in np.flatnonzero(self.inputs)
-        }
-        report["encoder_flops_saved"] = float(1 - self.flops[0] / self.flops[1])
-        report["encoder_time_saved"] = 1 - self.seconds["hard"] / self.seconds["soft"]
-        return report
+    def _encode(self, inputs: np.ndarray, hard: bool) -> tuple[Encoded, Any, int | None]:
+        graphdef, params = self.model.graphdef, self.model.params
+        reading = read(graphdef, params, inputs)
+        length = min(bucket(int(reading.counts.max())), inputs.shape[1]) if hard else None
+        encoded = encode(graphdef, params, reading, length)
+        return jax.block_until_ready(encoded), reading.deleted, length
 
 
 @jit_inference(static_argnames="graphdef")
 def _score(
     graphdef: nnx.GraphDef, params: Any, encoded: Encoded, batch: Batch
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Nats of each row's targets, how many of them are the likeliest, and how many there are."""
-    logits = nnx.merge(graphdef, params).decode(batch.ids, encoded)
-    scored = batch.targets != UNSCORED
+) -> tuple[jax.Array, ...]:
+    """The columns of `_TargetSums`, `[B]` each."""
+    logits = nnx.merge(graphdef, params).decode(batch.ids, encoded)  # [B, T, V]
+    nats = ModelOutput(logits).nats(batch.targets)  # [B, T]
+    scored, is_end = batch.targets != UNSCORED, batch.targets == END
     right = (logits.argmax(axis=2) == batch.targets) & scored
-    return ModelOutput(logits).nats(batch.targets).sum(1), right.sum(1), scored.sum(1)
+    end_nats = jnp.where(is_end, nats, 0.0)
+    return nats.sum(1), end_nats.sum(1), right.sum(1), scored.sum(1), is_end.sum(1)
 
 
-def _matches(
-    model: Transducer, found: Iterable[Pair], rows: int, row_length: int, batch_size: int
-) -> dict[str, Any]:
-    """How many of the first targets are generated exactly, and whether each is."""
+def _figures(sums: _Sums, scripts: Sequence[str]) -> tuple[list[Figure], dict[str, Any]]:
+    """The figures of scored targets, and details."""
+    figures = _target_figures("", sums.hard)
+    details: dict[str, Any] = {
+        "inputs": int(sums.inputs.sum()),
+        "targets": int(sums.hard.count.sum()),
+    }
+    if not sums.shortens:
+        return figures, details
+    figures += _target_figures("soft_", sums.soft)
+
+    def share(name: str, value: float) -> None:
+        figures.append(Figure(name, float(value), "share"))
+
+    share("deleted", np.divide(sums.deleted.sum(), sums.inputs.sum()))
+    for script, count, gone in zip(scripts, *sums.by_script, strict=True):
+        if count:
+            share(f"deleted/{script}", gone / count)
+    share("encoder_flops_saved", 1 - sums.flops[0] / sums.flops[1])
+    share("encoder_time_saved", 1 - sums.seconds[0] / sums.seconds[1])
+    details["deleted_by_symbol"] = {
+        str(symbol): [int(sums.inputs[symbol]), int(sums.deleted[symbol])]
+        for symbol in np.flatnonzero(sums.inputs)
+    }
+    return figures, details
+
+
+def _target_figures(prefix: str, sums: _TargetSums) -> list[Figure]:
+    """Bits per target byte without END and with it, and how many targets are the likeliest."""
+
+    def bits(name: str, nats: np.ndarray, count: np.ndarray) -> Figure:
+        found = nats / math.log(2)
+        low, high = bootstrap_interval(found, count) or (None, None)
+        value = float(np.divide(found.sum(), count.sum()))
+        return Figure(f"{prefix}bits_per_target_byte{name}", value, "bits/target byte", low, high)
+
+    return [
+        bits("", sums.nats - sums.end_nats, sums.count - sums.ends),
+        bits("_with_end", sums.nats, sums.count),
+        Figure(f"{prefix}target_accuracy", float(sums.right.sum() / sums.count.sum()), "share"),
+    ]
+
+
+def _exact_match(
+    loaded: LoadedModel, text: SplitText, rows: int, batch_size: int
+) -> tuple[Figure, list[dict[str, str]]]:
+    """The share of the first targets that are generated exactly, and examples."""
     exact: list[bool] = []
-    examples = []
+    examples: list[dict[str, str]] = []
+    found = pairs(text.config, text.split, text.sources)
     chosen = [pair for pair, _ in zip(found, range(rows), strict=False)]
     for first in range(0, len(chosen), batch_size):
         some = chosen[first : first + batch_size]
         inputs = [pair.input for pair in some]
         inputs += [b""] * (batch_size - len(some))  # programs are compiled for full batches
-        # One more than the longest target, which must end there.
-        written = model.greedy(inputs, max_bytes=row_length)[: len(some)]
-        exact += [text == pair.target for text, pair in zip(written, some, strict=True)]
-        examples += [
-            {"input": repr(pair.input), "target": repr(pair.target), "written": repr(text)}
-            for text, pair in zip(written, some, strict=True)
-        ]
-    return {
-        "exact_match": sum(exact) / len(exact),
-        "exact_match_interval": share_interval(sum(exact), len(exact)),
-        "examples": examples[:SHOWN],
-    }
+        # One byte more than the longest target, where the model must end.
+        written = loaded.transducer.greedy(inputs, max_bytes=text.config.row_length)
+        for pair, answer in zip(some, written, strict=False):
+            exact.append(answer == pair.target)
+            if len(examples) < SHOWN:
+                shown = {"input": pair.input, "target": pair.target, "written": answer}
+                examples.append({name: repr(value) for name, value in shown.items()})
+    low, high = share_interval(sum(exact), len(exact))
+    return Figure("exact_match", sum(exact) / len(exact), "share", low, high), examples
 
 
-def print_target_report(report: dict[str, Any], console: Console | None = None) -> None:
-    """Shows what `evaluate_targets` returned as a table."""
-    text = report["text"]
-    title = f"evaluation of step {report['step']}: {report['task']}, {text['split']}"
-    table = Table(title=f"{title} of {text['source']}")
-    table.add_column()
-    table.add_column("", justify="right")
-    table.add_column("95% interval", justify="right")
-    bits = f"{report['bits_per_target_byte']:.4f}"
-    interval = interval_words(report["bits_per_target_byte_interval"])
-    table.add_row("bits per target byte", bits, interval)
-    if "soft_bits_per_target_byte" in report:
-        table.add_row("the same, soft deletion", f"{report['soft_bits_per_target_byte']:.4f}", "")
-    table.add_row("targets that are the likeliest", f"{report['target_accuracy']:.2%}", "")
-    if "exact_match" in report:
-        interval = interval_words(report["exact_match_interval"], ".2%")
-        table.add_row("exact match", f"{report['exact_match']:.2%}", interval)
-    if "deleted" in report:
-        table.add_row("inputs deleted", f"{report['deleted']:.2%}", "")
-        for name, share in report["deleted_by_script"].items():
-            table.add_row(f"  of {name}", f"{share:.2%}", "")
-        for symbol, count, gone in _most_deleted(report["deleted_by_symbol"]):
-            table.add_row(f"  of {symbol}", f"{gone / count:.2%}", f"of {count:,}")
-        table.add_row("FLOPs of the encoder saved", f"{report['encoder_flops_saved']:.2%}", "")
-        table.add_row("time of the encoder saved", f"{report['encoder_time_saved']:.2%}", "")
-    table.caption = (
-        f"{report['rows']:,} rows, {report['input_symbols']:,} inputs, "
-        f"{report['target_symbols']:,} targets; {report['seconds']:.1f} s on {report['machine']}"
+def _deleted_most(inputs: np.ndarray, deleted: np.ndarray) -> str:
+    """The symbols that make up most of what is deleted, with the share of them that is."""
+    ranked = [symbol for symbol in np.argsort(-deleted, kind="stable")[:SHOWN] if deleted[symbol]]
+    names = [repr(bytes([symbol])) if symbol < BYTES else "END" for symbol in ranked]
+    return ", ".join(
+        f"{name} {deleted[symbol] / inputs[symbol]:.0%} of {inputs[symbol]:,}"
+        for name, symbol in zip(names, ranked, strict=True)
     )
-    if text["documents"]:
-        table.caption += f"; {describe_text(text)}"
-    (console or TerminalConsole()).print(table)
-
-
-def _most_deleted(by_symbol: dict[str, list[int]]) -> list[tuple[str, int, int]]:
-    """The symbols that make up most of what is deleted: name, occurrences, deletions."""
-    counts = [(int(symbol), *pair) for symbol, pair in by_symbol.items() if pair[1]]
-    ranked = sorted(counts, key=lambda item: -item[2])[:SHOWN]
-    return [
-        (repr(bytes([symbol])) if symbol < BYTES else "END", count, gone)
-        for symbol, count, gone in ranked
-    ]

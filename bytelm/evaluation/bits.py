@@ -1,0 +1,103 @@
+"""Bits per byte of whole documents, and over all tokenisations of a subword model."""
+
+import time
+from dataclasses import dataclass
+
+from bytelm.api import LoadedModel
+from bytelm.core.figure import Figure
+from bytelm.core.intervals import LEAST_DOCUMENTS
+from bytelm.core.terminal_text import number_of
+from bytelm.evaluation.compressors import compressor_bpb
+from bytelm.evaluation.first_bytes import FirstBytes
+from bytelm.evaluation.progress import counted, shown_progress
+from bytelm.evaluation.report import DocumentBits, Result
+from bytelm.evaluation.suite import DECODER, TOKENS, Evaluation, Scoring
+from bytelm.evaluation.text import EvaluationText
+
+CANONICAL = "\u2264: the canonical tokens alone, an upper bound (the evaluation marginal counts all)"
+"""Says why a subword model's bits per byte are a bound."""
+
+
+@dataclass(frozen=True)
+class Bits(Evaluation, name="bits", needs=(DECODER,)):
+    """Exact bits per byte of whole documents, next to gzip and xz on the same bytes."""
+
+    compressors: bool = True
+    """Whether to compress the documents with `gzip -9` and `xz -9e` too."""
+
+    def run(self, loaded: LoadedModel, text: EvaluationText, scoring: Scoring) -> Result:
+        """Figures `bpb`, `bpb_with_end`, `gzip_bpb` and `xz_bpb`; `bytes_per_token` of tokens."""
+        first = FirstBytes(text.documents(), scoring.max_bytes)
+        size = text.size(scoring.max_bytes)
+        started = time.perf_counter()
+        with shown_progress("scoring", size) as done:
+            scores = loaded.score_documents(
+                first, stride=scoring.stride, batch_size=scoring.batch_size, done=done
+            )
+        seconds = time.perf_counter() - started
+        scores = scores.without_last_end() if first.cut else scores
+        subword = loaded.tokenizer is not None
+        figures = [
+            scores.bpb(bound=subword),
+            scores.bpb("bpb_with_end", with_end=True, bound=subword),
+        ]
+        raw_bytes, symbols = int(scores.bytes.sum()), int(scores.symbols.sum())
+        if subword:
+            figures.append(Figure("bytes_per_token", raw_bytes / symbols, "B/token"))
+        if self.compressors:
+            with shown_progress("compressing", size) as done:
+                found = compressor_bpb(counted(first, done))
+            figures += [Figure(f"{name}_bpb", bpb, "bpb") for name, bpb in found.items()]
+        stride = loaded.default_stride if scoring.stride is None else scoring.stride
+        notes = [
+            f"{number_of(len(scores.bytes), 'document')}{', the last one cut' if first.cut else ''}, "
+            f"{number_of(raw_bytes, 'byte')}; context {loaded.context}, stride {stride}; "
+            f"{raw_bytes / seconds:,.0f} bytes/s"
+        ]
+        if subword:
+            notes.append(CANONICAL)
+        if figures[0].interval is None:
+            notes.append(f"an interval needs {LEAST_DOCUMENTS} documents that are not empty")
+        return Result(
+            tuple(figures),
+            tuple(notes),
+            {
+                "documents": len(scores.bytes),
+                "bytes": raw_bytes,
+                "symbols": symbols,
+                "last_document_cut": first.cut,
+                "bytes_per_second": raw_bytes / seconds,
+            },
+            DocumentBits(scores.bits(), scores.bytes),
+        )
+
+
+@dataclass(frozen=True)
+class Marginal(Evaluation, name="marginal", needs=(TOKENS,)):
+    """Bits per byte of a subword model, summed over all tokenisations of the text."""
+
+    covers: int | None = 32
+    """Token histories kept at each byte; more are slower, and lose less."""
+
+    def run(self, loaded: LoadedModel, text: EvaluationText, scoring: Scoring) -> Result:
+        """Figures `marginal_bpb`, with END too, and `canonical_bpb` with the same context."""
+        first = FirstBytes(text.documents(), scoring.max_bytes)
+        with shown_progress("scoring all tokenisations", text.size(scoring.max_bytes)) as done:
+            scores = loaded.byte_marginal(self.covers).score(counted(first, done))
+        marginal = scores.marginal.without_last_end() if first.cut else scores.marginal
+        canonical = scores.canonical.without_last_end() if first.cut else scores.canonical
+        size, dropped = int(marginal.bytes.sum()), int(scores.dropped.sum())
+        figures = (
+            marginal.bpb("marginal_bpb"),
+            marginal.bpb("marginal_bpb_with_end", with_end=True),
+            canonical.bpb("canonical_bpb", bound=True),
+            Figure("dropped_bpb", float(scores.dropped_bits.sum() / size), "bpb"),
+            Figure("tokens_read_per_byte", float(scores.tokens_read.sum() / size)),
+        )
+        histories = number_of(dropped, "token history", "token histories")
+        return Result(
+            figures,
+            (f"of all tokenisations, {histories} were dropped",),
+            {"dropped_histories": dropped},
+            DocumentBits(marginal.bits(), marginal.bytes),
+        )

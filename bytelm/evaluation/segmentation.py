@@ -1,0 +1,53 @@
+"""The patches that a model cuts documents into."""
+
+import functools
+import operator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bytelm.api import LoadedModel
+from bytelm.core.errors import UserError
+from bytelm.core.figure import Figure
+from bytelm.core.intervals import bootstrap_interval
+from bytelm.core.terminal_text import number_of
+from bytelm.evaluation.first_bytes import FirstBytes
+from bytelm.evaluation.report import Result
+from bytelm.evaluation.suite import PATCHES, Evaluation, Scoring
+from bytelm.evaluation.text import EvaluationText
+from bytelm.inference.segmentation import length_histogram
+
+
+@dataclass(frozen=True)
+class PatchStatistics(Evaluation, name="segmentation", needs=(PATCHES,)):
+    """Lengths of patches, and how well their starts agree with those of words."""
+
+    def run(self, loaded: LoadedModel, text: EvaluationText, scoring: Scoring) -> Result:
+        """Figures `bytes_per_patch`, and `word_start/...` and `whitespace_start/...`: precision,
+        recall and F1 of patch starts."""
+        documents = list(filter(None, FirstBytes(text.documents(), scoring.max_bytes)))
+        if not documents:
+            raise UserError("the documents hold no bytes; choose a source or split that has text.")
+        cut = loaded.segment_all(
+            documents, stride=scoring.stride, batch_size=scoring.batch_size
+        )
+        sizes = np.array([len(found.text) for found in cut])
+        counts = np.array([len(found.lengths) for found in cut])
+        low, high = bootstrap_interval(sizes, counts) or (None, None)
+        figures = [
+            Figure("bytes_per_patch", float(sizes.sum() / counts.sum()), "B/patch", low, high)
+        ]
+        agreements = {
+            "word_start": functools.reduce(operator.add, [f.word_agreement for f in cut]),
+            "whitespace_start": functools.reduce(operator.add, [f.space_agreement for f in cut]),
+        }
+        for name, agreement in agreements.items():
+            for measure in ("precision", "recall", "f1"):
+                value = getattr(agreement, measure)
+                figures.append(Figure(f"{name}/{measure}", value, "share"))
+        lengths = np.concatenate([found.lengths for found in cut])
+        return Result(
+            tuple(figures),
+            (number_of(len(lengths), "patch", "patches"),),
+            {"patches": len(lengths), "patches_by_length": length_histogram(lengths)},
+        )

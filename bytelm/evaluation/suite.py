@@ -1,0 +1,177 @@
+"""The registry of evaluations, and the one function that runs them."""
+
+import abc
+import dataclasses
+import inspect
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bytelm.api import LoadedModel
+from bytelm.core.checked import did_you_mean
+from bytelm.core.errors import UserError
+from bytelm.core.texts import Texts
+from bytelm.core.variants import register
+from bytelm.evaluation.report import Report, Result
+from bytelm.evaluation.text import EvaluationText, GivenText, text_to_evaluate
+from bytelm.training.hardware import describe_machine
+
+
+@dataclass(frozen=True)
+class Need:
+    """What an evaluation needs of a model.
+
+    Attributes:
+        words: what is needed, such as "a model with patches".
+        is_met: whether a model has it.
+    """
+
+    words: str
+    is_met: Callable[[LoadedModel], bool]
+
+
+DECODER = Need("a model without an encoder", lambda loaded: not loaded.has_encoder)
+ENCODER = Need("a model with an encoder", lambda loaded: loaded.has_encoder)
+TOKENS = Need("a subword model", lambda loaded: loaded.tokenizer is not None)
+PATCHES = Need("a model with patches", lambda loaded: loaded.has_patches)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How texts are scored, the same in all evaluations of a suite.
+
+    Attributes:
+        stride: symbols scored by each window after a text's first; None for half the context.
+        batch_size: windows scored at a time.
+        max_bytes: only so many bytes of the text are read. The last document is cut, and then has
+            no END. With an encoder: inputs, of whole rows. None for all.
+    """
+
+    stride: int | None = None
+    batch_size: int = 16
+    max_bytes: int | None = None
+
+
+class Evaluation(abc.ABC):
+    """Something that can be measured of a model: the base of all evaluations.
+
+    A subclass is a frozen dataclass and is registered under its name, as in
+    `class Robustness(Evaluation, name="robustness", needs=(DECODER,))`. Its fields are its options
+    on the command line; the first line of its docstring says what it measures.
+
+    Attributes:
+        name: on the command line.
+        needs: what it needs of the model, checked before anything is run.
+        reads_text: whether it reads the text of the suite.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[Need, ...]] = ()
+    reads_text: ClassVar[bool] = True
+
+    def __init_subclass__(
+        cls, name: str, needs: tuple[Need, ...] = (), reads_text: bool = True
+    ) -> None:
+        cls.name, cls.needs, cls.reads_text = name, needs, reads_text
+        register(EVALUATIONS, name, cls)
+
+    @classmethod
+    def measures(cls) -> str:
+        """What it measures, in a line."""
+        return (inspect.getdoc(cls) or "").partition("\n")[0]
+
+    def check(self, loaded: LoadedModel) -> None:
+        """Raises UserError if the evaluation does not fit the model, or an option is wrong."""
+        for need in self.needs:
+            if not need.is_met(loaded):
+                raise UserError(
+                    f"the evaluation {self.name} needs {need.words}, and this one of the family "
+                    f"{loaded.config.model.family} is not; leave {self.name} out."
+                )
+
+    @abc.abstractmethod
+    def run(self, loaded: LoadedModel, text: EvaluationText, scoring: Scoring) -> Result:
+        """Measures.
+
+        Args:
+            loaded: a model that `check` accepts.
+            text: to read.
+            scoring: how.
+
+        Raises:
+            UserError: if the text does not fit.
+        """
+
+
+EVALUATIONS: dict[str, type[Evaluation]] = {}
+"""All evaluations, by name."""
+
+
+def default_suite(loaded: LoadedModel) -> tuple[str, ...]:
+    """What is evaluated if nothing is named."""
+    return ("targets",) if loaded.has_encoder else ("bits",)
+
+
+def named(name: str) -> Evaluation:
+    """The evaluation of this name with its default options.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if name not in EVALUATIONS:
+        raise UserError(
+            f"there is no evaluation {name!r}{did_you_mean(name, EVALUATIONS)}; choose from "
+            f"{', '.join(EVALUATIONS)}."
+        )
+    return EVALUATIONS[name]()
+
+
+def evaluate(
+    loaded: LoadedModel,
+    text: EvaluationText | Texts | None = None,
+    suite: Sequence[str | Evaluation] | None = None,
+    *,
+    split: str | None = None,
+    stride: int | None = None,
+    batch_size: int = 16,
+    max_bytes: int | None = None,
+) -> Report:
+    """Evaluates a model: what it costs to predict a text, and whatever else the suite measures.
+
+    Args:
+        loaded: the model, with or without an encoder.
+        text: documents, one or several; None for those of the run's own data. A model with an
+            encoder needs an `EvaluationText`, or None.
+        suite: names of evaluations, or evaluations with options of their own; None for "targets"
+            of a model with an encoder, and "bits" of any other.
+        split: with `text` None, the split of the run's data; None for validation.
+        stride, batch_size, max_bytes: as in `Scoring`.
+
+    Raises:
+        UserError: for an evaluation that does not exist, or fits neither model nor text; nothing
+            is run then.
+    """
+    names = default_suite(loaded) if suite is None else suite
+    chosen = [named(each) if isinstance(each, str) else each for each in names]
+    for evaluation in chosen:
+        evaluation.check(loaded)
+    reads_text = any(each.reads_text for each in chosen)
+    read = text_to_evaluate(loaded, text, split) if reads_text else GivenText(())
+    scoring = Scoring(stride, batch_size, max_bytes)
+    results: dict[str, Result] = {}
+    for evaluation in chosen:
+        started = time.perf_counter()
+        result = evaluation.run(loaded, read, scoring)
+        seconds = time.perf_counter() - started
+        results[evaluation.name] = dataclasses.replace(result, seconds=seconds)
+    return Report(
+        step=loaded.step,
+        options={each.name: dataclasses.asdict(each) for each in chosen},  # type: ignore[call-overload]
+        results=results,
+        text=read.about(max_bytes) if reads_text else None,
+        context=loaded.context,
+        stride=loaded.default_stride if stride is None else stride,
+        max_bytes=max_bytes,
+        machine=describe_machine(),
+    )

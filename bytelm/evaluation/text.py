@@ -1,0 +1,308 @@
+"""The text that an evaluation reads, and how much of it the run was trained on.
+
+The record of a run identifies its text by content. Documents of the run keep the splits that they
+had there, wherever they are stored now; text that the run never read is scored whole.
+"""
+
+import abc
+import dataclasses
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bytelm.core.errors import UserError
+from bytelm.core.terminal_text import number_of, printable_name
+from bytelm.core.texts import Texts, each_text
+from bytelm.data.config import DIAGNOSTICS, DataConfig, SourceConfig, Split
+from bytelm.data.corpus.documents import Documents, check_split
+from bytelm.data.corpus.run_text import describe_source
+from bytelm.data.corpus.text_record import ReadBytes, TextRecord
+from bytelm.data.sources.passages import passages
+from bytelm.data.sources.source import Source, open_source, open_sources
+from bytelm.data.tasks.pairs import pairs
+
+if TYPE_CHECKING:
+    from bytelm.api import LoadedModel
+
+SPLITTING = ("held_out", "split_above")
+"""Options that say how a source is split."""
+UNKNOWN = "whether it was trained on is not known, because the run has no record of all its text"
+
+
+class EvaluationText(abc.ABC):
+    """The text that an evaluation reads.
+
+    Attributes:
+        record: of the text that the run read; None for an older run.
+        label: the split, or another word for which documents these are.
+        name: what the text is, in a few words.
+    """
+
+    record: TextRecord | None
+
+    @property
+    @abc.abstractmethod
+    def label(self) -> str: ...
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str: ...
+
+    @abc.abstractmethod
+    def documents(self) -> Documents | Sequence[bytes]:
+        """The documents, which can be read several times."""
+
+    def inputs(self) -> Iterable[bytes]:
+        """What a model reads: the documents, or the inputs of pairs."""
+        return self.documents()
+
+    def size(self, max_bytes: int | None = None) -> int:
+        """The bytes of the documents, at most `max_bytes`."""
+        documents = self.documents()
+        whole = isinstance(documents, Documents)
+        size = documents.raw_bytes if whole else sum(map(len, documents))
+        return size if max_bytes is None else min(size, max_bytes)
+
+    def about(self, max_bytes: int | None = None) -> dict[str, Any]:
+        """What the text is, and how much of its first bytes was trained on, ready for JSON.
+
+        A document counts if any part of it was trained on. Where that is not known,
+        `trained_on_documents` and `trained_on_bytes` are None.
+        """
+        sizes, counts = self._counts(max_bytes)
+        about = {
+            "split": self.label,
+            "source": self.name,
+            "documents": len(sizes),
+            "bytes": sum(sizes),
+            "trained_on_documents": None,
+            "trained_on_bytes": None,
+        }
+        if self.record is not None and self.record.complete:
+            about["trained_on_documents"] = sum(count.trained > 0 for count in counts)
+            about["trained_on_bytes"] = sum(count.trained for count in counts)
+        return about | self._new(sum(sizes) - sum(count.read for count in counts))
+
+    def _counts(self, max_bytes: int | None) -> tuple[list[int], list[ReadBytes]]:
+        """The size of each document, and how much of it the run read."""
+        left = sys.maxsize if max_bytes is None else max_bytes
+        sizes: list[int] = []
+        counts: list[ReadBytes] = []
+        for document in self.inputs():
+            if left <= 0:
+                break
+            sizes.append(min(len(document), left))
+            counts.append(self.record.count(document, left) if self.record else ReadBytes(0, 0))
+            left -= len(document)
+        return sizes, counts
+
+    def _new(self, unread_bytes: int) -> dict[str, Any]:
+        """What else `about` says, of so many bytes that the run did not read."""
+        return {}
+
+
+@dataclass(frozen=True)
+class GivenText(EvaluationText):
+    """Documents that a program gives."""
+
+    given: tuple[bytes, ...]
+    record: TextRecord | None = None
+
+    @property
+    def label(self) -> str:
+        return "all"
+
+    @property
+    def name(self) -> str:
+        return "the documents given"
+
+    def documents(self) -> tuple[bytes, ...]:
+        return self.given
+
+
+@dataclass(frozen=True)
+class SplitText(EvaluationText):
+    """A split of sources.
+
+    Attributes:
+        config: how it is read.
+        split: which split.
+        sources: opened; text in the run's record keeps its split.
+        record: of the run; None for an older run.
+        whole: whether all documents are scored, because the run read none of them, or few.
+        is_run_text: whether these are the sources of the run, unchanged.
+        overruled: options without effect, because the run's text keeps the run's splits.
+    """
+
+    config: DataConfig
+    split: Split
+    sources: tuple[Source, ...]
+    record: TextRecord | None
+    whole: bool = False
+    is_run_text: bool = True
+    overruled: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return "all" if self.whole else self.split
+
+    @property
+    def name(self) -> str:
+        if self.config.task in DIAGNOSTICS:
+            return self.config.task
+        names = [printable_name(source.name) for source in self.sources]
+        files = [len(source.files) for source in self.config.source_configs]
+        more = " and others" if len(names) > 1 or files[0] > 1 else ""
+        return names[0] + more
+
+    def documents(self) -> Documents:
+        return Documents(self.config, self.split, self.sources)
+
+    def inputs(self) -> Iterable[bytes]:
+        """The documents, the inputs of pairs, or nothing for a task that makes up its text."""
+        if self.config.task in DIAGNOSTICS:
+            return ()
+        if self.config.task == "pairs":
+            return (pair.input for pair in pairs(self.config, self.split, self.sources))
+        return self.documents()
+
+    def _new(self, unread_bytes: int) -> dict[str, Any]:
+        """The options overruled, and where the run's text has changed, its `new_bytes`."""
+        changed = any(source.record is not None for source in self.sources)
+        return {"overruled": list(self.overruled)} | ({"new_bytes": unread_bytes} if changed else {})
+
+
+def text_to_evaluate(
+    loaded: "LoadedModel", text: EvaluationText | Texts | None, split: str | None = None
+) -> EvaluationText:
+    """The text that a program gives, or a split of the run's data where it gives none."""
+    if text is None:
+        return evaluation_text(loaded, loaded.config.data, split)
+    if isinstance(text, EvaluationText):
+        return text
+    return GivenText(tuple(each_text(text)), loaded.text_record)
+
+
+def evaluation_text(
+    loaded: "LoadedModel", data: DataConfig, split: str | None = None
+) -> SplitText:
+    """The split of sources that a model is evaluated on.
+
+    Args:
+        loaded: the model.
+        data: what to read.
+        split: which split; None for validation, or for all documents of `data.files` if the run
+            read less than half of them.
+
+    Raises:
+        UserError: for a split of another name, or a bad source.
+    """
+    known = None if split is None else check_split(split)
+    record = loaded.text_record
+    if data.task in DIAGNOSTICS:
+        return SplitText(data, known or "validation", (), record)
+    run = loaded.config.data
+    of_run = _run_sources(run, record)
+    as_run = [_as_in_run(source, data, run, of_run) for source in data.source_configs]
+    is_run_text = all(same for _, same in as_run)
+    names_validation = data.validation_files not in ((), run.validation_files)
+    may_be_whole = data.files and known is None and not names_validation
+    if may_be_whole and not is_run_text and not _is_of_run(data, run, record):
+        data = dataclasses.replace(data, held_out=0.0, validation_files=(), test_files=())
+        return SplitText(data, "train", open_sources(data), record, True, False)
+    asked_for, configs = data.source_configs, tuple(source for source, _ in as_run)
+    if data.mixture:
+        data = dataclasses.replace(data, mixture=configs)
+    else:
+        own = {name: getattr(configs[0], name) for name in SPLITTING}
+        data = dataclasses.replace(data, **own)
+    overruled = tuple(
+        name
+        for name in SPLITTING
+        if any(
+            getattr(asked, name) != getattr(kept, name)
+            for asked, kept in zip(asked_for, configs, strict=True)
+        )
+    )
+    known = known or "validation"
+    sources = tuple(
+        source if same or source.stored_split(known) != "train" else _with_record(source, record)
+        for source, (_, same) in zip(open_sources(data), as_run, strict=True)
+    )
+    return SplitText(data, known, sources, record, False, is_run_text, overruled)
+
+
+def describe_text(about: dict[str, Any]) -> str:
+    """How much of a text was trained on, in words; `about` is from `EvaluationText.about`."""
+    new = ""
+    if about.get("new_bytes"):
+        new = f"; {about['new_bytes']:,} of its {about['bytes']:,} bytes are new to the run"
+    if about.get("overruled"):
+        options = " and ".join(f"data.{name}" for name in about["overruled"])
+        new += f"; {options} had no effect, because the run's text keeps the run's splits"
+    if about["trained_on_bytes"] is None:
+        return UNKNOWN + new
+    if not about["trained_on_bytes"]:
+        return "no passage of it was trained on" + new
+    return (
+        f"{about['trained_on_bytes']:,} of its {about['bytes']:,} bytes were trained on, in "
+        f"{about['trained_on_documents']:,} of {number_of(about['documents'], 'document')}{new}"
+    )
+
+
+def _run_sources(run: DataConfig, record: TextRecord | None) -> list[dict[str, Any]]:
+    """What the run's sources were (`describe_source`); for an older run, what they are now."""
+    if record is not None and record.sources:
+        return list(record.sources)
+    found = []
+    for source in run.source_configs:
+        try:
+            found.append(describe_source(open_source(source, run)))
+        except UserError:  # its files are gone
+            continue
+    return found
+
+
+def _as_in_run(
+    source: SourceConfig, data: DataConfig, run: DataConfig, of_run: list[dict[str, Any]]
+) -> tuple[SourceConfig, bool]:
+    """The source, split as in the run if the run had it, and whether it had."""
+    text = describe_source(open_source(source, data))["text"]
+    if text is None:  # TFDS is not installed: compare names
+        return source, any(_spelling(source) == _spelling(had) for had in run.source_configs)
+    for had in of_run:
+        if had["text"] == text:
+            rule = {name: had[name] for name in ("held_out", "split_above")}
+            return dataclasses.replace(source, **rule), True
+    return source, False
+
+
+def _is_of_run(data: DataConfig, run: DataConfig, record: TextRecord | None) -> bool:
+    """Whether files are the run's: by name, or by at least half of their text."""
+    names = _absolute(data.files)
+    if any(names == _absolute(source.files) for source in run.source_configs):
+        return True
+    if record is None:
+        return False
+    size = known = 0
+    for document in open_source(data, data).reader.documents("train"):
+        size += len(document.text)
+        masks = record.masks(passages(document.text))
+        known += sum(len(p) for p, mask in zip(passages(document.text), masks, strict=True) if mask)
+    return 2 * known >= size > 0
+
+
+def _spelling(source: SourceConfig) -> dict[str, Any]:
+    """The fields of a source as they were given, without its weight and those of its splits."""
+    names = {field.name for field in dataclasses.fields(SourceConfig)}
+    return {name: getattr(source, name) for name in names - {"weight", "held_out", "split_above"}}
+
+
+def _absolute(files: Iterable[str]) -> list[str]:
+    return [os.path.abspath(os.path.expanduser(name)) for name in files]
+
+
+def _with_record(source: Source, record: TextRecord | None) -> Source:
+    return source if record is None else dataclasses.replace(source, record=record)
