@@ -1,4 +1,4 @@
-"""Using a trained model from Python: scoring texts and continuing prompts.
+"""A trained model in Python: scoring texts and continuing prompts.
 
 Example:
     import bytelm
@@ -8,13 +8,17 @@ Example:
     print(model.generate(["def main("], max_bytes=200, temperature=0.8)[0].decode())
 """
 
+import copy
 import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
+from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.core.texts import Text, Texts, each_text, text_bytes
@@ -23,16 +27,23 @@ from bytelm.inference.beam_search import beam_search
 from bytelm.inference.generation import Generator, Weights, store_weights
 from bytelm.inference.marginal.marginal import ByteMarginal
 from bytelm.inference.per_symbol import PerSymbol
+from bytelm.inference.row_lengths import SHORTEST
 from bytelm.inference.sampling import Sampling
-from bytelm.inference.scoring import DocumentScores, Scorer, default_stride, score_documents
+from bytelm.inference.scoring import (
+    DocumentScores,
+    Scorer,
+    default_stride,
+    empty_batch,
+    score_documents,
+)
 from bytelm.inference.segmentation import Segmentation, segment_all
 from bytelm.inference.transduction import Transducer
+from bytelm.models.contract import Batch
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
-from bytelm.tokenizers.tokenizer import load_tokenizer
+from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.checkpoint import SavedModel, load_model
 from bytelm.training.checkpoints.chosen_step import Step, chosen_step
 from bytelm.training.checkpoints.exported import SHARD_BYTES, export
-from bytelm.training.experiment import ExperimentConfig
 
 
 def load(
@@ -42,14 +53,14 @@ def load(
     *,
     verify: bool = True,
 ) -> "LoadedModel":
-    """Loads a trained model. Nothing of the checkpoint is run as code.
+    """Loads a trained model. Nothing in the checkpoint is run as code.
 
     Args:
         checkpoint: a run directory, or a folder that `LoadedModel.save` wrote.
-        step: which of its checkpoints, "best" for the best in validation; None for the last one.
-        weights: dtype in which parameters are held. "bfloat16" halves their memory; texts are then
+        step: which checkpoint, "best" for the best in validation; None for the last one.
+        weights: dtype of the parameters in memory. "bfloat16" halves their size; texts are then
             scored and continued with the rounded parameters.
-        verify: whether to compare the parameters with the digests that were saved with them.
+        verify: whether to compare the parameters with the digests saved with them.
 
     Raises:
         UserError: if `checkpoint` holds no checkpoint, none of that step, or none that can be read.
@@ -61,35 +72,40 @@ def load(
 class LoadedModel(PerSymbol):
     """A trained model.
 
+    Its parameters are held once as they are stored, for scoring; and once more in the form for
+    decoding, as soon as something is generated. With several devices, scoring holds them on each.
+
     Attributes:
         config: the config of the run that trained it.
         step: the training step that it comes from.
+        graphdef, params: `nnx.merge(graphdef, params)` is the model.
         tokenizer: of a subword model; None where symbols are bytes.
-        context: symbols in a window that texts are scored in; those of a row in training, unless
-            it is set to another number.
+        context: symbols in a window that texts are scored in; see `with_context`.
     """
-
-    config: ExperimentConfig
-    step: int
-    context: int
 
     def __init__(self, saved: SavedModel, weights: Weights = "float32"):
         self.config = saved.config
         self.step = saved.step
-        self.context = saved.config.data.sequence_length
         self.graphdef = saved.graphdef
         self.params = store_weights(saved.params, weights)
         self.tokenizer = saved.tokenizer
-        self._run = saved.run
+        self.context = saved.config.data.sequence_length
         self._saved = dataclasses.replace(saved, params={})
+        self._forms = _Forms(self.graphdef, self.params, self.tokenizer, self.has_encoder)
+
+    def with_context(self, context: int) -> "LoadedModel":
+        """The same model, with the same parameters, that reads texts in windows of this length."""
+        other = copy.copy(self)
+        other.context = context
+        return other
 
     def save(self, folder: str | Path, *, shard_bytes: int = SHARD_BYTES) -> None:
         """Writes the model as safetensors, with its config, tokenizer and a model card.
 
-        `bytelm.load(folder)` reads it again, to the same bits.
+        `bytelm.load(folder)` reads it back, bit for bit.
 
         Args:
-            folder: nothing, or an empty folder; it appears when all of it is written.
+            folder: a new or empty folder; it appears when everything is written.
             shard_bytes: most bytes in one file of parameters.
 
         Raises:
@@ -98,45 +114,47 @@ class LoadedModel(PerSymbol):
         saved = dataclasses.replace(self._saved, params=self.params)
         export(saved, Path(folder), shard_bytes)
 
-    @functools.cached_property
+    @property
     def scorer(self) -> Scorer:
-        """What gives the nats of batches, in a family without an encoder."""
+        """Scores batches.
+
+        Raises:
+            UserError: for a family with an encoder.
+        """
         if self.has_encoder:
             raise UserError(
-                f"the family {self.config.model.family} gives targets of inputs a probability, not "
-                "texts; `bytelm eval` scores targets, and `generate` writes them."
+                f"the family {self.config.model.family} models targets given inputs, not whole "
+                "texts; `generate` writes its targets, and the evaluation `targets` scores them."
             )
-        return Scorer(self.graphdef, self.params)
+        return self._forms.scorer
 
     @functools.cached_property
     def text_record(self) -> TextRecord | None:
         """The record of the text that the run read; None for an older run."""
-        return None if self._run is None else load_record(self._run)
+        return None if self._saved.run is None else load_record(self._saved.run)
 
     @property
     def has_encoder(self) -> bool:
         """Whether the model reads inputs with an encoder, and writes targets."""
         return isinstance(self.config.model, EncoderDecoderConfig)
 
-    @functools.cached_property
-    def transducer(self) -> Transducer:
-        """What writes the targets of inputs, in a family with an encoder."""
-        return Transducer(self.graphdef, self.params)
+    @property
+    def has_patches(self) -> bool:
+        """Whether the model cuts texts into patches."""
+        return not self.has_encoder and self._forms.has_patches
 
-    @functools.cached_property
-    def _generator(self) -> Generator:
-        return (
-            self.transducer
-            if self.has_encoder
-            else Generator(self.graphdef, self.params, tokenizer=self.tokenizer)
-        )
+    @property
+    def transducer(self) -> Transducer:
+        """Writes the targets of inputs, in a family with an encoder."""
+        assert isinstance(self._forms.generator, Transducer)
+        return self._forms.generator
 
     def byte_marginal(self, covers: int | None = 32) -> ByteMarginal:
-        """What adds up a subword model's probabilities of all tokenisations of a text.
+        """Sums a subword model's probabilities over all tokenisations of a text.
 
         Args:
-            covers: token histories that are kept at each byte; None for all, which is exact, and
-                exponential in the length of the text.
+            covers: token histories kept at each byte; None for all, which is exact, and exponential
+                in the length of the text.
 
         Raises:
             UserError: if the model's symbols are bytes.
@@ -144,27 +162,16 @@ class LoadedModel(PerSymbol):
         if self.tokenizer is None:
             raise UserError(
                 "the model's symbols are bytes, whose probabilities need no sum over "
-                "tokenisations; leave out --byte-marginal."
+                "tokenisations; score or generate without it."
             )
+        decoding = self._forms.generator
         return ByteMarginal(
-            self.graphdef, self.params, self.tokenizer, covers=covers, context=self.context
+            decoding.graphdef, decoding.params, self.tokenizer, covers=covers, context=self.context
         )
-
-    def check_tokenizer(self, path: str) -> None:
-        """Raises UserError if a tokenizer is not the one that the model was trained with."""
-        if self.tokenizer is None:
-            raise UserError(
-                f"data.tokenizer is {path}, and the model's symbols are bytes; leave it out."
-            )
-        if load_tokenizer(path).digest != self.tokenizer.digest:
-            raise UserError(
-                f"{path} is not the tokenizer that the model was trained with; leave out "
-                "data.tokenizer, since the run has its own."
-            )
 
     @property
     def default_stride(self) -> int:
-        """Bytes scored by each window after a text's first, if nothing else is said."""
+        """Symbols scored by each window after a text's first, unless a stride is given."""
         return default_stride(self.context)
 
     def score_documents(
@@ -179,10 +186,10 @@ class LoadedModel(PerSymbol):
 
         Args:
             texts: read once, in order, and not held in memory. One text may be given alone.
-            stride: bytes scored by each window after a text's first, up to the context length; None
-                for half of it. Smaller is slower and gives each byte more context.
+            stride: symbols scored by each window after a text's first, up to the context length;
+                None for half of it. Smaller is slower and gives each byte more context.
             batch_size: windows scored at a time.
-            done: called again and again with how many more bytes are scored.
+            done: called after each batch with the number of bytes that it scored.
         """
         return score_documents(
             self.scorer,
@@ -201,17 +208,17 @@ class LoadedModel(PerSymbol):
             return scores.byte_nats / scores.bytes
 
     def bits_per_byte(self, texts: Texts, *, with_end: bool = False) -> float:
-        """All bits of the texts, with or without those of their ENDs, over all their bytes."""
+        """All bits of the texts, with or without their ENDs, over all their bytes."""
         return self.score_documents(texts).bits_per_byte(with_end)
 
     def segment(
         self, text: Text, *, stride: int | None = None, batch_size: int = 8
     ) -> Segmentation:
-        """The patches that the model cuts a text into, and the nats of its bytes.
+        """Cuts a text into the model's patches, and gives the nats of its bytes.
 
         Args:
             text: taken as a whole document.
-            stride, batch_size: as for `score_documents`; the nats are the same as there.
+            stride, batch_size: as in `score_documents`, with the same nats.
 
         Raises:
             UserError: if the model is of a flat family, or the text is empty.
@@ -221,7 +228,7 @@ class LoadedModel(PerSymbol):
     def segment_all(
         self, texts: Texts, *, stride: int | None = None, batch_size: int = 8
     ) -> list[Segmentation]:
-        """The same of several texts, which is faster than one by one."""
+        """`segment` for several texts, which is faster than one by one."""
         return segment_all(
             self.scorer,
             list(each_text(texts)),
@@ -247,7 +254,7 @@ class LoadedModel(PerSymbol):
         """Continues each prompt, all in one batch; with an encoder, writes the target of each.
 
         Args:
-            prompts: what the texts start with, or the inputs of an encoder; one may be given alone.
+            prompts: starts of texts, or inputs of an encoder; one may be given alone.
             max_bytes: longest continuation.
             temperature: divides the logits; 0 always takes the most probable byte.
             top_k: keep the k most probable bytes.
@@ -256,10 +263,10 @@ class LoadedModel(PerSymbol):
             seed: seed of the choice. A prompt's text depends on the seed and on its place in the
                 list, not on the other prompts.
             stop: texts that end a continuation, or one alone; they are not part of it.
-            beams: above 1, the best target by beam search with so many candidates, in a family
-                with an encoder; nothing is then chosen at random.
-            covers: choose byte by byte, by the probabilities of all tokenisations with so many
-                histories (`byte_marginal`), for a subword model; None for tokens.
+            beams: above 1, the best target by beam search with this many candidates, in a family
+                with an encoder; then nothing is random.
+            covers: for a subword model: choose byte by byte, by the probabilities summed over all
+                tokenisations with this many histories (`byte_marginal`); None for tokens.
 
         Returns:
             the continuations, without the prompts, and without END.
@@ -271,7 +278,7 @@ class LoadedModel(PerSymbol):
         self._warn_beyond_training(starts, max_bytes)
         if beams != 1:
             if not self.has_encoder:
-                raise UserError("beam search is for families with an encoder; leave out beams.")
+                raise UserError("beam search needs a family with an encoder; leave out beams.")
             return beam_search(
                 self.transducer,
                 starts,
@@ -279,7 +286,7 @@ class LoadedModel(PerSymbol):
                 max_bytes=max_bytes,
                 stop=list(each_text(stop)),
             )
-        generator = self._generator if covers is None else self.byte_marginal(covers)
+        generator = self._forms.generator if covers is None else self.byte_marginal(covers)
         return generator.generate(
             starts,
             max_bytes=max_bytes,
@@ -301,21 +308,21 @@ class LoadedModel(PerSymbol):
         stop: Texts = (),
         covers: int | None = None,
     ) -> Iterator[bytes]:
-        """The continuation of one prompt, piece by piece. Arguments as for `generate`."""
+        """Yields the continuation of one prompt as it is generated. Arguments as for `generate`."""
         start = text_bytes(prompt)
         self._warn_beyond_training([start], max_bytes)
-        generator = self._generator if covers is None else self.byte_marginal(covers)
-        pieces = generator.stream(
+        generator = self._forms.generator if covers is None else self.byte_marginal(covers)
+        texts = generator.stream(
             [start],
             max_bytes=max_bytes,
             sampling=Sampling(temperature, top_k, top_p, min_p),
             seed=seed,
             stop=list(each_text(stop)),
         )
-        return (piece for (piece,) in pieces)
+        return (text for (text,) in texts)
 
     def warn_of_long_inputs(self, longest: int) -> None:
-        """Warns if an input of so many symbols is longer than an encoder's in training."""
+        """Warns if an input is longer than the inputs in training; `longest` counts symbols."""
         trained = self.config.data.sequence_length
         if longest > trained:
             warnings.warn(
@@ -330,7 +337,7 @@ class LoadedModel(PerSymbol):
             self.warn_of_long_inputs(1 + max(map(len, prompts), default=0))
             return
         if self.tokenizer is not None:
-            # How many tokens the continuation will take is not known.
+            # The number of tokens of the continuation is unknown.
             lengths, max_bytes = [len(self.tokenizer.encode(prompt)) for prompt in prompts], 0
         else:
             lengths = [len(prompt) for prompt in prompts]
@@ -341,3 +348,34 @@ class LoadedModel(PerSymbol):
                 f"rows of {trained}: expect it to get worse beyond them.",
                 stacklevel=3,
             )
+
+
+class _Forms:
+    """The parameters of a model in the form that each use needs, made once, when first needed."""
+
+    def __init__(
+        self,
+        graphdef: nnx.GraphDef,
+        params: Any,
+        tokenizer: Tokenizer | None,
+        has_encoder: bool,
+    ):
+        self._graphdef, self._params = graphdef, params
+        self._tokenizer, self._has_encoder = tokenizer, has_encoder
+
+    @functools.cached_property
+    def scorer(self) -> Scorer:
+        return Scorer(self._graphdef, self._params)
+
+    @functools.cached_property
+    def generator(self) -> Generator:
+        if self._has_encoder:
+            return Transducer(self._graphdef, self._params)
+        return Generator(self._graphdef, self._params, tokenizer=self._tokenizer)
+
+    @functools.cached_property
+    def has_patches(self) -> bool:
+        def starts(params: Any, batch: Batch) -> Any:
+            return nnx.merge(self._graphdef, params)(batch).patch_starts
+
+        return jax.eval_shape(starts, self._params, empty_batch(1, SHORTEST)) is not None

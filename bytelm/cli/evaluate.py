@@ -1,9 +1,10 @@
 """`bytelm eval`: its options and what it does."""
 
 import argparse
+import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,16 +20,23 @@ from bytelm.training.checkpoints.chosen_step import Step
 
 if TYPE_CHECKING:  # what takes long to import is imported when the options are read
     from bytelm.api import LoadedModel
-    from bytelm.evaluation.seen import EvaluationText
+    from bytelm.evaluation import Evaluation
+    from bytelm.evaluation.text import SplitText
+
+MOVED = {"--byte-marginal": "--suite bits marginal", "--covers": "--marginal.covers"}
+"""Old options, and what to write in their place."""
 
 
 @dataclass(frozen=True)
 class EvalCommand:
-    """Scores a checkpoint: exact bits per byte over whole documents."""
+    """Evaluates a checkpoint: exact bits per byte over whole documents, or other evaluations."""
 
     data: DataConfig
     checkpoint: Path
     """The run directory."""
+    suite: tuple[str, ...] = ()
+    """Names of evaluations, each with options of its own below; `list` shows them all. None = bits,
+    or targets for a model with an encoder."""
     step: Step | None = None
     """Which checkpoint: a step, or `best` in validation; none = the last."""
     verify: bool = True
@@ -45,53 +53,84 @@ class EvalCommand:
     none = all of the split. With an encoder: stop after the row that reaches so many inputs."""
     output: Path | None = None
     """The new file of the JSON report; none = in the run directory, named after the settings."""
-    byte_marginal: bool = False
-    """Also add up the probabilities of all tokenisations, for a subword model."""
-    covers: Count = 32
-    """With --byte-marginal: token histories that are kept at each byte; more are slower, and lose
-    less."""
 
 
 def eval_command(arguments: Sequence[str]) -> int:
-    """Scores a checkpoint: exact bits per byte over whole documents.
+    """Evaluates a checkpoint: exact bits per byte over whole documents, robustness, and more.
 
-    `bytelm eval --checkpoint RUN [options]`
+    `bytelm eval --checkpoint RUN [--suite NAME...] [options]`
     """
+    known = _first_options(arguments)
+    if known.suite == ["list"]:
+        say(_listed())
+        return 0
+    if known.checkpoint is None:
+        if {"-h", "--help"} & set(arguments):
+            kind = _command_type()
+            parse(kind, arguments, "eval", kind(DataConfig(), Path("RUN")))
+        raise UserError("name the run to evaluate: --checkpoint RUN.")
     from bytelm.api import load
     from bytelm.core.output_files import check_new_file
     from bytelm.training import host_memory
-    from bytelm.training.checkpoints.chosen_step import step_of
 
-    # The checkpoint's config is the default of the options, so it is needed to read them.
-    first = argparse.ArgumentParser("eval", add_help=False, allow_abbrev=False)
-    first.add_argument("--checkpoint", type=Path)
-    first.add_argument("--step", type=step_of)
-    first.add_argument("--output", type=Path)
-    first.add_argument("--no-verify", action="store_false", dest="verify")
-    known, _ = first.parse_known_args(list(arguments))
-    if known.checkpoint is None:
-        if {"-h", "--help"} & set(arguments):
-            parse(EvalCommand, arguments, "eval", EvalCommand(DataConfig(), Path("RUN")))
-        raise UserError("name the run to evaluate: --checkpoint RUN.")
     if known.output is not None:
         check_new_file(known.output)
     read_only = known.output is None and not os.access(known.checkpoint, os.W_OK)
     if read_only and known.checkpoint.is_dir():
         warnings.warn(
-            f"{known.checkpoint} cannot be written to, so that the report is printed and not "
-            "kept; name a file for it with --output.",
+            f"{known.checkpoint} cannot be written to, so the report is printed and not kept; name "
+            "a file for it with --output.",
             stacklevel=2,
         )
     host_memory.keep()
     loaded = load(known.checkpoint, known.step, verify=known.verify)
-    default = EvalCommand(with_named_source(loaded.config.data, arguments), known.checkpoint)
-    command = parse(EvalCommand, arguments, "eval", default)
-    evaluate_run(loaded, command, keep=not read_only)
+    kind = _command_type()
+    default = kind(with_named_source(loaded.config.data, arguments), known.checkpoint)
+    evaluate_run(loaded, parse(kind, arguments, "eval", default), keep=not read_only)
     return 0
 
 
+def _first_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options that name the checkpoint, whose config has the defaults of the others."""
+    from bytelm.training.checkpoints.chosen_step import step_of
+
+    for argument in arguments:
+        if argument.partition("=")[0] in MOVED:
+            raise UserError(f"{argument} is now `{MOVED[argument.partition('=')[0]]}`.")
+    first = argparse.ArgumentParser("eval", add_help=False, allow_abbrev=False)
+    first.add_argument("--checkpoint", type=Path)
+    first.add_argument("--suite", nargs="*")
+    first.add_argument("--step", type=step_of)
+    first.add_argument("--output", type=Path)
+    first.add_argument("--no-verify", action="store_false", dest="verify")
+    return first.parse_known_args(list(arguments))[0]
+
+
+def _command_type() -> type[EvalCommand]:
+    """The options of the command and, under its name, those of each evaluation."""
+    from bytelm.evaluation import Evaluation
+
+    fields: list[Any] = [
+        (name, kind, dataclasses.field(default_factory=kind))
+        for name, kind in Evaluation.variants.items()
+        if dataclasses.fields(kind)  # type: ignore[arg-type]
+    ]
+    return dataclasses.make_dataclass("EvalCommand", fields, bases=(EvalCommand,), frozen=True)
+
+
+def _listed() -> str:
+    """All evaluations, with what they measure and need."""
+    from bytelm.evaluation import Evaluation
+
+    lines = []
+    for name, kind in Evaluation.variants.items():
+        needs = ", ".join(need.words for need in kind.needs)
+        lines.append(f"  {name:13} {kind.measures()}\n{'':16}needs {needs or 'any model'}")
+    return "\n".join(["evaluations for `bytelm eval --suite NAME...`:\n", *lines])
+
+
 def evaluate_run(loaded: "LoadedModel", command: EvalCommand, *, keep: bool) -> None:
-    """Scores the text that the options name.
+    """Evaluates a model as the options say.
 
     Args:
         loaded: the model of the run.
@@ -101,59 +140,89 @@ def evaluate_run(loaded: "LoadedModel", command: EvalCommand, *, keep: bool) -> 
     Raises:
         UserError: for a bad source, or a report that cannot be written; it is shown before.
     """
-    from bytelm.evaluation.report_file import report_name, write_report
-    from bytelm.evaluation.seen import evaluation_text
+    from bytelm.evaluation import evaluate
+    from bytelm.evaluation.report import print_report
+    from bytelm.evaluation.report_file import write_report
+    from bytelm.evaluation.suite import reads_text
+    from bytelm.evaluation.text import evaluation_text
 
-    data, trained_on = command.data, loaded.config.data
-    loaded.context = data.sequence_length
-    if data.tokenizer is not None and data.tokenizer != trained_on.tokenizer:
-        loaded.check_tokenizer(data.tokenizer)
-    text = evaluation_text(loaded, data, command.split)
-    report, show = _report(loaded, text, command)
-    report["data"] = {"split": text.split, **to_dict(text.config)}
-    if not keep:
-        show(report)
-        return
-    source = "" if text.is_run_text else f"{text.sources[0].name}-"
-    name = report_name(
-        loaded.step,
-        source + text.label,
-        text.config,
-        trained_on,
+    data = command.data
+    _check_tokenizer(loaded, data.tokenizer)
+    suite = _chosen(loaded, command)
+    text = evaluation_text(loaded, data, command.split) if reads_text(suite) else None
+    report = evaluate(
+        loaded.with_context(data.sequence_length),
+        text,
+        suite,
         stride=command.stride,
+        batch_size=command.batch_size,
         max_bytes=command.max_bytes,
-        covers=command.covers if command.byte_marginal else None,
     )
+    if not keep:
+        print_report(report)
+        return
+    content = report.to_json()
+    if text is not None:
+        content["data"] = {"split": text.split, **to_dict(text.config)}
     try:
-        output = write_report(report, command.output, command.checkpoint / name)
+        path = command.checkpoint / _report_name(loaded, command, suite, text)
+        output = write_report(content, command.output, path)
     except OSError as error:
-        show(report)
+        print_report(report)
         raise UserError(
             f"the report above could not be written ({error.strerror}); name a file that can be "
             "with --output."
         ) from error
-    show(report)  # after it is kept: whoever reads it may not read to its end
+    print_report(report)  # after it is kept: whoever reads it may not read to its end
     say(f"report: {printable_name(output)}")
 
 
-def _report(
-    loaded: "LoadedModel", text: "EvaluationText", command: EvalCommand
-) -> tuple[dict[str, Any], Callable[[Any], None]]:
-    """The report on a text, and what shows it."""
-    from bytelm.evaluation.report import evaluate, print_report
-    from bytelm.evaluation.targets import evaluate_targets, print_target_report
+def _chosen(loaded: "LoadedModel", command: EvalCommand) -> list["Evaluation"]:
+    """The evaluations that the options name, with their options."""
+    from bytelm.evaluation.suite import default_suite, named
 
-    if loaded.has_encoder:
-        report = evaluate_targets(
-            loaded, text, batch_size=command.batch_size, max_bytes=command.max_bytes
-        )
-        return report, print_target_report
-    report = evaluate(
-        loaded,
-        text,
+    evaluations = map(named, command.suite or default_suite(loaded))
+    return [getattr(command, evaluation.name, evaluation) for evaluation in evaluations]
+
+
+def _report_name(
+    loaded: "LoadedModel",
+    command: EvalCommand,
+    suite: Sequence["Evaluation"],
+    text: "SplitText | None",
+) -> str:
+    from bytelm.evaluation.report_file import report_name
+
+    source = "" if text is None or text.is_run_text else f"{text.sources[0].name}-"
+    return report_name(
+        loaded.step,
+        "" if text is None else source + text.label,
+        command.data if text is None else text.config,
+        loaded.config.data,
+        suite="-".join(command.suite) or None,
         stride=command.stride,
-        batch_size=command.batch_size,
         max_bytes=command.max_bytes,
-        covers=command.covers if command.byte_marginal else None,
+        **{
+            f"{each.name}.{field.name}": getattr(each, field.name)
+            for each in suite
+            for field in dataclasses.fields(each)  # type: ignore[arg-type]
+            if getattr(each, field.name) != getattr(type(each)(), field.name)
+        },
     )
-    return report, print_report
+
+
+def _check_tokenizer(loaded: "LoadedModel", path: str | None) -> None:
+    """Raises UserError if `data.tokenizer` is not the one that the model was trained with."""
+    from bytelm.tokenizers.tokenizer import load_tokenizer
+
+    if path is None or path == loaded.config.data.tokenizer:
+        return
+    if loaded.tokenizer is None:
+        raise UserError(
+            f"data.tokenizer is {path}, and the model's symbols are bytes; leave it out."
+        )
+    if load_tokenizer(path).digest != loaded.tokenizer.digest:
+        raise UserError(
+            f"{path} is not the tokenizer that the model was trained with; leave out "
+            "data.tokenizer, since the run has its own."
+        )

@@ -1,8 +1,38 @@
-"""`bytelm segment`."""
+"""`bytelm segment`: its options and what it does."""
 
+import os
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from bytelm.cli.arguments import parse
+from bytelm.cli.option_checks import Count
+from bytelm.core.atomic_write import write_whole
+from bytelm.core.errors import UserError
+from bytelm.core.output_files import check_new_file
+from bytelm.core.terminal_text import say
+from bytelm.training.checkpoints.chosen_step import Step
+
+
+@dataclass(frozen=True)
+class SegmentCommand:
+    """Shows the patches that a checkpoint cuts a text into, and what they cost."""
+
+    checkpoint: Path
+    """The run directory."""
+    step: Step | None = None
+    """Which checkpoint: a step, or `best` in validation; none = the last."""
+    text: str | None = None
+    """The text; - reads it from standard input, as bytes."""
+    file: Path | None = None
+    """A file that holds the text, in place of --text."""
+    stride: Count | None = None
+    """Symbols that each window scores, with the rest as context; none = half a row."""
+    html: Path | None = None
+    """Write a page here too, with a heat map of bits per byte under the patches."""
+    overwrite: bool = False
+    """Replace the page of --html if there is one."""
 
 
 def segment_command(arguments: Sequence[str]) -> int:
@@ -10,7 +40,32 @@ def segment_command(arguments: Sequence[str]) -> int:
 
     `bytelm segment --checkpoint RUN --text TEXT [options]`
     """
-    from bytelm.evaluation.segmentation_view import SegmentCommand, show_segmentation
+    command = parse(SegmentCommand, arguments, "segment")
+    page = command.html
+    if page and page.is_file() and not command.overwrite:
+        raise UserError(f"{page} exists; add --overwrite to replace it, or choose another --html.")
+    if page and not page.is_file():
+        check_new_file(page, "--html")
+    text = _text(command)
+    from bytelm.api import load
+    from bytelm.evaluation.segmentation_page import print_segmentation, segmentation_page
 
-    show_segmentation(parse(SegmentCommand, arguments, "segment"))
+    loaded = load(command.checkpoint, command.step)
+    segmentation = loaded.segment(text, stride=command.stride)
+    print_segmentation(segmentation)
+    if page:
+        title = f"Patches of {command.checkpoint} at step {loaded.step}"
+        write_whole(page, segmentation_page(segmentation, title))
+        say(f"page: {page}")
     return 0
+
+
+def _text(command: SegmentCommand) -> bytes:
+    match command.text, command.file:
+        case None, Path() as path:
+            return path.read_bytes()
+        case "-", None:
+            return sys.stdin.buffer.read()
+        case str() as text, None:
+            return os.fsencode(text)
+    raise UserError("give the text to cut: one of --text TEXT, --text - and --file PATH.")

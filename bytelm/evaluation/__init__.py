@@ -1,1 +1,20 @@
-"""Evaluation: exact bits per byte, their uncertainty, and what to compare them with."""
+"""Evaluations of trained models. Importing one here registers it."""
+
+from bytelm.evaluation.bits import Bits, Marginal
+from bytelm.evaluation.languages import Languages
+from bytelm.evaluation.robustness import Robustness
+from bytelm.evaluation.segmentation import PatchStatistics
+from bytelm.evaluation.suite import Evaluation, Scoring, evaluate
+from bytelm.evaluation.targets import Targets
+
+__all__ = [
+    "Bits",
+    "Evaluation",
+    "Languages",
+    "Marginal",
+    "PatchStatistics",
+    "Robustness",
+    "Scoring",
+    "Targets",
+    "evaluate",
+]

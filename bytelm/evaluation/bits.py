@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 from bytelm.api import LoadedModel
 from bytelm.core.figure import Figure
@@ -11,16 +12,19 @@ from bytelm.evaluation.compressors import compressor_bpb
 from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.progress import counted, shown_progress
 from bytelm.evaluation.report import DocumentBits, Result
-from bytelm.evaluation.suite import DECODER, TOKENS, Evaluation, Scoring
+from bytelm.evaluation.suite import DECODER, TOKENS, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText
 
-CANONICAL = "\u2264: the canonical tokens alone, an upper bound (the evaluation marginal counts all)"
+CANONICAL = "\u2264: an upper bound, of the canonical tokens alone; marginal counts all"
 """Says why a subword model's bits per byte are a bound."""
 
 
 @dataclass(frozen=True)
-class Bits(Evaluation, name="bits", needs=(DECODER,)):
+class Bits(Evaluation):
     """Exact bits per byte of whole documents, next to gzip and xz on the same bytes."""
+
+    name: ClassVar[str] = "bits"
+    needs: ClassVar[tuple[Need, ...]] = (DECODER,)
 
     compressors: bool = True
     """Whether to compress the documents with `gzip -9` and `xz -9e` too."""
@@ -49,8 +53,9 @@ class Bits(Evaluation, name="bits", needs=(DECODER,)):
                 found = compressor_bpb(counted(first, done))
             figures += [Figure(f"{name}_bpb", bpb, "bpb") for name, bpb in found.items()]
         stride = loaded.default_stride if scoring.stride is None else scoring.stride
+        cut = ", the last one cut" if first.cut else ""
         notes = [
-            f"{number_of(len(scores.bytes), 'document')}{', the last one cut' if first.cut else ''}, "
+            f"{number_of(len(scores.bytes), 'document')}{cut}, "
             f"{number_of(raw_bytes, 'byte')}; context {loaded.context}, stride {stride}; "
             f"{raw_bytes / seconds:,.0f} bytes/s"
         ]
@@ -73,8 +78,11 @@ class Bits(Evaluation, name="bits", needs=(DECODER,)):
 
 
 @dataclass(frozen=True)
-class Marginal(Evaluation, name="marginal", needs=(TOKENS,)):
+class Marginal(Evaluation):
     """Bits per byte of a subword model, summed over all tokenisations of the text."""
+
+    name: ClassVar[str] = "marginal"
+    needs: ClassVar[tuple[Need, ...]] = (TOKENS,)
 
     covers: int | None = 32
     """Token histories kept at each byte; more are slower, and lose less."""

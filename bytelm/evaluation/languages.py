@@ -13,6 +13,7 @@ Bits are those of its bytes; END, which says that no other sentence follows, is 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,13 +23,17 @@ from bytelm.core.figure import Figure
 from bytelm.core.intervals import bootstrap_interval
 from bytelm.evaluation.parallel_text import read_parallel
 from bytelm.evaluation.report import Result
-from bytelm.evaluation.suite import DECODER, Evaluation, Scoring
+from bytelm.evaluation.suite import DECODER, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText
 
 
 @dataclass(frozen=True)
-class Languages(Evaluation, name="languages", needs=(DECODER,), reads_text=False):
+class Languages(Evaluation):
     """Bits, patches and bytes per sentence in each language of parallel text."""
+
+    name: ClassVar[str] = "languages"
+    needs: ClassVar[tuple[Need, ...]] = (DECODER,)
+    reads_text: ClassVar[bool] = False
 
     files: tuple[str, ...] = ()
     """Globs of JSON lines with the keys id, lang and text: the parallel text."""
@@ -52,7 +57,8 @@ class Languages(Evaluation, name="languages", needs=(DECODER,), reads_text=False
             parallel,
             reference=self.reference,
             max_sentences=self.max_sentences,
-            scoring=scoring,
+            stride=scoring.stride,
+            batch_size=scoring.batch_size,
         )
         sentences = len(parallel[self.reference][: self.max_sentences])
         return Result(figures, details={"languages": list(parallel), "sentences": sentences})
@@ -74,7 +80,8 @@ def language_figures(
     *,
     reference: str = "eng",
     max_sentences: int | None = None,
-    scoring: Scoring = Scoring(),
+    stride: int | None = None,
+    batch_size: int = 16,
 ) -> tuple[Figure, ...]:
     """Scores parallel sentences, each as a document, and compares languages by the sentence.
 
@@ -91,7 +98,7 @@ def language_figures(
         reference: the language that the others are compared with.
         max_sentences: how many sentences are scored in each language, the first ones; None for
             all.
-        scoring: how; `max_bytes` has no effect.
+        stride, batch_size: as in `Scoring`.
 
     Raises:
         UserError: if the reference is missing, or languages differ in their number of sentences.
@@ -109,7 +116,7 @@ def language_figures(
                 "language, and at least one."
             )
     counts = {
-        language: _count(loaded, sentences[:max_sentences], scoring)
+        language: _count(loaded, sentences[:max_sentences], stride, batch_size)
         for language, sentences in parallel.items()
     }
     return tuple(
@@ -120,15 +127,14 @@ def language_figures(
 
 
 def _count(
-    loaded: LoadedModel, sentences: Sequence[bytes], scoring: Scoring
+    loaded: LoadedModel, sentences: Sequence[bytes], stride: int | None, batch_size: int
 ) -> _Counts:
-    options = {"stride": scoring.stride, "batch_size": scoring.batch_size}
     if loaded.has_patches:
-        cut = loaded.segment_all(sentences, **options)
+        cut = loaded.segment_all(sentences, stride=stride, batch_size=batch_size)
         bits = np.array([found.nats.sum() / math.log(2) for found in cut])
         patches = np.array([len(found.lengths) for found in cut], np.float64)
     else:
-        scores = loaded.score_documents(sentences, **options)
+        scores = loaded.score_documents(sentences, stride=stride, batch_size=batch_size)
         bits, patches = scores.bits(), scores.symbols.astype(np.float64)
     lengths = np.array([len(text) for text in sentences], np.float64)
     characters = [len(text.decode(errors="surrogateescape")) for text in sentences]

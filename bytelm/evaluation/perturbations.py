@@ -22,9 +22,7 @@ import numpy as np
 
 from bytelm.core.errors import UserError
 
-Noise = Literal[
-    "permute", "replace", "delete", "insert", "repeat", "case", "keyboard", "homoglyph"
-]
+Noise = Literal["permute", "replace", "delete", "insert", "repeat", "case", "keyboard", "homoglyph"]
 NOISES: tuple[Noise, ...] = get_args(Noise)
 """All kinds of noise."""
 
@@ -39,8 +37,8 @@ HOMOGLYPHS = dict(
         strict=True,
     )
 )
-"""For a Latin letter, a Cyrillic one that looks the same, or a Greek one where there is none. All are
-listed by Unicode as confusable (UTS #39)."""
+"""For a Latin letter, a Cyrillic one that looks the same, or a Greek one where there is none.
+Unicode lists them all as confusable (UTS #39)."""
 
 
 def check_noise(kind: str, rate: float) -> None:

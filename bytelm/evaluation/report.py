@@ -51,7 +51,7 @@ class Report:
 
     Attributes:
         step: of the model.
-        options: by evaluation, its options by name.
+        suite: of each evaluation its name and its options.
         results: by evaluation.
         text: what the text is (`EvaluationText.about`); None if none was read.
         context: symbols in a window.
@@ -61,7 +61,7 @@ class Report:
     """
 
     step: int
-    options: dict[str, dict[str, Any]]
+    suite: list[dict[str, Any]]
     results: dict[str, Result]
     text: dict[str, Any] | None
     context: int
@@ -78,7 +78,7 @@ class Report:
         """The report, ready for JSON."""
         return {
             "step": self.step,
-            "suite": self.options,
+            "suite": self.suite,
             "figures": {name: figure.to_json() for name, figure in self.figures.items()},
             "details": {name: result.details for name, result in self.results.items()},
             "text": self.text,

@@ -1,4 +1,4 @@
-"""The file of an evaluation's report: its name has the settings, and no other is replaced."""
+"""The file of an evaluation's report. Its name shows the settings; no file is ever replaced."""
 
 import dataclasses
 import hashlib
@@ -19,21 +19,21 @@ _OF_SPEED = ("batch_size", "cache_dir", "workers", "weight")
 def report_name(
     step: int, text: str, data: DataConfig, trained_on: DataConfig, **options: Any
 ) -> str:
-    """The name of a report, in which all settings are that change its figures.
+    """The name of a report, with all settings that change its figures.
 
     Args:
         step: of the checkpoint.
-        text: what was scored, such as a split.
-        data: how the text was read; where that is not as in training, a digest of it is in the
-            name, which tells apart files of one name in different folders.
+        text: what was scored, such as a split; "" for nothing.
+        data: how the text was read. If that differs from training, the name has a digest of it,
+            which distinguishes files of the same name in different folders.
         trained_on: how the run read its text.
         options: other settings by name; those that are None are left out.
     """
-    parts = [f"eval_step_{step}", name_part(text)]
+    parts = [f"eval_step_{step}", *([name_part(text)] if text else [])]
     if data.sequence_length != trained_on.sequence_length:
         parts.append(f"context-{data.sequence_length}")
     parts += [
-        f"{name.replace('_', '-')}-{name_part(str(value))}"
+        f"{name.replace('_', '-')}-{name_part(_words(value))}"
         for name, value in options.items()
         if value is not None
     ]
@@ -48,7 +48,8 @@ def write_report(report: dict[str, Any], output: Path | None, default: Path) -> 
     Args:
         report: the figures.
         output: the file, which must not exist; None for `default`.
-        default: where else the report goes: there, or the first free name with a number.
+        default: where the report goes otherwise; if the name is taken, the first free one with a
+            number.
 
     Returns:
         the file.
@@ -63,8 +64,13 @@ def write_report(report: dict[str, Any], output: Path | None, default: Path) -> 
     return output
 
 
+def _words(value: Any) -> str:
+    """An option's value, or its values."""
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _digest(data: DataConfig) -> str:
-    """Of all that decides which text is read, with file names made absolute."""
+    """Digest of everything that decides which text is read, with absolute file names."""
 
     def plain(fields: dict[str, Any]) -> dict[str, Any]:
         found = {name: value for name, value in fields.items() if name not in _OF_SPEED}
@@ -72,7 +78,7 @@ def _digest(data: DataConfig) -> str:
             found[name] = [os.path.abspath(os.path.expanduser(file)) for file in found[name]]
         return found
 
-    # The length of rows has a place of its own in the name.
+    # The name shows the length of rows on its own.
     fields = plain(to_dict(dataclasses.replace(data, sequence_length=1024)))
     fields["mixture"] = [plain(source) for source in fields["mixture"]]
     return hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=4).hexdigest()

@@ -8,7 +8,7 @@ same noise: it depends on the text, the kind of noise, its rate and the seed alo
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -22,15 +22,18 @@ from bytelm.evaluation.next_bytes import NextBytes
 from bytelm.evaluation.perturbations import NOISES, Noise, check_noise, perturb
 from bytelm.evaluation.progress import shown_progress
 from bytelm.evaluation.report import Result
-from bytelm.evaluation.suite import DECODER, Evaluation, Scoring
+from bytelm.evaluation.suite import DECODER, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText
 from bytelm.inference.scoring import DocumentSums, in_flight, window_batches
 from bytelm.models.contract import Batch, ModelOutput
 
 
 @dataclass(frozen=True)
-class Robustness(Evaluation, name="robustness", needs=(DECODER,)):
+class Robustness(Evaluation):
     """Bits per byte and next-byte accuracy on text with noise, such as typing errors."""
+
+    name: ClassVar[str] = "robustness"
+    needs: ClassVar[tuple[Need, ...]] = (DECODER,)
 
     kinds: tuple[Noise, ...] = NOISES
     """Kinds of noise."""

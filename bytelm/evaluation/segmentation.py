@@ -3,6 +3,7 @@
 import functools
 import operator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,24 +14,26 @@ from bytelm.core.intervals import bootstrap_interval
 from bytelm.core.terminal_text import number_of
 from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.report import Result
-from bytelm.evaluation.suite import PATCHES, Evaluation, Scoring
+from bytelm.evaluation.suite import PATCHES, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText
 from bytelm.inference.segmentation import length_histogram
 
 
 @dataclass(frozen=True)
-class PatchStatistics(Evaluation, name="segmentation", needs=(PATCHES,)):
+class PatchStatistics(Evaluation):
     """Lengths of patches, and how well their starts agree with those of words."""
+
+    name: ClassVar[str] = "segmentation"
+    needs: ClassVar[tuple[Need, ...]] = (PATCHES,)
 
     def run(self, loaded: LoadedModel, text: EvaluationText, scoring: Scoring) -> Result:
         """Figures `bytes_per_patch`, and `word_start/...` and `whitespace_start/...`: precision,
-        recall and F1 of patch starts."""
+        recall and F1 of patch starts.
+        """
         documents = list(filter(None, FirstBytes(text.documents(), scoring.max_bytes)))
         if not documents:
             raise UserError("the documents hold no bytes; choose a source or split that has text.")
-        cut = loaded.segment_all(
-            documents, stride=scoring.stride, batch_size=scoring.batch_size
-        )
+        cut = loaded.segment_all(documents, stride=scoring.stride, batch_size=scoring.batch_size)
         sizes = np.array([len(found.text) for found in cut])
         counts = np.array([len(found.lengths) for found in cut])
         low, high = bootstrap_interval(sizes, counts) or (None, None)

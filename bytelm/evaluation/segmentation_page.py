@@ -1,92 +1,30 @@
-"""Showing where a model starts patches in a text: on a terminal, and as a page of HTML."""
+"""The patches of a text, on a terminal and as a page of HTML."""
 
 import html
 import math
-import os
-import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from bytelm.api import load
-from bytelm.cli.option_checks import Count
-from bytelm.core.atomic_write import write_whole
 from bytelm.core.console import TerminalConsole
-from bytelm.core.errors import UserError
-from bytelm.core.output_files import check_new_file
-from bytelm.core.terminal_text import printable, say
+from bytelm.core.terminal_text import number_of, printable
 from bytelm.inference.segmentation import Segmentation, length_histogram
-from bytelm.training.checkpoints.chosen_step import Step
 
 _STYLES = ("black on bright_cyan", "black on bright_yellow")
 _WIDEST_BAR = 20
 
 _COLOURS = ((59, 125, 216), (232, 185, 60), (215, 48, 31))
-"""The heat map's scale from no bits to its top, in sRGB; each is seen on light and on dark."""
+"""The heat map's scale from no bits to its top, in sRGB; visible on light and dark backgrounds."""
 _TOP = 95
-"""The scale ends at this percentile of the patches' bits per byte, so that a few leave it some."""
-
-
-@dataclass(frozen=True)
-class SegmentCommand:
-    """Shows the patches that a checkpoint cuts a text into, and what they cost."""
-
-    checkpoint: Path
-    """The run directory."""
-    step: Step | None = None
-    """Which checkpoint: a step, or `best` in validation; none = the last."""
-    text: str | None = None
-    """The text; - reads it from standard input, as bytes."""
-    file: Path | None = None
-    """A file that holds the text, in place of --text."""
-    stride: Count | None = None
-    """Symbols that each window scores, with the rest as context; none = half a row."""
-    html: Path | None = None
-    """Write a page here too, with a heat map of bits per byte under the patches."""
-    overwrite: bool = False
-    """Replace the page of --html if there is one."""
-
-
-def show_segmentation(command: SegmentCommand) -> None:
-    """Does what the options say.
-
-    Raises:
-        UserError: for no text or two, a page that exists, or a model without patches.
-    """
-    page = command.html
-    if page and page.is_file() and not command.overwrite:
-        raise UserError(f"{page} exists; add --overwrite to replace it, or choose another --html.")
-    if page and not page.is_file():
-        check_new_file(page, "--html")
-    text = _text(command)
-    loaded = load(command.checkpoint, command.step)
-    segmentation = loaded.segment(text, stride=command.stride)
-    print_segmentation(segmentation)
-    if page:
-        title = f"Patches of {command.checkpoint} at step {loaded.step}"
-        write_whole(page, segmentation_page(segmentation, title))
-        say(f"page: {page}")
-
-
-def _text(command: SegmentCommand) -> bytes:
-    match command.text, command.file:
-        case None, Path() as path:
-            return path.read_bytes()
-        case "-", None:
-            return sys.stdin.buffer.read()
-        case str() as text, None:
-            return os.fsencode(text)
-    raise UserError("give the text to cut: one of --text TEXT, --text - and --file PATH.")
+"""The scale ends at this percentile of the patches' bits per byte; outliers do not stretch it."""
 
 
 def print_segmentation(segmentation: Segmentation, console: Console | None = None) -> None:
-    """Prints the text with its patches in alternating colours, and below it its figures.
+    """Prints the text with its patches in alternating colours, and figures below it.
 
-    Where there are no colours, a | stands between patches.
+    Without colours, a | stands between patches.
     """
     console = console or TerminalConsole()
     text = Text("" if console.color_system else "|").join(
@@ -101,7 +39,7 @@ def print_segmentation(segmentation: Segmentation, console: Console | None = Non
 def visible(piece: bytes) -> str:
     r"""A patch as text: control characters made visible, bytes that are no character as \xNN.
 
-    A character that two patches share is so shown by its bytes.
+    A character that two patches share is therefore shown by its bytes.
     """
     text = piece.decode("utf-8", "backslashreplace")
     return printable(text).replace("\t", "␉\t").replace("\n", "␊\n")
@@ -114,8 +52,9 @@ def _summary(segmentation: Segmentation) -> list[str]:
         "at the whitespace before": segmentation.space_agreement,
     }
     return [
-        f"{len(segmentation.text):,} bytes, {len(lengths):,} patches, {lengths.mean():.2f} bytes "
-        f"per patch (longest {lengths.max():,})",
+        f"{number_of(len(segmentation.text), 'byte')}, "
+        f"{number_of(len(lengths), 'patch', 'patches')}, "
+        f"{lengths.mean():.2f} bytes per patch (longest {lengths.max():,})",
         f"{segmentation.bits_per_byte:.4f} bits per byte; "
         f"end of text {segmentation.end_nats / math.log(2):.2f} bits",
         *(
@@ -131,7 +70,7 @@ def _share(value: float) -> str:
 
 
 def _bars(lengths: np.ndarray) -> Iterable[str]:
-    """The histogram of the patches' lengths."""
+    """The histogram of patch lengths."""
     histogram = length_histogram(lengths)
     most = max(histogram.values())
     yield "bytes in a patch"
@@ -141,11 +80,11 @@ def _bars(lengths: np.ndarray) -> Iterable[str]:
 
 
 def segmentation_page(segmentation: Segmentation, title: str) -> str:
-    """A page of HTML, complete in itself, with a heat map of bits per byte under the patches.
+    """A self-contained page of HTML, with a heat map of bits per byte under the patches.
 
     Args:
         segmentation: what to show.
-        title: what the page is of, as plain text.
+        title: of the page, as plain text.
     """
     costs = segmentation.patch_bits_per_byte
     finite = costs[np.isfinite(costs)]
@@ -168,7 +107,7 @@ def segmentation_page(segmentation: Segmentation, title: str) -> str:
 
 
 def _colour(share: float) -> str:
-    """The scale's colour at `share`, cut to 0 and 1; NaN is the top."""
+    """The scale's colour at `share`, clipped to 0 and 1; NaN has that of 1."""
     place = 2 * min(max(share, 0.0), 1.0) if not math.isnan(share) else 2.0
     first = min(int(place), 1)
     mixed = (

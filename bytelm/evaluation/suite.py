@@ -6,13 +6,14 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from bytelm.api import LoadedModel
 from bytelm.core.checked import did_you_mean
+from bytelm.core.config_json import to_dict
 from bytelm.core.errors import UserError
 from bytelm.core.texts import Texts
-from bytelm.core.variants import register
+from bytelm.core.variants import Variant
 from bytelm.evaluation.report import Report, Result
 from bytelm.evaluation.text import EvaluationText, GivenText, text_to_evaluate
 from bytelm.training.hardware import describe_machine
@@ -53,12 +54,11 @@ class Scoring:
     max_bytes: int | None = None
 
 
-class Evaluation(abc.ABC):
+class Evaluation(Variant, name="suite", key="name"):
     """Something that can be measured of a model: the base of all evaluations.
 
-    A subclass is a frozen dataclass and is registered under its name, as in
-    `class Robustness(Evaluation, name="robustness", needs=(DECODER,))`. Its fields are its options
-    on the command line; the first line of its docstring says what it measures.
+    A subclass is a frozen dataclass, registered by its `name`. Its fields are its options on the
+    command line; the first line of its docstring says what it measures.
 
     Attributes:
         name: on the command line.
@@ -70,12 +70,6 @@ class Evaluation(abc.ABC):
     needs: ClassVar[tuple[Need, ...]] = ()
     reads_text: ClassVar[bool] = True
 
-    def __init_subclass__(
-        cls, name: str, needs: tuple[Need, ...] = (), reads_text: bool = True
-    ) -> None:
-        cls.name, cls.needs, cls.reads_text = name, needs, reads_text
-        register(EVALUATIONS, name, cls)
-
     @classmethod
     def measures(cls) -> str:
         """What it measures, in a line."""
@@ -86,8 +80,8 @@ class Evaluation(abc.ABC):
         for need in self.needs:
             if not need.is_met(loaded):
                 raise UserError(
-                    f"the evaluation {self.name} needs {need.words}, and this one of the family "
-                    f"{loaded.config.model.family} is not; leave {self.name} out."
+                    f"the evaluation {self.name} needs {need.words}, and this is none (its family "
+                    f"is {loaded.config.model.family}); leave {self.name} out of the suite."
                 )
 
     @abc.abstractmethod
@@ -104,10 +98,6 @@ class Evaluation(abc.ABC):
         """
 
 
-EVALUATIONS: dict[str, type[Evaluation]] = {}
-"""All evaluations, by name."""
-
-
 def default_suite(loaded: LoadedModel) -> tuple[str, ...]:
     """What is evaluated if nothing is named."""
     return ("targets",) if loaded.has_encoder else ("bits",)
@@ -119,12 +109,17 @@ def named(name: str) -> Evaluation:
     Raises:
         UserError: if there is none.
     """
-    if name not in EVALUATIONS:
+    if name not in Evaluation.variants:
         raise UserError(
-            f"there is no evaluation {name!r}{did_you_mean(name, EVALUATIONS)}; choose from "
-            f"{', '.join(EVALUATIONS)}."
+            f"there is no evaluation {name!r}{did_you_mean(name, Evaluation.variants)}; choose "
+            f"from {', '.join(Evaluation.variants)}."
         )
-    return EVALUATIONS[name]()
+    return Evaluation.variants[name]()
+
+
+def reads_text(suite: Sequence[Evaluation]) -> bool:
+    """Whether any evaluation of a suite reads the text."""
+    return any(evaluation.reads_text for evaluation in suite)
 
 
 def evaluate(
@@ -156,8 +151,7 @@ def evaluate(
     chosen = [named(each) if isinstance(each, str) else each for each in names]
     for evaluation in chosen:
         evaluation.check(loaded)
-    reads_text = any(each.reads_text for each in chosen)
-    read = text_to_evaluate(loaded, text, split) if reads_text else GivenText(())
+    read = text_to_evaluate(loaded, text, split) if reads_text(chosen) else GivenText(())
     scoring = Scoring(stride, batch_size, max_bytes)
     results: dict[str, Result] = {}
     for evaluation in chosen:
@@ -167,9 +161,9 @@ def evaluate(
         results[evaluation.name] = dataclasses.replace(result, seconds=seconds)
     return Report(
         step=loaded.step,
-        options={each.name: dataclasses.asdict(each) for each in chosen},  # type: ignore[call-overload]
+        suite=[to_dict(each) for each in chosen],
         results=results,
-        text=read.about(max_bytes) if reads_text else None,
+        text=read.about(max_bytes) if reads_text(chosen) else None,
         context=loaded.context,
         stride=loaded.default_stride if stride is None else stride,
         max_bytes=max_bytes,

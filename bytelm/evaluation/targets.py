@@ -5,13 +5,12 @@ bits per byte of text: the encoder has read most of the text.
 """
 
 import dataclasses
-import functools
 import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,7 @@ from bytelm.data.loader import ValidationBatches
 from bytelm.data.tasks.pairs import pairs
 from bytelm.evaluation.progress import shown_progress
 from bytelm.evaluation.report import DocumentBits, Result
-from bytelm.evaluation.suite import ENCODER, Evaluation, Scoring
+from bytelm.evaluation.suite import ENCODER, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText, SplitText
 from bytelm.inference.transduction import Transducer, bucket, encode, read
 from bytelm.models.contract import Batch, ModelOutput
@@ -41,7 +40,7 @@ SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Targets(Evaluation, name="targets", needs=(ENCODER,)):
+class Targets(Evaluation):
     """Bits per target byte, exact matches, and what an encoder-decoder deletes and saves.
 
     Targets are scored with states deleted in fact ("hard") and only hidden ("soft"). The encoder is
@@ -49,10 +48,14 @@ class Targets(Evaluation, name="targets", needs=(ENCODER,)):
     need. For tasks of pairs the targets are also generated, greedily.
     """
 
+    name: ClassVar[str] = "targets"
+    needs: ClassVar[tuple[Need, ...]] = (ENCODER,)
+
     def run(self, loaded: LoadedModel, text: EvaluationText, scoring: Scoring) -> Result:
         """Figures `bits_per_target_byte`, `..._with_end`, `target_accuracy` and `exact_match`; of a
         model that deletes states also `soft_...`, `deleted`, `encoder_flops_saved` and
-        `encoder_time_saved`."""
+        `encoder_time_saved`.
+        """
         if not isinstance(text, SplitText) or text.config.task == "next_byte":
             raise UserError(
                 "the evaluation targets needs inputs with their targets; choose data with the task "
@@ -61,14 +64,10 @@ class Targets(Evaluation, name="targets", needs=(ENCODER,)):
             )
         loaded.warn_of_long_inputs(text.config.sequence_length)
         data = dataclasses.replace(text.config, batch_size=scoring.batch_size)
-        score = functools.partial(
-            _score_batch,
-            loaded.config.model,
-            _TimedEncoder(loaded.transducer),
-            scripts=len(data.scripts),
-        )
+        config: Any = loaded.config.model
+        encoder, scripts = _TimedEncoder(loaded.transducer), len(data.scripts)
         batches = _batches(data, text, scoring.max_bytes)
-        sums = _total([score(batch) for batch in batches])
+        sums = _total([_score_batch(config, encoder, batch, scripts) for batch in batches])
         hard = sums.hard
         figures, details = _figures(sums, data.scripts)
         rows = len(hard.nats)
@@ -81,7 +80,9 @@ class Targets(Evaluation, name="targets", needs=(ENCODER,)):
         ]
         if sums.shortens:
             notes.append(f"deleted most: {_deleted_most(sums.inputs, sums.deleted)}")
-        documents = DocumentBits((hard.nats - hard.end_nats) / math.log(2), hard.count - hard.ends)
+        documents = DocumentBits(
+            (hard.nats - hard.end_nats) / math.log(2), hard.targets - hard.ends
+        )
         details = {"task": data.task, "rows": rows, **details}
         return Result(tuple(figures), tuple(notes), details, documents)
 
@@ -107,14 +108,14 @@ class _TargetSums(NamedTuple):
         nats: of all targets, END included.
         end_nats: of the ENDs.
         right: targets that are the likeliest.
-        count: targets, END included.
+        targets: how many, END included.
         ends: ENDs.
     """
 
     nats: np.ndarray
     end_nats: np.ndarray
     right: np.ndarray
-    count: np.ndarray
+    targets: np.ndarray
     ends: np.ndarray
 
 
@@ -160,7 +161,7 @@ def _total(parts: Sequence[_Sums]) -> _Sums:
 
 
 def _score_batch(
-    config: EncoderDecoderConfig, encoder: "_TimedEncoder", batch: Batch, *, scripts: int
+    config: EncoderDecoderConfig, encoder: "_TimedEncoder", batch: Batch, scripts: int
 ) -> _Sums:
     """Scores the rows of a batch that have inputs."""
     present = batch.inputs != PAD  # [B, S]
@@ -184,13 +185,14 @@ def _score_batch(
         for row, counts in enumerate((read, read - kept)):
             np.add.at(by_script[row], batch.scripts[there, 0], counts[there])
     return _Sums(
-        *sums,
-        shortens,
-        np.bincount(batch.inputs[present], minlength=INPUT_SIZE),
-        np.bincount(batch.inputs[deleted], minlength=INPUT_SIZE),
-        by_script,
-        flops,
-        np.array(seconds),
+        hard=sums[0],
+        soft=sums[1],
+        shortens=shortens,
+        inputs=np.bincount(batch.inputs[present], minlength=INPUT_SIZE),
+        deleted=np.bincount(batch.inputs[deleted], minlength=INPUT_SIZE),
+        by_script=by_script,
+        flops=flops,
+        seconds=np.array(seconds),
     )
 
 
@@ -247,7 +249,7 @@ def _figures(sums: _Sums, scripts: Sequence[str]) -> tuple[list[Figure], dict[st
     figures = _target_figures("", sums.hard)
     details: dict[str, Any] = {
         "inputs": int(sums.inputs.sum()),
-        "targets": int(sums.hard.count.sum()),
+        "targets": int(sums.hard.targets.sum()),
     }
     if not sums.shortens:
         return figures, details
@@ -279,9 +281,9 @@ def _target_figures(prefix: str, sums: _TargetSums) -> list[Figure]:
         return Figure(f"{prefix}bits_per_target_byte{name}", value, "bits/target byte", low, high)
 
     return [
-        bits("", sums.nats - sums.end_nats, sums.count - sums.ends),
-        bits("_with_end", sums.nats, sums.count),
-        Figure(f"{prefix}target_accuracy", float(sums.right.sum() / sums.count.sum()), "share"),
+        bits("", sums.nats - sums.end_nats, sums.targets - sums.ends),
+        bits("_with_end", sums.nats, sums.targets),
+        Figure(f"{prefix}target_accuracy", float(sums.right.sum() / sums.targets.sum()), "share"),
     ]
 
 

@@ -60,10 +60,11 @@ class EvaluationText(abc.ABC):
 
     def size(self, max_bytes: int | None = None) -> int:
         """The bytes of the documents, at most `max_bytes`."""
-        documents = self.documents()
-        whole = isinstance(documents, Documents)
-        size = documents.raw_bytes if whole else sum(map(len, documents))
+        size = self._size()
         return size if max_bytes is None else min(size, max_bytes)
+
+    def _size(self) -> int:
+        return sum(map(len, self.documents()))
 
     def about(self, max_bytes: int | None = None) -> dict[str, Any]:
         """What the text is, and how much of its first bytes was trained on, ready for JSON.
@@ -160,6 +161,9 @@ class SplitText(EvaluationText):
     def documents(self) -> Documents:
         return Documents(self.config, self.split, self.sources)
 
+    def _size(self) -> int:
+        return self.documents().raw_bytes
+
     def inputs(self) -> Iterable[bytes]:
         """The documents, the inputs of pairs, or nothing for a task that makes up its text."""
         if self.config.task in DIAGNOSTICS:
@@ -171,7 +175,9 @@ class SplitText(EvaluationText):
     def _new(self, unread_bytes: int) -> dict[str, Any]:
         """The options overruled, and where the run's text has changed, its `new_bytes`."""
         changed = any(source.record is not None for source in self.sources)
-        return {"overruled": list(self.overruled)} | ({"new_bytes": unread_bytes} if changed else {})
+        return {"overruled": list(self.overruled)} | (
+            {"new_bytes": unread_bytes} if changed else {}
+        )
 
 
 def text_to_evaluate(
@@ -185,9 +191,7 @@ def text_to_evaluate(
     return GivenText(tuple(each_text(text)), loaded.text_record)
 
 
-def evaluation_text(
-    loaded: "LoadedModel", data: DataConfig, split: str | None = None
-) -> SplitText:
+def evaluation_text(loaded: "LoadedModel", data: DataConfig, split: str | None = None) -> SplitText:
     """The split of sources that a model is evaluated on.
 
     Args:

@@ -154,6 +154,10 @@ class EncoderDecoderConfig(ModelConfig):
         return {}
 
     @abc.abstractmethod
+    def encoder_flops(self, length: float, kept: float) -> float:
+        """Of the encoder for a row of `length` inputs, of whose states so many are kept."""
+
+    @abc.abstractmethod
     def forward_flops(
         self, sequence_length: int, patches: float | None = None, *, target_length: int = 0
     ) -> float:

@@ -7,11 +7,11 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from bytelm.evaluation.seen import UNKNOWN, describe_text, evaluation_text
 
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, SourceConfig
 from bytelm.data.corpus.documents import Documents
-from bytelm.evaluation.seen import UNKNOWN, describe_text, evaluation_text
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig
 from tests.training.tiny_run import keep_record
