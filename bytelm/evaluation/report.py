@@ -9,7 +9,6 @@ from rich.table import Table
 
 from bytelm.core.console import TerminalConsole
 from bytelm.core.figure import Figure
-from bytelm.core.intervals import NO_INTERVAL
 from bytelm.evaluation.text import describe_text
 
 
@@ -34,14 +33,14 @@ class Result:
         figures: the numbers.
         notes: sentences that explain them, shown below the table.
         details: more for the JSON report, such as counts and examples.
-        documents: the bits of each document; None where nothing of the kind was measured.
+        documents: the bits of each document; of no document where they were not measured.
         seconds: how long it took.
     """
 
     figures: tuple[Figure, ...]
     notes: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
-    documents: DocumentBits | None = None
+    documents: DocumentBits = DocumentBits(np.empty(0), np.empty(0, np.int64))
     seconds: float = 0.0
 
 
@@ -101,8 +100,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
     table.add_column("95% interval", justify="right")
     for result in report.results.values():
         for figure in result.figures:
-            interval = figure.interval_text or (NO_INTERVAL if figure.unit == "bpb" else "")
-            table.add_row(figure.name, figure.number, figure.unit, interval)
+            table.add_row(figure.name, figure.number, figure.unit, figure.interval_text)
         table.add_section()
     notes = [note for result in report.results.values() for note in result.notes]
     if text:

@@ -275,10 +275,15 @@ def _target_figures(prefix: str, sums: _TargetSums) -> list[Figure]:
     """Bits per target byte without END and with it, and how many targets are the likeliest."""
 
     def bits(name: str, nats: np.ndarray, count: np.ndarray) -> Figure:
-        found = nats / math.log(2)
+        name, unit, found = (
+            f"{prefix}bits_per_target_byte{name}",
+            "bits/target byte",
+            nats / math.log(2),
+        )
+        if not count.sum():  # all targets are empty
+            return Figure(name, math.nan, unit)
         low, high = bootstrap_interval(found, count) or (None, None)
-        value = float(np.divide(found.sum(), count.sum()))
-        return Figure(f"{prefix}bits_per_target_byte{name}", value, "bits/target byte", low, high)
+        return Figure(name, float(found.sum() / count.sum()), unit, low, high)
 
     return [
         bits("", sums.nats - sums.end_nats, sums.targets - sums.ends),

@@ -16,8 +16,9 @@ from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import say
 from bytelm.data.corpus.documents import Documents
 from bytelm.evaluation.first_bytes import FirstBytes
-from bytelm.evaluation.seen import evaluation_text
-from bytelm.evaluation.targets import evaluate_targets
+from bytelm.evaluation.suite import Scoring
+from bytelm.evaluation.targets import Targets
+from bytelm.evaluation.text import evaluation_text
 from bytelm.experiments.ablation import Ablation, PointRun
 from bytelm.experiments.measurements import text_figures
 from bytelm.experiments.plan import Plan
@@ -167,17 +168,18 @@ def _test(run_dir: Path, config: ExperimentConfig, max_bytes: int | None) -> dic
         documents = list(first)
         return text_figures(loaded, documents, cut=first.cut)[0]
     text = evaluation_text(loaded, config.data, "test")
-    report = evaluate_targets(loaded, text, max_bytes=max_bytes, by_row=True)
-    bits = report["bits_per_target_byte"]
+    result = Targets().run(loaded, text, Scoring(max_bytes=max_bytes))
+    found = {figure.name: figure for figure in result.figures}
+    bits = found["bits_per_target_byte"].value
     if not math.isfinite(bits):
         raise UserError(f"its test bits per target byte are {bits}: it diverged.")
     names = ("bits_per_target_byte", "exact_match", "deleted", "encoder_time_saved")
-    figures = {name: report[name] for name in names if name in report}
-    if (interval := report["bits_per_target_byte_interval"]) is not None:
+    figures = {name: found[name].value for name in names if name in found}
+    if (interval := found["bits_per_target_byte"].interval) is not None:
         low, high = interval
         figures |= {"bits_per_target_byte_low": low, "bits_per_target_byte_high": high}
     return {
         "figures": figures,
-        "document_bits": report["row_bits"],
-        "document_bytes": report["row_symbols"],
+        "document_bits": result.documents.bits.tolist(),
+        "document_bytes": result.documents.bytes.tolist(),
     }

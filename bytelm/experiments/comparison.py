@@ -20,7 +20,7 @@ from typing import Any
 from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig
-from bytelm.evaluation.perturbations import KINDS, Kind
+from bytelm.evaluation.perturbations import NOISES, Noise
 from bytelm.experiments.changes import changed
 from bytelm.experiments.record import Axis
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
@@ -71,7 +71,7 @@ class Robustness(Checked, name="robustness"):
         max_bytes: of test text, as many from the beginning of each tested document.
     """
 
-    kinds: tuple[Kind, ...] = KINDS
+    kinds: tuple[Noise, ...] = NOISES
     rates: tuple[float, ...] = (0.05, 0.15)
     max_bytes: int = 40_000
 

@@ -14,8 +14,11 @@ from bytelm.data.config import DataConfig
 from bytelm.data.corpus.documents import Documents
 from bytelm.data.loader import ValidationBatches
 from bytelm.evaluation.first_bytes import FirstBytes
-from bytelm.evaluation.languages import languages, read_parallel
-from bytelm.evaluation.robustness import robustness
+from bytelm.evaluation.languages import Languages
+from bytelm.evaluation.report import Result
+from bytelm.evaluation.robustness import Robustness
+from bytelm.evaluation.suite import Scoring
+from bytelm.evaluation.text import GivenText
 from bytelm.experiments.comparison import Comparison
 from bytelm.experiments.runs import metrics
 from bytelm.models.parameters import count_parameters
@@ -56,16 +59,23 @@ def test_figures(
         figures["bytes_per_token"] = sum(report["document_bytes"]) / symbols
     if whole and comparison.robustness is not None:
         wanted = comparison.robustness
-        figures |= robustness(
-            loaded,
-            beginnings(documents, wanted.max_bytes),
-            kinds=wanted.kinds,
-            rates=wanted.rates,
-            batch_size=BATCH,
-        )
+        text = GivenText(tuple(beginnings(documents, wanted.max_bytes)))
+        noise = Robustness(wanted.kinds, wanted.rates)
+        figures |= _values(noise.run(loaded, text, Scoring(batch_size=BATCH)))
     if whole and comparison.parallel:
-        figures |= languages(loaded, read_parallel(comparison.parallel), batch_size=BATCH)
+        parallel = Languages(comparison.parallel)
+        figures |= _values(parallel.run(loaded, GivenText(()), Scoring(batch_size=BATCH)))
     return report
+
+
+def _values(result: Result) -> dict[str, float]:
+    """The figures of an evaluation, and the ends of intervals of premiums."""
+    values = {}
+    for figure in result.figures:
+        values[figure.name] = figure.value
+        if figure.interval and figure.name.endswith("premium"):
+            values[f"{figure.name}_low"], values[f"{figure.name}_high"] = figure.interval
+    return values
 
 
 def text_figures(

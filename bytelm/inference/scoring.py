@@ -80,8 +80,9 @@ class DocumentScores:
 
     def bpb(self, name: str = "bpb", *, with_end: bool = False, bound: bool = False) -> Figure:
         """`bits_per_byte` with its interval; a `bound` where other tokens spell the bytes too."""
+        value = self.bits_per_byte(with_end)
         low, high = self.interval(with_end) or (None, None)
-        return Figure(name, self.bits_per_byte(with_end), "bpb", low, high, bound)
+        return Figure(name, value, "bpb", low, high, bound)
 
 
 class Scorer:

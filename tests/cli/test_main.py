@@ -149,12 +149,13 @@ def test_train_evaluate_generate(capsys, tmp_path, lines):
 
     assert main(["eval", "--checkpoint", run]) == 0
     (report,) = Path(run).glob("eval_*.json")
-    figures = json.loads(report.read_text())
-    assert 0 < figures["bits_per_byte"] < 9
-    assert figures["bytes"] > 0 and figures["gzip_bits_per_byte"] > 0
+    content = json.loads(report.read_text())
+    bits, figures = content["details"]["bits"], content["figures"]
+    assert 0 < figures["bpb"]["value"] < 9
+    assert bits["bytes"] > 0 and figures["gzip_bpb"]["value"] > 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "validation of lines.jsonl" in shown
-    assert figures["text"]["trained_on_bytes"] == 0
+    assert content["text"]["trained_on_bytes"] == 0
     options = [
         "--data.sequence-length",
         "12",
@@ -164,12 +165,15 @@ def test_train_evaluate_generate(capsys, tmp_path, lines):
         f"{run}/a.json",
     ]
     assert main(["eval", "--checkpoint", run, *options]) == 0
-    assert json.loads(Path(run, "a.json").read_text())["documents"] == figures["documents"]
+    assert (
+        json.loads(Path(run, "a.json").read_text())["details"]["bits"]["documents"]
+        == bits["documents"]
+    )
     other = tmp_path / "other.jsonl"
     other.write_text('{"text": "the run has not read this"}\n' * 40)
     assert main(["eval", "--checkpoint", run, "--data.files", str(other)]) == 0
     (report,) = Path(run).glob("eval_step_2_other.jsonl-all_*.json")
-    assert json.loads(report.read_text())["documents"] == 40
+    assert json.loads(report.read_text())["details"]["bits"]["documents"] == 40
 
     capsys.readouterr()
     assert main(["generate", "--checkpoint", run, "--prompt", "line", "--max-bytes", "8"]) == 0
@@ -306,11 +310,13 @@ def test_a_tokenizer_is_trained_used_and_summed_over(capsys, tmp_path, lines):
     assert main(train(*text, *tokens, "--run-dir", str(run))) == 0
     checkpoint = ("--checkpoint", str(run))
     path.unlink()  # the run has its own
-    evaluate = ("eval", *checkpoint, "--max-bytes", "30", "--byte-marginal", "--covers", "4")
-    assert main(evaluate) == 0
-    report = json.loads((run / "eval_step_2_validation_max-bytes-30_covers-4.json").read_text())
-    assert report["marginal_bits_per_byte"] <= report["canonical_bits_per_byte"]
-    assert report["canonical_bits_per_byte"] == pytest.approx(report["bits_per_byte"], rel=1e-4)
+    evaluate = ("eval", *checkpoint, "--max-bytes", "30", "--suite", "bits", "marginal")
+    assert main((*evaluate, "--marginal.covers", "4")) == 0
+    name = "eval_step_2_validation_suite-bits-marginal_max-bytes-30_marginal.covers-4.json"
+    report = json.loads((run / name).read_text())
+    bpb = {name: figure["value"] for name, figure in report["figures"].items()}
+    assert bpb["marginal_bpb"] <= bpb["canonical_bpb"]
+    assert bpb["canonical_bpb"] == pytest.approx(bpb["bpb"], rel=1e-4)
     capsys.readouterr()
     generate = ("generate", *checkpoint, "--prompt", "lin", "--max-bytes", "5", "--byte-marginal")
     assert main((*generate, "--covers", "2")) == 0
@@ -365,15 +371,29 @@ def test_a_run_that_is_read_only_is_evaluated_and_printed(capsys, tmp_path, line
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != run)
     with pytest.warns(UserWarning, match="name a file for it with --output"):
         assert main(["eval", "--checkpoint", str(run)]) == 0
-    assert "bits per byte" in capsys.readouterr().out and not list(run.glob("eval_*"))
+    assert "bpb_with_end" in capsys.readouterr().out and not list(run.glob("eval_*"))
 
 
-def test_what_needs_no_sum_over_tokenisations(capsys, tmp_path, lines):
+def test_a_suite_is_listed_chosen_and_refused(capsys, tmp_path, lines):
+    assert main(["eval", "--suite", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ("bits", "marginal", "robustness", "targets"))
     run = tmp_path / "run"
     assert main(train("--data.files", str(lines), "--run-dir", str(run))) == 0
     capsys.readouterr()
-    error = fails(capsys, "eval", "--checkpoint", str(run), "--byte-marginal")
-    assert "symbols are bytes" in error
+    evaluate = ("eval", "--checkpoint", str(run), "--max-bytes", "60", "--suite")
+    assert "marginal needs a subword model" in fails(capsys, *evaluate, "bits", "marginal")
+    assert "segmentation needs a model with patches" in fails(capsys, *evaluate, "segmentation")
+    assert "targets needs a model with an encoder" in fails(capsys, *evaluate, "targets")
+    assert "did you mean robustness" in fails(capsys, *evaluate, "robustnes")
+    assert "is now `--suite bits marginal`" in fails(capsys, "eval", "--byte-marginal")
+    noise = ("--robustness.kinds", "case", "delete", "--robustness.rates", "0.5")
+    assert main((*evaluate, "bits", "robustness", *noise)) == 0
+    (report,) = run.glob("eval_step_2_validation_suite-bits-robustness_*.json")
+    assert "robustness.kinds-case-delete" in report.name
+    figures = json.loads(report.read_text())["figures"]
+    assert figures["perturbed/none/0/bpb"]["value"] == figures["bpb"]["value"]
+    assert "perturbed/case/0.5/accuracy" in figures and "gzip_bpb" in figures
 
 
 def test_comparisons_are_known_by_name(capsys):

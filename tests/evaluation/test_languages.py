@@ -1,7 +1,4 @@
-import json
-import lzma
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,10 +6,12 @@ import pytest
 from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig
-from bytelm.evaluation.languages import languages, read_parallel
+from bytelm.evaluation.languages import Languages, language_figures
+from bytelm.evaluation.suite import evaluate
 from bytelm.inference.scoring import DocumentScores
 from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
+from tests.evaluation.test_parallel_text import write
 from tests.models.families import FAMILIES, LENGTH, split_model
 
 ENGLISH = [b"I see the sea.", b"He sees.", b"Where is it? Over there."]
@@ -23,7 +22,7 @@ PARALLEL = {"rus": RUSSIAN, "eng": ENGLISH}
 class Flat:
     """A model that spends 3 bits on each byte and 5 on each END, and has two bytes in a token."""
 
-    config = SimpleNamespace(model=FAMILIES["transformer"])
+    has_encoder = has_patches = False
 
     def score_documents(self, documents, *, stride, batch_size):
         lengths = np.array([len(document) for document in documents])
@@ -35,12 +34,14 @@ class Flat:
         )
 
 
-def write(path, *records):
-    keys = ("id", "lang", "text")
-    lines = [json.dumps(dict(zip(keys, record, strict=True))) for record in records]
-    content = "\n".join(lines).encode()
-    path.write_bytes(lzma.compress(content) if path.suffix == ".xz" else content)
-    return str(path)
+def languages(model, parallel, **options):
+    """The figures' values by name, and the ends of the premiums' intervals."""
+    values = {}
+    for figure in language_figures(model, parallel, **options):
+        values[figure.name] = figure.value
+        if figure.interval:
+            values[f"{figure.name}_low"], values[f"{figure.name}_high"] = figure.interval
+    return values
 
 
 def test_figures_by_hand():
@@ -100,7 +101,9 @@ def test_a_model_with_patches_from_a_file_to_figures(tmp_path):
     )
     config = ExperimentConfig(model=FAMILIES["spacebyte"], data=DataConfig(sequence_length=LENGTH))
     model = LoadedModel(SavedModel(config, 7, *split_model(FAMILIES["spacebyte"]), {}))
-    found = languages(model, read_parallel([path]))
+    report = evaluate(model, None, [Languages(files=(path,))])
+    found = {name: figure.value for name, figure in report.figures.items()}
+    assert report.text is None
     for code, sentences in PARALLEL.items():
         scores = model.score_documents(sentences, batch_size=1)
         bits = scores.bits().sum()
@@ -117,45 +120,6 @@ def test_a_model_with_patches_from_a_file_to_figures(tmp_path):
     assert found["language/rus/patches_premium"] != found["language/rus/bytes_premium"]
 
 
-def test_translations_may_lie_in_other_files_and_in_another_order(tmp_path):
-    write(tmp_path / "1.jsonl", ("a", "eng", "one\ntwo\r\n"), ("b", "eng", " x\u2028y\n"))
-    write(tmp_path / "2.jsonl", ("b", "deu", "ü"), ("a", "deu", "eins\nzwei"))
-    found = read_parallel([str(tmp_path / "*.jsonl")])
-    assert found == {
-        "eng": [b"one", b"two\r", " x\u2028y".encode()],
-        "deu": [b"eins", b"zwei", "ü".encode()],
-    }
-
-
-@pytest.mark.parametrize(
-    ("record", "message"),
-    [
-        (("b", "deu", "x"), "document a is there in eng and not in deu"),
-        (("b", "eng", "x"), "document b is there in eng and not in fra"),
-        (("a", "eng", "x\ny"), "document a is there twice in eng"),
-        (("a", "deu", "x\n"), "document a has 1 lines in deu and 2 in eng"),
-        (("a", "deu", "\nx\n"), "document a in deu, line 1 is empty"),
-        (("a", "deu", 3), "line 3: the value of 'text' is not a string"),
-        (("a", 3, "x\ny"), "line 3: the value of 'lang' is not a string"),
-        ((3, "deu", "x\ny"), "line 3: the value of 'id' is not a string"),
-    ],
-)
-def test_languages_that_are_not_aligned(tmp_path, record, message):
-    path = write(tmp_path / "a.jsonl", ("a", "eng", "x\ny"), ("a", "fra", "x\ny"), record)
-    with pytest.raises(UserError, match=message):
-        read_parallel([path])
-
-
-def test_files_without_a_document(tmp_path):
-    with pytest.raises(UserError, match="no files"):
-        read_parallel([])
-    (tmp_path / "a.jsonl").write_bytes(b"\n")
-    with pytest.raises(UserError, match=r"a\.jsonl: there is no document"):
-        read_parallel([str(tmp_path / "a.jsonl")])
-    with pytest.raises(UserError, match="no file matches"):
-        read_parallel([str(tmp_path / "b.jsonl")])
-
-
 def test_a_reference_that_is_missing_and_numbers_that_differ():
     with pytest.raises(UserError, match=r"no eng in the parallel text.* from rus"):
         languages(Flat(), {"rus": RUSSIAN})
@@ -163,3 +127,8 @@ def test_a_reference_that_is_missing_and_numbers_that_differ():
         languages(Flat(), {"rus": RUSSIAN[1:], "eng": ENGLISH})
     with pytest.raises(UserError, match="0 sentences in eng"):
         languages(Flat(), {"eng": []})
+
+
+def test_parallel_text_must_be_named():
+    with pytest.raises(UserError, match=r"languages\.files"):
+        evaluate(Flat(), None, ["languages"])

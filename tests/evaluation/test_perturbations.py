@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bytelm.core.errors import UserError
-from bytelm.evaluation.perturbations import HOMOGLYPHS, KINDS, perturb
+from bytelm.evaluation.perturbations import HOMOGLYPHS, NOISES, perturb
 
 TEXTS = st.one_of(st.binary(max_size=60), st.text(max_size=40).map(lambda t: t.encode("utf-8")))
 RATES = st.floats(0, 1)
 SEEDS = st.integers(-(2**40), 2**40)
-ANY_KIND = st.sampled_from(KINDS)
+ANY_KIND = st.sampled_from(NOISES)
 PROSE = ("The Quick Brown Fox jumps over a lazy dog, naïvely; 日本語! " * 60).encode()
 KEEPS_LENGTH = ("permute", "replace", "case", "keyboard", "homoglyph")
 
@@ -80,7 +80,7 @@ def test_the_share_of_eligible_characters_that_is_hit_is_near_the_rate(rate):
     hits["insert"] = len(characters(perturb(PROSE, "insert", rate, seed=0))) - count
     # A hit adds 2 characters on average.
     hits["repeat"] = (len(characters(perturb(PROSE, "repeat", rate, seed=0))) - count) / 2
-    eligible = dict.fromkeys(KINDS, count)
+    eligible = dict.fromkeys(NOISES, count)
     eligible["case"] = sum(c.swapcase() != c for c in text)
     eligible["keyboard"] = sum(c.isascii() and c.isalpha() for c in text)
     eligible["homoglyph"] = sum(c in HOMOGLYPHS for c in text)
@@ -131,7 +131,7 @@ def test_noise_differs_with_each_of_seed_document_and_kind():
 def test_the_noise_is_the_same_in_any_process_and_for_good():
     """If this fails, figures of robustness made before and after cannot be compared."""
     text = b"The quick brown fox jumps over the lazy dog."
-    noisy = {kind: perturb(text, kind, 0.2, seed=0).decode() for kind in KINDS}
+    noisy = {kind: perturb(text, kind, 0.2, seed=0).decode() for kind in NOISES}
     assert noisy == {
         "permute": "The quickb rown fox jumps over hte lazy dog.",
         "replace": "The quick brown fox jumpsmoversnhequazy Tok.",

@@ -9,8 +9,10 @@ from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTE_VOCABULARY, END, START, Vocabulary
 from bytelm.data.config import DataConfig
-from bytelm.evaluation.perturbations import KINDS, perturb
-from bytelm.evaluation.robustness import robustness
+from bytelm.evaluation.perturbations import NOISES, perturb
+from bytelm.evaluation.robustness import Robustness
+from bytelm.evaluation.suite import Scoring, evaluate
+from bytelm.evaluation.text import GivenText
 from bytelm.inference.scoring import Scorer
 from bytelm.models.contract import LanguageModel, ModelOutput, Unembedding
 from bytelm.training.checkpoints.checkpoint import SavedModel
@@ -50,6 +52,13 @@ def loaded(model, tokenizer=None):
     return SimpleNamespace(scorer=Scorer(*nnx.split(model)), context=CONTEXT, tokenizer=tokenizer)
 
 
+def robustness(model, documents, *, stride=None, batch_size=8, max_bytes=None, **options):
+    """The figures' values by name."""
+    scoring = Scoring(stride, batch_size, max_bytes)
+    result = Robustness(**options).run(model, GivenText(tuple(documents)), scoring)
+    return {figure.name: figure.value for figure in result.figures}
+
+
 def table(vocabulary=BYTE_VOCABULARY):
     return np.zeros((vocabulary.inputs, vocabulary.outputs))
 
@@ -75,7 +84,7 @@ def test_a_constant_model_spends_8_bits_a_byte_on_any_noise(constant):
     documents = [bytes(range(256)), b"\xff\xfe plain", b""]
     found = robustness(constant, documents, rates=(0.3,), stride=3)
     assert set(found) == {"perturbed/none/0/bpb", "perturbed/none/0/accuracy"} | {
-        f"perturbed/{kind}/0.3/{name}" for kind in KINDS for name in ("bpb", "accuracy")
+        f"perturbed/{kind}/0.3/{name}" for kind in NOISES for name in ("bpb", "accuracy")
     }
     for name, value in found.items():
         if name.endswith("bpb"):
@@ -154,7 +163,8 @@ def test_text_that_noise_leaves_nothing_of_and_bad_arguments(constant):
         robustness(constant, [b"text"], kinds=("delete",), rates=(1,))
     with pytest.raises(UserError, match="no bytes"):
         robustness(constant, [b""])
-    with pytest.raises(UserError, match="no perturbation"):
-        robustness(constant, [b"text"], kinds=("upper",))
+    with pytest.raises(UserError, match="kinds"):
+        Robustness(kinds=("upper",))
+    model = SimpleNamespace(has_encoder=False)
     with pytest.raises(UserError, match="between 0 and 1"):
-        robustness(constant, [b"text"], kinds=("case",), rates=(2,))
+        evaluate(model, b"text", [Robustness(kinds=("case",), rates=(2,))])

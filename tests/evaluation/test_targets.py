@@ -13,12 +13,14 @@ from flax import nnx
 from rich.console import Console
 
 from bytelm.api import LoadedModel
+from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, PAD, UNSCORED
 from bytelm.data.config import DataConfig
 from bytelm.data.loader import ValidationBatches
+from bytelm.evaluation.report import print_report
 from bytelm.evaluation.report_file import write_report
-from bytelm.evaluation.seen import evaluation_text
-from bytelm.evaluation.targets import evaluate_targets, print_target_report
+from bytelm.evaluation.suite import evaluate
+from bytelm.evaluation.text import evaluation_text
 from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.models.t5.shortening import GateShortening
@@ -53,6 +55,10 @@ def saved_model(family):
     if family == "mrt5":
         params["shortener"]["bias"] *= 0
     return graphdef, params
+
+
+def values(report):
+    return {name: figure.value for name, figure in report.figures.items()}
 
 
 def script_of(text):
@@ -115,7 +121,7 @@ def data(targets, tmp_path_factory):
 @pytest.fixture(scope="module")
 def reports(models, data):
     return {
-        name: evaluate_targets(model, evaluation_text(model, data, "train"), batch_size=BATCH)
+        name: evaluate(model, evaluation_text(model, data, "train"), batch_size=BATCH)
         for name, model in models.items()
     }
 
@@ -138,29 +144,36 @@ def restated(data):
 
 
 def test_bits_are_those_of_the_whole_model(reports, restated):
-    report = reports["mrt5"]
+    found = values(reports["mrt5"])
     batch, hard, soft, right, _ = restated
     scored = batch.targets != UNSCORED
-    bits, soft_bits = (
-        nats.sum(dtype=np.float64) / math.log(2) / scored.sum() for nats in (hard, soft)
-    )
-    assert report["bits_per_target_byte"] == pytest.approx(bits, rel=1e-5)
-    assert report["soft_bits_per_target_byte"] == pytest.approx(soft_bits, rel=1e-5)
-    assert abs(soft_bits - bits) > 1e-4
-    assert report["target_accuracy"] == pytest.approx(right[scored].mean())
+    is_byte = scored & (batch.targets != END)
+    for counted, end in ((scored, "_with_end"), (is_byte, "")):
+        bits, soft_bits = (
+            nats[counted].sum(dtype=np.float64) / math.log(2) / counted.sum()
+            for nats in (hard, soft)
+        )
+        assert found[f"bits_per_target_byte{end}"] == pytest.approx(bits, rel=1e-5)
+        assert found[f"soft_bits_per_target_byte{end}"] == pytest.approx(soft_bits, rel=1e-5)
+        assert abs(soft_bits - bits) > 1e-4
+    assert found["target_accuracy"] == pytest.approx(right[scored].mean())
+    documents = reports["mrt5"].results["targets"].documents
+    assert documents.bytes.tolist() == is_byte.sum(axis=1)[: len(WORDS)].tolist()
+    assert documents.bits.sum() / documents.bytes.sum() == found["bits_per_target_byte"]
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_what_was_scored(family, reports, restated):
     report, batch = reports[family], restated[0]
-    assert report["target_symbols"] == (batch.targets != UNSCORED).sum()
-    assert report["input_symbols"] == (batch.inputs != PAD).sum()
-    assert (report["rows"], report["step"], report["task"]) == (len(WORDS), 7, "pairs")
-    assert report["bits_per_target_byte_interval"] is None  # seven words are too few
+    details = report.results["targets"].details
+    assert details["targets"] == (batch.targets != UNSCORED).sum()
+    assert details["inputs"] == (batch.inputs != PAD).sum()
+    assert (details["rows"], report.step, details["task"]) == (len(WORDS), 7, "pairs")
+    assert report.figures["bits_per_target_byte"].interval is None  # seven words are too few
 
 
 def test_what_is_deleted(reports, restated):
-    report = reports["mrt5"]
+    report, details = values(reports["mrt5"]), reports["mrt5"].results["targets"].details
     batch, *_, deleted = restated
     inputs = batch.inputs
     there = inputs != PAD
@@ -170,14 +183,14 @@ def test_what_is_deleted(reports, restated):
         str(symbol): [int((inputs == symbol).sum()), int(deleted[inputs == symbol].sum())]
         for symbol in np.unique(inputs[there])
     }
-    assert report["deleted_by_symbol"] == counts and str(END) in counts
+    assert details["deleted_by_symbol"] == counts and str(END) in counts
     eng = np.array([script_of(word) == "eng" for word in WORDS])
     eng = np.pad(eng, (0, len(inputs) - len(eng)))
     shares = {
         "eng": deleted[eng].sum() / there[eng].sum(),
         "rus": deleted[~eng].sum() / there[~eng].sum(),
     }
-    assert report["deleted_by_script"] == pytest.approx(shares)
+    assert {name: report[f"deleted/{name}"] for name in shares} == pytest.approx(shares)
     read, kept = there.sum(axis=1), (there & ~deleted).sum(axis=1)
     flops = [
         sum(CONFIGS["mrt5"].encoder_flops(n, left) for n, left in zip(read, of, strict=True) if n)
@@ -188,18 +201,17 @@ def test_what_is_deleted(reports, restated):
 
 
 def test_a_model_that_does_not_shorten_has_no_figures_of_it(reports):
-    for name in reports["byt5"]:
+    for name in reports["byt5"].figures:
         assert "delet" not in name and "saved" not in name and "soft" not in name
 
 
 def test_exact_matches_are_of_what_is_generated(reports, written, targets):
     exact = [text == target for text, target in zip(written, targets, strict=True)]
-    report = reports["mrt5"]
-    # A target that the model would go on behind is not matched.
-    assert report["exact_match"] == pytest.approx(np.mean(exact))
-    low, high = report["exact_match_interval"]
-    assert low <= report["exact_match"] <= high
-    examples = report["examples"]
+    match = reports["mrt5"].figures["exact_match"]
+    # A target that the model would continue is not matched.
+    assert match.value == pytest.approx(np.mean(exact))
+    assert match.low <= match.value <= match.high
+    examples = reports["mrt5"].results["targets"].details["examples"]
     assert [e["input"] for e in examples] == [repr(word.encode()) for word in WORDS]
     assert [e["target"] for e in examples] == [repr(target) for target in targets]
 
@@ -207,11 +219,17 @@ def test_exact_matches_are_of_what_is_generated(reports, written, targets):
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_report_is_printed_and_written(family, reports, tmp_path):
     out = io.StringIO()
-    print_target_report(reports[family], Console(file=out, width=100))
+    print_report(reports[family], Console(file=out, width=100))
     shown = out.getvalue()
-    for words in ("bits per target byte", "exact match", f"{len(WORDS)} rows"):
+    for words in ("bits/target byte", "exact_match", f"{len(WORDS)} rows"):
         assert words in shown
-    assert ("inputs deleted" in shown) == ("of eng" in shown) == (family == "mrt5")
-    assert ("soft deletion" in shown) == ("time of the encoder" in shown) == (family == "mrt5")
-    write_report(reports[family], tmp_path / "report.json", tmp_path)
-    assert json.loads((tmp_path / "report.json").read_text())["rows"] == len(WORDS)
+    assert ("deleted most" in shown) == ("deleted/eng" in shown) == (family == "mrt5")
+    assert ("soft_bits" in shown) == ("encoder_time_saved" in shown) == (family == "mrt5")
+    write_report(reports[family].to_json(), tmp_path / "report.json", tmp_path)
+    saved = json.loads((tmp_path / "report.json").read_text())
+    assert saved["details"]["targets"]["rows"] == len(WORDS)
+
+
+def test_documents_have_no_targets(models):
+    with pytest.raises(UserError, match="needs inputs with their targets.* vowel_removal"):
+        evaluate(models["byt5"], ["a text"])

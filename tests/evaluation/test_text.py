@@ -7,11 +7,11 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from bytelm.evaluation.seen import UNKNOWN, describe_text, evaluation_text
 
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, SourceConfig
 from bytelm.data.corpus.documents import Documents
+from bytelm.evaluation.text import UNKNOWN, describe_text, evaluation_text
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig
 from tests.training.tiny_run import keep_record
@@ -54,7 +54,7 @@ def scored(run, data, split=None):
 
 def counts(run, data, split=None):
     text = evaluation_text(run, data, split)
-    about = text.report()
+    about = text.about()
     return about["trained_on_documents"], about["documents"]
 
 
@@ -106,7 +106,7 @@ def test_the_run_s_text_however_it_is_named(run, config, tmp_path, monkeypatch, 
 def test_options_that_have_no_effect_are_said(run, config):
     def told(**changes):
         data = dataclasses.replace(config, **changes)
-        return describe_text(evaluation_text(run, data, "validation").report())
+        return describe_text(evaluation_text(run, data, "validation").about())
 
     assert "no effect" not in told(workers=1)
     assert "data.held_out and data.split_above had no effect" in told(
@@ -125,7 +125,7 @@ def test_a_file_that_grew(run, config):
             assert set(after) - set(texts)
         assert counts(run, data)[0] == 0
         text = evaluation_text(run, data)
-        about = text.report()
+        about = text.about()
         assert about["new_bytes"] == sum(len(t) for t in scored(run, data) if t not in TEXTS) > 0
         assert "bytes are new to the run" in describe_text(about)
 
@@ -135,7 +135,7 @@ def test_other_text_is_scored_whole(run, config, tmp_path):
     text = evaluation_text(run, data)
     assert scored(run, data) == OTHERS
     assert (text.whole, text.label, text.is_run_text) == (True, "all", False)
-    about = text.report()
+    about = text.about()
     assert describe_text(about) == "no passage of it was trained on"
     assert 0 < len(scored(run, data, "validation")) < len(OTHERS)
 
@@ -147,7 +147,7 @@ def test_other_text_with_some_of_the_run_says_so(run, config, tmp_path):
     data = dataclasses.replace(config, files=(write(tmp_path / "mixed.jsonl", mixed),))
     assert scored(run, data) == mixed
     text = evaluation_text(run, data)
-    about = text.report()
+    about = text.about()
     assert (about["split"], about["source"]) == ("all", "mixed.jsonl")
     assert about["trained_on_bytes"] == sum(map(len, known))
     assert (
@@ -213,7 +213,7 @@ def test_one_long_text(config, tmp_path):
 def test_the_first_bytes(config, tmp_path):
     (tmp_path / "book.txt").write_text(BOOK)
     book = dataclasses.replace(config, files=(str(tmp_path / "book.txt"),), split_above=65536)
-    about = evaluation_text(run_of(book, tmp_path), book, "train").report(max_bytes=1000)
+    about = evaluation_text(run_of(book, tmp_path), book, "train").about(max_bytes=1000)
     assert (about["documents"], about["bytes"], about["trained_on_bytes"]) == (1, 1000, 1000)
 
 
@@ -238,7 +238,7 @@ def test_an_older_run_without_a_record(run, config, tmp_path):
         data = dataclasses.replace(config, **changes)
         assert scored(run, data) == expected
         text = evaluation_text(run, data)
-        assert describe_text(text.report()).startswith(UNKNOWN)
+        assert describe_text(text.about()).startswith(UNKNOWN)
 
 
 def test_no_such_split(run, config):

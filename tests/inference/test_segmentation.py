@@ -10,7 +10,7 @@ from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import START
 from bytelm.data.config import DataConfig
-from bytelm.evaluation.segmentation_view import print_segmentation, segmentation_page, visible
+from bytelm.evaluation.segmentation_page import print_segmentation, segmentation_page, visible
 from bytelm.inference.segmentation import (
     Segmentation,
     boundary_agreement,
