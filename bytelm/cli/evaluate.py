@@ -56,7 +56,7 @@ class EvalCommand:
 
 
 def eval_command(arguments: Sequence[str]) -> int:
-    """Evaluates a checkpoint: exact bits per byte over whole documents, robustness, and more.
+    """Evaluates a checkpoint: exact bits per byte over whole documents, or other evaluations.
 
     `bytelm eval --checkpoint RUN [--suite NAME...] [options]`
     """
@@ -115,7 +115,10 @@ def _command_type() -> type[EvalCommand]:
         for name, kind in Evaluation.variants.items()
         if dataclasses.fields(kind)  # type: ignore[arg-type]
     ]
-    return dataclasses.make_dataclass("EvalCommand", fields, bases=(EvalCommand,), frozen=True)
+    said = {"__doc__": EvalCommand.__doc__}
+    return dataclasses.make_dataclass(
+        "EvalCommand", fields, bases=(EvalCommand,), namespace=said, frozen=True
+    )
 
 
 def _listed() -> str:

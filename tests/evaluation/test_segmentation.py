@@ -9,7 +9,7 @@ from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
 from tests.models.families import FAMILIES, LENGTH, split_model
 
-TEXTS = ["one two three", "", "some more words here", "naïve  日本"] * 3
+TEXTS = ["one two three", "", "some more words here", "naïve  日本"] * 4
 
 
 def load(family):

@@ -231,5 +231,5 @@ def test_a_report_is_printed_and_written(family, reports, tmp_path):
 
 
 def test_documents_have_no_targets(models):
-    with pytest.raises(UserError, match="needs inputs with their targets.* vowel_removal"):
+    with pytest.raises(UserError, match=r"needs inputs with their targets.* vowel_removal"):
         evaluate(models["byt5"], ["a text"])
