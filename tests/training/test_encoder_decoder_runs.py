@@ -304,9 +304,9 @@ def test_evaluation_by_the_command_line(whole_run, capsys):
     options = ["--max-bytes", str(inputs), "--batch-size", "3"]
     assert main(["eval", "--checkpoint", str(whole_run), *options]) == 0
     shown = capsys.readouterr().out
-    assert "bits per target byte" in shown and "inputs deleted" in shown
+    assert "bits_per_target_byte" in shown and "deleted most" in shown
     report = json.loads((whole_run / f"eval_step_6_validation_max-bytes-{inputs}.json").read_text())
-    assert report["rows"] == ROWS and report["data"]["task"] == "vowel_removal"
+    assert report["details"]["targets"]["rows"] == ROWS and report["data"]["task"] == "vowel_removal"
     # The same rows as the last validation.
     last = [r for r in records(whole_run) if "validation_bits_per_target_byte" in r][-1]
     assert report["bits_per_target_byte"] == pytest.approx(
