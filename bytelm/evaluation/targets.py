@@ -57,10 +57,12 @@ class Targets(Evaluation):
         `encoder_time_saved`.
         """
         if not isinstance(text, SplitText) or text.config.task == "next_byte":
+            given = (
+                "data.task is next_byte" if isinstance(text, SplitText) else "documents have none"
+            )
             raise UserError(
-                "the evaluation targets needs inputs with their targets; choose data with the task "
-                f"that the model was trained on, data.task {loaded.config.data.task}, or another "
-                "task that has targets."
+                f"the evaluation targets needs inputs with their targets, and {given}; choose the "
+                f"task that the model was trained on, {loaded.config.data.task}, or another one."
             )
         loaded.warn_of_long_inputs(text.config.sequence_length)
         data = dataclasses.replace(text.config, batch_size=scoring.batch_size)
