@@ -49,7 +49,7 @@ from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.attention.attention import AttentionImplementation
 from bytelm.nn.mesh import MeshConfig, row_share
 from bytelm.nn.stack import Stack
-from bytelm.patching.segmenter import GumbelBoundary
+from bytelm.patching.learned import GumbelPatches
 from bytelm.training import host_memory
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.program import train_program
@@ -281,7 +281,7 @@ def pooling_table(
             pre_depth=ends,
             backbone_depth=middle,
             post_depth=ends,
-            boundary=GumbelBoundary(rate=1 / factor),
+            segmenter=GumbelPatches(rate=1 / factor),
             attention=attention,
         )
     for length in lengths:

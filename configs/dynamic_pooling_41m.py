@@ -5,7 +5,7 @@ Without its dropout of 0.1, and with boundaries rounded in evaluation, as the pa
 
 from bytelm.data.config import DataConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
-from bytelm.patching.segmenter import GumbelBoundary
+from bytelm.patching.learned import GumbelPatches
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 
@@ -18,7 +18,7 @@ config = ExperimentConfig(
         head_width=64,
         mlp="gelu",
         mlp_width=2048,
-        boundary=GumbelBoundary(rate=0.2, temperature=0.5),
+        segmenter=GumbelPatches(rate=0.2, temperature=0.5),
         boundary_gradient="published",
         published_blocks=True,
         remat="dots",

@@ -2,13 +2,13 @@
 
 from bytelm.data.config import DataConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
-from bytelm.patching.segmenter import FixedBoundary
+from bytelm.patching.segmenter import FixedPatches
 from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 
 config = ExperimentConfig(
     model=DynamicPoolingConfig(
-        width=128, pre_depth=2, backbone_depth=6, post_depth=2, boundary=FixedBoundary(stride=4)
+        width=128, pre_depth=2, backbone_depth=6, post_depth=2, segmenter=FixedPatches(4)
     ),
     data=DataConfig(sequence_length=512, batch_size=4),
     optimizer=small_muon(),

@@ -2,13 +2,13 @@
 
 from bytelm.data.config import DataConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
-from bytelm.patching.segmenter import GumbelBoundary
+from bytelm.patching.learned import GumbelPatches
 from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 
 config = ExperimentConfig(
     model=DynamicPoolingConfig(
-        width=128, pre_depth=2, backbone_depth=6, post_depth=2, boundary=GumbelBoundary(rate=0.2)
+        width=128, pre_depth=2, backbone_depth=6, post_depth=2, segmenter=GumbelPatches(rate=0.2)
     ),
     data=DataConfig(sequence_length=512, batch_size=4),
     optimizer=small_muon(),

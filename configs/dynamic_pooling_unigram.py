@@ -5,13 +5,13 @@ Make the pieces first: `bytelm data unigram dynamic_pooling_fixed --output unigr
 
 from bytelm.data.config import DataConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
-from bytelm.patching.segmenter import UnigramBoundary
+from bytelm.patching.learned import UnigramPatches
 from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 
 config = ExperimentConfig(
     model=DynamicPoolingConfig(
-        width=128, pre_depth=2, backbone_depth=6, post_depth=2, boundary=UnigramBoundary()
+        width=128, pre_depth=2, backbone_depth=6, post_depth=2, segmenter=UnigramPatches()
     ),
     data=DataConfig(sequence_length=512, batch_size=4, unigram="unigram.model"),
     optimizer=small_muon(),

@@ -2,7 +2,7 @@
 
 from bytelm.data.config import DataConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
-from bytelm.patching.segmenter import WhitespaceBoundary
+from bytelm.patching.segmenter import RulePatches
 from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 
@@ -12,7 +12,7 @@ config = ExperimentConfig(
         pre_depth=2,
         backbone_depth=6,
         post_depth=2,
-        boundary=WhitespaceBoundary("whitespace_run"),
+        segmenter=RulePatches("whitespace_run"),
     ),
     data=DataConfig(sequence_length=512, batch_size=4),
     optimizer=small_muon(),

@@ -3,6 +3,7 @@
 from bytelm.data.config import DataConfig
 from bytelm.models.hat import HATConfig
 from bytelm.nn.mesh import MeshConfig
+from bytelm.patching.segmenter import RulePatches
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import OptimizerConfig
 
@@ -15,7 +16,7 @@ config = ExperimentConfig(
         global_depth=36,
         head_width=128,
         qk_norm=False,
-        longest_word=64,
+        segmenter=RulePatches("whitespace_run", longest_patch=64),
         bytes_per_slot=4.5,
         remat="dots",
     ),

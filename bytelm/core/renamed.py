@@ -7,10 +7,29 @@ OPTIONS = {
 }
 """Old path of a config's field: the new path."""
 
+RESHAPED = {
+    "model.boundary": "model.segmenter",
+    "model.stride": "model.segmenter.patch_size",
+    "model.longest_word": "model.segmenter.longest_patch",
+    "model.boundary.kind": "model.segmenter.kind",
+    "model.boundary.stride": "model.segmenter.patch_size",
+    "model.boundary.characters": "model.segmenter.rule",
+    "model.boundary.rate": "model.segmenter.rate",
+    "model.boundary.hidden": "model.segmenter.hidden",
+    "model.boundary.weight": "model.segmenter.weight",
+    "model.boundary.published": "model.segmenter.published",
+    "model.boundary.temperature": "model.segmenter.temperature",
+    "model.boundary.left": "model.segmenter.left",
+    "model.boundary.deviation": "model.segmenter.deviation",
+    "model.boundary.width": "model.segmenter.width",
+}
+"""The same, of fields whose values have another form now: an upgrade step of their own moves them
+in saved configs."""
+
 MODULES = {
     "bytelm.config": "bytelm.training.experiment",
     "bytelm.published": "bytelm.recipes.spacebyte",
-    "bytelm.models.boundary_kinds": "bytelm.patching.segmenter",
+    "bytelm.models.boundary_kinds": "bytelm.patching.learned",
     "bytelm.models.byt5": "bytelm.models.t5.byt5",
     "bytelm.models.mrt5": "bytelm.models.t5.mrt5",
     "bytelm.models.shortening": "bytelm.models.t5.shortening",
@@ -24,7 +43,7 @@ MODULES = {
 
 def new_option(name: str) -> str | None:
     """The new name of an option such as `--model.bytes-per-patch`; None if it has none."""
-    new = OPTIONS.get(name.removeprefix("--").replace("-", "_"))
+    new = (OPTIONS | RESHAPED).get(name.removeprefix("--").replace("-", "_"))
     return None if new is None else "--" + new.replace("_", "-")
 
 
@@ -35,7 +54,7 @@ def hint(error: BaseException) -> str:
             if old in MODULES:
                 return f"; {old} is now {MODULES[old]}"
     field = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    for old, new in OPTIONS.items() if field else ():
+    for old, new in (OPTIONS | RESHAPED).items() if field else ():
         if old.rpartition(".")[2] == field[1]:  # type: ignore[index]
             return f"; {field[1]} is now {new.rpartition('.')[2]}"  # type: ignore[index]
     return ""

@@ -4,7 +4,7 @@ import array
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TextIO, get_args
+from typing import TextIO
 
 import numpy as np
 from rich.table import Table
@@ -19,7 +19,7 @@ from bytelm.data.sources.document import Document
 from bytelm.data.sources.source import Source, open_sources
 from bytelm.data.tasks.pairs import pairs
 from bytelm.data.tasks.span_corruption import SpanCorruptionRows, span_counts
-from bytelm.patching.rules import BoundaryRule, RuleKind, find_boundaries
+from bytelm.patching.rules import RULES, find_edges
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 SAMPLE_BYTES = 160
@@ -92,18 +92,18 @@ class PatchStatistics:
         return 100 * self.length // capacity / 100
 
 
-def patch_statistics(rule: BoundaryRule, rows: Rows) -> PatchStatistics:
+def patch_statistics(rule: str, rows: Rows) -> PatchStatistics:
     """Cuts rows into patches as a model does.
 
     Args:
-        rule: where patches start.
+        rule: the name of the rule that says where patches start.
         rows: at least one.
     """
     batch_size = min(len(rows), max(1, SYMBOLS_AT_ONCE // rows.length))
     sizes, per_row = [], []
     for first in range(0, len(rows), batch_size):
         batch = rows.batch(range(first, first + batch_size))
-        starts = np.asarray(find_boundaries(rule, batch["ids"], batch["document_ids"])[0].starts)
+        starts = np.asarray(find_edges(rule, batch["ids"], batch["document_ids"])[0].starts)
         # A patch ends where the next one, another document, padding or another row starts.
         edges = starts | (np.diff(batch["document_ids"], axis=1, prepend=-1) != 0)
         at = np.flatnonzero(edges)
@@ -253,12 +253,13 @@ def _patch_table(rows: dict[str | None, Rows]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for name in columns:
         table.add_column(name, justify="right", overflow="fold")
-    for kind in get_args(RuleKind):
-        if kind == "fixed":
+    for rule in RULES:
+        if rule == "fixed":
             continue
         for script, part in rows.items():
-            found = patch_statistics(BoundaryRule(kind), part)
-            labels = [kind if part is first else "", Text(script or "all")][: min(len(rows), 2)]
+            found = patch_statistics(rule, part)
+            names: list[str | Text] = [rule if part is first else "", Text(script or "all")]
+            labels = names[: min(len(rows), 2)]
             quantiles = (f"{size:,.0f}" for size in np.quantile(found.sizes, QUANTILES))
             mean, advised = f"{found.sizes.mean():.2f}", f"{found.bytes_per_slot:.2f}"
             table.add_row(*labels, mean, *quantiles, advised)

@@ -28,7 +28,7 @@ from bytelm.data.config import DataConfig
 from bytelm.data.corpus.packing import Rows, pack
 from bytelm.data.sources.document import Document
 from bytelm.data.sources.source import open_sources
-from bytelm.patching.rules import BoundaryRule, find_boundaries
+from bytelm.patching.rules import find_edges
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _variation(texts: Sequence[bytes], script: str) -> float:
     """Standard deviation by mean of the boundaries per byte that whitespace makes in documents."""
     corpus = pack(texts)
     row = Rows(corpus, corpus.num_symbols).batch([0])
-    found, _ = find_boundaries(BoundaryRule("whitespace_run"), row["ids"], row["document_ids"])
+    found, _ = find_edges("whitespace_run", row["ids"], row["document_ids"])
     ends = np.asarray(found.ends) & (row["ids"] < START)
     counts = np.add.reduceat(ends[0], corpus.starts[:-1], dtype=int)
     if not counts.any():
@@ -133,4 +133,4 @@ def print_rates(config: DataConfig, anchor: str, rate: float, file: TextIO | Non
     )
     console = TerminalConsole(file)
     console.print(table)
-    console.print(Text(f"FlexitokensBoundary(bands=({bands},))"), soft_wrap=True)
+    console.print(Text(f"FlexitokensPatches(bands=({bands},))"), soft_wrap=True)

@@ -17,7 +17,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import START
 from bytelm.inference.scoring import Scorer, in_flight, place_by_document, window_batches
 from bytelm.patching.patches import LENGTHS
-from bytelm.patching.rules import BoundaryRule, find_boundaries
+from bytelm.patching.rules import find_edges
 
 _WHITESPACE = re.compile(
     rb"(?:[\t-\r ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f"
@@ -160,7 +160,7 @@ def boundary_agreement(found: np.ndarray, expected: np.ndarray) -> BoundaryAgree
 def word_starts(text: bytes) -> np.ndarray:
     """Bool `[bytes]`: the first byte, and each right after a whitespace character."""
     ids = np.append([START], np.frombuffer(text, np.uint8)).astype(np.int32)[None, :]
-    found, _ = find_boundaries(BoundaryRule("whitespace"), ids, np.ones_like(ids))
+    found, _ = find_edges("whitespace", ids, np.ones_like(ids))
     return np.asarray(found.starts)[0, 1:]
 
 

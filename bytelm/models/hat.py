@@ -20,12 +20,12 @@ so that an end never waits for the next byte (between words that one space parts
 published rule); UAX-29 words, the paper's variant, are known only with the next byte and belong to
 the second version (`hat2.py`). START is a word.
 END may follow any byte: no `[W]` is said before it unless whitespace came last. Words longer than
-`longest_word` bytes are split. When a row has no room for another word, the last one goes on, its
+`longest_patch` bytes are split. When a row has no room for another word, the last one goes on, its
 decoder seeing `longest_word` + 1 positions back.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -40,11 +40,10 @@ from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.norms import NORMS
 from bytelm.nn.partitioning import shard_rows
 from bytelm.nn.stack import StackState
-from bytelm.patching.patches import Patches, find_patches, positions_in_segment, spread_first
-from bytelm.patching.rules import BoundaryRule, RuleState, find_boundaries
+from bytelm.patching.patches import Patches, find_patches, positions_in_run, spread_first
+from bytelm.patching.rules import RuleCarry
+from bytelm.patching.segmenter import Needs, RulePatches, SegmenterConfig
 
-EndingRule = Literal["whitespace_run", "whitespace", "fixed"]
-"""Rules that know a word's end from its own bytes."""
 WORD_END = OUTPUT_SIZE
 """The decoder's output for `[W]`."""
 
@@ -54,6 +53,7 @@ class HATConfig(HierarchyConfig):
     """Hierarchical autoregressive Transformer, first version."""
 
     family: ClassVar[str] = "hat"
+    needs: ClassVar[Needs] = Needs("end", known_ends=True, longest=True)
 
     local_width: int = 256
     """Channels of the encoder and the decoder."""
@@ -65,24 +65,19 @@ class HATConfig(HierarchyConfig):
     """Channels of the backbone."""
     global_depth: int = 6
     """Blocks of the backbone."""
-    boundary: EndingRule = "whitespace_run"
-    """Where words end: with the first whitespace character of a run, with each one, or every
-    `longest_word` bytes."""
-    longest_word: int = 32
-    """Most bytes in a word; a longer one is split."""
+    segmenter: SegmenterConfig = field(default=RulePatches("whitespace_run", longest_patch=32))
+    """Where words end, such as with the first whitespace character of a run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_positive("encoder_depth", "decoder_depth", "global_depth", "longest_word")
+        self.require_positive("encoder_depth", "decoder_depth", "global_depth")
         self.require_heads("local_width", "global_width")
 
     @property
-    def fixed_patch(self) -> int | None:
-        return self.longest_word if self.boundary == "fixed" else None
-
-    @property
-    def rule(self) -> BoundaryRule:
-        return BoundaryRule(self.boundary, self.longest_word)
+    def longest_word(self) -> int:
+        """Most bytes in a word."""
+        assert self.segmenter.longest is not None
+        return self.segmenter.longest
 
     def encoder_block(self) -> BlockConfig:
         mask = AttentionMask(causal=False, window=self.longest_word + 1)
@@ -123,13 +118,13 @@ class HATState:
         spelled: int32 `[B, longest_word]`, the bytes of the open word, the newest last.
         length: int32 `[B]`, how many of them there are.
         segment: int32 `[B]`, number of the open word.
-        rule, backbone, decoder: of the rule and the two causal stacks.
+        carry, backbone, decoder: of the segmenter and the two causal stacks.
     """
 
     spelled: jax.Array
     length: jax.Array
     segment: jax.Array
-    rule: RuleState
+    carry: RuleCarry
     backbone: StackState
     decoder: StackState
 
@@ -150,12 +145,12 @@ class Stream:
 
     @classmethod
     def of(cls, words: Patches) -> "Stream":
-        """The stream in which a mark follows each symbol of `words.opened`."""
-        length = words.opened.shape[1]
-        marks = jnp.arange(words.at.shape[1])[None, :]
-        before = words.count - words.opened
+        """The stream in which a mark follows each symbol of `words.boundaries`."""
+        length = words.boundaries.shape[1]
+        marks = jnp.arange(words.positions.shape[1])[None, :]
+        before = words.count - words.boundaries
         of_bytes = jnp.arange(length)[None, :] + before
-        of_marks = marks + jnp.where(words.valid, words.at + 1, length)
+        of_marks = marks + jnp.where(words.valid, words.positions + 1, length)
         place = jnp.concatenate([of_bytes, of_marks], axis=1)
         index = jnp.arange(place.shape[1])
         source = jax.vmap(lambda row: jnp.zeros_like(index).at[row].set(index))(place)
@@ -190,6 +185,7 @@ class HAT(LanguageModel):
     def __init__(self, config: HATConfig, *, rngs: nnx.Rngs):
         self.config = config
         d, width = config.local_width, config.global_width
+        self.segmenter = config.segmenter.build(d, config.needs, norm=None, relu=False, rngs=rngs)
         self.encoder_embedding = Embedding(INPUT_SIZE, d, rngs=rngs)
         self.word_mark = nnx.Param(jax.random.normal(rngs.params(), (d,)), role="vector")
         self.encoder = config.stack(config.encoder_block(), rngs)
@@ -207,8 +203,8 @@ class HAT(LanguageModel):
     def __call__(self, batch: Batch) -> ModelOutput:
         ids, document_ids = batch.ids, batch.document_ids
         length = ids.shape[1]
-        boundaries, _ = find_boundaries(self.config.rule, ids, document_ids)
-        words = find_patches(boundaries.ends, document_ids, self.config.capacity(length))
+        boundaries, _ = self.segmenter(None, ids, document_ids)
+        words = find_patches(boundaries.hard, document_ids, self.config.capacity(length))
         stream, numbers = Stream.of(words), _word_numbers(words, document_ids)
         y = self._encode(ids, words, stream, numbers)
         y = self.to_decoder(self.backbone_norm(self.backbone(y, words.document_ids)))
@@ -221,7 +217,7 @@ class HAT(LanguageModel):
             logits,
             segmentation_nats,
             statistics=words.statistics,
-            patch_starts=words.opened,
+            patch_starts=words.boundaries,
             states=self.final_norm(of_bytes),
         )
 
@@ -231,10 +227,10 @@ class HAT(LanguageModel):
         """The vector of each word that ends, `[B, P, global_width]`."""
         x = self.encoder_embedding(ids, self.config.dtype)
         mark = self.word_mark[...].astype(x.dtype)[None, None, :]
-        marks = jnp.broadcast_to(mark, (*words.at.shape, x.shape[-1]))
-        own = jnp.where(words.valid, jnp.take_along_axis(numbers, words.at, axis=1), 0)
+        marks = jnp.broadcast_to(mark, (*words.positions.shape, x.shape[-1]))
+        own = jnp.where(words.valid, jnp.take_along_axis(numbers, words.positions, axis=1), 0)
         # [W] stands before the word: position 0, and the bytes from 1 on.
-        positions = stream.join(1 + positions_in_segment(numbers), jnp.zeros_like(words.at))
+        positions = stream.join(1 + positions_in_run(numbers), jnp.zeros_like(words.positions))
         segments = stream.join(numbers, own)
         x = self.encoder(shard_rows(stream.join(x, marks)), segments, positions=positions)
         _, x = stream.part(x, ids.shape[1])
@@ -249,8 +245,8 @@ class HAT(LanguageModel):
         spelling, end = of_bytes[:, :, :WORD_END], of_bytes[:, :, WORD_END]
         end -= jax.nn.logsumexp(spelling, axis=-1)
         next_word = spread_first(of_marks[:, :, :WORD_END], words)
-        logits = jnp.where(words.opened[:, :, None], next_word, spelling)
-        return logits, jax.nn.softplus(jnp.where(words.opened, -end, end))
+        logits = jnp.where(words.boundaries[:, :, None], next_word, spelling)
+        return logits, jax.nn.softplus(jnp.where(words.boundaries, -end, end))
 
     def init_state(self, batch_size: int, max_length: int) -> HATState:
         config, zeros = self.config, jnp.zeros((batch_size,), jnp.int32)
@@ -259,7 +255,7 @@ class HAT(LanguageModel):
             spelled=jnp.full((batch_size, config.longest_word), PAD, jnp.int32),
             length=zeros,
             segment=zeros + 1,
-            rule=RuleState.empty(batch_size),
+            carry=self.segmenter.init_carry(batch_size, max_length, config.dtype),
             backbone=self.backbone.init_state(batch_size, capacity, config.dtype),
             decoder=self.decoder.init_state(batch_size, max_length + capacity, config.dtype),
         )
@@ -269,15 +265,14 @@ class HAT(LanguageModel):
     ) -> tuple[jax.Array, HATState]:
         new, longest = ids.shape[1], self.config.longest_word
         valid = jnp.arange(new)[None, :] < lengths[:, None]
-        boundaries, rule = find_boundaries(
-            self.config.rule, ids, valid.astype(jnp.int32), state.rule
-        )
-        room = state.backbone.positions.shape[1] - state.backbone.length
-        words = find_patches(boundaries.ends, valid.astype(jnp.int32), new, room=room)
+        document_ids = valid.astype(jnp.int32)
+        boundaries, carry = self.segmenter(None, ids, document_ids, state.carry)
+        slots_left = state.backbone.positions.shape[1] - state.backbone.length
+        words = find_patches(boundaries.hard, document_ids, new, slots_left=slots_left)
         y, backbone = self._next_words(ids, state, words, valid)
 
         stream = Stream.of(words)
-        numbers = state.segment[:, None] + words.count - words.opened
+        numbers = state.segment[:, None] + words.count - words.boundaries
         x = self.decoder_embedding(ids, self.config.dtype)
         x, decoder = self.decoder.extend(
             stream.join(x, y),
@@ -290,14 +285,16 @@ class HAT(LanguageModel):
         # The open word's bytes are those after the last end.
         index = lengths[:, None] + jnp.arange(longest)[None, :]
         spelled = jnp.take_along_axis(jnp.concatenate([state.spelled, ids], axis=1), index, axis=1)
-        last_end = jnp.take_along_axis(words.at, jnp.maximum(words.total - 1, 0)[:, None], axis=1)
+        last_end = jnp.take_along_axis(
+            words.positions, jnp.maximum(words.total - 1, 0)[:, None], axis=1
+        )
         since = lengths - last_end[:, 0] - 1
         length = jnp.where(words.total > 0, since, state.length + lengths)
         return logits, HATState(
             spelled=spelled,
             length=jnp.minimum(length, longest),
             segment=state.segment + words.total,
-            rule=rule,
+            carry=carry,
             backbone=backbone,
             decoder=decoder,
         )
@@ -315,17 +312,17 @@ class HAT(LanguageModel):
 
         def run() -> tuple[jax.Array, StackState]:
             spelled = jnp.concatenate([state.spelled, ids], axis=1)
-            ended = find_patches(widened(words.opened), segments, words.at.shape[1])
+            ended = find_patches(widened(words.boundaries), segments, words.positions.shape[1])
             numbers = _word_numbers(ended, segments)
             y = self._encode(spelled, ended, Stream.of(ended), numbers)
             y, backbone = extend_backbone(self.backbone, y, state.backbone, words.total)
             return self.to_decoder(self.backbone_norm(y)), backbone
 
         def nothing() -> tuple[jax.Array, StackState]:
-            shape = (*words.at.shape, self.config.local_width)
+            shape = (*words.positions.shape, self.config.local_width)
             return jnp.zeros(shape, self.config.dtype), state.backbone
 
-        return jax.lax.cond(words.opened.any(), run, nothing)
+        return jax.lax.cond(words.boundaries.any(), run, nothing)
 
     def for_decoding(self) -> "HAT":
         for stack in (self.encoder, self.backbone, self.decoder):
@@ -336,11 +333,11 @@ class HAT(LanguageModel):
 def _word_numbers(words: Patches, document_ids: jax.Array) -> jax.Array:
     """The number of each symbol's word among all of the row's, from 1; 0 in padding: `[B, T]`."""
     documents = jnp.cumsum(jnp.diff(document_ids, axis=1, prepend=0) != 0, axis=1)
-    ended = words.count - words.opened
+    ended = words.count - words.boundaries
     return jnp.where(document_ids > 0, ended + documents, 0)
 
 
 def _decoder_segments(words: Patches, stream: Stream, numbers: jax.Array) -> jax.Array:
     """The word that each position of the stream spells, 0 for none: `[B, T + P]`."""
-    following = jnp.take_along_axis(numbers, words.at, axis=1) + 1
+    following = jnp.take_along_axis(numbers, words.positions, axis=1) + 1
     return stream.join(numbers, jnp.where(words.valid, following, 0))

@@ -11,11 +11,11 @@ sees from the bytes.
 Decided here, where nothing is published: encoder and decoder see a window of bytes; the query is
 scored as if it stood at the word's first byte; documents packed into one row do not see each other,
 and each one's first word gets a learned vector, as do the words of a document that begins when the
-row has no room for another word. Words longer than `longest_word` are split.
+row has no room for another word. Words longer than `longest_patch` are split.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from flax import nnx
 
 from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE
 from bytelm.models.contract import Batch, LanguageModel, ModelOutput
-from bytelm.models.hierarchy import HierarchyConfig, extend_backbone
+from bytelm.models.hierarchy import HierarchyConfig, extend_backbone, supervise
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig, Condition
 from bytelm.nn.linear import Dense, Embedding
@@ -36,9 +36,9 @@ from bytelm.patching.patches import (
     NO_PATCH,
     attention_pool,
     find_patches,
-    positions_in_segment,
+    positions_in_run,
 )
-from bytelm.patching.rules import BoundaryRule, RuleKind, RuleState, find_boundaries
+from bytelm.patching.segmenter import Needs, RulePatches, SegmenterConfig
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class HAT2Config(HierarchyConfig):
     """Hierarchical autoregressive Transformer, second version."""
 
     family: ClassVar[str] = "hat2"
+    needs: ClassVar[Needs] = Needs("start", states=True)
 
     local_width: int = 256
     """Channels of the encoder and the decoder."""
@@ -63,10 +64,8 @@ class HAT2Config(HierarchyConfig):
     """Heads of keys and values in the backbone, dividing its query heads; None for as many."""
     global_mlp_width: int | None = None
     """Channels inside the backbone's MLPs; None for the default of the kind."""
-    boundary: RuleKind = "words"
+    segmenter: SegmenterConfig = field(default=RulePatches("words", longest_patch=100))
     """Where words start."""
-    longest_word: int = 100
-    """Most bytes in a word; a longer one is split. The stride of the "fixed" rule."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,18 +76,9 @@ class HAT2Config(HierarchyConfig):
             "global_depth",
             "global_key_value_heads",
             "global_mlp_width",
-            "longest_word",
         )
         self.require_heads("local_width", "global_width")
         self.require_divisor("global_key_value_heads", self.global_width // self.head_width)
-
-    @property
-    def fixed_patch(self) -> int | None:
-        return self.longest_word if self.boundary == "fixed" else None
-
-    @property
-    def rule(self) -> BoundaryRule:
-        return BoundaryRule(self.boundary, self.longest_word)
 
     def encoder_block(self) -> BlockConfig:
         return self.block(self.local_width, self.encoder_depth, AttentionMask(window=self.window))
@@ -123,6 +113,7 @@ class HAT2Config(HierarchyConfig):
             self.encoder_block().forward_flops(sequence_length)
             + self.decoder_block().forward_flops(sequence_length)
             + self.global_block().forward_flops(patches)
+            + self.segmenter.forward_flops(d, sequence_length)
             + 2.0 * (connector + conditions + head)
         )
 
@@ -153,11 +144,11 @@ class HAT2State:
     Attributes:
         word: the word being read.
         words: int32 `[B]`, words opened; the backbone has seen all but the last.
-        encoder, rule, backbone, decoder: of the stacks and the rule.
+        encoder, carry, backbone, decoder: of the stacks and the segmenter.
     """
 
     encoder: StackState
-    rule: RuleState
+    carry: Any
     word: OpenWord
     words: jax.Array
     backbone: StackState
@@ -202,6 +193,9 @@ class HAT2(LanguageModel):
         self.config = config
         self.embedding = Embedding(INPUT_SIZE, config.local_width, rngs=rngs)
         self.encoder = config.stack(config.encoder_block(), rngs)
+        self.segmenter = config.segmenter.build(
+            config.local_width, config.needs, norm=config.norm, relu=config.mlp == "relu", rngs=rngs
+        )
         self.pooling = WordPooling(config, rngs=rngs)
         self.backbone = config.stack(config.global_block(), rngs)
         self.backbone_norm = NORMS[config.norm](config.global_width)
@@ -217,12 +211,12 @@ class HAT2(LanguageModel):
         ids, document_ids = batch.ids, batch.document_ids
         x = shard_rows(self.embedding(ids, self.config.dtype))
         x = self.encoder(x, document_ids)
-        boundaries, _ = find_boundaries(self.config.rule, ids, document_ids)
+        boundaries, _ = self.segmenter(x, ids, document_ids, keys=batch.keys)
         capacity = self.config.capacity(ids.shape[1])
-        patches = find_patches(boundaries.starts, document_ids, capacity)
-        word = patches.of_symbol
+        patches = find_patches(boundaries.hard, document_ids, capacity)
+        word = patches.index
         index = jnp.where(word == NO_PATCH, capacity, word)
-        scores, values = self.pooling.members(x, positions_in_segment(word))
+        scores, values = self.pooling.members(x, positions_in_run(word))
         values, _ = attention_pool(scores, values, index, capacity)
         y = shard_rows(self.pooling.words(values, x.dtype))
         y = self.backbone_norm(self.backbone(y, patches.document_ids))
@@ -232,10 +226,13 @@ class HAT2(LanguageModel):
         number = jnp.take_along_axis(patches.number, jnp.maximum(word, 0), axis=1)
         condition = Condition(vectors, jnp.where((word > 0) & (number > 0), word, 0))
         x = self.decoder(x, document_ids, shared=condition)
+        logits = self._logits(x)
+        losses, statistics = supervise(self.segmenter, boundaries, batch, logits)
         return ModelOutput(
-            self._logits(x),
-            statistics=patches.statistics,
-            patch_starts=patches.opened,
+            logits,
+            auxiliary_losses=losses,
+            statistics=(*patches.statistics, *statistics),
+            patch_starts=patches.boundaries,
             states=self.final_norm(x),
         )
 
@@ -251,7 +248,7 @@ class HAT2(LanguageModel):
         heads, zeros = config.local_width // config.head_width, jnp.zeros((batch_size,), jnp.int32)
         return HAT2State(
             encoder=self.encoder.init_state(batch_size, max_length, dtype),
-            rule=RuleState.empty(batch_size),
+            carry=self.segmenter.init_carry(batch_size, max_length, dtype),
             word=OpenWord(
                 values=jnp.zeros((batch_size, heads, config.head_width)),
                 scores=jnp.full((batch_size, heads), LEAST_SCORE),
@@ -271,13 +268,13 @@ class HAT2(LanguageModel):
         valid = (offsets < lengths[:, None]).astype(jnp.int32)
         x = self.embedding(ids, self.config.dtype)
         x, encoder = self.encoder.extend(x, state.encoder, lengths)
-        boundaries, rule = find_boundaries(self.config.rule, ids, valid, state.rule)
-        room = state.backbone.positions.shape[1] - state.words
-        patches = find_patches(boundaries.starts, valid, new, room=room)
+        boundaries, carry = self.segmenter(x, ids, valid, state.carry)
+        slots_left = state.backbone.positions.shape[1] - state.words
+        patches = find_patches(boundaries.hard, valid, new, slots_left=slots_left)
 
         # Word 0 is the open one, whose bytes so far count as one member; then the new ones.
         groups = new + 1
-        place = positions_in_segment(patches.count)
+        place = positions_in_run(patches.count)
         place = jnp.where(patches.count == 0, place + state.word.length[:, None], place)
         scores, values = self.pooling.members(x, place)
         values, scores = attention_pool(
@@ -305,7 +302,7 @@ class HAT2(LanguageModel):
         read += ((patches.count == last) & (valid == 1)).sum(axis=1, keepdims=True)
         return self._logits(x), HAT2State(
             encoder=encoder,
-            rule=rule,
+            carry=carry,
             word=OpenWord(
                 values=_take(values, last)[:, 0],
                 scores=_take(scores, last)[:, 0],

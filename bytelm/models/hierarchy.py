@@ -1,25 +1,38 @@
 """What the hierarchical families share: their common options, and running a backbone on patches."""
 
+import abc
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bytelm.core.errors import UserError
-from bytelm.models.contract import ModelConfig
+from bytelm.core.statistics import Ratio
+from bytelm.core.vocabulary import UNSCORED
+from bytelm.models.contract import Batch, ModelConfig
 from bytelm.nn.attention.attention import AttentionImplementation, AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.mlp import MLPKind
 from bytelm.nn.norms import NormKind
 from bytelm.nn.stack import Remat, Stack, StackState
+from bytelm.patching.segmenter import (
+    Boundaries,
+    Needs,
+    Segmenter,
+    SegmenterConfig,
+    Supervision,
+)
 
 
 @dataclass(frozen=True)
 class HierarchyConfig(ModelConfig):
     """Options of every family that has blocks over bytes and a backbone over patches."""
+
+    needs: ClassVar[Needs]
+    """What the family needs of its segmenter."""
 
     bytes_per_slot: float | None = None
     """The backbone has room for one patch per this many symbols of a row, rounded up; None for 4,
@@ -51,6 +64,7 @@ class HierarchyConfig(ModelConfig):
             raise UserError(
                 f"model.bytes_per_slot is {self.bytes_per_slot}; it must be at least 1."
             )
+        self.segmenter.check(self.needs, self.family)
         self.require_positive("head_width")
         if self.rope_theta is not None and not self.rope_theta > 0:
             raise UserError(f"model.rope_theta is {self.rope_theta}; it must be above 0, or None.")
@@ -90,14 +104,22 @@ class HierarchyConfig(ModelConfig):
         return max(1, math.ceil(length / size - 1e-6))
 
     @property
-    def default_bytes_per_slot(self) -> float:
-        """What `bytes_per_slot` None stands for."""
-        return 4.0 if self.fixed_patch is None else max(1.0, self.fixed_patch / 1.125)
+    @abc.abstractmethod
+    def segmenter(self) -> SegmenterConfig:
+        """Where patches start or end."""
 
     @property
-    def fixed_patch(self) -> int | None:
-        """Symbols in a patch, where all have the same number."""
-        return None
+    def default_bytes_per_slot(self) -> float:
+        """What `bytes_per_slot` None stands for."""
+        return self.segmenter.default_bytes_per_slot
+
+    @property
+    def scripts(self) -> tuple[str, ...]:
+        return self.segmenter.scripts
+
+    @property
+    def needs_unigram(self) -> bool:
+        return self.segmenter.needs_unigram
 
     def block(
         self,
@@ -144,6 +166,20 @@ class PositionTable(nnx.Module):
 
     def __call__(self, positions: jax.Array, dtype: jnp.dtype) -> jax.Array:
         return jnp.take(self.table[...].astype(dtype), positions, axis=0, mode="clip")
+
+
+def supervise(
+    segmenter: Segmenter, boundaries: Boundaries, batch: Batch, predictions: jax.Array
+) -> tuple[dict[str, jax.Array], tuple[Ratio, ...]]:
+    """A segmenter's losses and statistics. Boundaries count where the target is scored.
+
+    Args:
+        predictions: float32 `[B, T, outputs]`, the model's logits of the next symbol.
+    """
+    counted = batch.targets != UNSCORED
+    ids, document_ids = batch.ids, batch.document_ids
+    seen = Supervision(ids, document_ids, counted, predictions, batch.scripts, batch.boundaries)
+    return segmenter.supervise(boundaries, seen)
 
 
 def extend_backbone(

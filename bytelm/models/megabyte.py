@@ -29,8 +29,9 @@ from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.norms import NORMS
 from bytelm.nn.partitioning import shard_rows
 from bytelm.nn.stack import StackState
-from bytelm.patching.patches import Patches, find_patches, positions_in_segment
-from bytelm.patching.rules import BoundaryRule, RuleState, find_boundaries
+from bytelm.patching.patches import Patches, find_patches, positions_in_run
+from bytelm.patching.rules import RuleCarry
+from bytelm.patching.segmenter import FixedPatches, Needs
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class MegaByteConfig(HierarchyConfig):
     """MegaByte with two levels."""
 
     family: ClassVar[str] = "megabyte"
+    needs: ClassVar[Needs] = Needs("start")
 
     patch_size: int = 8
     """P, symbols in a patch."""
@@ -54,8 +56,8 @@ class MegaByteConfig(HierarchyConfig):
     the local model in any case); later ones get the last one's. None for none."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         self.require_positive("patch_size", "global_depth", "local_depth", "learned_positions")
+        super().__post_init__()
         self.require_heads("global_width", "local_width")
         if self.global_width % self.patch_size:
             raise UserError(
@@ -64,17 +66,13 @@ class MegaByteConfig(HierarchyConfig):
             )
 
     @property
-    def fixed_patch(self) -> int:
-        return self.patch_size
+    def segmenter(self) -> FixedPatches:
+        return FixedPatches(self.patch_size)
 
     @property
     def share(self) -> int:
         """Channels that each symbol of a patch has in the global model."""
         return self.global_width // self.patch_size
-
-    @property
-    def rule(self) -> BoundaryRule:
-        return BoundaryRule("fixed", self.patch_size)
 
     def global_block(self) -> BlockConfig:
         return self.block(self.global_width, self.global_depth, AttentionMask())
@@ -110,14 +108,14 @@ class MegaByteState:
         pieces: `[B, P, share]`, the global output for the symbols of the patch that is open.
         segment: int32 `[B]`, number of that patch among the row's, from 1.
         opened: int32 `[B]`, the symbol at which the last patch of the global model opened.
-        rule, backbone, local: of the boundary rule and the two stacks.
+        carry, backbone, local: of the segmenter and the two stacks.
     """
 
     recent: jax.Array
     pieces: jax.Array
     segment: jax.Array
     opened: jax.Array
-    rule: RuleState
+    carry: RuleCarry
     backbone: StackState
     local: StackState
 
@@ -128,6 +126,7 @@ class MegaByte(LanguageModel):
     def __init__(self, config: MegaByteConfig, *, rngs: nnx.Rngs):
         self.config = config
         d, width = config.local_width, config.global_width
+        self.segmenter = config.segmenter.build(d, config.needs, norm=None, relu=False, rngs=rngs)
         self.global_embedding = Embedding(INPUT_SIZE, config.share, rngs=rngs)
         if config.learned_positions is not None:
             self.global_positions = PositionTable(config.learned_positions, config.share, rngs=rngs)
@@ -147,26 +146,26 @@ class MegaByte(LanguageModel):
     def __call__(self, batch: Batch) -> ModelOutput:
         ids, document_ids = batch.ids, batch.document_ids
         rows, length = ids.shape
-        positions = positions_in_segment(document_ids)
-        boundaries, _ = find_boundaries(self.config.rule, ids, document_ids)
-        patches = find_patches(boundaries.starts, document_ids, self.config.capacity(length))
+        positions = positions_in_run(document_ids)
+        boundaries, _ = self.segmenter(None, ids, document_ids)
+        patches = find_patches(boundaries.hard, document_ids, self.config.capacity(length))
         # Nothing lies before a row: its first patch has the pad.
         before = jnp.zeros((rows, self.config.patch_size - 1, self.config.share), self.config.dtype)
         y = self._global_input(ids, before, positions, patches, patches.number)
         y = self.backbone(shard_rows(y), patches.document_ids)
 
         pieces = self._pieces(y)
-        offset = jnp.arange(length)[None, :] - _take(patches.at, patches.of_symbol)
-        index = patches.of_symbol * self.config.patch_size + offset
-        served = (patches.of_symbol >= 0) & (offset < self.config.patch_size)
+        offset = jnp.arange(length)[None, :] - _take(patches.positions, patches.index)
+        index = patches.index * self.config.patch_size + offset
+        served = (patches.index >= 0) & (offset < self.config.patch_size)
         x = self._local_input(ids, positions, pieces, jnp.where(served, index, -1))
-        groups = jnp.cumsum(patches.opened | (positions == 0), axis=1)
+        groups = jnp.cumsum(patches.boundaries | (positions == 0), axis=1)
         groups = jnp.where(document_ids > 0, groups, 0)
         x = self.local(shard_rows(x), groups)
         return ModelOutput(
             self._logits(x),
             statistics=patches.statistics,
-            patch_starts=patches.opened,
+            patch_starts=patches.boundaries,
             states=self.final_norm(x),
         )
 
@@ -182,12 +181,14 @@ class MegaByte(LanguageModel):
         size, rows = self.config.patch_size, ids.shape[0]
         x = self.global_embedding(ids, self.config.dtype)
         x = jnp.concatenate([before, x], axis=1)
-        # `at` counts from the first new symbol, which stands at P - 1.
-        index = patches.at[:, :, None] + jnp.arange(size)[None, None, :]
+        # Positions count from the first new symbol, which stands at P - 1.
+        index = patches.positions[:, :, None] + jnp.arange(size)[None, None, :]
         y = jnp.take_along_axis(x, index.reshape(rows, -1)[:, :, None], axis=1)
         if self.config.learned_positions is not None:
             # Counted with the P - 1 symbols that the authors put before a document.
-            places = _take(positions, patches.at)[:, :, None] + jnp.arange(size)[None, None, :]
+            places = (
+                _take(positions, patches.positions)[:, :, None] + jnp.arange(size)[None, None, :]
+            )
             y = y + self.global_positions(places.reshape(rows, -1), y.dtype)
         y = y.reshape(rows, -1, self.config.global_width)
         pad = self.global_pad[...].astype(y.dtype)[None, None, :]
@@ -220,7 +221,7 @@ class MegaByte(LanguageModel):
             pieces=jnp.zeros((batch_size, config.patch_size, config.share), config.dtype),
             segment=zeros,
             opened=zeros,
-            rule=RuleState.empty(batch_size),
+            carry=self.segmenter.init_carry(batch_size, max_length, config.dtype),
             backbone=self.backbone.init_state(
                 batch_size, config.capacity(max_length), config.dtype
             ),
@@ -234,10 +235,10 @@ class MegaByte(LanguageModel):
         offsets = jnp.arange(new)[None, :]
         valid = (offsets < lengths[:, None]).astype(jnp.int32)
         positions = state.local.length[:, None] + offsets
-        boundaries, rule = find_boundaries(self.config.rule, ids, valid, state.rule)
+        boundaries, carry = self.segmenter(None, ids, valid, state.carry)
         seen = state.backbone.length
-        room = state.backbone.positions.shape[1] - seen
-        patches = find_patches(boundaries.starts, valid, -(-new // size), room=room)
+        slots_left = state.backbone.positions.shape[1] - seen
+        patches = find_patches(boundaries.hard, valid, -(-new // size), slots_left=slots_left)
         numbers = seen[:, None] + patches.number
         before = self.global_embedding(state.recent, self.config.dtype)
         y = self._global_input(ids, before, positions, patches, numbers)
@@ -245,7 +246,7 @@ class MegaByte(LanguageModel):
 
         # The patch that was open before comes first, then the new ones.
         pieces = jnp.concatenate([state.pieces, self._pieces(y)], axis=1)
-        opened = state.local.length[:, None] + patches.at
+        opened = state.local.length[:, None] + patches.positions
         opened = jnp.concatenate([state.opened[:, None], opened], axis=1)
         offset = positions - _take(opened, patches.count)
         index = jnp.where(offset < size, patches.count * size + offset, -1)
@@ -262,7 +263,7 @@ class MegaByte(LanguageModel):
             pieces=jnp.take_along_axis(pieces, places[:, :, None], axis=1),
             segment=state.segment + patches.total,
             opened=_take(opened, last)[:, 0],
-            rule=rule,
+            carry=carry,
             backbone=backbone,
             local=local,
         )

@@ -22,8 +22,8 @@ from 0 for the global positions, local blocks divided in the middle. Decided oth
   same model with its channels in another order.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,20 +32,20 @@ from flax import nnx
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE
 from bytelm.models.contract import Batch, LanguageModel, ModelOutput
-from bytelm.models.hierarchy import HierarchyConfig, PositionTable, extend_backbone
+from bytelm.models.hierarchy import (
+    HierarchyConfig,
+    PositionTable,
+    extend_backbone,
+    supervise,
+)
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.norms import NORMS
 from bytelm.nn.partitioning import shard_rows
 from bytelm.nn.stack import StackState
-from bytelm.patching.patches import (
-    find_patches,
-    gather_first,
-    positions_in_segment,
-    spread_first,
-)
-from bytelm.patching.rules import BoundaryRule, RuleKind, RuleState, find_boundaries
+from bytelm.patching.patches import find_patches, gather_first, positions_in_run, spread_first
+from bytelm.patching.segmenter import Needs, RulePatches, SegmenterConfig
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class SpaceByteConfig(HierarchyConfig):
     """SpaceByte; the defaults are its layout with today's blocks (RMSNorm, SwiGLU, RoPE)."""
 
     family: ClassVar[str] = "spacebyte"
+    needs: ClassVar[Needs] = Needs("start", states=True, gradient=True)
 
     local_width: int = 256
     """d, channels of the local blocks."""
@@ -66,19 +67,15 @@ class SpaceByteConfig(HierarchyConfig):
     """Global blocks."""
     window: int | None = None
     """A byte sees itself and the window - 1 bytes before it in the local blocks; None for d."""
-    boundary: RuleKind = "spacelike"
-    """Where patches start. "fixed" is the paper's ablation, with a patch every `stride` bytes."""
-    stride: int | None = None
-    """Bytes in a patch of the "fixed" rule."""
+    segmenter: SegmenterConfig = field(default=RulePatches("spacelike"))
+    """Where patches start; FixedPatches are the paper's ablation."""
     learned_positions: int | None = None
     """Bytes that have a learned position, added to the embedding, and as many patches as a row
     of that length has room for; later ones get the last one's. None for no learned positions."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_positive(
-            "local_depth", "global_depth", "window", "stride", "learned_positions"
-        )
+        self.require_positive("local_depth", "global_depth", "window", "learned_positions")
         self.require_heads("local_width", "global_width")
         if self.global_width < self.local_width:
             raise UserError(
@@ -95,23 +92,10 @@ class SpaceByteConfig(HierarchyConfig):
                 f"model.initial_depth is {self.initial_depth}; it must be from 1 to "
                 f"{self.local_depth - 1}, to leave some of the {self.local_depth} local blocks."
             )
-        if (self.boundary == "fixed") != (self.stride is not None):
-            raise UserError(
-                'model.stride is the length of patches of model.boundary "fixed": set both, or '
-                "neither."
-            )
-
-    @property
-    def fixed_patch(self) -> int | None:
-        return self.stride
 
     @property
     def initial_blocks(self) -> int:
         return self.local_depth // 2 if self.initial_depth is None else self.initial_depth
-
-    @property
-    def rule(self) -> BoundaryRule:
-        return BoundaryRule(self.boundary, self.stride)
 
     def local_block(self, depth: int) -> BlockConfig:
         mask = AttentionMask(window=self.window or self.local_width)
@@ -127,16 +111,17 @@ class SpaceByteConfig(HierarchyConfig):
         patches = self.capacity(sequence_length) if patches is None else patches
         head = 2.0 * sequence_length * self.local_width * OUTPUT_SIZE
         local = self.local_block(self.local_depth).forward_flops(sequence_length)
+        local += self.segmenter.forward_flops(self.local_width, sequence_length)
         return local + self.global_block().forward_flops(patches) + head
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SpaceByteState:
-    """Decoding state: of the local blocks, of the boundary rule, and of the global blocks."""
+    """Decoding state: of the local blocks, of the segmenter, and of the global blocks."""
 
     initial: StackState
-    rule: RuleState
+    carry: Any
     backbone: StackState
     final: StackState
 
@@ -153,6 +138,9 @@ class SpaceByte(LanguageModel):
             self.local_positions = PositionTable(size, d, rngs=rngs)
             self.global_positions = PositionTable(config.capacity(size), width, rngs=rngs)
         self.initial = config.stack(config.local_block(config.initial_blocks), rngs)
+        self.segmenter = config.segmenter.build(
+            d, config.needs, norm=config.norm, relu=config.mlp == "relu", rngs=rngs
+        )
         self.backbone = config.stack(config.global_block(), rngs)
         final_blocks = config.local_depth - config.initial_blocks
         self.final = config.stack(config.local_block(final_blocks), rngs)
@@ -162,19 +150,24 @@ class SpaceByte(LanguageModel):
 
     def __call__(self, batch: Batch) -> ModelOutput:
         ids, document_ids = batch.ids, batch.document_ids
-        x = shard_rows(self._embed(ids, positions_in_segment(document_ids)))
+        x = shard_rows(self._embed(ids, positions_in_run(document_ids)))
         x = self.initial(x, document_ids)
-        boundaries, _ = find_boundaries(self.config.rule, ids, document_ids)
+        boundaries, _ = self.segmenter(x, ids, document_ids, keys=batch.keys)
         capacity = self.config.capacity(ids.shape[1])
-        patches = find_patches(boundaries.starts, document_ids, capacity)
+        patches = find_patches(boundaries.hard, document_ids, capacity)
         y = self._widen(gather_first(x, patches), patches.number)
         y = self.backbone(y, patches.document_ids)
-        x = x + spread_first(self._narrow(y), patches)
+        # Values are 1 where a patch starts; their gradient is how a sampled segmenter learns.
+        values = boundaries.values[:, :, None].astype(y.dtype)
+        x = x + values * spread_first(self._narrow(y), patches)
         x = self.final(x, document_ids)
+        logits = self._logits(x)
+        losses, statistics = supervise(self.segmenter, boundaries, batch, logits)
         return ModelOutput(
-            self._logits(x),
-            statistics=patches.statistics,
-            patch_starts=patches.opened,
+            logits,
+            auxiliary_losses=losses,
+            statistics=(*patches.statistics, *statistics),
+            patch_starts=patches.boundaries,
             states=self.final_norm(x),
         )
 
@@ -200,7 +193,7 @@ class SpaceByte(LanguageModel):
         dtype, capacity = self.config.dtype, self.config.capacity(max_length)
         return SpaceByteState(
             self.initial.init_state(batch_size, max_length, dtype),
-            RuleState.empty(batch_size),
+            self.segmenter.init_carry(batch_size, max_length, dtype),
             self.backbone.init_state(batch_size, capacity, dtype),
             self.final.init_state(batch_size, max_length, dtype),
         )
@@ -212,15 +205,15 @@ class SpaceByte(LanguageModel):
         valid = (offsets < lengths[:, None]).astype(jnp.int32)
         x = self._embed(ids, state.initial.length[:, None] + offsets)
         x, initial = self.initial.extend(x, state.initial, lengths)
-        boundaries, rule = find_boundaries(self.config.rule, ids, valid, state.rule)
+        boundaries, carry = self.segmenter(x, ids, valid, state.carry)
         seen = state.backbone.length
-        room = state.backbone.positions.shape[1] - seen
-        patches = find_patches(boundaries.starts, valid, ids.shape[1], room=room)
+        slots_left = state.backbone.positions.shape[1] - seen
+        patches = find_patches(boundaries.hard, valid, ids.shape[1], slots_left=slots_left)
         y = self._widen(gather_first(x, patches), seen[:, None] + patches.number)
         y, backbone = extend_backbone(self.backbone, y, state.backbone, patches.total)
         x = x + spread_first(self._narrow(y), patches)
         x, final = self.final.extend(x, state.final, lengths)
-        return self._logits(x), SpaceByteState(initial, rule, backbone, final)
+        return self._logits(x), SpaceByteState(initial, carry, backbone, final)
 
     def for_decoding(self) -> "SpaceByte":
         for stack in (self.initial, self.backbone, self.final):

@@ -48,5 +48,5 @@ def _collapse(values: Mapping[str, float]) -> str | None:
         return None
     return (
         f"{rate:.1%} of the symbols are boundaries: the segmentation has collapsed; raise "
-        "model.boundary.weight, or lower the learning rate."
+        "model.segmenter.weight, or lower the learning rate."
     )

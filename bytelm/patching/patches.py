@@ -1,10 +1,12 @@
-"""Patches: runs of bytes of one document, gathered to vectors and spread back over the bytes.
+"""Patches: runs of bytes of one document. Find them, gather their vectors, spread vectors back.
 
-Everything is O(T): integer cumulative sums, gathers, and segment sums; no `[T, P]` one-hot.
+A patch opens at its boundary here; for patches that are read once they have ended see
+`bytelm.patching.ended`. Everything is O(T): integer cumulative sums, gathers and sums by index; no
+`[T, P]` one-hot.
 
 The capacity P is static. A row that has opened P patches opens no more: the bytes that follow in
 the same document stay in its last patch. That depends on the prefix alone, so it is causal, and
-every byte is still read and scored. A document that begins when no patch is left has none.
+every byte is still read and scored. A document that begins when no slot is left has no patch.
 
 Shapes: B = rows, T = symbols, P = patches, d = channels.
 """
@@ -27,7 +29,7 @@ OVERFLOW = Statistic("overflow", "share")
 MOST_OVERFLOW = 0.01
 """Overflow above which a user is warned."""
 LEAST_SCORE = -1e30
-"""Score of what is not there. Finite, so that its gradient is 0 and not NaN."""
+"""Score of a member that does not exist. Finite, so that its gradient is 0 and not NaN."""
 
 
 @dataclass(frozen=True)
@@ -62,28 +64,28 @@ def overflow_ratio(overflow: jax.Array, opened: jax.Array, symbols_per_slot: flo
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Patches:
-    """The patches of packed rows, from the places where they open.
+    """The patches of packed rows.
 
     Attributes:
-        at: int32 `[B, P]`, the symbol at which each patch opens; 0 where there is none.
-        valid: bool `[B, P]`, which patches there are: the first ones.
-        document_ids: int32 `[B, P]`, the document of each; 0 where there is none.
+        positions: int32 `[B, P]`, the symbol at which each patch opens; 0 in an empty slot.
+        valid: bool `[B, P]`, the slots that hold a patch: the first ones.
+        document_ids: int32 `[B, P]`, the document of each; 0 in an empty slot.
         number: int32 `[B, P]`, its number among its document's patches in the row, from 0.
-        opened: bool `[B, T]`, the symbols at which a patch opens.
+        boundaries: bool `[B, T]`, the symbols at which a patch opens.
         count: int32 `[B, T]`, patches of the row opened up to and including each symbol.
-        of_symbol: int32 `[B, T]`, the patch each symbol is in: the last one of its document to
+        index: int32 `[B, T]`, the patch that holds each symbol: the last one of its document to
             open; NO_PATCH if none.
-        refused: int32 scalar, places where one would have opened had there been room.
+        overflow: int32 scalar, boundaries ignored because the capacity is used up.
     """
 
-    at: jax.Array
+    positions: jax.Array
     valid: jax.Array
     document_ids: jax.Array
     number: jax.Array
-    opened: jax.Array
+    boundaries: jax.Array
     count: jax.Array
-    of_symbol: jax.Array
-    refused: jax.Array
+    index: jax.Array
+    overflow: jax.Array
 
     @property
     def total(self) -> jax.Array:
@@ -93,45 +95,49 @@ class Patches:
     @property
     def statistics(self) -> tuple[Ratio, ...]:
         """The share of boundaries that overflowed."""
-        slots = self.at.shape[1]
-        return (overflow_ratio(self.refused, self.valid.sum(), self.of_symbol.shape[1] / slots),)
+        symbols_per_slot = self.index.shape[1] / self.positions.shape[1]
+        return (overflow_ratio(self.overflow, self.valid.sum(), symbols_per_slot),)
 
 
 def find_patches(
-    marks: jax.Array, document_ids: jax.Array, capacity: int, *, room: jax.Array | None = None
+    boundaries: jax.Array,
+    document_ids: jax.Array,
+    capacity: int,
+    *,
+    slots_left: jax.Array | None = None,
 ) -> Patches:
-    """Opens patches at the marked symbols, as far as there is room.
+    """Opens patches at the boundaries, as long as there are slots.
 
     Args:
-        marks: bool `[B, T]`, where patches are to open; False in padding.
+        boundaries: bool `[B, T]`, where patches should open; False in padding.
         document_ids: int32 `[B, T]`.
         capacity: P.
-        room: int32 `[B]`, how many may still open in each row; None for P.
+        slots_left: int32 `[B]`, how many may still open in each row; None for P.
     """
-    most = capacity if room is None else jnp.minimum(room, capacity)[:, None]
-    opened = marks & (jnp.cumsum(marks, axis=1) <= most)
-    count = jnp.cumsum(opened, axis=1)
-    at = jax.vmap(lambda row: jnp.nonzero(row, size=capacity, fill_value=0)[0])(opened)
-    valid = jnp.arange(capacity)[None, :] < count[:, -1:]
-    of_patch = jnp.where(valid, jnp.take_along_axis(document_ids, at, axis=1), 0)
-    last = jnp.maximum(count - 1, 0)
-    own = (count > 0) & (jnp.take_along_axis(of_patch, last, axis=1) == document_ids)
+    most = capacity if slots_left is None else jnp.minimum(slots_left, capacity)[:, None]
+    opened = boundaries & (jnp.cumsum(boundaries, axis=1) <= most)  # [B, T]
+    count = jnp.cumsum(opened, axis=1)  # [B, T]
+    positions = jax.vmap(lambda row: jnp.nonzero(row, size=capacity, fill_value=0)[0])(opened)
+    valid = jnp.arange(capacity)[None, :] < count[:, -1:]  # [B, P]
+    documents = jnp.where(valid, jnp.take_along_axis(document_ids, positions, axis=1), 0)
+    last = jnp.maximum(count - 1, 0)  # [B, T]
+    own = (count > 0) & (jnp.take_along_axis(documents, last, axis=1) == document_ids)
     return Patches(
-        at=at,
+        positions=positions,
         valid=valid,
-        document_ids=of_patch,
-        number=positions_in_segment(of_patch),
-        opened=opened,
+        document_ids=documents,
+        number=positions_in_run(documents),
+        boundaries=opened,
         count=count,
-        of_symbol=jnp.where(own & (document_ids > 0), last, NO_PATCH),
-        refused=marks.sum() - opened.sum(),
+        index=jnp.where(own & (document_ids > 0), last, NO_PATCH),
+        overflow=boundaries.sum() - opened.sum(),
     )
 
 
 def count_lengths(starts: jax.Array, document_ids: jax.Array) -> jax.Array:
     """How many patches have each length, int32 `[len(LENGTHS)]`, in the classes of `LENGTHS`.
 
-    A patch ends where another, another document or padding begins, or with its row.
+    A patch ends where another patch, another document or padding begins, or with its row.
 
     Args:
         starts: bool `[B, T]`, the symbols with which patches start.
@@ -142,24 +148,27 @@ def count_lengths(starts: jax.Array, document_ids: jax.Array) -> jax.Array:
     index = jnp.where(edges, jnp.arange(length)[None, :], length)
     following = jax.lax.cummin(index, axis=1, reverse=True)
     following = jnp.pad(following[:, 1:], ((0, 0), (0, 1)), constant_values=length)
-    lengths = following - jnp.arange(length)[None, :]
+    lengths = following - jnp.arange(length)[None, :]  # [B, T]
     longest = jnp.array(list(LENGTHS.values())[:-1])
-    classes = (lengths[:, :, None] > longest[None, None, :]).sum(axis=2)
+    classes = (lengths[:, :, None] > longest[None, None, :]).sum(axis=2)  # [B, T]
     found = (classes[:, :, None] == jnp.arange(len(LENGTHS))[None, None, :]) & starts[:, :, None]
     return found.sum(axis=(0, 1))
 
 
-def positions_in_segment(document_ids: jax.Array) -> jax.Array:
-    """Each position's number within its segment's run in the row, from 0: `[B, T] -> [B, T]`."""
-    index = jnp.arange(document_ids.shape[1])[None, :]
-    first = jnp.diff(document_ids, axis=1, prepend=-1) != 0
+def positions_in_run(values: jax.Array) -> jax.Array:
+    """Each position's number within its run of equal values, from 0: int `[B, T] -> [B, T]`.
+
+    Of document ids, that is the position in the document.
+    """
+    index = jnp.arange(values.shape[1])[None, :]
+    first = jnp.diff(values, axis=1, prepend=-1) != 0
     return index - jax.lax.cummax(jnp.where(first, index, 0), axis=1)
 
 
 @jax.custom_vjp
 def gather_first(x: jax.Array, patches: Patches) -> jax.Array:
-    """The vector at which each patch opens, `[B, T, d] -> [B, P, d]`; 0 where there is none."""
-    picked = jnp.take_along_axis(x, patches.at[:, :, None], axis=1)
+    """The vector at which each patch opens, `[B, T, d] -> [B, P, d]`; 0 in an empty slot."""
+    picked = jnp.take_along_axis(x, patches.positions[:, :, None], axis=1)  # [B, P, d]
     return jnp.where(patches.valid[:, :, None], picked, 0)
 
 
@@ -167,8 +176,8 @@ def gather_first(x: jax.Array, patches: Patches) -> jax.Array:
 def spread_first(y: jax.Array, patches: Patches) -> jax.Array:
     """Puts each patch's vector where it opens, `[B, P, d] -> [B, T, d]`; 0 elsewhere."""
     index = jnp.maximum(patches.count - 1, 0)
-    picked = jnp.take_along_axis(y, index[:, :, None], axis=1)
-    return jnp.where(patches.opened[:, :, None], picked, 0)
+    picked = jnp.take_along_axis(y, index[:, :, None], axis=1)  # [B, T, d]
+    return jnp.where(patches.boundaries[:, :, None], picked, 0)
 
 
 # Each is the other's transpose, so that no backward pass needs a scatter.
@@ -182,47 +191,6 @@ spread_first.defvjp(
 )
 
 
-def gather_last(x: jax.Array, patches: Patches) -> jax.Array:
-    """The vector of each patch's last symbol in the row, `[B, T, d] -> [B, P, d]`."""
-    length, capacity = x.shape[1], patches.at.shape[1]
-    index = jnp.where(patches.of_symbol == NO_PATCH, capacity, patches.of_symbol)
-    last = jax.vmap(
-        lambda row: jax.ops.segment_max(
-            jnp.arange(length), row, capacity + 1, indices_are_sorted=False
-        )
-    )(index)[:, :capacity]
-    picked = jnp.take_along_axis(x, jnp.clip(last, 0, length - 1)[:, :, None], axis=1)
-    return jnp.where(patches.valid[:, :, None], picked, 0)
-
-
-def sum_patches(x: jax.Array, patches: Patches) -> jax.Array:
-    """The sum of the vectors of each patch's symbols, `[B, T, d] -> [B, P, d]`."""
-    capacity = patches.at.shape[1]
-    index = jnp.where(patches.of_symbol == NO_PATCH, capacity, patches.of_symbol)
-    total = jax.vmap(lambda row, i: jax.ops.segment_sum(row, i, capacity + 1))(x, index)
-    return total[:, :capacity]
-
-
-def mean_patches(x: jax.Array, patches: Patches) -> jax.Array:
-    """The mean of the vectors of each patch's symbols, `[B, T, d] -> [B, P, d]`, in float32."""
-    sizes = sum_patches(jnp.ones((*x.shape[:2], 1), jnp.float32), patches)
-    return sum_patches(x.astype(jnp.float32), patches) / jnp.maximum(sizes, 1)
-
-
-def spread_patches(y: jax.Array, patches: Patches, *, shift: int = 0) -> jax.Array:
-    """Gives each symbol its patch's vector, `[B, P, d] -> [B, T, d]`; 0 where it has none.
-
-    Args:
-        shift: how many patches back in the same document the vector comes from. With 1, a symbol
-            gets what the patches before its own say, and its own patch may hold later symbols.
-    """
-    index = jnp.maximum(patches.of_symbol, 0)
-    number = jnp.take_along_axis(patches.number, index, axis=1)
-    exists = (patches.of_symbol != NO_PATCH) & (number >= shift)
-    picked = jnp.take_along_axis(y, jnp.maximum(index - shift, 0)[:, :, None], axis=1)
-    return jnp.where(exists[:, :, None], picked, 0)
-
-
 def attention_pool(
     scores: jax.Array, values: jax.Array, index: jax.Array, groups: int
 ) -> tuple[jax.Array, jax.Array]:
@@ -232,12 +200,12 @@ def attention_pool(
         scores: `[B, N, H]`, the query's score of each member, for each of H heads.
         values: `[B, N, H, K]`.
         index: int32 `[B, N]`, the group of each member; `groups` for none.
-        groups: how many there are.
+        groups: the number of groups.
 
     Returns:
         the mean values `[B, groups, H, K]` and the log-sum-exp of the scores `[B, groups, H]`, in
-        float32. Together they stand for the group as one member of a larger one. An empty group
-        has values 0 and a finite log-sum-exp that weighs nothing.
+        float32. Together they can stand for the group as one member of a larger group. An empty
+        group has values 0 and a finite log-sum-exp that weighs nothing.
     """
 
     def row(scores: jax.Array, values: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,359 +1,288 @@
-"""Where the segments of dynamic token pooling end: rules, and predictors with what trains them.
+"""Segmenters: where the patches of a hierarchical model start or end, by any method.
 
-A rule is a function of the bytes; a learned kind asks a predictor at each symbol. In training,
-sampled kinds (`gumbel`, `flexitokens`) draw boundaries with noise; in evaluation and generation all
-learned kinds take the likelier value, so that a text has one segmentation and one probability.
+A rule is a function of the bytes (`RulePatches`, `FixedPatches`); a learned segmenter reads the
+model's states (`bytelm.patching.learned`). All have one interface, and every family takes those
+that fit its `Needs`. A config, registered by its `kind`, builds the module that a model calls.
+
+Shapes: B = rows, T = symbols, d = channels.
 """
 
 import abc
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
-from bytelm.core.checked import Checked
+from bytelm.core.checked import did_you_mean
 from bytelm.core.errors import UserError
+from bytelm.core.statistics import Ratio
 from bytelm.core.variants import Variant
-from bytelm.models.contract import Batch
-from bytelm.patching.predictor import (
-    band_loss,
-    binomial_prior,
-    boundary_cross_entropy,
-    entropy_spikes,
-    relaxed_bernoulli,
-    uniforms,
-)
-from bytelm.patching.rules import BoundaryRule, RuleState, find_boundaries
-
-Targets = tuple[jax.Array, jax.Array]
-"""An auxiliary loss, and how many boundaries it would like to see in the batch."""
+from bytelm.nn.norms import NormKind
+from bytelm.patching.rules import RULES, Mark, RuleCarry, find_edges
 
 
-class Decision(NamedTuple):
-    """Where segments are to end.
+class Boundaries(NamedTuple):
+    """The boundaries of packed rows.
 
     Attributes:
-        ends: bool `[B, T]`.
-        numbers: the same as numbers, float32 `[B, T]`, for the gradient.
-        logits: the predictor's, float32 `[B, T]`; None from a rule.
+        hard: bool `[B, T]`, whether a patch starts at (or ends with) the symbol; False in padding.
+        values: float32 `[B, T]`, the same as numbers that carry a gradient, constant for a rule.
+        logits: float32 `[B, T]`, a predictor's logits of a boundary; None from a rule.
     """
 
-    ends: jax.Array
-    numbers: jax.Array
-    logits: jax.Array | None
+    hard: jax.Array
+    values: jax.Array
+    logits: jax.Array | None = None
 
 
-class Observed(NamedTuple):
-    """What the loss of a predictor may look at.
+class Supervision(NamedTuple):
+    """What the loss of a segmenter may look at, `[B, T]` each.
 
     Attributes:
-        logits: of boundaries, float32 `[B, T]`.
-        numbers: the boundaries decided, as in a `Decision`.
-        counted: bool `[B, T]`, the symbols that count.
-        batch: the batch.
-        predictions: the model's logits of the next symbol, `[B, T, OUTPUT_SIZE]`.
+        ids: int32, the symbols.
+        document_ids: int32.
+        counted: bool, the symbols whose boundaries count.
+        predictions: float32 `[B, T, outputs]`, the model's logits of the next symbol.
+        scripts: int32, the script of each symbol, as in a batch; None if the batch has none.
+        piece_ends: bool, the symbols with which a piece of `data.unigram` ends; None likewise.
     """
 
-    logits: jax.Array
-    numbers: jax.Array
+    ids: jax.Array
+    document_ids: jax.Array
     counted: jax.Array
-    batch: Batch
     predictions: jax.Array
+    scripts: jax.Array | None = None
+    piece_ends: jax.Array | None = None
 
 
 @dataclass(frozen=True)
-class BoundaryConfig(Variant, name="model.boundary", small=True, key="kind"):
-    """Base of the kinds. A subclass that names its `kind` is thereby registered."""
+class Needs:
+    """What a family needs of its segmenter, and what it offers.
+
+    Attributes:
+        mark: whether a patch starts at its boundary or ends with it.
+        states: the family has causal states of all bytes, which a predictor can read.
+        gradient: the family's loss reaches `Boundaries.values`.
+        known_ends: a patch's end must be known from the patch's own bytes.
+        longest: patches must have a greatest length.
+    """
+
+    mark: Mark
+    states: bool = False
+    gradient: bool = False
+    known_ends: bool = False
+    longest: bool = False
+
+
+class Segmenter(nnx.Module):
+    """What a `SegmenterConfig` builds."""
+
+    def __call__(
+        self,
+        states: jax.Array | None,
+        ids: jax.Array,
+        document_ids: jax.Array,
+        carry: Any = None,
+        keys: jax.Array | None = None,
+    ) -> tuple[Boundaries, Any]:
+        """Finds the boundaries of rows, or of the next symbols of rows. Those at t use 0 to t.
+
+        Args:
+            states: `[B, T, d]`; None in a family that has none.
+            ids: int32 `[B, T]`.
+            document_ids: int32 `[B, T]`; what follows padding (0) is ignored.
+            carry: from `init_carry` or the last call, all symbols of one document; None for whole
+                rows.
+            keys: uint32 `[B, 2]`, a random key for each row, in training.
+
+        Returns:
+            the boundaries, and the carry after the last symbol of each row's first document.
+        """
+        raise NotImplementedError
+
+    def init_carry(self, rows: int, length: int, dtype: jnp.dtype) -> Any:
+        """The carry before the first of at most `length` symbols: a pytree, batch axis first."""
+        raise NotImplementedError
+
+    def supervise(
+        self, boundaries: Boundaries, seen: Supervision
+    ) -> tuple[dict[str, jax.Array], tuple[Ratio, ...]]:
+        """Losses, as in `ModelOutput.auxiliary_losses`, and statistics."""
+        return {}, ()
+
+
+@dataclass(frozen=True)
+class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
+    """Base of all segmenters. A subclass that names its `kind` is thereby registered."""
 
     kind: ClassVar[str]
+    reads_states: ClassVar[bool] = False
+    """Whether it reads the model's states."""
+    needs_gradient: ClassVar[bool] = False
+    """Whether only the model's loss can teach it where boundaries belong."""
+    needs_unigram: ClassVar[bool] = False
+    """Whether training needs the pieces of `data.unigram`."""
 
     @property
     @abc.abstractmethod
-    def bytes_per_slot(self) -> float:
-        """Symbols for each entry that the backbone has room for, unless the model says."""
-
-
-@dataclass(frozen=True)
-class RuleBoundary(BoundaryConfig):
-    """Base of the kinds that follow a rule."""
+    def default_bytes_per_slot(self) -> float:
+        """Symbols for each slot of the backbone, unless the model's config says."""
 
     @property
-    def bytes_per_slot(self) -> float:
-        return 4.0
+    def longest(self) -> int | None:
+        """Most symbols in a patch; None for no limit."""
+        return None
 
     @property
-    @abc.abstractmethod
-    def rule(self) -> BoundaryRule:
-        """The rule, of `bytelm.patching.rules`."""
-
-    def ends(
-        self, ids: jax.Array, document_ids: jax.Array, state: RuleState | None = None
-    ) -> tuple[jax.Array, RuleState]:
-        """The symbols with which segments end, bool `[B, T]`, and the rule's state after them."""
-        boundaries, state = find_boundaries(self.rule, ids, document_ids, state)
-        return boundaries.ends, state
-
-
-@dataclass(frozen=True)
-class WhitespaceBoundary(RuleBoundary):
-    """A segment ends with whitespace."""
-
-    kind: ClassVar[str] = "whitespace"
-
-    characters: Literal["whitespace", "whitespace_run", "space"] = "whitespace"
-    """With each Unicode whitespace character, with the first of a run, or (as published) with each
-    space byte."""
-
-    def __post_init__(self) -> None:
-        if self.characters not in ("whitespace", "whitespace_run", "space"):
-            raise UserError(
-                f"model.boundary.characters is {self.characters!r}; choose whitespace, "
-                "whitespace_run or space."
-            )
-
-    @property
-    def rule(self) -> BoundaryRule:
-        return BoundaryRule(self.characters)
-
-
-@dataclass(frozen=True)
-class SpacelikeBoundary(RuleBoundary):
-    """A segment ends with each byte at which SpaceByte opens a patch."""
-
-    kind: ClassVar[str] = "spacelike"
-
-    @property
-    def rule(self) -> BoundaryRule:
-        return BoundaryRule("spacelike")
-
-    def ends(
-        self, ids: jax.Array, document_ids: jax.Array, state: RuleState | None = None
-    ) -> tuple[jax.Array, RuleState]:
-        boundaries, state = find_boundaries(self.rule, ids, document_ids, state)
-        return boundaries.starts, state
-
-
-@dataclass(frozen=True)
-class FixedBoundary(SpacelikeBoundary):
-    """A segment ends with a document's first symbol, and with every `stride`-th after it."""
-
-    kind: ClassVar[str] = "fixed"
-
-    stride: int = 4
-    """Symbols in a segment."""
-
-    def __post_init__(self) -> None:
-        if self.stride < 1:
-            raise UserError(f"model.boundary.stride is {self.stride}; it must be at least 1.")
-
-    @property
-    def rule(self) -> BoundaryRule:
-        return BoundaryRule("fixed", self.stride)
-
-    @property
-    def bytes_per_slot(self) -> float:
-        return max(1.0, self.stride / 1.125)
-
-
-@dataclass(frozen=True)
-class LearnedBoundary(BoundaryConfig):
-    """Base of the kinds that a predictor decides."""
-
-    rate: float = 0.2
-    """Share of the symbols that are expected to end a segment: the predictor's probability at
-    first, the mean of the prior of "gumbel", and what the room for segments follows."""
-    hidden: int | None = None
-    """Channels inside the predictor; None for four times the model's width."""
-    weight: float = 1.0
-    """Weight of the loss that keeps the boundaries in check."""
-    published: bool = False
-    """Reproduces two faults of the authors' code: sampled kinds draw boundaries in evaluation too,
-    and supervised kinds take probabilities for logits in their loss."""
-
-    def __post_init__(self) -> None:
-        _require_rate("model.boundary.rate", self.rate)
-        if self.weight < 0:
-            raise UserError(f"model.boundary.weight is {self.weight}; it must be at least 0.")
-        if self.hidden is not None and self.hidden < 1:
-            raise UserError(f"model.boundary.hidden is {self.hidden}; it must be at least 1.")
-
-    @property
-    def bytes_per_slot(self) -> float:
-        return max(1.0, 1 / (1.25 * self.rate))
+    def knows_ends(self) -> bool:
+        """Whether a patch's last symbol is known from the patch's own symbols."""
+        return True
 
     @property
     def scripts(self) -> tuple[str, ...]:
         """The scripts that batches must tell apart, in the order of their numbers."""
         return ()
 
-    def decide(self, logits: jax.Array, noise: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """The boundaries, bool `[B, T]`, and the same as numbers that may have a gradient."""
-        hard = logits > 0
-        return hard, jax.lax.stop_gradient(hard.astype(jnp.float32))
-
-    def noise(
-        self, keys: jax.Array | None, document_ids: jax.Array, positions: jax.Array
-    ) -> jax.Array | None:
-        """Uniform numbers for `decide`, `[B, T]`, or None for the likelier value.
-
-        Args:
-            keys: as in a batch.
-            document_ids: int32 `[B, T]`.
-            positions: int32 `[B, T]`, of each symbol in its document.
-        """
-        return None
+    def forward_flops(self, width: int, length: float) -> float:
+        """Floating-point operations of its matrix products, for `length` states of `width`."""
+        return 0.0
 
     @abc.abstractmethod
-    def loss(self, seen: Observed) -> Targets | None:
-        """What supervises the predictor; None where the batch does not tell."""
+    def build(
+        self, width: int, needs: Needs, *, norm: NormKind | None, relu: bool, rngs: nnx.Rngs
+    ) -> Segmenter:
+        """The segmenter, with fresh parameters.
 
+        Args:
+            width: d, channels of the states.
+            needs: of the family.
+            norm: norm of the states before a predictor; None if the family has normed them.
+            relu: ReLU inside a predictor, in place of GELU.
+        """
 
-@dataclass(frozen=True)
-class SampledBoundary(LearnedBoundary):
-    """Base of the kinds that draw relaxed boundaries in training."""
-
-    temperature: float = 0.5
-    """Of the relaxed Bernoulli distribution."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.temperature > 0:
+    def check(self, needs: Needs, family: str) -> None:
+        """Raises UserError unless the segmenter fits a family's needs."""
+        reason = None
+        if self.reads_states and not needs.states:
+            reason = "reads states of bytes, and the family has none before its patches"
+        elif self.needs_gradient and not needs.gradient:
+            reason = "learns from the model's loss alone, which does not reach it in this family"
+        elif needs.known_ends and not self.knows_ends:
+            reason = "knows a patch's end only at the next byte, and the family needs it before"
+        elif needs.longest and self.longest is None:
+            reason = "has no longest patch, which the family needs; set segmenter.longest_patch"
+        if reason is not None:
             raise UserError(
-                f"model.boundary.temperature is {self.temperature}; it must be above 0."
+                f"model.segmenter {self.label} does not fit the family {family}: it {reason}."
             )
 
-    def decide(self, logits: jax.Array, noise: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        return relaxed_bernoulli(logits, noise, self.temperature)
-
-    def noise(
-        self, keys: jax.Array | None, document_ids: jax.Array, positions: jax.Array
-    ) -> jax.Array | None:
-        if keys is None and self.published:
-            keys = jnp.zeros((len(positions), 2), jnp.uint32)
-            # The same for each document, so that its score does not depend on those before it.
-            document_ids = jnp.ones_like(document_ids)
-        return None if keys is None else uniforms(keys, document_ids, positions)
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return self.kind
 
 
 @dataclass(frozen=True)
-class GumbelBoundary(SampledBoundary):
-    """Learned end to end, under a binomial prior of the boundary count."""
+class RulePatches(SegmenterConfig):
+    """Patches by a rule of `bytelm.patching.rules`."""
 
-    kind: ClassVar[str] = "gumbel"
+    kind: ClassVar[str] = "rule"
 
-    def loss(self, seen: Observed) -> Targets:
-        prior = binomial_prior(seen.numbers, seen.counted, self.rate)
-        return prior, self.rate * seen.counted.sum()
-
-
-@dataclass(frozen=True)
-class EntropyBoundary(LearnedBoundary):
-    """Predicts where the model's own predictive entropy spikes."""
-
-    kind: ClassVar[str] = "entropy"
-
-    rate: float = 0.25
-    """Share of the symbols that are expected to end a segment."""
-    left: int = 2
-    """A spike exceeds so many values before it."""
+    rule: str = "spacelike"
+    """Which rule: spacelike, whitespace, space, whitespace_run or words."""
+    longest_patch: int | None = None
+    """Most bytes in a patch; a longer one is split. None for no limit."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.left < 1:
-            raise UserError(f"model.boundary.left is {self.left}; it must be at least 1.")
+        names = [name for name in RULES if name != "fixed"]
+        if self.rule not in names:
+            hint = " (for a fixed length use FixedPatches)" if self.rule == "fixed" else ""
+            raise UserError(
+                f"model.segmenter.rule is {self.rule!r}{did_you_mean(self.rule, names)}{hint}; "
+                f"choose one of {', '.join(names)}."
+            )
+        if self.longest_patch is not None and self.longest_patch < 1:
+            raise UserError(
+                f"model.segmenter.longest_patch is {self.longest_patch}; it must be at least 1."
+            )
 
-    def loss(self, seen: Observed) -> Targets:
-        log_p = jax.nn.log_softmax(jax.lax.stop_gradient(seen.predictions))
-        entropy = -(jnp.exp(log_p) * log_p).sum(axis=-1)
-        spikes = entropy_spikes(entropy, seen.counted, self.left)
-        loss = boundary_cross_entropy(seen.logits, spikes, seen.counted, twice=self.published)
-        return loss, spikes.sum()
+    @property
+    def default_bytes_per_slot(self) -> float:
+        return 4.0
 
+    @property
+    def longest(self) -> int | None:
+        return self.longest_patch
 
-@dataclass(frozen=True)
-class UnigramBoundary(LearnedBoundary):
-    """Predicts where the pieces of a SentencePiece Unigram model end (`data.unigram`)."""
+    @property
+    def knows_ends(self) -> bool:
+        return RULES[self.rule].marks == "end"
 
-    kind: ClassVar[str] = "unigram"
+    @property
+    def label(self) -> str:
+        return self.rule
 
-    def loss(self, seen: Observed) -> Targets | None:
-        ends, counted = seen.batch.boundaries, seen.counted
-        if ends is None:
-            return None
-        loss = boundary_cross_entropy(seen.logits, ends, counted, twice=self.published)
-        return loss, (ends & counted).sum()
-
-
-@dataclass(frozen=True)
-class Band(Checked, name="model.boundary.bands"):
-    """The boundary rates that one script may have."""
-
-    script: str
-    """Its name in `data.scripts`."""
-    rate: float
-    """alpha, the highest."""
-    deviation: float
-    """sigma; `bytelm data rates` measures both on parallel text."""
+    def build(
+        self, width: int, needs: Needs, *, norm: NormKind | None, relu: bool, rngs: nnx.Rngs
+    ) -> "RuleSegmenter":
+        return RuleSegmenter(self.rule, self.longest_patch, needs)
 
 
 @dataclass(frozen=True)
-class FlexitokensBoundary(SampledBoundary):
-    """Learned end to end, within a band of boundary rates (arXiv 2507.12720)."""
+class FixedPatches(SegmenterConfig):
+    """Patches of a fixed number of bytes, counted from the start of each document."""
 
-    kind: ClassVar[str] = "flexitokens"
+    kind: ClassVar[str] = "fixed"
 
-    rate: float = 1 / 3
-    """alpha, the highest rate of boundaries, where there are no `bands`; and the rate at first."""
-    deviation: float = 0.023
-    """sigma, the deviation of the rate, where there are no `bands`."""
-    width: float = 3.0
-    """lambda: rates down to alpha - lambda x sigma cost nothing."""
-    bands: tuple[Band, ...] = ()
-    """A band of its own for each script of `data.scripts`, in their order."""
+    patch_size: int = 4
+    """Bytes in a patch."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        for where, rate, deviation in self._bands:
-            _require_rate(f"{where}rate", rate)
-            least = rate - self.width * deviation
-            if not 0 < least <= rate:
-                raise UserError(
-                    f"{where}deviation {deviation} puts the lowest boundary rate at {least:.3g}, "
-                    f"and the highest is {rate}; choose one from 0 to below the rate over "
-                    f"model.boundary.width {self.width}, for without a lower bound the boundaries "
-                    "vanish."
-                )
+        if self.patch_size < 1:
+            raise UserError(
+                f"model.segmenter.patch_size is {self.patch_size}; it must be at least 1."
+            )
 
     @property
-    def _bands(self) -> list[tuple[str, float, float]]:
-        if not self.bands:
-            return [("model.boundary.", self.rate, self.deviation)]
-        return [
-            (f"model.boundary.bands[{number}].", band.rate, band.deviation)
-            for number, band in enumerate(self.bands)
-        ]
+    def default_bytes_per_slot(self) -> float:
+        return max(1.0, self.patch_size / 1.125)
 
     @property
-    def bytes_per_slot(self) -> float:
-        return max(1.0, 1 / (1.25 * max(rate for _, rate, _ in self._bands)))
+    def longest(self) -> int:
+        return self.patch_size
 
-    @property
-    def scripts(self) -> tuple[str, ...]:
-        return tuple(band.script for band in self.bands)
-
-    def loss(self, seen: Observed) -> Targets | None:
-        batch, counted = seen.batch, seen.counted
-        if self.bands and batch.scripts is None:
-            return None
-        scripts = batch.scripts if self.bands else jnp.zeros_like(batch.ids)
-        rates = jnp.array([rate for _, rate, _ in self._bands])
-        deviations = jnp.array([deviation for _, _, deviation in self._bands])
-        loss = band_loss(seen.numbers, counted, scripts, rates, rates - self.width * deviations)
-        known = counted & (scripts >= 0)
-        return loss, jnp.where(known, rates[jnp.maximum(scripts, 0)], 0.0).sum()
+    def build(
+        self, width: int, needs: Needs, *, norm: NormKind | None, relu: bool, rngs: nnx.Rngs
+    ) -> "RuleSegmenter":
+        return RuleSegmenter("fixed", self.patch_size, needs)
 
 
-def _require_rate(where: str, rate: float) -> None:
-    if not 0 < rate < 1:
-        raise UserError(f"{where} is {rate}; a share of symbols lies between 0 and 1.")
+class RuleSegmenter(Segmenter):
+    """Boundaries by a rule; it has no parameters and ignores states and keys.
+
+    In a family that marks ends and needs not know them early, a patch ends with the symbol that
+    the rule looks for: in `spacelike` and `words`, the one that starts a patch elsewhere, such as
+    the space before a word; in `fixed`, a document's first symbol and every n-th after it.
+    """
+
+    def __init__(self, rule: str, longest: int | None, needs: Needs):
+        self.rule, self.longest = rule, longest
+        mark = RULES[rule].marks if needs.mark == "end" and not needs.known_ends else needs.mark
+        self.mark: Mark = mark
+
+    def __call__(
+        self,
+        states: jax.Array | None,
+        ids: jax.Array,
+        document_ids: jax.Array,
+        carry: RuleCarry | None = None,
+        keys: jax.Array | None = None,
+    ) -> tuple[Boundaries, RuleCarry]:
+        edges, carry = find_edges(self.rule, ids, document_ids, carry, longest=self.longest)
+        hard = edges.starts if self.mark == "start" else edges.ends
+        return Boundaries(hard, hard.astype(jnp.float32)), carry
+
+    def init_carry(self, rows: int, length: int, dtype: jnp.dtype) -> RuleCarry:
+        return RuleCarry.empty(rows)

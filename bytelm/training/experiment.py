@@ -32,8 +32,8 @@ class TrainConfig(Checked, name="train", small=True):
     """Run directory of another run whose last parameters this one starts from; what that model
     lacks, such as a delete gate, starts fresh. None = all parameters start fresh."""
     initial_differences: tuple[str, ...] = ()
-    """Fields of the model, such as window or boundary, in which the run of train.initial may differ
-    though parameters then mean something else."""
+    """Fields of the model, such as window or segmenter, in which the run of train.initial may
+    differ though parameters then mean something else."""
     accumulation: int = 1
     """Into how many pieces, run one after another, each batch is cut to save memory."""
     log_every: int = 10

@@ -15,14 +15,14 @@ from bytelm.training.experiment import ExperimentConfig
 
 _SAME_MEANING = (
     "attention",
-    "boundary.temperature",
-    "boundary.weight",
     "boundary_gradient",
     "bytes_per_slot",
     "compute_dtype",
     "remat",
     "scaled_init",
     "scan",
+    "segmenter.temperature",
+    "segmenter.weight",
     "shortening.bias",
     "shortening.integral",
     "shortening.noise",

@@ -8,16 +8,14 @@ English at 0.25; for Russian or Hindi text say so with `--data.script rus` or `h
 from bytelm.data.config import DataConfig
 from bytelm.experiments.ablation import Ablation
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
-from bytelm.patching.segmenter import (
+from bytelm.patching.learned import (
     Band,
-    EntropyBoundary,
-    FixedBoundary,
-    FlexitokensBoundary,
-    GumbelBoundary,
-    SpacelikeBoundary,
-    UnigramBoundary,
-    WhitespaceBoundary,
+    EntropyPatches,
+    FlexitokensPatches,
+    GumbelPatches,
+    UnigramPatches,
 )
+from bytelm.patching.segmenter import FixedPatches, RulePatches
 from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 
@@ -39,18 +37,18 @@ ablation = Ablation(
         ),
     ),
     points={
-        "whitespace": {"model.boundary": WhitespaceBoundary()},
-        "spacelike": {"model.boundary": SpacelikeBoundary()},
-        "fixed": {"model.boundary": FixedBoundary(stride=4)},
-        "gumbel": {"model.boundary": GumbelBoundary(rate=0.2)},
+        "whitespace": {"model.segmenter": RulePatches("whitespace")},
+        "spacelike": {"model.segmenter": RulePatches("spacelike")},
+        "fixed": {"model.segmenter": FixedPatches(4)},
+        "gumbel": {"model.segmenter": GumbelPatches(rate=0.2)},
         "gumbel-published-gradient": {
-            "model.boundary": GumbelBoundary(rate=0.2),
+            "model.segmenter": GumbelPatches(rate=0.2),
             "model.boundary_gradient": "published",
         },
-        "entropy": {"model.boundary": EntropyBoundary()},
-        "unigram": {"model.boundary": UnigramBoundary()},
+        "entropy": {"model.segmenter": EntropyPatches()},
+        "unigram": {"model.segmenter": UnigramPatches()},
         "flexitokens": {
-            "model.boundary": FlexitokensBoundary(
+            "model.segmenter": FlexitokensPatches(
                 rate=0.25,
                 bands=(
                     Band("eng", 0.25, 0.0173),

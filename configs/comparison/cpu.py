@@ -13,7 +13,8 @@ from bytelm.models.hat import HATConfig
 from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
-from bytelm.patching.segmenter import GumbelBoundary, WhitespaceBoundary
+from bytelm.patching.learned import GumbelPatches
+from bytelm.patching.segmenter import RulePatches
 from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig
 
@@ -42,7 +43,7 @@ def subword(kind: str, learning_rate: float) -> Contender:
     return contender(model, TokenizerConfig(kind, VOCABULARY), learning_rate=learning_rate)
 
 
-def pooled(boundary: object, bytes_per_slot: float) -> Contender:
+def pooled(segmenter: object, bytes_per_slot: float) -> Contender:
     """The hourglass."""
     return contender(
         DynamicPoolingConfig(
@@ -51,7 +52,7 @@ def pooled(boundary: object, bytes_per_slot: float) -> Contender:
             pre_depth=1,
             backbone_depth=4,
             post_depth=1,
-            boundary=boundary,
+            segmenter=segmenter,
             bytes_per_slot=bytes_per_slot,
         )
     )
@@ -81,8 +82,8 @@ comparison = Comparison(
                 head_width=16, bytes_per_slot=3.5,
             )
         ),
-        "pooling_whitespace": pooled(WhitespaceBoundary(), 4.0),
-        "pooling_learned": pooled(GumbelBoundary(rate=0.2), 3.5),
+        "pooling_whitespace": pooled(RulePatches("whitespace"), 4.0),
+        "pooling_learned": pooled(GumbelPatches(rate=0.2), 3.5),
         "bpe": subword("bpe", 5e-3),
         "unigram": subword("unigram", 1e-2),
     },

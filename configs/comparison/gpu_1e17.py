@@ -12,7 +12,8 @@ from bytelm.models.hat import HATConfig
 from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
-from bytelm.patching.segmenter import GumbelBoundary, WhitespaceBoundary
+from bytelm.patching.learned import GumbelPatches
+from bytelm.patching.segmenter import RulePatches
 from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig
 
@@ -39,7 +40,7 @@ def subword(kind: str) -> Contender:
     return contender(model, TokenizerConfig(kind, VOCABULARY))
 
 
-def pooled(boundary: object, bytes_per_slot: float) -> Contender:
+def pooled(segmenter: object, bytes_per_slot: float) -> Contender:
     """The hourglass."""
     return contender(
         DynamicPoolingConfig(
@@ -48,7 +49,7 @@ def pooled(boundary: object, bytes_per_slot: float) -> Contender:
             pre_depth=2,
             backbone_depth=10,
             post_depth=2,
-            boundary=boundary,
+            segmenter=segmenter,
             bytes_per_slot=bytes_per_slot,
         )
     )
@@ -79,8 +80,8 @@ comparison = Comparison(
                 global_depth=9, head_width=64, bytes_per_slot=3.5,
             )
         ),
-        "pooling_whitespace": pooled(WhitespaceBoundary(), 4.0),
-        "pooling_learned": pooled(GumbelBoundary(rate=0.2), 3.5),
+        "pooling_whitespace": pooled(RulePatches("whitespace"), 4.0),
+        "pooling_learned": pooled(GumbelPatches(rate=0.2), 3.5),
         "bpe": subword("bpe"),
         "unigram": subword("unigram"),
     },

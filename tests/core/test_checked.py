@@ -21,12 +21,8 @@ from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.models.t5.shortening import GateShortening
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
-from bytelm.patching.segmenter import (
-    Band,
-    FixedBoundary,
-    FlexitokensBoundary,
-    GumbelBoundary,
-)
+from bytelm.patching.learned import Band, FlexitokensPatches, GumbelPatches
+from bytelm.patching.segmenter import FixedPatches
 from bytelm.training.experiment import (
     ExperimentConfig,
     TrainConfig,
@@ -51,7 +47,7 @@ MODEL = TransformerConfig(width=16, depth=1, head_width=8)
         (lambda: OptimizerConfig(lr_multipliers=[["head", 2]]), "lr_multipliers", (("head", 2.0),)),
         (lambda: DataConfig(files=[Path("a.txt"), "b.txt"]), "files", ("a.txt", "b.txt")),
         (lambda: DataConfig(cache_dir=Path("/c")), "cache_dir", "/c"),
-        (lambda: FixedBoundary(stride=3.0), "stride", 3),
+        (lambda: FixedPatches(3.0), "patch_size", 3),
     ],
 )
 def test_what_has_one_meaning_is_converted(make, field, value):
@@ -90,7 +86,7 @@ def test_what_has_one_meaning_is_converted(make, field, value):
         (lambda: TrainConfig(initial=""), r"train\.initial is empty"),
         (lambda: TransformerConfig(rope_theta=-1.0), r"model\.rope_theta is -1\.0; .*above 0"),
         (lambda: SpaceByteConfig(rope_theta=0.0), r"model\.rope_theta is 0\.0; .*above 0"),
-        (lambda: GumbelBoundary(weight=-1.0), r"model\.boundary\.weight is -1\.0"),
+        (lambda: GumbelPatches(weight=-1.0), r"model\.segmenter\.weight is -1\.0"),
         (lambda: GateShortening(integral=-1.0), r"model\.shortening\.integral is -1\.0"),
         (lambda: OptimizerConfig(learning_rate="1e-3"), r"optimizer\.learning_rate is '1e-3'"),
         (lambda: DataConfig(sequence_length="64"), r"data\.sequence_length is '64'"),
@@ -98,12 +94,15 @@ def test_what_has_one_meaning_is_converted(make, field, value):
         (lambda: DataConfig(files=(b"a.txt",)), r"data\.files\[0\] is b'a\.txt', .*str"),
         (lambda: DataConfig(mixture=(DataConfig(),)), r"data\.mixture\[0\] is .*SourceConfig"),
         (lambda: MeshConfig(fsdp=None), r"mesh\.fsdp is None"),
-        (lambda: DynamicPoolingConfig(boundary="fixed"), r"model\.boundary is 'fixed', .*Boundary"),
-        (lambda: MrT5Config(shortening=3), r"model\.shortening is 3"),
-        (lambda: Band("eng", "0.3", 0.1), r"model\.boundary\.bands\.rate is '0\.3'"),
         (
-            lambda: FlexitokensBoundary(bands=({"script": "eng"},)),
-            r"model\.boundary\.bands\[0\] is .*Band",
+            lambda: DynamicPoolingConfig(segmenter="fixed"),
+            r"model\.segmenter is 'fixed', .*Segmenter",
+        ),
+        (lambda: MrT5Config(shortening=3), r"model\.shortening is 3"),
+        (lambda: Band("eng", "0.3", 0.1), r"model\.segmenter\.bands\.rate is '0\.3'"),
+        (
+            lambda: FlexitokensPatches(bands=({"script": "eng"},)),
+            r"model\.segmenter\.bands\[0\] is .*Band",
         ),
         (lambda: ExperimentConfig(TransformerConfig), r"config\.model is .*ModelConfig"),
         (lambda: ExperimentConfig(MODEL, data={}), r"config\.data is \{\}, .*DataConfig"),

@@ -16,7 +16,7 @@ from bytelm.data.corpus.packing import Rows, pack
 from bytelm.data.describe import describe, patch_statistics, printable, statistics
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.patching.patches import find_patches
-from bytelm.patching.rules import BoundaryRule, find_boundaries
+from bytelm.patching.rules import find_edges
 
 
 def test_statistics():
@@ -72,7 +72,7 @@ def test_figures_of_a_source(config, documents):
 def test_patches_end_with_their_row_and_document():
     """In rows of 8 (^ is START, $ is END): "^|ab |cd |e", "$|^|x |$|" and padding."""
     rows = Rows(pack([b"ab cd e", b"x "]), 8)
-    found = patch_statistics(BoundaryRule("whitespace"), rows)
+    found = patch_statistics("whitespace", rows)
     assert found.sizes.tolist() == [1, 3, 3, 1, 1, 1, 2, 1]
     assert found.per_row.tolist() == [4, 4]
 
@@ -80,14 +80,14 @@ def test_patches_end_with_their_row_and_document():
 def test_the_advised_room_is_enough_and_no_more():
     generator = np.random.default_rng(0)
     text = generator.choice([*b"abcdefg "], size=10_000).astype(np.uint8).tobytes()
-    rule, rows = BoundaryRule("words"), Rows(pack([text]), 32)
+    rule, rows = "words", Rows(pack([text]), 32)
     advised = patch_statistics(rule, rows).bytes_per_slot
 
     @functools.partial(jax.jit, static_argnums=2)
     def refused(ids, document_ids, capacity):
-        boundaries, _ = find_boundaries(rule, ids, document_ids)
-        patches = find_patches(boundaries.starts, document_ids, capacity)
-        return patches.refused / boundaries.starts.sum()
+        edges, _ = find_edges(rule, ids, document_ids)
+        patches = find_patches(edges.starts, document_ids, capacity)
+        return patches.overflow / edges.starts.sum()
 
     batch = rows.batch(range(len(rows)))
     room = [
@@ -102,9 +102,9 @@ def test_the_advised_room_is_enough_and_no_more():
 
 def test_patches_do_not_depend_on_how_many_rows_are_cut_at_once(documents, monkeypatch):
     rows = Rows(pack(documents), 16)
-    together = patch_statistics(BoundaryRule("spacelike"), rows)
+    together = patch_statistics("spacelike", rows)
     monkeypatch.setattr(describe_module, "SYMBOLS_AT_ONCE", 7 * 16)
-    in_turns = patch_statistics(BoundaryRule("spacelike"), rows)
+    in_turns = patch_statistics("spacelike", rows)
     np.testing.assert_array_equal(in_turns.sizes, together.sizes)
     np.testing.assert_array_equal(in_turns.per_row, together.per_row)
 

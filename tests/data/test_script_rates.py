@@ -72,7 +72,7 @@ def test_command(tmp_path, capsys):
     assert russian[:3] == ["rus", "36.0", f"{0.3 * mean / 36:.3f}"]
     assert 0 < float(english[3]) < 0.3
     assert bands == (
-        f'FlexitokensBoundary(bands=(Band("eng", 0.300, {english[3]}), '
+        f'FlexitokensPatches(bands=(Band("eng", 0.300, {english[3]}), '
         f'Band("rus", {russian[2]}, {russian[3]}),))'
     )
     assert main(["data", "rates", *options, "--anchor", "deu"]) == 2

@@ -19,7 +19,7 @@ from bytelm.inference.segmentation import (
     word_starts,
 )
 from bytelm.models.contract import ModelConfig
-from bytelm.patching.rules import BoundaryRule, find_boundaries
+from bytelm.patching.rules import find_edges
 from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
 from tests.models.families import FAMILIES, LENGTH, split_model
@@ -61,8 +61,8 @@ def test_bits_are_those_of_evaluation(model, text, stride):
 @pytest.mark.parametrize("stride", [None, 3])
 def test_patches_start_where_the_rule_says_across_windows(model, stride):
     ids = np.array([[START, *TEXT]], np.int32)
-    boundaries, _ = find_boundaries(BoundaryRule("spacelike"), ids, np.ones_like(ids))
-    expected = np.asarray(boundaries.starts)[0, 1:].copy()
+    edges, _ = find_edges("spacelike", ids, np.ones_like(ids))
+    expected = np.asarray(edges.starts)[0, 1:].copy()
     expected[0] = True
     found = model.segment(TEXT, stride=stride)
     np.testing.assert_array_equal(found.starts, expected)

@@ -27,15 +27,13 @@ from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.linear import Embedding
 from bytelm.nn.roles import Role
-from bytelm.patching.segmenter import (
-    EntropyBoundary,
-    FixedBoundary,
-    FlexitokensBoundary,
-    GumbelBoundary,
-    SpacelikeBoundary,
-    UnigramBoundary,
-    WhitespaceBoundary,
+from bytelm.patching.learned import (
+    EntropyPatches,
+    FlexitokensPatches,
+    GumbelPatches,
+    UnigramPatches,
 )
+from bytelm.patching.segmenter import FixedPatches, RulePatches
 
 LENGTH = 16
 ROWS = 16
@@ -48,8 +46,10 @@ megabyte = functools.partial(
     MegaByteConfig, **levels, local_depth=1, patch_size=4, bytes_per_slot=1.0
 )
 word_levels = {**levels, "encoder_depth": 1, "decoder_depth": 1, "bytes_per_slot": 1.0}
-hat = functools.partial(HATConfig, **word_levels, longest_word=5)
-hat2 = functools.partial(HAT2Config, **word_levels, longest_word=5)
+hat = functools.partial(
+    HATConfig, **word_levels, segmenter=RulePatches("whitespace_run", longest_patch=5)
+)
+hat2 = functools.partial(HAT2Config, **word_levels, segmenter=RulePatches("words", longest_patch=5))
 dynamic_pooling = functools.partial(
     DynamicPoolingConfig,
     width=16,
@@ -75,10 +75,11 @@ FAMILIES: dict[str, ModelConfig] = {
         rope_theta=None,
         learned_positions=12,
         scaled_init=False,
-        boundary="fixed",
-        stride=3,
+        segmenter=FixedPatches(3),
         bytes_per_slot=5.0,
     ),
+    "spacebyte, sampled, overflow": spacebyte(segmenter=GumbelPatches(0.4), bytes_per_slot=4.0),
+    "spacebyte, unigram, layer norm": spacebyte(segmenter=UnigramPatches(0.5), norm="layer"),
     "megabyte": megabyte(),
     "megabyte, published block, overflow": megabyte(
         norm="layer",
@@ -92,23 +93,30 @@ FAMILIES: dict[str, ModelConfig] = {
     "hat, overflow": hat(bytes_per_slot=8.0),
     "hat2": hat2(window=6),
     "hat2, whitespace, overflow, scanned and rematerialised": hat2(
-        boundary="whitespace", window=None, scan=True, remat="full", bytes_per_slot=4.0
+        segmenter=RulePatches("whitespace", longest_patch=5),
+        window=None,
+        scan=True,
+        remat="full",
+        bytes_per_slot=4.0,
     ),
-    "dynamic_pooling, whitespace": dynamic_pooling(boundary=WhitespaceBoundary()),
-    "dynamic_pooling, fixed": dynamic_pooling(boundary=FixedBoundary(stride=3)),
+    "hat, fixed": hat(segmenter=FixedPatches(4)),
+    "hat2, entropy": hat2(segmenter=EntropyPatches(rate=0.5)),
+    "dynamic_pooling, words": dynamic_pooling(segmenter=RulePatches("words", longest_patch=4)),
+    "dynamic_pooling, whitespace": dynamic_pooling(segmenter=RulePatches("whitespace")),
+    "dynamic_pooling, fixed": dynamic_pooling(segmenter=FixedPatches(3)),
     "dynamic_pooling, entropy, scanned and rematerialised": dynamic_pooling(
-        boundary=EntropyBoundary(), scan=True, remat="full"
+        segmenter=EntropyPatches(), scan=True, remat="full"
     ),
-    "dynamic_pooling, unigram": dynamic_pooling(boundary=UnigramBoundary()),
-    "dynamic_pooling, flexitokens": dynamic_pooling(boundary=FlexitokensBoundary()),
+    "dynamic_pooling, unigram": dynamic_pooling(segmenter=UnigramPatches()),
+    "dynamic_pooling, flexitokens": dynamic_pooling(segmenter=FlexitokensPatches()),
     "dynamic_pooling, published blocks": dynamic_pooling(
-        boundary=GumbelBoundary(published=True),
+        segmenter=GumbelPatches(published=True),
         boundary_gradient="published",
         published_blocks=True,
         mlp="gelu",
     ),
     "dynamic_pooling, spacelike, overflow": dynamic_pooling(
-        boundary=SpacelikeBoundary(), bytes_per_slot=4.0
+        segmenter=RulePatches("spacelike"), bytes_per_slot=4.0
     ),
     "dynamic_pooling, gumbel": dynamic_pooling(),
 }

@@ -18,45 +18,45 @@ from bytelm.core.vocabulary import UNSCORED
 from bytelm.models import Batch, dynamic_pooling
 from bytelm.models.dynamic_pooling import DynamicPooling, DynamicPoolingConfig
 from bytelm.nn.stack import Stack
-from bytelm.patching import segmenter
-from bytelm.patching.predictor import binomial_prior
-from bytelm.patching.segmenter import (
+from bytelm.patching import learned
+from bytelm.patching.learned import (
     Band,
-    EntropyBoundary,
-    FixedBoundary,
-    FlexitokensBoundary,
-    GumbelBoundary,
-    WhitespaceBoundary,
+    EntropyPatches,
+    FlexitokensPatches,
+    GumbelPatches,
+    LearnedSegmenter,
 )
+from bytelm.patching.predictor import binomial_prior
+from bytelm.patching.segmenter import FixedPatches, RulePatches, RuleSegmenter, Supervision
 from tests.models import golden
 
 
-class BinomialFlexitokens(FlexitokensBoundary):
+class BinomialFlexitokens(FlexitokensPatches):
     """The alternative that FLEXITOKENS is compared with: a binomial prior for each script."""
 
-    def loss(self, seen):
-        rates = jnp.array([band.rate for band in self.bands])[seen.batch.scripts[:, 0]]
-        return binomial_prior(seen.numbers, seen.counted, rates), seen.counted.sum()
+    def loss(self, boundaries, seen):
+        rates = jnp.array([band.rate for band in self.bands])[seen.scripts[:, 0]]
+        return binomial_prior(boundaries.values, seen.counted, rates), seen.counted.sum()
 
 
-def boundary(cfg):
-    """The case's kind of boundaries."""
+def segmenter(cfg):
+    """The case's segmenter."""
     if "scripts" in cfg:
         names = cfg["scripts"].split(",")
         bands = zip(names, cfg["script_alpha"], cfg["script_sigma"], strict=True)
-        return (BinomialFlexitokens if cfg["use_binomial"] else FlexitokensBoundary)(
+        return (BinomialFlexitokens if cfg["use_binomial"] else FlexitokensPatches)(
             temperature=cfg["temp"],
             width=cfg["s_lower_bound"],
             bands=tuple(Band(*band) for band in bands),
             hidden=cfg["d_inner"],
             published=True,
         )
-    learned = {"hidden": cfg["d_inner"], "published": True}
+    options = {"hidden": cfg["d_inner"], "published": True}
     kinds = {
-        "whitespaces": lambda: WhitespaceBoundary("space"),
-        "fixed": lambda: FixedBoundary(cfg["fixed_sf"]),
-        "gumbel": lambda: GumbelBoundary(cfg["prior"], temperature=cfg["temp"], **learned),
-        "entropy": lambda: EntropyBoundary(left=cfg["spikes_left"], **learned),
+        "whitespaces": lambda: RulePatches("space"),
+        "fixed": lambda: FixedPatches(cfg["fixed_sf"]),
+        "gumbel": lambda: GumbelPatches(cfg["prior"], temperature=cfg["temp"], **options),
+        "entropy": lambda: EntropyPatches(left=cfg["spikes_left"], **options),
     }
     return kinds[cfg["boundaries_type"]]()
 
@@ -76,7 +76,7 @@ def config(case):
         pre_depth=pre,
         backbone_depth=shortened,
         post_depth=post,
-        boundary=boundary(cfg),
+        segmenter=segmenter(cfg),
         boundary_gradient="published",
         published_blocks=True,
     )
@@ -123,9 +123,8 @@ def predictor_parameters(weights):
     if not names:
         return {}
     prefix = names[0].removesuffix(".0.weight")
-    return {
-        "predictor": {"up": linear(weights, f"{prefix}.0"), "down": linear(weights, f"{prefix}.2")}
-    }
+    up, down = linear(weights, f"{prefix}.0"), linear(weights, f"{prefix}.2")
+    return {"segmenter": {"predictor": {"up": up, "down": down}}}
 
 
 def parameters(weights):
@@ -161,12 +160,14 @@ def batch(case):
 def evaluate(case) -> dict[str, Any]:
     """What our model makes of a case, by the names of the golden results; and gradients.
 
-    Arrays are row-first. `stacks` are input and output of the three stacks, `decision` is the
-    model's `Decision`, `means` what `_entries` is given.
+    Arrays are row-first. `stacks` are input and output of the three stacks, `boundaries` the
+    segmenter's, `shortened` what the backbone's norm is given.
     """
     size = case.cfg["n_token"]
     recorded: dict[str, Any] = {}
-    run_stack, decide, entries = Stack.__call__, DynamicPooling._decide, DynamicPooling._entries
+    run_stack, slots = Stack.__call__, DynamicPooling._slots
+    find = {kind: kind.__call__ for kind in (LearnedSegmenter, RuleSegmenter)}
+    supervise = dynamic_pooling.supervise
     whole = "input_ids" in case.input
 
     def stack(self, x, *args, **kwargs):
@@ -174,15 +175,23 @@ def evaluate(case) -> dict[str, Any]:
         recorded.setdefault("stacks", []).append((x, y))
         return y
 
-    def decision(self, *args, **kwargs):
-        made = decide(self, *args, **kwargs)
-        recorded["decision"] = made[0]._asdict()
-        return made
+    def found(self, *args, **kwargs):
+        boundaries, carry = find[type(self)](self, *args, **kwargs)
+        recorded["boundaries"] = boundaries._asdict()
+        return boundaries, carry
+
+    def supervised(segmenter, boundaries, rows, predictions):
+        if not whole:
+            return supervise(segmenter, boundaries, rows, predictions)
+        # FLEXITOKENS counts the boundaries of all positions, also that of the last symbol.
+        counted = rows.document_ids > 0
+        seen = Supervision(rows.ids, rows.document_ids, counted, predictions, rows.scripts)
+        return segmenter.supervise(boundaries, seen)
 
     def shortened(self, y, null, dtype):
         null_group = self.null_group[...][None, None]
         recorded["shortened"] = jnp.where(null[:, :, None], null_group, y)
-        return entries(self, y, null, dtype)
+        return slots(self, y, null, dtype)
 
     def run(weights, rows):
         graphdef, _ = nnx.split(nnx.eval_shape(lambda: config(case).build(nnx.Rngs(0))))
@@ -206,17 +215,14 @@ def evaluate(case) -> dict[str, Any]:
         return loss + boundaries, result
 
     uniforms = case.input.get("uniforms")
-    counted = DynamicPooling._counted
     with (
         mock.patch.multiple(dynamic_pooling, INPUT_SIZE=size, OUTPUT_SIZE=size),
-        mock.patch.object(segmenter, "uniforms", lambda *_: uniforms),
+        mock.patch.object(learned, "uniforms", lambda *_: uniforms),
         mock.patch.object(Stack, "__call__", stack),
-        mock.patch.object(DynamicPooling, "_decide", decision),
-        mock.patch.object(DynamicPooling, "_entries", shortened),
-        # FLEXITOKENS counts the boundaries of all positions, also that of the last symbol.
-        mock.patch.object(
-            DynamicPooling, "_counted", lambda s, b: b.document_ids > 0 if whole else counted(s, b)
-        ),
+        mock.patch.object(LearnedSegmenter, "__call__", found),
+        mock.patch.object(RuleSegmenter, "__call__", found),
+        mock.patch.object(dynamic_pooling, "supervise", supervised),
+        mock.patch.object(DynamicPooling, "_slots", shortened),
     ):
         check_shapes(case)
         grad, result = jax.jit(jax.grad(run, has_aux=True))(case.param, batch(case))

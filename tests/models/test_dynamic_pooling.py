@@ -15,19 +15,17 @@ from flax import nnx
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import UNSCORED
 from bytelm.models import Batch
-from bytelm.models.dynamic_pooling import DynamicPooling, DynamicPoolingConfig
+from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.nn.mesh import place_batch, single_device_mesh
-from bytelm.patching.segmenter import (
+from bytelm.patching.learned import (
     Band,
-    Decision,
-    EntropyBoundary,
-    FixedBoundary,
-    FlexitokensBoundary,
-    GumbelBoundary,
-    Observed,
-    UnigramBoundary,
-    WhitespaceBoundary,
+    EntropyPatches,
+    FlexitokensPatches,
+    GumbelPatches,
+    LearnedSegmenter,
+    UnigramPatches,
 )
+from bytelm.patching.segmenter import Boundaries, FixedPatches, RulePatches, Supervision
 from bytelm.training import step
 from bytelm.training.experiment import ExperimentConfig, as_saved, from_saved
 from bytelm.training.program import train_program
@@ -77,9 +75,9 @@ def test_golden_hourglass_logits_and_losses(case):
 
 def test_golden_hourglass_boundaries(case):
     result, out = golden_result(case), case.out
-    made = result["decision"]
+    made = result["boundaries"]
     wanted = out.get("boundaries_used", out.get("hard_boundaries"))
-    np.testing.assert_array_equal(made["ends"], wanted > 0)
+    np.testing.assert_array_equal(made["hard"], wanted > 0)
     np.testing.assert_array_equal(result["starts"][:, 1:], wanted[:, :-1] > 0)
     if "bp_logits" in out:
         golden.assert_close(made["logits"], out["bp_logits"])
@@ -109,20 +107,21 @@ def test_golden_hourglass_gradients(case):
 def test_golden_hourglass_entropy_targets(path):
     case = golden.load(path)
     # A predictor that is sure of the targets has no loss, so the targets are those of the model.
-    cfg = golden_hourglass.boundary(case.cfg)
+    cfg = golden_hourglass.segmenter(case.cfg)
     result = golden_result(case)
     rows = golden_hourglass.batch(case)
     counted = rows.targets >= 0
     unscored = counted.shape[1] - case.out["target_boundaries"].shape[1]
     sure = np.pad(case.out["target_boundaries"], ((0, 0), (unscored, 0))) * 200.0 - 100.0
     fair = dataclasses.replace(cfg, published=False)
-    loss, wanted = fair.loss(Observed(sure, sure, counted, rows, result["logits"]))
+    seen = Supervision(rows.ids, rows.document_ids, counted, result["logits"])
+    loss, wanted = fair.loss(Boundaries(sure > 0, sure, sure), seen)
     assert loss < 1e-6
     assert wanted == case.out["target_boundaries"].sum()
 
 
 def sampled(**changes):
-    return dynamic_pooling(boundary=GumbelBoundary(rate=0.3), **changes)
+    return dynamic_pooling(segmenter=GumbelPatches(rate=0.3), **changes)
 
 
 def with_keys(batch, seed=0):
@@ -181,8 +180,8 @@ def test_each_row_and_each_step_has_noise_of_its_own():
 
 
 def test_no_boundary_and_every_boundary_are_read():
-    for stride, patches in ((LENGTH + 1, 2), (1, LENGTH)):  # the first symbol ends a segment
-        output = run(dynamic_pooling(boundary=FixedBoundary(stride)))(random_rows(4))
+    for size, patches in ((LENGTH + 1, 2), (1, LENGTH)):  # the first symbol ends a patch
+        output = run(dynamic_pooling(segmenter=FixedPatches(size)))(random_rows(4))
         assert output.patch_starts.sum() == ROWS * patches
         assert output.overflow == 0
         assert np.isfinite(output.logits).all()
@@ -199,7 +198,7 @@ EVERY = np.array(list(itertools.product([0.0, 1.0], repeat=SIZE)), np.float32)
 @functools.cache
 def losses_and_estimates(gradient):
     """(row, weights of its positions) -> the loss with each of EVERY, and estimated gradients."""
-    config = dynamic_pooling(boundary=GumbelBoundary(), boundary_gradient=gradient)
+    config = dynamic_pooling(segmenter=GumbelPatches(), boundary_gradient=gradient)
     graphdef, params = split_model(config)
 
     @jax.jit
@@ -207,10 +206,10 @@ def losses_and_estimates(gradient):
         rows = jax.tree.map(lambda x: jnp.repeat(x, len(EVERY), axis=0), row)
 
         def losses(b):
-            def decide(self, *args, **kwargs):
-                return Decision(jnp.asarray(EVERY > 0.5), b, jnp.zeros_like(b)), None
+            def find(self, *args, **kwargs):
+                return Boundaries(jnp.asarray(EVERY > 0.5), b, jnp.zeros_like(b)), None
 
-            with mock.patch.object(DynamicPooling, "_decide", decide):
+            with mock.patch.object(LearnedSegmenter, "__call__", find):
                 nats = nnx.merge(graphdef, params)(rows).nats(rows.targets)
             return (nats * weights[None, :]).sum(axis=1)
 
@@ -259,39 +258,39 @@ def test_the_counterfactual_gradient_points_where_the_expected_loss_falls():
 
 
 @pytest.mark.parametrize(
-    "boundary",
+    "segmenter",
     [
-        WhitespaceBoundary("space"),
-        FixedBoundary(3),
-        GumbelBoundary(rate=0.4, hidden=7),
-        EntropyBoundary(left=3),
-        FlexitokensBoundary(bands=(Band("eng", 0.3, 0.02), Band("rus", 0.2, 0.01))),
+        RulePatches("space"),
+        FixedPatches(3),
+        GumbelPatches(rate=0.4, hidden=7),
+        EntropyPatches(left=3),
+        FlexitokensPatches(bands=(Band("eng", 0.3, 0.02), Band("rus", 0.2, 0.01))),
     ],
 )
-def test_a_saved_config_gives_back_the_kind(boundary):
-    config = ExperimentConfig(DynamicPoolingConfig(boundary=boundary))
+def test_a_saved_config_gives_back_the_kind(segmenter):
+    config = ExperimentConfig(DynamicPoolingConfig(segmenter=segmenter))
     assert from_saved(as_saved(config)) == config
 
 
 def test_a_saved_kind_that_is_unknown_is_named():
     saved = as_saved(ExperimentConfig(DynamicPoolingConfig()))
-    saved["model"]["boundary"]["kind"] = "gumble"
-    with pytest.raises(UserError, match=r"config\.model\.boundary\.kind is 'gumble'.*gumbel"):
+    saved["model"]["segmenter"]["kind"] = "gumble"
+    with pytest.raises(UserError, match=r"config\.model\.segmenter\.kind is 'gumble'.*gumbel"):
         from_saved(saved)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GumbelBoundary(rate=0.0), r"model\.boundary\.rate is 0\.0"),
-        (lambda: GumbelBoundary(rate=1.0), r"model\.boundary\.rate is 1\.0"),
-        (lambda: UnigramBoundary(rate=1.5), r"model\.boundary\.rate is 1\.5"),
-        (lambda: GumbelBoundary(temperature=0.0), "temperature is 0.0"),
-        (lambda: FixedBoundary(0), "stride is 0"),
-        (lambda: EntropyBoundary(left=0), "left is 0"),
-        (lambda: WhitespaceBoundary("words"), "characters is 'words'"),
-        (lambda: FlexitokensBoundary(bands=(Band("a", 1.2, 0),)), r"bands\[0\]\.rate is 1\.2"),
-        (lambda: FlexitokensBoundary(rate=0.3, deviation=0.1), "without a lower bound"),
+        (lambda: GumbelPatches(rate=0.0), r"model\.segmenter\.rate is 0\.0"),
+        (lambda: GumbelPatches(rate=1.0), r"model\.segmenter\.rate is 1\.0"),
+        (lambda: UnigramPatches(rate=1.5), r"model\.segmenter\.rate is 1\.5"),
+        (lambda: GumbelPatches(temperature=0.0), "temperature is 0.0"),
+        (lambda: FixedPatches(0), "patch_size is 0"),
+        (lambda: EntropyPatches(left=0), "left is 0"),
+        (lambda: RulePatches("word"), r"rule is 'word' \(did you mean words\?\)"),
+        (lambda: FlexitokensPatches(bands=(Band("a", 1.2, 0),)), r"bands\[0\]\.rate is 1\.2"),
+        (lambda: FlexitokensPatches(rate=0.3, deviation=0.1), "without a lower bound"),
         (lambda: DynamicPoolingConfig(published_blocks=True), "gelu or relu"),
         (lambda: DynamicPoolingConfig(width=100), "no multiple of model.head_width"),
         (lambda: DynamicPoolingConfig(pre_depth=0), "model.pre_depth is 0"),
@@ -304,12 +303,12 @@ def test_a_config_that_cannot_be_is_one_clear_sentence(make, message):
 
 def test_room_follows_the_kind():
     room = {
-        FixedBoundary(4): 4 / 1.125,
-        GumbelBoundary(rate=0.25): 3.2,
-        FlexitokensBoundary(bands=(Band("a", 0.2, 0.01), Band("b", 0.4, 0.01))): 2.0,
-        GumbelBoundary(rate=0.9): 1.0,
+        FixedPatches(4): 4 / 1.125,
+        GumbelPatches(rate=0.25): 3.2,
+        FlexitokensPatches(bands=(Band("a", 0.2, 0.01), Band("b", 0.4, 0.01))): 2.0,
+        GumbelPatches(rate=0.9): 1.0,
     }
-    for boundary, size in room.items():
-        assert DynamicPoolingConfig(boundary=boundary).default_bytes_per_slot == size
-    config = DynamicPoolingConfig(boundary=GumbelBoundary(rate=0.25), bytes_per_slot=5.0)
+    for segmenter, size in room.items():
+        assert DynamicPoolingConfig(segmenter=segmenter).default_bytes_per_slot == size
+    config = DynamicPoolingConfig(segmenter=GumbelPatches(rate=0.25), bytes_per_slot=5.0)
     assert config.capacity(1000) == 201

@@ -27,7 +27,7 @@ from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.models.t5.shortening import ShorteningConfig
 from bytelm.models.transformer import TransformerConfig
-from bytelm.patching.segmenter import WhitespaceBoundary
+from bytelm.patching.segmenter import RulePatches
 from tests.models.families import FAMILIES
 
 FLAT = {name: c for name, c in FAMILIES.items() if isinstance(c, TransformerConfig)}
@@ -104,7 +104,7 @@ WIDE = {
     "hat": HATConfig(**LEVELS, encoder_depth=1, decoder_depth=1, bytes_per_slot=8.0),
     "hat2": HAT2Config(**LEVELS, encoder_depth=1, decoder_depth=1),
     "dynamic_pooling": DynamicPoolingConfig(**POOLED),
-    "dynamic_pooling, rule": DynamicPoolingConfig(**POOLED, boundary=WhitespaceBoundary()),
+    "dynamic_pooling, rule": DynamicPoolingConfig(**POOLED, segmenter=RulePatches("whitespace")),
     "byt5": ByT5Config(**T5),
     **{
         f"mrt5, {kind}": MrT5Config(**T5, gate_depth=1, shortening=shortening())

@@ -14,6 +14,8 @@ from bytelm.core.vocabulary import END, OUTPUT_SIZE, START, UNSCORED
 from bytelm.models import Batch
 from bytelm.models.hat import WORD_END, HATConfig
 from bytelm.nn.linear import Embedding
+from bytelm.patching.learned import EntropyPatches
+from bytelm.patching.segmenter import RulePatches
 from tests.models.families import split_model
 
 TEXT = b"The owl,  at night\tsaw wonderfully.\n"
@@ -25,7 +27,7 @@ CONFIG = HATConfig(
     global_width=32,
     global_depth=2,
     head_width=8,
-    longest_word=LONGEST,
+    segmenter=RulePatches("whitespace_run", longest_patch=LONGEST),
     bytes_per_slot=1.0,
 )
 WORDS = ["The ", "owl, ", " at ", "night\t", "saw ", "wonderfu", "lly.\n"]
@@ -148,10 +150,11 @@ def test_long_words_are_split_and_every_byte_scored(model):
     ("change", "message"),
     [
         (
-            {"boundary": "words"},
-            "model.boundary is 'words', and should be one of",
+            {"segmenter": RulePatches("words", longest_patch=9)},
+            "model.segmenter words does not fit the family hat: it knows a patch's end only at",
         ),
-        ({"longest_word": 0}, "model.longest_word is 0; it must be at least 1"),
+        ({"segmenter": RulePatches("space")}, "does not fit the family hat: it has no longest"),
+        ({"segmenter": EntropyPatches()}, "does not fit the family hat: it reads states of bytes"),
         ({"local_width": 20}, "model.local_width 20 is no multiple of model.head_width 8"),
         ({"bytes_per_slot": 0.5}, "model.bytes_per_slot is 0.5; it must be at least 1"),
         ({"head_width": 7}, "model.head_width is 7; rotary positions need it even"),

@@ -12,6 +12,8 @@ from bytelm.core.errors import UserError
 from bytelm.models.hat2 import HAT2Config
 from bytelm.nn.block import Condition
 from bytelm.nn.rope import rotary
+from bytelm.patching.learned import GumbelPatches
+from bytelm.patching.segmenter import RulePatches
 from tests.models.families import split_model
 from tests.models.test_hat import row, sees
 
@@ -78,7 +80,7 @@ def test_the_backbone_says_what_came_before_the_word():
 
 
 def test_long_words_are_split_and_every_byte_scored():
-    model = nnx.merge(*split_model(dataclasses.replace(CONFIG, longest_word=8)))
+    model = nnx.merge(*split_model(dataclasses.replace(CONFIG, segmenter=RulePatches("words", 8))))
     batch = row(b"x" * 30)
     output = jax.jit(lambda: model(batch))()
     assert int(output.patch_starts.sum()) == 1 + 4
@@ -88,7 +90,7 @@ def test_long_words_are_split_and_every_byte_scored():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"boundary": "nope"}, "model.boundary is 'nope', and should be one of 'spacelike',"),
+        ({"segmenter": GumbelPatches()}, "gumbel does not fit the family hat2: it learns from"),
         ({"window": 0}, "model.window is 0; it must be at least 1"),
         ({"global_key_value_heads": 3}, "model.global_key_value_heads 3 does not divide the 4"),
         ({"global_width": 36}, "model.global_width 36 is no multiple of model.head_width 8"),

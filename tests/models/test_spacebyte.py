@@ -14,7 +14,8 @@ from bytelm.core.vocabulary import START
 from bytelm.models import ModelConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.patching.patches import find_patches
-from bytelm.patching.rules import BoundaryRule, find_boundaries
+from bytelm.patching.rules import find_edges
+from bytelm.patching.segmenter import FixedPatches, RulePatches
 from tests.models import golden
 from tests.models.families import (
     FAMILIES,
@@ -46,8 +47,7 @@ def golden_config(case, more_keys=1):
         global_width=cfg["d_model"],
         global_depth=cfg["n_layers"],
         window=cfg["local_attention_window"] + more_keys,
-        boundary="fixed" if fixed else "spacelike",
-        stride=round(bytes_per_slot) if fixed else None,
+        segmenter=FixedPatches(round(bytes_per_slot)) if fixed else RulePatches("spacelike"),
         learned_positions=cfg["context_size"],
     )
 
@@ -113,21 +113,23 @@ def test_golden_spacebyte_patches(case):
     document_ids = np.ones_like(tokens)
     slots = case.out["h_global_out"].shape[1]
 
+    segmenter = config.segmenter.build(1, config.needs, norm=None, relu=False, rngs=nnx.Rngs(0))
+
     @jax.jit
     def find(ids, document_ids):
-        boundaries, _ = find_boundaries(config.rule, ids, document_ids)
-        return boundaries.starts, find_patches(boundaries.starts, document_ids, slots)
+        boundaries, _ = segmenter(None, ids, document_ids)
+        return boundaries.hard, find_patches(boundaries.hard, document_ids, slots)
 
     starts, patches = jax.device_get(find(golden.symbols(tokens), document_ids))
     every = round(config.bytes_per_slot)
     fixed = np.broadcast_to(np.arange(tokens.shape[1]) % every == 0, tokens.shape)
     np.testing.assert_array_equal(starts, case.out.get("boundary_mask", fixed))
-    if config.boundary == "fixed":
-        np.testing.assert_array_equal(patches.at, [np.arange(slots) * every] * len(tokens))
+    if isinstance(config.segmenter, FixedPatches):
+        np.testing.assert_array_equal(patches.positions, [np.arange(slots) * every] * len(tokens))
     else:
         np.testing.assert_array_equal(patches.total, case.out["n_patches"])
         positions = case.out["patch_positions"][patches.valid]
-        np.testing.assert_array_equal(patches.at[patches.valid], positions)
+        np.testing.assert_array_equal(patches.positions[patches.valid], positions)
 
 
 def test_golden_spacebyte_window(case):
@@ -166,8 +168,8 @@ def test_golden_spacebyte_boundaries(path):
     tokens = case.input["bytes"]
     document_ids = (tokens >= 0).astype(np.int32)
     np.testing.assert_array_equal(document_ids.sum(axis=1), case.input["length"])
-    boundaries, _ = find_boundaries(BoundaryRule("spacelike"), golden.symbols(tokens), document_ids)
-    np.testing.assert_array_equal(boundaries.starts, case.out["mask"])
+    edges, _ = find_edges("spacelike", golden.symbols(tokens), document_ids)
+    np.testing.assert_array_equal(edges.starts, case.out["mask"])
 
 
 def test_a_local_block_sees_a_window():
@@ -225,7 +227,6 @@ def test_the_defaults_follow_the_paper():
         ({"local_depth": 0}, r"model\.local_depth is 0"),
         ({"global_depth": 0}, r"model\.global_depth is 0"),
         ({"window": 0}, r"model\.window is 0"),
-        ({"stride": 0}, r"model\.stride is 0"),
         ({"learned_positions": 0}, r"model\.learned_positions is 0"),
         ({"local_width": 0}, r"model\.local_width is 0"),
         ({"local_width": 100}, r"local_width 100 is no multiple of model\.head_width 64"),
@@ -234,8 +235,6 @@ def test_the_defaults_follow_the_paper():
         ({"initial_depth": 0}, r"model\.initial_depth is 0; it must be from 1 to 5"),
         ({"initial_depth": 6}, r"model\.initial_depth is 6; .* the 6 local blocks"),
         ({"local_depth": 1}, r"model\.local_depth is 1; it must be at least 2"),
-        ({"boundary": "fixed"}, r'model\.stride .* "fixed": set both'),
-        ({"stride": 4}, r'model\.stride .* "fixed": set both'),
     ],
 )
 def test_a_bad_config_is_named(fields, message):

@@ -15,136 +15,108 @@ from bytelm.patching.patches import (
     count_lengths,
     find_patches,
     gather_first,
-    gather_last,
-    mean_patches,
-    positions_in_segment,
+    positions_in_run,
     spread_first,
-    spread_patches,
-    sum_patches,
 )
 
 ROWS, LENGTH, WIDTH = 6, 30, 4
 find = jax.jit(find_patches, static_argnums=2)
 
 
-def make_marks(seed=0):
-    """Marks and document ids: documents of uneven lengths, whose first symbol need not be marked;
-    a row without marks, one without padding, and one of padding alone."""
+def make_boundaries(seed=0):
+    """Boundaries and document ids: documents of uneven lengths, whose first symbol need not be one;
+    a row without boundaries, one without padding, and one of padding alone."""
     generator = np.random.default_rng(seed)
     document_ids = 1 + np.cumsum(generator.random((ROWS, LENGTH)) < 0.12, axis=1, dtype=np.int32)
     document_ids -= document_ids[:, :1] - 1
     padding = np.array([5, 0, 3, 9, LENGTH, 2])[:, None]
     document_ids[np.arange(LENGTH)[None, :] >= LENGTH - padding] = 0
-    marks = (generator.random((ROWS, LENGTH)) < 0.4) & (document_ids > 0)
-    marks[2] = False
-    return marks, document_ids
+    boundaries = (generator.random((ROWS, LENGTH)) < 0.4) & (document_ids > 0)
+    boundaries[2] = False
+    return boundaries, document_ids
 
 
-MARKS, SEGMENTS = make_marks()
-FULL = int(MARKS.sum(axis=1).max())
+BOUNDARIES, DOCUMENTS = make_boundaries()
+FULL = int(BOUNDARIES.sum(axis=1).max())
 CAPACITIES = (1, 3, FULL, FULL + 4, LENGTH + 5)
 
 
-def find_slowly(marks, document_ids, capacity, room):
+def find_slowly(boundaries, document_ids, capacity, left):
     """What `find_patches` promises, symbol by symbol."""
-    of_symbol, count = np.full(marks.shape, NO_PATCH), np.zeros(marks.shape, int)
-    at, valid = np.zeros((ROWS, capacity), int), np.zeros((ROWS, capacity), bool)
+    index, count = np.full(boundaries.shape, NO_PATCH), np.zeros(boundaries.shape, int)
+    positions, valid = np.zeros((ROWS, capacity), int), np.zeros((ROWS, capacity), bool)
     of_patch, number = np.zeros((ROWS, capacity), int), np.zeros((ROWS, capacity), int)
-    opened, refused = np.zeros(marks.shape, bool), 0
+    opened, refused = np.zeros(boundaries.shape, bool), 0
     for row in range(ROWS):
         patches = []  # (symbol, document)
         for t in range(LENGTH):
-            if marks[row, t]:
-                if len(patches) < min(capacity, room[row]):
+            if boundaries[row, t]:
+                if len(patches) < min(capacity, left[row]):
                     patches.append((t, document_ids[row, t]))
                     opened[row, t] = True
                 else:
                     refused += 1
             count[row, t] = len(patches)
             if patches and document_ids[row, t] and patches[-1][1] == document_ids[row, t]:
-                of_symbol[row, t] = len(patches) - 1
+                index[row, t] = len(patches) - 1
         for p, (t, document) in enumerate(patches):
-            at[row, p], valid[row, p], of_patch[row, p] = t, True, document
+            positions[row, p], valid[row, p], of_patch[row, p] = t, True, document
             number[row, p] = sum(d == document for _, d in patches[:p])
     return {
-        "at": at,
+        "positions": positions,
         "valid": valid,
         "document_ids": of_patch,
         "number": number,
-        "opened": opened,
+        "boundaries": opened,
         "count": count,
-        "of_symbol": of_symbol,
-        "refused": refused,
+        "index": index,
+        "overflow": refused,
         "total": valid.sum(axis=1),
     }
 
 
 @pytest.mark.parametrize("capacity", CAPACITIES)
 @pytest.mark.parametrize("limited", [False, True])
-def test_patches_open_while_there_is_room(capacity, limited):
-    room = np.int32([0, 2, 1, 4, 3, 100] if limited else [LENGTH] * ROWS)
-    found = find(MARKS, SEGMENTS, capacity, room=room if limited else None)
-    expected = find_slowly(MARKS, SEGMENTS, capacity, room)
+def test_patches_open_while_there_are_slots(capacity, limited):
+    left = np.int32([0, 2, 1, 4, 3, 100] if limited else [LENGTH] * ROWS)
+    found = find(BOUNDARIES, DOCUMENTS, capacity, slots_left=left if limited else None)
+    expected = find_slowly(BOUNDARIES, DOCUMENTS, capacity, left)
     number = np.where(found.valid, found.number, 0)
     np.testing.assert_array_equal(number, expected.pop("number"), err_msg="number")
     for name, value in expected.items():
         np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
     (overflow,) = found.statistics
-    assert overflow.total == expected["refused"]
-    assert overflow.count == expected["refused"] + expected["opened"].sum()
-    assert (expected["refused"] > 0) == (limited or capacity < FULL)
+    assert overflow.total == expected["overflow"]
+    assert overflow.count == expected["overflow"] + expected["boundaries"].sum()
+    assert (expected["overflow"] > 0) == (limited or capacity < FULL)
 
 
-def test_a_document_that_finds_no_room_has_no_patch():
+def test_a_document_that_finds_no_slot_has_no_patch():
     document_ids = np.int32([[1, 1, 1, 2, 2, 3, 0]])
-    marks = np.array([[False, True, True, True, False, True, False]])
-    found = find(marks, document_ids, 2)
-    np.testing.assert_array_equal(found.of_symbol[0], [NO_PATCH, 0, 1, *[NO_PATCH] * 4])
-    assert found.refused == 2
+    boundaries = np.array([[False, True, True, True, False, True, False]])
+    found = find(boundaries, document_ids, 2)
+    np.testing.assert_array_equal(found.index[0], [NO_PATCH, 0, 1, *[NO_PATCH] * 4])
+    assert found.overflow == 2
 
 
-def test_positions_in_segment():
+def test_positions_in_run():
     document_ids = np.int32([[1, 1, 2, 2, 2, 0, 0], [3, 4, 4, 4, 4, 4, 5]])
     expected = [[0, 1, 0, 1, 2, 0, 1], [0, 0, 1, 2, 3, 4, 0]]
-    np.testing.assert_array_equal(positions_in_segment(document_ids), expected)
+    np.testing.assert_array_equal(positions_in_run(document_ids), expected)
 
 
 def dense(name, patches):
     """The `[B, out, in]` matrix that a function multiplies its input with."""
-    capacity, symbols = patches.at.shape[1], np.arange(LENGTH)
-    if name in ("sum_patches", "mean_patches", "gather_last"):
-        inside = patches.of_symbol[:, None, :] == np.arange(capacity)[None, :, None]
-        if name == "mean_patches":
-            return inside / np.maximum(inside.sum(axis=2, keepdims=True), 1)
-        last = np.where(inside, symbols, -1).max(axis=2, keepdims=True)
-        return inside & (symbols == last) if name == "gather_last" else inside
-    if name in ("gather_first", "spread_first"):
-        first = (patches.at[:, :, None] == symbols) & patches.valid[:, :, None]
-        return first if name == "gather_first" else first.swapaxes(1, 2)
-    shift = int(name[-1])
-    matrix = np.zeros((ROWS, LENGTH, capacity), bool)
-    for row, t in np.argwhere(patches.of_symbol != NO_PATCH):
-        source = patches.of_symbol[row, t] - shift
-        if source >= 0 and patches.document_ids[row, source] == SEGMENTS[row, t]:
-            matrix[row, t, source] = True
-    return matrix
+    opens = (patches.positions[:, :, None] == np.arange(LENGTH)) & patches.valid[:, :, None]
+    return opens if name == "gather_first" else opens.swapaxes(1, 2)
 
 
-FUNCTIONS = {
-    "gather_first": gather_first,
-    "spread_first": spread_first,
-    "gather_last": gather_last,
-    "sum_patches": sum_patches,
-    "mean_patches": mean_patches,
-    "spread_patches 0": spread_patches,
-    "spread_patches 1": partial(spread_patches, shift=1),
-    "spread_patches 2": partial(spread_patches, shift=2),
-}
+FUNCTIONS = {"gather_first": gather_first, "spread_first": spread_first}
 
 
 @pytest.mark.parametrize("capacity", [1, 3, FULL, LENGTH + 5])
 def test_functions_and_gradients_are_dense_products(capacity):
-    patches = jax.device_get(find(MARKS, SEGMENTS, capacity))
+    patches = jax.device_get(find(BOUNDARIES, DOCUMENTS, capacity))
     matrices = {name: dense(name, patches).astype(np.float32) for name in FUNCTIONS}
     generator = np.random.default_rng(1)
     cases = {
@@ -173,12 +145,11 @@ def test_functions_and_gradients_are_dense_products(capacity):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_dtypes(name):
     def both(x):
-        out, pull = jax.vjp(lambda x: FUNCTIONS[name](x, find(MARKS, SEGMENTS, LENGTH)), x)
+        out, pull = jax.vjp(lambda x: FUNCTIONS[name](x, find(BOUNDARIES, DOCUMENTS, LENGTH)), x)
         return out, *pull(out)
 
     out, pulled = jax.eval_shape(both, jax.ShapeDtypeStruct((ROWS, LENGTH, WIDTH), jnp.bfloat16))
-    assert out.dtype == (jnp.float32 if name == "mean_patches" else jnp.bfloat16)
-    assert pulled.dtype == jnp.bfloat16
+    assert out.dtype == pulled.dtype == jnp.bfloat16
 
 
 def pool_densely(scores, values, index, groups):
@@ -240,44 +211,41 @@ def test_parts_of_a_pool_make_the_whole():
         np.testing.assert_allclose(part, expected, rtol=1e-5)
 
 
-def read_and_spread(x, marks, document_ids):
+def read_and_spread(x, boundaries, document_ids):
     """What symbols can learn of one another through patches, in all ways at once."""
-    patches = find_patches(marks, document_ids, LENGTH)
-    index = jnp.where(patches.of_symbol == NO_PATCH, LENGTH, patches.of_symbol)
+    patches = find_patches(boundaries, document_ids, LENGTH)
+    index = jnp.where(patches.index == NO_PATCH, LENGTH, patches.index)
     pooled, _ = attention_pool(x[:, :, :1], x[:, :, None, :], index, LENGTH)
-    parts = [gather(x, patches) for gather in (gather_first, gather_last, mean_patches)]
-    together = sum(parts) + pooled[:, :, 0]
-    return spread_patches(together, patches) + spread_patches(together, patches, shift=1)
+    return spread_first(gather_first(x, patches) + pooled[:, :, 0], patches)
 
 
 def test_packed_documents_do_not_see_each_others_patches():
     run = jax.jit(read_and_spread)
     generator = np.random.default_rng(4)
     x = generator.normal(size=(ROWS, LENGTH, WIDTH)).astype(np.float32)
-    before = run(x, MARKS, SEGMENTS)
-    for own in (SEGMENTS == 1, SEGMENTS == 2, SEGMENTS == 3):
+    before = run(x, BOUNDARIES, DOCUMENTS)
+    for own in (DOCUMENTS == 1, DOCUMENTS == 2, DOCUMENTS == 3):
         assert np.asarray(before)[own].any()
-        other_marks = np.where(own, MARKS, generator.random(MARKS.shape) < 0.5) & (SEGMENTS > 0)
+        others = np.where(own, BOUNDARIES, generator.random(BOUNDARIES.shape) < 0.5) & (
+            DOCUMENTS > 0
+        )
         other_x = np.where(own[:, :, None], x, np.nan)
-        after = run(other_x, other_marks, SEGMENTS)
+        after = run(other_x, others, DOCUMENTS)
         np.testing.assert_array_equal(np.asarray(after)[own], np.asarray(before)[own])
 
 
 def test_memory_is_linear_in_length():
     def temporary_bytes(length):
-        def loss(x, marks, document_ids):
-            patches = find_patches(marks, document_ids, length // 4)
-            index = jnp.where(patches.of_symbol == NO_PATCH, length // 4, patches.of_symbol)
+        def loss(x, boundaries, document_ids):
+            patches = find_patches(boundaries, document_ids, length // 4)
+            index = jnp.where(patches.index == NO_PATCH, length // 4, patches.index)
             pooled = attention_pool(x[:, :, :1], x[:, :, None, :], index, length // 4)[0][:, :, 0]
-            gathers = (gather_first, gather_last, sum_patches, mean_patches)
-            together = pooled + sum(gather(x, patches) for gather in gathers)
-            spread = spread_patches(together, patches, shift=1) + spread_first(together, patches)
-            return (spread**2).sum()
+            return (spread_first(pooled + gather_first(x, patches), patches) ** 2).sum()
 
         x = jax.ShapeDtypeStruct((1, length, 2), jnp.float32)
-        marks = jax.ShapeDtypeStruct((1, length), bool)
+        boundaries = jax.ShapeDtypeStruct((1, length), bool)
         ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
-        compiled = jax.jit(jax.grad(loss)).lower(x, marks, ids).compile()
+        compiled = jax.jit(jax.grad(loss)).lower(x, boundaries, ids).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     short, long = temporary_bytes(4096), temporary_bytes(8192)

@@ -5,22 +5,24 @@ its end, and random bytes stand beside real text.
 """
 
 from string import ascii_lowercase, ascii_uppercase
-from typing import get_args
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
 from bytelm.core.vocabulary import BYTES, END, PAD, START
-from bytelm.patching.rules import (
-    LOOKBACK,
-    BoundaryRule,
-    RuleKind,
-    RuleState,
-    find_boundaries,
-)
+from bytelm.patching.rules import LOOKBACK, RULES, RuleCarry, find_edges
 
-RULES = [BoundaryRule(kind, longest) for kind in get_args(RuleKind) for longest in (None, 3)]
+
+class Rule(NamedTuple):
+    """A rule and the longest patch that it allows."""
+
+    kind: str
+    longest: int | None = None
+
+
+CASES = [Rule(kind, longest) for kind in RULES for longest in (None, 3)]
 KNOWN_ENDS = ("whitespace", "space", "whitespace_run", "fixed")
 TEXTS = [
     "The quick, brown fox:  jumps (over) 3.14 dogs!\n\tdon't",
@@ -39,13 +41,13 @@ TRICKY = [*b" \n\ta_Z9.,", 0x80, 0x85, 0x8A, 0x9A, 0xA0, 0xC2, 0xE1, 0xE2, 0xE3,
 ROWS = 96
 
 
-def apply(rule, ids, document_ids, state=None):
-    """`find_boundaries` on NumPy arrays."""
-    return jax.device_get(compiled(rule, ids, document_ids, state))
+def apply(rule, ids, document_ids, carry=None):
+    """`find_edges` on NumPy arrays."""
+    found = find_edges(rule.kind, ids, document_ids, carry, longest=rule.longest)
+    return jax.device_get(found)
 
 
-compiled = jax.jit(find_boundaries, static_argnums=0)
-each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.kind}-{rule.longest}")
+each_rule = pytest.mark.parametrize("rule", CASES, ids=lambda rule: f"{rule.kind}-{rule.longest}")
 
 
 def documents(generator):
@@ -237,8 +239,8 @@ def test_pieces_of_any_length_equal_the_whole(rule):
     most = 6
     ids, _ = packed_rows()
     generator = np.random.default_rng(3)
-    whole, whole_state = apply(rule, ids, np.ones_like(ids))
-    done, state = np.zeros((ROWS, 1), np.int32), RuleState.empty(ROWS)
+    whole, whole_carry = apply(rule, ids, np.ones_like(ids))
+    done, carry = np.zeros((ROWS, 1), np.int32), RuleCarry.empty(ROWS)
     offsets = np.arange(most)[None, :]
     found = np.zeros((2, ROWS, LENGTH), bool)
     while (done < LENGTH).any():
@@ -247,19 +249,19 @@ def test_pieces_of_any_length_equal_the_whole(rule):
         at = np.minimum(done + offsets, LENGTH - 1)
         noise = generator.integers(PAD + 1, size=(ROWS, most))
         piece = np.where(valid, np.take_along_axis(ids, at, axis=1), noise)
-        bounds, state = apply(rule, np.int32(piece), np.int32(valid), state)
+        bounds, carry = apply(rule, np.int32(piece), np.int32(valid), carry)
         rows = np.nonzero(valid)[0]
         found[:, rows, at[valid]] = bounds.starts[valid], bounds.ends[valid]
         assert not (bounds.starts | bounds.ends)[~valid].any()
         done = done + lengths
     np.testing.assert_array_equal(found[0], whole.starts)
     np.testing.assert_array_equal(found[1], whole.ends)
-    np.testing.assert_array_equal(state.recent, whole_state.recent)
-    np.testing.assert_array_equal(state.since, whole_state.since)
+    np.testing.assert_array_equal(carry.recent, whole_carry.recent)
+    np.testing.assert_array_equal(carry.since, whole_carry.since)
 
 
 @each_rule
-def test_the_state_is_that_of_the_first_document(rule):
+def test_the_carry_is_that_of_the_first_document(rule):
     ids, document_ids = packed_rows()
     _, packed = apply(rule, ids, document_ids)
     _, alone = apply(rule, ids, np.int32(document_ids == 1))
@@ -285,7 +287,7 @@ def test_white_space_is_unicodes():
     code_points = [*range(0xD800), *range(0xE000, 0x10000), *range(0x10000, 0x110000, 97)]
     encoded = [b"x" + chr(code).encode() for code in code_points]
     ids = np.frombuffer(b"".join(encoded), np.uint8).astype(np.int32)[None, :]
-    found, _ = apply(BoundaryRule("whitespace"), ids, np.ones_like(ids))
+    found, _ = apply(Rule("whitespace"), ids, np.ones_like(ids))
     last = np.cumsum([len(each) for each in encoded]) - 1
     white = [chr(code).isspace() and not 0x1C <= code <= 0x1F for code in code_points]
     assert sum(white) == 25  # in Unicode's PropList.txt
@@ -320,7 +322,7 @@ def patches_of(rule, text):
     ],
 )
 def test_words(patches):
-    assert patches_of(BoundaryRule("words"), patches.replace("|", "")) == patches
+    assert patches_of(Rule("words"), patches.replace("|", "")) == patches
 
 
 @pytest.mark.parametrize(
@@ -333,9 +335,9 @@ def test_words(patches):
         ("whitespace_run", "if |x:\n|    return |y\u3000|\u00a0 z"),
     ],
 )
-def test_other_kinds(kind, patches):
-    assert patches_of(BoundaryRule(kind), patches.replace("|", "")) == patches
+def test_other_rules(kind, patches):
+    assert patches_of(Rule(kind), patches.replace("|", "")) == patches
 
 
-def test_a_stride_counts_the_start():
-    assert patches_of(BoundaryRule("fixed", 3), "abcdefgh") == "ab|cde|fgh"
+def test_a_fixed_patch_counts_the_start():
+    assert patches_of(Rule("fixed", 3), "abcdefgh") == "ab|cde|fgh"

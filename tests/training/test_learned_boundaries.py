@@ -13,17 +13,13 @@ from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.nn.mesh import MeshConfig, place_batch, single_device_mesh
-from bytelm.patching.segmenter import (
-    Band,
-    FlexitokensBoundary,
-    UnigramBoundary,
-)
+from bytelm.patching.learned import Band, FlexitokensPatches, UnigramPatches
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.loop import train
 from bytelm.training.program import train_program
 from tests.models.families import dynamic_pooling, random_rows
 
-BANDS = FlexitokensBoundary(bands=(Band("eng", 0.3, 0.02), Band("rus", 0.2, 0.01)))
+BANDS = FlexitokensPatches(bands=(Band("eng", 0.3, 0.02), Band("rus", 0.2, 0.01)))
 
 
 @pytest.fixture
@@ -43,7 +39,7 @@ def config(tmp_path) -> ExperimentConfig:
             backbone_depth=1,
             post_depth=1,
             bytes_per_slot=8.0,
-            boundary=BANDS,
+            segmenter=BANDS,
         ),
         data=DataConfig(
             files=(str(path),),
@@ -63,7 +59,7 @@ def config(tmp_path) -> ExperimentConfig:
 
 
 def with_boundary(config, boundary):
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, boundary=boundary))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, segmenter=boundary))
 
 
 def test_a_run_records_its_boundaries_and_each_script(config, tmp_path, capsys):
@@ -95,7 +91,7 @@ def test_scripts_that_the_data_do_not_tell_are_named(config, tmp_path):
 
 
 def test_a_missing_unigram_model_is_named(config, tmp_path):
-    unigram = with_boundary(config, UnigramBoundary())
+    unigram = with_boundary(config, UnigramPatches())
     with pytest.raises(UserError, match="make one with `bytelm data unigram`"):
         train(unigram, tmp_path)
     data = dataclasses.replace(config.data, unigram=str(tmp_path / "none.model"))
@@ -105,7 +101,7 @@ def test_a_missing_unigram_model_is_named(config, tmp_path):
 
 def test_pieces_are_learned():
     mesh = single_device_mesh()
-    program = train_program(dynamic_pooling(boundary=UnigramBoundary()), optax.adam(0.03), mesh)
+    program = train_program(dynamic_pooling(segmenter=UnigramPatches()), optax.adam(0.03), mesh)
     rows = random_rows(0)
     # Pieces that end with every fourth byte value.
     rows = place_batch(dataclasses.replace(rows, boundaries=rows.ids % 4 == 0), mesh)

@@ -24,13 +24,13 @@ from bytelm.models.encoder_decoder import Reading
 from bytelm.models.t5.controller import RatioController
 from bytelm.nn.linear import Dense
 from bytelm.nn.norms import RMSNorm
+from bytelm.patching.ended import find_ended, gather_mean
 from bytelm.patching.predictor import (
     BoundaryPredictor,
     binomial_prior,
     relaxed_bernoulli,
     uniforms,
 )
-from bytelm.patching.spans import find_segments, mean_segments
 
 SCORE_LIMIT = 5.0
 """Attention scores may be this large without a penalty."""
@@ -246,7 +246,7 @@ class FixedShortening(ShorteningConfig):
 
 
 class FixedDeletion(Shortener):
-    """Deletes the ends of segments."""
+    """Deletes the ends of patches."""
 
     def __init__(self, config: FixedShortening):
         self.config = config
@@ -273,7 +273,7 @@ def _removing(reading: Reading, wanted: jax.Array) -> Reading:
 
 @dataclass(frozen=True)
 class BoundaryShortening(ShorteningConfig):
-    """The boundary predictor baseline (BP): states are pooled to the means of learned segments."""
+    """The boundary predictor baseline (BP): states are pooled to the means of learned patches."""
 
     kind: ClassVar[str] = "boundary"
 
@@ -313,20 +313,20 @@ class BoundaryPooling(Shortener):
         noise = None if keys is None else uniforms(keys, zeros, reading.positions)
         ends, numbers = relaxed_bernoulli(logits, noise, config.temperature)
         last = valid & ~jnp.pad(valid[:, 1:], ((0, 0), (0, 1)))
-        segments = find_segments(
+        patches = find_ended(
             (ends | last) & valid,
             valid.astype(jnp.int32),
             inputs.shape[1],
             first=jnp.zeros_like(valid),
         )
-        exists = segments.document_ids > 0
-        pooled = mean_segments(reading.states, numbers, segments, "published")
+        exists = patches.document_ids > 0
+        pooled = gather_mean(reading.states, numbers, patches, "published")
         return replace(
             reading,
             states=pooled.astype(reading.states.dtype),
             valid=exists,
             kept=exists,
-            deleted=valid & ~segments.starts & (reading.positions > 0),
+            deleted=valid & ~patches.starts & (reading.positions > 0),
             losses={"boundaries": config.weight * binomial_prior(numbers, valid, config.rate)},
         )
 

@@ -1,0 +1,309 @@
+"""Learned segmenters: a predictor reads each byte's state; the kinds differ in what trains it.
+
+In training, sampled kinds (`gumbel`, `flexitokens`) draw boundaries with noise; in evaluation and
+generation all kinds take the likelier value, so that a text has one segmentation and one
+probability. A learned boundary tends to lie at the symbol after which the text is hard to predict;
+a patch starts at it or ends with it, as the family reads boundaries. Where patches start at them, a
+document's first symbol always starts one.
+"""
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bytelm.core.checked import Checked
+from bytelm.core.errors import UserError
+from bytelm.nn.norms import NORMS, NormKind
+from bytelm.patching.boundary_statistics import TARGET
+from bytelm.patching.patches import positions_in_run
+from bytelm.patching.predictor import (
+    BoundaryPredictor,
+    band_loss,
+    binomial_prior,
+    boundary_cross_entropy,
+    entropy_spikes,
+    relaxed_bernoulli,
+    uniforms,
+)
+from bytelm.patching.rules import find_edges
+from bytelm.patching.segmenter import Boundaries, Needs, Segmenter, SegmenterConfig, Supervision
+
+Target = tuple[jax.Array, jax.Array]
+"""A loss, and how many boundaries it would like to see in the batch."""
+
+
+@dataclass(frozen=True)
+class LearnedPatches(SegmenterConfig):
+    """Base of the kinds that a predictor decides."""
+
+    reads_states: ClassVar[bool] = True
+
+    rate: float = 0.2
+    """Expected share of the symbols that are boundaries: the predictor's first probability, the
+    mean of the prior of "gumbel", and what the default number of slots follows."""
+    hidden: int | None = None
+    """Channels inside the predictor; None for four times the model's width."""
+    weight: float = 1.0
+    """Weight of the loss that keeps the boundaries in check."""
+    published: bool = False
+    """Reproduces two faults of the authors' code: sampled kinds draw boundaries in evaluation too,
+    and supervised kinds take probabilities for logits in their loss."""
+
+    def __post_init__(self) -> None:
+        _require_rate("model.segmenter.rate", self.rate)
+        if self.weight < 0:
+            raise UserError(f"model.segmenter.weight is {self.weight}; it must be at least 0.")
+        if self.hidden is not None and self.hidden < 1:
+            raise UserError(f"model.segmenter.hidden is {self.hidden}; it must be at least 1.")
+
+    @property
+    def default_bytes_per_slot(self) -> float:
+        return max(1.0, 1 / (1.25 * self.rate))
+
+    def forward_flops(self, width: int, length: float) -> float:
+        return 2.0 * length * (self.hidden or 4 * width) * (width + 1)
+
+    def build(
+        self, width: int, needs: Needs, *, norm: NormKind | None, relu: bool, rngs: nnx.Rngs
+    ) -> "LearnedSegmenter":
+        return LearnedSegmenter(self, width, needs, norm=norm, relu=relu, rngs=rngs)
+
+    def decide(self, logits: jax.Array, noise: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """The boundaries, bool `[B, T]`, and the same as numbers that may have a gradient."""
+        hard = logits > 0
+        return hard, jax.lax.stop_gradient(hard.astype(jnp.float32))
+
+    def noise(
+        self, keys: jax.Array | None, document_ids: jax.Array, positions: jax.Array
+    ) -> jax.Array | None:
+        """Uniform numbers for `decide`, `[B, T]`, or None for the likelier value.
+
+        Args:
+            keys: as in a batch.
+            document_ids: int32 `[B, T]`.
+            positions: int32 `[B, T]`, of each symbol in its document.
+        """
+        return None
+
+    def cross_entropy(
+        self, boundaries: Boundaries, targets: jax.Array, counted: jax.Array
+    ) -> jax.Array:
+        """The loss of boundaries that have targets, bool `[B, T]`."""
+        assert boundaries.logits is not None
+        return boundary_cross_entropy(boundaries.logits, targets, counted, twice=self.published)
+
+    @abc.abstractmethod
+    def loss(self, boundaries: Boundaries, seen: Supervision) -> Target | None:
+        """What trains the predictor; None if the batch does not carry its targets."""
+
+
+class LearnedSegmenter(Segmenter):
+    """Boundaries by a predictor. Its carry is int32 `[B]`, the symbols read."""
+
+    def __init__(
+        self,
+        config: LearnedPatches,
+        width: int,
+        needs: Needs,
+        *,
+        norm: NormKind | None,
+        relu: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.config, self.mark = config, needs.mark
+        self.norm = None if norm is None else NORMS[norm](width)
+        hidden = config.hidden or 4 * width
+        self.predictor = BoundaryPredictor(width, hidden, rate=config.rate, relu=relu, rngs=rngs)
+
+    def __call__(
+        self,
+        states: jax.Array | None,
+        ids: jax.Array,
+        document_ids: jax.Array,
+        carry: jax.Array | None = None,
+        keys: jax.Array | None = None,
+    ) -> tuple[Boundaries, jax.Array]:
+        assert states is not None
+        carry = jnp.zeros((len(ids),), jnp.int32) if carry is None else carry
+        first_document = document_ids == document_ids[:, :1]  # [B, T]
+        positions = positions_in_run(document_ids)
+        positions += jnp.where(first_document, carry[:, None], 0)
+        logits = self.predictor(states if self.norm is None else self.norm(states))  # [B, T]
+        noise = self.config.noise(keys, document_ids, positions)
+        hard, values = self.config.decide(logits, noise)
+        if self.mark == "start":
+            hard, values = hard | (positions == 0), jnp.where(positions == 0, 1.0, values)
+        valid = document_ids > 0
+        carry += (jnp.cumprod(first_document, axis=1) * valid).sum(axis=1)
+        return Boundaries(hard & valid, values, logits), carry
+
+    def init_carry(self, rows: int, length: int, dtype: jnp.dtype) -> jax.Array:
+        return jnp.zeros((rows,), jnp.int32)
+
+    def supervise(
+        self, boundaries: Boundaries, seen: Supervision
+    ) -> tuple[dict[str, jax.Array], tuple[Ratio, ...]]:
+        """The loss `boundaries`; the rate of boundaries, and how they meet whitespace."""
+        whitespace = find_edges("whitespace", seen.ids, seen.document_ids)[0].ends
+        statistics = boundary_statistics(boundaries.hard, whitespace, seen.counted)
+        target = self.config.loss(boundaries, seen)
+        if target is None:
+            return {}, statistics
+        loss, wanted = target
+        ratios = (*statistics, TARGET(wanted, seen.counted.sum()))
+        return {"boundaries": self.config.weight * loss}, ratios
+
+
+@dataclass(frozen=True)
+class SampledPatches(LearnedPatches):
+    """Base of the kinds that draw relaxed boundaries in training."""
+
+    needs_gradient: ClassVar[bool] = True
+
+    temperature: float = 0.5
+    """Of the relaxed Bernoulli distribution."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.temperature > 0:
+            raise UserError(
+                f"model.segmenter.temperature is {self.temperature}; it must be above 0."
+            )
+
+    def decide(self, logits: jax.Array, noise: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        return relaxed_bernoulli(logits, noise, self.temperature)
+
+    def noise(
+        self, keys: jax.Array | None, document_ids: jax.Array, positions: jax.Array
+    ) -> jax.Array | None:
+        if keys is None and self.published:
+            keys = jnp.zeros((len(positions), 2), jnp.uint32)
+            # The same for each document, so that its score does not depend on those before it.
+            document_ids = jnp.ones_like(document_ids)
+        return None if keys is None else uniforms(keys, document_ids, positions)
+
+
+@dataclass(frozen=True)
+class GumbelPatches(SampledPatches):
+    """Learned end to end, under a binomial prior of the boundary count."""
+
+    kind: ClassVar[str] = "gumbel"
+
+    def loss(self, boundaries: Boundaries, seen: Supervision) -> Target:
+        prior = binomial_prior(boundaries.values, seen.counted, self.rate)
+        return prior, self.rate * seen.counted.sum()
+
+
+@dataclass(frozen=True)
+class EntropyPatches(LearnedPatches):
+    """Predicts where the model's own predictive entropy spikes."""
+
+    kind: ClassVar[str] = "entropy"
+
+    rate: float = 0.25
+    """Expected share of the symbols that are boundaries."""
+    left: int = 2
+    """A spike exceeds this many values before it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.left < 1:
+            raise UserError(f"model.segmenter.left is {self.left}; it must be at least 1.")
+
+    def loss(self, boundaries: Boundaries, seen: Supervision) -> Target:
+        log_p = jax.nn.log_softmax(jax.lax.stop_gradient(seen.predictions))
+        entropy = -(jnp.exp(log_p) * log_p).sum(axis=-1)
+        spikes = entropy_spikes(entropy, seen.counted, self.left)
+        return self.cross_entropy(boundaries, spikes, seen.counted), spikes.sum()
+
+
+@dataclass(frozen=True)
+class UnigramPatches(LearnedPatches):
+    """Predicts where the pieces of a SentencePiece Unigram model end (`data.unigram`)."""
+
+    kind: ClassVar[str] = "unigram"
+    needs_unigram: ClassVar[bool] = True
+
+    def loss(self, boundaries: Boundaries, seen: Supervision) -> Target | None:
+        ends, counted = seen.piece_ends, seen.counted
+        if ends is None:
+            return None
+        return self.cross_entropy(boundaries, ends, counted), (ends & counted).sum()
+
+
+@dataclass(frozen=True)
+class Band(Checked, name="model.segmenter.bands"):
+    """The boundary rates that one script may have."""
+
+    script: str
+    """Its name in `data.scripts`."""
+    rate: float
+    """alpha, the highest."""
+    deviation: float
+    """sigma; `bytelm data rates` measures both on parallel text."""
+
+
+@dataclass(frozen=True)
+class FlexitokensPatches(SampledPatches):
+    """Learned end to end, within a band of boundary rates (arXiv 2507.12720)."""
+
+    kind: ClassVar[str] = "flexitokens"
+
+    rate: float = 1 / 3
+    """alpha, the highest rate of boundaries, where there are no `bands`; and the rate at first."""
+    deviation: float = 0.023
+    """sigma, the deviation of the rate, where there are no `bands`."""
+    width: float = 3.0
+    """lambda: rates down to alpha - lambda x sigma cost nothing."""
+    bands: tuple[Band, ...] = ()
+    """A band of its own for each script of `data.scripts`, in their order."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for where, rate, deviation in self._bands:
+            _require_rate(f"{where}rate", rate)
+            least = rate - self.width * deviation
+            if not 0 < least <= rate:
+                raise UserError(
+                    f"{where}deviation {deviation} puts the lowest boundary rate at {least:.3g}, "
+                    f"and the highest is {rate}; choose one from 0 to below the rate over "
+                    f"model.segmenter.width {self.width}, for without a lower bound the boundaries "
+                    "vanish."
+                )
+
+    @property
+    def _bands(self) -> list[tuple[str, float, float]]:
+        if not self.bands:
+            return [("model.segmenter.", self.rate, self.deviation)]
+        return [
+            (f"model.segmenter.bands[{number}].", band.rate, band.deviation)
+            for number, band in enumerate(self.bands)
+        ]
+
+    @property
+    def default_bytes_per_slot(self) -> float:
+        return max(1.0, 1 / (1.25 * max(rate for _, rate, _ in self._bands)))
+
+    @property
+    def scripts(self) -> tuple[str, ...]:
+        return tuple(band.script for band in self.bands)
+
+    def loss(self, boundaries: Boundaries, seen: Supervision) -> Target | None:
+        scripts = seen.scripts if self.bands else jnp.zeros_like(seen.ids)
+        if scripts is None:
+            return None
+        rates = jnp.array([rate for _, rate, _ in self._bands])
+        deviations = jnp.array([deviation for _, _, deviation in self._bands])
+        least = rates - self.width * deviations
+        loss = band_loss(boundaries.values, seen.counted, scripts, rates, least)
+        known = seen.counted & (scripts >= 0)
+        return loss, jnp.where(known, rates[jnp.maximum(scripts, 0)], 0.0).sum()
+
+
+def _require_rate(where: str, rate: float) -> None:
+    if not 0 < rate < 1:
+        raise UserError(f"{where} is {rate}; a share of symbols lies between 0 and 1.")
