@@ -47,7 +47,7 @@ def test_golden_gumbel_predictor(predictor):
     everywhere = np.ones(inputs["uniforms"].shape, bool)
 
     def run(weights, hidden):
-        parameters = predictor_parameters(weights)["predictor"]
+        parameters = predictor_parameters(weights)["segmenter"]["predictor"]
         logits = nnx.merge(graphdef, parameters)(hidden.swapaxes(0, 1))
         hard, b = relaxed_bernoulli(logits, inputs["uniforms"], cfg["temp"])
         prior = binomial_prior(b, everywhere, cfg["prior"])
