@@ -24,10 +24,15 @@ Moves = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Step:
-    """What leads from one schema to the next: an edit of the config, and parameters that moved."""
+    """What leads from one schema to the next: an edit of the config, and parameters that moved.
+
+    Attributes:
+        family: the family whose parameters moved; None for all.
+    """
 
     edit: Callable[[Saved], None]
     parameters: Moves = ()
+    family: str | None = None
 
 
 def upgraded(saved: Any) -> Any:
@@ -54,8 +59,11 @@ def upgraded(saved: Any) -> Any:
 
 def moved_parameters(saved: Any) -> Moves:
     """The parameters that have other paths now than in a checkpoint with this saved config."""
-    schema = saved.get("schema", 0) if isinstance(saved, dict) else 0
-    return tuple(move for step in STEPS[schema:] for move in step.parameters)
+    saved = saved if isinstance(saved, dict) else {}
+    steps, family = STEPS[saved.get("schema", 0) :], part(saved, "model").get("family")
+    return tuple(
+        move for step in steps if step.family in (None, family) for move in step.parameters
+    )
 
 
 def move_parameters(tree: Any, moves: Moves) -> Any:
@@ -164,10 +172,34 @@ def _name_roles(config: Saved) -> None:
     optimizer.setdefault("fan_in_scaling", False)
 
 
+def _one_segmenter(config: Saved) -> None:
+    """Boundary rules and kinds of learned boundaries became `model.segmenter`."""
+    model = part(config, "model")
+    if "boundary" not in model:
+        return
+    boundary = model.pop("boundary")
+    size = model.pop("stride", None) or model.pop("longest_word", None)
+    if boundary == "fixed":
+        boundary = {"kind": "fixed", "patch_size": size}
+    elif isinstance(boundary, str):
+        boundary = {"kind": "rule", "rule": boundary, "longest_patch": size}
+    elif isinstance(boundary, dict) and boundary.get("kind") in ("whitespace", "spacelike"):
+        rule = boundary.get("characters", "spacelike")
+        boundary = {"kind": "rule", "rule": rule, "longest_patch": None}
+    elif isinstance(boundary, dict) and boundary.get("kind") == "fixed":
+        boundary = {"kind": "fixed", "patch_size": boundary.get("stride")}
+    model["segmenter"] = boundary
+
+
 STEPS = (
     Step(_add_fields_of_before_schemas),
     Step(_rename_fields),
     Step(_name_roles),
+    Step(
+        _one_segmenter,
+        parameters=(("predictor", "segmenter/predictor"), ("boundary_norm", "segmenter/norm")),
+        family="dynamic_pooling",
+    ),
 )
 """Step n, counted from 1, leads from schema n - 1 to n."""
 

@@ -4,10 +4,20 @@ import optax
 import pytest
 
 from bytelm.core.errors import UserError
+from bytelm.models import ModelConfig
 from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.patching.learned import GumbelPatches
+from bytelm.patching.segmenter import FixedPatches, RulePatches
 from bytelm.training.experiment import ExperimentConfig, as_saved, from_saved
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.upgrades import SCHEMA, move, move_parameters, restore_parameters, upgraded
+from bytelm.training.upgrades import (
+    SCHEMA,
+    move,
+    move_parameters,
+    moved_parameters,
+    restore_parameters,
+    upgraded,
+)
 
 CONFIG = ExperimentConfig(SpaceByteConfig(bytes_per_slot=5.0))
 
@@ -86,3 +96,50 @@ def test_a_model_without_the_parameters_stays_as_it_is():
         "embedding": 1,
         "blocks": {"out": 2},
     }
+
+
+@pytest.mark.parametrize(
+    ("family", "before", "segmenter"),
+    [
+        ("spacebyte", {"boundary": "spacelike", "stride": None}, RulePatches("spacelike")),
+        ("spacebyte", {"boundary": "fixed", "stride": 6}, FixedPatches(6)),
+        ("hat", {"boundary": "whitespace", "longest_word": 9}, RulePatches("whitespace", 9)),
+        ("hat2", {"boundary": "fixed", "longest_word": 9}, FixedPatches(9)),
+        (
+            "dynamic_pooling",
+            {"boundary": {"kind": "whitespace", "characters": "space"}},
+            RulePatches("space"),
+        ),
+        ("dynamic_pooling", {"boundary": {"kind": "spacelike"}}, RulePatches("spacelike")),
+        ("dynamic_pooling", {"boundary": {"kind": "fixed", "stride": 5}}, FixedPatches(5)),
+        (
+            "dynamic_pooling",
+            {
+                "boundary": {
+                    "kind": "gumbel",
+                    "rate": 0.3,
+                    "hidden": None,
+                    "weight": 1.0,
+                    "published": False,
+                    "temperature": 0.5,
+                }
+            },
+            GumbelPatches(0.3),
+        ),
+    ],
+)
+def test_boundaries_become_segmenters(family, before, segmenter):
+    config = ExperimentConfig(ModelConfig.variants[family](segmenter=segmenter))
+    saved = as_saved(config)
+    del saved["model"]["segmenter"]
+    saved["model"] |= before
+    saved["schema"] = 3
+    assert from_saved(saved) == config
+
+
+def test_parameters_of_other_families_stay():
+    assert moved_parameters({"model": {"family": "mrt5"}}) == ()
+    assert ("predictor", "segmenter/predictor") in moved_parameters(
+        {"model": {"family": "dynamic_pooling"}}
+    )
+    assert moved_parameters(as_saved(CONFIG)) == ()

@@ -1,0 +1,53 @@
+"""Patchers x families: where patches start or end, in three families, at equal steps.
+
+`fixed` has 6 bytes in a patch, about the mean of `spacelike` in English. `entropy` learns to
+foretell spikes of the model's own entropy, `gumbel` learns from the model's loss. In HAT, second
+version, no gradient reaches a segmenter, so `gumbel` does not fit there.
+"""
+
+from dataclasses import replace
+
+from bytelm.data.config import DataConfig
+from bytelm.experiments.ablation import Ablation
+from bytelm.models.dynamic_pooling import DynamicPoolingConfig
+from bytelm.models.hat2 import HAT2Config
+from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.patching.learned import EntropyPatches, GumbelPatches
+from bytelm.patching.segmenter import FixedPatches, RulePatches
+from bytelm.recipes.small import small_muon
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
+
+PATCHERS = {
+    "spacelike": RulePatches("spacelike", longest_patch=64),
+    "whitespace": RulePatches("whitespace", longest_patch=64),
+    "words": RulePatches("words", longest_patch=64),
+    "fixed": FixedPatches(6),
+    "entropy": EntropyPatches(rate=0.2),
+    "gumbel": GumbelPatches(rate=0.2),
+}
+SLOTS = {"head_width": 32, "bytes_per_slot": 3.0}
+LEVELS = {"local_width": 96, "global_width": 192, "global_depth": 3, **SLOTS}
+FAMILIES = {
+    "spacebyte": SpaceByteConfig(local_depth=4, window=128, **LEVELS),
+    "dynamic_pooling": DynamicPoolingConfig(
+        width=128, pre_depth=1, backbone_depth=4, post_depth=1, **SLOTS
+    ),
+    "hat2": HAT2Config(encoder_depth=2, decoder_depth=2, window=128, **LEVELS),
+}
+
+ablation = Ablation(
+    base=ExperimentConfig(
+        model=FAMILIES["spacebyte"],
+        data=DataConfig(sequence_length=512, batch_size=4),
+        optimizer=small_muon(),
+        train=TrainConfig(
+            steps=300, log_every=25, validate_every=150, checkpoint_every=150, sample_bytes=0
+        ),
+    ),
+    points={
+        f"{family}-{patcher}": {"model": replace(model, segmenter=segmenter)}
+        for family, model in FAMILIES.items()
+        for patcher, segmenter in PATCHERS.items()
+        if (family, patcher) != ("hat2", "gumbel")
+    },
+)
