@@ -17,8 +17,9 @@ from flax import nnx
 
 from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
+from bytelm.core.statistics import Ratio
 from bytelm.nn.norms import NORMS, NormKind
-from bytelm.patching.boundary_statistics import TARGET
+from bytelm.patching.boundary_statistics import TARGET, boundary_statistics
 from bytelm.patching.patches import positions_in_run
 from bytelm.patching.predictor import (
     BoundaryPredictor,
