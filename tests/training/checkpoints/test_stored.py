@@ -1,0 +1,44 @@
+"""Runs of earlier versions, as they were stored, are loaded, scored and resumed."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+import bytelm
+from bytelm.training.checkpoints.checkpoint import last_step
+from bytelm.training.experiment import load_json
+from bytelm.training.loop import train
+
+STORED = Path(__file__).with_name("stored")
+TEXT = "to be or not to be\n"
+
+SCORES = {
+    "spacebyte_635aa20": (7.819147555987712, 7.756540910731931),
+    "dynamic_pooling_635aa20": (7.6521720623324345, 7.546430321689693),
+}
+"""Bits per byte of `TEXT`, as the version that wrote the run gave them: of its checkpoint of step 3,
+and of the last step of the same run when nothing had stopped it."""
+
+
+@pytest.fixture(params=SCORES)
+def name(request, tmp_path, monkeypatch) -> str:
+    """A stored run, unpacked into the current folder with its text."""
+    monkeypatch.chdir(tmp_path)
+    with tarfile.open(STORED / f"{request.param}.tar.xz") as archive:
+        archive.extractall(filter="data")
+    return request.param
+
+
+@pytest.mark.filterwarnings("ignore:checkpoint .* has no digests")
+def test_a_stored_run_is_loaded_scored_and_resumed(name, capsys):
+    run = Path(name.rpartition("_")[0])
+    before, after = SCORES[name]
+    assert last_step(run) == 3
+    assert bytelm.load(run).bits_per_byte([TEXT]) == pytest.approx(before, rel=1e-6)
+
+    config = load_json(run / "config.json")
+    result = train(config, run, resume=True)
+    assert (result.step, result.interrupted) == (config.train.steps, False)
+    resumed = bytelm.load(run)
+    assert resumed.bits_per_byte([TEXT]) == pytest.approx(after, rel=1e-5)
