@@ -17,8 +17,8 @@ SCORES = {
     "spacebyte_635aa20": (7.819147555987712, 7.756540910731931),
     "dynamic_pooling_635aa20": (7.6521720623324345, 7.546430321689693),
 }
-"""Bits per byte of `TEXT`, as the version that wrote the run gave them: of its checkpoint of step 3,
-and of the last step of the same run when nothing had stopped it."""
+"""Bits per byte of `TEXT`, as the version that wrote the run gave them: after step 3, where there
+is a checkpoint, and at the end of the same run when nothing had stopped it."""
 
 
 @pytest.fixture(params=SCORES)
