@@ -136,17 +136,48 @@ def parameter_shardings(abstract: nnx.State, mesh: Mesh) -> dict[str, Any]:
     )
 
 
-def like_parameters(tree: Any, shardings: dict[str, Any], otherwise: NamedSharding) -> Any:
-    """Shardings of an optimiser's state: what it keeps for a parameter lies where that lies."""
-    by_path = {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(shardings)}
+def like_parameters(
+    tree: Any, parameters: Any, shardings: dict[str, Any], otherwise: NamedSharding
+) -> Any:
+    """Shardings of an optimiser's state: what it keeps for a parameter lies where that lies.
 
-    def sharding(path: tuple[Any, ...], _: Any) -> NamedSharding:
+    Of a factored state, which has lost an axis of its parameter, the axes left lie where those do.
+    What has another shape has the sharding `otherwise`.
+
+    Args:
+        tree: the state, or its shapes.
+        parameters: shapes of the parameters.
+        shardings: of the parameters.
+        otherwise: for all that belongs to no parameter.
+    """
+    shapes = [leaf.shape for leaf in jax.tree.leaves(parameters)]
+    known = jax.tree.leaves_with_path(shardings)
+    by_path = {
+        path_name(path): _by_shape(shape, sharding)
+        for (path, sharding), shape in zip(known, shapes, strict=True)
+    }
+
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         name = path_name(path)
         # The longest: "norm/scale" is the end of "decoder/norm/scale" too.
         owner = max((p for p in by_path if name.endswith("/" + p)), key=len, default=None)
-        return otherwise if owner is None else by_path[owner]
+        return otherwise if owner is None else by_path[owner].get(leaf.shape, otherwise)
 
     return jax.tree.map_with_path(sharding, tree)
+
+
+def _by_shape(
+    shape: tuple[int, ...], sharding: NamedSharding
+) -> dict[tuple[int, ...], NamedSharding]:
+    """A parameter's sharding by the shapes of what belongs to it: its own, and without an axis."""
+    spec = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
+    found = {
+        shape[:axis] + shape[axis + 1 :]: NamedSharding(
+            sharding.mesh, PartitionSpec(*spec[:axis], *spec[axis + 1 :])
+        )
+        for axis in range(len(shape))
+    }
+    return {**found, shape: sharding}
 
 
 def path_name(path: tuple[Any, ...]) -> str:

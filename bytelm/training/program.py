@@ -87,7 +87,9 @@ def train_program(
     shardings = dataclasses.replace(
         jax.tree.map(lambda _: replicated, abstract_state),
         params=param_shardings,
-        optimizer=like_parameters(abstract_state.optimizer, param_shardings, replicated),
+        optimizer=like_parameters(
+            abstract_state.optimizer, abstract_state.params, param_shardings, replicated
+        ),
     )
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     compiler_options = training_options(model.dtype) if on_cpu else None

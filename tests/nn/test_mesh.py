@@ -87,10 +87,23 @@ def test_optimizer_state_lies_where_its_parameter_lies():
     shardings = {"norm": {"scale": rows}, "outer": {"norm": {"scale": columns}}}
     params = jax.tree.map(lambda _: jnp.zeros((8, 8)), shardings)
     state = jax.eval_shape(optax.adam(1.0).init, params)
-    adam, _ = like_parameters(state, shardings, whole)
+    adam, _ = like_parameters(state, params, shardings, whole)
     assert adam.count == whole
     assert adam.mu == shardings
     assert adam.nu == shardings
+
+
+def test_a_factored_state_keeps_the_axes_that_it_has():
+    mesh = MeshConfig(data=2, fsdp=2, tensor=2).build()
+    whole = NamedSharding(mesh, PartitionSpec())
+    shardings = {"kernel": NamedSharding(mesh, PartitionSpec(None, "fsdp", "tensor"))}
+    params = {"kernel": jax.ShapeDtypeStruct((3, 256, 128), jnp.float32)}
+    state = jax.eval_shape(optax.scale_by_factored_rms().init, params)
+    found = like_parameters(state, params, shardings, whole)
+    assert state.v_row["kernel"].shape == (3, 128) and state.v_col["kernel"].shape == (3, 256)
+    assert found.v_row["kernel"].spec == PartitionSpec(None, "tensor")
+    assert found.v_col["kernel"].spec == PartitionSpec(None, "fsdp")
+    assert found.v["kernel"] == found.count == whole
 
 
 def test_a_batch_is_divided_by_rows():

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec
 
 from bytelm.core.statistics import BPB, BPB_WITH_END
 from bytelm.core.vocabulary import BYTES, END, UNSCORED
@@ -163,6 +164,20 @@ def test_the_state_stays_sharded(muon_run):
     ]
     assert len(sizes) == 7
     assert all(mine * 4 == whole for mine, whole in sizes)
+
+
+def test_a_factored_optimiser_trains_on_a_mesh_as_on_one_device():
+    adafactor = optax.adafactor(0.01, min_dim_size_to_factor=4)
+    states = []
+    for shape in (ONE_DEVICE, (2, 2, 2)):
+        run = Run(shape, adafactor)
+        state, _ = run.train(run.place(run.start), *map(ragged_rows, range(2)))
+        assert jax.tree.map(lambda leaf: leaf.sharding, state) == run.program.shardings
+        states.append(jax.device_get(state))
+    rows = run.program.shardings.optimizer[0].v_row["stack"]["blocks"]["mlp"]["up"]["kernel"]
+    assert rows.spec != PartitionSpec(None, None)  # it is divided
+    for one, spread in zip(*(jax.tree.leaves(state.params) for state in states), strict=True):
+        np.testing.assert_allclose(spread, one, atol=1e-4)
 
 
 def test_a_step_with_a_non_finite_loss_is_skipped(muon_run):
