@@ -51,7 +51,7 @@ from bytelm.nn.mesh import MeshConfig, row_share
 from bytelm.nn.stack import Stack
 from bytelm.patching.learned import GumbelPatches
 from bytelm.training import host_memory
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 from bytelm.training.timing import RepeatedStep, in_turns, repeated_step
 
@@ -137,7 +137,7 @@ def training_step(config: ModelConfig, batch: Batch) -> RepeatedStep:
     """A training step of a fresh model."""
     mesh = MeshConfig(data=1).build()
     return repeated_step(
-        train_program(config, OptimizerConfig().build(1000, roles_of(config)), mesh), batch, mesh
+        train_program(config, AdamW().build(1000, roles_of(config)), mesh), batch, mesh
     )
 
 

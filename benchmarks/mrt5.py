@@ -39,13 +39,13 @@ from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training import host_memory
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 from bytelm.training.timing import in_turns, repeated_step
 
 Table = Literal["deletion", "step"]
 
-OPTIMIZER = OptimizerConfig()
+OPTIMIZER = AdamW()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from bytelm.models.parameters import roles_of
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.nn.partitioning import BATCH_AXES
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 
 WAIT = 0.02
@@ -74,7 +74,7 @@ def seconds_to_compile(depth: int) -> tuple[float, float]:
     """Seconds to trace and to compile a scanned training step of `depth` layers."""
     mesh = MeshConfig().build()
     model = TransformerConfig(width=256, depth=depth, scan=True)
-    program = train_program(model, OptimizerConfig().build(1000, roles_of(model)), mesh)
+    program = train_program(model, AdamW().build(1000, roles_of(model)), mesh)
     state = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         program.abstract_state,

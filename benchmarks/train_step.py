@@ -27,11 +27,11 @@ from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training import host_memory
 from bytelm.training.hardware import peak_flops
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 from bytelm.training.timing import Timing, in_turns, repeated_step
 
-OPTIMIZER = OptimizerConfig()
+OPTIMIZER = AdamW()
 STEPS = 1000
 """Length of the run that the learning-rate schedule is made for."""
 

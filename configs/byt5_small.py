@@ -3,7 +3,7 @@
 from bytelm.data.config import DataConfig
 from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 
 config = ExperimentConfig(
     model=ByT5Config(
@@ -17,6 +17,6 @@ config = ExperimentConfig(
     data=DataConfig(
         dataset="wiki40b/en", task="span_corruption", sequence_length=1024, batch_size=1024
     ),
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup=0.01, weight_decay=0.0),
+    optimizer=AdamW(learning_rate=1e-3, warmup=0.01, weight_decay=0.0),
     train=TrainConfig(steps=1_000_000, log_every=100, validate_every=5000, checkpoint_every=5000),
 )

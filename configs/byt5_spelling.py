@@ -7,7 +7,7 @@ The files are JSON lines with the keys `typo` and `fix`; name yours with `--data
 from bytelm.data.config import DataConfig
 from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import Muon
 
 config = ExperimentConfig(
     model=ByT5Config(
@@ -23,6 +23,6 @@ config = ExperimentConfig(
         sequence_length=32,
         batch_size=64,
     ),
-    optimizer=OptimizerConfig(name="muon", learning_rate=5e-3),
+    optimizer=Muon(learning_rate=5e-3),
     train=TrainConfig(steps=1500, log_every=50, validate_every=500, checkpoint_every=500),
 )

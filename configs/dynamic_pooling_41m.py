@@ -7,7 +7,7 @@ from bytelm.data.config import DataConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.patching.learned import GumbelPatches
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 
 config = ExperimentConfig(
     model=DynamicPoolingConfig(
@@ -24,7 +24,7 @@ config = ExperimentConfig(
         remat="dots",
     ),
     data=DataConfig(dataset="wiki40b/en", sequence_length=2048, batch_size=8, workers=4),
-    optimizer=OptimizerConfig(
+    optimizer=AdamW(
         learning_rate=2.5e-4, warmup=0.02, final=0.0, beta2=0.999, weight_decay=0.0, clip_norm=0.25
     ),
     train=TrainConfig(

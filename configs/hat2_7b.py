@@ -4,7 +4,7 @@ from bytelm.data.config import DataConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 
 config = ExperimentConfig(
     model=HAT2Config(
@@ -22,7 +22,7 @@ config = ExperimentConfig(
         remat="dots",
     ),
     data=DataConfig(dataset="c4/en", sequence_length=16384, batch_size=256, workers=8),
-    optimizer=OptimizerConfig(learning_rate=3e-4, warmup=0.01, weight_decay=0.1),
+    optimizer=AdamW(learning_rate=3e-4, warmup=0.01, weight_decay=0.1),
     mesh=MeshConfig(fsdp=8),
     train=TrainConfig(
         steps=72_000, validate_every=2000, checkpoint_every=1000, log_every=20, keep=3

@@ -5,7 +5,7 @@ from bytelm.models.hat import HATConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.patching.segmenter import RulePatches
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 
 config = ExperimentConfig(
     model=HATConfig(
@@ -21,7 +21,7 @@ config = ExperimentConfig(
         remat="dots",
     ),
     data=DataConfig(dataset="c4/en", sequence_length=16384, batch_size=256, workers=8),
-    optimizer=OptimizerConfig(learning_rate=0.00034, warmup=0.01, weight_decay=0.1),
+    optimizer=AdamW(learning_rate=0.00034, warmup=0.01, weight_decay=0.1),
     mesh=MeshConfig(fsdp=8),
     train=TrainConfig(
         steps=72_000, validate_every=2000, checkpoint_every=1000, log_every=20, keep=3

@@ -9,14 +9,14 @@ from bytelm.data.config import DataConfig
 from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.models.t5.shortening import GateShortening
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 
 config = ExperimentConfig(
     model=MrT5Config(shortening=GateShortening(target=0.5), remat="dots"),
     data=DataConfig(
         dataset="wiki40b/en", task="span_corruption", sequence_length=1024, batch_size=1024
     ),
-    optimizer=OptimizerConfig(
+    optimizer=AdamW(
         learning_rate=1e-4,
         schedule="warmup_stable_decay",
         warmup=0.0,

@@ -8,7 +8,7 @@ from bytelm.data.config import DataConfig
 from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.models.t5.shortening import GateShortening
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import Muon
 
 config = ExperimentConfig(
     model=MrT5Config(
@@ -31,6 +31,6 @@ config = ExperimentConfig(
         sequence_length=32,
         batch_size=64,
     ),
-    optimizer=OptimizerConfig(name="muon", learning_rate=5e-3),
+    optimizer=Muon(learning_rate=5e-3),
     train=TrainConfig(steps=1500, log_every=50, validate_every=500, checkpoint_every=500),
 )

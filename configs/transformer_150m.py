@@ -3,11 +3,11 @@
 from bytelm.data.config import DataConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import Muon
 
 config = ExperimentConfig(
     model=TransformerConfig(width=1024, depth=12, qk_norm=True, remat="dots"),
     data=DataConfig(sequence_length=4096, batch_size=64, workers=4),
-    optimizer=OptimizerConfig(name="muon", learning_rate=2e-3, schedule="warmup_stable_decay"),
+    optimizer=Muon(learning_rate=2e-3, schedule="warmup_stable_decay"),
     train=TrainConfig(steps=40_000, validate_every=1000, checkpoint_every=1000, log_every=20),
 )

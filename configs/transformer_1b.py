@@ -4,7 +4,7 @@ from bytelm.data.config import DataConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 
 config = ExperimentConfig(
     model=TransformerConfig(
@@ -17,7 +17,7 @@ config = ExperimentConfig(
         remat="dots",
     ),
     data=DataConfig(sequence_length=8192, batch_size=128, workers=8),
-    optimizer=OptimizerConfig(
+    optimizer=AdamW(
         learning_rate=6e-4, schedule="warmup_stable_decay", warmup=0.01, weight_decay=0.1
     ),
     mesh=MeshConfig(fsdp=8),

@@ -8,6 +8,7 @@ OPTIONS = {
 """Old path of a config's field: the new path."""
 
 RESHAPED = {
+    "optimizer.name": "optimizer",
     "model.boundary": "model.segmenter",
     "model.stride": "model.segmenter.patch_size",
     "model.longest_word": "model.segmenter.longest_patch",
@@ -25,6 +26,11 @@ RESHAPED = {
 }
 """The same, of fields whose values have another form now: an upgrade step of their own moves them
 in saved configs."""
+
+CLASSES = {
+    "OptimizerConfig": "AdamW or Muon, each with its own fields",
+}
+"""Old name of a class that users' files make: what to make in its place."""
 
 MODULES = {
     "bytelm.config": "bytelm.training.experiment",
@@ -53,8 +59,11 @@ def hint(error: BaseException) -> str:
         for old in (error.name, error.name.rpartition(".")[0]):
             if old in MODULES:
                 return f"; {old} is now {MODULES[old]}"
+    for old, new in CLASSES.items():
+        if isinstance(error, TypeError) and old in str(error):
+            return f"; {old} is now {new}"
     field = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     for old, new in (OPTIONS | RESHAPED).items() if field else ():
-        if old.rpartition(".")[2] == field[1]:  # type: ignore[index]
+        if old.rpartition(".")[2] == field[1] and "." in new:  # type: ignore[index]
             return f"; {field[1]} is now {new.rpartition('.')[2]}"  # type: ignore[index]
     return ""

@@ -82,7 +82,7 @@ def _step_name(run: Run) -> str:
     """The contender, and all that its steps depend on."""
     config = run.config
     shape = f"{config.data.batch_size} x {config.data.sequence_length}"
-    rest = config.train.accumulation, config.optimizer.name, config.mesh, config.model
+    rest = config.train.accumulation, type(config.optimizer), config.mesh, config.model
     return f"{run.contender}: {shape}, {rest}"
 
 

@@ -10,7 +10,7 @@ from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.nn.roles import ROLES
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW, OptimizerConfig
 
 BATCH = 64
 CODE_LEARNING_RATE = 0.005 * BATCH**0.5
@@ -116,7 +116,7 @@ def _training_flops(blocks: float, length: int, local_width: int) -> float:
 
 def _optimizer() -> OptimizerConfig:
     """AdamW with every linear layer's learning rate multiplied by d_in^-1/2."""
-    return OptimizerConfig(
+    return AdamW(
         learning_rate=CODE_LEARNING_RATE,
         schedule="quarter_cosine",
         warmup=0.01,

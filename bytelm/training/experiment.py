@@ -13,7 +13,7 @@ from bytelm.data.config import DataConfig
 from bytelm.models import ModelConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.budget import parse_budget
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW, OptimizerConfig
 from bytelm.training.upgrades import SCHEMA, upgraded
 
 
@@ -76,7 +76,7 @@ class ExperimentConfig(Checked, name="config"):
     """The model; its type is the family."""
     data: DataConfig = field(default_factory=DataConfig)
     """What it is trained and validated on."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: OptimizerConfig = field(default_factory=AdamW)
     """How it is trained."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """Over which devices."""

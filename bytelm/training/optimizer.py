@@ -1,15 +1,16 @@
 """Optimisers and learning-rate schedules, composed from optax."""
 
+import abc
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
+from bytelm.core.variants import Variant
 from bytelm.nn.roles import KERNELS, ROLES, Role, map_roles
 
 MUON_RMS = 0.2
@@ -18,14 +19,15 @@ one learning rate serves both."""
 
 
 @dataclass(frozen=True)
-class OptimizerConfig(Checked, name="optimizer"):
-    """The optimiser, its learning-rate schedule, and what is decayed and clipped."""
+class OptimizerConfig(Variant, name="optimizer", key="name"):
+    """What all optimisers share: the schedule, and what is decayed and clipped.
 
-    name: Literal["adamw", "muon"] = "adamw"
-    """AdamW for everything; or Muon for the kernels inside the model's stacks and AdamW for the
-    rest."""
+    A subclass names itself (`name: ClassVar[str]`) and says in `direction` how it turns gradients
+    into updates.
+    """
+
     learning_rate: float = 1e-3
-    """Peak learning rate. Muon's updates are scaled to AdamW's size, so both share it."""
+    """Peak learning rate."""
     schedule: Literal["cosine", "quarter_cosine", "warmup_stable_decay", "constant"] = "cosine"
     """Shape after the warm-up: half a cosine, from its top to its bottom; a quarter, from its top
     to its zero; constant, then linear in the last `decay` of the steps; or constant."""
@@ -35,14 +37,6 @@ class OptimizerConfig(Checked, name="optimizer"):
     """Fraction of the steps in which "warmup_stable_decay" falls."""
     final: float = 0.1
     """Learning rate at the last step, as a fraction of the peak."""
-    beta1: float = 0.9
-    """Decay of the first moment (AdamW)."""
-    beta2: float = 0.95
-    """Decay of the second moment (AdamW)."""
-    epsilon: float = 1e-8
-    """Added to the root of the second moment (AdamW)."""
-    momentum: float = 0.95
-    """Decay of the momentum (Muon)."""
     weight_decay: float = 0.1
     """Decoupled weight decay, multiplied by the learning rate."""
     decayed: tuple[str, ...] = KERNELS
@@ -57,15 +51,7 @@ class OptimizerConfig(Checked, name="optimizer"):
     """Whether the learning rate of each kernel is multiplied by d_in^-1/2 too."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "epsilon", "clip_norm"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"optimizer.{name} is {value}; it must be positive.")
-        for name in ("beta1", "beta2", "momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(
-                    f"optimizer.{name} is {getattr(self, name)}; it must be from 0 to below 1."
-                )
+        self._require_above_0("learning_rate", "clip_norm")
         if not self.weight_decay >= 0:
             raise UserError(
                 f"optimizer.weight_decay is {self.weight_decay}; it must be at least 0."
@@ -93,6 +79,27 @@ class OptimizerConfig(Checked, name="optimizer"):
                 raise UserError(
                     f"optimizer: {pattern!r} is no regular expression ({error}); correct it."
                 ) from None
+
+    def _require_above_0(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"optimizer.{name} is {value}; it must be positive.")
+
+    def _require_below_1(self, *names: str) -> None:
+        for name in names:
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(
+                    f"optimizer.{name} is {getattr(self, name)}; it must be from 0 to below 1."
+                )
+
+    @abc.abstractmethod
+    def direction(self, roles: Any) -> optax.GradientTransformation:
+        """Turns clipped gradients into updates, before weight decay and the learning rate.
+
+        Args:
+            roles: of the parameters, as `bytelm.nn.roles.parameter_roles` gives them.
+        """
 
     def learning_rates(self, steps: int, peak: Any = None) -> optax.Schedule:
         """Learning rate of each step, from 0 to `steps` - 1, of a run of `steps` steps.
@@ -129,15 +136,9 @@ class OptimizerConfig(Checked, name="optimizer"):
         Its `update` takes `learning_rate`, a peak in place of the config's, so that runs that
         differ in it alone can share a compiled step.
         """
-        adam = optax.scale_by_adam(self.beta1, self.beta2, self.epsilon)
-        if self.name == "muon":
-            labels = map_roles(lambda _, role: "muon" if role == "matrix" else "adamw", roles)
-            update = optax.partition({"muon": self._muon(), "adamw": adam}, labels)
-        else:
-            update = adam
         return optax.chain(
             optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity(),
-            update,
+            self.direction(roles),
             optax.add_decayed_weights(self.weight_decay, mask=self._is_decayed(roles)),
             optax.stateless(lambda updates, _: self._multiply(updates, roles)),
             self._descend(steps),
@@ -158,7 +159,65 @@ class OptimizerConfig(Checked, name="optimizer"):
 
         return optax.GradientTransformationExtraArgs(init, update)
 
-    def _muon(self) -> optax.GradientTransformation:
+    def _is_decayed(self, roles: Any) -> Any:
+        return map_roles(lambda *which: any(_fits(one, *which) for one in self.decayed), roles)
+
+    def _multiply(self, updates: Any, roles: Any) -> Any:
+        def factor(path: str, role: Role) -> float:
+            return next((f for one, f in self.lr_multipliers if _fits(one, path, role)), 1.0)
+
+        def multiply(update: jax.Array, role: Role, factor: float) -> jax.Array:
+            if self.fan_in_scaling and role in KERNELS and update.ndim > 1:
+                factor *= update.shape[-2] ** -0.5
+            return update * factor
+
+        return jax.tree.map(multiply, updates, roles, map_roles(factor, roles))
+
+
+@dataclass(frozen=True)
+class AdamW(OptimizerConfig):
+    """AdamW (arXiv 1711.05101)."""
+
+    name: ClassVar[str] = "adamw"
+
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.95
+    """Decay of the second moment."""
+    epsilon: float = 1e-8
+    """Added to the root of the second moment."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_above_0("epsilon")
+        self._require_below_1("beta1", "beta2")
+
+    def direction(self, roles: Any) -> optax.GradientTransformation:
+        return optax.scale_by_adam(self.beta1, self.beta2, self.epsilon)
+
+
+@dataclass(frozen=True)
+class Muon(AdamW):
+    """Muon for the matrices inside the model's stacks, and AdamW for all other parameters.
+
+    Its updates are scaled to the size of AdamW's, so that both share one learning rate.
+    """
+
+    name: ClassVar[str] = "muon"
+
+    momentum: float = 0.95
+    """Decay of Muon's momentum."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_below_1("momentum")
+
+    def direction(self, roles: Any) -> optax.GradientTransformation:
+        parts = {"muon": self._orthogonal(), "adamw": super().direction(roles)}
+        labels = map_roles(lambda _, role: "muon" if role == "matrix" else "adamw", roles)
+        return optax.partition(parts, labels)
+
+    def _orthogonal(self) -> optax.GradientTransformation:
         def dimensions(params: Any) -> Any:
             return jax.tree.map(
                 lambda p: optax.contrib.MuonDimensionNumbers(p.ndim - 2, p.ndim - 1), params
@@ -173,20 +232,6 @@ class OptimizerConfig(Checked, name="optimizer"):
             ),
             optax.stateless(rescale),
         )
-
-    def _is_decayed(self, roles: Any) -> Any:
-        return map_roles(lambda *which: any(_fits(one, *which) for one in self.decayed), roles)
-
-    def _multiply(self, updates: Any, roles: Any) -> Any:
-        def factor(path: str, role: Role) -> float:
-            return next((f for one, f in self.lr_multipliers if _fits(one, path, role)), 1.0)
-
-        def multiply(update: jax.Array, role: Role, factor: float) -> jax.Array:
-            if self.fan_in_scaling and role in KERNELS and update.ndim > 1:
-                factor *= update.shape[-2] ** -0.5
-            return update * factor
-
-        return jax.tree.map(multiply, updates, roles, map_roles(factor, roles))
 
 
 def _fits(one: str, path: str, role: Role) -> bool:

@@ -191,6 +191,13 @@ def _one_segmenter(config: Saved) -> None:
     model["segmenter"] = boundary
 
 
+def _part_optimizers(config: Saved) -> None:
+    """Each optimiser has its own fields: the momentum is Muon's."""
+    optimizer = part(config, "optimizer")
+    if optimizer.get("name") == "adamw":
+        optimizer.pop("momentum", None)
+
+
 STEPS = (
     Step(_add_fields_of_before_schemas),
     Step(_rename_fields),
@@ -200,6 +207,7 @@ STEPS = (
         parameters=(("predictor", "segmenter/predictor"), ("boundary_norm", "segmenter/norm")),
         family="dynamic_pooling",
     ),
+    Step(_part_optimizers),
 )
 """Step n, counted from 1, leads from schema n - 1 to n."""
 

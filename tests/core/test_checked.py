@@ -31,7 +31,7 @@ from bytelm.training.experiment import (
     to_json,
 )
 from bytelm.training.loop import train
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 
 MODEL = TransformerConfig(width=16, depth=1, head_width=8)
 
@@ -42,9 +42,9 @@ MODEL = TransformerConfig(width=16, depth=1, head_width=8)
         (lambda: TrainConfig(validate_every=1e3), "validate_every", 1000),
         (lambda: TrainConfig(steps=np.int64(7)), "steps", 7),
         (lambda: TransformerConfig(window=64.0), "window", 64),
-        (lambda: OptimizerConfig(clip_norm=2), "clip_norm", 2.0),
-        (lambda: OptimizerConfig(learning_rate=np.float32(0.5)), "learning_rate", 0.5),
-        (lambda: OptimizerConfig(lr_multipliers=[["head", 2]]), "lr_multipliers", (("head", 2.0),)),
+        (lambda: AdamW(clip_norm=2), "clip_norm", 2.0),
+        (lambda: AdamW(learning_rate=np.float32(0.5)), "learning_rate", 0.5),
+        (lambda: AdamW(lr_multipliers=[["head", 2]]), "lr_multipliers", (("head", 2.0),)),
         (lambda: DataConfig(files=[Path("a.txt"), "b.txt"]), "files", ("a.txt", "b.txt")),
         (lambda: DataConfig(cache_dir=Path("/c")), "cache_dir", "/c"),
         (lambda: FixedPatches(3.0), "patch_size", 3),
@@ -67,19 +67,19 @@ def test_what_has_one_meaning_is_converted(make, field, value):
         (lambda: TrainConfig(tensorboard=1), r"train\.tensorboard is 1, .*bool"),
         (lambda: TransformerConfig(window="64"), r"model\.window is '64', .*int.* or None"),
         (
-            lambda: OptimizerConfig(schedule="warmup_stable"),
+            lambda: AdamW(schedule="warmup_stable"),
             r"optimizer\.schedule is 'warmup_stable'.*\(did you mean warmup_stable_decay\?\)",
         ),
-        (lambda: OptimizerConfig(learning_rate=float("nan")), r"optimizer\.learning_rate is nan"),
-        (lambda: OptimizerConfig(learning_rate=float("inf")), r"learning_rate is inf, .*finite"),
-        (lambda: OptimizerConfig(weight_decay=10**400), r"optimizer\.weight_decay is 1000.*finite"),
+        (lambda: AdamW(learning_rate=float("nan")), r"optimizer\.learning_rate is nan"),
+        (lambda: AdamW(learning_rate=float("inf")), r"learning_rate is inf, .*finite"),
+        (lambda: AdamW(weight_decay=10**400), r"optimizer\.weight_decay is 1000.*finite"),
         (lambda: TrainConfig(steps=2**31), r"train\.steps is 2147483648; it must be below 2\*\*31"),
         (lambda: TransformerConfig(width=2**40), r"model\.width is 1099511627776; .*below"),
         (lambda: MeshConfig(fsdp=2**31), r"mesh\.fsdp is 2147483648; .*below"),
         (lambda: DataConfig(batch_size=1e12), r"data\.batch_size is 1000000000000; .*below"),
         (lambda: DataConfig(workers=5000), r"data\.workers is 5000; choose from 0 to 1024"),
         (
-            lambda: OptimizerConfig(lr_multipliers=(("head", -1),)),
+            lambda: AdamW(lr_multipliers=(("head", -1),)),
             r"optimizer\.lr_multipliers gives 'head' the factor -1\.0; .*at least 0",
         ),
         (lambda: DataConfig(cache_dir=""), r"data\.cache_dir is empty, .*leave it out"),
@@ -88,7 +88,7 @@ def test_what_has_one_meaning_is_converted(make, field, value):
         (lambda: SpaceByteConfig(rope_theta=0.0), r"model\.rope_theta is 0\.0; .*above 0"),
         (lambda: GumbelPatches(weight=-1.0), r"model\.segmenter\.weight is -1\.0"),
         (lambda: GateShortening(integral=-1.0), r"model\.shortening\.integral is -1\.0"),
-        (lambda: OptimizerConfig(learning_rate="1e-3"), r"optimizer\.learning_rate is '1e-3'"),
+        (lambda: AdamW(learning_rate="1e-3"), r"optimizer\.learning_rate is '1e-3'"),
         (lambda: DataConfig(sequence_length="64"), r"data\.sequence_length is '64'"),
         (lambda: DataConfig(files="a.txt"), r"data\.files is 'a\.txt', .*tuple"),
         (lambda: DataConfig(files=(b"a.txt",)), r"data\.files\[0\] is b'a\.txt', .*str"),

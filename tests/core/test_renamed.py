@@ -31,6 +31,10 @@ def test_the_new_module_is_there(name):
             "from bytelm.models.spacebyte import SpaceByteConfig as C; C(bytes_per_patch=4.0)",
             "bytes_per_patch is now bytes_per_slot.",
         ),
+        (
+            "from bytelm.training.optimizer import OptimizerConfig as C; C(name='muon')",
+            "OptimizerConfig is now AdamW or Muon, each with its own fields.",
+        ),
     ],
 )
 def test_a_file_with_an_old_name_says_the_new_one(tmp_path, line, said):

@@ -15,7 +15,7 @@ from bytelm.models.t5.shortening import FixedShortening
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 
 SIZES = {
     "width": 16,
@@ -28,7 +28,7 @@ SIZES = {
 BASE = ExperimentConfig(
     model=ByT5Config(**SIZES),
     data=DataConfig(task="vowel_removal", sequence_length=12, batch_size=8),
-    optimizer=OptimizerConfig(name="adamw"),
+    optimizer=AdamW(),
     mesh=MeshConfig(data=1),
     train=TrainConfig(steps=1, log_every=1, validation_rows=8, sample_bytes=0, tensorboard=False),
 )

@@ -23,7 +23,7 @@ from bytelm.nn.mesh import MeshConfig
 from bytelm.training.cost import row_flops
 from bytelm.training.distributed import StopRequest
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 
 FLAT = TransformerConfig(width=16, depth=1, head_width=8)
 
@@ -32,7 +32,7 @@ def experiment(model, sequence_length=32) -> ExperimentConfig:
     return ExperimentConfig(
         model=model,
         data=DataConfig(sequence_length=sequence_length, batch_size=4),
-        optimizer=OptimizerConfig(learning_rate=1e-2, warmup=1),
+        optimizer=AdamW(learning_rate=1e-2, warmup=1),
         mesh=MeshConfig(data=1),
     )
 

@@ -24,7 +24,7 @@ from bytelm.nn.state import put, snapshot, take
 from bytelm.training.checkpoints.checkpoint import Checkpoints
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.loop_state import LoopState
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 from tests.models.families import (
     FAMILIES,
@@ -296,7 +296,7 @@ ONE_OF_EACH = {config.family: name for name, config in FAMILIES.items()}.values(
 
 @functools.cache
 def training(name, accumulation=1):
-    optimizer = OptimizerConfig(warmup=0.0).build(4, roles_of(FAMILIES[name]))
+    optimizer = AdamW(warmup=0.0).build(4, roles_of(FAMILIES[name]))
     return train_program(FAMILIES[name], optimizer, single_device_mesh(), accumulation)
 
 

@@ -29,7 +29,7 @@ from bytelm.training.distributed import StopRequest
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.initial import start_from
 from bytelm.training.loop import train
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 from bytelm.training.program import build_program, train_program
 from bytelm.training.run_directory import remove_if_unused
 
@@ -46,7 +46,7 @@ SIZES = {
 CONFIG = ExperimentConfig(
     model=MrT5Config(**SIZES, gate_depth=1, shortening=GATE),
     data=DataConfig(task="vowel_removal", sequence_length=LENGTH, batch_size=ROWS),
-    optimizer=OptimizerConfig(name="adamw", learning_rate=1e-2, warmup=0.0),
+    optimizer=AdamW(learning_rate=1e-2, warmup=0.0),
     mesh=MeshConfig(data=1),
     train=TrainConfig(
         steps=STEPS,

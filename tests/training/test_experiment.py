@@ -13,13 +13,13 @@ from bytelm.training.experiment import (
     load_json,
     to_json,
 )
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import Muon
 from bytelm.training.presets import load_preset, preset_names
 
 RICH = ExperimentConfig(
     model=TransformerConfig(width=64, window=7, scan=True, remat="dots"),
     data=DataConfig(mixture=(SourceConfig(files=("a", "b")), SourceConfig(weight=2.5))),
-    optimizer=OptimizerConfig(name="muon", lr_multipliers=(("head", 0.5), ("embed", 2.0))),
+    optimizer=Muon(lr_multipliers=(("head", 0.5), ("embed", 2.0))),
     mesh=MeshConfig(data=2, tensor=4),
     train=TrainConfig(wandb_project="project"),
 )

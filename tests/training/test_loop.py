@@ -16,7 +16,7 @@ from bytelm.training.checkpoints.scores import best_step
 from bytelm.training.distributed import StopRequest
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.loop import train
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import Muon
 from bytelm.training.validation import Validation
 from tests.training.tiny_run import STEPS, tiny_config
 
@@ -28,7 +28,7 @@ def config(tmp_path_factory) -> ExperimentConfig:
     tiny = tiny_config(tmp_path_factory.mktemp("text"))
     return dataclasses.replace(
         tiny,
-        optimizer=OptimizerConfig(name="muon", learning_rate=1e-2),
+        optimizer=Muon(learning_rate=1e-2),
         train=dataclasses.replace(tiny.train, log_every=2, validate_every=3, keep=2),
     )
 

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +8,10 @@ import optax
 import pytest
 
 from bytelm.core.errors import UserError
+from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.roles import KERNELS
-from bytelm.training.optimizer import MUON_RMS, OptimizerConfig
+from bytelm.training.experiment import ExperimentConfig, as_saved, from_saved
+from bytelm.training.optimizer import MUON_RMS, AdamW, Muon, OptimizerConfig
 
 
 def params(seed=0):
@@ -43,8 +46,8 @@ def first_update(config, gradients, steps=10):
     return jax.jit(optimizer.update)(gradients, state, params())
 
 
-def constant(**fields):
-    return OptimizerConfig(schedule="constant", warmup=0.0, **fields)
+def constant(kind=AdamW, **fields):
+    return kind(schedule="constant", warmup=0.0, **fields)
 
 
 @pytest.mark.parametrize(
@@ -57,14 +60,14 @@ def constant(**fields):
     ],
 )
 def test_learning_rate_at_the_steps_that_matter(schedule, wanted):
-    config = OptimizerConfig(learning_rate=2, schedule=schedule, warmup=0.1, decay=0.2, final=0.25)
+    config = AdamW(learning_rate=2, schedule=schedule, warmup=0.1, decay=0.2, final=0.25)
     rates = config.learning_rates(100)
     assert {step: float(rates(step)) for step in wanted} == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "warmup_stable_decay", "constant"])
 def test_learning_rate_without_warm_up_starts_near_the_peak(schedule):
-    config = OptimizerConfig(learning_rate=2, schedule=schedule, warmup=0, decay=0.5)
+    config = AdamW(learning_rate=2, schedule=schedule, warmup=0, decay=0.5)
     assert 1.9 < float(config.learning_rates(10)(0)) <= 2
     assert np.isfinite(float(config.learning_rates(1)(0)))
 
@@ -72,9 +75,9 @@ def test_learning_rate_without_warm_up_starts_near_the_peak(schedule):
 @pytest.mark.parametrize(
     "schedule", ["cosine", "quarter_cosine", "warmup_stable_decay", "constant"]
 )
-@pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_a_learning_rate_given_to_the_update_is_that_of_the_config(schedule, name):
-    config = OptimizerConfig(name=name, learning_rate=0.03, schedule=schedule, warmup=0.2)
+@pytest.mark.parametrize("kind", [AdamW, Muon])
+def test_a_learning_rate_given_to_the_update_is_that_of_the_config(schedule, kind):
+    config = kind(learning_rate=0.03, schedule=schedule, warmup=0.2)
     other = dataclasses.replace(config, learning_rate=1.0).build(10, ROLES)
     own, rate = config.build(10, ROLES), np.float32(config.learning_rate)
     wanted, found = own.init(params()), other.init(params())
@@ -145,10 +148,11 @@ def test_learning_rate_multiplier_is_that_of_the_first_match():
     assert not any(leaf.any() for leaf in jax.tree.leaves(updates["stack"]))
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("kind", [AdamW, Muon])
 @pytest.mark.parametrize(("clip_norm", "norm"), [(0.5, 0.5), (1e6, None), (None, None)])
-def test_the_gradient_is_clipped_by_its_global_norm(name, clip_norm, norm):
-    config = constant(name=name, clip_norm=clip_norm, beta1=0.9, momentum=0.9)
+def test_the_gradient_is_clipped_by_its_global_norm(kind, clip_norm, norm):
+    decays = {"beta1": 0.9} if kind is AdamW else {"beta1": 0.9, "momentum": 0.9}
+    config = constant(kind, clip_norm=clip_norm, **decays)
     gradients = params(seed=1)
     optimizer = config.build(10, ROLES)
     state = jax.eval_shape(optimizer.init, params())
@@ -162,12 +166,12 @@ def test_the_gradient_is_clipped_by_its_global_norm(name, clip_norm, norm):
 
 @pytest.fixture(scope="module")
 def muon():
-    config = constant(name="muon", learning_rate=1, weight_decay=0.0, clip_norm=None)
+    config = constant(Muon, learning_rate=1, weight_decay=0.0, clip_norm=None)
     return first_update(config, params(seed=1))[0]
 
 
 def test_muon_is_for_the_kernels_of_blocks_alone(muon):
-    config = constant(name="adamw", learning_rate=1, weight_decay=0.0, clip_norm=None)
+    config = constant(learning_rate=1, weight_decay=0.0, clip_norm=None)
     adamw, _ = first_update(config, params(seed=1))
     for name in ("embedding", "head"):
         jax.tree.map(np.testing.assert_array_equal, muon[name], adamw[name])
@@ -188,7 +192,7 @@ def test_muon_makes_each_layer_orthogonal_at_the_size_of_adamw(muon):
 
 
 def test_muon_treats_stacked_kernels_as_so_many_matrices(muon):
-    config = constant(name="muon", learning_rate=1, weight_decay=0.0, clip_norm=None)
+    config = constant(Muon, learning_rate=1, weight_decay=0.0, clip_norm=None)
     gradients = {str(i): kernel for i, kernel in enumerate(kernel(params(seed=1)))}
     optimizer = config.build(10, dict.fromkeys(gradients, "matrix"))
     updates, _ = jax.jit(optimizer.update)(gradients, optimizer.init(gradients), gradients)
@@ -208,6 +212,7 @@ def test_muon_treats_stacked_kernels_as_so_many_matrices(muon):
             {"schedule": "warmup_stable_decay", "warmup": 0.6, "decay": 0.6},
             r"warmup 0\.6 and optimizer\.decay 0\.6",
         ),
+        ({"momentum": 1.0}, r"optimizer\.momentum is 1\.0"),
         ({"beta2": 1.0}, r"optimizer\.beta2 is 1\.0"),
         ({"clip_norm": 0.0}, r"optimizer\.clip_norm is 0\.0"),
         ({"weight_decay": -1.0}, r"optimizer\.weight_decay is -1\.0"),
@@ -217,4 +222,21 @@ def test_muon_treats_stacked_kernels_as_so_many_matrices(muon):
 )
 def test_a_bad_config_is_named(fields, message):
     with pytest.raises(UserError, match=message):
-        OptimizerConfig(**fields)
+        Muon(**fields)
+
+
+def test_a_third_optimiser_is_one_class():
+    @dataclasses.dataclass(frozen=True)
+    class Lion(OptimizerConfig):
+        name: ClassVar[str] = "lion_of_test"
+        decay_rate: float = 0.99
+
+        def direction(self, roles):
+            return optax.scale_by_lion(b2=self.decay_rate)
+
+    config = ExperimentConfig(TransformerConfig(), optimizer=Lion(learning_rate=0.5, warmup=0.0))
+    assert from_saved(as_saved(config)) == config
+    optimizer = dataclasses.replace(config.optimizer, weight_decay=0.0, schedule="constant")
+    updates, _ = first_update(optimizer, params(seed=1))
+    np.testing.assert_allclose(np.abs(kernel(updates)), 0.5, rtol=1e-6)
+    del OptimizerConfig.variants["lion_of_test"]

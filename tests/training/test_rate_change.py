@@ -7,13 +7,13 @@ import pytest
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.compatibility import rate_change
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 
 
 def config(steps: int, schedule: str = "cosine", **optimizer) -> ExperimentConfig:
     return ExperimentConfig(
         TransformerConfig(),
-        optimizer=OptimizerConfig(schedule=schedule, learning_rate=0.01, **optimizer),
+        optimizer=AdamW(schedule=schedule, learning_rate=0.01, **optimizer),
         train=TrainConfig(steps=steps),
     )
 
@@ -39,7 +39,7 @@ def test_a_schedule_that_can_be_extended():
 
 
 def test_a_changed_optimizer_needs_no_advice():
-    slower = dataclasses.replace(config(100), optimizer=OptimizerConfig(learning_rate=0.005))
+    slower = dataclasses.replace(config(100), optimizer=AdamW(learning_rate=0.005))
     told = rate_change(config(100), slower, 10, 10)
     assert told.startswith("the learning rate jumps: 0.0049") and "choose" not in told
     assert rate_change(config(100), config(100, beta1=0.8), 10, 10) is None

@@ -17,7 +17,7 @@ from bytelm.models.transformer import TransformerConfig
 from bytelm.nn import mesh
 from bytelm.nn.mesh import MeshConfig, place_batch
 from bytelm.training import step
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import Muon
 from bytelm.training.program import train_program
 from tests.models.families import random_rows, split_model
 
@@ -135,7 +135,7 @@ def test_the_sums_count_bytes_and_scored_symbols():
 def muon_run():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mesh, "SMALLEST_SHARDED", 1)
-        yield Run((2, 2, 2), OptimizerConfig(name="muon", warmup=0.0).build(10, roles_of(CONFIG)))
+        yield Run((2, 2, 2), Muon(warmup=0.0).build(10, roles_of(CONFIG)))
 
 
 def bits(tree):

@@ -16,7 +16,7 @@ from bytelm.models.parameters import roles_of
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import AXES
 from bytelm.nn.partitioning import BATCH_AXES
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 
 pytestmark = pytest.mark.tpu
@@ -41,7 +41,7 @@ def compiled():
     """The train step of MODEL for 8 chips of a TPU v5p: 2 x 2 x 2 of (data, fsdp, tensor)."""
     chips = topologies.get_topology_desc("v5p:2x2x2", "tpu").devices
     mesh = Mesh(np.reshape(chips, (2, 2, 2)), AXES, axis_types=(AxisType.Auto,) * 3)
-    program = train_program(MODEL, OptimizerConfig().build(100, roles_of(MODEL)), mesh)
+    program = train_program(MODEL, AdamW().build(100, roles_of(MODEL)), mesh)
     state = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         program.abstract_state,

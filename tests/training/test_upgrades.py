@@ -9,7 +9,7 @@ from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.patching.learned import GumbelPatches
 from bytelm.patching.segmenter import FixedPatches, RulePatches
 from bytelm.training.experiment import ExperimentConfig, as_saved, from_saved
-from bytelm.training.optimizer import OptimizerConfig
+from bytelm.training.optimizer import AdamW
 from bytelm.training.upgrades import (
     SCHEMA,
     move,
@@ -42,10 +42,16 @@ def test_a_config_without_a_number_is_the_oldest():
 def test_regular_expressions_of_the_optimizer_become_roles_or_stay():
     saved = {"schema": 2, "optimizer": {"decayed": ["kernel$"], "lr_multipliers": [["head", 2]]}}
     optimizer = upgraded(saved)["optimizer"]
-    assert tuple(optimizer["decayed"]) == OptimizerConfig().decayed
+    assert tuple(optimizer["decayed"]) == AdamW().decayed
     assert optimizer["lr_multipliers"] == [["(?:head)", 2]] and not optimizer["fan_in_scaling"]
     saved = {"schema": 2, "optimizer": {"decayed": ["norm", "scale$"]}}
     assert upgraded(saved)["optimizer"]["decayed"] == ["(?:norm)", "scale$"]
+
+
+def test_an_optimiser_has_its_own_fields():
+    for kind, there in (("adamw", False), ("muon", True)):
+        saved = {"optimizer": {"name": kind, "momentum": 0.95}}
+        assert ("momentum" in upgraded(saved)["optimizer"]) == there
 
 
 def test_a_newer_config_is_refused():
