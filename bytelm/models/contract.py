@@ -1,8 +1,8 @@
-"""What every model family is to the rest of bytelm: a config that builds a next-byte model."""
+"""The interface of every model family: a config that builds a model of the next symbol."""
 
 import abc
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from bytelm.core.statistics import Ratio, Statistic
 from bytelm.core.variants import Variant
 from bytelm.core.vocabulary import UNSCORED, Vocabulary
 from bytelm.nn.linear import project
+from bytelm.nn.stack import Stack
 from bytelm.nn.state import restore
 from bytelm.patching.patches import OVERFLOW
 
@@ -22,13 +23,13 @@ DELETED = Statistic("deleted", "share")
 """Share of the inputs that an encoder deletes."""
 
 LOGITS = 2**24
-"""Logits of a piece that `Unembedding.nats` holds at a time."""
+"""How many logits `Unembedding.nats` holds at a time."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Packed rows of symbols, and what a family may be told of them in training.
+    """Packed rows of symbols, and what may supervise a family in training.
 
     Attributes:
         ids: int32 `[B, T]`, the symbols a model reads (`bytelm.core.vocabulary`).
@@ -40,10 +41,10 @@ class Batch:
         boundaries: bool `[B, T]` or None, the symbols with which a piece of `data.unigram` ends.
         byte_counts: int32 `[B, T]` or None, how many bytes each target stands for, 0 for END; None
             where symbols are bytes.
-        inputs: int32 `[B, S]` or None, what an encoder reads: bytes, END, and PAD behind. Then
-            there is one document in a row, START and its targets.
-        keys: uint32 `[B, 2]` or None, a random key for each row, for what is random in training;
-            None for a deterministic model, as in evaluation.
+        inputs: int32 `[B, S]` or None, what an encoder reads: bytes, END, then PAD. Each row then
+            holds one document: START and its targets.
+        keys: uint32 `[B, 2]` or None, a random key for each row in training; None makes the model
+            deterministic, as in evaluation.
     """
 
     ids: Any
@@ -59,7 +60,7 @@ class Batch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Unembedding:
-    """Logits of a large vocabulary that nobody has computed yet: `states @ kernel`.
+    """Logits of a large vocabulary, not computed yet: `states @ kernel`.
 
     Attributes:
         states: `[B, T, d]`, normalised.
@@ -70,29 +71,29 @@ class Unembedding:
     kernel: jax.Array
 
     def logits(self) -> jax.Array:
-        """All of them, float32 `[B, T, V]`."""
+        """All logits, float32 `[B, T, V]`."""
         return _logits(self.states, self.kernel)
 
     def nats(self, targets: jax.Array) -> jax.Array:
         """Cross-entropy of targets int32 `[B, T]`, float32, without `[B, T, V]` in memory.
 
-        The logits of some positions of all rows live at a time, and are made again for the
-        gradient.
+        Positions are divided into chunks: the logits of one chunk exist at a time, and the gradient
+        recomputes them.
         """
         rows, length = targets.shape
         count = min(length, -(-rows * length * self.kernel.shape[1] // LOGITS))
         size = -(-length // count)
 
-        def pieces(x: jax.Array) -> jax.Array:
+        def chunks(x: jax.Array) -> jax.Array:
             filled = jnp.pad(x, ((0, 0), (0, -length % size), *(((0, 0),) * (x.ndim - 2))))
             return jnp.swapaxes(filled.reshape(rows, -1, size, *x.shape[2:]), 0, 1)
 
         @jax.checkpoint
-        def piece(states: jax.Array, targets: jax.Array) -> jax.Array:
+        def of_chunk(states: jax.Array, targets: jax.Array) -> jax.Array:
             logits = _logits(states, self.kernel)
             return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
-        nats = jax.lax.map(lambda arrays: piece(*arrays), (pieces(self.states), pieces(targets)))
+        nats = jax.lax.map(lambda arrays: of_chunk(*arrays), (chunks(self.states), chunks(targets)))
         return jnp.swapaxes(nats, 0, 1).reshape(rows, -1)[:, :length]
 
 
@@ -104,21 +105,20 @@ def _logits(states: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ModelOutput:
-    """What a model makes of a batch.
+    """What a model computes for a batch.
 
     Attributes:
-        head: float32 `[B, T, outputs]`, logits of what a model predicts: the bytes and END; those
-            at t use the ids up to t of the same document. Of a large vocabulary, what makes them.
+        head: float32 `[B, T, outputs]`, logits of the bytes and END; those at t use the ids up to t
+            of the same document. For a large vocabulary, an `Unembedding` that computes them.
             Encoder-decoder models have more outputs, which are never a target.
-        segmentation_nats: float32 `[B, T]` or None; what it costs beside the symbol at t to say
-            whether a patch ends there, in a family that codes that too. It counts where the
-            target does.
+        segmentation_nats: float32 `[B, T]` or None; in a family that also codes where patches end,
+            the cost of saying whether one ends at t. It counts where the target does.
         auxiliary_losses: scalars in nats per scored symbol, added to the training loss.
-        statistics: ratios over the batch that the family reports, such as that of its boundaries.
+        statistics: ratios over the batch that the family reports, such as its rate of boundaries.
         patch_starts: bool `[B, T]` or None, the symbols with which patches begin, in a family
             that has patches.
-        deleted: bool `[B, S]` or None, the inputs that an encoder which shortens does not keep.
-        states: `[B, T, d]` or None, from which the head makes the logits of bytes.
+        deleted: bool `[B, S]` or None, the inputs that a shortening encoder does not keep.
+        states: `[B, T, d]` or None, what the head computes the logits of bytes from.
     """
 
     head: jax.Array | Unembedding
@@ -161,7 +161,7 @@ class LanguageModel(nnx.Module):
     """
 
     def __call__(self, batch: Batch) -> ModelOutput:
-        """Logits for every position of `batch`; its targets are not looked at."""
+        """Logits for every position of `batch`; its targets are ignored."""
         raise NotImplementedError
 
     def init_state(self, batch_size: int, max_length: int) -> Any:
@@ -200,19 +200,19 @@ class LanguageModel(nnx.Module):
 
     def full_rows(self, state: Any) -> jax.Array | None:
         """The rows that can open no more patches, bool `[B]`; None in a family without patches."""
-        backbone = getattr(state, "backbone", None)
-        if backbone is None:
-            return None
-        return getattr(state, "words", backbone.length) >= backbone.max_length
+        return None
 
-    def for_decoding(self) -> "LanguageModel":
-        """Rearranges the parameters in place to the form in which `extend` is fastest."""
+    def for_decoding(self) -> Self:
+        """Rearranges the parameters, in place, into the form that makes `extend` fastest."""
+        for _, module in list(nnx.iter_modules(self)):
+            if isinstance(module, Stack):
+                module.unstack()
         return self
 
 
 @dataclass(frozen=True)
 class ModelConfig(Variant, name="model", small=True, key="family"):
-    """Base of every family's config. A subclass that names its `family` is thereby registered."""
+    """Base of every family's config. A subclass with a `family` is registered under that name."""
 
     family: ClassVar[str]
 
@@ -223,12 +223,12 @@ class ModelConfig(Variant, name="model", small=True, key="family"):
 
     @property
     def symbols(self) -> Vocabulary:
-        """What the model reads and predicts."""
+        """The symbols that the model reads and predicts."""
         return Vocabulary()
 
     @property
     def scripts(self) -> tuple[str, ...]:
-        """The scripts that training must tell apart: `data.scripts` then has to be just these."""
+        """The scripts that training must distinguish; `data.scripts` must be exactly these."""
         return ()
 
     @property
@@ -238,7 +238,7 @@ class ModelConfig(Variant, name="model", small=True, key="family"):
 
     @property
     def dtype(self) -> jnp.dtype:
-        """The compute dtype that `compute_dtype` means on this machine."""
+        """The dtype that `compute_dtype` stands for on this machine."""
         if self.compute_dtype == "auto":
             return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
         return jnp.dtype(self.compute_dtype)
@@ -253,8 +253,8 @@ class ModelConfig(Variant, name="model", small=True, key="family"):
 
         Args:
             sequence_length: T.
-            patches: how many patches the row holds, for what its content needs; None for what is
-                computed, the capacity. A flat model has none.
+            patches: how many patches the row holds, for the cost of its content; None for its
+                capacity, which is what is computed. A flat model ignores it.
 
         A multiply-add counts 2; attention counts the pairs that the mask lets see each other,
         without document boundaries. Training costs three times as much.

@@ -34,24 +34,33 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE
-from bytelm.models.contract import Batch, LanguageModel, ModelOutput
-from bytelm.models.hierarchy import HierarchyConfig, extend_backbone, supervise
+from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mlp import GATED
 from bytelm.nn.norms import NORMS, LayerNorm
 from bytelm.nn.partitioning import shard_rows
-from bytelm.nn.stack import Stack, StackState
+from bytelm.nn.stack import Stack
 from bytelm.nn.transformer_xl import DEVIATION, PositionBiases, RelativeBlockConfig
 from bytelm.patching.ended import (
     BoundaryGradient,
+    EndedPatches,
     find_ended,
     gather_mean,
     gather_sum,
     spread_ended,
 )
 from bytelm.patching.learned import GumbelPatches
+from bytelm.patching.levels import (
+    PatchCount,
+    Segmentation,
+    Symbols,
+    prepend,
+    run,
+    run_patches,
+    take,
+)
 from bytelm.patching.segmenter import Needs, SegmenterConfig
 
 
@@ -112,12 +121,10 @@ class DynamicPoolingConfig(HierarchyConfig):
     def build(self, rngs: nnx.Rngs) -> "DynamicPooling":
         return DynamicPooling(self, rngs=rngs)
 
-    def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
-        patches = self.capacity(sequence_length) if patches is None else patches
-        bytewise = self.blocks(self.pre_depth + self.post_depth).forward_flops(sequence_length)
-        segmenter = self.segmenter.forward_flops(self.width, sequence_length)
-        head = 2.0 * sequence_length * self.width * OUTPUT_SIZE
-        return bytewise + self.global_block().forward_flops(patches) + segmenter + head
+    def local_flops(self, length: int, patches: float) -> float:
+        stacks = self.blocks(self.pre_depth + self.post_depth).forward_flops(length)
+        segmenter = self.segmenter.forward_flops(self.width, length)
+        return stacks + segmenter + 2.0 * length * self.width * OUTPUT_SIZE
 
 
 @jax.tree_util.register_dataclass
@@ -126,26 +133,28 @@ class DynamicPoolingState:
     """Decoding state.
 
     Attributes:
-        pre: of the blocks before the pooling.
+        pre, backbone, post: of the stacks.
         carry: of the segmenter.
+        count: slots filled, and slots left.
         open_sum: float32 `[B, width]`, the sum of the vectors of the unfinished patch.
         open_size: float32 `[B]`, its number of bytes.
-        backbone: of the backbone.
         read: `[B, width]`, the vector that symbols read now.
-        post: of the blocks after the pooling.
     """
 
-    pre: StackState
-    carry: Any
-    open_sum: jax.Array
-    open_size: jax.Array
-    backbone: StackState
-    read: jax.Array
-    post: StackState
+    pre: Any = None
+    carry: Any = None
+    count: Any = None
+    open_sum: Any = None
+    open_size: Any = None
+    backbone: Any = None
+    read: Any = None
+    post: Any = None
 
 
-class DynamicPooling(LanguageModel):
+class DynamicPooling(HierarchicalModel):
     """The model that a `DynamicPoolingConfig` builds."""
+
+    config: DynamicPoolingConfig
 
     def __init__(self, config: DynamicPoolingConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -186,92 +195,83 @@ class DynamicPooling(LanguageModel):
             return None
         return PositionBiases(self.content_bias[...], self.position_bias[...])
 
-    def __call__(self, batch: Batch) -> ModelOutput:
-        config, document_ids = self.config, batch.document_ids
-        x = shard_rows(self.embedding(batch.ids, config.dtype))
-        x = self.pre(x, document_ids, shared=self._biases)
-        boundaries, _ = self.segmenter(x, batch.ids, document_ids, keys=batch.keys)
-        patches = find_ended(boundaries.hard, document_ids, config.capacity(x.shape[1]))
-        y = gather_mean(x, boundaries.values, patches, config.boundary_gradient)
-        y = shard_rows(self._slots(y, patches.null, x.dtype))
-        y = self.backbone(y, patches.document_ids, shared=self._biases)
-        x = x + spread_ended(y, boundaries.values, patches, config.boundary_gradient)
-        x = self.post(x, document_ids, shared=self._biases)
-        logits = self._logits(x)
-        losses, statistics = supervise(self.segmenter, boundaries, batch, logits)
-        return ModelOutput(
-            logits,
-            auxiliary_losses=losses,
-            statistics=(*patches.statistics, *statistics),
-            patch_starts=patches.starts,
-            states=self._normalised(x),
+    def forward(
+        self, symbols: Symbols, state: DynamicPoolingState | None = None
+    ) -> tuple[jax.Array, DynamicPoolingState | None, tuple[Segmentation, ...]]:
+        config, before, biases = self.config, state or DynamicPoolingState(), self._biases
+        x = shard_rows(self.embedding(symbols.ids, config.dtype))
+        x, pre = run(self.pre, x, symbols, before.pre, shared=biases)
+        boundaries, carry = self.segmenter(
+            x, symbols.ids, symbols.document_ids, before.carry, symbols.keys
         )
+        patches = self._ended(boundaries.hard, symbols, before.count)
+        if state is None:
+            y = gather_mean(x, boundaries.values, patches, config.boundary_gradient)
+        else:
+            y, open_sum, open_size = self._next_means(x, symbols, patches, state)
+        y = shard_rows(self._slots(y, patches.null, x.dtype))
+        slots = symbols.slots(patches.document_ids, patches.total)
+        y, backbone = run_patches(
+            self.backbone, shard_rows(y), slots, before.backbone, shared=biases
+        )
+        if state is None:
+            x = x + spread_ended(y, boundaries.values, patches, config.boundary_gradient)
+        else:
+            vectors = prepend(state.read.astype(y.dtype), y)  # [B, 1 + P, width]
+            x = x + take(vectors, patches.read + 1)
+        x, post = run(self.post, x, symbols, before.post, shared=biases)
+        if state is None:
+            return x, None, (Segmentation(symbols, boundaries, patches),)
+        count = state.count.after(patches.total)
+        read = take(vectors, patches.total[:, None])[:, 0]
+        state = DynamicPoolingState(pre, carry, count, open_sum, open_size, backbone, read, post)
+        return x, state, ()
+
+    def _ended(self, ends: jax.Array, symbols: Symbols, count: PatchCount | None) -> EndedPatches:
+        if count is None:
+            capacity = self.config.capacity(ends.shape[1])
+            return find_ended(ends, symbols.document_ids, capacity)
+        return find_ended(
+            ends,
+            symbols.document_ids,
+            ends.shape[1] + 1,
+            first=(symbols.positions == 0) & (symbols.document_ids > 0),
+            slots_left=count.left,
+        )
+
+    def _next_means(
+        self, x: jax.Array, symbols: Symbols, patches: EndedPatches, state: DynamicPoolingState
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The means `[B, P, width]` of the patches that end; sum and size of the unfinished one."""
+        # Slot 0 holds the patch that was open, or the null vector of a row that had none.
+        sums, sizes = gather_sum(x, patches)  # [B, P, width], [B, P]
+        sums = sums.at[:, 0].add(state.open_sum)
+        sizes = sizes.at[:, 0].add(state.open_size)
+        is_open = (symbols.document_ids > 0) & (patches.index == patches.null.shape[1])  # [B, T]
+        is_open = is_open.astype(jnp.float32)
+        goes_on = ~patches.ends.any(axis=1)  # [B]
+        open_sum = (x.astype(jnp.float32) * is_open[:, :, None]).sum(axis=1)
+        open_sum += jnp.where(goes_on[:, None], state.open_sum, 0)
+        open_size = is_open.sum(axis=1) + jnp.where(goes_on, state.open_size, 0)
+        return sums / jnp.maximum(sizes, 1)[:, :, None], open_sum, open_size
 
     def _slots(self, y: jax.Array, null: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """What the backbone reads, from the means of patches `[B, P, width]`."""
         y = jnp.where(null[:, :, None], self.null_group[...].astype(jnp.float32)[None, None], y)
         return self.down_norm(y.astype(dtype))
 
-    def _logits(self, x: jax.Array) -> jax.Array:
-        return self.head(self._normalised(x)).astype(jnp.float32)
-
-    def _normalised(self, x: jax.Array) -> jax.Array:
+    def normed(self, x: jax.Array) -> jax.Array:
         return x if self.config.published_blocks else self.final_norm(x)
 
-    def init_state(self, batch_size: int, max_length: int) -> DynamicPoolingState:
-        config, dtype = self.config, self.config.dtype
+    def init_parts(self, rows: int, length: int) -> DynamicPoolingState:
+        config, dtype, capacity = self.config, self.config.dtype, self.config.capacity(length)
         return DynamicPoolingState(
-            pre=self.pre.init_state(batch_size, max_length, dtype),
-            carry=self.segmenter.init_carry(batch_size, max_length, dtype),
-            open_sum=jnp.zeros((batch_size, config.width)),
-            open_size=jnp.zeros((batch_size,)),
-            backbone=self.backbone.init_state(batch_size, config.capacity(max_length), dtype),
-            read=jnp.zeros((batch_size, config.width), dtype),
-            post=self.post.init_state(batch_size, max_length, dtype),
+            pre=self.pre.init_state(rows, length, dtype),
+            carry=self.segmenter.init_carry(rows, length, dtype),
+            count=PatchCount.none(rows, capacity),
+            open_sum=jnp.zeros((rows, config.width)),
+            open_size=jnp.zeros((rows,)),
+            backbone=self.backbone.init_state(rows, capacity, dtype),
+            read=jnp.zeros((rows, config.width), dtype),
+            post=self.post.init_state(rows, length, dtype),
         )
-
-    def extend(
-        self, ids: jax.Array, state: DynamicPoolingState, lengths: jax.Array
-    ) -> tuple[jax.Array, DynamicPoolingState]:
-        new = ids.shape[1]
-        offsets = jnp.arange(new)[None, :]
-        present = offsets < lengths[:, None]
-        valid = present.astype(jnp.int32)
-        positions = state.pre.length[:, None] + offsets
-        x = self.embedding(ids, self.config.dtype)
-        x, pre = self.pre.extend(x, state.pre, lengths, shared=self._biases)
-        boundaries, carry = self.segmenter(x, ids, valid, state.carry)
-        patches = find_ended(
-            boundaries.hard,
-            valid,
-            new + 1,
-            first=(positions == 0) & present,
-            slots_left=state.backbone.positions.shape[1] - state.backbone.length,
-        )
-        # Slot 0 holds the patch that was open, or the null vector of a row that had none.
-        sums, sizes = gather_sum(x, patches)  # [B, P, width], [B, P]
-        sums = sums.at[:, 0].add(state.open_sum)
-        sizes = sizes.at[:, 0].add(state.open_size)
-        y = self._slots(sums / jnp.maximum(sizes, 1)[:, :, None], patches.null, x.dtype)
-        y, backbone = extend_backbone(self.backbone, y, state.backbone, patches.total, self._biases)
-
-        unfinished = (present & (patches.index == new + 1)).astype(jnp.float32)
-        goes_on = ~patches.ends.any(axis=1)
-        open_sum = (x.astype(jnp.float32) * unfinished[:, :, None]).sum(axis=1)
-        vectors = jnp.concatenate([state.read[:, None], y.astype(state.read.dtype)], axis=1)
-        x = x + jnp.take_along_axis(vectors, (patches.read + 1)[:, :, None], axis=1)
-        x, post = self.post.extend(x, state.post, lengths, shared=self._biases)
-        return self._logits(x), DynamicPoolingState(
-            pre=pre,
-            carry=carry,
-            open_sum=open_sum + jnp.where(goes_on[:, None], state.open_sum, 0),
-            open_size=unfinished.sum(axis=1) + jnp.where(goes_on, state.open_size, 0),
-            backbone=backbone,
-            read=jnp.take_along_axis(vectors, patches.total[:, None, None], axis=1)[:, 0],
-            post=post,
-        )
-
-    def for_decoding(self) -> "DynamicPooling":
-        for stack in (self.pre, self.backbone, self.post):
-            stack.unstack()
-        return self

@@ -1,47 +1,55 @@
 """HAT, first version: spell a word, say that it ends, predict the next (arXiv 2501.10322).
 
-Hierarchical autoregressive Transformer over words (Neitemeier et al., ICLR 2025). Text is split
-at whitespace, which goes to the word before. For every word, `[W]` and the word's bytes pass an
-encoder that sees the whole word and nothing else; what it makes of `[W]` is the word's vector. A
-causal backbone runs over the words. Its output at a word becomes the first position of a causal
-decoder that spells the next word: it sees that vector and the word's bytes so far. After a word's
-last byte the decoder says `[W]`, the word's end.
+Hierarchical autoregressive Transformer over words (Neitemeier et al., ICLR 2025). Text is split at
+whitespace, which belongs to the word before it. For every word, an encoder reads `[W]` and the
+word's bytes, and sees nothing else; its output at `[W]` is the word's vector. A causal backbone
+runs over the words. Its output at a word becomes the first position of a causal decoder that spells
+the next word, and sees that vector and the word's bytes so far. After a word's last byte the
+decoder predicts `[W]`, the word's end.
 
-A word's end is known from its bytes, but the decoder has to say it all the same, so it costs bits,
-as published: logits are the distribution over bytes and END given whether the word ends here, and
-`segmentation_nats` is what saying that costs. Their sum is minus the log of the published product.
+A word's end is known from its bytes, but the decoder has to predict it all the same, so it costs
+bits, as published. The logits are the distribution over bytes and END given whether the word ends
+here; `segmentation_nats` is the cost of predicting that. The sum of both is minus the logarithm of
+the published product.
 
-Bytes and marks lie in one flat stream of T + P positions, the mark of each word behind its last
-byte; "inside one word" is an equal group id. The encoder reads `[W]` from there with the rotary
-position before the word's first byte.
+Bytes and marks (`[W]`) form one flat stream of T + P positions, in which each word's mark comes
+after its last byte; positions of the same word have the same group id. The encoder reads `[W]`
+there with the rotary position before the word's first byte.
 
-Decided here: the first whitespace character of a run ends a word and the others lead the next one,
-so that an end never waits for the next byte (between words that one space parts, this is the
-published rule); UAX-29 words, the paper's variant, are known only with the next byte and belong to
-the second version (`hat2.py`). START is a word.
-END may follow any byte: no `[W]` is said before it unless whitespace came last. Words longer than
-`longest_patch` bytes are split. When a row has no room for another word, the last one goes on, its
-decoder seeing `longest_word` + 1 positions back.
+Decided here: the first whitespace character of a run ends a word and the others begin the next one,
+so that an end is known without the next byte (with single spaces between words this is the
+published rule). UAX-29 words, the paper's variant, are known only with the next byte and belong to
+the second version (`hat2.py`). START is a word. END may follow any byte: no `[W]` comes before it
+unless the last byte was whitespace. Words longer than `longest_patch` bytes are split. When a row's
+slots are all filled the last word goes on, and its decoder sees `longest_word` + 1 positions.
 """
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE, PAD
-from bytelm.models.contract import Batch, LanguageModel, ModelOutput
-from bytelm.models.hierarchy import HierarchyConfig, extend_backbone
+from bytelm.models.contract import Batch, ModelOutput
+from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.norms import NORMS
 from bytelm.nn.partitioning import shard_rows
 from bytelm.nn.stack import StackState
+from bytelm.patching.levels import (
+    PatchCount,
+    Segmentation,
+    Symbols,
+    open_patches,
+    run,
+    run_if_any,
+    take,
+)
 from bytelm.patching.patches import Patches, find_patches, positions_in_run, spread_first
-from bytelm.patching.rules import RuleCarry
 from bytelm.patching.segmenter import Needs, RulePatches, SegmenterConfig
 
 WORD_END = OUTPUT_SIZE
@@ -93,9 +101,8 @@ class HATConfig(HierarchyConfig):
     def build(self, rngs: nnx.Rngs) -> "HAT":
         return HAT(self, rngs=rngs)
 
-    def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
-        patches = self.capacity(sequence_length) if patches is None else patches
-        stream = sequence_length + patches
+    def local_flops(self, length: int, patches: float) -> float:
+        stream = length + patches
         word = stream / max(patches, 1.0)  # a word of the mean length, its mark included
         encoder, decoder = self.encoder_block(), self.decoder_block()
         local = 0.0
@@ -103,10 +110,9 @@ class HATConfig(HierarchyConfig):
             inner = block.heads * block.head_width
             alone = block.forward_flops(1) - block.depth * 4.0 * inner
             local += stream * alone + block.depth * 4.0 * patches * pairs * inner
-        d, width = self.local_width, self.global_width
-        projections = 2.0 * patches * 2 * d * width
-        head = 2.0 * stream * d * (OUTPUT_SIZE + 1)
-        return local + self.global_block().forward_flops(patches) + projections + head
+        projections = 2 * patches * self.local_width * self.global_width
+        head = stream * self.local_width * (OUTPUT_SIZE + 1)
+        return local + 2.0 * (projections + head)
 
 
 @jax.tree_util.register_dataclass
@@ -115,29 +121,30 @@ class HATState:
     """Decoding state.
 
     Attributes:
-        spelled: int32 `[B, longest_word]`, the bytes of the open word, the newest last.
+        spelled: int32 `[B, longest_word]`, the bytes of the unfinished word, the newest last.
         length: int32 `[B]`, how many of them there are.
-        segment: int32 `[B]`, number of the open word.
-        carry, backbone, decoder: of the segmenter and the two causal stacks.
+        carry: of the segmenter.
+        count: words that have ended, and slots left.
+        backbone, decoder: of the two causal stacks.
     """
 
-    spelled: jax.Array
-    length: jax.Array
-    segment: jax.Array
-    carry: RuleCarry
-    backbone: StackState
-    decoder: StackState
+    spelled: Any = None
+    length: Any = None
+    carry: Any = None
+    count: Any = None
+    backbone: Any = None
+    decoder: Any = None
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Stream:
-    """Where T bytes and the marks of P words lie in one sequence of T + P positions.
+    """One order of T bytes and the marks of P words: T + P positions.
 
     Attributes:
-        source: int32 `[B, T + P]`, what lies at each position: a byte (0 to T - 1) or a mark
-            (T to T + P - 1). The marks that there are not lie behind everything.
-        place: int32 `[B, T + P]`, the inverse: where each byte, then each mark, lies.
+        source: int32 `[B, T + P]`, the byte (0 to T - 1) or mark (T to T + P - 1) at each position.
+            Unused marks come last.
+        place: int32 `[B, T + P]`, the inverse: the position of each byte, then of each mark.
     """
 
     source: jax.Array
@@ -174,18 +181,28 @@ def _reorder(x: jax.Array, index: jax.Array, inverse: jax.Array) -> jax.Array:
 
 
 _reorder.defvjp(
-    lambda x, index, inverse: (_reorder(x, index, inverse), (index, inverse)),
-    lambda indices, gradient: (_reorder(gradient, *reversed(indices)), None, None),
+    lambda x, index, inverse: (_reorder(x, index, inverse), (inverse, index)),
+    lambda indices, gradient: (_reorder(gradient, *indices), None, None),
 )
 
 
-class HAT(LanguageModel):
+class Spelling(NamedTuple):
+    """The decoder's output after the bytes `[B, T, d]` and after the marks of words `[B, P, d]`."""
+
+    of_bytes: jax.Array
+    of_marks: jax.Array
+    words: Patches
+
+
+class HAT(HierarchicalModel):
     """The model that a `HATConfig` builds."""
+
+    config: HATConfig
 
     def __init__(self, config: HATConfig, *, rngs: nnx.Rngs):
         self.config = config
         d, width = config.local_width, config.global_width
-        self.segmenter = config.segmenter.build(d, config.needs, norm=None, relu=False, rngs=rngs)
+        self.segmenter = config.build_segmenter(d, rngs)
         self.encoder_embedding = Embedding(INPUT_SIZE, d, rngs=rngs)
         self.word_mark = nnx.Param(jax.random.normal(rngs.params(), (d,)), role="vector")
         self.encoder = config.stack(config.encoder_block(), rngs)
@@ -196,148 +213,129 @@ class HAT(LanguageModel):
         self.to_decoder = Dense(width, d, rngs=rngs, role="projection")
         self.decoder_embedding = Embedding(INPUT_SIZE, d, rngs=rngs)
         self.decoder = config.stack(config.decoder_block(), rngs)
-        self.final_norm = NORMS[config.norm](d)
-        gain = 0.0 if config.scaled_init else 1.0
-        self.head = Dense(d, OUTPUT_SIZE + 1, rngs=rngs, gain=gain, role="head")
+        self.final_norm, self.head = config.build_head(d, rngs, outputs=OUTPUT_SIZE + 1)
 
-    def __call__(self, batch: Batch) -> ModelOutput:
-        ids, document_ids = batch.ids, batch.document_ids
-        length = ids.shape[1]
-        boundaries, _ = self.segmenter(None, ids, document_ids)
-        words = find_patches(boundaries.hard, document_ids, self.config.capacity(length))
-        stream, numbers = Stream.of(words), _word_numbers(words, document_ids)
-        y = self._encode(ids, words, stream, numbers)
-        y = self.to_decoder(self.backbone_norm(self.backbone(y, words.document_ids)))
+    def forward(
+        self, symbols: Symbols, state: HATState | None = None
+    ) -> tuple[Spelling, HATState | None, tuple[Segmentation, ...]]:
+        before = state or HATState()
+        boundaries, carry = self.segmenter(None, symbols.ids, symbols.document_ids, before.carry)
+        words, count = open_patches(boundaries.hard, symbols, self.config.capacity, before.count)
+        y, backbone = self._next_words(symbols, words, state)  # [B, P, d]
 
-        x = self.decoder_embedding(ids, self.config.dtype)
-        x = self.decoder(shard_rows(stream.join(x, y)), _decoder_segments(words, stream, numbers))
-        of_bytes, of_marks = stream.part(x, length)
-        logits, segmentation_nats = self._logits(of_bytes, of_marks, words)
-        return ModelOutput(
-            logits,
-            segmentation_nats,
-            statistics=words.statistics,
-            patch_starts=words.boundaries,
-            states=self.final_norm(of_bytes),
+        stream, numbers = Stream.of(words), _word_numbers(words, symbols.document_ids)
+        if state is not None:
+            numbers = state.count.opened[:, None] + numbers
+        x = self.decoder_embedding(symbols.ids, self.config.dtype)
+        x = shard_rows(stream.join(x, y))  # [B, T + P, d]
+        groups = _decoder_groups(words, stream, numbers)
+        x, decoder = run(
+            self.decoder, x, _with_marks(symbols, words), before.decoder, group_ids=groups
         )
+        spelling = Spelling(*stream.part(x, symbols.ids.shape[1]), words)
+        if state is None:
+            return spelling, None, (Segmentation(symbols, boundaries, words),)
+        spelled, length = self._unfinished(symbols, words, state)
+        return spelling, HATState(spelled, length, carry, count, backbone, decoder), ()
 
-    def _encode(
-        self, ids: jax.Array, words: Patches, stream: Stream, numbers: jax.Array
-    ) -> jax.Array:
+    def _next_words(
+        self, symbols: Symbols, words: Patches, state: HATState | None
+    ) -> tuple[jax.Array, StackState | None]:
+        """The decoder's first position of the word after each word that ends, `[B, P, d]`."""
+        before = state or HATState()
+        ids, document_ids, ended = symbols.ids, symbols.document_ids, words
+        if state is not None:  # the unfinished word's bytes come before
+            longest, most = self.config.longest_word, words.positions.shape[1]
+            present = jnp.arange(longest)[None, :] >= longest - state.length[:, None]
+            ids = jnp.concatenate([state.spelled, ids], axis=1)
+            document_ids = jnp.concatenate([present.astype(jnp.int32), document_ids], axis=1)
+            ends = jnp.pad(words.boundaries, ((0, 0), (longest, 0)))
+            ended = find_patches(ends, document_ids, most)
+
+        def encoded() -> tuple[jax.Array, StackState | None]:
+            y = self._encode(ids, ended, _word_numbers(ended, document_ids))
+            y, backbone = run(self.backbone, y, symbols.patches(words), before.backbone)
+            return self.to_decoder(self.backbone_norm(y)), backbone
+
+        zeros = jnp.zeros((*words.positions.shape, self.config.local_width), self.config.dtype)
+        return run_if_any(symbols.patches(words), encoded, zeros, before.backbone)
+
+    def _encode(self, ids: jax.Array, words: Patches, numbers: jax.Array) -> jax.Array:
         """The vector of each word that ends, `[B, P, global_width]`."""
+        stream = Stream.of(words)
         x = self.encoder_embedding(ids, self.config.dtype)
         mark = self.word_mark[...].astype(x.dtype)[None, None, :]
-        marks = jnp.broadcast_to(mark, (*words.positions.shape, x.shape[-1]))
-        own = jnp.where(words.valid, jnp.take_along_axis(numbers, words.positions, axis=1), 0)
+        marks = jnp.broadcast_to(mark, (*words.positions.shape, x.shape[-1]))  # [B, P, d]
+        own = jnp.where(words.valid, take(numbers, words.positions), 0)  # [B, P]
         # [W] stands before the word: position 0, and the bytes from 1 on.
         positions = stream.join(1 + positions_in_run(numbers), jnp.zeros_like(words.positions))
-        segments = stream.join(numbers, own)
-        x = self.encoder(shard_rows(stream.join(x, marks)), segments, positions=positions)
+        groups = stream.join(numbers, own)  # [B, T + P]
+        x = self.encoder(shard_rows(stream.join(x, marks)), groups, positions=positions)
         _, x = stream.part(x, ids.shape[1])
         return self.to_backbone(self.encoder_norm(x))
 
-    def _logits(
-        self, of_bytes: jax.Array, of_marks: jax.Array, words: Patches
+    def _unfinished(
+        self, symbols: Symbols, words: Patches, state: HATState
     ) -> tuple[jax.Array, jax.Array]:
+        """The bytes after the last end, as `spelled` and `length` of the state."""
+        longest, lengths, total = self.config.longest_word, symbols.lengths, words.total
+        index = lengths[:, None] + jnp.arange(longest)[None, :]  # [B, longest]
+        spelled = take(jnp.concatenate([state.spelled, symbols.ids], axis=1), index)
+        last_end = take(words.positions, jnp.maximum(total - 1, 0)[:, None])[:, 0]  # [B]
+        length = jnp.where(total > 0, lengths - last_end - 1, state.length + lengths)
+        return spelled, jnp.minimum(length, longest)
+
+    def __call__(self, batch: Batch) -> ModelOutput:
+        spelling, _, (cut,) = self.forward(Symbols.of_rows(batch.ids, batch.document_ids))
+        logits, segmentation_nats = self._logits_and_ends(spelling)
+        return ModelOutput(
+            logits,
+            segmentation_nats,
+            statistics=cut.patches.statistics,
+            patch_starts=cut.patches.boundaries,
+            states=self.final_norm(spelling.of_bytes),
+        )
+
+    def logits(self, x: Spelling) -> jax.Array:
+        return self._logits_and_ends(x)[0]
+
+    def _logits_and_ends(self, spelling: Spelling) -> tuple[jax.Array, jax.Array]:
         """Logits of the next byte `[B, T, OUTPUT_SIZE]`, and nats of the end of words `[B, T]`."""
-        of_bytes = self.head(self.final_norm(of_bytes)).astype(jnp.float32)
-        of_marks = self.head(self.final_norm(of_marks)).astype(jnp.float32)
-        spelling, end = of_bytes[:, :, :WORD_END], of_bytes[:, :, WORD_END]
-        end -= jax.nn.logsumexp(spelling, axis=-1)
+        words = spelling.words
+        of_bytes = self.head_logits(spelling.of_bytes)  # [B, T, OUTPUT_SIZE + 1]
+        of_marks = self.head_logits(spelling.of_marks)  # [B, P, OUTPUT_SIZE + 1]
+        spelled, end = of_bytes[:, :, :WORD_END], of_bytes[:, :, WORD_END]
+        end -= jax.nn.logsumexp(spelled, axis=-1)
         next_word = spread_first(of_marks[:, :, :WORD_END], words)
-        logits = jnp.where(words.boundaries[:, :, None], next_word, spelling)
+        logits = jnp.where(words.boundaries[:, :, None], next_word, spelled)
         return logits, jax.nn.softplus(jnp.where(words.boundaries, -end, end))
 
-    def init_state(self, batch_size: int, max_length: int) -> HATState:
-        config, zeros = self.config, jnp.zeros((batch_size,), jnp.int32)
-        capacity = config.capacity(max_length)
+    def init_parts(self, rows: int, length: int) -> HATState:
+        config, capacity = self.config, self.config.capacity(length)
         return HATState(
-            spelled=jnp.full((batch_size, config.longest_word), PAD, jnp.int32),
-            length=zeros,
-            segment=zeros + 1,
-            carry=self.segmenter.init_carry(batch_size, max_length, config.dtype),
-            backbone=self.backbone.init_state(batch_size, capacity, config.dtype),
-            decoder=self.decoder.init_state(batch_size, max_length + capacity, config.dtype),
+            spelled=jnp.full((rows, config.longest_word), PAD, jnp.int32),
+            length=jnp.zeros((rows,), jnp.int32),
+            carry=self.segmenter.init_carry(rows, length, config.dtype),
+            count=PatchCount.none(rows, capacity),
+            backbone=self.backbone.init_state(rows, capacity, config.dtype),
+            decoder=self.decoder.init_state(rows, length + capacity, config.dtype),
         )
-
-    def extend(
-        self, ids: jax.Array, state: HATState, lengths: jax.Array
-    ) -> tuple[jax.Array, HATState]:
-        new, longest = ids.shape[1], self.config.longest_word
-        valid = jnp.arange(new)[None, :] < lengths[:, None]
-        document_ids = valid.astype(jnp.int32)
-        boundaries, carry = self.segmenter(None, ids, document_ids, state.carry)
-        slots_left = state.backbone.positions.shape[1] - state.backbone.length
-        words = find_patches(boundaries.hard, document_ids, new, slots_left=slots_left)
-        y, backbone = self._next_words(ids, state, words, valid)
-
-        stream = Stream.of(words)
-        numbers = state.segment[:, None] + words.count - words.boundaries
-        x = self.decoder_embedding(ids, self.config.dtype)
-        x, decoder = self.decoder.extend(
-            stream.join(x, y),
-            state.decoder,
-            lengths + words.total,
-            group_ids=_decoder_segments(words, stream, numbers),
-        )
-        logits, _ = self._logits(*stream.part(x, new), words)
-
-        # The open word's bytes are those after the last end.
-        index = lengths[:, None] + jnp.arange(longest)[None, :]
-        spelled = jnp.take_along_axis(jnp.concatenate([state.spelled, ids], axis=1), index, axis=1)
-        last_end = jnp.take_along_axis(
-            words.positions, jnp.maximum(words.total - 1, 0)[:, None], axis=1
-        )
-        since = lengths - last_end[:, 0] - 1
-        length = jnp.where(words.total > 0, since, state.length + lengths)
-        return logits, HATState(
-            spelled=spelled,
-            length=jnp.minimum(length, longest),
-            segment=state.segment + words.total,
-            carry=carry,
-            backbone=backbone,
-            decoder=decoder,
-        )
-
-    def _next_words(
-        self, ids: jax.Array, state: HATState, words: Patches, valid: jax.Array
-    ) -> tuple[jax.Array, StackState]:
-        """What the decoder starts each next word with, for the words that end: `[B, N, d]`."""
-        longest = self.config.longest_word
-        before = jnp.arange(longest)[None, :] >= longest - state.length[:, None]
-        segments = jnp.concatenate([before, valid], axis=1).astype(jnp.int32)
-
-        def widened(flags: jax.Array) -> jax.Array:
-            return jnp.pad(flags, ((0, 0), (longest, 0)))
-
-        def run() -> tuple[jax.Array, StackState]:
-            spelled = jnp.concatenate([state.spelled, ids], axis=1)
-            ended = find_patches(widened(words.boundaries), segments, words.positions.shape[1])
-            numbers = _word_numbers(ended, segments)
-            y = self._encode(spelled, ended, Stream.of(ended), numbers)
-            y, backbone = extend_backbone(self.backbone, y, state.backbone, words.total)
-            return self.to_decoder(self.backbone_norm(y)), backbone
-
-        def nothing() -> tuple[jax.Array, StackState]:
-            shape = (*words.positions.shape, self.config.local_width)
-            return jnp.zeros(shape, self.config.dtype), state.backbone
-
-        return jax.lax.cond(words.boundaries.any(), run, nothing)
-
-    def for_decoding(self) -> "HAT":
-        for stack in (self.encoder, self.backbone, self.decoder):
-            stack.unstack()
-        return self
 
 
 def _word_numbers(words: Patches, document_ids: jax.Array) -> jax.Array:
-    """The number of each symbol's word among all of the row's, from 1; 0 in padding: `[B, T]`."""
+    """The number of each symbol's word in its row, from 1; 0 in padding: int32 `[B, T]`."""
     documents = jnp.cumsum(jnp.diff(document_ids, axis=1, prepend=0) != 0, axis=1)
     ended = words.count - words.boundaries
     return jnp.where(document_ids > 0, ended + documents, 0)
 
 
-def _decoder_segments(words: Patches, stream: Stream, numbers: jax.Array) -> jax.Array:
+def _decoder_groups(words: Patches, stream: Stream, numbers: jax.Array) -> jax.Array:
     """The word that each position of the stream spells, 0 for none: `[B, T + P]`."""
-    following = jnp.take_along_axis(numbers, words.positions, axis=1) + 1
+    following = take(numbers, words.positions) + 1  # [B, P]
     return stream.join(numbers, jnp.where(words.valid, following, 0))
+
+
+def _with_marks(symbols: Symbols, words: Patches) -> Symbols:
+    """The symbols, with lengths that count the marks of the words."""
+    lengths = None if symbols.lengths is None else symbols.lengths + words.total
+    return replace(symbols, lengths=lengths)

@@ -1,20 +1,20 @@
 """HAT, second version: byte states, one latent query per word, additive conditioning.
 
-Hierarchical autoregressive Transformer over words (arXiv 2603.15953 and its public inference
-code). A causal encoder runs over bytes. In each word, one learned query attends to the word's
-encoder states (rotary positions inside the word, no causal mask: the word is complete when it is
-used) and gives the word's vector. A causal backbone runs over the words. The decoder continues
-from the encoder's states; before each of its blocks, every byte gets a projection of what the
-backbone said at the word before its own. There is no end-of-word symbol: where words end, the rule
-sees from the bytes.
+Hierarchical autoregressive Transformer over words (arXiv 2603.15953 and its public inference code).
+A causal encoder runs over bytes. For each word, one learned query attends to the encoder's states
+of the word's bytes (rotary positions inside the word, no causal mask: the word is complete when it
+is used); the result is the word's vector. A causal backbone runs over the words. The decoder
+continues from the encoder's states. Before each of its blocks, a projection of the backbone's
+output at the previous word is added to every byte. There is no end-of-word symbol: words follow
+from the bytes.
 
-Decided here, where nothing is published: encoder and decoder see a window of bytes; the query is
-scored as if it stood at the word's first byte; documents packed into one row do not see each other,
-and each one's first word gets a learned vector, as do the words of a document that begins when the
-row has no room for another word. Words longer than `longest_patch` are split.
+Decided here, where nothing is published: encoder and decoder see a window of bytes; the query has
+the position of the word's first byte; packed documents do not see each other; a learned vector
+takes the place of the previous word in each document's first word, and in all words of a document
+that begins when no slot is left. Words longer than `longest_patch` are split.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import jax
@@ -22,22 +22,24 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE
-from bytelm.models.contract import Batch, LanguageModel, ModelOutput
-from bytelm.models.hierarchy import HierarchyConfig, extend_backbone, supervise
+from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig, Condition
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.norms import NORMS
 from bytelm.nn.partitioning import shard_rows
 from bytelm.nn.rope import rotary
-from bytelm.nn.stack import StackState
-from bytelm.patching.patches import (
-    LEAST_SCORE,
-    NO_PATCH,
-    attention_pool,
-    find_patches,
-    positions_in_run,
+from bytelm.patching.levels import (
+    PatchCount,
+    Segmentation,
+    Symbols,
+    open_patches,
+    prepend,
+    run,
+    run_patches,
+    take,
 )
+from bytelm.patching.patches import LEAST_SCORE, NO_PATCH, attention_pool, positions_in_run
 from bytelm.patching.segmenter import Needs, RulePatches, SegmenterConfig
 
 
@@ -103,31 +105,27 @@ class HAT2Config(HierarchyConfig):
     def build(self, rngs: nnx.Rngs) -> "HAT2":
         return HAT2(self, rngs=rngs)
 
-    def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
-        patches = self.capacity(sequence_length) if patches is None else patches
+    def local_flops(self, length: int, patches: float) -> float:
         d, width = self.local_width, self.global_width
-        connector = sequence_length * 2 * d * d + patches * d * width
+        connector = length * 2 * d * d + patches * d * width
         conditions = self.decoder_depth * (patches + 1) * (width * d + d * d)
-        head = sequence_length * d * OUTPUT_SIZE
-        return (
-            self.encoder_block().forward_flops(sequence_length)
-            + self.decoder_block().forward_flops(sequence_length)
-            + self.global_block().forward_flops(patches)
-            + self.segmenter.forward_flops(d, sequence_length)
-            + 2.0 * (connector + conditions + head)
-        )
+        head = length * d * OUTPUT_SIZE
+        encoder, decoder = self.encoder_block(), self.decoder_block()
+        stacks = encoder.forward_flops(length) + decoder.forward_flops(length)
+        stacks += self.segmenter.forward_flops(d, length)
+        return stacks + 2.0 * (connector + conditions + head)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class OpenWord:
-    """What is known of the word being read.
+    """What is known of the unfinished word.
 
     Attributes:
-        values: `[B, H, K]`, the query's mean over the bytes read so far.
+        values: `[B, H, K]`, the mean value of the bytes read so far, weighted by attention.
         scores: `[B, H]`, the log-sum-exp of their scores.
         length: int32 `[B]`, bytes read; 0 before the first word.
-        condition: `[B, global_width]`, what the backbone said at the word before.
+        condition: `[B, global_width]`, the backbone's output at the word before.
     """
 
     values: jax.Array
@@ -142,21 +140,22 @@ class HAT2State:
     """Decoding state.
 
     Attributes:
-        word: the word being read.
-        words: int32 `[B]`, words opened; the backbone has seen all but the last.
-        encoder, carry, backbone, decoder: of the stacks and the segmenter.
+        encoder, backbone, decoder: of the stacks.
+        carry: of the segmenter.
+        count: words opened, and slots left; the backbone has read all words but the last.
+        word: the unfinished word.
     """
 
-    encoder: StackState
-    carry: Any
-    word: OpenWord
-    words: jax.Array
-    backbone: StackState
-    decoder: StackState
+    encoder: Any = None
+    carry: Any = None
+    count: Any = None
+    word: Any = None
+    backbone: Any = None
+    decoder: Any = None
 
 
 class WordPooling(nnx.Module):
-    """One learned query per word attends to the word's byte states: `[B, N, d] -> words`."""
+    """One learned query for each word attends to the states of the word's bytes."""
 
     def __init__(self, config: HAT2Config, *, rngs: nnx.Rngs):
         d = config.local_width
@@ -186,16 +185,16 @@ class WordPooling(nnx.Module):
         return self.output(values.reshape(*values.shape[:2], -1).astype(dtype))
 
 
-class HAT2(LanguageModel):
+class HAT2(HierarchicalModel):
     """The model that a `HAT2Config` builds."""
+
+    config: HAT2Config
 
     def __init__(self, config: HAT2Config, *, rngs: nnx.Rngs):
         self.config = config
         self.embedding = Embedding(INPUT_SIZE, config.local_width, rngs=rngs)
         self.encoder = config.stack(config.encoder_block(), rngs)
-        self.segmenter = config.segmenter.build(
-            config.local_width, config.needs, norm=config.norm, relu=config.mlp == "relu", rngs=rngs
-        )
+        self.segmenter = config.build_segmenter(config.local_width, rngs)
         self.pooling = WordPooling(config, rngs=rngs)
         self.backbone = config.stack(config.global_block(), rngs)
         self.backbone_norm = NORMS[config.norm](config.global_width)
@@ -203,123 +202,103 @@ class HAT2(LanguageModel):
             jax.random.normal(rngs.params(), (config.global_width,)), role="vector"
         )
         self.decoder = config.stack(config.decoder_block(), rngs)
-        self.final_norm = NORMS[config.norm](config.local_width)
-        gain = 0.0 if config.scaled_init else 1.0
-        self.head = Dense(config.local_width, OUTPUT_SIZE, rngs=rngs, gain=gain, role="head")
+        self.final_norm, self.head = config.build_head(config.local_width, rngs)
 
-    def __call__(self, batch: Batch) -> ModelOutput:
-        ids, document_ids = batch.ids, batch.document_ids
-        x = shard_rows(self.embedding(ids, self.config.dtype))
-        x = self.encoder(x, document_ids)
-        boundaries, _ = self.segmenter(x, ids, document_ids, keys=batch.keys)
-        capacity = self.config.capacity(ids.shape[1])
-        patches = find_patches(boundaries.hard, document_ids, capacity)
-        word = patches.index
-        index = jnp.where(word == NO_PATCH, capacity, word)
-        scores, values = self.pooling.members(x, positions_in_run(word))
-        values, _ = attention_pool(scores, values, index, capacity)
-        y = shard_rows(self.pooling.words(values, x.dtype))
-        y = self.backbone_norm(self.backbone(y, patches.document_ids))
-
-        # Vector k is what the backbone said at word k - 1: for the bytes of word k.
-        vectors = jnp.concatenate([self._first(len(ids), y.dtype), y], axis=1)
-        number = jnp.take_along_axis(patches.number, jnp.maximum(word, 0), axis=1)
-        condition = Condition(vectors, jnp.where((word > 0) & (number > 0), word, 0))
-        x = self.decoder(x, document_ids, shared=condition)
-        logits = self._logits(x)
-        losses, statistics = supervise(self.segmenter, boundaries, batch, logits)
-        return ModelOutput(
-            logits,
-            auxiliary_losses=losses,
-            statistics=(*patches.statistics, *statistics),
-            patch_starts=patches.boundaries,
-            states=self.final_norm(x),
+    def forward(
+        self, symbols: Symbols, state: HAT2State | None = None
+    ) -> tuple[jax.Array, HAT2State | None, tuple[Segmentation, ...]]:
+        before = state or HAT2State()
+        x = shard_rows(self.embedding(symbols.ids, self.config.dtype))
+        x, encoder = run(self.encoder, x, symbols, before.encoder)
+        boundaries, carry = self.segmenter(
+            x, symbols.ids, symbols.document_ids, before.carry, symbols.keys
         )
-
-    def _first(self, rows: int, dtype: jnp.dtype) -> jax.Array:
-        first = self.first_word[...].astype(dtype)[None, None, :]
-        return jnp.broadcast_to(first, (rows, 1, self.config.global_width))
-
-    def _logits(self, x: jax.Array) -> jax.Array:
-        return self.head(self.final_norm(x)).astype(jnp.float32)
-
-    def init_state(self, batch_size: int, max_length: int) -> HAT2State:
-        config, dtype = self.config, self.config.dtype
-        heads, zeros = config.local_width // config.head_width, jnp.zeros((batch_size,), jnp.int32)
-        return HAT2State(
-            encoder=self.encoder.init_state(batch_size, max_length, dtype),
-            carry=self.segmenter.init_carry(batch_size, max_length, dtype),
-            word=OpenWord(
-                values=jnp.zeros((batch_size, heads, config.head_width)),
-                scores=jnp.full((batch_size, heads), LEAST_SCORE),
-                length=zeros,
-                condition=self._first(batch_size, dtype)[:, 0],
-            ),
-            words=zeros,
-            backbone=self.backbone.init_state(batch_size, config.capacity(max_length), dtype),
-            decoder=self.decoder.init_state(batch_size, max_length, dtype),
+        words, count = open_patches(boundaries.hard, symbols, self.config.capacity, before.count)
+        cut = Segmentation(symbols, boundaries, words)
+        word: Any = None
+        if state is None:
+            y, complete, condition = self._words(x, cut)
+        else:
+            y, complete, condition, word = self._next_words(x, cut, state)
+        y, backbone = run_patches(self.backbone, shard_rows(y), complete, before.backbone)
+        # Vector k is the backbone's output at word k - 1, for the bytes of word k.
+        first = self._first(x) if state is None else state.word.condition
+        vectors = prepend(first, self.backbone_norm(y))  # [B, 1 + P, D]
+        x, decoder = run(
+            self.decoder, x, symbols, before.decoder, shared=Condition(vectors, condition)
         )
+        if state is None:
+            return x, None, (cut,)
+        word = replace(word, condition=take(vectors, complete.lengths[:, None])[:, 0])
+        return x, HAT2State(encoder, carry, count, word, backbone, decoder), ()
 
-    def extend(
-        self, ids: jax.Array, state: HAT2State, lengths: jax.Array
-    ) -> tuple[jax.Array, HAT2State]:
-        new = ids.shape[1]
-        offsets = jnp.arange(new)[None, :]
-        valid = (offsets < lengths[:, None]).astype(jnp.int32)
-        x = self.embedding(ids, self.config.dtype)
-        x, encoder = self.encoder.extend(x, state.encoder, lengths)
-        boundaries, carry = self.segmenter(x, ids, valid, state.carry)
-        slots_left = state.backbone.positions.shape[1] - state.words
-        patches = find_patches(boundaries.hard, valid, new, slots_left=slots_left)
+    def _first(self, x: jax.Array) -> jax.Array:
+        """The vector for a document's first word, `[B, D]`."""
+        first = self.first_word[...].astype(x.dtype)[None, :]
+        return jnp.broadcast_to(first, (len(x), self.config.global_width))
 
+    def _words(self, x: jax.Array, cut: Segmentation) -> tuple[jax.Array, Symbols, jax.Array]:
+        """The words of whole rows.
+
+        Returns:
+            their vectors `[B, P, D]`, the words as symbols of the backbone, and for each byte which
+            word it is conditioned on, int32 `[B, T]`, from 1; 0 for a document's first word.
+        """
+        words, capacity = cut.patches, cut.patches.positions.shape[1]
+        own = words.index  # [B, T]
+        scores, values = self.pooling.members(x, positions_in_run(own))
+        values, _ = attention_pool(
+            scores, values, jnp.where(own == NO_PATCH, capacity, own), capacity
+        )
+        number = take(words.number, jnp.maximum(own, 0))
+        index = jnp.where((own > 0) & (number > 0), own, 0)
+        return self.pooling.words(values, x.dtype), cut.symbols.patches(words), index
+
+    def _next_words(
+        self, x: jax.Array, cut: Segmentation, state: HAT2State
+    ) -> tuple[jax.Array, Symbols, jax.Array, OpenWord]:
+        """As `_words`, for the words that these symbols complete; and the unfinished word."""
+        words, symbols, open_word = cut.patches, cut.symbols, state.word
+        new, last = x.shape[1], words.total[:, None]
+        valid = symbols.document_ids > 0
         # Word 0 is the open one, whose bytes so far count as one member; then the new ones.
         groups = new + 1
-        place = positions_in_run(patches.count)
-        place = jnp.where(patches.count == 0, place + state.word.length[:, None], place)
+        place = positions_in_run(words.count)  # [B, N]
+        place = jnp.where(words.count == 0, place + open_word.length[:, None], place)
         scores, values = self.pooling.members(x, place)
+        index = jnp.where(valid, words.count, groups)
         values, scores = attention_pool(
-            jnp.concatenate([state.word.scores[:, None], scores], axis=1),
-            jnp.concatenate([state.word.values[:, None], values], axis=1),
-            jnp.pad(jnp.where(valid == 1, patches.count, groups), ((0, 0), (1, 0))),
+            prepend(open_word.scores, scores),
+            prepend(open_word.values, values),
+            jnp.pad(index, ((0, 0), (1, 0))),
             groups,
+        )  # [B, 1 + N, H, K] and [B, 1 + N, H]
+        read = jnp.where(last == 0, open_word.length[:, None], 0)
+        read += ((words.count == last) & valid).sum(axis=1, keepdims=True)
+        unfinished = OpenWord(
+            take(values, last)[:, 0], take(scores, last)[:, 0], read[:, 0], open_word.condition
         )
-        # The backbone reads the words that are now complete: all but the last; before a row's
-        # first word there is none that was open.
-        begun = (state.words > 0).astype(jnp.int32)
-        complete = jnp.maximum(patches.total - 1 + begun, 0)
+        # All words but the last are complete; before a row's first word none is open.
+        begun = (state.count.opened > 0).astype(jnp.int32)  # [B]
+        complete = jnp.maximum(words.total - 1 + begun, 0)
         chosen = jnp.minimum(jnp.arange(new)[None, :] + 1 - begun[:, None], new)
-        y = self.pooling.words(_take(values, chosen), x.dtype)
-        y, backbone = extend_backbone(self.backbone, y, state.backbone, complete)
-        y = self.backbone_norm(y)
+        y = self.pooling.words(take(values, chosen), x.dtype)
+        condition = jnp.maximum(words.count - 1 + begun[:, None], 0)
+        return y, replace(symbols.patches(words), lengths=complete), condition, unfinished
 
-        vectors = jnp.concatenate([state.word.condition[:, None], y], axis=1)
-        index = jnp.maximum(patches.count - 1 + begun[:, None], 0)
-        x, decoder = self.decoder.extend(
-            x, state.decoder, lengths, shared=Condition(vectors, index)
-        )
-        last = patches.total[:, None]
-        read = jnp.where(last == 0, state.word.length[:, None], 0)
-        read += ((patches.count == last) & (valid == 1)).sum(axis=1, keepdims=True)
-        return self._logits(x), HAT2State(
-            encoder=encoder,
-            carry=carry,
+    def init_parts(self, rows: int, length: int) -> HAT2State:
+        config, dtype, capacity = self.config, self.config.dtype, self.config.capacity(length)
+        heads = config.local_width // config.head_width
+        return HAT2State(
+            encoder=self.encoder.init_state(rows, length, dtype),
+            carry=self.segmenter.init_carry(rows, length, dtype),
+            count=PatchCount.none(rows, capacity),
             word=OpenWord(
-                values=_take(values, last)[:, 0],
-                scores=_take(scores, last)[:, 0],
-                length=read[:, 0],
-                condition=_take(vectors, complete[:, None])[:, 0],
+                values=jnp.zeros((rows, heads, config.head_width)),
+                scores=jnp.full((rows, heads), LEAST_SCORE),
+                length=jnp.zeros((rows,), jnp.int32),
+                condition=self._first(jnp.zeros((rows, 0), dtype)),
             ),
-            words=state.words + patches.total,
-            backbone=backbone,
-            decoder=decoder,
+            backbone=self.backbone.init_state(rows, capacity, dtype),
+            decoder=self.decoder.init_state(rows, length, dtype),
         )
-
-    def for_decoding(self) -> "HAT2":
-        for stack in (self.encoder, self.backbone, self.decoder):
-            stack.unstack()
-        return self
-
-
-def _take(values: jax.Array, index: jax.Array) -> jax.Array:
-    """`values[b, index[b, i]]`: `[B, N, ...]` and int `[B, M]` to `[B, M, ...]`."""
-    return jax.vmap(lambda row, i: row[i])(values, index)

@@ -1,4 +1,4 @@
-"""What the hierarchical families share: their common options, and running a backbone on patches."""
+"""What hierarchical families share: options, segmenter, head, and scoring and decoding."""
 
 import abc
 import math
@@ -10,21 +10,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bytelm.core.errors import UserError
-from bytelm.core.statistics import Ratio
-from bytelm.core.vocabulary import UNSCORED
-from bytelm.models.contract import Batch, ModelConfig
+from bytelm.core.vocabulary import OUTPUT_SIZE, UNSCORED
+from bytelm.models.contract import Batch, LanguageModel, ModelConfig, ModelOutput
 from bytelm.nn.attention.attention import AttentionImplementation, AttentionMask
 from bytelm.nn.block import BlockConfig
+from bytelm.nn.linear import Dense
 from bytelm.nn.mlp import MLPKind
-from bytelm.nn.norms import NormKind
-from bytelm.nn.stack import Remat, Stack, StackState
-from bytelm.patching.segmenter import (
-    Boundaries,
-    Needs,
-    Segmenter,
-    SegmenterConfig,
-    Supervision,
-)
+from bytelm.nn.norms import NORMS, LayerNorm, NormKind, RMSNorm
+from bytelm.nn.stack import Remat, Stack
+from bytelm.patching.levels import Segmentation, Symbols
+from bytelm.patching.segmenter import Needs, Segmenter, SegmenterConfig, Supervision
 
 
 @dataclass(frozen=True)
@@ -35,10 +30,10 @@ class HierarchyConfig(ModelConfig):
     """What the family needs of its segmenter."""
 
     bytes_per_slot: float | None = None
-    """The backbone has room for one patch per this many symbols of a row, rounded up; None for 4,
-    or an eighth more patches than a fixed size makes of one document, or a quarter more than the
-    expected rate of learned boundaries. A row that is full opens no more patches: its last one
-    takes the symbols that follow. `bytelm data describe` says what a corpus needs."""
+    """A row has one slot per so many symbols, rounded up; None for 4, for an eighth more
+    slots than fixed patches fill in one document, or for a quarter more than the expected rate of
+    learned boundaries. When all slots are filled no more patches open: the last one takes the
+    symbols that follow. `bytelm data describe` reports what a corpus needs."""
     head_width: int = 64
     """Channels of one attention head."""
     mlp: MLPKind = "swiglu"
@@ -50,7 +45,7 @@ class HierarchyConfig(ModelConfig):
     rope_theta: float | None = 10_000.0
     """Base of the rotary wavelengths; None for no rotation."""
     scaled_init: bool = True
-    """Whether kernels that end a residual branch start smaller by sqrt(2 x depth) and the head at
+    """Whether kernels that end a residual branch start divided by sqrt(2 x depth), and the head at
     zero; otherwise all kernels start as a normal of variance 1/d_in."""
     scan: bool | None = None
     """Scan over the blocks of a stack, or unroll them; None scans above 12 blocks."""
@@ -60,12 +55,8 @@ class HierarchyConfig(ModelConfig):
     """Attention back end; "auto" picks the fastest exact one of the machine."""
 
     def __post_init__(self) -> None:
-        if self.bytes_per_slot is not None and not self.bytes_per_slot >= 1:
-            raise UserError(
-                f"model.bytes_per_slot is {self.bytes_per_slot}; it must be at least 1."
-            )
         self.segmenter.check(self.needs, self.family)
-        self.require_positive("head_width")
+        self.require_positive("bytes_per_slot", "head_width")
         if self.rope_theta is not None and not self.rope_theta > 0:
             raise UserError(f"model.rope_theta is {self.rope_theta}; it must be above 0, or None.")
         if self.rope_theta is not None and self.head_width % 2:
@@ -73,15 +64,8 @@ class HierarchyConfig(ModelConfig):
                 f"model.head_width is {self.head_width}; rotary positions need it even."
             )
 
-    def require_positive(self, *names: str) -> None:
-        """Raises UserError unless the fields so named are None or at least 1."""
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"model.{name} is {value}; it must be at least 1.")
-
     def require_heads(self, *names: str) -> None:
-        """Raises UserError unless the widths so named are multiples of `head_width`."""
+        """Raises UserError unless the named widths are multiples of `head_width`."""
         self.require_positive(*names)
         for name in names:
             if getattr(self, name) % self.head_width:
@@ -91,7 +75,7 @@ class HierarchyConfig(ModelConfig):
                 )
 
     def require_divisor(self, name: str, heads: int) -> None:
-        """Raises UserError unless the field so named is None or divides the query heads."""
+        """Raises UserError unless the named field is None or divides the query heads."""
         value = getattr(self, name)
         if value is not None and heads % value:
             raise UserError(
@@ -99,7 +83,7 @@ class HierarchyConfig(ModelConfig):
             )
 
     def capacity(self, length: int) -> int:
-        """Patches that a row of `length` symbols has room for."""
+        """Slots for patches in a row of `length` symbols."""
         size = self.bytes_per_slot or self.default_bytes_per_slot
         return max(1, math.ceil(length / size - 1e-6))
 
@@ -110,7 +94,7 @@ class HierarchyConfig(ModelConfig):
 
     @property
     def default_bytes_per_slot(self) -> float:
-        """What `bytes_per_slot` None stands for."""
+        """The value that `bytes_per_slot` None stands for."""
         return self.segmenter.default_bytes_per_slot
 
     @property
@@ -131,7 +115,7 @@ class HierarchyConfig(ModelConfig):
         mlp_width: int | None = None,
         condition_width: int | None = None,
     ) -> BlockConfig:
-        """The shape of the blocks of one of the family's stacks."""
+        """The blocks of one of the family's stacks."""
         heads = width // self.head_width
         return BlockConfig(
             width=width,
@@ -151,14 +135,127 @@ class HierarchyConfig(ModelConfig):
         )
 
     def stack(self, block: BlockConfig, rngs: nnx.Rngs) -> Stack:
-        """A stack of such blocks, run as the options say."""
+        """A stack of these blocks, scanned and rematerialised as the options say."""
         return Stack(block, rngs=rngs, scan=self.scan, remat=self.remat)
+
+    def build_segmenter(self, width: int, rngs: nnx.Rngs) -> Segmenter:
+        """The segmenter, which may read states `[B, T, width]`."""
+        relu = self.mlp == "relu"
+        return self.segmenter.build(width, self.needs, norm=self.norm, relu=relu, rngs=rngs)
+
+    def build_head(
+        self, width: int, rngs: nnx.Rngs, outputs: int = OUTPUT_SIZE
+    ) -> tuple[RMSNorm | LayerNorm, Dense]:
+        """The final norm and the linear layer that computes logits."""
+        gain = 0.0 if self.scaled_init else 1.0
+        return NORMS[self.norm](width), Dense(width, outputs, rngs=rngs, gain=gain, role="head")
+
+    def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
+        patches = self.capacity(sequence_length) if patches is None else patches
+        return self.local_flops(sequence_length, patches) + self.backbone_flops(patches)
+
+    @abc.abstractmethod
+    def local_flops(self, length: int, patches: float) -> float:
+        """FLOPs, as in `forward_flops`, of all but the backbone."""
+
+    def backbone_flops(self, patches: float) -> float:
+        """FLOPs of the backbone, or of the levels inside."""
+        return self.global_block().forward_flops(patches)
+
+    @abc.abstractmethod
+    def global_block(self) -> BlockConfig:
+        """The shape of the backbone's blocks."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class HierarchyState:
+    """Decoding state.
+
+    Attributes:
+        length: int32 `[B]`, symbols read.
+        parts: of the family's parts.
+    """
+
+    length: jax.Array
+    parts: Any
+
+
+class HierarchicalModel(LanguageModel):
+    """Base of the hierarchical families: one forward pass, used for scoring and for decoding."""
+
+    config: HierarchyConfig
+    segmenter: Segmenter
+    final_norm: RMSNorm | LayerNorm
+    head: Dense
+
+    def forward(
+        self, symbols: Symbols, state: Any = None
+    ) -> tuple[Any, Any, tuple[Segmentation, ...]]:
+        """From symbols to the vectors that the head reads: the method section of the paper.
+
+        Args:
+            symbols: whole rows, or the next symbols of rows.
+            state: of the family's parts, a dataclass with a `count`; None for whole rows.
+
+        Returns:
+            the vectors `[B, T, d]` and the state after the symbols (None for whole rows), and for
+            whole rows the segmentation of each level, the outermost first.
+        """
+        raise NotImplementedError
+
+    def init_parts(self, rows: int, length: int) -> Any:
+        """The state of the family's parts for rows of at most `length` symbols."""
+        raise NotImplementedError
+
+    def __call__(self, batch: Batch) -> ModelOutput:
+        symbols = Symbols.of_rows(batch.ids, batch.document_ids, batch.keys)
+        x, _, (outermost, *_) = self.forward(symbols)
+        logits = self.logits(x)
+        counted = batch.targets != UNSCORED
+        supervision = Supervision(
+            batch.ids, batch.document_ids, counted, logits, batch.scripts, batch.boundaries
+        )
+        losses, statistics = self.segmenter.supervise(outermost.boundaries, supervision)
+        return ModelOutput(
+            logits,
+            auxiliary_losses=losses,
+            statistics=(*outermost.patches.statistics, *statistics),
+            patch_starts=outermost.patches.starts,
+            states=self.normed(x),
+        )
+
+    def normed(self, x: jax.Array) -> jax.Array:
+        """The vectors `[B, T, d]` after the final norm."""
+        return self.final_norm(x)
+
+    def logits(self, x: Any) -> jax.Array:
+        """Float32 `[B, T, outputs]`, from what `forward` returns."""
+        return self.head_logits(x)
+
+    def head_logits(self, x: jax.Array) -> jax.Array:
+        """The head's outputs for vectors `[B, N, d]`, float32 `[B, N, outputs]`."""
+        return self.head(self.normed(x)).astype(jnp.float32)
+
+    def init_state(self, batch_size: int, max_length: int) -> HierarchyState:
+        length = jnp.zeros((batch_size,), jnp.int32)
+        return HierarchyState(length, self.init_parts(batch_size, max_length))
+
+    def extend(
+        self, ids: jax.Array, state: HierarchyState, lengths: jax.Array
+    ) -> tuple[jax.Array, HierarchyState]:
+        symbols = Symbols.following(ids, state.length, lengths)
+        x, parts, _ = self.forward(symbols, state.parts)
+        return self.logits(x), HierarchyState(state.length + lengths, parts)
+
+    def full_rows(self, state: HierarchyState) -> jax.Array:
+        return state.parts.count.left == 0
 
 
 class PositionTable(nnx.Module):
-    """Learned absolute positions: int `[B, T] -> [B, T, width]`, standard deviation 1 at first.
+    """Learned absolute positions: int `[B, T] -> [B, T, width]`, initial standard deviation 1.
 
-    Positions beyond the table get its last row: a longer text is read, if not as well.
+    Positions past the end of the table get its last row, so that longer texts can be read.
     """
 
     def __init__(self, size: int, width: int, *, rngs: nnx.Rngs):
@@ -166,38 +263,3 @@ class PositionTable(nnx.Module):
 
     def __call__(self, positions: jax.Array, dtype: jnp.dtype) -> jax.Array:
         return jnp.take(self.table[...].astype(dtype), positions, axis=0, mode="clip")
-
-
-def supervise(
-    segmenter: Segmenter, boundaries: Boundaries, batch: Batch, predictions: jax.Array
-) -> tuple[dict[str, jax.Array], tuple[Ratio, ...]]:
-    """A segmenter's losses and statistics. Boundaries count where the target is scored.
-
-    Args:
-        predictions: float32 `[B, T, outputs]`, the model's logits of the next symbol.
-    """
-    counted = batch.targets != UNSCORED
-    ids, document_ids = batch.ids, batch.document_ids
-    seen = Supervision(ids, document_ids, counted, predictions, batch.scripts, batch.boundaries)
-    return segmenter.supervise(boundaries, seen)
-
-
-def extend_backbone(
-    backbone: Stack,
-    y: jax.Array,
-    state: StackState,
-    counts: jax.Array,
-    shared: Any = None,
-) -> tuple[jax.Array, StackState]:
-    """Runs the backbone on the patches that opened, and not at all if none did in any row.
-
-    Args:
-        y: `[B, P, width]`.
-        counts: int32 `[B]`, how many of the P patches each row really has.
-        shared: as in `Stack.extend`.
-    """
-
-    def run() -> tuple[jax.Array, StackState]:
-        return backbone.extend(y, state, counts, shared=shared)
-
-    return jax.lax.cond((counts > 0).any(), run, lambda: (jnp.zeros_like(y), state))

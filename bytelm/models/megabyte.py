@@ -1,19 +1,19 @@
 """MegaByte: a global model over fixed patches, a local one inside each (Yu et al. 2023).
 
 arXiv 2305.07185, as the authors of SpaceByte reproduced it (arXiv 2404.14408 and its code). A
-document is cut every P symbols. The global model reads, for each patch, the P symbols up to and
-including the patch's first, embedded at D/P channels and laid side by side; its output is cut into
-P pieces, and each goes to one symbol of the patch. The local model runs inside each patch alone. A
-learned pad stands for the input of a document's first patch, and for each patch's first symbol in
-the local model, as the global model has seen it.
+document is cut every P symbols. For each patch, the global model reads the P symbols up to and
+including the patch's first, embedded at D/P channels and concatenated. Its output is divided into P
+shares of D/P channels, one for each symbol of the patch. The local model runs inside each patch
+alone. A learned pad replaces the global input of a document's first patch, and the local input of
+each patch's first symbol, which the global model has already read.
 
-Decided here: documents packed into one row are cut and numbered each by itself. Where a row has no
-room for another patch, the last one goes on: its local model looks P - 1 symbols back, has nothing
-from the global one, and reads each symbol; every byte is scored.
+Decided here: packed documents are cut and numbered separately. When a row's slots are all filled,
+its last patch goes on: after its first P symbols the local model reads each symbol, sees P - 1
+symbols back, and gets nothing from the global model. Every byte is scored.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +21,21 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE, PAD
-from bytelm.models.contract import Batch, LanguageModel, ModelOutput
-from bytelm.models.hierarchy import HierarchyConfig, PositionTable, extend_backbone
+from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig, PositionTable
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
-from bytelm.nn.norms import NORMS
 from bytelm.nn.partitioning import shard_rows
-from bytelm.nn.stack import StackState
-from bytelm.patching.patches import Patches, find_patches, positions_in_run
-from bytelm.patching.rules import RuleCarry
+from bytelm.patching.levels import (
+    OpenPatch,
+    PatchCount,
+    Segmentation,
+    Symbols,
+    open_patches,
+    run,
+    run_patches,
+    take,
+)
 from bytelm.patching.segmenter import FixedPatches, Needs
 
 
@@ -52,8 +57,8 @@ class MegaByteConfig(HierarchyConfig):
     local_depth: int = 6
     """Local blocks."""
     learned_positions: int | None = None
-    """Bytes that have a learned position in the global model (each symbol of a patch has one in
-    the local model in any case); later ones get the last one's. None for none."""
+    """Bytes that have a learned position in the global model; later ones share the last one. None
+    for none there. The local model always has one for each place in a patch."""
 
     def __post_init__(self) -> None:
         self.require_positive("patch_size", "global_depth", "local_depth", "learned_positions")
@@ -84,18 +89,15 @@ class MegaByteConfig(HierarchyConfig):
     def build(self, rngs: nnx.Rngs) -> "MegaByte":
         return MegaByte(self, rngs=rngs)
 
-    def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
-        patches = self.capacity(sequence_length) if patches is None else patches
-        ends = 2.0 * sequence_length * self.local_width * (self.share + OUTPUT_SIZE)
-        # No symbol sees beyond its patch, though the window would reach there.
-        pairs = sequence_length * (self.patch_size + 1) / 2
+    def local_flops(self, length: int, patches: float) -> float:
         block = self.local_block()
-        inner = block.heads * block.head_width
-        unwindowed = block.forward_flops(sequence_length)
-        window = min(self.patch_size, sequence_length)
-        seen = window * (window + 1) // 2 + (sequence_length - window) * window
-        local = unwindowed - block.depth * 4.0 * (seen - pairs) * inner
-        return local + self.global_block().forward_flops(patches) + ends
+        # No symbol sees beyond its patch, though the window would reach there.
+        window = min(self.patch_size, length)
+        seen = window * (window + 1) // 2 + (length - window) * window
+        hidden = seen - length * (self.patch_size + 1) / 2
+        attention = block.depth * 4.0 * hidden * block.heads * block.head_width
+        linear = 2.0 * length * self.local_width * (self.share + OUTPUT_SIZE)
+        return block.forward_flops(length) - attention + linear
 
 
 @jax.tree_util.register_dataclass
@@ -105,28 +107,29 @@ class MegaByteState:
 
     Attributes:
         recent: int32 `[B, P - 1]`, the last symbols read.
-        pieces: `[B, P, share]`, the global output for the symbols of the patch that is open.
-        segment: int32 `[B]`, number of that patch among the row's, from 1.
-        opened: int32 `[B]`, the symbol at which the last patch of the global model opened.
-        carry, backbone, local: of the segmenter and the two stacks.
+        carry: of the segmenter.
+        count: patches opened, and slots left.
+        open: the unfinished patch.
+        backbone, local: of the two stacks.
     """
 
-    recent: jax.Array
-    pieces: jax.Array
-    segment: jax.Array
-    opened: jax.Array
-    carry: RuleCarry
-    backbone: StackState
-    local: StackState
+    recent: Any = None
+    carry: Any = None
+    count: Any = None
+    open: Any = None
+    backbone: Any = None
+    local: Any = None
 
 
-class MegaByte(LanguageModel):
+class MegaByte(HierarchicalModel):
     """The model that a `MegaByteConfig` builds."""
+
+    config: MegaByteConfig
 
     def __init__(self, config: MegaByteConfig, *, rngs: nnx.Rngs):
         self.config = config
         d, width = config.local_width, config.global_width
-        self.segmenter = config.segmenter.build(d, config.needs, norm=None, relu=False, rngs=rngs)
+        self.segmenter = config.build_segmenter(d, rngs)
         self.global_embedding = Embedding(INPUT_SIZE, config.share, rngs=rngs)
         if config.learned_positions is not None:
             self.global_positions = PositionTable(config.learned_positions, config.share, rngs=rngs)
@@ -138,142 +141,76 @@ class MegaByte(LanguageModel):
         self.local_positions = PositionTable(config.patch_size, d, rngs=rngs)
         self.local_pad = nnx.Param(jax.random.normal(rngs.params(), (d,)), role="vector")
         self.local = config.stack(config.local_block(), rngs)
-        self.final_norm = NORMS[config.norm](d)
-        self.head = Dense(
-            d, OUTPUT_SIZE, rngs=rngs, gain=0.0 if config.scaled_init else 1.0, role="head"
+        self.final_norm, self.head = config.build_head(d, rngs)
+
+    def forward(
+        self, symbols: Symbols, state: MegaByteState | None = None
+    ) -> tuple[jax.Array, MegaByteState | None, tuple[Segmentation, ...]]:
+        size, new = self.config.patch_size, symbols.ids.shape[1]
+        before = state or MegaByteState()
+        boundaries, carry = self.segmenter(None, symbols.ids, symbols.document_ids, before.carry)
+        patches, count = open_patches(
+            boundaries.hard, symbols, self.config.capacity, before.count, most=-(-new // size)
         )
+        cut = Segmentation(symbols, boundaries, patches, before.open)
+        y = shard_rows(self._global_input(cut, before.recent))
+        y, backbone = run_patches(self.backbone, y, symbols.patches(patches), before.backbone)
+        x = shard_rows(self._local_input(cut, y))
+        opened = 0 if state is None else state.count.opened[:, None]
+        groups = opened + jnp.cumsum(
+            patches.boundaries | (symbols.positions == 0), axis=1
+        )  # [B, T]
+        groups = jnp.where(symbols.document_ids > 0, groups, 0)
+        x, local = run(self.local, x, symbols, before.local, group_ids=groups)
+        if state is None:
+            return x, None, (cut,)
+        kept = symbols.lengths[:, None] + jnp.arange(size - 1)[None, :]  # [B, P - 1]
+        recent = take(jnp.concatenate([state.recent, symbols.ids], axis=1), kept)
+        return x, MegaByteState(recent, carry, count, cut.after(y), backbone, local), ()
 
-    def __call__(self, batch: Batch) -> ModelOutput:
-        ids, document_ids = batch.ids, batch.document_ids
-        rows, length = ids.shape
-        positions = positions_in_run(document_ids)
-        boundaries, _ = self.segmenter(None, ids, document_ids)
-        patches = find_patches(boundaries.hard, document_ids, self.config.capacity(length))
-        # Nothing lies before a row: its first patch has the pad.
-        before = jnp.zeros((rows, self.config.patch_size - 1, self.config.share), self.config.dtype)
-        y = self._global_input(ids, before, positions, patches, patches.number)
-        y = self.backbone(shard_rows(y), patches.document_ids)
-
-        pieces = self._pieces(y)
-        offset = jnp.arange(length)[None, :] - _take(patches.positions, patches.index)
-        index = patches.index * self.config.patch_size + offset
-        served = (patches.index >= 0) & (offset < self.config.patch_size)
-        x = self._local_input(ids, positions, pieces, jnp.where(served, index, -1))
-        groups = jnp.cumsum(patches.boundaries | (positions == 0), axis=1)
-        groups = jnp.where(document_ids > 0, groups, 0)
-        x = self.local(shard_rows(x), groups)
-        return ModelOutput(
-            self._logits(x),
-            statistics=patches.statistics,
-            patch_starts=patches.boundaries,
-            states=self.final_norm(x),
-        )
-
-    def _global_input(
-        self,
-        ids: jax.Array,
-        before: jax.Array,
-        positions: jax.Array,
-        patches: Patches,
-        numbers: jax.Array,
-    ) -> jax.Array:
-        """The patch vectors `[B, patches, D]`; `before` has the P - 1 vectors before the row."""
-        size, rows = self.config.patch_size, ids.shape[0]
-        x = self.global_embedding(ids, self.config.dtype)
-        x = jnp.concatenate([before, x], axis=1)
-        # Positions count from the first new symbol, which stands at P - 1.
-        index = patches.positions[:, :, None] + jnp.arange(size)[None, None, :]
-        y = jnp.take_along_axis(x, index.reshape(rows, -1)[:, :, None], axis=1)
-        if self.config.learned_positions is not None:
+    def _global_input(self, cut: Segmentation, recent: jax.Array | None) -> jax.Array:
+        """The patch vectors `[B, patches, D]`; `recent` holds the P - 1 symbols before these."""
+        config, symbols, patches = self.config, cut.symbols, cut.patches
+        x = self.global_embedding(symbols.ids, config.dtype)  # [B, T, D / P]
+        if recent is None:  # a row's first patch has the pad in any case
+            before = jnp.zeros((len(x), config.patch_size - 1, config.share), x.dtype)
+        else:
+            before = self.global_embedding(recent, config.dtype)
+        x = jnp.concatenate([before, x], axis=1)  # [B, P - 1 + T, D / P]
+        # The P symbols up to and including each patch's first, which stands at P - 1 + `at`.
+        places = jnp.arange(config.patch_size)[None, None, :]
+        y = take(x, (patches.positions[:, :, None] + places).reshape(len(x), -1))
+        if config.learned_positions is not None:
             # Counted with the P - 1 symbols that the authors put before a document.
-            places = (
-                _take(positions, patches.positions)[:, :, None] + jnp.arange(size)[None, None, :]
-            )
-            y = y + self.global_positions(places.reshape(rows, -1), y.dtype)
-        y = y.reshape(rows, -1, self.config.global_width)
+            positions = take(symbols.positions, patches.positions)[:, :, None] + places
+            y = y + self.global_positions(positions.reshape(len(x), -1), y.dtype)
+        y = y.reshape(len(x), -1, config.global_width)  # [B, patches, D]
         pad = self.global_pad[...].astype(y.dtype)[None, None, :]
-        return jnp.where((numbers == 0)[:, :, None], pad, y)
+        return jnp.where((patches.number == 0)[:, :, None], pad, y)
 
-    def _pieces(self, y: jax.Array) -> jax.Array:
-        """`[B, patches, D] -> [B, patches x P, share]`."""
-        return y.reshape(y.shape[0], -1, self.config.share)
-
-    def _local_input(
-        self, ids: jax.Array, positions: jax.Array, pieces: jax.Array, index: jax.Array
-    ) -> jax.Array:
-        """The local model's input `[B, T, d]`; index says which piece each symbol gets, or -1."""
-        place = positions % self.config.patch_size
-        x = self.local_embedding(ids, self.config.dtype)
+    def _local_input(self, cut: Segmentation, y: jax.Array) -> jax.Array:
+        """What the local model reads, `[B, T, d]`, from the global output `[B, patches, D]`."""
+        config, symbols, offsets = self.config, cut.symbols, cut.offsets
+        # An overflowing patch has nothing from the global model after its first P symbols.
+        served = cut.in_patch & (offsets < config.patch_size)  # [B, T]
+        place = symbols.positions % config.patch_size
+        x = self.local_embedding(symbols.ids, config.dtype)
         x = x + self.local_positions(place, x.dtype)
         pad = self.local_pad[...].astype(x.dtype)[None, None, :]
-        x = jnp.where(((place == 0) & (index >= 0))[:, :, None], pad, x)
-        piece = jnp.take_along_axis(pieces, jnp.maximum(index, 0)[:, :, None], axis=1)
+        x = jnp.where(((place == 0) & served)[:, :, None], pad, x)
+        vectors, patch = cut.read(y)
+        pieces = vectors.reshape(len(x), -1, config.share)  # [B, (1 + patches) P, D / P]
+        piece = take(pieces, jnp.where(served, patch * config.patch_size + offsets, 0))
         added = self.to_local(piece) + self.to_local_bias[...].astype(x.dtype)[None, None, :]
-        return x + jnp.where((index >= 0)[:, :, None], added, 0)
+        return x + jnp.where(served[:, :, None], added, 0)
 
-    def _logits(self, x: jax.Array) -> jax.Array:
-        return self.head(self.final_norm(x)).astype(jnp.float32)
-
-    def init_state(self, batch_size: int, max_length: int) -> MegaByteState:
-        config, zeros = self.config, jnp.zeros((batch_size,), jnp.int32)
+    def init_parts(self, rows: int, length: int) -> MegaByteState:
+        config, capacity = self.config, self.config.capacity(length)
         return MegaByteState(
-            recent=jnp.full((batch_size, config.patch_size - 1), PAD, jnp.int32),
-            pieces=jnp.zeros((batch_size, config.patch_size, config.share), config.dtype),
-            segment=zeros,
-            opened=zeros,
-            carry=self.segmenter.init_carry(batch_size, max_length, config.dtype),
-            backbone=self.backbone.init_state(
-                batch_size, config.capacity(max_length), config.dtype
-            ),
-            local=self.local.init_state(batch_size, max_length, config.dtype),
+            recent=jnp.full((rows, config.patch_size - 1), PAD, jnp.int32),
+            carry=self.segmenter.init_carry(rows, length, config.dtype),
+            count=PatchCount.none(rows, capacity),
+            open=OpenPatch.none(rows, config.global_width, config.dtype),
+            backbone=self.backbone.init_state(rows, capacity, config.dtype),
+            local=self.local.init_state(rows, length, config.dtype),
         )
-
-    def extend(
-        self, ids: jax.Array, state: MegaByteState, lengths: jax.Array
-    ) -> tuple[jax.Array, MegaByteState]:
-        size, new = self.config.patch_size, ids.shape[1]
-        offsets = jnp.arange(new)[None, :]
-        valid = (offsets < lengths[:, None]).astype(jnp.int32)
-        positions = state.local.length[:, None] + offsets
-        boundaries, carry = self.segmenter(None, ids, valid, state.carry)
-        seen = state.backbone.length
-        slots_left = state.backbone.positions.shape[1] - seen
-        patches = find_patches(boundaries.hard, valid, -(-new // size), slots_left=slots_left)
-        numbers = seen[:, None] + patches.number
-        before = self.global_embedding(state.recent, self.config.dtype)
-        y = self._global_input(ids, before, positions, patches, numbers)
-        y, backbone = extend_backbone(self.backbone, y, state.backbone, patches.total)
-
-        # The patch that was open before comes first, then the new ones.
-        pieces = jnp.concatenate([state.pieces, self._pieces(y)], axis=1)
-        opened = state.local.length[:, None] + patches.positions
-        opened = jnp.concatenate([state.opened[:, None], opened], axis=1)
-        offset = positions - _take(opened, patches.count)
-        index = jnp.where(offset < size, patches.count * size + offset, -1)
-        x = self._local_input(ids, positions, pieces, index)
-        groups = state.segment[:, None] + patches.count
-        x, local = self.local.extend(x, state.local, lengths, group_ids=groups)
-
-        last = patches.total[:, None]
-        recent = jnp.concatenate([state.recent, ids], axis=1)
-        kept = lengths[:, None] + jnp.arange(size - 1)[None, :]
-        places = last * size + jnp.arange(size)[None, :]
-        return self._logits(x), MegaByteState(
-            recent=jnp.take_along_axis(recent, kept, axis=1),
-            pieces=jnp.take_along_axis(pieces, places[:, :, None], axis=1),
-            segment=state.segment + patches.total,
-            opened=_take(opened, last)[:, 0],
-            carry=carry,
-            backbone=backbone,
-            local=local,
-        )
-
-    def for_decoding(self) -> "MegaByte":
-        self.backbone.unstack()
-        self.local.unstack()
-        return self
-
-
-def _take(values: jax.Array, index: jax.Array) -> jax.Array:
-    """`values[b, index[b, i]]` for int arrays; the first value where the index is negative."""
-    return jnp.take_along_axis(values, jnp.maximum(index, 0), axis=1)

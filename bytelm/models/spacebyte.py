@@ -1,29 +1,29 @@
 """SpaceByte: global blocks at the bytes where words begin (Slagle 2024, arXiv 2404.14408).
 
-Local blocks of width d run at every byte and see a window. After the first of them, the vectors at
-the boundaries (the patches' first bytes) are widened to D by zeros on the left, pass the global
-blocks, and their last d channels are added back where they came from; the other local blocks
-follow. Nothing is pooled and nothing is spread: local attention carries what a global block said
-at a boundary to the bytes after it.
+Local blocks of width d run at every byte, each with a window of attention. After the first half of
+them, the vectors at the boundaries (the patches' first bytes) are widened to D by zeros on the left
+and pass through the global blocks; the last d channels of the results are added back where the
+vectors came from. The other local blocks follow. Nothing is averaged over a patch or copied to its
+bytes: local attention carries a global block's result from the boundary to the bytes after it.
 
-Followed from the authors' code: the boundary rule (section 2 of the paper contradicts itself on
-continuation bytes), the vector added back on top of the residual it started from, patches numbered
-from 0 for the global positions, local blocks divided in the middle. Decided otherwise:
+From the authors' code: the boundary rule (section 2 of the paper contradicts itself on continuation
+bytes), the addition on top of the residual that the vector came from, patches numbered from 0 for
+the global positions, local blocks divided in the middle. Different here:
 
-- When a row has more boundaries than patches, the code ignores all targets from the first surplus
-  boundary on, in evaluation too, and forces the end in generation. Here no more patches open, and
+- When a row has more boundaries than slots, the code ignores all targets from the first such
+  boundary on, also in evaluation, and forces the end in generation. Here no more patches open, and
   every byte is scored.
-- One path of the code lets a byte see `window` bytes before itself, the other one less; here a
+- In one path of the code a byte sees the `window` bytes before it, in another one byte less; here a
   window of W is the byte and the W - 1 before it, as on their GPU.
-- Unused global slots hold zeros and are seen by nobody (the code gathers the last byte).
+- Empty global slots hold zeros and no position sees them (in the code they hold the last byte).
 - Documents packed into one row do not see each other, and positions count from the document's
   start; the code's windows run across documents.
-- Rotary positions turn the two halves of a head, where the code turns neighbouring channels: the
-  same model with its channels in another order.
+- Rotary positions rotate the two halves of a head, where the code rotates neighbouring channels:
+  the same model with its channels in another order.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,20 +31,13 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE
-from bytelm.models.contract import Batch, LanguageModel, ModelOutput
-from bytelm.models.hierarchy import (
-    HierarchyConfig,
-    PositionTable,
-    extend_backbone,
-    supervise,
-)
+from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig, PositionTable
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
-from bytelm.nn.linear import Dense, Embedding
-from bytelm.nn.norms import NORMS
+from bytelm.nn.linear import Embedding
 from bytelm.nn.partitioning import shard_rows
-from bytelm.nn.stack import StackState
-from bytelm.patching.patches import find_patches, gather_first, positions_in_run, spread_first
+from bytelm.patching.levels import Level, LevelState, Segmentation, Symbols
+from bytelm.patching.patches import gather_first, spread_first
 from bytelm.patching.segmenter import Needs, RulePatches, SegmenterConfig
 
 
@@ -58,7 +51,7 @@ class SpaceByteConfig(HierarchyConfig):
     local_width: int = 256
     """d, channels of the local blocks."""
     local_depth: int = 6
-    """Local blocks in all, before and after the global ones."""
+    """Local blocks, those before and those after the global ones together."""
     initial_depth: int | None = None
     """Local blocks before the global ones; None for half of them, rounded down."""
     global_width: int = 512
@@ -107,27 +100,16 @@ class SpaceByteConfig(HierarchyConfig):
     def build(self, rngs: nnx.Rngs) -> "SpaceByte":
         return SpaceByte(self, rngs=rngs)
 
-    def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
-        patches = self.capacity(sequence_length) if patches is None else patches
-        head = 2.0 * sequence_length * self.local_width * OUTPUT_SIZE
-        local = self.local_block(self.local_depth).forward_flops(sequence_length)
-        local += self.segmenter.forward_flops(self.local_width, sequence_length)
-        return local + self.global_block().forward_flops(patches) + head
+    def local_flops(self, length: int, patches: float) -> float:
+        local = self.local_block(self.local_depth).forward_flops(length)
+        local += self.segmenter.forward_flops(self.local_width, length)
+        return local + 2.0 * length * self.local_width * OUTPUT_SIZE
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class SpaceByteState:
-    """Decoding state: of the local blocks, of the segmenter, and of the global blocks."""
-
-    initial: StackState
-    carry: Any
-    backbone: StackState
-    final: StackState
-
-
-class SpaceByte(LanguageModel):
+class SpaceByte(HierarchicalModel):
     """The model that a `SpaceByteConfig` builds."""
+
+    config: SpaceByteConfig
 
     def __init__(self, config: SpaceByteConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -138,84 +120,47 @@ class SpaceByte(LanguageModel):
             self.local_positions = PositionTable(size, d, rngs=rngs)
             self.global_positions = PositionTable(config.capacity(size), width, rngs=rngs)
         self.initial = config.stack(config.local_block(config.initial_blocks), rngs)
-        self.segmenter = config.segmenter.build(
-            d, config.needs, norm=config.norm, relu=config.mlp == "relu", rngs=rngs
-        )
+        self.segmenter = config.build_segmenter(d, rngs)
         self.backbone = config.stack(config.global_block(), rngs)
         final_blocks = config.local_depth - config.initial_blocks
         self.final = config.stack(config.local_block(final_blocks), rngs)
-        self.final_norm = NORMS[config.norm](d)
-        gain = 0.0 if config.scaled_init else 1.0
-        self.head = Dense(d, OUTPUT_SIZE, rngs=rngs, gain=gain, role="head")
+        self.final_norm, self.head = config.build_head(d, rngs)
 
-    def __call__(self, batch: Batch) -> ModelOutput:
-        ids, document_ids = batch.ids, batch.document_ids
-        x = shard_rows(self._embed(ids, positions_in_run(document_ids)))
-        x = self.initial(x, document_ids)
-        boundaries, _ = self.segmenter(x, ids, document_ids, keys=batch.keys)
-        capacity = self.config.capacity(ids.shape[1])
-        patches = find_patches(boundaries.hard, document_ids, capacity)
-        y = self._widen(gather_first(x, patches), patches.number)
-        y = self.backbone(y, patches.document_ids)
-        # Values are 1 where a patch starts; their gradient is how a sampled segmenter learns.
-        values = boundaries.values[:, :, None].astype(y.dtype)
-        x = x + values * spread_first(self._narrow(y), patches)
-        x = self.final(x, document_ids)
-        logits = self._logits(x)
-        losses, statistics = supervise(self.segmenter, boundaries, batch, logits)
-        return ModelOutput(
-            logits,
-            auxiliary_losses=losses,
-            statistics=(*patches.statistics, *statistics),
-            patch_starts=patches.boundaries,
-            states=self.final_norm(x),
+    @property
+    def level(self) -> Level:
+        """The local blocks around the global ones."""
+        return Level(
+            encoder=self.initial,
+            segmenter=self.segmenter,
+            pool=self._widened,
+            inner=self.backbone,
+            unpool=self._added,
+            decoder=self.final,
+            capacity=self.config.capacity,
+            width=self.config.global_width,
         )
 
-    def _embed(self, ids: jax.Array, positions: jax.Array) -> jax.Array:
-        x = self.embedding(ids, self.config.dtype)
+    def forward(
+        self, symbols: Symbols, state: LevelState | None = None
+    ) -> tuple[jax.Array, LevelState | None, tuple[Segmentation, ...]]:
+        x = self.embedding(symbols.ids, self.config.dtype)
         if self.config.learned_positions is not None:
-            x = x + self.local_positions(positions, x.dtype)
-        return x
+            x = x + self.local_positions(symbols.positions, x.dtype)
+        return self.level(shard_rows(x), symbols, state)
 
-    def _widen(self, x: jax.Array, numbers: jax.Array) -> jax.Array:
-        y = jnp.pad(x, ((0, 0), (0, 0), (self.config.global_width - x.shape[-1], 0)))
+    def _widened(self, x: jax.Array, cut: Segmentation) -> jax.Array:
+        """The vectors at the boundaries, widened by zeros: `[B, T, d] -> [B, P, D]`."""
+        y = gather_first(x, cut.patches)
+        y = jnp.pad(y, ((0, 0), (0, 0), (self.config.global_width - x.shape[-1], 0)))
         if self.config.learned_positions is not None:
-            y = y + self.global_positions(numbers, y.dtype)
+            y = y + self.global_positions(cut.patches.number, y.dtype)
         return y
 
-    def _narrow(self, y: jax.Array) -> jax.Array:
-        return y[:, :, -self.config.local_width :]
+    def _added(self, x: jax.Array, y: jax.Array, cut: Segmentation) -> jax.Array:
+        """The last channels of `[B, P, D]`, added where they came from: `[B, T, d]`."""
+        # 1 where a patch starts: through its gradient a sampled segmenter learns.
+        values = cut.boundaries.values[:, :, None].astype(y.dtype)  # [B, T, 1]
+        return x + values * spread_first(y[:, :, -self.config.local_width :], cut.patches)
 
-    def _logits(self, x: jax.Array) -> jax.Array:
-        return self.head(self.final_norm(x)).astype(jnp.float32)
-
-    def init_state(self, batch_size: int, max_length: int) -> SpaceByteState:
-        dtype, capacity = self.config.dtype, self.config.capacity(max_length)
-        return SpaceByteState(
-            self.initial.init_state(batch_size, max_length, dtype),
-            self.segmenter.init_carry(batch_size, max_length, dtype),
-            self.backbone.init_state(batch_size, capacity, dtype),
-            self.final.init_state(batch_size, max_length, dtype),
-        )
-
-    def extend(
-        self, ids: jax.Array, state: SpaceByteState, lengths: jax.Array
-    ) -> tuple[jax.Array, SpaceByteState]:
-        offsets = jnp.arange(ids.shape[1])[None, :]
-        valid = (offsets < lengths[:, None]).astype(jnp.int32)
-        x = self._embed(ids, state.initial.length[:, None] + offsets)
-        x, initial = self.initial.extend(x, state.initial, lengths)
-        boundaries, carry = self.segmenter(x, ids, valid, state.carry)
-        seen = state.backbone.length
-        slots_left = state.backbone.positions.shape[1] - seen
-        patches = find_patches(boundaries.hard, valid, ids.shape[1], slots_left=slots_left)
-        y = self._widen(gather_first(x, patches), seen[:, None] + patches.number)
-        y, backbone = extend_backbone(self.backbone, y, state.backbone, patches.total)
-        x = x + spread_first(self._narrow(y), patches)
-        x, final = self.final.extend(x, state.final, lengths)
-        return self._logits(x), SpaceByteState(initial, carry, backbone, final)
-
-    def for_decoding(self) -> "SpaceByte":
-        for stack in (self.initial, self.backbone, self.final):
-            stack.unstack()
-        return self
+    def init_parts(self, rows: int, length: int) -> LevelState:
+        return self.level.init_state(rows, length, self.config.dtype)

@@ -1,15 +1,15 @@
-"""The flat Transformer over bytes or tokens: the baseline that every other family meets.
+"""The flat Transformer over bytes or tokens: the baseline of every other family.
 
-A decoder-only Transformer of the Llama kind (arXiv 2302.13971): embedding, pre-norm blocks of
-causal self-attention with rotary positions and an MLP, a final RMSNorm, and a head over the 256
-bytes and END. With a `vocabulary` of subword tokens in place of the bytes it is the subword model
-that byte models are compared with; a large one's logits are never held for a whole batch.
-Documents packed into one row do not see each other.
+A decoder-only Transformer as in Llama (arXiv 2302.13971): embedding, pre-norm blocks of causal
+self-attention with rotary positions and an MLP, a final RMSNorm, and a head over the 256 bytes and
+END. With a `vocabulary` of subword tokens instead of bytes it is the subword model that byte models
+are compared with; the logits of a large vocabulary are never held for a whole batch. Documents
+packed into one row do not see each other.
 
 Initialisation: kernels are normal of variance 1/d_in, those that end a residual branch divided by
 2 x depth (GPT-2); the embedding has standard deviation 1, so that the residual stream starts at
-the scale the norms expect; the untied head starts at zero, so that an untrained model says exactly
-log2(257) bits for every byte.
+the scale the norms expect; the untied head starts at zero, so that an untrained model gives every
+byte exactly log2(257) bits.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from bytelm.nn.partitioning import shard_rows
 from bytelm.nn.stack import Remat, Stack, StackState
 
 LARGE = 2048
-"""Vocabularies from this size on have their loss computed in pieces."""
+"""Vocabularies from this size on have their loss computed in chunks."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,8 @@ class TransformerConfig(ModelConfig):
     """Attention back end; "auto" picks the fastest exact one of the machine."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "width",
-            "depth",
-            "head_width",
-            "heads",
-            "key_value_heads",
-            "mlp_width",
-            "vocabulary",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"model.{name} is {value}; it must be at least 1.")
-        if self.window is not None and self.window < 1:
-            raise UserError(f"model.window is {self.window}; it must be at least 1, or None.")
+        self.require_positive("width", "depth", "head_width", "heads", "key_value_heads")
+        self.require_positive("mlp_width", "window", "vocabulary")
         if not self.rope_theta > 0:
             raise UserError(f"model.rope_theta is {self.rope_theta}; it must be above 0.")
         if self.head_width % 2:
@@ -177,7 +165,3 @@ class Transformer(LanguageModel):
         if state.can_truncate:
             return state.truncate(then.length + lengths)
         return super().roll_back(state, then, ids, lengths)
-
-    def for_decoding(self) -> "Transformer":
-        self.stack.unstack()
-        return self

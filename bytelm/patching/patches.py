@@ -93,6 +93,11 @@ class Patches:
         return self.valid.sum(axis=1)
 
     @property
+    def starts(self) -> jax.Array:
+        """What counts as the patches' first symbols, bool `[B, T]`."""
+        return self.boundaries
+
+    @property
     def statistics(self) -> tuple[Ratio, ...]:
         """The share of boundaries that overflowed."""
         symbols_per_slot = self.index.shape[1] / self.positions.shape[1]

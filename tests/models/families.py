@@ -34,6 +34,7 @@ from bytelm.patching.learned import (
     UnigramPatches,
 )
 from bytelm.patching.segmenter import FixedPatches, RulePatches
+from tests.models.nested import NestedConfig
 
 LENGTH = 16
 ROWS = 16
@@ -119,6 +120,8 @@ FAMILIES: dict[str, ModelConfig] = {
         segmenter=RulePatches("spacelike"), bytes_per_slot=4.0
     ),
     "dynamic_pooling, gumbel": dynamic_pooling(),
+    "nested": NestedConfig(head_width=8, bytes_per_slot=1.0, patches_per_slot=1.0),
+    "nested, overflow": NestedConfig(head_width=8, bytes_per_slot=2.0, patches_per_slot=3.0),
 }
 
 
@@ -126,7 +129,8 @@ def with_room(config: ModelConfig) -> ModelConfig:
     """The config with room for a patch at every symbol, so that no row overflows."""
     if not isinstance(config, HierarchyConfig):
         return config
-    return dataclasses.replace(config, bytes_per_slot=1.0)
+    slots = [field.name for field in dataclasses.fields(config) if field.name.endswith("_per_slot")]
+    return dataclasses.replace(config, **dict.fromkeys(slots, 1.0))
 
 
 @functools.cache

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import PAD
 from bytelm.models.encoder_decoder import (
     VOCABULARY,
@@ -62,9 +61,8 @@ class ByT5Config(EncoderDecoderConfig):
     """What the backward pass recomputes: nothing, all but matrix products ("dots"), or "full"."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "encoder_depth", "decoder_depth", "heads", "head_width", "mlp_width"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1.")
+        self.require_positive("width", "encoder_depth", "decoder_depth", "heads")
+        self.require_positive("head_width", "mlp_width")
 
     def block(self, depth: int, *, cross: bool) -> T5BlockConfig:
         """The shape of the encoder's blocks, or with `cross` of the decoder's."""
@@ -184,8 +182,3 @@ class ByT5(EncoderDecoder):
         self, state: ByT5State, then: ByT5State, ids: jax.Array, lengths: jax.Array
     ) -> ByT5State:
         return replace(state, decoder=state.decoder.truncate(then.decoder.length + lengths))
-
-    def for_decoding(self) -> "ByT5":
-        self.encoder.unstack()
-        self.decoder.unstack()
-        return self

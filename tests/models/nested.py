@@ -1,0 +1,177 @@
+"""A toy family of two nested levels, which the laws hold to account like any other.
+
+The outer level cuts bytes by a rule and decodes them with one linear map for each place in a patch
+(arXiv 2506.14761); the inner one learns where its patches start, smooths their vectors over time
+and repeats them (arXiv 2507.07955). Each level remembers its own unfinished patch.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE
+from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
+from bytelm.nn.attention.attention import AttentionMask
+from bytelm.nn.block import BlockConfig
+from bytelm.nn.linear import Dense, Embedding
+from bytelm.patching.levels import Level, Segmentation, take
+from bytelm.patching.patches import gather_first
+from bytelm.patching.segmenter import Boundaries, Needs, RulePatches, Segmenter, SegmenterConfig
+
+PLACES = 3
+"""Linear maps of the outer level; later places of a patch begin again with the first."""
+
+
+class Router(Segmenter):
+    """The inner level's segmenter: a patch starts where neighbours are unlike each other."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.width = width
+        self.query = Dense(width, width, rngs=rngs, role="projection")
+        self.key = Dense(width, width, rngs=rngs, role="projection")
+
+    def init_carry(self, rows, length, dtype):
+        return jnp.zeros((rows, self.width), dtype), jnp.zeros((rows,), bool)
+
+    def __call__(self, x, ids, document_ids, carry=None, keys=None):
+        before, begun = self.init_carry(len(x), x.shape[1], x.dtype) if carry is None else carry
+        previous = jnp.concatenate([before[:, None], x[:, :-1]], axis=1)  # [B, N, d]
+        q, k = (_unit(y.astype(jnp.float32)) for y in (self.query(previous), self.key(x)))
+        p = (1 - (q * k).sum(axis=2)) / 2  # [B, N]
+        first = jnp.diff(document_ids, axis=1, prepend=0) != 0
+        if carry is not None:
+            first = first.at[:, 0].set(~begun)
+        valid = document_ids > 0
+        p = jnp.where(first, 1.0, p)
+        # The vectors are those of the last symbol that there is.
+        count = valid.sum(axis=1)
+        last = take(jnp.concatenate([before[:, None], x], axis=1), count[:, None])[:, 0]
+        return Boundaries((p > 0.5) & valid, p), (last, begun | (count > 0))
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x * jax.lax.rsqrt((x * x).sum(axis=-1, keepdims=True) + 1e-6)
+
+
+@dataclass(frozen=True)
+class NestedConfig(HierarchyConfig):
+    """Two levels: bytes, patches, and patches of patches."""
+
+    family: ClassVar[str] = "nested"
+    needs: ClassVar[Needs] = Needs("start", states=True)
+
+    widths: tuple[int, int, int] = (16, 24, 32)
+    """Channels of bytes, of patches, and of patches of patches."""
+    patches_per_slot: float = 2.0
+    """As `bytes_per_slot`, for the inner level."""
+    segmenter: SegmenterConfig = field(default=RulePatches("spacelike"))
+    """Where the patches of bytes start."""
+    window: int = 4
+    """Bytes, and patches, that the stacks outside the backbone see."""
+
+    def inner_capacity(self, patches: float) -> int:
+        """Patches of patches that a row of so many patches has slots for."""
+        return max(1, -int(-patches // self.patches_per_slot))
+
+    def level_block(self, level: int) -> BlockConfig:
+        window = self.window if level < 2 else None
+        return self.block(self.widths[level], 1, AttentionMask(window=window))
+
+    def global_block(self) -> BlockConfig:
+        return self.level_block(2)
+
+    def build(self, rngs: nnx.Rngs) -> "Nested":
+        return Nested(self, rngs=rngs)
+
+    def local_flops(self, length: int, patches: float) -> float:
+        d, middle, _ = self.widths
+        linear = patches * d * middle + length * (middle * PLACES * d + d * OUTPUT_SIZE)
+        return 2 * self.level_block(0).forward_flops(length) + 2.0 * linear
+
+    def backbone_flops(self, patches: float) -> float:
+        _, middle, top = self.widths
+        inner = self.inner_capacity(patches)
+        linear = patches * (2 * middle * middle + middle * top) + inner * middle * top
+        stacks = 2 * self.level_block(1).forward_flops(patches)
+        return stacks + 2.0 * linear + self.global_block().forward_flops(inner)
+
+
+class Nested(HierarchicalModel):
+    """The model that a `NestedConfig` builds."""
+
+    def __init__(self, config: NestedConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        d, middle, top = config.widths
+        stacks = [config.stack(config.level_block(level), rngs) for level in (0, 1, 2, 1, 0)]
+        self.encoder, self.inner_encoder, self.backbone, self.inner_decoder, self.decoder = stacks
+        self.embedding = Embedding(INPUT_SIZE, d, rngs=rngs)
+        self.segmenter = config.build_segmenter(d, rngs)
+        self.down = Dense(d, middle, rngs=rngs, role="projection")
+        self.router = Router(middle, rngs=rngs)
+        self.inner_down = Dense(middle, top, rngs=rngs, role="projection")
+        self.inner_up = Dense(top, middle, rngs=rngs, role="projection")
+        self.up = Dense(middle, PLACES * d, rngs=rngs, role="projection")
+        self.final_norm, self.head = config.build_head(d, rngs)
+
+    @property
+    def level(self) -> Level:
+        """Bytes and patches, around patches and patches of patches."""
+        config = self.config
+        inner = Level(
+            encoder=self.inner_encoder,
+            segmenter=self.router,
+            pool=lambda x, cut: self.inner_down(gather_first(x, cut.patches)),
+            inner=self.backbone,
+            finish=smoothed,
+            unpool=lambda x, y, cut: x + confidence(cut) * self.inner_up(cut.spread(y)),
+            decoder=self.inner_decoder,
+            capacity=config.inner_capacity,
+            width=config.widths[2],
+        )
+        return Level(
+            encoder=self.encoder,
+            segmenter=self.segmenter,
+            pool=lambda x, cut: self.down(gather_first(x, cut.patches)),
+            inner=inner,
+            unpool=self._by_place,
+            decoder=self.decoder,
+            capacity=config.capacity,
+            width=config.widths[1],
+        )
+
+    def _by_place(self, x: jax.Array, y: jax.Array, cut: Segmentation) -> jax.Array:
+        """Each byte gets its patch's vector through the map of its place in the patch."""
+        maps = self.up(cut.spread(y)).reshape(*x.shape[:2], PLACES, x.shape[2])
+        place = cut.offsets % PLACES  # [B, T]
+        return x + jnp.take_along_axis(maps, place[:, :, None, None], axis=2)[:, :, 0]
+
+    def forward(self, symbols, state=None):
+        x = self.embedding(symbols.ids, self.config.dtype)
+        return self.level(x, symbols, state)
+
+    def init_parts(self, rows, length):
+        return self.level.init_state(rows, length, self.config.dtype)
+
+
+def smoothed(y: jax.Array, cut: Segmentation) -> jax.Array:
+    """The moving average of the patches' vectors, with the probabilities of the boundaries."""
+    p = jnp.clip(take(cut.boundaries.values, cut.patches.positions), 1e-4, 1 - 1e-4)  # [B, P]
+    kept = jnp.where(cut.patches.number > 0, 1 - p, 0.0)[:, :, None]  # [B, P, 1]
+    new = p[:, :, None] * y.astype(jnp.float32)
+    if cut.open is not None:
+        new = new.at[:, 0].add(kept[:, 0] * cut.open.vector.astype(jnp.float32))
+
+    def join(earlier, later):
+        return earlier[0] * later[0], later[0] * earlier[1] + later[1]
+
+    return jax.lax.associative_scan(join, (kept, new), axis=1)[1].astype(y.dtype)
+
+
+def confidence(cut: Segmentation) -> jax.Array:
+    """1, whose gradient is that of the probability of what was decided, `[B, N, 1]`."""
+    p, hard = cut.boundaries.values, cut.boundaries.hard
+    decided = jnp.where(hard, p, 1 - p)[:, :, None]
+    return decided + jax.lax.stop_gradient(1 - decided)
