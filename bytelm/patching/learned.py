@@ -8,6 +8,7 @@ document's first symbol always starts one.
 """
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,9 +18,8 @@ from flax import nnx
 
 from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
-from bytelm.core.statistics import Ratio
+from bytelm.core.statistics import Ratio, Statistic
 from bytelm.nn.norms import NORMS, NormKind
-from bytelm.patching.boundary_statistics import TARGET, boundary_statistics
 from bytelm.patching.patches import positions_in_run
 from bytelm.patching.predictor import (
     BoundaryPredictor,
@@ -32,6 +32,20 @@ from bytelm.patching.predictor import (
 )
 from bytelm.patching.rules import find_edges
 from bytelm.patching.segmenter import Boundaries, Needs, Segmenter, SegmenterConfig, Supervision
+
+RATE = Statistic("boundaries/rate", "share")
+"""Share of the symbols that are boundaries."""
+TARGET = Statistic("boundaries/target", "share")
+"""The share that the loss of the boundaries asks for."""
+PRECISION = Statistic("boundaries/precision", "share")
+"""Share of the boundaries that are whitespace."""
+RECALL = Statistic("boundaries/recall", "share")
+"""Share of the whitespace that is a boundary."""
+F1 = Statistic("boundaries/f1", "share")
+"""Harmonic mean of precision and recall."""
+
+COLLAPSED = (0.005, 0.9)
+"""Below and above these rates learned boundaries have collapsed."""
 
 Target = tuple[jax.Array, jax.Array]
 """A loss, and how many boundaries it would like to see in the batch."""
@@ -308,3 +322,34 @@ class FlexitokensPatches(SampledPatches):
 def _require_rate(where: str, rate: float) -> None:
     if not 0 < rate < 1:
         raise UserError(f"{where} is {rate}; a share of symbols lies between 0 and 1.")
+
+
+def boundary_statistics(
+    boundaries: jax.Array, whitespace: jax.Array, counted: jax.Array
+) -> tuple[Ratio, ...]:
+    """The rate of the boundaries, and how they meet whitespace; each argument is bool `[B, T]`.
+
+    Args:
+        boundaries: hard boundaries.
+        whitespace: where a boundary at each run of whitespace would be.
+        counted: the symbols that count.
+    """
+    boundaries, whitespace = boundaries & counted, whitespace & counted
+    made, there = boundaries.sum(), whitespace.sum()
+    hits = (boundaries & whitespace).sum()
+    return (
+        RATE(made, counted.sum(), warn=_collapse),
+        PRECISION(hits, made),
+        RECALL(hits, there),
+        F1(2 * hits, made + there),
+    )
+
+
+def _collapse(values: Mapping[str, float]) -> str | None:
+    rate = values[RATE.name]
+    if COLLAPSED[0] < rate < COLLAPSED[1]:
+        return None
+    return (
+        f"{rate:.1%} of the symbols are boundaries: the segmentation has collapsed; raise "
+        "model.segmenter.weight, or lower the learning rate."
+    )

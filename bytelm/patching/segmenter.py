@@ -184,8 +184,23 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
         return self.kind
 
 
+class _ByRule(SegmenterConfig):
+    """Base of the segmenters that follow a rule."""
+
+    rule: str
+
+    @property
+    def default_bytes_per_slot(self) -> float:
+        return 4.0
+
+    def build(
+        self, width: int, needs: Needs, *, norm: NormKind | None, relu: bool, rngs: nnx.Rngs
+    ) -> "RuleSegmenter":
+        return RuleSegmenter(self.rule, self.longest, needs)
+
+
 @dataclass(frozen=True)
-class RulePatches(SegmenterConfig):
+class RulePatches(_ByRule):
     """Patches by a rule of `bytelm.patching.rules`."""
 
     kind: ClassVar[str] = "rule"
@@ -203,14 +218,7 @@ class RulePatches(SegmenterConfig):
                 f"model.segmenter.rule is {self.rule!r}{did_you_mean(self.rule, names)}{hint}; "
                 f"choose one of {', '.join(names)}."
             )
-        if self.longest_patch is not None and self.longest_patch < 1:
-            raise UserError(
-                f"model.segmenter.longest_patch is {self.longest_patch}; it must be at least 1."
-            )
-
-    @property
-    def default_bytes_per_slot(self) -> float:
-        return 4.0
+        self.require_positive("longest_patch")
 
     @property
     def longest(self) -> int | None:
@@ -224,26 +232,19 @@ class RulePatches(SegmenterConfig):
     def label(self) -> str:
         return self.rule
 
-    def build(
-        self, width: int, needs: Needs, *, norm: NormKind | None, relu: bool, rngs: nnx.Rngs
-    ) -> "RuleSegmenter":
-        return RuleSegmenter(self.rule, self.longest_patch, needs)
-
 
 @dataclass(frozen=True)
-class FixedPatches(SegmenterConfig):
+class FixedPatches(_ByRule):
     """Patches of a fixed number of bytes, counted from the start of each document."""
 
     kind: ClassVar[str] = "fixed"
+    rule: ClassVar[str] = "fixed"  # type: ignore[misc]
 
     patch_size: int = 4
     """Bytes in a patch."""
 
     def __post_init__(self) -> None:
-        if self.patch_size < 1:
-            raise UserError(
-                f"model.segmenter.patch_size is {self.patch_size}; it must be at least 1."
-            )
+        self.require_positive("patch_size")
 
     @property
     def default_bytes_per_slot(self) -> float:
@@ -252,11 +253,6 @@ class FixedPatches(SegmenterConfig):
     @property
     def longest(self) -> int:
         return self.patch_size
-
-    def build(
-        self, width: int, needs: Needs, *, norm: NormKind | None, relu: bool, rngs: nnx.Rngs
-    ) -> "RuleSegmenter":
-        return RuleSegmenter("fixed", self.patch_size, needs)
 
 
 class RuleSegmenter(Segmenter):

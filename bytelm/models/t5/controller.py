@@ -1,4 +1,4 @@
-"""A loss's weight that follows what the model does: MrT5's controller of the deletion ratio."""
+"""The weight of a loss, controlled by a ratio: MrT5's controller of the share of deletions."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class RatioController:
     With the error e = target - deleted share, `P = 0.9 P + 0.1 p e`, `I = I + i e`, and the loss's
     weight is `max(0, P + I)`. Both parts start at 0 and are not bounded. It moves once in each
     optimiser step, with the counts of the whole batch; the step's own loss has the weight from
-    before. (The authors' code also moves it once per device and piece, and in evaluation.)
+    before. (The authors' code also moves it once per device and micro-batch, and in evaluation.)
     """
 
     target: float

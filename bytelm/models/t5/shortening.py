@@ -1,9 +1,9 @@
-"""How an encoder's rows are shortened: MrT5's delete gate, and what it is compared with.
+"""How an encoder shortens its rows: MrT5's delete gate, and the baselines of its paper.
 
-A shortener looks at the states between two blocks of an encoder and says which of them the later
-blocks need. Two kinds delete (`gate`, with `random` and `fixed` as baselines): states stay what
-they are, and keep their positions. Two kinds pool (`boundary`, `convolution`): states are merged,
-and the merged ones are numbered anew. One state of each row that has any is always kept.
+A shortener reads the states between two blocks of an encoder and decides which of them the later
+blocks need. Three kinds delete states (`gate`, `random`, `fixed`); the others keep their values and
+positions. Two kinds pool states (`boundary`, `convolution`) and number the results from 0. At least
+one state of each row that has any is kept.
 
 Shapes: B = rows, S = symbols read, d = channels.
 """
@@ -25,6 +25,7 @@ from bytelm.models.t5.controller import RatioController
 from bytelm.nn.linear import Dense
 from bytelm.nn.norms import RMSNorm
 from bytelm.patching.ended import find_ended, gather_mean
+from bytelm.patching.patches import positions_in_run
 from bytelm.patching.predictor import (
     BoundaryPredictor,
     binomial_prior,
@@ -35,19 +36,19 @@ from bytelm.patching.predictor import (
 SCORE_LIMIT = 5.0
 """Attention scores may be this large without a penalty."""
 SEPARATORS = tuple(b" \t\n\v\f\r")
-"""Bytes that end a segment of fixed deletion; so does END."""
+"""Bytes that end a patch of fixed deletion; END ends one too."""
 
 
 class Shortener(nnx.Module):
     """What a `ShorteningConfig` builds."""
 
     def __call__(self, reading: Reading, inputs: jax.Array, keys: jax.Array | None) -> Reading:
-        """Says which states are kept, and what that costs.
+        """The reading with the states to keep marked, or pooled, and the losses of that.
 
         Args:
             reading: states `[B, S, d]`, none of them removed yet.
             inputs: int32 `[B, S]`.
-            keys: uint32 `[B, 2]`, data of a random key for each row; None in evaluation.
+            keys: uint32 `[B, 2]`, a random key for each row; None in evaluation.
         """
         raise NotImplementedError
 
@@ -65,7 +66,7 @@ class ShorteningConfig(Variant, name="model.shortening", small=True, key="kind")
 
     @property
     def score_penalty(self) -> tuple[float, float] | None:
-        """From which limit, and how strongly, later blocks' scores are penalised in training."""
+        """Limit and weight of the penalty on later blocks' scores in training; None for none."""
         return None
 
     def slots(self, length: int) -> int:
@@ -103,12 +104,12 @@ class GateShortening(ShorteningConfig):
     floor: float = -30.0
     """Value of a closed gate, added to attention scores; a state is deleted below half of it."""
     bias: float = 1.0
-    """The gate's first bias. At 1 a fresh gate deletes about a quarter, and nothing but the loss of
-    the targets opens it again; at 3 it deletes a fiftieth, and a target below a quarter is met."""
+    """The gate's first bias. At 1 a fresh gate deletes about a quarter, and only the loss of the
+    targets opens it again; at 3 it deletes a fiftieth, so a target below a quarter can be met."""
     noise: bool = False
     """Whether training adds Gumbel noise to the gate's logits."""
     score_weight: float = 0.0
-    """Weight of the penalty on attention scores above 5 in the blocks behind the gate, which could
+    """Weight of the penalty on attention scores above 5 in the blocks after the gate, which could
     outweigh it; the authors train from scratch with 0.5."""
 
     def __post_init__(self) -> None:
@@ -147,7 +148,7 @@ class GateShortening(ShorteningConfig):
 class DeleteGate(Shortener):
     """`G = floor * sigmoid(-(w RMSNorm(h) + b))`: 0 keeps a state, `floor` hides it from queries.
 
-    Padding has a closed gate (here START too, the published padding id).
+    Padding has a closed gate, and so has START, the published padding id.
     """
 
     def __init__(self, config: GateShortening, width: int, *, rngs: nnx.Rngs):
@@ -160,8 +161,8 @@ class DeleteGate(Shortener):
         self.bias = nnx.Param(jnp.full((), config.bias, jnp.float32), role="bias")
 
     def logits(self, states: jax.Array) -> jax.Array:
-        """Of keeping each state, float32 `[B, S]`."""
-        # A threshold decides on these, so they are made in float32 from float32 weights.
+        """Logits of keeping each state, float32 `[B, S]`."""
+        # A threshold decides on these, so they are computed in float32 from float32 weights.
         normed = self.norm(states.astype(jnp.float32))
         return normed @ self.kernel[...].astype(jnp.float32) + self.bias[...]
 
@@ -181,22 +182,17 @@ class DeleteGate(Shortener):
 
 
 def _deleting(reading: Reading, counted: jax.Array, wanted: jax.Array, rank: jax.Array) -> Reading:
-    """The reading with those states kept that are wanted, or that of the highest rank in a row."""
-    none = ~(wanted & reading.valid).any(axis=1, keepdims=True)
-    highest = jnp.where(reading.valid, rank, -jnp.inf).argmax(axis=1)
-    first = jnp.arange(rank.shape[1])[None, :] == highest[:, None]
+    """The reading with the wanted states kept; in a row without any, that of the highest rank."""
+    none = ~(wanted & reading.valid).any(axis=1, keepdims=True)  # [B, 1]
+    highest = jnp.where(reading.valid, rank, -jnp.inf).argmax(axis=1)  # [B]
+    first = jnp.arange(rank.shape[1])[None, :] == highest[:, None]  # [B, S]
     kept = reading.valid & (wanted | (none & first))
     return replace(reading, kept=kept, deleted=counted & ~kept)
 
 
 @dataclass(frozen=True)
-class RandomShortening(ShorteningConfig):
-    """A baseline: each state is deleted with one probability.
-
-    In evaluation a row's draw depends on its inputs alone, and is the same each time.
-    """
-
-    kind: ClassVar[str] = "random"
+class DeletingShortening(ShorteningConfig):
+    """Base of the baselines that delete a share of the inputs, without parameters."""
 
     ratio: float = 0.5
     """Share of the inputs to delete."""
@@ -204,71 +200,65 @@ class RandomShortening(ShorteningConfig):
     def __post_init__(self) -> None:
         _require_share("ratio", self.ratio)
 
-    def build(self, width: int, rngs: nnx.Rngs) -> "RandomDeletion":
-        return RandomDeletion(self)
+    def build(self, width: int, rngs: nnx.Rngs) -> "Deletion":
+        return Deletion(self)
+
+    @abc.abstractmethod
+    def wanted(self, reading: Reading, inputs: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """The states to keep, bool `[B, S]`; arguments as in `Shortener`."""
 
 
-class RandomDeletion(Shortener):
-    """Deletes what a random number for each position says."""
+class Deletion(Shortener):
+    """Deletion without a gate: deleted states are hidden in training too."""
 
-    def __init__(self, config: RandomShortening):
+    def __init__(self, config: DeletingShortening):
         self.config = config
 
     def __call__(self, reading: Reading, inputs: jax.Array, keys: jax.Array | None) -> Reading:
-        keys = _keys_of(inputs, reading.positions) if keys is None else keys
-        drawn = uniforms(keys, jnp.zeros_like(inputs), reading.positions)
-        return _removing(reading, drawn >= self.config.ratio)
+        wanted = self.config.wanted(reading, inputs, keys)
+        found = _deleting(reading, reading.valid, wanted, jnp.zeros(wanted.shape))
+        return replace(found, valid=found.kept)
 
 
-def _keys_of(inputs: jax.Array, positions: jax.Array) -> jax.Array:
-    """A key for each row that depends on what is in it, uint32 `[B, 2]`."""
-    there = (inputs != PAD).astype(jnp.uint32)
-    places = positions.astype(jnp.uint32) * 2 + 1
-    mixed = (inputs.astype(jnp.uint32) + 1) * places * jnp.uint32(2654435761)
-    mixed = (mixed ^ (mixed >> 15)) * there
+@dataclass(frozen=True)
+class RandomShortening(DeletingShortening):
+    """A baseline: each state is deleted with the same probability.
+
+    In evaluation a row's draw depends on its inputs alone, so that it is the same each time.
+    """
+
+    kind: ClassVar[str] = "random"
+
+    def wanted(self, reading: Reading, inputs: jax.Array, keys: jax.Array | None) -> jax.Array:
+        keys = _content_keys(inputs, reading.positions) if keys is None else keys
+        return uniforms(keys, jnp.zeros_like(inputs), reading.positions) >= self.ratio
+
+
+def _content_keys(inputs: jax.Array, positions: jax.Array) -> jax.Array:
+    """A key for each row that depends on its inputs, uint32 `[B, 2]`."""
+    valid = (inputs != PAD).astype(jnp.uint32)
+    odd = positions.astype(jnp.uint32) * 2 + 1
+    mixed = (inputs.astype(jnp.uint32) + 1) * odd * jnp.uint32(2654435761)
+    mixed = (mixed ^ (mixed >> 15)) * valid  # [B, S]
     return jnp.stack([mixed.sum(axis=1), (mixed * mixed).sum(axis=1)], axis=1)
 
 
 @dataclass(frozen=True)
-class FixedShortening(ShorteningConfig):
-    """A baseline: of each segment up to a whitespace byte, the last bytes are deleted."""
+class FixedShortening(DeletingShortening):
+    """A baseline: in each patch that a whitespace byte ends, the last bytes are deleted.
+
+    The first `ceil((1 - ratio) length)` bytes of a patch are kept.
+    """
 
     kind: ClassVar[str] = "fixed"
 
-    ratio: float = 0.5
-    """Share of each segment to delete; the first `ceil((1 - ratio) length)` bytes are kept."""
-
-    def __post_init__(self) -> None:
-        _require_share("ratio", self.ratio)
-
-    def build(self, width: int, rngs: nnx.Rngs) -> "FixedDeletion":
-        return FixedDeletion(self)
-
-
-class FixedDeletion(Shortener):
-    """Deletes the ends of patches."""
-
-    def __init__(self, config: FixedShortening):
-        self.config = config
-
-    def __call__(self, reading: Reading, inputs: jax.Array, keys: jax.Array | None) -> Reading:
-        size = inputs.shape[1]
+    def wanted(self, reading: Reading, inputs: jax.Array, keys: jax.Array | None) -> jax.Array:
         ends = jnp.isin(inputs, jnp.array([*SEPARATORS, END]))
-        segment = jnp.cumsum(ends, axis=1) - ends
-        places = jnp.arange(size)[None, :]
-        starts = jnp.pad(ends[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-        first = jax.lax.cummax(jnp.where(starts, places, 0), axis=1)
-        count = jax.vmap(lambda valid, segment: jnp.zeros(size + 1).at[segment].add(valid))
-        lengths = jnp.take_along_axis(count(reading.valid, segment), segment, axis=1)
+        patch = jnp.cumsum(ends, axis=1) - ends  # [B, S]
+        count = jax.vmap(lambda valid, patch: jnp.zeros(len(patch) + 1).at[patch].add(valid))
+        lengths = jnp.take_along_axis(count(reading.valid, patch), patch, axis=1)  # [B, S]
         # A little less, so that rounding does not keep one more than the formula.
-        kept = jnp.ceil((1 - self.config.ratio) * lengths - 1e-4)
-        return _removing(reading, places - first < kept)
-
-
-def _removing(reading: Reading, wanted: jax.Array) -> Reading:
-    """Deletion without a gate: what is deleted is hidden in training too."""
-    found = _deleting(reading, reading.valid, wanted, jnp.zeros(wanted.shape))
-    return replace(found, valid=found.kept)
+        return positions_in_run(patch) < jnp.ceil((1 - self.ratio) * lengths - 1e-4)
 
 
 @dataclass(frozen=True)
@@ -278,7 +268,7 @@ class BoundaryShortening(ShorteningConfig):
     kind: ClassVar[str] = "boundary"
 
     rate: float = 0.2
-    """Boundaries for each symbol that the binomial prior expects."""
+    """Boundaries per symbol that the binomial prior expects."""
     temperature: float = 0.5
     """Of the relaxed Bernoulli distribution that boundaries are sampled from in training."""
     weight: float = 1.0
@@ -299,7 +289,7 @@ class BoundaryShortening(ShorteningConfig):
 
 
 class BoundaryPooling(Shortener):
-    """Pools segments that end where a predictor says, or with the row's last symbol."""
+    """Pools patches that end where a predictor says, or with the row's last symbol."""
 
     def __init__(self, config: BoundaryShortening, width: int, *, rngs: nnx.Rngs):
         self.config = config
@@ -333,7 +323,7 @@ class BoundaryPooling(Shortener):
 
 @dataclass(frozen=True)
 class ConvolutionShortening(ShorteningConfig):
-    """The convolution baseline (CP): every few states become one, by a learned linear map."""
+    """The convolution baseline (CP): a learned linear map makes one state of every few."""
 
     kind: ClassVar[str] = "convolution"
 

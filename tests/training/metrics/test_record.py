@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bytelm.core.statistics import BPB, BPB_WITH_END, Statistic
-from bytelm.patching.boundary_statistics import TARGET, boundary_statistics
+from bytelm.patching.learned import TARGET, boundary_statistics
 from bytelm.patching.patches import LENGTHS, OVERFLOW
 from bytelm.training.metrics.record import Record
 from bytelm.training.score import AUXILIARY, BYTES_PER_PATCH, PATCH_LENGTH, StepMetrics, Sums

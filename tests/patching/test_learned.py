@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bytelm.core.statistics import warnings
-from bytelm.patching.boundary_statistics import RATE, boundary_statistics
+from bytelm.patching.learned import RATE, boundary_statistics
 
 
 def test_what_does_not_count_is_left_out():
