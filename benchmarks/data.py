@@ -20,8 +20,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, NextByte, Tfds
 from bytelm.data.loader import train_loader
+from bytelm.data.open_data import OpenData
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Synthetic(tfds.core.GeneratorBasedBuilder):
 
 def measure(config: DataConfig, symbols: int) -> tuple[float, float]:
     """MB of symbols per CPU second and per second, after the first batch."""
-    loader = train_loader(config, seed=0)
+    loader = train_loader(OpenData(config), seed=0)
     next(loader)
     count = symbols // (config.batch_size * config.sequence_length)
     start, cpu_start = time.perf_counter(), time.process_time()
@@ -87,12 +88,11 @@ def main(benchmark: Benchmark) -> None:
         for read in ("packed", "stream"):
             for length in benchmark.lengths:
                 config = DataConfig(
-                    dataset="synthetic",
-                    data_dir=directory,
+                    source=Tfds(dataset="synthetic", data_dir=directory),
+                    task=NextByte(read=read),
                     cache_dir=str(Path(directory, "cache")),
                     sequence_length=length,
                     batch_size=max(benchmark.batch_symbols // length, 1),
-                    read=read,
                 )
                 # Packing takes several times as long as reading does.
                 symbols = benchmark.symbols if read == "packed" else benchmark.symbols // 4

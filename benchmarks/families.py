@@ -37,6 +37,7 @@ from benchmarks.tables import show
 from bytelm.core.vocabulary import START
 from bytelm.data.config import DataConfig
 from bytelm.data.loader import train_loader
+from bytelm.data.open_data import OpenData
 from bytelm.inference.scoring import Scorer, score_documents
 from bytelm.models import Batch, ModelConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
@@ -130,7 +131,7 @@ def text_batch(length: int, symbols: int) -> Batch:
     """As many rows as the symbols make."""
     rows = max(1, symbols // length)
     data = DataConfig(sequence_length=length, batch_size=rows)
-    return next(train_loader(data, 0, *row_share(rows, MeshConfig(data=1).build())))
+    return next(train_loader(OpenData(data), 0, *row_share(rows, MeshConfig(data=1).build())))
 
 
 def training_step(config: ModelConfig, batch: Batch) -> RepeatedStep:

@@ -22,7 +22,7 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.core.texts import Text, Texts, each_text, text_bytes
-from bytelm.data.corpus.text_record import TextRecord, load_record
+from bytelm.data.text_record import TextRecord, load_record
 from bytelm.inference.beam_search import beam_search
 from bytelm.inference.generation import Generator, Weights, store_weights
 from bytelm.inference.marginal.marginal import ByteMarginal

@@ -1,6 +1,6 @@
 """ByT5 large (1.2B parameters): span corruption as published, with AdamW for Adafactor."""
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, SpanCorruption, Tfds
 from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
@@ -16,7 +16,10 @@ config = ExperimentConfig(
         remat="dots",
     ),
     data=DataConfig(
-        dataset="wiki40b/en", task="span_corruption", sequence_length=1024, batch_size=1024
+        source=Tfds(dataset="wiki40b/en"),
+        task=SpanCorruption(),
+        sequence_length=1024,
+        batch_size=1024,
     ),
     optimizer=AdamW(learning_rate=1e-3, warmup=0.01, weight_decay=0.0),
     mesh=MeshConfig(fsdp=8),

@@ -1,6 +1,6 @@
 """ByT5 small (300M parameters): span corruption as published, with AdamW for Adafactor."""
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, SpanCorruption, Tfds
 from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import AdamW
@@ -15,7 +15,10 @@ config = ExperimentConfig(
         remat="dots",
     ),
     data=DataConfig(
-        dataset="wiki40b/en", task="span_corruption", sequence_length=1024, batch_size=1024
+        source=Tfds(dataset="wiki40b/en"),
+        task=SpanCorruption(),
+        sequence_length=1024,
+        batch_size=1024,
     ),
     optimizer=AdamW(learning_rate=1e-3, warmup=0.01, weight_decay=0.0),
     train=TrainConfig(steps=1_000_000, log_every=100, validate_every=5000, checkpoint_every=5000),

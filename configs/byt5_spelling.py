@@ -4,7 +4,7 @@ The files are JSON lines with the keys `typo` and `fix`; name yours with `--data
 `--data.validation-files` and `--data.test-files`.
 """
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Files, Pairs
 from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.optimizer import Muon
@@ -14,12 +14,14 @@ config = ExperimentConfig(
         width=128, encoder_depth=4, decoder_depth=2, heads=4, head_width=32, mlp_width=256
     ),
     data=DataConfig(
-        task="pairs",
-        files=("spelling.train.jsonl.xz",),
-        validation_files=("spelling.valid.jsonl.xz",),
-        test_files=("spelling.test.jsonl.xz",),
-        text_key="typo",
-        target_key="fix",
+        source=Files(
+            files=("spelling.train.jsonl.xz",),
+            validation_files=("spelling.valid.jsonl.xz",),
+            test_files=("spelling.test.jsonl.xz",),
+            text_key="typo",
+            target_key="fix",
+        ),
+        task=Pairs(),
         sequence_length=32,
         batch_size=64,
     ),

@@ -1,6 +1,6 @@
 """A small ByT5 with span corruption, for CPU cores."""
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, SpanCorruption
 from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
@@ -14,7 +14,7 @@ config = ExperimentConfig(
         head_width=32,
         mlp_width=256,
     ),
-    data=DataConfig(task="span_corruption", sequence_length=512, batch_size=8),
+    data=DataConfig(task=SpanCorruption(), sequence_length=512, batch_size=8),
     optimizer=small_muon(5e-3),
     train=TrainConfig(steps=500, log_every=25, validate_every=250, checkpoint_every=250),
 )

@@ -3,7 +3,7 @@
 Without its dropout of 0.1, and with boundaries rounded in evaluation, as the paper has them.
 """
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Tfds
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.patching.learned import GumbelPatches
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
@@ -23,7 +23,9 @@ config = ExperimentConfig(
         published_blocks=True,
         remat="dots",
     ),
-    data=DataConfig(dataset="wiki40b/en", sequence_length=2048, batch_size=8, workers=4),
+    data=DataConfig(
+        source=Tfds(dataset="wiki40b/en"), sequence_length=2048, batch_size=8, workers=4
+    ),
     optimizer=AdamW(
         learning_rate=2.5e-4, warmup=0.02, final=0.0, beta2=0.999, weight_decay=0.0, clip_norm=0.25
     ),

@@ -1,6 +1,6 @@
 """HAT, second version: a backbone of 7.0B parameters, of the shape of Llama 3.1 8B."""
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Tfds
 from bytelm.models.hat2 import HAT2Config
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
@@ -21,7 +21,7 @@ config = ExperimentConfig(
         bytes_per_slot=4.5,
         remat="dots",
     ),
-    data=DataConfig(dataset="c4/en", sequence_length=16384, batch_size=256, workers=8),
+    data=DataConfig(source=Tfds(dataset="c4/en"), sequence_length=16384, batch_size=256, workers=8),
     optimizer=AdamW(learning_rate=3e-4, warmup=0.01, weight_decay=0.1),
     mesh=MeshConfig(fsdp=8),
     train=TrainConfig(

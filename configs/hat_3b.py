@@ -1,6 +1,6 @@
 """HAT, first version, at 3B: 28 blocks over words, 3 + 3 over bytes, both as published."""
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Tfds
 from bytelm.models.hat import HATConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.patching.segmenter import RulePatches
@@ -20,7 +20,7 @@ config = ExperimentConfig(
         bytes_per_slot=4.5,
         remat="dots",
     ),
-    data=DataConfig(dataset="c4/en", sequence_length=16384, batch_size=256, workers=8),
+    data=DataConfig(source=Tfds(dataset="c4/en"), sequence_length=16384, batch_size=256, workers=8),
     optimizer=AdamW(learning_rate=0.00034, warmup=0.01, weight_decay=0.1),
     mesh=MeshConfig(fsdp=8),
     train=TrainConfig(

@@ -1,6 +1,6 @@
 """MrT5's diagnostic task, on CPU: every ABC among random letters becomes D."""
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, MergeAbc
 from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.models.t5.shortening import GateShortening
 from bytelm.recipes.small import small_muon
@@ -18,7 +18,7 @@ config = ExperimentConfig(
         # Slower than as published: at first nothing has taught the gate yet what to keep.
         shortening=GateShortening(target=0.15, bias=3.0, proportional=0.0, integral=1e-5),
     ),
-    data=DataConfig(task="merge_abc", sequence_length=24, batch_size=64),
+    data=DataConfig(task=MergeAbc(), sequence_length=24, batch_size=64),
     optimizer=small_muon(5e-3, final=0.02),
     train=TrainConfig(
         steps=2600, log_every=50, validate_every=500, validation_rows=256, checkpoint_every=500

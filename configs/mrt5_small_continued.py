@@ -5,7 +5,7 @@ runs/byt5_small`, then `--train.initial runs/byt5_small`. As published: 5,000 st
 1e-4, falling linearly; the published text is mC4 in 15 languages, the targets 0.3 to 0.7.
 """
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, SpanCorruption, Tfds
 from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.models.t5.shortening import GateShortening
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
@@ -14,7 +14,10 @@ from bytelm.training.optimizer import AdamW
 config = ExperimentConfig(
     model=MrT5Config(shortening=GateShortening(target=0.5), remat="dots"),
     data=DataConfig(
-        dataset="wiki40b/en", task="span_corruption", sequence_length=1024, batch_size=1024
+        source=Tfds(dataset="wiki40b/en"),
+        task=SpanCorruption(),
+        sequence_length=1024,
+        batch_size=1024,
     ),
     optimizer=AdamW(
         learning_rate=1e-4,

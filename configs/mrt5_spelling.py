@@ -4,7 +4,7 @@ The files are JSON lines with the keys `typo` and `fix`; name yours with `--data
 `--data.validation-files` and `--data.test-files`.
 """
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Files, Pairs
 from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.models.t5.shortening import GateShortening
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
@@ -22,12 +22,14 @@ config = ExperimentConfig(
         shortening=GateShortening(target=0.3, integral=1e-3, score_weight=0.5),
     ),
     data=DataConfig(
-        task="pairs",
-        files=("spelling.train.jsonl.xz",),
-        validation_files=("spelling.valid.jsonl.xz",),
-        test_files=("spelling.test.jsonl.xz",),
-        text_key="typo",
-        target_key="fix",
+        source=Files(
+            files=("spelling.train.jsonl.xz",),
+            validation_files=("spelling.valid.jsonl.xz",),
+            test_files=("spelling.test.jsonl.xz",),
+            text_key="typo",
+            target_key="fix",
+        ),
+        task=Pairs(),
         sequence_length=32,
         batch_size=64,
     ),

@@ -1,6 +1,6 @@
 """A small MrT5 with span corruption, for CPU cores; it learns to delete 40 %."""
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, SpanCorruption
 from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.models.t5.shortening import GateShortening
 from bytelm.recipes.small import small_muon
@@ -17,7 +17,7 @@ config = ExperimentConfig(
         gate_depth=2,
         shortening=GateShortening(target=0.4, integral=1e-3),
     ),
-    data=DataConfig(task="span_corruption", sequence_length=512, batch_size=8),
+    data=DataConfig(task=SpanCorruption(), sequence_length=512, batch_size=8),
     optimizer=small_muon(5e-3),
     train=TrainConfig(steps=500, log_every=25, validate_every=250, checkpoint_every=250),
 )

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from bytelm.cli.arguments import parse, preset_argument, with_source_of
+from bytelm.cli.arguments import parse, preset_argument
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import say
 from bytelm.training.presets import ablation_names, find_file, run_file, some_names
@@ -22,8 +22,9 @@ def ablate_command(arguments: Sequence[str]) -> int:
     from bytelm.experiments.ablation import Ablation
 
     ablation = run_file(find_file(name, "ablation", ablation_names()), "ablation", Ablation)
-    base = with_source_of(ablation.base, rest)
-    default = AblateCommand(base, ablation.baseline, ablation.seeds, ablation.learning_rates)
+    default = AblateCommand(
+        ablation.base, ablation.baseline, ablation.seeds, ablation.learning_rates
+    )
     command = parse(AblateCommand, rest, f"ablate {name}", default)
     ablation = dataclasses.replace(
         ablation,

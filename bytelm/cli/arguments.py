@@ -1,6 +1,5 @@
 """Parses the arguments of commands."""
 
-import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -9,11 +8,10 @@ import tyro
 
 from bytelm.cli import usage
 from bytelm.cli.option_checks import check_lists, check_numbers, check_renamed
-from bytelm.cli.source_options import check_files_named, with_named_source
+from bytelm.cli.variant_options import check_files_named, choose_variants
 from bytelm.core.checked import did_you_mean
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import say
-from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.presets import preset_names
 
 T = TypeVar("T")
@@ -25,9 +23,12 @@ def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = 
     """Parses a command's options; a mistake ends the program with a message that names it."""
     check_files_named(arguments)
     check_renamed(arguments)
+    others = list(arguments)
+    if default is not None:
+        default, others = choose_variants(default, arguments)
     command = tyro.cli(
         kind,
-        args=list(arguments),
+        args=others,
         prog=f"bytelm {program}",
         default=tyro.MISSING_NONPROP if default is None else default,
         config=_STYLE,
@@ -84,11 +85,6 @@ def work_argument(
             f"say what to do: `bytelm {what} {'|'.join(kinds)} [PRESET] [options]`{given}."
         )
     return name
-
-
-def with_source_of(config: ExperimentConfig, arguments: Sequence[str]) -> ExperimentConfig:
-    """The config, with its source replaced if the arguments name another one."""
-    return dataclasses.replace(config, data=with_named_source(config.data, arguments))
 
 
 def _name(command: Command) -> str:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from bytelm.cli.arguments import parse, preset_argument, work_argument
 from bytelm.cli.option_checks import Bounds, Count
-from bytelm.cli.source_options import with_named_source
 from bytelm.data.config import DataConfig
 from bytelm.training.presets import load_preset
 
@@ -89,18 +88,21 @@ def data_command(arguments: Sequence[str]) -> int:
             where, verify=cache.verify, remove=cache.remove, remove_unused=cache.remove_unused
         )
     preset, rest = preset_argument(arguments[1:])
-    data = with_named_source(load_preset(preset).data if preset else DataConfig(), rest)
-    command = parse(DATA_COMMANDS[name], rest, f"data {name}", DATA_COMMANDS[name](data))
+    config = load_preset(preset).data if preset else DataConfig()
+    command = parse(DATA_COMMANDS[name], rest, f"data {name}", DATA_COMMANDS[name](config))
+    from bytelm.data.open_data import OpenData
+
+    data = OpenData(command.data)
     if isinstance(command, DescribeCommand):
-        from bytelm.data.describe import describe
+        from bytelm.data.description import describe
 
-        describe(command.data, command.samples)
+        describe(data, command.samples)
     elif isinstance(command, UnigramCommand):
-        from bytelm.tokenizers.unigram_training import write_unigram
+        from bytelm.data.write_tokenizer import write_unigram
 
-        write_unigram(command.data, command.pieces, command.max_bytes, command.output)
+        write_unigram(data, command.pieces, command.max_bytes, command.output)
     elif isinstance(command, RatesCommand):
         from bytelm.data.script_rates import print_rates
 
-        print_rates(command.data, command.anchor, command.rate)
+        print_rates(data, command.anchor, command.rate)
     return 0

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from bytelm.cli.arguments import parse
 from bytelm.cli.option_checks import Count
-from bytelm.cli.source_options import with_named_source
 from bytelm.core.config_json import to_dict
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import printable_name, say
@@ -85,7 +84,7 @@ def eval_command(arguments: Sequence[str]) -> int:
     host_memory.keep()
     loaded = load(known.checkpoint, known.step, verify=known.verify)
     kind = _command_type()
-    default = kind(with_named_source(loaded.config.data, arguments), known.checkpoint)
+    default = kind(loaded.config.data, known.checkpoint)
     evaluate_run(loaded, parse(kind, arguments, "eval", default), keep=not read_only)
     return 0
 
@@ -150,7 +149,7 @@ def evaluate_run(loaded: "LoadedModel", command: EvalCommand, *, keep: bool) -> 
     from bytelm.evaluation.text import evaluation_text
 
     data = command.data
-    _check_tokenizer(loaded, data.tokenizer)
+    _check_tokenizer(loaded, data.task.tokenizer)
     suite = _chosen(loaded, command)
     text = evaluation_text(loaded, data, command.split) if reads_text(suite) else None
     report = evaluate(
@@ -196,7 +195,7 @@ def _report_name(
 ) -> str:
     from bytelm.evaluation.report_file import report_name
 
-    source = "" if text is None or text.is_run_text else f"{text.sources[0].name}-"
+    source = "" if text is None or text.is_run_text else f"{text.data.names[0]}-"
     return report_name(
         loaded.step,
         "" if text is None else source + text.label,
@@ -218,7 +217,7 @@ def _check_tokenizer(loaded: "LoadedModel", path: str | None) -> None:
     """Raises UserError if `data.tokenizer` is not the one that the model was trained with."""
     from bytelm.tokenizers.tokenizer import load_tokenizer
 
-    if path is None or path == loaded.config.data.tokenizer:
+    if path is None or path == loaded.config.data.task.tokenizer:
         return
     if loaded.tokenizer is None:
         raise UserError(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from bytelm.cli.variant_options import option_names
 from bytelm.core.errors import UserError
 from bytelm.core.renamed import new_option
 
@@ -31,7 +32,7 @@ def check_numbers(command: Any) -> None:
     Args:
         command: a dataclass.
     """
-    for name, value, hint in _options(command, ""):
+    for name, value, hint in _options(command, "--"):
         if not isinstance(value, int) or isinstance(value, bool):
             continue
         bounds = _bounds(hint)
@@ -44,7 +45,7 @@ def check_numbers(command: Any) -> None:
 def check_lists(command: Any, arguments: Sequence[str]) -> None:
     """Raises UserError if an option that takes a list is given twice: only the last would count."""
     names = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
-    for name, value, _ in _options(command, ""):
+    for name, value, _ in _options(command, "--"):
         if isinstance(value, tuple) and names.count(name) > 1:
             raise UserError(f"{name} is given twice; give all its values after one {name}.")
 
@@ -61,13 +62,11 @@ def _options(config: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
     hints = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        name = f"{prefix}{field.name.replace('_', '-')}"
+        name, below = option_names(field.name, hints[field.name], prefix)
         if dataclasses.is_dataclass(value):
-            # The fields of a command's config are options without its name.
-            is_flat = not prefix and field.name == "config"
-            yield from _options(value, "--" if is_flat else f"{name if prefix else '--' + name}.")
+            yield from _options(value, below)
         else:
-            yield name if prefix else f"--{name}", value, hints[field.name]
+            yield name, value, hints[field.name]
 
 
 def _bounds(hint: Any) -> Bounds:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from bytelm.cli.arguments import parse, preset_argument, with_source_of
+from bytelm.cli.arguments import parse, preset_argument
 from bytelm.cli.option_checks import Count
 from bytelm.core.errors import UserError
 from bytelm.training.experiment import ExperimentConfig
@@ -33,7 +33,7 @@ def profile_command(arguments: Sequence[str]) -> int:
     preset, rest = preset_argument(arguments, profile_command)
     if preset is None:
         raise UserError(f"name a preset first{some_names(preset_names())}.")
-    config = with_source_of(load_preset(preset), rest)
+    config = load_preset(preset)
     command = parse(ProfileCommand, rest, f"profile {preset}", ProfileCommand(config))
     from bytelm.training import host_memory
     from bytelm.training.profile import profile

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from bytelm.cli.arguments import parse, preset_argument, work_argument
 from bytelm.cli.option_checks import Count
-from bytelm.cli.source_options import with_named_source
 from bytelm.data.config import DataConfig
 from bytelm.tokenizers import Kind
 from bytelm.training.presets import load_preset
@@ -37,14 +36,15 @@ def tokenizer_command(arguments: Sequence[str]) -> int:
     """
     work_argument(arguments, tokenizer_command, {"train": TokenizerCommand})
     preset, rest = preset_argument(arguments[1:])
-    data = with_named_source(load_preset(preset).data if preset else DataConfig(), rest)
+    data = load_preset(preset).data if preset else DataConfig()
     command = parse(TokenizerCommand, rest, "tokenizer train", TokenizerCommand(data))
-    from bytelm.tokenizers.training import write_tokenizer
+    from bytelm.data.open_data import OpenData
+    from bytelm.data.write_tokenizer import write_tokenizer
 
     suffix = "model" if command.kind == "unigram" else "json"
     output = command.output or Path(f"{command.kind}-{command.size}.{suffix}")
     write_tokenizer(
-        command.data,
+        OpenData(command.data),
         command.kind,
         command.size,
         command.max_bytes,

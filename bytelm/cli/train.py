@@ -1,7 +1,6 @@
 """`bytelm train`: its options and what it does."""
 
 import contextlib
-import dataclasses
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from bytelm.cli.arguments import parse, parse_part, preset_argument, with_source_of
+from bytelm.cli.arguments import parse, parse_part, preset_argument
 from bytelm.cli.evaluate import eval_command
 from bytelm.core import compilation_cache
 from bytelm.core.errors import UserError
@@ -62,10 +61,8 @@ def train_command(arguments: Sequence[str]) -> int:
         preset, default, rest = _saved_preset(rest)
     else:
         default = TrainCommand(load_preset(preset))
-    config = with_source_of(default.config, rest)
-    default = dataclasses.replace(default, config=config)
     command = parse(TrainCommand, rest, f"train {preset}", default)
-    _check_length(command.config.train, config.train)
+    _check_length(command.config.train, default.config.train)
     if command.print_config:
         print(to_json(command.config), end="")
         return 0

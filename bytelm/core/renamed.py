@@ -4,6 +4,7 @@ import re
 
 OPTIONS = {
     "model.bytes_per_patch": "model.bytes_per_slot",
+    "data.piece_bytes": "data.shard_bytes",
 }
 """Old path of a config's field: the new path."""
 
@@ -42,9 +43,26 @@ MODULES = {
     "bytelm.training.sharding": "bytelm.nn.mesh",
     "bytelm.comparison": "bytelm.experiments",
     "bytelm.layers": "bytelm.nn",
+    "bytelm.data.sources.python_stdlib": "bytelm.data.sources.python_library",
     "bytelm.subword": "bytelm.tokenizers",
 }
 """Old name of a module that users' files import: the new name."""
+
+DATA_FIELDS = {
+    "files": "source=Files(files=...)",
+    "dataset": "source=Tfds(dataset=...)",
+    "mixture": "source=Mixture(sources=...)",
+    "script": "source=PythonLibrary(script=...), or that of the source's own class",
+    "held_out": "source=Files(files=..., held_out=...), or that of the source's own class",
+    "tokenizer": "task=NextByte(tokenizer=...)",
+    "unigram": "task=NextByte(unigram=...)",
+    "stochastok": "task=NextByte(stochastok=...)",
+    "read": "task=NextByte(read=...)",
+    "target_length": "task=Pairs(target_length=...), or that of the task's own class",
+    "noise_density": "task=SpanCorruption(noise_density=...)",
+    "mean_span": "task=SpanCorruption(mean_span=...)",
+}
+"""Fields of a source or a task that `DataConfig` had itself: how it is written now."""
 
 
 def new_option(name: str) -> str | None:
@@ -63,6 +81,8 @@ def hint(error: BaseException) -> str:
         if isinstance(error, TypeError) and old in str(error):
             return f"; {old} is now {new}"
     field = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if field and "DataConfig.__init__" in str(error) and field[1] in DATA_FIELDS:
+        return f"; {field[1]} is now given as {DATA_FIELDS[field[1]]}"
     for old, new in (OPTIONS | RESHAPED).items() if field else ():
         if old.rpartition(".")[2] == field[1] and "." in new:  # type: ignore[index]
             return f"; {field[1]} is now {new.rpartition('.')[2]}"  # type: ignore[index]

@@ -8,6 +8,8 @@ a tokenizer's tokens in place of the bytes, followed by the special symbols.
 
 from dataclasses import dataclass
 
+import numpy as np
+
 BYTES = 256
 END = 256
 """End of a document: predicted, and counted in "bits per byte with end-of-document"."""
@@ -55,6 +57,14 @@ class Vocabulary:
     def inputs(self) -> int:
         """Number of symbols a model reads."""
         return self.size + 3
+
+    def frame(self, text: np.ndarray) -> np.ndarray:
+        """A whole document `[N]` between its START and its END: int32 `[N + 2]`."""
+        return np.concatenate([[self.start], text, [self.end]], dtype=np.int32)
+
+    def scored(self, following: np.ndarray) -> np.ndarray:
+        """The targets at positions followed by these symbols: UNSCORED for START and PAD."""
+        return np.where(following > self.end, np.int32(UNSCORED), following)
 
 
 BYTE_VOCABULARY = Vocabulary()

@@ -2,19 +2,18 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import grain
 import numpy as np
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DIAGNOSTICS, DataConfig, Split
+from bytelm.data.corpus.packing import ConcatenatedRows
+from bytelm.data.open_data import OpenData
 from bytelm.data.order import ShuffledBatches
-from bytelm.data.rows import evaluation_rows, join_fingerprints, open_unigram, training_rows
-from bytelm.data.sources.source import Source, open_sources
+from bytelm.data.splits import Split
 from bytelm.data.stream import stream_rows
-from bytelm.data.tasks.diagnostics import EVALUATION_ROWS
 from bytelm.data.workers import WorkerIterator
 from bytelm.models.contract import Batch
 
@@ -25,8 +24,8 @@ class TrainLoader(Protocol):
     """An endless iterator over this process's rows of the training batches.
 
     Each `next` gives a `Batch` of numpy arrays `[batch_size / process_count, T]`, with `scripts`
-    where `data.scripts` names any, `boundaries` where there is a `data.unigram`, and `inputs`
-    `[batch_size / process_count, S]` for a `data.task` with an encoder.
+    if `data.scripts` names any, `boundaries` if there is a `data.unigram`, and `inputs`
+    `[batch_size / process_count, S]` for a task with an encoder.
     """
 
     fingerprint: str
@@ -43,10 +42,10 @@ class TrainLoader(Protocol):
         """Where the batches handed out so far end, as JSON values."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on behind the batches that had been handed out when `state` was taken.
+        """Continues after the batches that had been handed out when `state` was taken.
 
         Raises:
-            UserError: where the state is of another way of reading, or of other processes.
+            UserError: if the state is from another way of reading, or from other processes.
         """
 
     def close(self) -> None:
@@ -54,12 +53,12 @@ class TrainLoader(Protocol):
 
 
 def train_loader(
-    config: DataConfig, seed: int, process_index: int = 0, process_count: int = 1
+    data: OpenData, seed: int, process_index: int = 0, process_count: int = 1
 ) -> TrainLoader:
     """The training batches of one of the processes of a run.
 
     Args:
-        config: what to read, and the shape of the batches.
+        data: what to read, and the shape of the batches.
         seed: of the order of the rows.
         process_index: which of the processes this is, from 0.
         process_count: how many processes share each batch.
@@ -67,29 +66,27 @@ def train_loader(
     Raises:
         UserError: for a bad source, or a batch that the processes cannot share evenly.
     """
-    _check_divisible(config.batch_size, process_count)
-    if config.read == "stream":
-        return StreamLoader(config, seed, process_index, process_count)
-    return PackedLoader(config, seed, process_index, process_count)
+    _check_divisible(data.config.batch_size, process_count)
+    loader = StreamLoader if data.config.task.streamed else PackedLoader
+    return loader(data, seed, process_index, process_count)
 
 
 class PackedLoader:
     """Reads rows by number, in a new order each epoch.
 
-    Its state is one integer, good for any number of processes.
+    Its state is one integer, which fits any number of processes.
     """
 
-    def __init__(
-        self, config: DataConfig, seed: int, process_index: int, process_count: int
-    ) -> None:
-        self._config = config
-        self._rows, self.fingerprint = training_rows(config, seed)
-        self._share = (seed, config.batch_size, process_index, process_count)
+    def __init__(self, data: OpenData, seed: int, process_index: int, process_count: int) -> None:
+        self._config = data.config
+        self._weights = data.weights
+        self._rows = ConcatenatedRows(data.training_rows(seed))
+        self.fingerprint = data.join_fingerprints([rows.fingerprint for rows in self._rows.sources])
+        self._share = (seed, data.config.batch_size, process_index, process_count)
         self._start(first_row=0)
 
     def _start(self, first_row: int) -> None:
-        weights = [source.weight for source in self._config.source_configs]
-        batches = ShuffledBatches(self._rows, weights, *self._share, first_row)
+        batches = ShuffledBatches(self._rows, self._weights, *self._share, first_row)
         self._next_row = first_row
         prefetched = grain.MapDataset.source(batches).to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
@@ -111,7 +108,7 @@ class PackedLoader:
         return {"rows": self._next_row}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on at that row, whatever the number of processes and the batch were before."""
+        """Continues at that row, whatever the number of processes and the batch were before."""
         if "rows" not in state:
             raise UserError("the checkpoint was read with --data.read stream; resume it so.")
         self.close()
@@ -123,21 +120,19 @@ class PackedLoader:
 
 
 class StreamLoader:
-    """Reads an unpacked dataset; its state is Grain's, good for the same processes only."""
+    """Reads an unpacked dataset; its state is Grain's, which fits the same processes only."""
 
-    def __init__(
-        self, config: DataConfig, seed: int, process_index: int, process_count: int
-    ) -> None:
-        sources, unigram = open_sources(config), open_unigram(config)
-        self.fingerprint = join_fingerprints(
-            [source.fingerprint("train") for source in sources], unigram
+    def __init__(self, data: OpenData, seed: int, process_index: int, process_count: int) -> None:
+        config = data.config
+        self.fingerprint = data.join_fingerprints(
+            [source.fingerprint("train") for source in data.sources]
         )
         self._layout = {
             "process_index": process_index,
             "process_count": process_count,
             "workers": config.workers,
         }
-        rows = stream_rows(config, sources, unigram, seed, process_index, process_count)
+        rows = stream_rows(data, seed, process_index, process_count)
         batches = rows.batch(config.batch_size // process_count)
         if not config.workers:
             batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=4)
@@ -165,10 +160,10 @@ class StreamLoader:
         return {"layout": self._layout, "grain": grain_state}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on at the saved position.
+        """Continues at the saved position.
 
         Raises:
-            UserError: where the state is of packed text, or of another number of processes or
+            UserError: if the state is from packed text, or from another number of processes or
                 workers.
         """
         if "layout" not in state:
@@ -198,39 +193,37 @@ class ValidationBatches:
 
     def __init__(
         self,
-        config: DataConfig,
+        data: OpenData,
         rows: int | None = None,
         split: Split = "validation",
+        *,
+        batch_size: int | None = None,
         process_index: int = 0,
         process_count: int = 1,
-        sources: Sequence[Source] | None = None,
     ) -> None:
         """Opens the split.
 
         Args:
-            config: what to read, and the shape of the batches.
-            rows: how many rows to give; none = all that there are, and 1024 of a diagnostic task.
+            data: what to read.
+            rows: how many rows to give; none = all, and 1024 of a diagnostic task.
             split: which split.
+            batch_size: of the batches, over all processes; none = as in training.
             process_index: which of the processes this is, from 0.
             process_count: how many processes share each batch.
-            sources: of the config, where they are open already.
 
         Raises:
             UserError: for a bad source, a split without text, or a batch that the processes
                 cannot share evenly.
         """
-        _check_divisible(config.batch_size, process_count)
-        self._batch_size = config.batch_size
-        self._local_size = config.batch_size // process_count
+        task = data.config.task
+        self._batch_size = batch_size or data.config.batch_size
+        _check_divisible(self._batch_size, process_count)
+        self._local_size = self._batch_size // process_count
         self._offset = process_index * self._local_size
-        if rows is None and config.task in DIAGNOSTICS:
-            rows = EVALUATION_ROWS
-        total_weight = sum(source.weight for source in config.source_configs)
-        wanted = [
-            rows and max(1, round(rows * source.weight / total_weight))
-            for source in config.source_configs
-        ]
-        self._rows = evaluation_rows(config, split, wanted, sources)
+        rows = task.evaluated_rows if rows is None else rows
+        total = sum(data.weights)
+        wanted = [rows and max(1, round(rows * weight / total)) for weight in data.weights]
+        self._rows = ConcatenatedRows(task.evaluation_rows(data, split, wanted))
         parts = []
         for source, end, count in zip(self._rows.sources, self._rows.ends, wanted, strict=True):
             first = int(end) - len(source)
@@ -244,7 +237,7 @@ class ValidationBatches:
     def __iter__(self) -> Iterator[Batch]:
         """This process's rows of each batch, numpy arrays `[batch_size / processes, T]`."""
         padding = len(self) * self._batch_size - len(self._indices)
-        # Rows behind the last are padding.
+        # Rows after the last are padding.
         indices = np.pad(self._indices, (0, padding), constant_values=len(self._rows))
         for begin in range(self._offset, len(indices), self._batch_size):
             yield Batch(**self._rows.batch(indices[begin : begin + self._local_size]))

@@ -1,6 +1,6 @@
 """Boundary rates of FLEXITOKENS (arXiv 2507.12720), measured on parallel text.
 
-A sentence shall have as many patches in every script: where the anchor has `mu` bytes in a document
+A sentence should have as many patches in every script. If the anchor has `mu` bytes in a document
 on average and a rate of `alpha` boundaries per byte, a script L with `mu_L` bytes has
 
     alpha_L = alpha * mu / mu_L        sigma_L = sigma * mu / mu_L
@@ -24,10 +24,9 @@ from rich.text import Text
 from bytelm.core.console import TerminalConsole
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import START
-from bytelm.data.config import DataConfig
 from bytelm.data.corpus.packing import Rows, pack
-from bytelm.data.sources.document import Document
-from bytelm.data.sources.source import open_sources
+from bytelm.data.open_data import OpenData
+from bytelm.data.sources.placement import Document
 from bytelm.patching.rules import find_edges
 
 
@@ -58,8 +57,8 @@ def script_rates(documents: Iterable[Document], anchor: str, rate: float) -> lis
 
     Raises:
         UserError: for a rate outside (0, 1) of any script, documents without a script, an anchor
-            without documents or whitespace, empty documents, and a script that has not as many
-            documents as the anchor.
+            without documents or whitespace, empty documents, and a script with more or fewer
+            documents than the anchor.
     """
     if not 0 < rate < 1:
         raise UserError(f"--rate is {rate}; choose a number between 0 and 1.")
@@ -106,11 +105,11 @@ def _variation(texts: Sequence[bytes], script: str) -> float:
     return float(rates.std() / rates.mean())
 
 
-def print_rates(config: DataConfig, anchor: str, rate: float, file: TextIO | None = None) -> None:
+def print_rates(data: OpenData, anchor: str, rate: float, file: TextIO | None = None) -> None:
     """Prints the rates of all documents, and the config of the boundaries to paste.
 
     Args:
-        config: the parallel text; its train split and, without files of their own, the documents
+        data: the parallel text; its train split and, without files of their own, the documents
             that the hash would hold out of it.
         anchor: the script whose rate is given.
         rate: boundaries per byte of the anchor.
@@ -119,7 +118,7 @@ def print_rates(config: DataConfig, anchor: str, rate: float, file: TextIO | Non
     Raises:
         UserError: for a bad source, and as `script_rates`.
     """
-    sources = [dataclasses.replace(source, held_out=0.0) for source in open_sources(config)]
+    sources = [dataclasses.replace(source, held_out=0.0) for source in data.sources]
     documents = (document for source in sources for document in source.documents("train"))
     rates = script_rates(documents, anchor, rate)
     table = Table()

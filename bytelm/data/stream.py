@@ -7,22 +7,16 @@ import grain
 import numpy as np
 
 from bytelm.core.errors import UserError
-from bytelm.core.vocabulary import END, START, UNSCORED
-from bytelm.data.config import DataConfig
+from bytelm.core.vocabulary import BYTE_VOCABULARY, UNSCORED
+from bytelm.data.open_data import OpenData
 from bytelm.data.order import source_seed
 from bytelm.data.sources.source import Source
-from bytelm.data.sources.tfds import TfdsReader
-from bytelm.data.writing_systems import script_ids
+from bytelm.data.tasks.next_byte import source_script
 from bytelm.tokenizers.unigram import Unigram
 
 
 def stream_rows(
-    config: DataConfig,
-    sources: Sequence[Source],
-    unigram: Unigram | None,
-    seed: int,
-    process_index: int,
-    process_count: int,
+    data: OpenData, seed: int, process_index: int, process_count: int
 ) -> grain.IterDataset:
     """Endless rows for one process: dicts of arrays `[T]`, as `Rows` gives them.
 
@@ -30,41 +24,33 @@ def stream_rows(
     process reads its own share of the documents.
 
     Raises:
-        UserError: for a source without random access, with too few documents, or of a script that
-            `data.scripts` does not have.
+        UserError: for a source without random access, with too few documents, or with a script
+            that is not in `data.scripts`.
     """
     streams = [
-        _rows(config, source, unigram, source_seed(seed, number), process_index, process_count)
-        for number, source in enumerate(sources)
+        _rows(data, source, source_seed(seed, number), process_index, process_count)
+        for number, source in enumerate(data.sources)
     ]
-    if len(streams) == 1:
-        return streams[0]
-    weights = [source.weight for source in config.source_configs]
-    return grain.IterDataset.mix(streams, weights)
+    return streams[0] if len(streams) == 1 else grain.IterDataset.mix(streams, data.weights)
 
 
 def _rows(
-    config: DataConfig,
-    source: Source,
-    unigram: Unigram | None,
-    seed: int,
-    process_index: int,
-    process_count: int,
+    data: OpenData, source: Source, seed: int, process_index: int, process_count: int
 ) -> grain.IterDataset:
-    reader = source.reader
-    if not isinstance(reader, TfdsReader):
+    config, unigram = data.config, data.unigram
+    documents = source.reader.random_access(source.stored_split("train"))
+    if documents is None:
         raise UserError(
-            f"--data.read stream needs a TFDS dataset, and {source.name} is a file: it has no "
-            "random access; use --data.read packed."
+            f"--data.read stream needs a TFDS dataset, and {source.name} has no random access; use "
+            "--data.read packed."
         )
-    documents = reader.random_access(source.stored_split("train"))
     readers = process_count * max(config.workers, 1)
     if len(documents) < readers:
         raise UserError(
             f"{source.name} has {len(documents)} documents to train on, too few for {readers} "
             "readers; use --data.read packed."
         )
-    script = stream_script(source, config.scripts)
+    script = source_script(source, config.scripts)
     symbols = (
         grain.MapDataset.source(documents)
         .seed(seed)
@@ -81,28 +67,16 @@ def _rows(
     ).map(partial(_row, names=names))
 
 
-def stream_script(source: Source, scripts: Sequence[str]) -> int | None:
-    """The number of a source's script in `data.scripts`; None where that names none.
-
-    Raises:
-        UserError: for a source without a script, or of another one.
-    """
-    if not scripts:
-        return None
-    return int(script_ids(source.script and [source.script], scripts, source.name)[0])
-
-
 def _is_there(text: bytes | None) -> bool:
     return text is not None
 
 
 def _symbols(document: bytes, script: int | None, unigram: Unigram | None) -> dict[str, np.ndarray]:
-    """A document's symbols, the symbol after each of them, and what else rows carry."""
-    text = np.frombuffer(document, np.uint8)
-    symbols = np.concatenate([[START], text, [END, UNSCORED]], dtype=np.int32)
-    found = {"ids": symbols[:-1], "targets": symbols[1:]}
+    """A document's symbols, the symbol after each of them, their scripts and boundaries."""
+    ids = BYTE_VOCABULARY.frame(np.frombuffer(document, np.uint8))
+    found = {"ids": ids, "targets": np.append(ids[1:], np.int32(UNSCORED))}
     if script is not None:
-        found["scripts"] = np.full(len(text) + 2, script, np.int32)
+        found["scripts"] = np.full(len(ids), script, np.int32)
     if unigram is not None:
         found["boundaries"] = unigram.boundaries(document)
     return found

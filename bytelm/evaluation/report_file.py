@@ -12,9 +12,6 @@ from bytelm.core.file_names import name_part
 from bytelm.core.output_files import write_new, write_next
 from bytelm.data.config import DataConfig
 
-_OF_SPEED = ("batch_size", "cache_dir", "workers", "weight")
-"""Fields of a `DataConfig` that change no figure."""
-
 
 def report_name(
     step: int, text: str, data: DataConfig, trained_on: DataConfig, **options: Any
@@ -70,15 +67,17 @@ def _words(value: Any) -> str:
 
 
 def _digest(data: DataConfig) -> str:
-    """Digest of everything that decides which text is read, with absolute file names."""
+    """Digest of everything that decides which text is read, with absolute file names.
 
-    def plain(fields: dict[str, Any]) -> dict[str, Any]:
-        found = {name: value for name, value in fields.items() if name not in _OF_SPEED}
-        for name in ("files", "validation_files", "test_files"):
-            found[name] = [os.path.abspath(os.path.expanduser(file)) for file in found[name]]
-        return found
-
-    # The name shows the length of rows on its own.
-    fields = plain(to_dict(dataclasses.replace(data, sequence_length=1024)))
-    fields["mixture"] = [plain(source) for source in fields["mixture"]]
+    The name shows the length of rows on its own.
+    """
+    sources = [
+        dataclasses.replace(source.with_files(_absolute), weight=1.0)
+        for source in data.source_configs
+    ]
+    fields = [[to_dict(source) for source in sources], to_dict(data.task), data.scripts]
     return hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
+def _absolute(files: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(os.path.abspath(os.path.expanduser(file)) for file in files)

@@ -5,6 +5,7 @@ bits per byte of text: the encoder has read most of the text.
 """
 
 import dataclasses
+import itertools
 import math
 import sys
 import time
@@ -24,9 +25,8 @@ from bytelm.core.intervals import bootstrap_interval, share_interval
 from bytelm.core.terminal_text import number_of
 from bytelm.core.vocabulary import BYTES, END, INPUT_SIZE, PAD, UNSCORED
 from bytelm.core.xla import jit_inference
-from bytelm.data.config import DIAGNOSTICS, DataConfig
 from bytelm.data.loader import ValidationBatches
-from bytelm.data.tasks.pairs import pairs
+from bytelm.data.tasks.task import Pair
 from bytelm.evaluation.progress import shown_progress
 from bytelm.evaluation.report import DocumentBits, Result
 from bytelm.evaluation.suite import ENCODER, Evaluation, Need, Scoring
@@ -56,25 +56,30 @@ class Targets(Evaluation):
         model that deletes states also `soft_...`, `deleted`, `encoder_flops_saved` and
         `encoder_time_saved`.
         """
-        if not isinstance(text, SplitText) or text.config.task == "next_byte":
+        if not isinstance(text, SplitText) or not text.config.task.has_encoder:
             given = (
-                "data.task is next_byte" if isinstance(text, SplitText) else "documents have none"
+                f"data.task is {text.config.task.kind}"
+                if isinstance(text, SplitText)
+                else "documents have none"
             )
             raise UserError(
                 f"the evaluation targets needs inputs with their targets, and {given}; choose the "
-                f"task that the model was trained on, {loaded.config.data.task}, or another one."
+                f"task that the model was trained on, {loaded.config.data.task.kind}, or another."
             )
         loaded.warn_of_long_inputs(text.config.sequence_length)
-        data = dataclasses.replace(text.config, batch_size=scoring.batch_size)
+        data = text.config
         config: Any = loaded.config.model
         encoder, scripts = _TimedEncoder(loaded.transducer), len(data.scripts)
-        batches = _batches(data, text, scoring.max_bytes)
+        batches = _batches(text, scoring)
         sums = _total([_score_batch(config, encoder, batch, scripts) for batch in batches])
         hard = sums.hard
         figures, details = _figures(sums, data.scripts)
         rows = len(hard.nats)
-        if data.task == "pairs" or data.task in DIAGNOSTICS:
-            match, details["examples"] = _exact_match(loaded, text, rows, scoring.batch_size)
+        pairs = data.task.pairs(text.data, text.split)
+        if pairs is not None:
+            match, details["examples"] = _exact_match(
+                loaded, pairs, data.row_length, rows, scoring.batch_size
+            )
             figures.append(match)
         notes = [
             f"{number_of(rows, 'row')}, {number_of(details['inputs'], 'input')}, "
@@ -85,15 +90,15 @@ class Targets(Evaluation):
         documents = DocumentBits(
             (hard.nats - hard.end_nats) / math.log(2), hard.targets - hard.ends
         )
-        details = {"task": data.task, "rows": rows, **details}
+        details = {"task": data.task.kind, "rows": rows, **details}
         return Result(tuple(figures), tuple(notes), details, documents)
 
 
-def _batches(data: DataConfig, text: SplitText, max_bytes: int | None) -> Iterator[Batch]:
+def _batches(text: SplitText, scoring: Scoring) -> Iterator[Batch]:
     """Batches up to the row that reaches so many inputs; the rows after it hold padding."""
-    left = sys.maxsize if max_bytes is None else max_bytes
-    with shown_progress("scoring inputs", max_bytes) as done:
-        for batch in ValidationBatches(data, None, text.split, sources=text.sources):
+    left = sys.maxsize if scoring.max_bytes is None else scoring.max_bytes
+    with shown_progress("scoring inputs", scoring.max_bytes) as done:
+        for batch in ValidationBatches(text.data, None, text.split, batch_size=scoring.batch_size):
             lengths = (batch.inputs != PAD).sum(axis=1)
             wanted = np.cumsum(lengths) - lengths < left
             yield dataclasses.replace(batch, inputs=np.where(wanted[:, None], batch.inputs, PAD))
@@ -295,19 +300,18 @@ def _target_figures(prefix: str, sums: _TargetSums) -> list[Figure]:
 
 
 def _exact_match(
-    loaded: LoadedModel, text: SplitText, rows: int, batch_size: int
+    loaded: LoadedModel, pairs: Iterator[Pair], longest: int, rows: int, batch_size: int
 ) -> tuple[Figure, list[dict[str, str]]]:
     """The share of the first targets that are generated exactly, and examples."""
     exact: list[bool] = []
     examples: list[dict[str, str]] = []
-    found = pairs(text.config, text.split, text.sources)
-    chosen = [pair for pair, _ in zip(found, range(rows), strict=False)]
+    chosen = list(itertools.islice(pairs, rows))
     for first in range(0, len(chosen), batch_size):
         some = chosen[first : first + batch_size]
         inputs = [pair.input for pair in some]
         inputs += [b""] * (batch_size - len(some))  # programs are compiled for full batches
         # One byte more than the longest target, where the model must end.
-        written = loaded.transducer.greedy(inputs, max_bytes=text.config.row_length)
+        written = loaded.transducer.greedy(inputs, max_bytes=longest)
         for pair, answer in zip(some, written, strict=False):
             exact.append(answer == pair.target)
             if len(examples) < SHOWN:

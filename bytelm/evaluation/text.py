@@ -15,19 +15,17 @@ from typing import TYPE_CHECKING, Any
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import number_of, printable_name
 from bytelm.core.texts import Texts, each_text
-from bytelm.data.config import DIAGNOSTICS, DataConfig, SourceConfig, Split
-from bytelm.data.corpus.documents import Documents, check_split
-from bytelm.data.corpus.run_text import describe_source
-from bytelm.data.corpus.text_record import ReadBytes, TextRecord
-from bytelm.data.sources.passages import passages
-from bytelm.data.sources.source import Source, open_source, open_sources
-from bytelm.data.tasks.pairs import pairs
+from bytelm.data.config import DataConfig, Files, Mixture
+from bytelm.data.open_data import Documents, OpenData
+from bytelm.data.passages import passages
+from bytelm.data.run_text import describe_source
+from bytelm.data.sources.source import SPLITTING, SingleSource, Source, open_source
+from bytelm.data.splits import Split, check_split
+from bytelm.data.text_record import ReadBytes, TextRecord
 
 if TYPE_CHECKING:
     from bytelm.api import LoadedModel
 
-SPLITTING = ("held_out", "split_above")
-"""Options that say how a source is split."""
 UNKNOWN = "whether it was trained on is not known, because the run has no record of all its text"
 
 
@@ -128,22 +126,25 @@ class SplitText(EvaluationText):
     """A split of sources.
 
     Attributes:
-        config: how it is read.
+        data: opened; text in the run's record keeps its split.
         split: which split.
-        sources: opened; text in the run's record keeps its split.
         record: of the run; None for an older run.
         whole: whether all documents are scored, because the run read none of them, or few.
         is_run_text: whether these are the sources of the run, unchanged.
         overruled: options without effect, because the run's text keeps the run's splits.
     """
 
-    config: DataConfig
+    data: OpenData
     split: Split
-    sources: tuple[Source, ...]
     record: TextRecord | None
     whole: bool = False
     is_run_text: bool = True
     overruled: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> DataConfig:
+        """How the text is read."""
+        return self.data.config
 
     @property
     def label(self) -> str:
@@ -151,30 +152,27 @@ class SplitText(EvaluationText):
 
     @property
     def name(self) -> str:
-        if self.config.task in DIAGNOSTICS:
-            return self.config.task
-        names = [printable_name(source.name) for source in self.sources]
-        files = [len(source.files) for source in self.config.source_configs]
-        more = " and others" if len(names) > 1 or files[0] > 1 else ""
-        return names[0] + more
+        first = self.config.source_configs[0]
+        several = isinstance(first, Files) and len(first.files) > 1
+        more = " and others" if len(self.data.names) > 1 or several else ""
+        return printable_name(self.data.names[0]) + more
 
     def documents(self) -> Documents:
-        return Documents(self.config, self.split, self.sources)
+        return Documents(self.data, self.split)
 
     def _size(self) -> int:
         return self.documents().raw_bytes
 
     def inputs(self) -> Iterable[bytes]:
         """The documents, the inputs of pairs, or nothing for a task that makes up its text."""
-        if self.config.task in DIAGNOSTICS:
+        if self.config.task.makes_text:
             return ()
-        if self.config.task == "pairs":
-            return (pair.input for pair in pairs(self.config, self.split, self.sources))
-        return self.documents()
+        pairs = self.config.task.pairs(self.data, self.split)
+        return self.documents() if pairs is None else (pair.input for pair in pairs)
 
     def _new(self, unread_bytes: int) -> dict[str, Any]:
         """The options overruled, and where the run's text has changed, its `new_bytes`."""
-        changed = any(source.record is not None for source in self.sources)
+        changed = any(source.record is not None for source in self.data.sources)
         return {"overruled": list(self.overruled)} | (
             {"new_bytes": unread_bytes} if changed else {}
         )
@@ -205,23 +203,23 @@ def evaluation_text(loaded: "LoadedModel", data: DataConfig, split: str | None =
     """
     known = None if split is None else check_split(split)
     record = loaded.text_record
-    if data.task in DIAGNOSTICS:
-        return SplitText(data, known or "validation", (), record)
+    if data.task.makes_text:
+        return SplitText(OpenData(data), known or "validation", record)
     run = loaded.config.data
     of_run = _run_sources(run, record)
     as_run = [_as_in_run(source, data, run, of_run) for source in data.source_configs]
     is_run_text = all(same for _, same in as_run)
-    names_validation = data.validation_files not in ((), run.validation_files)
-    may_be_whole = data.files and known is None and not names_validation
-    if may_be_whole and not is_run_text and not _is_of_run(data, run, record):
-        data = dataclasses.replace(data, held_out=0.0, validation_files=(), test_files=())
-        return SplitText(data, "train", open_sources(data), record, True, False)
+    files = data.source
+    if isinstance(files, Files) and known is None and not is_run_text:
+        had = run.source.validation_files if isinstance(run.source, Files) else ()
+        names_validation = files.validation_files not in ((), had)
+        if not names_validation and not _is_of_run(files, data, run, record):
+            whole = dataclasses.replace(files, held_out=0.0, validation_files=(), test_files=())
+            opened = OpenData(dataclasses.replace(data, source=whole))
+            return SplitText(opened, "train", record, True, False)
     asked_for, configs = data.source_configs, tuple(source for source, _ in as_run)
-    if data.mixture:
-        data = dataclasses.replace(data, mixture=configs)
-    else:
-        own = {name: getattr(configs[0], name) for name in SPLITTING}
-        data = dataclasses.replace(data, **own)
+    source = Mixture(configs) if isinstance(data.source, Mixture) else configs[0]
+    opened = OpenData(dataclasses.replace(data, source=source))
     overruled = tuple(
         name
         for name in SPLITTING
@@ -233,9 +231,10 @@ def evaluation_text(loaded: "LoadedModel", data: DataConfig, split: str | None =
     known = known or "validation"
     sources = tuple(
         source if same or source.stored_split(known) != "train" else _with_record(source, record)
-        for source, (_, same) in zip(open_sources(data), as_run, strict=True)
+        for source, (_, same) in zip(opened.sources, as_run, strict=True)
     )
-    return SplitText(data, known, sources, record, False, is_run_text, overruled)
+    opened = OpenData(opened.config, sources)
+    return SplitText(opened, known, record, False, is_run_text, overruled)
 
 
 def describe_text(about: dict[str, Any]) -> str:
@@ -263,45 +262,41 @@ def _run_sources(run: DataConfig, record: TextRecord | None) -> list[dict[str, A
     found = []
     for source in run.source_configs:
         try:
-            found.append(describe_source(open_source(source, run)))
+            found.append(describe_source(open_source(source, run.cache_path)))
         except UserError:  # its files are gone
             continue
     return found
 
 
 def _as_in_run(
-    source: SourceConfig, data: DataConfig, run: DataConfig, of_run: list[dict[str, Any]]
-) -> tuple[SourceConfig, bool]:
+    source: SingleSource, data: DataConfig, run: DataConfig, of_run: list[dict[str, Any]]
+) -> tuple[SingleSource, bool]:
     """The source, split as in the run if the run had it, and whether it had."""
-    text = describe_source(open_source(source, data))["text"]
+    text = describe_source(open_source(source, data.cache_path))["text"]
     if text is None:  # TFDS is not installed: compare names
-        return source, any(_spelling(source) == _spelling(had) for had in run.source_configs)
+        same = (had for had in run.source_configs if type(had) is type(source))
+        return source, any(source.names == had.names for had in same)
     for had in of_run:
         if had["text"] == text:
-            rule = {name: had[name] for name in ("held_out", "split_above")}
+            rule = {name: had[name] for name in SPLITTING}
             return dataclasses.replace(source, **rule), True
     return source, False
 
 
-def _is_of_run(data: DataConfig, run: DataConfig, record: TextRecord | None) -> bool:
+def _is_of_run(files: Files, data: DataConfig, run: DataConfig, record: TextRecord | None) -> bool:
     """Whether files are the run's: by name, or by at least half of their text."""
-    names = _absolute(data.files)
-    if any(names == _absolute(source.files) for source in run.source_configs):
+    names = _absolute(files.files)
+    had = (source.files for source in run.source_configs if isinstance(source, Files))
+    if any(names == _absolute(each) for each in had):
         return True
     if record is None:
         return False
     size = known = 0
-    for document in open_source(data, data).reader.documents("train"):
+    for document in files.reader(data.cache_path).documents("train"):
         size += len(document.text)
         masks = record.masks(passages(document.text))
         known += sum(len(p) for p, mask in zip(passages(document.text), masks, strict=True) if mask)
     return 2 * known >= size > 0
-
-
-def _spelling(source: SourceConfig) -> dict[str, Any]:
-    """The fields of a source as they were given, without its weight and those of its splits."""
-    names = {field.name for field in dataclasses.fields(SourceConfig)}
-    return {name: getattr(source, name) for name in names - {"weight", "held_out", "split_above"}}
 
 
 def _absolute(files: Iterable[str]) -> list[str]:

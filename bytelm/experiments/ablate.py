@@ -14,7 +14,7 @@ from bytelm.cli.option_checks import Count
 from bytelm.core.config_json import differences, to_dict
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import say
-from bytelm.data.corpus.documents import Documents
+from bytelm.data.open_data import Documents, OpenData
 from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.suite import Scoring
 from bytelm.evaluation.targets import Targets
@@ -155,7 +155,7 @@ class AblationPlan(Plan[PointRun]):
 def _with_steps(run: PointRun) -> PointRun:
     """The run with the steps of its budget."""
     try:
-        return dataclasses.replace(run, config=with_steps(run.config))
+        return dataclasses.replace(run, config=with_steps(run.config, OpenData(run.config.data)))
     except UserError:  # it fails for the same reason when its turn comes, and the others go on
         return run
 
@@ -164,7 +164,7 @@ def _test(run_dir: Path, config: ExperimentConfig, max_bytes: int | None) -> dic
     """The report on the test split: `figures`, and the bits and bytes of each document."""
     loaded = load(run_dir, config.train.steps)
     if not loaded.has_encoder:
-        first = FirstBytes(Documents(config.data, "test"), max_bytes)
+        first = FirstBytes(Documents(OpenData(config.data), "test"), max_bytes)
         documents = list(first)
         return text_figures(loaded, documents, cut=first.cut)[0]
     text = evaluation_text(loaded, config.data, "test")

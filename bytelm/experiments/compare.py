@@ -11,8 +11,9 @@ from pathlib import Path
 from bytelm.core.atomic_write import write_whole
 from bytelm.core.locks import exclusive
 from bytelm.core.terminal_text import say
-from bytelm.data.config import SourceConfig
-from bytelm.data.sources.files import FilesReader
+from bytelm.data.config import Files
+from bytelm.data.open_data import OpenData
+from bytelm.data.training_text import training_text
 from bytelm.experiments.comparison import Comparison, Run, TokenizerConfig, below
 from bytelm.experiments.measurements import adaptation_figures, curve, test_figures
 from bytelm.experiments.plan import Plan
@@ -141,7 +142,8 @@ class ComparisonPlan(Plan[Run]):
                 say(f"training the tokenizer {path.name}")
                 text = self.comparison.corpora[corpus]
                 most = config.max_bytes or TOKENIZER_BYTES
-                content = train_tokenizer(text, config.kind, config.size, most)
+                texts = training_text(OpenData(text), most)
+                content = train_tokenizer(texts, config.kind, config.size)
                 write_whole(path, content)
         return path
 
@@ -269,14 +271,14 @@ class ComparisonPlan(Plan[Run]):
 
 def _contents(files: Sequence[str]) -> object:
     """Digests of what files hold, so that a test of other text is not taken for the same."""
-    return FilesReader(SourceConfig(files=tuple(files))).inputs("train") if files else []
+    return Files(files=tuple(files)).reader(None).inputs("train") if files else []
 
 
 def _notes(comparison: Comparison, timed_on: str) -> tuple[str, ...]:
     """What a reader must know of how the runs were made, and where they were timed in turns."""
     notes = [
-        f"All contenders read the same text in the same order, in shuffled pieces of "
-        f"{comparison.piece_bytes} bytes; validation is on the same text for all.",
+        f"All contenders read the same text in the same order, in shuffled shards of "
+        f"{comparison.shard_bytes} bytes; validation is on the same text for all.",
         "FLOPs of training are counted from the matrix products of three forward passes, with all "
         "patches that a model has room for; those of inference for a byte from the patches that "
         "the test text had.",

@@ -15,11 +15,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, NextByte
 from bytelm.evaluation.perturbations import NOISES, Noise
 from bytelm.experiments.changes import changed
 from bytelm.experiments.record import Axis
@@ -91,7 +91,7 @@ class Comparison(Checked, name="comparison"):
         seeds: of each run.
         learning_rates: multiples of each contender's own rate that are tried.
         raw_bytes: of training text, on the axis `inference_flops`.
-        piece_bytes: bytes of the pieces in which all contenders read the same text.
+        shard_bytes: bytes of the shards in which all contenders read the same text.
         max_bytes: the test is so many bytes, and its last document is cut; None for all.
         robustness: what perturbations to test; None for none.
         parallel: files of parallel text (`bytelm.evaluation.languages`) to test; none = no test.
@@ -113,7 +113,7 @@ class Comparison(Checked, name="comparison"):
     seeds: tuple[int, ...] = (0,)
     learning_rates: tuple[float, ...] = (1.0,)
     raw_bytes: float | None = None
-    piece_bytes: int = 1024
+    shard_bytes: int = 1024
     max_bytes: int | None = None
     robustness: Robustness | None = None
     parallel: tuple[str, ...] = ()
@@ -210,16 +210,18 @@ def contender_config(
     """
     contender = comparison.contenders[name]
     own = contender.config.data
+    task = cast(NextByte, own.task)
     try:
         data = dataclasses.replace(
             corpus,
             sequence_length=own.sequence_length,
             batch_size=own.batch_size,
-            unigram=own.unigram,
-            tokenizer=None if tokenizer is None else str(tokenizer),
-            stochastok=own.stochastok,
             workers=own.workers,
-            piece_bytes=comparison.piece_bytes,
+            task=dataclasses.replace(
+                task,
+                tokenizer=None if tokenizer is None else str(tokenizer),
+                shard_bytes=comparison.shard_bytes,
+            ),
         )
         return saved_form(changed(contender.config, {"data": data, **contender.at.get(budget, {})}))
     except UserError as error:
@@ -244,12 +246,7 @@ def below(comparison: Comparison, root: Path) -> Comparison:
         return paths
 
     def text(data: DataConfig) -> DataConfig:
-        return dataclasses.replace(
-            data,
-            files=files(data.files),
-            validation_files=files(data.validation_files),
-            test_files=files(data.test_files),
-        )
+        return dataclasses.replace(data, source=data.source.with_files(files))
 
     return dataclasses.replace(
         comparison,

@@ -11,8 +11,8 @@ import numpy as np
 from bytelm.api import LoadedModel, load
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig
-from bytelm.data.corpus.documents import Documents
 from bytelm.data.loader import ValidationBatches
+from bytelm.data.open_data import Documents, OpenData
 from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.languages import Languages
 from bytelm.evaluation.report import Result
@@ -49,13 +49,14 @@ def test_figures(
         UserError: for a run that diverged.
     """
     loaded = load(run_dir, config.train.steps)
-    first = FirstBytes(Documents(config.data, "test"), comparison.max_bytes)
+    data = OpenData(config.data)
+    first = FirstBytes(Documents(data, "test"), comparison.max_bytes)
     documents = list(first)
     report, symbols = text_figures(loaded, documents, cut=first.cut)
     figures: dict[str, float] = report["figures"]
     figures |= training_speed(metrics(run_dir)) | parameter_counts(config)
-    figures |= _inference(config, loaded, symbols)
-    if config.data.tokenizer is not None:
+    figures |= _inference(config, data, loaded, symbols)
+    if data.tokenizer is not None:
         figures["bytes_per_token"] = sum(report["document_bytes"]) / symbols
     if whole and comparison.robustness is not None:
         wanted = comparison.robustness
@@ -146,7 +147,7 @@ def adaptation_figures(
     old, new = load(before), load(run_dir, config.train.steps)
 
     def bits(loaded: LoadedModel, data: DataConfig) -> float:
-        documents = FirstBytes(Documents(data, "test"), max_bytes)
+        documents = FirstBytes(Documents(OpenData(data), "test"), max_bytes)
         return loaded.score_documents(documents, batch_size=BATCH).bits_per_byte()
 
     validations = [r["validation_bpb"] for r in metrics(run_dir) if "validation_bpb" in r]
@@ -189,12 +190,15 @@ def parameter_counts(config: ExperimentConfig) -> dict[str, float]:
     return {"parameters": float(total), "parameters_without_embeddings": float(rest)}
 
 
-def _inference(config: ExperimentConfig, loaded: LoadedModel, symbols: int) -> dict[str, float]:
+def _inference(
+    config: ExperimentConfig, data: OpenData, loaded: LoadedModel, symbols: int
+) -> dict[str, float]:
     """FLOPs of a forward pass for a byte of the test text, of the patches that it had and of those
     that there is room for; and its bytes per patch.
 
     Args:
         config: of the run.
+        data: its text.
         loaded: its model.
         symbols: how many of the test split, from its beginning, as packed rows.
     """
@@ -203,7 +207,7 @@ def _inference(config: ExperimentConfig, loaded: LoadedModel, symbols: int) -> d
     rows = patches = size = 0.0
     counted = -(-symbols // config.data.sequence_length)
     with jax.set_mesh(mesh):
-        for batch in ValidationBatches(config.data, counted, "test"):
+        for batch in ValidationBatches(data, counted, "test"):
             sums = jax.device_get(program.evaluate(loaded.params, place_batch(batch, mesh)))
             rows += float((batch.document_ids > 0).any(axis=1).sum())
             patches += float(sums.patches or 0)

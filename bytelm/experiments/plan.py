@@ -155,7 +155,7 @@ class Plan(ABC, Generic[R]):
             outcome.reason,
             learning_rate=run.config.optimizer.learning_rate,
             steps=run.config.train.steps,
-            upper_bound=run.config.data.tokenizer is not None,
+            upper_bound=run.config.data.task.tokenizer is not None,
         )
 
     def count(self) -> int:

@@ -11,8 +11,8 @@ from bytelm.core.atomic_write import write_whole
 from bytelm.core.config_json import differences, to_dict
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import say
-from bytelm.data.corpus.documents import Documents
 from bytelm.data.loader import ValidationBatches
+from bytelm.data.open_data import Documents, OpenData
 from bytelm.experiments.record import State
 from bytelm.experiments.same_text import check_text
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
@@ -96,8 +96,8 @@ def metrics(run_dir: Path) -> list[dict[str, Any]]:
 def _check_test(config: ExperimentConfig) -> None:
     """Raises UserError, before anything is trained, if there is nothing to test it on."""
     if isinstance(config.model, EncoderDecoderConfig):
-        ValidationBatches(config.data, 1, "test")
-    elif not any(Documents(config.data, "test")):
+        ValidationBatches(OpenData(config.data), 1, "test")
+    elif not any(Documents(OpenData(config.data), "test")):
         raise UserError("the test split holds no bytes; name data.test_files.")
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DIAGNOSTICS, SourceConfig
-from bytelm.data.corpus.run_text import describe_source
-from bytelm.data.corpus.text_record import load_sources
+from bytelm.data.run_text import describe_source
 from bytelm.data.sources.source import open_source
+from bytelm.data.text_record import load_sources
 from bytelm.training.experiment import ExperimentConfig
 
 
@@ -26,11 +25,12 @@ def check_text(runs: Iterable[tuple[Path, ExperimentConfig]]) -> None:
     known: dict[Any, list[dict[str, Any]]] = {}
     for run_dir, config in runs:
         before = load_sources(run_dir)
-        if before is None or config.data.task in DIAGNOSTICS:
+        if before is None or config.data.task.makes_text:
             continue
-        sources = tuple(map(_alone, config.data.source_configs))
+        parts, cache = config.data.source_configs, config.data.cache_path
+        sources = tuple(dataclasses.replace(part, weight=1.0) for part in parts)
         if sources not in known:
-            known[sources] = [describe_source(open_source(s, config.data)) for s in sources]
+            known[sources] = [describe_source(open_source(part, cache)) for part in sources]
         for had, has in zip(before, known[sources], strict=False):
             changed = [name for name in ("text", "test") if _differ(had[name], has[name])]
             if changed:
@@ -39,12 +39,6 @@ def check_text(runs: Iterable[tuple[Path, ExperimentConfig]]) -> None:
                     f"{run_dir} is of {what} than {has['name']} holds now, and a table must be of "
                     "one text; put the text back as it was, or choose another --output."
                 )
-
-
-def _alone(source: SourceConfig) -> SourceConfig:
-    """The source without what a config of data has besides, and without its share of rows."""
-    fields = {each.name: getattr(source, each.name) for each in dataclasses.fields(SourceConfig)}
-    return SourceConfig(**fields | {"weight": 1.0})
 
 
 def _differ(had: str | None, has: str | None) -> bool:

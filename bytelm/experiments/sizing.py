@@ -5,11 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig, SourceConfig
-from bytelm.data.corpus.cache import packed_corpus
-from bytelm.data.corpus.tokens import token_corpus
-from bytelm.data.rows import open_tokenizer
-from bytelm.data.sources.source import open_sources
+from bytelm.data.config import DataConfig
+from bytelm.data.open_data import OpenData
 from bytelm.experiments.changes import changed
 from bytelm.experiments.comparison import TOLERANCE, Comparison, Run, contender_config
 from bytelm.training.cost import row_flops
@@ -64,12 +61,7 @@ def sized_run(
 
 def adapted_run(comparison: Comparison, run: Run, name: str, run_dir: Path) -> Run:
     """The run that goes on from another one, in `run_dir`, on the text of an adaptation."""
-    own = run.config.data
-    text = comparison.adaptation[name]
-    data = dataclasses.replace(
-        own,
-        **{field.name: getattr(text, field.name) for field in dataclasses.fields(SourceConfig)},
-    )
+    data = dataclasses.replace(run.config.data, source=comparison.adaptation[name].source)
     config = changed(run.config, {"data": data, "train.initial": str(run_dir)})
     symbols = bytes_per_symbol(data)
     size = data.batch_size * data.sequence_length * symbols
@@ -79,16 +71,9 @@ def adapted_run(comparison: Comparison, run: Run, name: str, run_dir: Path) -> R
 
 def bytes_per_symbol(data: DataConfig) -> float:
     """Bytes of text over symbols of rows, START and END among them, of the train split."""
-    tokenizer = open_tokenizer(data)
-    size = count = 0
-    for source in open_sources(data):
-        packed = packed_corpus(source, "train", data.cache_path)
-        size += packed.num_bytes
-        if tokenizer is None:
-            count += packed.num_symbols
-        else:
-            count += token_corpus(packed, tokenizer, data.cache_path).num_symbols
-    return size / count
+    opened = OpenData(data)
+    corpora = [opened.corpus(source, "train") for source in opened.sources]
+    return sum(each.num_bytes for each in corpora) / sum(each.num_symbols for each in corpora)
 
 
 def _nearest_size(

@@ -12,6 +12,7 @@ from bytelm.core.atomic_write import write_whole
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import say
 from bytelm.data.loader import ValidationBatches
+from bytelm.data.open_data import OpenData
 from bytelm.experiments.comparison import Run
 from bytelm.training.hardware import describe_machine
 from bytelm.training.program import build_program
@@ -87,6 +88,6 @@ def _step_name(run: Run) -> str:
 
 
 def _step(run: Run) -> RepeatedStep:
-    mesh = run.config.mesh.build()
-    batch = next(iter(ValidationBatches(run.config.data, run.config.data.batch_size, "test")))
+    mesh, data = run.config.mesh.build(), run.config.data
+    batch = next(iter(ValidationBatches(OpenData(data), data.batch_size, "test")))
     return repeated_step(build_program(run.config, mesh), batch, mesh)

@@ -5,7 +5,7 @@ bytes (8 D on GitHub) with room for D patches, batches of 64, and as many steps 
 training FLOPs pays for, as the authors count FLOPs.
 """
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Tfds
 from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.nn.roles import ROLES
@@ -60,7 +60,9 @@ def spacebyte(
     steps = (bytes_seen or 0) / (BATCH * length) if budget is None else budget / (BATCH * flops)
     return ExperimentConfig(
         model=model,
-        data=DataConfig(dataset="pg19", sequence_length=length, batch_size=BATCH, workers=4),
+        data=DataConfig(
+            source=Tfds(dataset="pg19"), sequence_length=length, batch_size=BATCH, workers=4
+        ),
         optimizer=_optimizer(),
         train=_train(round(steps)),
     )
@@ -98,7 +100,9 @@ def megabyte(
     )
     return ExperimentConfig(
         model=model,
-        data=DataConfig(dataset="pg19", sequence_length=length, batch_size=BATCH, workers=4),
+        data=DataConfig(
+            source=Tfds(dataset="pg19"), sequence_length=length, batch_size=BATCH, workers=4
+        ),
         optimizer=_optimizer(),
         train=_train(round(budget / (BATCH * flops))),
     )

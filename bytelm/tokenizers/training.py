@@ -1,27 +1,19 @@
-"""Trains subword tokenizers on the train split: BPE, SuperBPE (arXiv 2503.13423) and Unigram."""
+"""Trains subword tokenizers on texts: BPE, SuperBPE (arXiv 2503.13423) and Unigram."""
 
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Library
 
-from bytelm.core.atomic_write import write_whole
-from bytelm.core.console import TerminalConsole
 from bytelm.core.errors import UserError
-from bytelm.core.output_files import check_new_file
 from bytelm.core.vocabulary import BYTES
-from bytelm.data.config import DataConfig
-from bytelm.data.corpus.documents import Documents
-from bytelm.data.corpus.training_text import training_text
 from bytelm.tokenizers import Kind
 from bytelm.tokenizers.patterns import LINES, WORDS
-from bytelm.tokenizers.tokenizer import CHARACTERS, load_tokenizer
+from bytelm.tokenizers.tokenizer import CHARACTERS
 from bytelm.tokenizers.unigram import INVALID_BYTE
-from bytelm.tokenizers.unigram_training import mean_bytes, train_unigram
+from bytelm.tokenizers.unigram_training import train_unigram
 
 LONGEST = 1000
 """Symbols of a word, or of a stretch of SuperBPE's, that are merged together in training: a merge
@@ -31,75 +23,38 @@ FIRST_CODE = 0x10000
 """Stage 2 of SuperBPE writes token n as the character FIRST_CODE + n, beyond the surrogates."""
 
 
-def write_tokenizer(
-    config: DataConfig,
-    kind: Kind,
-    size: int,
-    max_bytes: int,
-    output: Path,
-    *,
-    transition: float = 0.8,
-    file: TextIO | None = None,
-) -> None:
-    """Trains a tokenizer, writes it, and prints its tokens and their mean length.
-
-    Args:
-        config: the text.
-        kind: see `train_tokenizer`, as are `size`, `max_bytes` and `transition`.
-        size: number of tokens.
-        max_bytes: most bytes of text to train on.
-        output: the file, which must not exist.
-        transition: of SuperBPE.
-        file: where to print; none = standard output.
-
-    Raises:
-        UserError: for a split without text, an output that exists, and as `train_tokenizer`.
-    """
-    check_new_file(output)
-    validation = Documents(config, "validation")
-    write_whole(output, train_tokenizer(config, kind, size, max_bytes, transition=transition))
-    tokenizer = load_tokenizer(output)
-    mean = mean_bytes(validation, lambda text: len(tokenizer.encode(text)))
-    TerminalConsole(file).print(
-        f"{output}: {tokenizer.size:,} tokens, {mean:.2f} bytes per token on the validation split",
-        markup=False,
-        soft_wrap=True,
-    )
-
-
 def train_tokenizer(
-    config: DataConfig, kind: Kind, size: int, max_bytes: int, *, transition: float = 0.8
+    texts: Iterable[bytes], kind: Kind, size: int, *, transition: float = 0.8
 ) -> bytes:
     """The file of a tokenizer without special tokens: tokenizer.json, or a SentencePiece model.
 
     The same text gives the same file, and text is taken as it is.
 
     Args:
-        config: the text.
+        texts: to train on.
         kind: `bpe`: byte-level, within words; `superbpe`: then also across words, within lines;
             `unigram`: SentencePiece's, with byte fallback.
         size: number of tokens, the 256 bytes among them (and SentencePiece's unknown piece).
-        max_bytes: most bytes of text to train on, of documents in random order.
         transition: share of its tokens that SuperBPE makes within words.
 
     Raises:
-        UserError: for a bad source, and a size that the text does not give.
+        UserError: for a size that the texts do not give.
     """
     if size < BYTES:
         raise UserError(f"--size is {size}; choose {BYTES} or more, since each byte is a token.")
     if not 0 <= transition <= 1:
         raise UserError(f"--transition is {transition}; choose from 0 to 1.")
     if kind == "unigram":
-        return train_unigram(config, size, max_bytes, any_bytes=True)
-    texts = [
+        return train_unigram(texts, size, any_bytes=True)
+    stretches = [
         stretch
-        for text in training_text(config, max_bytes)
+        for text in texts
         for stretch in INVALID_BYTE.split(text.decode(errors="surrogateescape"))
     ]
     asked = size if kind == "bpe" else max(BYTES, round(size * transition))
-    library = _within_words(texts, asked)
+    library = _within_words(stretches, asked)
     if kind == "superbpe" and library.get_vocab_size() == asked:
-        library, asked = _across_words(library, texts, size), size
+        library, asked = _across_words(library, stretches, size), size
     if library.get_vocab_size() < asked:
         raise UserError(
             f"--size is {size}, and this text gives {library.get_vocab_size()} tokens, since a new "
@@ -109,7 +64,7 @@ def train_tokenizer(
 
 
 def _within_words(texts: Iterable[str], size: int) -> Library:
-    """Byte-level BPE of WORDS; fewer tokens where the text gives no more."""
+    """Byte-level BPE of WORDS; fewer tokens if the text gives no more."""
     library = _byte_level(models.BPE(), WORDS, PART)
     library.train_from_iterator(texts, _trainer(size, list(CHARACTERS.values())))
     library.pre_tokenizer = _byte_level(library.model, WORDS).pre_tokenizer
@@ -117,7 +72,7 @@ def _within_words(texts: Iterable[str], size: int) -> Library:
 
 
 def _across_words(first: Library, texts: Iterable[str], size: int) -> Library:
-    """Stage 2 of SuperBPE (Section 2.2): BPE goes on from the tokens of `first`, within LINES."""
+    """Stage 2 of SuperBPE (Section 2.2): BPE continues from the tokens of `first`, within LINES."""
     first.pre_tokenizer = _byte_level(first.model, LINES).pre_tokenizer
     model = json.loads(first.to_str())["model"]
     alphabet = [chr(FIRST_CODE + number) for number in range(len(model["vocab"]))]

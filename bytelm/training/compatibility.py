@@ -17,8 +17,8 @@ from bytelm.training.metrics.records import read_records
 FREE = (
     "mesh.",
     "data.cache_dir",
-    "data.tokenizer",  # where it is; what it is, the fingerprint of the data tells
-    "data.unigram",  # likewise
+    "data.task.tokenizer",  # where it is; what it is, the fingerprint of the data tells
+    "data.task.unigram",  # likewise
     "data.workers",
     "train.budget",  # the steps that follow from it are compared
     "train.log_every",

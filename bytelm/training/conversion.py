@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from bytelm.core.atomic_write import new_folder
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, SpanCorruption
 from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.models.t5.weights import config_from_t5, config_to_t5, from_t5, to_t5
@@ -50,7 +50,7 @@ def from_hf(source: str, run_dir: Path) -> None:
         weights = _read_weights(folder)
         model = config_from_t5(_read_json(folder / "config.json"), weights)
         params = from_t5(weights, model)
-        data = DataConfig(task="span_corruption", sequence_length=1024)
+        data = DataConfig(task=SpanCorruption(), sequence_length=1024)
         config = ExperimentConfig(model=model, data=data)
         (partial / "config.json").write_text(to_json(config))
         save_model(partial, config, params, {**provenance(), "converted_from": source})

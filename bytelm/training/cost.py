@@ -3,8 +3,8 @@
 import dataclasses
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig
-from bytelm.data.corpus.size import text_size
+from bytelm.data.open_data import OpenData
+from bytelm.data.text_size import text_size
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.budget import parse_budget
 from bytelm.training.experiment import ExperimentConfig
@@ -30,7 +30,7 @@ def step_flops(config: ExperimentConfig, patches: float | None = None) -> float:
     return 3.0 * rows * row_flops(config, None if patches is None else patches / rows)
 
 
-def with_steps(config: ExperimentConfig, data: DataConfig | None = None) -> ExperimentConfig:
+def with_steps(config: ExperimentConfig, data: OpenData) -> ExperimentConfig:
     """The config with the steps that `train.budget` pays for; without a budget, the config.
 
     FLOPs and bytes are never exceeded; epochs are rounded to the nearest step. The budget stays in
@@ -38,7 +38,7 @@ def with_steps(config: ExperimentConfig, data: DataConfig | None = None) -> Expe
 
     Args:
         config: of the run.
-        data: where its text is to be read from; None for the place that the config names.
+        data: of the run, opened.
 
     Raises:
         UserError: for a budget too small for one step, epochs of text without end, or a bad source.
@@ -50,7 +50,7 @@ def with_steps(config: ExperimentConfig, data: DataConfig | None = None) -> Expe
         cost = step_flops(config)
         steps = int(amount / cost)
     else:
-        size = text_size(data or config.data)
+        size = text_size(data)
         cost = config.data.batch_size * size.bytes_per_row
         if unit == "epochs":
             if size.rows is None:

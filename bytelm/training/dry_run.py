@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 
 from bytelm.data.loader import train_loader
-from bytelm.data.rows import open_tokenizer
+from bytelm.data.open_data import OpenData
 from bytelm.nn.mesh import row_share
 from bytelm.training.cost import with_steps
 from bytelm.training.experiment import ExperimentConfig, saved_form
@@ -14,6 +14,7 @@ from bytelm.training.initial import read_initial
 from bytelm.training.metrics.display import Display
 from bytelm.training.program import build_program
 from bytelm.training.start import as_read, check_unused
+from bytelm.training.supply import check_supply
 from bytelm.training.validation import Validation
 
 
@@ -32,15 +33,17 @@ def dry_run(config: ExperimentConfig, run_dir: Path, *, resume: bool = False) ->
     """
     check_unused(run_dir, resume)
     config = saved_form(config)
-    config = with_steps(as_read(config, run_dir) if resume else config)
+    data = OpenData((as_read(config, run_dir) if resume else config).data)
+    config = with_steps(config, data)
+    check_supply(config, data.tokenizer)
     mesh = config.mesh.build()
     with jax.set_mesh(mesh):
         program = build_program(config, mesh)
         share = row_share(config.data.batch_size, mesh)
-        train_loader(config.data, config.train.seed, *share).close()
-        validation = Validation(config, program, mesh)
+        train_loader(data, config.train.seed, *share).close()
+        validation = Validation(config, data, program, mesh)
         if config.train.initial is not None and not resume:
             params = program.abstract_state.params
-            read_initial(config, params, tokenizer=open_tokenizer(config.data), verify=True)
-        _, header = describe_run(config, program, mesh, validation, run_dir)
+            read_initial(config, params, tokenizer=data.tokenizer, verify=True)
+        _, header = describe_run(config, data, program, mesh, validation, run_dir)
     Display(config.train.steps).message(header)

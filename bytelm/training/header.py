@@ -8,7 +8,8 @@ import jax
 
 from bytelm.core.atomic_write import write_whole
 from bytelm.core.figure import with_prefix
-from bytelm.data.corpus.size import TextSize, text_size
+from bytelm.data.open_data import OpenData
+from bytelm.data.text_size import TextSize, text_size
 from bytelm.models.parameters import count_parameters
 from bytelm.training.cost import step_flops
 from bytelm.training.experiment import ExperimentConfig
@@ -49,7 +50,7 @@ def run_facts(
         "budget": train.budget,
         "rows_per_step": data.batch_size,
         "symbols_per_row": data.sequence_length,
-        "symbols": "bytes" if data.tokenizer is None else "tokens",
+        "symbols": "bytes" if data.task.tokenizer is None else "tokens",
         "bytes_per_step": step_bytes,
         "bytes": train.steps * step_bytes,
         "text_bytes": size.bytes,
@@ -117,13 +118,14 @@ def _validation(validation: Validation) -> str:
 
 def describe_run(
     config: ExperimentConfig,
+    data: OpenData,
     program: TrainProgram,
     mesh: jax.sharding.Mesh,
     validation: Validation,
     run_dir: Path,
 ) -> tuple[dict[str, Any], str]:
     """The facts of a run, and its header."""
-    facts = run_facts(config, program, mesh, text_size(config.data))
+    facts = run_facts(config, program, mesh, text_size(data))
     return facts, header(facts, validation, run_dir)
 
 

@@ -8,6 +8,7 @@ import jax
 
 from bytelm.core import fallible_output
 from bytelm.core.errors import UserError
+from bytelm.data.open_data import OpenData
 from bytelm.training.compatibility import check_checkpoints_are_there
 from bytelm.training.cost import with_steps
 from bytelm.training.distributed import StopRequest
@@ -53,7 +54,9 @@ def train(
         Stopped: a signal before the end of the first step.
     """
     config = saved_form(config)
-    config = with_steps(config, as_read(config, run_dir).data if resume else config.data)
+    # The config says where files were; what is read is the copies that the run has of them.
+    data = OpenData((as_read(config, run_dir) if resume else config).data)
+    config = with_steps(config, data)
     check_unused(run_dir, resume)
     if step is not None and not resume:
         raise UserError(f"--step {step} says where to resume; add --resume.")
@@ -62,7 +65,7 @@ def train(
     mesh = config.mesh.build()
     with fallible_output.may_fail(), jax.set_mesh(mesh), StopRequest(mesh) as stop:
         run, hooks = start_run(
-            config, run_dir, mesh, stop, Start(resume, step, verify, allow_config_change)
+            config, data, run_dir, mesh, stop, Start(resume, step, verify, allow_config_change)
         )
         try:
             with run.reporter:

@@ -28,7 +28,6 @@ from bytelm.training.step import (
     init_state,
     train_step,
 )
-from bytelm.training.supply import check_supply
 
 
 @dataclass(frozen=True)
@@ -126,9 +125,8 @@ def build_program(config: ExperimentConfig, mesh: Mesh) -> TrainProgram:
     that the step depends on (`shares_program`).
 
     Raises:
-        UserError: if the data do not supply what the model needs, or the mesh divides no batch.
+        UserError: if the mesh divides no batch.
     """
-    check_supply(config)
     check_batch(config.data.batch_size, mesh, config.train.accumulation)
     peak = np.float32(config.optimizer.learning_rate)
     return dataclasses.replace(_program(*_parts(config), mesh), learning_rate=peak)

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from bytelm.core.atomic_write import write_whole
-from bytelm.data.corpus.run_text import run_text
-from bytelm.data.corpus.text_record import TextRecord, load_record, make_record
-from bytelm.tokenizers.carried import carry
+from bytelm.data.carried import carry
+from bytelm.data.open_data import OpenData
+from bytelm.data.run_text import run_text
+from bytelm.data.text_record import TextRecord, load_record, make_record
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.tokenizers.unigram import Unigram
 from bytelm.training.experiment import ExperimentConfig, to_json
@@ -49,7 +50,9 @@ class RunFiles:
             self.write()
 
 
-def text_trained_on(run_dir: Path, config: ExperimentConfig, *, resuming: bool) -> TextRecord:
+def text_trained_on(
+    run_dir: Path, config: ExperimentConfig, data: OpenData, *, resuming: bool
+) -> TextRecord:
     """The record of the text that a run's parameters are trained on when it ends.
 
     It holds what the run read before, where it is resumed with other text, and what the run read
@@ -58,7 +61,7 @@ def text_trained_on(run_dir: Path, config: ExperimentConfig, *, resuming: bool) 
     Raises:
         UserError: for a bad source.
     """
-    record = run_text(config.data)
+    record = run_text(data)
     earlier = run_dir if resuming else config.train.initial
     if earlier is not None:
         unknown = make_record([], complete=False, sources=[])

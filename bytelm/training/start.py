@@ -9,11 +9,11 @@ from pathlib import Path
 import jax
 
 from bytelm.core.errors import UserError
+from bytelm.data.carried import with_copies
 from bytelm.data.loader import TrainLoader, train_loader
-from bytelm.data.rows import open_tokenizer, open_unigram
+from bytelm.data.open_data import OpenData
 from bytelm.inference.generation import missing_methods
 from bytelm.nn.mesh import row_share
-from bytelm.tokenizers.carried import with_copies
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.checkpoint import Checkpoints, Restored, last_step
 from bytelm.training.compatibility import check_change, rate_change
@@ -33,6 +33,7 @@ from bytelm.training.run import Run
 from bytelm.training.run_files import CONFIG, RunFiles, text_trained_on
 from bytelm.training.samples import Sampler
 from bytelm.training.step import TrainState
+from bytelm.training.supply import check_supply
 from bytelm.training.validation import Validation
 
 Message = Callable[[str], None]
@@ -54,6 +55,7 @@ class Start:
 
 def start_run(
     config: ExperimentConfig,
+    data: OpenData,
     run_dir: Path,
     mesh: jax.sharding.Mesh,
     stop: StopRequest,
@@ -64,14 +66,12 @@ def start_run(
     Raises:
         UserError: for a config that cannot run here, or a run that cannot be resumed.
     """
-    # The config says where files were; what is read is what the run carries of them.
-    reading = as_read(config, run_dir) if start.resume else config
-    program = build_program(reading, mesh)
-    tokenizer, unigram = open_tokenizer(reading.data), open_unigram(reading.data)
+    check_supply(config, data.tokenizer)
+    program = build_program(config, mesh)
     share = row_share(config.data.batch_size, mesh)
-    batches = train_loader(reading.data, config.train.seed, *share)
-    validation = Validation(reading, program, mesh)
-    facts, header = describe_run(reading, program, mesh, validation, run_dir)
+    batches = train_loader(data, config.train.seed, *share)
+    validation = Validation(config, data, program, mesh)
+    facts, header = describe_run(config, data, program, mesh, validation, run_dir)
     display = Display(config.train.steps)
     display.message(header)
 
@@ -83,7 +83,7 @@ def start_run(
         _compare_validations(loop, validation.identity, display.message)
     else:
         # Before there is a folder of checkpoints: this may fail.
-        state = _first_state(config, program, tokenizer, start.verify, display.message)
+        state = _first_state(config, program, data.tokenizer, start.verify, display.message)
         checkpoints = Checkpoints(run_dir, config.train.keep, validation.identity)
         step, loop = 0, LoopState(validation_identity=validation.identity)
 
@@ -92,8 +92,8 @@ def start_run(
     }
     files = None
     if jax.process_index() == 0:
-        text = text_trained_on(run_dir, config, resuming=resuming)
-        files = RunFiles(run_dir, config, facts, text, tokenizer, unigram)
+        text = text_trained_on(run_dir, config, data, resuming=resuming)
+        files = RunFiles(run_dir, config, facts, text, data.tokenizer, data.unigram)
         files.write()
         origin["text"] = text.sources
     reporter = Reporter(
@@ -118,7 +118,7 @@ def start_run(
         loop=loop,
         step=step,
     )
-    sampler = _sampler(reading, program, tokenizer, validation, display.message)
+    sampler = _sampler(config, program, data.tokenizer, validation, display.message)
     return run, standard_hooks(validation, sampler, config.train.validate_every)
 
 

@@ -198,6 +198,59 @@ def _part_optimizers(config: Saved) -> None:
         optimizer.pop("momentum", None)
 
 
+_FIELDS_OF_FILES = (
+    "files",
+    "validation_files",
+    "test_files",
+    "text_key",
+    "target_key",
+    "script_key",
+    "skip_bad",
+)
+_FIELDS_OF_TFDS = (
+    "dataset",
+    "data_dir",
+    "train_split",
+    "validation_split",
+    "test_split",
+    "text_key",
+)
+_FIELDS_OF_SOURCES = ("script", "held_out", "split_above", "weight")
+_FIELDS_OF_TASKS = {
+    "next_byte": ("tokenizer", "stochastok", "unigram", "shard_bytes", "read"),
+    "span_corruption": ("target_length", "noise_density", "mean_span"),
+}
+
+
+def _choose_source_and_task(config: Saved) -> None:
+    """The fields of all sources and tasks, side by side before, become those of one of each."""
+    data = part(config, "data")
+    if not data or "source" in data:
+        return
+    mixture = data.pop("mixture", None)
+    fields = {*_FIELDS_OF_FILES, *_FIELDS_OF_TFDS, *_FIELDS_OF_SOURCES}
+    own = {name: data.pop(name) for name in fields & data.keys()}
+    task = data.pop("task", "next_byte")
+    names = {*_FIELDS_OF_TASKS["next_byte"], *_FIELDS_OF_TASKS["span_corruption"]}
+    values = {name: data.pop(name) for name in names & data.keys()}
+    if isinstance(mixture, list) and mixture:
+        parts = [_source(each) for each in mixture if isinstance(each, dict)]
+        data["source"] = {"kind": "mixture", "sources": parts}
+    else:
+        data["source"] = _source(own)
+    kept = _FIELDS_OF_TASKS.get(task, ("target_length",))
+    data["task"] = {"kind": task} | {name: values[name] for name in kept if name in values}
+
+
+def _source(fields: Saved) -> Saved:
+    kind, names = "python_stdlib", set(_FIELDS_OF_SOURCES)
+    if fields.get("files"):
+        kind, names = "files", names.union(_FIELDS_OF_FILES)
+    elif fields.get("dataset", kind) != kind:
+        kind, names = "tfds", names.union(_FIELDS_OF_TFDS)
+    return {"kind": kind} | {name: fields[name] for name in names if name in fields}
+
+
 STEPS = (
     Step(_add_fields_of_before_schemas),
     Step(_rename_fields),
@@ -208,6 +261,7 @@ STEPS = (
         family="dynamic_pooling",
     ),
     Step(_part_optimizers),
+    Step(_choose_source_and_task),
 )
 """Step n, counted from 1, leads from schema n - 1 to n."""
 

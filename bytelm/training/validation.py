@@ -9,6 +9,7 @@ import jax
 
 from bytelm.core.figure import Figure
 from bytelm.core.statistics import added
+from bytelm.data.open_data import OpenData
 from bytelm.data.validation import ValidationText
 from bytelm.models.contract import Batch
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
@@ -43,11 +44,17 @@ class Validation:
             compared.
     """
 
-    def __init__(self, config: ExperimentConfig, program: TrainProgram, mesh: jax.sharding.Mesh):
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        data: OpenData,
+        program: TrainProgram,
+        mesh: jax.sharding.Mesh,
+    ):
         shards = batch_shards(mesh)
         index, count = row_share(shards, mesh)
         self.text = ValidationText(
-            config.data,
+            data,
             config.train.validation_rows,
             multiple=shards,
             process_index=index,

@@ -5,7 +5,7 @@ bands of `flexitokens` are those of `bytelm data rates` on Parallel Universal De
 English at 0.25; for Russian or Hindi text say so with `--data.script rus` or `hin`.
 """
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, NextByte, PythonLibrary
 from bytelm.experiments.ablation import Ablation
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.patching.learned import (
@@ -25,11 +25,11 @@ ablation = Ablation(
             width=128, pre_depth=1, backbone_depth=4, post_depth=1, bytes_per_slot=3.0
         ),
         data=DataConfig(
+            source=PythonLibrary(script="eng"),
+            task=NextByte(unigram="unigram.model"),
             sequence_length=512,
             batch_size=4,
-            script="eng",
             scripts=("eng", "rus", "hin"),
-            unigram="unigram.model",
         ),
         optimizer=small_muon(),
         train=TrainConfig(

@@ -5,7 +5,7 @@ Sizes are such that all contenders take about as many FLOPs for a byte, so that 
 about equal text.
 """
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Files
 from bytelm.experiments.comparison import Comparison, Contender, Robustness, TokenizerConfig
 from bytelm.models import ModelConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
@@ -91,13 +91,18 @@ comparison = Comparison(
     budgets=(2e12, 1e13),
     corpora={
         "english": DataConfig(
-            files=("core/eng_books.train.jsonl.xz", "core/docs.train.jsonl.xz"),
-            validation_files=("core/eng_books.valid.jsonl.xz", "core/docs.valid.jsonl.xz"),
-            test_files=("core/eng_books.test.jsonl.xz", "core/docs.test.jsonl.xz"),
+            source=Files(
+                files=(
+                    "core/eng_books.train.jsonl.xz",
+                    "core/docs.train.jsonl.xz",
+                ),
+                validation_files=("core/eng_books.valid.jsonl.xz", "core/docs.valid.jsonl.xz"),
+                test_files=("core/eng_books.test.jsonl.xz", "core/docs.test.jsonl.xz"),
+            )
         )
     },
     learning_rates=(0.5, 1.0, 2.0),
-    piece_bytes=CONTEXT,
+    shard_bytes=CONTEXT,
     robustness=Robustness(),
     parallel=("core/pud.test.jsonl.xz",),
 )  # fmt: skip

@@ -4,7 +4,7 @@ English books and documentation as JSON lines; name the directory that has them 
 stop at SIGTERM and go on with the same command, so that they fit into short slices of time.
 """
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Files
 from bytelm.experiments.comparison import Comparison, Contender, Robustness, TokenizerConfig
 from bytelm.models import ModelConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
@@ -89,18 +89,20 @@ comparison = Comparison(
     budgets=(2e16, 1e17),
     corpora={
         "english": DataConfig(
-            files=(
-                "core/eng_books.train.jsonl.xz",
-                "core/docs.train.jsonl.xz",
-                "extended/eng_books.train.jsonl.xz",
-                "extended/docs.train.jsonl.xz",
-            ),
-            validation_files=("core/eng_books.valid.jsonl.xz", "core/docs.valid.jsonl.xz"),
-            test_files=("core/eng_books.test.jsonl.xz", "core/docs.test.jsonl.xz"),
+            source=Files(
+                files=(
+                    "core/eng_books.train.jsonl.xz",
+                    "core/docs.train.jsonl.xz",
+                    "extended/eng_books.train.jsonl.xz",
+                    "extended/docs.train.jsonl.xz",
+                ),
+                validation_files=("core/eng_books.valid.jsonl.xz", "core/docs.valid.jsonl.xz"),
+                test_files=("core/eng_books.test.jsonl.xz", "core/docs.test.jsonl.xz"),
+            )
         )
     },
     learning_rates=(0.5, 1.0, 2.0),
-    piece_bytes=CONTEXT,
+    shard_bytes=CONTEXT,
     robustness=Robustness(),
     parallel=("core/pud.test.jsonl.xz",),
 )  # fmt: skip

@@ -212,7 +212,14 @@ def test_dry_run_and_budget(capsys, tmp_path, lines, monkeypatch):
     folder = tmp_path / "empty"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    command = ["train", "transformer_tiny", "--data.batch-size", "8", "--data.files", str(lines)]
+    command = [
+        "train",
+        "transformer_tiny",
+        "--data.batch-size",
+        "8",
+        "--data.files",
+        str(lines),
+    ]
     command += ["--data.held-out", "0.2", "--train.budget", "1e6 bytes"]
     assert main([*command, "--dry-run"]) == 0
     out = capsys.readouterr().out
@@ -227,7 +234,14 @@ def test_ablate_and_segment(capsys, tmp_path, lines, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "tiny.py"
     file.write_text(ABLATION)
-    options = ["--data.files", str(lines), "--data.held-out", "0.2", "--data.sequence-length", "16"]
+    options = [
+        "--data.files",
+        str(lines),
+        "--data.held-out",
+        "0.2",
+        "--data.sequence-length",
+        "16",
+    ]
     # The points' own changes win.
     assert main(["ablate", str(file), *options, "--train.steps", "3", "--max-bytes", "20"]) == 0
     output = tmp_path / "runs" / "ablations" / "tiny"
@@ -272,7 +286,14 @@ def test_data_describe(capsys, lines):
 
 
 def test_profile_writes_a_trace(tmp_path, lines):
-    options = ["--data.files", str(lines), "--trace-dir", str(tmp_path / "trace"), "--steps", "1"]
+    options = [
+        "--data.files",
+        str(lines),
+        "--trace-dir",
+        str(tmp_path / "trace"),
+        "--steps",
+        "1",
+    ]
     assert main(["profile", "transformer_tiny", *TINY, *options]) == 0
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
 

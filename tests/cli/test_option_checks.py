@@ -3,6 +3,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import pytest
+import tyro
 
 from bytelm.cli.main import main
 from bytelm.cli.option_checks import Bounds, Count, check_numbers
@@ -18,7 +19,7 @@ class Inner:
 @dataclass(frozen=True)
 class Command:
     data: Inner = field(default_factory=Inner)
-    config: Inner = field(default_factory=Inner)
+    config: Annotated[Inner, tyro.conf.arg(name="")] = field(default_factory=Inner)
     most_bytes: Count | None = None
     seed: Annotated[int, Bounds(0, 9)] = 0
     is_on: bool = True

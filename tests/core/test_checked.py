@@ -12,7 +12,7 @@ import pytest
 
 from bytelm.core.checked import converted
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig, SourceConfig
+from bytelm.data.config import DataConfig, Files, Mixture
 from bytelm.experiments.ablation import Ablation
 from bytelm.experiments.comparison import Comparison, Contender
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
@@ -45,7 +45,7 @@ MODEL = TransformerConfig(width=16, depth=1, head_width=8)
         (lambda: AdamW(clip_norm=2), "clip_norm", 2.0),
         (lambda: AdamW(learning_rate=np.float32(0.5)), "learning_rate", 0.5),
         (lambda: AdamW(lr_multipliers=[["head", 2]]), "lr_multipliers", (("head", 2.0),)),
-        (lambda: DataConfig(files=[Path("a.txt"), "b.txt"]), "files", ("a.txt", "b.txt")),
+        (lambda: Files(files=[Path("a.txt"), "b.txt"]), "files", ("a.txt", "b.txt")),
         (lambda: DataConfig(cache_dir=Path("/c")), "cache_dir", "/c"),
         (lambda: FixedPatches(3.0), "patch_size", 3),
     ],
@@ -90,9 +90,15 @@ def test_what_has_one_meaning_is_converted(make, field, value):
         (lambda: GateShortening(integral=-1.0), r"model\.shortening\.integral is -1\.0"),
         (lambda: AdamW(learning_rate="1e-3"), r"optimizer\.learning_rate is '1e-3'"),
         (lambda: DataConfig(sequence_length="64"), r"data\.sequence_length is '64'"),
-        (lambda: DataConfig(files="a.txt"), r"data\.files is 'a\.txt', .*tuple"),
-        (lambda: DataConfig(files=(b"a.txt",)), r"data\.files\[0\] is b'a\.txt', .*str"),
-        (lambda: DataConfig(mixture=(DataConfig(),)), r"data\.mixture\[0\] is .*SourceConfig"),
+        (lambda: DataConfig(source=Files(files="a.txt")), r"data\.files is 'a\.txt', .*tuple"),
+        (
+            lambda: DataConfig(source=Files(files=(b"a.txt",))),
+            r"data\.files\[0\] is b'a\.txt', .*str",
+        ),
+        (
+            lambda: DataConfig(source=Mixture(sources=(DataConfig(),))),
+            r"data\.sources\[0\] is .*SourceConfig",
+        ),
         (lambda: MeshConfig(fsdp=None), r"mesh\.fsdp is None"),
         (
             lambda: DynamicPoolingConfig(segmenter="fixed"),
@@ -166,5 +172,5 @@ def test_a_field_that_json_changes_is_refused(monkeypatch):
 
 
 def test_a_saved_mixture_is_rebuilt_from_its_sources():
-    config = ExperimentConfig(MODEL, DataConfig(mixture=[SourceConfig(files=["a"])]))
+    config = ExperimentConfig(MODEL, DataConfig(source=Mixture(sources=[Files(files=["a"])])))
     assert from_saved(json.loads(to_json(config))) == config

@@ -52,12 +52,14 @@ from pathlib import Path
 from bigram_module_of_test import BigramConfig
 
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Files
 from bytelm.nn.mesh import MeshConfig
 
 config = ExperimentConfig(
     BigramConfig(order=2.0),
-    DataConfig(files=[Path(__file__).parent / "text.jsonl"], sequence_length=16.0, held_out=0.3),
+    DataConfig(
+        Files(files=[Path(__file__).parent / "text.jsonl"], held_out=0.3), sequence_length=16.0
+    ),
     mesh=MeshConfig(data=1),
     train=TrainConfig(steps=2, validate_every=1e3, validation_rows=4, tensorboard=False),
 )

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import tensorflow_datasets as tfds
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Files, NextByte
+from bytelm.data.open_data import OpenData
+from bytelm.data.training_text import training_text
 from bytelm.tokenizers.training import train_tokenizer
 from tests.data.tokenized import DOCUMENTS, TOKENS
-from tests.tokenizers.subword_fixtures import unigram_model
+from tests.tokenizers.subword_fixtures import corpus, trained, unigram_model
 
-__all__ = ["unigram_model"]
+__all__ = ["corpus", "trained", "unigram_model"]
 
 
 class TinyText(tfds.core.GeneratorBasedBuilder):
@@ -61,9 +63,8 @@ def config(tmp_path: Path, documents: list[bytes]) -> DataConfig:
     path = tmp_path / "documents.jsonl"
     path.write_text("".join(json.dumps({"text": text.decode()}) + "\n" for text in documents))
     return DataConfig(
-        files=(str(path),),
+        source=Files(files=(str(path),), held_out=0.1),
         cache_dir=str(tmp_path / "cache"),
-        held_out=0.1,
         sequence_length=16,
         batch_size=6,
     )
@@ -78,13 +79,16 @@ def tokenized(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
     for name in ("validation", "testing"):
         (directory / f"{name}.txt").write_bytes(b"held out text")
     config = DataConfig(
-        files=(str(directory / "?.txt"),),
-        validation_files=(str(directory / "validation.txt"),),
-        test_files=(str(directory / "testing.txt"),),
+        source=Files(
+            files=(str(directory / "?.txt"),),
+            validation_files=(str(directory / "validation.txt"),),
+            test_files=(str(directory / "testing.txt"),),
+        ),
         cache_dir=str(directory / "cache"),
         sequence_length=16,
         batch_size=2,
     )
     path = directory / "bpe.json"
-    path.write_bytes(train_tokenizer(config, "bpe", TOKENS, 10**6))
-    return dataclasses.replace(config, tokenizer=str(path))
+    texts = training_text(OpenData(config), 10**6)
+    path.write_bytes(train_tokenizer(texts, "bpe", TOKENS))
+    return dataclasses.replace(config, task=NextByte(tokenizer=str(path)))

@@ -8,9 +8,17 @@ import pytest
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import PAD, START, UNSCORED
-from bytelm.data.config import DataConfig, SourceConfig
+from bytelm.data.config import (
+    DataConfig,
+    Files,
+    Mixture,
+    NextByte,
+    SpanCorruption,
+    Tfds,
+    VowelRemoval,
+)
 from bytelm.data.loader import ValidationBatches
-from bytelm.data.sources.source import open_sources
+from bytelm.data.open_data import OpenData
 from bytelm.data.validation import ValidationText
 
 LENGTH = 32
@@ -37,9 +45,11 @@ def skewed(tmp_path):
         (folder / easy).write_bytes(b"a" * 30_000)
         (folder / hard).write_bytes(np.random.RandomState(0).bytes(25_000))
         return DataConfig(
-            files=(str(folder / "train.txt"),),
-            validation_files=(str(folder / "[12].txt"),),
-            held_out=0.0,
+            source=Files(
+                files=(str(folder / "train.txt"),),
+                validation_files=(str(folder / "[12].txt"),),
+                held_out=0.0,
+            ),
             sequence_length=LENGTH,
             batch_size=8,
             cache_dir=str(tmp_path / "cache"),
@@ -49,8 +59,8 @@ def skewed(tmp_path):
 
 
 def test_skewed_text_has_the_figure_of_the_whole_split_under_any_names(skewed):
-    first, second = (ValidationText(config, 64) for config in skewed)
-    whole = cost(ValidationBatches(skewed[0]))
+    first, second = (ValidationText(OpenData(config), 64) for config in skewed)
+    whole = cost(ValidationBatches(OpenData(skewed[0])))
     error = 4.8 * np.sqrt(0.25 / 64)
     for text in (first, second):
         assert abs(cost(batches(text)) - whole) < 2 * error
@@ -60,7 +70,7 @@ def test_skewed_text_has_the_figure_of_the_whole_split_under_any_names(skewed):
     ]
     assert rows[0] == rows[1]
     # The first rows of the split are of one file alone.
-    assert abs(cost(ValidationBatches(skewed[0], 64)) - whole) > 2 * error
+    assert abs(cost(ValidationBatches(OpenData(skewed[0]), 64)) - whole) > 2 * error
 
 
 def test_each_source_of_a_mixture_has_its_share_and_its_name(tmp_path):
@@ -71,11 +81,14 @@ def test_each_source_of_a_mixture_has_its_share_and_its_name(tmp_path):
         for name in ("text.txt", "valid.txt"):
             (folder / name).write_text(letter * size)
         files, held_out = (str(folder / "text.txt"),), (str(folder / "valid.txt"),)
-        sources.append(SourceConfig(files=files, validation_files=held_out, weight=weight))
+        sources.append(Files(files=files, validation_files=held_out, weight=weight))
     config = DataConfig(
-        mixture=tuple(sources), sequence_length=LENGTH, batch_size=64, cache_dir=str(tmp_path)
+        source=Mixture(sources=tuple(sources)),
+        sequence_length=LENGTH,
+        batch_size=64,
+        cache_dir=str(tmp_path),
     )
-    text = ValidationText(config, 128, multiple=4)
+    text = ValidationText(OpenData(config), 128, multiple=4)
     assert [source.name for source in text.sources] == ["text.txt", "text.txt #2"]
     sums = []
     for source, letter in zip(text.sources, b"ab", strict=True):
@@ -90,12 +103,14 @@ def test_each_source_of_a_mixture_has_its_share_and_its_name(tmp_path):
 
 
 def test_processes_share_the_rows(config):
-    whole = np.concatenate([batch.ids for batch in batches(ValidationText(config, 8, multiple=3))])
+    whole = np.concatenate(
+        [batch.ids for batch in batches(ValidationText(OpenData(config), 8, multiple=3))]
+    )
     parts = [
         [
             batch.ids
             for batch in batches(
-                ValidationText(config, 8, multiple=3, process_index=i, process_count=3)
+                ValidationText(OpenData(config), 8, multiple=3, process_index=i, process_count=3)
             )
         ]
         for i in range(3)
@@ -107,43 +122,41 @@ def test_processes_share_the_rows(config):
 
 def test_the_fingerprint_tells_other_rows(skewed):
     config = skewed[0]
-    found = [ValidationText(config, 8), ValidationText(config, 9)]
-    found.append(ValidationText(replace(config, sequence_length=17), 8))
+    found = [ValidationText(OpenData(config), 8), ValidationText(OpenData(config), 9)]
+    found.append(ValidationText(OpenData(replace(config, sequence_length=17)), 8))
     assert len({text.fingerprint for text in found}) == 3
-    again = ValidationText(replace(config, batch_size=2), 8)
+    again = ValidationText(OpenData(replace(config, batch_size=2)), 8)
     assert again.fingerprint == found[0].fingerprint
 
 
 def test_examples_are_drawn_from_all_of_them(skewed):
-    corrupted = replace(skewed[0], task="span_corruption", sequence_length=24)
-    (source,) = ValidationText(corrupted, 5).sources
+    corrupted = replace(skewed[0], task=SpanCorruption(), sequence_length=24)
+    (source,) = ValidationText(OpenData(corrupted), 5).sources
     assert len(source.rows) == 5
-    inputs = [batch.inputs for batch in ValidationText(corrupted, 5).batches(source)]
-    first = next(iter(ValidationBatches(corrupted, 5))).inputs
+    inputs = [batch.inputs for batch in ValidationText(OpenData(corrupted), 5).batches(source)]
+    first = next(iter(ValidationBatches(OpenData(corrupted), 5))).inputs
     assert not np.array_equal(inputs[0][:5], first[:5])
-    diagnostic = DataConfig(task="vowel_removal", sequence_length=8, batch_size=100)
-    assert len(ValidationText(diagnostic, 150).sources[0].rows) == 150
+    diagnostic = DataConfig(task=VowelRemoval(), sequence_length=8, batch_size=100)
+    assert len(ValidationText(OpenData(diagnostic), 150).sources[0].rows) == 150
 
 
 def test_a_stream_is_read_at_random(tfds_dir, tmp_path):
     config = DataConfig(
-        dataset="tiny_text",
-        data_dir=tfds_dir,
+        source=Tfds(dataset="tiny_text", data_dir=tfds_dir, held_out=0.3),
+        task=NextByte(read="stream"),
         cache_dir=str(tmp_path / "cache"),
-        held_out=0.3,
         sequence_length=16,
         batch_size=4,
-        read="stream",
     )
-    text = ValidationText(config, 4)
+    text = ValidationText(OpenData(config), 4)
     assert not config.cache_path.exists()
     (source,) = text.sources
     assert source.origin.endswith("documents at random of a stream of 60")
-    (opened,) = open_sources(config)
+    (opened,) = OpenData(config).sources
     held_out = b"\n".join(document.text for document in opened.documents("validation"))
     for batch in text.batches(source):
         for ids in batch.ids:
             runs = bytes(np.where(ids < 256, ids, 10).astype(np.uint8)).split(b"\n")
             assert all(run in held_out for run in runs)
     with pytest.raises(UserError, match="no text in its validation split"):
-        ValidationText(replace(config, held_out=0.0), 4)
+        ValidationText(OpenData(replace(config, source=replace(config.source, held_out=0.0))), 4)

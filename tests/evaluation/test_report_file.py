@@ -3,10 +3,10 @@ import json
 
 import pytest
 
-from bytelm.data.config import DataConfig, SourceConfig
+from bytelm.data.config import DataConfig, Files, Mixture, SpanCorruption
 from bytelm.evaluation.report_file import report_name, write_report
 
-RUN = DataConfig(sequence_length=64, files=("books/a.txt",))
+RUN = DataConfig(source=Files(files=("books/a.txt",)), sequence_length=64)
 
 
 def name(data=RUN, **options) -> str:
@@ -18,12 +18,12 @@ def test_all_settings_that_change_figures_are_in_the_name():
     assert name(stride=3, max_bytes=100) == "eval_step_7_validation_stride-3_max-bytes-100.json"
     assert "context-32" in name(dataclasses.replace(RUN, sequence_length=32))
     changes = [
-        {"files": ("other/a.txt",)},
-        {"validation_files": ("b.txt",)},
-        {"held_out": 0.25},
-        {"mixture": (SourceConfig(files=("a.txt",)),), "files": ()},
-        {"mixture": (SourceConfig(files=("b.txt",)),), "files": ()},
-        {"task": "span_corruption"},
+        {"source": Files(files=("other/a.txt",))},
+        {"source": dataclasses.replace(RUN.source, validation_files=("b.txt",))},
+        {"source": dataclasses.replace(RUN.source, held_out=0.25)},
+        {"source": Mixture((RUN.source, RUN.source))},
+        {"source": Mixture((RUN.source, Files(files=("b.txt",))))},
+        {"task": SpanCorruption()},
         {"sequence_length": 16},
     ]
     names = {name(dataclasses.replace(RUN, **change)) for change in changes}
@@ -34,7 +34,9 @@ def test_what_changes_no_figure_is_not(tmp_path, monkeypatch):
     same = dataclasses.replace(RUN, batch_size=3, workers=2, cache_dir="elsewhere")
     assert name(same) == name()
     monkeypatch.chdir(tmp_path)
-    absolute = dataclasses.replace(RUN, files=(str(tmp_path / "books/a.txt"),))
+    absolute = dataclasses.replace(
+        RUN, source=dataclasses.replace(RUN.source, files=(str(tmp_path / "books/a.txt"),))
+    )
     assert name(absolute) == name()
 
 

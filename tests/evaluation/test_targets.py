@@ -15,7 +15,7 @@ from rich.console import Console
 from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, PAD, UNSCORED
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Files, Pairs, VowelRemoval
 from bytelm.data.loader import ValidationBatches
 from bytelm.evaluation.report import print_report
 from bytelm.evaluation.report_file import write_report
@@ -67,7 +67,7 @@ def script_of(text):
 
 @pytest.fixture(scope="module")
 def models():
-    data = DataConfig(task="vowel_removal", sequence_length=INPUTS)
+    data = DataConfig(task=VowelRemoval(), sequence_length=INPUTS)
     found = {}
     for name, config in CONFIGS.items():
         saved = SavedModel(ExperimentConfig(config, data), 7, *saved_model(name), {})
@@ -105,15 +105,16 @@ def data(targets, tmp_path_factory):
     ]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return DataConfig(
-        task="pairs",
-        files=(str(folder / "pairs.jsonl"),),
-        text_key="in",
-        target_key="out",
-        script_key="of",
+        source=Files(
+            files=(str(folder / "pairs.jsonl"),),
+            text_key="in",
+            target_key="out",
+            script_key="of",
+            held_out=0.0,
+        ),
+        task=Pairs(target_length=TARGETS),
         scripts=SCRIPTS,
-        held_out=0.0,
         sequence_length=INPUTS,
-        target_length=TARGETS,
         cache_dir=str(folder / "cache"),
     )
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig, SourceConfig
-from bytelm.data.corpus.documents import Documents
+from bytelm.data.config import DataConfig, Files, Mixture, Pairs
+from bytelm.data.open_data import Documents
 from bytelm.evaluation.text import UNKNOWN, describe_text, evaluation_text
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig
@@ -39,7 +39,7 @@ def run_of(config, tmp_path):
 @pytest.fixture
 def config(tmp_path):
     files = (write(tmp_path / "texts.jsonl", TEXTS),)
-    return DataConfig(files=files, held_out=0.1, cache_dir=str(tmp_path / "cache"))
+    return DataConfig(source=Files(files=files, held_out=0.1), cache_dir=str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -109,16 +109,18 @@ def test_options_that_have_no_effect_are_said(run, config):
         return describe_text(evaluation_text(run, data, "validation").about())
 
     assert "no effect" not in told(workers=1)
-    assert "data.held_out and data.split_above had no effect" in told(
+    assert "data.source.held_out and data.source.split_above had no effect" in told(
         held_out=0.3, split_above=None
     )
 
 
 def test_a_file_that_grew(run, config):
     before = {split: scored(run, config, split) for split in ("train", "validation", "test")}
-    grow(config.files[0], [f"added {number}" for number in range(200)])
+    grow(config.source.files[0], [f"added {number}" for number in range(200)])
     for held_out in (0.1, 0.3):
-        data = dataclasses.replace(config, held_out=held_out)
+        data = dataclasses.replace(
+            config, source=dataclasses.replace(config.source, held_out=held_out)
+        )
         for split, texts in before.items():
             after = scored(run, data, split)
             assert [text for text in after if text in TEXTS] == texts
@@ -131,7 +133,12 @@ def test_a_file_that_grew(run, config):
 
 
 def test_other_text_is_scored_whole(run, config, tmp_path):
-    data = dataclasses.replace(config, files=(write(tmp_path / "others.jsonl", OTHERS),))
+    data = dataclasses.replace(
+        config,
+        source=dataclasses.replace(
+            config.source, files=(write(tmp_path / "others.jsonl", OTHERS),)
+        ),
+    )
     text = evaluation_text(run, data)
     assert scored(run, data) == OTHERS
     assert (text.whole, text.label, text.is_run_text) == (True, "all", False)
@@ -144,7 +151,10 @@ def test_other_text_with_some_of_the_run_says_so(run, config, tmp_path):
     known = scored(run, config, "train")[:3]
     held_out = scored(run, config, "validation")[:1]
     mixed = [*OTHERS, *known, *held_out]
-    data = dataclasses.replace(config, files=(write(tmp_path / "mixed.jsonl", mixed),))
+    data = dataclasses.replace(
+        config,
+        source=dataclasses.replace(config.source, files=(write(tmp_path / "mixed.jsonl", mixed),)),
+    )
     assert scored(run, data) == mixed
     text = evaluation_text(run, data)
     about = text.about()
@@ -159,7 +169,9 @@ def test_other_text_with_some_of_the_run_says_so(run, config, tmp_path):
 def test_files_of_their_own(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     held = write(tmp_path / "held.jsonl", OTHERS)
-    own = dataclasses.replace(config, validation_files=(held,), held_out=0.0)
+    own = dataclasses.replace(
+        config, source=dataclasses.replace(config.source, validation_files=(held,), held_out=0.0)
+    )
     run = run_of(own, tmp_path)
     shutil.copy("texts.jsonl", "copy.jsonl")
     for changes in (
@@ -169,34 +181,43 @@ def test_files_of_their_own(config, tmp_path, monkeypatch):
         {"files": (held,), "validation_files": ()},
     ):
         assert scored(run, dataclasses.replace(own, **changes)) == OTHERS
-    only_trained = dataclasses.replace(own, files=("copy.jsonl",), validation_files=())
+    only_trained = dataclasses.replace(
+        own, source=dataclasses.replace(own.source, files=("copy.jsonl",), validation_files=())
+    )
     with pytest.raises(UserError, match=r"no text of the run's validation split.*--split"):
         scored(run, only_trained)
     new = write(tmp_path / "new.jsonl", ["new", TEXTS[0]])
-    named = dataclasses.replace(own, files=("copy.jsonl",), validation_files=(new,))
+    named = dataclasses.replace(
+        own, source=dataclasses.replace(own.source, files=("copy.jsonl",), validation_files=(new,))
+    )
     assert scored(run, named) == ["new", TEXTS[0]]
     assert counts(run, named) == (1, 2)
 
 
 def test_a_mixture(config, tmp_path):
     second = write(tmp_path / "second.jsonl", OTHERS)
-    source = SourceConfig(files=config.files, held_out=0.1)
+    source = Files(files=config.source.files, held_out=0.1)
     mixture = dataclasses.replace(
-        config, files=(), mixture=(source, SourceConfig(files=(second,), held_out=0.2))
+        config, source=Mixture(sources=(source, Files(files=(second,), held_out=0.2)))
     )
     run = run_of(mixture, tmp_path)
     expected = scored(run, mixture, "validation")
     assert scored(run, dataclasses.replace(mixture, batch_size=2)) == expected
-    alone = dataclasses.replace(config, files=(second,))
+    alone = dataclasses.replace(config, source=dataclasses.replace(config.source, files=(second,)))
     assert scored(run, alone) == [text for text in expected if text in OTHERS]
-    new = dataclasses.replace(config, files=(write(tmp_path / "new.jsonl", ["new"]),))
+    new = dataclasses.replace(
+        config,
+        source=dataclasses.replace(config.source, files=(write(tmp_path / "new.jsonl", ["new"]),)),
+    )
     assert scored(run, new) == ["new"]
 
 
 def test_one_long_text(config, tmp_path):
     path = tmp_path / "book.txt"
     path.write_text(BOOK)
-    book = dataclasses.replace(config, files=(str(path),), split_above=65536)
+    book = dataclasses.replace(
+        config, source=dataclasses.replace(config.source, files=(str(path),), split_above=65536)
+    )
     run = run_of(book, tmp_path)
     expected = scored(run, book, "validation")
     copy = tmp_path / "copy.txt"
@@ -205,14 +226,19 @@ def test_one_long_text(config, tmp_path):
         assert scored(run, dataclasses.replace(book, **changes)) == expected
     with open(copy, "a") as file:
         file.write("".join(f"line {number} of a sequel\n" for number in range(3000)))
-    grown = dataclasses.replace(book, files=(str(copy),))
+    grown = dataclasses.replace(book, source=dataclasses.replace(book.source, files=(str(copy),)))
     assert expected[0] in "".join(scored(run, grown))
     assert counts(run, grown)[0] == 0
 
 
 def test_the_first_bytes(config, tmp_path):
     (tmp_path / "book.txt").write_text(BOOK)
-    book = dataclasses.replace(config, files=(str(tmp_path / "book.txt"),), split_above=65536)
+    book = dataclasses.replace(
+        config,
+        source=dataclasses.replace(
+            config.source, files=(str(tmp_path / "book.txt"),), split_above=65536
+        ),
+    )
     about = evaluation_text(run_of(book, tmp_path), book, "train").about(max_bytes=1000)
     assert (about["documents"], about["bytes"], about["trained_on_bytes"]) == (1, 1000, 1000)
 
@@ -221,12 +247,19 @@ def test_pairs(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps({"text": t, "target": "x"}) + "\n" for t in TEXTS))
     config = DataConfig(
-        task="pairs", files=(str(path),), target_key="target", held_out=0.1, sequence_length=64
+        source=Files(files=(str(path),), target_key="target", held_out=0.1),
+        task=Pairs(),
+        sequence_length=64,
     )
     run = run_of(config, tmp_path)
     expected = list(evaluation_text(run, config).inputs())
     shutil.copy(path, tmp_path / "copy.jsonl")
-    copy = dataclasses.replace(config, files=(str(tmp_path / "copy.jsonl"),), held_out=0.3)
+    copy = dataclasses.replace(
+        config,
+        source=dataclasses.replace(
+            config.source, files=(str(tmp_path / "copy.jsonl"),), held_out=0.3
+        ),
+    )
     assert list(evaluation_text(run, copy).inputs()) == expected
     assert counts(run, copy) == (0, len(expected))
 

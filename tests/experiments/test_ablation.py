@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Files
 from bytelm.experiments import ablate as module
 from bytelm.experiments import runs
 from bytelm.experiments.ablate import AblationPlan, run_ablation
@@ -45,9 +45,11 @@ def ablation(tmp_path_factory) -> Ablation:
             bytes_per_slot=2.0,
         ),
         data=DataConfig(
-            files=(str(folder / "train.txt"),),
-            validation_files=(str(folder / "valid.txt"),),
-            test_files=(str(folder / "*test.txt"),),
+            source=Files(
+                files=(str(folder / "train.txt"),),
+                validation_files=(str(folder / "valid.txt"),),
+                test_files=(str(folder / "*test.txt"),),
+            ),
             sequence_length=32,
             batch_size=8,
             cache_dir=str(folder / "cache"),
@@ -173,7 +175,7 @@ def test_a_point_whose_config_changed_is_refused(whole, copy, ablation):
 
 
 def test_text_that_changed_is_refused(whole, copy, ablation, monkeypatch):
-    path = Path(ablation.base.data.files[0])
+    path = Path(ablation.base.data.source.files[0])
     text = path.read_bytes()
     try:
         path.write_bytes(text + b"more")
@@ -211,7 +213,7 @@ def test_a_point_that_fails_does_not_stop_the_others(whole, copy, ablation, monk
         (run_dir / "metrics.jsonl").touch()
         raise UserError("10 steps in a row\nhad a loss | gradient that is not finite.")
 
-    points = {"nowhere": {"data.files": ("nothing*.txt",)}, "diverging": {"train.steps": 9}}
+    points = {"nowhere": {"data.source.files": ("nothing*.txt",)}, "diverging": {"train.steps": 9}}
     with monkeypatch.context() as patch:
         patch.setattr(runs, "train", diverge)
         both = Ablation(ablation.base, {**points, **ablation.points}, baseline="first")
@@ -226,7 +228,11 @@ def test_a_point_that_fails_does_not_stop_the_others(whole, copy, ablation, monk
 
 def test_a_point_without_test_text_fails_before_it_trains(ablation, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "train", None)
-    point = {"data.validation_files": (), "data.test_files": (), "data.held_out": 0.0}
+    point = {
+        "data.source.validation_files": (),
+        "data.source.test_files": (),
+        "data.source.held_out": 0.0,
+    }
     assert run_ablation(Ablation(ablation.base, {"untested": point}), tmp_path) == 1
     assert "test" in table(tmp_path)[0]["reason"]
 
@@ -238,7 +244,11 @@ def test_changes_are_applied_together_and_deeply(ablation):
     assert config.model == TransformerConfig(width=64, depth=3)
     assert config.train == dataclasses.replace(ablation.base.train, seed=5)
     assert config.data == ablation.base.data
-    files = Ablation(ablation.base, {"a": {"data.files": ["x.txt"]}}).configs["a"].data.files
+    files = (
+        Ablation(ablation.base, {"a": {"data.source.files": ["x.txt"]}})
+        .configs["a"]
+        .data.source.files
+    )
     assert files == ("x.txt",)
 
 

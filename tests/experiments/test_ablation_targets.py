@@ -6,7 +6,7 @@ import json
 import pytest
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, NextByte, VowelRemoval
 from bytelm.experiments.ablate import run_ablation
 from bytelm.experiments.ablation import Ablation
 from bytelm.models.t5.byt5 import ByT5Config
@@ -27,7 +27,7 @@ SIZES = {
 }
 BASE = ExperimentConfig(
     model=ByT5Config(**SIZES),
-    data=DataConfig(task="vowel_removal", sequence_length=12, batch_size=8),
+    data=DataConfig(task=VowelRemoval(), sequence_length=12, batch_size=8),
     optimizer=AdamW(),
     mesh=MeshConfig(data=1),
     train=TrainConfig(steps=1, log_every=1, validation_rows=8, sample_bytes=0, tensorboard=False),
@@ -69,7 +69,7 @@ def test_the_table_of_encoder_decoder_points(tmp_path, capsys):
 
 
 def test_bits_of_texts_and_of_targets_are_not_compared():
-    text = {"model": TransformerConfig(width=16, depth=1, head_width=8), "data.task": "next_byte"}
+    text = {"model": TransformerConfig(width=16, depth=1, head_width=8), "data.task": NextByte()}
     with pytest.raises(UserError, match=r"with and without an encoder.*an ablation of each kind"):
         Ablation(BASE, {"byt5": {}, "text": text})
     both = dataclasses.replace(BASE, model=FIXED)

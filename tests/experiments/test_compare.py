@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Files
 from bytelm.experiments import compare, runs
 from bytelm.experiments.compare import ComparisonPlan, run_comparison
 from bytelm.experiments.comparison import Comparison, Contender, Robustness, TokenizerConfig
@@ -73,9 +73,11 @@ def root(tmp_path_factory) -> Path:
 
 def corpus(language: str, folder: Path) -> DataConfig:
     return DataConfig(
-        files=(f"{language}.train.txt",),
-        validation_files=(f"{language}.valid.txt",),
-        test_files=(f"{language}*test.txt",),
+        source=Files(
+            files=(f"{language}.train.txt",),
+            validation_files=(f"{language}.valid.txt",),
+            test_files=(f"{language}*test.txt",),
+        ),
         cache_dir=str(folder / "cache"),
     )
 
@@ -90,7 +92,7 @@ def comparison(root) -> Comparison:
         budgets=(2 * smallest, 3 * smallest),
         corpora={"english": corpus("english", root)},
         learning_rates=(0.5, 1.0),
-        piece_bytes=32,
+        shard_bytes=32,
         robustness=Robustness(kinds=("delete",), rates=(0.1,), max_bytes=500),
         adaptation={"german": corpus("german", root)},
         timed_steps=1,
@@ -168,7 +170,9 @@ def test_all_contenders_read_the_same_text_and_validate_on_it(comparison, whole,
     plan = ComparisonPlan(comparison, whole, root)
     for run in plan.sweep:
         data = run.config.data
-        assert data.piece_bytes == 32 and data.files == (str(root / "english.train.txt"),)
+        assert data.task.shard_bytes == 32 and data.source.files == (
+            str(root / "english.train.txt"),
+        )
         size = run.config.train.validation_rows * data.sequence_length * bytes_per_symbol(data)
         assert size == pytest.approx(2**16, rel=0.01)
 
@@ -227,7 +231,7 @@ def test_a_tokenizer_may_be_of_less_text(comparison, root, tmp_path, monkeypatch
     contenders = {"bpe": CONTENDERS["bpe"], "limited": limited}
     plan = ComparisonPlan(dataclasses.replace(comparison, contenders=contenders), tmp_path, root)
     assert asked == [compare.TOKENIZER_BYTES, 900]
-    used = {run.contender: Path(run.config.data.tokenizer).name for run in plan.sweep}
+    used = {run.contender: Path(run.config.data.task.tokenizer).name for run in plan.sweep}
     assert used == {"bpe": "english-bpe-264.json", "limited": "english-bpe-264-of-900.json"}
 
 
@@ -396,11 +400,13 @@ def test_a_wrong_field_of_a_contender_is_named(comparison, root, tmp_path):
 
 def test_a_contender_with_rows_of_its_own_is_refused(comparison, root, tmp_path):
     own = CONTENDERS["bytes"].config
-    data = dataclasses.replace(own.data, unigram="unigram.model")
+    data = dataclasses.replace(
+        own.data, task=dataclasses.replace(own.data.task, unigram="unigram.model")
+    )
     contenders = {"bytes": Contender(dataclasses.replace(own, data=data))}
     wrong = dataclasses.replace(comparison, baseline="bytes", contenders=contenders)
     with pytest.raises(
-        UserError, match=r"contender bytes of the comparison: data\.piece_bytes is 32"
+        UserError, match=r"contender bytes of the comparison: data\.shard_bytes is 32"
     ):
         ComparisonPlan(wrong, tmp_path / "out", root)
 
@@ -412,6 +418,6 @@ def test_files_that_are_not_there_are_named_before_anything_is_written(compariso
 
 
 def test_a_directory_of_another_comparison_is_left_alone(whole, comparison, root):
-    other = dataclasses.replace(comparison, piece_bytes=16)
+    other = dataclasses.replace(comparison, shard_bytes=16)
     with pytest.raises(UserError, match="holds a run of another config"):
         run_comparison(other, whole, root=root)

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig
-from bytelm.data.corpus.text_record import FILE
+from bytelm.data.config import DataConfig, Files
+from bytelm.data.text_record import FILE
 from bytelm.experiments.same_text import check_text
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig
@@ -18,9 +18,11 @@ def config(tmp_path):
     for name in ("train", "valid", "test"):
         (tmp_path / f"{name}.txt").write_text(f"text to {name}")
     data = DataConfig(
-        files=(str(tmp_path / "train.txt"),),
-        validation_files=(str(tmp_path / "valid.txt"),),
-        test_files=(str(tmp_path / "test.txt"),),
+        source=Files(
+            files=(str(tmp_path / "train.txt"),),
+            validation_files=(str(tmp_path / "valid.txt"),),
+            test_files=(str(tmp_path / "test.txt"),),
+        ),
         cache_dir=str(tmp_path / "cache"),
     )
     return ExperimentConfig(model=TransformerConfig(), data=data)
@@ -38,7 +40,11 @@ def test_the_same_text(runs, config, tmp_path):
     check_text(runs)
     (tmp_path / "train.txt").touch()
     moved = (tmp_path / "train.txt").rename(tmp_path / "other.txt")
-    data = dataclasses.replace(config.data, files=(str(moved),), sequence_length=8)
+    data = dataclasses.replace(
+        config.data,
+        source=dataclasses.replace(config.data.source, files=(str(moved),)),
+        sequence_length=8,
+    )
     check_text([(runs[0][0], dataclasses.replace(config, data=data))])
 
 

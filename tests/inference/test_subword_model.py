@@ -35,7 +35,11 @@ def experiment(corpus, trained, tmp_path_factory) -> ExperimentConfig:
     return ExperimentConfig(
         model=TransformerConfig(width=16, depth=1, head_width=8, vocabulary=trained["bpe"].size),
         data=dataclasses.replace(
-            corpus, tokenizer=str(path), sequence_length=16, batch_size=4, held_out=0.2
+            corpus,
+            source=dataclasses.replace(corpus.source, held_out=0.2),
+            task=dataclasses.replace(corpus.task, tokenizer=str(path)),
+            sequence_length=16,
+            batch_size=4,
         ),
         mesh=MeshConfig(data=1),
         train=TrainConfig(steps=4, log_every=2, validation_rows=4, validate_every=2),
@@ -166,7 +170,9 @@ def test_a_run_goes_on_with_its_own_copy(run, experiment, trained, tmp_path, ori
     config = dataclasses.replace(
         experiment,
         train=dataclasses.replace(experiment.train, steps=5),
-        data=dataclasses.replace(experiment.data, tokenizer=str(path)),
+        data=dataclasses.replace(
+            experiment.data, task=dataclasses.replace(experiment.data.task, tokenizer=str(path))
+        ),
     )
     assert train(config, copy, resume=True, allow_config_change=True).step == 5
     assert json.loads((copy / "config.json").read_text())["data"]["tokenizer"] == str(path)
@@ -177,7 +183,9 @@ def test_another_tokenizer_is_refused_on_resuming(run, experiment, trained, tmp_
     copy = shutil.copytree(run, tmp_path / "copy")
     other = tmp_path / "other.json"
     other.write_bytes(trained["superbpe"].content)
-    data = dataclasses.replace(experiment.data, tokenizer=str(other))
+    data = dataclasses.replace(
+        experiment.data, task=dataclasses.replace(experiment.data.task, tokenizer=str(other))
+    )
     with pytest.raises(UserError, match="not the tokenizer that the run was started with"):
         train(
             dataclasses.replace(experiment, data=data),
@@ -210,7 +218,11 @@ def test_a_model_and_a_tokenizer_that_do_not_match(
     config = dataclasses.replace(
         experiment,
         model=dataclasses.replace(experiment.model, vocabulary=vocabulary),
-        data=experiment.data if tokenizer else dataclasses.replace(experiment.data, tokenizer=None),
+        data=experiment.data
+        if tokenizer
+        else dataclasses.replace(
+            experiment.data, task=dataclasses.replace(experiment.data.task, tokenizer=None)
+        ),
     )
     with pytest.raises(UserError, match=message.format(size=trained["bpe"].size)):
         train(config, tmp_path / "run")

@@ -1,18 +1,26 @@
 """Tiny tokenizers of each kind, made of one text."""
 
 import json
+from collections.abc import Iterator
 
 import pytest
 import tokenizers
 from sentencepiece import SentencePieceTrainer
 from tokenizers import decoders, models, normalizers
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Files
+from bytelm.data.open_data import OpenData
+from bytelm.data.training_text import training_text
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.tokenizers.training import train_tokenizer
 
 SIZES = {"bpe": 300, "superbpe": 300, "unigram": 298}
 TRANSITION = 0.9
+
+
+def texts_of(config: DataConfig, max_bytes: int = 10**6) -> Iterator[bytes]:
+    """Texts of the train split to train a tokenizer on."""
+    return training_text(OpenData(config), max_bytes)
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +38,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
         documents.append(".\n".join(lines) + "\n\n")
     path = directory / "words.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
-    return DataConfig(files=(str(path),), held_out=0.2, cache_dir=str(directory / "cache"))
+    return DataConfig(
+        source=Files(files=(str(path),), held_out=0.2), cache_dir=str(directory / "cache")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +48,7 @@ def trained(corpus: DataConfig) -> dict[str, Tokenizer]:
     """A tokenizer of each kind that can be trained."""
     return {
         kind: Tokenizer(
-            f"{kind}.file", train_tokenizer(corpus, kind, size, 10**6, transition=TRANSITION)
+            f"{kind}.file", train_tokenizer(texts_of(corpus), kind, size, transition=TRANSITION)
         )
         for kind, size in SIZES.items()
     }

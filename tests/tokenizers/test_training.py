@@ -4,7 +4,6 @@ import itertools
 import json
 import re
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -13,18 +12,17 @@ from tokenizers import Regex, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig
-from bytelm.data.corpus.documents import Documents
-from bytelm.data.corpus.training_text import training_text
+from bytelm.data.config import DataConfig, Files
+from bytelm.data.open_data import OpenData
+from bytelm.data.training_text import training_text
 from bytelm.tokenizers.patterns import LINES, WORDS
-from bytelm.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.tokenizers.training import (
     LONGEST,
     _in_code,
     train_tokenizer,
-    write_tokenizer,
 )
-from tests.tokenizers.subword_fixtures import SIZES, TRANSITION
+from tests.tokenizers.subword_fixtures import SIZES, TRANSITION, texts_of
 
 WITHIN = round(SIZES["superbpe"] * TRANSITION)
 """Tokens that SuperBPE makes within words."""
@@ -95,7 +93,9 @@ def test_every_merge_is_of_the_most_frequent_pair(corpus, trained, kind, pattern
     merges = merges_of(trained[kind])
     first = 0 if kind == "bpe" else WITHIN - 256
     found = Counter(
-        piece for text in training_text(corpus, 10**6) for piece in pieces(pattern, text.decode())
+        piece
+        for text in training_text(OpenData(corpus), 10**6)
+        for piece in pieces(pattern, text.decode())
     )
     for done in (first, first + 1, first + 7, len(merges) - 1):
         counts = Counter()
@@ -145,9 +145,9 @@ def test_patterns_by_example():
 
 @pytest.mark.parametrize("kind", SIZES)
 def test_the_same_text_gives_the_same_file(corpus, trained, kind):
-    again = train_tokenizer(corpus, kind, SIZES[kind], 10**6, transition=TRANSITION)
+    again = train_tokenizer(texts_of(corpus), kind, SIZES[kind], transition=TRANSITION)
     assert again == trained[kind].content
-    less = train_tokenizer(corpus, kind, SIZES[kind], 6000, transition=TRANSITION)
+    less = train_tokenizer(texts_of(corpus, 6000), kind, SIZES[kind], transition=TRANSITION)
     assert less != again
 
 
@@ -155,41 +155,17 @@ def test_the_same_text_gives_the_same_file(corpus, trained, kind):
 def test_text_that_is_not_utf8_is_cut_around_the_bytes(tmp_path, kind):
     path = tmp_path / "words.txt"
     path.write_bytes(b"the text\xffthe text\xe6the text " * 9)
-    config = DataConfig(files=(str(path),), held_out=0.0, cache_dir=str(tmp_path / "cache"))
-    tokenizer = Tokenizer("words.json", train_tokenizer(config, kind, 262, 10**6))
+    config = DataConfig(
+        source=Files(files=(str(path),), held_out=0.0), cache_dir=str(tmp_path / "cache")
+    )
+    tokenizer = Tokenizer("words.json", train_tokenizer(texts_of(config), kind, 262))
     assert any(b"text" in token for token in tokenizer.token_bytes)
     assert all(len(token) == 1 or token.isascii() for token in tokenizer.token_bytes)
 
 
-@pytest.mark.parametrize("kind", SIZES)
-def test_is_written_whole_and_measured(corpus, tmp_path, capsys, kind):
-    output = tmp_path / "words.tokenizer"
-    write_tokenizer(corpus, kind, SIZES[kind], 10**6, output, transition=TRANSITION)
-    tokenizer = load_tokenizer(output)
-    texts = list(Documents(corpus, "validation"))
-    mean = sum(map(len, texts)) / sum(len(tokenizer.encode(text)) for text in texts)
-    expected = f"{output}: {SIZES[kind]} tokens, {mean:.2f} bytes per token"
-    assert capsys.readouterr().out == f"{expected} on the validation split\n"
-    assert mean > 1.5
-
-    before = output.read_bytes()
-    with pytest.raises(UserError, match=r"words\.tokenizer exists already"):
-        write_tokenizer(corpus, kind, SIZES[kind], 10**6, output)
-    assert output.read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["words.tokenizer"]
-
-
-def test_mistakes_are_found_before_training(corpus, tmp_path):
-    with pytest.raises(UserError, match="there is no directory"):
-        write_tokenizer(corpus, "bpe", 300, 10**6, tmp_path / "no" / "words.json")
-    with pytest.raises(UserError, match="no text in its validation split"):
-        write_tokenizer(replace(corpus, held_out=0.0), "bpe", 300, 10**6, tmp_path / "a.json")
-    assert not list(tmp_path.iterdir())
-
-
 def test_the_256_bytes_alone(corpus):
     for kind in ("bpe", "superbpe"):
-        library = Library.from_buffer(train_tokenizer(corpus, kind, 256, 10**6))
+        library = Library.from_buffer(train_tokenizer(texts_of(corpus), kind, 256))
         assert library.get_vocab_size() == 256
         assert len(library.encode("the мир").ids) == 10
 
@@ -197,41 +173,44 @@ def test_the_256_bytes_alone(corpus):
 @pytest.mark.parametrize("kind", SIZES)
 def test_a_size_that_cannot_be_had(corpus, kind):
     with pytest.raises(UserError, match=r"^--size is 255; choose 256 or more"):
-        train_tokenizer(corpus, kind, 255, 10**6)
+        train_tokenizer(texts_of(corpus), kind, 255)
     message = "--size is 50000, and this text gives .* tokens.*choose a smaller --size"
     if kind == "unigram":
         message = r"cannot make 50000 pieces of this text .*<= \d+.*--size"
     with pytest.raises(UserError, match=message):
-        train_tokenizer(corpus, kind, 50000, 10**6)
+        train_tokenizer(texts_of(corpus), kind, 50000)
 
 
 def test_superbpe_without_room_within_words(corpus):
     with pytest.raises(UserError, match=r"--size is 2000, and this text gives \d+ tokens"):
-        train_tokenizer(corpus, "superbpe", 2000, 10**6)
+        train_tokenizer(texts_of(corpus), "superbpe", 2000)
     with pytest.raises(UserError, match=r"--transition is 1\.5"):
-        train_tokenizer(corpus, "superbpe", 300, 10**6, transition=1.5)
+        train_tokenizer(texts_of(corpus), "superbpe", 300, transition=1.5)
 
 
 def test_unigram_with_fewer_pieces_than_characters(corpus):
     with pytest.raises(UserError, match=r"cannot make 258 pieces.*smaller than.*--size"):
-        train_tokenizer(corpus, "unigram", 258, 10**6)
+        train_tokenizer(texts_of(corpus), "unigram", 258)
 
 
 def test_a_pair_that_occurs_once_makes_no_token(tmp_path):
     (tmp_path / "once.txt").write_text("abcdefgh")
     config = DataConfig(
-        files=(str(tmp_path / "once.txt"),), held_out=0.0, cache_dir=str(tmp_path / "cache")
+        source=Files(files=(str(tmp_path / "once.txt"),), held_out=0.0),
+        cache_dir=str(tmp_path / "cache"),
     )
     with pytest.raises(UserError, match="--size is 257, and this text gives 256 tokens"):
-        train_tokenizer(config, "bpe", 257, 10**6)
+        train_tokenizer(texts_of(config), "bpe", 257)
 
 
 def test_a_long_word_is_cut_in_training_so_that_time_is_linear(tmp_path):
     def trained_on(text):
         path = tmp_path / "words.txt"
         path.write_text(text)
-        config = DataConfig(files=(str(path),), held_out=0.0, cache_dir=str(tmp_path / "cache"))
-        return Library.from_buffer(train_tokenizer(config, "bpe", 264, 10**6))
+        config = DataConfig(
+            source=Files(files=(str(path),), held_out=0.0), cache_dir=str(tmp_path / "cache")
+        )
+        return Library.from_buffer(train_tokenizer(texts_of(config), "bpe", 264))
 
     words = ["ab" * 250 + "cd" * 250, "ac" * 250 + "bd" * 250, "ad" * 100]
     together = trained_on("".join(words))

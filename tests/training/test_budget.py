@@ -6,7 +6,8 @@ import json
 import pytest
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Files, VowelRemoval
+from bytelm.data.open_data import OpenData
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.budget import parse_budget
 from bytelm.training.cost import step_flops, with_steps
@@ -22,8 +23,7 @@ def config(tmp_path) -> ExperimentConfig:
         "".join(json.dumps({"text": "a" * LENGTH}) + "\n" for _ in range(DOCUMENTS))
     )
     data = DataConfig(
-        files=(str(tmp_path / "text.jsonl"),),
-        held_out=0.0,
+        source=Files(files=(str(tmp_path / "text.jsonl"),), held_out=0.0),
         sequence_length=32,
         batch_size=4,
         cache_dir=str(tmp_path / "cache"),
@@ -33,7 +33,7 @@ def config(tmp_path) -> ExperimentConfig:
 
 def steps(config: ExperimentConfig, budget: str) -> int:
     train = dataclasses.replace(config.train, budget=budget)
-    return with_steps(dataclasses.replace(config, train=train)).train.steps
+    return with_steps(dataclasses.replace(config, train=train), OpenData(config.data)).train.steps
 
 
 def test_what_a_budget_may_be():
@@ -53,9 +53,14 @@ def test_steps_follow_from_a_budget(config):
     assert steps(config, "1199 bytes") == 9
     assert steps(config, "1200 bytes") == 10
     assert steps(config, f"{7.9 * step_flops(config)} flops") == 7
-    assert with_steps(config) is config
-    resolved = with_steps(dataclasses.replace(config, train=TrainConfig(budget="1 epoch")))
-    assert (resolved.train.budget, with_steps(resolved)) == ("1 epoch", resolved)
+    assert with_steps(config, OpenData(config.data)) is config
+    resolved = with_steps(
+        dataclasses.replace(config, train=TrainConfig(budget="1 epoch")), OpenData(config.data)
+    )
+    assert (resolved.train.budget, with_steps(resolved, OpenData(config.data))) == (
+        "1 epoch",
+        resolved,
+    )
 
 
 def test_a_budget_that_pays_for_nothing(config):
@@ -63,6 +68,6 @@ def test_a_budget_that_pays_for_nothing(config):
         steps(config, "100 bytes")
     with pytest.raises(UserError, match="too little for one step; give more"):
         steps(config, "0.001 epochs")
-    endless = DataConfig(task="vowel_removal", sequence_length=8)
+    endless = DataConfig(task=VowelRemoval(), sequence_length=8)
     with pytest.raises(UserError, match="nobody knows how much text vowel_removal has"):
         steps(dataclasses.replace(config, data=endless), "1 epoch")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bytelm.core.errors import UserError
-from bytelm.data.corpus.text_record import load_record
+from bytelm.data.text_record import load_record
 from bytelm.training.checkpoints.checkpoint import FOLDER, Checkpoints, last_step
 from bytelm.training.loop import train
 from bytelm.training.run import Run
@@ -110,7 +110,9 @@ def test_a_step_that_is_not_there(run, config, tmp_path):
 def test_data_that_has_changed_sets_nothing_aside(run, config, tmp_path):
     new = tmp_path / "new.txt"
     new.write_text("to be or not to bee " * 400)
-    other = dataclasses.replace(config.data, files=(str(new),))
+    other = dataclasses.replace(
+        config.data, source=dataclasses.replace(config.data.source, files=(str(new),))
+    )
     before = contents(run)
     with pytest.raises(UserError, match=r"another config"):
         train(dataclasses.replace(config, data=other), run, resume=True, step=2)

@@ -14,8 +14,9 @@ import bytelm
 from bytelm.cli.main import main
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, PAD, UNSCORED
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, NextByte, VowelRemoval
 from bytelm.data.loader import ValidationBatches
+from bytelm.data.open_data import OpenData
 from bytelm.models.contract import DELETED
 from bytelm.models.parameters import roles_of
 from bytelm.models.t5.byt5 import ByT5Config
@@ -45,7 +46,7 @@ SIZES = {
 }
 CONFIG = ExperimentConfig(
     model=MrT5Config(**SIZES, gate_depth=1, shortening=GATE),
-    data=DataConfig(task="vowel_removal", sequence_length=LENGTH, batch_size=ROWS),
+    data=DataConfig(task=VowelRemoval(), sequence_length=LENGTH, batch_size=ROWS),
     optimizer=AdamW(learning_rate=1e-2, warmup=0.0),
     mesh=MeshConfig(data=1),
     train=TrainConfig(
@@ -159,7 +160,7 @@ def test_steps_that_are_not_finite_are_recorded_under_the_same_names(whole_run, 
 
 def ragged_batch():
     """Rows whose inputs and targets are of unlike lengths, in no fixed proportion."""
-    batch = next(iter(ValidationBatches(CONFIG.data, ROWS)))
+    batch = next(iter(ValidationBatches(OpenData(CONFIG.data), ROWS)))
     inputs, ids, targets = batch.inputs.copy(), batch.ids.copy(), batch.targets.copy()
     for row in range(ROWS):
         inputs[row, 2 + row], inputs[row, 3 + row :] = END, PAD
@@ -279,7 +280,7 @@ def test_runs_that_cannot_be_started_from(byt5_run, whole_run, tmp_path):
     ("config", "sentence"),
     [
         (
-            changed("data", task="next_byte"),
+            changed("data", task=NextByte()),
             "the family mrt5 has an encoder, and data.task is next_byte; choose a task",
         ),
         (
@@ -299,7 +300,7 @@ def test_families_and_tasks_that_do_not_fit(config, sentence, tmp_path):
 
 
 def test_evaluation_by_the_command_line(whole_run, capsys):
-    (batch,) = ValidationBatches(CONFIG.data, ROWS, "validation")
+    (batch,) = ValidationBatches(OpenData(CONFIG.data), ROWS, "validation")
     inputs = int((batch.inputs != PAD).sum())
     options = ["--max-bytes", str(inputs), "--batch-size", "3"]
     assert main(["eval", "--checkpoint", str(whole_run), *options]) == 0

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig, SourceConfig
+from bytelm.data.config import DataConfig, Files, Mixture, PythonLibrary
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.experiment import (
@@ -18,7 +18,7 @@ from bytelm.training.presets import load_preset, preset_names
 
 RICH = ExperimentConfig(
     model=TransformerConfig(width=64, window=7, scan=True, remat="dots"),
-    data=DataConfig(mixture=(SourceConfig(files=("a", "b")), SourceConfig(weight=2.5))),
+    data=DataConfig(source=Mixture(sources=(Files(files=("a", "b")), PythonLibrary(weight=2.5)))),
     optimizer=Muon(lr_multipliers=(("head", 0.5), ("embed", 2.0))),
     mesh=MeshConfig(data=2, tensor=4),
     train=TrainConfig(wandb_project="project"),
@@ -51,7 +51,7 @@ def test_every_kind_of_value_is_rebuilt(tmp_path):
     config = load_json(path)
     assert config == RICH
     assert type(config.model) is TransformerConfig
-    assert type(config.data.mixture[1]) is SourceConfig
+    assert type(config.data.source_configs[1]) is PythonLibrary
     hash(config)
 
 

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Files
+from bytelm.data.open_data import OpenData
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.checkpoints.checkpoint import save_model
@@ -27,8 +28,7 @@ def config(tmp_path) -> ExperimentConfig:
     return ExperimentConfig(
         TransformerConfig(width=8, depth=1, head_width=8),
         DataConfig(
-            files=(str(tmp_path / "text.jsonl"),),
-            held_out=0.1,
+            source=Files(files=(str(tmp_path / "text.jsonl"),), held_out=0.1),
             sequence_length=32,
             batch_size=8,
             cache_dir=str(tmp_path / "cache"),
@@ -41,7 +41,9 @@ def config(tmp_path) -> ExperimentConfig:
 def described(config: ExperimentConfig, tmp_path):
     mesh = config.mesh.build()
     program = build_program(config, mesh)
-    return describe_run(config, program, mesh, Validation(config, program, mesh), tmp_path / "run")
+    data = OpenData(config.data)
+    validation = Validation(config, data, program, mesh)
+    return describe_run(config, data, program, mesh, validation, tmp_path / "run")
 
 
 def test_facts_and_header(config, tmp_path):

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Files
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.nn.mesh import MeshConfig, place_batch, single_device_mesh
 from bytelm.patching.learned import Band, FlexitokensPatches, UnigramPatches
@@ -42,10 +42,7 @@ def config(tmp_path) -> ExperimentConfig:
             segmenter=BANDS,
         ),
         data=DataConfig(
-            files=(str(path),),
-            validation_files=(),
-            held_out=0.2,
-            script_key="lang",
+            source=Files(files=(str(path),), validation_files=(), held_out=0.2, script_key="lang"),
             scripts=("eng", "rus"),
             sequence_length=64,
             batch_size=4,
@@ -94,7 +91,10 @@ def test_a_missing_unigram_model_is_named(config, tmp_path):
     unigram = with_boundary(config, UnigramPatches())
     with pytest.raises(UserError, match="make one with `bytelm data unigram`"):
         train(unigram, tmp_path)
-    data = dataclasses.replace(config.data, unigram=str(tmp_path / "none.model"))
+    data = dataclasses.replace(
+        config.data,
+        task=dataclasses.replace(config.data.task, unigram=str(tmp_path / "none.model")),
+    )
     with pytest.raises(UserError, match=r"cannot read the model .*none\.model"):
         train(dataclasses.replace(unigram, data=data), tmp_path)
 

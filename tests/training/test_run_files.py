@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from bytelm.data.config import SPLITS, DataConfig
-from bytelm.data.corpus.text_record import FILE, load_record
-from bytelm.data.sources.source import open_sources
+from bytelm.data.config import DataConfig, Files, MergeAbc, Pairs, PythonLibrary
+from bytelm.data.open_data import OpenData
+from bytelm.data.splits import SPLITS
+from bytelm.data.text_record import FILE, load_record
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from tests.training.tiny_run import keep_record
@@ -24,12 +25,16 @@ def write(path, texts):
 @pytest.fixture
 def config(tmp_path):
     files = write(tmp_path / "texts.jsonl", TEXTS)
-    data = DataConfig(files=files, held_out=0.2, cache_dir=str(tmp_path / "cache"))
+    data = DataConfig(source=Files(files=files, held_out=0.2), cache_dir=str(tmp_path / "cache"))
     return ExperimentConfig(model=TransformerConfig(width=16, depth=1, head_width=8), data=data)
 
 
 def with_data(config, **changes):
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
+
+
+def with_source(config, **changes):
+    return with_data(config, source=dataclasses.replace(config.data.source, **changes))
 
 
 def new_run(path, name):
@@ -45,7 +50,7 @@ def masks(run, texts=TEXTS):
 
 def expected(config):
     """The mask of each text, by the splits of its source."""
-    (source,) = open_sources(config.data)
+    (source,) = OpenData(config.data).sources
     found = {d.text.decode(): split for split in SPLITS for d in source.documents(split)}
     return [1 << SPLITS.index(found[text]) for text in TEXTS]
 
@@ -62,7 +67,11 @@ def test_every_document_and_its_split(config, tmp_path):
 
 
 def test_pairs(config, tmp_path):
-    data = dataclasses.replace(config.data, task="pairs", target_key="target")
+    data = dataclasses.replace(
+        config.data,
+        source=dataclasses.replace(config.data.source, target_key="target"),
+        task=Pairs(),
+    )
     pairs = dataclasses.replace(config, data=data)
     run = new_run(tmp_path, "run")
     assert keep_record(run, pairs, resuming=False).complete
@@ -71,7 +80,7 @@ def test_pairs(config, tmp_path):
 
 def test_files_of_their_own(config, tmp_path):
     files = write(tmp_path / "validation.jsonl", ["held", TEXTS[0]])
-    own = with_data(config, validation_files=files, held_out=0.0)
+    own = with_source(config, validation_files=files, held_out=0.0)
     run = new_run(tmp_path, "run")
     keep_record(run, own, resuming=False)
     assert masks(run, ["held", TEXTS[0], TEXTS[1], "new"]) == [2, 1 | 2, 1, 0]
@@ -81,7 +90,7 @@ def test_a_run_that_goes_on_with_other_text(config, tmp_path):
     run = new_run(tmp_path, "run")
     keep_record(run, config, resuming=False)
     before = masks(run)
-    other = with_data(config, held_out=0.4)
+    other = with_source(config, held_out=0.4)
     assert keep_record(run, other, resuming=True).complete
     after = masks(run)
     assert after == [new | old & 1 for old, new in zip(before, expected(other), strict=True)]
@@ -92,7 +101,7 @@ def test_a_run_that_starts_from_another(config, tmp_path):
     run, next_run = new_run(tmp_path, "run"), new_run(tmp_path, "next")
     keep_record(run, config, resuming=False)
     files = write(tmp_path / "others.jsonl", [f"other {number}" for number in range(60)])
-    following = with_data(config, files=files)
+    following = with_source(config, files=files)
     following = dataclasses.replace(following, train=TrainConfig(initial=str(run)))
     assert keep_record(next_run, following, resuming=False).complete
     assert masks(next_run) == masks(run)
@@ -107,7 +116,7 @@ def test_an_older_run_without_a_record_stays_unknown(config, tmp_path):
 
 
 def test_tasks_without_text(config, tmp_path):
-    diagnostic = with_data(config, files=(), task="merge_abc")
+    diagnostic = with_data(config, source=PythonLibrary(), task=MergeAbc())
     record = keep_record(new_run(tmp_path, "run"), diagnostic, resuming=False)
     assert record.complete
     assert not len(record.digests)

@@ -4,6 +4,17 @@ import optax
 import pytest
 
 from bytelm.core.errors import UserError
+from bytelm.data.config import (
+    DataConfig,
+    Files,
+    MergeAbc,
+    Mixture,
+    NextByte,
+    Pairs,
+    PythonLibrary,
+    SpanCorruption,
+    Tfds,
+)
 from bytelm.models import ModelConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.patching.learned import GumbelPatches
@@ -21,6 +32,40 @@ from bytelm.training.upgrades import (
 
 CONFIG = ExperimentConfig(SpaceByteConfig(bytes_per_slot=5.0))
 
+OLD_DATA = {
+    "dataset": "python_stdlib",
+    "data_dir": None,
+    "train_split": None,
+    "validation_split": None,
+    "test_split": None,
+    "files": [],
+    "validation_files": [],
+    "test_files": [],
+    "text_key": None,
+    "target_key": None,
+    "script": None,
+    "script_key": None,
+    "held_out": 0.1,
+    "skip_bad": False,
+    "weight": 1.0,
+    "mixture": [],
+    "task": "next_byte",
+    "sequence_length": 64,
+    "target_length": None,
+    "noise_density": 0.15,
+    "mean_span": 20.0,
+    "batch_size": 2,
+    "read": "packed",
+    "scripts": [],
+    "unigram": None,
+    "tokenizer": "t.json",
+    "stochastok": 0.1,
+    "piece_bytes": None,
+    "cache_dir": None,
+    "workers": 0,
+}
+"""The data of a config as commit 635aa20 saved it."""
+
 
 def test_a_saved_config_has_its_schema():
     saved = as_saved(CONFIG)
@@ -28,14 +73,14 @@ def test_a_saved_config_has_its_schema():
 
 
 def test_a_config_without_a_number_is_the_oldest():
-    saved = as_saved(CONFIG)
-    del saved["schema"], saved["data"]["split_above"]
+    saved = as_saved(CONFIG) | {"data": OLD_DATA}
+    del saved["schema"]
     del saved["train"]["budget"], saved["train"]["initial_differences"]
     saved["model"]["bytes_per_patch"] = saved["model"].pop("bytes_per_slot")
     before = json.dumps(saved)
     config = from_saved(saved)
     assert config.model == CONFIG.model
-    assert config.data.split_above is None and config.train.budget is None
+    assert config.data.source.split_above is None and config.train.budget is None
     assert json.dumps(saved) == before
 
 
@@ -62,6 +107,34 @@ def test_a_newer_config_is_refused():
     for schema in ("1", True, -1, None, 1.0):
         with pytest.raises(UserError, match="which is no whole number"):
             from_saved({**as_saved(CONFIG), "schema": schema})
+
+
+def data_of(**changes):
+    saved = as_saved(CONFIG) | {"data": OLD_DATA | {"tokenizer": None, "stochastok": 0.0} | changes}
+    del saved["schema"]
+    return from_saved(saved).data
+
+
+def test_sources_and_tasks_of_old_configs():
+    shape = {"sequence_length": 64, "batch_size": 2}
+    own = {"held_out": 0.1, "split_above": None}
+    saved = as_saved(CONFIG) | {"data": OLD_DATA}
+    del saved["schema"]
+    task = NextByte(tokenizer="t.json", stochastok=0.1)
+    assert from_saved(saved).data == DataConfig(PythonLibrary(**own), task, **shape)
+    assert data_of(dataset="lm1b", text_key="x").source == Tfds(dataset="lm1b", text_key="x", **own)
+    files = data_of(files=["a"], skip_bad=True, target_key="b", task="pairs", target_length=9)
+    assert files == DataConfig(
+        Files(files=("a",), skip_bad=True, target_key="b", **own), Pairs(target_length=9), **shape
+    )
+    source = {name: OLD_DATA[name] for name in list(OLD_DATA)[:15]}
+    mixture = [source | {"files": ["a"], "weight": 3.0}, source | {"dataset": "lm1b"}]
+    assert data_of(mixture=mixture, piece_bytes=None).source == Mixture(
+        (Files(files=("a",), weight=3.0, **own), Tfds(dataset="lm1b", **own))
+    )
+    assert data_of(piece_bytes=5).task == NextByte(shard_bytes=5)
+    assert data_of(task="span_corruption", mean_span=9.0).task == SpanCorruption(mean_span=9.0)
+    assert data_of(task="merge_abc").task == MergeAbc()
 
 
 @pytest.mark.parametrize(

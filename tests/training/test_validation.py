@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bytelm.core.statistics import BPB, BPB_WITH_END
-from bytelm.data.config import DataConfig, SourceConfig
+from bytelm.data.config import DataConfig, Files, Mixture
+from bytelm.data.open_data import OpenData
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.metrics.display import format_figures
@@ -37,11 +38,14 @@ def config(tmp_path):
             (tmp_path / name).write_text(letter * 4000)
         files = (str(tmp_path / f"{letter}.txt"),)
         held_out = (str(tmp_path / f"{letter}-valid.txt"),)
-        sources.append(SourceConfig(files=files, validation_files=held_out))
+        sources.append(Files(files=files, validation_files=held_out))
     return ExperimentConfig(
         model=TransformerConfig(width=8, depth=1, head_width=8),
         data=DataConfig(
-            mixture=tuple(sources), sequence_length=32, batch_size=8, cache_dir=str(tmp_path)
+            source=Mixture(sources=tuple(sources)),
+            sequence_length=32,
+            batch_size=8,
+            cache_dir=str(tmp_path),
         ),
         train=TrainConfig(validation_rows=16),
     )
@@ -49,7 +53,7 @@ def config(tmp_path):
 
 def test_a_mixture_has_a_figure_for_each_source(config):
     mesh = config.mesh.build()
-    validation = Validation(config, LetterProgram(), mesh)
+    validation = Validation(config, OpenData(config.data), LetterProgram(), mesh)
     with jax.set_mesh(mesh):
         found = validation({})
     values = {figure.name: figure.value for figure in found.figures}
@@ -64,5 +68,8 @@ def test_a_mixture_has_a_figure_for_each_source(config):
 def test_the_identity_tells_other_rows(config):
     mesh = config.mesh.build()
     more = dataclasses.replace(config, train=TrainConfig(validation_rows=20))
-    found = {Validation(each, LetterProgram(), mesh).identity for each in (config, config, more)}
+    found = {
+        Validation(each, OpenData(each.data), LetterProgram(), mesh).identity
+        for each in (config, config, more)
+    }
     assert len(found) == 2

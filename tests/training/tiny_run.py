@@ -5,8 +5,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from bytelm.data.config import DataConfig
-from bytelm.data.corpus.text_record import TextRecord
+from bytelm.data.config import DataConfig, Files
+from bytelm.data.open_data import OpenData
+from bytelm.data.text_record import TextRecord
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.checkpoints.checkpoint import load_model
@@ -24,9 +25,11 @@ def tiny_config(folder: Path) -> ExperimentConfig:
     return ExperimentConfig(
         model=TransformerConfig(width=16, depth=2, head_width=8),
         data=DataConfig(
-            files=(str(folder / "train.txt"),),
-            validation_files=(str(folder / "valid.txt"),),
-            held_out=0.0,
+            source=Files(
+                files=(str(folder / "train.txt"),),
+                validation_files=(str(folder / "valid.txt"),),
+                held_out=0.0,
+            ),
             sequence_length=32,
             batch_size=8,
             cache_dir=str(folder / "cache"),
@@ -55,6 +58,6 @@ def assert_same(a, b) -> None:
 
 def keep_record(run: Path, config: ExperimentConfig, *, resuming: bool) -> TextRecord:
     """Writes the record of the text of a run, as the run does, and returns it."""
-    record = text_trained_on(run, config, resuming=resuming)
+    record = text_trained_on(run, config, OpenData(config.data), resuming=resuming)
     record.save(run)
     return record

@@ -1,25 +1,24 @@
 """Packed text on disk: each split of a source is packed once, and memory-mapped from then on."""
 
+import copy
 import functools
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import SPLITS, DataConfig, Split
 from bytelm.data.corpus.blocks import SUMMARY, read_summary
 from bytelm.data.corpus.build_once import Entry, build_once, open_or_build
-from bytelm.data.corpus.packing import FILLER, Corpus
-from bytelm.data.corpus.progress import TextProgress
+from bytelm.data.corpus.packing import FILLER, Corpus, script_ids
 from bytelm.data.corpus.resumable import ResumableFiles
-from bytelm.data.corpus.text_record import PLACED, placed_passages
-from bytelm.data.sources.source import Source
-from bytelm.data.sources.tfds import TfdsMissingError
-from bytelm.data.writing_systems import script_ids
+from bytelm.data.progress import TextProgress
+from bytelm.data.sources.source import NotInstalledError, Source
+from bytelm.data.splits import SPLITS, Split
+from bytelm.data.text_record import PLACED, placed_passages
 from bytelm.tokenizers.unigram import Unigram
 
 FORMAT = 3
@@ -48,85 +47,83 @@ class PackedCorpus(Corpus):
         cut: parts of long documents that it has.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        scripts: Sequence[str] = (),
-        boundaries: Path | None = None,
-        name: str | None = None,
-    ) -> None:
+    def __init__(self, directory: Path, name: str | None = None) -> None:
         """Maps the files.
 
         Args:
             directory: of the packed text.
-            scripts: the names that count, in the order of their numbers; none = leave them out.
-            boundaries: directory of the boundaries of its pieces; none = leave them out.
             name: of the source; none = the one that it was packed from.
 
         Raises:
-            FileNotFoundError: if a directory is not complete.
-            DamagedError: for starts or scripts that are damaged; symbols are checked when read.
-            UserError: for documents without a script, or of one that `scripts` does not have.
+            FileNotFoundError: if the directory is not complete.
+            DamagedError: for damaged starts or scripts; symbols are checked when read.
         """
-        entry = Entry(directory)
-        summary = entry.summary
-        self.name: str = name or summary["name"]
-        numbers = None
-        if scripts:
-            ids = script_ids(summary.get("scripts"), scripts, self.name)
-            numbers = ids[entry.checked(SCRIPTS, "<i4")]
-        marks = None if boundaries is None else Entry(boundaries)
+        self._entry = Entry(directory)  # held, so that no other process removes it
+        summary = self._entry.summary
         super().__init__(
-            symbols=entry.array(SYMBOLS, np.uint8),
-            starts=entry.checked(STARTS, "<i8"),
-            scripts=numbers,
-            boundaries=None if marks is None else marks.array(BOUNDARIES, np.bool_),
+            symbols=self._entry.array(SYMBOLS, np.uint8),
+            starts=self._entry.checked(STARTS, "<i8"),
+            fingerprint=summary["fingerprint"],
         )
         self.directory = directory
-        self.fingerprint: str = summary["fingerprint"]
+        self.name: str = name or summary["name"]
         self.skipped: int = summary["skipped"]
         self.cut: int = summary["cut"]
-        self._entries = entry, marks  # held, so that no other process removes them
-        self._origin = (directory, scripts, boundaries, self.name)
+        # All small files are checked now: what is damaged is packed again only on opening.
+        known = summary.get("scripts")
+        self._script_numbers = self._entry.checked(SCRIPTS, "<i4") if known else None
+        self._script_names: Sequence[str] = ()
+        self._boundaries: Entry | None = None
+
+    def with_scripts(self, names: Sequence[str]) -> "PackedCorpus":
+        """The same corpus with each document's number in `names`.
+
+        Raises:
+            UserError: for documents without a script, or with one that is not in `names`.
+        """
+        if not names:
+            return self
+        ids = script_ids(self._entry.summary.get("scripts"), names, self.name)
+        found = copy.copy(self)
+        found.scripts = ids[self._script_numbers]
+        found._script_names = names
+        return found
+
+    def with_boundaries(self, directory: Path) -> "PackedCorpus":
+        """The same corpus with the boundaries in a directory of the cache.
+
+        Raises:
+            FileNotFoundError: if the directory is not complete.
+        """
+        found = copy.copy(self)
+        found._boundaries = Entry(directory)
+        found.boundaries = found._boundaries.array(BOUNDARIES, np.bool_)
+        return found
 
     @property
     def passages(self) -> np.ndarray:
         """The passages of all documents that were read to pack this split, as PLACED."""
-        return self._entries[0].checked(PASSAGES, PLACED)
+        return self._entry.checked(PASSAGES, PLACED)
 
-    def __reduce__(self) -> tuple[type["PackedCorpus"], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., "PackedCorpus"], tuple[object, ...]]:
         """Worker processes map the files themselves."""
-        return PackedCorpus, self._origin
+        boundaries = self._boundaries and self._boundaries.directory
+        return _reopened, (self.directory, self.name, self._script_names, boundaries)
 
 
-def packed_corpus(
-    source: Source, split: Split, cache_path: Path, scripts: Sequence[str] = ()
+def _reopened(
+    directory: Path, name: str, scripts: Sequence[str], boundaries: Path | None
 ) -> PackedCorpus:
-    """As `find_packed`; and says what was skipped, and which documents were cut."""
-    corpus = find_packed(source, split, cache_path, scripts)
-    if corpus.skipped:
-        logger.warning(
-            "%s (%s): %d bad lines or files were skipped", source.name, split, corpus.skipped
-        )
-    if corpus.cut and split == "train" and source.record is None:
-        _say_once(corpus.directory, f"{source.name}: {_how_it_is_cut(source, corpus.cut)}")
-    return corpus
+    corpus = PackedCorpus(directory, name).with_scripts(scripts)
+    return corpus if boundaries is None else corpus.with_boundaries(boundaries)
 
 
-def find_packed(
-    source: Source, split: Split, cache_path: Path, scripts: Sequence[str] = ()
-) -> PackedCorpus:
+def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpus:
     """Opens the packed documents of a split, and packs them first if they have changed or are new.
 
-    Any number of processes may ask at once: one packs, the others wait for it. Where TFDS is not
-    installed, what was packed of the same dataset before is taken as it is. What is damaged is
-    packed again.
-
-    Args:
-        source: of the documents.
-        split: of the source.
-        cache_path: of the cache.
-        scripts: as `PackedCorpus` has them.
+    Warns about records that were skipped, and documents that were cut. Any number of processes may
+    ask at once: one packs, the others wait for it. If TFDS is not installed, what was packed of the
+    same dataset before is used as it is. What is damaged is repacked.
 
     Raises:
         UserError: for a split without text, too little room on the disk, or a bad source.
@@ -149,49 +146,36 @@ def find_packed(
 
         build_once(directory, content, size, pack)
 
-    return open_or_build(lambda: PackedCorpus(directory, scripts, name=source.name), build)
+    corpus = open_or_build(lambda: PackedCorpus(directory, source.name), build)
+    if corpus.skipped:
+        logger.warning(
+            "%s (%s): %d bad lines or files were skipped", source.name, split, corpus.skipped
+        )
+    if corpus.cut and split == "train" and source.record is None:
+        _say_once(corpus.directory, f"{source.name}: {_how_it_is_cut(source, corpus.cut)}")
+    return corpus
 
 
-def training_corpus(
-    source: Source, split: Split, config: DataConfig, unigram: Unigram | None
-) -> PackedCorpus:
-    """The packed documents with what rows carry of them besides: scripts and boundaries.
-
-    Args:
-        source: of the documents.
-        split: of the source.
-        config: has the names of the scripts.
-        unigram: the model of `data.unigram`.
-
-    Raises:
-        UserError: as `packed_corpus`, and for a document whose script `data.scripts` lacks.
-    """
-    # The scripts are looked at before the pieces, which take longer.
-    corpus = packed_corpus(source, split, config.cache_path, config.scripts)
-    if unigram is None:
-        return corpus
-    boundaries = config.cache_path / "boundaries" / f"{corpus.fingerprint}-{unigram.digest}"
+def with_pieces(corpus: PackedCorpus, unigram: Unigram, cache_path: Path) -> PackedCorpus:
+    """The corpus with the boundaries of a Unigram model's pieces, which are computed once."""
+    directory = cache_path / "boundaries" / f"{corpus.fingerprint}-{unigram.digest}"
 
     def build() -> None:
-        content = f"the pieces of {source.name} ({split})"
-        size = corpus.num_symbols
         build_once(
-            boundaries,
-            content,
-            size,
-            lambda partial: _segment(corpus, unigram, partial),
+            directory,
+            f"the pieces of {corpus.name}",
+            corpus.num_symbols,
+            lambda partial: _mark_pieces(corpus, unigram, partial),
             resumes=True,
         )
 
-    return open_or_build(
-        lambda: PackedCorpus(corpus.directory, config.scripts, boundaries, source.name), build
-    )
+    return open_or_build(lambda: corpus.with_boundaries(directory), build)
 
 
 def _directory(source: Source, split: Split, root: Path) -> Path:
     try:
         fingerprint = source.fingerprint(split)
-    except TfdsMissingError:
+    except NotInstalledError:
         for summary in sorted(root.glob(f"*-v{FORMAT}/{SUMMARY}")):
             saved = read_summary(summary.parent)
             if saved is not None and saved["settings"] == source.settings(split):
@@ -253,7 +237,7 @@ def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
 
 @functools.cache
 def _say_once(directory: Path, message: str) -> None:
-    """Says something of packed text, which a process may open many times."""
+    """Says something about packed text, which a process may open many times."""
     logger.warning("%s", message)
 
 
@@ -266,7 +250,7 @@ def _how_it_is_cut(source: Source, documents: int) -> str:
     )
 
 
-def _segment(corpus: PackedCorpus, unigram: Unigram, directory: Path) -> dict[str, Any]:
+def _mark_pieces(corpus: PackedCorpus, unigram: Unigram, directory: Path) -> dict[str, Any]:
     """Writes the boundaries of the pieces; returns the summary."""
     content = f"the pieces of {corpus.name}"
     with (
@@ -282,13 +266,13 @@ def _segment(corpus: PackedCorpus, unigram: Unigram, directory: Path) -> dict[st
 
 
 def document_progress(action: str, corpus: Corpus, done: int) -> TextProgress:
-    """Shows how far work on a corpus is of which `done` documents were done before."""
+    """Shows how far work on a corpus is; `done` documents were finished before."""
     before = int(corpus.starts[done]) - 2 * done
     return TextProgress(action, corpus.num_bytes, done=before)
 
 
 def no_text(source: Source, split: Split) -> UserError:
-    """What to tell of a split that has nothing in it."""
+    """The error for a split that has nothing in it."""
     if split == "train":
         return UserError(f"{source.name} has no text to train on; choose another source.")
     if source.record is not None:

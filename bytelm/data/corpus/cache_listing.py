@@ -16,7 +16,7 @@ from bytelm.core.locks import is_locked, unused
 from bytelm.core.terminal_text import printable_name
 from bytelm.data.corpus.blocks import SUMMARY, damaged_files, read_summary
 from bytelm.data.corpus.build_once import LOCK_ENDING, PARTIAL_ENDING
-from bytelm.data.sources.python_stdlib import PREPARED, PREPARED_LOCK
+from bytelm.data.sources.python_library import PREPARED, PREPARED_LOCK
 
 KINDS = {"packed": "text", "tokens": "tokens", "boundaries": "pieces", PREPARED: "python_stdlib"}
 """The folders of the cache, and what their entries are."""

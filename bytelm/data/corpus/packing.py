@@ -1,4 +1,4 @@
-"""Documents packed one behind another, and the rows of T symbols that they are cut into.
+"""Documents packed one after another, and the rows of T symbols that they are cut into.
 
 The symbols of text are bytes, or the tokens of `data.tokenizer`.
 """
@@ -8,11 +8,12 @@ from typing import Protocol
 
 import numpy as np
 
-from bytelm.core.vocabulary import BYTE_VOCABULARY, UNSCORED, Vocabulary
+from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import BYTE_VOCABULARY, Vocabulary
 from bytelm.data.corpus.blocks import CheckedArray
 
 FILLER = b"\0"
-"""Stands for START and END in the packed bytes, where `starts` tells them from text."""
+"""Stands for START and END in the packed bytes; `starts` distinguishes them from text."""
 
 
 class Corpus:
@@ -25,6 +26,7 @@ class Corpus:
         scripts: int32 `[num_documents]`, each document's number in `data.scripts`, or None.
         boundaries: bool `[num_symbols]`, the symbols with which a piece of `data.unigram` ends,
             or None.
+        fingerprint: hex digest of the documents' bytes and order; "" if they are in memory.
         vocabulary: of the symbols.
         byte_counts: int32 `[vocabulary.inputs]`, the bytes that each symbol stands for; None where
             symbols are bytes.
@@ -38,6 +40,7 @@ class Corpus:
         boundaries: np.ndarray | CheckedArray | None = None,
         vocabulary: Vocabulary = BYTE_VOCABULARY,
         byte_counts: np.ndarray | None = None,
+        fingerprint: str = "",
     ) -> None:
         self.symbols = symbols
         self.starts = starts
@@ -45,6 +48,7 @@ class Corpus:
         self.boundaries = boundaries
         self.vocabulary = vocabulary
         self.byte_counts = byte_counts
+        self.fingerprint = fingerprint
 
     @property
     def num_documents(self) -> int:
@@ -77,14 +81,31 @@ def pack(documents: Iterable[bytes]) -> Corpus:
     return Corpus(np.frombuffer(b"".join(packed), np.uint8), starts)
 
 
-class Rows:
+class CorpusRows:
+    """Rows that are cut from a corpus."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the corpus."""
+        return self.corpus.fingerprint
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of text in all rows."""
+        return self.corpus.num_bytes
+
+
+class Rows(CorpusRows):
     """A corpus as rows of T symbols: row k is symbols k*T to k*T + T, the last row is padded.
 
     Each byte and each END of the corpus is a target exactly once.
     """
 
     def __init__(self, corpus: Corpus, length: int) -> None:
-        self.corpus = corpus
+        super().__init__(corpus)
         self.length = length
 
     def __len__(self) -> int:
@@ -102,8 +123,8 @@ class Rows:
         """Several rows at once.
 
         Args:
-            indices: B row numbers; one behind the last row gives a row of padding.
-            places: without effect; nothing in these rows is drawn anew.
+            indices: B row numbers; an index past the end gives a row of padding.
+            places: ignored; these rows are deterministic.
 
         Returns:
             int32 `[B, T]` each: `ids`; `targets`, the symbol after each of them, UNSCORED where
@@ -124,8 +145,7 @@ class Rows:
             row[1 : 1 + len(text)] = text
         self._mark_documents(symbols, first)
 
-        ids, targets = symbols[:, 1:-2], symbols[:, 2:-1].copy()
-        targets[targets > vocabulary.end] = UNSCORED
+        ids, targets = symbols[:, 1:-2], vocabulary.scored(symbols[:, 2:-1])
         document_ids = np.cumsum(ids == vocabulary.start, axis=1, dtype=np.int32)
         document_ids += 1 - document_ids[:, :1]
         document_ids[ids == vocabulary.pad] = 0
@@ -168,6 +188,14 @@ class Rows:
 class RowSource(Protocol):
     """The numbered rows of one source."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the text, or the name of the task that makes up its own."""
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Bytes of text in all rows; None if there is no end."""
+
     def __len__(self) -> int: ...
 
     def batch(
@@ -176,9 +204,9 @@ class RowSource(Protocol):
         """Several rows at once: the fields of a `Batch`.
 
         Args:
-            indices: B row numbers; one behind the last row gives a row of padding.
-            places: the place of each in the endless order of training, for what is drawn anew each
-                time; none = evaluation, where a row is always the same.
+            indices: B row numbers; an index past the end gives a row of padding.
+            places: where each stands in the endless order of training, as a seed for rows that are
+                random; none = evaluation, in which a row is always the same.
         """
 
 
@@ -188,7 +216,7 @@ class ConcatenatedRows:
     def __init__(self, sources: Sequence[RowSource]) -> None:
         self.sources = sources
         self.ends = np.cumsum([len(rows) for rows in sources])
-        """int `[number of sources]`: the number behind the last row of each source."""
+        """int `[number of sources]`: one more than the number of the last row of each source."""
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -211,3 +239,31 @@ class ConcatenatedRows:
                 shape = (len(numbers), rows.shape[1])
                 batch.setdefault(name, np.empty(shape, rows.dtype))[mine] = rows
         return batch
+
+
+def script_ids(found: Sequence[str] | None, known: Sequence[str], source: str) -> np.ndarray:
+    """The numbers of the scripts that a source has.
+
+    Args:
+        found: names of the source's scripts; None if it has none.
+        known: the names in `data.scripts`, which gives them their numbers.
+        source: the source's name.
+
+    Returns:
+        int32 `[len(found)]`.
+
+    Raises:
+        UserError: for a source without scripts, and for a script that is not known.
+    """
+    if not found:
+        raise UserError(
+            f"data.scripts is given, and the documents of {source} have no script; name the script "
+            "of them all with data.script, or the key of each JSON line's with data.script_key."
+        )
+    unknown = [name for name in found if name not in known]
+    if unknown:
+        raise UserError(
+            f"{source} has documents of the script {', '.join(unknown)}, which is not in "
+            f"data.scripts ({', '.join(known)}); add it there."
+        )
+    return np.array([known.index(name) for name in found], np.int32)

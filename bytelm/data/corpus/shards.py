@@ -1,8 +1,8 @@
 """Training rows in an order of text that does not depend on what the symbols are.
 
-Documents are cut into pieces of so many bytes, which are shuffled in each epoch; the symbols of the
-shuffled pieces, one behind another, are cut into rows. A byte model and a subword model then read
-the same text in the same order, whatever their rows hold. A piece begins without context.
+Documents are cut into shards of so many bytes, which are shuffled in each epoch; the symbols of the
+shuffled shards, one after another, are cut into rows. A byte model and a subword model then read
+the same text in the same order, whatever their rows hold. A shard begins without context.
 """
 
 import functools
@@ -11,31 +11,31 @@ from collections.abc import Sequence
 import numpy as np
 
 from bytelm.core.vocabulary import UNSCORED
-from bytelm.data.corpus.packing import Corpus
+from bytelm.data.corpus.packing import Corpus, CorpusRows
 
 
-class PieceRows:
-    """A corpus in pieces, as rows of T symbols; each byte and each END is a target once an epoch.
+class ShardRows(CorpusRows):
+    """A corpus in shards, as rows of T symbols; each byte and each END is a target once an epoch.
 
     Args:
         corpus: of bytes or tokens.
         length: T.
-        piece_bytes: bytes of a document that a piece holds; a token belongs to the piece in which
-            it starts.
+        shard_bytes: bytes of a document in each shard; a token belongs to the shard in which it
+            starts.
         seed: of the order.
     """
 
-    def __init__(self, corpus: Corpus, length: int, piece_bytes: int, seed: int) -> None:
-        self.corpus = corpus
+    def __init__(self, corpus: Corpus, length: int, shard_bytes: int, seed: int) -> None:
+        super().__init__(corpus)
         self.length = length
-        self._starts = piece_starts(corpus, piece_bytes)
+        self._starts = shard_starts(corpus, shard_bytes)
         self._seed = seed
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
-        self._origin = (corpus, length, piece_bytes, seed)
+        self._origin = (corpus, length, shard_bytes, seed)
 
-    def __reduce__(self) -> tuple[type["PieceRows"], tuple[object, ...]]:
-        """Worker processes find the pieces themselves."""
-        return PieceRows, self._origin
+    def __reduce__(self) -> tuple[type["ShardRows"], tuple[object, ...]]:
+        """Worker processes find the shards themselves."""
+        return ShardRows, self._origin
 
     def __len__(self) -> int:
         return -(-self.corpus.num_symbols // self.length)
@@ -45,13 +45,13 @@ class PieceRows:
     ) -> dict[str, np.ndarray]:
         """Rows by their place in the endless order, as `Rows.batch` gives them.
 
-        `document_ids` count pieces.
+        `document_ids` count shards.
         """
         rows = [self._row(int(place)) for place in (indices if places is None else places)]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The order of the pieces, and the place of each one's first symbol in the stream."""
+        """The order of the shards, and where each one ends in the shuffled stream."""
         # RandomState, because numpy promises never to change its streams.
         seed = (self._seed + epoch) % 2**32
         order = np.random.RandomState(seed).permutation(len(self._starts) - 1)
@@ -94,18 +94,18 @@ class PieceRows:
         return symbols
 
 
-def piece_starts(corpus: Corpus, piece_bytes: int) -> np.ndarray:
-    """The first symbol of each piece, and the number of symbols, int64 `[pieces + 1]`."""
+def shard_starts(corpus: Corpus, shard_bytes: int) -> np.ndarray:
+    """The first symbol of each shard, and the number of symbols, int64 `[shards + 1]`."""
     found = []
     for first, last in zip(corpus.starts[:-1].tolist(), corpus.starts[1:].tolist(), strict=True):
         size = last - first - 2
         if corpus.byte_counts is None:
-            cuts = np.arange(piece_bytes, size, piece_bytes)
+            cuts = np.arange(shard_bytes, size, shard_bytes)
         else:
             counts = corpus.byte_counts[corpus.symbols[first + 1 : last - 1]]
             ends = np.cumsum(counts, dtype=np.int64)
-            edges = np.arange(piece_bytes, ends[-1] if size else 0, piece_bytes)
+            edges = np.arange(shard_bytes, ends[-1] if size else 0, shard_bytes)
             cuts = np.searchsorted(ends - counts, edges)
-        # START belongs to a document's first piece, END to its last.
+        # START belongs to a document's first shard, END to its last.
         found += [[first], first + 1 + cuts]
     return np.concatenate([*found, [corpus.num_symbols]]).astype(np.int64)

@@ -5,7 +5,7 @@ symbols. Here each document is cut at a phase that its text decides, and a fixed
 fragments as are wanted, all with the same probability: nats over bytes of those are an estimate of
 the corpus's without bias. Neither the order of the documents nor the names of files change what is
 picked, and documents that are added replace few fragments. Where training cuts documents into
-pieces that begin without context, the fragments are those.
+shards that begin without context, the fragments are those.
 """
 
 import bisect
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bytelm.data.corpus.packing import Corpus, Rows, RowSource
-from bytelm.data.corpus.shards import piece_starts
+from bytelm.data.corpus.shards import shard_starts
 
 SEED = 20201
 """Of what is picked; the same in every run."""
@@ -32,7 +32,7 @@ class SpreadRows:
         corpus: of bytes or tokens.
         length: T.
         wanted: about how many rows; all text is taken where it has no more.
-        piece_bytes: where training cuts documents into pieces of so many bytes, those are the
+        shard_bytes: where training cuts documents into shards of so many bytes, those are the
             fragments, the same for bytes and tokens; None where it does not.
         text: of the documents as bytes, by which fragments are picked; None where `corpus` is it.
     """
@@ -43,20 +43,20 @@ class SpreadRows:
         length: int,
         wanted: int,
         *,
-        piece_bytes: int | None = None,
+        shard_bytes: int | None = None,
         text: Corpus | None = None,
     ) -> None:
         self._rows = Rows(corpus, length)
         keys = _document_keys(text or corpus)
-        if piece_bytes is None:
+        if shard_bytes is None:
             cut = _cut_at_phases(np.asarray(corpus.starts, np.int64), keys, length)
         else:
-            cut = _cut_in_pieces(corpus, piece_bytes)
+            cut = _cut_in_shards(corpus, shard_bytes)
         picked = _picked(cut, keys, wanted * length)
         fragments = list(zip(cut.first[picked].tolist(), cut.size[picked].tolist(), strict=True))
         self.size = int(cut.size[picked].sum())
         """Symbols in all rows."""
-        if piece_bytes is None:
+        if shard_bytes is None:
             rows = fit([size for _, size in fragments], length)
             self._plan = [[fragments[number] for number in row] for row in rows]
         else:
@@ -113,9 +113,9 @@ def _cut_at_phases(starts: np.ndarray, keys: np.ndarray, length: int) -> Cut:
     return Cut(starts[document] + begin, end - begin, document, number)
 
 
-def _cut_in_pieces(corpus: Corpus, piece_bytes: int) -> Cut:
-    """Each document cut as training on pieces does."""
-    starts = piece_starts(corpus, piece_bytes)
+def _cut_in_shards(corpus: Corpus, shard_bytes: int) -> Cut:
+    """Each document cut as training on shards does."""
+    starts = shard_starts(corpus, shard_bytes)
     first, size = starts[:-1], np.diff(starts)
     document = np.searchsorted(corpus.starts, first, side="right") - 1
     counts = np.bincount(document, minlength=corpus.num_documents)

@@ -1,4 +1,4 @@
-"""Documents as the tokens of `data.tokenizer`, kept on disk beside their packed bytes."""
+"""Documents as the tokens of `data.tokenizer`, kept on disk next to their packed bytes."""
 
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,7 @@ TOKENS = "tokens.bin"
 
 
 class TokenCorpus(Corpus):
-    """The documents of a packed corpus as tokens, memory-mapped.
-
-    Attributes:
-        fingerprint: of the documents' bytes and order.
-    """
+    """The documents of a packed corpus as tokens, memory-mapped."""
 
     def __init__(self, directory: Path, corpus: PackedCorpus, tokenizer: Tokenizer) -> None:
         self._entry = Entry(directory)  # held, so that no other process removes it
@@ -30,9 +26,14 @@ class TokenCorpus(Corpus):
             scripts=corpus.scripts,
             vocabulary=tokenizer.vocabulary,
             byte_counts=tokenizer.byte_counts,
+            fingerprint=corpus.fingerprint,
         )
-        self.fingerprint = corpus.fingerprint
         self._origin = (directory, corpus, tokenizer)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of text."""
+        return self._origin[1].num_bytes
 
     def __reduce__(self) -> tuple[type["TokenCorpus"], tuple[object, ...]]:
         """Worker processes map the files themselves."""
@@ -40,7 +41,7 @@ class TokenCorpus(Corpus):
 
 
 def token_corpus(corpus: PackedCorpus, tokenizer: Tokenizer, cache_path: Path) -> TokenCorpus:
-    """Opens the tokens of a corpus, and makes them first if there are none yet.
+    """Opens the tokens of a corpus; computes them first if they are not stored yet.
 
     Raises:
         UserError: for text that the tokenizer cannot write back, or too little room on the disk.

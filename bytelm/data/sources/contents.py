@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bytelm.core.atomic_write import write_whole
 from bytelm.core.locks import exclusive
-from bytelm.data.corpus.progress import TextProgress
+from bytelm.data.progress import TextProgress
 
 REMEMBERED = "contents.json"
 """File of the cache with the digests of files whose size, times and inode are still the same."""

@@ -1,18 +1,18 @@
 """Documents in local files: a text holds one, JSON lines one a line, either may be compressed."""
 
+import dataclasses
 import io
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, ClassVar, cast
 
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import printable_name
-from bytelm.data.config import SourceConfig, Split
 from bytelm.data.sources.contents import content_digests
-from bytelm.data.sources.document import Document
 from bytelm.data.sources.file_formats import (
     CHUNK,
     COMPRESSIONS,
@@ -27,13 +27,74 @@ from bytelm.data.sources.file_formats import (
     opened,
 )
 from bytelm.data.sources.find_files import find_files, identity
+from bytelm.data.sources.placement import Document
+from bytelm.data.sources.source import SingleSource
+from bytelm.data.splits import Split
 
 COMPRESSION_RATIO = 2
-"""The least that text is made smaller by, to tell early when the disk has surely no room."""
+"""Text is at least this many times its compressed size; shows early that a disk is too small."""
 READING = 2
-"""Raise it when the same files give other documents; they are then packed again."""
+"""Raise it when the same files give other documents; they are then repacked."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Files(SingleSource):
+    """Local files: a text is one document, JSON lines hold one in each line."""
+
+    kind: ClassVar[str] = "files"
+
+    files: tuple[str, ...] = ()
+    """Globs of .txt files (one document each) and .jsonl files (one a line), or their names; .json
+    and .ndjson are JSON lines too, and any may end in .gz, .bz2, .xz or .zst."""
+    validation_files: tuple[str, ...] = ()
+    """Globs of the validation files; none = by a hash of each document in `files`."""
+    test_files: tuple[str, ...] = ()
+    """Globs of the test files; none = by a hash of each document in `files`."""
+    text_key: str | None = None
+    """Key of the text in a JSON line; none = `text`."""
+    target_key: str | None = None
+    """Key of the target in a JSON line, whose text is the input: for the task `pairs`. Of a list of
+    right targets the first is used."""
+    script_key: str | None = None
+    """Key of the document's script in a JSON line; none = unknown, or `script`."""
+    skip_bad: bool = False
+    """Count and skip broken JSON lines, lines without the key, and damaged compressed files instead
+    of stopping."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("files", "validation_files", "test_files"):
+            if "" in getattr(self, name):
+                raise UserError(
+                    f"data.{name} names an empty file; if that is a shell variable, it is empty: "
+                    "name the files, or leave the option out."
+                )
+        if not self.files:
+            raise UserError("data.files names no file; name the files to train on.")
+        if self.script is not None and self.script_key is not None:
+            raise UserError(
+                f"data.script is {self.script} and data.script_key {self.script_key}; give the "
+                "script of all documents or the key of each one's, not both."
+            )
+
+    @property
+    def label(self) -> str:
+        names = sorted({Path(file).name for file in self.files})
+        more = f" and {len(names) - 3} more files" if len(names) > 3 else ""
+        return f"{', '.join(names[:3])}{more}"
+
+    @property
+    def has_targets(self) -> bool:
+        return self.target_key is not None
+
+    def with_files(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> "Files":
+        names = ("files", "validation_files", "test_files")
+        return dataclasses.replace(self, **{name: change(getattr(self, name)) for name in names})  # type: ignore[arg-type]
+
+    def reader(self, cache_path: Path | None) -> "FilesReader":
+        return FilesReader(self, cache_path)
 
 
 class FilesReader:
@@ -44,7 +105,7 @@ class FilesReader:
             two splits share.
     """
 
-    def __init__(self, config: SourceConfig, cache_path: Path | None = None) -> None:
+    def __init__(self, config: Files, cache_path: Path | None = None) -> None:
         patterns: dict[Split, tuple[str, ...]] = {
             "train": config.files,
             "validation": config.validation_files,
@@ -67,7 +128,7 @@ class FilesReader:
 
     @property
     def settings(self) -> dict[str, object]:
-        """What of the config decides which documents are read, besides the files."""
+        """The options, besides the files, that decide which documents are read."""
         settings: dict[str, object] = {
             "reading": READING,
             "text_key": self._text_key,
@@ -96,11 +157,14 @@ class FilesReader:
             for path in self._files[split]
         )
 
+    def random_access(self, split: Split) -> None:
+        """None: files can only be read in order."""
+
     def documents(self, split: Split) -> Iterator[Document]:
         """Reads the documents as a stream.
 
-        Where bad lines are skipped, so is a damaged compressed file: whole, since what was read
-        before the damage may be wrong already.
+        If bad lines are skipped, a damaged compressed file is skipped as a whole: what comes before
+        the damage may be wrong already.
 
         Raises:
             UserError: for a damaged file, a file without the key of the scripts, and a bad line

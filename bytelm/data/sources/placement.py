@@ -1,4 +1,4 @@
-"""Which split a document belongs to, and where a long one is cut.
+"""A document, which split it belongs to, and where a long one is cut.
 
 A document's hash decides, so that equal documents share a split, and adding documents moves none.
 A document longer than `split_above` bytes is cut instead: its beginning belongs to train, its end
@@ -12,10 +12,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bytelm.data.config import SPLITS, Split
-from bytelm.data.corpus.text_record import TextRecord
-from bytelm.data.sources.document import Document
-from bytelm.data.sources.passages import digest, passages
+from bytelm.data.passages import digest, passages
+from bytelm.data.splits import SPLITS, Split
+from bytelm.data.text_record import TextRecord
+
+
+class Document(NamedTuple):
+    """What a source gives.
+
+    Attributes:
+        text: its bytes; it may be empty.
+        script: name of its script or language, such as `eng`; None if the source does not know it.
+        target: the expected output for `text`; None unless `target_key` is set.
+    """
+
+    text: bytes
+    script: str | None = None
+    target: bytes | None = None
 
 
 class Placed(NamedTuple):

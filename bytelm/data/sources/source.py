@@ -1,25 +1,45 @@
 """Sources of documents behind one interface: bytes, split into train, validation and test."""
 
+import abc
+import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig, SourceConfig, Split
-from bytelm.data.corpus.text_record import TextRecord
-from bytelm.data.sources.document import Document
-from bytelm.data.sources.files import FilesReader
-from bytelm.data.sources.placement import Placed, Placement
-from bytelm.data.sources.python_stdlib import PythonStdlibReader
-from bytelm.data.sources.tfds import TfdsReader
+from bytelm.core.variants import Variant
+from bytelm.data.passages import LONGEST
+from bytelm.data.sources.placement import Document, Placed, Placement
+from bytelm.data.splits import Split
+from bytelm.data.text_record import TextRecord
+
+LEAST_SPLIT = 4 * LONGEST
+"""Bytes that a document needs to be split by position: a few passages for each split."""
+
+SPLITTING = ("held_out", "split_above")
+"""Options that decide how a source is split."""
+
+
+class NotInstalledError(UserError):
+    """A package that reads the storage is missing; what was packed before can still be used."""
+
+
+class Texts(Protocol):
+    """The texts of documents by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> bytes: ...
 
 
 class Reader(Protocol):
-    """What reads one kind of storage."""
+    """Reads the documents of one kind of storage."""
 
     name: str
+    """Of the dataset, or of the first file."""
     skipped: int
     """Bad records that the last reading of documents left out."""
 
@@ -29,7 +49,7 @@ class Reader(Protocol):
 
     @property
     def settings(self) -> dict[str, object]:
-        """What the reader was told, as JSON values."""
+        """The options that decide which documents are read, as JSON values."""
 
     def inputs(self, split: Split) -> object:
         """A JSON value that changes when the stored documents do."""
@@ -43,17 +63,97 @@ class Reader(Protocol):
     def documents(self, split: Split) -> Iterator[Document]:
         """The documents, in a fixed order."""
 
+    def random_access(self, split: Split) -> Texts | None:
+        """The texts of the documents by number; None if they can only be read in order."""
+
+
+@dataclass(frozen=True)
+class SourceConfig(Variant, name="data", key="kind"):
+    """Where text comes from. A subclass that names its `kind` is thereby registered."""
+
+    kind: ClassVar[str]
+
+    @property
+    @abc.abstractmethod
+    def parts(self) -> tuple["SingleSource", ...]:
+        """The sources that it consists of: of a mixture several, else itself."""
+
+    @abc.abstractmethod
+    def with_files(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> "SourceConfig":
+        """The source with its files changed, such as to those below a directory."""
+
+
+@dataclass(frozen=True)
+class SingleSource(SourceConfig):
+    """One source of documents; those of the splits that it lacks are taken from its train split."""
+
+    script: str | None = None
+    """Script (or language) of all documents, such as `eng`; none = unknown."""
+    held_out: float = 0.05
+    """Fraction of documents assigned, by hash, to each split that the source does not provide."""
+    split_above: int | None = 2**20
+    """A document longer than this many bytes is split by position: its beginning is trained on, and
+    its end held out, `held_out` of it for each split that the source does not provide. none = every
+    document is in one split."""
+    weight: float = 1.0
+    """Share of a mixture's rows that come from this source, relative to the other weights."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 0.5:
+            raise UserError(f"data.held_out is {self.held_out}; choose from 0 to below 0.5.")
+        if self.split_above is not None and self.split_above < LEAST_SPLIT:
+            raise UserError(
+                f"data.split_above is {self.split_above}; choose {LEAST_SPLIT} bytes or more, or "
+                "None to keep every document in one split."
+            )
+        if not 0 < self.weight < float("inf"):
+            raise UserError(f"data.weight is {self.weight}; choose a positive number.")
+
+    @property
+    def parts(self) -> tuple["SingleSource", ...]:
+        return (self,)
+
+    @property
+    @abc.abstractmethod
+    def label(self) -> str:
+        """Its name for readers, without paths."""
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether each document has a target, for the task `pairs`."""
+        return False
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """The options that say which text it is, without those of its splits and its weight."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: fields[name] for name in fields.keys() - {*SPLITTING, "weight"}}
+
+    def with_files(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> "SingleSource":
+        return self
+
+    @abc.abstractmethod
+    def reader(self, cache_path: Path) -> Reader:
+        """What reads its storage.
+
+        Args:
+            cache_path: of the cache, for what is worth remembering.
+
+        Raises:
+            UserError: for files that are not there.
+        """
+
 
 @dataclass(frozen=True)
 class Source:
     """Documents of three splits; those that the storage lacks come from its train split.
 
-    `Placement` says which of them a document belongs to, or how a long one is cut.
+    `Placement` decides which split a document belongs to, and how a long one is cut.
 
     Attributes:
         reader: what reads the storage.
         held_out: share of the documents that each missing split gets.
-        script: of every document; None where the reader tells it, or nothing does.
+        script: of every document; None if the reader knows it, or nobody.
         split_above: bytes above which a document is cut; None for never.
         record: of a run whose text keeps its splits; None for none.
     """
@@ -74,7 +174,7 @@ class Source:
         return (placed.document for placed in self.placed(split) if placed.split == split)
 
     def placed(self, split: Split) -> Iterator[Placed]:
-        """All documents of the storage among which those of `split` are, each with its split."""
+        """All documents of the stored split that contains `split`, each with its split."""
         stored, placement = self.stored_split(split), self.placement
         for document in self.reader.documents(stored):
             if self.script is not None:
@@ -85,17 +185,17 @@ class Source:
                 yield Placed(document, stored, is_part=False)
 
     def stored_split(self, split: Split) -> Split:
-        """The split of the storage that holds the documents of `split`."""
+        """The split of the storage that contains the documents of `split`."""
         return split if split in self.reader.own_splits else "train"
 
     @property
     def placement(self) -> Placement:
-        """What places the documents of the storage's train split."""
+        """Assigns the documents of the storage's train split to splits."""
         own_splits = self.reader.own_splits
         return Placement(own_splits, self.held_out, self.split_above, self.record)
 
     def settings(self, split: Split) -> dict[str, object]:
-        """What was asked for, as JSON values."""
+        """The options that decide which documents a split has, as JSON values."""
         optional = {
             "script": self.script,
             "split_above": self.split_above,
@@ -112,33 +212,11 @@ class Source:
         return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
 
 
-def open_source(config: SourceConfig, data: DataConfig) -> Source:
-    """Opens one source; `data` says where the cache is.
+def open_source(config: SingleSource, cache_path: Path) -> Source:
+    """Opens one source.
 
     Raises:
         UserError: for a mistake in the config, or files that are not there.
     """
-    return Source(
-        _reader(config, data),
-        held_out=config.held_out,
-        script=config.script,
-        split_above=config.split_above,
-    )
-
-
-def _reader(config: SourceConfig, data: DataConfig) -> Reader:
-    if config.files:
-        return FilesReader(config, data.cache_path)
-    if config.dataset == "python_stdlib":
-        if config.train_split or config.validation_split or config.test_split or config.data_dir:
-            raise UserError(
-                "python_stdlib has no splits or data directory to name; leave out data.data_dir "
-                "and data.*_split, or choose another data.dataset."
-            )
-        return PythonStdlibReader(data.cache_path)
-    return TfdsReader(config)
-
-
-def open_sources(config: DataConfig) -> tuple[Source, ...]:
-    """Opens every source of a run."""
-    return tuple(open_source(source, config) for source in config.source_configs)
+    reader = config.reader(cache_path)
+    return Source(reader, config.held_out, config.script, config.split_above)

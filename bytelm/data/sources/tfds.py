@@ -1,17 +1,20 @@
 """Documents of a dataset of tensorflow-datasets (TFDS), read without TensorFlow."""
 
+import contextlib
 import difflib
 import functools
 import os
 import re
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 from bytelm.core.errors import UserError
 from bytelm.core.file_names import is_utf8
-from bytelm.data.config import SourceConfig, Split
-from bytelm.data.sources.document import Document
-from bytelm.data.sources.tfds_features import own_features_only
+from bytelm.data.sources.placement import Document
+from bytelm.data.sources.source import NotInstalledError, SingleSource
+from bytelm.data.splits import Split
 
 FOUND_SPLITS: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
@@ -21,18 +24,54 @@ FOUND_SPLITS: dict[Split, tuple[str, ...]] = {
 NAMESPACE = re.compile(r"[\w-]+:(?![\d*]+\.)")
 """What comes before a dataset's name, as in `huggingface:pg19`; `pg19:1.0.0` has a version."""
 
+OWN = re.compile(r"tensorflow_datasets\.core\.features\.[a-z_]+\.[A-Za-z]+")
+"""Names of TFDS's own feature classes."""
 
-class TfdsMissingError(UserError):
-    """The package tensorflow-datasets is not installed."""
+
+@dataclass(frozen=True)
+class Tfds(SingleSource):
+    """A text dataset of TFDS that is prepared on this machine."""
+
+    kind: ClassVar[str] = "tfds"
+
+    dataset: str = ""
+    """Its name: `name`, `name/config` or `name/config:1.0.0`; `python_stdlib` is the standard
+    library of this Python."""
+    data_dir: str | None = None
+    """Directory that holds the prepared dataset; none = TFDS's default."""
+    train_split: str | None = None
+    """TFDS split to train on, such as `train` or `train[:90%]`; none = `train`."""
+    validation_split: str | None = None
+    """TFDS split for validation; none = `validation` or `valid`, else a hash of each document."""
+    test_split: str | None = None
+    """TFDS split for the test; none = `test`, else a hash of each document."""
+    text_key: str | None = None
+    """Text feature of the dataset; none = `text`, or the only one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.dataset:
+            raise UserError("data.dataset is empty; name a dataset of TFDS.")
+
+    @property
+    def label(self) -> str:
+        return self.dataset
+
+    def reader(self, cache_path: Path) -> "TfdsReader":
+        return TfdsReader(self)
+
+
+class ForeignFeatureError(ValueError):
+    """A feature of a dataset is of a class that is not TFDS's own."""
 
 
 def import_tfds(dataset: str) -> Any:
-    """The module `tensorflow_datasets`, which reading packed text does not need."""
+    """The module `tensorflow_datasets`; text that is packed already is read without it."""
     try:
         import tensorflow_datasets
         import tensorflow_datasets.text  # registers the text datasets
     except ImportError as error:
-        raise TfdsMissingError(
+        raise NotInstalledError(
             f"the dataset {dataset} is not packed yet, and packing it needs tensorflow-datasets "
             f"({error}); run `pip install tensorflow-datasets importlib_resources`."
         ) from error
@@ -64,7 +103,7 @@ class TfdsReader:
 
     skipped = 0
 
-    def __init__(self, config: SourceConfig) -> None:
+    def __init__(self, config: Tfds) -> None:
         self.name = config.dataset
         self._config = config
 
@@ -134,7 +173,7 @@ class TfdsReader:
 
     @property
     def settings(self) -> dict[str, object]:
-        """What of the config decides which documents are read, besides the data."""
+        """The options that decide which documents are read."""
         config = self._config
         splits = [config.train_split, config.validation_split, config.test_split]
         return {"dataset": config.dataset, "text_key": config.text_key, "splits": splits}
@@ -203,3 +242,34 @@ def _unknown(tfds: Any, name: str) -> str:
     near = difflib.get_close_matches(wanted, known, n=3)
     nearest = f"; the nearest names are {', '.join(near)}" if near else ""
     return f"TFDS has no dataset named {name!r}{nearest}; for local files use --data.files."
+
+
+@contextlib.contextmanager
+def own_features_only(tfds: Any) -> Iterator[None]:
+    """Lets TFDS open features only of its own classes, and of classes that are already imported.
+
+    A `features.json` names the classes of its features, and TFDS imports any module named there:
+    opening a dataset from someone else would run their code.
+
+    Args:
+        tfds: the module `tensorflow_datasets`.
+
+    Raises:
+        ForeignFeatureError: in the context, if TFDS would import another class.
+    """
+    connector = tfds.features.FeatureConnector
+    class_method = vars(connector)["cls_from_name"]
+
+    def cls_from_name(cls: Any, name: str) -> Any:
+        if name not in cls._registered_features and not OWN.fullmatch(name):
+            raise ForeignFeatureError(
+                f"its features.json names the class {name}, which is not TFDS's own and is not "
+                "imported"
+            )
+        return class_method.__func__(cls, name)
+
+    connector.cls_from_name = classmethod(cls_from_name)
+    try:
+        yield
+    finally:
+        connector.cls_from_name = class_method

@@ -1,21 +1,37 @@
 """MrT5's diagnostic tasks: what a delete gate may delete is known (arXiv 2410.20771, section 4).
 
-A text is random letters of both cases; the target is the text without what its rule takes out.
-As in the authors' code, what the contextual rule and the merge look for is planted, because it is
-rare among random letters. In 63 letters the rules take out on average
+A text is random letters of both cases; the target is the text after a rule has deleted some. As in
+the authors' code, strings that the contextual rule and the merge look for are planted, because they
+are rare among random letters. In 63 letters the rules delete on average
 
 - `vowel_removal`: 12.1 (19.2 %), all the vowels, which are 10 of the 52 letters;
 - `contextual_vowel_removal`: the vowels that follow a lower-case consonant, and no others;
 - `merge_abc`: 2 letters of every ABC, which becomes D.
 """
 
+import abc
 import re
 import string
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from bytelm.data.config import DataConfig, Split
-from bytelm.data.tasks.encoder_decoder import EncoderDecoderRows, Example, random_of, with_end
+from bytelm.core.errors import UserError
+from bytelm.data.corpus.packing import RowSource
+from bytelm.data.corpus.spread import DrawnRows
+from bytelm.data.sources.python_library import PythonLibrary
+from bytelm.data.sources.source import SingleSource, Source
+from bytelm.data.splits import Split
+from bytelm.data.tasks.examples import (
+    EncoderDecoderTask,
+    Example,
+    ExampleRows,
+    random_of,
+    with_end,
+)
+from bytelm.data.tasks.task import OpenText, Pair, Picked
 
 VOWELS = b"aeiouAEIOU"
 LETTERS = string.ascii_letters.encode()
@@ -23,66 +39,150 @@ CONSONANTS = bytes(letter for letter in LETTERS if letter not in VOWELS)
 AFTER_LOWER_CONSONANT = re.compile(rb"(?<=[b-df-hj-np-tv-z])[aeiouAEIOU]")
 
 PAIRS = 0.5
-"""How many of the pieces of a text for the contextual rule are a consonant and a vowel."""
+"""Probability of a consonant and a vowel in place of a letter, for the contextual rule."""
 MERGES = 0.1
-"""How many of the pieces of a text for the merge are ABC."""
+"""Probability of ABC in place of a letter, for the merge."""
 NUM_ROWS = 2**31
 """Rows of a split: more than a run ever reads."""
-EVALUATION_ROWS = 1024
-"""How many of them an evaluation takes that is not told how many."""
+EVALUATED_ROWS = 1024
+"""Rows of an evaluation by default."""
 
 
-def target(task: str, text: bytes) -> bytes:
-    """What a model shall write for a text."""
-    if task == "vowel_removal":
+@dataclass(frozen=True)
+class Diagnostic(EncoderDecoderTask):
+    """A task on random letters, of which it is known what may be deleted."""
+
+    makes_text: ClassVar[bool] = True
+    evaluated_rows: ClassVar[int | None] = EVALUATED_ROWS
+    least_length: ClassVar[int] = 2
+
+    @abc.abstractmethod
+    def text(self, length: int, rng: np.random.RandomState) -> bytes:
+        """Random letters, and in them what the rule looks for."""
+
+    @abc.abstractmethod
+    def target(self, text: bytes) -> bytes:
+        """The expected output for a text."""
+
+    def check(self, sources: Sequence[SingleSource], length: int, scripts: Sequence[str]) -> None:
+        super().check(sources, length, scripts)
+        if tuple(sources) != (PythonLibrary(),) or scripts:
+            raise UserError(
+                f"the task {self.kind} makes up its own text; leave out data.dataset, data.files, "
+                "other sources and data.scripts."
+            )
+
+    def rows(
+        self, data: OpenText, source: Source | None, split: Split, seed: int
+    ) -> "DiagnosticRows":
+        length = data.sequence_length
+        return DiagnosticRows(self, length, self.row_length(length), split, seed)
+
+    def training_rows(self, data: OpenText, seed: int) -> list[RowSource]:
+        return [self.rows(data, None, "train", seed)]
+
+    def evaluation_rows(
+        self, data: OpenText, split: Split, wanted: Sequence[int | None]
+    ) -> list[RowSource]:
+        return [self.rows(data, None, split, 0)]
+
+    def validation_rows(self, data: OpenText, wanted: Sequence[int]) -> list[Picked]:
+        # Rows are independent random text: the first are as good as any.
+        rows = self.rows(data, None, "validation", 0)
+        return [Picked(DrawnRows(rows, np.arange(wanted[0])), "random text")]
+
+    def pairs(self, data: OpenText, split: Split) -> Iterator[Pair]:
+        rows = self.rows(data, None, split, 0)
+        return (Pair(*rows.texts(index)) for index in range(EVALUATED_ROWS))
+
+
+class VowelRemoval(Diagnostic):
+    """Deletes all vowels."""
+
+    kind: ClassVar[str] = "vowel_removal"
+
+    def text(self, length: int, rng: np.random.RandomState) -> bytes:
+        return _draw(LETTERS, length, rng).tobytes()
+
+    def target(self, text: bytes) -> bytes:
         return text.translate(None, VOWELS)
-    if task == "contextual_vowel_removal":
-        return AFTER_LOWER_CONSONANT.sub(b"", text)
-    return text.replace(b"ABC", b"D")
 
 
-def random_text(task: str, length: int, rng: np.random.RandomState) -> bytes:
-    """Random letters, in the share that the task needs in pieces that its rule looks for."""
-    letters = _draw(LETTERS, length, rng)
-    if task == "vowel_removal":
-        return letters.tobytes()
-    if task == "contextual_vowel_removal":
+class ContextualVowelRemoval(Diagnostic):
+    """Deletes the vowels that follow a lower-case consonant."""
+
+    kind: ClassVar[str] = "contextual_vowel_removal"
+
+    def text(self, length: int, rng: np.random.RandomState) -> bytes:
+        letters = _draw(LETTERS, length, rng)
         consonants, vowels = _draw(CONSONANTS, length, rng), _draw(VOWELS, length, rng)
-        pieces, share = np.stack([consonants, vowels], axis=1), PAIRS
-    else:
-        pieces, share = np.tile(np.frombuffer(b"ABC", np.uint8), (length, 1)), MERGES
-    planted = rng.random_sample(length) < share
-    drawn = [
-        (piece if is_planted else letter).tobytes()
-        for letter, piece, is_planted in zip(letters, pieces, planted, strict=True)
-    ]
-    return b"".join(drawn)[:length]
+        return _planted(letters, np.stack([consonants, vowels], axis=1), PAIRS, rng)
+
+    def target(self, text: bytes) -> bytes:
+        return AFTER_LOWER_CONSONANT.sub(b"", text)
+
+
+class MergeAbc(Diagnostic):
+    """Writes D in place of ABC."""
+
+    kind: ClassVar[str] = "merge_abc"
+
+    def text(self, length: int, rng: np.random.RandomState) -> bytes:
+        abc_letters = np.tile(np.frombuffer(b"ABC", np.uint8), (length, 1))
+        return _planted(_draw(LETTERS, length, rng), abc_letters, MERGES, rng)
+
+    def target(self, text: bytes) -> bytes:
+        return text.replace(b"ABC", b"D")
 
 
 def _draw(letters: bytes, count: int, rng: np.random.RandomState) -> np.ndarray:
     return rng.choice(np.frombuffer(letters, np.uint8), count)
 
 
-class DiagnosticRows(EncoderDecoderRows):
+def _planted(
+    letters: np.ndarray, strings: np.ndarray, share: float, rng: np.random.RandomState
+) -> bytes:
+    """As many bytes as there are letters, some of which strings take the place of.
+
+    Args:
+        letters: uint8 `[N]`.
+        strings: uint8 `[N, bytes of a string]`.
+        share: probability of a string in place of a letter.
+        rng: source of randomness.
+    """
+    chosen = rng.random_sample(len(letters)) < share
+    drawn = [
+        (string if is_chosen else letter).tobytes()
+        for letter, string, is_chosen in zip(letters, strings, chosen, strict=True)
+    ]
+    return b"".join(drawn)[: len(letters)]
+
+
+class DiagnosticRows(ExampleRows):
     """Endless rows of a diagnostic task, each drawn from the seed, the split and its number.
 
-    Splits have random numbers of their own. That two strings are equal is as good as impossible at
-    the paper's length of 64; strings of very few letters may occur in several splits.
+    Splits have random numbers of their own. Two equal strings are practically impossible at the
+    paper's length of 64; strings of very few letters may occur in several splits.
     """
 
-    def __init__(self, config: DataConfig, split: Split, seed: int = 0) -> None:
-        super().__init__(config.sequence_length, config.row_length)
-        self._key = (config.task, seed, split)
-        self._task = config.task
+    num_bytes = None
+
+    def __init__(
+        self, task: Diagnostic, input_length: int, target_length: int, split: Split, seed: int = 0
+    ) -> None:
+        super().__init__(input_length, target_length)
+        self.fingerprint = task.kind
+        self._key = (task.kind, seed, split)
+        self._task = task
 
     def __len__(self) -> int:
         return NUM_ROWS
 
     def texts(self, index: int) -> tuple[bytes, bytes]:
         """The text of a row, S - 1 letters, and its target."""
-        text = random_text(self._task, self.input_length - 1, random_of(*self._key, index))
-        return text, target(self._task, text)
+        text = self._task.text(self.input_length - 1, random_of(*self._key, index))
+        return text, self._task.target(text)
 
     def example(self, index: int, place: int | None) -> Example:
-        text, wanted = self.texts(index)
-        return Example(with_end(text), with_end(wanted))
+        text, target = self.texts(index)
+        return Example(with_end(text), with_end(target))

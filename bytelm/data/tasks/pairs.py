@@ -1,61 +1,50 @@
-"""Pairs of an input and a target: those of JSON lines, and those of the diagnostic tasks."""
+"""The task of inputs and targets: pairs in the lines of JSON files."""
 
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DIAGNOSTICS, DataConfig, Split
 from bytelm.data.corpus.cache import no_text
-from bytelm.data.corpus.packing import pack
-from bytelm.data.sources.source import Source, open_sources
-from bytelm.data.tasks.diagnostics import EVALUATION_ROWS, DiagnosticRows
-from bytelm.data.tasks.encoder_decoder import EncoderDecoderRows, Example, with_end
-from bytelm.data.writing_systems import script_ids
+from bytelm.data.corpus.packing import pack, script_ids
+from bytelm.data.corpus.spread import drawn_rows
+from bytelm.data.sources.source import Source
+from bytelm.data.splits import Split
+from bytelm.data.tasks.examples import EncoderDecoderTask, Example, ExampleRows, with_end
+from bytelm.data.tasks.task import OpenText, Pair, Picked
+from bytelm.data.text_record import PLACED, placed_passages
 
 logger = logging.getLogger(__name__)
 
 
-class Pair(NamedTuple):
-    """What a model reads and what it shall write.
+@dataclass(frozen=True)
+class Pairs(EncoderDecoderTask):
+    """Writes the target of each input; both come from a JSON line."""
 
-    Attributes:
-        input: bytes.
-        target: bytes.
-        script: name of the script or language; None where nothing tells it.
-    """
+    kind: ClassVar[str] = "pairs"
+    needs_targets: ClassVar[bool] = True
 
-    input: bytes
-    target: bytes
-    script: str | None = None
+    def least_target_length(self, length: int) -> int:
+        return 1
 
+    def rows(self, data: OpenText, source: Source, split: Split, seed: int) -> "PairRows":
+        lengths = data.sequence_length, self.row_length(data.sequence_length)
+        return data.kept((source, split), lambda: PairRows(source, split, *lengths, data.scripts))
 
-def pairs(
-    config: DataConfig, split: Split, sources: Sequence[Source] | None = None
-) -> Iterator[Pair]:
-    """The pairs of a split of every source in order, of a diagnostic task the first 1024.
+    def _picked(self, data: OpenText, source: Source, wanted: int) -> Picked:
+        rows = self.rows(data, source, "validation", 0)
+        return Picked(drawn_rows(rows, wanted), f"{len(rows):,} pairs")
 
-    Args:
-        config: of the sources.
-        split: which split.
-        sources: of the config, where they are open already.
+    def passages(self, data: OpenText, source: Source, split: Split) -> np.ndarray:
+        content = b"".join(placed_passages(p.document.text, p.split) for p in source.placed(split))
+        return np.frombuffer(content, PLACED)
 
-    Raises:
-        UserError: for a task without pairs, or a bad source.
-    """
-    if config.task in DIAGNOSTICS:
-        rows = DiagnosticRows(config, split)
-        return (Pair(*rows.texts(index)) for index in range(EVALUATION_ROWS))
-    if config.task != "pairs":
-        raise UserError(
-            f"data.task is {config.task}, which has no inputs with targets of their own; choose "
-            f"pairs or one of {', '.join(DIAGNOSTICS)}."
-        )
-    opened = open_sources(config) if sources is None else sources
-    return (pair for source in opened for pair in _pairs(source, split))
+    def pairs(self, data: OpenText, split: Split) -> Iterator[Pair]:
+        return (pair for source in data.sources for pair in _pairs(source, split))
 
 
 def _pairs(source: Source, split: Split) -> Iterator[Pair]:
@@ -64,21 +53,35 @@ def _pairs(source: Source, split: Split) -> Iterator[Pair]:
         yield Pair(document.text, document.target, document.script)
 
 
-class PairRows(EncoderDecoderRows):
+class PairRows(ExampleRows):
     """The pairs of a split of one source, one in each row; they are held in memory.
 
     Attributes:
         fingerprint: hex digest of the pairs and their order.
     """
 
-    def __init__(self, source: Source, split: Split, config: DataConfig) -> None:
+    def __init__(
+        self,
+        source: Source,
+        split: Split,
+        input_length: int,
+        target_length: int,
+        scripts: Sequence[str] = (),
+    ) -> None:
         """Reads all pairs.
+
+        Args:
+            source: of the pairs.
+            split: of the source.
+            input_length: S.
+            target_length: T.
+            scripts: names of the scripts that rows carry; none = rows carry no scripts.
 
         Raises:
             UserError: for a bad source, a split without pairs, a pair that is too long for its
                 row, and a script that `data.scripts` does not have.
         """
-        super().__init__(config.sequence_length, config.row_length, bool(config.scripts))
+        super().__init__(input_length, target_length, bool(scripts))
         found = list(_pairs(source, split))
         if not found:
             raise no_text(source, split)
@@ -94,8 +97,8 @@ class PairRows(EncoderDecoderRows):
         self._targets = pack(pair.target for pair in found)
         self._check_lengths(f"{source.name} ({split})")
         self._scripts = np.full(len(found), -1, np.int32)
-        if config.scripts:
-            self._scripts = _scripts(found, config, source)
+        if scripts:
+            self._scripts = _scripts(found, scripts, source)
         digest = hashlib.blake2b(digest_size=16)
         for corpus in (self._inputs, self._targets):
             digest.update(corpus.starts.astype("<i8").tobytes() + corpus.symbols.tobytes())
@@ -131,9 +134,9 @@ class PairRows(EncoderDecoderRows):
         )
 
 
-def _scripts(found: list[Pair], config: DataConfig, source: Source) -> np.ndarray:
+def _scripts(found: list[Pair], scripts: Sequence[str], source: Source) -> np.ndarray:
     """The number of each pair's script in `data.scripts`, int32."""
     names = list(dict.fromkeys(pair.script for pair in found))
     known = [name for name in names if name is not None]
-    ids = script_ids(known if len(known) == len(names) else None, config.scripts, source.name)
+    ids = script_ids(known if len(known) == len(names) else None, scripts, source.name)
     return ids[[names.index(pair.script) for pair in found]]

@@ -6,19 +6,83 @@ so on down. A sentinel is the id of a byte, as in the published checkpoints. The
 never occur in valid UTF-8, so that the first 11 sentinels collide with nothing in text. Beyond
 them, and in bytes that are no text, an id may be either; we keep the published ids, and a decoder
 can tell only by their order (the n-th sentinel is 256 - n). After 256 spans they would run out,
-which `DataConfig` refuses.
+which `SpanCorruption` refuses.
 """
 
 import bisect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTES, END
-from bytelm.data.corpus.packing import Corpus
-from bytelm.data.tasks.encoder_decoder import EncoderDecoderRows, Example, random_of
+from bytelm.data.corpus.packing import Corpus, CorpusRows
+from bytelm.data.sources.source import SingleSource, Source
+from bytelm.data.splits import Split
+from bytelm.data.tasks.examples import EncoderDecoderTask, Example, ExampleRows, random_of
+from bytelm.data.tasks.task import OpenText, Pair
 
 SENTINELS = BYTES
 """Most spans of a row."""
+
+
+@dataclass(frozen=True)
+class SpanCorruption(EncoderDecoderTask):
+    """Writes the random spans that were taken out of a text, as ByT5 does."""
+
+    kind: ClassVar[str] = "span_corruption"
+    least_length: ClassVar[int] = 3
+
+    noise_density: float = 0.15
+    """Share of the text that is taken out."""
+    mean_span: float = 20.0
+    """Mean bytes of each span that is taken out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.noise_density < 1:
+            raise UserError(
+                f"data.noise_density is {self.noise_density}; choose between 0 and 1, such as 0.15."
+            )
+        if not 1 <= self.mean_span < float("inf"):
+            raise UserError(f"data.mean_span is {self.mean_span}; choose 1 or more.")
+
+    def check(self, sources: Sequence[SingleSource], length: int, scripts: Sequence[str]) -> None:
+        super().check(sources, length, scripts)
+        raw, _ = lengths(length, self.noise_density, self.mean_span)
+        spans = span_counts(raw, self.noise_density, self.mean_span)[1]
+        if spans > SENTINELS:
+            raise UserError(
+                f"data.sequence_length {length} and data.mean_span "
+                f"{self.mean_span} make {spans} spans in a row, and there are {SENTINELS} "
+                "sentinels to stand for them; choose shorter rows or longer spans."
+            )
+
+    def own_row_length(self, length: int) -> int:
+        return lengths(length, self.noise_density, self.mean_span)[1]
+
+    def rows(self, data: OpenText, source: Source, split: Split, seed: int) -> "SpanCorruptionRows":
+        return self._rows(data.corpus(source, split), data.sequence_length, seed)
+
+    def _rows(self, corpus: Corpus, length: int, seed: int) -> "SpanCorruptionRows":
+        sizes = (length, self.row_length(length))
+        return SpanCorruptionRows(corpus, *sizes, self.noise_density, self.mean_span, seed)
+
+    def describe(self, corpus: Corpus, length: int) -> tuple[str, Iterator[Pair]]:
+        rows = self._rows(corpus, length, seed=0)
+        _, spans = span_counts(rows.chunk_length, self.noise_density, self.mean_span)
+        words = (
+            f"span corruption: {rows.chunk_length:,} symbols of text become {length:,} inputs and "
+            f"{self.row_length(length):,} targets (spans: {spans})"
+        )
+        examples = (rows.example(index, None) for index in range(len(rows)))
+        return words, (Pair(_text(each.inputs), _text(each.targets)) for each in examples)
+
+
+def _text(symbols: np.ndarray) -> bytes:
+    return bytes(symbols[symbols < END].tolist())
 
 
 def span_counts(length: int, density: float, mean_span: float) -> tuple[int, int]:
@@ -102,7 +166,7 @@ def corrupt(symbols: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarr
     Returns:
         inputs: int32, the kept symbols with a sentinel for each run of noise, and END.
         targets: int32, the noise with a sentinel for each run of kept symbols, and END; there is
-            no sentinel behind the last noise.
+            no sentinel after the last noise.
 
     Raises:
         ValueError: for more than 256 runs of either.
@@ -121,11 +185,11 @@ def _with_sentinels(symbols: np.ndarray, replaced: np.ndarray) -> np.ndarray:
     return np.append(found[first | ~replaced], np.int32(END))
 
 
-class SpanCorruptionRows(EncoderDecoderRows):
+class SpanCorruptionRows(ExampleRows, CorpusRows):
     """A corpus in chunks of as many symbols as fit, corrupted; the last chunk is shorter.
 
     The symbols are each document's bytes and END, without START. In training a chunk is corrupted
-    anew each time; in evaluation always in the same way.
+    differently each time; in evaluation always in the same way.
     """
 
     def __init__(
@@ -147,8 +211,8 @@ class SpanCorruptionRows(EncoderDecoderRows):
             mean_span: mean symbols of a noise span.
             seed: of what is noise in training.
         """
-        super().__init__(input_length, target_length, corpus.scripts is not None)
-        self.corpus = corpus
+        ExampleRows.__init__(self, input_length, target_length, corpus.scripts is not None)
+        CorpusRows.__init__(self, corpus)
         self.chunk_length, _ = lengths(input_length, density, mean_span)
         self._noise = (density, mean_span)
         self._seed = seed
@@ -174,7 +238,7 @@ class SpanCorruptionRows(EncoderDecoderRows):
         first = index * self.chunk_length
         last = min(first + self.chunk_length, self.num_symbols) - 1
         low, high = self._document_at(first), self._document_at(last)
-        # In the corpus there is a START more before each document.
+        # The corpus also has a START before each document.
         begin = first + low + 1
         symbols = self.corpus.symbols[begin : last + high + 2].astype(np.int32)
         starts = self.corpus.starts[low + 1 : high + 2] - begin

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from bytelm.core.errors import UserError
-from bytelm.tokenizers.carried import carried_tokenizer
+from bytelm.data.carried import carried_tokenizer
 from bytelm.training.checkpoints import set_aside
 from bytelm.training.checkpoints.digests import Digests, digest_arrays, digest_json
 from bytelm.training.checkpoints.exported import is_exported, load_exported

@@ -20,8 +20,8 @@ from safetensors.numpy import load_file, save_file
 
 from bytelm.core.atomic_write import new_folder
 from bytelm.core.errors import UserError
-from bytelm.data.corpus.text_record import FILE as TEXT_RECORD
-from bytelm.tokenizers.carried import carried_tokenizer, carry
+from bytelm.data.carried import carried_tokenizer, carry
+from bytelm.data.text_record import FILE as TEXT_RECORD
 from bytelm.training.checkpoints.digests import check, digest_arrays, digest_json
 from bytelm.training.checkpoints.model_card import model_card
 from bytelm.training.checkpoints.reading import first_line

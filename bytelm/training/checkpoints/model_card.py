@@ -1,11 +1,9 @@
 """The model card of an exported model: what it is, where it comes from and how it is used."""
 
 import math
-from pathlib import Path
 
 import jax
 
-from bytelm.data.config import SourceConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.checkpoints.saved_model import SavedModel
 
@@ -52,7 +50,7 @@ def model_card(saved: SavedModel, name: str) -> str:
     has_encoder = isinstance(config.model, EncoderDecoderConfig)
     rows = {
         "Parameters": f"{sum(sizes.values()):,}, of which {tables:,} in embeddings and head",
-        "Training data": "; ".join(_source(source) for source in config.data.source_configs),
+        "Training data": "; ".join(source.label for source in config.data.source_configs),
         "Steps": f"{saved.step:,}",
         "Symbols in a row": f"{config.data.sequence_length:,}",
     }
@@ -73,12 +71,3 @@ def model_card(saved: SavedModel, name: str) -> str:
         if has_encoder
         else 'print(model.bits_per_byte(["A text."]))\nprint(model.generate(["A text"])[0])',
     )
-
-
-def _source(data: SourceConfig) -> str:
-    """The names of a source; not the paths of files, which say more than a reader needs."""
-    if not data.files:
-        return data.dataset
-    names = sorted({Path(file).name for file in data.files})
-    more = f" and {len(names) - 3} more files" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more}"

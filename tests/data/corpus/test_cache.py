@@ -20,19 +20,20 @@ import pytest
 
 from bytelm.core.errors import UserError
 from bytelm.core.locks import exclusive
-from bytelm.data.config import SPLITS, DataConfig
+from bytelm.data.config import DataConfig, Files, Tfds
 from bytelm.data.corpus import resumable
-from bytelm.data.corpus.cache import PackedCorpus, packed_corpus, training_corpus
+from bytelm.data.corpus.cache import PackedCorpus, packed_corpus
 from bytelm.data.corpus.packing import Rows
-from bytelm.data.sources.document import Document
-from bytelm.data.sources.placement import Placed
-from bytelm.data.sources.source import Source, open_sources
+from bytelm.data.open_data import OpenData
+from bytelm.data.sources.placement import Document, Placed
+from bytelm.data.sources.source import Source
 from bytelm.data.sources.tfds import TfdsReader
+from bytelm.data.splits import SPLITS
 from bytelm.tokenizers.unigram import Unigram
 
 
 def pack(config, split="train"):
-    (source,) = open_sources(config)
+    (source,) = OpenData(config).sources
     return packed_corpus(source, split, config.cache_path)
 
 
@@ -57,8 +58,8 @@ def test_is_built_once(config, monkeypatch):
     "name", ["\u4e66" * 75 + ".jsonl", "b\udcff\n[x].jsonl", "n" * 249 + ".jsonl"]
 )
 def test_any_name_of_a_file(config, tmp_path, name):
-    shutil.copy(config.files[0], tmp_path / name)
-    corpus = pack(replace(config, files=(str(tmp_path / name),)))
+    shutil.copy(config.source.files[0], tmp_path / name)
+    corpus = pack(replace(config, source=replace(config.source, files=(str(tmp_path / name),))))
     assert corpus.fingerprint == pack(config).fingerprint
     assert corpus.name == name
 
@@ -67,7 +68,8 @@ def test_a_long_text_is_held_once(tmp_path):
     size = 2**25
     (tmp_path / "a.txt").write_bytes(bytes(size))
     config = DataConfig(
-        files=(str(tmp_path / "a.txt"),), held_out=0.0, cache_dir=str(tmp_path / "cache")
+        source=Files(files=(str(tmp_path / "a.txt"),), held_out=0.0),
+        cache_dir=str(tmp_path / "cache"),
     )
     tracemalloc.start()
     try:
@@ -78,9 +80,9 @@ def test_a_long_text_is_held_once(tmp_path):
 
 
 def test_is_built_anew_when_the_files_change(config):
-    config = replace(config, held_out=0.0)
+    config = replace(config, source=replace(config.source, held_out=0.0))
     before = pack(config)
-    with open(config.files[0], "a") as file:
+    with open(config.source.files[0], "a") as file:
         file.write('{"text": "one more"}\n' * 2)
     after = pack(config)
     assert after.fingerprint != before.fingerprint
@@ -89,8 +91,11 @@ def test_is_built_anew_when_the_files_change(config):
 
 def test_fingerprint_is_of_the_documents_alone(config, tmp_path):
     copy = tmp_path / "copy.jsonl"
-    shutil.copy(config.files[0], copy)
-    assert pack(replace(config, files=(str(copy),))).fingerprint == pack(config).fingerprint
+    shutil.copy(config.source.files[0], copy)
+    assert (
+        pack(replace(config, source=replace(config.source, files=(str(copy),)))).fingerprint
+        == pack(config).fingerprint
+    )
 
 
 def test_damaged_files_are_packed_again(config):
@@ -110,14 +115,14 @@ def test_can_be_sent_to_another_process(config):
 
 
 def test_skipped_lines_are_reported_each_time(config, caplog):
-    with open(config.files[0], "a") as file:
+    with open(config.source.files[0], "a") as file:
         file.write("no JSON\n" * 3)
     with pytest.raises(UserError, match="line 72"):
         pack(config)
     assert not list(config.cache_path.glob("packed/*/"))
     for _ in range(2):
         caplog.clear()
-        assert pack(replace(config, skip_bad=True)).skipped == 3
+        assert pack(replace(config, source=replace(config.source, skip_bad=True))).skipped == 3
         assert "3 bad lines or files were skipped" in caplog.text
 
 
@@ -127,7 +132,9 @@ def test_skipped_lines_are_reported_each_time(config, caplog):
 )
 def test_a_split_without_text(tmp_path, split, message):
     (tmp_path / "empty.txt").write_bytes(b"")
-    config = DataConfig(files=(str(tmp_path / "*.txt"),), cache_dir=str(tmp_path), held_out=0.0)
+    config = DataConfig(
+        source=Files(files=(str(tmp_path / "*.txt"),), held_out=0.0), cache_dir=str(tmp_path)
+    )
     with pytest.raises(UserError, match=message):
         pack(config, split)
 
@@ -143,7 +150,9 @@ def test_one_long_text_has_all_splits(tmp_path, caplog):
     lines = [f"line {number} of a book\n" for number in range(60_000)]
     text = "".join(lines).encode()
     (tmp_path / "book.txt").write_bytes(text)
-    config = DataConfig(files=(str(tmp_path / "book.txt"),), cache_dir=str(tmp_path / "cache"))
+    config = DataConfig(
+        source=Files(files=(str(tmp_path / "book.txt"),)), cache_dir=str(tmp_path / "cache")
+    )
     found = [pack(config, split).document(0) for split in SPLITS]
     assert b"".join(found) == text
     assert [len(part) / len(text) for part in found] == pytest.approx([0.9, 0.05, 0.05], abs=0.015)
@@ -153,11 +162,17 @@ def test_one_long_text_has_all_splits(tmp_path, caplog):
         "the last 10.0% of each is held out for validation and test" in said
         and "--data.split-above" in said
     )
-    for whole in (replace(config, held_out=0.0), replace(config, split_above=None)):
+    for whole in (
+        replace(config, source=replace(config.source, held_out=0.0)),
+        replace(config, source=replace(config.source, split_above=None)),
+    ):
         with pytest.raises(UserError, match=r"no text in its (train|validation|test) split"):
             [pack(whole, split) for split in SPLITS]
     with pytest.raises(UserError, match=r"lower --data.split-above \(None\)"):
-        [pack(replace(config, split_above=None), split) for split in ("validation", "test")]
+        [
+            pack(replace(config, source=replace(config.source, split_above=None)), split)
+            for split in ("validation", "test")
+        ]
 
 
 def test_disk_full_while_packing_leaves_nothing(config, monkeypatch):
@@ -208,10 +223,10 @@ SLOW_PACKING = """
 import sys, time
 from pathlib import Path
 from bytelm.data.corpus.cache import packed_corpus
-from bytelm.data.config import DataConfig
-from bytelm.data.sources.document import Document
-from bytelm.data.sources.placement import Placed
-from bytelm.data.sources.source import Source, open_sources
+from bytelm.data.config import DataConfig, Files
+from bytelm.data.open_data import OpenData
+from bytelm.data.sources.placement import Document, Placed
+from bytelm.data.sources.source import Source
 
 def slow(self, split):
     yield Placed(Document(b"x" * 100_000), "train", False)
@@ -219,14 +234,14 @@ def slow(self, split):
     time.sleep(60)
 
 Source.placed = slow
-config = DataConfig(files=(sys.argv[1],), cache_dir=sys.argv[2], held_out=0.1)
-packed_corpus(open_sources(config)[0], "train", config.cache_path)
+config = DataConfig(Files(files=(sys.argv[1],), held_out=0.1), cache_dir=sys.argv[2])
+packed_corpus(OpenData(config).sources[0], "train", config.cache_path)
 """
 
 
 def test_killed_while_packing(config):
     cache = Path(config.cache_dir)
-    arguments = [sys.executable, "-c", SLOW_PACKING, config.files[0], str(cache)]
+    arguments = [sys.executable, "-c", SLOW_PACKING, config.source.files[0], str(cache)]
     with subprocess.Popen(arguments) as process:
         while not (cache / "ready").exists():
             assert process.poll() is None
@@ -240,28 +255,33 @@ def test_killed_while_packing(config):
 
 
 def test_packed_text_is_read_where_tfds_is_missing(tfds_dir, tmp_path, monkeypatch):
-    config = DataConfig(dataset="tiny_text", data_dir=tfds_dir, cache_dir=str(tmp_path))
+    config = DataConfig(
+        source=Tfds(dataset="tiny_text", data_dir=tfds_dir), cache_dir=str(tmp_path)
+    )
     packed = pack(config, "test")
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     assert pack(config, "test").directory == packed.directory
     with pytest.raises(UserError, match="pip install"):
         pack(config, "validation")
     with pytest.raises(UserError, match="pip install"):
-        pack(replace(config, text_key="body"), "test")
+        pack(replace(config, source=replace(config.source, text_key="body")), "test")
 
 
 def test_the_same_dataset_of_tfds_has_one_cache(tfds_dir, tmp_path):
-    config = DataConfig(dataset="tiny_text", data_dir=tfds_dir, cache_dir=str(tmp_path))
+    config = DataConfig(
+        source=Tfds(dataset="tiny_text", data_dir=tfds_dir), cache_dir=str(tmp_path)
+    )
     corpus = pack(config, "test")
     assert isinstance(corpus, PackedCorpus)
     assert corpus.num_documents == 3
     assert corpus.fingerprint == pack(config, "test").fingerprint
-    assert isinstance(open_sources(config)[0].reader, TfdsReader)
+    assert isinstance(OpenData(config).sources[0].reader, TfdsReader)
 
 
 def opened(config, unigram=None):
-    (source,) = open_sources(config)
-    return training_corpus(source, "train", config, unigram)
+    data = OpenData(config)
+    data.unigram = unigram
+    return data.corpus(data.sources[0], "train")
 
 
 @pytest.fixture
@@ -270,7 +290,9 @@ def of_two_scripts(config, tmp_path):
     path = tmp_path / "scripts.jsonl"
     lines = [{"text": f"{n} мир", "lang": "abc"[n % 5 % 3] * 2} for n in range(40)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return replace(config, files=(str(path),), script_key="lang", held_out=0.0)
+    return replace(
+        config, source=replace(config.source, files=(str(path),), script_key="lang", held_out=0.0)
+    )
 
 
 def test_text_without_scripts_has_no_file_of_them(config):
@@ -314,20 +336,28 @@ def test_scripts_that_are_not_known(config, of_two_scripts):
     with pytest.raises(UserError, match=r"documents of documents.jsonl have no script"):
         opened(replace(config, scripts=("aa",)))
     with pytest.raises(UserError, match="documents of the script bb, which"):
-        opened(replace(config, script="bb", scripts=("aa",)))
+        opened(replace(config, source=replace(config.source, script="bb"), scripts=("aa",)))
 
 
 def test_another_script_or_key_is_packed_anew(config, of_two_scripts):
-    path = Path(of_two_scripts.files[0])
+    path = Path(of_two_scripts.source.files[0])
     lines = [json.loads(line) | {"other": "aa"} for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     scripts = ("cc", "bb", "aa")
     by_lang = opened(replace(of_two_scripts, scripts=scripts))
-    by_other = opened(replace(of_two_scripts, script_key="other", scripts=scripts))
+    by_other = opened(
+        replace(
+            of_two_scripts,
+            source=replace(of_two_scripts.source, script_key="other"),
+            scripts=scripts,
+        )
+    )
     assert set(by_lang.scripts) == {0, 1, 2}
     assert set(by_other.scripts) == {2}
     for number, script in enumerate(scripts):
-        corpus = opened(replace(config, script=script, scripts=scripts))
+        corpus = opened(
+            replace(config, source=replace(config.source, script=script), scripts=scripts)
+        )
         assert set(corpus.scripts) == {number}
     assert by_lang.fingerprint == by_other.fingerprint
 
@@ -335,7 +365,7 @@ def test_another_script_or_key_is_packed_anew(config, of_two_scripts):
 def test_pieces_are_found_once_for_each_text_and_model(
     config, tmp_path, unigram_model, monkeypatch
 ):
-    config = replace(config, held_out=0.0)
+    config = replace(config, source=replace(config.source, held_out=0.0))
     unigram = Unigram(unigram_model)
     corpus = opened(config, unigram)
     expected = [unigram.boundaries(text) for text in corpus.documents()]
@@ -356,7 +386,7 @@ def test_pieces_are_found_once_for_each_text_and_model(
 
     assert np.all(opened(config, EveryByte()).boundaries)
     assert not np.all(opened(config, unigram).boundaries)
-    with open(config.files[0], "a") as file:
+    with open(config.source.files[0], "a") as file:
         file.write('{"text": "one more"}\n')
     assert len(opened(config, unigram).boundaries) == len(corpus.boundaries) + 10
 
@@ -400,12 +430,12 @@ def test_damaged_text_is_never_a_row_and_is_packed_again_next_time(config, unigr
 def test_a_file_that_is_touched_moved_or_copied_is_not_packed_again(config, tmp_path, monkeypatch):
     before = pack(config)
     monkeypatch.setattr(Source, "placed", lambda *arguments: pytest.fail("was packed again"))
-    path = Path(config.files[0])
+    path = Path(config.source.files[0])
     path.touch()
     assert pack(config).fingerprint == before.fingerprint
     copy = shutil.copy(path, tmp_path / "copy.jsonl")
     path.unlink()
-    found = pack(replace(config, files=(str(copy),)))
+    found = pack(replace(config, source=replace(config.source, files=(str(copy),))))
     assert (found.directory, found.name) == (before.directory, "copy.jsonl")
 
 
@@ -414,7 +444,7 @@ def test_a_file_that_changes_while_it_is_packed_is_refused(config, monkeypatch):
 
     def changing(self, split):
         yield from placed(self, split)
-        with open(config.files[0], "a") as file:
+        with open(config.source.files[0], "a") as file:
             file.write('{"text": "one more"}\n')
 
     monkeypatch.setattr(Source, "placed", changing)
@@ -425,7 +455,10 @@ def test_a_file_that_changes_while_it_is_packed_is_refused(config, monkeypatch):
 
 def test_pieces_go_on_where_they_were(config, unigram_model, monkeypatch):
     monkeypatch.setattr(resumable, "SAVE_SECONDS", -1.0)
-    config, unigram = replace(config, held_out=0.0), Unigram(unigram_model)
+    config, unigram = (
+        replace(config, source=replace(config.source, held_out=0.0)),
+        Unigram(unigram_model),
+    )
     boundaries, texts = unigram.boundaries, []
 
     def stopped(text):

@@ -11,11 +11,11 @@ from bytelm.core.locks import exclusive
 from bytelm.data.corpus.build_once import build_once
 from bytelm.data.corpus.cache import packed_corpus
 from bytelm.data.corpus.cache_listing import cache_entries, manage_cache
-from bytelm.data.sources.source import open_sources
+from bytelm.data.open_data import OpenData
 
 
 def pack(config, split):
-    return packed_corpus(open_sources(config)[0], split, config.cache_path)
+    return packed_corpus(OpenData(config).sources[0], split, config.cache_path)
 
 
 @pytest.fixture

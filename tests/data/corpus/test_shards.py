@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bytelm.core.vocabulary import END, PAD, START, UNSCORED, Vocabulary
 from bytelm.data.corpus.packing import Corpus, pack
-from bytelm.data.corpus.shards import PieceRows
+from bytelm.data.corpus.shards import ShardRows
 
 PAIRS = Vocabulary(256 + 26 * 26)
 
@@ -55,9 +55,9 @@ documents = st.lists(st.text("abcXY ", max_size=30).map(str.encode), min_size=1,
 
 @given(documents, st.integers(1, 9), st.integers(1, 13))
 @settings(max_examples=60, deadline=None)
-def test_each_symbol_is_a_target_once_in_each_epoch(texts, piece_bytes, length):
+def test_each_symbol_is_a_target_once_in_each_epoch(texts, shard_bytes, length):
     for corpus in (pack(texts), paired(texts)):
-        rows = PieceRows(corpus, length, piece_bytes, seed=3)
+        rows = ShardRows(corpus, length, shard_bytes, seed=3)
         for epoch in range(2):
             places = range(epoch * len(rows), (epoch + 1) * len(rows))
             batch = rows.batch([0] * len(rows), places)
@@ -72,10 +72,10 @@ def test_each_symbol_is_a_target_once_in_each_epoch(texts, piece_bytes, length):
 
 @given(documents, st.integers(1, 9))
 @settings(max_examples=60, deadline=None)
-def test_a_target_is_the_symbol_behind_it_in_the_document(texts, piece_bytes):
+def test_a_target_is_the_symbol_behind_it_in_the_document(texts, shard_bytes):
     # Letters of a document are told apart by their case and place: the pairs must be neighbours.
     corpus = pack(texts)
-    rows = PieceRows(corpus, 4, piece_bytes, seed=0)
+    rows = ShardRows(corpus, 4, shard_bytes, seed=0)
     batch = rows.batch(range(len(rows)))
     stream = [symbol for text in texts for symbol in (START, *text, END)]
     neighbours = set(itertools.pairwise(stream))
@@ -89,8 +89,8 @@ def test_a_target_is_the_symbol_behind_it_in_the_document(texts, piece_bytes):
 def test_bytes_and_tokens_are_in_the_same_order():
     rng = np.random.default_rng(0)
     texts = ["".join(rng.choice(list("abc XY"), 300)).encode() for _ in range(4)]
-    of_bytes = PieceRows(pack(texts), 64, 32, seed=5)
-    of_tokens = PieceRows(paired(texts), 32, 32, seed=5)
+    of_bytes = ShardRows(pack(texts), 64, 32, seed=5)
+    of_tokens = ShardRows(paired(texts), 32, 32, seed=5)
 
     def read(rows):
         ids = rows.batch(range(len(rows)))["ids"].ravel()
@@ -108,10 +108,10 @@ def test_bytes_and_tokens_are_in_the_same_order():
 
 def test_the_order_changes_with_the_epoch_and_the_seed():
     corpus = pack([bytes(range(200))])
-    rows = PieceRows(corpus, 8, 8, seed=1)
+    rows = ShardRows(corpus, 8, 8, seed=1)
     one = rows.batch(range(len(rows)))["ids"]
     two = rows.batch(range(len(rows), 2 * len(rows)))["ids"]
-    other = PieceRows(corpus, 8, 8, seed=2).batch(range(len(rows)))["ids"]
+    other = ShardRows(corpus, 8, 8, seed=2).batch(range(len(rows)))["ids"]
     assert (one != two).any() and (one != other).any()
     copy = pickle.loads(pickle.dumps(rows))
     np.testing.assert_array_equal(copy.batch(range(len(rows)))["ids"], one)
@@ -120,7 +120,7 @@ def test_the_order_changes_with_the_epoch_and_the_seed():
 def test_pieces_do_not_see_each_other_and_scripts_stay_with_their_documents():
     corpus = pack([b"abcdef", b"XYZ"])
     corpus.scripts = np.array([7, 9], np.int32)
-    row = PieceRows(corpus, corpus.num_symbols + 2, 2, seed=0).batch([0])
+    row = ShardRows(corpus, corpus.num_symbols + 2, 2, seed=0).batch([0])
     ids, segments, scripts = (row[name][0] for name in ("ids", "document_ids", "scripts"))
     pieces = {text_of(ids[segments == n], Vocabulary()) for n in range(1, segments.max() + 1)}
     assert pieces == {b"^ab", b"cd", b"ef$", b"^XY", b"Z$"}
@@ -132,7 +132,7 @@ def test_pieces_do_not_see_each_other_and_scripts_stay_with_their_documents():
 
 @pytest.mark.parametrize("length", [1, 5])
 def test_an_empty_document_is_read(length):
-    rows = PieceRows(pack([b""]), length, 4, seed=0)
+    rows = ShardRows(pack([b""]), length, 4, seed=0)
     batch = rows.batch(range(len(rows)))
     assert batch["ids"].ravel()[:2].tolist() == [START, END]
     assert batch["targets"].ravel()[:2].tolist() == [END, UNSCORED]

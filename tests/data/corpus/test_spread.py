@@ -82,8 +82,8 @@ def test_pieces_are_of_the_same_text_for_bytes_and_tokens():
     symbols = np.concatenate([np.pad(pair, 1) for pair in pairs])
     counts = np.full(2**16 + 3, 2, np.int32)
     as_tokens = Corpus(symbols, starts, vocabulary=Vocabulary(2**16), byte_counts=counts)
-    rows = SpreadRows(as_bytes, LENGTH, 40, piece_bytes=20)
-    of_tokens = SpreadRows(as_tokens, LENGTH // 2, 40, piece_bytes=20, text=as_bytes)
+    rows = SpreadRows(as_bytes, LENGTH, 40, shard_bytes=20)
+    of_tokens = SpreadRows(as_tokens, LENGTH // 2, 40, shard_bytes=20, text=as_bytes)
     # About as many symbols of text in each, START and END aside.
     found = [
         set(_beginnings(each, corpus))

@@ -6,23 +6,22 @@ import numpy as np
 import pytest
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, NextByte
 from bytelm.data.corpus import resumable, tokens
 from bytelm.data.corpus.cache import packed_corpus
 from bytelm.data.corpus.packing import Rows
 from bytelm.data.loader import ValidationBatches, train_loader
-from bytelm.data.rows import open_tokenizer, training_rows
-from bytelm.data.sources.source import open_sources
+from bytelm.data.open_data import OpenData
 from tests.data.tokenized import DOCUMENTS, TOKENS
 
 
 def corpus_of(config):
-    packed = packed_corpus(open_sources(config)[0], "train", config.cache_path)
-    return tokens.token_corpus(packed, open_tokenizer(config), config.cache_path)
+    data = OpenData(config)
+    return data.corpus(data.sources[0], "train")
 
 
 def test_rows_hold_every_document(tokenized):
-    corpus, tokenizer = corpus_of(tokenized), open_tokenizer(tokenized)
+    corpus, tokenizer = corpus_of(tokenized), OpenData(tokenized).tokenizer
     vocabulary = tokenizer.vocabulary
     rows = Rows(corpus, 7)
     batch = rows.batch(range(len(rows)))
@@ -40,9 +39,9 @@ def test_rows_hold_every_document(tokenized):
 
 
 def test_byte_counts_are_of_the_targets(tokenized):
-    rows, _ = training_rows(tokenized, seed=0)
+    (rows,) = OpenData(tokenized).training_rows(seed=0)
     batch = rows.batch(range(len(rows)))
-    tokenizer = open_tokenizer(tokenized)
+    tokenizer = OpenData(tokenized).tokenizer
     assert batch["byte_counts"].dtype == np.int32
     for target, count in zip(batch["targets"].flat, batch["byte_counts"].flat, strict=True):
         text = tokenizer.token_bytes[target] if 0 <= target < tokenizer.size else b""
@@ -61,29 +60,29 @@ def test_tokens_are_made_once(tokenized, monkeypatch):
 
 
 def test_the_loader_gives_tokens_with_their_byte_counts(tokenized):
-    loader = train_loader(tokenized, seed=0)
+    loader = train_loader(OpenData(tokenized), seed=0)
     try:
         batch = next(loader)
     finally:
         loader.close()
     assert batch.ids.shape == batch.byte_counts.shape == (2, 16)
-    assert open_tokenizer(tokenized).digest in loader.fingerprint
-    validation = list(ValidationBatches(tokenized))
+    assert OpenData(tokenized).tokenizer.digest in loader.fingerprint
+    validation = list(ValidationBatches(OpenData(tokenized)))
     assert sum(batch.byte_counts.sum() for batch in validation) == len("held out text")
 
 
 def test_text_that_a_tokenizer_changes_is_refused(tokenized, monkeypatch):
-    tokenizer = open_tokenizer(tokenized)
+    tokenizer = OpenData(tokenized).tokenizer
     monkeypatch.setattr(type(tokenizer), "decode", lambda self, ids: b"?")
-    packed = packed_corpus(open_sources(tokenized)[0], "train", tokenized.cache_path)
+    packed = packed_corpus(OpenData(tokenized).sources[0], "train", tokenized.cache_path)
     with pytest.raises(UserError, match=r"cannot write back .* at byte 0"):
         tokens.token_corpus(packed, tokenizer, tokenized.cache_path / "other")
 
 
 def test_tokenising_goes_on_where_it_was(tokenized, tmp_path, monkeypatch):
     monkeypatch.setattr(resumable, "SAVE_SECONDS", -1.0)
-    packed = packed_corpus(open_sources(tokenized)[0], "train", tokenized.cache_path)
-    tokenizer, texts = open_tokenizer(tokenized), []
+    packed = packed_corpus(OpenData(tokenized).sources[0], "train", tokenized.cache_path)
+    tokenizer, texts = OpenData(tokenized).tokenizer, []
     expected = corpus_of(tokenized)
     encode = tokenizer.encode
 
@@ -108,21 +107,20 @@ def test_tokenising_goes_on_where_it_was(tokenized, tmp_path, monkeypatch):
     [
         ({"stochastok": 1.5}, r"data.stochastok is 1.5"),
         ({"stochastok": 0.1}, "no tokens to split"),
-        ({"piece_bytes": 0}, "data.piece_bytes is 0"),
-        ({"tokenizer": "t.json", "stochastok": 0.1, "piece_bytes": 4}, "leave one of them out"),
-        ({"tokenizer": "t.json", "task": "span_corruption"}, "rows of its own"),
+        ({"shard_bytes": 0}, "data.shard_bytes is 0"),
+        ({"tokenizer": "t.json", "stochastok": 0.1, "shard_bytes": 4}, "leave one of them out"),
         ({"tokenizer": "t.json", "unigram": "u.model"}, "data.unigram; leave one"),
-        ({"piece_bytes": 4, "read": "stream"}, "data.read stream; leave one"),
+        ({"shard_bytes": 4, "read": "stream"}, "data.read stream; leave one"),
     ],
 )
 def test_what_does_not_go_with_tokens(changes, message):
     with pytest.raises(UserError, match=message):
-        DataConfig(**changes)
+        NextByte(**changes)
 
 
 def test_a_missing_tokenizer_is_named():
     with pytest.raises(UserError, match=r"cannot read the tokenizer gone\.json"):
-        open_tokenizer(DataConfig(tokenizer="gone.json"))
+        _ = OpenData(DataConfig(task=NextByte(tokenizer="gone.json"))).tokenizer
 
 
 def test_few_tokens_take_two_bytes_each(tokenized):

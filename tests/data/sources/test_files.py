@@ -10,10 +10,10 @@ import tracemalloc
 import pytest
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import SourceConfig
-from bytelm.data.sources.document import Document
+from bytelm.data.config import Files
 from bytelm.data.sources.file_formats import zstd
 from bytelm.data.sources.files import FilesReader
+from bytelm.data.sources.placement import Document
 
 COMPRESSORS = {
     "": bytes,
@@ -25,7 +25,7 @@ COMPRESSORS = {
 
 
 def read(*patterns, split="train", **fields):
-    reader = FilesReader(SourceConfig(files=tuple(map(str, patterns)), **fields))
+    reader = Files(files=tuple(map(str, patterns)), **fields).reader(None)
     return [document.text for document in reader.documents(split)]
 
 
@@ -74,7 +74,7 @@ def test_bad_lines(tmp_path, line, reason):
     path.write_bytes(b'{"text": "good"}\n' + line + b'\n{"text": "fine"}\n')
     with pytest.raises(UserError, match=rf"a\.jsonl, line 2: .*{reason}.*--data.skip-bad"):
         read(path)
-    reader = FilesReader(SourceConfig(files=(str(path),), skip_bad=True))
+    reader = FilesReader(Files(files=(str(path),), skip_bad=True))
     assert [document.text for document in reader.documents("train")] == [b"good", b"fine"]
     assert reader.skipped == 1
 
@@ -82,9 +82,9 @@ def test_bad_lines(tmp_path, line, reason):
 def test_scripts_of_json_lines(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a", "lang": "eng"}\n{"lang": "rus", "text": ""}\n')
-    reader = FilesReader(SourceConfig(files=(str(path),), script_key="lang"))
+    reader = FilesReader(Files(files=(str(path),), script_key="lang"))
     assert list(reader.documents("train")) == [Document(b"a", "eng"), Document(b"", "rus")]
-    reader = FilesReader(SourceConfig(files=(str(path),)))
+    reader = FilesReader(Files(files=(str(path),)))
     assert {document.script for document in reader.documents("train")} == {None}
 
 
@@ -139,7 +139,7 @@ def test_a_damaged_file_is_an_error_or_left_out_whole(tmp_path, ending, name, ca
         second.write_bytes(COMPRESSORS[ending](line * 1000) + rest)
         with pytest.raises(UserError, match=rf"{name}{ending} cannot be read, or is damaged"):
             read(tmp_path / "*")
-        reader = FilesReader(SourceConfig(files=(str(tmp_path / "*"),), skip_bad=True))
+        reader = FilesReader(Files(files=(str(tmp_path / "*"),), skip_bad=True))
         assert [document.text for document in reader.documents("train")] == [b"fine"]
         assert reader.skipped == 1
         assert f"{name}{ending} is damaged, and left out" in caplog.text
@@ -225,7 +225,7 @@ def test_a_long_text_is_held_once(tmp_path, ending):
 def test_inputs_change_with_the_files(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"a")
-    config = SourceConfig(files=(str(path),))
+    config = Files(files=(str(path),))
     before = FilesReader(config).inputs("train")
     assert FilesReader(config).inputs("train") == before
     path.write_bytes(b"ab")

@@ -5,12 +5,11 @@ import pickle
 import numpy as np
 import pytest
 
-from bytelm.data.config import SPLITS
-from bytelm.data.corpus.text_record import PLACED, make_record, placed_passages
-from bytelm.data.sources.document import Document
-from bytelm.data.sources.passages import passages
-from bytelm.data.sources.placement import Placement
-from tests.data.sources.test_passages import TEXTS, lines
+from bytelm.data.passages import passages
+from bytelm.data.sources.placement import Document, Placement
+from bytelm.data.splits import SPLITS
+from bytelm.data.text_record import PLACED, make_record, placed_passages
+from tests.data.test_passages import TEXTS, lines
 
 LEAST = 4 * 16384
 

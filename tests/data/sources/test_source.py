@@ -2,12 +2,11 @@
 
 import itertools
 
-import pytest
-
-from bytelm.core.errors import UserError
-from bytelm.data.config import SPLITS, DataConfig, SourceConfig
-from bytelm.data.sources.document import Document
-from bytelm.data.sources.source import Source, open_sources
+from bytelm.data.config import DataConfig, Files, Mixture, PythonLibrary, Tfds
+from bytelm.data.open_data import OpenData
+from bytelm.data.sources.placement import Document
+from bytelm.data.sources.source import Source
+from bytelm.data.splits import SPLITS
 
 
 class ListReader:
@@ -88,13 +87,8 @@ def test_one_script_for_all_documents():
 
 def test_the_script_of_a_config_reaches_every_kind_of_source(tmp_path):
     (tmp_path / "a.txt").write_text("a")
-    files = SourceConfig(files=(str(tmp_path / "a.txt"),), script="eng")
-    tfds = SourceConfig(dataset="lm1b", script="rus")
-    library = SourceConfig(script="python")
-    sources = open_sources(DataConfig(mixture=(files, tfds, library)))
+    files = Files(files=(str(tmp_path / "a.txt"),), script="eng")
+    tfds = Tfds(dataset="lm1b", script="rus")
+    library = PythonLibrary(script="python")
+    sources = OpenData(DataConfig(source=Mixture(sources=(files, tfds, library)))).sources
     assert [source.script for source in sources] == ["eng", "rus", "python"]
-
-
-def test_splits_cannot_be_named_for_the_standard_library():
-    with pytest.raises(UserError, match="python_stdlib has no splits"):
-        open_sources(DataConfig(train_split="train"))

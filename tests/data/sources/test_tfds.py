@@ -9,9 +9,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import SourceConfig
-from bytelm.data.sources.document import Document
-from bytelm.data.sources.tfds import TfdsMissingError, TfdsReader
+from bytelm.data.config import Tfds
+from bytelm.data.sources.placement import Document
+from bytelm.data.sources.tfds import NotInstalledError, TfdsReader
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def no_network(monkeypatch):
 
 
 def test_reads_prepared_data_by_name(tfds_dir):
-    reader = TfdsReader(SourceConfig(dataset="tiny_text:1.0.0", data_dir=tfds_dir))
+    reader = TfdsReader(Tfds(dataset="tiny_text:1.0.0", data_dir=tfds_dir))
     assert reader.own_splits == {"train", "test"}
     assert sorted(document.text for document in reader.documents("test")) == [
         b"0 of 3 \xff",
@@ -35,7 +35,7 @@ def test_reads_prepared_data_by_name(tfds_dir):
 
 
 def test_named_splits_and_feature(tfds_dir):
-    config = SourceConfig(
+    config = Tfds(
         dataset="tiny_text",
         data_dir=tfds_dir,
         train_split="train[:50%]",
@@ -49,7 +49,7 @@ def test_named_splits_and_feature(tfds_dir):
 
 
 def test_a_dataset_of_the_catalogue_finds_its_text():
-    reader = TfdsReader(SourceConfig(dataset="pg19"))
+    reader = TfdsReader(Tfds(dataset="pg19"))
     with tfds.testing.mock_data(num_examples=3):
         # The mock has features and examples, and no splits.
         vars(reader).update(builder=tfds.builder("pg19"), splits={"train": "train"})
@@ -73,7 +73,7 @@ def test_a_dataset_of_the_catalogue_finds_its_text():
 )
 def test_mistakes(tfds_dir, fields, message):
     with pytest.raises(UserError, match=message):
-        list(TfdsReader(SourceConfig(**{"data_dir": tfds_dir, **fields})).documents("train"))
+        list(TfdsReader(Tfds(**{"data_dir": tfds_dir, **fields})).documents("train"))
 
 
 @pytest.mark.parametrize("part", ["text", "whole"])
@@ -87,7 +87,7 @@ def test_nothing_is_imported_that_a_dataset_names(tmp_path, monkeypatch, tfds_di
         own = {"text": "text_feature.Text", "whole": "features_dict.FeaturesDict"}[part]
         content = content.replace(f"tensorflow_datasets.core.features.{own}", "foreign_module.Own")
         (folder / name).write_text(content.replace("tiny_text", "foreign_text"))
-    reader = TfdsReader(SourceConfig(dataset="foreign_text", data_dir=str(tmp_path)))
+    reader = TfdsReader(Tfds(dataset="foreign_text", data_dir=str(tmp_path)))
     with pytest.raises(UserError, match=r"features\.json names the class foreign_module\.Own"):
         list(reader.documents("train"))
     assert "foreign_module" not in sys.modules
@@ -99,11 +99,11 @@ def test_nothing_is_imported_that_a_dataset_names(tmp_path, monkeypatch, tfds_di
 @pytest.mark.parametrize("name", ["huggingface:pg19", "some-body:pg19/en:1.0.0"])
 def test_nothing_is_fetched_from_a_namespace(name):
     with pytest.raises(UserError, match="namespace whose code or data TFDS would fetch"):
-        list(TfdsReader(SourceConfig(dataset=name)).documents("train"))
+        list(TfdsReader(Tfds(dataset=name)).documents("train"))
 
 
 def test_no_train_split(tfds_dir, monkeypatch):
-    reader = TfdsReader(SourceConfig(dataset="tiny_text", data_dir=tfds_dir))
+    reader = TfdsReader(Tfds(dataset="tiny_text", data_dir=tfds_dir))
     monkeypatch.delitem(reader.builder.info.splits, "train")
     with pytest.raises(UserError, match="no split `train`; choose one of test"):
         list(reader.documents("train"))
@@ -116,12 +116,12 @@ def test_a_format_without_random_access(tmp_path, tfds_dir):
         if path.suffix == ".json":
             (copy / path.name).write_text(path.read_text().replace("array_record", "tfrecord"))
     assert json.loads((copy / "dataset_info.json").read_text())["fileFormat"] == "tfrecord"
-    reader = TfdsReader(SourceConfig(dataset="tiny_text", data_dir=str(tmp_path)))
+    reader = TfdsReader(Tfds(dataset="tiny_text", data_dir=str(tmp_path)))
     with pytest.raises(UserError, match="format tfrecord, which has no random access"):
         list(reader.documents("train"))
 
 
 def test_without_tfds(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(TfdsMissingError, match="pip install"):
-        list(TfdsReader(SourceConfig(dataset="lm1b")).documents("train"))
+    with pytest.raises(NotInstalledError, match="pip install"):
+        list(TfdsReader(Tfds(dataset="lm1b")).documents("train"))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from bytelm.core.vocabulary import END
-from bytelm.data.config import DIAGNOSTICS, SPLITS, DataConfig
-from bytelm.data.tasks.diagnostics import DiagnosticRows, target
+from bytelm.data.splits import SPLITS
+from bytelm.data.tasks.diagnostics import DiagnosticRows
+from bytelm.data.tasks.task import Task
 
 
 @pytest.mark.parametrize(
@@ -19,11 +20,11 @@ from bytelm.data.tasks.diagnostics import DiagnosticRows, target
     ],
 )
 def test_targets(task, text, wanted):
-    assert target(task, text) == wanted
+    assert Task.variants[task]().target(text) == wanted
 
 
 def rows_of(task, split="train", seed=0):
-    return DiagnosticRows(DataConfig(task=task, sequence_length=64), split, seed)
+    return DiagnosticRows(Task.variants[task](), 64, 64, split, seed)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,8 @@ def test_what_is_planted_is_no_certain_sign():
 def test_rows_depend_on_task_seed_split_and_number_alone():
     texts = [
         rows_of(task, split, seed).texts(index)[0]
-        for task in DIAGNOSTICS
+        for task, kind in Task.variants.items()
+        if kind.makes_text
         for split in SPLITS
         for seed in range(3)
         for index in (0, 1, 2**31 - 1)

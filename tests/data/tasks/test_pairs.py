@@ -10,10 +10,12 @@ import pytest
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, PAD, START, UNSCORED
-from bytelm.data.config import SPLITS, DataConfig
+from bytelm.data.config import DataConfig, Files, Pairs, VowelRemoval
 from bytelm.data.loader import ValidationBatches, train_loader
-from bytelm.data.sources.source import open_sources
-from bytelm.data.tasks.pairs import Pair, PairRows, pairs
+from bytelm.data.open_data import OpenData
+from bytelm.data.splits import SPLITS
+from bytelm.data.tasks.pairs import PairRows
+from bytelm.data.tasks.task import Pair
 
 LINES = [{"typo": f"{n} tpyo é", "fix": [f"{n} typo é", "else"], "of": "eng"} for n in range(60)]
 
@@ -26,35 +28,38 @@ def write(path, lines):
 @pytest.fixture
 def pair_config(tmp_path):
     return DataConfig(
-        task="pairs",
-        files=write(tmp_path / "pairs.jsonl", LINES),
-        text_key="typo",
-        target_key="fix",
-        held_out=0.2,
+        source=Files(
+            files=write(tmp_path / "pairs.jsonl", LINES),
+            text_key="typo",
+            target_key="fix",
+            held_out=0.2,
+        ),
+        task=Pairs(target_length=14),
         sequence_length=16,
-        target_length=14,
         batch_size=4,
         cache_dir=str(tmp_path / "cache"),
     )
 
 
 def test_a_pair_is_in_the_split_of_its_input(pair_config):
-    parts = {split: list(pairs(pair_config, split)) for split in SPLITS}
+    parts = {split: list(pair_config.task.pairs(OpenData(pair_config), split)) for split in SPLITS}
     assert all(parts.values())
     everything = sorted(itertools.chain(*parts.values()))
     wanted = sorted(Pair(line["typo"].encode(), line["fix"][0].encode(), None) for line in LINES)
     assert everything == wanted
-    plain = DataConfig(files=pair_config.files, text_key="typo", held_out=0.2)
-    (source,) = open_sources(plain)
+    plain = DataConfig(source=Files(files=pair_config.source.files, text_key="typo", held_out=0.2))
+    (source,) = OpenData(plain).sources
     for split, found in parts.items():
         inputs = [document.text for document in source.documents(split)]
         assert [pair.input for pair in found] == inputs
 
 
 def test_batches_of_pairs(pair_config):
-    config = replace(pair_config, script_key="of", scripts=("rus", "eng"))
-    found = list(pairs(config, "train"))
-    batches = list(ValidationBatches(config, split="train"))
+    config = replace(
+        pair_config, source=replace(pair_config.source, script_key="of"), scripts=("rus", "eng")
+    )
+    found = list(config.task.pairs(OpenData(config), "train"))
+    batches = list(ValidationBatches(OpenData(config), split="train"))
     assert len(batches) == -(-len(found) // 4)
     rows = [
         (
@@ -84,76 +89,105 @@ def test_batches_of_pairs(pair_config):
 
 
 def test_an_epoch_of_training_has_every_pair_once(pair_config):
-    loader = train_loader(replace(pair_config, batch_size=1), seed=3)
-    count = len(list(pairs(pair_config, "train")))
+    loader = train_loader(OpenData(replace(pair_config, batch_size=1)), seed=3)
+    count = len(list(pair_config.task.pairs(OpenData(pair_config), "train")))
     for _ in range(2):
         epoch = [next(loader).inputs[0] for _ in range(count)]
         texts = {bytes(row[row < END].tolist()) for row in epoch}
-        assert texts == {pair.input for pair in pairs(pair_config, "train")}
+        assert texts == {
+            pair.input for pair in pair_config.task.pairs(OpenData(pair_config), "train")
+        }
 
 
 def test_worker_processes_give_the_same_batches(pair_config):
-    first, second = (train_loader(replace(pair_config, workers=n), 0) for n in (0, 1))
+    first, second = (train_loader(OpenData(replace(pair_config, workers=n)), 0) for n in (0, 1))
     for _ in range(3):
         np.testing.assert_array_equal(next(first).targets, next(second).targets)
     second.close()
 
 
 def test_fingerprint_changes_with_a_target(pair_config, tmp_path):
-    config = replace(pair_config, held_out=0.0)
+    config = replace(pair_config, source=replace(pair_config.source, held_out=0.0))
     changed = [*LINES[:-1], LINES[-1] | {"fix": "another"}]
-    other = replace(config, files=write(tmp_path / "other.jsonl", changed))
-    same = replace(config, files=write(tmp_path / "same.jsonl", LINES))
-    prints = [train_loader(c, 0).fingerprint for c in (config, other, same)]
+    other = replace(
+        config, source=replace(config.source, files=write(tmp_path / "other.jsonl", changed))
+    )
+    same = replace(
+        config, source=replace(config.source, files=write(tmp_path / "same.jsonl", LINES))
+    )
+    prints = [train_loader(OpenData(c), 0).fingerprint for c in (config, other, same)]
     assert prints[0] == prints[2] != prints[1]
 
 
 def test_a_pair_is_never_cut(pair_config):
-    (source,) = open_sources(replace(pair_config, held_out=0.0))
-    config = replace(pair_config, held_out=0.0, sequence_length=10, target_length=11)
+    config = replace(
+        pair_config,
+        task=replace(pair_config.task, target_length=11),
+        source=replace(pair_config.source, held_out=0.0),
+        sequence_length=10,
+    )
+    (source,) = OpenData(config).sources
     message = (
         r"50 of the 60 pairs of pairs.jsonl \(train\) are longer than a row: set "
         r"data.sequence_length \(10\) to 11 and data.target_length \(11\) to 11"
     )
     with pytest.raises(UserError, match=message):
-        PairRows(source, "train", config)
-    rows = PairRows(source, "train", replace(config, sequence_length=11))
+        PairRows(source, "train", 10, 11)
+    rows = PairRows(source, "train", 11, 11)
     assert len(pickle.loads(pickle.dumps(rows))) == 60
 
 
 def test_no_pairs_in_a_split(pair_config):
     with pytest.raises(UserError, match="no text in its validation split"):
-        ValidationBatches(replace(pair_config, held_out=0.0))
+        ValidationBatches(
+            OpenData(replace(pair_config, source=replace(pair_config.source, held_out=0.0)))
+        )
 
 
 def test_pairs_without_a_script(pair_config):
     with pytest.raises(UserError, match=r"documents of pairs.jsonl have no script"):
-        train_loader(replace(pair_config, scripts=("eng",)), 0)
+        train_loader(OpenData(replace(pair_config, scripts=("eng",))), 0)
     with pytest.raises(UserError, match=r"script eng, which is not in data.scripts \(rus\)"):
-        train_loader(replace(pair_config, script_key="of", scripts=("rus",)), 0)
+        train_loader(
+            OpenData(
+                replace(
+                    pair_config,
+                    source=replace(pair_config.source, script_key="of"),
+                    scripts=("rus",),
+                )
+            ),
+            0,
+        )
 
 
 @pytest.mark.parametrize("fix", [None, [], [3], 3, "\ud83d"])
 def test_a_line_without_its_target_is_a_bad_line(pair_config, tmp_path, fix):
     lines = [LINES[0], {"typo": "x"} | ({} if fix is None else {"fix": fix}), LINES[1]]
-    config = replace(pair_config, held_out=0.0, files=write(tmp_path / "bad.jsonl", lines))
+    config = replace(
+        pair_config,
+        source=replace(
+            pair_config.source, held_out=0.0, files=write(tmp_path / "bad.jsonl", lines)
+        ),
+    )
     with pytest.raises(UserError, match=r"line 2: .*'fix'.*--data.text-key or --data.target-key"):
-        list(pairs(config, "train"))
-    assert len(list(pairs(replace(config, skip_bad=True), "train"))) == 2
+        list(config.task.pairs(OpenData(config), "train"))
+    skipping = OpenData(replace(config, source=replace(config.source, skip_bad=True)))
+    assert len(list(config.task.pairs(skipping, "train"))) == 2
 
 
 def test_text_files_have_no_targets(pair_config, tmp_path):
     (tmp_path / "a.txt").write_bytes(b"a")
-    config = replace(pair_config, files=(str(tmp_path / "a.txt"),))
+    config = replace(
+        pair_config, source=replace(pair_config.source, files=(str(tmp_path / "a.txt"),))
+    )
     with pytest.raises(UserError, match=r"a.txt is text without keys.*data.target_key is fix"):
-        list(pairs(config, "train"))
+        list(config.task.pairs(OpenData(config), "train"))
 
 
 def test_pairs_of_the_tasks(pair_config):
-    diagnostic = DataConfig(task="vowel_removal", sequence_length=20)
-    found = list(pairs(diagnostic, "test"))
+    diagnostic = DataConfig(task=VowelRemoval(), sequence_length=20)
+    found = list(diagnostic.task.pairs(OpenData(diagnostic), "test"))
     assert len(found) == 1024
-    batch = next(iter(ValidationBatches(diagnostic, split="test")))
+    batch = next(iter(ValidationBatches(OpenData(diagnostic), split="test")))
     assert bytes(batch.inputs[0, :-1].tolist()) == found[0].input
-    with pytest.raises(UserError, match=r"data.task is next_byte, which has no inputs"):
-        pairs(DataConfig(), "test")
+    assert DataConfig().task.pairs(OpenData(DataConfig()), "test") is None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bytelm.core.vocabulary import END, PAD, START, UNSCORED
 from bytelm.data.corpus.packing import pack
-from bytelm.data.tasks.encoder_decoder import EncoderDecoderRows, Example, random_of
+from bytelm.data.tasks.examples import Example, ExampleRows, random_of
 from bytelm.data.tasks.span_corruption import (
     SpanCorruptionRows,
     corrupt,
@@ -47,7 +47,7 @@ def test_golden_batches(path):
             np.testing.assert_array_equal(targets, symbols_of(case.out[f"{name}.targets"][row]))
 
 
-class GivenRows(EncoderDecoderRows):
+class GivenRows(ExampleRows):
     """Rows of given chunks and masks."""
 
     def __init__(self, raw, masks, input_length, target_length):

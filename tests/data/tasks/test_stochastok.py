@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from bytelm.core.vocabulary import UNSCORED
-from bytelm.data.rows import open_tokenizer, training_rows
+from bytelm.data.open_data import OpenData
 
 
 def text_of(tokenizer, ids):
@@ -13,10 +13,13 @@ def text_of(tokenizer, ids):
 
 
 def test_text_is_kept_and_tokens_are_split(tokenized):
-    config = dataclasses.replace(tokenized, stochastok=0.5)
-    tokenizer = open_tokenizer(config)
-    rows, _ = training_rows(config, seed=0)
-    plain, _ = training_rows(dataclasses.replace(tokenized, sequence_length=16 * 2 // 3), seed=0)
+    config = dataclasses.replace(
+        tokenized, task=dataclasses.replace(tokenized.task, stochastok=0.5)
+    )
+    data = OpenData(config)
+    tokenizer, (rows,) = data.tokenizer, data.training_rows(seed=0)
+    shorter = dataclasses.replace(tokenized, sequence_length=16 * 2 // 3)
+    (plain,) = OpenData(shorter).training_rows(seed=0)
     split, whole = rows.batch(range(len(rows))), plain.batch(range(len(plain)))
     assert split["ids"].shape == (len(rows), 16) and len(rows) == len(plain)
     for mine, theirs in zip(split["ids"], whole["ids"], strict=True):
@@ -26,9 +29,11 @@ def test_text_is_kept_and_tokens_are_split(tokenized):
 
 
 def test_targets_follow_the_ids(tokenized):
-    config = dataclasses.replace(tokenized, stochastok=0.5)
-    vocabulary = open_tokenizer(config).vocabulary
-    rows, _ = training_rows(config, seed=0)
+    config = dataclasses.replace(
+        tokenized, task=dataclasses.replace(tokenized.task, stochastok=0.5)
+    )
+    data = OpenData(config)
+    vocabulary, (rows,) = data.tokenizer.vocabulary, data.training_rows(seed=0)
     for ids, targets, segments in zip(
         *(rows.batch(range(len(rows)))[name] for name in ("ids", "targets", "document_ids")),
         strict=True,
@@ -41,8 +46,10 @@ def test_targets_follow_the_ids(tokenized):
 
 
 def test_each_time_is_another_split_and_the_same_place_the_same(tokenized):
-    config = dataclasses.replace(tokenized, stochastok=0.5)
-    rows, _ = training_rows(config, seed=0)
+    config = dataclasses.replace(
+        tokenized, task=dataclasses.replace(tokenized.task, stochastok=0.5)
+    )
+    (rows,) = OpenData(config).training_rows(seed=0)
     number = range(len(rows))
     first, second = (
         rows.batch(number, [n + len(rows) * epoch for n in number])["ids"] for epoch in (1, 2)

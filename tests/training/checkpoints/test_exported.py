@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 import bytelm
 from bytelm.cli.main import main
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig
-from bytelm.tokenizers.carried import carry
+from bytelm.data.carried import carry
+from bytelm.data.config import DataConfig, Files, NextByte
 from bytelm.tokenizers.tokenizer import load_tokenizer
 from bytelm.training.checkpoints.checkpoint import SavedModel, load_model, save_model
 from bytelm.training.checkpoints.exported import ABOUT, INDEX, WEIGHTS, export, load_exported
@@ -27,7 +27,9 @@ KNOWN = LoopState(bytes=12_345, flops=6.02e23, last_validation=1.23456, validate
 
 
 def model(name: str, loop: LoopState | None = None) -> SavedModel:
-    config = ExperimentConfig(model=FAMILIES[name], data=DataConfig(files=("/home/me/text.txt",)))
+    config = ExperimentConfig(
+        model=FAMILIES[name], data=DataConfig(source=Files(files=("/home/me/text.txt",)))
+    )
     return SavedModel(config, 7, *split_model(FAMILIES[name]), {"command": ["train"]}, loop)
 
 
@@ -161,7 +163,7 @@ def test_json_of_another_shape(folder, file, content):
 def test_from_python_with_a_tokenizer(tmp_path, monkeypatch):
     family = "transformer of many tokens, tied, gelu, scanned and rematerialised"
     tokenizer = bpe(tmp_path)
-    config = ExperimentConfig(FAMILIES[family], DataConfig(tokenizer=str(tokenizer)))
+    config = ExperimentConfig(FAMILIES[family], DataConfig(task=NextByte(tokenizer=str(tokenizer))))
     save_model(tmp_path / "run", config, split_model(FAMILIES[family])[1], {})
     carry(tmp_path / "run", load_tokenizer(tokenizer), None)
     loaded = bytelm.load(tmp_path / "run")

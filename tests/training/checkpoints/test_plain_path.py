@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Files
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.checkpoints.checkpoint import load_model
 from bytelm.training.checkpoints.plain_path import plain_path
@@ -28,8 +28,7 @@ def test_any_name_of_a_run(tmp_path, name):
     config = ExperimentConfig(
         TransformerConfig(width=16, depth=1, head_width=8),
         DataConfig(
-            files=(str(text),),
-            validation_files=(str(other),),
+            source=Files(files=(str(text),), validation_files=(str(other),)),
             sequence_length=16,
             cache_dir=str(tmp_path / name / "cache"),
         ),

@@ -3,8 +3,8 @@
 import pytest
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig
-from bytelm.tokenizers.carried import carried_tokenizer, carry, with_copies
+from bytelm.data.carried import carried_tokenizer, carry, with_copies
+from bytelm.data.config import DataConfig, NextByte
 from bytelm.tokenizers.unigram import Unigram
 
 
@@ -24,33 +24,37 @@ def run(tmp_path, trained, model):
 
 
 def test_copies_take_the_place_of_the_originals(tmp_path, run, trained, model):
-    saved = DataConfig(unigram=str(tmp_path / "gone.model"))
+    saved = DataConfig(task=NextByte(unigram=str(tmp_path / "gone.model")))
     found = with_copies(saved, run, saved)
-    assert Unigram(found.unigram).digest == model.digest
-    assert found.tokenizer is None
+    assert Unigram(found.task.unigram).digest == model.digest
+    assert found.task.tokenizer is None
     assert with_copies(DataConfig(), run, saved) == DataConfig()
     # Another path of the same content, such as that of the copy.
     for path in (model.path, str(run / "unigram.model")):
-        assert with_copies(DataConfig(unigram=path), run, saved).unigram == found.unigram
+        assert with_copies(DataConfig(task=NextByte(unigram=path)), run, saved) == found
 
 
 def test_another_content_is_refused(tmp_path, run, trained):
     other = tmp_path / "other.model"
     other.write_bytes(b"other")
     with pytest.raises(UserError, match=r"other\.model is not the unigram that the run was"):
-        with_copies(DataConfig(unigram=str(other)), run, DataConfig(unigram="x"))
+        with_copies(
+            DataConfig(task=NextByte(unigram=str(other))),
+            run,
+            DataConfig(task=NextByte(unigram="x")),
+        )
     with pytest.raises(UserError, match=r"data.tokenizer: cannot read gone .*tokenizer.*name that"):
-        with_copies(DataConfig(tokenizer="gone"), run, DataConfig())
+        with_copies(DataConfig(task=NextByte(tokenizer="gone")), run, DataConfig())
 
 
 def test_a_run_without_copies_reads_the_originals(tmp_path):
-    data = DataConfig(tokenizer="a.json")
+    data = DataConfig(task=NextByte(tokenizer="a.json"))
     assert with_copies(data, tmp_path, data) == data
 
 
 def test_copies_are_made_once(run, trained, model):
     carry(run, trained["superbpe"], model)
-    data = DataConfig(tokenizer="any.json")
+    data = DataConfig(task=NextByte(tokenizer="any.json"))
     assert carried_tokenizer(run, data).digest == trained["bpe"].digest
     # Runs of older versions have no digests.
     (run / "carried.json").unlink()
@@ -61,4 +65,6 @@ def test_damage_is_found(run):
     path = run / "unigram.model"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"unigram\.model is damaged"):
-        with_copies(DataConfig(unigram="x"), run, DataConfig(unigram="x"))
+        with_copies(
+            DataConfig(task=NextByte(unigram="x")), run, DataConfig(task=NextByte(unigram="x"))
+        )

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from bytelm.core.vocabulary import END, PAD, START, UNSCORED
-from bytelm.data.config import DataConfig, SourceConfig
+from bytelm.data.config import DataConfig, Files, MergeAbc, Mixture, SpanCorruption, VowelRemoval
 from bytelm.data.loader import ValidationBatches, train_loader
-from bytelm.data.sources.source import open_sources
+from bytelm.data.open_data import OpenData
 from bytelm.models.contract import Batch
 
 
 @pytest.fixture
 def corrupted(config):
     return replace(
-        config, task="span_corruption", sequence_length=24, noise_density=0.3, mean_span=3.0
+        config, task=SpanCorruption(noise_density=0.3, mean_span=3.0), sequence_length=24
     )
 
 
@@ -25,7 +25,7 @@ def corrupted(config):
 def task_config(request, corrupted):
     if request.param == "span_corruption":
         return corrupted
-    return DataConfig(task=request.param, sequence_length=24, batch_size=6)
+    return DataConfig(task=MergeAbc(), sequence_length=24, batch_size=6)
 
 
 def stack(batches):
@@ -34,7 +34,7 @@ def stack(batches):
 
 
 def test_batches_of_the_contract(task_config):
-    batch = next(train_loader(task_config, seed=0))
+    batch = next(train_loader(OpenData(task_config), seed=0))
     assert isinstance(batch, Batch)
     length = task_config.row_length
     assert (batch.inputs.shape, batch.inputs.dtype) == ((6, 24), np.int32)
@@ -51,36 +51,36 @@ def test_batches_of_the_contract(task_config):
 
 
 def test_resumed_is_uninterrupted(task_config):
-    uninterrupted = stack(itertools.islice(train_loader(task_config, seed=2), 9))
-    first = train_loader(task_config, seed=2)
+    uninterrupted = stack(itertools.islice(train_loader(OpenData(task_config), seed=2), 9))
+    first = train_loader(OpenData(task_config), seed=2)
     stack(itertools.islice(first, 4))
     state = json.loads(json.dumps(first.state()))
     assert state == {"rows": 24}
-    second = train_loader(task_config, seed=2)
+    second = train_loader(OpenData(task_config), seed=2)
     second.restore(state)
     np.testing.assert_array_equal(stack(itertools.islice(second, 5)), uninterrupted[24:])
-    other = stack(itertools.islice(train_loader(task_config, seed=3), 9))
+    other = stack(itertools.islice(train_loader(OpenData(task_config), seed=3), 9))
     assert not np.array_equal(other, uninterrupted)
 
 
 def test_processes_share_the_same_rows(task_config):
-    whole = stack(itertools.islice(train_loader(task_config, seed=2), 2))
-    parts = [train_loader(task_config, 2, index, 3) for index in range(3)]
+    whole = stack(itertools.islice(train_loader(OpenData(task_config), seed=2), 2))
+    parts = [train_loader(OpenData(task_config), 2, index, 3) for index in range(3)]
     shared = stack([next(part) for part in parts] + [next(part) for part in parts])
     np.testing.assert_array_equal(shared, whole)
 
 
 def test_worker_processes_give_the_same_batches(corrupted):
-    expected = stack(itertools.islice(train_loader(corrupted, seed=4), 4))
-    loader = train_loader(replace(corrupted, workers=1), seed=4)
+    expected = stack(itertools.islice(train_loader(OpenData(corrupted), seed=4), 4))
+    loader = train_loader(OpenData(replace(corrupted, workers=1)), seed=4)
     np.testing.assert_array_equal(stack(itertools.islice(loader, 4)), expected)
     loader.close()
 
 
 def test_each_epoch_is_corrupted_anew(corrupted):
     config = replace(corrupted, batch_size=1)
-    count = len(ValidationBatches(config, split="train"))
-    loader = train_loader(config, seed=1)
+    count = len(ValidationBatches(OpenData(config), split="train"))
+    loader = train_loader(OpenData(config), seed=1)
     first, second = (
         {row.tobytes() for row in stack(itertools.islice(loader, count))} for _ in "ab"
     )
@@ -88,11 +88,11 @@ def test_each_epoch_is_corrupted_anew(corrupted):
 
 
 def test_validation_is_the_same_each_time_and_whole(corrupted):
-    batches = ValidationBatches(corrupted)
+    batches = ValidationBatches(OpenData(corrupted))
     whole = stack(batches)
     np.testing.assert_array_equal(stack(batches), whole)
-    np.testing.assert_array_equal(stack(ValidationBatches(corrupted)), whole)
-    (source,) = open_sources(corrupted)
+    np.testing.assert_array_equal(stack(ValidationBatches(OpenData(corrupted))), whole)
+    (source,) = OpenData(corrupted).sources
     symbols = sum(len(document.text) + 1 for document in source.documents("validation"))
     rows = np.count_nonzero((whole[:, 24:] != UNSCORED).any(axis=1))
     # These documents have no byte that is as high as a sentinel.
@@ -103,13 +103,13 @@ def test_validation_is_the_same_each_time_and_whole(corrupted):
 
 
 def test_validation_of_an_endless_task():
-    config = DataConfig(task="vowel_removal", sequence_length=8, batch_size=100)
-    batches = list(ValidationBatches(config))
+    config = DataConfig(task=VowelRemoval(), sequence_length=8, batch_size=100)
+    batches = list(ValidationBatches(OpenData(config)))
     assert len(batches) == 11
     assert (stack(batches)[1024:, :8] == PAD).all()
     assert (stack(batches)[:1024, :7] < END).all()
-    assert len(list(ValidationBatches(config, rows=150))) == 2
-    training = stack(ValidationBatches(config, rows=100, split="train"))
+    assert len(list(ValidationBatches(OpenData(config), rows=150))) == 2
+    training = stack(ValidationBatches(OpenData(config), rows=100, split="train"))
     assert not np.array_equal(training, stack(batches)[:100])
 
 
@@ -117,14 +117,15 @@ def test_a_mixture_with_scripts(corrupted, tmp_path):
     (tmp_path / "x.txt").write_text("x" * 300)
     mixed = replace(
         corrupted,
-        files=(),
-        mixture=(
-            SourceConfig(files=corrupted.files, weight=3, script="fra"),
-            SourceConfig(files=(str(tmp_path / "x.txt"),), held_out=0, script="x"),
+        source=Mixture(
+            sources=(
+                Files(files=corrupted.source.files, weight=3, script="fra"),
+                Files(files=(str(tmp_path / "x.txt"),), held_out=0, script="x"),
+            )
         ),
         scripts=("x", "fra"),
     )
-    batches = list(itertools.islice(train_loader(mixed, seed=0), 10))
+    batches = list(itertools.islice(train_loader(OpenData(mixed), seed=0), 10))
     of_x = np.concatenate([(batch.inputs == ord("x")).any(axis=1) for batch in batches])
     scripts = np.concatenate([batch.scripts for batch in batches])
     assert scripts.shape == (60, mixed.row_length)
@@ -133,5 +134,8 @@ def test_a_mixture_with_scripts(corrupted, tmp_path):
 
 
 def test_fingerprint_is_of_the_text(corrupted, config):
-    assert train_loader(corrupted, 0).fingerprint == train_loader(config, 0).fingerprint
-    assert train_loader(DataConfig(task="merge_abc"), 0).fingerprint == "merge_abc"
+    assert (
+        train_loader(OpenData(corrupted), 0).fingerprint
+        == train_loader(OpenData(config), 0).fingerprint
+    )
+    assert train_loader(OpenData(DataConfig(task=MergeAbc())), 0).fingerprint == "merge_abc"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bytelm.data.sources.passages import LONGEST, SHORTEST, digest, passages
+from bytelm.data.passages import LONGEST, SHORTEST, digest, passages
 
 GENERATOR = np.random.default_rng(0)
 

@@ -1,4 +1,4 @@
-"""The copies of its tokenizer and Unigram model that a run directory carries and goes on with."""
+"""The copies of its tokenizer and Unigram model that a run directory holds and resumes with."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from bytelm.tokenizers.unigram import Unigram
 DIGESTS = "carried.json"
 """File of a run directory with the digests of its copies, by their names."""
 FIELDS = ("tokenizer", "unigram")
-"""The fields of `DataConfig` that name such files; their copies have the same names."""
+"""The fields of a task that name such files; their copies have the same names."""
 
 
 class Carried(Protocol):
@@ -26,7 +26,7 @@ class Carried(Protocol):
 
 
 def carry(run: Path, tokenizer: Tokenizer | None, unigram: Unigram | None) -> None:
-    """Writes copies of what a run reads into its directory, where there are none yet."""
+    """Copies the models that a run reads into its directory, unless they are there already."""
     digests = _digests(run)
     carried: dict[str, Carried | None] = {"tokenizer": tokenizer, "unigram": unigram}
     for field, model in carried.items():
@@ -38,26 +38,27 @@ def carry(run: Path, tokenizer: Tokenizer | None, unigram: Unigram | None) -> No
 
 
 def with_copies(data: DataConfig, run: Path, saved: DataConfig | None) -> DataConfig:
-    """The config to read a resumed run's text by: with its own copies in place of the originals.
+    """The config with which a resumed run reads: its own copies in place of the originals.
 
     Args:
-        data: the config that the run goes on with.
+        data: the config that the run resumes with.
         run: the run directory.
         saved: the config that it was started with; None if that is not known.
 
     Raises:
-        UserError: for a copy that is damaged, and a field that now names another file of another
-            content.
+        UserError: for a damaged copy, and a field that now names a file of other content.
     """
     changes: dict[str, str] = {}
     for field in FIELDS:
-        named, copy = getattr(data, field), _copy(run, field)
+        named, copy = getattr(data.task, field), _copy(run, field)
         if named is None or copy is None:
             continue
-        if saved is None or named != getattr(saved, field):
+        if saved is None or named != getattr(saved.task, field):
             _check_same(field, named, copy)
         changes[field] = str(copy)
-    return dataclasses.replace(data, **changes)  # type: ignore[arg-type]
+    if not changes:
+        return data
+    return dataclasses.replace(data, task=dataclasses.replace(data.task, **changes))
 
 
 def _check_same(field: str, named: str, copy: Path) -> None:
@@ -81,10 +82,10 @@ def carried_tokenizer(run: Path, data: DataConfig) -> Tokenizer | None:
     Raises:
         UserError: if the copy is gone or damaged.
     """
-    if data.tokenizer is None:
+    if data.task.tokenizer is None:
         return None
     return load_tokenizer(
-        _copy(run, "tokenizer") or run / f"tokenizer{Path(data.tokenizer).suffix}"
+        _copy(run, "tokenizer") or run / f"tokenizer{Path(data.task.tokenizer).suffix}"
     )
 
 

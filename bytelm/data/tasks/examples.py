@@ -1,22 +1,61 @@
-"""Rows for models that read with an encoder and write with a decoder."""
+"""Tasks of models that read with an encoder and write with a decoder: an example in each row."""
 
 import abc
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from bytelm.core.checked import require_small
+from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, PAD, START, UNSCORED
+from bytelm.data.sources.source import SingleSource
+from bytelm.data.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class EncoderDecoderTask(Task):
+    """A task with inputs for an encoder and targets for a decoder."""
+
+    has_encoder: ClassVar[bool] = True
+
+    target_length: int | None = None
+    """The most symbols that a decoder writes (T), the end included; none = as many as the task
+    makes of `sequence_length`."""
+
+    def __post_init__(self) -> None:
+        require_small("data.target_length", self.target_length)
+
+    def row_length(self, length: int) -> int:
+        return self.own_row_length(length) if self.target_length is None else self.target_length
+
+    def own_row_length(self, length: int) -> int:
+        """T if no `target_length` is given."""
+        return length
+
+    def least_target_length(self, length: int) -> int:
+        """The shortest T."""
+        return self.own_row_length(length)
+
+    def check(self, sources: Sequence[SingleSource], length: int, scripts: Sequence[str]) -> None:
+        super().check(sources, length, scripts)
+        least = self.least_target_length(length)
+        if self.target_length is not None and self.target_length < least:
+            raise UserError(
+                f"data.target_length is {self.target_length}; choose {least} or more for the task "
+                f"{self.kind} of this data.sequence_length, or leave it out."
+            )
 
 
 class Example(NamedTuple):
     """What one row holds.
 
     Attributes:
-        inputs: int32 `[at most S]`, what the encoder reads, END behind it included.
-        targets: int32 `[at most T]`, what the decoder writes, END behind it included.
-        script: number of its script in `data.scripts`; -1 where there is none.
+        inputs: int32 `[at most S]`, what the encoder reads, with END after it.
+        targets: int32 `[at most T]`, what the decoder writes, with END after it.
+        script: number of its script in `data.scripts`; -1 for none.
     """
 
     inputs: np.ndarray
@@ -27,7 +66,7 @@ class Example(NamedTuple):
 PADDING = Example(np.zeros(0, np.int32), np.zeros(0, np.int32))
 
 
-class EncoderDecoderRows(abc.ABC):
+class ExampleRows(abc.ABC):
     """Rows of one example each, padded to S inputs and T targets."""
 
     def __init__(self, input_length: int, target_length: int, has_scripts: bool = False) -> None:
@@ -54,14 +93,14 @@ class EncoderDecoderRows(abc.ABC):
         """Several rows at once.
 
         Args:
-            indices: B row numbers; one behind the last row gives a row of padding.
+            indices: B row numbers; an index past the end gives a row of padding.
             places: the place of each in the endless order of training; none = evaluation.
 
         Returns:
-            int32 each: `inputs` `[B, S]`, PAD behind them; `targets` `[B, T]`, UNSCORED behind
-            them; `ids` `[B, T]`, START and the targets moved right by one, PAD behind the last
-            target; `document_ids` `[B, T]`, 1 where there is a target, else 0; with scripts, also
-            `scripts` `[B, T]`, that of the row, -1 in rows of padding.
+            int32 each: `inputs` `[B, S]`, then PAD; `targets` `[B, T]`, then UNSCORED; `ids`
+            `[B, T]`, START and the targets shifted right by one, PAD after the last target;
+            `document_ids` `[B, T]`, 1 where there is a target, else 0; with scripts, also `scripts`
+            `[B, T]`, that of the row, -1 in rows of padding.
         """
         inputs = np.full((len(indices), self.input_length), PAD, np.int32)
         targets = np.full((len(indices), self.target_length), UNSCORED, np.int32)

@@ -5,34 +5,41 @@ from dataclasses import replace
 import pytest
 
 from bytelm.core.vocabulary import END
-from bytelm.data.config import DataConfig, SourceConfig
-from bytelm.data.corpus.size import TextSize, text_size
+from bytelm.data.config import DataConfig, Files, Mixture, NextByte, Tfds
 from bytelm.data.loader import train_loader
+from bytelm.data.open_data import OpenData
+from bytelm.data.text_size import TextSize, text_size
 
 
 def test_bytes_and_rows_of_a_mixture(tmp_path):
     sources = []
     for number, weight in ((1, 1.0), (2, 3.0)):
         (tmp_path / f"{number}.txt").write_bytes(b"a" * 94 * number)
-        sources.append(SourceConfig(files=(str(tmp_path / f"{number}.txt"),), weight=weight))
+        sources.append(Files(files=(str(tmp_path / f"{number}.txt"),), weight=weight))
     config = DataConfig(
-        mixture=tuple(replace(source, held_out=0.0) for source in sources),
+        source=Mixture(sources=tuple(replace(source, held_out=0.0) for source in sources)),
         sequence_length=32,
         cache_dir=str(tmp_path),
     )
     # 96 symbols are 3 rows, and 190 are 6 of which the last is not full.
     mean = (94 / 3 + 3 * 188 / 6) / 4
-    assert text_size(config) == TextSize(94 * 3, 9, pytest.approx(mean), ("1.txt", "2.txt"))
+    assert text_size(OpenData(config)) == TextSize(
+        94 * 3, 9, pytest.approx(mean), ("1.txt", "2.txt")
+    )
 
 
 def test_a_row_has_as_many_bytes_as_training_scores(config):
-    size = text_size(config)
-    loader = train_loader(replace(config, batch_size=size.rows), seed=0)
+    size = text_size(OpenData(config))
+    loader = train_loader(OpenData(replace(config, batch_size=size.rows)), seed=0)
     targets = next(loader).targets
     assert size.bytes == ((targets >= 0) & (targets < END)).sum()
     assert size.bytes_per_row == size.bytes / size.rows
 
 
 def test_where_nobody_has_counted(tfds_dir):
-    stream = DataConfig(dataset="tiny_text", data_dir=tfds_dir, read="stream", sequence_length=16)
-    assert text_size(stream) == TextSize(None, None, 16, ("tiny_text",))
+    stream = DataConfig(
+        source=Tfds(dataset="tiny_text", data_dir=tfds_dir),
+        task=NextByte(read="stream"),
+        sequence_length=16,
+    )
+    assert text_size(OpenData(stream)) == TextSize(None, None, 16, ("tiny_text",))

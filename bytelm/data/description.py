@@ -12,27 +12,26 @@ from rich.text import Text
 
 from bytelm.core.console import TerminalConsole
 from bytelm.core.terminal_text import printable_name
-from bytelm.core.vocabulary import END
-from bytelm.data.config import DIAGNOSTICS, SPLITS, DataConfig
 from bytelm.data.corpus.packing import Rows, pack
-from bytelm.data.sources.document import Document
-from bytelm.data.sources.source import Source, open_sources
-from bytelm.data.tasks.pairs import pairs
-from bytelm.data.tasks.span_corruption import SpanCorruptionRows, span_counts
+from bytelm.data.open_data import OpenData
+from bytelm.data.sources.placement import Document
+from bytelm.data.sources.source import Source
+from bytelm.data.splits import SPLITS, Split
+from bytelm.data.tasks.task import Pair
 from bytelm.patching.rules import RULES, find_edges
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 SAMPLE_BYTES = 160
 SAMPLED_DOCUMENTS = 100
-"""Documents that samples of span corruption are made of."""
+"""Documents from which samples of what a task makes of text are taken."""
 PATCHED_BYTES = 4 * 10**6
 """Most bytes of a source that are cut into patches."""
 PATCHED_BYTES_OF_SCRIPT = 10**6
-"""Most bytes of each of its scripts that are, besides."""
+"""Most bytes of each of its scripts that are cut into patches as well."""
 SYMBOLS_AT_ONCE = 2**18
 """About how many symbols are cut into patches in one call."""
-MOST_REFUSED = 0.001
-"""Share of the patches that may find no room at the capacity that is advised."""
+MOST_OVERFLOW = 0.001
+"""Share of the patches that may overflow at the advised capacity."""
 
 
 @dataclass
@@ -85,10 +84,10 @@ class PatchStatistics:
 
     @property
     def bytes_per_slot(self) -> float:
-        """The `model.bytes_per_slot`, rounded down, that refuses too few patches to matter."""
+        """The `model.bytes_per_slot`, rounded down, at which too few patches overflow to matter."""
         capacities = np.arange(1, self.length + 1)
-        refused = np.maximum(self.per_row[:, None] - capacities[None, :], 0).sum(axis=0)
-        capacity = capacities[np.argmax(refused < MOST_REFUSED * len(self.sizes))]
+        overflow = np.maximum(self.per_row[:, None] - capacities[None, :], 0).sum(axis=0)
+        capacity = capacities[np.argmax(overflow < MOST_OVERFLOW * len(self.sizes))]
         return 100 * self.length // capacity / 100
 
 
@@ -106,44 +105,57 @@ def patch_statistics(rule: str, rows: Rows) -> PatchStatistics:
         starts = np.asarray(find_edges(rule, batch["ids"], batch["document_ids"])[0].starts)
         # A patch ends where the next one, another document, padding or another row starts.
         edges = starts | (np.diff(batch["document_ids"], axis=1, prepend=-1) != 0)
-        at = np.flatnonzero(edges)
-        sizes.append(np.diff(at, append=edges.size)[starts.reshape(-1)[at]])
+        positions = np.flatnonzero(edges)
+        sizes.append(np.diff(positions, append=edges.size)[starts.reshape(-1)[positions]])
         per_row.append(starts.sum(axis=1))
     return PatchStatistics(np.concatenate(sizes), np.concatenate(per_row)[: len(rows)], rows.length)
 
 
-def describe(config: DataConfig, samples: int = 3, file: TextIO | None = None) -> None:
+def describe(data: OpenData, samples: int = 3, file: TextIO | None = None) -> None:
     """Prints documents, bytes, lengths, patches of every rule and samples of each source.
 
-    Where the documents' scripts are known, patches are counted for each script too. Of pairs and
-    diagnostic tasks, the inputs and targets are described instead; of span corruption, besides.
+    If the documents' scripts are known, patches are counted for each script too. For pairs and
+    diagnostic tasks, the inputs and targets are described instead; for span corruption, as well.
 
     Args:
-        config: what to describe; no cache is written.
+        data: what to describe; no cache is written.
         samples: how many of the first documents of each split to show the beginning of.
         file: where to print; none = standard output.
 
     Raises:
         UserError: for a bad source.
     """
-    console = TerminalConsole(file)
-    if config.task == "pairs" or config.task in DIAGNOSTICS:
-        _describe_pairs(config, samples, console)
+    console, config = TerminalConsole(file), data.config
+    pairs: dict[Split, list[Pair]] = {}
+    for split in SPLITS:
+        found = config.task.pairs(data, split)
+        if found is not None:
+            pairs[split] = list(found)
+    if pairs:
+        _describe_pairs(config.task.kind, config.task.needs_targets, pairs, samples, console)
         return
-    for source in open_sources(config):
+    for source in data.sources:
         _describe_source(source, samples, config.sequence_length, console)
-        if config.task == "span_corruption":
-            _describe_span_corruption(source, config, samples, console)
+        documents = itertools.islice(source.documents("train"), SAMPLED_DOCUMENTS)
+        corpus = pack(document.text for document in documents)
+        if (described := config.task.describe(corpus, config.sequence_length)) is not None:
+            words, examples = described
+            console.print(words)
+            _show_pairs("train", itertools.islice(examples, samples), console)
 
 
-def _describe_pairs(config: DataConfig, samples: int, console: TerminalConsole) -> None:
-    table = Table(title=f"{config.task}: bytes of inputs and targets, by quantile")
+def _describe_pairs(
+    task: str,
+    may_be_longer: bool,
+    pairs: dict[Split, list[Pair]],
+    samples: int,
+    console: TerminalConsole,
+) -> None:
+    table = Table(title=f"{task}: bytes of inputs and targets, by quantile")
     for name in ("split", "pairs", "", *(f"{quantile:.0%}" for quantile in QUANTILES)):
         table.add_column(name, justify="right")
-    longest, shown = {"inputs": 0, "targets": 0}, []
-    for split in SPLITS:
-        found = list(pairs(config, split))
-        shown += [(split, pair) for pair in found[:samples]]
+    longest = {"inputs": 0, "targets": 0}
+    for split, found in pairs.items():
         sizes = {
             "inputs": [len(pair.input) for pair in found],
             "targets": [len(pair.target) for pair in found],
@@ -154,37 +166,19 @@ def _describe_pairs(config: DataConfig, samples: int, console: TerminalConsole) 
             table.add_row(*labels, *(f"{value:,.0f}" for value in quantiles))
             longest[side] = max(longest[side], max(values, default=0))
     console.print(table)
-    if config.task == "pairs":
+    if may_be_longer:
         console.print(
             f"With their ends, all fit in data.sequence_length {longest['inputs'] + 1} and "
             f"data.target_length {longest['targets'] + 1}."
         )
-    for split, pair in shown:
+    for split, found in pairs.items():
+        _show_pairs(split, found[:samples], console)
+
+
+def _show_pairs(split: str, pairs: Iterable[Pair], console: TerminalConsole) -> None:
+    for pair in pairs:
         texts = [printable(text[:SAMPLE_BYTES]) for text in (pair.input, pair.target)]
         console.print(Text(f"{split}: {texts[0]}\n  -> {texts[1]}"))
-
-
-def _describe_span_corruption(
-    source: Source, config: DataConfig, samples: int, console: TerminalConsole
-) -> None:
-    documents = itertools.islice(source.documents("train"), SAMPLED_DOCUMENTS)
-    rows = SpanCorruptionRows(
-        pack(document.text for document in documents),
-        config.sequence_length,
-        config.row_length,
-        config.noise_density,
-        config.mean_span,
-        seed=0,
-    )
-    _, spans = span_counts(rows.chunk_length, config.noise_density, config.mean_span)
-    console.print(
-        f"span corruption: {rows.chunk_length:,} symbols of text become "
-        f"{config.sequence_length:,} inputs and {config.row_length:,} targets (spans: {spans})"
-    )
-    for index in range(min(samples, len(rows))):
-        inputs, targets, _ = rows.example(index, None)
-        texts = [printable(bytes(s[s < END].tolist())[:SAMPLE_BYTES]) for s in (inputs, targets)]
-        console.print(Text(f"train: {texts[0]}\n  -> {texts[1]}"))
 
 
 def _describe_source(source: Source, samples: int, length: int, console: TerminalConsole) -> None:
@@ -245,8 +239,8 @@ def _patch_table(rows: dict[str | None, Rows]) -> Table:
         title="bytes per patch, with the symbols around documents: mean and quantiles, in rows of "
         f"{first.length:,}, over the first {first.corpus.num_bytes:,} bytes of train"
         + (f" and up to {PATCHED_BYTES_OF_SCRIPT:,} of each script" if len(rows) > 1 else ""),
-        caption=f"With model.bytes_per_slot, fewer than {MOST_REFUSED:.1%} of the patches find no "
-        "room in their row.",
+        caption=f"With model.bytes_per_slot, fewer than {MOST_OVERFLOW:.1%} of the patches "
+        "overflow.",
     )
     columns = ("mean", *(f"{quantile:.0%}" for quantile in QUANTILES), "model.bytes_per_slot")
     for name in ("rule", "script")[: min(len(rows), 2)]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bytelm.core.errors import UserError
-from bytelm.data.writing_systems import script_ids
+from bytelm.data.corpus.packing import script_ids
 
 
 def test_numbers_follow_the_order_of_the_known_names():

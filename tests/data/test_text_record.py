@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bytelm.data.corpus.text_record import (
+from bytelm.data.text_record import (
     FILE,
     PLACED,
     load_record,

@@ -5,7 +5,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from bytelm.data.sources.python_stdlib import PythonStdlibReader, library_files, library_root
+from bytelm.data.sources.python_library import PythonLibraryReader, library_files, library_root
 
 PROGRAM = """
 import socket, sys
@@ -16,9 +16,9 @@ def refuse(*arguments, **keywords):
 socket.socket.connect = refuse
 socket.getaddrinfo = refuse
 from bytelm.data.config import DataConfig
-from bytelm.data.sources.source import open_sources
+from bytelm.data.open_data import OpenData
 
-(source,) = open_sources(DataConfig(cache_dir=sys.argv[1]))
+(source,) = OpenData(DataConfig(cache_dir=sys.argv[1])).sources
 print(sum(len(document.text) for document in source.documents("train")))
 assert "tensorflow" not in sys.modules
 """
@@ -48,7 +48,7 @@ def test_digest_changes_with_the_library(tmp_path, monkeypatch):
     library.mkdir()
     (library / "a.py").write_text("a = 1")
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(library))
-    before = PythonStdlibReader(tmp_path).inputs("train")
-    assert PythonStdlibReader(tmp_path).inputs("train") == before
+    before = PythonLibraryReader(tmp_path).inputs("train")
+    assert PythonLibraryReader(tmp_path).inputs("train") == before
     (library / "a.py").write_text("a = 2")
-    assert PythonStdlibReader(tmp_path).inputs("train") != before
+    assert PythonLibraryReader(tmp_path).inputs("train") != before

@@ -2,8 +2,8 @@
 
 import io
 
-from bytelm.data.corpus import progress
-from bytelm.data.corpus.progress import TextProgress
+from bytelm.data import progress
+from bytelm.data.progress import TextProgress
 
 
 class Terminal(io.StringIO):

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from bytelm.data import describe as describe_module
-from bytelm.data.config import DataConfig, SourceConfig
+from bytelm.data import description
+from bytelm.data.config import DataConfig, Files, Mixture, Pairs, SpanCorruption, VowelRemoval
 from bytelm.data.corpus.packing import Rows, pack
-from bytelm.data.describe import describe, patch_statistics, printable, statistics
+from bytelm.data.description import describe, patch_statistics, printable, statistics
+from bytelm.data.open_data import OpenData
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.patching.patches import find_patches
 from bytelm.patching.rules import find_edges
@@ -40,14 +41,14 @@ def test_samples_cannot_harm_the_terminal(text, shown):
 
 def test_prints_every_split_and_source(config, tmp_path):
     (tmp_path / "x.txt").write_text("[bold]not markup[/bold] \x1b[31m" * 2)
-    with open(config.files[0], "a") as file:
+    with open(config.source.files[0], "a") as file:
         file.write("broken\n")
     parts = (
-        SourceConfig(files=config.files, held_out=config.held_out, skip_bad=True),
-        SourceConfig(files=(str(tmp_path / "x.txt"),), held_out=0.0),
+        Files(files=config.source.files, held_out=config.source.held_out, skip_bad=True),
+        Files(files=(str(tmp_path / "x.txt"),), held_out=0.0),
     )
     output = io.StringIO()
-    describe(replace(config, files=(), mixture=parts), samples=1, file=output)
+    describe(OpenData(replace(config, source=Mixture(sources=parts))), samples=1, file=output)
     text = output.getvalue()
     assert "documents.jsonl" in text
     assert "x.txt" in text
@@ -62,7 +63,7 @@ def cells_of(line):
 
 def test_figures_of_a_source(config, documents):
     output = io.StringIO()
-    describe(replace(config, held_out=0.0), file=output)
+    describe(OpenData(replace(config, source=replace(config.source, held_out=0.0))), file=output)
     line = next(line for line in output.getvalue().splitlines() if re.match("│ +train", line))
     characters = sum(len(document.decode()) for document in documents)
     total = sum(map(len, documents))
@@ -103,18 +104,20 @@ def test_the_advised_room_is_enough_and_no_more():
 def test_patches_do_not_depend_on_how_many_rows_are_cut_at_once(documents, monkeypatch):
     rows = Rows(pack(documents), 16)
     together = patch_statistics("spacelike", rows)
-    monkeypatch.setattr(describe_module, "SYMBOLS_AT_ONCE", 7 * 16)
+    monkeypatch.setattr(description, "SYMBOLS_AT_ONCE", 7 * 16)
     in_turns = patch_statistics("spacelike", rows)
     np.testing.assert_array_equal(in_turns.sizes, together.sizes)
     np.testing.assert_array_equal(in_turns.per_row, together.per_row)
 
 
 def test_patches_of_a_source(tmp_path, monkeypatch):
-    monkeypatch.setattr(describe_module, "PATCHED_BYTES", 30)
+    monkeypatch.setattr(description, "PATCHED_BYTES", 30)
     (tmp_path / "x.txt").write_text("ab " * 50)
-    config = DataConfig(files=(str(tmp_path / "x.txt"),), held_out=0.0, sequence_length=16)
+    config = DataConfig(
+        source=Files(files=(str(tmp_path / "x.txt"),), held_out=0.0), sequence_length=16
+    )
     output = io.StringIO()
-    describe(config, file=output)
+    describe(OpenData(config), file=output)
     assert "in rows of 16, over the first 30 bytes of train" in " ".join(output.getvalue().split())
     rows = [cells_of(line) for line in output.getvalue().splitlines()]
     # The rows are START and 5 words, and 5 words and END.
@@ -123,15 +126,17 @@ def test_patches_of_a_source(tmp_path, monkeypatch):
 
 
 def test_patches_by_script(tmp_path, monkeypatch):
-    monkeypatch.setattr(describe_module, "PATCHED_BYTES_OF_SCRIPT", 30)
+    monkeypatch.setattr(description, "PATCHED_BYTES_OF_SCRIPT", 30)
     lines = [{"text": "ab " * 5, "lang": "eng"}, {"text": "abcde " * 5, "lang": "deu"}] * 6
     path = tmp_path / "x.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = DataConfig(
-        files=(str(path),), script_key="lang", held_out=0.0, sequence_length=17, batch_size=1
+        source=Files(files=(str(path),), script_key="lang", held_out=0.0),
+        sequence_length=17,
+        batch_size=1,
     )
     output = io.StringIO()
-    describe(config, file=output)
+    describe(OpenData(config), file=output)
     assert "and up to 30 of each script" in " ".join(output.getvalue().split())
     rows = [cells_of(line) for line in output.getvalue().splitlines()]
     (first,) = (number for number, row in enumerate(rows) if row[0] == "whitespace")
@@ -150,7 +155,7 @@ def test_patches_by_script(tmp_path, monkeypatch):
 
 def test_no_scripts_where_none_are_known(config):
     output = io.StringIO()
-    describe(config, file=output)
+    describe(OpenData(config), file=output)
     assert "script" not in output.getvalue()
 
 
@@ -158,9 +163,11 @@ def test_describes_pairs(tmp_path):
     path = tmp_path / "pairs.jsonl"
     lines = [{"text": "ab\x1b" * n, "fix": "abc" * n} for n in range(1, 6)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = DataConfig(task="pairs", files=(str(path),), target_key="fix", held_out=0.0)
+    config = DataConfig(
+        source=Files(files=(str(path),), target_key="fix", held_out=0.0), task=Pairs()
+    )
     output = io.StringIO()
-    describe(config, samples=2, file=output)
+    describe(OpenData(config), samples=2, file=output)
     text = output.getvalue()
     assert "data.sequence_length 16 and data.target_length 16" in re.sub(r"\s+", " ", text)
     assert r"train: ab\x1b" in text
@@ -173,15 +180,15 @@ def test_describes_pairs(tmp_path):
 
 def test_describes_a_diagnostic_task():
     output = io.StringIO()
-    describe(DataConfig(task="vowel_removal", sequence_length=9), samples=1, file=output)
+    describe(OpenData(DataConfig(task=VowelRemoval(), sequence_length=9)), samples=1, file=output)
     assert "│ 1,024 │" in output.getvalue()
     assert output.getvalue().count("->") == 3
 
 
 def test_describes_span_corruption(config):
-    config = replace(config, task="span_corruption", sequence_length=64)
+    config = replace(config, task=SpanCorruption(), sequence_length=64)
     output = io.StringIO()
-    describe(config, samples=2, file=output)
+    describe(OpenData(config), samples=2, file=output)
     text = re.sub(r"\s+", " ", output.getvalue())
     assert "73 symbols of text become 64 inputs and 13 targets (spans: 1)" in text
     assert text.count("->") == 2

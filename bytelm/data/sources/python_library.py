@@ -1,19 +1,23 @@
-"""The default corpus: every Python has its standard library, so a first run needs no network."""
+"""The default source: every Python has its standard library, so a first run needs no network."""
 
 import contextlib
 import functools
 import hashlib
 import io
 import os
+import sys
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from bytelm.core.locks import Share, exclusive
-from bytelm.data.config import SourceConfig, Split
-from bytelm.data.sources.tfds import TfdsReader, import_tfds
+from bytelm.data.sources.source import SingleSource
+from bytelm.data.sources.tfds import Tfds, TfdsReader, import_tfds
+from bytelm.data.splits import Split
 
+NAME = "python_stdlib"
 PREPARED = "tfds"
 """Folder of the cache with a prepared dataset for each Python."""
 PREPARED_LOCK = "lock"
@@ -45,11 +49,25 @@ def library_files(root: Path) -> Iterator[Path]:
                 yield Path(directory, name)
 
 
-class PythonStdlibReader(TfdsReader):
-    """The dataset `python_stdlib`, prepared under the cache directory when it is first read."""
+@dataclass(frozen=True)
+class PythonLibrary(SingleSource):
+    """The source and documentation files of Python's standard library on this machine."""
+
+    kind: ClassVar[str] = NAME
+
+    @property
+    def label(self) -> str:
+        return NAME
+
+    def reader(self, cache_path: Path) -> "PythonLibraryReader":
+        return PythonLibraryReader(cache_path)
+
+
+class PythonLibraryReader(TfdsReader):
+    """The library as a TFDS dataset, prepared in the cache directory when it is first read."""
 
     def __init__(self, cache_path: Path) -> None:
-        super().__init__(SourceConfig(dataset="python_stdlib", text_key="text"))
+        super().__init__(Tfds(dataset=NAME, text_key="text"))
         self._cache_path = cache_path
 
     @functools.cached_property
@@ -77,15 +95,45 @@ class PythonStdlibReader(TfdsReader):
     @functools.cached_property
     def builder(self) -> Any:
         """The TFDS builder of the dataset, prepared here if it has not been."""
-        tfds = import_tfds("python_stdlib")
-        from bytelm.data.sources.python_stdlib_builder import PythonStdlib
-
+        tfds = import_tfds(NAME)
         directory = self._cache_path / PREPARED / self.digest
         directory.mkdir(parents=True, exist_ok=True)
-        with exclusive(directory / PREPARED_LOCK, "prepare python_stdlib"):
-            builder = PythonStdlib(data_dir=directory, file_format="array_record")
+        with exclusive(directory / PREPARED_LOCK, f"prepare {NAME}"):
+            builder = _builder_class(tfds)(data_dir=directory, file_format="array_record")
             tfds.disable_progress_bar()
             with contextlib.redirect_stdout(io.StringIO()):  # it says that it is downloading
                 builder.download_and_prepare()
         self._use = Share(directory / PREPARED_LOCK)  # so that no other process removes it
         return builder
+
+
+@functools.cache
+def _builder_class(tfds: Any) -> Any:
+    """The TFDS builder; made here, since TFDS may not be installed."""
+
+    class PythonStdlib(tfds.core.GeneratorBasedBuilder):
+        """One document for each source and documentation file."""
+
+        VERSION = tfds.core.Version("{}.{}.{}".format(*sys.version_info))
+        RELEASE_NOTES: ClassVar[dict[str, str]] = {}
+
+        def _info(self) -> Any:
+            text = tfds.features.Text
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description="Source and documentation files of the Python standard library.",
+                features=tfds.features.FeaturesDict({"path": text(), "text": text()}),
+                homepage="https://docs.python.org/3/library/",
+                license="PSF-2.0",
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
+            root = library_root()
+            for path in library_files(root):
+                name = path.relative_to(root).as_posix()
+                yield name, {"path": name, "text": path.read_bytes()}
+
+    return PythonStdlib

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bytelm.core.atomic_write import write_whole
-from bytelm.data.config import SPLITS, Split
-from bytelm.data.sources.passages import digest, passages
+from bytelm.data.passages import digest, passages
+from bytelm.data.splits import SPLITS, Split
 
 FILE = "text_record.npz"
 """File of a run directory that holds its record."""
@@ -25,7 +25,7 @@ PLACED = np.dtype([("digest", "<u8"), ("split", "u1")])
 """A passage on disk: its digest, and the number of its split."""
 
 ABOUT_SOURCE = {"name", "held_out", "split_above", "text", "test", "places"}
-"""What is told of each source (`bytelm.data.corpus.run_text.describe_source`)."""
+"""What is told of each source (`bytelm.data.run_text.describe_source`)."""
 TRAINED = 1 << SPLITS.index("train")
 """In the mask of a passage: that it was trained on."""
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
@@ -47,7 +47,7 @@ class TextRecord:
         splits: uint8 `[passages]`, a mask: bit k says that the passage was in split k of `SPLITS`.
         complete: whether all text that the parameters were trained on is in it. It is not where
             text was streamed, or where a run went on from one without a record.
-        sources: what each source was, ready for JSON (`bytelm.data.corpus.run_text`).
+        sources: what each source was, ready for JSON (`bytelm.data.run_text`).
     """
 
     digests: np.ndarray

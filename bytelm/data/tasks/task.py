@@ -1,0 +1,188 @@
+"""What a model learns of text: the base of all tasks."""
+
+import abc
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from bytelm.core.errors import UserError
+from bytelm.core.variants import Variant
+from bytelm.data.corpus.cache import PackedCorpus
+from bytelm.data.corpus.packing import Corpus, RowSource
+from bytelm.data.corpus.spread import DrawnRows, SpreadRows, drawn_rows
+from bytelm.data.sources.source import SingleSource, Source
+from bytelm.data.splits import Split
+from bytelm.tokenizers.tokenizer import Tokenizer
+from bytelm.tokenizers.unigram import Unigram
+
+T = TypeVar("T")
+
+
+class OpenText(Protocol):
+    """The opened data that tasks make rows of (`bytelm.data.open_data.OpenData` has more)."""
+
+    @property
+    def sequence_length(self) -> int: ...
+
+    @property
+    def scripts(self) -> tuple[str, ...]: ...
+
+    @property
+    def sources(self) -> tuple[Source, ...]: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer | None: ...
+
+    @property
+    def unigram(self) -> Unigram | None: ...
+
+    def packed(self, source: Source, split: Split) -> PackedCorpus: ...
+
+    def corpus(self, source: Source, split: Split) -> Corpus: ...
+
+    def kept(self, key: Hashable, make: Callable[[], T]) -> T: ...
+
+
+class Pair(NamedTuple):
+    """What a model reads, and the output that is expected of it.
+
+    Attributes:
+        input: bytes.
+        target: bytes.
+        script: name of the script or language; None if it is not known.
+    """
+
+    input: bytes
+    target: bytes
+    script: str | None = None
+
+
+class Picked(NamedTuple):
+    """Rows that stand for a split of a source, and what they were picked from, in words."""
+
+    rows: SpreadRows | DrawnRows
+    origin: str
+
+
+@dataclass(frozen=True)
+class Task(Variant, name="data", key="kind"):
+    """What a model learns. A subclass that names its `kind` is thereby registered.
+
+    The tasks of a decoder predict text; those of an encoder and a decoder predict a target.
+    """
+
+    kind: ClassVar[str]
+    has_encoder: ClassVar[bool] = False
+    """Whether rows have inputs for an encoder."""
+    needs_targets: ClassVar[bool] = False
+    """Whether each document of the source needs a target."""
+    makes_text: ClassVar[bool] = False
+    """Whether it makes up its own text; there is then no source."""
+    evaluated_rows: ClassVar[int | None] = None
+    """Rows of an evaluation by default; None for all."""
+    least_length: ClassVar[int] = 1
+    """The shortest `data.sequence_length`."""
+
+    @property
+    def tokenizer(self) -> str | None:
+        """File of the tokenizer whose tokens are the symbols of text; None for bytes."""
+        return None
+
+    @property
+    def unigram(self) -> str | None:
+        """File of the Unigram model whose pieces batches carry as boundaries; None for none."""
+        return None
+
+    @property
+    def streamed(self) -> bool:
+        """Whether training reads documents as a stream, in place of packed text."""
+        return False
+
+    def row_length(self, length: int) -> int:
+        """T, the most symbols that a row scores, where `data.sequence_length` is `length`."""
+        return length
+
+    def check(self, sources: Sequence[SingleSource], length: int, scripts: Sequence[str]) -> None:
+        """Raises UserError if the task does not go with the other values of the data's config.
+
+        Args:
+            sources: of the data.
+            length: `data.sequence_length`.
+            scripts: `data.scripts`.
+        """
+        if length < self.least_length:
+            raise UserError(
+                f"data.sequence_length is {length}; choose {self.least_length} or "
+                f"more for the task {self.kind}."
+            )
+        for source in sources:
+            if self.needs_targets and not source.has_targets:
+                raise UserError(
+                    f"the task {self.kind} reads an input and a target from each JSON line; name "
+                    "their keys with --data.text-key and --data.target-key, and the --data.files."
+                )
+            if source.has_targets and not self.needs_targets:
+                raise UserError(
+                    f"data.target_key is given, and the task {self.kind} reads no targets; add "
+                    "--data.task pairs, or take the key back."
+                )
+
+    @abc.abstractmethod
+    def rows(self, data: OpenText, source: Source, split: Split, seed: int) -> RowSource:
+        """The rows of a split of one source, as in training.
+
+        Args:
+            data: of which the source is.
+            source: whose documents the rows hold.
+            split: which split.
+            seed: of what is random in training.
+
+        Raises:
+            UserError: for a bad source, and a split without text.
+        """
+
+    def training_rows(self, data: OpenText, seed: int) -> list[RowSource]:
+        """The rows to train on, of each source."""
+        return [self.rows(data, source, "train", seed) for source in data.sources]
+
+    def evaluation_rows(
+        self, data: OpenText, split: Split, wanted: Sequence[int | None]
+    ) -> list[RowSource]:
+        """The rows of a split, of each source.
+
+        Args:
+            data: the text.
+            split: which split.
+            wanted: how many rows of each source will be read; None for all.
+        """
+        return [self.rows(data, source, split, 0) for source in data.sources]
+
+    def validation_rows(self, data: OpenText, wanted: Sequence[int]) -> list[Picked]:
+        """Rows that stand for the validation split of each source.
+
+        Args:
+            data: the text.
+            wanted: about how many rows of each source.
+        """
+        return [
+            self._picked(data, source, count)
+            for source, count in zip(data.sources, wanted, strict=True)
+        ]
+
+    def _picked(self, data: OpenText, source: Source, wanted: int) -> Picked:
+        rows = drawn_rows(self.rows(data, source, "validation", 0), wanted)
+        return Picked(rows, f"{data.packed(source, 'validation').num_documents:,} documents")
+
+    def passages(self, data: OpenText, source: Source, split: Split) -> np.ndarray:
+        """The passages of a stored split, as `text_record.PLACED`."""
+        return data.packed(source, split).passages
+
+    def pairs(self, data: OpenText, split: Split) -> Iterator[Pair] | None:
+        """The inputs and targets of a split; None if targets are made from the text itself."""
+        return None
+
+    def describe(self, corpus: Corpus, length: int) -> tuple[str, Iterator[Pair]] | None:
+        """What the task makes of a text, in words and as examples; None if that is the text."""
+        return None
