@@ -66,7 +66,7 @@ class Diagnostic(EncoderDecoderTask):
 
     def check(self, sources: Sequence[SingleSource], length: int, scripts: Sequence[str]) -> None:
         super().check(sources, length, scripts)
-        if tuple(sources) != (PythonLibrary(),) or scripts:
+        if scripts or not all(isinstance(source, PythonLibrary) for source in sources):
             raise UserError(
                 f"the task {self.kind} makes up its own text; leave out data.dataset, data.files, "
                 "other sources and data.scripts."
