@@ -21,8 +21,7 @@ from benchmarks.tables import show
 from bytelm.models import Batch
 from bytelm.models.parameters import roles_of
 from bytelm.models.transformer import TransformerConfig
-from bytelm.nn.mesh import MeshConfig
-from bytelm.nn.partitioning import BATCH_AXES
+from bytelm.nn.mesh import BATCH_AXES, MeshConfig
 from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 

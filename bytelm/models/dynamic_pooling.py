@@ -38,9 +38,9 @@ from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
+from bytelm.nn.mesh import shard_rows
 from bytelm.nn.mlp import GATED
 from bytelm.nn.norms import NORMS, LayerNorm
-from bytelm.nn.partitioning import shard_rows
 from bytelm.nn.stack import Stack
 from bytelm.nn.transformer_xl import DEVIATION, PositionBiases, RelativeBlockConfig
 from bytelm.patching.ended import (

@@ -37,8 +37,8 @@ from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
+from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS
-from bytelm.nn.partitioning import shard_rows
 from bytelm.nn.stack import StackState
 from bytelm.patching.levels import (
     PatchCount,

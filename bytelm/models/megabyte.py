@@ -25,7 +25,7 @@ from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig, Position
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
-from bytelm.nn.partitioning import shard_rows
+from bytelm.nn.mesh import shard_rows
 from bytelm.patching.levels import (
     OpenPatch,
     PatchCount,

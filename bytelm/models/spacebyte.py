@@ -35,7 +35,7 @@ from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig, Position
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Embedding
-from bytelm.nn.partitioning import shard_rows
+from bytelm.nn.mesh import shard_rows
 from bytelm.patching.levels import Level, LevelState, Segmentation, Symbols
 from bytelm.patching.patches import gather_first, spread_first
 from bytelm.patching.segmenter import Needs, RulePatches, SegmenterConfig

@@ -24,9 +24,9 @@ from bytelm.models.contract import Batch, LanguageModel, ModelConfig, ModelOutpu
 from bytelm.nn.attention.attention import AttentionImplementation, AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
+from bytelm.nn.mesh import shard_rows
 from bytelm.nn.mlp import MLPKind
 from bytelm.nn.norms import RMSNorm
-from bytelm.nn.partitioning import shard_rows
 from bytelm.nn.stack import Remat, Stack, StackState
 
 LARGE = 2048

@@ -14,9 +14,9 @@ from bytelm.nn.attention.attention import (
     cached_attention,
 )
 from bytelm.nn.linear import Dense
+from bytelm.nn.mesh import shard_rows
 from bytelm.nn.mlp import GATED, MLP, MLPKind, default_mlp_width
 from bytelm.nn.norms import NORMS, NormKind
-from bytelm.nn.partitioning import shard_rows
 from bytelm.nn.rope import rotary
 from bytelm.nn.state import KeyValueCache, NewPositions
 

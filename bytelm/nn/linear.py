@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from bytelm.nn.partitioning import replicate
+from bytelm.nn.mesh import replicate
 from bytelm.nn.roles import Role
 
 

@@ -1,4 +1,4 @@
-"""The device mesh, and how parameters and batches lie on it.
+"""The device mesh, and how parameters, batches and activations are divided over it.
 
 One rule serves every model: a parameter is divided over `tensor` along the axis its layer names,
 and over `fsdp` along the largest of its last two axes that divides; small ones are replicated.
@@ -15,9 +15,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
-from bytelm.nn.partitioning import BATCH_AXES
 
 AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+"""The axes that divide the rows of a batch."""
 SMALLEST_SHARDED = 2**14
 """Parameters with fewer elements are replicated: gathering them would cost more than it saves."""
 
@@ -27,7 +28,7 @@ class MeshConfig(Checked, name="mesh", small=True):
     """How many devices each axis of the mesh has."""
 
     data: int | None = None
-    """Copies of the model that share the batch; None for all devices the other axes leave."""
+    """Copies of the model that share the batch; None: all devices that the other axes leave."""
     fsdp: int = 1
     """Devices that share the batch and divide the parameters between them."""
     tensor: int = 1
@@ -74,7 +75,7 @@ def single_device_mesh() -> Mesh:
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Into how many parts, of equally many rows, the mesh divides a batch."""
+    """How many equal parts the mesh divides the rows of a batch into."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
@@ -90,9 +91,9 @@ def check_batch(rows: int, mesh: Mesh, accumulation: int) -> None:
 
 
 def row_share(rows: int, mesh: Mesh) -> tuple[int, int]:
-    """Which share of a batch's rows this process reads: (index, count) of equal shares.
+    """The share of a batch's rows that this process reads: (index, count) of equal shares.
 
-    Processes that hold the same rows, because `tensor` spans them, have the same share.
+    Processes that `tensor` spans hold the same rows and have the same share.
     """
     sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     indices = sharding.addressable_devices_indices_map((rows,)).values()
@@ -108,7 +109,7 @@ def row_share(rows: int, mesh: Mesh) -> tuple[int, int]:
 
 
 def parameter_spec(shape: tuple[int, ...], tensor_axis: int | None, mesh: Mesh) -> PartitionSpec:
-    """Where a parameter lies; see the module's docstring for the rule."""
+    """The axes of the mesh that divide a parameter; the module's docstring has the rule."""
     spec: list[str | None] = [None] * len(shape)
     tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
     if tensor > 1 and tensor_axis is not None and shape[tensor_axis] % tensor == 0:
@@ -125,7 +126,7 @@ def parameter_spec(shape: tuple[int, ...], tensor_axis: int | None, mesh: Mesh) 
 
 
 def parameter_shardings(abstract: nnx.State, mesh: Mesh) -> dict[str, Any]:
-    """Shardings of a model's parameters, as the nested dict in which training keeps them."""
+    """Shardings of a model's parameters, as a nested dict."""
 
     def sharding(variable: nnx.Variable) -> NamedSharding:
         tensor_axis = variable.get_metadata().get("tensor_axis")
@@ -186,8 +187,25 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def place_batch(batch: Any, mesh: Mesh) -> Any:
-    """Makes global arrays, divided by rows, of the rows `[B / processes, T]` of this process."""
+    """Global arrays, divided by rows, from the rows `[B / processes, T]` of this process."""
     sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     return jax.tree.map(
         lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch
     )
+
+
+def shard_rows(x: jax.Array) -> jax.Array:
+    """Divides the first axis of an activation over the batch axes, and no other axis.
+
+    Without a mesh (one device) it does nothing.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
+def replicate(x: jax.Array) -> jax.Array:
+    """Puts an array whole on every device, such as a table that is looked up."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bytelm.nn.partitioning import shard_rows
+from bytelm.nn.mesh import shard_rows
 from bytelm.nn.stack import Stack, StackState
 from bytelm.patching.patches import NO_PATCH, Patches, find_patches, positions_in_run
 from bytelm.patching.segmenter import Boundaries, Segmenter

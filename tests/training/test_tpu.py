@@ -14,8 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from bytelm.models import Batch
 from bytelm.models.parameters import roles_of
 from bytelm.models.transformer import TransformerConfig
-from bytelm.nn.mesh import AXES
-from bytelm.nn.partitioning import BATCH_AXES
+from bytelm.nn.mesh import AXES, BATCH_AXES
 from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 

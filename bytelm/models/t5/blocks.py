@@ -25,9 +25,9 @@ from bytelm.nn.attention.biased import (
 from bytelm.nn.attention.blockwise import MASKED
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense
+from bytelm.nn.mesh import shard_rows
 from bytelm.nn.mlp import MLP
 from bytelm.nn.norms import RMSNorm
-from bytelm.nn.partitioning import shard_rows
 from bytelm.nn.state import Fixed, KeyValueCache, NewPositions
 
 BUCKETS = 32

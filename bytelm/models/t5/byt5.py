@@ -29,8 +29,8 @@ from bytelm.models.encoder_decoder import (
 from bytelm.models.t5.blocks import RelativeBias, T5BlockConfig, T5Context
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.linear import Dense, Embedding
+from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import RMSNorm
-from bytelm.nn.partitioning import shard_rows
 from bytelm.nn.stack import Remat, Stack, StackState
 from bytelm.nn.state import NewPositions
 

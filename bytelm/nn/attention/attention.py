@@ -17,7 +17,7 @@ from jax.sharding import AxisType, PartitionSpec
 from bytelm.core.errors import UserError
 from bytelm.nn.attention.blockwise import MASKED, blockwise_attention
 from bytelm.nn.attention.kernels import cudnn_attention, cudnn_supports, splash_attention
-from bytelm.nn.partitioning import BATCH_AXES
+from bytelm.nn.mesh import BATCH_AXES
 
 AttentionImplementation = Literal["auto", "reference", "xla", "cudnn", "splash"]
 
