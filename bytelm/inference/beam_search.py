@@ -1,4 +1,4 @@
-"""Beam search: the likeliest targets of inputs, as far as a few candidates at a time can tell."""
+"""Beam search: approximately the most probable targets of inputs."""
 
 import functools
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ def beam_search(
         model: the model.
         inputs: all in one batch.
         beams: candidates that are followed at a time.
-        max_bytes: longest target; one that does not end by then counts as it stands.
-        length_penalty: candidates are compared by their log-probability over their length in
-            symbols, END among them, to this power.
-        stop: byte strings at whose first occurrence the target found is cut, just before it.
+        max_bytes: longest target; one that has not ended by then counts as it is.
+        length_penalty: candidates are compared by log-probability / length ** length_penalty, the
+            length in symbols with END.
+        stop: byte strings; a target is cut just before the first of them that occurs.
 
     Raises:
         UserError: for an option out of range.
@@ -55,11 +55,11 @@ class _Beams(NamedTuple):
     """B = inputs, W = beams, N = most symbols.
 
     Attributes:
-        made: symbols that each candidate has.
-        symbols: int32 `[B, W, N]`, of the candidates that go on; END behind.
+        made: symbols of each candidate.
+        symbols: int32 `[B, W, N]`, the candidates that go on; END after their symbols.
         scores: float32 `[B, W]`, their log-probabilities.
         ended: int32 `[B, W, N]`, the best candidates that have ended.
-        ended_scores: float32 `[B, W]`, theirs over the power of the length; -inf for none.
+        ended_scores: float32 `[B, W]`, their scores with the length penalty; -inf for none.
         logits: `[B x W, V]`, of the next symbols.
         state: of the model.
     """
@@ -89,16 +89,16 @@ def _search(
     none = jnp.full((rows, beams), -jnp.inf)
 
     def unfinished(search: _Beams) -> jax.Array:
-        # The longer of two lengths is the better one for a score that can only fall.
+        # Scores can only fall, so the greatest length gives an upper bound of penalised ones.
         longest = jnp.where(penalty > 0, most, search.made + 1).astype(jnp.float32)
         hope = search.scores.max(axis=1) / longest**penalty
         return (search.made < most) & (hope > search.ended_scores.min(axis=1)).any()
 
     def step(search: _Beams) -> _Beams:
-        # The ids beyond OUTPUT_SIZE have their probability, and are never chosen.
+        # T5's spare ids count in the softmax and are never chosen.
         nats = jax.nn.log_softmax(search.logits)[:, :OUTPUT_SIZE].reshape(rows, beams, OUTPUT_SIZE)
         totals = search.scores[:, :, None] + nats
-        # As many again as there are beams: even if all that end are among them, enough go on.
+        # Twice the beams: at most one extension of each candidate ends, so enough go on.
         scores, chosen = jax.lax.top_k(totals.reshape(rows, -1), min(2 * beams, totals[0].size))
         parents, symbols = chosen // OUTPUT_SIZE, chosen % OUTPUT_SIZE
         texts = jnp.take_along_axis(search.symbols, parents[:, :, None], axis=1)
@@ -123,7 +123,7 @@ def _search(
 
     first = _Beams(jnp.int32(0), empty, none.at[:, 0].set(0.0), empty, none, logits, state)
     last = jax.lax.while_loop(unfinished, step, first)
-    as_they_stand = jnp.where(last.made == most, last.scores / float(most) ** penalty, -jnp.inf)
-    scores = jnp.concatenate([last.ended_scores, as_they_stand], axis=1)
+    unended = jnp.where(last.made == most, last.scores / float(most) ** penalty, -jnp.inf)
+    scores = jnp.concatenate([last.ended_scores, unended], axis=1)
     texts = jnp.concatenate([last.ended, last.symbols], axis=1)
     return texts[jnp.arange(rows), scores.argmax(axis=1)]

@@ -1,7 +1,7 @@
-"""What a model makes of each symbol of texts: nats, logits, states, and what follows a context.
+"""A model's results for each symbol of a text: nats, logits, states; and for continuations.
 
-Symbols are bytes, or the tokens of a text's canonical tokenisation. Texts are read as
-`bytelm.inference.scoring` reads them, in windows that slide over them.
+Symbols are bytes, or the tokens of a text's canonical tokenisation. Texts are read in sliding
+windows, as in `bytelm.inference.scoring`.
 """
 
 import abc
@@ -21,7 +21,7 @@ from bytelm.tokenizers.tokenizer import Tokenizer
 
 
 class PerSymbol(abc.ABC):
-    """The part of a loaded model that tells of each symbol."""
+    """The methods of a loaded model that return something for each symbol."""
 
     context: int
     tokenizer: Tokenizer | None
@@ -29,11 +29,11 @@ class PerSymbol(abc.ABC):
     @property
     @abc.abstractmethod
     def scorer(self) -> Scorer:
-        """What scores batches."""
+        """Scores batches."""
 
     @abc.abstractmethod
     def byte_marginal(self, covers: int | None = 32) -> ByteMarginal:
-        """What adds up the probabilities of all tokenisations."""
+        """Sums the probabilities of all tokenisations of a subword model."""
 
     def nats(
         self,
@@ -43,12 +43,12 @@ class PerSymbol(abc.ABC):
         stride: int | None = None,
         batch_size: int = 8,
     ) -> list[np.ndarray]:
-        """Nats of each symbol of each text, taken as a whole document: float64 `[symbols]`.
+        """Nats of each symbol of each text, read as a whole document: float64 `[symbols]`.
 
         Args:
-            texts: several, or one alone.
-            with_end: whether those of END follow.
-            stride, batch_size: as for `score_documents`; the nats add up to the same as there.
+            texts: one or several.
+            with_end: whether the nats of END are appended.
+            stride, batch_size: as for `score_documents`, whose results are the sums of these.
         """
         found = self._by_symbol(self.scorer, texts, stride, batch_size)
         return [nats.astype(np.float64)[: None if with_end else -1] for nats in found]
@@ -58,8 +58,8 @@ class PerSymbol(abc.ABC):
     ) -> list[np.ndarray]:
         """Logits after START and after each symbol: float32 `[symbols + 1, outputs]` of each text.
 
-        Outputs are the 256 bytes and END, or the tokens and END. In HAT what a byte costs is more
-        than its logits say: whether a word ends is coded too (`nats` has both).
+        Outputs are the 256 bytes and END, or the tokens and END. In HAT a byte costs more than its
+        logits say, because the ends of words are coded too; `nats` includes both.
         """
         return self._by_symbol(
             lambda batch: self.scorer.run(_logits, batch), texts, stride, batch_size
@@ -68,10 +68,7 @@ class PerSymbol(abc.ABC):
     def hidden_states(
         self, texts: Texts, *, stride: int | None = None, batch_size: int = 8
     ) -> list[np.ndarray]:
-        """States from which the head makes logits: float32 `[symbols + 1, width]` of each text.
-
-        They are those after START and after each symbol, after the last normalisation.
-        """
+        """The head's normalised inputs, float32 `[symbols + 1, width]` of each text, as `logits`."""
         return self._by_symbol(
             lambda batch: self.scorer.run(_states, batch), texts, stride, batch_size
         )
@@ -87,15 +84,16 @@ class PerSymbol(abc.ABC):
     ) -> np.ndarray:
         """Natural logarithm of the probability of each continuation after its context.
 
-        Of a subword model the canonical tokens of both together are read, and those count that end
-        within the continuation. A token that begins before it counts whole, context and all: then
-        there is a warning. With `covers` the bytes alone count, over all tokenisations.
+        A subword model reads the canonical tokens of both together; those that end within the
+        continuation count. A token that begins before it counts in full, with a warning. With
+        `covers`, exactly the continuation's bytes count, over all tokenisations.
 
         Args:
-            contexts: what each text starts with; one alone goes with every continuation.
-            continuations: what follows, several or one alone.
-            with_end: whether the text ends after the continuation, at what that costs.
-            covers: of a subword model, histories kept (`byte_marginal`); None for canonical tokens.
+            contexts: the beginning of each text; a single one is used for all continuations.
+            continuations: one or several.
+            with_end: whether END after the continuation counts.
+            covers: histories to keep, for a subword model (`byte_marginal`); None for canonical
+                tokens.
             batch_size: windows scored at a time.
 
         Returns:
@@ -109,8 +107,8 @@ class PerSymbol(abc.ABC):
         starts = starts * len(ends) if isinstance(contexts, Text) else starts
         if len(starts) != len(ends):
             raise UserError(
-                f"there are {len(starts)} contexts and {len(ends)} continuations; give as many of "
-                "each, or one context alone."
+                f"there are {len(starts)} contexts and {len(ends)} continuations; give the same "
+                "number of each, or a single context."
             )
         texts = [start + end for start, end in zip(starts, ends, strict=True)]
         if covers is not None:
@@ -125,15 +123,15 @@ class PerSymbol(abc.ABC):
         return -np.array(sums, np.float64)
 
     def _symbols_within(self, context: bytes, text: bytes) -> int:
-        """How many symbols of a text lie wholly within its context."""
+        """How many symbols of a text are completely within its context."""
         if self.tokenizer is None:
             return len(context)
         ends = np.cumsum(self.tokenizer.byte_counts[self.tokenizer.encode(text)])
         count = int(np.searchsorted(ends, len(context), side="right"))
         if len(text) > len(context) > (ends[count - 1] if count else 0):
             warnings.warn(
-                "a token begins in a context and ends in its continuation, and counts whole; give "
-                "covers to count the bytes of the continuation alone.",
+                "a token begins in a context and ends in its continuation, and counts in full; "
+                "set covers to count only the bytes of the continuation.",
                 stacklevel=3,
             )
         return count
@@ -141,7 +139,7 @@ class PerSymbol(abc.ABC):
     def _by_symbol(
         self, run: Callable[[Batch], Any], texts: Texts, stride: int | None, batch_size: int
     ) -> list[np.ndarray]:
-        """Of arrays `[B, T, ...]` what belongs to each text's inputs, `[symbols + 1, ...]`."""
+        """Collects each text's `[symbols + 1, ...]` from arrays `[B, T, ...]` of windows."""
         found: dict[int, np.ndarray] = {}
         batches = window_batches(each_text(texts), self.context, stride, batch_size, self.tokenizer)
         for windows, batch in batches:
@@ -155,5 +153,5 @@ def _logits(output: ModelOutput, targets: jax.Array) -> jax.Array:
 
 def _states(output: ModelOutput, targets: jax.Array) -> jax.Array:
     if output.states is None:
-        raise UserError("the model's family does not tell its hidden states.")
+        raise UserError("the model's family does not return its hidden states.")
     return output.states

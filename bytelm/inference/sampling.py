@@ -11,10 +11,10 @@ from bytelm.core.errors import UserError
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sampling:
-    """How the next symbol is chosen. Each filter works on what the ones above it left.
+    """How the next symbol is chosen. Each filter applies to what the ones above it keep.
 
-    A pytree of numbers, so that another value compiles nothing anew; a filter that is None costs
-    nothing. Symbols of equal probability are kept or dropped together.
+    A pytree of numbers, so that new values compile nothing; a filter that is None costs nothing.
+    Symbols of equal probability are kept or dropped together.
     """
 
     temperature: float = 1.0
@@ -42,7 +42,7 @@ class Sampling:
 
 
 def log_probabilities(logits: jax.Array, sampling: Sampling) -> jax.Array:
-    """The distribution that is sampled from.
+    """The distribution to sample from.
 
     Args:
         logits: `[B, V]`.
@@ -53,7 +53,7 @@ def log_probabilities(logits: jax.Array, sampling: Sampling) -> jax.Array:
     """
     logits = _cool(logits.astype(jnp.float32), sampling.temperature)
     if sampling.top_k is not None or sampling.top_p is not None:
-        # Dropped: whatever is less probable than the least of those that the filters keep.
+        # Symbols less probable than the least probable one kept are dropped.
         ranked = -jnp.sort(-logits, axis=-1)
         kept = jnp.ones_like(ranked, bool)
         if sampling.top_k is not None:
@@ -71,7 +71,7 @@ def log_probabilities(logits: jax.Array, sampling: Sampling) -> jax.Array:
 
 
 def _cool(logits: jax.Array, temperature: jax.typing.ArrayLike) -> jax.Array:
-    """Logits over the temperature; at 0 all but the first best become -inf."""
+    """Logits / temperature; at 0, all but the first of the largest become -inf."""
     best = jnp.argmax(logits, axis=-1, keepdims=True)
     only_best = jnp.where(jnp.arange(logits.shape[-1])[None, :] == best, 0.0, -jnp.inf)
     greedy = jnp.equal(temperature, 0)
@@ -83,7 +83,7 @@ def sample(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
 
     Args:
         logits: `[B, V]`.
-        keys: a JAX random key for each row, `[B]`; a row's symbol depends on its own key alone.
+        keys: a JAX random key for each row, `[B]`; a row's symbol depends on its own key only.
         sampling: how to change the distribution.
 
     Returns:

@@ -1,8 +1,8 @@
-"""Generation of encoder-decoder models: inputs in, the bytes of their targets out.
+"""Generation with encoder-decoder models: inputs in, the bytes of their targets out.
 
-An input is read once; then the loop of `bytelm.inference.generation` makes the target. Inputs are
-padded to a multiple of BUCKET symbols, and what the encoder keeps of them to another, so that few
-shapes are compiled and the later encoder blocks cost what is kept.
+An input is read once; then the loop of `bytelm.inference.generation` generates its target. Inputs,
+and the states that the encoder keeps of them, are padded to multiples of BUCKET, so that few shapes
+are compiled and the cost of later encoder blocks depends on what is kept.
 """
 
 import functools
@@ -21,16 +21,16 @@ from bytelm.inference.sampling import Sampling
 from bytelm.models.encoder_decoder import VOCABULARY, Encoded, Reading
 
 BUCKET = 32
-"""Encoder rows, kept states and caches have a multiple of so many slots."""
+"""The lengths of inputs, kept states and targets are rounded up to a multiple of this."""
 
 
 def bucket(count: int) -> int:
-    """The least number of slots for so many states."""
+    """`count` rounded up to a multiple of BUCKET, at least BUCKET."""
     return BUCKET * max(1, -(-count // BUCKET))
 
 
 def pad_inputs(inputs: Sequence[bytes]) -> np.ndarray:
-    """What an encoder reads, int32 `[B, S]`: the bytes of each input and END, then PAD."""
+    """What an encoder reads, int32 `[B, S]`: the bytes of each input, END, then PAD."""
     ids = np.full((len(inputs), bucket(1 + max(map(len, inputs)))), PAD, np.int32)
     for row, text in zip(ids, inputs, strict=True):
         row[: len(text)] = np.frombuffer(text, np.uint8)
@@ -45,16 +45,16 @@ class Transducer(Generator):
     """
 
     def read_inputs(self, inputs: np.ndarray) -> Encoded:
-        """Runs the encoder on rows as `pad_inputs` gives them, on as few slots as they need."""
+        """Runs the encoder on rows from `pad_inputs`, shortened as far as they allow."""
         reading = read(self.graphdef, self.params, inputs)
         length = min(bucket(int(reading.counts.max())), inputs.shape[1])
         return encode(self.graphdef, self.params, reading, length)
 
     def start(self, inputs: Sequence[bytes], max_bytes: int, beams: int = 1) -> tuple[Any, Any]:
-        """The logits after START, `[B x beams, VOCABULARY]`, and the state that has read it."""
+        """The logits after START, `[B x beams, VOCABULARY]`, and the state after it."""
         encoded = self.read_inputs(pad_inputs(inputs))
-        slots = bucket(1 + max_bytes)
-        state = _start(self.graphdef, self.params, encoded, slots, beams)
+        length = bucket(1 + max_bytes)
+        state = _start(self.graphdef, self.params, encoded, length, beams)
         rows = len(inputs) * beams
         return read_chunk(
             self.graphdef,
@@ -66,7 +66,7 @@ class Transducer(Generator):
         )
 
     def greedy(self, inputs: Sequence[bytes], *, max_bytes: int) -> list[bytes]:
-        """The targets of the likeliest next bytes."""
+        """The targets made of the most probable next byte each time."""
         return self.generate(inputs, max_bytes=max_bytes, sampling=Sampling(temperature=0.0))
 
     def _read(self, prompts: Sequence[bytes], max_bytes: int) -> tuple[Any, Any]:
@@ -85,7 +85,7 @@ def encode(graphdef: nnx.GraphDef, params: Any, reading: Reading, length: int | 
     return nnx.merge(graphdef, params).encode(reading, length)
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "slots", "beams"))
-def _start(graphdef: nnx.GraphDef, params: Any, encoded: Encoded, slots: int, beams: int) -> Any:
+@functools.partial(jax.jit, static_argnames=("graphdef", "length", "beams"))
+def _start(graphdef: nnx.GraphDef, params: Any, encoded: Encoded, length: int, beams: int) -> Any:
     repeated = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), encoded)
-    return nnx.merge(graphdef, params).start(repeated, slots)
+    return nnx.merge(graphdef, params).start(repeated, length)

@@ -1,11 +1,11 @@
-"""What encoder-decoder models are to the rest of bytelm: inputs are read, then targets predicted.
+"""The interface of encoder-decoder models: inputs are read, then targets predicted.
 
-Reading has two parts. `read` says which of an input's positions the later encoder blocks need;
-`encode` runs them on just as many slots as those take, a number that the host can choose from
-the counts and the compiler must know. `extend` then predicts targets byte by byte.
+Reading has two parts. `read` runs the first encoder blocks and says which states the later ones
+need. `encode` runs the later ones on rows of a length that the compiler must know; the host chooses
+it from the counts of kept states. `extend` then predicts targets byte by byte.
 
-The symbols are those of every other family. What a checkpoint of T5 calls ids are these: pad and
-decoder start 0 is START, end of sequence 1 is END, byte b + 3 is b, and so on (`T5_IDS`).
+The symbols are those of every other family. T5's ids map to them (`T5_IDS`): pad and decoder start
+0 is START, end of sequence 1 is END, b + 3 is byte b, and so on.
 """
 
 import abc
@@ -22,7 +22,7 @@ from bytelm.models.t5.controller import RatioController
 from bytelm.nn.attention.blockwise import MASKED
 
 VOCABULARY = 384
-"""Rows of a ByT5 checkpoint's tables; ids that are no symbol of ours are never a target."""
+"""Rows of a ByT5 checkpoint's tables; those that are no symbol of ours are never a target."""
 T5_IDS = np.concatenate([np.arange(BYTES) + 3, [1, 0, 2], np.arange(259, VOCABULARY)])
 """The T5 id of each row of our tables: the bytes, END, START, PAD (T5's "unknown"), the rest."""
 
@@ -30,16 +30,16 @@ T5_IDS = np.concatenate([np.arange(BYTES) + 3, [1, 0, 2], np.arange(259, VOCABUL
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Reading:
-    """Inputs read up to where they may be shortened.
+    """Inputs after the encoder blocks that come before the shortening of rows.
 
     Attributes:
         states: `[B, S, d]`.
         positions: int32 `[B, S]`, for the biases of distances.
-        valid: bool `[B, S]`, the states that there are.
-        kept: bool `[B, S]`, those of them that are left once the row is shortened.
-        gate: float32 `[B, S]`, added to the scores of each state for as long as none is removed.
-        deleted: bool `[B, S]`, the inputs whose states are not kept, or are not the first of those
-            merged into one; None in a model that does not shorten.
+        valid: bool `[B, S]`, false in padding.
+        kept: bool `[B, S]`, the valid states that shortening keeps.
+        gate: float32 `[B, S]`, added to the scores of each state unless rows are shortened.
+        deleted: bool `[B, S]`, the inputs whose states are not kept, or were merged into an earlier
+            one; None in a model that does not shorten.
         losses: auxiliary losses, as in `ModelOutput`.
     """
 
@@ -53,24 +53,21 @@ class Reading:
 
     @property
     def counts(self) -> jax.Array:
-        """States left in each row, int32 `[B]`."""
+        """States kept in each row, int32 `[B]`."""
         return self.kept.sum(axis=1)
 
     @property
     def keys_bias(self) -> jax.Array:
-        """What each state's scores get as a key: the gate, or MASKED where there is none."""
+        """Added to the scores of each state, float32 `[B, S]`: the gate, or MASKED in padding."""
         return jnp.where(self.valid, self.gate, MASKED)
 
     def shortened(self, length: int) -> "Reading":
-        """The kept states alone, in order, at the front of `length` slots.
-
-        States beyond the last slot are dropped: choose at least the largest of `counts`.
-        """
-        slots = jnp.where(self.kept, jnp.cumsum(self.kept, axis=1) - 1, length)
-        rows = jnp.arange(len(slots))[:, None]
-        places = jnp.broadcast_to(jnp.arange(slots.shape[1])[None, :], slots.shape)
-        source = jnp.zeros((len(slots), length), jnp.int32)
-        source = source.at[rows, slots].set(places, mode="drop")
+        """The kept states only, in order, in rows of `length`, at least the largest of `counts`."""
+        index = jnp.where(self.kept, jnp.cumsum(self.kept, axis=1) - 1, length)  # [B, S]
+        rows = jnp.arange(len(index))[:, None]
+        sources = jnp.broadcast_to(jnp.arange(index.shape[1])[None, :], index.shape)
+        source = jnp.zeros((len(index), length), jnp.int32)
+        source = source.at[rows, index].set(sources, mode="drop")  # [B, length]
         valid = jnp.arange(length)[None, :] < self.counts[:, None]
         return replace(
             self,
@@ -85,11 +82,11 @@ class Reading:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Encoded:
-    """What a decoder attends to.
+    """The encoder's outputs.
 
     Attributes:
-        states: `[B, L, d]`, the encoder's last.
-        bias: float32 `[B, L]`, added to the scores of each; MASKED where there is none.
+        states: `[B, L, d]`.
+        bias: float32 `[B, L]`, added to the scores of each state; MASKED in padding.
         losses: auxiliary losses, as in `ModelOutput`.
     """
 
@@ -105,7 +102,7 @@ class EncoderDecoder(LanguageModel):
         """Runs the encoder up to where rows are shortened.
 
         Args:
-            inputs: int32 `[B, S]`, PAD behind each row's last symbol.
+            inputs: int32 `[B, S]`, PAD after each row's last symbol.
             keys: as in `Batch`.
         """
         raise NotImplementedError
@@ -114,9 +111,9 @@ class EncoderDecoder(LanguageModel):
         """Runs the rest of the encoder.
 
         Args:
-            reading: what `read` returned.
-            length: slots for the states that are kept, at least the largest of its counts; None
-                removes none, and adds the gate to the scores instead.
+            reading: from `read`.
+            length: shortens rows to this length, at least the largest of the counts; None removes
+                nothing and adds the gate to the scores.
         """
         raise NotImplementedError
 
@@ -125,11 +122,11 @@ class EncoderDecoder(LanguageModel):
         raise NotImplementedError
 
     def start(self, encoded: Encoded, max_length: int) -> Any:
-        """The decoder's state, as from `LanguageModel.init_state`, for rows that were encoded."""
+        """The decoder's state, as from `init_state`, for these outputs of the encoder."""
         raise NotImplementedError
 
     def __call__(self, batch: Batch) -> ModelOutput:
-        """Logits `[B, T, VOCABULARY]`; rows are shortened in fact where `batch.keys` is None."""
+        """Logits `[B, T, VOCABULARY]`; rows are really shortened if `batch.keys` is None."""
         reading = self.read(batch.inputs, batch.keys)
         soft = batch.keys is not None
         encoded = self.encode(reading, None if soft else batch.inputs.shape[1])
@@ -140,7 +137,7 @@ class EncoderDecoder(LanguageModel):
         )
 
     def init_state(self, batch_size: int, max_length: int) -> Any:
-        """The state of rows without input."""
+        """The state of rows with no input."""
         inputs = jnp.full((batch_size, 1), PAD, jnp.int32)
         return self.start(self.encode(self.read(inputs), 1), max_length)
 
@@ -150,7 +147,7 @@ class EncoderDecoderConfig(ModelConfig):
 
     @property
     def controllers(self) -> dict[str, RatioController]:
-        """What sets the weights of auxiliary losses in training, by the losses' names."""
+        """Controllers of the weights of auxiliary losses, by the names of the losses."""
         return {}
 
     @abc.abstractmethod
@@ -163,6 +160,6 @@ class EncoderDecoderConfig(ModelConfig):
     ) -> float:
         """As in `ModelConfig`, for a row of S = `sequence_length` inputs and T targets.
 
-        `patches` are the states that the encoder keeps, for what hard deletion needs; None for
-        those that training computes.
+        `patches` is the number of states that the encoder keeps with hard deletion; None for the
+        number that training computes.
         """

@@ -1,15 +1,14 @@
-"""The covers of a growing text: which token histories may have written it, and how probable.
+"""The covers of a growing text: the token sequences that may have written it.
 
-A cover of a text is a token sequence whose whole has the text as a prefix and whose all-but-last is
-a strict prefix of it. `P(text)` is the sum over covers. A model gives every token history a
-distribution of its own, so histories never merge: the dynamic programme goes over bytes, and its
-state is the set of live histories. One that wrote exactly the first m bytes of n stands for all
-covers that go on from there with a token longer than the n - m bytes that are left; with the tokens
-sorted by their bytes those are a span, and its probability is a sum over a slice. One of m = n
-stands for itself.
+A cover of a text is a token sequence that has the text as a prefix, but not without its last token.
+`P(text)` is the sum over covers. The model's distribution depends on the whole token history, so
+histories never merge; the dynamic programme runs over bytes, with the set of live histories as its
+state. A history that wrote exactly the first m of n bytes represents all covers that continue with
+a token longer than the n - m bytes left. With tokens sorted by their bytes these are a slice, whose
+probabilities are summed. A history with m = n represents itself.
 
-Per byte the model reads one token for each history that a token completes. Their number grows
-exponentially with the text; `limit` keeps the most probable ones.
+For each byte, the model reads one token for each new history. Their number grows exponentially with
+the text; `limit` keeps the most probable ones.
 """
 
 import math
@@ -29,11 +28,11 @@ class History:
 
     Attributes:
         log_p: log-probability of its tokens, in nats.
-        covered: how many bytes they have.
-        read: what the model has read of it: all, or all but `unread`.
-        unread: its last token, until the model reads that.
-        span: places of the tokens that may come next; all of them after its last byte.
-        log_mass: log-probability of its tokens and that the next is of the span, or END.
+        covered: the number of their bytes.
+        read: the model's reading of its tokens, all or all but `unread`.
+        unread: its last token, if the model has yet to read it.
+        span: the sorted tokens that may come next; all of them if it covers the whole text.
+        log_mass: log-probability of its tokens followed by a token of the span, or END.
     """
 
     log_p: float
@@ -50,16 +49,15 @@ class Covers:
     Args:
         reader: runs the model; its columns are `columns(tokens, end)`.
         tokens: the vocabulary.
-        limit: histories that are kept; None for all.
-        canonical: a tokenisation of what will be fed, whose history is never dropped.
+        limit: histories to keep; None for all.
+        canonical: a tokenisation of the text to come, whose history is never dropped.
 
     Attributes:
-        canonical: the history of the canonical tokens so far; None after the last was left behind.
+        canonical: the history of the canonical tokens so far; None once the text goes past them.
         dropped: how many histories were dropped.
-        dropped_bits: sum over bytes of `-log2(1 - s)`, with s the share of the mass of live
-            histories that was dropped there: about how many bits the text would be shorter
-            without a limit. An estimate, no bound: it takes what was dropped to have gone on like
-            what was kept.
+        dropped_bits: sum over bytes of `-log2(1 - s)`, s being the share of the live histories'
+            probability that was dropped: about how many bits the text would be shorter without a
+            limit. An estimate, not a bound, as if dropped histories would continue like kept ones.
         reads: how many tokens the model has read.
     """
 
@@ -87,14 +85,13 @@ class Covers:
     def log_mass(self) -> float:
         """Log-probability, in nats, that a text starts with the bytes fed, by the live histories.
 
-        Of ids without bytes the probability is lost: they write no text, and nothing makes up for
-        them.
+        The probability of ids without bytes is lost.
         """
         return _log_sum(np.array([history.log_mass for history in self._live]))
 
     @property
     def log_end(self) -> float:
-        """Log-probability, in nats, of the bytes fed as a whole document, END included."""
+        """Log-probability, in nats, of the bytes fed as a whole document, with END."""
         ended = [h.log_p + h.read.next_log_p[-1] for h in self._live if self._complete(h)]
         return _log_sum(np.array(ended))
 
@@ -105,8 +102,8 @@ class Covers:
         canonical = self.canonical if self._canonical_ids else None
         candidates: list[History] = []
         for history in self._live:
-            stretch = bytes(self._text[history.covered :])
-            equal, longer = self._tokens.starting_with(stretch, history.span)
+            uncovered = bytes(self._text[history.covered :])
+            equal, longer = self._tokens.starting_with(uncovered, history.span)
             for place in range(equal.start, equal.stop):
                 child = self._child(history, place)
                 candidates.append(child)
@@ -123,9 +120,9 @@ class Covers:
         self._read_new()
 
     def next_bytes(self) -> np.ndarray:
-        """Joint probabilities of the text and what follows it, float64 `[257]`, up to a factor.
+        """Joint probabilities of the text and each next byte or END, `[257]`, up to a factor.
 
-        The 256 bytes, then END. Where the bytes fed have probability 0, all are 0.
+        All 0 if the bytes fed have probability 0.
         """
         result = np.zeros(OUTPUT_SIZE)
         best = max((history.log_mass for history in self._live), default=-math.inf)
@@ -173,7 +170,7 @@ class Covers:
 
 
 def columns(tokens: SortedTokens, end: int) -> np.ndarray:
-    """The outputs of a model that covers need, int64: the tokens by their places, then END."""
+    """The model's outputs that covers need, int64: the sorted tokens, then END."""
     return np.append(tokens.ids, end)
 
 

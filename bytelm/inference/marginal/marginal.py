@@ -1,20 +1,19 @@
-"""Exact byte probabilities of a subword model, by summing over all its ways to write a text.
+"""Exact byte probabilities of a subword model, by summing over all tokenisations of a text.
 
-The probability of the canonical tokenisation alone is a lower bound of that of the text, so
-its bits per byte are an upper bound. Here every tokenisation counts
-(`bytelm.inference.marginal.covers`), and a prompt may end anywhere, inside a token or a character,
-without a bias on what follows.
+The probability of the canonical tokenisation is a lower bound of the text's, so its bits per byte
+are an upper bound. Here every tokenisation counts (`bytelm.inference.marginal.covers`), and a
+prompt may end anywhere, inside a token or a character, without a bias on what follows.
 
 Cost: exact enumeration is exponential in the length of the text. With `covers` histories kept, the
-model reads at most `covers` tokens per byte, each with one decoding step that copies its cache row.
-Memory is `covers` times one row's cache of `context` symbols, and 8 bytes per token of the
+model reads at most `covers` tokens per byte, each in one decoding step that copies a row of the
+state. Memory: `covers` times a row's state for `context` symbols, and 8 bytes per token of the
 vocabulary.
 """
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,16 +33,16 @@ from bytelm.tokenizers.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class MarginalScores:
-    """What a subword model makes of documents, over all tokenisations and over the canonical one.
+    """A subword model's scores of documents, over all tokenisations and for the canonical one.
 
     Attributes:
-        marginal: nats over the covers that were kept: at most those of `canonical`, for the bytes
-            alone and with END. Exact if nothing was dropped.
-        canonical: nats of the tokenizer's own tokenisation, with the same context.
-        dropped: int64 `[documents]`, token histories that were dropped.
-        dropped_bits: float64 `[documents]`, an estimate of the bits that this added to `marginal`
-            (`Covers.dropped_bits`).
-        tokens_read: int64 `[documents]`, tokens that the model read for it: the cost.
+        marginal: nats over the covers kept, at most the canonical ones, with and without END. Exact
+            if nothing was dropped.
+        canonical: nats of the canonical tokenisation, with the same context.
+        dropped: int64 `[documents]`, token histories dropped.
+        dropped_bits: float64 `[documents]`, an estimate of the bits that dropping added to
+            `marginal` (`Covers.dropped_bits`).
+        tokens_read: int64 `[documents]`, tokens that the model read: the cost.
     """
 
     marginal: DocumentScores
@@ -56,15 +55,14 @@ class MarginalScores:
 class ByteMarginal(Generator):
     """Scores and continues texts with a subword model as a distribution over bytes.
 
-    `generate` and `stream` are those of `Generator`, over the probabilities of `next_bytes`; the
-    rows are made one after another.
+    `generate` and `stream` sample from `next_bytes`, one row after another.
 
     Args:
         graphdef, params: of the model, as for `Generator`.
         tokenizer: the one it was trained with.
-        covers: token histories that are kept, the most probable ones; None for all, which is
-            exact, and exponential in the length of the text.
-        context: symbols that the model sees at most.
+        covers: how many of the most probable token histories to keep; None for all, which is exact
+            and exponential in the length of the text.
+        context: most symbols that the model sees.
         stride: how far the window of `context` symbols moves when it is full, as in
             `bytelm.inference.scoring`; None for half of it.
 
@@ -107,51 +105,55 @@ class ByteMarginal(Generator):
         )
 
     def score(self, texts: Iterable[bytes]) -> MarginalScores:
-        """Scores whole documents, read once, one after another.
+        """Scores whole documents, one after another.
 
-        The canonical tokenisation is never dropped, so that no marginal is above its nats. The
-        probability of ids without bytes is lost, not shared out.
+        The canonical tokenisation is never dropped, so marginal nats are never more than its own.
+        The probability of ids without bytes is lost.
 
         Raises:
-            UserError: if the tokenizer cannot write back a text.
+            UserError: if the tokenizer cannot reproduce a text.
         """
-        rows = [self._score(text) for text in texts]
-        table = np.array(rows, np.float64).reshape(-1, 9).T
-        byte_nats, end_nats, canonical_byte_nats, canonical_end_nats, bits = table[:5]
-        lengths, tokens, dropped, reads = table[5:].astype(np.int64)
+        documents = [self._score(text) for text in texts]
+
+        def column(name: str, dtype: type = np.float64) -> np.ndarray:
+            return np.array([getattr(document, name) for document in documents], dtype)
+
+        lengths, tokens = column("length", np.int64), column("tokens", np.int64)
         return MarginalScores(
-            marginal=DocumentScores(byte_nats, end_nats, lengths, lengths),
-            canonical=DocumentScores(canonical_byte_nats, canonical_end_nats, lengths, tokens),
-            dropped=dropped,
-            dropped_bits=bits,
-            tokens_read=reads,
+            marginal=DocumentScores(column("nats"), column("end_nats"), lengths, lengths),
+            canonical=DocumentScores(
+                column("canonical_nats"), column("canonical_end_nats"), lengths, tokens
+            ),
+            dropped=column("dropped", np.int64),
+            dropped_bits=column("dropped_bits"),
+            tokens_read=column("tokens_read", np.int64),
         )
 
-    def _score(self, text: bytes) -> tuple[float, ...]:
+    def _score(self, text: bytes) -> "_Document":
         ids = self._encode(text).tolist()
         covers = self._covers(text, ids)
         canonical = covers.canonical
         assert canonical is not None
-        return (
-            -covers.log_mass,
-            covers.log_mass - covers.log_end,
-            -canonical.log_p,
-            -float(canonical.read.next_log_p[-1]),
-            covers.dropped_bits,
-            len(text),
-            len(ids),
-            covers.dropped,
-            covers.reads,
+        return _Document(
+            length=len(text),
+            tokens=len(ids),
+            nats=-covers.log_mass,
+            end_nats=covers.log_mass - covers.log_end,
+            canonical_nats=-canonical.log_p,
+            canonical_end_nats=-float(canonical.read.next_log_p[-1]),
+            dropped=covers.dropped,
+            dropped_bits=covers.dropped_bits,
+            tokens_read=covers.reads,
         )
 
     def next_bytes(self, prefix: bytes) -> np.ndarray:
         """Probabilities of the 256 bytes and END after any bytes, float64 `[257]`.
 
-        They sum to one: what ids without bytes would take is shared out.
+        They sum to one: the probability of ids without bytes is divided among them.
 
         Raises:
-            UserError: if the tokenizer cannot write back the prefix, or the model gives it no
-                probability at all.
+            UserError: if the tokenizer cannot reproduce the prefix, or the model gives it
+                probability 0.
         """
         return _normalised(self._covers(prefix, self._encode(prefix).tolist()))
 
@@ -193,6 +195,20 @@ class ByteMarginal(Generator):
             if row.ended:
                 return
             covers.feed(int(symbol))
+
+
+class _Document(NamedTuple):
+    """What `MarginalScores` has of one document."""
+
+    length: int
+    tokens: int
+    nats: float
+    end_nats: float
+    canonical_nats: float
+    canonical_end_nats: float
+    dropped: int
+    dropped_bits: float
+    tokens_read: int
 
 
 def _normalised(covers: Covers) -> np.ndarray:

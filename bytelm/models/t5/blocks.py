@@ -1,8 +1,8 @@
-"""The blocks of T5 v1.1 (arXiv 1910.10683, 2002.05202), which ByT5 and MrT5 are made of.
+"""The blocks of T5 v1.1 (arXiv 1910.10683, 2002.05202), used by ByT5 and MrT5.
 
-Pre-norm attention without the factor 1/sqrt(K), whose scores get a learned bias for each head and
-bucket of distances; a gated MLP; in a decoder, attention to what the encoder read between the two.
-All layers of a stack share one table of biases. No linear layer has a bias.
+Pre-norm attention without the factor 1/sqrt(K), with a learned bias of the scores for each head and
+bucket of distances; in a decoder, then attention to the encoder's outputs; then a gated MLP. All
+layers of a stack share one table of biases. No linear layer has a bias.
 
 Shapes: B = rows, T = queries, S = keys, H = heads, K = head size, d = width.
 """
@@ -87,10 +87,11 @@ class T5State:
 
 
 class RelativeBias(nnx.Module):
-    """The table of biases of a stack, `[BUCKETS, H]`.
+    """A stack's table of biases, `[BUCKETS, H]`.
 
     Args:
-        bidirectional: whether half of the buckets are for keys ahead of the query.
+        bidirectional: whether half of the buckets are for keys after the query. Otherwise the
+            biases of such keys are MASKED.
     """
 
     def __init__(self, heads: int, *, bidirectional: bool, scale: float, rngs: nnx.Rngs):
@@ -99,58 +100,54 @@ class RelativeBias(nnx.Module):
             jax.random.normal(rngs.params(), (BUCKETS, heads)) * scale, role="positions"
         )
 
-    def of_row(self, length: int) -> jax.Array:
-        """Biases of positions 0 to T - 1 for each other, as `distance_windows` of T keys.
-
-        Those of keys ahead are MASKED unless the table is for both directions.
-        """
+    def whole_rows(self, length: int) -> jax.Array:
+        """The biases between positions 0 to T - 1, as `distance_windows` of T keys."""
         distances = jnp.arange(-length, length)
-        biases = self._of(distances)
+        biases = self._lookup(distances)  # [2 T, H]
         if not self.bidirectional:
             biases = jnp.where(distances[:, None] > 0, MASKED, biases)
         return distance_windows(biases.T, length, query_block(length, length, biases.shape[1]))
 
     def between(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
-        """Biases of positions int32 `[B, S]` for `[B, T]`, as `position_windows` has them.
+        """The biases of positions, int32 queries `[B, T]` and keys `[B, S]`: `position_windows`.
 
-        Those of keys that are ahead, or at -1, are MASKED unless the table is for both directions.
+        Unless the table is bidirectional, those of keys at position -1 are MASKED.
         """
         block = query_block(queries.shape[1], keys.shape[1], self.table.shape[1])
-        # In the layout that attention reads them in; beyond the farthest all are alike.
-        distances = keys[:, None, None, :] - queries[:, None, :, None]
+        # Distances are laid out as attention reads the biases; beyond FARTHEST all are equal.
+        distances = keys[:, None, None, :] - queries[:, None, :, None]  # [B, 1, T, S]
         distances = position_windows(distances, block)[0]
-        of_distance = self._of(jnp.arange(-FARTHEST, FARTHEST + 1)).T
+        table = self._lookup(jnp.arange(-FARTHEST, FARTHEST + 1)).T  # [H, 2 FARTHEST + 1]
         nearest = jnp.clip(distances, -FARTHEST, FARTHEST)
-        biases = jnp.take(of_distance, nearest + FARTHEST, axis=1)
+        biases = jnp.take(table, nearest + FARTHEST, axis=1)
         if not self.bidirectional:
             blocks = distances.shape[1] // keys.shape[1]
             visible = (distances <= 0) & (jnp.tile(keys, (1, blocks)) >= 0)[..., None]
             biases = jnp.where(visible, biases, MASKED)
         return biases
 
-    def _of(self, distances: jax.Array) -> jax.Array:
-        buckets = bucket(distances, bidirectional=self.bidirectional)
+    def _lookup(self, distances: jax.Array) -> jax.Array:
+        buckets = distance_bucket(distances, bidirectional=self.bidirectional)
         return jnp.take(self.table[...].astype(jnp.float32), buckets, axis=0)
 
 
-def bucket(distances: jax.Array, *, bidirectional: bool) -> jax.Array:
-    """The bucket of each distance, key minus query, int32: exact ones, then logarithmic ones."""
+def distance_bucket(distances: jax.Array, *, bidirectional: bool) -> jax.Array:
+    """The bucket of each distance, key minus query, int32: exact at first, then logarithmic."""
     count = BUCKETS // 2 if bidirectional else BUCKETS
     back = jnp.abs(distances) if bidirectional else jnp.maximum(-distances, 0)
     exact = count // 2
-    # The first distance of each logarithmic bucket; counted, since float logarithms would round.
+    # The first distance of each logarithmic bucket. Counted, because float logarithms would round.
     edges = [
         min(d for d in range(exact, FARTHEST + 1) if _logarithmic(d, exact, count) >= number)
         for number in range(exact + 1, count)
     ]
-    of_far = exact + (back[..., None] >= jnp.asarray(edges)[(None,) * back.ndim]).sum(axis=-1)
-    of_back = jnp.where(back < exact, back, of_far)
+    far = exact + (back[..., None] >= jnp.asarray(edges)[(None,) * back.ndim]).sum(axis=-1)
     ahead = count * (distances > 0) if bidirectional else 0
-    return of_back + ahead
+    return jnp.where(back < exact, back, far) + ahead
 
 
 def _logarithmic(distance: int, exact: int, count: int) -> int:
-    # In float32, as in the published code, whose rounding decides at the edges.
+    # In float32 as in the published code: its rounding decides at the edges.
     ratio = np.log(np.float32(distance) / np.float32(exact)) / math.log(FARTHEST / exact)
     return min(exact + int(np.float32(ratio) * (count - exact)), count - 1)
 
@@ -161,7 +158,7 @@ class T5Attention(nnx.Module):
     def __init__(self, config: T5BlockConfig, *, rngs: nnx.Rngs):
         self.config = config
         width, inner = config.width, config.heads * config.head_width
-        # Small queries stand for the missing factor 1/sqrt(K).
+        # Small queries make up for the missing factor 1/sqrt(K).
         gain = config.head_width**-0.5
         self.query = Dense(width, inner, rngs=rngs, gain=gain, tensor_axis=-1)
         self.key = Dense(width, inner, rngs=rngs, tensor_axis=-1)
@@ -189,7 +186,7 @@ class T5Attention(nnx.Module):
         return self.output(mixed.reshape(*x.shape[:2], -1))
 
     def excess(self, x: jax.Array, context: T5Context, limit: float) -> jax.Array:
-        """The mean of `max(score, limit) - limit` over all pairs with a key that is there.
+        """The mean of `max(score, limit) - limit` over all queries and all keys but padding.
 
         Takes the windows of whole rows.
         """
@@ -199,9 +196,9 @@ class T5Attention(nnx.Module):
         over = jnp.maximum(scores + bias[None] - limit, 0.0)
         if context.keys_bias is None:
             return over.mean()
-        there = (context.keys_bias > MASKED / 2)[:, None, None, :]
-        of_key = (over * there).mean(axis=(1, 2))
-        return of_key.sum() / jnp.maximum(there.sum(), 1)
+        real = (context.keys_bias > MASKED / 2)[:, None, None, :]  # [B, 1, 1, S]
+        by_key = (over * real).mean(axis=(1, 2))  # [B, S]
+        return by_key.sum() / jnp.maximum(real.sum(), 1)
 
 
 class T5Block(nnx.Module):

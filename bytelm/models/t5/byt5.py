@@ -1,13 +1,12 @@
 """ByT5 (arXiv 2105.13626): the T5 v1.1 encoder-decoder over bytes.
 
-As published: RMSNorm before each branch, attention without 1/sqrt(K) and with biases for buckets of
-distances that all layers of a stack share, tanh-GELU with a gate, no biases in linear layers, an
-embedding that encoder and decoder share and an untied head over 384 ids.
+As published: the blocks of T5 v1.1 (`bytelm.models.t5.blocks`), an embedding shared by encoder and
+decoder, and an untied head over 384 ids.
 
 Differences from the published code, none of which changes what a converted checkpoint computes:
 - Tables are in the order of our symbols (`encoder_decoder.T5_IDS`); conversion reorders the rows.
-- Kernels start as in T5X: variance 1/d_in for the head too, where Hugging Face's code starts it
-  with a standard deviation of 1, so that first logits are of the order of sqrt(d).
+- Kernels start as in T5X, with variance 1/d_in, and so does the head. Hugging Face's code starts it
+  with a standard deviation of 1, which makes the first logits of the order of sqrt(d).
 - There is no dropout; T5 v1.1 was pre-trained without it.
 """
 
@@ -54,7 +53,7 @@ class ByT5Config(EncoderDecoderConfig):
     mlp_width: int = 3584
     """Channels inside the MLP."""
     softmax1: bool = False
-    """Whether attention may give less than all of its weight: `exp(x) / (1 + sum exp(x))`."""
+    """Whether the weights of attention may sum to less than 1: `exp(x) / (1 + sum exp(x))`."""
     scan: bool | None = None
     """Scan over the blocks of a stack, or unroll them; None scans above 12 blocks."""
     remat: Remat = "none"
@@ -65,7 +64,7 @@ class ByT5Config(EncoderDecoderConfig):
         self.require_positive("head_width", "mlp_width")
 
     def block(self, depth: int, *, cross: bool) -> T5BlockConfig:
-        """The shape of the encoder's blocks, or with `cross` of the decoder's."""
+        """The shape of `depth` blocks of the encoder, or with `cross` of the decoder."""
         return T5BlockConfig(
             width=self.width,
             depth=depth,
@@ -92,15 +91,15 @@ class ByT5Config(EncoderDecoderConfig):
         return self.encoder_flops(sequence_length, kept) + self.decoder_flops(kept, target_length)
 
     def training_slots(self, length: int) -> int:
-        """States that the decoder reads in training, of a row of `length` inputs."""
+        """Encoder states that the decoder reads in training, for a row of `length` inputs."""
         return length
 
     def encoder_flops(self, length: float, kept: float) -> float:
-        """Of the encoder, which keeps so many of a row's states."""
+        """FLOPs of the encoder for a row of `length` inputs, `kept` of whose states it keeps."""
         return self.block(self.encoder_depth, cross=False).forward_flops(length)
 
     def decoder_flops(self, kept: float, targets: float) -> float:
-        """Of the decoder and the head."""
+        """FLOPs of the decoder and the head for `targets` symbols that attend to `kept` states."""
         inner = self.heads * self.head_width
         projections = 2.0 * self.width * inner * (2 * targets + 2 * kept)
         cross = self.decoder_depth * (projections + 4.0 * targets * kept * inner)
@@ -150,11 +149,11 @@ class ByT5(EncoderDecoder):
 
     def encode(self, reading: Reading, length: int | None = None) -> Encoded:
         states, keys_bias = reading.states[:, :length], reading.keys_bias[:, :length]
-        context = T5Context(self.encoder_bias.of_row(states.shape[1]), keys_bias)
+        context = T5Context(self.encoder_bias.whole_rows(states.shape[1]), keys_bias)
         return Encoded(self.encoder_norm(self.encoder(states, None, shared=context)), keys_bias)
 
     def decode(self, ids: jax.Array, encoded: Encoded) -> jax.Array:
-        windows = self.decoder_bias.of_row(ids.shape[1])
+        windows = self.decoder_bias.whole_rows(ids.shape[1])
         context = T5Context(windows, states=encoded.states, states_bias=encoded.bias)
         x = shard_rows(self.embedding(ids, self.config.dtype))
         return self._logits(self.decoder(x, None, shared=context))

@@ -1,16 +1,15 @@
 """MrT5 (arXiv 2410.20771): a ByT5 whose encoder shortens its rows after a few blocks.
 
-In training nothing is removed: the gate of each state, from 0 to -30, is added to its scores as a
-key, in the block that the gate stands before, in all later encoder blocks and in the decoder's
-attention to the encoder ("soft deletion"). In evaluation and generation the states below half of
-that are taken out, the others keep their original positions and no gate ("hard deletion"). The two
-differ a little; evaluation reports both.
+In training nothing is removed ("soft deletion"): each state's gate, from 0 to -30, is added to its
+scores as a key, in the encoder blocks after the gate and in the decoder's attention to the encoder.
+In evaluation and generation, states with a gate below -15 are removed ("hard deletion"); the others
+keep their original positions and have no gate. The two differ slightly; evaluation reports both.
 
 `shortening` is the delete gate, or one of the paper's baselines (`bytelm.models.t5.shortening`).
 
 Differences from the authors' code: a row whose states would all be deleted keeps the one with the
-most open gate, where theirs fails; their controller is described in `bytelm.models.t5.controller`.
-The penalty on scores is over all pairs of a query and a key that is there.
+most open gate, where theirs fails. `bytelm.models.t5.controller` describes their controller. The
+penalty on scores is a mean over all queries and all keys but padding.
 """
 
 from dataclasses import dataclass, field, replace
@@ -75,13 +74,13 @@ class MrT5(ByT5):
 
     def read(self, inputs: jax.Array, keys: jax.Array | None = None) -> Reading:
         reading = super().read(inputs)
-        context = T5Context(self.encoder_bias.of_row(inputs.shape[1]), reading.keys_bias)
+        context = T5Context(self.encoder_bias.whole_rows(inputs.shape[1]), reading.keys_bias)
         states = self.encoder(reading.states, None, shared=context, last=self.config.gate_depth)
         return self.shortener(replace(reading, states=states), inputs, keys)
 
     def encode(self, reading: Reading, length: int | None = None) -> Encoded:
         if length is None:
-            windows = self.encoder_bias.of_row(reading.states.shape[1])
+            windows = self.encoder_bias.whole_rows(reading.states.shape[1])
         else:
             reading = reading.shortened(length)
             windows = self.encoder_bias.between(reading.positions, reading.positions)

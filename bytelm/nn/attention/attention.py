@@ -1,4 +1,4 @@
-"""Attention: one function, one structured mask, and the best implementation for the hardware.
+"""Attention: one function, one structured mask, the best implementation for the hardware.
 
 Shapes: B = rows, T = positions, H = query heads, G = key heads (H a multiple of G; G < H is
 grouped-query attention), K = head size, N = new positions, S = entries of a cache.
@@ -32,13 +32,13 @@ class AttentionMask:
     causal: bool = True
     """Whether a position sees only itself and what comes before it."""
     window: int | None = None
-    """A position sees those less than this far away, behind it or, unless `causal`, on both sides;
-    None: no limit."""
+    """A position sees those less than this far away, before it or, unless `causal`, on both sides;
+    None for no limit."""
 
     def __post_init__(self) -> None:
         """Raises UserError for a window below 1."""
         if self.window is not None and self.window < 1:
-            raise UserError(f"an attention window of {self.window} sees nothing: set at least 1")
+            raise UserError(f"an attention window is {self.window}; it must be at least 1.")
 
 
 def attention(
@@ -53,18 +53,18 @@ def attention(
 ) -> jax.Array:
     """Softmax attention of every position over those that it may see.
 
-    On a mesh (`jax.set_mesh`), each device attends for its rows and heads. Softmax is in fp32.
+    On a mesh (`jax.set_mesh`), each device computes its rows and heads. The softmax is in float32.
 
     Args:
         q: `[B, T, H, K]`.
         k: `[B, T, G, K]`, G a divisor of H: query head h reads key head h // (H / G).
         v: `[B, T, G, K]`.
         mask: what a position may see within its group.
-        group_ids: int32 `[B, T]` in 0 to T: the document of each position, or the word in HAT; None
-            for one group a row. Positions see equal ids only. Padding (id 0) sees padding, so that
-            its output and gradient are finite.
-        implementation: "auto" takes the best for `jax.default_backend()`: "splash" on TPU,
-            "cudnn" on GPU where cuDNN can, "xla" otherwise. Name it to compile for another
+        group_ids: int32 `[B, T]` in 0 to T, such as document ids; None for one group a row.
+            Positions see equal ids only. Padding (id 0) sees padding, so its output and gradient
+            are finite.
+        implementation: "auto" takes the best for `jax.default_backend()`: "splash" on TPU, "cudnn"
+            on GPU where cuDNN supports it, "xla" otherwise. Name one to compile for another
             backend than this host's. "reference" is the plain formula, quadratic in memory.
         scale: factor of the scores, above 0; None for 1 / sqrt(K).
 
@@ -103,7 +103,7 @@ def cached_attention(
         v_cache: `[B, G, S, K]`.
         query_positions: int32 `[B, N]`; -1 for padding, whose output is finite and meaningless.
         key_positions: int32 `[B, S]`, the position that each entry holds; -1 if it is empty.
-        mask: causal; with a window, keys further back are hidden.
+        mask: causal; a window hides keys further back.
         query_groups: int32 `[B, N]`; a query sees the keys of its own group.
         key_groups: int32 `[B, S]`.
         scale: factor of the scores; None for 1 / sqrt(K).
@@ -115,7 +115,7 @@ def cached_attention(
     groups, entries = k_cache.shape[1:3]
     scale = size**-0.5 if scale is None else scale
     dtype = q.dtype
-    if jax.default_backend() == "cpu":  # which has no bf16 products that add up in fp32
+    if jax.default_backend() == "cpu":  # it has no bf16 products accumulated in float32
         q, k_cache, v_cache = (x.astype(jnp.float32) for x in (q, k_cache, v_cache))
     queries = q.reshape(rows, new, groups, -1, size).transpose(0, 2, 4, 3, 1)
     queries = queries.reshape(rows * groups, size, -1)  # [B G, K, (H/G) N]
@@ -181,7 +181,7 @@ def _best_implementation(
     backend = jax.default_backend()
     if backend == "tpu":
         return "splash"
-    looks_ahead = mask.window is not None and not mask.causal  # cuDNN's windows look back only
+    looks_ahead = mask.window is not None and not mask.causal  # cuDNN's windows only look back
     supported = backend == "gpu" and not looks_ahead and cudnn_supports(q, group_ids)
     return "cudnn" if supported else "xla"
 
@@ -193,7 +193,7 @@ def _on_each_device(
     v: jax.Array,
     group_ids: jax.Array | None,
 ) -> jax.Array:
-    """Calls `attend` on each device's rows and heads: the compiler cannot divide a kernel."""
+    """Calls `attend` for each device's rows and heads; the compiler cannot partition a kernel."""
     mesh = jax.sharding.get_abstract_mesh()
     sizes = {
         name: mesh.shape[name]

@@ -1,9 +1,9 @@
 """Blockwise attention whose scores get a bias for each distance and one for each key.
 
-Biases of distances are the same on each diagonal of the scores. For a block of C queries they are a
-window of one array, `[S + T - C, C]` for each head, which every block of every row reads and which
-stays in a CPU's cache; its gradient is added up in an array of that shape. As in `attention_xla`,
-the backward pass makes the weights again, and keys come first.
+Biases of distances are equal along each diagonal of the scores. For a block of C queries they are a
+window of one array `[S + T - C, C]` for each head, which all blocks of all rows read and which
+stays in a CPU's cache; its gradient is summed in an array of that shape. As in `blockwise`, the
+backward pass recomputes the weights, and keys come first.
 
 Shapes: B = rows, T = queries, S = keys, H = heads, K = head size, N = blocks of queries.
 """
@@ -15,20 +15,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bytelm.nn.attention.blockwise import BLOCK, zero_of
+from bytelm.nn.attention.blockwise import BLOCK, score_gradient, weighted_values, zero_of
 from bytelm.nn.linear import matrix_product
 
 BLOCKS = range(BLOCK // 2, 3 * BLOCK // 2 + 1, 16)
-"""Sizes of blocks to choose from: whole registers of a CPU."""
+"""Possible block sizes: whole registers of a CPU."""
 MANY_SCORES = 2**17
-"""Rows with more scores than this are taken in turn on CPU, a block of queries at a time."""
+"""On CPU, rows with more scores than this are processed one at a time, in blocks of queries."""
 
 
 def query_block(queries: int, keys: int, heads: int) -> int:
-    """Queries of a block, C: all of them, but on CPU no more than its caches hold the scores of."""
+    """Queries of a block, C: all, but on CPU only as many as have scores that fit its caches."""
     if queries <= BLOCK or not _in_turn(queries, keys, heads):
         return queries
-    # The least is added to fill the last block, and blocks are of about the best size.
+    # The least padding of the last block; then the size nearest to the best.
     return min(BLOCKS, key=lambda block: (-(-queries // block) * block, abs(block - BLOCK)))
 
 
@@ -36,31 +36,31 @@ def _in_turn(queries: int, keys: int, heads: int) -> bool:
     return jax.default_backend() == "cpu" and queries * keys * heads > MANY_SCORES
 
 
-def distance_windows(of_distance: jax.Array, keys: int, block: int) -> jax.Array:
-    """The biases of each head as blocks of queries meet them, for rows that start together.
+def distance_windows(biases: jax.Array, keys: int, block: int) -> jax.Array:
+    """The array whose windows are the biases of blocks of queries, for rows that start together.
 
     Args:
-        of_distance: `[H, T + S]`, at T + d that of a key d positions ahead of the query.
+        biases: `[H, T + S]`; at T + d the bias of a key d positions ahead of the query.
         keys: S.
-        block: C, of `query_block`.
+        block: C, from `query_block`.
 
     Returns:
-        `[H, S + (N - 1) C, C]`: at `[:, j, c]` that of the distance `j - (N - 1) C - c`.
+        `[H, S + (N - 1) C, C]`; at `[:, j, c]` the bias of the distance `j - (N - 1) C - c`.
     """
-    heads, queries = len(of_distance), of_distance.shape[1] - keys
+    heads, queries = len(biases), biases.shape[1] - keys
     blocks = -(-queries // block)
-    of_distance = jnp.pad(of_distance, ((0, 0), (blocks * block - queries, 0)), mode="edge")
-    # Query c is the window of values from C - c on: one row longer than the windows' step.
-    count, length = keys + (blocks - 1) * block, of_distance.shape[1]
-    rows = jnp.broadcast_to(of_distance[:, None], (heads, block + 1, length))
+    biases = jnp.pad(biases, ((0, 0), (blocks * block - queries, 0)), mode="edge")
+    # Query c is the window from C - c on. Rows read as one shorter shift by one each.
+    count, length = keys + (blocks - 1) * block, biases.shape[1]
+    rows = jnp.broadcast_to(biases[:, None], (heads, block + 1, length))
     flat = rows.reshape(heads, -1)[:, block : block + block * (length - 1)]
     return flat.reshape(heads, block, length - 1)[:, :, :count].swapaxes(1, 2)
 
 
 def position_windows(bias: jax.Array, block: int) -> jax.Array:
-    """Biases `[B, H, T, S]` of rows with positions of their own: `[H, B, N S, C]`, each block's.
+    """Rearranges per-row biases `[B, H, T, S]` into blocks of queries `[H, B, N S, C]`.
 
-    Lays out what biases are looked up by as well.
+    Also used on distances, before the lookup of biases, so that these are never transposed.
     """
     rows, heads, queries, keys = bias.shape
     bias = jnp.pad(bias, ((0, 0), (0, 0), (0, -queries % block), (0, 0)))
@@ -69,7 +69,7 @@ def position_windows(bias: jax.Array, block: int) -> jax.Array:
 
 
 def whole_bias(windows: jax.Array, queries: int, keys: int) -> jax.Array:
-    """The biases `[H, T, S]` that `distance_windows` are of."""
+    """The inverse of `distance_windows`: the biases `[H, T, S]`."""
     _, count, block = windows.shape
     blocks = [windows[:, start : start + keys] for start in range(count - keys, -1, -block)]
     return jnp.concatenate(blocks, axis=2).swapaxes(1, 2)[:, :queries]
@@ -84,16 +84,15 @@ def biased_attention(
     *,
     softmax1: bool,
 ) -> jax.Array:
-    """Attention with scores that are not scaled; the softmax is in float32.
+    """Attention with unscaled, biased scores; the softmax is in float32.
 
     Args:
         q: `[B, T, H, K]`.
         k, v: `[B, S, H, K]`.
-        windows: float32, of `distance_windows` or, for inference, `position_windows`, with the
-            block of `query_block`; None for 0.
+        windows: float32, from `distance_windows` or, without a gradient, `position_windows`, with
+            the block of `query_block`; None for 0.
         keys_bias: float32 `[B, S]`, added to the scores of each key, or None for 0.
-        softmax1: whether a query may give less than all of its weight:
-            `exp(x) / (1 + sum exp(x))`.
+        softmax1: whether weights may sum to less than 1: `exp(x) / (1 + sum exp(x))`.
 
     Returns:
         `[B, T, H, K]` in the dtype of q.
@@ -123,23 +122,22 @@ def _outputs(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Takes q `[H, B, N, C, K]`, k and v `[H, B, S, K]`, biases of keys `[B, S]`.
 
-    Returns the outputs, as q, and of each query's weights, float32 `[H, B, N, C]`, the largest
-    score and the sum. The two stay apart: where all keys are masked, the score would swallow the
-    sum.
+    Returns the outputs, as q, and the largest score and sum of weights of each query, float32
+    `[H, B, N, C]`. They are not added up: if all keys are masked, the sum would be rounded away.
     """
     (heads, rows, blocks), v_t = q.shape[:3], v.swapaxes(2, 3)
-    of_rows = windows is not None and windows.ndim == 4
-    starts = jnp.arange(blocks) * k.shape[2] + zero_of(q) if of_rows else _starts(q)
+    by_row = windows is not None and windows.ndim == 4
+    starts = jnp.arange(blocks) * k.shape[2] + zero_of(q) if by_row else _starts(q)
     one = partial(_forward, softmax1, starts)
     if not in_turn:
-        rows_of_head = jax.vmap(one, (0 if of_rows else None, 0, 0, 0, 0))
-        return jax.vmap(rows_of_head, (0, None, 0, 0, 0))(windows, keys_bias, q, k, v_t)
+        one_head = jax.vmap(one, (0 if by_row else None, 0, 0, 0, 0))
+        return jax.vmap(one_head, (0, None, 0, 0, 0))(windows, keys_bias, q, k, v_t)
 
     def head(h: jax.Array) -> Any:
-        of_head = None if windows is None or of_rows else windows[h]
+        shared = None if windows is None or by_row else windows[h]
 
         def row(b: jax.Array) -> Any:
-            own = of_head if windows is None or not of_rows else windows[h, b]
+            own = shared if windows is None or not by_row else windows[h, b]
             return one(own, keys_bias[b], q[h, b], k[h, b], v_t[h, b])
 
         return lax.map(row, jnp.arange(rows))
@@ -157,7 +155,7 @@ def _attend(
     windows: jax.Array | None,
     keys_bias: jax.Array,
 ) -> jax.Array:
-    """The outputs alone, for windows that all rows share."""
+    """The outputs only, for windows that all rows share."""
     return _outputs(softmax1, in_turn, q, k, v, windows, keys_bias)[0]
 
 
@@ -188,9 +186,9 @@ def _attend_backward(
         d_windows, gradients = lax.map(head, jnp.arange(len(q)))
     else:
         each = tuple(0 for _ in arrays)
-        rows_of_head = jax.vmap(partial(one, zeros), (None, 0, *each))
-        of_heads = jax.vmap(rows_of_head, (0, None, *each))
-        d_windows, gradients = of_heads(windows, keys_bias, *arrays)
+        one_head = jax.vmap(partial(one, zeros), (None, 0, *each))
+        all_heads = jax.vmap(one_head, (0, None, *each))
+        d_windows, gradients = all_heads(windows, keys_bias, *arrays)
         d_windows = jax.tree.map(lambda x: x.sum(axis=1), d_windows)
     dq_t, dk, dv, d_keys_bias = gradients
     return dq_t.swapaxes(3, 4), dk, dv, d_windows, d_keys_bias.sum(axis=0)
@@ -200,7 +198,7 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _starts(q: jax.Array) -> jax.Array:
-    """Where the window of each block of q `[..., N, C, K]` starts in `distance_windows`."""
+    """The start of each block's window in `distance_windows`, for q `[..., N, C, K]`."""
     blocks, block = q.shape[-3:-1]
     return jnp.arange(blocks - 1, -1, -1) * block + zero_of(q)
 
@@ -208,7 +206,7 @@ def _starts(q: jax.Array) -> jax.Array:
 def _scores(
     q: jax.Array, k: jax.Array, start: jax.Array, windows: jax.Array | None, keys_bias: jax.Array
 ) -> jax.Array:
-    """Of a block's queries `[C, K]`, whose biases are the window from `start`: `[S, C]`."""
+    """Scores `[S, C]` of a block of queries `[C, K]`, whose biases are the window at `start`."""
     bias = keys_bias[:, None]
     if windows is not None:
         bias = bias + lax.dynamic_slice_in_dim(windows, start, len(k))
@@ -224,18 +222,13 @@ def _forward(
     k: jax.Array,
     v_t: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One row of one head, whose blocks' windows start there: `[N, C, K]`, and twice `[N, C]`."""
+    """One row of one head: outputs `[N, C, K]`, largest scores and sums of weights `[N, C]`."""
 
     def step(_: None, block: Any) -> tuple[None, Any]:
         start, q = block
         scores = _scores(q, k, start, windows, keys_bias)
-        top = scores.max(axis=0)
-        top = jnp.maximum(top, 0.0) if softmax1 else top
-        weights = jnp.exp(scores - top[None, :])
-        total = weights.sum(axis=0)
-        total = total + jnp.exp(-top) if softmax1 else total
-        out = matrix_product(v_t, weights.astype(v_t.dtype), (1, 0)) / total[None, :]
-        return None, (out.T.astype(q.dtype), top, total)
+        out, top, total = weighted_values(scores, v_t, softmax1=softmax1)
+        return None, (out.astype(q.dtype), top, total)
 
     return lax.scan(step, None, (starts, q))[1]
 
@@ -254,17 +247,16 @@ def _backward(
     total: jax.Array,
     gradient: jax.Array,
 ) -> tuple[jax.Array | None, tuple[jax.Array, ...]]:
-    """One row of one head: its part added to `d_windows`, and the other gradients.
+    """One row of one head: `d_windows` with its part added, and the gradients of the others.
 
-    That of q is `[N, K, C]`.
+    The gradient of q is `[N, K, C]`.
     """
 
     def step(totals: Any, block: Any) -> tuple[Any, jax.Array]:
         dk, dv, d_keys_bias, d_windows = totals
         start, q, out, top, total, gradient = block
         weights = jnp.exp(_scores(q, k, start, windows, keys_bias) - top[None, :]) / total[None, :]
-        shift = (out.astype(jnp.float32) * gradient).sum(axis=-1)
-        d_scores = weights * (matrix_product(v, gradient, (1, 1)) - shift[None, :])
+        d_scores = score_gradient(weights, v, out, gradient)
         if d_windows is not None:
             part = lax.dynamic_slice_in_dim(d_windows, start, len(k)) + d_scores
             d_windows = lax.dynamic_update_slice_in_dim(d_windows, part, start, axis=0)

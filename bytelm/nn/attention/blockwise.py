@@ -1,9 +1,10 @@
 """Blockwise attention in plain XLA: no [T, T] array in memory, forward or backward.
 
-Queries are taken in blocks; each block meets only the keys it can see: a prefix (causal), or those
-of its window. The backward pass recomputes the probabilities from the saved
-log-sum-exp (FlashAttention-2, Dao 2023, section 3.1), so what lives between the passes is linear
-in T. Shapes: B = rows, G = key heads, T = positions, K = head size, S = keys that a block meets,
+A block of queries meets only the keys that it can see: a prefix (causal) or a window. The backward
+pass recomputes the weights from the stored log-sum-exp (FlashAttention-2, Dao 2023, section 3.1),
+so the memory between the passes is linear in T.
+
+Shapes: B = rows, G = key heads, T = positions, K = head size, S = keys that a block meets,
 C = queries of a block: its positions x the query heads that share the key head.
 """
 
@@ -21,17 +22,17 @@ from bytelm.nn.linear import matrix_product
 BLOCK = 128
 """Most positions in a block of queries."""
 ALIGNMENT = 8
-"""The keys behind a block, of a window, are a multiple of so many."""
+"""With a window, the keys before a block are a multiple of this."""
 MAX_RUNS = 8
-"""Most loops that the blocks are divided into, which bounds compile time at long T."""
+"""Most loops over blocks, which bounds compile time for long rows."""
 CACHED_SCORES = 2**21
-"""Scores of a block of queries, over rows and heads, that a CPU's caches hold."""
+"""Scores of a block of queries, over rows and heads, that fit into a CPU's caches."""
 FEW_ROWS = 8
-"""Fewer rows at a time than this are no faster on CPU than head after head, unless they are all."""
+"""Fewer rows at a time than this, unless they are all, are no faster on CPU than single heads."""
 MASKED = -1e30
 """Added to the score of a hidden key. Finite: a query that sees no key gets a mean, not NaN."""
 FILLER = -1
-"""Segment id of the positions added to fill the last block: no caller's position has it."""
+"""Group id of the positions that fill the last block; no caller's position has it."""
 
 
 def blockwise_attention(
@@ -67,7 +68,7 @@ def fill_last_block(
     *,
     causal: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """Lengthens T to a multiple of `block`, by positions that no other position sees."""
+    """Pads T to a multiple of `block` with positions that no other position sees."""
     batch, length = q.shape[:2]
     filler = -length % block
     if filler and group_ids is None and not causal:
@@ -80,15 +81,15 @@ def fill_last_block(
 
 @dataclass(frozen=True)
 class _Run:
-    """The query blocks `first` to `last - 1`.
+    """The query blocks `first` to `last - 1`, which share one loop.
 
-    Each meets `keys` keys, of which `behind` come before its own positions, as far as there are.
+    Each meets `keys` keys, of which up to `before` precede its own positions.
     """
 
     first: int
     last: int
     keys: int
-    behind: int
+    before: int
 
 
 @dataclass(frozen=True)
@@ -103,27 +104,27 @@ class _Plan:
     scale: float
 
     def runs(self) -> list[_Run]:
-        """The blocks in order, divided into runs that each become one loop."""
+        """The blocks in order, divided into runs."""
         length = self.blocks * self.block
-        behind = length if self.window is None else ALIGNMENT * -(-(self.window - 1) // ALIGNMENT)
+        before = length if self.window is None else ALIGNMENT * -(-(self.window - 1) // ALIGNMENT)
         if not self.causal:
-            return [_Run(0, self.blocks, min(self.block + 2 * behind, length), behind)]
+            return [_Run(0, self.blocks, min(self.block + 2 * before, length), before)]
         count = min(self.blocks, MAX_RUNS)
         runs: dict[int, _Run] = {}
         for run in range(count):
             first, last = self.blocks * run // count, self.blocks * (run + 1) // count
-            keys = min(self.block + behind, last * self.block)
+            keys = min(self.block + before, last * self.block)
             first = runs[keys].first if keys in runs else first
             runs[keys] = _Run(first, last, keys, keys - self.block)
         return list(runs.values())
 
     def rows_together(self, rows: int, heads: int) -> int | None:
-        """How many rows are taken at a time, with all their heads; None for head after head."""
+        """How many rows to take at a time, with all their heads; None for one head at a time."""
         if jax.default_backend() != "cpu":
             return rows
-        of_row = heads * self.block * max(run.keys for run in self.runs())
+        row_scores = heads * self.block * max(run.keys for run in self.runs())
         for together in range(rows, 0, -1):
-            if rows % together == 0 and together * of_row <= CACHED_SCORES:
+            if rows % together == 0 and together * row_scores <= CACHED_SCORES:
                 return together if together == rows or together >= FEW_ROWS else None
         return None
 
@@ -132,14 +133,14 @@ class _Plan:
     ) -> tuple[Any, Any]:
         """Runs `step(carry, index, start, count, *blocks) -> carry, outputs` over all blocks.
 
-        `index` is the block's, which meets `count` keys from key `start`; `zero` is `zero_of` q.
+        Block `index` meets `count` keys from key `start` on; `zero` is from `zero_of`.
         """
-        pieces = []
+        outputs_of_runs = []
         for run in self.runs():
 
             def body(carry: Any, block: tuple[jax.Array, ...], run: _Run = run) -> tuple[Any, Any]:
                 index, last_start = block[0] + zero, self.blocks * self.block - run.keys
-                start = jnp.clip(index * self.block - run.behind, 0, last_start)
+                start = jnp.clip(index * self.block - run.before, 0, last_start)
                 return step(carry, index, start, run.keys, *block[1:])
 
             if run.last == run.first + 1:  # without a loop: faster to trace and to compile
@@ -151,8 +152,8 @@ class _Plan:
                 indices = jnp.arange(run.first, run.last)
                 blocks = (indices, *(x[run.first : run.last] for x in arrays))
                 carry, outputs = lax.scan(body, carry, blocks)
-            pieces.append(outputs)
-        return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *pieces)
+            outputs_of_runs.append(outputs)
+        return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs_of_runs)
 
     def scores(
         self,
@@ -162,9 +163,9 @@ class _Plan:
         index: jax.Array,
         start: jax.Array,
     ) -> jax.Array:
-        """From q `[C, K]` and keys `[S, K]` to scaled and masked scores, fp32 `[S, C]`.
+        """Scaled and masked scores float32 `[S, C]` of q `[C, K]` and keys `[S, K]`.
 
-        Keys come first, because XLA's CPU matrix products and reductions are then the fast ones.
+        Keys come first because XLA:CPU's products and reductions are faster that way.
         """
         positions = lax.iota(jnp.int32, q.shape[0]) // self.sharing
         offsets = lax.iota(jnp.int32, keys.shape[0])
@@ -173,17 +174,17 @@ class _Plan:
         if self.window is not None:
             visible &= jnp.abs(distance) < self.window
         if group_ids is not None:
-            of_queries = lax.dynamic_slice_in_dim(group_ids, index * self.block, self.block)
-            of_keys = lax.dynamic_slice_in_dim(group_ids, start, keys.shape[0])
-            visible &= jnp.repeat(of_queries, self.sharing)[None, :] == of_keys[:, None]
+            query_groups = lax.dynamic_slice_in_dim(group_ids, index * self.block, self.block)
+            key_groups = lax.dynamic_slice_in_dim(group_ids, start, keys.shape[0])
+            visible &= jnp.repeat(query_groups, self.sharing)[None, :] == key_groups[:, None]
         return matrix_product(keys, q, (1, 1)) * self.scale + jnp.where(visible, 0.0, MASKED)
 
 
 def zero_of(q: jax.Array) -> jax.Array:
-    """An int32 0 that seems to depend on the queries.
+    """Returns an int32 0 that appears to depend on the queries.
 
-    What does not depend on a layer, as masks and biases, `jax.grad` of a scan over layers would
-    make once for all layers and keep, for all blocks: arrays of [T, T].
+    `jax.grad` of a scan over layers hoists whatever does not depend on the layer, such as masks and
+    biases, and stores it for all blocks: [T, T]. This false dependency keeps it inside the loop.
     """
     return lax.optimization_barrier((jnp.int32(0), q.ravel()[0]))[0]
 
@@ -193,7 +194,8 @@ def _each_head(
 ) -> tuple[jax.Array, ...]:
     """Maps `function(plan, zero, group_ids [T], *arrays [...])` over rows and key heads.
 
-    These lead in the arrays. CPU takes no more at a time than its caches hold the scores of.
+    These are the first two axes of the arrays. On CPU, only as many are taken at a time as have
+    scores that fit into its caches.
     """
     rows, groups = arrays[0].shape[:2]
     function = partial(function, plan, zero_of(arrays[0]))
@@ -205,8 +207,8 @@ def _each_head(
         return lax.map(lambda x: heads(x[0], *x[1]), (group_ids, arrays), batch_size=together)
 
     def row(index: jax.Array) -> tuple[jax.Array, ...]:
-        # The mask is made once for all heads of a row; heads are read where they lie, without a
-        # copy of the row before that of the head.
+        # The mask is computed once for all heads of a row. Heads are indexed directly: taking the
+        # row first would copy it.
         ids = None if group_ids is None else group_ids[index]
         return lax.map(
             lambda head: function(ids, *(x[index, head] for x in arrays)), jnp.arange(groups)
@@ -219,10 +221,7 @@ def _each_head(
 def _attend(
     plan: _Plan, q: jax.Array, k: jax.Array, v_t: jax.Array, group_ids: jax.Array | None
 ) -> jax.Array:
-    """Takes q `[B, G, blocks, C, K]`, k `[B, G, T, K]`, v `[B, G, K, T]`, ids `[B, T]`.
-
-    Returns as q.
-    """
+    """Output as q; q `[B, G, blocks, C, K]`, k `[B, G, T, K]`, v_t `[B, G, K, T]`, ids `[B, T]`."""
     return _each_head(_forward, plan, group_ids, q, k, v_t)[0]
 
 
@@ -253,11 +252,7 @@ def _forward(
     k: jax.Array,
     v_t: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """One key head: the output, as q, and the log-sum-exp of the scores, fp32 `[blocks, C]`.
-
-    A transposed operand `[., S]` (`v_t`, in the backward pass `k_t`) makes the product with it
-    twice as fast on CPU.
-    """
+    """One key head: the output, as q, and the log-sum-exp of the scores, float32 `[blocks, C]`."""
 
     def step(
         _: None, index: jax.Array, start: jax.Array, count: int, q: jax.Array
@@ -265,11 +260,8 @@ def _forward(
         keys = lax.dynamic_slice_in_dim(k, start, count)
         values_t = lax.dynamic_slice_in_dim(v_t, start, count, axis=1)
         scores = plan.scores(q, keys, group_ids, index, start)
-        top = scores.max(axis=0)
-        weights = jnp.exp(scores - top[None, :])
-        total = weights.sum(axis=0)
-        out = matrix_product(values_t, weights.astype(v_t.dtype), (1, 0)) / total[None, :]
-        return None, (out.T.astype(q.dtype), top + jnp.log(total))
+        out, top, total = weighted_values(scores, values_t)
+        return None, (out.astype(q.dtype), top + jnp.log(total))
 
     return plan.scan(step, None, zero, (q,))[1]
 
@@ -301,9 +293,8 @@ def _backward(
         keys, values = (lax.dynamic_slice_in_dim(x, start, count) for x in (k, v))
         keys_t = lax.dynamic_slice_in_dim(k_t, start, count, axis=1)
         weights = jnp.exp(plan.scores(q, keys, group_ids, index, start) - log_sum[None, :])
-        shift = (out.astype(jnp.float32) * gradient).sum(axis=-1)
-        d_weights = matrix_product(values, gradient, (1, 1))
-        d_scores = (weights * (d_weights - shift[None, :]) * plan.scale).astype(q.dtype)
+        d_scores = score_gradient(weights, values, out, gradient)
+        d_scores = (d_scores * plan.scale).astype(q.dtype)
         d_keys = _add_at(totals[0], start, matrix_product(d_scores, q, (1, 0)))
         d_values = _add_at(
             totals[1], start, matrix_product(weights.astype(q.dtype), gradient, (1, 0))
@@ -313,6 +304,38 @@ def _backward(
     zeros = jnp.zeros(k.shape, jnp.float32)
     (dk, dv), dq_t = plan.scan(step, (zeros, zeros), zero, (q, out, log_sum, gradient))
     return dq_t, dk.astype(k.dtype), dv.astype(v.dtype)
+
+
+def weighted_values(
+    scores: jax.Array, v_t: jax.Array, *, softmax1: bool = False
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Softmax over keys, and the values' weighted means, for one block of queries.
+
+    The product with transposed values is twice as fast on CPU.
+
+    Args:
+        scores: float32 `[S, C]`.
+        v_t: `[K, S]`.
+        softmax1: whether weights may sum to less than 1: `exp(x) / (1 + sum exp(x))`.
+
+    Returns:
+        float32 means `[C, K]`, and each query's largest score and sum of weights, `[C]`.
+    """
+    top = scores.max(axis=0)
+    top = jnp.maximum(top, 0.0) if softmax1 else top
+    weights = jnp.exp(scores - top[None, :])
+    total = weights.sum(axis=0)
+    total = total + jnp.exp(-top) if softmax1 else total
+    out = matrix_product(v_t, weights.astype(v_t.dtype), (1, 0)) / total[None, :]
+    return out.T, top, total
+
+
+def score_gradient(
+    weights: jax.Array, v: jax.Array, out: jax.Array, gradient: jax.Array
+) -> jax.Array:
+    """The gradient of the scores `[S, C]`, from that of the output `[C, K]`, float32."""
+    shift = (out.astype(jnp.float32) * gradient).sum(axis=-1)
+    return weights * (matrix_product(v, gradient, (1, 1)) - shift[None, :])
 
 
 def _add_at(total: jax.Array, start: jax.Array, part: jax.Array) -> jax.Array:

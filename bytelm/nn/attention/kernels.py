@@ -9,18 +9,18 @@ import jax.numpy as jnp
 from bytelm.nn.attention.blockwise import fill_last_block
 
 CODE_SCORE = 512.0
-"""What a bit of a group id adds to a score where q and k agree, and takes off where they differ.
+"""Added to a score for each bit of the group ids that agrees, subtracted for each that differs.
 
-One differing bit puts a key 1024 behind the keys of the own document, far more than scores range
-over, and its weight is exactly 0. All 16 bits together still leave scores exact to 0.001 in fp32,
-which is well below the rounding of a bf16 score.
+One differing bit lowers a key's score by 1024 against keys of the same group, far beyond the range
+of scores, so its weight is exactly 0. With all 16 bits, float32 scores are still exact to 0.001,
+well below the rounding of bfloat16.
 """
 SPLASH_BLOCK = 512
-"""Most positions in a block of splash attention; always a multiple of 128, a TPU's lanes."""
+"""Most positions in a block of splash attention. Blocks are multiples of 128, a TPU's lanes."""
 
 
 def cudnn_supports(q: jax.Array, group_ids: jax.Array | None) -> bool:
-    """Whether cuDNN's fused attention takes these dtypes and this head size on this GPU."""
+    """Whether cuDNN's fused attention supports this dtype and head size on this GPU."""
     device = jax.devices()[0]
     if not device.device_kind.startswith("NVIDIA") or q.dtype not in (jnp.bfloat16, jnp.float16):
         return False
@@ -41,11 +41,11 @@ def cudnn_attention(
     scale: float,
     fused: bool = True,
 ) -> jax.Array:
-    """Flash attention of cuDNN; with `fused=False` the same computation in XLA, for tests.
+    """Flash attention of cuDNN; `fused=False` does the same computation in XLA, for tests.
 
-    cuDNN knows no documents, and a [T, T] mask would cost what the kernel saves. So q and k get
-    a few more channels that hold the bits of the group id as signs: keys of the own document
-    all gain the same score, which the softmax drops, and all others fall behind it to weight 0.
+    cuDNN has no group ids, and a [T, T] mask would cost what the kernel saves. So q and k get a few
+    more channels with the bits of the group id as signs. Keys of the same group all gain the same
+    score, which the softmax cancels; the weight of all others becomes 0.
     """
     size = q.shape[-1]
     if group_ids is not None:
@@ -65,12 +65,12 @@ def cudnn_attention(
 
 
 def _code_bits(length: int) -> int:
-    """Channels for the group ids 0 to T of a row, in the eights that cuDNN asks for."""
+    """Channels for the group ids 0 to T of a row, a multiple of 8 as cuDNN requires."""
     return 8 * -(-length.bit_length() // 8)
 
 
 def _append_code(x: jax.Array, group_ids: jax.Array, bits: int, value: float) -> jax.Array:
-    """Channels of `value` where the group id has a bit and `-value` where it has none."""
+    """Appends a channel for each bit of the group id: `value` if it is set, else `-value`."""
     ones = (group_ids[:, :, None, None] >> jnp.arange(bits)[None, None, None, :]) & 1
     code = jnp.where(ones == 1, value, -value).astype(x.dtype)
     return jnp.concatenate([x, jnp.broadcast_to(code, (*x.shape[:3], bits))], axis=-1)
@@ -87,8 +87,8 @@ def splash_attention(
     scale: float,
     interpret: bool = False,
 ) -> jax.Array:
-    """TPU splash attention; with `interpret`, run by Pallas's interpreter on any backend."""
-    # Here, because loading Pallas would lengthen every start on other hardware.
+    """TPU splash attention; `interpret` runs it in Pallas's interpreter on any backend."""
+    # Imported here, because loading Pallas would slow every start on other hardware.
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel,
         splash_attention_mask,

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from bytelm.core.vocabulary import PAD
-from bytelm.models.t5.blocks import bucket
+from bytelm.models.t5.blocks import distance_bucket
 from tests.models import golden, golden_t5
 
 
@@ -34,5 +34,5 @@ def test_golden_byt5_buckets(path):
     case = golden.load(path)
     distances = jnp.asarray(case.out["bucket_distance"])
     for bidirectional, name in ((True, "bidirectional"), (False, "causal")):
-        found = bucket(distances, bidirectional=bidirectional)
+        found = distance_bucket(distances, bidirectional=bidirectional)
         np.testing.assert_array_equal(found, case.out[f"bucket_{name}"])

@@ -391,7 +391,7 @@ def penalised():
         model = nnx.merge(graphdef, params)
         reading = model.read(inputs, jnp.zeros((len(inputs), 2), jnp.uint32))
         length = inputs.shape[1]
-        bias = whole_bias(model.encoder_bias.of_row(length), length, length)[None]
+        bias = whole_bias(model.encoder_bias.whole_rows(length), length, length)[None]
         return reading, bias, model.encode(reading).losses
 
     return graphdef, run, nnx.to_pure_dict(params)

@@ -465,5 +465,5 @@ def test_dtype_scale_and_auto():
 
 
 def test_wrong_masks():
-    with pytest.raises(UserError, match="window of 0"):
+    with pytest.raises(UserError, match="window is 0"):
         AttentionMask(window=0)
