@@ -68,7 +68,7 @@ class PerSymbol(abc.ABC):
     def hidden_states(
         self, texts: Texts, *, stride: int | None = None, batch_size: int = 8
     ) -> list[np.ndarray]:
-        """The head's normalised inputs, float32 `[symbols + 1, width]` of each text, as `logits`."""
+        """Normalised inputs of the head: float32 `[symbols + 1, width]` of each text."""
         return self._by_symbol(
             lambda batch: self.scorer.run(_states, batch), texts, stride, batch_size
         )
