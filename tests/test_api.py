@@ -1,5 +1,7 @@
+import dataclasses
 import math
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -12,6 +14,8 @@ from bytelm.data.config import DataConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
+from tests.evaluation.test_robustness import Pairs
+from tests.models.families import FAMILIES, split_model
 
 TEXTS = ["naïve", b"\xff\x00", "longer than one window of sixteen", ""]
 
@@ -94,3 +98,29 @@ def test_one_text_is_one_text_everywhere(model):
     for wrong in (3, [3], [None], {"a": 1}.items()):
         with pytest.raises(UserError, match="give a str or bytes"):
             model.score(wrong)
+
+
+def pointers(params):
+    """Where arrays are, of those on several devices on the first."""
+    return [leaf.addressable_data(0).unsafe_buffer_pointer() for leaf in jax.tree.leaves(params)]
+
+
+def test_parameters_are_held_once_in_each_form():
+    saved = dataclasses.replace(saved_model(vocabulary=257), tokenizer=Pairs())
+    model = LoadedModel(saved)
+    stored, scoring = pointers(model.params), pointers(model.scorer._params)
+    assert stored == scoring == pointers(saved.params)
+    other = model.with_context(8)
+    assert (model.context, other.context) == (16, 8)
+    assert other.scorer is model.scorer
+    decoding = pointers(model.byte_marginal(2).params)
+    assert pointers(model.byte_marginal(3).params) == decoding
+    assert pointers(other.byte_marginal(2).params) == decoding
+    assert pointers(other._forms.generator.params) == decoding
+
+
+def test_whether_a_model_has_patches(model):
+    assert not model.has_patches and not model.has_encoder
+    family = FAMILIES["spacebyte"]
+    config = ExperimentConfig(model=family, data=DataConfig(sequence_length=16))
+    assert LoadedModel(SavedModel(config, 7, *split_model(family), {})).has_patches
