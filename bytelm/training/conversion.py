@@ -1,4 +1,4 @@
-"""Models to and from Hugging Face's folders: ByT5 and MrT5 in the format of T5."""
+"""ByT5 and MrT5 from and to folders in Hugging Face's T5 format."""
 
 import json
 import pickle
@@ -32,17 +32,17 @@ _TOKENIZER = {
 
 
 def from_hf(source: str, run_dir: Path) -> None:
-    """Writes a run directory with one checkpoint, of step 0, of a ByT5 or MrT5.
+    """Writes a run directory with one checkpoint, at step 0, of a ByT5 or MrT5.
 
-    Parameters are float32, whatever the tensors were.
+    Parameters are float32, whatever dtype the tensors have.
 
     Args:
         source: a folder with config.json and model.safetensors or pytorch_model.bin, in one file or
             in shards with an index; or the name of a model on the Hugging Face hub.
-        run_dir: where the run goes; nothing, or an empty folder.
+        run_dir: a new or empty folder for the run.
 
     Raises:
-        UserError: if the source cannot be found or read, or is another architecture's, or `run_dir`
+        UserError: if the source cannot be found or read, or has another architecture, or `run_dir`
             holds files.
     """
     with new_folder(run_dir) as partial:
@@ -59,16 +59,16 @@ def from_hf(source: str, run_dir: Path) -> None:
 def to_hf(run: Path, folder: Path, step: int | None = None) -> None:
     """Writes a folder that `transformers` loads, from a checkpoint of a ByT5 or MrT5.
 
-    `transformers` takes an MrT5 for a T5, with a warning, and computes it without its gate; its
-    authors' code computes all of it.
+    `transformers` treats an MrT5 as a T5, with a warning, and ignores its gate; the code of MrT5's
+    authors computes all of it.
 
     Args:
         run: a run directory.
-        folder: nothing, or an empty folder.
+        folder: a new or empty folder.
         step: which checkpoint; None for the last one.
 
     Raises:
-        UserError: if there is no such checkpoint, or it is of another family, or `folder` holds
+        UserError: if there is no such checkpoint, or its family is another one, or `folder` holds
             files.
     """
     with new_folder(folder) as partial:
@@ -76,9 +76,10 @@ def to_hf(run: Path, folder: Path, step: int | None = None) -> None:
         model = saved.config.model
         if not isinstance(model, ByT5Config):
             raise UserError(
-                f"{run} is of the family {model.family}; only byt5 and mrt5 have T5's format."
+                f"{run} has a model of the family {model.family}; only byt5 and mrt5 have T5's "
+                "format."
             )
-        # START and a row's targets; without a length, `transformers` stops after 19 bytes.
+        # START and the targets of a row. Without a length, `transformers` stops after 19 bytes.
         longest = 1 + saved.config.data.row_length
         files = {
             "config.json": config_to_t5(model),
@@ -91,16 +92,16 @@ def to_hf(run: Path, folder: Path, step: int | None = None) -> None:
         save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
     if isinstance(model, MrT5Config) or model.softmax1:
         warnings.warn(
-            f"transformers computes {folder} as a plain T5: it knows no delete gate and no "
-            "softmax1; the code of MrT5's authors does.",
+            f"transformers computes {folder} as a plain T5, without the delete gate and softmax1; "
+            "the code of MrT5's authors has both.",
             stacklevel=2,
         )
 
 
 def _download(name: str) -> Path:
-    """The folder in which the hub's client keeps a model."""
+    """The folder in which the hub's client stores a model."""
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
-        raise UserError(f"there is no folder {name}, and no model on a hub can be named so.")
+        raise UserError(f"there is no folder {name}, and no model on a hub can have this name.")
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
@@ -132,7 +133,7 @@ def _read_weights(folder: Path) -> dict[str, np.ndarray]:
         if index.is_file():
             shards = _read_json(index).get("weight_map")
             if not isinstance(shards, dict):
-                raise UserError(f"{index} is no index of shards: it has no weight_map.")
+                raise UserError(f"{index} is not an index of shards: it has no weight_map.")
             weights: dict[str, np.ndarray] = {}
             for shard in sorted(set(shards.values())):
                 weights |= read(folder / shard)
@@ -154,11 +155,11 @@ def _torch_file(path: Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError:
         raise UserError(
-            f"{path} is a file of PyTorch's, and torch is not installed; run `pip install torch`, "
-            "or convert the file to model.safetensors."
+            f"{path} is a PyTorch file, and torch is not installed; run `pip install torch`, or "
+            "convert the file to model.safetensors."
         ) from None
     try:
-        # A file of weights alone: nothing in it is run as code.
+        # weights_only: nothing in the file is run as code.
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -110,7 +110,7 @@ def test_a_missing_shard(folder, run):
 def test_an_index_of_another_format(folder, run):
     (folder / WEIGHTS).unlink()
     (folder / f"{WEIGHTS}.index.json").write_text("{}")
-    assert "is no index of shards" in refused(folder, run)
+    assert "is not an index of shards" in refused(folder, run)
 
 
 def test_a_folder_without_weights(folder, run):
@@ -213,7 +213,7 @@ def test_another_family_has_no_place_in_the_format(run, tmp_path):
     model = TransformerConfig(width=16, depth=1, head_width=8)
     params = nnx.to_pure_dict(nnx.split(model.build(nnx.Rngs(0)))[1])
     save_model(run, ExperimentConfig(model=model), params, {})
-    with pytest.raises(UserError, match="is of the family transformer"):
+    with pytest.raises(UserError, match="has a model of the family transformer"):
         to_hf(run, tmp_path / "back")
     assert leftovers(tmp_path / "back") == []
 

@@ -1,10 +1,10 @@
-"""ByT5 and MrT5 in the format of Hugging Face's T5: its tensors, and what its config.json says.
+"""ByT5 and MrT5 in the format of Hugging Face's T5: its tensors and its config.json.
 
-T5's tensors are one for each block, its linear maps `[d_out, d_in]`, its tables in the order of its
-ids. Here the blocks are stacked, kernels are `[d_in, d_out]` and tables in the order of our symbols
-(`encoder_decoder.T5_IDS`). Nothing is computed on the way: there and back gives the same bits.
-MrT5 has the tensors of its delete gate besides, at the block that it stands before, and fields of
-its own in config.json, as in its authors' code.
+T5 has one tensor for each block, linear maps `[d_out, d_in]`, and tables in the order of its ids.
+Here blocks are stacked, kernels are `[d_in, d_out]`, and tables are in the order of our symbols
+(`encoder_decoder.T5_IDS`). Values are only rearranged, so converting there and back gives the same
+bits. MrT5 also has the tensors of its delete gate, named after the block that follows it, and
+fields of its own in config.json, as in its authors' code.
 """
 
 import re
@@ -44,19 +44,19 @@ _FIXED: dict[str, Any] = {
     "eos_token_id": 1,
     "decoder_start_token_id": 0,
 }
-"""What config.json says of every ByT5."""
+"""Fields of config.json that every ByT5 has."""
 _T5_DEFAULTS = {"vocab_size": 32128, "feed_forward_proj": "relu", "tie_word_embeddings": True}
-"""What holds where config.json does not say it, if that is not a ByT5's."""
+"""T5's defaults for fields missing from config.json, where they differ from a ByT5's."""
 _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-"""Other names of `shared.weight`, which files may hold besides, or in its place."""
+"""Other names of `shared.weight`, which files may have in addition to it, or instead."""
 _UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 """A tensor of old files that T5 does not use."""
 _GATE_NAME = re.compile(r"encoder\.block\.(\d+)\.delete_gate\.")
-"""What the names of a delete gate's tensors start with, and its block."""
+"""The start of the names of a delete gate's tensors, with its block."""
 
 
 class _Form(NamedTuple):
-    """How a tensor is laid out: `ours` makes ours of T5's, and `theirs` T5's of ours."""
+    """A change of layout: `ours` converts from T5's layout to ours, `theirs` back."""
 
     ours: Callable[[np.ndarray], np.ndarray]
     theirs: Callable[[np.ndarray], np.ndarray]
@@ -70,13 +70,13 @@ _ONE_ROW = _Form(lambda x: x[0], lambda x: x[None])
 
 
 class _Tensor(NamedTuple):
-    """Where a tensor of T5's is here.
+    """Where a tensor of T5 is stored here.
 
     Attributes:
         path: of our parameter.
         shape: in T5's format.
-        form: how it is laid out.
-        block: its place in a parameter that is stacked; None in one that is not.
+        form: its change of layout.
+        block: its index in a stacked parameter; None in one that is not stacked.
     """
 
     path: tuple[str, ...]
@@ -91,8 +91,8 @@ def from_t5(weights: Mapping[str, np.ndarray], config: ByT5Config) -> dict[str, 
     Tensors of another dtype (bfloat16, float16) become float32.
 
     Raises:
-        UserError: if tensors are missing, unexpected or of other shapes than the config's; it names
-            them.
+        UserError: if tensors are missing or unexpected, or do not have the config's shapes; it
+            names them.
     """
     tensors = _tensors(config)
     weights = _with_shared(weights)
@@ -113,7 +113,7 @@ def to_t5(params: Mapping[str, Any], config: ByT5Config) -> dict[str, np.ndarray
     """T5's tensors, in C order, from our parameters.
 
     Raises:
-        UserError: if the rows are shortened by anything but a delete gate.
+        UserError: if rows are shortened in another way than by a delete gate.
     """
     ours = flatten_dict(params)
     weights = {}
@@ -132,10 +132,10 @@ def config_from_t5(saved: Mapping[str, Any], names: Iterable[str]) -> ByT5Config
         names: of its tensors.
 
     Raises:
-        UserError: if it is of another architecture; it names what differs.
+        UserError: if its architecture is another one; it names the differences.
     """
     said = {"model_type": "t5", **_FIXED, **_T5_DEFAULTS, **saved}
-    # Newer versions of Hugging Face's code keep under this name whether the head is T5 v1.1's.
+    # In newer versions of Hugging Face's code, this field says whether the head is T5 v1.1's.
     said["tie_word_embeddings"] = said.get("scale_decoder_outputs", said["tie_word_embeddings"])
     said["num_decoder_layers"] = said.get("num_decoder_layers") or said.get("num_layers")
     blocks = sorted({int(found[1]) for name in names if (found := _GATE_NAME.match(name))})
@@ -163,7 +163,7 @@ def config_from_t5(saved: Mapping[str, Any], names: Iterable[str]) -> ByT5Config
         differing.append(f"there are delete gates at blocks {', '.join(map(str, blocks))}")
     if differing:
         raise UserError(
-            f"the checkpoint is no ByT5 or MrT5: by its config.json, {'; '.join(differing)}."
+            f"the checkpoint is not a ByT5 or MrT5: in its config.json, {'; '.join(differing)}."
         )
     sizes = {ours: said[theirs] for theirs, ours in _SIZES.items()}
     softmax1 = bool(said.get("use_softmax1"))
@@ -174,12 +174,12 @@ def config_from_t5(saved: Mapping[str, Any], names: Iterable[str]) -> ByT5Config
 
 
 def config_to_t5(config: ByT5Config) -> dict[str, Any]:
-    """What config.json says of a model.
+    """The config.json of a model.
 
-    `transformers` knows neither delete gates nor `use_softmax1`, and passes over their fields.
+    `transformers` has neither delete gates nor `use_softmax1`, and ignores their fields.
 
     Raises:
-        UserError: if the rows are shortened by anything but a delete gate.
+        UserError: if rows are shortened in another way than by a delete gate.
     """
     said = {
         "architectures": ["T5ForConditionalGeneration"],
@@ -206,7 +206,7 @@ def config_to_t5(config: ByT5Config) -> dict[str, Any]:
 
 
 def _gate_fields(floor: float) -> dict[str, Any]:
-    """What config.json says of every delete gate with this value when closed."""
+    """Fields of config.json for a delete gate that has this value when closed."""
     return {
         "deletion_type": "scaled_sigmoid",
         "gate_layer_norm": True,
@@ -216,17 +216,17 @@ def _gate_fields(floor: float) -> dict[str, Any]:
 
 
 def _gate(config: MrT5Config) -> GateShortening:
-    """The gate that shortens its rows; refuses what T5's format cannot hold."""
+    """The gate that shortens the rows; UserError for other kinds, which T5's format cannot store."""
     if isinstance(config.shortening, GateShortening):
         return config.shortening
     raise UserError(
-        f"rows of this model are shortened by model.shortening.kind {config.shortening.kind}, for "
-        "which T5's format has no place; only ByT5 and MrT5 with a gate can be converted to it."
+        f"model.shortening.kind is {config.shortening.kind}, which T5's format cannot store; only "
+        "ByT5, and MrT5 with a gate, can be converted to it."
     )
 
 
 def _tensors(config: ByT5Config) -> dict[str, _Tensor]:
-    """All tensors of T5's for the model, by name, those of a stack in the order of its blocks."""
+    """All of T5's tensors for the model, by name; those of a stack in the order of its blocks."""
     width, table = config.width, (VOCABULARY, config.width)
     tensors = {
         "shared.weight": _Tensor(("embedding", "embedding"), table, _TABLE),
@@ -271,13 +271,13 @@ def _of_block(config: ByT5Config, *, cross: bool) -> Iterator[tuple[str, _Tensor
 
 
 def _with_shared(weights: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """The tensors with the embedding under its name, where it is there under another one only."""
+    """The tensors, with the embedding under its own name if it has only another one."""
     copies = [weights[name] for name in _COPIES if name in weights]
     return {"shared.weight": copies[0], **weights} if copies else weights
 
 
 def _check(weights: Mapping[str, np.ndarray], tensors: Mapping[str, _Tensor]) -> None:
-    """Refuses tensors that are not those of the model."""
+    """Raises UserError for tensors that are not those of the model."""
     missing = [name for name in tensors if name not in weights]
     unexpected = [
         name for name in weights if name not in tensors and name not in (*_COPIES, _UNUSED)
@@ -288,7 +288,7 @@ def _check(weights: Mapping[str, np.ndarray], tensors: Mapping[str, _Tensor]) ->
         if name in weights and weights[name].shape != tensor.shape
     ]
     differing += [
-        f"{name} differs from the other embeddings, which T5 shares"
+        f"{name} differs from the other embeddings, though T5 shares them"
         for name in _COPIES
         if name in weights
         and not np.array_equal(weights[name], weights["shared.weight"], equal_nan=True)
@@ -299,6 +299,6 @@ def _check(weights: Mapping[str, np.ndarray], tensors: Mapping[str, _Tensor]) ->
         if names
     ]
     if "lm_head.weight" in missing:
-        problems.append("without lm_head.weight the embeddings are tied, which ByT5's are not")
+        problems.append("without lm_head.weight the embeddings are tied, unlike ByT5's")
     if problems:
-        raise UserError(f"the tensors are not those of its config.json: {'; '.join(problems)}.")
+        raise UserError(f"the tensors do not fit its config.json: {'; '.join(problems)}.")

@@ -195,7 +195,7 @@ def test_as_many_decoder_blocks_as_encoder_blocks_where_nothing_is_said():
     ],
 )
 def test_another_architecture(changes, said):
-    with pytest.raises(UserError, match="is no ByT5 or MrT5") as error:
+    with pytest.raises(UserError, match="is not a ByT5 or MrT5") as error:
         config_from_t5({**tiny_t5.BYT5, **changes}, tiny_t5.shapes(tiny_t5.BYT5))
     assert said in str(error.value)
 
