@@ -53,7 +53,7 @@ def test_there_and_back_gives_the_same_bits(family, tmp_path, run):
     assert loaded.step == 0 and loaded.provenance["converted_from"] == str(source)
     assert loaded.config.model == config_from_t5(saved, weights)
     assert (loaded.config.data.task, loaded.config.data.sequence_length) == (
-        "span_corruption",
+        SpanCorruption(),
         1024,
     )
 
@@ -193,11 +193,11 @@ def test_a_model_on_the_hub(folder, run, monkeypatch):
 def test_a_folder_that_holds_files_is_left_alone(folder, run, tmp_path):
     from_hf(str(folder), run)
     before = sorted(run.rglob("*"))
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists and holds files"):
         from_hf(str(folder), run)
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists and holds files"):
         to_hf(run, folder)
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists and holds files"):
         from_hf(str(folder), folder / CONFIG)
     assert sorted(run.rglob("*")) == before
     assert leftovers(folder) == [folder]

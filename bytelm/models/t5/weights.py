@@ -216,7 +216,7 @@ def _gate_fields(floor: float) -> dict[str, Any]:
 
 
 def _gate(config: MrT5Config) -> GateShortening:
-    """The gate that shortens the rows; UserError for other kinds, which T5's format cannot store."""
+    """The gate that shortens the rows; UserError for other kinds, which T5 lacks."""
     if isinstance(config.shortening, GateShortening):
         return config.shortening
     raise UserError(

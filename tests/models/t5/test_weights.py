@@ -229,9 +229,9 @@ def test_everything_that_differs_is_said_at_once():
 
 def test_other_ways_to_shorten_have_no_place_in_the_format():
     config = MrT5Config(width=16, shortening=RandomShortening())
-    with pytest.raises(UserError, match=r"model\.shortening\.kind random"):
+    with pytest.raises(UserError, match=r"model\.shortening\.kind is random"):
         config_to_t5(config)
-    with pytest.raises(UserError, match=r"model\.shortening\.kind random"):
+    with pytest.raises(UserError, match=r"model\.shortening\.kind is random"):
         to_t5({}, config)
 
 
