@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 import bytelm
 from bytelm.cli.main import main
 from bytelm.core.errors import UserError
+from bytelm.data.config import SpanCorruption
 from bytelm.models.t5.weights import config_from_t5, from_t5
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.checkpoints.checkpoint import load_model, save_model
@@ -59,7 +60,7 @@ def test_there_and_back_gives_the_same_bits(family, tmp_path, run):
 
     back = tmp_path / "back"
     if family == "mrt5":
-        with pytest.warns(UserWarning, match="no delete gate"):
+        with pytest.warns(UserWarning, match="without the delete gate"):
             to_hf(run, back)
     else:
         to_hf(run, back)
