@@ -2,24 +2,54 @@
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from bytelm.cli.arguments import parse, preset_argument
+from bytelm.cli.option_checks import Count
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import say
+from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.presets import ablation_names, find_file, run_file, some_names
 
 
+@dataclass(frozen=True)
+class AblateCommand:
+    """Trains and tests the contenders of an ablation; finished runs are kept."""
+
+    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
+    baseline: str | None = None
+    """Contender that the others are compared with; none = the first."""
+    seeds: tuple[int, ...] = ()
+    """Run every contender with each of these seeds; none = with its config's own."""
+    learning_rates: tuple[float, ...] = (1.0,)
+    """Multiples of its own learning rate that every contender tries, such as 0.5 1 2; the one with
+    the fewest validation bits is kept."""
+    output: Path | None = None
+    """Where the runs and the report go; none = runs/ablations/NAME."""
+    max_bytes: Count | None = None
+    """Bytes that are tested on, the last document cut (with an encoder: inputs, whole rows); none =
+    all of the split."""
+    task: int | None = None
+    """Do only one run, by its number, as one task of an array of jobs; then call without it."""
+    tasks: bool = False
+    """Print how many tasks the sweep of learning rates has, and how many there are in all."""
+
+
 def ablate_command(arguments: Sequence[str]) -> int:
-    """Trains and tests the points of an ablation.
+    """Trains and tests the contenders of an ablation.
 
     `bytelm ablate ABLATION [options]`
     """
     name, rest = preset_argument(arguments, ablate_command, "ablation", ablation_names)
     if name is None:
         raise UserError(f"name an ablation first{some_names(ablation_names())}.")
-    from bytelm.experiments.ablate import AblateCommand, AblationPlan, run_ablation
+    from bytelm.experiments.ablate import run_ablation
     from bytelm.experiments.ablation import Ablation
+    from bytelm.experiments.contenders import count_tasks
 
     ablation = run_file(find_file(name, "ablation", ablation_names()), "ablation", Ablation)
     default = AblateCommand(
@@ -33,9 +63,8 @@ def ablate_command(arguments: Sequence[str]) -> int:
         seeds=command.seeds,
         learning_rates=command.learning_rates,
     )
-    output = command.output or Path("runs/ablations") / Path(name).stem
     if command.tasks:
-        plan = AblationPlan(ablation, output)
-        say(f"{len(plan.sweep)} {plan.count()}")
+        say(" ".join(map(str, count_tasks(ablation))))
         return 0
+    output = command.output or Path("runs/ablations") / Path(name).stem
     return run_ablation(ablation, output, max_bytes=command.max_bytes, task=command.task)

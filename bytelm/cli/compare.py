@@ -1,12 +1,27 @@
 """`bytelm compare`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bytelm.cli.arguments import parse, preset_argument
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import say
 from bytelm.training.presets import comparison_names, find_file, run_file, some_names
+
+
+@dataclass(frozen=True)
+class CompareCommand:
+    """Trains, tests and reports the runs of a comparison; finished runs are kept."""
+
+    root: Path = Path()
+    """Directory that files of the comparison are relative to."""
+    output: Path | None = None
+    """Where runs and report go; none = runs/comparison/NAME."""
+    task: int | None = None
+    """Do only one run, by its number, as one task of an array of jobs; then call without it."""
+    tasks: bool = False
+    """Print how many tasks the sweep of learning rates has, and how many there are in all."""
 
 
 def compare_command(arguments: Sequence[str]) -> int:
@@ -17,15 +32,15 @@ def compare_command(arguments: Sequence[str]) -> int:
     name, rest = preset_argument(arguments, compare_command, "comparison", comparison_names)
     if name is None:
         raise UserError(f"name a comparison first{some_names(comparison_names())}.")
-    from bytelm.experiments.compare import CompareCommand, ComparisonPlan, run_comparison
+    from bytelm.experiments.compare import run_comparison
     from bytelm.experiments.comparison import Comparison
+    from bytelm.experiments.contenders import count_tasks
 
     path = find_file(name, "comparison", comparison_names())
     comparison = run_file(path, "comparison", Comparison)
     command = parse(CompareCommand, rest, f"compare {name}", CompareCommand())
-    output = command.output or Path("runs/comparison") / Path(name).stem
     if command.tasks:
-        plan = ComparisonPlan(comparison, output, command.root)
-        say(f"{len(plan.sweep)} {plan.count()}")
+        say(" ".join(map(str, count_tasks(comparison))))
         return 0
+    output = command.output or Path("runs/comparison") / Path(name).stem
     return run_comparison(comparison, output, root=command.root, task=command.task)

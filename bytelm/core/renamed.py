@@ -3,6 +3,8 @@
 import re
 
 OPTIONS = {
+    "ablation.points": "ablation.contenders",
+    "comparison.piece_bytes": "comparison.shard_bytes",
     "model.bytes_per_patch": "model.bytes_per_slot",
     "data.piece_bytes": "data.shard_bytes",
 }

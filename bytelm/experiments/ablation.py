@@ -1,7 +1,7 @@
-"""What an ablation file declares: one config, changed in a few fields for each of several points.
+"""What an ablation file declares: one config, with a few fields changed for each contender.
 
-Every point runs with every seed. Where there are several learning rates, each point first tries
-all of them with the first seed, and keeps the one with the fewest validation bits.
+Every contender runs with every seed. If there are several learning rates, each contender first
+tries all of them with the first seed, and keeps the one with the fewest validation bits.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 
 from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
-from bytelm.experiments.changes import changed
+from bytelm.experiments.contenders import changed, check_baseline, check_lists
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.experiment import ExperimentConfig, saved_form
 
@@ -22,50 +22,47 @@ class Ablation(Checked, name="ablation"):
     """What an ablation file defines.
 
     Attributes:
-        base: what all points have in common.
-        points: by the point's name, its changes to the base: a config field's dotted path
+        base: what all contenders have in common.
+        contenders: by name, the changes to the base: a config field's dotted path
             (`model.boundary`, or `model` for all of it) and its value.
-        baseline: the point from which differences are taken; None for the first.
-        seeds: every point runs with each; none for the seed of the point's config alone.
-        learning_rates: multiples of its own learning rate that every point tries.
+        baseline: the contender that the others are compared with; None for the first.
+        seeds: every contender runs with each; empty for the seed of its config alone.
+        learning_rates: multiples of its own learning rate that every contender tries.
 
     Raises:
-        UserError: for no points, a name that no directory can have, or a change that is none.
+        UserError: for no contenders, a name that no directory can have, or an invalid change.
     """
 
     base: ExperimentConfig
-    points: Mapping[str, Mapping[str, Any]]
+    contenders: Mapping[str, Mapping[str, Any]]
     baseline: str | None = None
     seeds: tuple[int, ...] = ()
     learning_rates: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        if not self.points:
-            raise UserError("the ablation has no points; give at least one.")
-        for name in self.points:
+        check_lists(
+            "ablation",
+            contenders=self.contenders,
+            seeds=self.seeds or (0,),
+            learning_rates=self.learning_rates,
+        )
+        for name in self.contenders:
             if not re.fullmatch(r"\w[\w.+-]*", name):
                 raise UserError(
-                    f"the ablation has a point {name!r}; a directory gets that name, so use "
-                    "letters, digits and . _ + - alone."
+                    f"the ablation has a contender {name!r}; a directory gets that name, so use "
+                    "only letters, digits and . _ + -."
                 )
-        if self.baseline is not None and self.baseline not in self.points:
-            raise UserError(
-                f"the baseline {self.baseline!r} is no point of the ablation; it must be one of "
-                f"{', '.join(self.points)}."
-            )
-        for what in ("seeds", "learning_rates"):
-            values = getattr(self, what)
-            if len(set(values)) < len(values):
-                raise UserError(f"the ablation names one of its {what} twice: {values}.")
-        if not self.learning_rates or min(self.learning_rates) <= 0:
+        check_baseline("ablation", self.reference, self.contenders)
+        if min(self.learning_rates) <= 0:
             raise UserError(
                 f"the ablation has the learning_rates {self.learning_rates}; give multiples above "
                 "0, such as 0.5 1 2."
             )
-        if self.seeds and (varied := [n for n, c in self.points.items() if "train.seed" in c]):
+        varied = [name for name, changes in self.contenders.items() if "train.seed" in changes]
+        if self.seeds and varied:
             raise UserError(
-                f"the ablation has seeds for all points, and point {varied[0]} changes train.seed; "
-                "leave out one of them."
+                f"the ablation has seeds for all contenders, and contender {varied[0]} changes "
+                "train.seed; leave out one of them."
             )
         self._check_configs()
 
@@ -77,65 +74,44 @@ class Ablation(Checked, name="ablation"):
                 "bits per byte cannot be compared; make an ablation of each kind."
             )
         names = Counter(
-            run.name
-            for point in self.points
+            self.run_name(contender, multiple, seed)
+            for contender in self.contenders
             for multiple in self.learning_rates
-            for run in self.runs_of(point, multiple)
+            for seed in self.seeds or (0,)
         )
         if twice := [name for name, count in names.items() if count > 1]:
             raise UserError(
-                f"two runs of the ablation would share the directory {twice[0]}; rename a point."
+                f"two runs of the ablation would share the directory {twice[0]}; rename a "
+                "contender."
             )
 
     @property
     def configs(self) -> dict[str, ExperimentConfig]:
-        """The config of each point."""
+        """The config of each contender."""
         configs = {}
-        for name, changes in self.points.items():
+        for name, changes in self.contenders.items():
             try:
                 configs[name] = saved_form(changed(self.base, changes))
             except UserError as error:
-                raise UserError(f"point {name} of the ablation: {error}") from None
+                raise UserError(f"contender {name} of the ablation: {error}") from None
         return configs
 
     @property
     def reference(self) -> str:
-        """The point from which differences are taken."""
-        return self.baseline or next(iter(self.points))
+        """The baseline's name."""
+        return self.baseline or next(iter(self.contenders))
 
     @property
     def has_encoder(self) -> bool:
-        """Whether the points' models have an encoder, so that targets are what is measured."""
+        """Whether the models have an encoder, so that bits are those of targets."""
         return isinstance(self.configs[self.reference].model, EncoderDecoderConfig)
 
-    def runs_of(self, point: str, multiple: float) -> list["PointRun"]:
-        """The runs of a point at a multiple of its learning rate, one for each seed."""
-        config = self.configs[point]
-        rate = config.optimizer.learning_rate * multiple
-        runs = []
-        for seed in self.seeds or (config.train.seed,):
-            name = point
-            name += f"-lr{multiple:g}" if len(self.learning_rates) > 1 else ""
-            name += f"-s{seed}" if len(self.seeds) > 1 else ""
-            changes = {"optimizer.learning_rate": rate, "train.seed": seed}
-            runs.append(PointRun(point, seed, multiple, changed(config, changes), name))
-        return runs
+    @property
+    def runs_each(self) -> int:
+        """How many final runs each contender has."""
+        return len(self.seeds) or 1
 
-
-@dataclass(frozen=True)
-class PointRun:
-    """One run of an ablation.
-
-    Attributes:
-        contender: the point.
-        seed: of the run.
-        multiple: of the point's learning rate.
-        config: of the run.
-        name: of its directory.
-    """
-
-    contender: str
-    seed: int
-    multiple: float
-    config: ExperimentConfig
-    name: str
+    def run_name(self, contender: str, multiple: float, seed: int) -> str:
+        """The name of a run's directory."""
+        rate = f"-lr{multiple:g}" if len(self.learning_rates) > 1 else ""
+        return f"{contender}{rate}" + (f"-s{seed}" if len(self.seeds) > 1 else "")

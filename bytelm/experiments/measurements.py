@@ -1,7 +1,7 @@
-"""The figures of a comparison's runs: what each is tested on, and what it costs."""
+"""What is measured of a run that is trained: its tests, and what it costs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig
 from bytelm.data.loader import ValidationBatches
 from bytelm.data.open_data import Documents, OpenData
+from bytelm.evaluation.bits import Bits
 from bytelm.evaluation.first_bytes import FirstBytes
-from bytelm.evaluation.languages import Languages
 from bytelm.evaluation.report import Result
-from bytelm.evaluation.robustness import Robustness
-from bytelm.evaluation.suite import Scoring
-from bytelm.evaluation.text import GivenText
-from bytelm.experiments.comparison import Comparison
-from bytelm.experiments.runs import metrics
+from bytelm.evaluation.suite import Evaluation, Scoring
+from bytelm.evaluation.targets import Targets
+from bytelm.evaluation.text import GivenText, evaluation_text
+from bytelm.experiments.figures import named_figures, run_figures
+from bytelm.experiments.records import MEASURES
+from bytelm.experiments.runs import Run, RunResult, metrics
 from bytelm.models.parameters import count_parameters
 from bytelm.nn.mesh import place_batch
 from bytelm.training.cost import row_flops
@@ -31,118 +32,92 @@ BATCH = 16
 """Windows scored at a time."""
 
 
-def test_figures(
-    run_dir: Path, config: ExperimentConfig, *, comparison: Comparison, whole: bool
-) -> dict[str, Any]:
-    """The report of a run that is trained, ready for JSON.
+def measure_run(
+    run_dir: Path,
+    config: ExperimentConfig,
+    *,
+    max_bytes: int | None,
+    with_costs: bool = False,
+    more: Sequence[tuple[Evaluation, int | None]] = (),
+) -> RunResult:
+    """Tests a run that is trained.
 
     Args:
         run_dir: of the run.
         config: of the run.
-        comparison: what to test.
-        whole: whether to test perturbed and parallel text too.
-
-    Returns:
-        `figures`, as `RunRecord` names them, and `document_bits` and `document_bytes`.
+        max_bytes: bytes that are tested on, the last document cut; None for the whole test split.
+        with_costs: whether to measure the costs of inference on the test text (for decoders).
+        more: evaluations besides bits, and the most test bytes for each: equally many from the
+            beginning of each document. None for all.
 
     Raises:
         UserError: for a run that diverged.
     """
     loaded = load(run_dir, config.train.steps)
+    if loaded.has_encoder:
+        text = evaluation_text(loaded, config.data, "test")
+        return _checked(Targets().run(loaded, text, Scoring(max_bytes=max_bytes)), loaded)
     data = OpenData(config.data)
-    first = FirstBytes(Documents(data, "test"), comparison.max_bytes)
-    documents = list(first)
-    report, symbols = text_figures(loaded, documents, cut=first.cut)
-    figures: dict[str, float] = report["figures"]
-    figures |= training_speed(metrics(run_dir)) | parameter_counts(config)
-    figures |= _inference(config, data, loaded, symbols)
-    if data.tokenizer is not None:
-        figures["bytes_per_token"] = sum(report["document_bytes"]) / symbols
-    if whole and comparison.robustness is not None:
-        wanted = comparison.robustness
-        text = GivenText(tuple(beginnings(documents, wanted.max_bytes)))
-        noise = Robustness(wanted.kinds, wanted.rates)
-        figures |= _values(noise.run(loaded, text, Scoring(batch_size=BATCH)))
-    if whole and comparison.parallel:
-        parallel = Languages(comparison.parallel)
-        figures |= _values(parallel.run(loaded, GivenText(()), Scoring(batch_size=BATCH)))
-    return report
+    documents = tuple(_until(Documents(data, "test"), max_bytes))
+    scoring = Scoring(batch_size=BATCH, max_bytes=max_bytes)
+    bits = Bits(compressors=False).run(loaded, GivenText(documents), scoring)
+    result = _checked(bits, loaded)
+    figures = dict(result.figures)
+    upper_bound = loaded.tokenizer is not None
+    if with_costs:
+        figures |= run_figures(inference_costs(config, data, loaded, bits.details["symbols"]))
+    tested = list(FirstBytes(documents, max_bytes))
+    for evaluation, most in more:
+        given = tested if most is None else document_beginnings(tested, most)
+        found = evaluation.run(loaded, GivenText(tuple(given)), Scoring(batch_size=BATCH))
+        figures |= named_figures(found.figures, upper_bound=upper_bound)
+    return result._replace(figures=figures)
 
 
-def _values(result: Result) -> dict[str, float]:
-    """The figures of an evaluation, and the ends of intervals of premiums."""
-    values = {}
-    for figure in result.figures:
-        values[figure.name] = figure.value
-        if figure.interval and figure.name.endswith("premium"):
-            values[f"{figure.name}_low"], values[f"{figure.name}_high"] = figure.interval
-    return values
+def _until(documents: Iterable[bytes], max_bytes: int | None) -> Iterator[bytes]:
+    """The documents up to the one that reaches so many bytes."""
+    left = math.inf if max_bytes is None else max_bytes
+    for document in documents:
+        yield document
+        left -= len(document)
+        if left <= 0:
+            return
 
 
-def text_figures(
-    loaded: LoadedModel, documents: Sequence[bytes], *, cut: bool = False
-) -> tuple[dict[str, Any], int]:
-    """What a decoder makes of documents.
-
-    Args:
-        loaded: the model.
-        documents: whole, but for the last one if it is `cut`.
-        cut: whether it is, so that its END does not count.
-
-    Returns:
-        a report ready for JSON (`figures`: bits per byte and the ends of its interval, as
-        `RunRecord` names them; `document_bits` and `document_bytes`), and the symbols scored.
-
-    Raises:
-        UserError: for a model that diverged.
-    """
-    scores = loaded.score_documents(documents, batch_size=BATCH)
-    scores = scores.without_last_end() if cut else scores
-    bits = scores.bits_per_byte()
-    if not math.isfinite(bits):
-        raise UserError(f"its test bits per byte are {bits}: it diverged.")
-    interval = scores.interval()
-    report = {
-        "figures": {
-            "bpb": bits,
-            **({} if interval is None else {"bpb_low": interval[0], "bpb_high": interval[1]}),
-            "bpb_with_end": scores.bits_per_byte(with_end=True),
-        },
-        "document_bits": scores.bits().tolist(),
-        "document_bytes": scores.bytes.tolist(),
-    }
-    return report, int(scores.symbols.sum())
+def _checked(result: Result, loaded: LoadedModel) -> RunResult:
+    """The result of a test that counts bits; the first of its figures are those bits."""
+    bits = result.figures[0]
+    if not math.isfinite(bits.value):
+        raise UserError(f"its test {MEASURES[bits.name]} are {bits.value}: it diverged.")
+    return RunResult(
+        named_figures(result.figures, upper_bound=loaded.tokenizer is not None),
+        tuple(result.documents.bits.tolist()),
+        tuple(result.documents.bytes.tolist()),
+    )
 
 
-def beginnings(documents: Sequence[bytes], max_bytes: int) -> list[bytes]:
-    """As many bytes from the beginning of each document, about `max_bytes` of all at most."""
-    share = -(-max_bytes // len(documents))
-    return [document[:share] for document in documents]
-
-
-def adaptation_figures(
+def measure_adaptation(
     run_dir: Path,
     config: ExperimentConfig,
-    *,
     name: str,
     before: Path,
     home: DataConfig,
     max_bytes: int | None,
-) -> dict[str, Any]:
-    """What a run that went on from another one, on other text, learned and forgot.
+) -> RunResult:
+    """Tests what a run that continued another one, on other text, learned and forgot.
 
     Args:
         run_dir: of the run.
         config: of the run.
         name: of the adaptation.
-        before: directory of the run that it went on from.
+        before: directory of the run that it continued.
         home: the text of that one.
         max_bytes: of each test.
 
     Returns:
-        `figures` named `adapted/NAME/` and: `before` and `bpb`, bits per byte of the new text's
-        test before and behind; `early`, of its validation after a tenth of the training;
-        `forgetting`, by how much the bits per byte of the old text's test rose.
+        figures named `adapted/NAME/` and: `before` and `bpb`, bits per byte of the new text's test
+        before and after; `early`, of its validation after a tenth of the training; `forgetting`,
+        by how much the bits per byte of the old text's test rose.
     """
     old, new = load(before), load(run_dir, config.train.steps)
 
@@ -151,56 +126,91 @@ def adaptation_figures(
         return loaded.score_documents(documents, batch_size=BATCH).bits_per_byte()
 
     validations = [r["validation_bpb"] for r in metrics(run_dir) if "validation_bpb" in r]
-    figures = {
+    values = {
         "before": bits(old, config.data),
         "bpb": bits(new, config.data),
         "early": validations[0],
         "forgetting": bits(new, home) - bits(old, home),
     }
-    return {"figures": {f"adapted/{name}/{key}": value for key, value in figures.items()}}
+    upper_bound = new.tokenizer is not None
+    values = {f"adapted/{name}/{key}": value for key, value in values.items()}
+    return RunResult(run_figures(values, upper_bound=upper_bound))
+
+
+def document_beginnings(documents: Sequence[bytes], max_bytes: int) -> list[bytes]:
+    """Equally many bytes from the beginning of each document, about `max_bytes` in all at most."""
+    share = -(-max_bytes // len(documents))
+    return [document[:share] for document in documents]
 
 
 def curve(
-    records: Sequence[Mapping[str, Any]],
-    flops_per_step: float,
-    bytes_per_step: float,
-    measure: str = "validation_bpb",
+    run: Run, records: Sequence[Mapping[str, Any]], measure: str
 ) -> tuple[tuple[float, float, float], ...]:
-    """Validations as (FLOPs of training, bytes of text, bits), of the metric `measure`."""
+    """Validations as (training FLOPs, bytes of text, bits)."""
+    name = f"validation_{measure}"
     return tuple(
-        (r["step"] * flops_per_step, r["step"] * bytes_per_step, r[measure])
+        (r["step"] * run.flops_per_step, r["step"] * run.bytes_per_step, r[name])
         for r in records
-        if r.get(measure) is not None
+        if r.get(name) is not None
     )
 
 
-def training_speed(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The median of the records."""
+def training_figures(
+    run: Run, records: Sequence[Mapping[str, Any]], measure: str
+) -> dict[str, float]:
+    """What the training of a run cost and recorded.
+
+    Args:
+        run: that is trained.
+        records: of its metrics.
+        measure: name of the bits.
+
+    Returns:
+        `train_flops`, `parameters`, `parameters_without_embeddings`, `train_bytes_per_second` (the
+        median of the records), `compile_seconds`, `training_seconds`; and of the last validation
+        `validation_bits`, `bytes_per_patch` and `overflow`, the share of patches without a slot.
+    """
+    figures = {"train_flops": run.config.train.steps * run.flops_per_step}
+    figures |= parameter_counts(run.config)
+    names = {
+        "validation_bits": f"validation_{measure}",
+        "bytes_per_patch": "validation/bytes_per_patch",
+        "overflow": "validation/overflow",
+    }
+    for name, metric in names.items():
+        values = [r[metric] for r in records if r.get(metric) is not None]
+        if values:
+            figures[name] = values[-1]
     speeds = [r["bytes_per_second"] for r in records if r.get("bytes_per_second")]
-    found = {"train_bytes_per_second": float(np.median(speeds))} if speeds else {}
+    if speeds:
+        figures["train_bytes_per_second"] = float(np.median(speeds))
     if records and "compile_seconds" in records[-1]:
-        found["compile_seconds"] = records[-1]["compile_seconds"]
-        found["training_seconds"] = records[-1]["seconds"]
-    return found
+        figures["compile_seconds"] = records[-1]["compile_seconds"]
+        figures["training_seconds"] = records[-1]["seconds"]
+    return figures
 
 
 def parameter_counts(config: ExperimentConfig) -> dict[str, float]:
-    """How many parameters there are, and how many without embeddings and the head."""
+    """The number of parameters, and of those that are not in embeddings or the head."""
     total, rest = count_parameters(config.model)
     return {"parameters": float(total), "parameters_without_embeddings": float(rest)}
 
 
-def _inference(
+def inference_costs(
     config: ExperimentConfig, data: OpenData, loaded: LoadedModel, symbols: int
 ) -> dict[str, float]:
-    """FLOPs of a forward pass for a byte of the test text, of the patches that it had and of those
-    that there is room for; and its bytes per patch.
+    """Forward FLOPs per byte of the test text, and the mean bytes per patch.
 
     Args:
         config: of the run.
         data: its text.
         loaded: its model.
-        symbols: how many of the test split, from its beginning, as packed rows.
+        symbols: of the test split, from its beginning, in packed rows.
+
+    Returns:
+        `inference_flops_per_byte` for the patches that the text has,
+        `inference_flops_per_byte_capacity` for all slots, `context_bytes` of a row, and
+        `bytes_per_patch` in families with patches.
     """
     mesh = config.mesh.build()
     program = build_program(config, mesh)
@@ -212,10 +222,9 @@ def _inference(
             rows += float((batch.document_ids > 0).any(axis=1).sum())
             patches += float(sums.patches or 0)
             size += float(sums.bytes)
+    flops = row_flops(config, patches / rows if patches else None)
     figures = {
-        "inference_flops_per_byte": row_flops(config, patches / rows if patches else None)
-        * rows
-        / size,
+        "inference_flops_per_byte": flops * rows / size,
         "inference_flops_per_byte_capacity": row_flops(config) * rows / size,
         "context_bytes": size / rows,
     }

@@ -1,254 +1,321 @@
 """The plan of an ablation or a comparison: which runs there are, and which are left to do."""
 
+import dataclasses
 import math
+import shlex
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 from bytelm.core.errors import UserError
+from bytelm.core.figure import Figure
 from bytelm.core.terminal_text import say
-from bytelm.experiments.record import RunRecord, State, SweepRow
-from bytelm.experiments.runs import TEST_REPORT, Outcome, carry_out, is_trained, metrics
+from bytelm.experiments.figures import run_figures
+from bytelm.experiments.measurements import curve, training_figures
+from bytelm.experiments.records import Heading, RunRecord, RunState, SweepRow
+from bytelm.experiments.report.write import show_results, write_report
+from bytelm.experiments.runs import (
+    TEST_REPORT,
+    Outcome,
+    Run,
+    RunResult,
+    carry_out,
+    check_saved,
+    is_trained,
+    metrics,
+)
 from bytelm.experiments.same_text import check_text
-from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.program import forget_programs, shares_program
 from bytelm.training.run_directory import lock
 
 
-class PlannedRun(Protocol):
-    """A run of a plan."""
-
-    @property
-    def name(self) -> str:
-        """Of its directory; no two runs share one."""
-
-    @property
-    def contender(self) -> str:
-        """What is compared: a model of a comparison, or a point of an ablation."""
-
-    @property
-    def seed(self) -> int:
-        """Of the run."""
-
-    @property
-    def multiple(self) -> float:
-        """Of the contender's own learning rate."""
-
-    @property
-    def config(self) -> ExperimentConfig:
-        """With everything that the run needs."""
-
-
-R = TypeVar("R", bound=PlannedRun)
-
-
-class Plan(ABC, Generic[R]):
-    """The runs of several contenders, and what is known of them.
-
-    Each contender first tries every learning rate (the sweep); the one with the fewest validation
-    bits is kept for its final runs, which are tested.
+class Stage(NamedTuple):
+    """Runs that are done one after another.
 
     Attributes:
-        output: directory of the runs and the report.
-        contenders: their names.
-        learning_rates: multiples of each contender's own rate that are tried.
-        sweep: the runs that try them.
+        name: what one of them is called.
+        runs: lists them; what is known may change until the stage begins.
+        do: does what is left of one.
+        tested: whether they end with a test.
+    """
+
+    name: str
+    runs: Callable[[], Sequence[Run]]
+    do: Callable[[Run], Outcome]
+    tested: bool
+
+
+class Plan(ABC):
+    """The runs of several contenders, and what is known of them.
+
+    Each contender first tries every learning rate (the sweep). The one with the fewest validation
+    bits is kept for its final runs, which are tested. Making a plan runs and writes nothing.
+
+    Args:
+        output: directory of the report.
+        folder: directory of the runs.
+        runs: the final runs at every learning rate; those of a contender at one rate in order,
+            the first of which is its run in the sweep.
+        measure: name of the bits that they are compared by.
+
+    Attributes:
+        sweep: the runs that try learning rates; empty if there is only one.
         outcomes: of the runs that were done or looked at, by name.
-        measure: name of the validation bits in the runs' metrics.
     """
 
     def __init__(
         self,
         output: Path,
-        contenders: Sequence[str],
-        learning_rates: Sequence[float],
-        measure: str = "validation_bpb",
+        folder: Path,
+        runs: Sequence[Run],
+        *,
+        measure: str = "bpb",
     ):
         self.output = output
-        self.contenders = list(contenders)
-        self.learning_rates = list(learning_rates)
+        self.folder = folder
         self.measure = measure
-        self.sweep: list[R] = []
+        self._runs: dict[str, dict[float, list[Run]]] = {}
+        for run in runs:
+            of_contender = self._runs.setdefault(run.contender, {})
+            of_contender.setdefault(run.multiple, []).append(run)
+        rates = len(next(iter(self._runs.values())))
+        firsts = [each[0] for by_rate in self._runs.values() for each in by_rate.values()]
+        self.sweep = firsts if rates > 1 else []
         self.outcomes: dict[str, Outcome] = {}
+        self._validation: dict[str, float] = {}
 
     @abstractmethod
-    def runs_of(self, contender: str, multiple: float) -> list[R]:
-        """The final runs of a contender at a multiple of its learning rate."""
+    def heading(self) -> Heading:
+        """What the report says about the whole."""
 
     @abstractmethod
-    def train_and_test(self, run: R) -> Outcome:
-        """Does what is left to do of a final run."""
+    def test(self, run: Run) -> RunResult:
+        """Tests a run that is trained."""
 
     @abstractmethod
-    def report(self, *, images: bool = False) -> None:
-        """Writes what is known; `images` too, which take longest."""
+    def asked(self, run: Run) -> Mapping[str, Any]:
+        """What the test of a run depends on besides its config, ready for JSON."""
 
-    def run_dir(self, run: R) -> Path:
-        """Where a run is."""
-        return self.output / run.name
+    def figures(self, run: Run, result: RunResult) -> Mapping[str, Figure]:
+        """The figures of a run that is done."""
+        records = metrics(self.run_dir(run))
+        values = training_figures(run, records, self.measure)
+        return {**run_figures(values, upper_bound=run.upper_bound), **result.figures}
 
-    def key(self, run: R) -> str:
-        """Of a run in `outcomes`."""
-        return run.name
+    def stages(self) -> list[Stage]:
+        """The runs in order."""
+        return [
+            Stage("learning rate", lambda: self.sweep, self._train_only, tested=False),
+            Stage("run", self.final, self.train_and_test, tested=True),
+        ]
 
-    def validation(self, run: R) -> float | None:
+    def finish(self) -> None:  # noqa: B027 (most have nothing to do)
+        """What follows the last run, unless a signal asked to stop."""
+
+    def is_done(self, run: Run) -> bool:
+        """Whether it is trained and tested."""
+        outcome = self.outcomes.get(run.name)
+        return outcome is not None and outcome.report is not None
+
+    def run_dir(self, run: Run) -> Path:
+        """The directory of a run."""
+        return self.folder / run.name
+
+    def execute(self, task: int | None = None) -> int:
+        """Does everything that is left, or one task; returns an exit status.
+
+        Raises:
+            UserError: if a directory holds a run of another config or text, before anything runs.
+        """
+        for by_rate in self._runs.values():
+            for runs in by_rate.values():
+                for run in runs:
+                    check_saved(self.run_dir(run), run.config)
+        self.output.mkdir(parents=True, exist_ok=True)
+        return self.do_all() if task is None else self.do_task(task)
+
+    def final(self) -> list[Run]:
+        """The runs that are tested, of contenders whose learning rate is known."""
+        known = {name: self.chosen(name) for name in self._runs}
+        runs = [
+            run
+            for name, multiple in known.items()
+            if multiple is not None
+            for run in self._runs[name][multiple]
+        ]
+        return sorted(runs, key=lambda run: run.budget)
+
+    def validation(self, run: Run) -> float | None:
         """The last validation bits of a run that is trained; infinite if it diverged."""
-        if not is_trained(self.run_dir(run), run.config):
-            return None
-        found = [r[self.measure] for r in metrics(self.run_dir(run)) if self.measure in r]
-        return math.inf if found[-1] is None else found[-1]
+        if run.name not in self._validation:
+            run_dir = self.run_dir(run)
+            if not is_trained(run_dir, run.config):
+                return None
+            name = f"validation_{self.measure}"
+            bits = [record[name] for record in metrics(run_dir) if name in record][-1]
+            self._validation[run.name] = math.inf if bits is None else bits
+        return self._validation[run.name]
 
     def chosen(self, contender: str) -> float | None:
-        """The multiple of the learning rate that is best for a contender; None if not known yet."""
-        if len(self.learning_rates) == 1:
-            return self.learning_rates[0]
-        swept = [run for run in self.sweep if run.contender == contender]
-        bits = {run.multiple: self.validation(run) for run in swept if not self._failed(run)}
+        """The multiple of the learning rate that is best for a contender; None if unknown yet."""
+        if not self.sweep:
+            return next(iter(self._runs[contender]))
+        swept = [run for run in self._swept(contender) if not self._failed(run)]
+        bits = {run.multiple: self.validation(run) for run in swept}
         known = {multiple: value for multiple, value in bits.items() if value is not None}
         if not known or len(known) < len(bits):
             return None
         return min(known, key=lambda multiple: known[multiple])
 
-    def final(self) -> list[R]:
-        """The runs that are tested, of the contenders whose learning rate is known."""
-        return [
-            run
-            for name in self.contenders
-            if (multiple := self.chosen(name)) is not None
-            for run in self.runs_of(name, multiple)
-        ]
+    def _swept(self, contender: str) -> list[Run]:
+        return [run for run in self.sweep if run.contender == contender]
+
+    def _failed(self, run: Run) -> bool:
+        """Whether it cannot be trained, for instance because its learning rate is too large."""
+        outcome = self.outcomes.get(run.name)
+        return outcome is not None and outcome.state == "failed"
 
     def sweep_rows(self) -> tuple[SweepRow, ...]:
-        """What is known of the learning rates; empty where there is one alone."""
-        if len(self.learning_rates) == 1:
-            return ()
+        """What is known of the learning rates."""
+        chosen = {name: self.chosen(name) for name in self._runs}
         return tuple(
             SweepRow(
                 run.contender,
                 run.config.optimizer.learning_rate,
                 self.validation(run),
-                run.multiple == self.chosen(run.contender),
+                run.multiple == chosen[run.contender],
             )
             for run in self.sweep
         )
 
-    def before_the_rate(self, contender: str) -> tuple[State, str]:
-        """State and reason of a contender's final runs while its learning rate is not known."""
-        swept = [run for run in self.sweep if run.contender == contender]
-        outcomes = [self.outcomes.get(self.key(run)) for run in swept]
+    def records(self) -> list[RunRecord]:
+        """What is known of the final runs, smallest budgets first."""
+        records = []
+        for name, by_rate in self._runs.items():
+            multiple = self.chosen(name)
+            if multiple is not None:
+                records += [self._record(run) for run in by_rate[multiple]]
+            else:
+                state, reason = self._before_the_rate(name)
+                records += [
+                    RunRecord(name, run.corpus, run.budget, run.seed, state, reason)
+                    for run in next(iter(by_rate.values()))
+                ]
+        return sorted(records, key=lambda record: record.budget)
+
+    def _before_the_rate(self, contender: str) -> tuple[RunState, str]:
+        """State and reason of a contender's final runs while its learning rate is unknown."""
+        outcomes = [self.outcomes.get(run.name) for run in self._swept(contender)]
         failed = [outcome for outcome in outcomes if outcome and outcome.state == "failed"]
         if len(failed) < len(outcomes):
             return "waiting", ""
         return "failed", f"no learning rate can be trained: {failed[0].reason}"
 
-    def record(self, run: R, corpus: str = "", budget: float = 0.0) -> RunRecord:
-        """What is known of a run without its report; "waiting" if it is not tested yet."""
-        outcome = self.outcomes.get(self.key(run)) or Outcome("waiting")
-        is_tested = outcome.state != "done" or bool(outcome.report)
-        return RunRecord(
+    def _record(self, run: Run) -> RunRecord:
+        outcome = self.outcomes.get(run.name) or Outcome("waiting")
+        if outcome.state == "done" and outcome.report is None:
+            outcome = Outcome("waiting")  # it is trained, as one of the sweep, and not yet tested
+        record = RunRecord(
             run.contender,
-            corpus,
-            budget,
+            run.corpus,
+            run.budget,
             run.seed,
-            outcome.state if is_tested else "waiting",  # else it is trained for the sweep alone
+            outcome.state,
             outcome.reason,
             learning_rate=run.config.optimizer.learning_rate,
             steps=run.config.train.steps,
-            upper_bound=run.config.data.task.tokenizer is not None,
+            upper_bound=run.upper_bound,
+        )
+        if outcome.report is None:
+            return record
+        return dataclasses.replace(
+            record,
+            figures=self.figures(run, outcome.report),
+            document_bits=outcome.report.document_bits,
+            document_bytes=outcome.report.document_bytes,
+            curve=curve(run, metrics(self.run_dir(run)), self.measure),
         )
 
-    def count(self) -> int:
-        """How many tasks there are, those of the sweep first."""
-        first = self.learning_rates[0]
-        return len(self.sweep) + sum(len(self.runs_of(name, first)) for name in self.contenders)
+    def report(self, *, images: bool = False) -> None:
+        """Writes what is known; `images` too, which take longest."""
+        write_report(self._full_heading(), self.records(), self.output, images=images)
+
+    def _full_heading(self) -> Heading:
+        return dataclasses.replace(self.heading(), sweep=self.sweep_rows())
 
     def do_task(self, number: int) -> int:
         """Does the run of that number alone; returns an exit status."""
-        count = self.count()
+        firsts = {name: next(iter(by_rate.values())) for name, by_rate in self._runs.items()}
+        finals = [(name, place) for name, runs in firsts.items() for place in range(len(runs))]
+        count = len(self.sweep) + len(finals)
         if not 0 <= number < count:
             raise UserError(f"there is no task {number}; there are {count}, from 0 on.")
         if number < len(self.sweep):
             run = self.sweep[number]
-            outcome = self.train_only(run)
+            outcome = self._train_only(run)
         else:
-            run = self._final_task(number)
+            name, place = finals[number - len(self.sweep)]
+            multiple = self.chosen(name)
+            if multiple is None:
+                raise UserError(
+                    f"task {number} needs the learning rate of {name}; let the tasks of the sweep "
+                    f"(0 to {len(self.sweep) - 1}) end first."
+                )
+            run = self._runs[name][multiple][place]
             outcome = self.train_and_test(run)
         say(f"{run.name}: {outcome.state} {outcome.reason}".rstrip())
         return {"done": 0, "failed": 1, "stopped": 143}[outcome.state]
 
-    def _final_task(self, number: int) -> R:
-        place, first = number - len(self.sweep), self.learning_rates[0]
-        for name in self.contenders:
-            each = len(self.runs_of(name, first))
-            if place < each:
-                break
-            place -= each
-        multiple = self.chosen(name)
-        if multiple is None:
-            raise UserError(
-                f"task {number} needs the learning rate of {name}; let the tasks of the sweep "
-                f"(0 to {len(self.sweep) - 1}) end first."
-            )
-        return self.runs_of(name, multiple)[place]
-
     def do_all(self) -> int:
         """Does all runs that are left, and writes the report after each; an exit status."""
         with lock(self.output):
-            # What is known of finished runs is in every report, so that it loses no figure.
-            for runs, do in self.tested():
-                for run in runs():
+            # Finished runs come first, so that no report on the way lacks their figures.
+            for stage in self.stages():
+                for run in stage.runs() if stage.tested else ():
                     if (self.run_dir(run) / TEST_REPORT).exists():
-                        self.outcomes[self.key(run)] = do(run)
+                        self.outcomes[run.name] = stage.do(run)
             self.report()
-            stopped = any(self.do_each(runs(), do, what) for runs, do, what in self.stages())
+            stopped = any(self._do_stage(stage) for stage in self.stages())
             if not stopped:
-                self.afterwards()
+                self.finish()
             self.report(images=True)
+        show_results(self._full_heading(), self.records())
+        say(f"report: {self.output / 'report.html'}")
         if stopped:
             say("stopped on request; the same command goes on")
             return 143
         return 1 if any(outcome.state == "failed" for outcome in self.outcomes.values()) else 0
 
-    def tested(self) -> list[tuple[Callable[[], list[R]], Callable[[R], Outcome]]]:
-        """The runs that end with a test, and what does them."""
-        return [(self.final, self.train_and_test)]
-
-    def stages(self) -> list[tuple[Callable[[], list[R]], Callable[[R], Outcome], str]]:
-        """The runs in order, what does them, and what they are called."""
-        sweep = self.sweep if len(self.learning_rates) > 1 else []
-        return [
-            (lambda: sweep, self.train_only, "learning rate"),
-            (self.final, self.train_and_test, "run"),
-        ]
-
-    def afterwards(self) -> None:
-        """What follows the last run, unless a signal asked to stop."""
-
-    def do_each(self, runs: Sequence[R], do: Callable[[R], Outcome], what: str) -> bool:
-        """Does runs one after another; whether a signal asked to stop."""
+    def _do_stage(self, stage: Stage) -> bool:
+        """Does runs one after another; returns whether a signal asked to stop."""
+        runs = stage.runs()
         for number, run in enumerate(runs, 1):
-            # Text may change while runs before this one are trained.
+            # Text may change while earlier runs are trained.
             done = [*self.sweep, *self.final(), *runs]
             check_text((self.run_dir(each), each.config) for each in done)
-            say(f"{what} {number} of {len(runs)}: {run.name}, {run.config.train.steps} steps")
-            self.outcomes[self.key(run)] = do(run)
+            say(f"{stage.name} {number} of {len(runs)}: {run.name}, {run.config.train.steps} steps")
+            self.outcomes[run.name] = stage.do(run)
             self.report()
-            # What a run compiled is kept as long as the next one needs it, and no longer.
+            # What a run compiled is kept while the next one needs it, and no longer.
             if number == len(runs) or not shares_program(run.config, runs[number].config):
                 forget_programs()
-            if self.outcomes[self.key(run)].state == "stopped":
+            if self.outcomes[run.name].state == "stopped":
                 return True
         return False
 
-    def train_only(self, run: R) -> Outcome:
-        """Does a run of the sweep."""
-        tested = self.outcomes.get(self.key(run))  # one of the sweep is a final run as well
-        if tested is not None and tested.report:
-            return tested
+    def train_and_test(self, run: Run) -> Outcome:
+        """Does what is left of a run that ends with a test."""
+        return carry_out(self.run_dir(run), run.config, lambda *_: self.test(run), self.asked(run))
+
+    def _train_only(self, run: Run) -> Outcome:
+        """Does a run of the sweep, which may be a final run that is tested already."""
+        if self.is_done(run):
+            return self.outcomes[run.name]
         return carry_out(self.run_dir(run), run.config, None, {})
 
-    def _failed(self, run: R) -> bool:
-        """Whether it cannot be trained, as with a learning rate that is too large."""
-        outcome = self.outcomes.get(self.key(run))
-        return outcome is not None and outcome.state == "failed"
+
+def command_line() -> str:
+    """The command that runs the plan, for its report."""
+    return shlex.join(["bytelm", *sys.argv[1:]])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +11,12 @@ import jax
 from bytelm.core.atomic_write import write_whole
 from bytelm.core.config_json import differences, to_dict
 from bytelm.core.errors import UserError
+from bytelm.core.figure import Figure
 from bytelm.core.terminal_text import say
 from bytelm.data.loader import ValidationBatches
 from bytelm.data.open_data import Documents, OpenData
-from bytelm.experiments.record import State
+from bytelm.experiments.figures import saved_figures
+from bytelm.experiments.records import RunState
 from bytelm.experiments.same_text import check_text
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.checkpoints.checkpoint import last_step
@@ -27,7 +30,69 @@ from bytelm.training.upgrades import upgraded
 
 TEST_REPORT = "test_report.json"
 """File of a run directory that holds its test."""
-METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of an ablation or a comparison.
+
+    Attributes:
+        name: of its directory; no two runs share one.
+        contender: its name.
+        seed: of the run.
+        multiple: of the contender's own learning rate.
+        config: with everything that the run needs.
+        flops_per_step: of training.
+        bytes_per_step: of text, on average; in an ablation its symbols.
+        corpus: name of the text; "" in an ablation.
+        budget: on the comparison's axis; 0 in an ablation.
+        initial: the run that this one continues from, on other text; None for a fresh one.
+    """
+
+    name: str
+    contender: str
+    seed: int
+    multiple: float
+    config: ExperimentConfig
+    flops_per_step: float
+    bytes_per_step: float
+    corpus: str = ""
+    budget: float = 0.0
+    initial: "Run | None" = None
+
+    @property
+    def upper_bound(self) -> bool:
+        """Whether its bits are those of one tokenisation, and so upper bounds."""
+        return self.config.data.task.tokenizer is not None
+
+
+class RunResult(NamedTuple):
+    """What the test of a run found.
+
+    Attributes:
+        figures: by name.
+        document_bits: bits of each test document.
+        document_bytes: its raw bytes.
+    """
+
+    figures: Mapping[str, Figure]
+    document_bits: tuple[float, ...] = ()
+    document_bytes: tuple[float, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The file's form."""
+        figures = {name: figure.to_json() for name, figure in self.figures.items()}
+        return {**self._asdict(), "figures": figures}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any], *, upper_bound: bool) -> "RunResult":
+        """What `to_json` wrote, or an older version of it.
+
+        Args:
+            upper_bound: whether bits are upper bounds, which older files do not say.
+        """
+        bits, sizes = (tuple(fields.get(n, ())) for n in ("document_bits", "document_bytes"))
+        return cls(saved_figures(fields["figures"], upper_bound=upper_bound), bits, sizes)
 
 
 class Outcome(NamedTuple):
@@ -35,26 +100,26 @@ class Outcome(NamedTuple):
     "stopped" by a signal.
     """
 
-    state: State
+    state: RunState
     reason: str = ""
-    report: Mapping[str, Any] = {}
-    """What its test found, if it is done."""
+    report: RunResult | None = None
+    """What its test found, if it was tested."""
 
 
 def carry_out(
     run_dir: Path,
     config: ExperimentConfig,
-    test: Callable[[Path, ExperimentConfig], dict[str, Any]] | None,
+    test: Callable[[Path, ExperimentConfig], RunResult] | None,
     asked: Mapping[str, Any],
 ) -> Outcome:
-    """Does of a run what is left to do. No failure of its own is raised.
+    """Does what is left of a run. A failure of the run is returned, not raised.
 
     Args:
         run_dir: of the run.
         config: of the run.
-        test: makes the report of a run that is trained, ready for JSON; None for no test.
-        asked: what else the report depends on, ready for JSON; one of the same config and of the
-            same wishes is not made again.
+        test: tests a run that is trained; None for no test.
+        asked: what else the test depends on, ready for JSON; a saved report of the same config
+            and the same values is taken as it is.
     """
     try:
         _check_test(config)
@@ -90,7 +155,7 @@ def is_trained(run_dir: Path, config: ExperimentConfig) -> bool:
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
     """What a run recorded, in order."""
-    return read_records(run_dir / METRICS)
+    return read_records(run_dir / "metrics.jsonl")
 
 
 def _check_test(config: ExperimentConfig) -> None:
@@ -105,7 +170,7 @@ def _train(run_dir: Path, config: ExperimentConfig) -> int | None:
     """Trains to the end, or up to the step that it returns when it is interrupted."""
     run_dir.mkdir(parents=True, exist_ok=True)
     with lock(run_dir):
-        (run_dir / TEST_REPORT).unlink(missing_ok=True)  # it is of parameters that there were
+        (run_dir / TEST_REPORT).unlink(missing_ok=True)  # of earlier parameters
         try:
             result = train(config, run_dir, resume=True)
         except UserError:
@@ -117,24 +182,25 @@ def _train(run_dir: Path, config: ExperimentConfig) -> int | None:
 def _tested(
     run_dir: Path,
     config: ExperimentConfig,
-    test: Callable[[Path, ExperimentConfig], dict[str, Any]],
+    test: Callable[[Path, ExperimentConfig], RunResult],
     asked: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The report on the test split, from the file if it is there already."""
+) -> RunResult:
+    """The report on the test split, from its file if that is of the same config and test."""
     path = run_dir / TEST_REPORT
-    if (report := _read_report(path)) is not None:
-        changed = differences(upgraded(report["config"]), to_dict(config))
-        if {key: report.get(key) for key in asked} == asked and all(
+    if (found := _read_report(path)) is not None:
+        changed = differences(upgraded(found["config"]), to_dict(config))
+        if {key: found.get(key) for key in asked} == asked and all(
             field.startswith(FREE) for field, _, _ in changed
         ):
-            return report
-    report = {**test(run_dir, config), **asked, "config": as_saved(config)}
-    write_whole(path, json.dumps(report, indent=2) + "\n")
+            return RunResult.from_json(found, upper_bound=config.data.task.tokenizer is not None)
+    report = test(run_dir, config)
+    content = {**report.to_json(), **asked, "config": as_saved(config)}
+    write_whole(path, json.dumps(content, indent=2) + "\n")
     return report
 
 
 def _read_report(path: Path) -> dict[str, Any] | None:
-    """A report; None where there is none that can be read, which is then made again."""
+    """The content of a report's file; None if it cannot be read, and the test must be repeated."""
     try:
         report = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Whether runs are of the text that their files hold now, so that one table is of one text."""
+"""Checks that runs read the text that their files hold now, so that a table is of one text."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -13,14 +13,14 @@ from bytelm.training.experiment import ExperimentConfig
 
 
 def check_text(runs: Iterable[tuple[Path, ExperimentConfig]]) -> None:
-    """Compares the text that runs read, as their records tell, with what they would read now.
+    """Compares the text that runs have read, by their records, with what they would read now.
 
     Args:
         runs: directory and config of each; those that have not started, and older ones without a
-            record, are passed over.
+            record, are skipped.
 
     Raises:
-        UserError: for a run whose text has changed, its test split too, or is gone.
+        UserError: for a run whose text, or test split, has changed or is gone.
     """
     known: dict[Any, list[dict[str, Any]]] = {}
     for run_dir, config in runs:
@@ -42,5 +42,5 @@ def check_text(runs: Iterable[tuple[Path, ExperimentConfig]]) -> None:
 
 
 def _differ(had: str | None, has: str | None) -> bool:
-    """Whether both are known and not the same."""
+    """Whether both are known and differ."""
     return had is not None and has is not None and had != has

@@ -7,8 +7,9 @@ from typing import Any
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig
 from bytelm.data.open_data import OpenData
-from bytelm.experiments.changes import changed
-from bytelm.experiments.comparison import TOLERANCE, Comparison, Run, contender_config
+from bytelm.experiments.comparison import TOLERANCE, Comparison, contender_config
+from bytelm.experiments.contenders import changed
+from bytelm.experiments.runs import Run
 from bytelm.training.cost import row_flops
 from bytelm.training.experiment import ExperimentConfig
 
@@ -16,6 +17,11 @@ VALIDATIONS = 10
 """Validations of a run: the points of its learning curve."""
 VALIDATION_BYTES = 2**16
 """Text of each validation, the same for all contenders."""
+
+
+def run_name(contender: str, corpus: str, budget: float, multiple: float, seed: int) -> str:
+    """The name of a run's directory."""
+    return f"{contender}-{corpus}-{budget:g}-lr{multiple:g}-s{seed}"
 
 
 def sized_run(
@@ -28,10 +34,10 @@ def sized_run(
     seed: int,
     multiple: float,
 ) -> Run:
-    """A run of as many steps as its budget pays.
+    """A run of as many steps as its budget pays for.
 
-    FLOPs of training are three forward passes with all patches that there is room for, since those
-    are computed. Bytes of a step are the mean over the corpus: a row holds START and END too.
+    Training FLOPs are those of three forward passes with all slots of patches, since all are
+    computed. The bytes of a step are the mean over the corpus: a row holds START and END too.
 
     Raises:
         UserError: for a bad source, a budget too small for one step, and a size too far from an
@@ -56,21 +62,29 @@ def sized_run(
     rate = config.optimizer.learning_rate * multiple
     config = changed(config, {"optimizer.learning_rate": rate, "train.seed": seed})
     config = _paced(config, steps, symbols)
-    return Run(contender, corpus, budget, seed, multiple, config, flops, size)
+    name = run_name(contender, corpus, budget, multiple, seed)
+    return Run(name, contender, seed, multiple, config, flops, size, corpus, budget)
 
 
 def adapted_run(comparison: Comparison, run: Run, name: str, run_dir: Path) -> Run:
-    """The run that goes on from another one, in `run_dir`, on the text of an adaptation."""
+    """The run that continues another one, in `run_dir`, on the text of the adaptation `name`."""
     data = dataclasses.replace(run.config.data, source=comparison.adaptation[name].source)
     config = changed(run.config, {"data": data, "train.initial": str(run_dir)})
     symbols = bytes_per_symbol(data)
     size = data.batch_size * data.sequence_length * symbols
     config = _paced(config, run.config.train.steps, symbols)
-    return dataclasses.replace(run, corpus=name, config=config, bytes_per_step=size, initial=run)
+    return dataclasses.replace(
+        run,
+        name=run_name(run.contender, name, run.budget, run.multiple, run.seed),
+        corpus=name,
+        config=config,
+        bytes_per_step=size,
+        initial=run,
+    )
 
 
 def bytes_per_symbol(data: DataConfig) -> float:
-    """Bytes of text over symbols of rows, START and END among them, of the train split."""
+    """Bytes of text per symbol of the train split, START and END included."""
     opened = OpenData(data)
     corpora = [opened.corpus(source, "train") for source in opened.sources]
     return sum(each.num_bytes for each in corpora) / sum(each.num_symbols for each in corpora)
@@ -98,7 +112,7 @@ def _nearest_size(
 
 
 def _paced(config: ExperimentConfig, steps: int, symbols: float) -> ExperimentConfig:
-    """So many steps, with validations on the same text for all contenders."""
+    """The config with these steps, and with validations on the same text for all contenders."""
     every = -(-steps // VALIDATIONS)
     changes: dict[str, Any] = {
         "train.steps": steps,

@@ -36,7 +36,7 @@ ablation = Ablation(
             steps=300, log_every=25, validate_every=150, checkpoint_every=150, sample_bytes=0
         ),
     ),
-    points={
+    contenders={
         "whitespace": {"model.segmenter": RulePatches("whitespace")},
         "spacelike": {"model.segmenter": RulePatches("spacelike")},
         "fixed": {"model.segmenter": FixedPatches(4)},

@@ -44,7 +44,7 @@ ablation = Ablation(
             steps=300, log_every=25, validate_every=150, checkpoint_every=150, sample_bytes=0
         ),
     ),
-    points={
+    contenders={
         f"{family}-{patcher}": {"model": replace(model, segmenter=segmenter)}
         for family, model in FAMILIES.items()
         for patcher, segmenter in PATCHERS.items()

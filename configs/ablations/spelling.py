@@ -29,7 +29,7 @@ def shortened(shortening: ShorteningConfig) -> dict[str, MrT5Config]:
 
 ablation = Ablation(
     base=base,
-    points={
+    contenders={
         "byt5": {"train.seed": 0},
         "mrt5-30": shortened(GateShortening(target=0.3, integral=1e-3, score_weight=0.5)),
         "mrt5-50": shortened(GateShortening(target=0.5, integral=1e-3, score_weight=0.5)),

@@ -5,7 +5,8 @@ stop at SIGTERM and go on with the same command, so that they fit into short sli
 """
 
 from bytelm.data.config import DataConfig, Files
-from bytelm.experiments.comparison import Comparison, Contender, Robustness, TokenizerConfig
+from bytelm.evaluation.robustness import Robustness
+from bytelm.experiments.comparison import Comparison, Contender, TokenizerConfig
 from bytelm.models import ModelConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.hat import HATConfig
@@ -103,6 +104,6 @@ comparison = Comparison(
     },
     learning_rates=(0.5, 1.0, 2.0),
     shard_bytes=CONTEXT,
-    robustness=Robustness(),
+    robustness=Robustness(rates=(0.05, 0.15)),
     parallel=("core/pud.test.jsonl.xz",),
 )  # fmt: skip

@@ -242,11 +242,11 @@ def test_ablate_and_segment(capsys, tmp_path, lines, monkeypatch):
         "--data.sequence-length",
         "16",
     ]
-    # The points' own changes win.
+    # The contenders' own changes win.
     assert main(["ablate", str(file), *options, "--train.steps", "3", "--max-bytes", "20"]) == 0
     output = tmp_path / "runs" / "ablations" / "tiny"
     assert json.loads((output / "fixed" / "config.json").read_text())["train"]["steps"] == 1
-    (row,) = json.loads((output / "table.json").read_text())["points"]
+    (row,) = json.loads((output / "report.json").read_text())["contenders"]
     assert row["state"] == "done"
     assert "train.seed: 0 -> 1" in fails(capsys, "ablate", str(file), *options, "--train.seed", "1")
 

@@ -35,6 +35,10 @@ def test_the_new_module_is_there(name):
             "from bytelm.training.optimizer import OptimizerConfig as C; C(name='muon')",
             "OptimizerConfig is now AdamW or Muon, each with its own fields.",
         ),
+        (
+            "from bytelm.experiments.ablation import Ablation; Ablation(None, points={'a': {}})",
+            "points is now contenders.",
+        ),
     ],
 )
 def test_a_file_with_an_old_name_says_the_new_one(tmp_path, line, said):

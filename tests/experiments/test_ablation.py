@@ -14,9 +14,9 @@ from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, Files
 from bytelm.experiments import ablate as module
 from bytelm.experiments import runs
-from bytelm.experiments.ablate import AblationPlan, run_ablation
+from bytelm.experiments.ablate import AblationPlan, ablation_runs, run_ablation
 from bytelm.experiments.ablation import Ablation
-from bytelm.experiments.changes import changed
+from bytelm.experiments.contenders import changed, count_tasks
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
@@ -63,13 +63,18 @@ def ablation(tmp_path_factory) -> Ablation:
 
 
 def table(output: Path) -> list[dict]:
-    """The rows of the table but the speeds, which differ from run to run."""
-    points = json.loads((output / "table.json").read_text())["points"]
-    for row in points:
+    """The rows of the report but the speeds, which differ from run to run."""
+    entries = json.loads((output / "report.json").read_text())["contenders"]
+    for row in entries:
         for holder in (row, *row["runs"]):
             for name in ("train_bytes_per_second", "compile_seconds", "training_seconds"):
                 holder["figures"].pop(name, None)
-    return points
+    return entries
+
+
+def values(row: dict) -> dict[str, float]:
+    """The values of a row's figures."""
+    return {name: figure["value"] for name, figure in row["figures"].items()}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +82,7 @@ def whole(ablation, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("whole") / "ablation"
     held = len(jax.live_arrays())
     assert run_ablation(ablation, output) == 0
-    assert len(jax.live_arrays()) <= held, "a point left arrays behind"
+    assert len(jax.live_arrays()) <= held, "a contender left arrays"
     return output
 
 
@@ -87,41 +92,44 @@ def copy(whole, tmp_path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "ablation"))
 
 
-def test_the_table_tells_all_points(whole, ablation):
+def test_the_report_has_all_contenders(whole, ablation):
     rows = table(whole)
-    assert [(row["point"], row["state"]) for row in rows] == [("first", "done"), ("second", "done")]
+    assert [(row["contender"], row["state"]) for row in rows] == [
+        ("first", "done"),
+        ("second", "done"),
+    ]
     assert [row["changes"] for row in rows] == [{}, {"train.seed": 1}]
     for row in rows:
-        figures = row["figures"]
+        figures = values(row)
         assert 0 < figures["bpb"] < 9
-        assert "bpb_low" not in figures  # two documents are too few for an interval
+        assert "low" not in row["figures"]["bpb"]  # two documents are too few for an interval
         assert 0 < figures["validation_bits"] < 9
         assert 2 < figures["bytes_per_patch"] < 16
         assert figures["parameters"] > 0 and figures["forward_flops_per_byte"] > 0
         (run,) = row["runs"]
         assert len(run["curve"]) == 1 and len(run["document_bits"]) == 2
-    first, second = (row["figures"]["bpb"] for row in rows)
+    first, second = (values(row)["bpb"] for row in rows)
     assert rows[0]["difference"] is None
-    assert rows[1]["difference"]["bpb"] == pytest.approx(second - first) != 0
-    assert (whole / "plot.png").read_bytes().startswith(b"\x89PNG")
-    text = (whole / "table.md").read_text()
+    assert rows[1]["difference"]["value"] == pytest.approx(second - first) != 0
+    assert (whole / "patches.png").read_bytes().startswith(b"\x89PNG")
+    text = (whole / "report.md").read_text()
     assert f"| second | {second:.4f} |" in text and "Differences from first" in text
     with open(whole / "runs.csv") as file:
         assert [float(row["bpb"]) for row in csv.DictReader(file)] == [first, second]
     assert not [path.name for path in whole.iterdir() if path.name.endswith(".tmp")]
 
 
-def test_points_that_are_done_are_not_run_again(whole, copy, ablation, monkeypatch):
+def test_contenders_that_are_done_are_not_run_again(whole, copy, ablation, monkeypatch):
     def never(*_, **__):
         raise AssertionError("was run again")
 
     monkeypatch.setattr(runs, "train", never)
-    monkeypatch.setattr(module, "text_figures", never)
+    monkeypatch.setattr(module, "measure_run", never)
     assert run_ablation(ablation, copy) == 0
     assert table(copy) == table(whole)
 
 
-def test_programs_are_forgotten_after_each_point(copy, ablation):
+def test_programs_are_forgotten_after_each_contender(copy, ablation):
     traced = []
     program = jax.jit(lambda x: traced.append(x) or x)
     program(1.0)
@@ -132,7 +140,7 @@ def test_programs_are_forgotten_after_each_point(copy, ablation):
     assert len(traced) == 2
 
 
-def test_another_extent_of_the_test_is_tested_anew(whole, copy, ablation, monkeypatch):
+def test_another_extent_of_the_test_is_tested_again(whole, copy, ablation, monkeypatch):
     monkeypatch.setattr(runs, "train", None)
     one = Ablation(ablation.base, {"second": SECOND})
     assert run_ablation(one, copy, max_bytes=10) == 0
@@ -142,7 +150,7 @@ def test_another_extent_of_the_test_is_tested_anew(whole, copy, ablation, monkey
 
 
 @pytest.mark.parametrize(("point", "step"), [("first", 0), ("second", 1)])
-def test_an_interrupted_point_goes_on_to_the_same_table(
+def test_an_interrupted_contender_goes_on_to_the_same_report(
     whole, copy, ablation, monkeypatch, point, step
 ):
     shutil.rmtree(copy / point)
@@ -150,21 +158,21 @@ def test_an_interrupted_point_goes_on_to_the_same_table(
     with monkeypatch.context() as patch:
         patch.setattr(StopRequest, "agreed", lambda self: next(asked) == step)
         assert run_ablation(ablation, copy) == 143
-    states = {row["point"]: (row["state"], row["reason"]) for row in table(copy)}
+    states = {row["contender"]: (row["state"], row["reason"]) for row in table(copy)}
     assert states.pop(point) == ("stopped", f"after step {step} of 2")
     assert list(states.values()) == [("done", "")]
     assert run_ablation(ablation, copy) == 0
     assert table(copy) == table(whole)
 
 
-def test_a_stop_keeps_the_points_after_from_starting(ablation, tmp_path, monkeypatch):
+def test_a_stop_keeps_later_contenders_from_starting(ablation, tmp_path, monkeypatch):
     monkeypatch.setattr(StopRequest, "agreed", lambda self: True)
     assert run_ablation(ablation, tmp_path) == 143
     assert [row["state"] for row in table(tmp_path)] == ["stopped", "waiting"]
     assert not (tmp_path / "second").exists()
 
 
-def test_a_point_whose_config_changed_is_refused(whole, copy, ablation):
+def test_a_contender_whose_config_changed_is_refused(whole, copy, ablation):
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
     other = Ablation(ablation.base, {"new": {}, "first": {}, "second": {"train.seed": 2}})
     with pytest.raises(
@@ -182,10 +190,10 @@ def test_text_that_changed_is_refused(whole, copy, ablation, monkeypatch):
         with pytest.raises(UserError, match=r"first is of other text than train.txt holds now"):
             run_ablation(ablation, copy)
         assert table(copy) == table(whole)
-        # As when it changes while a point before is trained.
+        # As if it changed while an earlier contender was trained.
         shutil.rmtree(copy / "second")
         path.write_bytes(text)
-        plan = AblationPlan(ablation, copy)
+        plan = AblationPlan(ablation, copy, ablation_runs(ablation))
         path.write_bytes(text + b"more")
         monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("was trained"))
         with pytest.raises(UserError, match="first is of other text"):
@@ -208,25 +216,25 @@ def test_a_budget_decides_the_steps(copy, ablation, monkeypatch):
     assert table(copy)[0]["state"] == "done"
 
 
-def test_a_point_that_fails_does_not_stop_the_others(whole, copy, ablation, monkeypatch):
+def test_a_contender_that_fails_does_not_stop_the_others(whole, copy, ablation, monkeypatch):
     def diverge(config, run_dir, **_):
         (run_dir / "metrics.jsonl").touch()
         raise UserError("10 steps in a row\nhad a loss | gradient that is not finite.")
 
-    points = {"nowhere": {"data.source.files": ("nothing*.txt",)}, "diverging": {"train.steps": 9}}
+    failing = {"nowhere": {"data.source.files": ("nothing*.txt",)}, "diverging": {"train.steps": 9}}
     with monkeypatch.context() as patch:
         patch.setattr(runs, "train", diverge)
-        both = Ablation(ablation.base, {**points, **ablation.points}, baseline="first")
+        both = Ablation(ablation.base, {**failing, **ablation.contenders}, baseline="first")
         assert run_ablation(both, copy) == 1
     rows = table(copy)
     assert [row["state"] for row in rows] == ["failed", "failed", "done", "done"]
     assert "nothing*.txt" in rows[0]["reason"] and not (copy / "nowhere").exists()
     assert "10 steps in a row" in rows[1]["reason"] and (copy / "diverging").exists()
     assert rows[2:] == table(whole)
-    assert "| failed: 10 steps in a row had a loss \\| gradient" in (copy / "table.md").read_text()
+    assert "| failed: 10 steps in a row had a loss \\| gradient" in (copy / "report.md").read_text()
 
 
-def test_a_point_without_test_text_fails_before_it_trains(ablation, tmp_path, monkeypatch):
+def test_a_contender_without_test_text_fails_before_it_trains(ablation, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "train", None)
     point = {
         "data.source.validation_files": (),
@@ -253,23 +261,23 @@ def test_changes_are_applied_together_and_deeply(ablation):
 
 
 @pytest.mark.parametrize(
-    ("points", "sentence"),
+    ("contenders", "sentence"),
     [
-        ({}, "no points"),
+        ({}, "no contenders"),
         ({"../up": {}}, "directory"),
         (
             {"a": {"model.boundry": "fixed"}},
-            r"point a .*model\.boundry \(did you mean model\.boundary\?\)",
+            r"contender a .*model\.boundry \(did you mean model\.boundary\?\)",
         ),
         ({"a": {"modl.boundary": "fixed"}}, r"modl\.boundary \(did you mean model\?\)"),
         ({"a": {"train.steps.x": 1}}, r"no config field train\.steps\.x"),
-        ({"a": {"train.steps": "many"}}, r"point a .*train\.steps is 'many'"),
-        ({"a": {"model.boundary": "fixed"}}, r"point a .*model\.stride"),
+        ({"a": {"train.steps": "many"}}, r"contender a .*train\.steps is 'many'"),
+        ({"a": {"model.boundary": "fixed"}}, r"contender a .*model\.stride"),
     ],
 )
-def test_bad_points(ablation, points, sentence):
+def test_bad_contenders(ablation, contenders, sentence):
     with pytest.raises(UserError, match=sentence):
-        Ablation(ablation.base, points)
+        Ablation(ablation.base, contenders)
 
 
 def test_seeds_are_averaged_and_rates_are_swept(ablation, tmp_path, capsys, monkeypatch):
@@ -280,8 +288,7 @@ def test_seeds_are_averaged_and_rates_are_swept(ablation, tmp_path, capsys, monk
     )
     two = {"deep": {"model.global_depth": 2}, "base": {}}
     many = Ablation(ablation.base, two, "base", seeds=(3, 4), learning_rates=(1.0, 2.0))
-    plan = AblationPlan(many, tmp_path)
-    assert (len(plan.sweep), plan.count()) == (4, 8)
+    assert count_tasks(many) == (4, 8)
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="task 4 needs the learning rate of deep"):
         run_ablation(many, tmp_path, task=4)
@@ -292,47 +299,41 @@ def test_seeds_are_averaged_and_rates_are_swept(ablation, tmp_path, capsys, monk
     assert run_ablation(many, tmp_path) == 0
     # The two rates of `base` share a program, and so do all that are final of a point.
     assert len(made) == 3
-    results = json.loads((tmp_path / "table.json").read_text())
+    results = json.loads((tmp_path / "report.json").read_text())
     deep, base = table(tmp_path)
     for row in (deep, base):
-        bits = [run["figures"]["bpb"] for run in row["runs"]]
+        bits = [values(run)["bpb"] for run in row["runs"]]
         assert [run["seed"] for run in row["runs"]] == [3, 4] and bits[0] != bits[1]
-        assert row["figures"]["bpb"] == pytest.approx(np.mean(bits))
+        assert values(row)["bpb"] == pytest.approx(np.mean(bits))
         assert row["over_seeds"] == [min(bits), max(bits)]
-        tried = [each for each in results["sweep"] if each["contender"] == row["point"]]
-        best = min(tried, key=lambda each: each["validation_bpb"])
+        tried = [each for each in results["sweep"] if each["contender"] == row["contender"]]
+        best = min(tried, key=lambda each: each["validation_bits"])
         assert [each["chosen"] for each in tried] == [each is best for each in tried]
         assert {run["learning_rate"] for run in row["runs"]} == {best["learning_rate"]}
     assert deep["difference"]["seeds"] == 2 and len(deep["difference"]["by_seed"]) == 2
     assert "less" in capsys.readouterr().out
-    assert "over seeds" in (tmp_path / "table.md").read_text()
+    assert "over seeds" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"baseline": "third"}, "the baseline 'third' is no point"),
+        ({"baseline": "third"}, "the baseline 'third' is no contender"),
         ({"seeds": (1, 1)}, "one of its seeds twice"),
-        ({"seeds": (1, 2)}, "point second changes train.seed"),
+        ({"seeds": (1, 2)}, "contender second changes train.seed"),
         ({"learning_rates": (0.0,)}, "give multiples above 0"),
-        ({"points": {"a": {}, "a-s1": {}}, "seeds": (0, 1)}, None),
-        ({"points": {"a": {}, "a-lr2": {}}, "learning_rates": (1.0, 2.0)}, None),
-        ({"points": {"a": {}, "a-lr1": {}}, "learning_rates": (1.0,)}, None),
+        ({"contenders": {"a": {}, "a-s1": {}}, "seeds": (0, 1)}, None),
+        ({"contenders": {"a": {}, "a-lr2": {}}, "learning_rates": (1.0, 2.0)}, None),
+        ({"contenders": {"a": {}, "a-lr1": {}}, "learning_rates": (1.0,)}, None),
         (
-            {"points": {"a": {}, "a-lr2": {}}, "learning_rates": (1.0, 2.0), "seeds": (0, 1)},
+            {"contenders": {"a": {}, "a-lr2": {}}, "learning_rates": (1.0, 2.0), "seeds": (0, 1)},
             None,
         ),
     ],
 )
 def test_bad_plans(ablation, changes, sentence):
     if sentence is None:
-        names = [
-            run.name
-            for each in [dataclasses.replace(ablation, **changes)]
-            for point in each.points
-            for multiple in each.learning_rates
-            for run in each.runs_of(point, multiple)
-        ]
+        names = [run.name for run in ablation_runs(dataclasses.replace(ablation, **changes))]
         assert len(set(names)) == len(names)
         return
     with pytest.raises(UserError, match=sentence):

@@ -39,33 +39,35 @@ def cells(line):
     return [cell.strip() for cell in line.strip("|\n").split("|")]
 
 
-def test_the_table_of_encoder_decoder_points(tmp_path, capsys):
+def test_the_report_of_encoder_decoders(tmp_path, capsys):
     ablation = Ablation(BASE, {"byt5": {}, "fixed": {"model": FIXED}})
     assert run_ablation(ablation, tmp_path, max_bytes=100) == 0
-    header, _, *lines = (tmp_path / "table.md").read_text().split("\n\n")[0].splitlines()
+    tables = (tmp_path / "report.md").read_text().split("\n\n")
+    header, _, *lines = next(part for part in tables if part.startswith("|")).splitlines()
     columns = cells(header)
-    for name in ("test bits/target byte", "less byt5", "exact match", "deleted"):
+    for name in ("test bits/target byte", "exact match", "deleted"):
         assert name in columns
     assert not [name for name in columns if "bpb" in name or "patch" in name]
     byt5, fixed = (dict(zip(columns, cells(line), strict=True)) for line in lines)
     assert byt5["deleted"] == "" and fixed["deleted"] == "50.00%"
-    assert "bpb" not in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "bpb" not in shown and "less byt5" in shown
 
-    points = json.loads((tmp_path / "table.json").read_text())["points"]
-    bits = [point["figures"]["bits_per_target_byte"] for point in points]
-    for point, row, value in zip(points, (byt5, fixed), bits, strict=True):
-        figures = point["figures"]
-        assert point["state"] == "done" and "bpb" not in figures
-        assert "bits_per_target_byte_low" not in figures  # the rows are too few
+    entries = json.loads((tmp_path / "report.json").read_text())["contenders"]
+    bits = [entry["figures"]["bits_per_target_byte"]["value"] for entry in entries]
+    for entry, row, value in zip(entries, (byt5, fixed), bits, strict=True):
+        figures = {name: figure["value"] for name, figure in entry["figures"].items()}
+        assert entry["state"] == "done" and "bpb" not in figures
+        assert "low" not in entry["figures"]["bits_per_target_byte"]  # the rows are too few
         assert row["test bits/target byte"] == f"{value:.4f}"
         assert row["exact match"] == f"{figures['exact_match']:.2%}"
-        (run,) = point["runs"]
+        (run,) = entry["runs"]
         assert len(run["curve"]) == 1 and len(run["document_bits"]) > 1
         total = sum(run["document_bits"]) / sum(run["document_bytes"])
         assert total == pytest.approx(value)
-    assert points[1]["difference"]["bpb"] == pytest.approx(bits[1] - bits[0])
-    assert "encoder_time_saved" in points[1]["figures"]
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert entries[1]["difference"]["value"] == pytest.approx(bits[1] - bits[0])
+    assert "encoder_time_saved" in entries[1]["figures"]
+    assert (tmp_path / "pareto_kept.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_bits_of_texts_and_of_targets_are_not_compared():

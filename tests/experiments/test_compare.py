@@ -9,12 +9,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bytelm.cli.main import main
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, Files
+from bytelm.evaluation.robustness import Robustness
 from bytelm.experiments import compare, runs
-from bytelm.experiments.compare import ComparisonPlan, run_comparison
-from bytelm.experiments.comparison import Comparison, Contender, Robustness, TokenizerConfig
-from bytelm.experiments.measurements import beginnings
+from bytelm.experiments import plan as plan_module
+from bytelm.experiments.compare import (
+    ComparisonPlan,
+    comparison_runs,
+    run_comparison,
+    train_tokenizers,
+)
+from bytelm.experiments.comparison import (
+    Comparison,
+    Contender,
+    TokenizerConfig,
+    in_folder,
+)
+from bytelm.experiments.contenders import count_tasks
+from bytelm.experiments.measurements import document_beginnings
 from bytelm.experiments.sizing import bytes_per_symbol
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.t5.byt5 import ByT5Config
@@ -93,10 +107,18 @@ def comparison(root) -> Comparison:
         corpora={"english": corpus("english", root)},
         learning_rates=(0.5, 1.0),
         shard_bytes=32,
-        robustness=Robustness(kinds=("delete",), rates=(0.1,), max_bytes=500),
+        robustness=Robustness(kinds=("delete",), rates=(0.1,)),
+        robustness_bytes=500,
         adaptation={"german": corpus("german", root)},
         timed_steps=1,
     )
+
+
+def plan_of(comparison: Comparison, output: Path, root: Path) -> ComparisonPlan:
+    """The plan as `run_comparison` makes it."""
+    comparison = in_folder(comparison, root)
+    runs = comparison_runs(comparison, train_tokenizers(comparison, output))
+    return ComparisonPlan(comparison, output, runs)
 
 
 def rows(output: Path) -> dict[tuple[str, str], dict[str, str]]:
@@ -118,7 +140,7 @@ def copy(whole, tmp_path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "comparison"))
 
 
-def test_all_runs_are_done_and_told(whole, comparison):
+def test_all_runs_are_done_and_reported(whole, comparison):
     found = rows(whole)
     assert len(found) == len(TWO) * 2
     for (name, budget), row in found.items():
@@ -153,11 +175,11 @@ def test_steps_are_timed_in_turns(whole):
             row["train_bytes_per_second_in_turns"] for (n, _), row in found.items() if n == name
         }
         assert len(speeds) == 1 and float(speeds.pop()) > 0  # one step for all budgets
-    assert "of steps of all contenders in turns" in (whole / "report.md").read_text()
+    assert "from steps of all contenders in turns" in (whole / "report.md").read_text()
 
 
 def test_the_sweep_keeps_the_rate_with_the_fewest_bits(whole, comparison, root):
-    plan = ComparisonPlan(comparison, whole, root)
+    plan = plan_of(comparison, whole, root)
     assert len(plan.sweep) == 2 * len(TWO)
     for name in TWO:
         bits = {run.multiple: plan.validation(run) for run in plan.sweep if run.contender == name}
@@ -167,7 +189,7 @@ def test_the_sweep_keeps_the_rate_with_the_fewest_bits(whole, comparison, root):
 
 
 def test_all_contenders_read_the_same_text_and_validate_on_it(comparison, whole, root):
-    plan = ComparisonPlan(comparison, whole, root)
+    plan = plan_of(comparison, whole, root)
     for run in plan.sweep:
         data = run.config.data
         assert data.task.shard_bytes == 32 and data.source.files == (
@@ -201,8 +223,8 @@ def never(*arguments, **keywords):
 
 def test_nothing_is_done_twice(whole, comparison, root, monkeypatch):
     monkeypatch.setattr(runs, "train", never)
-    monkeypatch.setattr(compare, "test_figures", never)
-    monkeypatch.setattr(compare, "adaptation_figures", never)
+    monkeypatch.setattr(compare, "measure_run", never)
+    monkeypatch.setattr(compare, "measure_adaptation", never)
     monkeypatch.setattr(compare, "measure_speeds", never)
     before = rows(whole)
     assert run_comparison(comparison, whole, root=root) == 0
@@ -212,7 +234,9 @@ def test_nothing_is_done_twice(whole, comparison, root, monkeypatch):
 def test_no_report_on_the_way_forgets_a_run_that_is_done(whole, comparison, root, monkeypatch):
     reports = []
     monkeypatch.setattr(
-        compare, "write_report", lambda heading, records, output, images: reports.append(records)
+        plan_module,
+        "write_report",
+        lambda heading, records, output, images: reports.append(records),
     )
     run_comparison(comparison, whole, root=root)
     assert len(reports) > 2
@@ -223,13 +247,13 @@ def test_no_report_on_the_way_forgets_a_run_that_is_done(whole, comparison, root
 
 def test_a_tokenizer_may_be_of_less_text(comparison, root, tmp_path, monkeypatch):
     asked = []
-    train = compare.train_tokenizer
+    text = compare.training_text
     monkeypatch.setattr(
-        compare, "train_tokenizer", lambda *given: asked.append(given[-1]) or train(*given)
+        compare, "training_text", lambda *given: asked.append(given[-1]) or text(*given)
     )
     limited = dataclasses.replace(CONTENDERS["bpe"], tokenizer=TokenizerConfig("bpe", 264, 900))
     contenders = {"bpe": CONTENDERS["bpe"], "limited": limited}
-    plan = ComparisonPlan(dataclasses.replace(comparison, contenders=contenders), tmp_path, root)
+    plan = plan_of(dataclasses.replace(comparison, contenders=contenders), tmp_path, root)
     assert asked == [compare.TOKENIZER_BYTES, 900]
     used = {run.contender: Path(run.config.data.task.tokenizer).name for run in plan.sweep}
     assert used == {"bpe": "english-bpe-264.json", "limited": "english-bpe-264-of-900.json"}
@@ -237,8 +261,8 @@ def test_a_tokenizer_may_be_of_less_text(comparison, root, tmp_path, monkeypatch
 
 def test_noise_is_in_the_beginnings_of_all_documents():
     documents = [b"abcdef", b"xy", b"0123456789"]
-    assert beginnings(documents, 10) == [b"abcd", b"xy", b"0123"]
-    assert beginnings(documents, 10**6) == documents
+    assert document_beginnings(documents, 10) == [b"abcd", b"xy", b"0123"]
+    assert document_beginnings(documents, 10**6) == documents
 
 
 def test_a_run_that_fails_does_not_stop_the_others(comparison, root, tmp_path, monkeypatch):
@@ -303,7 +327,7 @@ def test_tasks_do_one_run_each(comparison, root, tmp_path, capsys):
         timed_steps=0,
     )
     output = tmp_path / "out"
-    assert ComparisonPlan(small, output, root).count() == 3
+    assert count_tasks(small) == (2, 3)
     with pytest.raises(UserError, match=r"task 2 needs the learning rate of bytes"):
         run_comparison(small, output, root=root, task=2)
     for task in range(3):
@@ -312,12 +336,39 @@ def test_tasks_do_one_run_each(comparison, root, tmp_path, capsys):
         run_comparison(small, output, root=root, task=3)
     assert sum("done" in line for line in capsys.readouterr().out.splitlines()) >= 3
     report = next(output.glob("runs/*/test_report.json"))
-    assert json.loads(report.read_text())["figures"]["bpb"] > 0
+    assert json.loads(report.read_text())["figures"]["bpb"]["value"] > 0
+
+
+def test_tasks_are_counted_and_nothing_is_written(comparison, root, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "declared.py"
+    file.write_text(
+        "from bytelm.data.config import DataConfig, Files, NextByte\n"
+        "from bytelm.experiments.comparison import Comparison, Contender, TokenizerConfig\n"
+        "from bytelm.models.transformer import TransformerConfig\n"
+        "from bytelm.training.experiment import ExperimentConfig\n"
+        "flat = ExperimentConfig(TransformerConfig(vocabulary=264))\n"
+        "comparison = Comparison(\n"
+        "    'Toys',\n"
+        "    {'a': Contender(flat, TokenizerConfig('bpe', 264)), 'b': Contender(flat)},\n"
+        "    'a',\n"
+        f"    (1e9, 1e10), {{'english': {corpus('english', tmp_path)!r}}}, seeds=(0, 1),\n"
+        "    learning_rates=(0.5, 1.0, 2.0),\n"
+        ")\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["compare", "declared.py", "--root", str(root), "--tasks"]) == 0
+    assert capsys.readouterr().out == "6 14\n"
+    assert [
+        path for path in sorted(tmp_path.rglob("*")) if "__pycache__" not in path.parts
+    ] == before
+    one_rate = dataclasses.replace(comparison, learning_rates=(1.0,))
+    assert count_tasks(one_rate) == (0, 4)
 
 
 def test_budgets_of_bytes_and_of_inference(comparison, root, tmp_path):
     of_bytes = dataclasses.replace(comparison, axis="raw_bytes", budgets=(2000.0,), adaptation={})
-    for run in ComparisonPlan(of_bytes, tmp_path / "bytes", root).sweep:
+    for run in plan_of(of_bytes, tmp_path / "bytes", root).sweep:
         size = run.config.train.steps * run.bytes_per_step
         assert 2000 - run.bytes_per_step < size <= 2000
     contenders = {
@@ -342,11 +393,11 @@ def test_budgets_of_bytes_and_of_inference(comparison, root, tmp_path):
         raw_bytes=1000.0,
     )
     assert {
-        run.config.model.depth for run in ComparisonPlan(of_inference, tmp_path / "i", root).sweep
+        run.config.model.depth for run in plan_of(of_inference, tmp_path / "i", root).sweep
     } == {3}
     far = dataclasses.replace(of_inference, budgets=(10 * deep,))
     with pytest.raises(UserError, match=r"the size nearest to .* give it a size within 10%"):
-        ComparisonPlan(far, tmp_path / "far", root)
+        plan_of(far, tmp_path / "far", root)
 
 
 def test_a_budget_too_small_for_one_step_is_refused_before_anything_runs(
@@ -370,7 +421,7 @@ def test_a_budget_too_small_for_one_step_is_refused_before_anything_runs(
             {"contenders": {"bytes": CONTENDERS["bytes"], "Bytes": CONTENDERS["bytes"]}},
             "contenders of one name",
         ),
-        ({"axis": "inference_flops"}, "raw_bytes says how much text"),
+        ({"axis": "inference_flops"}, "raw_bytes is the amount"),
         (
             {"contenders": {"bytes": Contender(experiment(ByT5Config()))}},
             "contender bytes has an encoder",
@@ -395,7 +446,7 @@ def test_a_wrong_field_of_a_contender_is_named(comparison, root, tmp_path):
     }
     wrong = dataclasses.replace(comparison, baseline="bytes", contenders=contenders)
     with pytest.raises(UserError, match=r"contender bytes .*model\.widht.*did you mean"):
-        ComparisonPlan(wrong, tmp_path / "out", root)
+        plan_of(wrong, tmp_path / "out", root)
 
 
 def test_a_contender_with_rows_of_its_own_is_refused(comparison, root, tmp_path):
@@ -408,7 +459,7 @@ def test_a_contender_with_rows_of_its_own_is_refused(comparison, root, tmp_path)
     with pytest.raises(
         UserError, match=r"contender bytes of the comparison: data\.shard_bytes is 32"
     ):
-        ComparisonPlan(wrong, tmp_path / "out", root)
+        plan_of(wrong, tmp_path / "out", root)
 
 
 def test_files_that_are_not_there_are_named_before_anything_is_written(comparison, tmp_path):

@@ -1,4 +1,4 @@
-"""The runs of a comparison taken together: means over seeds, paired differences, the best."""
+"""Runs taken together: means over seeds, paired differences, Pareto fronts."""
 
 import math
 import statistics
@@ -8,8 +8,9 @@ from typing import Literal
 
 import numpy as np
 
+from bytelm.core.figure import Figure
 from bytelm.core.intervals import bootstrap_interval
-from bytelm.experiments.record import RunRecord
+from bytelm.experiments.records import RunRecord, RunState
 
 
 @dataclass(frozen=True)
@@ -30,24 +31,42 @@ class Entry:
         """Whether its bits are an upper bound."""
         return any(run.upper_bound for run in self.runs)
 
-    def values(self, figure: str) -> list[float]:
+    @property
+    def state(self) -> tuple[RunState, str]:
+        """The state of its first run that is not done, and why; "done" if all are."""
+        unfinished = [run for run in self.runs if run.state != "done"]
+        return (unfinished[0].state, unfinished[0].reason) if unfinished else ("done", "")
+
+    def values(self, name: str) -> list[float]:
         """A figure of each run that is done and has it."""
-        return [run.figures[figure] for run in self.done if figure in run.figures]
+        return [run.figures[name].value for run in self.done if name in run.figures]
 
-    def mean(self, figure: str) -> float | None:
-        """Over the runs that are done; None if none of them has the figure."""
-        values = self.values(figure)
-        return statistics.fmean(values) if values else None
+    def figure(self, name: str) -> Figure | None:
+        """The mean over the runs that are done, also of the interval's ends; None if unknown."""
+        found = [run.figures[name] for run in self.done if name in run.figures]
+        if not found:
+            return None
+        low, high = (
+            statistics.fmean(ends) if (ends := [e for e in each if e is not None]) else None
+            for each in ([f.low for f in found], [f.high for f in found])
+        )
+        value = statistics.fmean(figure.value for figure in found)
+        return Figure(name, value, found[0].unit, low, high, any(f.bound for f in found))
 
-    def spread(self, figure: str) -> tuple[float, float] | None:
+    def mean(self, name: str) -> float | None:
+        """The mean over the runs that are done; None if none of them has the figure."""
+        figure = self.figure(name)
+        return None if figure is None else figure.value
+
+    def spread(self, name: str) -> tuple[float, float] | None:
         """The lowest and the highest of several seeds; None for fewer than two."""
-        values = self.values(figure)
+        values = self.values(name)
         return (min(values), max(values)) if len(values) > 1 else None
 
-    def interval(self, figure: str = "bpb") -> tuple[float, float] | None:
+    def interval(self, name: str) -> tuple[float, float] | None:
         """The means over seeds of the ends of a figure's interval over documents."""
-        low, high = self.mean(f"{figure}_low"), self.mean(f"{figure}_high")
-        return None if low is None or high is None else (low, high)
+        figure = self.figure(name)
+        return None if figure is None else figure.interval
 
 
 def gather(records: Sequence[RunRecord]) -> list[Entry]:
@@ -73,13 +92,13 @@ def gather(records: Sequence[RunRecord]) -> list[Entry]:
 
 @dataclass(frozen=True)
 class Difference:
-    """Bits per byte of a contender less those of the baseline, on the same documents.
+    """Bits per byte of a contender minus those of the baseline, on the same documents.
 
     Attributes:
         contender: its name.
-        bpb: the mean over the seeds that both have done.
+        value: the mean over the seeds that both have done.
         interval: 95%, by resampling documents; None if there are too few of them.
-        by_seed: the lowest and the highest of the seeds' differences; None for a single seed.
+        by_seed: the lowest and the highest difference of a seed; None for a single seed.
         seeds: how many both have done.
         documents: how many were tested.
         sign: "≤" or "≥" if the true difference is at most or at least this one, because the
@@ -87,7 +106,7 @@ class Difference:
     """
 
     contender: str
-    bpb: float
+    value: float
     interval: tuple[float, float] | None
     by_seed: tuple[float, float] | None
     seeds: int
@@ -110,17 +129,17 @@ def paired_difference(
 ) -> Difference | None:
     """The difference of two entries, by a paired bootstrap over documents.
 
-    For each seed that both have done, the difference of a document's bits is taken; the means of
-    these over seeds are resampled by document, as a ratio of sums. The interval so tells how the
-    difference depends on the documents, `by_seed` how it depends on the seed.
+    For each seed that both have done, the difference in bits of each document is taken. The means
+    over seeds are resampled by document, as a ratio of sums. So the interval shows how the
+    difference depends on the documents, and `by_seed` how it depends on the seed.
 
     Args:
         contender, baseline: of one corpus and budget.
-        same_seeds: whether runs of the same seed are paired; otherwise the only run of each is,
-            whatever its seed.
+        same_seeds: whether runs of the same seed are paired; otherwise each has one run, and
+            those are.
 
     Returns:
-        None if no seed is done by both, or the tested documents are not known or not the same.
+        None if both have done no common seed, or their test documents differ or are unknown.
     """
     ours, theirs = (
         {run.seed if same_seeds else 0: run for run in entry.done}
@@ -146,7 +165,7 @@ def paired_difference(
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points than which no other is as low in both coordinates, from left to right."""
+    """The points for which no other is as low in both coordinates, from left to right."""
     front: list[tuple[float, float]] = []
     for x, y in sorted(points):
         if not front or y < front[-1][1]:

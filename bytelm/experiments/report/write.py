@@ -1,17 +1,31 @@
-"""The report of a comparison: Markdown, CSV, PNG, and a page of HTML."""
+"""Writes a report: Markdown, a page of HTML, JSON, CSV and PNG files; and shows it briefly."""
 
 import csv
+import dataclasses
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
 
 from bytelm.core.atomic_write import write_whole
-from bytelm.experiments.record import Heading, RunRecord
+from bytelm.core.console import TerminalConsole
+from bytelm.experiments.records import Heading, RunRecord
+from bytelm.experiments.report.drawing import write_png
 from bytelm.experiments.report.page import page
-from bytelm.experiments.report.plot import plot_charts
-from bytelm.experiments.report.sections import Section, chart_sections, sections_of, standing
-from bytelm.experiments.report.summary import gather
-from bytelm.experiments.report.table import Table, escape_markdown, markdown
+from bytelm.experiments.report.result_tables import brief_columns, differences
+from bytelm.experiments.report.sections import (
+    Section,
+    chart_sections,
+    groups,
+    progress,
+    sections_of,
+)
+from bytelm.experiments.report.summary import Difference, Entry, gather
+from bytelm.experiments.report.tables import escape_markdown, markdown, tabulate
 
 
 def write_report(
@@ -19,28 +33,43 @@ def write_report(
 ) -> None:
     """Writes the report of the runs as they stand; each file appears whole or not at all.
 
-    `report.md` and `report.html` hold tables and charts, `runs.csv` all figures of each run, and
-    `pareto_train.png`, `pareto_inference.png` and `curves.png` the charts.
+    `report.md` and `report.html` hold tables and charts, `report.json` everything for programs,
+    and `runs.csv` the figures of each run. PNG files hold the charts that `report.md` shows.
 
     Args:
         heading: what is said of the whole.
-        records: a record for each run of the comparison, done or not.
+        records: a record for each run, done or not.
         output: a directory that exists.
         images: whether to write the PNG files, which take longest.
     """
     if images:
         for section in chart_sections(heading, gather(records)):
-            plot_charts(section.charts, output / section.image)
+            write_png(section.charts, output / section.image)
     sections = sections_of(heading, records)
     write_whole(output / "report.md", _markdown(heading, records, sections))
     write_whole(output / "report.html", page(heading, records, sections))
+    write_whole(output / "report.json", json.dumps(_json(heading, records), indent=2) + "\n")
     write_whole(output / "runs.csv", runs_csv(records))
+
+
+def show_results(
+    heading: Heading, records: Sequence[RunRecord], console: Console | None = None
+) -> None:
+    """Shows the most important columns of the results on the terminal."""
+    for group in groups(gather(records)):
+        table = tabulate(group, brief_columns(heading, group))
+        shown = RichTable(
+            *table.columns, title=heading.group_title(group[0].corpus, group[0].budget) or None
+        )
+        for row in table.rows:
+            shown.add_row(*row)
+        (console or TerminalConsole()).print(shown, markup=False)
 
 
 def _markdown(heading: Heading, records: Sequence[RunRecord], sections: Sequence[Section]) -> str:
     parts = [
         f"# {escape_markdown(heading.title)}",
-        f"{standing(records)}.",
+        f"{progress(records)}.",
         f"```\n{heading.command}\n```",
         f"Machine: {escape_markdown(heading.machine)}",
     ]
@@ -49,25 +78,64 @@ def _markdown(heading: Heading, records: Sequence[RunRecord], sections: Sequence
         parts.extend(escape_markdown(sentence) for sentence in section.sentences)
         if section.charts:
             parts.append(f"![{escape_markdown(section.title)}]({section.image})")
-        parts.extend(captioned(table) for table in section.tables)
+        parts.extend(map(markdown, section.tables))
     return "\n\n".join(parts) + "\n"
 
 
-def captioned(table: Table) -> str:
-    """A table in Markdown below its caption."""
-    return f"**{escape_markdown(table.caption)}**\n\n{markdown(table).rstrip()}"
+def _json(heading: Heading, records: Sequence[RunRecord]) -> dict[str, Any]:
+    named = ("title", "axis", "baseline", "command", "machine", "measure")
+    contenders = []
+    for group in groups(gather(records)):
+        found = {difference.contender: difference for difference in differences(heading, group)[0]}
+        contenders += [_entry_json(heading, entry, found.get(entry.contender)) for entry in group]
+    return {
+        **{name: getattr(heading, name) for name in named},
+        "contenders": contenders,
+        "sweep": [row._asdict() for row in heading.sweep],
+    }
+
+
+def _entry_json(heading: Heading, entry: Entry, difference: Difference | None) -> dict[str, Any]:
+    names = dict.fromkeys(name for run in entry.done for name in run.figures)
+    state, reason = entry.state
+    return {
+        "contender": entry.contender,
+        "corpus": entry.corpus,
+        "budget": entry.budget,
+        "changes": heading.changes.get(entry.contender, {}),
+        "state": state,
+        "reason": reason,
+        "figures": {n: figure.to_json() for n in names if (figure := entry.figure(n))},
+        "over_seeds": entry.spread(heading.measure),
+        "difference": difference and dataclasses.asdict(difference),
+        "runs": [_run_json(run) for run in entry.runs],
+    }
+
+
+def _run_json(run: RunRecord) -> dict[str, Any]:
+    fields = {each.name: getattr(run, each.name) for each in dataclasses.fields(run)}
+    figures = {name: figure.to_json() for name, figure in run.figures.items()}
+    return {k: v for k, v in fields.items() if k not in ("contender", "corpus", "budget")} | {
+        "figures": figures
+    }
 
 
 _FIELDS = ("corpus", "budget", "contender", "seed", "state", "reason", "learning_rate", "steps")
 
 
 def runs_csv(records: Sequence[RunRecord]) -> str:
-    """A row for each run, with the figures of all; numbers as exact as they are known."""
-    figures = list(dict.fromkeys(name for run in records for name in run.figures))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_FIELDS, "upper_bound", *figures])
+    """A row for each run with all its figures, in full precision."""
+    rows = []
     for run in records:
-        fields = [getattr(run, name) for name in _FIELDS]
-        writer.writerow([*fields, run.upper_bound, *(run.figures.get(name) for name in figures)])
+        row = {name: getattr(run, name) for name in (*_FIELDS, "upper_bound")}
+        for name, figure in run.figures.items():
+            row[name] = figure.value
+            if figure.interval is not None:
+                row[f"{name}_low"], row[f"{name}_high"] = figure.interval
+        rows.append(row)
+    names = dict.fromkeys([*_FIELDS, "upper_bound", *(name for row in rows for name in row)])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bytelm.experiments.record import RunRecord
+from bytelm.experiments.figures import run_figures
+from bytelm.experiments.records import RunRecord
 from bytelm.experiments.report.summary import breakdown, gather, paired_difference, pareto_front
 
 BYTES = tuple(float(n) for n in np.random.default_rng(0).integers(50, 500, 30))
@@ -15,7 +16,7 @@ def run(contender, seed=0, bpb=2.0, *, state="done", sizes=BYTES, spread=0.1, **
     """A run whose documents' bits per byte scatter around `bpb`."""
     noise = np.random.default_rng([seed, *contender.encode()]).normal(size=len(sizes))
     bits = tuple(float(b) for b in np.array(sizes) * (bpb + spread * noise))
-    figures = {"bpb": sum(bits) / sum(sizes)}
+    figures = run_figures({"bpb": sum(bits) / sum(sizes)})
     documents = {"document_bits": bits, "document_bytes": sizes}
     if state != "done":
         figures, documents = {}, {}
@@ -30,10 +31,10 @@ def difference(*runs):
 def test_seeds_are_averaged_over_those_that_are_done():
     runs = [run("a", 0, 2.0), run("a", 1, 2.2), run("a", 2, state="failed")]
     (entry,) = gather(runs)
-    values = [r.figures["bpb"] for r in runs[:2]]
+    values = [r.figures["bpb"].value for r in runs[:2]]
     assert entry.mean("bpb") == pytest.approx(sum(values) / 2)
     assert entry.spread("bpb") == (min(values), max(values))
-    assert entry.mean("parameters") is None and entry.interval() is None
+    assert entry.mean("parameters") is None and entry.interval("bpb") is None
 
 
 def test_entries_keep_the_order_of_first_mention_and_budgets_rise():
@@ -50,13 +51,15 @@ def test_a_paired_difference_against_a_bootstrap_of_its_own():
     bits = np.mean([r.document_bits for r in ours], 0) - np.mean(
         [r.document_bits for r in theirs], 0
     )
-    assert found.bpb == pytest.approx(bits.sum() / sum(BYTES))
+    assert found.value == pytest.approx(bits.sum() / sum(BYTES))
     generator = np.random.default_rng(7)
     drawn = [generator.choice(len(BYTES), len(BYTES)) for _ in range(4000)]
     ratios = [bits[d].sum() / np.array(BYTES)[d].sum() for d in drawn]
     low, high = np.quantile(ratios, [0.025, 0.975])
     assert found.interval == pytest.approx((low, high), abs=0.004)
-    by_seed = [a.figures["bpb"] - b.figures["bpb"] for a, b in zip(ours, theirs, strict=True)]
+    by_seed = [
+        a.figures["bpb"].value - b.figures["bpb"].value for a, b in zip(ours, theirs, strict=True)
+    ]
     assert found.by_seed == pytest.approx((min(by_seed), max(by_seed)))
     assert (found.seeds, found.documents) == (2, 30)
 
@@ -87,7 +90,7 @@ def test_a_difference_that_is_noise_is_not_told():
 def test_only_seeds_that_both_have_done_are_compared():
     found = difference(run("a", 0, 2.5), run("a", 1, 2.1), run("b", 1), run("b", 2, 9.0))
     assert found.seeds == 1 and found.by_seed is None
-    assert found.bpb == pytest.approx(0.1, abs=0.05)
+    assert found.value == pytest.approx(0.1, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +100,7 @@ def test_only_seeds_that_both_have_done_are_compared():
         run("b", state="failed"),
         run("b", sizes=BYTES[:-1]),
         run("b", sizes=(*BYTES[:-1], BYTES[-1] + 1)),
-        RunRecord("b", "books", 1e15, 0, "done", figures={"bpb": 2.0}),
+        RunRecord("b", "books", 1e15, 0, "done", figures=run_figures({"bpb": 2.0})),
     ],
     ids=["another seed", "failed", "fewer documents", "other documents", "unknown documents"],
 )
@@ -113,7 +116,7 @@ def test_documents_that_are_unknown_on_both_sides():
 def test_a_single_document_has_a_difference_and_no_interval():
     found = difference(run("a", sizes=(100.0,)), run("b", sizes=(100.0,)))
     assert found.interval is None and found.verdict == ""
-    assert found.documents == 1 and found.bpb != 0
+    assert found.documents == 1 and found.value != 0
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,8 @@ def test_the_pareto_front():
 
 def test_the_middles_of_a_breakdown():
     names = ("perturbed/swap/0.2/bpb", "perturbed/swap/0.05/bpb", "perturbed/caps/1/bpb")
-    figures = dict.fromkeys((*names, "perturbed/caps/1/accuracy", "language/de/premium", "bpb"), 1)
+    names += ("perturbed/caps/1/accuracy", "language/de/premium", "bpb")
+    figures = run_figures(dict.fromkeys(names, 1.0))
     entries = gather([RunRecord("a", "books", 1e15, 0, "done", figures=figures)])
     assert breakdown(entries, "perturbed") == {
         "bpb": ["swap/0.05", "swap/0.2", "caps/1"],

@@ -4,9 +4,9 @@ import jax
 import pytest
 
 from bytelm.data.config import DataConfig
-from bytelm.experiments import speed
-from bytelm.experiments.changes import changed
-from bytelm.experiments.comparison import Run
+from bytelm.experiments import speeds
+from bytelm.experiments.contenders import changed
+from bytelm.experiments.runs import Run
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.timing import RepeatedStep, Timing
@@ -14,23 +14,23 @@ from bytelm.training.timing import RepeatedStep, Timing
 
 def run(contender: str, bytes_per_step: float) -> Run:
     config = ExperimentConfig(TransformerConfig(width=16, depth=1, head_width=8), DataConfig())
-    return Run(contender, "books", 1e9, 0, 1.0, config, 1e6, bytes_per_step)
+    return Run(contender, contender, 0, 1.0, config, 1e6, bytes_per_step, "books", 1e9)
 
 
 FAST, SLOW = run("fast", 100.0), run("slow", 400.0)
 
 
 @pytest.fixture
-def known(tmp_path, monkeypatch) -> speed.Speeds:
-    monkeypatch.setattr(speed, "_step", lambda run: RepeatedStep(run.contender, 3, 7))
+def known(tmp_path, monkeypatch) -> speeds.Speeds:
+    monkeypatch.setattr(speeds, "_step", lambda run: RepeatedStep(run.contender, 3, 7))
     taken = {"fast": (4.0, 1.0, 2.0), "slow": (8.0, 8.0, 8.0)}
     monkeypatch.setattr(
-        speed,
+        speeds,
         "in_turns",
         lambda steps, rounds, warm_up: {n: Timing(taken[step]) for n, step in steps.items()},
     )
-    speed.measure_speeds([FAST, SLOW], 3, tmp_path)
-    return speed.read_speeds(tmp_path)
+    speeds.measure_speeds([FAST, SLOW], 3, tmp_path)
+    return speeds.read_speeds(tmp_path)
 
 
 def test_speeds_are_the_bytes_of_a_step_over_its_median(known):
@@ -53,7 +53,7 @@ def test_contenders_that_find_no_room_together_are_not_timed(tmp_path, monkeypat
     def full(run):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
 
-    monkeypatch.setattr(speed, "_step", full)
-    speed.measure_speeds([FAST], 3, tmp_path)
+    monkeypatch.setattr(speeds, "_step", full)
+    speeds.measure_speeds([FAST], 3, tmp_path)
     assert "could not be timed: RESOURCE_EXHAUSTED" in capsys.readouterr().out
-    assert speed.read_speeds(tmp_path) == speed.Speeds()
+    assert speeds.read_speeds(tmp_path) == speeds.Speeds()

@@ -1,4 +1,4 @@
-"""Tables of ablations and comparisons: how each kind of figure is written, and Markdown."""
+"""Tables of a report: their cells as text, and Markdown."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ class Table:
     """Columns and rows of cells as plain text; a cell is empty where there is no figure.
 
     Attributes:
-        columns: their names; the first tells what a row is of.
+        columns: their names; the first names the rows.
         rows: a cell for each column.
         caption: what the table shows.
         prose: whether the cells hold words rather than figures.
@@ -32,20 +32,21 @@ def tabulate(
     caption: str = "",
     prose: bool = False,
 ) -> Table:
-    """A row for each item, with those of the columns that are not empty for all items."""
+    """A row for each item; columns that are empty for all items are left out."""
     cells = {name: [cell(item) for item in items] for name, cell in columns.items()}
     shown = {name: column for name, column in cells.items() if any(column)}
     return Table(tuple(shown), tuple(zip(*shown.values(), strict=True)), caption, prose)
 
 
 def markdown(table: Table) -> str:
-    """The table in GitHub's Markdown, without its caption."""
+    """The table in GitHub's Markdown, below its caption."""
     lines = [table.columns, ["---"] * len(table.columns), *table.rows]
-    return "".join(f"| {' | '.join(map(escape_markdown, line))} |\n" for line in lines)
+    rows = "\n".join(f"| {' | '.join(map(escape_markdown, line))} |" for line in lines)
+    return f"**{escape_markdown(table.caption)}**\n\n{rows}"
 
 
 def escape_markdown(text: str) -> str:
-    """Plain text as one line of Markdown, in which no character has a meaning of its own."""
+    """Plain text as one line of Markdown, in which no character has a special meaning."""
     escaped = re.sub(r"([\\`*\[\]|]|\b_|_\b)", r"\\\1", one_line(text))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
@@ -55,37 +56,36 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def known(value: float | None, form: str) -> str:
-    """The value in a format, nothing for None."""
+def number_text(value: float | None, form: str) -> str:
+    """A number in a format; "" for None."""
     return "" if value is None else format(value, form)
 
 
-def bits(value: float | None, sign: str = "") -> str:
-    """Bits per byte, and before them the sign of a bound."""
-    return f"{sign} {value:.4f}".strip() if value is not None else ""
+def bits_text(value: float | None, sign: str = "") -> str:
+    """Bits per byte after the sign of a bound."""
+    return "" if value is None else f"{sign} {value:.4f}".strip()
 
 
-def signed(difference: float, sign: str = "") -> str:
-    """A difference of bits per byte, with its own sign after that of a bound."""
+def difference_text(difference: float, sign: str = "") -> str:
+    """A difference of bits per byte: the sign of a bound, then its own sign."""
     return f"{sign} {difference:+.4f}".strip()
 
 
-def interval(ends: tuple[float, float] | None, form: str = ".4f") -> str:
-    """The two ends of an interval of bits per byte."""
+def interval_text(ends: tuple[float, float] | None, form: str = ".4f") -> str:
+    """Both ends of an interval of bits per byte."""
     return f"{ends[0]:{form}} to {ends[1]:{form}}" if ends else ""
 
 
-def whole(value: float | None) -> str:
-    """A count, or a rate of which the fraction does not matter."""
-    return known(value, ",.0f")
+def count_text(value: float | None) -> str:
+    """A count, or a rate whose fraction does not matter."""
+    return number_text(value, ",.0f")
 
 
-def power(value: float | None, digits: int = 3) -> str:
+def power_text(value: float | None, digits: int = 3) -> str:
     """A number to a few digits, in powers of ten if it is large, such as 2.5e17."""
-    text = known(value, f".{digits}g")
-    return re.sub(r"e\+0*", "e", text)
+    return re.sub(r"e\+0*", "e", number_text(value, f".{digits}g"))
 
 
-def state(name: str, reason: str) -> str:
-    """How a run stands, and why."""
-    return f"{name}: {one_line(reason)}" if reason else name
+def state_text(state: str, reason: str) -> str:
+    """The state of a run, and why."""
+    return f"{state}: {one_line(reason)}" if reason else state

@@ -1,4 +1,4 @@
-"""Time and memory of contenders' training steps, timed in turns: a slow hour affects all alike."""
+"""Time and memory of training steps, timed in turns: a slow hour affects all contenders equally."""
 
 import dataclasses
 import json
@@ -13,13 +13,13 @@ from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import say
 from bytelm.data.loader import ValidationBatches
 from bytelm.data.open_data import OpenData
-from bytelm.experiments.comparison import Run
+from bytelm.experiments.runs import Run
 from bytelm.training.hardware import describe_machine
 from bytelm.training.program import build_program
 from bytelm.training.timing import RepeatedStep, Timing, in_turns, repeated_step
 
 SPEEDS = "speeds.json"
-"""File of a comparison's directory that holds its speeds."""
+"""File with the speeds in a comparison's directory."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Speeds:
     """What was measured; empty if nothing was.
 
     Attributes:
-        machine: that it was measured on.
-        seconds: of the timed steps, by what the step is of.
+        machine: where it was measured.
+        seconds: of the timed steps, by the step's name.
         peak_bytes: memory of a step: state, batch and temporary arrays.
     """
 
@@ -41,7 +41,9 @@ class Speeds:
         return _step_name(run) in self.seconds
 
     def figures(self, run: Run) -> dict[str, float]:
-        """Of a run whose steps were measured, as `RunRecord` names them."""
+        """What is known of a run's steps; empty if they were not measured."""
+        if not self.knows(run):
+            return {}
         name = _step_name(run)
         median = Timing(tuple(self.seconds[name])).median
         return {
@@ -51,19 +53,19 @@ class Speeds:
 
 
 def read_speeds(output: Path) -> Speeds:
-    """What is known in the directory of a comparison."""
+    """The speeds in a comparison's directory."""
     path = output / SPEEDS
     return Speeds(**json.loads(path.read_text())) if path.exists() else Speeds()
 
 
 def measure_speeds(runs: Sequence[Run], rounds: int, output: Path) -> None:
-    """Times training steps of the runs in turns, and writes what it finds into `output`.
+    """Times training steps of the runs in turns, and writes the speeds into `output`.
 
-    Runs whose steps are alike, as those of several budgets, are timed as one. All are in memory
-    together; where they find no room nothing is written.
+    Runs with identical steps, such as those of several budgets, are timed once. All are in memory
+    at the same time; if they do not fit, nothing is written.
 
     Args:
-        runs: which.
+        runs: whose steps are timed.
         rounds: timed steps of each.
         output: directory of the comparison.
     """
@@ -80,7 +82,7 @@ def measure_speeds(runs: Sequence[Run], rounds: int, output: Path) -> None:
 
 
 def _step_name(run: Run) -> str:
-    """The contender, and all that its steps depend on."""
+    """The contender, and everything that its steps depend on."""
     config = run.config
     shape = f"{config.data.batch_size} x {config.data.sequence_length}"
     rest = config.train.accumulation, type(config.optimizer), config.mesh, config.model

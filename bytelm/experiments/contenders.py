@@ -1,0 +1,76 @@
+"""What the declarations of ablations and comparisons share: contenders, and changes to configs."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from bytelm.core.checked import did_you_mean
+from bytelm.core.errors import UserError
+
+
+class Declaration(Protocol):
+    """An ablation or a comparison, as its file declares it."""
+
+    @property
+    def contenders(self) -> Mapping[str, Any]:
+        """What is compared, by name."""
+
+    @property
+    def learning_rates(self) -> tuple[float, ...]:
+        """Multiples of its own learning rate that every contender tries."""
+
+    @property
+    def runs_each(self) -> int:
+        """How many final runs each contender has."""
+
+
+def count_tasks(declared: Declaration) -> tuple[int, int]:
+    """How many runs the sweep of learning rates has, and how many runs there are in all."""
+    contenders, rates = len(declared.contenders), len(declared.learning_rates)
+    sweep = contenders * rates if rates > 1 else 0
+    return sweep, sweep + contenders * declared.runs_each
+
+
+def check_lists(what: str, **lists: Sequence[Any] | Mapping[Any, Any]) -> None:
+    """Raises UserError if a list that a declaration `what` needs is empty or repeats itself."""
+    for name, values in lists.items():
+        if not values:
+            raise UserError(f"the {what} has no {name}; give at least one.")
+        if len(set(values)) < len(values):
+            raise UserError(f"the {what} names one of its {name} twice: {values}.")
+
+
+def check_baseline(what: str, baseline: str, contenders: Mapping[str, Any]) -> None:
+    """Raises UserError if the baseline is not a contender of the declaration `what`."""
+    if baseline not in contenders:
+        raise UserError(
+            f"the baseline {baseline!r} is no contender of the {what}; it must be one of "
+            f"{', '.join(contenders)}."
+        )
+
+
+def changed(config: Any, changes: Mapping[str, Any], where: str = "") -> Any:
+    """A copy of a config dataclass with the fields at dotted paths changed, all at once.
+
+    Raises:
+        UserError: for a path that does not exist.
+    """
+    names = [field.name for field in dataclasses.fields(config)]
+    direct: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    for path, value in changes.items():
+        name, dot, rest = path.partition(".")
+        inner = direct.get(name, getattr(config, name, None))
+        if name not in names or (dot and not dataclasses.is_dataclass(inner)):
+            known = [f"{where}{known}" for known in names]
+            raise UserError(
+                f"there is no config field {where}{path}{did_you_mean(where + name, known)}."
+            )
+        if dot:
+            nested.setdefault(name, {})[rest] = value
+        else:
+            direct[name] = value
+    for name, inner_changes in nested.items():
+        inner = direct.get(name, getattr(config, name))
+        direct[name] = changed(inner, inner_changes, f"{where}{name}.")
+    return dataclasses.replace(config, **direct)

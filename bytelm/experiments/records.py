@@ -1,0 +1,108 @@
+"""What an ablation or a comparison knows of itself and of each of its runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from bytelm.core.figure import Figure, in_powers
+
+Axis = Literal["steps", "train_flops", "raw_bytes", "inference_flops"]
+"""What contenders have the same amount of; an ablation has the axis `steps`."""
+RunState = Literal["waiting", "stopped", "failed", "done"]
+
+BUDGET_UNITS: Mapping[Axis, str] = {
+    "train_flops": "training FLOPs",
+    "raw_bytes": "bytes of text",
+    "inference_flops": "inference FLOPs per byte",
+}
+MEASURES = {"bpb": "bits per byte", "bits_per_target_byte": "bits per target byte"}
+"""The figures that models are compared by, in words."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run and its figures.
+
+    Attributes:
+        contender: its name.
+        corpus: name of the text it is trained and tested on; "" in an ablation.
+        budget: how much of the comparison's axis it may use; 0 in an ablation.
+        seed: of the run; runs of several seeds are averaged.
+        state: "failed" if it could not be trained or tested, "stopped" if a signal came.
+        reason: why it failed, or where it stopped.
+        learning_rate: the peak.
+        steps: optimiser steps of the whole run.
+        figures: by name, see docs/comparisons.md; unknown ones are absent. The report shows those
+            that it has a column or a table for, and the CSV all.
+        document_bits: bits of each test document, in order.
+        document_bytes: its raw bytes.
+        curve: validation during training: (training FLOPs, bytes of text, bits per byte).
+        upper_bound: whether the bits are those of one tokenisation of several possible ones, so
+            that the true bits are at most these.
+    """
+
+    contender: str
+    corpus: str
+    budget: float
+    seed: int
+    state: RunState
+    reason: str = ""
+    learning_rate: float | None = None
+    steps: int | None = None
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    document_bits: tuple[float, ...] = ()
+    document_bytes: tuple[float, ...] = ()
+    curve: tuple[tuple[float, float, float], ...] = ()
+    upper_bound: bool = False
+
+
+class SweepRow(NamedTuple):
+    """A learning rate that was tried for a contender."""
+
+    contender: str
+    learning_rate: float
+    validation_bits: float | None
+    """None if unknown, because the run has not ended or failed."""
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What a report says about the whole ablation or comparison.
+
+    Attributes:
+        title: of the report.
+        axis: what budgets are measured in.
+        baseline: the contender that the others are compared with.
+        command: the command line that runs it.
+        machine: the hardware and the versions.
+        measure: name of the bits that contenders are compared by, a key of `MEASURES`.
+        notes: sentences on how the runs were made.
+        sweep: the learning rates that were tried.
+        changes: in an ablation, the config fields of each contender that differ from the base.
+        same_seeds: whether runs are paired by their seed; otherwise each contender has one run.
+    """
+
+    title: str
+    axis: Axis
+    baseline: str
+    command: str
+    machine: str
+    measure: str = "bpb"
+    notes: tuple[str, ...] = ()
+    sweep: tuple[SweepRow, ...] = ()
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    same_seeds: bool = True
+
+    @property
+    def short_measure(self) -> str:
+        """The measure in a table's column."""
+        return "bpb" if self.measure == "bpb" else "bits/target byte"
+
+    def budget_words(self, budget: float) -> str:
+        """A budget with its unit, such as `1e17 training FLOPs`; "" in an ablation."""
+        return "" if self.axis == "steps" else f"{in_powers(budget)} {BUDGET_UNITS[self.axis]}"
+
+    def group_title(self, corpus: str, budget: float) -> str:
+        """Names the runs that are compared with each other; "" in an ablation: all are."""
+        return ", ".join(filter(None, (corpus, self.budget_words(budget))))

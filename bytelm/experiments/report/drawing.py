@@ -1,0 +1,176 @@
+"""Draws charts with Matplotlib: several in one PNG file, or one as SVG to stand in a page."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import Locator, LogLocator, MaxNLocator
+
+from bytelm.core.atomic_write import write_whole
+from bytelm.experiments.report.charts import Chart, Point, Scale, Series
+from bytelm.experiments.report.tables import bits_text, power_text
+
+COLOURS = ("#005a9c", "#d55e00", "#00856a", "#c05a9b", "#3a3a3a", "#a37a00", "#45a5e0")
+"""On white. After Okabe & Ito (2008), for the colour-blind; light ones are darkened."""
+DARK_COLOURS = ("#56b4e9", "#ff8a3d", "#2bc79a", "#e78ac3", "#e0e0e0", "#e3c04b", "#9aa0ff")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+"""Their number and that of the colours have no common divisor, so pairs repeat late."""
+
+_INK, _RULE = "#1c1c1c", "#d8d8d8"
+_STYLE: Any = {
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), _INK),
+    **dict.fromkeys(("xtick.color", "ytick.color"), _INK),
+    "grid.color": _RULE,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # letters stay text
+    "svg.hashsalt": "bytelm",  # the same chart gives the same bytes
+}
+_PAGE_COLOURS = {colour: f"var(--c{number})" for number, colour in enumerate(COLOURS)}
+_PAGE_COLOURS |= {_INK: "var(--ink)", _RULE: "var(--rule)"}
+_LONGEST = 26
+"""Letters of a label; the tables have the whole name."""
+_SVG = "http://www.w3.org/2000/svg"
+
+
+def write_png(charts: Sequence[Chart], path: Path) -> None:
+    """Writes charts into one PNG file; without any, one that says that there are none yet."""
+    columns = min(2, max(1, len(charts)))
+    rows = max(1, math.ceil(len(charts) / columns))
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(7.5 * columns, 4.6 * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).flat
+        for axes, chart in zip(panels, charts, strict=False):
+            _draw(axes, chart)
+            axes.set_title(chart.title, parse_math=False)
+        for axes in list(panels[len(charts) :]):
+            axes.set_axis_off()
+        if not charts:
+            figure.text(0.5, 0.5, "no figures yet", ha="center")
+        image = io.BytesIO()
+        figure.savefig(image, format="png", dpi=150)
+    write_whole(path, image.getvalue())
+
+
+def svg(chart: Chart) -> str:
+    """The chart as an SVG element, without its title.
+
+    Its colours are variables that the page defines: `--ink`, `--rule` and `--c0`, `--c1`, ...
+    Points show their figures as a tooltip.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 4), layout="constrained")
+        tooltips = _draw(figure.subplots(), chart)
+        image = io.BytesIO()
+        figure.savefig(image, format="svg", transparent=True, metadata={"Date": None})
+    text = image.getvalue().decode().replace("xlink:href", "href")
+    for colour, variable in _PAGE_COLOURS.items():
+        text = text.replace(colour, variable)
+    return _inline(text, chart, tooltips)
+
+
+def _inline(text: str, chart: Chart, tooltips: dict[str, str]) -> str:
+    """A whole SVG file as an element of a page."""
+    ElementTree.register_namespace("", _SVG)
+    root = ElementTree.fromstring(text)
+    for metadata in root.findall(f"{{{_SVG}}}metadata"):
+        root.remove(metadata)
+    for group in root.iter(f"{{{_SVG}}}g"):
+        name = group.attrib.pop("id", "")  # the page has other charts with the same names
+        if name in tooltips:
+            title = ElementTree.Element(f"{{{_SVG}}}title")
+            title.text = tooltips[name]
+            group.insert(0, title)
+    front = "; the Pareto front is dashed" if chart.front else ""
+    description = f"{chart.title}: {chart.y.label} against {chart.x.label}{front}"
+    box = root.attrib["viewBox"]
+    root.attrib.clear()
+    root.attrib.update({"viewBox": box, "role": "img", "aria-label": description})
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _draw(axes: Axes, chart: Chart) -> dict[str, str]:
+    """Draws a chart; returns the tooltips of its points by their ids."""
+    axes.set(xlabel=chart.x.label, ylabel=chart.y.label)
+    axes.set(xscale="log" if chart.x.log else "linear", yscale="log" if chart.y.log else "linear")
+    axes.autoscale(enable=False)
+    axes.grid()
+    tooltips: dict[str, str] = {}
+    last_heights = {}
+    for series in chart.series:
+        handle = _draw_series(axes, chart, series, tooltips)
+        last_heights[handle] = series.paths[0][-1].y
+    axes.set(xlim=_ends(axes.xaxis, chart.x), ylim=_ends(axes.yaxis, chart.y))
+    _set_ticks(axes.xaxis, chart.x)
+    _set_ticks(axes.yaxis, chart.y)
+    if chart.front:
+        steps = [*chart.front, (axes.get_xlim()[1], chart.front[-1][1])]
+        style: Any = {"linestyle": "--", "color": _INK, "alpha": 0.6, "linewidth": 1}
+        axes.step(*zip(*steps, strict=True), where="post", **style)
+    # From top to bottom as the lines end.
+    handles = sorted(last_heights, key=lambda handle: -last_heights[handle])
+    legend = axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    for label in legend.get_texts():
+        label.set_parse_math(False)
+    return tooltips
+
+
+def _draw_series(axes: Axes, chart: Chart, series: Series, tooltips: dict[str, str]) -> object:
+    """Draws a contender; returns what the legend shows."""
+    colour = COLOURS[series.number % len(COLOURS)]
+    marker = MARKERS[series.number % len(MARKERS)]
+    label = series.label
+    if len(label) > _LONGEST:
+        label = f"{label[: _LONGEST - 1]}…"
+    for path in series.paths:
+        (line,) = axes.plot(
+            [p.x for p in path], [p.y for p in path], color=colour, alpha=0.8, label=label
+        )
+        for point in path if chart.marked else path[-1:]:
+            name = f"point{len(tooltips)}"
+            tooltips[name] = _tooltip(chart, series, point)
+            axes.plot(point.x, point.y, marker, color=colour, gid=name)
+            if point.low is not None and point.high is not None:
+                axes.vlines(point.x, point.low, point.high, color=colour, alpha=0.6)
+    (handle,) = axes.plot([], [], marker=marker, color=colour, label=label)
+    line.set_label("")
+    return handle
+
+
+def _tooltip(chart: Chart, series: Series, point: Point) -> str:
+    ends = ""
+    if point.low is not None and point.high is not None:
+        ends = f" ({bits_text(point.low)} to {bits_text(point.high)})"
+    return f"{series.label}: {bits_text(point.y)}{ends} at {power_text(point.x)} {chart.x.label}"
+
+
+def _ends(axis: Axis, scale: Scale) -> tuple[float, float]:
+    """The ends of an axis: around its data, with a margin."""
+    function, inverse = (math.log, math.exp) if scale.log else (float, float)
+    low, high = map(function, axis.get_data_interval())
+    margin = 0.06 * (high - low) + max(0.0, function(scale.least) - (high - low)) / 2
+    return inverse(low - margin), inverse(high + margin)
+
+
+def _set_ticks(axis: Axis, scale: Scale) -> None:
+    """A few ticks with plain labels."""
+    low, high = axis.get_view_interval()
+    locators: list[Locator] = [MaxNLocator(6, steps=[1, 2, 2.5, 5, 10])]
+    if scale.log:
+        locators = [LogLocator(subs=subs) for subs in ((1,), (1, 3), (1, 2, 5))] + locators
+    for locator in locators:
+        ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
+        if len(ticks) > 2:
+            break
+    axis.set_ticks(ticks, [power_text(tick, digits=6) for tick in ticks])
+    axis.set_tick_params(which="minor", size=0)
+    axis.set_minor_formatter("")

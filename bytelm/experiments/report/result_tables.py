@@ -1,0 +1,212 @@
+"""The tables of a report: results, differences, breakdowns, learning rates, unfinished runs."""
+
+import collections
+from collections.abc import Callable, Sequence
+
+from bytelm.experiments.records import Heading, RunRecord, SweepRow
+from bytelm.experiments.report.summary import Difference, Entry, breakdown, paired_difference
+from bytelm.experiments.report.tables import (
+    Table,
+    bits_text,
+    count_text,
+    difference_text,
+    interval_text,
+    number_text,
+    power_text,
+    state_text,
+    tabulate,
+)
+
+Columns = dict[str, Callable[[Entry], str]]
+
+
+def result_columns(heading: Heading) -> Columns:
+    """The columns of the results; those that are empty for all contenders are not shown."""
+    measure, short = heading.measure, heading.short_measure
+    return {
+        "contender": lambda entry: entry.contender,
+        "runs done": _runs_done,
+        f"test {short}": _bits(measure),
+        "95% interval": lambda entry: interval_text(entry.interval(measure)),
+        "over seeds": lambda entry: interval_text(entry.spread(measure)),
+        "exact match": _mean("exact_match", ".2%"),
+        "deleted": _mean("deleted", ".2%"),
+        "encoder time saved": _mean("encoder_time_saved", ".1%"),
+        f"validation {short}": _mean("validation_bits", ".4f"),
+        "training FLOPs": lambda entry: power_text(entry.mean("train_flops")),
+        "training bytes/s": lambda entry: count_text(_speed(entry)),
+        "inference FLOPs/byte": _mean("inference_flops_per_byte"),
+        "at capacity": _mean("inference_flops_per_byte_capacity"),
+        "forward FLOPs/byte": _mean("forward_flops_per_byte"),
+        "bytes/patch": _mean("bytes_per_patch", ".2f"),
+        "overflow": _mean("overflow", ".2%"),
+        "bytes/token": _mean("bytes_per_token", ".2f"),
+        "parameters": _mean("parameters"),
+        "without embeddings": _mean("parameters_without_embeddings"),
+        "peak memory, MiB": lambda e: count_text((m := e.mean("peak_memory_bytes")) and m / 2**20),
+        "training bytes": _mean("train_raw_bytes"),
+        "bpb with end": _bits("bpb_with_end"),
+        "context, bytes": _mean("context_bytes"),
+        "learning rate": lambda entry: _rate(entry.runs[0].learning_rate),
+        "steps": lambda entry: count_text(entry.runs[0].steps),
+    }
+
+
+def brief_columns(heading: Heading, entries: Sequence[Entry]) -> Columns:
+    """The columns that fit a terminal, and the differences from the baseline."""
+    columns = result_columns(heading)
+    test = f"test {heading.short_measure}"
+    names = ["contender", "runs done", test, "95% interval", "over seeds"]
+    names += ["exact match", "deleted", "bytes/patch", "bytes/token"]
+    found = {d.contender: d for d in differences(heading, entries)[0]}
+
+    def less(entry: Entry) -> str:
+        difference = found.get(entry.contender)
+        return difference_text(difference.value, difference.sign) if difference else ""
+
+    shown = {name: columns[name] for name in names}
+    less_baseline = {f"less {heading.baseline}": less}
+    state: Columns = {"state": lambda entry: state_text(*entry.state)}
+    return shown | less_baseline | state
+
+
+def differences(heading: Heading, group: Sequence[Entry]) -> tuple[list[Difference], list[str]]:
+    """The differences of one corpus and budget, and the contenders that cannot be compared."""
+    baseline = next((entry for entry in group if entry.contender == heading.baseline), None)
+    found, missing = [], []
+    for entry in group:
+        if not entry.done or entry is baseline:
+            continue
+        difference = None
+        if baseline is not None:
+            difference = paired_difference(entry, baseline, same_seeds=heading.same_seeds)
+        if difference is None:
+            missing.append(entry.contender)
+        else:
+            found.append(difference)
+    return found, missing
+
+
+def difference_table(heading: Heading, found: Sequence[Difference]) -> Table:
+    """The differences from the baseline."""
+    return tabulate(
+        found,
+        {
+            "contender": lambda d: d.contender,
+            f"difference in {heading.short_measure}": lambda d: difference_text(d.value, d.sign),
+            "95% interval": lambda d: interval_text(d.interval, "+.4f"),
+            "interval excludes 0": lambda d: d.verdict,
+            "over seeds": lambda d: interval_text(d.by_seed, "+.4f"),
+            "seeds": lambda d: str(d.seeds),
+            "documents": lambda d: count_text(d.documents),
+        },
+        caption=f"Differences from {heading.baseline}: lower is better",
+    )
+
+
+BREAKDOWNS = {
+    "perturbed": ("Robustness", "perturbation/rate"),
+    "language": ("Languages", "language"),
+    "adapted": ("Adaptation", "language"),
+}
+"""By the first part of a figure's name: the section, and the name of its first column."""
+_CAPTIONS: dict[tuple[str, str], tuple[str, str]] = {
+    ("perturbed", "bpb"): ("Bits per byte of perturbed text", ".4f"),
+    ("perturbed", "accuracy"): ("Next bytes predicted of perturbed text", ".2%"),
+    ("language", "bpb"): ("Bits per byte of parallel text", ".3f"),
+    ("language", "bits_per_sentence"): ("Bits per sentence of parallel text", ",.1f"),
+    ("language", "premium"): ("Bits per sentence relative to English", ".3f"),
+    ("language", "patches_per_sentence"): ("Patches per sentence", ",.1f"),
+    ("language", "patches_premium"): ("Patches per sentence relative to English", ".3f"),
+    ("adapted", "before"): ("Bits per byte before training on another language", ".4f"),
+    ("adapted", "early"): ("Validation bits per byte after a tenth of that training", ".4f"),
+    ("adapted", "bpb"): ("Bits per byte after training on another language", ".4f"),
+    ("adapted", "forgetting"): ("Bits per byte lost on the first language", "+.4f"),
+}
+"""By the first and last part of a figure's name: a table's caption, and its numbers' format."""
+
+
+def breakdown_tables(heading: Heading, group: Sequence[Entry], prefix: str) -> list[Table]:
+    """Tables of the figures `prefix/MIDDLE/MEASURE` with a column for each contender."""
+    where = heading.group_title(group[0].corpus, group[0].budget)
+    found = breakdown(group, prefix)
+    tables = []
+    for (kind, measure), (caption, form) in _CAPTIONS.items():
+        middles = found.get(measure, [])
+        if kind != prefix or not middles:
+            continue
+        cells = [
+            [_cell(entry, f"{prefix}/{middle}/{measure}", form) for middle in middles]
+            for entry in group
+        ]
+        columns = (BREAKDOWNS[prefix][1], *(entry.contender for entry in group))
+        title = f"{caption}: {where}" if where else caption
+        tables.append(Table(columns, tuple(zip(middles, *cells, strict=True)), title))
+    return tables
+
+
+def sweep_table(heading: Heading) -> Table:
+    """The learning rates that were tried."""
+    columns: dict[str, Callable[[SweepRow], str]] = {
+        "contender": lambda row: row.contender,
+        "learning rate": lambda row: _rate(row.learning_rate),
+        f"validation {heading.short_measure}": lambda row: bits_text(row.validation_bits),
+        "chosen": lambda row: "chosen" if row.chosen else "",
+    }
+    return tabulate(heading.sweep, columns, caption="Those tried")
+
+
+def best_at_an_edge(sweep: Sequence[SweepRow]) -> list[str]:
+    """Contenders whose best learning rate may lie beyond those tried, and on which side."""
+    tried = collections.defaultdict(list)
+    for row in sweep:
+        tried[row.contender].append(row.learning_rate)
+    return [
+        f"{row.contender} ({'larger' if row.learning_rate == max(rates) else 'smaller'})"
+        for row in sweep
+        if row.chosen and row.learning_rate in (min(rates := tried[row.contender]), max(rates))
+    ]
+
+
+def unfinished_table(heading: Heading, records: Sequence[RunRecord]) -> Table | None:
+    """The runs that are not done, and why; None if all are."""
+    missing = [run for run in records if run.state != "done"]
+    columns: dict[str, Callable[[RunRecord], str]] = {
+        "contender": lambda run: run.contender,
+        "corpus": lambda run: run.corpus,
+        "budget": lambda run: heading.budget_words(run.budget),
+        "seed": lambda run: str(run.seed),
+        "state": lambda run: state_text(run.state, run.reason),
+    }
+    caption = f"{len(missing)} of {len(records)} runs"
+    return tabulate(missing, columns, caption=caption, prose=True) if missing else None
+
+
+def _mean(name: str, form: str = ",.0f") -> Callable[[Entry], str]:
+    """A column: the mean of a figure over the runs done, in a format."""
+    return lambda entry: number_text(entry.mean(name), form)
+
+
+def _bits(name: str) -> Callable[[Entry], str]:
+    return lambda entry: _cell(entry, name, ".4f")
+
+
+def _cell(entry: Entry, name: str, form: str) -> str:
+    figure = entry.figure(name)
+    return "" if figure is None else f"{'≤ ' if figure.bound else ''}{figure.value:{form}}"
+
+
+def _rate(value: float | None) -> str:
+    return number_text(value, ".3g")
+
+
+def _runs_done(entry: Entry) -> str:
+    """Empty for a single run that is done."""
+    done, runs = len(entry.done), len(entry.runs)
+    return "" if done == runs == 1 else f"{done} of {runs}"
+
+
+def _speed(entry: Entry) -> float | None:
+    """As timed in turns, or else by the runs themselves."""
+    in_turns = entry.mean("train_bytes_per_second_in_turns")
+    return entry.mean("train_bytes_per_second") if in_turns is None else in_turns
