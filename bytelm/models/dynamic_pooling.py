@@ -53,7 +53,6 @@ from bytelm.patching.ended import (
 )
 from bytelm.patching.learned import GumbelPatches
 from bytelm.patching.levels import (
-    PatchCount,
     Segmentation,
     Symbols,
     prepend,
@@ -134,16 +133,14 @@ class DynamicPoolingState:
 
     Attributes:
         pre, backbone, post: of the stacks.
-        carry: of the segmenter.
-        count: slots filled, and slots left.
+        patching: of the segmenter and the slots.
         open_sum: float32 `[B, width]`, the sum of the vectors of the unfinished patch.
         open_size: float32 `[B]`, its number of bytes.
         read: `[B, width]`, the vector that symbols read now.
     """
 
     pre: Any = None
-    carry: Any = None
-    count: Any = None
+    patching: Any = None
     open_sum: Any = None
     open_size: Any = None
     backbone: Any = None
@@ -201,16 +198,17 @@ class DynamicPooling(HierarchicalModel):
         config, before, biases = self.config, state or DynamicPoolingState(), self._biases
         x = shard_rows(self.embedding(symbols.ids, config.dtype))
         x, pre = run(self.pre, x, symbols, before.pre, shared=biases)
+        carry = None if state is None else state.patching.carry
         boundaries, carry = self.segmenter(
-            x, symbols.ids, symbols.document_ids, before.carry, symbols.keys
+            x, symbols.ids, symbols.document_ids, carry, symbols.keys
         )
-        patches = self._ended(boundaries.hard, symbols, before.count)
+        patches = self._ended(boundaries.hard, symbols, state)
         if state is None:
             y = gather_mean(x, boundaries.values, patches, config.boundary_gradient)
         else:
             y, open_sum, open_size = self._next_means(x, symbols, patches, state)
         y = shard_rows(self._slots(y, patches.null, x.dtype))
-        slots = symbols.slots(patches.document_ids, patches.total)
+        slots = symbols.inner(patches.document_ids, patches.total)
         y, backbone = run_patches(
             self.backbone, shard_rows(y), slots, before.backbone, shared=biases
         )
@@ -222,22 +220,19 @@ class DynamicPooling(HierarchicalModel):
         x, post = run(self.post, x, symbols, before.post, shared=biases)
         if state is None:
             return x, None, (Segmentation(symbols, boundaries, patches),)
-        count = state.count.after(patches.total)
+        patching = state.patching.after(carry, patches.total)
         read = take(vectors, patches.total[:, None])[:, 0]
-        state = DynamicPoolingState(pre, carry, count, open_sum, open_size, backbone, read, post)
+        state = DynamicPoolingState(pre, patching, open_sum, open_size, backbone, read, post)
         return x, state, ()
 
-    def _ended(self, ends: jax.Array, symbols: Symbols, count: PatchCount | None) -> EndedPatches:
-        if count is None:
-            capacity = self.config.capacity(ends.shape[1])
-            return find_ended(ends, symbols.document_ids, capacity)
-        return find_ended(
-            ends,
-            symbols.document_ids,
-            ends.shape[1] + 1,
-            first=(symbols.positions == 0) & (symbols.document_ids > 0),
-            slots_left=count.left,
-        )
+    def _ended(
+        self, ends: jax.Array, symbols: Symbols, state: DynamicPoolingState | None
+    ) -> EndedPatches:
+        document_ids, length = symbols.document_ids, ends.shape[1]
+        if state is None:
+            return find_ended(ends, document_ids, self.config.capacity(length))
+        first, left = (symbols.positions == 0) & (document_ids > 0), state.patching.left
+        return find_ended(ends, document_ids, length + 1, first=first, slots_left=left)
 
     def _next_means(
         self, x: jax.Array, symbols: Symbols, patches: EndedPatches, state: DynamicPoolingState
@@ -267,8 +262,7 @@ class DynamicPooling(HierarchicalModel):
         config, dtype, capacity = self.config, self.config.dtype, self.config.capacity(length)
         return DynamicPoolingState(
             pre=self.pre.init_state(rows, length, dtype),
-            carry=self.segmenter.init_carry(rows, length, dtype),
-            count=PatchCount.none(rows, capacity),
+            patching=self.init_patching(rows, length),
             open_sum=jnp.zeros((rows, config.width)),
             open_size=jnp.zeros((rows,)),
             backbone=self.backbone.init_state(rows, capacity, dtype),

@@ -41,12 +41,11 @@ from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS
 from bytelm.nn.stack import StackState
 from bytelm.patching.levels import (
-    PatchCount,
     Segmentation,
     Symbols,
-    open_patches,
     run,
     run_if_any,
+    segment,
     take,
 )
 from bytelm.patching.patches import Patches, find_patches, positions_in_run, spread_first
@@ -123,15 +122,13 @@ class HATState:
     Attributes:
         spelled: int32 `[B, longest_word]`, the bytes of the unfinished word, the newest last.
         length: int32 `[B]`, how many of them there are.
-        carry: of the segmenter.
-        count: words that have ended, and slots left.
+        patching: of the segmenter and the slots.
         backbone, decoder: of the two causal stacks.
     """
 
     spelled: Any = None
     length: Any = None
-    carry: Any = None
-    count: Any = None
+    patching: Any = None
     backbone: Any = None
     decoder: Any = None
 
@@ -219,13 +216,15 @@ class HAT(HierarchicalModel):
         self, symbols: Symbols, state: HATState | None = None
     ) -> tuple[Spelling, HATState | None, tuple[Segmentation, ...]]:
         before = state or HATState()
-        boundaries, carry = self.segmenter(None, symbols.ids, symbols.document_ids, before.carry)
-        words, count = open_patches(boundaries.hard, symbols, self.config.capacity, before.count)
-        y, backbone = self._next_words(symbols, words, state)  # [B, P, d]
+        cut, patching = segment(
+            self.segmenter, None, symbols, self.config.capacity, before.patching
+        )
+        words = cut.patches
+        y, backbone = self._next_words(cut, state)  # [B, P, d]
 
         stream, numbers = Stream.of(words), _word_numbers(words, symbols.document_ids)
         if state is not None:
-            numbers = state.count.opened[:, None] + numbers
+            numbers = state.patching.opened[:, None] + numbers
         x = self.decoder_embedding(symbols.ids, self.config.dtype)
         x = shard_rows(stream.join(x, y))  # [B, T + P, d]
         groups = _decoder_groups(words, stream, numbers)
@@ -234,16 +233,16 @@ class HAT(HierarchicalModel):
         )
         spelling = Spelling(*stream.part(x, symbols.ids.shape[1]), words)
         if state is None:
-            return spelling, None, (Segmentation(symbols, boundaries, words),)
+            return spelling, None, (cut,)
         spelled, length = self._unfinished(symbols, words, state)
-        return spelling, HATState(spelled, length, carry, count, backbone, decoder), ()
+        return spelling, HATState(spelled, length, patching, backbone, decoder), ()
 
     def _next_words(
-        self, symbols: Symbols, words: Patches, state: HATState | None
+        self, cut: Segmentation, state: HATState | None
     ) -> tuple[jax.Array, StackState | None]:
         """The decoder's first position of the word after each word that ends, `[B, P, d]`."""
-        before = state or HATState()
-        ids, document_ids, ended = symbols.ids, symbols.document_ids, words
+        before, words = state or HATState(), cut.patches
+        ids, document_ids, ended = cut.symbols.ids, cut.symbols.document_ids, words
         if state is not None:  # the unfinished word's bytes come before
             longest, most = self.config.longest_word, words.positions.shape[1]
             present = jnp.arange(longest)[None, :] >= longest - state.length[:, None]
@@ -254,11 +253,11 @@ class HAT(HierarchicalModel):
 
         def encoded() -> tuple[jax.Array, StackState | None]:
             y = self._encode(ids, ended, _word_numbers(ended, document_ids))
-            y, backbone = run(self.backbone, y, symbols.patches(words), before.backbone)
+            y, backbone = run(self.backbone, y, cut.inner_symbols, before.backbone)
             return self.to_decoder(self.backbone_norm(y)), backbone
 
         zeros = jnp.zeros((*words.positions.shape, self.config.local_width), self.config.dtype)
-        return run_if_any(symbols.patches(words), encoded, zeros, before.backbone)
+        return run_if_any(cut.inner_symbols, encoded, zeros, before.backbone)
 
     def _encode(self, ids: jax.Array, words: Patches, numbers: jax.Array) -> jax.Array:
         """The vector of each word that ends, `[B, P, global_width]`."""
@@ -315,8 +314,7 @@ class HAT(HierarchicalModel):
         return HATState(
             spelled=jnp.full((rows, config.longest_word), PAD, jnp.int32),
             length=jnp.zeros((rows,), jnp.int32),
-            carry=self.segmenter.init_carry(rows, length, config.dtype),
-            count=PatchCount.none(rows, capacity),
+            patching=self.init_patching(rows, length),
             backbone=self.backbone.init_state(rows, capacity, config.dtype),
             decoder=self.decoder.init_state(rows, length + capacity, config.dtype),
         )

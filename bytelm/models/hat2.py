@@ -30,13 +30,12 @@ from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS
 from bytelm.nn.rope import rotary
 from bytelm.patching.levels import (
-    PatchCount,
     Segmentation,
     Symbols,
-    open_patches,
     prepend,
     run,
     run_patches,
+    segment,
     take,
 )
 from bytelm.patching.patches import LEAST_SCORE, NO_PATCH, attention_pool, positions_in_run
@@ -141,14 +140,12 @@ class HAT2State:
 
     Attributes:
         encoder, backbone, decoder: of the stacks.
-        carry: of the segmenter.
-        count: words opened, and slots left; the backbone has read all words but the last.
+        patching: of the segmenter and the slots.
         word: the unfinished word.
     """
 
     encoder: Any = None
-    carry: Any = None
-    count: Any = None
+    patching: Any = None
     word: Any = None
     backbone: Any = None
     decoder: Any = None
@@ -210,11 +207,7 @@ class HAT2(HierarchicalModel):
         before = state or HAT2State()
         x = shard_rows(self.embedding(symbols.ids, self.config.dtype))
         x, encoder = run(self.encoder, x, symbols, before.encoder)
-        boundaries, carry = self.segmenter(
-            x, symbols.ids, symbols.document_ids, before.carry, symbols.keys
-        )
-        words, count = open_patches(boundaries.hard, symbols, self.config.capacity, before.count)
-        cut = Segmentation(symbols, boundaries, words)
+        cut, patching = segment(self.segmenter, x, symbols, self.config.capacity, before.patching)
         word: Any = None
         if state is None:
             y, complete, condition = self._words(x, cut)
@@ -230,7 +223,7 @@ class HAT2(HierarchicalModel):
         if state is None:
             return x, None, (cut,)
         word = replace(word, condition=take(vectors, complete.lengths[:, None])[:, 0])
-        return x, HAT2State(encoder, carry, count, word, backbone, decoder), ()
+        return x, HAT2State(encoder, patching, word, backbone, decoder), ()
 
     def _first(self, x: jax.Array) -> jax.Array:
         """The vector for a document's first word, `[B, D]`."""
@@ -252,7 +245,7 @@ class HAT2(HierarchicalModel):
         )
         number = take(words.number, jnp.maximum(own, 0))
         index = jnp.where((own > 0) & (number > 0), own, 0)
-        return self.pooling.words(values, x.dtype), cut.symbols.patches(words), index
+        return self.pooling.words(values, x.dtype), cut.inner_symbols, index
 
     def _next_words(
         self, x: jax.Array, cut: Segmentation, state: HAT2State
@@ -279,20 +272,19 @@ class HAT2(HierarchicalModel):
             take(values, last)[:, 0], take(scores, last)[:, 0], read[:, 0], open_word.condition
         )
         # All words but the last are complete; before a row's first word none is open.
-        begun = (state.count.opened > 0).astype(jnp.int32)  # [B]
+        begun = (state.patching.opened > 0).astype(jnp.int32)  # [B]
         complete = jnp.maximum(words.total - 1 + begun, 0)
         chosen = jnp.minimum(jnp.arange(new)[None, :] + 1 - begun[:, None], new)
         y = self.pooling.words(take(values, chosen), x.dtype)
         condition = jnp.maximum(words.count - 1 + begun[:, None], 0)
-        return y, replace(symbols.patches(words), lengths=complete), condition, unfinished
+        return y, replace(cut.inner_symbols, lengths=complete), condition, unfinished
 
     def init_parts(self, rows: int, length: int) -> HAT2State:
         config, dtype, capacity = self.config, self.config.dtype, self.config.capacity(length)
         heads = config.local_width // config.head_width
         return HAT2State(
             encoder=self.encoder.init_state(rows, length, dtype),
-            carry=self.segmenter.init_carry(rows, length, dtype),
-            count=PatchCount.none(rows, capacity),
+            patching=self.init_patching(rows, length),
             word=OpenWord(
                 values=jnp.zeros((rows, heads, config.head_width)),
                 scores=jnp.full((rows, heads), LEAST_SCORE),

@@ -18,7 +18,7 @@ from bytelm.nn.linear import Dense
 from bytelm.nn.mlp import MLPKind
 from bytelm.nn.norms import NORMS, LayerNorm, NormKind, RMSNorm
 from bytelm.nn.stack import Remat, Stack
-from bytelm.patching.levels import Segmentation, Symbols
+from bytelm.patching.levels import PatchingState, Segmentation, Symbols
 from bytelm.patching.segmenter import Needs, Segmenter, SegmenterConfig, Supervision
 
 
@@ -196,13 +196,18 @@ class HierarchicalModel(LanguageModel):
 
         Args:
             symbols: whole rows, or the next symbols of rows.
-            state: of the family's parts, a dataclass with a `count`; None for whole rows.
+            state: of the family's parts, a dataclass with a `patching`; None for whole rows.
 
         Returns:
             the vectors `[B, T, d]` and the state after the symbols (None for whole rows), and for
             whole rows the segmentation of each level, the outermost first.
         """
         raise NotImplementedError
+
+    def init_patching(self, rows: int, length: int) -> PatchingState:
+        """The state of cutting bytes into patches, for rows of at most `length` symbols."""
+        capacity = self.config.capacity(length)
+        return PatchingState.start(self.segmenter, rows, length, capacity, self.config.dtype)
 
     def init_parts(self, rows: int, length: int) -> Any:
         """The state of the family's parts for rows of at most `length` symbols."""
@@ -212,9 +217,13 @@ class HierarchicalModel(LanguageModel):
         symbols = Symbols.of_rows(batch.ids, batch.document_ids, batch.keys)
         x, _, (outermost, *_) = self.forward(symbols)
         logits = self.logits(x)
-        counted = batch.targets != UNSCORED
         supervision = Supervision(
-            batch.ids, batch.document_ids, counted, logits, batch.scripts, batch.boundaries
+            batch.ids,
+            batch.document_ids,
+            self.counted(batch),
+            logits,
+            batch.scripts,
+            batch.boundaries,
         )
         losses, statistics = self.segmenter.supervise(outermost.boundaries, supervision)
         return ModelOutput(
@@ -224,6 +233,11 @@ class HierarchicalModel(LanguageModel):
             patch_starts=outermost.patches.starts,
             states=self.normed(x),
         )
+
+    @staticmethod
+    def counted(batch: Batch) -> jax.Array:
+        """The symbols whose boundaries count in losses: those with a scored target, `[B, T]`."""
+        return batch.targets != UNSCORED
 
     def normed(self, x: jax.Array) -> jax.Array:
         """The vectors `[B, T, d]` after the final norm."""
@@ -249,7 +263,7 @@ class HierarchicalModel(LanguageModel):
         return self.logits(x), HierarchyState(state.length + lengths, parts)
 
     def full_rows(self, state: HierarchyState) -> jax.Array:
-        return state.parts.count.left == 0
+        return state.parts.patching.left == 0
 
 
 class PositionTable(nnx.Module):

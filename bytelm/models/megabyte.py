@@ -28,12 +28,11 @@ from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mesh import shard_rows
 from bytelm.patching.levels import (
     OpenPatch,
-    PatchCount,
     Segmentation,
     Symbols,
-    open_patches,
     run,
     run_patches,
+    segment,
     take,
 )
 from bytelm.patching.segmenter import FixedPatches, Needs
@@ -107,15 +106,13 @@ class MegaByteState:
 
     Attributes:
         recent: int32 `[B, P - 1]`, the last symbols read.
-        carry: of the segmenter.
-        count: patches opened, and slots left.
+        patching: of the segmenter and the slots.
         open: the unfinished patch.
         backbone, local: of the two stacks.
     """
 
     recent: Any = None
-    carry: Any = None
-    count: Any = None
+    patching: Any = None
     open: Any = None
     backbone: Any = None
     local: Any = None
@@ -148,25 +145,27 @@ class MegaByte(HierarchicalModel):
     ) -> tuple[jax.Array, MegaByteState | None, tuple[Segmentation, ...]]:
         size, new = self.config.patch_size, symbols.ids.shape[1]
         before = state or MegaByteState()
-        boundaries, carry = self.segmenter(None, symbols.ids, symbols.document_ids, before.carry)
-        patches, count = open_patches(
-            boundaries.hard, symbols, self.config.capacity, before.count, most=-(-new // size)
+        cut, patching = segment(
+            self.segmenter,
+            None,
+            symbols,
+            self.config.capacity,
+            before.patching,
+            open=before.open,
+            most=-(-new // size),
         )
-        cut = Segmentation(symbols, boundaries, patches, before.open)
         y = shard_rows(self._global_input(cut, before.recent))
-        y, backbone = run_patches(self.backbone, y, symbols.patches(patches), before.backbone)
+        y, backbone = run_patches(self.backbone, y, cut.inner_symbols, before.backbone)
         x = shard_rows(self._local_input(cut, y))
-        opened = 0 if state is None else state.count.opened[:, None]
-        groups = opened + jnp.cumsum(
-            patches.boundaries | (symbols.positions == 0), axis=1
-        )  # [B, T]
-        groups = jnp.where(symbols.document_ids > 0, groups, 0)
+        opened = 0 if state is None else state.patching.opened[:, None]
+        starts = cut.patches.boundaries | (symbols.positions == 0)
+        groups = jnp.where(symbols.document_ids > 0, opened + jnp.cumsum(starts, axis=1), 0)
         x, local = run(self.local, x, symbols, before.local, group_ids=groups)
         if state is None:
             return x, None, (cut,)
         kept = symbols.lengths[:, None] + jnp.arange(size - 1)[None, :]  # [B, P - 1]
         recent = take(jnp.concatenate([state.recent, symbols.ids], axis=1), kept)
-        return x, MegaByteState(recent, carry, count, cut.after(y), backbone, local), ()
+        return x, MegaByteState(recent, patching, cut.after(y), backbone, local), ()
 
     def _global_input(self, cut: Segmentation, recent: jax.Array | None) -> jax.Array:
         """The patch vectors `[B, patches, D]`; `recent` holds the P - 1 symbols before these."""
@@ -208,8 +207,7 @@ class MegaByte(HierarchicalModel):
         config, capacity = self.config, self.config.capacity(length)
         return MegaByteState(
             recent=jnp.full((rows, config.patch_size - 1), PAD, jnp.int32),
-            carry=self.segmenter.init_carry(rows, length, config.dtype),
-            count=PatchCount.none(rows, capacity),
+            patching=self.init_patching(rows, length),
             open=OpenPatch.none(rows, config.global_width, config.dtype),
             backbone=self.backbone.init_state(rows, capacity, config.dtype),
             local=self.local.init_state(rows, length, config.dtype),

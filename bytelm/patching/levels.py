@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.stack import Stack, StackState
-from bytelm.patching.patches import NO_PATCH, Patches, find_patches, positions_in_run
+from bytelm.patching.patches import NO_PATCH, find_patches, positions_in_run
 from bytelm.patching.segmenter import Boundaries, Segmenter
 
 
@@ -59,63 +59,40 @@ class Symbols:
         document_ids = (offsets < lengths[:, None]).astype(jnp.int32)  # [B, N]
         return cls(ids, document_ids, seen[:, None] + offsets, lengths)
 
-    def slots(self, document_ids: jax.Array, total: jax.Array) -> "Symbols":
-        """Slots `[B, P]` made of these symbols, of which `total` `[B]` are filled."""
+    def inner(
+        self, document_ids: jax.Array, total: jax.Array, ids: Any = None, positions: Any = None
+    ) -> "Symbols":
+        """Slots `[B, P]`, `total` `[B]` of them filled, as the symbols of a backbone."""
         lengths = None if self.lengths is None else total
-        return Symbols(None, document_ids, None, lengths, self.keys)
-
-    def patches(self, patches: Patches) -> "Symbols":
-        """The patches of these symbols, as the symbols of the level inside."""
-        return Symbols(
-            ids=jnp.take_along_axis(self.ids, patches.positions, axis=1),  # [B, P]
-            document_ids=patches.document_ids,
-            positions=patches.number,
-            lengths=None if self.lengths is None else patches.total,
-            keys=self.keys,
-        )
+        return Symbols(ids, document_ids, positions, lengths, self.keys)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class PatchCount:
-    """How many patches each row has opened, and how many more it has slots for, int32 `[B]`."""
+class PatchingState:
+    """What cutting symbols into patches needs to know of the symbols before.
 
+    Attributes:
+        carry: of the segmenter.
+        opened: int32 `[B]`, patches that each row has opened.
+        left: int32 `[B]`, slots that it has left.
+    """
+
+    carry: Any
     opened: jax.Array
     left: jax.Array
 
     @classmethod
-    def none(cls, rows: int, capacity: int) -> "PatchCount":
-        """The count of rows that have read nothing yet."""
-        return cls(jnp.zeros((rows,), jnp.int32), jnp.full((rows,), capacity, jnp.int32))
+    def start(
+        cls, segmenter: Segmenter, rows: int, length: int, capacity: int, dtype: jnp.dtype
+    ) -> "PatchingState":
+        """Before the first of at most `length` symbols."""
+        zeros = jnp.zeros((rows,), jnp.int32)
+        return cls(segmenter.init_carry(rows, length, dtype), zeros, zeros + capacity)
 
-    def after(self, total: jax.Array) -> "PatchCount":
-        """The count after so many more patches `[B]`."""
-        return PatchCount(self.opened + total, self.left - total)
-
-
-def open_patches(
-    boundaries: jax.Array,
-    symbols: Symbols,
-    capacity: Callable[[int], int],
-    count: PatchCount | None = None,
-    *,
-    most: int | None = None,
-) -> tuple[Patches, PatchCount | None]:
-    """Opens patches at the boundaries for which the rows still have slots.
-
-    Args:
-        boundaries: bool `[B, N]`.
-        symbols: where the boundaries were found.
-        capacity: the number of patches that a whole row of so many symbols has slots for.
-        count: the patches before these symbols; None for whole rows.
-        most: the number of boundaries among N symbols, if it is known to be below N.
-    """
-    length = boundaries.shape[1]
-    if count is None:
-        return find_patches(boundaries, symbols.document_ids, capacity(length)), None
-    patches = find_patches(boundaries, symbols.document_ids, most or length, slots_left=count.left)
-    patches = replace(patches, number=count.opened[:, None] + patches.number)
-    return patches, count.after(patches.total)
+    def after(self, carry: Any, total: jax.Array) -> "PatchingState":
+        """After symbols that opened so many patches `[B]`."""
+        return PatchingState(carry, self.opened + total, self.left - total)
 
 
 @jax.tree_util.register_dataclass
@@ -185,6 +162,13 @@ class Segmentation:
         """The symbols that have a patch, bool `[B, N]`; in decoding, every one that there is."""
         return (self.patches.index != NO_PATCH) | (self.open is not None)
 
+    @property
+    def inner_symbols(self) -> Symbols:
+        """The patches, as the symbols of the level inside; an id is that of a first symbol."""
+        patches = self.patches
+        ids = take(self.symbols.ids, patches.positions)  # [B, P]
+        return self.symbols.inner(patches.document_ids, patches.total, ids, patches.number)
+
     def after(self, y: jax.Array) -> OpenPatch | None:
         """The patch that is open after these symbols; `y` `[B, P, D]` are the patches' vectors."""
         if self.open is None:
@@ -199,6 +183,38 @@ class Segmentation:
     def _opened(self) -> jax.Array:
         """The position in its document at which each patch opened, int32 `[B, P]`."""
         return take(self.symbols.positions, self.patches.positions)
+
+
+def segment(
+    segmenter: Segmenter,
+    x: jax.Array | None,
+    symbols: Symbols,
+    capacity: Callable[[int], int],
+    state: PatchingState | None,
+    *,
+    open: OpenPatch | None = None,
+    most: int | None = None,
+) -> tuple[Segmentation, PatchingState | None]:
+    """Cuts symbols into patches, which open at the segmenter's boundaries while there are slots.
+
+    Args:
+        segmenter: a segmenter.
+        x: `[B, N, d]`, the vectors that it reads; None for rules.
+        symbols: the symbols.
+        capacity: slots for patches in a whole row of so many symbols.
+        state: after the symbols before; None for whole rows.
+        open: the patch that is open before the first symbol, in decoding.
+        most: how many of N symbols can start a patch, if that is known to be below N.
+    """
+    carry = None if state is None else state.carry
+    boundaries, carry = segmenter(x, symbols.ids, symbols.document_ids, carry, symbols.keys)
+    starts, length = boundaries.hard, boundaries.hard.shape[1]
+    if state is None:
+        patches = find_patches(starts, symbols.document_ids, capacity(length))
+        return Segmentation(symbols, boundaries, patches), None
+    patches = find_patches(starts, symbols.document_ids, most or length, slots_left=state.left)
+    patches = replace(patches, number=state.opened[:, None] + patches.number)
+    return Segmentation(symbols, boundaries, patches, open), state.after(carry, patches.total)
 
 
 def take(values: jax.Array, index: jax.Array) -> jax.Array:
@@ -239,18 +255,10 @@ def run_if_any(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LevelState:
-    """What a level remembers of the symbols before.
-
-    Attributes:
-        encoder, inner, decoder: the states of its parts.
-        carry: of the segmenter.
-        count: patches opened, and slots left.
-        open: the unfinished patch.
-    """
+    """The state of a level: of its stacks and what is inside, of its patches, the open patch."""
 
     encoder: Any = None
-    carry: Any = None
-    count: Any = None
+    patching: Any = None
     inner: Any = None
     open: Any = None
     decoder: Any = None
@@ -260,20 +268,19 @@ class LevelState:
 class Level:
     """An encoder and a decoder around an inner level: `[B, N, d] -> [B, N, d]`.
 
-    The parts belong to a model, which keeps them where it likes.
+    The parts are modules and methods of a model, which names and stores them as it likes.
 
     Attributes:
-        encoder: run over the symbols before they are cut.
-        segmenter: says where patches start.
-        pool: (x `[B, N, d]`, segmentation) -> what the inner level reads, `[B, P, D]`. It may use
-            the symbols up to the one with which a patch opens.
+        encoder: the stack that runs over the symbols before they are cut.
+        segmenter: finds where patches start.
+        pool: (x `[B, N, d]`, segmentation) -> the vectors `[B, P, D]` that the inner level reads;
+            of a patch it may use the symbols up to its first.
         inner: the backbone, or another level.
-        unpool: (x, y `[B, P, D]`, segmentation) -> what the decoder reads, `[B, N, d]`.
-        decoder: run over the symbols at last.
-        capacity: how many patches a row of so many symbols has slots for.
-        width: D, channels of y.
-        finish: (y, segmentation) -> y, applied to the inner level's result; `segmentation.open`
-            then holds the finished vector of the patch before.
+        unpool: (x, y `[B, P, D]`, segmentation) -> the vectors `[B, N, d]` that the decoder reads.
+        decoder: the stack that runs over the symbols in the end.
+        capacity: slots for patches in a row of so many symbols.
+        width: D.
+        finish: (y, segmentation) -> y, applied to the inner level's result before unpooling.
     """
 
     encoder: Stack
@@ -284,38 +291,34 @@ class Level:
     decoder: Stack
     capacity: Callable[[int], int]
     width: int
-    finish: Callable[[jax.Array, Segmentation], jax.Array] = lambda y, segmentation: y
+    finish: Callable[[jax.Array, Segmentation], jax.Array] = lambda y, cut: y
 
     def __call__(
         self, x: jax.Array, symbols: Symbols, state: LevelState | None = None
     ) -> tuple[jax.Array, LevelState | None, tuple[Segmentation, ...]]:
-        """Runs the level, and what is inside, over the symbols' vectors `[B, N, d]`.
+        """Runs the level over the symbols' vectors `[B, N, d]`.
 
         Returns:
-            the vectors `[B, N, d]`, the state after the symbols, and the segmentations of this
-            level and of those inside, which are not returned in decoding.
+            the new vectors, the state after the symbols, and for whole rows the segmentations of
+            this level and of those inside.
         """
         before = state or LevelState()
         x, encoder = run(self.encoder, x, symbols, before.encoder)
-        boundaries, carry = self.segmenter(
-            x, symbols.ids, symbols.document_ids, before.carry, symbols.keys
+        cut, patching = segment(
+            self.segmenter, x, symbols, self.capacity, before.patching, open=before.open
         )
-        patches, count = open_patches(boundaries.hard, symbols, self.capacity, before.count)
-        segmentation = Segmentation(symbols, boundaries, patches, before.open)
-        y, inner, inside = self._run_inner(
-            self.pool(x, segmentation), symbols.patches(patches), before.inner
-        )
-        y = self.finish(y, segmentation)
-        x = self.unpool(x, y, segmentation)
+        y, inner, inside = self._run_inner(self.pool(x, cut), cut, before.inner)
+        y = self.finish(y, cut)
+        x = self.unpool(x, y, cut)
         x, decoder = run(self.decoder, x, symbols, before.decoder)
         if state is None:
-            return x, None, (segmentation, *inside)
-        return x, LevelState(encoder, carry, count, inner, segmentation.after(y), decoder), ()
+            return x, None, (cut, *inside)
+        return x, LevelState(encoder, patching, inner, cut.after(y), decoder), ()
 
     def _run_inner(
-        self, y: jax.Array, symbols: Symbols, state: Any
+        self, y: jax.Array, cut: Segmentation, state: Any
     ) -> tuple[jax.Array, Any, tuple[Segmentation, ...]]:
-        inner, y = self.inner, shard_rows(y)
+        inner, y, symbols = self.inner, shard_rows(y), cut.inner_symbols
         if not isinstance(inner, Level):
             return *run_patches(inner, y, symbols, state), ()
         if state is None:
@@ -327,8 +330,7 @@ class Level:
         capacity = self.capacity(length)
         return LevelState(
             encoder=self.encoder.init_state(rows, length, dtype),
-            carry=self.segmenter.init_carry(rows, length, dtype),
-            count=PatchCount.none(rows, capacity),
+            patching=PatchingState.start(self.segmenter, rows, length, capacity, dtype),
             inner=self.inner.init_state(rows, capacity, dtype),
             open=OpenPatch.none(rows, self.width, dtype),
             decoder=self.decoder.init_state(rows, length, dtype),

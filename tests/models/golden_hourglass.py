@@ -27,7 +27,7 @@ from bytelm.patching.learned import (
     LearnedSegmenter,
 )
 from bytelm.patching.predictor import binomial_prior
-from bytelm.patching.segmenter import FixedPatches, RulePatches, RuleSegmenter, Supervision
+from bytelm.patching.segmenter import FixedPatches, RulePatches, RuleSegmenter
 from tests.models import golden
 
 
@@ -167,7 +167,6 @@ def evaluate(case) -> dict[str, Any]:
     recorded: dict[str, Any] = {}
     run_stack, slots = Stack.__call__, DynamicPooling._slots
     find = {kind: kind.__call__ for kind in (LearnedSegmenter, RuleSegmenter)}
-    supervise = dynamic_pooling.supervise
     whole = "input_ids" in case.input
 
     def stack(self, x, *args, **kwargs):
@@ -180,13 +179,9 @@ def evaluate(case) -> dict[str, Any]:
         recorded["boundaries"] = boundaries._asdict()
         return boundaries, carry
 
-    def supervised(segmenter, boundaries, rows, predictions):
-        if not whole:
-            return supervise(segmenter, boundaries, rows, predictions)
+    def counted(rows):
         # FLEXITOKENS counts the boundaries of all positions, also that of the last symbol.
-        counted = rows.document_ids > 0
-        seen = Supervision(rows.ids, rows.document_ids, counted, predictions, rows.scripts)
-        return segmenter.supervise(boundaries, seen)
+        return rows.document_ids > 0 if whole else rows.targets != UNSCORED
 
     def shortened(self, y, null, dtype):
         null_group = self.null_group[...][None, None]
@@ -221,7 +216,7 @@ def evaluate(case) -> dict[str, Any]:
         mock.patch.object(Stack, "__call__", stack),
         mock.patch.object(LearnedSegmenter, "__call__", found),
         mock.patch.object(RuleSegmenter, "__call__", found),
-        mock.patch.object(dynamic_pooling, "supervise", supervised),
+        mock.patch.object(DynamicPooling, "counted", staticmethod(counted)),
         mock.patch.object(DynamicPooling, "_slots", shortened),
     ):
         check_shapes(case)

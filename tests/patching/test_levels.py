@@ -8,26 +8,36 @@ import pytest
 
 from bytelm.patching.levels import (
     OpenPatch,
-    PatchCount,
-    Segmentation,
+    PatchingState,
     Symbols,
-    open_patches,
     run_if_any,
+    segment,
 )
-from bytelm.patching.segmenter import Boundaries
+from bytelm.patching.segmenter import Boundaries, Segmenter
 
 IDS = jnp.array([[7, 8, 9, 10, 11, 12]])
 STARTS = jnp.array([[True, False, True, False, True, False]])
 
 
-def capacity(length):
-    return length
+class Given(Segmenter):
+    """Patches start where the test says."""
+
+    def __init__(self, starts):
+        self.starts = starts
+
+    def __call__(self, states, ids, document_ids, carry=None, keys=None):
+        return Boundaries(self.starts, self.starts.astype(jnp.float32)), carry
+
+    def init_carry(self, rows, length, dtype):
+        return ()
 
 
-def cut(symbols, starts, count=None, open_patch=None):
-    patches, count = open_patches(starts, symbols, capacity, count)
-    boundaries = Boundaries(starts, starts.astype(jnp.float32))
-    return Segmentation(symbols, boundaries, patches, open_patch), count
+def cut(symbols, starts, state=None, open_patch=None):
+    return segment(Given(starts), None, symbols, lambda length: length, state, open=open_patch)
+
+
+def empty(capacity):
+    return PatchingState.start(Given(STARTS), 1, 6, capacity, jnp.dtype("float32"))
 
 
 def whole(document_ids):
@@ -53,7 +63,7 @@ def test_following_symbols_go_on_counting_and_end_with_their_length():
 def test_patches_are_the_symbols_of_the_level_inside():
     symbols = whole([1, 1, 1, 1, 2, 2])
     segmentation, _ = cut(symbols, STARTS)
-    inner = symbols.patches(segmentation.patches)
+    inner = segmentation.inner_symbols
     np.testing.assert_array_equal(inner.ids[:, :3], [[7, 9, 11]])
     np.testing.assert_array_equal(inner.document_ids, [[1, 1, 2, 0, 0, 0]])
     np.testing.assert_array_equal(inner.positions[:, :3], [[0, 1, 0]])
@@ -69,12 +79,11 @@ def test_each_symbol_reads_its_own_patch_and_none_of_another_document():
 
 
 def test_slots_that_are_left_limit_the_patches_of_all_calls_together():
-    count = PatchCount.none(1, 2)
-    _, count = cut(following(0, 2, seen=0), STARTS[:, :2], count)
-    segmentation, count = cut(following(2, 4, seen=2), STARTS[:, 2:], count)
+    _, state = cut(following(0, 2, seen=0), STARTS[:, :2], empty(2))
+    segmentation, state = cut(following(2, 4, seen=2), STARTS[:, 2:], state)
     np.testing.assert_array_equal(segmentation.patches.boundaries, [[1, 0, 0, 0]])
     np.testing.assert_array_equal(segmentation.patches.number[:, :1], [[1]])
-    assert (int(count.opened[0]), int(count.left[0])) == (2, 0)
+    assert (int(state.opened[0]), int(state.left[0])) == (2, 0)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -83,10 +92,10 @@ def test_an_open_patch_goes_on_in_the_next_call(size):
     expected, _ = cut(document, STARTS)
     y = jnp.arange(1.0, 7.0)[None, :, None]
     vectors = dict(zip([0, 2, 4], y[0, :, 0], strict=False))  # by the symbol that opens a patch
-    count, open_patch = PatchCount.none(1, 6), OpenPatch.none(1, 1, jnp.dtype("float32"))
+    state, open_patch = empty(6), OpenPatch.none(1, 1, jnp.dtype("float32"))
     for first in range(0, 6, size):
         symbols = following(first, size, seen=first)
-        part, count = cut(symbols, STARTS[:, first : first + size], count, open_patch)
+        part, state = cut(symbols, STARTS[:, first : first + size], state, open_patch)
         own = [vectors.get(first + offset, 0.0) for offset in part.patches.positions[0].tolist()]
         new = jnp.array(own)[None, :, None]
         place = slice(first, first + size)
@@ -97,8 +106,8 @@ def test_an_open_patch_goes_on_in_the_next_call(size):
 
 
 def test_whole_rows_leave_no_open_patch():
-    segmentation, count = cut(whole([1] * 6), STARTS)
-    assert segmentation.after(jnp.zeros((1, 6, 1))) is None and count is None
+    segmentation, state = cut(whole([1] * 6), STARTS)
+    assert segmentation.after(jnp.zeros((1, 6, 1))) is None and state is None
 
 
 def test_nothing_runs_where_no_row_has_a_symbol():
