@@ -1,6 +1,7 @@
 """A tiny config of every family and variant, and its functions, each compiled once for all tests.
 
 A new family or variant is one line in FAMILIES, and all laws of `test_laws.py` hold it to account.
+An encoder-decoder is a line in ENCODER_DECODERS: it has its own laws in `test_encoder_decoder.py`.
 All functions take rows `[ROWS, LENGTH]`, so that one compilation serves every law.
 """
 
@@ -18,12 +19,22 @@ from flax import nnx
 from bytelm.core.vocabulary import OUTPUT_SIZE, PAD, START, UNSCORED
 from bytelm.models import Batch, ModelConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
+from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.models.hierarchy import HierarchyConfig
 from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.parameters import abstract_model, roles_of
 from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.models.t5.byt5 import ByT5Config
+from bytelm.models.t5.mrt5 import MrT5Config
+from bytelm.models.t5.shortening import (
+    BoundaryShortening,
+    ConvolutionShortening,
+    FixedShortening,
+    GateShortening,
+    RandomShortening,
+)
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.linear import Embedding
 from bytelm.nn.roles import Role
@@ -122,6 +133,28 @@ FAMILIES: dict[str, ModelConfig] = {
     "dynamic_pooling, gumbel": dynamic_pooling(),
     "nested": NestedConfig(head_width=8, bytes_per_slot=1.0, patches_per_slot=1.0),
     "nested, overflow": NestedConfig(head_width=8, bytes_per_slot=2.0, patches_per_slot=3.0),
+}
+
+t5 = {
+    "width": 16,
+    "encoder_depth": 3,
+    "decoder_depth": 2,
+    "heads": 4,
+    "head_width": 8,
+    "mlp_width": 24,
+}
+mrt5 = functools.partial(MrT5Config, **t5, gate_depth=1)
+# What shortens otherwise differs between the blocks alone, of which fewer compile faster.
+shallow = functools.partial(mrt5, encoder_depth=2, decoder_depth=1)
+
+ENCODER_DECODERS: dict[str, EncoderDecoderConfig] = {
+    "byt5": ByT5Config(**t5),
+    "mrt5": mrt5(shortening=GateShortening(target=0.5, score_weight=0.5, noise=True)),
+    "mrt5, softmax1, scanned and rematerialised": mrt5(softmax1=True, scan=True, remat="full"),
+    "mrt5, random": shallow(shortening=RandomShortening()),
+    "mrt5, fixed": shallow(shortening=FixedShortening()),
+    "mrt5, boundary": shallow(shortening=BoundaryShortening()),
+    "mrt5, convolution": shallow(shortening=ConvolutionShortening(stride=3)),
 }
 
 

@@ -1,4 +1,4 @@
-"""What every encoder-decoder family must do; a new one is a line in FAMILIES."""
+"""Laws of the encoder-decoder families of `families.ENCODER_DECODERS`."""
 
 import dataclasses
 import functools
@@ -13,47 +13,19 @@ from flax import nnx
 from bytelm.core.vocabulary import BYTES, END, PAD, START, UNSCORED
 from bytelm.models import Batch
 from bytelm.models.encoder_decoder import VOCABULARY
-from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.models.t5.mrt5 import MrT5Config
-from bytelm.models.t5.shortening import (
-    BoundaryShortening,
-    ConvolutionShortening,
-    FixedShortening,
-    GateShortening,
-    RandomShortening,
-)
 from bytelm.nn.linear import Embedding
 from bytelm.nn.mesh import MeshConfig, place_batch, single_device_mesh
 from bytelm.nn.state import snapshot
 from bytelm.training.program import train_program
+from tests.models.families import ENCODER_DECODERS
 
-sizes = {
-    "width": 16,
-    "encoder_depth": 3,
-    "decoder_depth": 2,
-    "heads": 4,
-    "head_width": 8,
-    "mlp_width": 24,
-}
-mrt5 = functools.partial(MrT5Config, **sizes, gate_depth=1)
-# What shortens otherwise differs between the blocks alone, of which fewer compile faster.
-shallow = functools.partial(mrt5, encoder_depth=2, decoder_depth=1)
-
-FAMILIES = {
-    "byt5": ByT5Config(**sizes),
-    "mrt5": mrt5(shortening=GateShortening(target=0.5, score_weight=0.5, noise=True)),
-    "mrt5, softmax1, scanned and rematerialised": mrt5(softmax1=True, scan=True, remat="full"),
-    "mrt5, random": shallow(shortening=RandomShortening()),
-    "mrt5, fixed": shallow(shortening=FixedShortening()),
-    "mrt5, boundary": shallow(shortening=BoundaryShortening()),
-    "mrt5, convolution": shallow(shortening=ConvolutionShortening(stride=3)),
-}
 ROWS, INPUTS, TARGETS = 8, 13, 6
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=ENCODER_DECODERS)
 def config(request):
-    return FAMILIES[request.param]
+    return ENCODER_DECODERS[request.param]
 
 
 @functools.cache

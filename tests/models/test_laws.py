@@ -27,6 +27,7 @@ from bytelm.training.loop_state import LoopState
 from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 from tests.models.families import (
+    ENCODER_DECODERS,
     FAMILIES,
     LENGTH,
     ROWS,
@@ -40,7 +41,7 @@ from tests.models.families import (
     split_model,
     with_room,
 )
-from tests.models.test_encoder_decoder import FAMILIES as encoder_decoders
+from tests.models.test_encoder_decoder import random_batch
 
 TOLERANCE = 2e-5
 """Rounding of float32 through a few layers of logits of order 1, summed in another order."""
@@ -287,17 +288,19 @@ def test_no_parameter_has_a_weak_type(config):
 def test_every_family_is_held_to_the_laws():
     own = {k for k in ModelConfig.variants.values() if k.__module__.startswith("bytelm.")}
     with_encoder = {kind for kind in own if issubclass(kind, EncoderDecoderConfig)}
-    assert with_encoder == set(map(type, encoder_decoders.values()))
+    assert with_encoder == set(map(type, ENCODER_DECODERS.values()))
     assert own - with_encoder == set(map(type, FAMILIES.values()))
 
 
+ALL = {**FAMILIES, **ENCODER_DECODERS}
 ONE_OF_EACH = {config.family: name for name, config in FAMILIES.items()}.values()
+ONE_OF_ALL = {config.family: name for name, config in ALL.items()}.values()
 
 
 @functools.cache
-def training(name, accumulation=1):
-    optimizer = AdamW(warmup=0.0).build(4, roles_of(FAMILIES[name]))
-    return train_program(FAMILIES[name], optimizer, single_device_mesh(), accumulation)
+def training(config, accumulation=1):
+    optimizer = AdamW(warmup=0.0).build(4, roles_of(config))
+    return train_program(config, optimizer, single_device_mesh(), accumulation)
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
@@ -314,7 +317,7 @@ def test_accumulated_micro_batches_equal_the_whole_batch(name):
     )
 
     def step(accumulation):
-        mesh, program = single_device_mesh(), training(name, accumulation)
+        mesh, program = single_device_mesh(), training(FAMILIES[name], accumulation)
         with jax.set_mesh(mesh):
             params = jax.tree.map(jnp.copy, split_model(FAMILIES[name])[1])
             start = dataclasses.replace(program.init(0), params=params)
@@ -336,10 +339,11 @@ def first_moment(state):
     return adam[0].mu
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH)
+@pytest.mark.parametrize("name", ONE_OF_ALL)
 def test_a_resumed_run_goes_on_bit_for_bit(name, tmp_path):
-    config, mesh = FAMILIES[name], single_device_mesh()
-    batches = [place_batch(random_rows(17 + step), mesh) for step in range(3)]
+    config, mesh = ALL[name], single_device_mesh()
+    rows = random_batch if isinstance(config, EncoderDecoderConfig) else random_rows
+    batches = [place_batch(rows(17 + step), mesh) for step in range(3)]
 
     def steps(program, state, batches):
         for batch in batches:
@@ -347,7 +351,7 @@ def test_a_resumed_run_goes_on_bit_for_bit(name, tmp_path):
         return state
 
     with jax.set_mesh(mesh):
-        program = training(name)
+        program = training(config)
         whole = steps(program, program.init(0), batches)
         first = steps(program, program.init(0), batches[:2])
         checkpoints = Checkpoints(tmp_path, keep=1)

@@ -9,10 +9,9 @@ from flax import nnx
 from bytelm.models.parameters import abstract_model, count_parameters, roles_of
 from bytelm.nn.mesh import path_name
 from bytelm.nn.roles import KERNELS
-from tests.models import test_encoder_decoder
-from tests.models.families import FAMILIES
+from tests.models.families import ENCODER_DECODERS, FAMILIES
 
-ALL = {**FAMILIES, **test_encoder_decoder.FAMILIES}
+ALL = {**FAMILIES, **ENCODER_DECODERS}
 OUTSIDE_STACKS = {
     "embedding/embedding": "embedding",
     "encoder_embedding/embedding": "embedding",
