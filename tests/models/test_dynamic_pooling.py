@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from types import SimpleNamespace
 from unittest import mock
 
 import jax
@@ -175,7 +176,8 @@ def test_accumulation_changes_neither_noise_nor_losses():
 
 def test_each_row_and_each_step_has_noise_of_its_own():
     rng = jax.random.key_data(jax.random.key(0))
-    keys = [step._row_keys({"rng": rng, "step": number}, 4) for number in range(3)]
+    states = [SimpleNamespace(rng=rng, step=number) for number in range(3)]
+    keys = [step._row_keys(state, 4) for state in states]
     assert len({tuple(key) for key in np.concatenate(keys).tolist()}) == 12
 
 

@@ -58,7 +58,7 @@ def word_by_word(model, ids):
         vectors.append(pooling.output(mixed.reshape(1, 1, -1)))
     said = model.backbone_norm(model.backbone(jnp.concatenate(vectors, axis=1), None))
     before = jnp.concatenate([model.first_word[...][None, None], said], axis=1)
-    x = model.decoder(x, None, condition=Condition(before, jnp.asarray(word)[None]))
+    x = model.decoder(x, None, shared=Condition(before, jnp.asarray(word)[None]))
     return model.head(model.final_norm(x))
 
 
