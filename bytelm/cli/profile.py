@@ -36,7 +36,7 @@ def profile_command(arguments: Sequence[str]) -> int:
     config = load_preset(preset)
     command = parse(ProfileCommand, rest, f"profile {preset}", ProfileCommand(config))
     from bytelm.training import host_memory
-    from bytelm.training.profile import profile
+    from bytelm.training.timing import profile
 
     host_memory.keep()
     profile(command.config, command.trace_dir, command.steps)

@@ -77,8 +77,8 @@ def train_command(arguments: Sequence[str]) -> int:
 
 
 def _dry_run(command: TrainCommand, usual_place: Path) -> int:
-    from bytelm.training.dry_run import dry_run
     from bytelm.training.run_directory import unused_directory
+    from bytelm.training.start import dry_run
 
     where = command.run_dir or unused_directory(usual_place)
     dry_run(command.config, where, resume=command.resume)

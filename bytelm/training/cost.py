@@ -6,8 +6,7 @@ from bytelm.core.errors import UserError
 from bytelm.data.open_data import OpenData
 from bytelm.data.text_size import text_size
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
-from bytelm.training.budget import parse_budget
-from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.experiment import ExperimentConfig, parse_budget
 
 
 def row_flops(config: ExperimentConfig, patches: float | None = None) -> float:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from bytelm.core.checked import Checked, wrong_type
 from bytelm.core.config_json import differences, from_dict, to_dict
@@ -12,9 +13,38 @@ from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig
 from bytelm.models import ModelConfig
 from bytelm.nn.mesh import MeshConfig
-from bytelm.training.budget import parse_budget
 from bytelm.training.optimizer import AdamW, OptimizerConfig
 from bytelm.training.upgrades import SCHEMA, upgraded
+
+Unit = Literal["bytes", "epochs", "flops"]
+_FORM = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(byte|epoch|flop)s?\s*", re.IGNORECASE)
+
+
+class Budget(NamedTuple):
+    """So many bytes of text, passes over the text, or FLOPs of training."""
+
+    amount: float
+    unit: Unit
+
+
+def parse_budget(text: str) -> Budget:
+    """Reads a budget such as "10e9 bytes", "2 epochs" or "1e18 flops".
+
+    Raises:
+        UserError: for anything else.
+    """
+    form = _FORM.fullmatch(text)
+    try:
+        amount = float(form[1]) if form else 0.0
+    except ValueError:
+        amount = 0.0
+    if form is None or not 0 < amount < float("inf"):
+        raise UserError(
+            f"train.budget is {text!r}; give a number and what it is of, such as '10e9 bytes', "
+            "'2 epochs' or '1e18 flops'."
+        )
+    units: dict[str, Unit] = {"byte": "bytes", "epoch": "epochs", "flop": "flops"}
+    return Budget(amount, units[form[2].lower()])
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,12 @@ import jax
 
 from bytelm.core import fallible_output
 from bytelm.core.errors import UserError
-from bytelm.data.open_data import OpenData
 from bytelm.training.compatibility import check_checkpoints_are_there
-from bytelm.training.cost import with_steps
 from bytelm.training.distributed import StopRequest
-from bytelm.training.experiment import ExperimentConfig, saved_form
+from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.hooks import Hook
 from bytelm.training.run import Run
-from bytelm.training.start import Start, as_read, check_unused, start_run
+from bytelm.training.start import Start, resolved, start_run
 
 
 @dataclass(frozen=True)
@@ -53,11 +51,7 @@ def train(
             row without a finite loss and gradient.
         Stopped: a signal before the end of the first step.
     """
-    config = saved_form(config)
-    # The config says where files were; what is read is the copies that the run has of them.
-    data = OpenData((as_read(config, run_dir) if resume else config).data)
-    config = with_steps(config, data)
-    check_unused(run_dir, resume)
+    config, data = resolved(config, run_dir, resume=resume)
     if step is not None and not resume:
         raise UserError(f"--step {step} says where to resume; add --resume.")
     if resume:

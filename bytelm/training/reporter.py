@@ -1,14 +1,15 @@
 """What a run reports while it trains: records of metrics on the screen and in files, warnings."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Self
 
 from bytelm.core.figure import Figure
 from bytelm.core.statistics import warnings
 from bytelm.training.cost import step_flops
-from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.experiment import ExperimentConfig, as_saved
 from bytelm.training.loop_state import LoopState
 from bytelm.training.metrics.display import Display
 from bytelm.training.metrics.record import SETTLED, Record
@@ -21,23 +22,36 @@ class Reporter:
 
     Args:
         config: of the run.
+        run_dir: where its files are.
+        first_step: the step that it goes on from.
         loop: the run's state, whose record is filled and started again.
         display: shows figures and messages.
-        open_writer: opens the files to write to; None in processes that write none.
         peak_flops: FLOP/s that all devices of the run could reach.
+        writes: whether this process writes the files.
     """
 
     def __init__(
         self,
         config: ExperimentConfig,
+        run_dir: Path,
+        first_step: int,
         loop: LoopState,
         display: Display,
-        open_writer: Callable[[], MetricsWriter] | None,
         peak_flops: float,
+        *,
+        writes: bool,
     ):
+        self.writes = writes
         self.message = display.message
         self._train, self._loop, self._display = config.train, loop, display
-        self._open_writer = open_writer
+        self._open_writer = functools.partial(
+            MetricsWriter,
+            run_dir,
+            as_saved(config),
+            start_step=first_step,
+            tensorboard=config.train.tensorboard,
+            wandb_project=config.train.wandb_project,
+        )
         self._writer: MetricsWriter | None = None
         self._flops = functools.partial(step_flops, config)
         self._learning_rate = config.optimizer.learning_rates(config.train.steps)
@@ -46,18 +60,13 @@ class Reporter:
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        if self._open_writer:
+        if self.writes:
             self._writer = self._open.enter_context(self._open_writer())
         self._open.enter_context(self._display)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._open.close()
-
-    @property
-    def writes(self) -> bool:
-        """Whether this process writes anything."""
-        return self._writer is not None
 
     def add(self, step: int, metrics: StepMetrics) -> None:
         """Adds a step to the run's sums and the open record, and reports that if it is due."""

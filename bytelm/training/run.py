@@ -18,7 +18,7 @@ from bytelm.training.loop_state import LoopState
 from bytelm.training.metrics.display import format_duration
 from bytelm.training.program import TrainProgram
 from bytelm.training.reporter import Reporter
-from bytelm.training.run_files import RunFiles
+from bytelm.training.run_directory import RunFiles
 from bytelm.training.score import StepMetrics
 from bytelm.training.step import TrainState
 
@@ -29,13 +29,13 @@ class Run:
 
     Attributes:
         config: as it is saved.
+        run_dir: its directory.
         mesh: its devices.
         program: its compiled functions.
         batches: the rows that this process reads.
         checkpoints: where it is saved.
         reporter: what it shows and writes.
-        run_dir: its directory.
-        files: what that holds besides; None in a process that writes none.
+        files: what its directory holds besides; None in a process that writes none.
         stop: knows whether it is asked to stop.
         provenance: of its checkpoints.
         state: after the last step.
@@ -45,12 +45,12 @@ class Run:
     """
 
     config: ExperimentConfig
+    run_dir: Path
     mesh: jax.sharding.Mesh
     program: TrainProgram
     batches: TrainLoader
     checkpoints: Checkpoints
     reporter: Reporter
-    run_dir: Path
     files: RunFiles | None
     stop: StopRequest
     provenance: dict[str, Any]

@@ -1,12 +1,13 @@
 """How a run starts: from the beginning, from another run's parameters, or where it stopped."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from bytelm.core.errors import UserError
 from bytelm.data.carried import with_copies
@@ -16,24 +17,23 @@ from bytelm.inference.generation import missing_methods
 from bytelm.nn.mesh import row_share
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.checkpoint import Checkpoints, Restored, last_step
-from bytelm.training.compatibility import check_change, rate_change
+from bytelm.training.compatibility import check_change, check_supply, rate_change
+from bytelm.training.cost import with_steps
 from bytelm.training.distributed import StopRequest
-from bytelm.training.experiment import ExperimentConfig, as_saved, load_json
+from bytelm.training.experiment import ExperimentConfig, load_json, saved_form
 from bytelm.training.hardware import peak_flops
 from bytelm.training.header import describe_run
 from bytelm.training.hooks import Hook, standard_hooks
-from bytelm.training.initial import start_from
+from bytelm.training.initial import read_initial, start_from
 from bytelm.training.loop_state import LoopState
 from bytelm.training.metrics.display import Display
-from bytelm.training.metrics.writer import MetricsWriter
 from bytelm.training.program import TrainProgram, abstract_state, build_program
 from bytelm.training.provenance import provenance
 from bytelm.training.reporter import Reporter
 from bytelm.training.run import Run
-from bytelm.training.run_files import CONFIG, RunFiles, text_trained_on
+from bytelm.training.run_directory import CONFIG, RunFiles, text_trained_on
 from bytelm.training.samples import Sampler
 from bytelm.training.step import TrainState
-from bytelm.training.supply import check_supply
 from bytelm.training.validation import Validation
 
 Message = Callable[[str], None]
@@ -53,11 +53,21 @@ class Start:
     """When resuming, whether config and data may differ from the checkpoint's."""
 
 
+class _Prepared(NamedTuple):
+    """What a run needs whether it trains or is only checked."""
+
+    program: TrainProgram
+    batches: TrainLoader
+    validation: Validation
+    facts: dict[str, Any]
+    header: str
+
+
 def start_run(
     config: ExperimentConfig,
     data: OpenData,
     run_dir: Path,
-    mesh: jax.sharding.Mesh,
+    mesh: Mesh,
     stop: StopRequest,
     start: Start,
 ) -> tuple[Run, list[Hook]]:
@@ -66,12 +76,7 @@ def start_run(
     Raises:
         UserError: for a config that cannot run here, or a run that cannot be resumed.
     """
-    check_supply(config, data.tokenizer)
-    program = build_program(config, mesh)
-    share = row_share(config.data.batch_size, mesh)
-    batches = train_loader(data, config.train.seed, *share)
-    validation = Validation(config, data, program, mesh)
-    facts, header = describe_run(config, data, program, mesh, validation, run_dir)
+    program, batches, validation, facts, header = _prepare(config, data, run_dir, mesh)
     display = Display(config.train.steps)
     display.message(header)
 
@@ -82,37 +87,30 @@ def start_run(
         step, state, loop = restored.step, restored.state, restored.loop
         _compare_validations(loop, validation.identity, display.message)
     else:
-        # Before there is a folder of checkpoints: this may fail.
+        # This may fail: it comes before there is a folder of checkpoints.
         state = _first_state(config, program, data.tokenizer, start.verify, display.message)
         checkpoints = Checkpoints(run_dir, config.train.keep, validation.identity)
         step, loop = 0, LoopState(validation_identity=validation.identity)
 
-    origin = provenance() | {
-        name: facts[name] for name in ("parameters", "parameters_without_embeddings")
-    }
-    files = None
+    counts = {name: facts[name] for name in ("parameters", "parameters_without_embeddings")}
+    origin, files = provenance() | counts, None
     if jax.process_index() == 0:
         text = text_trained_on(run_dir, config, data, resuming=resuming)
         files = RunFiles(run_dir, config, facts, text, data.tokenizer, data.unigram)
         files.write()
         origin["text"] = text.sources
-    reporter = Reporter(
-        config,
-        loop,
-        display,
-        functools.partial(_open_writer, config, run_dir, step) if files else None,
-        peak_flops(config.model.dtype).flops_per_second * mesh.size,
-    )
+    peak = peak_flops(config.model.dtype).flops_per_second * mesh.size
+    reporter = Reporter(config, run_dir, step, loop, display, peak, writes=files is not None)
     run = Run(
-        config=config,
-        run_dir=run_dir,
-        mesh=mesh,
-        program=program,
-        batches=batches,
-        checkpoints=checkpoints,
-        reporter=reporter,
-        files=files,
-        stop=stop,
+        config,
+        run_dir,
+        mesh,
+        program,
+        batches,
+        checkpoints,
+        reporter,
+        files,
+        stop,
         provenance=origin,
         state=state,
         loop=loop,
@@ -122,20 +120,61 @@ def start_run(
     return run, standard_hooks(validation, sampler, config.train.validate_every)
 
 
-def check_unused(run_dir: Path, resume: bool) -> None:
-    """Raises UserError if the directory holds a run that is not to be resumed."""
-    if not resume and (run_dir / CONFIG).exists():
+def dry_run(config: ExperimentConfig, run_dir: Path, *, resume: bool = False) -> None:
+    """Checks a config as `train` does and shows the header of its run.
+
+    Nothing is compiled, and nothing written but the cache of packed text.
+
+    Args:
+        config: of the run.
+        run_dir: where it would be written.
+        resume: whether it would go on with a run there.
+
+    Raises:
+        UserError: for a config that cannot run here, or a directory that holds a run.
+    """
+    config, data = resolved(config, run_dir, resume=resume)
+    mesh = config.mesh.build()
+    with jax.set_mesh(mesh):
+        parts = _prepare(config, data, run_dir, mesh)
+        parts.batches.close()
+        if config.train.initial is not None and not resume:
+            params = parts.program.abstract_state.params
+            read_initial(config, params, tokenizer=data.tokenizer, verify=True)
+    Display(config.train.steps).message(parts.header)
+
+
+def resolved(
+    config: ExperimentConfig, run_dir: Path, *, resume: bool
+) -> tuple[ExperimentConfig, OpenData]:
+    """The config with its number of steps, and its data.
+
+    The config says where files were; what is read is the copies that a resumed run has of them.
+
+    Raises:
+        UserError: for a config that cannot be saved, bad data, or a directory that holds a run
+            that is not to be resumed.
+    """
+    config = saved_form(config)
+    path, given = run_dir / CONFIG, config.data
+    if resume:
+        given = with_copies(given, run_dir, load_json(path).data if path.exists() else None)
+    elif path.exists():
         raise UserError(
             f"{run_dir} already holds a run; add --resume to go on with it, or choose another "
             "--run-dir."
         )
+    data = OpenData(given)
+    return with_steps(config, data), data
 
 
-def as_read(config: ExperimentConfig, run_dir: Path) -> ExperimentConfig:
-    """The config with the copies that the run in the directory, if any, carries of files."""
-    path = run_dir / CONFIG
-    started = load_json(path).data if path.exists() else None
-    return dataclasses.replace(config, data=with_copies(config.data, run_dir, started))
+def _prepare(config: ExperimentConfig, data: OpenData, run_dir: Path, mesh: Mesh) -> _Prepared:
+    check_supply(config, data.tokenizer)
+    program = build_program(config, mesh)
+    batches = train_loader(data, config.train.seed, *row_share(config.data.batch_size, mesh))
+    validation = Validation(config, data, program, mesh)
+    facts, header = describe_run(config, data, program, mesh, validation, run_dir)
+    return _Prepared(program, batches, validation, facts, header)
 
 
 def _first_state(
@@ -209,16 +248,6 @@ def _compare_validations(loop: LoopState, identity: str, message: Message) -> No
                 "warning: the validation text, its rows or what is measured has changed: the best "
                 f"validation so far, {best:.3f}, was of the old ones and no longer counts"
             )
-
-
-def _open_writer(config: ExperimentConfig, run_dir: Path, step: int) -> MetricsWriter:
-    return MetricsWriter(
-        run_dir,
-        as_saved(config),
-        start_step=step,
-        tensorboard=config.train.tensorboard,
-        wandb_project=config.train.wandb_project,
-    )
 
 
 def _sampler(

@@ -1,16 +1,26 @@
-"""Timing several ways of doing one thing in turns."""
+"""Measuring: several ways of doing one thing timed in turns, and a trace of training steps."""
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
+from bytelm.core.output_files import check_folder
+from bytelm.core.terminal_text import say
+from bytelm.data.loader import train_loader
+from bytelm.data.open_data import OpenData
 from bytelm.models.contract import Batch
-from bytelm.nn.mesh import place_batch
-from bytelm.training.program import TrainProgram
+from bytelm.nn.mesh import place_batch, row_share
+from bytelm.training.compatibility import check_supply
+from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.program import TrainProgram, build_program
+
+TRACE_WARM_UP = 2
+"""Steps before a trace, which compile and fill caches."""
 
 
 @dataclass(frozen=True)
@@ -77,3 +87,30 @@ def repeated_step(program: TrainProgram, batch: Batch, mesh: jax.sharding.Mesh) 
     memory = compiled.memory_analysis()
     temporary = memory.temp_size_in_bytes
     return RepeatedStep(run, temporary, memory.argument_size_in_bytes + temporary)
+
+
+def profile(config: ExperimentConfig, trace_dir: Path, steps: int) -> None:
+    """Runs `steps` training steps of a fresh model under the profiler, after two that are not.
+
+    Raises:
+        UserError: if the trace cannot be written there.
+    """
+    check_folder(trace_dir, "--trace-dir")
+    data = OpenData(config.data)
+    check_supply(config, data.tokenizer)
+    mesh = config.mesh.build()
+    with jax.set_mesh(mesh):
+        program = build_program(config, mesh)
+        state = program.init(config.train.seed)
+        share = row_share(config.data.batch_size, mesh)
+        batches = train_loader(data, config.train.seed, *share)
+        for step in range(TRACE_WARM_UP + steps):
+            if step == TRACE_WARM_UP:
+                jax.block_until_ready(state)
+                jax.profiler.start_trace(str(trace_dir))
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                state, _ = program.train(state, place_batch(next(batches), mesh))
+        jax.block_until_ready(state)
+        jax.profiler.stop_trace()
+        batches.close()
+    say(f"trace of {steps} steps: {trace_dir} (tensorboard --logdir {trace_dir})")

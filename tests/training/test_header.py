@@ -12,10 +12,10 @@ from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.checkpoints.checkpoint import save_model
 from bytelm.training.cost import step_flops
-from bytelm.training.dry_run import dry_run
 from bytelm.training.experiment import ExperimentConfig, TrainConfig, to_json
 from bytelm.training.header import describe_run
 from bytelm.training.program import build_program
+from bytelm.training.start import dry_run
 from bytelm.training.validation import Validation
 from tests.models.families import split_model
 

@@ -12,7 +12,7 @@ from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.checkpoints.checkpoint import load_model
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.run_files import text_trained_on
+from bytelm.training.run_directory import text_trained_on
 
 STEPS = 6
 

@@ -9,9 +9,8 @@ from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, Files, VowelRemoval
 from bytelm.data.open_data import OpenData
 from bytelm.models.transformer import TransformerConfig
-from bytelm.training.budget import parse_budget
 from bytelm.training.cost import step_flops, with_steps
-from bytelm.training.experiment import ExperimentConfig, TrainConfig
+from bytelm.training.experiment import ExperimentConfig, TrainConfig, parse_budget
 
 DOCUMENTS = 100
 LENGTH = 30  # bytes of each; START and END come to it
