@@ -16,7 +16,7 @@ from bytelm.training.checkpoints.scores import best_step
 from bytelm.training.distributed import StopRequest
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.loop import train
-from bytelm.training.optimizer import Muon
+from bytelm.training.optimizer import AdamW, Muon
 from bytelm.training.validation import Validation
 from tests.training.tiny_run import STEPS, tiny_config
 
@@ -37,6 +37,10 @@ def changed(config: ExperimentConfig, part: str, **values) -> ExperimentConfig:
     return dataclasses.replace(
         config, **{part: dataclasses.replace(getattr(config, part), **values)}
     )
+
+
+def with_source(config: ExperimentConfig, **values) -> ExperimentConfig:
+    return changed(config, "data", source=dataclasses.replace(config.data.source, **values))
 
 
 def stop_after(monkeypatch, step: int, steps: int = STEPS) -> None:
@@ -225,7 +229,7 @@ def test_a_best_score_on_other_text_does_not_count(config, tmp_path, monkeypatch
     script_validations(monkeypatch, [1.0, 2.0, 3.0, 3.5])
     text = tmp_path / "valid.txt"
     text.write_text("to be or not " * 100)
-    config = changed(config, "data", validation_files=(str(text),))
+    config = with_source(config, validation_files=(str(text),))
     config = changed(config, "train", keep=1)
     run = tmp_path / "run"
     train(config, run)
@@ -279,7 +283,7 @@ def test_unknown_step_names_those_there_are(whole_run):
 def test_changed_data_is_noticed(config, tmp_path, monkeypatch):
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be " * 400)
-    config = changed(config, "data", files=(str(text),))
+    config = with_source(config, files=(str(text),))
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
         train(config, tmp_path / "run")
@@ -319,7 +323,7 @@ def test_resumes_on_another_mesh(config, whole_run, tmp_path, monkeypatch, mesh)
 
 
 def test_steps_that_are_not_finite_stop_the_run(config, tmp_path):
-    config = changed(config, "optimizer", name="adamw", learning_rate=1e38, warmup=0.0)
+    config = dataclasses.replace(config, optimizer=AdamW(learning_rate=1e38, warmup=0.0))
     config = changed(config, "train", steps=20, max_skipped=3, checkpoint_every=1)
     with pytest.raises(UserError, match=r"3 steps in a row.*last good checkpoint is that of step"):
         train(config, tmp_path)
