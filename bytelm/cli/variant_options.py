@@ -91,12 +91,19 @@ def _chosen(
     if (index := _names(arguments).get(name)) is not None:
         kind = base.variant(_take(arguments, index), name.removeprefix("--"))
         try:
-            found = value if type(value) is kind else kind()
+            found = value if type(value) is kind else kind(**_shared(base, value))
         except (TypeError, UserError):
             raise UserError(
                 f"{name} {kind.__name__} needs more than options; use a preset."
             ) from None
     return found
+
+
+def _shared(base: type[Variant], value: Variant) -> dict[str, Any]:
+    """The fields that all variants have, such as an optimiser's learning rate: they are kept."""
+    if not dataclasses.is_dataclass(base):
+        return {}
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(base)}
 
 
 def _named_source(value: SourceConfig, arguments: list[str], below: str) -> SourceConfig:

@@ -8,6 +8,7 @@ import pytest
 from bytelm.cli.arguments import parse
 from bytelm.cli.data import DescribeCommand
 from bytelm.cli.main import main
+from bytelm.cli.variant_options import choose_variants
 from bytelm.core.errors import UserError
 from bytelm.data.config import (
     DataConfig,
@@ -18,6 +19,9 @@ from bytelm.data.config import (
     SpanCorruption,
     Tfds,
 )
+from bytelm.models.transformer import TransformerConfig
+from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.optimizer import AdamW, Muon
 
 MIXTURE = DataConfig(
     source=Mixture(
@@ -103,6 +107,12 @@ def test_a_task_is_chosen_with_its_options():
 def test_what_cannot_be_chosen(arguments, message):
     with pytest.raises(UserError, match=message):
         read(DataConfig(), *arguments)
+
+
+def test_another_optimiser_keeps_what_all_have():
+    config = ExperimentConfig(TransformerConfig(), optimizer=Muon(learning_rate=0.5, momentum=0.9))
+    chosen, _ = choose_variants(config, ["--optimizer", "adamw"])
+    assert chosen.optimizer == AdamW(learning_rate=0.5)
 
 
 def test_the_help_names_the_options_of_the_variants(capsys):
