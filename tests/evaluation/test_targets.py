@@ -17,6 +17,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, PAD, UNSCORED
 from bytelm.data.config import DataConfig, Files, Pairs, VowelRemoval
 from bytelm.data.loader import ValidationBatches
+from bytelm.data.open_data import OpenData
 from bytelm.evaluation.report import print_report
 from bytelm.evaluation.report_file import write_report
 from bytelm.evaluation.suite import evaluate
@@ -131,7 +132,9 @@ def reports(models, data):
 def restated(data):
     """Nats of the targets with states removed and with states hidden, and what is deleted."""
     graphdef, params = saved_model("mrt5")
-    (batch,) = ValidationBatches(dataclasses.replace(data, batch_size=BATCH), None, "train")
+    (batch,) = ValidationBatches(
+        OpenData(dataclasses.replace(data, batch_size=BATCH)), None, "train"
+    )
 
     @jax.jit
     def run(params, batch, keys):

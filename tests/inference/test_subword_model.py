@@ -14,6 +14,7 @@ from flax import nnx
 import bytelm
 from bytelm.core.errors import UserError
 from bytelm.data.loader import ValidationBatches
+from bytelm.data.open_data import OpenData
 from bytelm.evaluation import evaluate
 from bytelm.evaluation.report import print_report
 from bytelm.inference.generation import Generator
@@ -127,7 +128,7 @@ def test_a_model_that_knows_nothing_has_the_bits_of_its_tokens(trained):
 
 
 def test_the_sums_of_training_are_of_bytes(experiment):
-    batch = next(iter(ValidationBatches(experiment.data)))
+    batch = next(iter(ValidationBatches(OpenData(experiment.data))))
     model = experiment.model.build(nnx.Rngs(0))
     _, sums = score(model, batch, vocabulary=experiment.model.symbols)
     end = experiment.model.symbols.end
@@ -161,7 +162,7 @@ def test_a_run_goes_on_with_its_own_copy(run, experiment, trained, tmp_path, ori
     copy = shutil.copytree(run, tmp_path / "copy")
     path = tmp_path / "bpe.json"
     (copy / "config.json").write_text(
-        (copy / "config.json").read_text().replace(experiment.data.tokenizer, str(path))
+        (copy / "config.json").read_text().replace(experiment.data.task.tokenizer, str(path))
     )
     if original == "changed":
         path.write_bytes(trained["superbpe"].content)
@@ -175,7 +176,7 @@ def test_a_run_goes_on_with_its_own_copy(run, experiment, trained, tmp_path, ori
         ),
     )
     assert train(config, copy, resume=True, allow_config_change=True).step == 5
-    assert json.loads((copy / "config.json").read_text())["data"]["tokenizer"] == str(path)
+    assert json.loads((copy / "config.json").read_text())["data"]["task"]["tokenizer"] == str(path)
     assert bytelm.load(copy).tokenizer.digest == trained["bpe"].digest
 
 
