@@ -1,4 +1,4 @@
-"""Model families, one file each. Importing this package registers them all."""
+"""Model families, one file each. Importing this package registers them, and all segmenters."""
 
 from bytelm.models import dynamic_pooling as dynamic_pooling
 from bytelm.models import hat as hat
@@ -9,5 +9,6 @@ from bytelm.models import transformer as transformer
 from bytelm.models.contract import Batch, LanguageModel, ModelConfig, ModelOutput
 from bytelm.models.t5 import byt5 as byt5
 from bytelm.models.t5 import mrt5 as mrt5
+from bytelm.patching import learned as learned
 
 __all__ = ["Batch", "LanguageModel", "ModelConfig", "ModelOutput"]

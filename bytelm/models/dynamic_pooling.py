@@ -207,7 +207,7 @@ class DynamicPooling(HierarchicalModel):
             y = gather_mean(x, boundaries.values, patches, config.boundary_gradient)
         else:
             y, open_sum, open_size = self._next_means(x, symbols, patches, state)
-        y = shard_rows(self._slots(y, patches.null, x.dtype))
+        y = self._slots(y, patches.null, x.dtype)
         slots = symbols.inner(patches.document_ids, patches.total)
         y, backbone = run_patches(
             self.backbone, shard_rows(y), slots, before.backbone, shared=biases

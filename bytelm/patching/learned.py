@@ -10,7 +10,7 @@ document's first symbol always starts one.
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -51,77 +51,12 @@ Target = tuple[jax.Array, jax.Array]
 """A loss, and how many boundaries it would like to see in the batch."""
 
 
-@dataclass(frozen=True)
-class LearnedPatches(SegmenterConfig):
-    """Base of the kinds that a predictor decides."""
-
-    reads_states: ClassVar[bool] = True
-
-    rate: float = 0.2
-    """Expected share of the symbols that are boundaries: the predictor's first probability, the
-    mean of the prior of "gumbel", and what the default number of slots follows."""
-    hidden: int | None = None
-    """Channels inside the predictor; None for four times the model's width."""
-    weight: float = 1.0
-    """Weight of the loss that keeps the boundaries in check."""
-    published: bool = False
-    """Reproduces two faults of the authors' code: sampled kinds draw boundaries in evaluation too,
-    and supervised kinds take probabilities for logits in their loss."""
-
-    def __post_init__(self) -> None:
-        _require_rate("model.segmenter.rate", self.rate)
-        if self.weight < 0:
-            raise UserError(f"model.segmenter.weight is {self.weight}; it must be at least 0.")
-        if self.hidden is not None and self.hidden < 1:
-            raise UserError(f"model.segmenter.hidden is {self.hidden}; it must be at least 1.")
-
-    @property
-    def default_bytes_per_slot(self) -> float:
-        return max(1.0, 1 / (1.25 * self.rate))
-
-    def forward_flops(self, width: int, length: float) -> float:
-        return 2.0 * length * (self.hidden or 4 * width) * (width + 1)
-
-    def build(
-        self, width: int, needs: Needs, *, norm: NormKind | None, relu: bool, rngs: nnx.Rngs
-    ) -> "LearnedSegmenter":
-        return LearnedSegmenter(self, width, needs, norm=norm, relu=relu, rngs=rngs)
-
-    def decide(self, logits: jax.Array, noise: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """The boundaries, bool `[B, T]`, and the same as numbers that may have a gradient."""
-        hard = logits > 0
-        return hard, jax.lax.stop_gradient(hard.astype(jnp.float32))
-
-    def noise(
-        self, keys: jax.Array | None, document_ids: jax.Array, positions: jax.Array
-    ) -> jax.Array | None:
-        """Uniform numbers for `decide`, `[B, T]`, or None for the likelier value.
-
-        Args:
-            keys: as in a batch.
-            document_ids: int32 `[B, T]`.
-            positions: int32 `[B, T]`, of each symbol in its document.
-        """
-        return None
-
-    def cross_entropy(
-        self, boundaries: Boundaries, targets: jax.Array, counted: jax.Array
-    ) -> jax.Array:
-        """The loss of boundaries that have targets, bool `[B, T]`."""
-        assert boundaries.logits is not None
-        return boundary_cross_entropy(boundaries.logits, targets, counted, twice=self.published)
-
-    @abc.abstractmethod
-    def loss(self, boundaries: Boundaries, seen: Supervision) -> Target | None:
-        """What trains the predictor; None if the batch does not carry its targets."""
-
-
 class LearnedSegmenter(Segmenter):
     """Boundaries by a predictor. Its carry is int32 `[B]`, the symbols read."""
 
     def __init__(
         self,
-        config: LearnedPatches,
+        config: "LearnedPatches",
         width: int,
         needs: Needs,
         *,
@@ -148,8 +83,7 @@ class LearnedSegmenter(Segmenter):
         positions = positions_in_run(document_ids)
         positions += jnp.where(first_document, carry[:, None], 0)
         logits = self.predictor(states if self.norm is None else self.norm(states))  # [B, T]
-        noise = self.config.noise(keys, document_ids, positions)
-        hard, values = self.config.decide(logits, noise)
+        hard, values = self.config.decide(logits, keys, document_ids, positions)
         if self.mark == "start":
             hard, values = hard | (positions == 0), jnp.where(positions == 0, 1.0, values)
         valid = document_ids > 0
@@ -174,6 +108,63 @@ class LearnedSegmenter(Segmenter):
 
 
 @dataclass(frozen=True)
+class LearnedPatches(SegmenterConfig):
+    """Base of the kinds that a predictor decides."""
+
+    module: ClassVar[type[Any]] = LearnedSegmenter
+    reads_states: ClassVar[bool] = True
+
+    rate: float = 0.2
+    """Expected share of the symbols that are boundaries: the predictor's first probability, the
+    mean of the prior of "gumbel", and what the default number of slots follows."""
+    hidden: int | None = None
+    """Channels inside the predictor; None for four times the model's width."""
+    weight: float = 1.0
+    """Weight of the loss that keeps the boundaries in check."""
+    published: bool = False
+    """Reproduces two faults of the authors' code: sampled kinds draw boundaries in evaluation too,
+    and supervised kinds take probabilities for logits in their loss."""
+
+    def __post_init__(self) -> None:
+        _require_rate("model.segmenter.rate", self.rate)
+        if self.weight < 0:
+            raise UserError(f"model.segmenter.weight is {self.weight}; it must be at least 0.")
+        self.require_positive("hidden")
+
+    @property
+    def default_bytes_per_slot(self) -> float:
+        return max(1.0, 1 / (1.25 * self.rate))
+
+    def forward_flops(self, width: int, length: float) -> float:
+        return 2.0 * length * (self.hidden or 4 * width) * (width + 1)
+
+    def decide(
+        self, logits: jax.Array, keys: jax.Array | None, document_ids: jax.Array, positions: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        """The boundaries, bool `[B, T]`, and the same as numbers that may have a gradient.
+
+        Args:
+            logits: float32 `[B, T]`.
+            keys: as in a batch.
+            document_ids: int32 `[B, T]`.
+            positions: int32 `[B, T]`, of each symbol in its document.
+        """
+        hard = logits > 0
+        return hard, jax.lax.stop_gradient(hard.astype(jnp.float32))
+
+    def cross_entropy(
+        self, boundaries: Boundaries, targets: jax.Array, counted: jax.Array
+    ) -> jax.Array:
+        """The loss of boundaries that have targets, bool `[B, T]`."""
+        assert boundaries.logits is not None
+        return boundary_cross_entropy(boundaries.logits, targets, counted, twice=self.published)
+
+    @abc.abstractmethod
+    def loss(self, boundaries: Boundaries, seen: Supervision) -> Target | None:
+        """What trains the predictor; None if the batch does not carry its targets."""
+
+
+@dataclass(frozen=True)
 class SampledPatches(LearnedPatches):
     """Base of the kinds that draw relaxed boundaries in training."""
 
@@ -189,17 +180,15 @@ class SampledPatches(LearnedPatches):
                 f"model.segmenter.temperature is {self.temperature}; it must be above 0."
             )
 
-    def decide(self, logits: jax.Array, noise: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        return relaxed_bernoulli(logits, noise, self.temperature)
-
-    def noise(
-        self, keys: jax.Array | None, document_ids: jax.Array, positions: jax.Array
-    ) -> jax.Array | None:
+    def decide(
+        self, logits: jax.Array, keys: jax.Array | None, document_ids: jax.Array, positions: Any
+    ) -> tuple[jax.Array, jax.Array]:
         if keys is None and self.published:
             keys = jnp.zeros((len(positions), 2), jnp.uint32)
             # The same for each document, so that its score does not depend on those before it.
             document_ids = jnp.ones_like(document_ids)
-        return None if keys is None else uniforms(keys, document_ids, positions)
+        noise = None if keys is None else uniforms(keys, document_ids, positions)
+        return relaxed_bernoulli(logits, noise, self.temperature)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import START
 
 LOOKBACK = 7
@@ -42,7 +43,7 @@ NONE = -1
 
 Mark = Literal["start", "end"]
 """The first symbol of a patch, or the last one."""
-_Symbols = Sequence[jax.Array]
+Symbols = Sequence[jax.Array]
 """A position's symbol `[0]`, the one before it `[1]`, and so on, int32 `[B, T]` each."""
 
 
@@ -59,6 +60,9 @@ class Edges(NamedTuple):
     ends: jax.Array
 
 
+FindEdges = Callable[[Symbols], Edges]
+
+
 class Rule(NamedTuple):
     """A registered rule.
 
@@ -67,7 +71,7 @@ class Rule(NamedTuple):
         marks: which symbol the rule looks for: the first one of a patch, or the last one.
     """
 
-    find: Callable[[_Symbols], Edges]
+    find: FindEdges
     marks: Mark
 
 
@@ -75,10 +79,16 @@ RULES: dict[str, Rule] = {}
 """All rules by name."""
 
 
-def _rule(name: str, marks: Mark) -> Callable:
-    """Registers a function of symbols as the rule `name`."""
+def rule(name: str, *, marks: Mark) -> Callable[[FindEdges], FindEdges]:
+    """Registers a function of symbols as the rule `name`; see `Rule` for `marks`.
 
-    def register(find: Callable[[_Symbols], Edges]) -> Callable:
+    Raises:
+        UserError: if another function has the name.
+    """
+
+    def register(find: FindEdges) -> FindEdges:
+        if name in RULES and RULES[name].find.__qualname__ != find.__qualname__:
+            raise UserError(f"there is a boundary rule {name!r} already; choose another name.")
         RULES[name] = Rule(find, marks)
         return find
 
@@ -164,8 +174,8 @@ def _last_true(flags: jax.Array, before: int) -> jax.Array:
     return jax.lax.cummax(index, axis=1)
 
 
-@_rule("spacelike", marks="start")
-def _spacelike(symbols: _Symbols) -> Edges:
+@rule("spacelike", marks="start")
+def _spacelike(symbols: Symbols) -> Edges:
     def spacelike(s: jax.Array) -> jax.Array:
         letter_or_digit = (
             ((s >= 48) & (s <= 57)) | ((s >= 65) & (s <= 90)) | ((s >= 97) & (s <= 122))
@@ -178,7 +188,7 @@ def _spacelike(symbols: _Symbols) -> Edges:
     return Edges(starts, jnp.zeros_like(starts))
 
 
-def _whitespace_bytes(symbols: _Symbols) -> jax.Array:
+def _whitespace_bytes(symbols: Symbols) -> jax.Array:
     """Bytes of the White_Space character, or START, that ends at the symbol; 0 if none does."""
     a, b, c = symbols[:3]
     one = ((a >= 0x09) & (a <= 0x0D)) | (a == 0x20) | (a == START)
@@ -194,25 +204,25 @@ def _whitespace_bytes(symbols: _Symbols) -> jax.Array:
     return one + 2 * two + 3 * three
 
 
-@_rule("whitespace", marks="end")
-def _whitespace(symbols: _Symbols) -> Edges:
-    def ends(symbols: _Symbols) -> jax.Array:
+@rule("whitespace", marks="end")
+def _whitespace(symbols: Symbols) -> Edges:
+    def ends(symbols: Symbols) -> jax.Array:
         return _whitespace_bytes(symbols) > 0
 
     return Edges(ends(symbols[1:]) | (symbols[1] == NONE), ends(symbols))
 
 
-@_rule("space", marks="end")
-def _space(symbols: _Symbols) -> Edges:
+@rule("space", marks="end")
+def _space(symbols: Symbols) -> Edges:
     def ends(symbol: jax.Array) -> jax.Array:
         return (symbol == ord(" ")) | (symbol == START)
 
     return Edges(ends(symbols[1]) | (symbols[1] == NONE), ends(symbols[0]))
 
 
-@_rule("whitespace_run", marks="end")
-def _whitespace_run(symbols: _Symbols) -> Edges:
-    def ends(symbols: _Symbols) -> jax.Array:
+@rule("whitespace_run", marks="end")
+def _whitespace_run(symbols: Symbols) -> Edges:
+    def ends(symbols: Symbols) -> jax.Array:
         size = _whitespace_bytes(symbols)
         goes_on = [(size == n) & (_whitespace_bytes(symbols[n:]) > 0) for n in (1, 2, 3)]
         return (symbols[0] == START) | ((size > 0) & ~(goes_on[0] | goes_on[1] | goes_on[2]))
@@ -220,8 +230,8 @@ def _whitespace_run(symbols: _Symbols) -> Edges:
     return Edges(ends(symbols[1:]) | (symbols[1] == NONE), ends(symbols))
 
 
-@_rule("fixed", marks="start")
-def _fixed(symbols: _Symbols) -> Edges:
+@rule("fixed", marks="start")
+def _fixed(symbols: Symbols) -> Edges:
     return Edges(symbols[1] == NONE, jnp.zeros_like(symbols[0], bool))
 
 
@@ -250,8 +260,8 @@ def _classes() -> np.ndarray:
 _CLASSES = _classes()
 
 
-@_rule("words", marks="start")
-def _words(symbols: _Symbols) -> Edges:
+@rule("words", marks="start")
+def _words(symbols: Symbols) -> Edges:
     table = jnp.asarray(_CLASSES)
     kinds = [jnp.where(s == NONE, _OTHER, table[s]) for s in symbols]
     here, before = kinds[0], kinds[LOOKBACK]

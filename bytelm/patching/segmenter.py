@@ -3,6 +3,7 @@
 A rule is a function of the bytes (`RulePatches`, `FixedPatches`); a learned segmenter reads the
 model's states (`bytelm.patching.learned`). All have one interface, and every family takes those
 that fit its `Needs`. A config, registered by its `kind`, builds the module that a model calls.
+Importing `bytelm.models` registers all of them.
 
 Shapes: B = rows, T = symbols, d = channels.
 """
@@ -118,6 +119,8 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
     """Base of all segmenters. A subclass that names its `kind` is thereby registered."""
 
     kind: ClassVar[str]
+    module: ClassVar[type[Any]]
+    """What `build` makes: called with the config and with what `build` is given."""
     reads_states: ClassVar[bool] = False
     """Whether it reads the model's states."""
     needs_gradient: ClassVar[bool] = False
@@ -149,7 +152,6 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
         """Floating-point operations of its matrix products, for `length` states of `width`."""
         return 0.0
 
-    @abc.abstractmethod
     def build(
         self, width: int, needs: Needs, *, norm: NormKind | None, relu: bool, rngs: nnx.Rngs
     ) -> Segmenter:
@@ -158,101 +160,31 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
         Args:
             width: d, channels of the states.
             needs: of the family.
-            norm: norm of the states before a predictor; None if the family has normed them.
+            norm: norm of the states before a predictor; None for no norm.
             relu: ReLU inside a predictor, in place of GELU.
         """
+        return self.module(self, width, needs, norm=norm, relu=relu, rngs=rngs)
 
     def check(self, needs: Needs, family: str) -> None:
         """Raises UserError unless the segmenter fits a family's needs."""
-        reason = None
-        if self.reads_states and not needs.states:
-            reason = "reads states of bytes, and the family has none before its patches"
-        elif self.needs_gradient and not needs.gradient:
-            reason = "learns from the model's loss alone, which does not reach it in this family"
-        elif needs.known_ends and not self.knows_ends:
-            reason = "knows a patch's end only at the next byte, and the family needs it before"
-        elif needs.longest and self.longest is None:
-            reason = "has no longest patch, which the family needs; set segmenter.longest_patch"
-        if reason is not None:
-            raise UserError(
-                f"model.segmenter {self.label} does not fit the family {family}: it {reason}."
-            )
-
-    @property
-    def label(self) -> str:
-        """What messages call it."""
-        return self.kind
-
-
-class _ByRule(SegmenterConfig):
-    """Base of the segmenters that follow a rule."""
-
-    rule: str
-
-    @property
-    def default_bytes_per_slot(self) -> float:
-        return 4.0
-
-    def build(
-        self, width: int, needs: Needs, *, norm: NormKind | None, relu: bool, rngs: nnx.Rngs
-    ) -> "RuleSegmenter":
-        return RuleSegmenter(self.rule, self.longest, needs)
-
-
-@dataclass(frozen=True)
-class RulePatches(_ByRule):
-    """Patches by a rule of `bytelm.patching.rules`."""
-
-    kind: ClassVar[str] = "rule"
-
-    rule: str = "spacelike"
-    """Which rule: spacelike, whitespace, space, whitespace_run or words."""
-    longest_patch: int | None = None
-    """Most bytes in a patch; a longer one is split. None for no limit."""
-
-    def __post_init__(self) -> None:
-        names = [name for name in RULES if name != "fixed"]
-        if self.rule not in names:
-            hint = " (for a fixed length use FixedPatches)" if self.rule == "fixed" else ""
-            raise UserError(
-                f"model.segmenter.rule is {self.rule!r}{did_you_mean(self.rule, names)}{hint}; "
-                f"choose one of {', '.join(names)}."
-            )
-        self.require_positive("longest_patch")
-
-    @property
-    def longest(self) -> int | None:
-        return self.longest_patch
-
-    @property
-    def knows_ends(self) -> bool:
-        return RULES[self.rule].marks == "end"
-
-    @property
-    def label(self) -> str:
-        return self.rule
-
-
-@dataclass(frozen=True)
-class FixedPatches(_ByRule):
-    """Patches of a fixed number of bytes, counted from the start of each document."""
-
-    kind: ClassVar[str] = "fixed"
-    rule: ClassVar[str] = "fixed"  # type: ignore[misc]
-
-    patch_size: int = 4
-    """Bytes in a patch."""
-
-    def __post_init__(self) -> None:
-        self.require_positive("patch_size")
-
-    @property
-    def default_bytes_per_slot(self) -> float:
-        return max(1.0, self.patch_size / 1.125)
-
-    @property
-    def longest(self) -> int:
-        return self.patch_size
+        reasons = (
+            (self.reads_states and not needs.states, "reads states, and there are none yet"),
+            (
+                self.needs_gradient and not needs.gradient,
+                "learns from the model's loss, which does not reach it there",
+            ),
+            (
+                needs.known_ends and not self.knows_ends,
+                "knows a patch's end only at the next byte, and the family needs it before",
+            ),
+            (needs.longest and self.longest is None, "has no longest patch; set longest_patch"),
+        )
+        for does_not_fit, reason in reasons:
+            if does_not_fit:
+                name = getattr(self, "rule", self.kind)
+                raise UserError(
+                    f"model.segmenter {name} does not fit the family {family}: it {reason}."
+                )
 
 
 class RuleSegmenter(Segmenter):
@@ -263,10 +195,12 @@ class RuleSegmenter(Segmenter):
     the space before a word; in `fixed`, a document's first symbol and every n-th after it.
     """
 
-    def __init__(self, rule: str, longest: int | None, needs: Needs):
-        self.rule, self.longest = rule, longest
-        mark = RULES[rule].marks if needs.mark == "end" and not needs.known_ends else needs.mark
-        self.mark: Mark = mark
+    def __init__(
+        self, config: "RulePatches | FixedPatches", width: int, needs: Needs, **options: Any
+    ):
+        self.rule, self.longest = config.rule, config.longest
+        own_mark = RULES[self.rule].marks
+        self.mark = own_mark if needs.mark == "end" and not needs.known_ends else needs.mark
 
     def __call__(
         self,
@@ -282,3 +216,61 @@ class RuleSegmenter(Segmenter):
 
     def init_carry(self, rows: int, length: int, dtype: jnp.dtype) -> RuleCarry:
         return RuleCarry.empty(rows)
+
+
+@dataclass(frozen=True)
+class RulePatches(SegmenterConfig):
+    """Patches by a rule of `bytelm.patching.rules`."""
+
+    kind: ClassVar[str] = "rule"
+    module: ClassVar[type[Any]] = RuleSegmenter
+
+    rule: str = "spacelike"
+    """Which rule: spacelike, whitespace, space, whitespace_run, words, or one of your own."""
+    longest_patch: int | None = None
+    """Most bytes in a patch; a longer one is split. None for no limit."""
+
+    def __post_init__(self) -> None:
+        names = [name for name in RULES if name != "fixed"]
+        if self.rule not in names:
+            hint = " (for a fixed length use FixedPatches)" if self.rule == "fixed" else ""
+            raise UserError(
+                f"model.segmenter.rule is {self.rule!r}{did_you_mean(self.rule, names)}{hint}; "
+                f"choose one of {', '.join(names)}."
+            )
+        self.require_positive("longest_patch")
+
+    @property
+    def default_bytes_per_slot(self) -> float:
+        return 4.0
+
+    @property
+    def longest(self) -> int | None:
+        return self.longest_patch
+
+    @property
+    def knows_ends(self) -> bool:
+        return RULES[self.rule].marks == "end"
+
+
+@dataclass(frozen=True)
+class FixedPatches(SegmenterConfig):
+    """Patches of a fixed number of bytes, counted from the start of each document."""
+
+    kind: ClassVar[str] = "fixed"
+    module: ClassVar[type[Any]] = RuleSegmenter
+    rule: ClassVar[str] = "fixed"
+
+    patch_size: int = 4
+    """Bytes in a patch."""
+
+    def __post_init__(self) -> None:
+        self.require_positive("patch_size")
+
+    @property
+    def default_bytes_per_slot(self) -> float:
+        return max(1.0, self.patch_size / 1.125)
+
+    @property
+    def longest(self) -> int:
+        return self.patch_size

@@ -154,7 +154,7 @@ def test_long_words_are_split_and_every_byte_scored(model):
             "model.segmenter words does not fit the family hat: it knows a patch's end only at",
         ),
         ({"segmenter": RulePatches("space")}, "does not fit the family hat: it has no longest"),
-        ({"segmenter": EntropyPatches()}, "does not fit the family hat: it reads states of bytes"),
+        ({"segmenter": EntropyPatches()}, "does not fit the family hat: it reads states"),
         ({"local_width": 20}, "model.local_width 20 is no multiple of model.head_width 8"),
         ({"bytes_per_slot": 0.5}, "model.bytes_per_slot is 0.5; it must be at least 1"),
         ({"head_width": 7}, "model.head_width is 7; rotary positions need it even"),

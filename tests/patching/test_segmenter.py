@@ -1,6 +1,7 @@
 """What all segmenters promise, and which of them fit which families."""
 
 import functools
+import inspect
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.patching.learned import EntropyPatches, GumbelPatches, UnigramPatches
-from bytelm.patching.rules import RULES
+from bytelm.patching.rules import NONE, RULES, Edges, rule
 from bytelm.patching.segmenter import FixedPatches, Needs, RulePatches, SegmenterConfig
 
 ROWS, LENGTH, WIDTH = 8, 40, 6
@@ -116,7 +117,7 @@ def test_what_follows_changes_no_boundary_and_documents_stand_alone(name, mark):
     [
         (SpaceByteConfig, ["words", "fixed", "gumbel", "entropy"], {}),
         (DynamicPoolingConfig, ["words", "space", "fixed", "gumbel", "entropy"], {}),
-        (HAT2Config, ["whitespace", "fixed", "entropy"], {"gumbel": "the model's loss alone"}),
+        (HAT2Config, ["whitespace", "fixed", "entropy"], {"gumbel": "the model's loss"}),
         (
             HATConfig,
             ["whitespace", "space", "fixed"],
@@ -133,7 +134,7 @@ def test_a_family_takes_what_fits(family, fitting, refused):
 
 
 def test_hat_needs_a_longest_patch():
-    with pytest.raises(UserError, match=r"has no longest patch.*segmenter\.longest_patch"):
+    with pytest.raises(UserError, match="has no longest patch; set longest_patch"):
         HATConfig(segmenter=RulePatches("space"))
 
 
@@ -163,3 +164,26 @@ def test_a_wrong_config_is_one_sentence(make, message):
 def test_all_segmenters_are_registered():
     known = {"rule", "fixed", "gumbel", "entropy", "unigram", "flexitokens"}
     assert known <= set(SegmenterConfig.variants)
+
+
+def test_the_help_names_every_rule():
+    source = inspect.getsource(RulePatches)
+    assert all(name in source for name in RULES if name != "fixed")
+
+
+def test_a_rule_of_ones_own():
+    @rule("commas of a test", marks="end")
+    def commas(symbols):
+        ends = symbols[0] == ord(",")
+        return Edges((symbols[1] == ord(",")) | (symbols[1] == NONE), ends)
+
+    try:
+        with pytest.raises(UserError, match="a boundary rule 'commas of a test' already"):
+            rule("commas of a test", marks="end")(len)
+        config = RulePatches("commas of a test")
+        found = config.build(WIDTH, NEEDS["ends"], norm=None, relu=False, rngs=nnx.Rngs(0))
+        ids = np.array([[START, *b"a,bc,,d"]], np.int32)
+        boundaries, _ = found(None, ids, np.ones_like(ids))
+        np.testing.assert_array_equal(boundaries.hard[0], ids[0] == ord(","))
+    finally:
+        del RULES["commas of a test"]
