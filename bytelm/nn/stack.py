@@ -100,11 +100,8 @@ class Stack(nnx.Module):
     def _rematerialised(self, function: Callable) -> Callable:
         if self.remat == "none":
             return function
-        policy = (
-            jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            if self.remat == "dots"
-            else None
-        )
+        policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+        policy = policies[self.remat]
         return jax.checkpoint(function, policy=policy, prevent_cse=not self.scan)
 
     def fold(
@@ -223,70 +220,6 @@ class Stack(nnx.Module):
         return x, StackState(new_length, all_positions, all_groups, tuple(layers), state.max_length)
 
 
-class MixedStack(nnx.Module):
-    """Stacks of different blocks, one after another, used as one `Stack`.
-
-    Such as attention after a run of state-space blocks. All blocks get the same `shared`.
-
-    Args:
-        configs: of the stacks, in order; each runs `depth` equal blocks.
-        scan, remat: as for `Stack`.
-    """
-
-    def __init__(
-        self,
-        configs: Sequence[StackedConfig],
-        *,
-        rngs: nnx.Rngs,
-        scan: bool | None = None,
-        remat: Remat = "none",
-    ):
-        self.stacks = nnx.List(
-            [Stack(config, rngs=rngs, scan=scan, remat=remat) for config in configs]
-        )
-
-    def unstack(self) -> None:
-        """As in `Stack`."""
-        for stack in self.stacks:
-            stack.unstack()
-
-    def __call__(
-        self,
-        x: jax.Array,
-        group_ids: jax.Array | None,
-        *,
-        positions: jax.Array | None = None,
-        shared: Any = None,
-    ) -> jax.Array:
-        """As in `Stack`."""
-        for stack in self.stacks:
-            x = stack(x, group_ids, positions=positions, shared=shared)
-        return x
-
-    def init_state(
-        self, batch: int, max_length: int, dtype: jnp.dtype, shared: Any = None
-    ) -> "MixedState":
-        """As in `Stack`."""
-        states = (stack.init_state(batch, max_length, dtype, shared) for stack in self.stacks)
-        return MixedState(tuple(states))
-
-    def extend(
-        self,
-        x: jax.Array,
-        state: "MixedState",
-        lengths: jax.Array,
-        *,
-        group_ids: jax.Array | None = None,
-        shared: Any | Callable[[NewPositions], Any] = None,
-    ) -> tuple[jax.Array, "MixedState"]:
-        """As in `Stack`."""
-        states = []
-        for stack, part in zip(self.stacks, state.stacks, strict=True):
-            x, part = stack.extend(x, part, lengths, group_ids=group_ids, shared=shared)
-            states.append(part)
-        return x, MixedState(tuple(states))
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MixedState:
@@ -303,3 +236,41 @@ class MixedState:
     def max_length(self) -> int:
         """As in `StackState`."""
         return self.stacks[0].max_length
+
+
+class MixedStack(nnx.Module):
+    """Stacks of different blocks, one after another, such as attention after state-space blocks.
+
+    Its methods are those of `Stack`, and all blocks get the same `shared`.
+
+    Args:
+        configs: of the stacks, in order; each runs `depth` equal blocks.
+        options: as for `Stack`.
+    """
+
+    def __init__(self, configs: Sequence[StackedConfig], *, rngs: nnx.Rngs, **options: Any):
+        self.stacks = nnx.List([Stack(config, rngs=rngs, **options) for config in configs])
+
+    def unstack(self) -> None:
+        for stack in self.stacks:
+            stack.unstack()
+
+    def __call__(self, x: jax.Array, group_ids: jax.Array | None, **options: Any) -> jax.Array:
+        for stack in self.stacks:
+            x = stack(x, group_ids, **options)
+        return x
+
+    def init_state(
+        self, batch: int, max_length: int, dtype: jnp.dtype, shared: Any = None
+    ) -> MixedState:
+        states = (stack.init_state(batch, max_length, dtype, shared) for stack in self.stacks)
+        return MixedState(tuple(states))
+
+    def extend(
+        self, x: jax.Array, state: MixedState, lengths: jax.Array, **options: Any
+    ) -> tuple[jax.Array, MixedState]:
+        states = []
+        for stack, part in zip(self.stacks, state.stacks, strict=True):
+            x, part = stack.extend(x, part, lengths, **options)
+            states.append(part)
+        return x, MixedState(tuple(states))

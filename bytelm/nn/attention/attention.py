@@ -152,13 +152,6 @@ def _reference(
         visible &= jnp.abs(distance) < window
     if group_ids is not None:
         visible &= group_ids[:, :, None] == group_ids[:, None, :]
-    return _masked_attention(q, k, v, visible, scale)
-
-
-def _masked_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, scale: float
-) -> jax.Array:
-    """Takes q `[B, N, H, K]`, k and v `[B, S, G, K]`, visible `[B or 1, N, S]`; returns as q."""
     grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
     scores = jnp.einsum("bngrk,bsgk->bgrns", grouped, k, preferred_element_type=jnp.float32)
     scores = jnp.where(visible[:, None, None], scores * scale, MASKED)

@@ -285,11 +285,9 @@ def _backward(
         index: jax.Array,
         start: jax.Array,
         count: int,
-        q: jax.Array,
-        out: jax.Array,
-        log_sum: jax.Array,
-        gradient: jax.Array,
+        *block: jax.Array,
     ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        q, out, log_sum, gradient = block
         keys, values = (lax.dynamic_slice_in_dim(x, start, count) for x in (k, v))
         keys_t = lax.dynamic_slice_in_dim(k_t, start, count, axis=1)
         weights = jnp.exp(plan.scores(q, keys, group_ids, index, start) - log_sum[None, :])
