@@ -132,9 +132,7 @@ def reports(models, data):
 def restated(data):
     """Nats of the targets with states removed and with states hidden, and what is deleted."""
     graphdef, params = saved_model("mrt5")
-    (batch,) = ValidationBatches(
-        OpenData(dataclasses.replace(data, batch_size=BATCH)), None, "train"
-    )
+    (batch,) = ValidationBatches(OpenData(data), None, "train", batch_size=BATCH)
 
     @jax.jit
     def run(params, batch, keys):
