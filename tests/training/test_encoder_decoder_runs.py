@@ -308,7 +308,7 @@ def test_evaluation_by_the_command_line(whole_run, capsys):
     assert "bits_per_target_byte" in shown and "deleted most" in shown
     report = json.loads((whole_run / f"eval_step_6_validation_max-bytes-{inputs}.json").read_text())
     assert report["details"]["targets"]["rows"] == ROWS
-    assert report["data"]["task"] == "vowel_removal"
+    assert report["data"]["task"]["kind"] == "vowel_removal"
     # The same rows as the last validation.
     last = [r for r in records(whole_run) if "validation_bits_per_target_byte" in r][-1]
     value = {name: figure["value"] for name, figure in report["figures"].items()}
