@@ -22,7 +22,7 @@ from bytelm.training.metrics.records import read_records
 FREE = (
     "mesh.",
     "data.cache_dir",
-    "data.task.tokenizer",  # where it is; what it is, the fingerprint of the data tells
+    "data.task.tokenizer",  # its path; the data's fingerprint covers its content
     "data.task.unigram",  # likewise
     "data.workers",
     "train.budget",  # the steps that follow from it are compared
@@ -35,7 +35,7 @@ FREE = (
     "train.tensorboard",
     "train.wandb_project",
 )
-"""Fields that decide where a run happens and what it reports, not what it computes."""
+"""Fields that decide where a run happens and what it reports, but not what it computes."""
 
 SAME_RATE = 0.01
 """Relative difference of two learning rates that is no jump."""
@@ -64,12 +64,12 @@ def check_supply(config: ExperimentConfig, tokenizer: Tokenizer | None) -> None:
     size = BYTES if tokenizer is None else tokenizer.size
     if model.symbols.size != size:
         raise UserError(
-            f"the model is of {_symbols(model.symbols.size)}, and the text is of {_symbols(size)}; "
+            f"the model reads {_symbols(model.symbols.size)}, and the text is in {_symbols(size)}; "
             f"{_vocabulary_advice(model, size)}."
         )
     if model.needs_unigram and task.unigram is None:
         raise UserError(
-            "the model's boundaries are those of a SentencePiece Unigram model, and there is none: "
+            "the model takes its boundaries from a SentencePiece Unigram model, and there is none: "
             "make one with `bytelm data unigram` and name it with --data.unigram."
         )
     if model.scripts and model.scripts != data.scripts:
@@ -86,7 +86,7 @@ def _symbols(size: int) -> str:
 
 def _vocabulary_advice(model: ModelConfig, size: int) -> str:
     if not isinstance(model, TransformerConfig):
-        return f"the family {model.family} is of bytes alone: leave out --data.tokenizer"
+        return f"the family {model.family} reads bytes only: leave out --data.tokenizer"
     named = "name its tokenizer with --data.tokenizer, or " if size == BYTES else ""
     return f"{named}give --model.vocabulary {size}"
 
@@ -94,11 +94,11 @@ def _vocabulary_advice(model: ModelConfig, size: int) -> str:
 def check_checkpoints_are_there(run_dir: Path, step: int | None) -> None:
     """Raises UserError if a run to resume has lost its checkpoints.
 
-    A run that was stopped before its first checkpoint has none, and starts again from the
-    beginning. One that has got further must not: it would write over what it recorded.
+    A run that was stopped before its first checkpoint starts again from the beginning. A run that
+    got further must not: it would overwrite what it recorded.
 
     Args:
-        step: the checkpoint that is asked for, if any.
+        step: the checkpoint that was asked for, if any.
     """
     if last_step(run_dir) is not None:
         return
@@ -135,7 +135,7 @@ def _second_checkpoint(run_dir: Path) -> float:
 
 
 def outcome_changes(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
-    """The fields that change the outcome in which two configs differ, as "path: old -> new"."""
+    """The differences between two configs that change the outcome, as "path: old -> new"."""
     return [
         f"{path}: {before!r} -> {after!r}"
         for path, before, after in differences(to_dict(old), to_dict(new))
@@ -151,12 +151,14 @@ def check_change(
     old_state: Any,
     new_state: Any,
 ) -> list[str]:
-    """The changes with which a run of config `old` resumes with config `new`, if it may.
+    """The changes of the outcome when a run of config `old` resumes with config `new`.
 
     Args:
-        allowed: the user's word that fields that change the outcome may differ.
-        old_state, new_state: the abstract training states of the two; if they differ in
-            structure or shapes, nothing can be carried over, whatever is allowed.
+        old: the config so far.
+        new: the config from now on.
+        allowed: whether the outcome may change.
+        old_state, new_state: the abstract training states of the two; if they differ in structure
+            or shapes, the run cannot resume, whatever is allowed.
 
     Raises:
         UserError: if it may not.
@@ -191,7 +193,7 @@ def rate_change(
         old: the config so far.
         new: the config from now on.
         step: the last one that was done.
-        updates: how often the schedule has moved on; it stands still in a step that is skipped.
+        updates: steps that advanced the schedule; a skipped step does not.
     """
     before, after = (
         float(config.optimizer.learning_rates(config.train.steps)(updates)) for config in (old, new)

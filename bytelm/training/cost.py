@@ -10,7 +10,7 @@ from bytelm.training.experiment import ExperimentConfig, parse_budget
 
 
 def row_flops(config: ExperimentConfig, patches: float | None = None) -> float:
-    """Matrix-product FLOPs of the forward pass of one row, as `ModelConfig.forward_flops` counts.
+    """FLOPs of the forward pass of one row, as `ModelConfig.forward_flops` counts them.
 
     With an encoder, `patches` are the states that it keeps.
     """
@@ -21,19 +21,21 @@ def row_flops(config: ExperimentConfig, patches: float | None = None) -> float:
 
 
 def step_flops(config: ExperimentConfig, patches: float | None = None) -> float:
-    """FLOPs of a training step, three forward passes, of so many patches in all its rows.
+    """FLOPs of a training step, which costs three forward passes.
 
-    None is for what is computed: the patches that there is room for.
+    Args:
+        config: of the run.
+        patches: in all rows of the step; None for what is computed, the capacity.
     """
     rows = config.data.batch_size
     return 3.0 * rows * row_flops(config, None if patches is None else patches / rows)
 
 
 def with_steps(config: ExperimentConfig, data: OpenData) -> ExperimentConfig:
-    """The config with the steps that `train.budget` pays for; without a budget, the config.
+    """The config with the steps that `train.budget` pays for; without a budget, the config itself.
 
-    FLOPs and bytes are never exceeded; epochs are rounded to the nearest step. The budget stays in
-    the config as a record, and gives the same steps again.
+    Bytes and FLOPs are never exceeded; epochs are rounded to the nearest step. The budget stays in
+    the config, and gives the same steps again.
 
     Args:
         config: of the run.
@@ -54,8 +56,8 @@ def with_steps(config: ExperimentConfig, data: OpenData) -> ExperimentConfig:
         if unit == "epochs":
             if size.rows is None:
                 raise UserError(
-                    f"train.budget is {config.train.budget!r}, and nobody knows how much text "
-                    f"{' and '.join(size.names)} has: give bytes or flops."
+                    f"train.budget is {config.train.budget!r}, and the size of "
+                    f"{' and '.join(size.names)} is not known: give bytes or flops."
                 )
             steps = round(amount * size.rows / config.data.batch_size)
         else:

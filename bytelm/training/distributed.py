@@ -1,4 +1,4 @@
-"""Several processes as one: joining them, and stopping them at the same step."""
+"""Runs of several processes: how they join, and how they stop after the same step."""
 
 import contextlib
 import json
@@ -21,9 +21,9 @@ from bytelm.core.terminal_text import say
 JOIN_LIMIT = 300
 """Seconds that a process waits for the others to join."""
 SILENCE_LIMIT = 60
-"""Seconds without a word from another process after which JAX takes it for dead."""
+"""Seconds of silence after which JAX takes another process for dead."""
 _LOST = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "coordination service")
-"""Words of errors that say that another process does not answer."""
+"""What errors contain when another process does not answer."""
 
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -35,19 +35,19 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         processes: how many processes there are.
         process: which of them this one is, from 0.
 
-    The process ends with a sentence if the others have not joined within `JOIN_LIMIT`.
+    The process ends with an error message if the others have not joined within `JOIN_LIMIT`.
 
     Raises:
-        UserError: if there is nothing to join, or it cannot be joined.
+        UserError: if there are no other processes, or they cannot be joined.
     """
     if coordinator is not None and (processes is None or process is None):
-        raise UserError("--coordinator needs --num-processes and --process-id beside it.")
+        raise UserError("--coordinator needs --num-processes and --process-id.")
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # JAX would hear SIGTERM itself, in place of the handlers that are there.
+    # JAX would replace the handler of SIGTERM by its own.
     jax.config.update("jax_enable_preemption_service", False)
     say("waiting for the other processes of this run to join", sys.stderr)
-    # JAX itself would abort with the stack of its C++ code.
+    # JAX itself would abort with a C++ stack trace.
     limit = threading.Timer(JOIN_LIMIT, _nobody_joined, args=(process, processes))
     limit.daemon = True
     limit.start()
@@ -79,9 +79,9 @@ def _nobody_joined(process: int | None, processes: int | None) -> None:
 
 @contextlib.contextmanager
 def ending_alone() -> Iterator[None]:
-    """In one of several processes: an error ends the process at once, with a sentence.
+    """In one of several processes: an error ends the process at once, with a message.
 
-    Leaving the others in an orderly way needs them, and they may wait for this one or be gone.
+    An orderly end needs the other processes, which may wait for this one or be gone.
     """
     if jax.process_count() == 1:
         yield
@@ -98,14 +98,14 @@ def ending_alone() -> Iterator[None]:
         _leave(
             "another process of this run ended, or does not answer "
             f"({str(error).splitlines()[0][:200]}); this was process {jax.process_index()} of "
-            f"{jax.process_count()}. Start all of them again with --resume: the run goes on from "
-            "its last checkpoint.",
+            f"{jax.process_count()}. Start all of them again with --resume, to continue from "
+            "the last checkpoint.",
             1,
         )
 
 
 def _leave(error: str, status: int) -> NoReturn:
-    """Ends the process without what JAX does at its end, which waits for the others."""
+    """Ends the process without JAX's own shutdown, which waits for the others."""
     if error:
         say(f"error: {error}", sys.stderr)
     sys.stdout.flush()
@@ -114,9 +114,9 @@ def _leave(error: str, status: int) -> NoReturn:
 
 
 class StopRequest(StopSignals):
-    """Hears requests to stop a run, so that every process stops after the same step.
+    """Receives requests to stop a run, so that every process stops after the same step.
 
-    Before `defer` is called there is nothing to save, and a signal ends the run at once.
+    Until `defer` is called there is nothing to save, and a signal ends the run at once.
     """
 
     ended = "stopped on request ({}) before the first step; no checkpoint was written"
@@ -136,16 +136,13 @@ class StopRequest(StopSignals):
     def agreed(self) -> bool:
         """Whether to stop before the next step; the same answer in every process.
 
-        With several processes the answer is that of one question ago, so that asking does not
-        wait. Once it is True it stays so.
+        With several processes this is the answer to the previous call, so that nobody waits. Once
+        it is True it stays True.
         """
-        return self._agree()
+        return self.agreed_midway()
 
     def agreed_midway(self) -> bool:
-        """Whether to leave what is done between two steps; asked in every process, as `agreed`."""
-        return self._agree()
-
-    def _agree(self) -> bool:
+        """Whether to end what runs between two steps; like `agreed`, called in every process."""
         if jax.process_count() == 1:
             return self.requested
         if not self._stopping:
@@ -160,7 +157,7 @@ class StopRequest(StopSignals):
 
 
 def gather_json(value: Any) -> list[Any]:
-    """The JSON-able values of all processes, in the order of the processes, in every process."""
+    """The JSON values of all processes, in the order of the processes, in every process."""
     if jax.process_count() == 1:
         return [value]
     mine = np.frombuffer(json.dumps(value).encode(), np.uint8)

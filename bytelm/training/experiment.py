@@ -16,15 +16,15 @@ from bytelm.nn.mesh import MeshConfig
 from bytelm.training.optimizer import AdamW, OptimizerConfig
 from bytelm.training.upgrades import SCHEMA, upgraded
 
-Unit = Literal["bytes", "epochs", "flops"]
+BudgetUnit = Literal["bytes", "epochs", "flops"]
 _FORM = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(byte|epoch|flop)s?\s*", re.IGNORECASE)
 
 
 class Budget(NamedTuple):
-    """So many bytes of text, passes over the text, or FLOPs of training."""
+    """An amount of text or work: bytes, passes over the text, or FLOPs of training."""
 
     amount: float
-    unit: Unit
+    unit: BudgetUnit
 
 
 def parse_budget(text: str) -> Budget:
@@ -40,10 +40,10 @@ def parse_budget(text: str) -> Budget:
         amount = 0.0
     if form is None or not 0 < amount < float("inf"):
         raise UserError(
-            f"train.budget is {text!r}; give a number and what it is of, such as '10e9 bytes', "
+            f"train.budget is {text!r}; give a number and its unit, such as '10e9 bytes', "
             "'2 epochs' or '1e18 flops'."
         )
-    units: dict[str, Unit] = {"byte": "bytes", "epoch": "epochs", "flop": "flops"}
+    units: dict[str, BudgetUnit] = {"byte": "bytes", "epoch": "epochs", "flop": "flops"}
     return Budget(amount, units[form[2].lower()])
 
 
@@ -54,32 +54,32 @@ class TrainConfig(Checked, name="train", small=True):
     steps: int = 1000
     """Optimiser steps."""
     budget: str | None = None
-    """Text or work to spend, in place of `steps`, which follow from it: such as "10e9 bytes",
-    "2 epochs" or "1e18 flops"; none = as many as `steps` says."""
+    """Text or work to spend, which sets `steps`: such as "10e9 bytes", "2 epochs" or "1e18 flops";
+    none = as many steps as `steps` says."""
     seed: int = 0
     """Seed of the parameters and of the order of the data."""
     initial: str | None = None
-    """Run directory of another run whose last parameters this one starts from; what that model
-    lacks, such as a delete gate, starts fresh. None = all parameters start fresh."""
+    """Run directory of another run whose last parameters this one starts from; parameters that the
+    other model lacks, such as a delete gate, start fresh. None = all parameters start fresh."""
     initial_differences: tuple[str, ...] = ()
     """Fields of the model, such as window or segmenter, in which the run of train.initial may
-    differ though parameters then mean something else."""
+    differ, though its parameters then mean something else."""
     accumulation: int = 1
-    """Into how many pieces, run one after another, each batch is cut to save memory."""
+    """Micro-batches, run one after another to save memory, that each batch is divided into."""
     log_every: int = 10
     """Steps between two records in metrics.jsonl and the display."""
     validate_every: int = 250
-    """Steps between two validations; there is one after the last step in any case."""
+    """Steps between two validations; the last step is always followed by one."""
     validation_rows: int = 64
     """About how many rows each validation scores, the same ones each time: spread over the
     documents of the validation split, and in a mixture over its sources by their weights."""
     sample_bytes: int = 200
     """Bytes of text generated after each validation; 0 for none."""
     checkpoint_every: int = 250
-    """Steps between two checkpoints; there is one after the last step in any case, and one when
+    """Steps between two checkpoints; there is always one after the last step, and one when the
     validation is the best so far."""
     keep: int = 2
-    """How many of the last checkpoints are kept, besides the best."""
+    """How many of the last checkpoints are kept; the best one is kept too."""
     max_skipped: int = 10
     """Steps with a non-finite loss or gradient are skipped; after this many in a row the run
     stops."""
@@ -105,13 +105,13 @@ class ExperimentConfig(Checked, name="config"):
     model: ModelConfig
     """The model; its type is the family."""
     data: DataConfig = field(default_factory=DataConfig)
-    """What it is trained and validated on."""
+    """The text that it is trained and validated on."""
     optimizer: OptimizerConfig = field(default_factory=AdamW)
     """How it is trained."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
-    """Over which devices."""
+    """The devices that it is trained on."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """For how long."""
+    """How long it is trained, and when it is validated and saved."""
 
 
 def as_saved(config: ExperimentConfig) -> dict[str, Any]:
@@ -135,10 +135,10 @@ def to_json(config: ExperimentConfig) -> str:
 
 
 def saved_form(config: Any) -> ExperimentConfig:
-    """An experiment's config as a run that is saved and loaded has it.
+    """The config as it comes back when it is saved and loaded.
 
     Raises:
-        UserError: if it is no config that can be saved and loaded; nothing should run with it.
+        UserError: if it cannot be saved and loaded; nothing should run with it.
     """
     if not isinstance(config, ExperimentConfig):
         raise wrong_type(config, ExperimentConfig, "the config")

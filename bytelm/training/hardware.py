@@ -1,4 +1,4 @@
-"""What the hardware can do at best, to which a run's own FLOP/s are compared."""
+"""The peak of the hardware, which a run's own FLOP/s are compared to."""
 
 import functools
 import os
@@ -59,7 +59,7 @@ _KNOWN = {
 Cloud's system architecture pages, GPU figures from NVIDIA's data sheets."""
 
 _LESSER = {"lite", "MIG"}
-"""Words that make a device of the same name a lesser one: a smaller chip, a slice of a GPU."""
+"""Words in the name of a smaller chip, or of a slice of a GPU, with a lower peak."""
 
 _MEASURING_SECONDS = 0.3
 
@@ -86,7 +86,7 @@ def _peak_flops(dtype: str) -> Peak:
 
 
 def _known_rates(device_kind: str) -> _Rates | None:
-    # "NVIDIA A100-SXM4-80GB" hyphenates what other names leave apart.
+    # "NVIDIA A100-SXM4-80GB" has hyphens where other names have spaces.
     words = device_kind.replace("-", " ").split()
     for count in range(len(words), 0, -1):
         rates = _KNOWN.get(" ".join(words[:count]))
@@ -111,13 +111,13 @@ def _measure(dtype: str, size: int) -> float:
 
 
 def describe_machine() -> str:
-    """One line that names the devices and versions behind a benchmark's figures.
+    """One line with the devices and versions that a benchmark's figures are from.
 
     For instance `2 cores of Intel(R) Xeon(R) Processor @ 2.50GHz, JAX 0.10.2, Python 3.11.4`.
     """
     device = jax.local_devices()[0]
     if device.platform == "cpu":
-        # Only Linux tells how many of the cores this process may use.
+        # Only Linux says how many of the cores this process may use.
         linux = sys.platform == "linux"
         cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count()
         hardware = f"{cores} cores of {_cpu_model()}"
@@ -127,7 +127,7 @@ def describe_machine() -> str:
 
 
 def _cpu_model() -> str:
-    """The processor's name; its architecture where Linux does not tell the name."""
+    """The processor's name, or its architecture where Linux does not say the name."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

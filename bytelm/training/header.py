@@ -1,4 +1,4 @@
-"""What a run tells before it begins: the model, what it costs, the text and the machine."""
+"""What a run says before it begins: the model, its cost, the text and the machine."""
 
 import json
 from pathlib import Path
@@ -17,16 +17,16 @@ from bytelm.training.program import TrainProgram
 from bytelm.training.validation import Validation
 
 RUN = "run.json"
-"""File of a run directory that holds these facts."""
+"""File of a run directory that holds its facts."""
 
 
 def run_facts(
     config: ExperimentConfig, program: TrainProgram, mesh: jax.sharding.Mesh, size: TextSize
 ) -> dict[str, Any]:
-    """What a run is, ready for JSON; nothing is compiled for it.
+    """The facts of a run as JSON values; nothing is compiled for them.
 
     Args:
-        config: whose steps are known (`with_steps`).
+        config: with its number of steps (`with_steps`).
         program: of the config.
         mesh: of the program.
         size: of the text to train on.
@@ -63,7 +63,7 @@ def run_facts(
 
 
 def header(facts: dict[str, Any], validation: Validation, run_dir: Path) -> str:
-    """The facts as lines to read."""
+    """The facts as readable lines."""
     mesh = ", ".join(f"{name} {size}" for name, size in facts["mesh"].items())
     idle = facts["idle_devices"]
     total = facts["devices"] + idle
@@ -130,5 +130,5 @@ def describe_run(
 
 
 def write_facts(facts: dict[str, Any], run_dir: Path) -> None:
-    """Keeps the facts in the run's directory."""
+    """Writes the facts into the run's directory."""
     write_whole(run_dir / RUN, json.dumps(facts, indent=2) + "\n")

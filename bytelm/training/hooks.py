@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from bytelm.training.run import Run
+from bytelm.training.run import TrainingRun
 from bytelm.training.samples import Sampler, on_one_device
 from bytelm.training.validation import Validation
 
@@ -20,11 +20,11 @@ class Hook:
             resumed.
     """
 
-    action: Callable[[Run], None]
+    action: Callable[[TrainingRun], None]
     every: int = 1
     when_stopping: bool = False
 
-    def is_due(self, run: Run) -> bool:
+    def is_due(self, run: TrainingRun) -> bool:
         """Whether to call it after the last step that was done."""
         if run.is_stopping:
             return self.when_stopping
@@ -47,7 +47,7 @@ def standard_hooks(validation: Validation, sampler: Sampler | None, every: int) 
     return hooks if sampler is None else [*hooks, Hook(partial(show_sample, sampler), every)]
 
 
-def validate(validation: Validation, run: Run) -> None:
+def validate(validation: Validation, run: TrainingRun) -> None:
     """Validates the run; where it is asked to stop meanwhile, it does not, and stops."""
     run.collect()
     with run.loop.record.paused():
@@ -60,14 +60,14 @@ def validate(validation: Validation, run: Run) -> None:
         run.reporter.warn(run.step, found.sums, "in validation")
 
 
-def save_if_due(run: Run) -> None:
+def save_if_due(run: TrainingRun) -> None:
     """Saves the run where `train.checkpoint_every` says, at its end, and when it is at its best."""
     is_regular = run.step % run.config.train.checkpoint_every == 0
     if is_regular or run.is_done or run.is_stopping or run.loop.best_step == run.step:
         run.save()
 
 
-def show_sample(sampler: Sampler, run: Run) -> None:
+def show_sample(sampler: Sampler, run: TrainingRun) -> None:
     """Shows and writes what the model writes now."""
     if run.stop.agreed_midway():
         return

@@ -1,4 +1,4 @@
-"""Memory of arrays on CPU: kept from one step to the next, and in huge pages."""
+"""Memory of arrays on CPU: kept from one step to the next, in huge pages."""
 
 import ctypes
 import os
@@ -15,21 +15,21 @@ _MADV_HUGEPAGE = 14
 
 
 def keep() -> None:
-    """Lets this process keep what it frees, where arrays are on CPU and memory is glibc's.
+    """Makes this process keep the memory it frees, where arrays are on CPU and malloc is glibc's.
 
-    XLA asks for all temporary arrays of a step in one piece. So large a piece glibc takes from the
-    system, which clears it page by page while the step runs, and gives back when the step ends:
-    an eighth of a step's time, and more where steps take gigabytes. Kept pieces are pieces of the
-    main thread's heap, so steps have to be run there, not handed to another thread. The heap is
-    grown to half of the machine's memory, in addresses alone, which are advised to be huge pages;
-    not where addresses are limited.
+    XLA allocates all temporary arrays of a step as one block. glibc gets so large a block from the
+    system, which clears it page by page while the step runs, and returns it when the step ends.
+    That is an eighth of a step's time, and more where steps take gigabytes. Kept blocks are in the
+    main thread's heap, so steps have to run in that thread. The heap is grown to half of the
+    machine's memory, as addresses only, and advised to be huge pages; not where addresses are
+    limited.
 
-    For a process with one model: pieces of many sizes do not fit into one another's places, and
-    would add up. To be called before anything touches a device, but after processes have joined.
+    Only for a process with one model: freed blocks of many sizes do not fit other blocks, and would
+    add up. To be called before anything uses a device, and after processes have joined.
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    # Of no consequence for other backends; it has to be said before there is any.
+    # Has no effect on other backends, and must come before there is any.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.default_backend() == "cpu":
         libc = ctypes.CDLL(None)
@@ -40,7 +40,7 @@ def keep() -> None:
 
 
 def _addresses_are_limited() -> bool:
-    """Whether memory that is asked for counts before it is used."""
+    """Whether memory counts as soon as it is allocated, before it is used."""
     limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
     policy = Path("/proc/sys/vm/overcommit_memory")
     strict = policy.exists() and policy.read_text().strip() == "2"

@@ -1,4 +1,4 @@
-"""A run that starts from the parameters of another one, such as a converted checkpoint."""
+"""Starting a run from the parameters of another one, such as a converted checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ _SAME_MEANING = (
     "shortening.target",
     "shortening.weight",
 )
-"""Fields of models that say how parameters are trained or computed with, not what they mean."""
+"""Fields of models that change how parameters are trained or used, but not what they mean."""
 
 
 def start_from(
@@ -42,12 +42,12 @@ def start_from(
     tokenizer: Tokenizer | None = None,
     verify: bool = True,
 ) -> tuple[Any, list[str]]:
-    """Fresh parameters, with those in their place that the last checkpoint of another run has.
+    """Fresh parameters, replaced by those that the last checkpoint of another run has.
 
     Args:
         config: of the new run; `train.initial` is the other run's directory.
         params: of the new model.
-        shardings: of them, in their structure.
+        shardings: of the parameters, in their structure.
         tokenizer: of the new run; None where symbols are bytes.
         verify: whether to compare the checkpoint with its digests.
 
@@ -55,10 +55,10 @@ def start_from(
         the parameters; and the differences between the two models, as "field: old -> new".
 
     Raises:
-        UserError: if there is no checkpoint, or its parameters mean something else in the new
-            model and `train.initial_differences` does not say so, or it has parameters that the
-            new model lacks or that have another shape there. What it lacks itself, such as a
-            delete gate, stays fresh.
+        UserError: if there is no checkpoint; if its parameters mean something else in the new
+            model, and `train.initial_differences` does not allow it; or if the new model lacks
+            some of them, or has them in other shapes. Parameters that only the new model has stay
+            fresh.
     """
     saved, listed = read_initial(config, params, tokenizer=tokenizer, verify=verify)
 
@@ -74,7 +74,7 @@ def read_initial(
 ) -> tuple[dict[str, Any], list[str]]:
     """The parameters of the other run by their names, and the differences; see `start_from`.
 
-    Of the new model's parameters the shapes are enough.
+    For `params`, the shapes of the new model's parameters are enough.
     """
     run = str(config.train.initial)
     found = load_model(Path(run), verify=verify)
@@ -99,10 +99,10 @@ def read_initial(
 def _check_meaning(
     old: SavedModel, new: ExperimentConfig, tokenizer: Tokenizer | None
 ) -> list[str]:
-    """The differences between two models; refuses those that change what parameters mean."""
+    """The differences between two models; those that change what parameters mean are refused."""
     before, after = to_dict(old.config.model), to_dict(new.model)
     if isinstance(new.model, type(old.config.model)):
-        # A family made from the old one, such as MrT5 from ByT5, has the old fields and its own.
+        # A family derived from the old one, such as MrT5 from ByT5, has more fields.
         after = {name: after[name] for name in before if name != "family"}
         before = {name: before[name] for name in after}
     digests = [None if t is None else t.digest for t in (old.tokenizer, tokenizer)]

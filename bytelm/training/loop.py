@@ -12,7 +12,7 @@ from bytelm.training.compatibility import check_checkpoints_are_there
 from bytelm.training.distributed import StopRequest
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.hooks import Hook
-from bytelm.training.run import Run
+from bytelm.training.run import TrainingRun
 from bytelm.training.start import Start, resolved, start_run
 
 
@@ -72,7 +72,7 @@ def train(
         return TrainResult(run_dir, run.step, run.loop.last_validation, run.is_stopping)
 
 
-def train_steps(run: Run, hooks: Sequence[Hook]) -> None:
+def train_steps(run: TrainingRun, hooks: Sequence[Hook]) -> None:
     """Trains until the run is done or has to stop; the hooks that are due run between two steps."""
     while True:
         run.check_stop()

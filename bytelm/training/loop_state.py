@@ -24,7 +24,7 @@ class LoopState:
         last_validation: its bits per byte.
         best_validation: the least bits per byte of all validations with this identity.
         best_step: the step that has them.
-        validation_identity: digest of what is validated, and of how it is measured.
+        validation_identity: digest of the validation's rows and measure.
         record: of the steps since the last line of metrics.
     """
 

@@ -14,12 +14,11 @@ T = TypeVar("T")
 PACKAGE = Path(__file__).parents[1]
 ABLATIONS = "ablations"
 COMPARISONS = "comparison"
-"""Subfolders whose files define ablations and comparisons, which are no presets."""
-
+"""Subfolders whose files define ablations and comparisons, not presets."""
 
 HERE = Path("configs")
-"""The folder of presets in the current folder. It has no say in names that bytelm has itself, for
-a preset is a program, and whose folder one stands in must not decide what a known name runs."""
+"""Presets of the current folder. They do not replace bytelm's own of the same name: a preset is a
+program, and the current folder must not decide what a known name runs."""
 
 
 def preset_folders() -> list[Path]:
@@ -54,10 +53,10 @@ def _names() -> list[str]:
 
 
 def load_preset(name: str) -> ExperimentConfig:
-    """The config of a preset's name or of a path to a .py or .json file.
+    """The config of a preset, by its name or by the path of a .py or .json file.
 
-    A Python file is the user's own program and is run: it must define `config`. It can import from
-    its own folder.
+    A Python file is a program and is run: it must define `config`, and can import from its own
+    folder.
 
     Raises:
         UserError: if there is no such preset or file, or it defines no ExperimentConfig.
@@ -71,11 +70,13 @@ def load_preset(name: str) -> ExperimentConfig:
 def find_file(name: str, what: str, names: list[str]) -> Path:
     """The file of a name in `configs/`, or of a path that ends in .py or .json.
 
-    A name that bytelm has is its own, whatever the current folder holds; a warning says so if
-    that holds another file of this name.
+    bytelm's own names come first, whatever the current folder holds; a warning says so if it has
+    another file of that name.
 
     Args:
-        what: what the file holds, and `names`, all of that kind, for the error.
+        name: of the file.
+        what: the file holds, for the error.
+        names: of all files of that kind, for the error.
 
     Raises:
         UserError: if there is no such file.
@@ -102,7 +103,7 @@ def find_file(name: str, what: str, names: list[str]) -> Path:
 
 
 def _advice(name: str, names: list[str]) -> str:
-    """What may have been meant, for the error."""
+    """Names like the one that was given, for the error."""
     paths = [path for path in (Path(f"{name}.py"), Path(name, "config.json")) if path.is_file()]
     if paths:
         return f" (did you mean {paths[0]}?)"
@@ -115,7 +116,7 @@ def _advice(name: str, names: list[str]) -> str:
 
 
 def some_names(names: list[str]) -> str:
-    """'; there are A, B, ...', for an error: a few names and how to list the others."""
+    """'; there are A, B, ...', for an error: a few names, and how to list the others."""
     if len(names) <= 8:
         return f"; there are {', '.join(names)}"
     tiny = [name for name in names if name.endswith("_tiny")] or names[:6]

@@ -1,4 +1,4 @@
-"""Where a checkpoint or a figure comes from: code, packages, machine and command line."""
+"""Where a checkpoint or a figure comes from: code, packages, machine, command line."""
 
 import importlib.metadata
 import platform
@@ -23,7 +23,7 @@ _PACKAGES = (
 
 
 def provenance() -> dict[str, Any]:
-    """Returns what it takes to repeat this run, ready for JSON. Never fails.
+    """All that is needed to repeat this run, as JSON values. Never fails.
 
     `git` is `{"revision": 40 hex digits, "dirty": bool}`, or None where this package is not
     tracked by a checkout; a package that is not installed has version None; `devices` counts

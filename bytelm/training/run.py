@@ -24,7 +24,7 @@ from bytelm.training.step import TrainState
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """A run between two steps.
 
     Attributes:
@@ -35,7 +35,7 @@ class Run:
         batches: the rows that this process reads.
         checkpoints: where it is saved.
         reporter: what it shows and writes.
-        files: what its directory holds besides; None in a process that writes none.
+        files: other files of its directory; None in a process that writes none.
         stop: knows whether it is asked to stop.
         provenance: of its checkpoints.
         state: after the last step.

@@ -29,11 +29,11 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def lock(run_dir: Path) -> Iterator[None]:
-    """Keeps other processes out of an existing run directory while the context is entered.
+    """Locks an existing run directory against other processes while the context is entered.
 
-    The operating system drops the lock with the process that holds it, however that ends, so
-    none is ever stale. In a run of several processes, process 0 alone takes it. Where the file
-    system has no locks (some cluster mounts) a warning says so and nothing is kept out.
+    The operating system releases the lock when the process ends, however it ends, so no lock is
+    ever stale. In a run of several processes, only process 0 takes it. Where the file system has no
+    locks (some cluster mounts), a warning says so.
 
     Raises:
       UserError: another process has the run directory, or it cannot be written.
@@ -79,7 +79,7 @@ def unused_directory(base: Path) -> Path:
 def new_run_directory(base: Path) -> Path:
     """Creates and returns the first of `base`, `base-2`, `base-3`, ... that does not exist.
 
-    Two processes that ask at once get different directories.
+    Two processes that call it at once get different directories.
     """
     base.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -92,7 +92,7 @@ def new_run_directory(base: Path) -> Path:
 
 
 def remove_if_unused(run_dir: Path) -> None:
-    """Removes a run directory in which nothing has been written but the lock."""
+    """Removes a run directory that holds nothing but the lock."""
     if [path.name for path in run_dir.iterdir()] in ([], [LOCK]):
         (run_dir / LOCK).unlink(missing_ok=True)
         run_dir.rmdir()
@@ -105,8 +105,8 @@ class RunFiles:
     Attributes:
         run_dir: where they are.
         config: of the run.
-        facts: as `run_facts` gives them.
-        text: what the parameters are trained on.
+        facts: from `run_facts`.
+        text: that the parameters are trained on.
         tokenizer, unigram: that the text is read with.
     """
 
@@ -118,14 +118,14 @@ class RunFiles:
     unigram: Unigram | None
 
     def write(self) -> None:
-        """Writes them; the config, by which a directory is known to hold a run, last."""
+        """Writes them; the config last, since it marks the directory as a run."""
         self.text.save(self.run_dir)
         carry(self.run_dir, self.tokenizer, self.unigram)
         write_facts(self.facts, self.run_dir)
         write_whole(self.run_dir / CONFIG, to_json(self.config))
 
     def restore_if_removed(self) -> None:
-        """Writes them again if somebody has removed the directory."""
+        """Writes them again if the directory was removed."""
         if not (self.run_dir / CONFIG).exists():
             self.write()
 
@@ -133,10 +133,10 @@ class RunFiles:
 def text_trained_on(
     run_dir: Path, config: ExperimentConfig, data: OpenData, *, resuming: bool
 ) -> TextRecord:
-    """The record of the text that a run's parameters are trained on when it ends.
+    """The record of all text that a run's parameters will have been trained on.
 
-    It holds what the run read before, where it is resumed with other text, and what the run read
-    whose parameters it starts from.
+    It includes what the run read before it was resumed with other text, and what the run read that
+    `train.initial` names.
 
     Raises:
         UserError: for a bad source.

@@ -1,4 +1,4 @@
-"""What a model writes while it is trained."""
+"""Samples of what a model writes while it is trained."""
 
 from typing import Any
 
@@ -17,11 +17,11 @@ from bytelm.training.program import TrainProgram
 from bytelm.training.validation import Validation
 
 INPUTS = 3
-"""Inputs of the validation text whose targets a sample shows."""
+"""How many inputs of the validation text a sample shows with their targets."""
 
 
 def on_one_device(params: Any, mesh: Mesh) -> Any:
-    """The whole parameters on one device of this process; all processes must ask for them."""
+    """A copy of all parameters on one device of this process; all processes have to call this."""
     whole = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), params)
     gathered = jax.jit(lambda params: params, out_shardings=whole)(params)
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)
@@ -41,7 +41,7 @@ class Sampler:
         self._tokenizer, self._validation = tokenizer, validation
 
     def __call__(self, params: Any, step: int) -> str:
-        """A continuation of nothing; with an encoder, what the likeliest targets are."""
+        """A text from the empty prompt; with an encoder, the likeliest targets of a few inputs."""
         # Generation runs on one device: outside the mesh of the run.
         with jax.set_mesh(single_device_mesh()):
             if isinstance(self._config.model, EncoderDecoderConfig):

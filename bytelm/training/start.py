@@ -30,7 +30,7 @@ from bytelm.training.metrics.display import Display
 from bytelm.training.program import TrainProgram, abstract_state, build_program
 from bytelm.training.provenance import provenance
 from bytelm.training.reporter import Reporter
-from bytelm.training.run import Run
+from bytelm.training.run import TrainingRun
 from bytelm.training.run_directory import CONFIG, RunFiles, text_trained_on
 from bytelm.training.samples import Sampler
 from bytelm.training.step import TrainState
@@ -70,7 +70,7 @@ def start_run(
     mesh: Mesh,
     stop: StopRequest,
     start: Start,
-) -> tuple[Run, list[Hook]]:
+) -> tuple[TrainingRun, list[Hook]]:
     """A run that is ready to train, and its hooks.
 
     Raises:
@@ -101,7 +101,7 @@ def start_run(
         origin["text"] = text.sources
     peak = peak_flops(config.model.dtype).flops_per_second * mesh.size
     reporter = Reporter(config, run_dir, step, loop, display, peak, writes=files is not None)
-    run = Run(
+    run = TrainingRun(
         config,
         run_dir,
         mesh,

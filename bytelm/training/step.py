@@ -34,7 +34,7 @@ class TrainState:
         optimizer: the optimiser's own state.
         rng: key data, from which every step derives its random numbers.
         skipped: steps whose loss or gradient was not finite, int32.
-        skipped_in_row: how many of them are the last ones, int32.
+        skipped_in_row: how many of the last steps were skipped, int32.
         controllers: of the weights of auxiliary losses, by the names of the losses.
     """
 

@@ -1,4 +1,4 @@
-"""Measuring: several ways of doing one thing timed in turns, and a trace of training steps."""
+"""Measurements: functions timed in turns, and a trace of training steps."""
 
 import statistics
 import time
@@ -25,7 +25,7 @@ TRACE_WARM_UP = 2
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that the repetitions of one contender took."""
+    """Seconds that the calls of one contender took."""
 
     seconds: tuple[float, ...]
 
@@ -41,12 +41,12 @@ class Timing:
 def in_turns(
     contenders: Mapping[str, Callable[[], object]], *, rounds: int = 5, warm_up: int = 2
 ) -> dict[str, Timing]:
-    """Times contenders in turns (A B A B ...), so that noise of the machine meets all of them.
+    """Times contenders in turns (A B A B ...), so that the machine's noise affects all of them.
 
     Args:
-        contenders: by name, functions that return when their work is done, not merely dispatched.
+        contenders: functions by name, which return when their work is done, not only dispatched.
         rounds: timed calls of each.
-        warm_up: calls of each before them, which compile and fill caches.
+        warm_up: untimed calls of each before, which compile and fill caches.
     """
     for run in contenders.values():
         for _ in range(warm_up):
@@ -61,12 +61,12 @@ def in_turns(
 
 
 class RepeatedStep(NamedTuple):
-    """A training step that is compiled, to be done any number of times."""
+    """A compiled training step, to be run any number of times."""
 
     run: Callable[[], None]
-    """Does a step after those before it, and returns when it is done."""
+    """Runs the next step, and returns when it is done."""
     temporary_bytes: int
-    """Memory of a step beside its state and batch."""
+    """Memory of a step without its state and batch."""
     peak_bytes: int
     """Memory of a step: state, batch and temporary arrays."""
 
@@ -90,7 +90,7 @@ def repeated_step(program: TrainProgram, batch: Batch, mesh: jax.sharding.Mesh) 
 
 
 def profile(config: ExperimentConfig, trace_dir: Path, steps: int) -> None:
-    """Runs `steps` training steps of a fresh model under the profiler, after two that are not.
+    """Runs `steps` training steps of a fresh model under the profiler, after a warm-up.
 
     Raises:
         UserError: if the trace cannot be written there.

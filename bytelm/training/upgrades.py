@@ -1,11 +1,11 @@
-"""Upgrades of saved configs and parameters: a step from each schema to the next.
+"""Upgrades of saved configs and parameters: one from each schema to the next.
 
-The schema of a saved config is a number: how many of the steps below led to its form. A config
+The schema of a saved config is a number: how many of the upgrades below led to its form. A config
 without a number was saved by commit 635aa20, or by a later one from before there were schemas; the
-first steps find some of their work done in these.
+first upgrades find some of their work done in these.
 
-Whoever changes the form of a config, or the path of a parameter, adds a step at the end of `STEPS`.
-A step edits the JSON values in place, and ignores what is missing: loading reports that.
+Whoever changes the form of a config, or the path of a parameter, adds an upgrade at the end of
+`UPGRADES`. It edits the JSON values in place, and ignores what is missing: loading reports that.
 """
 
 import copy
@@ -23,7 +23,7 @@ Moves = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class Step:
+class Upgrade:
     """What leads from one schema to the next: an edit of the config, and parameters that moved.
 
     Attributes:
@@ -52,17 +52,17 @@ def upgraded(saved: Any) -> Any:
             f"the saved config has schema {schema}, and this version of bytelm reads schemas up to "
             f"{SCHEMA}; use a newer version."
         )
-    for step in STEPS[schema:]:
-        step.edit(config)
+    for upgrade in UPGRADES[schema:]:
+        upgrade.edit(config)
     return config
 
 
 def moved_parameters(saved: Any) -> Moves:
     """The parameters that have other paths now than in a checkpoint with this saved config."""
     saved = saved if isinstance(saved, dict) else {}
-    steps, family = STEPS[saved.get("schema", 0) :], part(saved, "model").get("family")
+    later, family = UPGRADES[saved.get("schema", 0) :], part(saved, "model").get("family")
     return tuple(
-        move for step in steps if step.family in (None, family) for move in step.parameters
+        move for each in later if each.family in (None, family) for move in each.parameters
     )
 
 
@@ -251,19 +251,19 @@ def _source(fields: Saved) -> Saved:
     return {"kind": kind} | {name: fields[name] for name in names if name in fields}
 
 
-STEPS = (
-    Step(_add_fields_of_before_schemas),
-    Step(_rename_fields),
-    Step(_name_roles),
-    Step(
+UPGRADES = (
+    Upgrade(_add_fields_of_before_schemas),
+    Upgrade(_rename_fields),
+    Upgrade(_name_roles),
+    Upgrade(
         _one_segmenter,
         parameters=(("predictor", "segmenter/predictor"), ("boundary_norm", "segmenter/norm")),
         family="dynamic_pooling",
     ),
-    Step(_part_optimizers),
-    Step(_choose_source_and_task),
+    Upgrade(_part_optimizers),
+    Upgrade(_choose_source_and_task),
 )
-"""Step n, counted from 1, leads from schema n - 1 to n."""
+"""The first one leads to schema 1, and so on."""
 
-SCHEMA = len(STEPS)
+SCHEMA = len(UPGRADES)
 """The schema in which this version saves configs."""

@@ -21,7 +21,7 @@ from bytelm.training.score import Sums, measure_of
 
 @dataclass(frozen=True)
 class Validated:
-    """What a validation found.
+    """The result of a validation.
 
     Attributes:
         bits: per byte of all the text, END not counted (`Sums.measure`).
@@ -40,7 +40,7 @@ class Validation:
 
     Attributes:
         text: that is scored.
-        identity: hex digest of the rows and of what is measured: figures of equal identity can be
+        identity: hex digest of the rows and of the measure; figures of equal identity can be
             compared.
     """
 
@@ -71,14 +71,16 @@ class Validation:
         for source in self.text.sources:
             yield from self.text.batches(source)
 
-    def __call__(self, params: Any, leave: Callable[[], bool] = lambda: False) -> Validated | None:
-        """Scores all rows; None where `leave`, which is asked before each batch, said so."""
+    def __call__(
+        self, params: Any, should_stop: Callable[[], bool] = lambda: False
+    ) -> Validated | None:
+        """Scores all rows; None if `should_stop`, called before each batch, returned True."""
         total: Sums | None = None
         of_sources: list[Figure] = []
         for source in self.text.sources:
             sums: Sums | None = None
             for batch in self.text.batches(source):
-                if leave():
+                if should_stop():
                     return None
                 sums = added(sums, self._evaluate(params, batch))
             assert sums is not None, "a source has rows"

@@ -233,7 +233,7 @@ def test_other_families_are_of_bytes_alone(experiment, tmp_path):
     from bytelm.models.spacebyte import SpaceByteConfig
 
     config = dataclasses.replace(experiment, model=SpaceByteConfig())
-    with pytest.raises(UserError, match="spacebyte is of bytes alone"):
+    with pytest.raises(UserError, match="spacebyte reads bytes only"):
         train(config, tmp_path / "run")
 
 

@@ -16,7 +16,7 @@ from bytelm.training.compatibility import rate_change
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.loop import train
 from bytelm.training.optimizer import AdamW
-from bytelm.training.run import Run
+from bytelm.training.run import TrainingRun
 from tests.training.tiny_run import STEPS, assert_same, params, tiny_config
 
 
@@ -134,7 +134,7 @@ def test_lines_that_are_no_record(run, config, whole, line):
 
 @pytest.mark.parametrize("gone", [FOLDER, f"{FOLDER}/2", f"{FOLDER}/4", "."])
 def test_what_is_removed_while_running_is_made_again(config, tmp_path, monkeypatch, gone, whole):
-    save, saved = Run.save, []
+    save, saved = TrainingRun.save, []
 
     def removing(self):
         if self.step == STEPS:
@@ -143,7 +143,7 @@ def test_what_is_removed_while_running_is_made_again(config, tmp_path, monkeypat
         saved.append(self.step)
         save(self)
 
-    monkeypatch.setattr(Run, "save", removing)
+    monkeypatch.setattr(TrainingRun, "save", removing)
     (tmp_path / "run").mkdir()
     if gone in (FOLDER, "."):
         with pytest.warns(UserWarning, match=r"is gone, with the checkpoints in it"):

@@ -68,5 +68,5 @@ def test_a_budget_that_pays_for_nothing(config):
     with pytest.raises(UserError, match="too little for one step; give more"):
         steps(config, "0.001 epochs")
     endless = DataConfig(task=VowelRemoval(), sequence_length=8)
-    with pytest.raises(UserError, match="nobody knows how much text vowel_removal has"):
+    with pytest.raises(UserError, match="the size of vowel_removal is not known"):
         steps(dataclasses.replace(config, data=endless), "1 epoch")

@@ -17,7 +17,7 @@ from bytelm.training import hooks
 from bytelm.training.checkpoints.checkpoint import last_step, load_model
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.loop import train
-from bytelm.training.run import Run
+from bytelm.training.run import TrainingRun
 from bytelm.training.validation import Validation
 from tests.training.tiny_run import STEPS, tiny_config
 
@@ -66,7 +66,7 @@ def test_a_stop_in_validation_saves_at_once(
 
 
 def test_a_stop_before_the_first_step_ends_the_run_at_once(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(Run, "_compile", lambda self, batch: send(signal.SIGUSR1))
+    monkeypatch.setattr(TrainingRun, "_compile", lambda self, batch: send(signal.SIGUSR1))
     with pytest.raises(Stopped):
         train(config, tmp_path)
     assert last_step(tmp_path) is None

@@ -29,7 +29,7 @@ from bytelm.training.checkpoints.plain_path import plain_path
 from bytelm.training.checkpoints.reading import (
     DIGESTS,
     LOOP,
-    Reader,
+    CheckpointReader,
     first_line,
     first_readable,
     hush_stragglers,
@@ -63,8 +63,8 @@ class Checkpoints:
     """The checkpoints of the run in `run_dir`, to write and to resume from.
 
     Args:
-        keep: how many of the last ones stay, besides the best.
-        measured_on: identity of the validation; scores of another one do not count as best.
+        keep: how many of the last ones are kept; the best one is kept too.
+        measured_on: identity of the validation; scores with another identity are never the best.
     """
 
     def __init__(self, run_dir: Path, keep: int, measured_on: str | None = None):
@@ -81,7 +81,7 @@ class Checkpoints:
         ]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            # Only with it does Orbax write metrics to disk, where a resumed run finds them.
+            # Without it Orbax would not write metrics to disk, where a resumed run finds them.
             best_fn=lambda score: rank(score, measured_on),
             best_mode="min",
             cleanup_tmp_directories=True,
@@ -108,7 +108,7 @@ class Checkpoints:
         loop: dict[str, Any],
         validation_bits: float | None,
     ) -> None:
-        """Starts writing a checkpoint; returns once the state may change.
+        """Starts to write a checkpoint, and returns when the state may change.
 
         Raises:
             UserError: if this or the last checkpoint could not be written (disk full, ...).
@@ -137,16 +137,16 @@ class Checkpoints:
         step: int | None = None,
         verify: bool = True,
     ) -> Restored:
-        """A checkpoint read back, laid out as `shardings` say.
+        """Reads a checkpoint, with arrays placed as `shardings` say.
 
-        One that cannot be read, or is not what was saved, is passed over with a warning.
+        One that is damaged or cannot be read is skipped with a warning.
 
         Args:
-            step: which one; None for the last one that can be read.
+            step: of the checkpoint; None for the last one that can be read.
             verify: whether to compare it with its digests.
 
         Raises:
-            UserError: if none can be read, or it holds a model alone (`save_model`).
+            UserError: if none can be read, or it holds only a model (`save_model`).
         """
         target = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -157,11 +157,11 @@ class Checkpoints:
         def read(step: int) -> Restored:
             if not (self.folder / str(step) / "training").exists():
                 raise UserError(
-                    f"the checkpoint of step {step} in {self.folder} holds a model and no state of "
-                    "training; start another run from it with --train.initial "
+                    f"the checkpoint of step {step} in {self.folder} holds a model without a "
+                    "state of training; start another run from it with --train.initial "
                     f"{self.folder.parent}."
                 )
-            reader = Reader(self._manager, self.folder / str(step), verify=verify)
+            reader = CheckpointReader(self._manager, self.folder / str(step), verify=verify)
             reader.config()
             data, provenance = reader.json("data"), reader.json("provenance")
             loop = reader.loop(provenance)
@@ -176,7 +176,7 @@ class Checkpoints:
         """The config of a checkpoint; None for the last one whose config can be read."""
 
         def read(step: int) -> ExperimentConfig:
-            return Reader(self._manager, self.folder / str(step), verify=verify).config()
+            return CheckpointReader(self._manager, self.folder / str(step), verify=verify).config()
 
         return first_readable(self._steps(step), read, self.folder)
 
@@ -184,12 +184,13 @@ class Checkpoints:
         return _chosen(self.folder.parent, self._manager.all_steps(), step)
 
     def set_aside_after(self, step: int, *, unreadable: bool) -> Path | None:
-        """Moves the checkpoints after `step` away, so that they can be written again.
+        """Moves the checkpoints after `step` away, so that these steps can be saved again.
 
-        To be called by all processes.
+        All processes have to call it.
 
         Args:
-            unreadable: whether they are so; those that can be read become a run of their own.
+            step: that the run goes on from.
+            unreadable: whether the later ones cannot be read; others become a run of their own.
 
         Returns:
             the directory of that run, if there is one.
@@ -201,20 +202,21 @@ class Checkpoints:
                 set_aside.unreadable(self.folder, later)
             else:
                 aside = set_aside.as_run(self.folder, later, step)
-        gather_json(None)  # the other processes wait until they are gone
+        gather_json(None)  # the other processes wait for it
         self._manager.reload()
         return aside
 
     def close(self) -> None:
-        """Waits for the writing to end."""
+        """Waits until everything is written."""
         with self._write_errors():
             self._manager.close()
 
     def _make_folder(self) -> None:
-        """Makes the folder again, if somebody has removed it since the run started."""
+        """Makes the folder again if it was removed since the run started."""
         if not self.folder.is_dir():
             warnings.warn(
-                f"{self.folder} is gone, with the checkpoints in it; the next one makes it again.",
+                f"{self.folder} is gone, with the checkpoints in it; the next one creates it "
+                "again.",
                 stacklevel=3,
             )
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -234,7 +236,7 @@ class Checkpoints:
             raise UserError(
                 f"a checkpoint could not be written to {self.folder} ({free:.0f} MiB free): "
                 f"{first_line(error)}. The run stops; the checkpoints completed "
-                "before are intact. Make room, then continue with --resume."
+                "before are intact. Free some space, then continue with --resume."
             ) from error
 
 
@@ -244,7 +246,7 @@ def _without_params(state: TrainState) -> dict[str, Any]:
 
 
 def _is_missing(error: BaseException) -> bool:
-    """Whether a file or folder is gone that was there before."""
+    """Whether an error says that a file or folder is missing."""
     text = str(error)
     return isinstance(error, FileNotFoundError) or text.startswith(
         ("NOT_FOUND", "No ArrayMetadata")
@@ -254,10 +256,12 @@ def _is_missing(error: BaseException) -> bool:
 def _items(
     arrays: dict[str, Any], values: dict[str, Any], digests: Digests | None = None
 ) -> ocp.args.Composite:
-    """The items of a checkpoint, arrays and JSON values by their names, with their digests.
+    """The items of a checkpoint and their digests.
 
     Args:
-        digests: of what is saved besides.
+        arrays: trees of arrays, by item.
+        values: JSON values, by item.
+        digests: of other items.
     """
     digests = dict(digests or {})
     for name, tree in arrays.items():
@@ -271,7 +275,7 @@ def _items(
 
 
 def _chosen(run: Path, steps: Iterable[int], step: int | None) -> list[int]:
-    """The steps to try: the one that is asked for, or all there are."""
+    """The steps to try: the given one, or all."""
     if step is not None and step not in steps:
         known = ", ".join(map(str, sorted(steps)))
         raise UserError(f"{run} has no checkpoint of step {step}; it has {known}.")
@@ -281,9 +285,9 @@ def _chosen(run: Path, steps: Iterable[int], step: int | None) -> list[int]:
 def save_model(
     run: Path, config: ExperimentConfig, params: Any, provenance: dict[str, Any]
 ) -> None:
-    """Writes a model as the checkpoint of step 0, which `load_model` reads.
+    """Writes a model as a checkpoint of step 0, which `load_model` reads.
 
-    It has no state of training: training can start from it, and not resume.
+    It has no state of training: a run can start from it, but not resume.
 
     Args:
         run: a run directory without checkpoints.
@@ -312,12 +316,12 @@ def last_step(run: Path) -> int | None:
 
 
 def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> SavedModel:
-    """Loads config and parameters, and nothing else, onto one device.
+    """Loads a model onto one device, without the state of its training.
 
     Args:
         run: a run directory, or a folder that `export` wrote.
-        step: which checkpoint; None for the last one that can be read.
-        verify: whether to compare it with its digests; what differs is passed over.
+        step: of the checkpoint; None for the last one that can be read.
+        verify: whether to compare it with its digests; one that differs is skipped.
 
     Raises:
         UserError: if `run` holds no checkpoint, none of that step, or none that can be read.
@@ -340,7 +344,7 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
             raise UserError(f"{run} has no complete checkpoint yet.")
 
         def read(step: int) -> SavedModel:
-            reader = Reader(manager, folder / str(step), verify=verify)
+            reader = CheckpointReader(manager, folder / str(step), verify=verify)
             config = reader.config()
             provenance = reader.json("provenance")
             graphdef, target = abstract_model(config)

@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is meant: a step, the last, or the best."""
+"""Choosing a checkpoint of a run: that of a step, the last, or the best."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,7 @@ Step = int | Literal["best"]
 
 
 def step_of(text: str) -> Step:
-    """What --step says; UserError for neither a number nor "best"."""
+    """The value of --step; UserError if it is neither a number nor "best"."""
     if text == "best":
         return "best"
     if not text.isdecimal():
@@ -19,14 +19,14 @@ def step_of(text: str) -> Step:
 
 
 def chosen_step(run: Path, step: Step | None) -> int | None:
-    """The step of the checkpoint that is meant; None for the last one.
+    """The step of the chosen checkpoint; None for the last one.
 
     Raises:
-        UserError: if the best one is wanted, and none was validated.
+        UserError: if the best one is wanted and none was validated.
     """
     if step != "best":
         return step
-    # Here, so that reading a command's options does not wait for Orbax.
+    # Here, so that reading options does not wait for the import of Orbax.
     from bytelm.training.checkpoints.checkpoint import FOLDER
     from bytelm.training.checkpoints.scores import best_step
 

@@ -1,8 +1,8 @@
-"""Digests of what a checkpoint holds, which tell damaged values from the ones that were saved.
+"""Digests of the items of a checkpoint, which show whether they were damaged.
 
-The digest of an array is a sum over its elements, each mixed with its place in the array. A sum may
-be taken shard by shard and in any order: every mesh and every number of processes gives the same
-digest. It is computed where the array is, so that no value has to leave its device.
+The digest of an array is a sum over its elements, each mixed with its position. A sum can be taken
+shard by shard and in any order, so every mesh and every number of processes gives the same digest.
+It is computed where the array is: no value has to leave its device.
 """
 
 import functools
@@ -19,16 +19,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bytelm.nn.mesh import path_name, single_device_mesh
 
 Digests = dict[str, str]
-"""Hex digests by the names of what they are of, such as `params/embedding/embedding`."""
+"""Hex digests by name, such as `params/embedding/embedding`."""
 
 
 def digest_arrays(item: str, arrays: Any) -> Digests:
-    """Digests of 64 bits of the arrays of an item of a checkpoint, the same in every process.
+    """64-bit digests of an item's arrays, the same in every process.
 
-    It has to be called by all processes that hold the arrays.
+    All processes that hold the arrays have to call it.
 
     Args:
-        item: starts the names.
+        item: the name of the item, which the names of the digests begin with.
         arrays: a nested dict of arrays of any shapes, dtypes and shardings.
     """
     found = {
@@ -45,11 +45,11 @@ def digest_json(item: str, value: Any) -> Digests:
 
 
 def check(saved: Any, found: Mapping[str, str]) -> None:
-    """Raises ValueError, naming what differs, unless what was found is what was saved.
+    """Raises ValueError, which names what differs, unless the digests are those that were saved.
 
     Args:
-        saved: what the checkpoint's item of digests holds.
-        found: digests of all of some of its items.
+        saved: the digests of the checkpoint.
+        found: digests of some of its items, each item complete.
     """
     items = {name.split("/")[0] for name in found}
     wanted = (
@@ -64,11 +64,11 @@ def check(saved: Any, found: Mapping[str, str]) -> None:
 
 
 def _digest_of(leaf: Any) -> jax.Array:
-    """The digest of an array, where every process that holds the array can read it."""
+    """The digest of an array, readable in every process that holds the array."""
     sharding = getattr(leaf, "sharding", None)
     if isinstance(sharding, NamedSharding):
         return _program(NamedSharding(sharding.mesh, PartitionSpec()))(leaf)
-    # An array on one device, such as another run's, may be read while a run's mesh is set.
+    # An array on one device, such as of another run, may be read while a run's mesh is set.
     with jax.set_mesh(single_device_mesh()):
         return _program(None)(leaf)
 
@@ -100,9 +100,9 @@ def _words(x: jax.Array) -> jax.Array:
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """A one-to-one map of 32-bit words in which each bit of x changes half of the result's.
+    """A bijection of 32-bit words; each bit of x changes half of the bits of the result.
 
-    The constants are those of lowbias32, found by Chris Wellons' hash prospector.
+    The constants are those of lowbias32, from Chris Wellons' hash prospector.
     """
     x ^= x >> 16
     x *= jnp.uint32(0x7FEB352D)

@@ -1,4 +1,4 @@
-"""A model of any family as a folder of safetensors, to keep, to publish and to load again.
+"""A model of any family as a folder of safetensors, to keep, publish and load again.
 
 The folder has the parameters in `model.safetensors` (or in shards with an index, as Hugging Face
 names them), `config.json`, `bytelm.json` (step, provenance, what the
@@ -40,10 +40,10 @@ SHARD_BYTES = 5 * 10**9
 
 
 def export(saved: SavedModel, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """Writes a model into a folder that `load_exported` reads, whole or not at all.
+    """Writes a model into a folder for `load_exported`, whole or not at all.
 
     Args:
-        folder: nothing, or an empty folder.
+        folder: does not exist, or is empty.
         shard_bytes: most bytes in one file of parameters.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The model card of an exported model: what it is, where it comes from and how it is used."""
+"""The model card of an exported model: what it is, where it comes from, how it is used."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Another name for a directory whose own name Orbax would not take as it is."""
+"""A second name for a directory whose own name Orbax cannot handle."""
 
 import atexit
 import functools
@@ -8,14 +8,14 @@ import tempfile
 from pathlib import Path
 
 SPECIAL = re.compile("[*?[\udc80-\udcff]")
-"""What Orbax takes as a pattern, and bytes that are not UTF-8, which it cannot write."""
+"""Characters of patterns, and bytes that are not UTF-8, which Orbax cannot write."""
 
 
 def plain_path(path: Path) -> Path:
-    """The path itself, or one without special characters, through a link in a temporary directory.
+    """The path itself, or a path without special characters: a link in a temporary directory.
 
-    Orbax takes names of directories as patterns when it joins what processes have written: under
-    a name with brackets it finds nothing, and leaves checkpoints that cannot be read.
+    Orbax reads names of directories as patterns when it joins what processes have written. Under a
+    name with brackets it finds nothing, and leaves checkpoints that cannot be read.
 
     Args:
         path: in a directory that exists.

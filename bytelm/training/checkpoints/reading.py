@@ -1,4 +1,4 @@
-"""Reading checkpoints that may be damaged: which one can be read, and is what was saved."""
+"""Reading checkpoints that may be damaged: the latest that can be read and is intact."""
 
 import functools
 import logging
@@ -29,19 +29,19 @@ LOOP = "loop"
 """The item that holds the `LoopState`; earlier versions kept it in the provenance."""
 
 _STRAGGLERS = ("Event loop is closed", "Encountered error while reading array index")
-"""How errors of reads and writes that were given up start."""
+"""Beginnings of errors from abandoned reads and writes."""
 
 
-class Reader:
+class CheckpointReader:
     """Reads the items of one checkpoint, and compares them with its digests.
 
-    With several processes, all have to read the same items in the same order: what one of them
-    cannot read, none of them gets.
+    All processes have to read the same items in the same order: if one of them cannot read an item,
+    all of them fail.
 
     Args:
         manager: of all checkpoints of the run.
         folder: of this one; its name is the step.
-        verify: whether to compare; an old checkpoint without digests is then read with a warning.
+        verify: whether to compare them; a checkpoint without digests is read with a warning.
     """
 
     def __init__(self, manager: ocp.CheckpointManager, folder: Path, *, verify: bool):
@@ -54,8 +54,8 @@ class Reader:
             self._saved = self._read(DIGESTS, ocp.args.JsonRestore())
         else:
             warnings.warn(
-                f"checkpoint {folder} has no digests, so that damage to it would not be noticed; "
-                "it was written by an older version.",
+                f"checkpoint {folder} has no digests, so damage to it would not be noticed; it "
+                "was written by an older version.",
                 stacklevel=2,
             )
 
@@ -63,7 +63,7 @@ class Reader:
         """An item of JSON values.
 
         Raises:
-            ValueError: if it is not what was saved.
+            ValueError: if it differs from what was saved.
             Exception: whatever the storage layers raise for files that cannot be read.
         """
         value = self._read(item, ocp.args.JsonRestore())
@@ -74,8 +74,9 @@ class Reader:
     def config(self) -> ExperimentConfig:
         """The config, of this or an older schema. Raises as `json` does."""
         saved = self.json("config")
+        config = from_saved(saved)
         self._moves = moved_parameters(saved)
-        return from_saved(saved)
+        return config
 
     def loop(self, provenance: dict[str, Any]) -> LoopState | None:
         """What the training loop remembered; None for a model that has not been trained here.
@@ -92,7 +93,7 @@ class Reader:
     def arrays(self, item: str, target: Any) -> Any:
         """An item of arrays, of the shapes and shardings of `target`. Raises as `json` does.
 
-        To be called after `config`, which says where parameters were when they were saved.
+        To be called after `config`, from which the old paths of parameters follow.
         """
         old = restore_parameters(target, self._moves)
         value = self._read(item, ocp.args.StandardRestore(old))
@@ -115,7 +116,7 @@ class Reader:
 
 
 def first_readable(steps: Iterable[int], read: Callable[[int], T], folder: Path) -> T:
-    """What `read` makes of the latest step that it can read; warns of those that it cannot.
+    """The result of `read` for the latest step that it can read; warns of those that it cannot.
 
     Raises:
         UserError: if it can read none.
@@ -139,10 +140,10 @@ def first_readable(steps: Iterable[int], read: Callable[[int], T], folder: Path)
 
 @functools.cache
 def hush_stragglers() -> None:
-    """Keeps off the terminal, from now on, what is said of reads and writes that were given up.
+    """Hides the messages of abandoned reads and writes from now on.
 
-    When one array cannot be read or written, the others end later, in threads of tensorstore's,
-    and what they find has nobody to go to.
+    When one array cannot be read or written, the others end later, in threads of tensorstore, and
+    nothing waits for their errors.
     """
     hook = sys.unraisablehook
 
@@ -158,5 +159,5 @@ def hush_stragglers() -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line of at most 200 characters."""
+    """The message of an error, as one line of at most 200 characters."""
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -1,4 +1,4 @@
-"""A model as it is stored: its config and parameters, and where they come from."""
+"""A stored model: its config and parameters, and where they come from."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from bytelm.training.loop_state import LoopState
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model as a checkpoint holds it: `nnx.merge(graphdef, params)` is the model."""
+    """A model from a checkpoint: `nnx.merge(graphdef, params)` is the model."""
 
     config: ExperimentConfig
     step: int
@@ -30,7 +30,7 @@ class SavedModel:
 
 
 def abstract_model(config: ExperimentConfig) -> tuple[nnx.GraphDef, dict[str, Any]]:
-    """The graph of a config's model, and shapes and dtypes of its parameters, on one device."""
+    """The model of a config without its parameters, and their shapes and dtypes, on one device."""
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0))))
     device = SingleDeviceSharding(jax.local_devices()[0])
     return graphdef, jax.tree.map(

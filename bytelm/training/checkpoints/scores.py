@@ -1,4 +1,4 @@
-"""The score that a checkpoint is saved with, by which the best one is kept."""
+"""Scores of checkpoints, which decide which one is kept as the best."""
 
 import json
 import math
@@ -11,29 +11,26 @@ from bytelm.training.checkpoints.digests import digest_json
 from bytelm.training.checkpoints.reading import DIGESTS, LOOP
 
 METRIC = "validation_bits"
-"""The metric, lower is better, by which the best checkpoint is kept."""
+"""Key of the score: bits per byte, so lower is better."""
 MEASURED_ON = "measured_on"
-"""Next to it, the identity of the validation: scores of one identity can be compared."""
+"""Key of the validation's identity: scores with the same identity can be compared."""
 ITEM = "metrics"
-"""The item of a checkpoint that holds it."""
+"""The item of a checkpoint that holds both."""
 
 
 def score_of(bits: float | None, measured_on: str | None) -> dict[str, Any]:
-    """A checkpoint's score, ready for JSON."""
+    """A checkpoint's score as JSON values."""
     return {METRIC: bits, MEASURED_ON: measured_on}
 
 
 def rank(score: dict[str, Any], measured_on: str | None) -> float:
-    """The bits of a score, lower is better; infinite for one that was measured on other text."""
+    """The bits of a score; infinite if it was measured on other text."""
     bits: float = score[METRIC]
     return bits if score.get(MEASURED_ON) == measured_on else math.inf
 
 
 def best_step(folder: Path) -> int | None:
-    """The checkpoint in `folder` with the best score of those that can be compared with the last.
-
-    None if none has a score.
-    """
+    """The best step of those whose scores can be compared with the last; None if none can."""
     scores = {
         int(path.parents[1].name): _read(path)
         for path in folder.glob(f"*/{ITEM}/{ITEM}")
@@ -47,11 +44,10 @@ def best_step(folder: Path) -> int | None:
 
 
 def mend_scores(folder: Path) -> None:
-    """Puts damaged scores of the checkpoints in `folder` right, with a warning.
+    """Repairs damaged scores of the checkpoints in `folder`, with a warning.
 
-    Orbax reads them as they are, and would remove the best checkpoint because of a wrong one, or
-    open none. What the training loop remembers has the score too; where that is damaged as well,
-    the checkpoint goes on without one.
+    Because of a wrong score Orbax would remove the best checkpoint, or open none. The state of the
+    training loop holds the score too; where that is damaged as well, the checkpoint has none.
     """
     for path in sorted(folder.glob(f"*/{ITEM}/metrics")):
         step = path.parents[1]
@@ -65,7 +61,7 @@ def mend_scores(folder: Path) -> None:
             other = score_of(known.get("last_validation"), known.get("validation_identity"))
         if wanted == _digest(other) and _is_score(other):
             write_whole(path, json.dumps(other))
-            warnings.warn(f"{path} was damaged and is put right.", stacklevel=3)
+            warnings.warn(f"{path} was damaged and has been repaired.", stacklevel=3)
         else:
             path.parent.rename(step / f"damaged_{ITEM}")
             warnings.warn(

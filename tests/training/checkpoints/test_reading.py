@@ -165,7 +165,7 @@ def test_a_damaged_score_is_put_right(run, content):
     path = run / LAST / "metrics" / "metrics"
     score = json.loads(path.read_bytes())
     damage(path, content)
-    with pytest.warns(UserWarning, match=r"was damaged and is put right"):
+    with pytest.warns(UserWarning, match=r"was damaged and has been repaired"):
         Checkpoints(run, 3).close()
     assert json.loads(path.read_bytes()) == score
 
