@@ -209,7 +209,7 @@ def test_a_damaged_copy_is_not_believed(run, experiment, trained, tmp_path):
     ("vocabulary", "tokenizer", "message"),
     [
         (256, True, "give --model.vocabulary {size}"),
-        (300 - 1, True, "the text is of {size} tokens"),
+        (300 - 1, True, "the text is in {size} tokens"),
         (400, False, "name its tokenizer with --data.tokenizer, or give --model.vocabulary 256"),
     ],
 )

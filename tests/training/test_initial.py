@@ -1,6 +1,7 @@
 """Starting from another run: which differences are refused, allowed and said."""
 
 import dataclasses
+import operator
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from flax import nnx
 
 from bytelm.core.errors import UserError
+from bytelm.experiments.contenders import changed
 from bytelm.models.hat import HATConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
@@ -49,17 +51,17 @@ def start(run: Path, model, *allowed: str):
         ("transformer", "window", 4),
         ("transformer", "window", None),
         ("transformer", "rope_theta", 500_000.0),
-        ("spacebyte", "boundary", "words"),
+        ("spacebyte", "segmenter.rule", "words"),
         ("spacebyte", "rope_theta", None),
-        ("hat", "boundary", "whitespace"),
-        ("hat", "longest_word", 8),
+        ("hat", "segmenter.rule", "whitespace"),
+        ("hat", "segmenter.longest_patch", 8),
     ],
 )
 def test_what_changes_the_meaning_has_to_be_allowed(runs, family, field, value):
-    model = dataclasses.replace(OLD[family], **{field: value})
+    model = changed(OLD[family], {field: value})
     with pytest.raises(UserError) as error:
         start(runs[family], model)
-    listed = f"{field}: {getattr(OLD[family], field)!r} -> {value!r}"
+    listed = f"{field}: {operator.attrgetter(field)(OLD[family])!r} -> {value!r}"
     assert listed in str(error.value)
     assert f"--train.initial-differences {field}." in str(error.value)
     with pytest.raises(UserError):
