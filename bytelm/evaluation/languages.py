@@ -50,18 +50,54 @@ class Languages(Evaluation):
             )
 
     def run(self, loaded: LoadedModel, text: EvaluationText, scoring: Scoring) -> Result:
-        """The figures of `language_figures`, from the parallel text alone."""
+        """`compare`s the languages of the parallel text alone."""
         parallel = read_parallel(self.files)
-        figures = language_figures(
-            loaded,
-            parallel,
-            reference=self.reference,
-            max_sentences=self.max_sentences,
-            stride=scoring.stride,
-            batch_size=scoring.batch_size,
-        )
+        figures = self.compare(loaded, parallel, scoring)
         sentences = len(parallel[self.reference][: self.max_sentences])
         return Result(figures, details={"languages": list(parallel), "sentences": sentences})
+
+    def compare(
+        self, loaded: LoadedModel, parallel: Mapping[str, Sequence[bytes]], scoring: Scoring
+    ) -> tuple[Figure, ...]:
+        """Scores parallel sentences, each as a document, and compares languages by the sentence.
+
+        The figures of each language are named `language/CODE/` and: `bits_per_sentence`; its
+        `premium` over the reference language, with an interval for sentences drawn together with
+        their translations; `patches_per_sentence` and `patches_premium`; `bytes_per_sentence` and
+        `bytes_premium`; `bytes_per_character` and `bytes_per_character_premium`;
+        `bits_per_character`; `bpb`. Patches are tokens in a subword model, and bytes in a flat byte
+        model; characters are Unicode code points.
+
+        Args:
+            loaded: the model.
+            parallel: by language, its sentences, none empty, as from `read_parallel`.
+            scoring: how; all bytes are read.
+
+        Raises:
+            UserError: if the reference is missing, or languages differ in their number of
+                sentences.
+        """
+        if self.reference not in parallel:
+            raise UserError(
+                f"there is no {self.reference} in the parallel text to compare with; choose the "
+                f"reference from {', '.join(parallel)}, or add its sentences."
+            )
+        count = len(parallel[self.reference])
+        for language, sentences in parallel.items():
+            if not len(sentences) == count > 0:
+                raise UserError(
+                    f"there are {len(sentences)} sentences in {language} and {count} in "
+                    f"{self.reference}; give the same number in each language, and at least one."
+                )
+        counts = {
+            language: _count(loaded, sentences[: self.max_sentences], scoring)
+            for language, sentences in parallel.items()
+        }
+        return tuple(
+            figure.renamed(f"language/{language}/{figure.name}")
+            for language, found in counts.items()
+            for figure in _figures(found, counts[self.reference])
+        )
 
 
 @dataclass(frozen=True)
@@ -74,61 +110,8 @@ class _Counts:
     characters: np.ndarray
 
 
-def language_figures(
-    loaded: LoadedModel,
-    parallel: Mapping[str, Sequence[bytes]],
-    *,
-    reference: str = "eng",
-    max_sentences: int | None = None,
-    stride: int | None = None,
-    batch_size: int = 16,
-) -> tuple[Figure, ...]:
-    """Scores parallel sentences, each as a document, and compares languages by the sentence.
-
-    The figures of each language are named `language/CODE/` and: `bits_per_sentence`; its `premium`
-    over the reference language, with an interval for sentences drawn together with their
-    translations; `patches_per_sentence` and `patches_premium`; `bytes_per_sentence` and
-    `bytes_premium`; `bytes_per_character` and `bytes_per_character_premium`; `bits_per_character`;
-    `bpb`. Patches are tokens in a subword model, and bytes in a flat byte model; characters are
-    Unicode code points.
-
-    Args:
-        loaded: the model.
-        parallel: by language, its sentences, none empty, as from `read_parallel`.
-        reference: the language that the others are compared with.
-        max_sentences: how many sentences are scored in each language, the first ones; None for
-            all.
-        stride, batch_size: as in `Scoring`.
-
-    Raises:
-        UserError: if the reference is missing, or languages differ in their number of sentences.
-    """
-    if reference not in parallel:
-        raise UserError(
-            f"there is no {reference} in the parallel text to compare with; choose the reference "
-            f"from {', '.join(parallel)}, or add its sentences."
-        )
-    for language, sentences in parallel.items():
-        if not len(sentences) == len(parallel[reference]) > 0:
-            raise UserError(
-                f"there are {len(sentences)} sentences in {language} and "
-                f"{len(parallel[reference])} in {reference}; give the same number in each "
-                "language, and at least one."
-            )
-    counts = {
-        language: _count(loaded, sentences[:max_sentences], stride, batch_size)
-        for language, sentences in parallel.items()
-    }
-    return tuple(
-        figure.renamed(f"language/{language}/{figure.name}")
-        for language, found in counts.items()
-        for figure in _figures(found, counts[reference])
-    )
-
-
-def _count(
-    loaded: LoadedModel, sentences: Sequence[bytes], stride: int | None, batch_size: int
-) -> _Counts:
+def _count(loaded: LoadedModel, sentences: Sequence[bytes], scoring: Scoring) -> _Counts:
+    stride, batch_size = scoring.stride, scoring.batch_size
     if loaded.has_patches:
         cut = loaded.segment_all(sentences, stride=stride, batch_size=batch_size)
         bits = np.array([found.nats.sum() / math.log(2) for found in cut])

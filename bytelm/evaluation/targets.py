@@ -57,28 +57,24 @@ class Targets(Evaluation):
         `encoder_time_saved`.
         """
         if not isinstance(text, SplitText) or not text.config.task.has_encoder:
-            given = (
-                f"data.task is {text.config.task.kind}"
-                if isinstance(text, SplitText)
-                else "documents have none"
-            )
             raise UserError(
-                f"the evaluation targets needs inputs with their targets, and {given}; choose the "
-                f"task that the model was trained on, {loaded.config.data.task.kind}, or another."
+                "the evaluation targets needs inputs with their targets, not documents (data.task "
+                f"next_byte); choose the task of the training, {loaded.config.data.task.kind}, or "
+                "another one."
             )
-        loaded.warn_of_long_inputs(text.config.sequence_length)
         data = text.config
+        loaded.warn_of_long_inputs(data.sequence_length)
         config: Any = loaded.config.model
         encoder, scripts = _TimedEncoder(loaded.transducer), len(data.scripts)
         batches = _batches(text, scoring)
         sums = _total([_score_batch(config, encoder, batch, scripts) for batch in batches])
-        hard = sums.hard
+        hard, rows = sums.hard, len(sums.hard.nats)
         figures, details = _figures(sums, data.scripts)
-        rows = len(hard.nats)
         pairs = data.task.pairs(text.data, text.split)
         if pairs is not None:
+            chosen = list(itertools.islice(pairs, rows))
             match, details["examples"] = _exact_match(
-                loaded, pairs, data.row_length, rows, scoring.batch_size
+                loaded, chosen, data.row_length, scoring.batch_size
             )
             figures.append(match)
         notes = [
@@ -300,25 +296,23 @@ def _target_figures(prefix: str, sums: _TargetSums) -> list[Figure]:
 
 
 def _exact_match(
-    loaded: LoadedModel, pairs: Iterator[Pair], longest: int, rows: int, batch_size: int
+    loaded: LoadedModel, pairs: Sequence[Pair], longest: int, batch_size: int
 ) -> tuple[Figure, list[dict[str, str]]]:
-    """The share of the first targets that are generated exactly, and examples."""
-    exact: list[bool] = []
-    examples: list[dict[str, str]] = []
-    chosen = list(itertools.islice(pairs, rows))
-    for first in range(0, len(chosen), batch_size):
-        some = chosen[first : first + batch_size]
-        inputs = [pair.input for pair in some]
-        inputs += [b""] * (batch_size - len(some))  # programs are compiled for full batches
+    """The share of targets that are generated exactly, and examples."""
+    written: list[bytes] = []
+    for first in range(0, len(pairs), batch_size):
+        inputs = [pair.input for pair in pairs[first : first + batch_size]]
+        inputs += [b""] * (batch_size - len(inputs))  # programs are compiled for full batches
         # One byte more than the longest target, where the model must end.
-        written = loaded.transducer.greedy(inputs, max_bytes=longest)
-        for pair, answer in zip(some, written, strict=False):
-            exact.append(answer == pair.target)
-            if len(examples) < SHOWN:
-                shown = {"input": pair.input, "target": pair.target, "written": answer}
-                examples.append({name: repr(value) for name, value in shown.items()})
-    low, high = share_interval(sum(exact), len(exact))
-    return Figure("exact_match", sum(exact) / len(exact), "share", low, high), examples
+        written += loaded.transducer.greedy(inputs, max_bytes=longest)
+    compared = list(zip(pairs, written, strict=False))
+    exact = sum(answer == pair.target for pair, answer in compared)
+    examples = [
+        {"input": repr(pair.input), "target": repr(pair.target), "written": repr(answer)}
+        for pair, answer in compared[:SHOWN]
+    ]
+    low, high = share_interval(exact, len(pairs))
+    return Figure("exact_match", exact / len(pairs), "share", low, high), examples
 
 
 def _deleted_most(inputs: np.ndarray, deleted: np.ndarray) -> str:

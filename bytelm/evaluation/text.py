@@ -58,11 +58,9 @@ class EvaluationText(abc.ABC):
 
     def size(self, max_bytes: int | None = None) -> int:
         """The bytes of the documents, at most `max_bytes`."""
-        size = self._size()
+        read = self.documents()
+        size = read.raw_bytes if isinstance(read, Documents) else sum(map(len, read))
         return size if max_bytes is None else min(size, max_bytes)
-
-    def _size(self) -> int:
-        return sum(map(len, self.documents()))
 
     def about(self, max_bytes: int | None = None) -> dict[str, Any]:
         """What the text is, and how much of its first bytes was trained on, ready for JSON.
@@ -70,22 +68,6 @@ class EvaluationText(abc.ABC):
         A document counts if any part of it was trained on. Where that is not known,
         `trained_on_documents` and `trained_on_bytes` are None.
         """
-        sizes, counts = self._counts(max_bytes)
-        about = {
-            "split": self.label,
-            "source": self.name,
-            "documents": len(sizes),
-            "bytes": sum(sizes),
-            "trained_on_documents": None,
-            "trained_on_bytes": None,
-        }
-        if self.record is not None and self.record.complete:
-            about["trained_on_documents"] = sum(count.trained > 0 for count in counts)
-            about["trained_on_bytes"] = sum(count.trained for count in counts)
-        return about | self._new(sum(sizes) - sum(count.read for count in counts))
-
-    def _counts(self, max_bytes: int | None) -> tuple[list[int], list[ReadBytes]]:
-        """The size of each document, and how much of it the run read."""
         left = sys.maxsize if max_bytes is None else max_bytes
         sizes: list[int] = []
         counts: list[ReadBytes] = []
@@ -95,10 +77,19 @@ class EvaluationText(abc.ABC):
             sizes.append(min(len(document), left))
             counts.append(self.record.count(document, left) if self.record else ReadBytes(0, 0))
             left -= len(document)
-        return sizes, counts
+        known = self.record is not None and self.record.complete
+        return {
+            "split": self.label,
+            "source": self.name,
+            "documents": len(sizes),
+            "bytes": sum(sizes),
+            "trained_on_documents": sum(c.trained > 0 for c in counts) if known else None,
+            "trained_on_bytes": sum(c.trained for c in counts) if known else None,
+            **self._changes(sum(sizes) - sum(count.read for count in counts)),
+        }
 
-    def _new(self, unread_bytes: int) -> dict[str, Any]:
-        """What else `about` says, of so many bytes that the run did not read."""
+    def _changes(self, unread_bytes: int) -> dict[str, Any]:
+        """What differs from the run's text, of which it did not read so many bytes."""
         return {}
 
 
@@ -160,9 +151,6 @@ class SplitText(EvaluationText):
     def documents(self) -> Documents:
         return Documents(self.data, self.split)
 
-    def _size(self) -> int:
-        return self.documents().raw_bytes
-
     def inputs(self) -> Iterable[bytes]:
         """The documents, the inputs of pairs, or nothing for a task that makes up its text."""
         if self.config.task.makes_text:
@@ -170,12 +158,10 @@ class SplitText(EvaluationText):
         pairs = self.config.task.pairs(self.data, self.split)
         return self.documents() if pairs is None else (pair.input for pair in pairs)
 
-    def _new(self, unread_bytes: int) -> dict[str, Any]:
-        """The options overruled, and where the run's text has changed, its `new_bytes`."""
+    def _changes(self, unread_bytes: int) -> dict[str, Any]:
         changed = any(source.record is not None for source in self.data.sources)
-        return {"overruled": list(self.overruled)} | (
-            {"new_bytes": unread_bytes} if changed else {}
-        )
+        new = {"new_bytes": unread_bytes} if changed else {}
+        return {"overruled": list(self.overruled), **new}
 
 
 def text_to_evaluate(

@@ -6,8 +6,8 @@ import pytest
 from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig
-from bytelm.evaluation.languages import Languages, language_figures
-from bytelm.evaluation.suite import evaluate
+from bytelm.evaluation.languages import Languages
+from bytelm.evaluation.suite import Scoring, evaluate
 from bytelm.inference.scoring import DocumentScores
 from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
@@ -37,7 +37,7 @@ class Flat:
 def languages(model, parallel, **options):
     """The figures' values by name, and the ends of the premiums' intervals."""
     values = {}
-    for figure in language_figures(model, parallel, **options):
+    for figure in Languages(**options).compare(model, parallel, Scoring()):
         values[figure.name] = figure.value
         if figure.interval:
             values[f"{figure.name}_low"], values[f"{figure.name}_high"] = figure.interval
