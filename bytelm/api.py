@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -276,23 +277,16 @@ class LoadedModel(PerSymbol):
         """
         starts = list(each_text(prompts))
         self._warn_beyond_training(starts, max_bytes)
+        stops = list(each_text(stop))
         if beams != 1:
             if not self.has_encoder:
                 raise UserError("beam search needs a family with an encoder; leave out beams.")
             return beam_search(
-                self.transducer,
-                starts,
-                beams=beams,
-                max_bytes=max_bytes,
-                stop=list(each_text(stop)),
+                self.transducer, starts, beams=beams, max_bytes=max_bytes, stop=stops
             )
-        generator = self._forms.generator if covers is None else self.byte_marginal(covers)
-        return generator.generate(
-            starts,
-            max_bytes=max_bytes,
-            sampling=Sampling(temperature, top_k, top_p, min_p),
-            seed=seed,
-            stop=list(each_text(stop)),
+        sampling = Sampling(temperature, top_k, top_p, min_p)
+        return self._generator(covers).generate(
+            starts, max_bytes=max_bytes, sampling=sampling, seed=seed, stop=stops
         )
 
     def stream(
@@ -311,15 +305,14 @@ class LoadedModel(PerSymbol):
         """Yields the continuation of one prompt as it is generated. Arguments as for `generate`."""
         start = text_bytes(prompt)
         self._warn_beyond_training([start], max_bytes)
-        generator = self._forms.generator if covers is None else self.byte_marginal(covers)
-        texts = generator.stream(
-            [start],
-            max_bytes=max_bytes,
-            sampling=Sampling(temperature, top_k, top_p, min_p),
-            seed=seed,
-            stop=list(each_text(stop)),
+        sampling, stops = Sampling(temperature, top_k, top_p, min_p), list(each_text(stop))
+        texts = self._generator(covers).stream(
+            [start], max_bytes=max_bytes, sampling=sampling, seed=seed, stop=stops
         )
         return (text for (text,) in texts)
+
+    def _generator(self, covers: int | None) -> Generator:
+        return self._forms.generator if covers is None else self.byte_marginal(covers)
 
     def warn_of_long_inputs(self, longest: int) -> None:
         """Warns if an input is longer than the inputs in training; `longest` counts symbols."""
@@ -350,32 +343,28 @@ class LoadedModel(PerSymbol):
             )
 
 
+@dataclass(frozen=True)
 class _Forms:
     """The parameters of a model in the form that each use needs, made once, when first needed."""
 
-    def __init__(
-        self,
-        graphdef: nnx.GraphDef,
-        params: Any,
-        tokenizer: Tokenizer | None,
-        has_encoder: bool,
-    ):
-        self._graphdef, self._params = graphdef, params
-        self._tokenizer, self._has_encoder = tokenizer, has_encoder
+    graphdef: nnx.GraphDef
+    params: Any
+    tokenizer: Tokenizer | None
+    has_encoder: bool
 
     @functools.cached_property
     def scorer(self) -> Scorer:
-        return Scorer(self._graphdef, self._params)
+        return Scorer(self.graphdef, self.params)
 
     @functools.cached_property
     def generator(self) -> Generator:
-        if self._has_encoder:
-            return Transducer(self._graphdef, self._params)
-        return Generator(self._graphdef, self._params, tokenizer=self._tokenizer)
+        if self.has_encoder:
+            return Transducer(self.graphdef, self.params)
+        return Generator(self.graphdef, self.params, tokenizer=self.tokenizer)
 
     @functools.cached_property
     def has_patches(self) -> bool:
         def starts(params: Any, batch: Batch) -> Any:
-            return nnx.merge(self._graphdef, params)(batch).patch_starts
+            return nnx.merge(self.graphdef, params)(batch).patch_starts
 
-        return jax.eval_shape(starts, self._params, empty_batch(1, SHORTEST)) is not None
+        return jax.eval_shape(starts, self.params, empty_batch(1, SHORTEST)) is not None

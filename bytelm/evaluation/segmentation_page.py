@@ -3,6 +3,8 @@
 import html
 import math
 from collections.abc import Iterable
+from importlib.resources import files
+from string import Template
 
 import numpy as np
 from rich.console import Console
@@ -96,7 +98,8 @@ def segmentation_page(segmentation: Segmentation, title: str) -> str:
         for piece, cost in zip(segmentation.pieces, costs, strict=True)
     )
     lines = [*_summary(segmentation), *_bars(segmentation.lengths)]
-    return _PAGE.format(
+    template = files(__package__) / "segmentation_page.html"
+    return Template(template.read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
         gradient=", ".join(_colour(step / 8) for step in range(9)),
         middle=f"{top / 2:.2f}",
@@ -115,34 +118,3 @@ def _colour(share: float) -> str:
         for low, high in zip(_COLOURS[first], _COLOURS[first + 1], strict=True)
     )
     return "#" + "".join(f"{channel:02x}" for channel in mixed)
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --even: #8883; --odd: #8881; }}
-body {{ font-family: sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; }}
-.text {{ font: 1rem/2.2 monospace; white-space: pre-wrap; overflow-wrap: anywhere; tab-size: 4; }}
-.text span {{ border-bottom: 0.4em solid; background: var(--even); }}
-.text span:nth-child(odd) {{ background: var(--odd); }}
-.scale {{ width: 20em; max-width: 100%; }}
-.scale div {{ height: 0.8em; background: linear-gradient(to right, {gradient}); }}
-.scale p {{ display: flex; justify-content: space-between; margin: 0.2em 0 1em; }}
-pre {{ overflow-x: auto; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<section class="scale" aria-label="Colours of the bits per byte of a patch">
-<div></div>
-<p><span>0</span><span>{middle}</span><span>{top} bits per byte or more</span></p>
-</section>
-<section class="text">{patches}</section>
-<pre>{summary}</pre>
-</body>
-</html>
-"""
