@@ -23,7 +23,7 @@ from bytelm.training.checkpoints.checkpoint import last_step
 from bytelm.training.compatibility import FREE, outcome_changes
 from bytelm.training.experiment import ExperimentConfig, as_saved, load_json
 from bytelm.training.loop import train
-from bytelm.training.metrics.records import read_records
+from bytelm.training.metrics.writer import read_records
 from bytelm.training.run_directory import CONFIG, lock, remove_if_unused
 from bytelm.training.upgrades import upgraded
 

@@ -17,7 +17,7 @@ from bytelm.nn.mesh import path_name
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.checkpoint import FOLDER, last_step
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.metrics.records import read_records
+from bytelm.training.metrics.writer import read_records
 
 FREE = (
     "mesh.",

@@ -1,7 +1,7 @@
-"""Event files for TensorBoard, written at once.
+"""Event files for TensorBoard, written without a thread.
 
-tensorboardX makes the events. Its own writer is a thread that ends where the disk is full or the
-clock is set back, after which the run would wait for it for ever.
+tensorboardX makes the events. Its own writer is a thread that dies if the disk is full or the clock
+is set back; the run would then wait for it for ever.
 """
 
 import html
@@ -22,10 +22,11 @@ from bytelm.core.growing_file import GrowingFile
 
 
 class TensorBoard:
-    """Writes an event file of its own into `folder`, which is made.
+    """Writes a new event file into `folder`, which is created if needed.
 
     Args:
-        start_step: events of later steps, of a run that is resumed, are no longer shown.
+        folder: of the event files.
+        start_step: the step that a run resumes from; older events of later steps are hidden.
     """
 
     name = "tensorboard"
@@ -43,7 +44,7 @@ class TensorBoard:
         self._add(step, summary=Summary(value=[value for part in parts for value in part]))
 
     def text(self, step: int, tag: str, text: str) -> None:
-        """Records a text as it is, with its lines."""
+        """Records a text with its line breaks."""
         self._add(step, summary=summary.text(tag, f"<pre>{html.escape(text)}</pre>"))
 
     def close(self) -> None:

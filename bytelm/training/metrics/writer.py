@@ -1,4 +1,4 @@
-"""What a run writes down: numbers and sample texts, for files, TensorBoard and Weights & Biases."""
+"""Numbers and sample texts of a run: written to files, TensorBoard, Weights & Biases; and read."""
 
 import contextlib
 import functools
@@ -21,19 +21,19 @@ from bytelm.core.growing_file import GrowingFile
 class MetricsWriter:
     """Writes the numbers and texts of a run into its directory; a context manager.
 
-    `metrics.jsonl` and `samples.jsonl` are always written, a line for each call, flushed at
-    once. What an interrupted run wrote after the checkpoint that it resumes from is
-    cut off, since the resumed run writes it again. What cannot be written (a full disk) is a
-    warning, once; lines are kept, and written when there is room. In a run of several processes,
-    process 0 alone has a writer.
+    `metrics.jsonl` and `samples.jsonl` are always written: a line for each call, flushed at once.
+    Lines that an interrupted run wrote after the checkpoint it resumes from are cut off, because
+    the resumed run writes them again. If something cannot be written, as on a full disk, there is
+    one warning; lines are kept, and written when there is space. Of several processes, only
+    process 0 has a writer.
 
     Args:
       run_dir: an existing directory.
       config: the resolved config as plain JSON values, shown by Weights & Biases.
       start_step: the step of the checkpoint resumed from; lines of later steps are cut off.
       tensorboard: whether to write event files for TensorBoard into `run_dir/tensorboard`.
-      wandb_project: the Weights & Biases project to log to, or None for none. A resumed run
-        goes on under the same id, which is kept in `run_dir/wandb_id`.
+      wandb_project: the Weights & Biases project to log to, or None. A resumed run keeps its id,
+        which is stored in `run_dir/wandb_id`.
 
     Raises:
       UserError: a project is given, but the package wandb is not installed.
@@ -64,7 +64,7 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Records scalars (Python numbers, or arrays of one element) under their names.
 
-        Values that are not finite become null in `metrics.jsonl`, as JSON has no word for them.
+        Values that are not finite are null in `metrics.jsonl`, because JSON has no word for them.
         """
         scalars = {name: np.asarray(value).item() for name, value in values.items()}
         for sink in self._sinks:
@@ -81,7 +81,7 @@ class MetricsWriter:
             self._try(sink.name, sink.close)
 
     def _try(self, name: str, write: Callable[[], None]) -> None:
-        """Writes, or warns once that it cannot be done."""
+        """Writes, or warns once that this is not possible."""
         try:
             write()
         except OSError as error:
@@ -100,7 +100,7 @@ class MetricsWriter:
 
 
 class _Sink(Protocol):
-    """Somewhere to write; its methods raise OSError where that cannot be done."""
+    """A place to write to; its methods raise OSError if that is not possible."""
 
     name: str
 
@@ -112,7 +112,7 @@ class _Sink(Protocol):
 
 
 class _JsonFiles:
-    """Files of lines `{"step": ..., ...}`, cut at the step a run resumes from."""
+    """Files of lines `{"step": ..., ...}`, cut at the step that a run resumes from."""
 
     name = "metrics.jsonl"
 
@@ -133,7 +133,7 @@ class _JsonFiles:
 
 
 class _Wandb:
-    """A run of Weights & Biases, resumed under the id that the run directory keeps."""
+    """A run of Weights & Biases, resumed under the id in the run directory."""
 
     name = "Weights & Biases"
 
@@ -171,7 +171,7 @@ class _Wandb:
     def _call(self, call: Callable[[], Any]) -> None:
         try:
             call()
-        except Exception as error:  # whatever wandb raises for a service or a net that is away
+        except Exception as error:  # whatever wandb raises without a service or a network
             raise OSError(str(error)) from error
 
 
@@ -191,5 +191,23 @@ def _lines_until(path: Path, last_step: int) -> GrowingFile:
 def _is_kept(line: bytes, last_step: int) -> bool:
     try:
         return line.endswith(b"\n") and bool(json.loads(line)["step"] <= last_step)
-    except (ValueError, TypeError, KeyError):  # torn by a kill or a full disk, or damaged
+    except (ValueError, TypeError, KeyError):  # cut off by a kill or a full disk, or damaged
         return False
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a file such as metrics.jsonl, in order, without lines that are damaged.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    found = (_record(line) for line in path.read_bytes().splitlines())
+    return [record for record in found if record is not None]
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and type(record.get("step")) is int else None

@@ -11,7 +11,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from bytelm.core.errors import UserError
 from bytelm.core.growing_file import GrowingFile
-from bytelm.training.metrics.writer import MetricsWriter
+from bytelm.training.metrics.writer import MetricsWriter, read_records
 
 
 def lines(path):
@@ -183,3 +183,16 @@ def test_tensorboard_does_not_wait_for_a_clock_that_was_set_back(tmp_path, monke
             writer.write(step, {"loss": 1.0})
     (path,) = (tmp_path / "tensorboard").iterdir()
     assert read_events(path)[-1].step == 39
+
+
+GOOD = b'{"step": 1, "bpb": 2.5}\n'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"[1]", b"3", b"null", b"{}", b'{"step": "2"}', b'{"step": 2.5}', b'{"step": 2', b"\xff", b""],
+)
+def test_lines_that_are_no_record_are_left_out(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(GOOD + line + b"\n" + GOOD)
+    assert read_records(path) == [{"step": 1, "bpb": 2.5}] * 2
