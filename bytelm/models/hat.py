@@ -1,4 +1,4 @@
-"""HAT, first version: spell a word, say that it ends, predict the next (arXiv 2501.10322).
+"""HAT, first version: spell a word, predict its end, predict the next word (arXiv 2501.10322).
 
 Hierarchical autoregressive Transformer over words (Neitemeier et al., ICLR 2025). Text is split at
 whitespace, which belongs to the word before it. For every word, an encoder reads `[W]` and the

@@ -198,9 +198,9 @@ class MegaByte(HierarchicalModel):
         pad = self.local_pad[...].astype(x.dtype)[None, None, :]
         x = jnp.where(((place == 0) & served)[:, :, None], pad, x)
         vectors, patch = cut.read(y)
-        pieces = vectors.reshape(len(x), -1, config.share)  # [B, (1 + patches) P, D / P]
-        piece = take(pieces, jnp.where(served, patch * config.patch_size + offsets, 0))
-        added = self.to_local(piece) + self.to_local_bias[...].astype(x.dtype)[None, None, :]
+        shares = vectors.reshape(len(x), -1, config.share)  # [B, (1 + patches) P, D / P]
+        share = take(shares, jnp.where(served, patch * config.patch_size + offsets, 0))
+        added = self.to_local(share) + self.to_local_bias[...].astype(x.dtype)[None, None, :]
         return x + jnp.where(served[:, :, None], added, 0)
 
     def init_parts(self, rows: int, length: int) -> MegaByteState:

@@ -63,8 +63,8 @@ class SpaceByteConfig(HierarchyConfig):
     segmenter: SegmenterConfig = field(default=RulePatches("spacelike"))
     """Where patches start; FixedPatches are the paper's ablation."""
     learned_positions: int | None = None
-    """Bytes that have a learned position, added to the embedding, and as many patches as a row
-    of that length has room for; later ones get the last one's. None for no learned positions."""
+    """Bytes that have a learned position, added to the embedding; so do as many patches as a row of
+    that length has slots. Later ones share the last position. None for no learned positions."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

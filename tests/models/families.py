@@ -52,7 +52,7 @@ ROWS = 16
 
 small = functools.partial(TransformerConfig, width=32, depth=2, head_width=8, mlp_width=48)
 levels = {"local_width": 16, "global_width": 32, "global_depth": 1, "head_width": 8}
-# Room for a patch at every symbol; the variants that overflow have less.
+# A slot for every symbol; the variants that overflow have fewer.
 spacebyte = functools.partial(SpaceByteConfig, **levels, local_depth=2, bytes_per_slot=1.0)
 megabyte = functools.partial(
     MegaByteConfig, **levels, local_depth=1, patch_size=4, bytes_per_slot=1.0
@@ -158,8 +158,8 @@ ENCODER_DECODERS: dict[str, EncoderDecoderConfig] = {
 }
 
 
-def with_room(config: ModelConfig) -> ModelConfig:
-    """The config with room for a patch at every symbol, so that no row overflows."""
+def with_slots(config: ModelConfig) -> ModelConfig:
+    """The config with a slot for every symbol, so that no row overflows."""
     if not isinstance(config, HierarchyConfig):
         return config
     slots = [field.name for field in dataclasses.fields(config) if field.name.endswith("_per_slot")]

@@ -1,4 +1,4 @@
-"""The loss of a large vocabulary, made in pieces."""
+"""The loss of a large vocabulary, computed in chunks."""
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,9 @@ def targets():
     return jnp.asarray(found)
 
 
-@pytest.mark.parametrize("pieces", [1, 3, 10])
-def test_nats_and_their_gradient_are_those_of_all_logits(head, targets, pieces, monkeypatch):
-    monkeypatch.setattr(contract, "LOGITS", ROWS * LENGTH * OUTPUTS // pieces)
+@pytest.mark.parametrize("chunks", [1, 3, 10])
+def test_nats_and_their_gradient_are_those_of_all_logits(head, targets, chunks, monkeypatch):
+    monkeypatch.setattr(contract, "LOGITS", ROWS * LENGTH * OUTPUTS // chunks)
 
     def loss(output):
         return lambda head: (output(head).nats(targets) * jnp.arange(LENGTH)[None, :]).sum()

@@ -1,4 +1,4 @@
-"""`forward_flops` against what XLA and the traced program say of the same forward pass.
+"""`forward_flops` against the counts of XLA and of the traced program for the same forward pass.
 
 XLA counts every operation, `forward_flops` the matrix products alone, and of attention the pairs
 that the mask lets see each other. At the widths here what only XLA counts (norms, softmax, hidden
@@ -50,7 +50,7 @@ def program(config, length):
 
 
 def counted_flops(config, length):
-    """What `forward_flops` says of that row."""
+    """`forward_flops` for that row."""
     if isinstance(config, EncoderDecoderConfig):
         return config.forward_flops(length, target_length=length // 2)
     return config.forward_flops(length)

@@ -56,8 +56,8 @@ def word_by_word(model, ids):
         weights = jax.nn.softmax(scores, axis=1)[..., None]
         mixed = (weights * pooling.value(states).reshape(shape)).sum(axis=1)
         vectors.append(pooling.output(mixed.reshape(1, 1, -1)))
-    said = model.backbone_norm(model.backbone(jnp.concatenate(vectors, axis=1), None))
-    before = jnp.concatenate([model.first_word[...][None, None], said], axis=1)
+    outputs = model.backbone_norm(model.backbone(jnp.concatenate(vectors, axis=1), None))
+    before = jnp.concatenate([model.first_word[...][None, None], outputs], axis=1)
     x = model.decoder(x, None, shared=Condition(before, jnp.asarray(word)[None]))
     return model.head(model.final_norm(x))
 
@@ -70,7 +70,7 @@ def test_equals_the_definition_word_by_word(model):
     assert int(output.patch_starts.sum()) == len(WORDS)
 
 
-def test_the_backbone_says_what_came_before_the_word():
+def test_the_backbone_gives_what_came_before_the_word():
     # Encoder and decoder see one byte, so that all else comes through the backbone.
     model = nnx.merge(*split_model(dataclasses.replace(CONFIG, window=1)))
     batch, word = row(TEXT), places()

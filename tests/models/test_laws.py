@@ -1,4 +1,4 @@
-"""Laws that every family obeys, whatever it is made of. Each is written once, for all of them."""
+"""Laws of every family. Each is written once, for all of them."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ from tests.models.families import (
     random_rows,
     rolled_back,
     split_model,
-    with_room,
+    with_slots,
 )
 from tests.models.test_encoder_decoder import random_batch
 
@@ -132,8 +132,8 @@ def packed_row():
 
 
 def test_a_packed_document_is_scored_as_if_alone(config):
-    # How much room a document has depends on those before it: here there is enough.
-    config = with_room(config)
+    # How many slots a document has depends on those before it: here there are enough.
+    config = with_slots(config)
     (first, second, third), segments = packed_row()
     batch = padded(np.concatenate([first, second, third]), first, second, third)
     batch.document_ids[0, :13] = segments
@@ -145,7 +145,7 @@ def test_a_packed_document_is_scored_as_if_alone(config):
 
 
 def test_no_gradient_comes_from_other_documents(config):
-    # Whether or not there is room for all patches. Row r asks for the loss of document r + 1.
+    # Whether or not there are slots for all patches. Row r asks for the loss of document r + 1.
     documents, segments = packed_row()
     row = np.concatenate(documents)
     batch = padded(row, row, row)
@@ -174,17 +174,17 @@ def test_padding_is_not_seen_and_breaks_nothing(config):
         assert np.isfinite(gradient).all()
 
 
-def read(config, ids, pieces):
-    """Logits of cached decoding, where each piece is (N, lengths) of a call to `extend`."""
+def read(config, ids, calls):
+    """Logits of decoding; each call to `extend` is given as (N, lengths)."""
     params, extend = decoder(config)
     state = empty_state(config)
     values = np.zeros((*ids.shape, config.symbols.outputs), np.float32)
     done = np.zeros(len(ids), int)
-    for size, lengths in pieces:
+    for size, lengths in calls:
         offsets = np.arange(size)
         # Past `lengths` are symbols that must be ignored.
-        piece = ids[np.arange(len(ids))[:, None], np.minimum(done[:, None] + offsets, LENGTH - 1)]
-        new, state = extend(params, piece, state, jnp.asarray(lengths, jnp.int32))
+        chunk = ids[np.arange(len(ids))[:, None], np.minimum(done[:, None] + offsets, LENGTH - 1)]
+        new, state = extend(params, chunk, state, jnp.asarray(lengths, jnp.int32))
         assert np.isfinite(new).all()
         for row, count in enumerate(lengths):
             values[row, done[row] : done[row] + count] = new[row, :count]
@@ -202,16 +202,16 @@ def test_decoding_equals_the_full_forward_at_every_split(config):
     np.testing.assert_allclose(values, logits(config, batch), atol=TOLERANCE)
 
 
-def test_decoding_in_uneven_pieces_equals_the_full_forward(config):
+def test_decoding_in_uneven_chunks_equals_the_full_forward(config):
     batch = random_rows(14)
     rng = np.random.default_rng(15)
-    pieces, done = [], np.zeros(ROWS, int)
+    calls, done = [], np.zeros(ROWS, int)
     while done.min() < LENGTH:
-        # Up to more than the window: a piece may push out keys that its first symbols still see.
+        # Up to more than the window: a chunk may push out keys that its first symbols still see.
         lengths = np.minimum(rng.integers(0, 8, ROWS), LENGTH - done)
-        pieces.append((LENGTH, lengths))
+        calls.append((LENGTH, lengths))
         done += lengths
-    values = read(config, batch.ids, pieces)
+    values = read(config, batch.ids, calls)
     np.testing.assert_allclose(values, logits(config, batch), atol=TOLERANCE)
 
 
@@ -245,7 +245,7 @@ def test_rolling_back_is_never_having_read_on(config):
 def test_every_leaf_of_a_state_has_the_batch_axis_first(config):
     state = empty_state(config)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(state)} == {ROWS}
-    # Rows move without further ado: the same rows in another order say the same.
+    # Rows can be moved: in another order they give the same logits.
     params, extend = decoder(config)
     batch, order = random_rows(19), np.roll(np.arange(ROWS), 3)
     half = np.full(ROWS, LENGTH // 2, np.int32)
