@@ -45,7 +45,6 @@ from bytelm.patching.levels import (
     Symbols,
     run,
     run_if_any,
-    segment,
     take,
 )
 from bytelm.patching.patches import Patches, find_patches, positions_in_run, spread_first
@@ -216,9 +215,7 @@ class HAT(HierarchicalModel):
         self, symbols: Symbols, state: HATState | None = None
     ) -> tuple[Spelling, HATState | None, tuple[Segmentation, ...]]:
         before = state or HATState()
-        cut, patching = segment(
-            self.segmenter, None, symbols, self.config.capacity, before.patching
-        )
+        cut, patching = self.segment(None, symbols, before.patching)
         words = cut.patches
         y, backbone = self._next_words(cut, state)  # [B, P, d]
 

@@ -35,7 +35,6 @@ from bytelm.patching.levels import (
     prepend,
     run,
     run_patches,
-    segment,
     take,
 )
 from bytelm.patching.patches import LEAST_SCORE, NO_PATCH, attention_pool, positions_in_run
@@ -207,7 +206,7 @@ class HAT2(HierarchicalModel):
         before = state or HAT2State()
         x = shard_rows(self.embedding(symbols.ids, self.config.dtype))
         x, encoder = run(self.encoder, x, symbols, before.encoder)
-        cut, patching = segment(self.segmenter, x, symbols, self.config.capacity, before.patching)
+        cut, patching = self.segment(x, symbols, before.patching)
         word: Any = None
         if state is None:
             y, complete, condition = self._words(x, cut)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bytelm.core.errors import UserError
+from bytelm.core.statistics import Ratio
 from bytelm.core.vocabulary import OUTPUT_SIZE, UNSCORED
 from bytelm.models.contract import Batch, LanguageModel, ModelConfig, ModelOutput
 from bytelm.nn.attention.attention import AttentionImplementation, AttentionMask
@@ -18,7 +19,7 @@ from bytelm.nn.linear import Dense
 from bytelm.nn.mlp import MLPKind
 from bytelm.nn.norms import NORMS, LayerNorm, NormKind, RMSNorm
 from bytelm.nn.stack import Remat, Stack
-from bytelm.patching.levels import PatchingState, Segmentation, Symbols
+from bytelm.patching.levels import PatchingState, Segmentation, Symbols, segment
 from bytelm.patching.segmenter import Needs, Segmenter, SegmenterConfig, Supervision
 
 
@@ -209,30 +210,43 @@ class HierarchicalModel(LanguageModel):
         capacity = self.config.capacity(length)
         return PatchingState.start(self.segmenter, rows, length, capacity, self.config.dtype)
 
+    def segment(
+        self, x: jax.Array | None, symbols: Symbols, state: PatchingState | None, **options: Any
+    ) -> tuple[Segmentation, PatchingState | None]:
+        """Cuts bytes into patches, with the options of `bytelm.patching.levels.segment`."""
+        return segment(self.segmenter, x, symbols, self.config.capacity, state, **options)
+
     def init_parts(self, rows: int, length: int) -> Any:
         """The state of the family's parts for rows of at most `length` symbols."""
         raise NotImplementedError
 
     def __call__(self, batch: Batch) -> ModelOutput:
         symbols = Symbols.of_rows(batch.ids, batch.document_ids, batch.keys)
-        x, _, (outermost, *_) = self.forward(symbols)
-        logits = self.logits(x)
-        supervision = Supervision(
-            batch.ids,
-            batch.document_ids,
-            self.counted(batch),
-            logits,
-            batch.scripts,
-            batch.boundaries,
-        )
-        losses, statistics = self.segmenter.supervise(outermost.boundaries, supervision)
+        x, _, cuts = self.forward(symbols)
+        logits, patches = self.logits(x), cuts[0].patches
+        losses, statistics = self.supervise(cuts, batch, logits)
         return ModelOutput(
             logits,
             auxiliary_losses=losses,
-            statistics=(*outermost.patches.statistics, *statistics),
-            patch_starts=outermost.patches.starts,
+            statistics=(*patches.statistics, *statistics),
+            patch_starts=patches.starts,
             states=self.normed(x),
         )
+
+    def supervise(
+        self, cuts: tuple[Segmentation, ...], batch: Batch, predictions: jax.Array
+    ) -> tuple[dict[str, jax.Array], tuple[Ratio, ...]]:
+        """Losses and statistics of boundaries: here, those of the outermost level.
+
+        Args:
+            cuts: of each level, the outermost first.
+            batch: the batch.
+            predictions: the logits of the next symbol, `[B, T, outputs]`.
+        """
+        counted, ids, document_ids = self.counted(batch), batch.ids, batch.document_ids
+        scripts, piece_ends = batch.scripts, batch.boundaries
+        seen = Supervision(ids, document_ids, counted, predictions, scripts, piece_ends)
+        return self.segmenter.supervise(cuts[0].boundaries, seen)
 
     @staticmethod
     def counted(batch: Batch) -> jax.Array:

@@ -32,7 +32,6 @@ from bytelm.patching.levels import (
     Symbols,
     run,
     run_patches,
-    segment,
     take,
 )
 from bytelm.patching.segmenter import FixedPatches, Needs
@@ -145,14 +144,8 @@ class MegaByte(HierarchicalModel):
     ) -> tuple[jax.Array, MegaByteState | None, tuple[Segmentation, ...]]:
         size, new = self.config.patch_size, symbols.ids.shape[1]
         before = state or MegaByteState()
-        cut, patching = segment(
-            self.segmenter,
-            None,
-            symbols,
-            self.config.capacity,
-            before.patching,
-            open=before.open,
-            most=-(-new // size),
+        cut, patching = self.segment(
+            None, symbols, before.patching, open=before.open, most=-(-new // size)
         )
         y = shard_rows(self._global_input(cut, before.recent))
         y, backbone = run_patches(self.backbone, y, cut.inner_symbols, before.backbone)
@@ -176,7 +169,7 @@ class MegaByte(HierarchicalModel):
         else:
             before = self.global_embedding(recent, config.dtype)
         x = jnp.concatenate([before, x], axis=1)  # [B, P - 1 + T, D / P]
-        # The P symbols up to and including each patch's first, which stands at P - 1 + `at`.
+        # The P symbols up to and including each patch's first, P - 1 after its position.
         places = jnp.arange(config.patch_size)[None, None, :]
         y = take(x, (patches.positions[:, :, None] + places).reshape(len(x), -1))
         if config.learned_positions is not None:
