@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 from bytelm.inference.row_lengths import SHORTEST, by_length, shortest_row
 from bytelm.inference.scoring import Scorer, _nats_and_starts, score_documents
 from bytelm.inference.segmentation import segment_all
-from tests.models.families import FAMILIES, split_model, with_room
+from tests.models.families import FAMILIES, split_model, with_slots
 
 LENGTH = 128
 TEXTS = [bytes(range(97, 120)) * 2, b"words of this text " * 9, b"a b c d " * 7, b"\xff" * 63, b""]
 
 
 def overflowing(name: str) -> bool:
-    return with_room(FAMILIES[name]) != FAMILIES[name]
+    return with_slots(FAMILIES[name]) != FAMILIES[name]
 
 
 def test_rows_are_parts_of_the_whole_length():
