@@ -43,7 +43,7 @@ NONE = -1
 
 Mark = Literal["start", "end"]
 """The first symbol of a patch, or the last one."""
-Symbols = Sequence[jax.Array]
+Lookback = Sequence[jax.Array]
 """A position's symbol `[0]`, the one before it `[1]`, and so on, int32 `[B, T]` each."""
 
 
@@ -60,7 +60,7 @@ class Edges(NamedTuple):
     ends: jax.Array
 
 
-FindEdges = Callable[[Symbols], Edges]
+FindEdges = Callable[[Lookback], Edges]
 
 
 class Rule(NamedTuple):
@@ -175,7 +175,7 @@ def _last_true(flags: jax.Array, before: int) -> jax.Array:
 
 
 @rule("spacelike", marks="start")
-def _spacelike(symbols: Symbols) -> Edges:
+def _spacelike(symbols: Lookback) -> Edges:
     def spacelike(s: jax.Array) -> jax.Array:
         letter_or_digit = (
             ((s >= 48) & (s <= 57)) | ((s >= 65) & (s <= 90)) | ((s >= 97) & (s <= 122))
@@ -188,7 +188,7 @@ def _spacelike(symbols: Symbols) -> Edges:
     return Edges(starts, jnp.zeros_like(starts))
 
 
-def _whitespace_bytes(symbols: Symbols) -> jax.Array:
+def _whitespace_bytes(symbols: Lookback) -> jax.Array:
     """Bytes of the White_Space character, or START, that ends at the symbol; 0 if none does."""
     a, b, c = symbols[:3]
     one = ((a >= 0x09) & (a <= 0x0D)) | (a == 0x20) | (a == START)
@@ -205,15 +205,15 @@ def _whitespace_bytes(symbols: Symbols) -> jax.Array:
 
 
 @rule("whitespace", marks="end")
-def _whitespace(symbols: Symbols) -> Edges:
-    def ends(symbols: Symbols) -> jax.Array:
+def _whitespace(symbols: Lookback) -> Edges:
+    def ends(symbols: Lookback) -> jax.Array:
         return _whitespace_bytes(symbols) > 0
 
     return Edges(ends(symbols[1:]) | (symbols[1] == NONE), ends(symbols))
 
 
 @rule("space", marks="end")
-def _space(symbols: Symbols) -> Edges:
+def _space(symbols: Lookback) -> Edges:
     def ends(symbol: jax.Array) -> jax.Array:
         return (symbol == ord(" ")) | (symbol == START)
 
@@ -221,8 +221,8 @@ def _space(symbols: Symbols) -> Edges:
 
 
 @rule("whitespace_run", marks="end")
-def _whitespace_run(symbols: Symbols) -> Edges:
-    def ends(symbols: Symbols) -> jax.Array:
+def _whitespace_run(symbols: Lookback) -> Edges:
+    def ends(symbols: Lookback) -> jax.Array:
         size = _whitespace_bytes(symbols)
         goes_on = [(size == n) & (_whitespace_bytes(symbols[n:]) > 0) for n in (1, 2, 3)]
         return (symbols[0] == START) | ((size > 0) & ~(goes_on[0] | goes_on[1] | goes_on[2]))
@@ -231,7 +231,7 @@ def _whitespace_run(symbols: Symbols) -> Edges:
 
 
 @rule("fixed", marks="start")
-def _fixed(symbols: Symbols) -> Edges:
+def _fixed(symbols: Lookback) -> Edges:
     return Edges(symbols[1] == NONE, jnp.zeros_like(symbols[0], bool))
 
 
@@ -261,7 +261,7 @@ _CLASSES = _classes()
 
 
 @rule("words", marks="start")
-def _words(symbols: Symbols) -> Edges:
+def _words(symbols: Lookback) -> Edges:
     table = jnp.asarray(_CLASSES)
     kinds = [jnp.where(s == NONE, _OTHER, table[s]) for s in symbols]
     here, before = kinds[0], kinds[LOOKBACK]
