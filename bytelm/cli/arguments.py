@@ -1,5 +1,6 @@
 """Parses the arguments of commands."""
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -8,7 +9,7 @@ import tyro
 
 from bytelm.cli import usage
 from bytelm.cli.option_checks import check_lists, check_numbers, check_renamed
-from bytelm.cli.variant_options import check_files_named, choose_variants
+from bytelm.cli.variant_options import check_files_named, choose_variants, variants_help
 from bytelm.core.checked import did_you_mean
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import say
@@ -31,11 +32,19 @@ def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = 
         args=others,
         prog=f"bytelm {program}",
         default=tyro.MISSING_NONPROP if default is None else default,
+        description=_description(kind, default),
         config=_STYLE,
     )
     check_lists(command, arguments)
     check_numbers(command)
     return command
+
+
+def _description(kind: type, default: Any) -> str:
+    """What a command does, and the variants of its configs, for --help."""
+    chosen = "" if default is None else variants_help(default)
+    others = f"\n\n{chosen}\nThe options of what is chosen are listed below." if chosen else ""
+    return f"{inspect.getdoc(kind)}{others}"
 
 
 def parse_part(kind: type[T], arguments: Sequence[str]) -> tuple[T, Sequence[str]]:

@@ -65,6 +65,26 @@ def choose_variants(
     return found, rest
 
 
+def variants_help(default: Any, prefix: str = "--") -> str:
+    """A line for each option that chooses a variant, with all that there are."""
+    lines = []
+    hints = typing.get_type_hints(type(default), include_extras=True)
+    for field in dataclasses.fields(default):
+        value = getattr(default, field.name)
+        if not dataclasses.is_dataclass(value):
+            continue
+        name, below = option_names(field.name, hints[field.name], prefix)
+        base = without_annotation(hints[field.name])
+        if isinstance(base, type) and issubclass(base, Variant):
+            names = ", ".join(sorted(base.variants))
+            if base is SourceConfig:
+                lines.append(f"{below}files FILE... or {below}dataset NAME chooses the source.\n")
+            else:
+                lines.append(f"{name} NAME chooses one of {names}.\n")
+        lines.append(variants_help(value, below))
+    return "".join(lines)
+
+
 def option_names(field: str, hint: Any, prefix: str) -> tuple[str, str]:
     """The option of a field, and the prefix of the options of its own fields.
 
@@ -93,6 +113,8 @@ def _chosen(
         try:
             found = value if type(value) is kind else kind(**_shared(base, value))
         except (TypeError, UserError):
+            if base is SourceConfig:
+                raise UserError(f"choose a source with {below}files or {below}dataset.") from None
             raise UserError(
                 f"{name} {kind.__name__} needs more than options; use a preset."
             ) from None

@@ -40,12 +40,7 @@ MOST_WORKERS = 1024
 
 @dataclass(frozen=True)
 class DataConfig(Checked, name="data"):
-    """What a run reads and learns. The options of its source and its task are listed here too.
-
-    Choose another source with --data.files FILE... or --data.dataset NAME (of TFDS, or
-    python_stdlib), and another task with --data.task NAME: next_byte, span_corruption, pairs,
-    vowel_removal, contextual_vowel_removal or merge_abc; --help then lists their options.
-    """
+    """What a run reads and learns, and the shape of its batches."""
 
     source: Annotated[SourceConfig, tyro.conf.arg(name="")] = field(default_factory=PythonLibrary)
     """Where text comes from."""

@@ -96,6 +96,7 @@ def test_a_task_is_chosen_with_its_options():
             "data.task is 'span'; this version of bytelm has .*span_corruption",
         ),
         (["--data.task"], "--data.task needs a name after it"),
+        (["--data.source", "files"], "choose a source with --data.files or --data.dataset"),
         (["--data.mean-span", "3"], "option of span_corruption, and data.task is next_byte; add "),
         (
             ["--data.train-split", "x"],
@@ -120,7 +121,8 @@ def test_the_help_names_the_options_of_the_variants(capsys):
         with pytest.raises(SystemExit):
             read(DataConfig(), *arguments, "--help")
         printed = capsys.readouterr().out
-        assert option in printed and "--data.task NAME" in printed
+        assert option in printed and "--data.files FILE... or --data.dataset NAME" in printed
+        assert "--data.task NAME chooses one of contextual_vowel_removal" in printed
 
 
 @pytest.mark.parametrize(
