@@ -1,4 +1,4 @@
-"""A small hourglass whose boundaries foretell spikes of its own entropy."""
+"""A small hourglass whose boundaries predict spikes of its own entropy."""
 
 from bytelm.data.config import DataConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig

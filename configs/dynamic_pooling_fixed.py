@@ -1,4 +1,4 @@
-"""A small hourglass with a segment every four bytes."""
+"""A small hourglass with a patch every four bytes."""
 
 from bytelm.data.config import DataConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig

@@ -1,4 +1,4 @@
-"""A small hourglass whose boundaries foretell the ends of SentencePiece Unigram pieces.
+"""A small hourglass whose boundaries predict the ends of SentencePiece Unigram pieces.
 
 Make the pieces first: `bytelm data unigram dynamic_pooling_fixed --output unigram.model`.
 """

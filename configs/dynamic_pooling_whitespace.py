@@ -1,4 +1,4 @@
-"""A small hourglass whose segments end with the first whitespace of a run."""
+"""A small hourglass whose patches end with the first whitespace of a run."""
 
 from bytelm.data.config import DataConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig

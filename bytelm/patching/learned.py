@@ -1,10 +1,9 @@
 """Learned segmenters: a predictor reads each byte's state; the kinds differ in what trains it.
 
-In training, sampled kinds (`gumbel`, `flexitokens`) draw boundaries with noise; in evaluation and
-generation all kinds take the likelier value, so that a text has one segmentation and one
-probability. A learned boundary tends to lie at the symbol after which the text is hard to predict;
-a patch starts at it or ends with it, as the family reads boundaries. Where patches start at them, a
-document's first symbol always starts one.
+In training, `gumbel` and `flexitokens` draw boundaries with noise; in evaluation and generation all
+kinds take the likelier value, so that a text has one segmentation and one probability. A learned
+boundary tends to lie at the symbol after which the text is hard to predict. A patch starts at it or
+ends with it, depending on the family; where patches start, a document's first symbol starts one.
 """
 
 import abc

@@ -1,8 +1,7 @@
-"""Boundaries that a model predicts: the predictor, its relaxed samples, and what supervises it.
+"""Predicted boundaries: the predictor, its relaxed samples, and its losses.
 
-Losses are scalars: the mean over all symbols that count of what their row's boundaries cost, in
-nats, so that they can be added to the mean cross-entropy of a symbol. Where all rows have as many
-such symbols, that is the mean over rows, as the authors take it.
+A loss is a scalar, in nats per counted symbol, so that it can be added to the mean cross-entropy of
+a symbol. If all rows have the same number of counted symbols, it is the authors' mean over rows.
 
 Shapes: B = rows, T = symbols, d = channels.
 """
@@ -22,7 +21,7 @@ class BoundaryPredictor(nnx.Module):
     """An MLP with one hidden layer, `[B, T, d] -> [B, T]`: float32 logits of a boundary.
 
     Args:
-        rate: share of the symbols that are boundaries at first; it sets the last bias.
+        rate: the first probability of a boundary; it sets the last bias.
         relu: ReLU in place of the exact (erf) GELU.
     """
 
@@ -35,24 +34,24 @@ class BoundaryPredictor(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = self.up(x)
         hidden = nnx.relu(hidden) if self.relu else nnx.gelu(hidden, approximate=False)
-        # A threshold decides on these: in bfloat16, decoding might cut otherwise than training.
+        # A threshold decides on these: in bfloat16, decoding might cut differently from training.
         return self.down(hidden.astype(jnp.float32))[:, :, 0]
 
 
 def uniforms(keys: jax.Array, document_ids: jax.Array, positions: jax.Array) -> jax.Array:
     """Uniform numbers, float32 `[B, T]`.
 
-    A number depends on its row's key, its document's number and its position alone, so that a
-    prefix of a row has the same numbers as the row.
+    A number depends only on its row's key, its document id and its position, so that a prefix of a
+    row has the same numbers as the row.
 
     Args:
-        keys: uint32 `[B, 2]`, data of a random key for each row.
+        keys: uint32 `[B, 2]`, the data of a random key for each row.
         document_ids: int32 `[B, T]`.
         positions: int32 `[B, T]`.
     """
 
-    def number(key: jax.Array, segment: jax.Array, position: jax.Array) -> jax.Array:
-        return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, segment), position))
+    def number(key: jax.Array, document: jax.Array, position: jax.Array) -> jax.Array:
+        return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, document), position))
 
     def row(data: jax.Array, document_ids: jax.Array, positions: jax.Array) -> jax.Array:
         key = jax.random.wrap_key_data(data, impl="threefry2x32")
@@ -72,8 +71,7 @@ def relaxed_bernoulli(
         temperature: of the relaxation.
 
     Returns:
-        the boundaries, bool `[B, T]`, and the same as numbers whose gradient goes to the relaxed
-        sample and on to the logits.
+        the boundaries, bool `[B, T]`, and the same as numbers with the relaxed sample's gradient.
     """
     p = jnp.clip(jax.nn.sigmoid(logits), LEAST, 1 - LEAST)
     relaxed = jnp.log(p) - jnp.log1p(-p)
@@ -86,12 +84,12 @@ def relaxed_bernoulli(
 
 
 def binomial_prior(b: jax.Array, counted: jax.Array, rate: float | jax.Array) -> jax.Array:
-    """`-log Binomial(k; N, rate) / N`, of k boundaries among the N symbols of a row that count.
+    """`-log Binomial(k; N, rate) / N`, for k boundaries among the N counted symbols of a row.
 
     Args:
         b: boundaries as numbers, float32 `[B, T]`.
         counted: bool `[B, T]`.
-        rate: expected share of boundaries; of all rows, or float32 `[B]`.
+        rate: expected share of boundaries, of all rows or of each, float32 `[B]`.
     """
     k, n = (b * counted).sum(axis=1), counted.sum(axis=1).astype(jnp.float32)
     ways = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
@@ -108,19 +106,19 @@ def band_loss(
 ) -> jax.Array:
     """How far the boundary rate lies outside a band: `max(k/N - rate, 0) + max(least - k/N, 0)`.
 
-    A row whose documents are of several scripts is held to each script's band in proportion to
-    its symbols (arXiv 2507.12720 has one script in a row).
+    A row with documents of several scripts is held to the band of each in proportion to its symbols
+    (arXiv 2507.12720 has one script in a row).
 
     Args:
         b: boundaries as numbers, float32 `[B, T]`.
         counted: bool `[B, T]`.
-        scripts: int32 `[B, T]`, numbers into the next two; negative for none.
+        scripts: int32 `[B, T]`, indices into the next two; negative for none.
         rates: float32 `[scripts]`, alpha, the highest rate.
         least: float32 `[scripts]`, beta, the lowest.
     """
-    of_script = scripts[:, :, None] == jnp.arange(len(rates))[None, None, :]
-    of_script = (of_script & counted[:, :, None]).astype(jnp.float32)
-    k, n = (b[:, :, None] * of_script).sum(axis=1), of_script.sum(axis=1)
+    member = scripts[:, :, None] == jnp.arange(len(rates))[None, None, :]
+    member = (member & counted[:, :, None]).astype(jnp.float32)  # [B, T, scripts]
+    k, n = (b[:, :, None] * member).sum(axis=1), member.sum(axis=1)  # [B, scripts]
     rate = k / jnp.maximum(n, 1)
     outside = _hinge(rate - rates[None, :]) + _hinge(least[None, :] - rate)
     return (n * outside).sum() / jnp.maximum(counted.sum(), 1)
@@ -132,9 +130,9 @@ def _hinge(x: jax.Array) -> jax.Array:
 
 
 def entropy_spikes(entropy: jax.Array, counted: jax.Array, left: int) -> jax.Array:
-    """Where the entropy `[B, T]` exceeds each of the `left` values before it that count: bool.
+    """Where the entropy `[B, T]` exceeds each of the `left` counted values before it: bool.
 
-    The first symbol that counts, and each after one that does not, is always a spike.
+    A counted symbol without a counted one before it is always a spike.
     """
     entropy = jnp.where(counted, entropy, -jnp.inf)
     spikes, run = counted, counted
@@ -148,13 +146,13 @@ def entropy_spikes(entropy: jax.Array, counted: jax.Array, left: int) -> jax.Arr
 def boundary_cross_entropy(
     logits: jax.Array, targets: jax.Array, counted: jax.Array, *, twice: bool
 ) -> jax.Array:
-    """Mean binary cross-entropy of the symbols that count.
+    """Mean binary cross-entropy of the counted symbols.
 
     Args:
         logits: float32 `[B, T]`.
         targets: bool `[B, T]`.
         counted: bool `[B, T]`.
-        twice: takes the probabilities for logits, as the authors of dynamic token pooling do: the
+        twice: takes the probabilities for logits, like the authors of dynamic token pooling. The
             loss then cannot fall below log(2), or log(1 + 1/e) where all targets are True.
     """
     scores = jax.nn.sigmoid(logits) if twice else logits

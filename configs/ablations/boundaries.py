@@ -1,4 +1,4 @@
-"""Where segments end: the kinds of boundaries of dynamic token pooling, at equal steps.
+"""Where patches end: the segmenters of dynamic token pooling, at equal steps.
 
 Make the pieces of `unigram` first: `bytelm data unigram [data options] --output unigram.model`. The
 bands of `flexitokens` are those of `bytelm data rates` on Parallel Universal Dependencies, with

@@ -1,7 +1,7 @@
 """Patchers x families: where patches start or end, in three families, at equal steps.
 
 `fixed` has 6 bytes in a patch, about the mean of `spacelike` in English. `entropy` learns to
-foretell spikes of the model's own entropy, `gumbel` learns from the model's loss. In HAT, second
+predict spikes of the model's own entropy, `gumbel` learns from the model's loss. In HAT, second
 version, no gradient reaches a segmenter, so `gumbel` does not fit there.
 """
 
