@@ -35,39 +35,24 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """A logarithmic or linear axis.
-
-    Attributes:
-        label: what is measured.
-        log: whether it is logarithmic.
-        least: smallest difference of its ends, or their smallest ratio if `log`; a smaller
-            difference of values should not fill the chart.
-    """
-
-    label: str
-    log: bool
-    least: float
-
-
-@dataclass(frozen=True)
 class Chart:
-    """Contenders on two scales.
+    """Contenders' bits against something that they cost; that scale is logarithmic.
 
     Attributes:
         title: the corpus and the budget.
-        x, y: the scales.
+        x, y: what is measured, in words.
         series: the contenders.
         front: the Pareto front, from left to right; empty for none.
-        marked: whether each point of a path has a marker, or only its last one.
+        curves: whether paths are learning curves: their bits are on a logarithmic scale, and only
+            their last points are marked.
     """
 
     title: str
-    x: Scale
-    y: Scale
+    x: str
+    y: str
     series: tuple[Series, ...]
     front: tuple[tuple[float, float], ...] = ()
-    marked: bool = True
+    curves: bool = False
 
 
 def cost_charts(
@@ -106,8 +91,8 @@ def cost_charts(
             charts.append(
                 Chart(
                     title,
-                    Scale(label, log=True, least=1.5),
-                    Scale(f"test {MEASURES[heading.measure]}", log=False, least=0.01),
+                    label,
+                    f"test {MEASURES[heading.measure]}",
                     _series(entries, paths),
                     tuple(pareto_front(points)) if front else (),
                 )
@@ -136,10 +121,10 @@ def curve_charts(heading: Heading, entries: Sequence[Entry]) -> list[Chart]:
             charts.append(
                 Chart(
                     title,
-                    Scale("training FLOPs", log=True, least=1.5),
-                    Scale(f"validation {MEASURES[heading.measure]}", log=True, least=1.01),
+                    "training FLOPs",
+                    f"validation {MEASURES[heading.measure]}",
                     _series(entries, paths),
-                    marked=False,
+                    curves=True,
                 )
             )
     return charts

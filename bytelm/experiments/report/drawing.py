@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
 from bytelm.core.atomic_write import write_whole
-from bytelm.experiments.report.charts import Chart, Point, Scale, Series
+from bytelm.experiments.report.charts import Chart, Point, Series
 from bytelm.experiments.report.tables import bits_text, power_text
 
 COLOURS = ("#005a9c", "#d55e00", "#00856a", "#c05a9b", "#3a3a3a", "#a37a00", "#45a5e0")
@@ -91,7 +91,7 @@ def _inline(text: str, chart: Chart, tooltips: dict[str, str]) -> str:
             title.text = tooltips[name]
             group.insert(0, title)
     front = "; the Pareto front is dashed" if chart.front else ""
-    description = f"{chart.title}: {chart.y.label} against {chart.x.label}{front}"
+    description = f"{chart.title}: {chart.y} against {chart.x}{front}"
     box = root.attrib["viewBox"]
     root.attrib.clear()
     root.attrib.update({"viewBox": box, "role": "img", "aria-label": description})
@@ -100,8 +100,8 @@ def _inline(text: str, chart: Chart, tooltips: dict[str, str]) -> str:
 
 def _draw(axes: Axes, chart: Chart) -> dict[str, str]:
     """Draws a chart; returns the tooltips of its points by their ids."""
-    axes.set(xlabel=chart.x.label, ylabel=chart.y.label)
-    axes.set(xscale="log" if chart.x.log else "linear", yscale="log" if chart.y.log else "linear")
+    axes.set(xlabel=chart.x, ylabel=chart.y)
+    axes.set(xscale="log", yscale="log" if chart.curves else "linear")
     axes.autoscale(enable=False)
     axes.grid()
     tooltips: dict[str, str] = {}
@@ -109,9 +109,10 @@ def _draw(axes: Axes, chart: Chart) -> dict[str, str]:
     for series in chart.series:
         handle = _draw_series(axes, chart, series, tooltips)
         last_heights[handle] = series.paths[0][-1].y
-    axes.set(xlim=_ends(axes.xaxis, chart.x), ylim=_ends(axes.yaxis, chart.y))
-    _set_ticks(axes.xaxis, chart.x)
-    _set_ticks(axes.yaxis, chart.y)
+    axes.set_xlim(_ends(axes.xaxis, 1.5))
+    axes.set_ylim(_ends(axes.yaxis, 1.01 if chart.curves else 0.01))
+    _set_ticks(axes.xaxis)
+    _set_ticks(axes.yaxis)
     if chart.front:
         steps = [*chart.front, (axes.get_xlim()[1], chart.front[-1][1])]
         style: Any = {"linestyle": "--", "color": _INK, "alpha": 0.6, "linewidth": 1}
@@ -135,7 +136,7 @@ def _draw_series(axes: Axes, chart: Chart, series: Series, tooltips: dict[str, s
         (line,) = axes.plot(
             [p.x for p in path], [p.y for p in path], color=colour, alpha=0.8, label=label
         )
-        for point in path if chart.marked else path[-1:]:
+        for point in path[-1:] if chart.curves else path:
             name = f"point{len(tooltips)}"
             tooltips[name] = _tooltip(chart, series, point)
             axes.plot(point.x, point.y, marker, color=colour, gid=name)
@@ -150,22 +151,28 @@ def _tooltip(chart: Chart, series: Series, point: Point) -> str:
     ends = ""
     if point.low is not None and point.high is not None:
         ends = f" ({bits_text(point.low)} to {bits_text(point.high)})"
-    return f"{series.label}: {bits_text(point.y)}{ends} at {power_text(point.x)} {chart.x.label}"
+    return f"{series.label}: {bits_text(point.y)}{ends} at {power_text(point.x)} {chart.x}"
 
 
-def _ends(axis: Axis, scale: Scale) -> tuple[float, float]:
-    """The ends of an axis: around its data, with a margin."""
-    function, inverse = (math.log, math.exp) if scale.log else (float, float)
+def _ends(axis: Axis, least: float) -> tuple[float, float]:
+    """The ends of an axis: around its data, with a margin.
+
+    Args:
+        axis: with its scale and data.
+        least: smallest difference of the ends, or their smallest ratio on a logarithmic scale: a
+            smaller difference of values should not fill the chart.
+    """
+    function, inverse = (math.log, math.exp) if axis.get_scale() == "log" else (float, float)
     low, high = map(function, axis.get_data_interval())
-    margin = 0.06 * (high - low) + max(0.0, function(scale.least) - (high - low)) / 2
+    margin = 0.06 * (high - low) + max(0.0, function(least) - (high - low)) / 2
     return inverse(low - margin), inverse(high + margin)
 
 
-def _set_ticks(axis: Axis, scale: Scale) -> None:
+def _set_ticks(axis: Axis) -> None:
     """A few ticks with plain labels."""
     low, high = axis.get_view_interval()
     locators: list[Locator] = [MaxNLocator(6, steps=[1, 2, 2.5, 5, 10])]
-    if scale.log:
+    if axis.get_scale() == "log":
         locators = [LogLocator(subs=subs) for subs in ((1,), (1, 3), (1, 2, 5))] + locators
     for locator in locators:
         ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]

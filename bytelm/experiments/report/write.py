@@ -108,15 +108,10 @@ def _entry_json(heading: Heading, entry: Entry, difference: Difference | None) -
         "figures": {n: figure.to_json() for n in names if (figure := entry.figure(n))},
         "over_seeds": entry.spread(heading.measure),
         "difference": difference and dataclasses.asdict(difference),
-        "runs": [_run_json(run) for run in entry.runs],
-    }
-
-
-def _run_json(run: RunRecord) -> dict[str, Any]:
-    fields = {each.name: getattr(run, each.name) for each in dataclasses.fields(run)}
-    figures = {name: figure.to_json() for name, figure in run.figures.items()}
-    return {k: v for k, v in fields.items() if k not in ("contender", "corpus", "budget")} | {
-        "figures": figures
+        "runs": [
+            vars(run) | {"figures": {n: f.to_json() for n, f in run.figures.items()}}
+            for run in entry.runs
+        ],
     }
 
 
