@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from bytelm.core.checked import did_you_mean
 from bytelm.core.errors import UserError
+from bytelm.core.renamed import OPTIONS, RESHAPED
 
 
 class Declaration(Protocol):
@@ -62,10 +63,10 @@ def changed(config: Any, changes: Mapping[str, Any], where: str = "") -> Any:
         name, dot, rest = path.partition(".")
         inner = direct.get(name, getattr(config, name, None))
         if name not in names or (dot and not dataclasses.is_dataclass(inner)):
-            known = [f"{where}{known}" for known in names]
-            raise UserError(
-                f"there is no config field {where}{path}{did_you_mean(where + name, known)}."
-            )
+            old, known = where + path, [f"{where}{known}" for known in names]
+            if old in (renamed := OPTIONS | RESHAPED):
+                raise UserError(f"the config field {old} is now {renamed[old]}.")
+            raise UserError(f"there is no config field {old}{did_you_mean(where + name, known)}.")
         if dot:
             nested.setdefault(name, {})[rest] = value
         else:

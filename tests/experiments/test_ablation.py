@@ -266,13 +266,14 @@ def test_changes_are_applied_together_and_deeply(ablation):
         ({}, "no contenders"),
         ({"../up": {}}, "directory"),
         (
-            {"a": {"model.boundry": "fixed"}},
-            r"contender a .*model\.boundry \(did you mean model\.boundary\?\)",
+            {"a": {"model.segmentr": "fixed"}},
+            r"contender a .*model\.segmentr \(did you mean model\.segmenter\?\)",
         ),
-        ({"a": {"modl.boundary": "fixed"}}, r"modl\.boundary \(did you mean model\?\)"),
+        ({"a": {"modl.segmenter": "fixed"}}, r"modl\.segmenter \(did you mean model\?\)"),
         ({"a": {"train.steps.x": 1}}, r"no config field train\.steps\.x"),
         ({"a": {"train.steps": "many"}}, r"contender a .*train\.steps is 'many'"),
-        ({"a": {"model.boundary": "fixed"}}, r"contender a .*model\.stride"),
+        ({"a": {"model.boundary": "fixed"}}, r"contender a .*boundary is now model\.segmenter\."),
+        ({"a": {"model.segmenter.patch_size": 0}}, r"contender a .*segmenter\.patch_size"),
     ],
 )
 def test_bad_contenders(ablation, contenders, sentence):
