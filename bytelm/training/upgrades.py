@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from flax.traverse_util import flatten_dict, unflatten_dict
+
 from bytelm.core.errors import UserError
 from bytelm.core.renamed import OPTIONS
 
@@ -67,51 +69,26 @@ def moved_parameters(saved: Any) -> Moves:
 
 
 def move_parameters(tree: Any, moves: Moves) -> Any:
-    """A tree of old form in the new one: parameters, or what an optimiser keeps of them.
-
-    An optimiser's state holds trees like that of the parameters: all of them are changed.
-    """
+    """Moves parameters within their tree, and within all such trees of an optimiser's state."""
+    if isinstance(tree, tuple):
+        items = [move_parameters(item, moves) for item in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
+    if not isinstance(tree, dict):
+        return tree
+    flat = flatten_dict(tree, sep="/", keep_empty_nodes=True)
     for old, new in moves:
-        tree = _moved(tree, old.split("/"), new.split("/"))
-    return tree
+        flat = {
+            new + path[len(old) :] if f"{path}/".startswith(f"{old}/") else path: leaf
+            for path, leaf in flat.items()
+        }
+    return unflatten_dict(
+        {path: move_parameters(leaf, moves) for path, leaf in flat.items()}, sep="/"
+    )
 
 
 def restore_parameters(tree: Any, moves: Moves) -> Any:
     """The opposite of `move_parameters`: a tree of the new form in the old one."""
     return move_parameters(tree, tuple((new, old) for old, new in reversed(moves)))
-
-
-def _moved(tree: Any, old: list[str], new: list[str]) -> Any:
-    if isinstance(tree, dict):
-        rest, found = _taken(tree, old)
-        if found is not None:
-            return _put(rest, new, found)
-        return {key: _moved(value, old, new) for key, value in tree.items()}
-    if isinstance(tree, tuple):
-        items = [_moved(item, old, new) for item in tree]
-        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
-    return tree
-
-
-def _taken(tree: Any, path: list[str]) -> tuple[Any, Any]:
-    """A nested dict without what is at a path, and that; None if there is nothing."""
-    key, *deeper = path
-    if not isinstance(tree, dict) or key not in tree:
-        return tree, None
-    others = {name: value for name, value in tree.items() if name != key}
-    if not deeper:
-        return others, tree[key]
-    left, found = _taken(tree[key], deeper)
-    return ({**others, key: left} if left else others), found
-
-
-def _put(tree: Any, path: list[str], value: Any) -> Any:
-    """A nested dict with a value at a path; of two dicts there, one with the entries of both."""
-    key, *deeper = path
-    there = tree.get(key, {})
-    if deeper:
-        return {**tree, key: _put(there, deeper, value)}
-    return {**tree, key: {**value, **there} if isinstance(value, dict) else value}
 
 
 def part(config: Saved, path: str) -> Saved:
