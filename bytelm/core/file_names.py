@@ -1,7 +1,8 @@
-"""Parts of file names that are made from text."""
+"""Names of files: parts of them made from text, and absolute paths."""
 
 import os
 import re
+from collections.abc import Iterable
 
 MOST_BYTES = 100
 """Less than the 255 that file systems allow: other parts and temporary endings need room."""
@@ -24,3 +25,8 @@ def shortened(name: str) -> str:
 def is_utf8(name: str) -> bool:
     """Whether a file name is valid UTF-8; some libraries accept no other."""
     return not any("\udc80" <= character <= "\udcff" for character in name)
+
+
+def absolute(names: Iterable[str]) -> tuple[str, ...]:
+    """File names or globs as absolute paths, with `~` expanded."""
+    return tuple(os.path.abspath(os.path.expanduser(name)) for name in names)

@@ -87,6 +87,9 @@ class Marginal(Evaluation):
     covers: int | None = 32
     """Token histories kept at each byte; more are slower, and lose less."""
 
+    def __post_init__(self) -> None:
+        self.require_positive("covers")
+
     def run(self, loaded: LoadedModel, text: EvaluationText, scoring: Scoring) -> Result:
         """Figures `marginal_bpb`, with END too, and `canonical_bpb` with the same context."""
         first = FirstBytes(text.documents(), scoring.max_bytes)

@@ -42,6 +42,9 @@ class Languages(Evaluation):
     max_sentences: int | None = None
     """Score so many sentences in each language, the first ones; none = all."""
 
+    def __post_init__(self) -> None:
+        self.require_positive("max_sentences")
+
     def check(self, loaded: LoadedModel) -> None:
         super().check(loaded)
         if not self.files:

@@ -3,14 +3,16 @@
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from bytelm.core.config_json import to_dict
-from bytelm.core.file_names import name_part
+from bytelm.core.file_names import absolute, name_part
 from bytelm.core.output_files import write_new, write_next
 from bytelm.data.config import DataConfig
+
+LONGEST_OPTION = 40
+"""Characters of an option's value in a report's name."""
 
 
 def report_name(
@@ -62,8 +64,9 @@ def write_report(report: dict[str, Any], output: Path | None, default: Path) -> 
 
 
 def _words(value: Any) -> str:
-    """An option's value, or its values."""
-    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    """An option's value, or its values; a digest where that would make the name too long."""
+    words = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return words if len(words) <= LONGEST_OPTION else _hex(words)
 
 
 def _digest(data: DataConfig) -> str:
@@ -72,12 +75,12 @@ def _digest(data: DataConfig) -> str:
     The name shows the length of rows on its own.
     """
     sources = [
-        dataclasses.replace(source.with_files(_absolute), weight=1.0)
+        dataclasses.replace(source.with_files(absolute), weight=1.0)
         for source in data.source_configs
     ]
     fields = [[to_dict(source) for source in sources], to_dict(data.task), data.scripts]
-    return hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=4).hexdigest()
+    return _hex(json.dumps(fields, sort_keys=True))
 
 
-def _absolute(files: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(os.path.abspath(os.path.expanduser(file)) for file in files)
+def _hex(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

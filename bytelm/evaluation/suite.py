@@ -6,7 +6,7 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bytelm.api import LoadedModel
 from bytelm.core.checked import did_you_mean
@@ -69,6 +69,9 @@ class Evaluation(Variant, name="suite", key="name"):
     name: ClassVar[str]
     needs: ClassVar[tuple[Need, ...]] = ()
     reads_text: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(name=vars(cls).get("name"), **arguments)  # errors name options so
 
     @classmethod
     def measures(cls) -> str:

@@ -6,13 +6,13 @@ had there, wherever they are stored now; text that the run never read is scored 
 
 import abc
 import dataclasses
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bytelm.core.errors import UserError
+from bytelm.core.file_names import absolute
 from bytelm.core.terminal_text import number_of, printable_name
 from bytelm.core.texts import Texts, each_text
 from bytelm.data.config import DataConfig, Files, Mixture
@@ -271,9 +271,9 @@ def _as_in_run(
 
 def _is_of_run(files: Files, data: DataConfig, run: DataConfig, record: TextRecord | None) -> bool:
     """Whether files are the run's: by name, or by at least half of their text."""
-    names = _absolute(files.files)
+    names = absolute(files.files)
     had = (source.files for source in run.source_configs if isinstance(source, Files))
-    if any(names == _absolute(each) for each in had):
+    if any(names == absolute(each) for each in had):
         return True
     if record is None:
         return False
@@ -283,10 +283,6 @@ def _is_of_run(files: Files, data: DataConfig, run: DataConfig, record: TextReco
         masks = record.masks(passages(document.text))
         known += sum(len(p) for p, mask in zip(passages(document.text), masks, strict=True) if mask)
     return 2 * known >= size > 0
-
-
-def _absolute(files: Iterable[str]) -> list[str]:
-    return [os.path.abspath(os.path.expanduser(name)) for name in files]
 
 
 def _with_record(source: Source, record: TextRecord | None) -> Source:

@@ -16,6 +16,8 @@ def name(data=RUN, **options) -> str:
 def test_all_settings_that_change_figures_are_in_the_name():
     assert name() == name(stride=None) == "eval_step_7_validation.json"
     assert name(stride=3, max_bytes=100) == "eval_step_7_validation_stride-3_max-bytes-100.json"
+    long = name(**{"languages.files": ("a" * 30, "b" * 30)})
+    assert len(long) < 80 and long != name(**{"languages.files": ("a" * 30, "c" * 30)})
     assert "context-32" in name(dataclasses.replace(RUN, sequence_length=32))
     changes = [
         {"source": Files(files=("other/a.txt",))},
