@@ -5,16 +5,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bytelm.core.figure import Figure
+from bytelm.core.statistics import recorded
 
 _UNITS = {
     "bpb": "bpb",
-    "bpb_with_end": "bpb",
     "before": "bpb",
     "early": "bpb",
     "forgetting": "bpb",
     "validation_bits": "bpb",
-    "bits_per_target_byte": "bits/target byte",
-    **dict.fromkeys(("accuracy", "exact_match", "deleted", "kept", "overflow"), "share"),
+    **dict.fromkeys(("accuracy", "exact_match", "kept"), "share"),
     "encoder_time_saved": "share",
     "train_flops": "FLOP",
     **dict.fromkeys(("train_raw_bytes", "peak_memory_bytes", "context_bytes"), "bytes"),
@@ -24,10 +23,9 @@ _UNITS = {
     "inference_flops_per_byte_capacity": "FLOP/byte",
     "forward_flops_per_byte": "FLOP/byte",
     **dict.fromkeys(("parameters", "parameters_without_embeddings"), "count"),
-    "bytes_per_patch": "B/patch",
     "bytes_per_token": "B/token",
 }
-"""By the last part of a figure's name."""
+"""By the last part of a figure's name; those of statistics are declared with them."""
 _BITS = ("bpb", "bpb_with_end", "validation_bits", "bits_per_sentence", "before", "early")
 """Last parts of the names of figures that are upper bounds for subword models."""
 
@@ -53,7 +51,7 @@ def run_figures(values: Mapping[str, float], *, upper_bound: bool = False) -> di
         if stem != name and stem in values:
             continue
         ends = values.get(f"{name}_low"), values.get(f"{name}_high")
-        unit = _UNITS.get(name.rpartition("/")[2], "")
+        unit = _UNITS.get(name.rpartition("/")[2]) or recorded(name, value).unit
         figures[name] = Figure(name, value, unit, *ends, upper_bound and _is_bits(name))
     return figures
 

@@ -168,19 +168,16 @@ def training_figures(
     Returns:
         `train_flops`, `parameters`, `parameters_without_embeddings`, `train_bytes_per_second` (the
         median of the records), `compile_seconds`, `training_seconds`; and of the last validation
-        `validation_bits`, `bytes_per_patch` and `overflow`, the share of patches without a slot.
+        `validation_bits` and all statistics of the family.
     """
     figures = {"train_flops": run.config.train.steps * run.flops_per_step}
     figures |= parameter_counts(run.config)
-    names = {
-        "validation_bits": f"validation_{measure}",
-        "bytes_per_patch": "validation/bytes_per_patch",
-        "overflow": "validation/overflow",
-    }
-    for name, metric in names.items():
-        values = [r[metric] for r in records if r.get(metric) is not None]
-        if values:
-            figures[name] = values[-1]
+    bits = f"validation_{measure}"
+    last: Mapping[str, Any] = next((r for r in reversed(records) if r.get(bits) is not None), {})
+    for metric, value in last.items():
+        name = "validation_bits" if metric == bits else metric.removeprefix("validation/")
+        if name != metric and "/" not in name and value is not None:
+            figures[name] = value
     speeds = [r["bytes_per_second"] for r in records if r.get("bytes_per_second")]
     if speeds:
         figures["train_bytes_per_second"] = float(np.median(speeds))

@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Callable, Sequence
 
+from bytelm.core.statistics import STATISTICS
 from bytelm.experiments.records import Heading, RunRecord, SweepRow
 from bytelm.experiments.report.summary import Difference, Entry, breakdown, paired_difference
 from bytelm.experiments.report.tables import (
@@ -20,9 +21,11 @@ from bytelm.experiments.report.tables import (
 Columns = dict[str, Callable[[Entry], str]]
 
 
-def result_columns(heading: Heading) -> Columns:
+def result_columns(heading: Heading, entries: Sequence[Entry]) -> Columns:
     """The columns of the results; those that are empty for all contenders are not shown."""
     measure, short = heading.measure, heading.short_measure
+    figures = dict.fromkeys(name for e in entries for run in e.done for name in run.figures)
+    others = [n for n in figures if n in STATISTICS and not n.startswith(measure)]
     return {
         "contender": lambda entry: entry.contender,
         "runs done": _runs_done,
@@ -30,7 +33,6 @@ def result_columns(heading: Heading) -> Columns:
         "95% interval": lambda entry: interval_text(entry.interval(measure)),
         "over seeds": lambda entry: interval_text(entry.spread(measure)),
         "exact match": _mean("exact_match", ".2%"),
-        "deleted": _mean("deleted", ".2%"),
         "encoder time saved": _mean("encoder_time_saved", ".1%"),
         f"validation {short}": _mean("validation_bits", ".4f"),
         "training FLOPs": lambda entry: power_text(entry.mean("train_flops")),
@@ -38,14 +40,13 @@ def result_columns(heading: Heading) -> Columns:
         "inference FLOPs/byte": _mean("inference_flops_per_byte"),
         "at capacity": _mean("inference_flops_per_byte_capacity"),
         "forward FLOPs/byte": _mean("forward_flops_per_byte"),
-        "bytes/patch": _mean("bytes_per_patch", ".2f"),
-        "overflow": _mean("overflow", ".2%"),
+        **{name.replace("_per_", "/").replace("_", " "): _number(name) for name in others},
         "bytes/token": _mean("bytes_per_token", ".2f"),
         "parameters": _mean("parameters"),
         "without embeddings": _mean("parameters_without_embeddings"),
         "peak memory, MiB": lambda e: count_text((m := e.mean("peak_memory_bytes")) and m / 2**20),
         "training bytes": _mean("train_raw_bytes"),
-        "bpb with end": _bits("bpb_with_end"),
+        f"{short} with end": _bits(f"{measure}_with_end"),
         "context, bytes": _mean("context_bytes"),
         "learning rate": lambda entry: _rate(entry.runs[0].learning_rate),
         "steps": lambda entry: count_text(entry.runs[0].steps),
@@ -54,7 +55,7 @@ def result_columns(heading: Heading) -> Columns:
 
 def brief_columns(heading: Heading, entries: Sequence[Entry]) -> Columns:
     """The columns that fit a terminal, and the differences from the baseline."""
-    columns = result_columns(heading)
+    columns = result_columns(heading, entries)
     test = f"test {heading.short_measure}"
     names = ["contender", "runs done", test, "95% interval", "over seeds"]
     names += ["exact match", "deleted", "bytes/patch", "bytes/token"]
@@ -64,7 +65,7 @@ def brief_columns(heading: Heading, entries: Sequence[Entry]) -> Columns:
         difference = found.get(entry.contender)
         return difference_text(difference.value, difference.sign) if difference else ""
 
-    shown = {name: columns[name] for name in names}
+    shown = {name: columns[name] for name in names if name in columns}
     less_baseline = {f"less {heading.baseline}": less}
     state: Columns = {"state": lambda entry: state_text(*entry.state)}
     return shown | less_baseline | state
@@ -185,6 +186,11 @@ def unfinished_table(heading: Heading, records: Sequence[RunRecord]) -> Table | 
 def _mean(name: str, form: str = ",.0f") -> Callable[[Entry], str]:
     """A column: the mean of a figure over the runs done, in a format."""
     return lambda entry: number_text(entry.mean(name), form)
+
+
+def _number(name: str) -> Callable[[Entry], str]:
+    """A column: the mean of a figure, written as its unit says."""
+    return lambda entry: "" if (figure := entry.figure(name)) is None else figure.number
 
 
 def _bits(name: str) -> Callable[[Entry], str]:

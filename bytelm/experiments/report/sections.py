@@ -74,7 +74,7 @@ def _results(heading: Heading, group: Sequence[Entry]) -> Section:
     title = heading.group_title(group[0].corpus, group[0].budget) or "Results"
     if not any(entry.done for entry in group):
         return Section(title, ("No run is done yet.",))
-    columns = result_columns(heading)
+    columns = result_columns(heading, group)
     tables = [tabulate(group, columns, caption="Figures, each the mean of the runs done")]
     found, missing = differences(heading, group)
     if found:
