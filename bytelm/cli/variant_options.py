@@ -66,7 +66,7 @@ def choose_variants(
 
 
 def variants_help(default: Any, prefix: str = "--") -> str:
-    """A line for each option that chooses a variant, with all that there are."""
+    """A line for each option that chooses a variant, with the names of all variants."""
     lines = []
     hints = typing.get_type_hints(type(default), include_extras=True)
     for field in dataclasses.fields(default):

@@ -92,7 +92,7 @@ class OpenData:
         """The documents of a split as bytes.
 
         Raises:
-            UserError: for a split without text, too little room on the disk, or a bad source.
+            UserError: for a split without text, a full disk, or a bad source.
         """
         return self.kept(
             ("packed", source, split), lambda: packed_corpus(source, split, self.config.cache_path)
@@ -115,7 +115,7 @@ class OpenData:
         return packed
 
     def training_rows(self, seed: int) -> list[RowSource]:
-        """The rows to train on, of each source; `seed` is that of what is random in them."""
+        """The rows to train on, of each source; `seed` decides what is random in them."""
         return self.config.task.training_rows(self, seed)
 
     def join_fingerprints(self, fingerprints: Sequence[str]) -> str:

@@ -17,8 +17,8 @@ SMALL = 2**16
 class ShuffledBatches:
     """One process's part of the endless sequence of training batches, by number.
 
-    Every source is shuffled anew in each epoch, and sources are mixed by their weights. The
-    parts of all processes, one behind another, are the same batch for any number of processes.
+    Every source is shuffled again in each epoch, and sources are mixed by their weights. The
+    parts of all processes, one after another, are the same batch for any number of processes.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Passages: the stretches of text by which a document is known again, even when it has grown.
+"""Passages: stretches of text that identify a document, even after it has grown.
 
-A document is read from its beginning. A passage ends at a line end that the bytes before it choose,
-or else at the last line end before LONGEST bytes. So where it ends depends on its own bytes alone:
-text that is added to a document changes the passages that it touches, and no other.
+A document is read from its beginning. A passage ends at a line end chosen by a hash of the bytes
+before it, or else at the last line end before LONGEST bytes. So its end depends on its own bytes
+alone: text that is added to a document changes only the passages that it touches.
 """
 
 import hashlib

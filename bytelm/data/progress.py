@@ -26,7 +26,7 @@ class TextProgress:
 
     Args:
         action: what is done, such as `packing x.txt (train)`.
-        total: bytes that there are to do.
+        total: bytes to do.
         done: bytes that were done before, by a process that was stopped.
         file: where to show it; none = standard error.
     """

@@ -1,6 +1,6 @@
 """The record of a run's text: which passages it read, and in which split each was.
 
-A passage is known again by its bytes, whatever file it stands in.
+A passage is identified by its bytes, in whatever file it is.
 """
 
 import functools
@@ -25,7 +25,7 @@ PLACED = np.dtype([("digest", "<u8"), ("split", "u1")])
 """A passage on disk: its digest, and the number of its split."""
 
 ABOUT_SOURCE = {"name", "held_out", "split_above", "text", "test", "places"}
-"""What is told of each source (`bytelm.data.run_text.describe_source`)."""
+"""Keys of what a record says of each source (`bytelm.data.run_text.describe_source`)."""
 TRAINED = 1 << SPLITS.index("train")
 """In the mask of a passage: that it was trained on."""
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
@@ -46,7 +46,7 @@ class TextRecord:
         digests: uint64 `[passages]`, each once, ascending.
         splits: uint8 `[passages]`, a mask: bit k says that the passage was in split k of `SPLITS`.
         complete: whether all text that the parameters were trained on is in it. It is not where
-            text was streamed, or where a run went on from one without a record.
+            text was streamed, or where a run continued one without a record.
         sources: what each source was, ready for JSON (`bytelm.data.run_text`).
     """
 

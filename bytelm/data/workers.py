@@ -16,14 +16,14 @@ from bytelm.core.errors import UserError
 from bytelm.core.stopping import SIGNALS
 
 _DIED = "Worker process was terminated unexpectedly with exit code "
-"""How Grain begins to say so; the code follows."""
+"""How Grain's message begins; the exit code follows."""
 
 
 class WorkerIterator:
     """The elements of a dataset, prepared by `workers` processes; with 0, by this one.
 
-    A stop is the trainer's to serve: it needs batches to end cleanly, and signals often go to all
-    processes of a job. So the workers are started with the signals blocked.
+    The trainer handles a stop: it needs batches to end cleanly, and signals often go to all
+    processes of a job. So the workers are started with signals blocked.
     """
 
     def __init__(self, dataset: grain.IterDataset, workers: int) -> None:
@@ -62,7 +62,7 @@ class WorkerIterator:
         return self._iterator.get_state()
 
     def set_state(self, state: Any) -> None:
-        """Goes on at a position of Grain's."""
+        """Continues at a position of Grain's."""
         self._iterator.set_state(state)
 
     def close(self) -> None:
@@ -72,7 +72,7 @@ class WorkerIterator:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Blocks signals in this thread, and for good in the threads and processes started in it."""
+    """Blocks signals in this thread, and permanently in threads and processes started in it."""
     # Python unblocks some where it starts this process of its own.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -83,7 +83,7 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """Called in a worker process when it begins; it would outlive a trainer that is killed."""
+    """Called when a worker process begins; otherwise it outlives a trainer that is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -95,12 +95,12 @@ def _end_with_parent(worker: int, workers: int) -> None:
 
 
 def _died(error: RuntimeError) -> UserError | None:
-    """What to tell of a worker that ended by itself; None for another error."""
+    """The error for a worker that ended by itself; None for another error."""
     if not str(error).startswith(_DIED):
         return None
     code = int(str(error).removeprefix(_DIED).split(".")[0])
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-    hint = ", perhaps as memory ran out" if code == -signal.SIGKILL else ""
+    hint = ", perhaps because memory ran out" if code == -signal.SIGKILL else ""
     return UserError(
         f"a process of data.workers {how}{hint}; fewer --data.workers take less memory."
     )

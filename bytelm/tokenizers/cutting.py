@@ -69,7 +69,7 @@ def apart_in_tokens(tokens: Iterable[str]) -> FindCut:
 
 
 def of_hugging_face(description: dict[str, Any]) -> FindCut | None:
-    """Where a tokenizer.json lets texts be cut; None where that is not known."""
+    """Where a tokenizer.json allows cuts in a text; None if that is not known."""
     added = [token for token in description.get("added_tokens") or [] if not token.get("special")]
     if any(token.get(flag) for token in added for flag in ("lstrip", "rstrip", "single_word")):
         return None

@@ -1,4 +1,4 @@
-"""The tokens of a vocabulary in the order of their bytes, so that those that start alike adjoin."""
+"""The tokens of a vocabulary sorted by their bytes: those with a common prefix are neighbours."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence

@@ -33,7 +33,7 @@ class Splits:
         """Splits random tokens, also those that a split has made (Section 3.1).
 
         Each of `int(N * share)` draws takes any token of the text so far, and splits it in one of
-        its ways; a token that has none is left, and so are ids behind the tokens (END, START).
+        its ways; a token without one is kept, and so are the ids after the tokens (END, START).
 
         Args:
             tokens: int32 `[N]`.

@@ -49,7 +49,7 @@ class Tokenizer:
         token_bytes: the bytes of each token by its id; none (`b""`) for ids that stand for no
             text, such as those of special tokens, which `encode` never gives.
         size: number of ids.
-        vocabulary: the ids, with END, START and PAD behind them.
+        vocabulary: the ids, followed by END, START and PAD.
         byte_counts: int32 `[vocabulary.inputs]`, the length of each id's bytes.
     """
 
@@ -140,7 +140,7 @@ class _Library:
         token_bytes: see `Tokenizer`.
         byte_ids: the token of each of the 256 bytes.
         encode: gives the tokens of valid UTF-8.
-        apart: a pattern, in one group, of what is not left to the library.
+        apart: a pattern, in one group, of text that the library does not get.
         find_cut: finds where a long text may be cut; None where that is not known.
     """
 

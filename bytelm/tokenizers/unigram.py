@@ -56,7 +56,7 @@ class Unigram:
             document: any bytes.
 
         Returns:
-            bool `[len(document) + 2]`, with the START before and the END behind the bytes.
+            bool `[len(document) + 2]`, with the START before and the END after the bytes.
         """
         marks = np.zeros(len(document) + 2, np.bool_)
         marks[0] = True
@@ -76,6 +76,6 @@ class Unigram:
 
 
 def _valid_stretches(document: bytes) -> list[bytes]:
-    """What lies before, between and behind the bytes that are not UTF-8."""
+    """The text before, between and after the bytes that are not UTF-8."""
     text = document.decode(errors="surrogateescape")
     return [stretch.encode() for stretch in INVALID_BYTE.split(text)]

@@ -40,7 +40,7 @@ def test_workers_leave_signals_to_the_trainer_and_end_with_it(tmp_path):
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert ended.stdout.splitlines() == [
         str(list(range(10))),
-        "a process of data.workers was killed by SIGKILL, perhaps as memory ran out; fewer "
+        "a process of data.workers was killed by SIGKILL, perhaps because memory ran out; fewer "
         "--data.workers take less memory.",
         "set() True",
     ]

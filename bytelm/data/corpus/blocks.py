@@ -28,7 +28,7 @@ class DamagedError(UserError):
     def __init__(self, path: Path, where: str = "") -> None:
         super().__init__(
             f"{path} is damaged{where}: it does not hold what was written; give the same command "
-            "once more (--resume for a run), which makes it again, and check the disk."
+            "once more (--resume for a run), which rebuilds it, and check the disk."
         )
         self.path = path
 

@@ -36,7 +36,7 @@ class Entry:
 
     Attributes:
         directory: where it is.
-        summary: what `build` said of it.
+        summary: the summary that `build` returned.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -92,7 +92,7 @@ def open_or_build(open_entry: Callable[[], T], build: Callable[[], None]) -> T:
             if was_damaged:
                 raise
             was_damaged = True
-            logger.warning("%s is damaged, and is made again", error.path)
+            logger.warning("%s is damaged, and is rebuilt", error.path)
         # Another process may remove it again before it is opened.
         build()
 
@@ -116,11 +116,11 @@ def build_once(
         directory: where.
         content: what it will hold, for messages.
         size: about how many bytes that is.
-        build: writes the files into a directory beside it, and returns the summary.
-        resumes: whether `build` goes on with what a killed process left (`ResumableFiles`).
+        build: writes the files into a directory next to it, and returns the summary.
+        resumes: whether `build` continues what a killed process left (`ResumableFiles`).
 
     Raises:
-        UserError: for too little room on the disk, or a directory that cannot be written.
+        UserError: for a full disk, or a directory that cannot be written.
     """
     root = directory.parent
     try:
@@ -163,7 +163,7 @@ def _build(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     except BaseException:
-        # Stopped: the next process can go on.
+        # Stopped: the next process can continue.
         if not (partial / PROGRESS).exists():
             shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -126,7 +126,7 @@ def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpu
     same dataset before is used as it is. What is damaged is repacked.
 
     Raises:
-        UserError: for a split without text, too little room on the disk, or a bad source.
+        UserError: for a split without text, a full disk, or a bad source.
     """
     directory = _directory(source, split, cache_path / "packed")
 

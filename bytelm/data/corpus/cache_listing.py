@@ -110,16 +110,16 @@ def manage_cache(
     verify: bool,
     remove: Sequence[str],
     remove_unused: float | None,
-    tell: Callable[[str], None] = print,
+    say: Callable[[str], None] = print,
 ) -> int:
     """Lists what is in the cache, after verifying and removing; returns the exit status.
 
     Args:
         cache_path: of the cache.
-        verify: read every entry; what is damaged is then made again when it is next needed.
+        verify: read every entry; what is damaged is rebuilt when it is next needed.
         remove: names of entries, or beginnings of names that only one entry has.
         remove_unused: remove what was not used for so many days; None to keep it.
-        tell: what prints a line.
+        say: prints a line.
 
     Raises:
         UserError: for a name that no entry has, or several.
@@ -132,28 +132,28 @@ def manage_cache(
     status = 0
     for entry in chosen:
         if remove_entry(entry):
-            tell(f"removed {_line(entry)}")
+            say(f"removed {_line(entry)}")
         else:
             status = 1
-            tell(f"kept, since it is in use: {_line(entry)}")
+            say(f"kept, since it is in use: {_line(entry)}")
     if verify:
-        status = max([status, *map(_verify, cache_entries(cache_path), [tell] * len(entries))])
+        status = max([status, *map(_verify, cache_entries(cache_path), [say] * len(entries))])
     entries = cache_entries(cache_path)
     for entry in entries:
-        tell(_line(entry))
+        say(_line(entry))
     total = sum(entry.size for entry in entries)
-    tell(f"{len(entries)} entries, {total / 1e6:,.1f} MB in {printable_name(cache_path)}")
+    say(f"{len(entries)} entries, {total / 1e6:,.1f} MB in {printable_name(cache_path)}")
     return status
 
 
-def _verify(entry: CacheEntry, tell: Callable[[str], None]) -> int:
+def _verify(entry: CacheEntry, say: Callable[[str], None]) -> int:
     if entry.name.startswith(PREPARED) or entry.state not in ("complete", "in use"):
         return 0
     damaged = damaged_files(entry.directory)
     if not damaged:
         return 0
     (entry.directory / SUMMARY).unlink(missing_ok=True)
-    tell(f"damaged ({', '.join(damaged)}), and made again when needed: {_line(entry)}")
+    say(f"damaged ({', '.join(damaged)}), and rebuilt when needed: {_line(entry)}")
     return 1
 
 

@@ -1,4 +1,4 @@
-"""Files that are written document by document, with which a later process can go on."""
+"""Files written document by document, which a later process can continue."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class ResumableFiles:
-    """A context that writes some files, and goes on where a killed process had saved them.
+    """A context that writes some files, and continues where a killed process had saved them.
 
     Attributes:
         done: documents that are written.
@@ -82,7 +82,7 @@ class ResumableFiles:
             self.save()
 
     def save(self) -> None:
-        """Makes sure that a later process can go on from here."""
+        """Makes sure that a later process can continue from here."""
         sizes = {}
         for name, file in self.files.items():
             file.flush()

@@ -1,11 +1,11 @@
-"""Rows that stand for all of a corpus: a small part of it that is spread over its documents.
+"""Rows that represent a corpus: a small part of it, spread over its documents.
 
-A corpus has its figure, with the context that rows give, where its documents are cut every T
+The figure of a corpus, with the context that rows give, is that of its documents cut every T
 symbols. Here each document is cut at a phase that its text decides, and a fixed hash picks as many
-fragments as are wanted, all with the same probability: nats over bytes of those are an estimate of
-the corpus's without bias. Neither the order of the documents nor the names of files change what is
-picked, and documents that are added replace few fragments. Where training cuts documents into
-shards that begin without context, the fragments are those.
+fragments as are wanted, all with the same probability: nats over bytes of those are an unbiased
+estimate of the corpus's. Neither the order of the documents nor the names of files change what is
+picked, and documents that are added replace few fragments. If training cuts documents into shards
+that begin without context, the fragments are those shards.
 """
 
 import bisect
@@ -20,9 +20,9 @@ from bytelm.data.corpus.packing import Corpus, Rows, RowSource
 from bytelm.data.corpus.shards import shard_starts
 
 SEED = 20201
-"""Of what is picked; the same in every run."""
+"""Decides what is picked; the same in every run."""
 KEYED = 2**12
-"""Symbols at the start of a document that, with its length, tell it from others."""
+"""Symbols at the start of a document that, with its length, distinguish it from others."""
 
 
 class SpreadRows:

@@ -44,7 +44,7 @@ def token_corpus(corpus: PackedCorpus, tokenizer: Tokenizer, cache_path: Path) -
     """Opens the tokens of a corpus; computes them first if they are not stored yet.
 
     Raises:
-        UserError: for text that the tokenizer cannot write back, or too little room on the disk.
+        UserError: for text that the tokenizer cannot write back, or a full disk.
     """
     directory = cache_path / "tokens" / f"{corpus.fingerprint}-{tokenizer.digest}"
 

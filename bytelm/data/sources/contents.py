@@ -68,7 +68,7 @@ def _look(stat: os.stat_result) -> list[int]:
 
 
 def _digests(paths: Sequence[Path], known: dict[str, list]) -> list[str]:
-    """The digests, of which `known` learns those that it lacks."""
+    """The digests; those that `known` lacks are added to it."""
     found = {path: digest for path in paths if (digest := _known(path, known))}
     missing = [path for path in paths if path not in found]
     total = sum(path.stat().st_size for path in missing)

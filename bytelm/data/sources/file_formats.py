@@ -33,7 +33,7 @@ UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 """UTF-32 in the usual order of bytes begins with the first of them too."""
 JSON_OBJECT = re.compile(rb'\s*\{\s*"[^"\n]*"\s*:')
 ENDING = re.compile(r"\.[a-z][a-z0-9]*")
-"""What counts as an ending: `.5` of `part-0.5` tells no format."""
+"""What counts as an ending: the `.5` of `part-0.5` is none."""
 ADVICE = {
     ".zip": "unpack it first",
     ".tar": "unpack it first",
@@ -150,7 +150,7 @@ DAMAGE = (DamagedError, gzip.BadGzipFile, EOFError, zlib.error)
 
 
 def endings(path: Path) -> tuple[str, str]:
-    """The endings that tell format and compression, in lower case; "" where there is none."""
+    """The endings for format and compression, in lower case; "" where there is none."""
     compression = path.suffix.lower() if path.suffix.lower() in COMPRESSIONS else ""
     inner = path.with_suffix("") if compression else path
     found = inner.suffix.lower()
@@ -221,7 +221,7 @@ def format_of(path: Path, head: bytes) -> Format:
     text = head.decode(errors="ignore")
     if b"\0" in head or len(head) - len(text.encode()) > 3:
         raise UserError(
-            f"{path} has no ending that tells what it is, and is no UTF-8 text; name it .txt to "
+            f"{path} has no ending that says what it is, and is no UTF-8 text; name it .txt to "
             "read its bytes as one document, or .jsonl if it has a JSON object in each line."
         )
     return "text"

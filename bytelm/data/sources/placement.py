@@ -2,7 +2,7 @@
 
 A document's hash decides, so that equal documents share a split, and adding documents moves none.
 A document longer than `split_above` bytes is cut instead: its beginning belongs to train, its end
-to the splits which the source does not have. Where it is cut depends on the document alone.
+to the splits that the source does not have. The cuts depend on the document alone.
 """
 
 import itertools

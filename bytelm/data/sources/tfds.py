@@ -140,7 +140,7 @@ class TfdsReader:
 
     @functools.cached_property
     def splits(self) -> dict[Split, str]:
-        """The TFDS split that serves as each of ours, where there is one."""
+        """The TFDS split for each of ours that the dataset has."""
         config, available = self._config, list(self.builder.info.splits)
         named = {
             "train": config.train_split,
@@ -184,7 +184,7 @@ class TfdsReader:
         return [info.full_name, str(self.builder.data_path), self.splits[split], part.num_examples]
 
     def places(self, split: Split) -> object:
-        """As `inputs`: a dataset's version tells where it is."""
+        """As `inputs`, which includes the dataset's path."""
         return self.inputs(split)
 
     def size(self, split: Split) -> int:

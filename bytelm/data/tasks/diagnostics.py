@@ -50,7 +50,7 @@ EVALUATED_ROWS = 1024
 
 @dataclass(frozen=True)
 class Diagnostic(EncoderDecoderTask):
-    """A task on random letters, of which it is known what may be deleted."""
+    """A task on random letters; what may be deleted is known."""
 
     makes_text: ClassVar[bool] = True
     evaluated_rows: ClassVar[int | None] = EVALUATED_ROWS
@@ -142,7 +142,7 @@ def _draw(letters: bytes, count: int, rng: np.random.RandomState) -> np.ndarray:
 def _planted(
     letters: np.ndarray, strings: np.ndarray, share: float, rng: np.random.RandomState
 ) -> bytes:
-    """As many bytes as there are letters, some of which strings take the place of.
+    """As many bytes as there are letters, with strings in place of some letters.
 
     Args:
         letters: uint8 `[N]`.

@@ -99,7 +99,7 @@ class ExampleRows(abc.ABC):
         Returns:
             int32 each: `inputs` `[B, S]`, then PAD; `targets` `[B, T]`, then UNSCORED; `ids`
             `[B, T]`, START and the targets shifted right by one, PAD after the last target;
-            `document_ids` `[B, T]`, 1 where there is a target, else 0; with scripts, also `scripts`
+            `document_ids` `[B, T]`, 1 at targets, else 0; with scripts, also `scripts`
             `[B, T]`, that of the row, -1 in rows of padding.
         """
         inputs = np.full((len(indices), self.input_length), PAD, np.int32)

@@ -1,8 +1,8 @@
 """Span corruption: what T5 and ByT5 learn from plain text (arXiv 1910.10683, 2105.13626).
 
-Random spans of the text ("noise") are taken out of the input and asked for in the target. Where a
-span was, and in the target where kept text was, stands a sentinel: 255 for the first, then 254 and
-so on down. A sentinel is the id of a byte, as in the published checkpoints. The bytes 0xF5-0xFF
+Random spans of the text ("noise") are removed from the input and expected in the target. A
+sentinel takes the place of each span, and in the target that of each stretch of kept text: 255 for
+the first, then 254 and so on down. A sentinel is the id of a byte, as in the published checkpoints. The bytes 0xF5-0xFF
 never occur in valid UTF-8, so that the first 11 sentinels collide with nothing in text. Beyond
 them, and in bytes that are no text, an id may be either; we keep the published ids, and a decoder
 can tell only by their order (the n-th sentinel is 256 - n). After 256 spans they would run out,
@@ -209,7 +209,7 @@ class SpanCorruptionRows(ExampleRows, CorpusRows):
             target_length: T, at least what `lengths` gives.
             density: share of the symbols that are noise.
             mean_span: mean symbols of a noise span.
-            seed: of what is noise in training.
+            seed: decides what is noise in training.
         """
         ExampleRows.__init__(self, input_length, target_length, corpus.scripts is not None)
         CorpusRows.__init__(self, corpus)

@@ -1,4 +1,4 @@
-"""Training rows of tokens, some of which are split in two (StochasTok, arXiv 2506.01687)."""
+"""Training rows of tokens, with some tokens split in two (StochasTok, arXiv 2506.01687)."""
 
 from collections.abc import Sequence
 

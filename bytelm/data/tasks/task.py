@@ -134,10 +134,10 @@ class Task(Variant, name="data", key="kind"):
         """The rows of a split of one source, as in training.
 
         Args:
-            data: of which the source is.
-            source: whose documents the rows hold.
+            data: the opened data.
+            source: of the documents.
             split: which split.
-            seed: of what is random in training.
+            seed: decides what is random in training.
 
         Raises:
             UserError: for a bad source, and a split without text.

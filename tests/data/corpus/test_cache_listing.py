@@ -102,7 +102,7 @@ def test_damage_is_found_and_mended(packed, capsys):
     path.write_bytes(content[:-3] + b"?" + content[-2:])
     status, lines = run(packed, capsys, "--verify")
     assert status == 1
-    assert lines[0].startswith("damaged (symbols.bin), and made again when needed: ")
+    assert lines[0].startswith("damaged (symbols.bin), and rebuilt when needed: ")
     assert list(pack(packed, "train").documents()) == expected
     assert run(packed, capsys, "--verify")[0] == 0
 
@@ -114,5 +114,5 @@ def test_what_is_removed_while_it_is_opened_is_built_again(tmp_path):
 
     for _ in range(2):
         build_once(tmp_path / "packed" / "one", "it", 4, build)
-        manage_cache(tmp_path, verify=False, remove=(), remove_unused=0, tell=lambda line: None)
+        manage_cache(tmp_path, verify=False, remove=(), remove_unused=0, say=lambda line: None)
         assert not (tmp_path / "packed" / "one").exists()
