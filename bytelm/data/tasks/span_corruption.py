@@ -2,11 +2,11 @@
 
 Random spans of the text ("noise") are removed from the input and expected in the target. A
 sentinel takes the place of each span, and in the target that of each stretch of kept text: 255 for
-the first, then 254 and so on down. A sentinel is the id of a byte, as in the published checkpoints. The bytes 0xF5-0xFF
-never occur in valid UTF-8, so that the first 11 sentinels collide with nothing in text. Beyond
-them, and in bytes that are no text, an id may be either; we keep the published ids, and a decoder
-can tell only by their order (the n-th sentinel is 256 - n). After 256 spans they would run out,
-which `SpanCorruption` refuses.
+the first, then 254 and so on down. A sentinel is the id of a byte, as in the published checkpoints.
+The bytes 0xF5-0xFF never occur in valid UTF-8, so the first 11 sentinels collide with nothing in
+text. Beyond them, and in bytes that are not text, an id may be either; we keep the published ids,
+and a decoder can distinguish them only by their order (the n-th sentinel is 256 - n). After 256
+spans they would run out, which `SpanCorruption` refuses.
 """
 
 import bisect
