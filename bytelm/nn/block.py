@@ -107,8 +107,9 @@ class BlockConfig:
 
     def empty_cache(self, batch: int, length: int, dtype: jnp.dtype) -> KeyValueCache:
         """The keys and values of one layer before the first of at most `length` positions."""
-        heads, size, entries = self.key_value_heads, self.head_width, self.entries(length)
-        return KeyValueCache.empty(batch, heads, entries, size, dtype, is_ring=entries < length)
+        shape = (batch, self.key_value_heads, self.entries(length), self.head_width)
+        is_ring = self.entries(length) < length
+        return KeyValueCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), is_ring)
 
     def forward_flops(self, length: float) -> float:
         inner, shared = self.heads * self.head_width, self.key_value_heads * self.head_width

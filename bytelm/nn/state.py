@@ -11,7 +11,7 @@ Shapes: B = rows, N = new positions, S = entries of a cache, G = key heads, K = 
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,13 +36,6 @@ class KeyValueCache:
     keys: jax.Array
     values: jax.Array
     is_ring: bool = field(metadata={"static": True})
-
-    @classmethod
-    def empty(
-        cls, batch: int, heads: int, entries: int, size: int, dtype: jnp.dtype, *, is_ring: bool
-    ) -> Self:
-        shape = (batch, heads, entries, size)
-        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), is_ring)
 
 
 @jax.tree_util.register_dataclass
