@@ -45,6 +45,39 @@ Mark = Literal["start", "end"]
 """The first symbol of a patch, or the last one."""
 Lookback = Sequence[jax.Array]
 """A position's symbol `[0]`, the one before it `[1]`, and so on, int32 `[B, T]` each."""
+FindMarks = Callable[[Lookback], jax.Array]
+
+
+class Rule(NamedTuple):
+    """A registered rule.
+
+    Attributes:
+        find: whether the symbol at `[0]` is one that the rule looks for, bool `[B, T]`.
+        marks: which symbol the rule looks for: the first one of a patch, or the last one.
+    """
+
+    find: FindMarks
+    marks: Mark
+
+
+RULES: dict[str, Rule] = {}
+"""All rules by name."""
+
+
+def rule(name: str, *, marks: Mark) -> Callable[[FindMarks], FindMarks]:
+    """Registers a function of symbols as the rule `name`; see `Rule`.
+
+    Raises:
+        UserError: if another function has the name.
+    """
+
+    def register(find: FindMarks) -> FindMarks:
+        if name in RULES and RULES[name].find.__qualname__ != find.__qualname__:
+            raise UserError(f"there is a boundary rule {name!r} already; choose another name.")
+        RULES[name] = Rule(find, marks)
+        return find
+
+    return register
 
 
 class Edges(NamedTuple):
@@ -58,41 +91,6 @@ class Edges(NamedTuple):
 
     starts: jax.Array
     ends: jax.Array
-
-
-FindEdges = Callable[[Lookback], Edges]
-
-
-class Rule(NamedTuple):
-    """A registered rule.
-
-    Attributes:
-        find: what the symbols say of starts and ends.
-        marks: which symbol the rule looks for: the first one of a patch, or the last one.
-    """
-
-    find: FindEdges
-    marks: Mark
-
-
-RULES: dict[str, Rule] = {}
-"""All rules by name."""
-
-
-def rule(name: str, *, marks: Mark) -> Callable[[FindEdges], FindEdges]:
-    """Registers a function of symbols as the rule `name`; see `Rule` for `marks`.
-
-    Raises:
-        UserError: if another function has the name.
-    """
-
-    def register(find: FindEdges) -> FindEdges:
-        if name in RULES and RULES[name].find.__qualname__ != find.__qualname__:
-            raise UserError(f"there is a boundary rule {name!r} already; choose another name.")
-        RULES[name] = Rule(find, marks)
-        return find
-
-    return register
 
 
 @jax.tree_util.register_dataclass
@@ -142,7 +140,7 @@ def find_edges(
     if carry is None:
         carry = RuleCarry.empty(rows)
     extended = jnp.concatenate([carry.recent, ids], axis=1)  # [B, LOOKBACK + T]
-    # Symbols before a document's first belong to another one.
+    # Lookback before a document's first belong to another one.
     age = jnp.arange(length)[None, :] - _last_true(first, -LOOKBACK)
     symbols = [
         jnp.where(age < back, NONE, extended[:, LOOKBACK - back : LOOKBACK - back + length])
@@ -150,7 +148,11 @@ def find_edges(
     ]
     valid = document_ids > 0
     begins = symbols[1] == NONE
-    starts, ends = RULES[rule].find(symbols)
+    find, marks = RULES[rule]
+    if marks == "start":
+        starts, ends = find(symbols), jnp.zeros(ids.shape, bool)
+    else:
+        starts, ends = begins | find(symbols[1:]), find(symbols)
     last = _last_true(starts | begins, 0)
     since = jnp.arange(length)[None, :] - last
     carried = ~(jnp.cumsum(starts | begins, axis=1) > 0)
@@ -175,7 +177,7 @@ def _last_true(flags: jax.Array, before: int) -> jax.Array:
 
 
 @rule("spacelike", marks="start")
-def _spacelike(symbols: Lookback) -> Edges:
+def _spacelike(symbols: Lookback) -> jax.Array:
     def spacelike(s: jax.Array) -> jax.Array:
         letter_or_digit = (
             ((s >= 48) & (s <= 57)) | ((s >= 65) & (s <= 90)) | ((s >= 97) & (s <= 122))
@@ -183,9 +185,7 @@ def _spacelike(symbols: Lookback) -> Edges:
         continuation = (s >= 128) & (s < 192)
         return (s != NONE) & ~letter_or_digit & ~continuation
 
-    here, before = symbols[:2]
-    starts = (spacelike(here) & ~spacelike(before)) | (here == START)
-    return Edges(starts, jnp.zeros_like(starts))
+    return (spacelike(symbols[0]) & ~spacelike(symbols[1])) | (symbols[0] == START)
 
 
 def _whitespace_bytes(symbols: Lookback) -> jax.Array:
@@ -205,34 +205,25 @@ def _whitespace_bytes(symbols: Lookback) -> jax.Array:
 
 
 @rule("whitespace", marks="end")
-def _whitespace(symbols: Lookback) -> Edges:
-    def ends(symbols: Lookback) -> jax.Array:
-        return _whitespace_bytes(symbols) > 0
-
-    return Edges(ends(symbols[1:]) | (symbols[1] == NONE), ends(symbols))
+def _whitespace(symbols: Lookback) -> jax.Array:
+    return _whitespace_bytes(symbols) > 0
 
 
 @rule("space", marks="end")
-def _space(symbols: Lookback) -> Edges:
-    def ends(symbol: jax.Array) -> jax.Array:
-        return (symbol == ord(" ")) | (symbol == START)
-
-    return Edges(ends(symbols[1]) | (symbols[1] == NONE), ends(symbols[0]))
+def _space(symbols: Lookback) -> jax.Array:
+    return (symbols[0] == ord(" ")) | (symbols[0] == START)
 
 
 @rule("whitespace_run", marks="end")
-def _whitespace_run(symbols: Lookback) -> Edges:
-    def ends(symbols: Lookback) -> jax.Array:
-        size = _whitespace_bytes(symbols)
-        goes_on = [(size == n) & (_whitespace_bytes(symbols[n:]) > 0) for n in (1, 2, 3)]
-        return (symbols[0] == START) | ((size > 0) & ~(goes_on[0] | goes_on[1] | goes_on[2]))
-
-    return Edges(ends(symbols[1:]) | (symbols[1] == NONE), ends(symbols))
+def _whitespace_run(symbols: Lookback) -> jax.Array:
+    size = _whitespace_bytes(symbols)
+    goes_on = [(size == n) & (_whitespace_bytes(symbols[n:]) > 0) for n in (1, 2, 3)]
+    return (symbols[0] == START) | ((size > 0) & ~(goes_on[0] | goes_on[1] | goes_on[2]))
 
 
 @rule("fixed", marks="start")
-def _fixed(symbols: Lookback) -> Edges:
-    return Edges(symbols[1] == NONE, jnp.zeros_like(symbols[0], bool))
+def _fixed(symbols: Lookback) -> jax.Array:
+    return symbols[1] == NONE
 
 
 _UPPER, _LOWER, _LETTER, _DIGIT, _SPACE, _LINE, _PUNCTUATION = range(7)
@@ -261,7 +252,7 @@ _CLASSES = _classes()
 
 
 @rule("words", marks="start")
-def _words(symbols: Lookback) -> Edges:
+def _words(symbols: Lookback) -> jax.Array:
     table = jnp.asarray(_CLASSES)
     kinds = [jnp.where(s == NONE, _OTHER, table[s]) for s in symbols]
     here, before = kinds[0], kinds[LOOKBACK]
@@ -283,5 +274,4 @@ def _words(symbols: Lookback) -> Edges:
         | (~is_in(here, *blank, _OTHER) & leading)
     )
     camel_case = (here == _UPPER) & (kinds[1] == _LOWER)
-    starts = ~goes_on | camel_case | (symbols[1] == NONE)
-    return Edges(starts, jnp.zeros_like(starts))
+    return ~goes_on | camel_case | (symbols[1] == NONE)

@@ -15,7 +15,7 @@ from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.patching.learned import EntropyPatches, GumbelPatches, UnigramPatches
-from bytelm.patching.rules import NONE, RULES, Edges, rule
+from bytelm.patching.rules import RULES, rule
 from bytelm.patching.segmenter import FixedPatches, Needs, RulePatches, SegmenterConfig
 
 ROWS, LENGTH, WIDTH = 8, 40, 6
@@ -174,8 +174,7 @@ def test_the_help_names_every_rule():
 def test_a_rule_of_ones_own():
     @rule("commas of a test", marks="end")
     def commas(symbols):
-        ends = symbols[0] == ord(",")
-        return Edges((symbols[1] == ord(",")) | (symbols[1] == NONE), ends)
+        return symbols[0] == ord(",")
 
     try:
         with pytest.raises(UserError, match="a boundary rule 'commas of a test' already"):
