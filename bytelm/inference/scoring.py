@@ -265,10 +265,10 @@ class DocumentSums:
 
     def add(self, windows: Sequence["Window"], batch: Batch, nats: Any) -> int:
         """Adds nats `[B, T]`, of the windows in the first rows; returns the bytes scored."""
-        is_end = batch.targets == self._end
-        wide = np.asarray(nats, np.float64)
-        ends = np.where(is_end, wide, 0.0).sum(axis=1)
-        others = np.where(is_end, 0.0, wide).sum(axis=1)
+        is_end = batch.targets == self._end  # [B, T]
+        wide = np.asarray(nats, np.float64)  # [B, T]
+        ends = np.where(is_end, wide, 0.0).sum(axis=1)  # [B]
+        others = np.where(is_end, 0.0, wide).sum(axis=1)  # [B]
         for row, window in enumerate(windows):
             number = window.document
             for sums in (self._byte_nats, self._end_nats, self._bytes, self._symbols):
@@ -304,7 +304,7 @@ def place_by_document(
     for row, window in enumerate(windows):
         shape = (len(window.symbols) + 1, *values.shape[2:])
         document = found.setdefault(window.document, np.empty(shape, values.dtype))
-        positions = np.flatnonzero(batch.targets[row] != UNSCORED)
+        positions = np.flatnonzero(batch.targets[row] != UNSCORED)  # [scored]
         document[window.first + positions] = values[row, positions]
 
 
