@@ -19,6 +19,7 @@ from bytelm.nn.mesh import MeshConfig, place_batch
 from bytelm.training import step
 from bytelm.training.optimizer import Muon
 from bytelm.training.program import train_program
+from bytelm.training.step import StepSetup, eval_step, train_step
 from tests.models.families import random_rows, split_model
 
 CONFIG = TransformerConfig(width=32, depth=1, head_width=8, mlp_width=48)
@@ -136,6 +137,15 @@ def muon_run():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mesh, "SMALLEST_SHARDED", 1)
         yield Run((2, 2, 2), Muon(warmup=0.0).build(10, roles_of(CONFIG)))
+
+
+def test_a_step_is_a_function_that_can_be_called_alone():
+    run, batch = descent(ONE_DEVICE), ragged_rows(1)
+    setup = StepSetup(run.program.graphdef, optax.sgd(1.0), CONFIG.symbols, {})
+    state, metrics = train_step(setup, run.start, batch)
+    check_equal_descent(state, metrics)
+    wanted = jax.device_get(run.program.evaluate(run.start.params, batch))
+    assert eval_step(setup, run.start.params, batch).nats == pytest.approx(wanted.nats, rel=1e-6)
 
 
 def bits(tree):
