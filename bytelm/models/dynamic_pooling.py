@@ -40,7 +40,7 @@ from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.mlp import GATED
-from bytelm.nn.norms import NORMS, LayerNorm
+from bytelm.nn.norms import NORMS, LayerNorm, RMSNorm
 from bytelm.nn.stack import Stack
 from bytelm.nn.transformer_xl import DEVIATION, PositionBiases, RelativeBlockConfig
 from bytelm.patching.ended import (
@@ -171,17 +171,16 @@ class DynamicPooling(HierarchicalModel):
         self.post = self._stack(config.post_depth, rngs)
         if published:
             shape = (config.global_block().heads, config.head_width)
-            self.content_bias = nnx.Param(
-                DEVIATION * jax.random.normal(rngs.params(), shape), role="bias"
-            )
-            self.position_bias = nnx.Param(
-                DEVIATION * jax.random.normal(rngs.params(), shape), role="bias"
-            )
+            content = DEVIATION * jax.random.normal(rngs.params(), shape)
+            position = DEVIATION * jax.random.normal(rngs.params(), shape)
+            self.content_bias = nnx.Param(content, role="bias")
+            self.position_bias = nnx.Param(position, role="bias")
+            self.down_norm: LayerNorm | RMSNorm = LayerNorm(width, bias=True)
+            gain = DEVIATION * width**0.5
+            self.head = Dense(width, OUTPUT_SIZE, rngs=rngs, gain=gain, bias=True, role="head")
         else:
-            self.final_norm = NORMS[config.norm](width)
-        self.down_norm = LayerNorm(width, bias=True) if published else NORMS[config.norm](width)
-        gain = DEVIATION * width**0.5 if published else 0.0 if config.scaled_init else 1.0
-        self.head = Dense(width, OUTPUT_SIZE, rngs=rngs, gain=gain, bias=published, role="head")
+            self.down_norm = NORMS[config.norm](width)
+            self.final_norm, self.head = config.build_head(width, rngs)
 
     def _stack(self, depth: int, rngs: nnx.Rngs) -> Stack:
         return self.config.stack(self.config.blocks(depth), rngs)
