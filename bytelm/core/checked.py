@@ -56,10 +56,14 @@ class Checked:
     def require_positive(self, *names: str) -> None:
         """Raises UserError unless each field with one of these names is None or at least 1."""
         for name in names:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                where = f"{self._config_name or type(self).__name__}.{name}"
-                raise UserError(f"{where} is {value}; it must be at least 1.")
+            where = f"{self._config_name or type(self).__name__}.{name}"
+            require_positive(where, getattr(self, name))
+
+
+def require_positive(where: str, value: float | None) -> None:
+    """Raises UserError unless the value is None or at least 1."""
+    if value is not None and value < 1:
+        raise UserError(f"{where} is {value}; it must be at least 1.")
 
 
 def _types_first(check_values: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from bytelm.core.errors import UserError
+from bytelm.core.checked import require_positive
 
 
 class FirstBytes:
@@ -22,8 +22,7 @@ class FirstBytes:
     """
 
     def __init__(self, documents: Iterable[bytes], max_bytes: int | None):
-        if max_bytes is not None and max_bytes < 1:
-            raise UserError(f"max-bytes is {max_bytes}; it must be at least 1.")
+        require_positive("max-bytes", max_bytes)
         self._documents = documents
         self._max_bytes = max_bytes
         self.cut = False

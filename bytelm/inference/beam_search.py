@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bytelm.core.checked import require_positive
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, OUTPUT_SIZE
 from bytelm.inference.stopping import StopFilter
@@ -39,8 +40,7 @@ def beam_search(
     Raises:
         UserError: for an option out of range.
     """
-    if beams < 1:
-        raise UserError(f"beams is {beams}; it must be at least 1.")
+    require_positive("beams", beams)
     if max_bytes < 1:
         raise UserError(f"max-bytes is {max_bytes}; beam search needs at least 1.")
     if not inputs:

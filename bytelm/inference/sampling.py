@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from bytelm.core.checked import require_positive
 from bytelm.core.errors import UserError
 
 
@@ -32,8 +33,7 @@ class Sampling:
         """Returns itself, or raises UserError for a value out of range."""
         if not 0 <= self.temperature < float("inf"):
             raise UserError(f"the temperature is {self.temperature}; it must be at least 0.")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top-k is {self.top_k}; it must be at least 1.")
+        require_positive("top-k", self.top_k)
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top-p is {self.top_p}; it must be above 0 and at most 1.")
         if self.min_p is not None and not 0 <= self.min_p <= 1:

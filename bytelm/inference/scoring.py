@@ -24,6 +24,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from bytelm.core.checked import require_positive
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.intervals import bootstrap_interval
@@ -347,8 +348,7 @@ def window_batches(
             f"the stride is {stride}; it must be between 1 and the sequence length "
             f"{sequence_length}."
         )
-    if batch_size < 1:
-        raise UserError(f"the batch size is {batch_size}; it must be at least 1.")
+    require_positive("the batch size", batch_size)
     windows = _windows(documents, sequence_length, stride, tokenizer)
     vocabulary = BYTE_VOCABULARY if tokenizer is None else tokenizer.vocabulary
     counts = None if tokenizer is None else tokenizer.byte_counts

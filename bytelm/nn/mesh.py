@@ -35,10 +35,7 @@ class MeshConfig(Checked, name="mesh", small=True):
     """Devices that divide each layer's channels between them."""
 
     def __post_init__(self) -> None:
-        for name in AXES:
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise UserError(f"mesh.{name} is {size}; it must be at least 1.")
+        self.require_positive(*AXES)
 
     def build(self) -> Mesh:
         """The mesh over this run's devices.

@@ -214,8 +214,7 @@ class EntropyPatches(LearnedPatches):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.left < 1:
-            raise UserError(f"model.segmenter.left is {self.left}; it must be at least 1.")
+        self.require_positive("left")
 
     def loss(self, boundaries: Boundaries, seen: Supervision) -> Target:
         log_p = jax.nn.log_softmax(jax.lax.stop_gradient(seen.predictions))

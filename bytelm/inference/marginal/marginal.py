@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bytelm.core.checked import require_positive
 from bytelm.core.errors import UserError
 from bytelm.inference.generation import Generator
 from bytelm.inference.marginal.covers import Covers, columns
@@ -81,10 +82,8 @@ class ByteMarginal(Generator):
         stride: int | None = None,
     ):
         super().__init__(graphdef, params)
-        if covers is not None and covers < 1:
-            raise UserError(f"covers is {covers}; it must be at least 1.")
-        if context < 1:
-            raise UserError(f"the context is {context}; it must be at least 1.")
+        require_positive("covers", covers)
+        require_positive("the context", context)
         stride = default_stride(context) if stride is None else stride
         if not 1 <= stride <= context:
             raise UserError(
