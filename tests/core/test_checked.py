@@ -115,7 +115,7 @@ def test_what_has_one_meaning_is_converted(make, field, value):
         (lambda: Ablation(MODEL, {"a": {}}), r"ablation\.base is .*ExperimentConfig"),
         (
             lambda: Ablation(ExperimentConfig(MODEL), {"a": {"train.steps": 1.5}}),
-            r"point a of the ablation: .*train\.steps is 1\.5",
+            r"contender a of the ablation: .*train\.steps is 1\.5",
         ),
         (
             lambda: Comparison("t", {"a": Contender(MODEL)}, "a", (1e9,), {}),
