@@ -349,9 +349,9 @@ def test_stop_strings_hold_for_beams_too(whole_run):
 
 def test_a_text_has_no_bits_per_byte(whole_run):
     model = bytelm.load(whole_run)
-    with pytest.raises(UserError, match=r"the family mrt5 gives targets .*`bytelm eval` scores"):
+    with pytest.raises(UserError, match=r"the family mrt5 models targets .*`targets` scores them"):
         model.bits_per_byte(["some text"])
-    with pytest.raises(UserError, match="the family mrt5 gives targets"):
+    with pytest.raises(UserError, match="the family mrt5 models targets"):
         model.segment("some text")
 
 
