@@ -1,9 +1,10 @@
 """Batches for training and validation, of every task."""
 
+import abc
 import json
 import logging
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import grain
 import numpy as np
@@ -20,27 +21,34 @@ from bytelm.models.contract import Batch
 logger = logging.getLogger(__name__)
 
 
-class TrainLoader(Protocol):
+class TrainLoader(abc.ABC):
     """An endless iterator over this process's rows of the training batches.
 
     Each `next` gives a `Batch` of numpy arrays `[batch_size / process_count, T]`, with `scripts`
     if `data.scripts` names any, `boundaries` if there is a `data.unigram`, and `inputs`
     `[batch_size / process_count, S]` for a task with an encoder.
+
+    Attributes:
+        fingerprint: hex digest of the training text and its tokenizer or Unigram model, or the name
+            of the diagnostic task, for a checkpoint's provenance.
     """
 
     fingerprint: str
-    """Hex digest of the training text and the Unigram model, or the name of the diagnostic task,
-    for a checkpoint's provenance."""
-
-    def __next__(self) -> Batch:
-        """The next batch."""
+    _iterator: WorkerIterator
 
     def __iter__(self) -> Iterator[Batch]:
         """Itself."""
+        return self
 
+    def __next__(self) -> Batch:
+        """The next batch."""
+        return Batch(**next(self._iterator))
+
+    @abc.abstractmethod
     def state(self) -> dict[str, Any]:
-        """Where the batches handed out so far end, as JSON values."""
+        """How far the batches handed out so far reach, as JSON values."""
 
+    @abc.abstractmethod
     def restore(self, state: dict[str, Any]) -> None:
         """Continues after the batches that had been handed out when `state` was taken.
 
@@ -50,6 +58,7 @@ class TrainLoader(Protocol):
 
     def close(self) -> None:
         """Stops the threads and processes that prepare batches."""
+        self._iterator.close()
 
 
 def train_loader(
@@ -71,7 +80,7 @@ def train_loader(
     return loader(data, seed, process_index, process_count)
 
 
-class PackedLoader:
+class PackedLoader(TrainLoader):
     """Reads rows by number, in a new order each epoch.
 
     Its state is one integer, which fits any number of processes.
@@ -93,18 +102,14 @@ class PackedLoader:
         )
         self._iterator = WorkerIterator(prefetched, self._config.workers)
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Itself."""
-        return self
-
     def __next__(self) -> Batch:
         """The next batch."""
-        batch = next(self._iterator)
+        batch = super().__next__()
         self._next_row += self._config.batch_size
-        return Batch(**batch)
+        return batch
 
     def state(self) -> dict[str, Any]:
-        """How many rows all processes have been handed."""
+        """How many rows all processes have been given."""
         return {"rows": self._next_row}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -114,12 +119,8 @@ class PackedLoader:
         self.close()
         self._start(first_row=state["rows"])
 
-    def close(self) -> None:
-        """Stops the threads and processes that prepare batches."""
-        self._iterator.close()
 
-
-class StreamLoader:
+class StreamLoader(TrainLoader):
     """Reads an unpacked dataset; its state is Grain's, which fits the same processes only."""
 
     def __init__(self, data: OpenData, seed: int, process_index: int, process_count: int) -> None:
@@ -144,14 +145,6 @@ class StreamLoader:
                 process_count,
                 config.workers,
             )
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Itself."""
-        return self
-
-    def __next__(self) -> Batch:
-        """The next batch."""
-        return Batch(**next(self._iterator))
 
     def state(self) -> dict[str, Any]:
         """Grain's position, and the processes that it holds for."""
@@ -178,10 +171,6 @@ class StreamLoader:
                 f"number {self._layout['process_index']})."
             )
         self._iterator.set_state(_with_tuples(state["grain"]))
-
-    def close(self) -> None:
-        """Stops the threads and processes that prepare batches."""
-        self._iterator.close()
 
 
 class ValidationBatches:

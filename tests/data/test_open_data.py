@@ -1,4 +1,4 @@
-"""The same loader serves every task."""
+"""The same loader serves every task, and what a config names is opened once."""
 
 import itertools
 import json
@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 from bytelm.core.vocabulary import END, PAD, START, UNSCORED
+from bytelm.data import open_data
 from bytelm.data.config import DataConfig, Files, MergeAbc, Mixture, SpanCorruption, VowelRemoval
 from bytelm.data.loader import ValidationBatches, train_loader
 from bytelm.data.open_data import OpenData
+from bytelm.data.run_text import run_text
+from bytelm.data.text_size import text_size
+from bytelm.data.validation import ValidationText
 from bytelm.models.contract import Batch
 
 
@@ -139,3 +143,28 @@ def test_fingerprint_is_of_the_text(corrupted, config):
         == train_loader(OpenData(config), 0).fingerprint
     )
     assert train_loader(OpenData(DataConfig(task=MergeAbc())), 0).fingerprint == "merge_abc"
+
+
+def test_each_thing_is_opened_once(tokenized, monkeypatch):
+    opened = []
+
+    def counted(name):
+        real = getattr(open_data, name)
+        monkeypatch.setattr(
+            open_data, name, lambda *given: opened.append((name, *given[1:2])) or real(*given)
+        )
+
+    for name in ("load_tokenizer", "packed_corpus", "token_corpus", "open_source"):
+        counted(name)
+    data = OpenData(tokenized)
+    train_loader(data, seed=0).close()
+    ValidationText(data, 4)
+    text_size(data)
+    run_text(data)
+    names = [name for name, *_ in opened]
+    assert {name: names.count(name) for name in names} == {
+        "load_tokenizer": 1,
+        "open_source": 1,
+        "packed_corpus": 2,
+        "token_corpus": 2,
+    }
