@@ -13,6 +13,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import START
 from bytelm.models import ModelConfig
 from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.patching.learned import EntropyPatches, GumbelPatches
 from bytelm.patching.patches import find_patches
 from bytelm.patching.rules import find_edges
 from bytelm.patching.segmenter import FixedPatches, RulePatches
@@ -20,6 +21,7 @@ from tests.models import golden
 from tests.models.families import (
     FAMILIES,
     LENGTH,
+    ROWS,
     backward,
     padded,
     random_rows,
@@ -240,3 +242,18 @@ def test_the_defaults_follow_the_paper():
 def test_a_bad_config_is_named(fields, message):
     with pytest.raises(UserError, match=message):
         SpaceByteConfig(**fields)
+
+
+def test_the_loss_reaches_a_sampled_segmenter_and_its_own_loss_a_supervised_one():
+    def gradient_of_nats(segmenter):
+        graphdef, params = split_model(spacebyte(segmenter=segmenter))
+
+        def nats(params, batch):
+            return nnx.merge(graphdef, params)(batch).nats(batch.targets).sum()
+
+        rows = dataclasses.replace(random_rows(0), keys=np.ones((ROWS, 2), np.uint32))
+        return jax.jit(jax.grad(nats))(params, rows)["segmenter"]["predictor"]
+
+    for segmenter, reached in ((GumbelPatches(0.4), True), (EntropyPatches(), False)):
+        leaves = jax.tree.leaves(gradient_of_nats(segmenter))
+        assert all((np.asarray(leaf) != 0).any() == reached for leaf in leaves)
