@@ -194,6 +194,7 @@ from bytelm.experiments.ablation import Ablation
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.nn.mesh import MeshConfig
+from bytelm.patching.segmenter import FixedPatches
 
 ablation = Ablation(
     ExperimentConfig(
@@ -203,7 +204,7 @@ ablation = Ablation(
         mesh=MeshConfig(data=1),
         train=TrainConfig(validation_rows=8, sample_bytes=0, tensorboard=False),
     ),
-    {"fixed": {"model.boundary": "fixed", "model.stride": 4, "train.steps": 1}},
+    {"fixed": {"model.segmenter": FixedPatches(4), "train.steps": 1}},
 )
 """
 
