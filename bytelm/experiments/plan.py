@@ -56,8 +56,8 @@ class Plan(ABC):
     Args:
         output: directory of the report.
         folder: directory of the runs.
-        runs: the final runs at every learning rate; those of a contender at one rate in order,
-            the first of which is its run in the sweep.
+        runs: the final runs at every learning rate. The first one of a contender at a rate is
+            also its run in the sweep.
         measure: name of the bits that they are compared by.
 
     Attributes:

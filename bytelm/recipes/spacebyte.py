@@ -1,8 +1,8 @@
 """Training recipes of published papers, for the presets in `configs/`.
 
 SpaceByte (arXiv 2404.14408, appendix B; figures checked against its code): contexts of T = 6 D
-bytes (8 D on GitHub) with room for D patches, batches of 64, and as many steps as the budget of
-training FLOPs pays for, as the authors count FLOPs.
+bytes (8 D on GitHub) with slots for D patches, batches of 64, and as many steps as the budget of
+training FLOPs pays for, in the authors' way of counting FLOPs.
 """
 
 from bytelm.data.config import DataConfig, Tfds
@@ -14,9 +14,8 @@ from bytelm.training.optimizer import AdamW, OptimizerConfig
 
 BATCH = 64
 CODE_LEARNING_RATE = 0.005 * BATCH**0.5
-"""Of the authors' code and the commands that reproduce the paper: 0.04."""
-PAPER_LEARNING_RATE = 0.005 * BATCH**-0.5
-"""Of the paper's appendix B.2: 0.000625. The presets have the code's."""
+"""0.04, from the authors' code and the commands that reproduce the paper. Its appendix B.2 has
+0.005 * BATCH**-0.5, which is 0.000625."""
 
 
 def spacebyte(
@@ -36,15 +35,15 @@ def spacebyte(
         budget: training FLOPs that decide the number of steps; or
         bytes_seen: training bytes that do.
         sequence_length: T; None for 6 D.
-        patches: room for patches in a row; None for D.
+        patches: slots for patches in a row; None for D.
     """
-    length, room = sequence_length or 6 * global_width, patches or global_width
+    length, slots = sequence_length or 6 * global_width, patches or global_width
     model = SpaceByteConfig(
         local_width=local_width,
         local_depth=local_depth,
         global_width=global_width,
         global_depth=global_depth,
-        bytes_per_slot=length / room,
+        bytes_per_slot=length / slots,
         learned_positions=length,
         norm="layer",
         mlp="relu",
@@ -55,7 +54,7 @@ def spacebyte(
     )
     local = local_depth * _block(length, local_width, local_width)
     flops = _training_flops(
-        local + global_depth * _block(room, global_width, room), length, local_width
+        local + global_depth * _block(slots, global_width, slots), length, local_width
     )
     steps = (bytes_seen or 0) / (BATCH * length) if budget is None else budget / (BATCH * flops)
     return ExperimentConfig(
@@ -93,10 +92,10 @@ def megabyte(
         scaled_init=False,
         remat="dots",
     )
-    room = length // patch_size
+    slots = length // patch_size
     local = local_depth * _block(length, local_width, patch_size)
     flops = _training_flops(
-        local + global_depth * _block(room, global_width, room), length, local_width
+        local + global_depth * _block(slots, global_width, slots), length, local_width
     )
     return ExperimentConfig(
         model=model,

@@ -1,8 +1,8 @@
 """Bytes against subwords at equal FLOPs of training, on a CPU: two and a half hours on two cores.
 
 English books and documentation as JSON lines; name the directory that has them with `--root`.
-Sizes are such that all contenders take about as many FLOPs for a byte, so that equal FLOPs are also
-about equal text.
+All contenders have sizes that take about the same FLOPs per byte, so equal FLOPs are also about
+equal text.
 """
 
 from bytelm.data.config import DataConfig, Files
@@ -28,7 +28,7 @@ VOCABULARY = 4096
 def contender(
     model: ModelConfig, tokenizer: TokenizerConfig | None = None, *, learning_rate: float = 2e-2
 ) -> Contender:
-    """Rows of as many bytes for all, on average; the rate is the middle one of those tried."""
+    """All rows hold the same bytes on average; the rate is the middle one of those tried."""
     length = CONTEXT if tokenizer is None else round(CONTEXT / BYTES_PER_TOKEN)
     config = ExperimentConfig(
         model=model,

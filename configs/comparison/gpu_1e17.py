@@ -1,7 +1,7 @@
 """Bytes against subwords at 1e17 FLOPs of training, on a GPU.
 
 English books and documentation as JSON lines; name the directory that has them with `--root`. Runs
-stop at SIGTERM and go on with the same command, so that they fit into short slices of time.
+stop at SIGTERM and continue with the same command, so they fit into short slots of a cluster.
 """
 
 from bytelm.data.config import DataConfig, Files
@@ -25,7 +25,7 @@ VOCABULARY = 16384
 
 
 def contender(model: ModelConfig, tokenizer: TokenizerConfig | None = None) -> Contender:
-    """Rows of as many bytes for all, on average."""
+    """All rows hold the same bytes on average."""
     length = CONTEXT if tokenizer is None else round(CONTEXT / BYTES_PER_TOKEN)
     config = ExperimentConfig(
         model=model,

@@ -1,8 +1,8 @@
-"""What a tokenizer knows of text that its model never reads: a few minutes on two cores.
+"""How much a tokenizer knows about text that its model never reads: minutes on two cores.
 
 A tokenizer is trained on the whole train split, however little of it its model reads. Here the
-smallest runs of the Transformer over BPE tokens of `cpu.py`, which read half a megabyte, have
-tokenizers of ever less text.
+smallest runs of the Transformer over BPE tokens of `cpu.py`, which read half a megabyte, get
+tokenizers trained on less and less text.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ cpu = run_file(
 
 
 def limited(max_bytes: int | None) -> Contender:
-    """The Transformer with a tokenizer of at most so much text."""
+    """The Transformer with a tokenizer trained on at most `max_bytes` of text."""
     tokenizer = TokenizerConfig("bpe", 4096, max_bytes)
     return dataclasses.replace(cpu.contenders["bpe"], tokenizer=tokenizer)
 
