@@ -1,14 +1,14 @@
 """Levels: a sequence of symbols with a shorter sequence of patches inside.
 
 A level runs an encoder over its symbols, cuts them into patches, pools each patch into one vector,
-runs what is inside (the backbone, or another level) over these vectors, gives the results back to
-the symbols (unpooling), and runs a decoder. The symbols of the outermost level are bytes; the
-symbols of a level inside another one are the patches of the outer one.
+runs an inner level or the backbone over these vectors, unpools the results to the symbols, and runs
+a decoder. The symbols of the outermost level are bytes; those of an inner level are the patches of
+the level around it.
 
 One forward pass serves scoring and decoding. With `state` None it reads whole rows, in which
 several documents may be packed. Otherwise it reads the next symbols of rows of one document each,
-and returns the state after them. A patch may then go on from one call to the next: `OpenPatch` is
-what its later symbols need to know.
+and returns the state after them. A patch may then continue in the next call: `OpenPatch` holds what
+its later symbols need.
 
 Shapes: B = rows, N = symbols, P = patches, d and D = channels of symbols and of patches.
 """
@@ -54,7 +54,7 @@ class Symbols:
 
     @classmethod
     def following(cls, ids: jax.Array, seen: jax.Array, lengths: jax.Array) -> "Symbols":
-        """The next symbols `[B, N]` of rows that have `seen` so many `[B]`, as in `extend`."""
+        """The next symbols `[B, N]` of rows that have read `seen` `[B]` symbols before."""
         offsets = jnp.arange(ids.shape[1])[None, :]  # [1, N]
         document_ids = (offsets < lengths[:, None]).astype(jnp.int32)  # [B, N]
         return cls(ids, document_ids, seen[:, None] + offsets, lengths)
@@ -98,11 +98,11 @@ class PatchingState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class OpenPatch:
-    """What the next symbols of an unfinished patch need of it.
+    """An unfinished patch, for the symbols that continue it.
 
     Attributes:
         vector: `[B, D]`, the inner level's result for the patch; 0 before a row's first patch.
-        position: int32 `[B]`, the position in its document at which it opened.
+        position: int32 `[B]`, where in its document it opened.
     """
 
     vector: jax.Array
@@ -134,12 +134,12 @@ class Segmentation:
     def spread(self, y: jax.Array) -> jax.Array:
         """Gives each symbol its patch's vector: `[B, P, D] -> [B, N, D]`; 0 where it has none.
 
-        The symbol with which a patch opens gets that patch's vector too.
+        The first symbol of a patch already gets that patch's vector.
         """
         return take(*self.read(y))
 
     def read(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The patches' vectors, that of the open patch first, and which one each symbol has.
+        """The patches' vectors, with the open patch's in front, and the index of each symbol's.
 
         Returns:
             `[B, 1 + P, D]` of `[B, P, D]`, the first 0 in whole rows; and int32 `[B, N]`.
@@ -149,9 +149,9 @@ class Segmentation:
 
     @property
     def offsets(self) -> jax.Array:
-        """How many symbols after its patch opened each symbol comes, int32 `[B, N]`.
+        """The place of each symbol in its patch, from 0, int32 `[B, N]`.
 
-        A symbol without a patch counts from its document's start.
+        Symbols without a patch count from their document's start.
         """
         before = jnp.zeros_like(self._opened[:, 0]) if self.open is None else self.open.position
         opened = take(prepend(before, self._opened), self.patches.index - NO_PATCH)
@@ -159,18 +159,18 @@ class Segmentation:
 
     @property
     def in_patch(self) -> jax.Array:
-        """The symbols that have a patch, bool `[B, N]`; in decoding, every one that there is."""
+        """The symbols that have a patch, bool `[B, N]`; in decoding all of them."""
         return (self.patches.index != NO_PATCH) | (self.open is not None)
 
     @property
     def inner_symbols(self) -> Symbols:
-        """The patches, as the symbols of the level inside; an id is that of a first symbol."""
+        """The patches as the symbols of the inner level, each with the id of its first symbol."""
         patches = self.patches
         ids = take(self.symbols.ids, patches.positions)  # [B, P]
         return self.symbols.inner(patches.document_ids, patches.total, ids, patches.number)
 
     def after(self, y: jax.Array) -> OpenPatch | None:
-        """The patch that is open after these symbols; `y` `[B, P, D]` are the patches' vectors."""
+        """The patch that is open after these symbols, given the patches' vectors `[B, P, D]`."""
         if self.open is None:
             return None
         last = self.patches.total[:, None]  # [B, 1], 0 for the patch that was open before
