@@ -5,11 +5,8 @@ import pickle
 import re
 import warnings
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from bytelm.core.atomic_write import new_folder
 from bytelm.core.errors import UserError
@@ -18,6 +15,7 @@ from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.models.t5.weights import config_from_t5, config_to_t5, from_t5, to_t5
 from bytelm.training.checkpoints.checkpoint import load_model, save_model
+from bytelm.training.checkpoints.tensor_files import Tensors, first_line, read_folder, read_json
 from bytelm.training.experiment import ExperimentConfig, to_json
 from bytelm.training.provenance import provenance
 
@@ -48,7 +46,7 @@ def from_hf(source: str, run_dir: Path) -> None:
     with new_folder(run_dir) as partial:
         folder = Path(source) if Path(source).is_dir() else _download(source)
         weights = _read_weights(folder)
-        model = config_from_t5(_read_json(folder / "config.json"), weights)
+        model = config_from_t5(read_json(folder / "config.json"), weights)
         params = from_t5(weights, model)
         data = DataConfig(task=SpanCorruption(), sequence_length=1024)
         config = ExperimentConfig(model=model, data=data)
@@ -116,41 +114,26 @@ def _download(name: str) -> Path:
             if any(folder.glob(weights)):
                 break
     except Exception as error:  # whatever the network's layers raise
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UserError(
             f"there is no folder {name}, and it could not be fetched from the Hugging Face hub: "
-            f"{reason}."
+            f"{first_line(error)}."
         ) from error
     return folder
 
 
-def _read_weights(folder: Path) -> dict[str, np.ndarray]:
+def _read_weights(folder: Path) -> Tensors:
     """All tensors of a folder, by name."""
-    for name, read in (("model.safetensors", _safetensors), ("pytorch_model.bin", _torch_file)):
-        index = folder / f"{name}.index.json"
-        if (folder / name).is_file():
-            return read(folder / name)
-        if index.is_file():
-            shards = _read_json(index).get("weight_map")
-            if not isinstance(shards, dict):
-                raise UserError(f"{index} is not an index of shards: it has no weight_map.")
-            weights: dict[str, np.ndarray] = {}
-            for shard in sorted(set(shards.values())):
-                weights |= read(folder / shard)
-            return weights
-    raise UserError(
-        f"{folder} has neither model.safetensors nor pytorch_model.bin, nor an index of either."
-    )
+    found = read_folder(folder)
+    if found is None:
+        found = read_folder(folder, "pytorch_model.bin", _torch_file)
+    if found is None:
+        raise UserError(
+            f"{folder} has neither model.safetensors nor pytorch_model.bin, nor an index of either."
+        )
+    return found
 
 
-def _safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
-
-
-def _torch_file(path: Path) -> dict[str, np.ndarray]:
+def _torch_file(path: Path) -> Tensors:
     try:
         import torch
     except ImportError:
@@ -162,16 +145,5 @@ def _torch_file(path: Path) -> dict[str, np.ndarray]:
         # weights_only: nothing in the file is run as code.
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read: {reason}.") from error
+        raise UserError(f"{path} cannot be read: {first_line(error)}.") from error
     return {name: tensor.float().numpy() for name, tensor in tensors.items()}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds no JSON object.")
-    return found

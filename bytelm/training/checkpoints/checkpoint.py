@@ -30,13 +30,13 @@ from bytelm.training.checkpoints.reading import (
     DIGESTS,
     LOOP,
     CheckpointReader,
-    first_line,
     first_readable,
     hush_stragglers,
 )
 from bytelm.training.checkpoints.saved_model import SavedModel, abstract_model
 from bytelm.training.checkpoints.scores import ITEM as SCORE
 from bytelm.training.checkpoints.scores import mend_scores, rank, score_of
+from bytelm.training.checkpoints.tensor_files import first_line
 from bytelm.training.distributed import gather_json
 from bytelm.training.experiment import ExperimentConfig, as_saved
 from bytelm.training.loop_state import LoopState

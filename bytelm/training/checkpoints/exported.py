@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from bytelm.core.atomic_write import new_folder
 from bytelm.core.errors import UserError
@@ -24,8 +24,13 @@ from bytelm.data.carried import carried_tokenizer, carry
 from bytelm.data.text_record import FILE as TEXT_RECORD
 from bytelm.training.checkpoints.digests import check, digest_arrays, digest_json
 from bytelm.training.checkpoints.model_card import model_card
-from bytelm.training.checkpoints.reading import first_line
 from bytelm.training.checkpoints.saved_model import SavedModel, abstract_model
+from bytelm.training.checkpoints.tensor_files import (
+    WEIGHTS,
+    first_line,
+    read_folder,
+    read_json,
+)
 from bytelm.training.experiment import as_saved, from_saved, to_json
 from bytelm.training.loop_state import LoopState
 from bytelm.training.metrics.record import Record
@@ -33,7 +38,6 @@ from bytelm.training.upgrades import move_parameters, moved_parameters
 
 ABOUT = "bytelm.json"
 """The file that makes a folder an exported model."""
-WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 SHARD_BYTES = 5 * 10**9
 """Most bytes of a file of parameters, unless one array alone has more."""
@@ -86,7 +90,7 @@ def load_exported(folder: Path, *, verify: bool = True) -> SavedModel:
     Raises:
         UserError: if a file is missing or damaged; it names it.
     """
-    about, saved_config = _read_json(folder / ABOUT), _read_json(folder / "config.json")
+    about, saved_config = read_json(folder / ABOUT), read_json(folder / "config.json")
     try:
         step, provenance, digests = about["step"], about["provenance"], about["digests"]
         if verify:
@@ -98,7 +102,10 @@ def load_exported(folder: Path, *, verify: bool = True) -> SavedModel:
         raise UserError(f"{folder} is damaged: {first_line(error)}.") from error
     config = from_saved(saved_config)
     graphdef, target = abstract_model(config)
-    weights = unflatten_dict(_read_weights(folder), sep=".")
+    found = read_folder(folder)
+    if found is None:
+        raise UserError(f"{folder} has neither {WEIGHTS} nor {INDEX}.")
+    weights = unflatten_dict(found, sep=".")
     try:
         params = _placed(move_parameters(weights, moved_parameters(saved_config)), target)
         if verify:
@@ -131,24 +138,6 @@ def _write_weights(params: Any, folder: Path, shard_bytes: int) -> None:
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _read_weights(folder: Path) -> dict[str, np.ndarray]:
-    """All arrays of a folder, by name."""
-    files = [WEIGHTS]
-    if not (folder / WEIGHTS).exists():
-        places = _read_json(folder / INDEX).get("weight_map")
-        names = list(places.values()) if isinstance(places, dict) else []
-        if not names or any(not isinstance(n, str) or Path(n).name != n for n in names):
-            raise UserError(f"{folder / INDEX} is no index of files of parameters.")
-        files = sorted(set(names))
-    weights: dict[str, np.ndarray] = {}
-    for file in files:
-        try:
-            weights |= load_file(folder / file)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{folder / file} cannot be read: {first_line(error)}.") from error
-    return weights
-
-
 def _placed(params: dict[str, Any], target: Any) -> dict[str, Any]:
     """The parameters in the dtypes and on the device of `target`.
 
@@ -172,13 +161,3 @@ def _placed(params: dict[str, Any], target: Any) -> dict[str, Any]:
         },
         sep=".",
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {first_line(error)}.") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds no JSON object.")
-    return found

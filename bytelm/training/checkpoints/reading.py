@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 
 from bytelm.core.errors import UserError
 from bytelm.training.checkpoints.digests import check, digest_arrays, digest_json
+from bytelm.training.checkpoints.tensor_files import first_line
 from bytelm.training.distributed import gather_json
 from bytelm.training.experiment import ExperimentConfig, from_saved
 from bytelm.training.loop_state import LoopState
@@ -156,8 +157,3 @@ def hush_stragglers() -> None:
     logging.getLogger("asyncio").addFilter(
         lambda record: "async_deserialize" not in record.getMessage()
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The message of an error, as one line of at most 200 characters."""
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -74,7 +74,7 @@ def test_shards(tmp_path):
     (tmp_path / "model" / files[2]).unlink()
     assert f"{files[2]} cannot be read" in refused(tmp_path / "model")
     (tmp_path / "model" / INDEX).write_text('{"weight_map": {"x": "../../etc/passwd"}}')
-    assert "is no index" in refused(tmp_path / "model")
+    assert "is not an index" in refused(tmp_path / "model")
 
 
 def test_the_card_says_what_it_is(folder):

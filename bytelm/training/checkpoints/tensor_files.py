@@ -1,0 +1,61 @@
+"""Reading folders of tensors: one file, or shards with an index, as Hugging Face names them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from bytelm.core.errors import UserError
+
+WEIGHTS = "model.safetensors"
+Tensors = dict[str, np.ndarray]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; UserError if it cannot be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object.")
+    return found
+
+
+def read_safetensors(path: Path) -> Tensors:
+    """The tensors of a file, by name; UserError if it cannot be read."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}.") from error
+
+
+def read_folder(
+    folder: Path, name: str = WEIGHTS, read: Callable[[Path], Tensors] = read_safetensors
+) -> Tensors | None:
+    """The tensors of the file `name` in a folder, or of the shards that its index names.
+
+    None if there is neither.
+    """
+    index = folder / f"{name}.index.json"
+    if (folder / name).is_file():
+        return read(folder / name)
+    if not index.is_file():
+        return None
+    places = read_json(index).get("weight_map")
+    shards = list(places.values()) if isinstance(places, dict) else []
+    if not shards or any(not isinstance(n, str) or Path(n).name != n for n in shards):
+        raise UserError(f"{index} is not an index of shards.")
+    tensors: Tensors = {}
+    for shard in sorted(set(shards)):
+        tensors |= read(folder / shard)
+    return tensors
+
+
+def first_line(error: BaseException) -> str:
+    """The message of an error, as one line of at most 200 characters."""
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
