@@ -13,22 +13,18 @@ from bytelm.data.text_size import TextSize, text_size
 from bytelm.models.parameters import count_parameters
 from bytelm.training.cost import step_flops
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.program import TrainProgram
 from bytelm.training.validation import Validation
 
 RUN = "run.json"
 """File of a run directory that holds its facts."""
 
 
-def run_facts(
-    config: ExperimentConfig, program: TrainProgram, mesh: jax.sharding.Mesh, size: TextSize
-) -> dict[str, Any]:
+def run_facts(config: ExperimentConfig, mesh: jax.sharding.Mesh, size: TextSize) -> dict[str, Any]:
     """The facts of a run as JSON values; nothing is compiled for them.
 
     Args:
         config: with its number of steps (`with_steps`).
-        program: of the config.
-        mesh: of the program.
+        mesh: of the run.
         size: of the text to train on.
     """
     train, data = config.train, config.data
@@ -119,13 +115,12 @@ def _validation(validation: Validation) -> str:
 def describe_run(
     config: ExperimentConfig,
     data: OpenData,
-    program: TrainProgram,
     mesh: jax.sharding.Mesh,
     validation: Validation,
     run_dir: Path,
 ) -> tuple[dict[str, Any], str]:
     """The facts of a run, and its header."""
-    facts = run_facts(config, program, mesh, text_size(data))
+    facts = run_facts(config, mesh, text_size(data))
     return facts, header(facts, validation, run_dir)
 
 

@@ -173,7 +173,7 @@ def _prepare(config: ExperimentConfig, data: OpenData, run_dir: Path, mesh: Mesh
     program = build_program(config, mesh)
     batches = train_loader(data, config.train.seed, *row_share(config.data.batch_size, mesh))
     validation = Validation(config, data, program, mesh)
-    facts, header = describe_run(config, data, program, mesh, validation, run_dir)
+    facts, header = describe_run(config, data, mesh, validation, run_dir)
     return _Prepared(program, batches, validation, facts, header)
 
 

@@ -43,7 +43,7 @@ def described(config: ExperimentConfig, tmp_path):
     program = build_program(config, mesh)
     data = OpenData(config.data)
     validation = Validation(config, data, program, mesh)
-    return describe_run(config, data, program, mesh, validation, tmp_path / "run")
+    return describe_run(config, data, mesh, validation, tmp_path / "run")
 
 
 def test_facts_and_header(config, tmp_path):

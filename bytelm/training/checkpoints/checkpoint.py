@@ -33,7 +33,7 @@ from bytelm.training.checkpoints.reading import (
     first_readable,
     hush_stragglers,
 )
-from bytelm.training.checkpoints.saved_model import SavedModel, abstract_model
+from bytelm.training.checkpoints.saved_model import SavedModel, restore_target
 from bytelm.training.checkpoints.scores import ITEM as SCORE
 from bytelm.training.checkpoints.scores import mend_scores, rank, score_of
 from bytelm.training.checkpoints.tensor_files import first_line
@@ -347,7 +347,7 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
             reader = CheckpointReader(manager, folder / str(step), verify=verify)
             config = reader.config()
             provenance = reader.json("provenance")
-            graphdef, target = abstract_model(config)
+            graphdef, target = restore_target(config)
             params = reader.arrays("params", target)
             tokenizer = carried_tokenizer(run, config.data)
             loop = reader.loop(provenance)

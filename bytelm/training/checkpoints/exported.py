@@ -24,7 +24,7 @@ from bytelm.data.carried import carried_tokenizer, carry
 from bytelm.data.text_record import FILE as TEXT_RECORD
 from bytelm.training.checkpoints.digests import check, digest_arrays, digest_json
 from bytelm.training.checkpoints.model_card import model_card
-from bytelm.training.checkpoints.saved_model import SavedModel, abstract_model
+from bytelm.training.checkpoints.saved_model import SavedModel, restore_target
 from bytelm.training.checkpoints.tensor_files import (
     WEIGHTS,
     first_line,
@@ -101,7 +101,7 @@ def load_exported(folder: Path, *, verify: bool = True) -> SavedModel:
     except (KeyError, ValueError) as error:
         raise UserError(f"{folder} is damaged: {first_line(error)}.") from error
     config = from_saved(saved_config)
-    graphdef, target = abstract_model(config)
+    graphdef, target = restore_target(config)
     found = read_folder(folder)
     if found is None:
         raise UserError(f"{folder} has neither {WEIGHTS} nor {INDEX}.")

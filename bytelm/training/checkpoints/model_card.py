@@ -2,9 +2,8 @@
 
 import math
 
-import jax
-
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
+from bytelm.models.parameters import count_parameters
 from bytelm.training.checkpoints.saved_model import SavedModel
 
 _CARD = """---
@@ -42,14 +41,10 @@ def model_card(saved: SavedModel, name: str) -> str:
         name: of the folder that it is exported to.
     """
     config, loop = saved.config, saved.loop
-    sizes = {
-        ".".join(str(getattr(key, "key", key)) for key in path): leaf.size
-        for path, leaf in jax.tree.leaves_with_path(saved.params)
-    }
-    tables = sum(size for path, size in sizes.items() if path.startswith(("embedding", "head")))
+    total, without_tables = count_parameters(config.model)
     has_encoder = isinstance(config.model, EncoderDecoderConfig)
     rows = {
-        "Parameters": f"{sum(sizes.values()):,}, of which {tables:,} in embeddings and head",
+        "Parameters": f"{total:,}, of which {total - without_tables:,} in embeddings and head",
         "Training data": "; ".join(source.label for source in config.data.source_configs),
         "Steps": f"{saved.step:,}",
         "Symbols in a row": f"{config.data.sequence_length:,}",

@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
+from bytelm.models.parameters import abstract_model
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.loop_state import LoopState
@@ -29,9 +30,9 @@ class SavedModel:
     """The run directory or exported folder that it was read from."""
 
 
-def abstract_model(config: ExperimentConfig) -> tuple[nnx.GraphDef, dict[str, Any]]:
+def restore_target(config: ExperimentConfig) -> tuple[nnx.GraphDef, dict[str, Any]]:
     """The model of a config without its parameters, and their shapes and dtypes, on one device."""
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: config.model.build(nnx.Rngs(0))))
+    graphdef, abstract = abstract_model(config.model)
     device = SingleDeviceSharding(jax.local_devices()[0])
     return graphdef, jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
