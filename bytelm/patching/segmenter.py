@@ -168,10 +168,13 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
     def check(self, needs: Needs, family: str) -> None:
         """Raises UserError unless the segmenter fits a family's needs."""
         reasons = (
-            (self.reads_states and not needs.states, "reads states, and there are none yet"),
+            (
+                self.reads_states and not needs.states,
+                "reads states of bytes, which the family has not computed when it cuts them",
+            ),
             (
                 self.needs_gradient and not needs.gradient,
-                "learns from the model's loss, which does not reach it there",
+                "learns from the model's loss, which does not reach it in this family",
             ),
             (
                 needs.known_ends and not self.knows_ends,
