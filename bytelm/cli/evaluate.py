@@ -69,7 +69,7 @@ def eval_command(arguments: Sequence[str]) -> int:
             parse(kind, arguments, "eval", kind(DataConfig(), Path("RUN")))
         raise UserError("name the run to evaluate: --checkpoint RUN.")
     from bytelm.api import load
-    from bytelm.core.output_files import check_new_file
+    from bytelm.core.files import check_new_file
     from bytelm.training import host_memory
 
     if known.output is not None:

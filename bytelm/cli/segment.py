@@ -8,9 +8,8 @@ from pathlib import Path
 
 from bytelm.cli.arguments import parse
 from bytelm.cli.option_checks import Count
-from bytelm.core.atomic_write import write_whole
 from bytelm.core.errors import UserError
-from bytelm.core.output_files import check_new_file
+from bytelm.core.files import check_new_file, write_whole
 from bytelm.core.terminal_text import say
 from bytelm.training.checkpoints.chosen_step import Step
 

@@ -13,7 +13,7 @@ from bytelm.cli.arguments import parse, parse_part, preset_argument
 from bytelm.cli.evaluate import eval_command
 from bytelm.core import compilation_cache
 from bytelm.core.errors import UserError
-from bytelm.core.output_files import check_folder
+from bytelm.core.files import check_folder
 from bytelm.core.stopping import Stopped
 from bytelm.core.terminal_text import say
 from bytelm.training.experiment import ExperimentConfig, TrainConfig, load_json, to_json

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Protocol
 
-from bytelm.core.atomic_write import write_whole
 from bytelm.core.errors import UserError
+from bytelm.core.files import write_whole
 from bytelm.data.config import DataConfig
 from bytelm.data.corpus.blocks import digest_of
 from bytelm.tokenizers.tokenizer import Tokenizer, load_tokenizer

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bytelm.core.atomic_write import write_whole
+from bytelm.core.files import write_whole
 from bytelm.data.passages import digest, passages
 from bytelm.data.splits import SPLITS, Split
 

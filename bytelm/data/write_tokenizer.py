@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TextIO
 
-from bytelm.core.atomic_write import write_whole
 from bytelm.core.console import TerminalConsole
-from bytelm.core.output_files import check_new_file
+from bytelm.core.files import check_new_file, write_whole
 from bytelm.data.open_data import Documents, OpenData
 from bytelm.data.training_text import training_text
 from bytelm.tokenizers import Kind

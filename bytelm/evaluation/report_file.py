@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bytelm.core.config_json import to_dict
-from bytelm.core.file_names import absolute, name_part
-from bytelm.core.output_files import write_new, write_next
+from bytelm.core.files import absolute, name_part, write_new, write_next
 from bytelm.data.config import DataConfig
 
 LONGEST_OPTION = 40

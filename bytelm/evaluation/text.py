@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bytelm.core.errors import UserError
-from bytelm.core.file_names import absolute
+from bytelm.core.files import absolute
 from bytelm.core.terminal_text import number_of, printable_name
 from bytelm.core.texts import Texts, each_text
 from bytelm.data.config import DataConfig, Files, Mixture

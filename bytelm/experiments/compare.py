@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bytelm.core.atomic_write import write_whole
 from bytelm.core.figure import Figure
+from bytelm.core.files import write_whole
 from bytelm.core.locks import exclusive
 from bytelm.core.terminal_text import say
 from bytelm.data.config import Files

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bytelm.core.atomic_write import write_whole
 from bytelm.core.config_json import differences, to_dict
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
+from bytelm.core.files import write_whole
 from bytelm.core.terminal_text import say
 from bytelm.data.loader import ValidationBatches
 from bytelm.data.open_data import Documents, OpenData

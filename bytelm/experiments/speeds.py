@@ -8,8 +8,8 @@ from pathlib import Path
 
 import jax
 
-from bytelm.core.atomic_write import write_whole
 from bytelm.core.errors import UserError
+from bytelm.core.files import write_whole
 from bytelm.core.terminal_text import say
 from bytelm.data.loader import ValidationBatches
 from bytelm.data.open_data import OpenData

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from safetensors.numpy import save_file
 
-from bytelm.core.atomic_write import new_folder
 from bytelm.core.errors import UserError
+from bytelm.core.files import new_folder
 from bytelm.data.config import DataConfig, SpanCorruption
 from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.models.t5.mrt5 import MrT5Config

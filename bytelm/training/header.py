@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 
-from bytelm.core.atomic_write import write_whole
 from bytelm.core.figure import with_prefix
+from bytelm.core.files import write_whole
 from bytelm.data.open_data import OpenData
 from bytelm.data.text_size import TextSize, text_size
 from bytelm.models.parameters import count_parameters

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bytelm.core.atomic_write import write_whole
 from bytelm.core.errors import UserError
+from bytelm.core.files import write_whole
 from bytelm.data.carried import carry
 from bytelm.data.open_data import OpenData
 from bytelm.data.run_text import run_text

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 
-from bytelm.core.output_files import check_folder
+from bytelm.core.files import check_folder
 from bytelm.core.terminal_text import say
 from bytelm.data.loader import train_loader
 from bytelm.data.open_data import OpenData

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from bytelm.core.atomic_write import write_whole
+from bytelm.core.files import write_whole
 from bytelm.data.corpus.blocks import DIGEST_BYTES, block_digests
 
 PROGRESS = "progress.json"

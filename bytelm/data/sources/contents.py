@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bytelm.core.atomic_write import write_whole
+from bytelm.core.files import write_whole
 from bytelm.core.locks import exclusive
 from bytelm.data.progress import TextProgress
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bytelm.core.errors import UserError
-from bytelm.core.file_names import is_utf8
+from bytelm.core.files import is_utf8
 from bytelm.data.sources.placement import Document
 from bytelm.data.sources.source import NotInstalledError, SingleSource
 from bytelm.data.splits import Split

@@ -13,7 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
-from bytelm.core.atomic_write import write_whole
+from bytelm.core.files import write_whole
 from bytelm.experiments.report.charts import Chart, Point, Series
 from bytelm.experiments.report.tables import bits_text, power_text
 

@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from bytelm.core.atomic_write import write_whole
 from bytelm.core.console import TerminalConsole
+from bytelm.core.files import write_whole
 from bytelm.experiments.records import Heading, RunRecord
 from bytelm.experiments.report.drawing import write_png
 from bytelm.experiments.report.page import page

@@ -18,8 +18,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from bytelm.core.atomic_write import new_folder
 from bytelm.core.errors import UserError
+from bytelm.core.files import new_folder
 from bytelm.data.carried import carried_tokenizer, carry
 from bytelm.data.text_record import FILE as TEXT_RECORD
 from bytelm.training.checkpoints.digests import check, digest_arrays, digest_json

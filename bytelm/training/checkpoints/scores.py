@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from bytelm.core.atomic_write import write_whole
+from bytelm.core.files import write_whole
 from bytelm.training.checkpoints.digests import digest_json
 from bytelm.training.checkpoints.reading import DIGESTS, LOOP
 

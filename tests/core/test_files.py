@@ -3,7 +3,7 @@ import os
 import pytest
 
 from bytelm.core.errors import UserError
-from bytelm.core.output_files import check_folder, check_new_file, write_new
+from bytelm.core.files import check_folder, check_new_file, name_part, write_new, write_whole
 
 
 def test_a_file_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
@@ -46,3 +46,17 @@ def test_a_new_file_replaces_none(tmp_path, monkeypatch, links):
         write_new(path, "other")
     assert path.read_bytes() == "naïve".encode()
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_name_part():
+    assert name_part("books [2019]/a\udcff\nb.jsonl") == "books-2019-a-b.jsonl"
+    assert name_part("\u4e66" * 75) == "\u4e66" * 33
+
+
+def test_a_file_with_the_longest_name_is_written_whole(tmp_path):
+    for name in ("n" * 255, "\u4e66" * 85, "\udcff" * 255):
+        write_whole(tmp_path / name, "text")
+        assert (tmp_path / name).read_text() == "text"
+    write_whole(tmp_path / ("n" * 255), "b\udcff \u65e5")
+    assert (tmp_path / ("n" * 255)).read_text() == "b\\udcff \u65e5"
+    assert len(list(tmp_path.iterdir())) == 3

@@ -1,0 +1,128 @@
+"""Files and folders: written whole or not at all, checked before the work starts, and named."""
+
+import contextlib
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from bytelm.core.errors import UserError
+
+MOST_BYTES = 100
+"""Less than the 255 that file systems allow: other parts and temporary endings need room."""
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    r"""Writes a file, or replaces one: into a temporary file next to it, which is then renamed.
+
+    Text is written as UTF-8; a byte of a file name that is not UTF-8 is written as `\udcNN`.
+    """
+    if isinstance(content, str):
+        content = content.encode(errors="backslashreplace")
+    partial = _temporary(path)
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which is renamed to `folder` when all of it is written.
+
+    Raises:
+        UserError: if `folder` is a file, or holds files.
+    """
+    folder = folder.resolve()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} exists and holds files; choose another place.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = _temporary(folder)
+    partial.mkdir()
+    try:
+        yield partial
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_new(path: Path, content: str) -> None:
+    """Writes a new file, as UTF-8; it appears whole or not at all.
+
+    Raises:
+        FileExistsError: if the file exists; it is left as it is.
+    """
+    partial = _temporary(path)
+    partial.write_bytes(content.encode())
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        with path.open("xb"):
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_next(path: Path, content: str) -> Path:
+    """Writes a new file under the first free name of `x.json`, `x-2.json`, ...; returns that."""
+    for place in _names(path):
+        try:
+            write_new(place, content)
+        except FileExistsError:
+            continue
+        return place
+    raise AssertionError("there is always a free name")
+
+
+def _names(path: Path) -> Iterator[Path]:
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def check_new_file(path: Path, option: str = "--output") -> None:
+    """Raises UserError if a file exists already or could not be written."""
+    if path.is_dir():
+        raise UserError(f"{option}: {path} is a directory; name a file in it.")
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} exists already; choose another {option}.")
+    if not path.parent.is_dir():
+        raise UserError(f"{option}: there is no directory {path.parent}; make it first.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"{option}: {path.parent} cannot be written to; choose another place.")
+
+
+def check_folder(path: Path, option: str = "--output") -> None:
+    """Raises UserError if a path is a file, lies below one, or could not be written to."""
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{option}: {nearest} is a file; choose another place.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{option}: {nearest} cannot be written to; choose another place.")
+
+
+def name_part(text: str) -> str:
+    """Makes part of a file name from a text: letters, digits, `_`, `.` and `-`, at most 100 bytes.
+
+    Two texts may give the same part.
+    """
+    kept = re.sub(r"[^\w.-]+", "-", text)
+    return kept.encode()[:MOST_BYTES].decode(errors="ignore")
+
+
+def _temporary(path: Path) -> Path:
+    """A place next to a file or folder; long names are cut, which leaves room for the ending."""
+    name = os.fsdecode(os.fsencode(path.name)[:200])
+    return path.with_name(f"{name}.{os.getpid()}.tmp")
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file name is valid UTF-8; some libraries accept no other."""
+    return not any("\udc80" <= character <= "\udcff" for character in name)
+
+
+def absolute(names: Iterable[str]) -> tuple[str, ...]:
+    """File names or globs as absolute paths, with `~` expanded."""
+    return tuple(os.path.abspath(os.path.expanduser(name)) for name in names)
