@@ -24,7 +24,7 @@ class Ablation(Checked, name="ablation"):
     Attributes:
         base: what all contenders have in common.
         contenders: by name, the changes to the base: a config field's dotted path
-            (`model.boundary`, or `model` for all of it) and its value.
+            (`model.segmenter`, or `model` for all of it) and its value.
         baseline: the contender that the others are compared with; None for the first.
         seeds: every contender runs with each; empty for the seed of its config alone.
         learning_rates: multiples of its own learning rate that every contender tries.
