@@ -2,7 +2,7 @@
 
 import abc
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax
@@ -228,7 +228,7 @@ class HierarchicalModel(LanguageModel):
         return ModelOutput(
             logits,
             auxiliary_losses=losses,
-            statistics=(*patches.statistics, *statistics),
+            statistics=(_overflow(cuts), *statistics),
             patch_starts=patches.starts,
             states=self.normed(x),
         )
@@ -278,6 +278,14 @@ class HierarchicalModel(LanguageModel):
 
     def full_rows(self, state: HierarchyState) -> jax.Array:
         return state.parts.patching.left == 0
+
+
+def _overflow(cuts: tuple[Segmentation, ...]) -> Ratio:
+    """The overflow of all levels together; its warning is about the outermost one."""
+    outermost, *inside = (cut.patches.statistics[0] for cut in cuts)
+    total = sum((ratio.total for ratio in inside), start=outermost.total)
+    count = sum((ratio.count for ratio in inside), start=outermost.count)
+    return replace(outermost, total=total, count=count)
 
 
 class PositionTable(nnx.Module):
