@@ -10,9 +10,8 @@ import tyro
 from bytelm.core.checked import Checked, require_small
 from bytelm.core.errors import UserError
 from bytelm.data.sources.files import Files
-from bytelm.data.sources.mixture import Mixture
 from bytelm.data.sources.python_library import PythonLibrary
-from bytelm.data.sources.source import SingleSource, SourceConfig
+from bytelm.data.sources.source import Mixture, SingleSource, SourceConfig
 from bytelm.data.sources.tfds import Tfds
 from bytelm.data.tasks.diagnostics import ContextualVowelRemoval, MergeAbc, VowelRemoval
 from bytelm.data.tasks.next_byte import NextByte

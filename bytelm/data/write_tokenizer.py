@@ -6,13 +6,11 @@ from typing import TextIO
 
 from bytelm.core.console import TerminalConsole
 from bytelm.core.files import check_new_file, write_whole
-from bytelm.data.open_data import Documents, OpenData
-from bytelm.data.training_text import training_text
+from bytelm.data.open_data import Documents, OpenData, training_text
 from bytelm.tokenizers import Kind
 from bytelm.tokenizers.tokenizer import load_tokenizer
-from bytelm.tokenizers.training import train_tokenizer
+from bytelm.tokenizers.training import train_tokenizer, train_unigram
 from bytelm.tokenizers.unigram import Unigram
-from bytelm.tokenizers.unigram_training import train_unigram
 
 MEASURED_BYTES = 4 * 10**6
 """Most bytes of the validation split on which a mean length is measured."""

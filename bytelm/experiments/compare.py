@@ -9,8 +9,7 @@ from bytelm.core.files import write_whole
 from bytelm.core.locks import exclusive
 from bytelm.core.terminal_text import say
 from bytelm.data.config import Files
-from bytelm.data.open_data import OpenData
-from bytelm.data.training_text import training_text
+from bytelm.data.open_data import OpenData, training_text
 from bytelm.evaluation.languages import Languages
 from bytelm.evaluation.suite import Evaluation
 from bytelm.experiments.comparison import Comparison, TokenizerConfig, in_folder

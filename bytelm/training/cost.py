@@ -4,7 +4,7 @@ import dataclasses
 
 from bytelm.core.errors import UserError
 from bytelm.data.open_data import OpenData
-from bytelm.data.text_size import text_size
+from bytelm.data.run_text import text_size
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.experiment import ExperimentConfig, parse_budget
 

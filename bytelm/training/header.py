@@ -9,7 +9,7 @@ import jax
 from bytelm.core.figure import with_prefix
 from bytelm.core.files import write_whole
 from bytelm.data.open_data import OpenData
-from bytelm.data.text_size import TextSize, text_size
+from bytelm.data.run_text import TextSize, text_size
 from bytelm.models.parameters import count_parameters
 from bytelm.training.cost import step_flops
 from bytelm.training.experiment import ExperimentConfig

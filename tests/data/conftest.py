@@ -10,8 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from bytelm.data.config import DataConfig, Files, NextByte
-from bytelm.data.open_data import OpenData
-from bytelm.data.training_text import training_text
+from bytelm.data.open_data import OpenData, training_text
 from bytelm.tokenizers.training import train_tokenizer
 from tests.data.tokenized import DOCUMENTS, TOKENS
 from tests.tokenizers.subword_fixtures import corpus, trained, unigram_model

@@ -12,8 +12,7 @@ from bytelm.data import open_data
 from bytelm.data.config import DataConfig, Files, MergeAbc, Mixture, SpanCorruption, VowelRemoval
 from bytelm.data.loader import ValidationBatches, train_loader
 from bytelm.data.open_data import OpenData
-from bytelm.data.run_text import run_text
-from bytelm.data.text_size import text_size
+from bytelm.data.run_text import run_text, text_size
 from bytelm.data.validation import ValidationText
 from bytelm.models.contract import Batch
 

@@ -9,8 +9,7 @@ from sentencepiece import SentencePieceTrainer
 from tokenizers import decoders, models, normalizers
 
 from bytelm.data.config import DataConfig, Files
-from bytelm.data.open_data import OpenData
-from bytelm.data.training_text import training_text
+from bytelm.data.open_data import OpenData, training_text
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.tokenizers.training import train_tokenizer
 

@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
 from bytelm.tokenizers import cutting
-from bytelm.tokenizers.cutting import of_hugging_face, stretches
-from bytelm.tokenizers.patterns import LINE_PATTERNS, LINES, WORD_PATTERNS
+from bytelm.tokenizers.cutting import (
+    LINE_PATTERNS,
+    LINES,
+    WORD_PATTERNS,
+    of_hugging_face,
+    stretches,
+)
 from bytelm.tokenizers.tokenizer import Tokenizer
 
 PIECES = [

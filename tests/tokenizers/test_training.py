@@ -13,9 +13,8 @@ from tokenizers import Tokenizer as Library
 
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, Files
-from bytelm.data.open_data import OpenData
-from bytelm.data.training_text import training_text
-from bytelm.tokenizers.patterns import LINES, WORDS
+from bytelm.data.open_data import OpenData, training_text
+from bytelm.tokenizers.cutting import LINES, WORDS
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.tokenizers.training import (
     LONGEST,

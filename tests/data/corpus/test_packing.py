@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, PAD, START, UNSCORED
-from bytelm.data.corpus.packing import ConcatenatedRows, Corpus, Rows, pack
+from bytelm.data.corpus.packing import ConcatenatedRows, Corpus, Rows, pack, script_ids
 
 documents_and_length = given(
     documents=st.lists(st.binary(max_size=9), min_size=1, max_size=12),
@@ -131,3 +132,20 @@ def test_rows_of_several_sources_are_numbered_on():
     for name, rows in batch.items():
         expected = np.concatenate([part[name] for part in alone])[order]
         np.testing.assert_array_equal(rows, expected, err_msg=name)
+
+
+def test_numbers_follow_the_order_of_the_known_names():
+    ids = script_ids(["rus", "eng"], ("eng", "hin", "rus"), "x")
+    np.testing.assert_array_equal(ids, np.array([2, 0], np.int32))
+    assert ids.dtype == np.int32
+
+
+@pytest.mark.parametrize("found", [None, []])
+def test_a_source_without_scripts(found):
+    with pytest.raises(UserError, match=r"documents of x have no script.*data.script_key"):
+        script_ids(found, ("eng",), "x")
+
+
+def test_every_unknown_script_is_named():
+    with pytest.raises(UserError, match=r"x has documents of the script tha, hin.*\(eng, rus\)"):
+        script_ids(["tha", "eng", "hin"], ("eng", "rus"), "x")

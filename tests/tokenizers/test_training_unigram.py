@@ -10,9 +10,9 @@ from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, Files, Mixture, NextByte, Tfds
 from bytelm.data.loader import train_loader
 from bytelm.data.open_data import Documents, OpenData
-from bytelm.tokenizers import unigram_training
+from bytelm.tokenizers import training
+from bytelm.tokenizers.training import train_unigram
 from bytelm.tokenizers.unigram import Unigram
-from bytelm.tokenizers.unigram_training import train_unigram
 from tests.tokenizers.subword_fixtures import texts_of
 
 
@@ -66,7 +66,7 @@ def test_the_same_text_gives_the_same_model(config):
 
 def test_text_is_cut_into_sentences_without_losing_spaces():
     text = "  one\n\n\n two \n" + "x" * 2500 + "\ta\0b\udcff\u2585c\n"
-    found = unigram_training.SENTENCE.findall(text)
+    found = training.SENTENCE.findall(text)
     assert found[:2] == ["  one", "\n\n two "]
     assert [len(sentence) for sentence in found[2:5]] == [1001, 1000, 500]
     assert found[5:] == ["a", "b", "c"]
@@ -81,7 +81,7 @@ def sentences(monkeypatch):
     def train(sentence_iterator, model_writer, **keywords):
         given.extend(sentence_iterator)
 
-    monkeypatch.setattr(unigram_training.SentencePieceTrainer, "train", train)
+    monkeypatch.setattr(training.SentencePieceTrainer, "train", train)
     return given
 
 
@@ -94,7 +94,7 @@ def test_reads_no_more_than_it_is_told_and_documents_in_random_order(config, sen
     assert 1800 < sum(len(sentence.encode()) for sentence in sentences) <= 2000
     assert everything[: len(sentences) - 1] == sentences[:-1]
     first = next(iter(Documents(OpenData(config), "train"))).decode()
-    assert sentences[:3] != unigram_training.SENTENCE.findall(first)[:3]
+    assert sentences[:3] != training.SENTENCE.findall(first)[:3]
 
 
 def test_a_mixture_gives_text_by_its_weights(config, tmp_path, sentences):
