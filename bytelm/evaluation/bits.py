@@ -1,19 +1,21 @@
 """Bits per byte of whole documents, and over all tokenisations of a subword model."""
 
+import lzma
 import time
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from bytelm.api import LoadedModel
+from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.intervals import LEAST_DOCUMENTS
 from bytelm.core.terminal_text import number_of
-from bytelm.evaluation.compressors import compressor_bpb
-from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.progress import counted, shown_progress
 from bytelm.evaluation.report import DocumentBits, Result
 from bytelm.evaluation.suite import DECODER, TOKENS, Evaluation, Need, Scoring
-from bytelm.evaluation.text import EvaluationText
+from bytelm.evaluation.text import EvaluationText, FirstBytes
 
 CANONICAL = "\u2264: an upper bound, of the canonical tokens alone; marginal counts all"
 """Says why a subword model's bits per byte are a bound."""
@@ -91,7 +93,7 @@ class Marginal(Evaluation):
         self.require_positive("covers")
 
     def run(self, loaded: LoadedModel, text: EvaluationText, scoring: Scoring) -> Result:
-        """Figures `marginal_bpb`, with END too, and `canonical_bpb` with the same context."""
+        """Figures `marginal_bpb`, `..._with_end`, and `canonical_bpb` with the same context."""
         first = FirstBytes(text.documents(), scoring.max_bytes)
         with shown_progress("scoring all tokenisations", text.size(scoring.max_bytes)) as done:
             scores = loaded.byte_marginal(self.covers).score(counted(first, done))
@@ -112,3 +114,28 @@ class Marginal(Evaluation):
             {"dropped_histories": dropped},
             DocumentBits(marginal.bits(), marginal.bytes),
         )
+
+
+def compressor_bpb(documents: Iterable[bytes]) -> dict[str, float]:
+    """Bits per raw byte of the documents, compressed as one by `gzip -9` and `xz -9e`.
+
+    The containers count. The documents are read once; the compressors keep only their windows in
+    memory (under 1 GB). xz takes about a second per megabyte.
+
+    Raises:
+        UserError: if the documents hold no bytes.
+    """
+    gzip = zlib.compressobj(9, wbits=31)  # the widest window, in a gzip container
+    xz = lzma.LZMACompressor(preset=9 | lzma.PRESET_EXTREME)
+    raw_bytes = gzip_bytes = xz_bytes = 0
+    for document in documents:
+        raw_bytes += len(document)
+        gzip_bytes += len(gzip.compress(document))
+        xz_bytes += len(xz.compress(document))
+    if not raw_bytes:
+        raise UserError(
+            "the documents to compress hold no bytes; choose a source or split that has text"
+        )
+    gzip_bytes += len(gzip.flush())
+    xz_bytes += len(xz.flush())
+    return {"gzip": 8 * gzip_bytes / raw_bytes, "xz": 8 * xz_bytes / raw_bytes}

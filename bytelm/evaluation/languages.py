@@ -1,4 +1,4 @@
-"""What the same sentences cost a model in each language, in bits and in patches.
+"""The cost of the same sentences in each language, in bits and in patches.
 
 Bits per byte and per character are hard to compare between languages, because scripts need more or
 fewer bytes and characters for the same content. So parallel text is compared by the sentence: the
@@ -40,7 +40,7 @@ class Languages(Evaluation):
     reference: str = "eng"
     """The language that the others are compared with."""
     max_sentences: int | None = None
-    """Score so many sentences in each language, the first ones; none = all."""
+    """Score only the first sentences of each language; none = all."""
 
     def __post_init__(self) -> None:
         self.require_positive("max_sentences")
@@ -73,7 +73,7 @@ class Languages(Evaluation):
 
         Args:
             loaded: the model.
-            parallel: by language, its sentences, none empty, as from `read_parallel`.
+            parallel: by language, sentences that are not empty, such as from `read_parallel`.
             scoring: how; all bytes are read.
 
         Raises:

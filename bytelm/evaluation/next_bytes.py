@@ -2,8 +2,8 @@
 
 Given the canonical tokens before it and the bytes of the current token so far, the prediction is
 the byte with the most probability among tokens that continue these bytes. Tokens that end exactly
-there are ignored, because what follows them would need another run of the model. So the model is
-told where canonical tokens end, which flatters it inside words. The exact next byte is that of
+there are ignored, because what follows them would need another run of the model. So the model
+knows where canonical tokens end, which flatters it inside words. The exact next byte is that of
 `bytelm.inference.marginal.marginal`, which reads many more tokens.
 """
 
@@ -30,14 +30,7 @@ class Step(NamedTuple):
 
 
 class NextBytes:
-    """Guesses next bytes from logits of tokens.
-
-    Args:
-        tokenizer: of the model.
-
-    Attributes:
-        tokens: how many ids are tokens; END follows.
-    """
+    """Guesses next bytes from logits of tokens; ids from `tokens` on are no tokens."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._texts = tokenizer.token_bytes
@@ -46,7 +39,7 @@ class NextBytes:
         self._steps: dict[int, list[Step]] = {}
 
     def right(self, logits: np.ndarray, token: int) -> int:
-        """How many bytes of a token of the text are the likeliest where they are.
+        """How many bytes of a token are the likeliest at their places.
 
         Args:
             logits: float32 `[outputs]`.

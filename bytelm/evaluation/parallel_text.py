@@ -29,7 +29,7 @@ def read_parallel(files: str | Sequence[str]) -> dict[str, list[bytes]]:
             translations may be in different files.
 
     Returns:
-        by language code, its sentences: in the same order in all languages.
+        by language code, the sentences, in the same order in all languages.
 
     Raises:
         UserError: for files that cannot be read, and for languages that are not aligned.
@@ -42,10 +42,10 @@ def read_parallel(files: str | Sequence[str]) -> dict[str, list[bytes]]:
         for name, language, text in _read(path):
             translations = documents.setdefault(language, {})
             if name in translations:
-                raise UserError(f"document {name} is there twice in {language}; take one out.")
+                raise UserError(f"document {name} appears twice in {language}; take one out.")
             translations[name] = text.encode().removesuffix(b"\n").split(b"\n")
     if not documents:
-        raise UserError(f"{' '.join(files)}: there is no document in the files.")
+        raise UserError(f"{' '.join(files)}: the files hold no document.")
     return _aligned(documents)
 
 
@@ -56,7 +56,7 @@ def _aligned(documents: Mapping[str, Mapping[str, Sequence[bytes]]]) -> dict[str
         for name in sorted(expected.keys() ^ found.keys()):
             there, missing = (first, language) if name in expected else (language, first)
             raise UserError(
-                f"document {name} is there in {there} and not in {missing}; parallel text needs "
+                f"document {name} exists in {there} and not in {missing}; parallel text needs "
                 "each document in every language."
             )
         for name, lines in found.items():
@@ -100,5 +100,5 @@ def _document(line: bytes, where: str) -> _Document:
         return _Document(*(record[key] for key in _Document._fields))
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise UserError(
-            f"{where} is no JSON object with the strings id, lang and text: {error}."
+            f"{where} is not a JSON object with the strings id, lang and text: {error}."
         ) from error

@@ -1,7 +1,7 @@
-"""Noise on characters, as from typing, scanning and deception: pure functions of the text.
+"""Noise on characters, such as from typing, scanning and deception: pure functions of the text.
 
 A text is split into its Unicode characters (code points) and, where it is not UTF-8, into single
-bytes. Some characters are hit and changed, and all are put together again. Nothing is normalised.
+bytes. Some characters are hit and changed, and all are joined again. Nothing is normalised.
 On average `rate` of the characters are hit. A hit does nothing where a kind of noise cannot change
 a character (digits have no case). A higher rate hits the characters of a lower one, in the same
 way, and more of them.
@@ -53,21 +53,21 @@ def perturb(text: bytes, kind: Noise, rate: float, *, seed: int, document: int =
     """The text with noise of one kind; the same arguments give the same bytes in any process.
 
     "permute" swaps neighbours: the text is cut into pairs, and `rate` of them change places.
-    "replace" puts another character of the same text in place of a hit, each equally likely, and
-    "insert" puts one after a hit, so the noise has the script of the text.
+    "replace" puts another character of the same text, each equally likely, in place of a hit, and
+    "insert" puts one after it, so the noise has the script of the text.
 
     Args:
         text: any bytes.
         kind: one of `NOISES`.
         rate: share of the characters that are hit, 0 to 1; 0 gives the text itself.
         seed: seed of all noise.
-        document: the text's number among others, so that each gets its own noise.
+        document: number of the text; each number gets its own noise.
 
     Raises:
         UserError: for an unknown kind, or a rate out of range.
     """
     check_noise(kind, rate)
-    # An undecodable byte becomes a lone surrogate, which no UTF-8 has, and the same byte again.
+    # An undecodable byte becomes a lone surrogate, and is encoded to the same byte again.
     units = list(text.decode(errors="surrogateescape"))
     # RandomState, because numpy promises never to change its streams.
     rng = np.random.RandomState([seed % 2**32, document, zlib.crc32(kind.encode())])
@@ -94,18 +94,6 @@ def _replace(unit: str, draw: float, alphabet: Sequence[str]) -> str:
     return alphabet[(bisect_left(alphabet, unit) + step) % len(alphabet)]
 
 
-def _delete(unit: str, draw: float, alphabet: Sequence[str]) -> str:
-    return ""
-
-
-def _insert(unit: str, draw: float, alphabet: Sequence[str]) -> str:
-    return unit + alphabet[int(draw * len(alphabet))]
-
-
-def _repeat(unit: str, draw: float, alphabet: Sequence[str]) -> str:
-    return unit * (2 + int(draw * 3))
-
-
 def _case(unit: str, draw: float, alphabet: Sequence[str]) -> str:
     other = unit.swapcase()
     return other if len(other) == 1 else unit
@@ -114,10 +102,6 @@ def _case(unit: str, draw: float, alphabet: Sequence[str]) -> str:
 def _keyboard(unit: str, draw: float, alphabet: Sequence[str]) -> str:
     near = _NEIGHBOURS.get(unit, unit)
     return near[int(draw * len(near))]
-
-
-def _homoglyph(unit: str, draw: float, alphabet: Sequence[str]) -> str:
-    return HOMOGLYPHS.get(unit, unit)
 
 
 def _neighbours() -> dict[str, str]:
@@ -135,11 +119,11 @@ def _neighbours() -> dict[str, str]:
 _NEIGHBOURS = _neighbours()
 _CHANGES: dict[Noise, Callable[[str, float, Sequence[str]], str]] = {
     "replace": _replace,
-    "delete": _delete,
-    "insert": _insert,
-    "repeat": _repeat,
+    "delete": lambda unit, draw, alphabet: "",
+    "insert": lambda unit, draw, alphabet: unit + alphabet[int(draw * len(alphabet))],
+    "repeat": lambda unit, draw, alphabet: unit * (2 + int(draw * 3)),
     "case": _case,
     "keyboard": _keyboard,
-    "homoglyph": _homoglyph,
+    "homoglyph": lambda unit, draw, alphabet: HOMOGLYPHS.get(unit, unit),
 }
 """How a hit changes a character, given a draw from [0, 1) and the characters of the text."""

@@ -21,12 +21,12 @@ from bytelm.core.console import TerminalConsole
 def shown_progress(
     what: str, total: int | None, console: Console | None = None
 ) -> Iterator[Callable[[int], None]]:
-    """Shows a bar until the work is done, then removes it; shows nothing without a terminal.
+    """Shows a bar on a terminal until the work is done.
 
     Args:
         what: the work, such as "scoring".
-        total: how many bytes there are; None if unknown.
-        console: where to show it; by default standard error.
+        total: bytes to do; None if unknown.
+        console: None for standard error.
 
     Yields:
         a function to call with the number of bytes just done.

@@ -1,4 +1,4 @@
-"""What an evaluation returns, and the report on a suite: as JSON, and as a table."""
+"""Results of evaluations, and the report of a suite: as JSON, and as a table."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ class DocumentBits:
 
     Attributes:
         bits: float64 `[documents]`; with an encoder, bits of each target.
-        bytes: int64 `[documents]`, the bytes they are of.
+        bytes: int64 `[documents]`, the raw bytes.
     """
 
     bits: np.ndarray
@@ -27,13 +27,13 @@ class DocumentBits:
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
         figures: the numbers.
         notes: sentences that explain them, shown below the table.
         details: more for the JSON report, such as counts and examples.
-        documents: the bits of each document; of no document where they were not measured.
+        documents: the bits of each document; empty if they were not measured.
         seconds: how long it took.
     """
 
@@ -46,13 +46,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """What the evaluations of a suite found.
+    """The results of a suite.
 
     Attributes:
         step: of the model.
-        suite: of each evaluation its name and its options.
+        suite: name and options of each evaluation.
         results: by evaluation.
-        text: what the text is (`EvaluationText.about`); None if none was read.
+        text: from `EvaluationText.about`; None if no text was read.
         context: symbols in a window.
         stride: symbols scored by each window after a text's first.
         max_bytes: of the text; None for all.

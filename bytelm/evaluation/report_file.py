@@ -21,7 +21,7 @@ def report_name(
 
     Args:
         step: of the checkpoint.
-        text: what was scored, such as a split; "" for nothing.
+        text: name of the scored text, such as a split; "" for none.
         data: how the text was read. If that differs from training, the name has a digest of it,
             which distinguishes files of the same name in different folders.
         trained_on: how the run read its text.
@@ -45,9 +45,8 @@ def write_report(report: dict[str, Any], output: Path | None, default: Path) -> 
 
     Args:
         report: the figures.
-        output: the file, which must not exist; None for `default`.
-        default: where the report goes otherwise; if the name is taken, the first free one with a
-            number.
+        output: a file that does not exist; None for `default`.
+        default: gets a number if the name is taken.
 
     Returns:
         the file.
@@ -69,10 +68,7 @@ def _words(value: Any) -> str:
 
 
 def _digest(data: DataConfig) -> str:
-    """Digest of everything that decides which text is read, with absolute file names.
-
-    The name shows the length of rows on its own.
-    """
+    """Digest of everything that decides which text is read, with absolute file names."""
     sources = [
         dataclasses.replace(source.with_files(absolute), weight=1.0)
         for source in data.source_configs

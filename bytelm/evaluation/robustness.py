@@ -17,13 +17,12 @@ from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.vocabulary import BYTES
-from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.next_bytes import NextBytes
 from bytelm.evaluation.perturbations import NOISES, Noise, check_noise, perturb
 from bytelm.evaluation.progress import shown_progress
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import DECODER, Evaluation, Need, Scoring
-from bytelm.evaluation.text import EvaluationText
+from bytelm.evaluation.text import EvaluationText, FirstBytes
 from bytelm.inference.scoring import DocumentSums, in_flight, window_batches
 from bytelm.models.contract import Batch, ModelOutput
 
@@ -49,11 +48,11 @@ class Robustness(Evaluation):
                 check_noise(kind, rate)
 
     def run(self, loaded: LoadedModel, text: EvaluationText, scoring: Scoring) -> Result:
-        """Figures `perturbed/KIND/RATE/bpb` and `.../accuracy`; of the text as it is, `none/0`.
+        """Figures `perturbed/KIND/RATE/bpb` and `.../accuracy`; `none/0` is the unchanged text.
 
-        Accuracy is the share of bytes that are what the model finds likeliest; each byte counts
-        once, in the window that scores it. For the likeliest byte of a subword model see
-        `bytelm.evaluation.next_bytes`.
+        Accuracy is the share of bytes that the model finds likeliest; each byte counts once, in
+        the window that scores it. `bytelm.evaluation.next_bytes` defines the likeliest byte of a
+        subword model.
         """
         documents = list(FirstBytes(text.documents(), scoring.max_bytes))
         count_right = (
@@ -78,7 +77,7 @@ class Robustness(Evaluation):
 
 
 CountRight = Callable[[LoadedModel, Batch], tuple[jax.Array, Any]]
-"""The nats of a batch's targets `[B, T]`, and how many bytes of its rows are right `[B]`."""
+"""Returns nats of a batch's targets `[B, T]`, and the number of right bytes by row or in all."""
 
 
 def _score(
@@ -88,7 +87,6 @@ def _score(
     scoring: Scoring,
     count_right: CountRight,
 ) -> list[Figure]:
-    """The two figures of some documents."""
     sums, right = DocumentSums(loaded.tokenizer), 0
     batches = window_batches(
         documents, loaded.context, scoring.stride, scoring.batch_size, loaded.tokenizer

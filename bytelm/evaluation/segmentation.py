@@ -12,10 +12,9 @@ from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.intervals import bootstrap_interval
 from bytelm.core.terminal_text import number_of
-from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import PATCHES, Evaluation, Need, Scoring
-from bytelm.evaluation.text import EvaluationText
+from bytelm.evaluation.text import EvaluationText, FirstBytes
 from bytelm.inference.segmentation import length_histogram
 
 

@@ -45,8 +45,8 @@ class Scoring:
     Attributes:
         stride: symbols scored by each window after a text's first; None for half the context.
         batch_size: windows scored at a time.
-        max_bytes: only so many bytes of the text are read. The last document is cut, and then has
-            no END. With an encoder: inputs, of whole rows. None for all.
+        max_bytes: bytes of the text to read; None for all. The last document is cut, and then has
+            no END. With an encoder: inputs, in whole rows.
     """
 
     stride: int | None = None
@@ -55,7 +55,7 @@ class Scoring:
 
 
 class Evaluation(Variant, name="suite", key="name"):
-    """Something that can be measured of a model: the base of all evaluations.
+    """The base of all evaluations.
 
     A subclass is a frozen dataclass, registered by its `name`. Its fields are its options on the
     command line; the first line of its docstring says what it measures.
@@ -71,11 +71,11 @@ class Evaluation(Variant, name="suite", key="name"):
     reads_text: ClassVar[bool] = True
 
     def __init_subclass__(cls, **arguments: Any) -> None:
-        super().__init_subclass__(name=vars(cls).get("name"), **arguments)  # errors name options so
+        super().__init_subclass__(name=vars(cls).get("name"), **arguments)  # shown in errors
 
     @classmethod
     def measures(cls) -> str:
-        """What it measures, in a line."""
+        """One line that says what it measures."""
         return (inspect.getdoc(cls) or "").partition("\n")[0]
 
     def check(self, loaded: LoadedModel) -> None:
@@ -102,7 +102,7 @@ class Evaluation(Variant, name="suite", key="name"):
 
 
 def default_suite(loaded: LoadedModel) -> tuple[str, ...]:
-    """What is evaluated if nothing is named."""
+    """The names of the evaluations that run by default."""
     return ("targets",) if loaded.has_encoder else ("bits",)
 
 
@@ -135,20 +135,19 @@ def evaluate(
     batch_size: int = 16,
     max_bytes: int | None = None,
 ) -> Report:
-    """Evaluates a model: what it costs to predict a text, and whatever else the suite measures.
+    """Runs the evaluations of a suite.
 
     Args:
         loaded: the model, with or without an encoder.
         text: documents, one or several; None for those of the run's own data. A model with an
             encoder needs an `EvaluationText`, or None.
-        suite: names of evaluations, or evaluations with options of their own; None for "targets"
-            of a model with an encoder, and "bits" of any other.
+        suite: names of evaluations, or evaluations with their options; None for "targets" for a
+            model with an encoder, and "bits" for any other.
         split: with `text` None, the split of the run's data; None for validation.
         stride, batch_size, max_bytes: as in `Scoring`.
 
     Raises:
-        UserError: for an evaluation that does not exist, or fits neither model nor text; nothing
-            is run then.
+        UserError: for an evaluation that does not exist or does not fit, before anything runs.
     """
     names = default_suite(loaded) if suite is None else suite
     chosen = [named(each) if isinstance(each, str) else each for each in names]

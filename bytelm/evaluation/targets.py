@@ -1,4 +1,4 @@
-"""The evaluation of encoder-decoder models: what their targets cost, and what they delete.
+"""The evaluation of encoder-decoder models: bits of targets, and deletions.
 
 Bits per target byte are over all targets, the sentinels of span corruption included. They are not
 bits per byte of text: the encoder has read most of the text.
@@ -91,7 +91,7 @@ class Targets(Evaluation):
 
 
 def _batches(text: SplitText, scoring: Scoring) -> Iterator[Batch]:
-    """Batches up to the row that reaches so many inputs; the rows after it hold padding."""
+    """Batches up to the row that reaches `max_bytes` inputs; rows after it hold padding."""
     left = sys.maxsize if scoring.max_bytes is None else scoring.max_bytes
     with shown_progress("scoring inputs", scoring.max_bytes) as done:
         for batch in ValidationBatches(text.data, None, text.split, batch_size=scoring.batch_size):
@@ -124,17 +124,15 @@ class _TargetSums(NamedTuple):
 
 @dataclass(frozen=True)
 class _Sums:
-    """What is known of some rows.
+    """Measurements of some rows.
 
     Attributes:
         hard: with states deleted in fact.
         soft: with states hidden.
         shortens: whether the model deletes states.
-        inputs: int64 `[INPUT_SIZE]`, inputs by symbol.
-        deleted: int64 `[INPUT_SIZE]`, those of them that were deleted.
-        by_script: int64 `[2, scripts]`, inputs of each script, and those deleted.
-        flops: float64 `[2]`, of the encoder on the kept states, and on all.
-        seconds: float64 `[2]`, its time, likewise.
+        inputs, deleted: int64 `[INPUT_SIZE]`, all and deleted inputs by symbol.
+        by_script: int64 `[2, scripts]`, all and deleted inputs of each script.
+        flops, seconds: float64 `[2]`, of the encoder on the kept states, and on all.
     """
 
     hard: _TargetSums
@@ -200,7 +198,7 @@ def _score_batch(
 
 
 class _TimedEncoder:
-    """Encodes inputs, and measures how long that takes once it is compiled."""
+    """Encodes inputs, and measures the time without compilation."""
 
     def __init__(self, model: Transducer):
         self.model = model
@@ -278,11 +276,8 @@ def _target_figures(prefix: str, sums: _TargetSums) -> list[Figure]:
     """Bits per target byte without END and with it, and how many targets are the likeliest."""
 
     def bits(name: str, nats: np.ndarray, count: np.ndarray) -> Figure:
-        name, unit, found = (
-            f"{prefix}bits_per_target_byte{name}",
-            "bits/target byte",
-            nats / math.log(2),
-        )
+        name, unit = f"{prefix}bits_per_target_byte{name}", "bits/target byte"
+        found = nats / math.log(2)
         if not count.sum():  # all targets are empty
             return Figure(name, math.nan, unit)
         low, high = bootstrap_interval(found, count) or (None, None)
@@ -316,7 +311,7 @@ def _exact_match(
 
 
 def _deleted_most(inputs: np.ndarray, deleted: np.ndarray) -> str:
-    """The symbols that make up most of what is deleted, with the share of them that is."""
+    """The symbols that are deleted most, with the share of each that is deleted."""
     ranked = [symbol for symbol in np.argsort(-deleted, kind="stable")[:SHOWN] if deleted[symbol]]
     names = [repr(bytes([symbol])) if symbol < BYTES else "END" for symbol in ranked]
     return ", ".join(

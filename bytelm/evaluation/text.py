@@ -7,10 +7,11 @@ had there, wherever they are stored now; text that the run never read is scored 
 import abc
 import dataclasses
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bytelm.core.checked import require_positive
 from bytelm.core.errors import UserError
 from bytelm.core.files import absolute
 from bytelm.core.terminal_text import number_of, printable_name
@@ -34,8 +35,8 @@ class EvaluationText(abc.ABC):
 
     Attributes:
         record: of the text that the run read; None for an older run.
-        label: the split, or another word for which documents these are.
-        name: what the text is, in a few words.
+        label: the split, or "all".
+        name: a short description.
     """
 
     record: TextRecord | None
@@ -53,7 +54,7 @@ class EvaluationText(abc.ABC):
         """The documents, which can be read several times."""
 
     def inputs(self) -> Iterable[bytes]:
-        """What a model reads: the documents, or the inputs of pairs."""
+        """The documents, or the inputs of pairs."""
         return self.documents()
 
     def size(self, max_bytes: int | None = None) -> int:
@@ -63,10 +64,10 @@ class EvaluationText(abc.ABC):
         return size if max_bytes is None else min(size, max_bytes)
 
     def about(self, max_bytes: int | None = None) -> dict[str, Any]:
-        """What the text is, and how much of its first bytes was trained on, ready for JSON.
+        """Describes the first bytes of the text, and how many were trained on, ready for JSON.
 
-        A document counts if any part of it was trained on. Where that is not known,
-        `trained_on_documents` and `trained_on_bytes` are None.
+        A document counts if any part of it was trained on. `trained_on_documents` and
+        `trained_on_bytes` are None if that is unknown.
         """
         left = sys.maxsize if max_bytes is None else max_bytes
         sizes: list[int] = []
@@ -89,13 +90,13 @@ class EvaluationText(abc.ABC):
         }
 
     def _changes(self, unread_bytes: int) -> dict[str, Any]:
-        """What differs from the run's text, of which it did not read so many bytes."""
+        """Differences from the run's text; the run did not read `unread_bytes` of this text."""
         return {}
 
 
 @dataclass(frozen=True)
 class GivenText(EvaluationText):
-    """Documents that a program gives."""
+    """Documents from a program."""
 
     given: tuple[bytes, ...]
     record: TextRecord | None = None
@@ -120,9 +121,9 @@ class SplitText(EvaluationText):
         data: opened; text in the run's record keeps its split.
         split: which split.
         record: of the run; None for an older run.
-        whole: whether all documents are scored, because the run read none of them, or few.
+        whole: whether all documents are scored, because the run read few or none of them.
         is_run_text: whether these are the sources of the run, unchanged.
-        overruled: options without effect, because the run's text keeps the run's splits.
+        overruled: options that have no effect, because the run's text keeps the run's splits.
     """
 
     data: OpenData
@@ -152,7 +153,7 @@ class SplitText(EvaluationText):
         return Documents(self.data, self.split)
 
     def inputs(self) -> Iterable[bytes]:
-        """The documents, the inputs of pairs, or nothing for a task that makes up its text."""
+        """As in the base class; nothing for a task that makes up its text."""
         if self.config.task.makes_text:
             return ()
         pairs = self.config.task.pairs(self.data, self.split)
@@ -164,10 +165,45 @@ class SplitText(EvaluationText):
         return {"overruled": list(self.overruled), **new}
 
 
+class FirstBytes:
+    """The first `max_bytes` bytes of documents, all of them whole but the last.
+
+    A cut document has no END: the END that is scored for it must not count.
+
+    Args:
+        documents: read lazily, and again in each iteration.
+        max_bytes: None for all.
+
+    Attributes:
+        cut: whether the last iteration cut its last document.
+
+    Raises:
+        UserError: if `max_bytes` is below 1.
+    """
+
+    def __init__(self, documents: Iterable[bytes], max_bytes: int | None):
+        require_positive("max-bytes", max_bytes)
+        self._documents = documents
+        self._max_bytes = max_bytes
+        self.cut = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.cut, left = False, self._max_bytes
+        for document in self._documents:
+            if left is None:
+                yield document
+                continue
+            self.cut = len(document) > left
+            yield document[:left]
+            left -= len(document)
+            if left <= 0:
+                return
+
+
 def text_to_evaluate(
     loaded: "LoadedModel", text: EvaluationText | Texts | None, split: str | None = None
 ) -> EvaluationText:
-    """The text that a program gives, or a split of the run's data where it gives none."""
+    """The given text, or a split of the run's data if `text` is None."""
     if text is None:
         return evaluation_text(loaded, loaded.config.data, split)
     if isinstance(text, EvaluationText):
@@ -242,7 +278,7 @@ def describe_text(about: dict[str, Any]) -> str:
 
 
 def _run_sources(run: DataConfig, record: TextRecord | None) -> list[dict[str, Any]]:
-    """What the run's sources were (`describe_source`); for an older run, what they are now."""
+    """Describes the run's sources; those of an older run as they are now."""
     if record is not None and record.sources:
         return list(record.sources)
     found = []
@@ -257,7 +293,7 @@ def _run_sources(run: DataConfig, record: TextRecord | None) -> list[dict[str, A
 def _as_in_run(
     source: SingleSource, data: DataConfig, run: DataConfig, of_run: list[dict[str, Any]]
 ) -> tuple[SingleSource, bool]:
-    """The source, split as in the run if the run had it, and whether it had."""
+    """The source with the run's splits, if the run read it, and whether it did."""
     text = describe_source(open_source(source, data.cache_path))["text"]
     if text is None:  # TFDS is not installed: compare names
         same = (had for had in run.source_configs if type(had) is type(source))

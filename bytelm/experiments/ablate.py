@@ -31,7 +31,7 @@ def run_ablation(
 
     Args:
         ablation: what to run.
-        output: created if it does not exist.
+        output: directory of the report and the runs.
         max_bytes: bytes that are tested on, the last document cut; None for the whole test split.
         task: number of the only run to do; None for all.
 
@@ -54,7 +54,7 @@ def ablation_runs(ablation: Ablation) -> list[Run]:
 
 
 def _runs_of(ablation: Ablation, contender: str, config: ExperimentConfig) -> Iterator[Run]:
-    with contextlib.suppress(UserError):  # the run fails for the same reason; others go on
+    with contextlib.suppress(UserError):  # the run itself fails for that reason, others go on
         config = with_steps(config, OpenData(config.data))
     flops = 3 * config.data.batch_size * row_flops(config)
     symbols = config.data.batch_size * config.data.sequence_length

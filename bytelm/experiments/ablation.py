@@ -1,4 +1,4 @@
-"""What an ablation file declares: one config, with a few fields changed for each contender.
+"""The declaration of an ablation: one config, with a few fields changed for each contender.
 
 Every contender runs with every seed. If there are several learning rates, each contender first
 tries all of them with the first seed, and keeps the one with the fewest validation bits.
@@ -19,10 +19,10 @@ from bytelm.training.experiment import ExperimentConfig, saved_form
 
 @dataclass(frozen=True)
 class Ablation(Checked, name="ablation"):
-    """What an ablation file defines.
+    """The content of an ablation file.
 
     Attributes:
-        base: what all contenders have in common.
+        base: the config that contenders change.
         contenders: by name, the changes to the base: a config field's dotted path
             (`model.segmenter`, or `model` for all of it) and its value.
         baseline: the contender that the others are compared with; None for the first.
@@ -103,7 +103,7 @@ class Ablation(Checked, name="ablation"):
 
     @property
     def has_encoder(self) -> bool:
-        """Whether the models have an encoder, so that bits are those of targets."""
+        """Whether the models have an encoder, so that bits are of targets."""
         return isinstance(self.configs[self.reference].model, EncoderDecoderConfig)
 
     @property

@@ -33,14 +33,14 @@ Tokenizers = Mapping[tuple[str, str], Path | None]
 def run_comparison(
     comparison: Comparison, output: Path, *, root: Path = Path(), task: int | None = None
 ) -> int:
-    """Does what is left of a comparison, one run after another.
+    """Does the remaining runs of a comparison, one after another.
 
     After each run the report in `output` is rewritten, its images at the end. A run that fails
     does not stop the others.
 
     Args:
         comparison: what to run.
-        output: created if it does not exist.
+        output: directory of the report, the runs and the tokenizers.
         root: directory that the files of corpora are relative to.
         task: number of the only run to do; None for all.
 
@@ -48,8 +48,8 @@ def run_comparison(
         an exit status: 0, 1 if a run failed, 143 if a signal asked to stop.
 
     Raises:
-        UserError: for what cannot be run; nothing is run then. For a task whose learning rate is
-            not known yet.
+        UserError: before anything runs, if something cannot run; for a task whose learning rate is
+            unknown.
     """
     comparison = in_folder(comparison, root)
     tokenizers = train_tokenizers(comparison, output)
@@ -197,7 +197,7 @@ class ComparisonPlan(Plan):
         return figures
 
     def report(self, *, images: bool = False) -> None:
-        """Takes speeds in turns only if they are known for all runs, and can be compared."""
+        """Uses speeds in turns only if they are known for all runs."""
         speeds = read_speeds(self.output)
         done = [run for run in self.final() if self.is_done(run)]
         self._speeds = speeds if all(map(speeds.knows, done)) else Speeds()
@@ -217,7 +217,7 @@ class ComparisonPlan(Plan):
 
 
 def _digests(files: Sequence[str]) -> object:
-    """Digests of files, so that a test of other text is not taken for the same."""
+    """Digests of files, so that a test of other text is repeated."""
     return Files(files=tuple(files)).reader(None).inputs("train") if files else []
 
 

@@ -1,4 +1,4 @@
-"""What a comparison file declares: models, an axis to match, budgets, seeds and corpora.
+"""The declaration of a comparison: models, an axis to match, budgets, seeds and corpora.
 
 Lengths of runs follow from counting FLOPs. On the axes `train_flops` and `raw_bytes` a budget
 decides the steps of a run; on `inference_flops` it decides which of a contender's sizes is taken,
@@ -63,23 +63,23 @@ class Contender(Checked, name="contender"):
 
 @dataclass(frozen=True)
 class Comparison(Checked, name="comparison"):
-    """What a comparison file defines.
+    """The content of a comparison file.
 
     Attributes:
         title: of the report.
         contenders: by name.
         baseline: the contender that the others are compared with.
         budgets: on the axis: training FLOPs, bytes of text, or inference FLOPs per byte.
-        corpora: by name; `task` and the lengths of rows are the contenders' own. Files may be
-            relative to a directory that the command line names.
-        axis: what all contenders have the same amount of.
+        corpora: by name; contenders set `task` and the lengths of rows. Files may be relative to
+            the directory `--root`.
+        axis: the quantity that is equal for all contenders.
         seeds: every contender runs with each.
         learning_rates: multiples of its own learning rate that every contender tries.
         raw_bytes: of training text, on the axis `inference_flops`.
         shard_bytes: of the shards of text that all contenders read in the same order.
         max_bytes: bytes that are tested on, the last document cut; None for the whole test split.
         robustness: noise to test the runs of the largest budget with; None for none.
-        robustness_bytes: of test text with noise, equally many from the beginning of each document.
+        robustness_bytes: of test text with noise, equally many from the start of each document.
         parallel: files of parallel text (`bytelm.evaluation.languages`) to test; empty for none.
         adaptation: by name, corpora on which the runs of the largest budget continue to train, for
             as many steps again; each is then tested on both.

@@ -1,4 +1,4 @@
-"""What the declarations of ablations and comparisons share: contenders, and changes to configs."""
+"""Shared by the declarations of ablations and comparisons: contenders, changes to configs."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ def check_baseline(what: str, baseline: str, contenders: Mapping[str, Any]) -> N
     """Raises UserError if the baseline is not a contender of the declaration `what`."""
     if baseline not in contenders:
         raise UserError(
-            f"the baseline {baseline!r} is no contender of the {what}; it must be one of "
+            f"the baseline {baseline!r} is not a contender of the {what}; it must be one of "
             f"{', '.join(contenders)}."
         )
 

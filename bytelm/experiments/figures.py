@@ -25,7 +25,7 @@ _UNITS = {
     **dict.fromkeys(("parameters", "parameters_without_embeddings"), "count"),
     "bytes_per_token": "B/token",
 }
-"""By the last part of a figure's name; those of statistics are declared with them."""
+"""By the last part of a figure's name; statistics declare their own."""
 _BITS = ("bpb", "bpb_with_end", "validation_bits", "bits_per_sentence", "before", "early")
 """Last parts of the names of figures that are upper bounds for subword models."""
 

@@ -1,4 +1,4 @@
-"""What is measured of a run that is trained: its tests, and what it costs."""
+"""Tests and costs of a trained run."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,11 +14,10 @@ from bytelm.data.config import DataConfig
 from bytelm.data.loader import ValidationBatches
 from bytelm.data.open_data import Documents, OpenData
 from bytelm.evaluation.bits import Bits
-from bytelm.evaluation.first_bytes import FirstBytes
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import Evaluation, Scoring
 from bytelm.evaluation.targets import Targets
-from bytelm.evaluation.text import GivenText, evaluation_text
+from bytelm.evaluation.text import FirstBytes, GivenText, evaluation_text
 from bytelm.experiments.figures import named_figures, run_figures
 from bytelm.experiments.records import MEASURES
 from bytelm.experiments.runs import Run, RunResult, metrics
@@ -40,15 +39,14 @@ def measure_run(
     with_costs: bool = False,
     more: Sequence[tuple[Evaluation, int | None]] = (),
 ) -> RunResult:
-    """Tests a run that is trained.
+    """Tests a trained run.
 
     Args:
-        run_dir: of the run.
-        config: of the run.
+        run_dir, config: of the run.
         max_bytes: bytes that are tested on, the last document cut; None for the whole test split.
         with_costs: whether to measure the costs of inference on the test text (for decoders).
-        more: evaluations besides bits, and the most test bytes for each: equally many from the
-            beginning of each document. None for all.
+        more: evaluations besides bits, and the most test bytes for each, equally many from the
+            start of each document; None for all.
 
     Raises:
         UserError: for a run that diverged.
@@ -75,7 +73,7 @@ def measure_run(
 
 
 def _until(documents: Iterable[bytes], max_bytes: int | None) -> Iterator[bytes]:
-    """The documents up to the one that reaches so many bytes."""
+    """The documents up to the one that reaches `max_bytes`."""
     left = math.inf if max_bytes is None else max_bytes
     for document in documents:
         yield document
@@ -85,7 +83,7 @@ def _until(documents: Iterable[bytes], max_bytes: int | None) -> Iterator[bytes]
 
 
 def _checked(result: Result, loaded: LoadedModel) -> RunResult:
-    """The result of a test that counts bits; the first of its figures are those bits."""
+    """The result of a test, whose first figure is the bits."""
     bits = result.figures[0]
     if not math.isfinite(bits.value):
         raise UserError(f"its test {MEASURES[bits.name]} are {bits.value}: it diverged.")
@@ -104,14 +102,13 @@ def measure_adaptation(
     home: DataConfig,
     max_bytes: int | None,
 ) -> RunResult:
-    """Tests what a run that continued another one, on other text, learned and forgot.
+    """Tests a run that continued another run on new text: what it learned and forgot.
 
     Args:
-        run_dir: of the run.
-        config: of the run.
+        run_dir, config: of the run.
         name: of the adaptation.
-        before: directory of the run that it continued.
-        home: the text of that one.
+        before: directory of the other run.
+        home: the text of the other run.
         max_bytes: of each test.
 
     Returns:
@@ -138,7 +135,7 @@ def measure_adaptation(
 
 
 def document_beginnings(documents: Sequence[bytes], max_bytes: int) -> list[bytes]:
-    """Equally many bytes from the beginning of each document, about `max_bytes` in all at most."""
+    """Equally many bytes from the start of each document, about `max_bytes` in all at most."""
     share = -(-max_bytes // len(documents))
     return [document[:share] for document in documents]
 
@@ -158,11 +155,11 @@ def curve(
 def training_figures(
     run: Run, records: Sequence[Mapping[str, Any]], measure: str
 ) -> dict[str, float]:
-    """What the training of a run cost and recorded.
+    """Costs and statistics of a trained run.
 
     Args:
-        run: that is trained.
-        records: of its metrics.
+        run: a trained run.
+        records: its metrics.
         measure: name of the bits.
 
     Returns:
@@ -171,7 +168,8 @@ def training_figures(
         `validation_bits` and all statistics of the family.
     """
     figures = {"train_flops": run.config.train.steps * run.flops_per_step}
-    figures |= parameter_counts(run.config)
+    total, rest = count_parameters(run.config.model)
+    figures |= {"parameters": float(total), "parameters_without_embeddings": float(rest)}
     bits = f"validation_{measure}"
     last: Mapping[str, Any] = next((r for r in reversed(records) if r.get(bits) is not None), {})
     for metric, value in last.items():
@@ -187,22 +185,14 @@ def training_figures(
     return figures
 
 
-def parameter_counts(config: ExperimentConfig) -> dict[str, float]:
-    """The number of parameters, and of those that are not in embeddings or the head."""
-    total, rest = count_parameters(config.model)
-    return {"parameters": float(total), "parameters_without_embeddings": float(rest)}
-
-
 def inference_costs(
     config: ExperimentConfig, data: OpenData, loaded: LoadedModel, symbols: int
 ) -> dict[str, float]:
     """Forward FLOPs per byte of the test text, and the mean bytes per patch.
 
     Args:
-        config: of the run.
-        data: its text.
-        loaded: its model.
-        symbols: of the test split, from its beginning, in packed rows.
+        config, data, loaded: config, text and model of the run.
+        symbols: to read of the test split, in packed rows.
 
     Returns:
         `inference_flops_per_byte` for the patches that the text has,

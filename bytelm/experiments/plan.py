@@ -1,4 +1,4 @@
-"""The plan of an ablation or a comparison: which runs there are, and which are left to do."""
+"""The plan of an ablation or a comparison: its runs, and which of them remain."""
 
 import dataclasses
 import math
@@ -23,10 +23,10 @@ from bytelm.experiments.runs import (
     RunResult,
     carry_out,
     check_saved,
+    check_text,
     is_trained,
     metrics,
 )
-from bytelm.experiments.same_text import check_text
 from bytelm.training.program import forget_programs, shares_program
 from bytelm.training.run_directory import lock
 
@@ -36,8 +36,8 @@ class Stage(NamedTuple):
 
     Attributes:
         name: what one of them is called.
-        runs: lists them; what is known may change until the stage begins.
-        do: does what is left of one.
+        runs: lists them when the stage begins.
+        do: does or finishes one.
         tested: whether they end with a test.
     """
 
@@ -48,7 +48,7 @@ class Stage(NamedTuple):
 
 
 class Plan(ABC):
-    """The runs of several contenders, and what is known of them.
+    """The runs of several contenders, and their outcomes.
 
     Each contender first tries every learning rate (the sweep). The one with the fewest validation
     bits is kept for its final runs, which are tested. Making a plan runs and writes nothing.
@@ -58,11 +58,11 @@ class Plan(ABC):
         folder: directory of the runs.
         runs: the final runs at every learning rate. The first one of a contender at a rate is
             also its run in the sweep.
-        measure: name of the bits that they are compared by.
+        measure: name of the bits to compare.
 
     Attributes:
         sweep: the runs that try learning rates; empty if there is only one.
-        outcomes: of the runs that were done or looked at, by name.
+        outcomes: by name of a run that was done or checked.
     """
 
     def __init__(
@@ -88,15 +88,15 @@ class Plan(ABC):
 
     @abstractmethod
     def heading(self) -> Heading:
-        """What the report says about the whole."""
+        """The heading of the report."""
 
     @abstractmethod
     def test(self, run: Run) -> RunResult:
-        """Tests a run that is trained."""
+        """Tests a trained run."""
 
     @abstractmethod
     def asked(self, run: Run) -> Mapping[str, Any]:
-        """What the test of a run depends on besides its config, ready for JSON."""
+        """The settings of a run's test besides its config, ready for JSON."""
 
     def figures(self, run: Run, result: RunResult) -> Mapping[str, Figure]:
         """The figures of a run that is done."""
@@ -112,7 +112,7 @@ class Plan(ABC):
         ]
 
     def finish(self) -> None:  # noqa: B027 (most have nothing to do)
-        """What follows the last run, unless a signal asked to stop."""
+        """Follows the last run, unless a signal asked to stop."""
 
     def is_done(self, run: Run) -> bool:
         """Whether it is trained and tested."""
@@ -120,7 +120,6 @@ class Plan(ABC):
         return outcome is not None and outcome.report is not None
 
     def run_dir(self, run: Run) -> Path:
-        """The directory of a run."""
         return self.folder / run.name
 
     def execute(self, task: int | None = None) -> int:
@@ -137,7 +136,7 @@ class Plan(ABC):
         return self.do_all() if task is None else self.do_task(task)
 
     def final(self) -> list[Run]:
-        """The runs that are tested, of contenders whose learning rate is known."""
+        """The final runs of contenders whose learning rate is known."""
         known = {name: self.chosen(name) for name in self._runs}
         runs = [
             run
@@ -178,7 +177,7 @@ class Plan(ABC):
         return outcome is not None and outcome.state == "failed"
 
     def sweep_rows(self) -> tuple[SweepRow, ...]:
-        """What is known of the learning rates."""
+        """The learning rates, with their validation bits so far."""
         chosen = {name: self.chosen(name) for name in self._runs}
         return tuple(
             SweepRow(
@@ -191,7 +190,7 @@ class Plan(ABC):
         )
 
     def records(self) -> list[RunRecord]:
-        """What is known of the final runs, smallest budgets first."""
+        """Records of the final runs, smallest budgets first."""
         records = []
         for name, by_rate in self._runs.items():
             multiple = self.chosen(name)
@@ -216,7 +215,7 @@ class Plan(ABC):
     def _record(self, run: Run) -> RunRecord:
         outcome = self.outcomes.get(run.name) or Outcome("waiting")
         if outcome.state == "done" and outcome.report is None:
-            outcome = Outcome("waiting")  # it is trained, as one of the sweep, and not yet tested
+            outcome = Outcome("waiting")  # trained in the sweep, not yet tested
         record = RunRecord(
             run.contender,
             run.corpus,
@@ -239,7 +238,7 @@ class Plan(ABC):
         )
 
     def report(self, *, images: bool = False) -> None:
-        """Writes what is known; `images` too, which take longest."""
+        """Writes the report as it stands; `images` take longest."""
         write_report(self._full_heading(), self.records(), self.output, images=images)
 
     def _full_heading(self) -> Heading:
@@ -306,7 +305,7 @@ class Plan(ABC):
         return False
 
     def train_and_test(self, run: Run) -> Outcome:
-        """Does what is left of a run that ends with a test."""
+        """Does or finishes a run, and its test."""
         return carry_out(self.run_dir(run), run.config, lambda *_: self.test(run), self.asked(run))
 
     def _train_only(self, run: Run) -> Outcome:

@@ -1,4 +1,4 @@
-"""What an ablation or a comparison knows of itself and of each of its runs."""
+"""Records of runs, and the heading of a report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from bytelm.core.figure import Figure, in_powers
 
 Axis = Literal["steps", "train_flops", "raw_bytes", "inference_flops"]
-"""What contenders have the same amount of; an ablation has the axis `steps`."""
+"""The quantity that is equal for all contenders; an ablation has the axis `steps`."""
 RunState = Literal["waiting", "stopped", "failed", "done"]
 
 BUDGET_UNITS: Mapping[Axis, str] = {
@@ -32,13 +32,13 @@ class RunRecord:
         reason: why it failed, or where it stopped.
         learning_rate: the peak.
         steps: optimiser steps of the whole run.
-        figures: by name, see docs/comparisons.md; unknown ones are absent. The report shows those
-            that it has a column or a table for, and the CSV all.
+        figures: by name, see docs/comparisons.md. The report shows those with a column or a table,
+            the CSV all.
         document_bits: bits of each test document, in order.
         document_bytes: its raw bytes.
         curve: validation during training: (training FLOPs, bytes of text, bits per byte).
-        upper_bound: whether the bits are those of one tokenisation of several possible ones, so
-            that the true bits are at most these.
+        upper_bound: whether the bits are of one tokenisation among many, so that the true bits are
+            at most these.
     """
 
     contender: str
@@ -68,11 +68,11 @@ class SweepRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Heading:
-    """What a report says about the whole ablation or comparison.
+    """The parts of a report that are about the whole ablation or comparison.
 
     Attributes:
         title: of the report.
-        axis: what budgets are measured in.
+        axis: the unit of budgets.
         baseline: the contender that the others are compared with.
         command: the command line that runs it.
         machine: the hardware and the versions.
@@ -104,5 +104,5 @@ class Heading:
         return "" if self.axis == "steps" else f"{in_powers(budget)} {BUDGET_UNITS[self.axis]}"
 
     def group_title(self, corpus: str, budget: float) -> str:
-        """Names the runs that are compared with each other; "" in an ablation: all are."""
+        """The title of runs that are compared with each other; "" in an ablation: all are."""
         return ", ".join(filter(None, (corpus, self.budget_words(budget))))

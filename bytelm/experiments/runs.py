@@ -1,7 +1,8 @@
 """Runs of ablations and comparisons: trained to the end, or resumed, and tested once."""
 
+import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,11 @@ from bytelm.core.files import write_whole
 from bytelm.core.terminal_text import say
 from bytelm.data.loader import ValidationBatches
 from bytelm.data.open_data import Documents, OpenData
+from bytelm.data.run_text import describe_source
+from bytelm.data.sources.source import open_source
+from bytelm.data.text_record import load_sources
 from bytelm.experiments.figures import saved_figures
 from bytelm.experiments.records import RunState
-from bytelm.experiments.same_text import check_text
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.checkpoints.checkpoint import last_step
 from bytelm.training.compatibility import FREE, outcome_changes
@@ -39,13 +42,13 @@ class Run:
         name: of its directory; no two runs share one.
         contender: its name.
         seed: of the run.
-        multiple: of the contender's own learning rate.
-        config: with everything that the run needs.
+        multiple: of the contender's learning rate.
+        config: of the whole run.
         flops_per_step: of training.
         bytes_per_step: of text, on average; in an ablation its symbols.
         corpus: name of the text; "" in an ablation.
         budget: on the comparison's axis; 0 in an ablation.
-        initial: the run that this one continues from, on other text; None for a fresh one.
+        initial: the run that this one continues on other text; None for a fresh run.
     """
 
     name: str
@@ -61,12 +64,12 @@ class Run:
 
     @property
     def upper_bound(self) -> bool:
-        """Whether its bits are those of one tokenisation, and so upper bounds."""
+        """Whether its bits are of one tokenisation, and so upper bounds."""
         return self.config.data.task.tokenizer is not None
 
 
 class RunResult(NamedTuple):
-    """What the test of a run found.
+    """The result of a run's test.
 
     Attributes:
         figures: by name.
@@ -111,14 +114,14 @@ def carry_out(
     test: Callable[[Path, ExperimentConfig], RunResult] | None,
     asked: Mapping[str, Any],
 ) -> Outcome:
-    """Does what is left of a run. A failure of the run is returned, not raised.
+    """Does or finishes a run. A failure of the run is returned, not raised.
 
     Args:
         run_dir: of the run.
         config: of the run.
-        test: tests a run that is trained; None for no test.
-        asked: what else the test depends on, ready for JSON; a saved report of the same config
-            and the same values is taken as it is.
+        test: tests a trained run; None for no test.
+        asked: the settings of the test besides the config, ready for JSON; a saved report of the
+            same config and settings is reused.
     """
     try:
         _check_test(config)
@@ -153,12 +156,12 @@ def is_trained(run_dir: Path, config: ExperimentConfig) -> bool:
 
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """What a run recorded, in order."""
+    """The metrics of a run, in order."""
     return read_records(run_dir / "metrics.jsonl")
 
 
 def _check_test(config: ExperimentConfig) -> None:
-    """Raises UserError, before anything is trained, if there is nothing to test it on."""
+    """Raises UserError, before training, if there is no text to test on."""
     if isinstance(config.model, EncoderDecoderConfig):
         ValidationBatches(OpenData(config.data), 1, "test")
     elif not any(Documents(OpenData(config.data), "test")):
@@ -166,7 +169,7 @@ def _check_test(config: ExperimentConfig) -> None:
 
 
 def _train(run_dir: Path, config: ExperimentConfig) -> int | None:
-    """Trains to the end, or up to the step that it returns when it is interrupted."""
+    """Trains to the end; returns the step if it is interrupted."""
     run_dir.mkdir(parents=True, exist_ok=True)
     with lock(run_dir):
         (run_dir / TEST_REPORT).unlink(missing_ok=True)  # of earlier parameters
@@ -184,7 +187,7 @@ def _tested(
     test: Callable[[Path, ExperimentConfig], RunResult],
     asked: Mapping[str, Any],
 ) -> RunResult:
-    """The report on the test split, from its file if that is of the same config and test."""
+    """The test report, from its file if that has the same config and settings."""
     path = run_dir / TEST_REPORT
     if (found := _read_report(path)) is not None:
         changed = differences(upgraded(found["config"]), to_dict(config))
@@ -199,9 +202,42 @@ def _tested(
 
 
 def _read_report(path: Path) -> dict[str, Any] | None:
-    """The content of a report's file; None if it cannot be read, and the test must be repeated."""
+    """The content of a report's file; None if it cannot be read."""
     try:
         report = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
     return report if isinstance(report, dict) and isinstance(report.get("config"), dict) else None
+
+
+def check_text(runs: Iterable[tuple[Path, ExperimentConfig]]) -> None:
+    """Compares the text that runs have read with what they would read now.
+
+    Args:
+        runs: directory and config of each; runs without a record are skipped.
+
+    Raises:
+        UserError: for a run whose text, or test split, has changed or is gone.
+    """
+    known: dict[Any, list[dict[str, Any]]] = {}
+    for run_dir, config in runs:
+        before = load_sources(run_dir)
+        if before is None or config.data.task.makes_text:
+            continue
+        parts, cache = config.data.source_configs, config.data.cache_path
+        sources = tuple(dataclasses.replace(part, weight=1.0) for part in parts)
+        if sources not in known:
+            known[sources] = [describe_source(open_source(part, cache)) for part in sources]
+        for had, has in zip(before, known[sources], strict=False):
+            changed = [name for name in ("text", "test") if _differ(had[name], has[name])]
+            if changed:
+                what = "other text" if "text" in changed else "a run with other text for its test"
+                raise UserError(
+                    f"{run_dir} is of {what} than {has['name']} holds now, and a table must be of "
+                    "one text; put the text back as it was, or choose another --output."
+                )
+
+
+def _differ(had: str | None, has: str | None) -> bool:
+    """Whether both are known and differ."""
+    return had is not None and has is not None and had != has

@@ -1,4 +1,4 @@
-"""How long the runs of a comparison are, and how large their models."""
+"""Lengths of the runs of a comparison, and sizes of their models."""
 
 import dataclasses
 from pathlib import Path
@@ -36,8 +36,8 @@ def sized_run(
 ) -> Run:
     """A run of as many steps as its budget pays for.
 
-    Training FLOPs are those of three forward passes with all slots of patches, since all are
-    computed. The bytes of a step are the mean over the corpus: a row holds START and END too.
+    Training FLOPs are those of three forward passes with all slots, since all are computed.
+    The bytes of a step are the mean over the corpus: a row holds START and END too.
 
     Raises:
         UserError: for a bad source, a budget too small for one step, and a size too far from an
@@ -112,7 +112,7 @@ def _nearest_size(
 
 
 def _paced(config: ExperimentConfig, steps: int, symbols: float) -> ExperimentConfig:
-    """The config with these steps, and with validations on the same text for all contenders."""
+    """The config with these steps; all contenders validate on the same text."""
     every = -(-steps // VALIDATIONS)
     changes: dict[str, Any] = {
         "train.steps": steps,

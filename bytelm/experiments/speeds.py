@@ -24,10 +24,10 @@ SPEEDS = "speeds.json"
 
 @dataclass(frozen=True)
 class Speeds:
-    """What was measured; empty if nothing was.
+    """Times and memory of steps; empty if not measured.
 
     Attributes:
-        machine: where it was measured.
+        machine: that ran the steps.
         seconds: of the timed steps, by the step's name.
         peak_bytes: memory of a step: state, batch and temporary arrays.
     """
@@ -41,7 +41,7 @@ class Speeds:
         return _step_name(run) in self.seconds
 
     def figures(self, run: Run) -> dict[str, float]:
-        """What is known of a run's steps; empty if they were not measured."""
+        """The figures of a run's steps; empty if they were not measured."""
         if not self.knows(run):
             return {}
         name = _step_name(run)

@@ -5,17 +5,28 @@ bytes (8 D on GitHub) with slots for D patches, batches of 64, and as many steps
 training FLOPs pays for, in the authors' way of counting FLOPs.
 """
 
+from typing import Any
+
 from bytelm.data.config import DataConfig, Tfds
+from bytelm.models import ModelConfig
 from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.nn.roles import ROLES
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.optimizer import AdamW, OptimizerConfig
+from bytelm.training.optimizer import AdamW
 
 BATCH = 64
 CODE_LEARNING_RATE = 0.005 * BATCH**0.5
 """0.04, from the authors' code and the commands that reproduce the paper. Its appendix B.2 has
 0.005 * BATCH**-0.5, which is 0.000625."""
+_LAYERS: Any = {
+    "norm": "layer",
+    "mlp": "relu",
+    "qk_norm": True,
+    "rope_theta": None,
+    "scaled_init": False,
+    "remat": "dots",
+}
 
 
 def spacebyte(
@@ -45,26 +56,14 @@ def spacebyte(
         global_depth=global_depth,
         bytes_per_slot=length / slots,
         learned_positions=length,
-        norm="layer",
-        mlp="relu",
-        qk_norm=True,
-        rope_theta=None,
-        scaled_init=False,
-        remat="dots",
+        **_LAYERS,
     )
     local = local_depth * _block(length, local_width, local_width)
     flops = _training_flops(
         local + global_depth * _block(slots, global_width, slots), length, local_width
     )
     steps = (bytes_seen or 0) / (BATCH * length) if budget is None else budget / (BATCH * flops)
-    return ExperimentConfig(
-        model=model,
-        data=DataConfig(
-            source=Tfds(dataset="pg19"), sequence_length=length, batch_size=BATCH, workers=4
-        ),
-        optimizer=_optimizer(),
-        train=_train(round(steps)),
-    )
+    return _experiment(model, length, steps)
 
 
 def megabyte(
@@ -85,26 +84,14 @@ def megabyte(
         local_width=local_width,
         local_depth=local_depth,
         learned_positions=length,
-        norm="layer",
-        mlp="relu",
-        qk_norm=True,
-        rope_theta=None,
-        scaled_init=False,
-        remat="dots",
+        **_LAYERS,
     )
     slots = length // patch_size
     local = local_depth * _block(length, local_width, patch_size)
     flops = _training_flops(
         local + global_depth * _block(slots, global_width, slots), length, local_width
     )
-    return ExperimentConfig(
-        model=model,
-        data=DataConfig(
-            source=Tfds(dataset="pg19"), sequence_length=length, batch_size=BATCH, workers=4
-        ),
-        optimizer=_optimizer(),
-        train=_train(round(budget / (BATCH * flops))),
-    )
+    return _experiment(model, length, budget / (BATCH * flops))
 
 
 def _block(length: int, width: int, window: int) -> float:
@@ -117,9 +104,9 @@ def _training_flops(blocks: float, length: int, local_width: int) -> float:
     return 3 * 2 * (blocks + length * local_width * 256)
 
 
-def _optimizer() -> OptimizerConfig:
-    """AdamW with every linear layer's learning rate multiplied by d_in^-1/2."""
-    return AdamW(
+def _experiment(model: ModelConfig, length: int, steps: float) -> ExperimentConfig:
+    """A run with AdamW, which multiplies the learning rate of every linear layer by d_in^-1/2."""
+    optimizer = AdamW(
         learning_rate=CODE_LEARNING_RATE,
         schedule="quarter_cosine",
         warmup=0.01,
@@ -130,9 +117,13 @@ def _optimizer() -> OptimizerConfig:
         clip_norm=1.0,
         fan_in_scaling=True,
     )
-
-
-def _train(steps: int) -> TrainConfig:
-    return TrainConfig(
-        steps=steps, validate_every=1000, checkpoint_every=1000, log_every=20, keep=2
+    return ExperimentConfig(
+        model=model,
+        data=DataConfig(
+            source=Tfds(dataset="pg19"), sequence_length=length, batch_size=BATCH, workers=4
+        ),
+        optimizer=optimizer,
+        train=TrainConfig(
+            steps=round(steps), validate_every=1000, checkpoint_every=1000, log_every=20, keep=2
+        ),
     )

@@ -1,5 +1,8 @@
+import gzip
 import io
+import lzma
 import math
+import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,8 +11,7 @@ from rich.console import Console
 
 from bytelm.core.errors import UserError
 from bytelm.core.intervals import LEAST_DOCUMENTS
-from bytelm.evaluation.bits import Bits
-from bytelm.evaluation.compressors import compressor_bpb
+from bytelm.evaluation.bits import Bits, compressor_bpb
 from bytelm.evaluation.report import print_report
 from bytelm.evaluation.suite import evaluate
 from bytelm.inference.scoring import DocumentScores
@@ -111,3 +113,27 @@ def test_bits_of_tokens_are_a_bound(loaded):
     report = evaluate(loaded, DOCUMENTS, BITS)
     assert report.figures["bpb"].bound and report.figures["bytes_per_token"].value == 1
     assert "\u2264 3.0000" in shown(report) and "marginal counts all" in shown(report)
+
+
+REPEATED = [b"the same sentence again, " * 40, b"", bytes(range(256)) * 3, b"\x00\xff"]
+
+
+def test_equals_compressing_the_concatenation_at_once():
+    raw = b"".join(REPEATED)
+    assert compressor_bpb(iter(REPEATED)) == {
+        "gzip": 8 * len(gzip.compress(raw, 9)) / len(raw),
+        "xz": 8 * len(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)) / len(raw),
+    }
+
+
+def test_redundancy_across_documents_counts():
+    document = random.Random(0).randbytes(2000)
+    once, many = compressor_bpb([document]), compressor_bpb([document] * 8)
+    assert once["gzip"] > 8 and once["xz"] > 8
+    assert many["gzip"] < 1.5 and many["xz"] < 1.5
+
+
+@pytest.mark.parametrize("documents", [[], [b"", b""]])
+def test_compressing_no_bytes_is_an_error(documents):
+    with pytest.raises(UserError, match="no bytes"):
+        compressor_bpb(documents)

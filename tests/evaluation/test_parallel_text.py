@@ -28,9 +28,9 @@ def test_translations_may_lie_in_other_files_and_in_another_order(tmp_path):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (("b", "deu", "x"), "document a is there in eng and not in deu"),
-        (("b", "eng", "x"), "document b is there in eng and not in fra"),
-        (("a", "eng", "x\ny"), "document a is there twice in eng"),
+        (("b", "deu", "x"), "document a exists in eng and not in deu"),
+        (("b", "eng", "x"), "document b exists in eng and not in fra"),
+        (("a", "eng", "x\ny"), "document a appears twice in eng"),
         (("a", "deu", "x\n"), "document a has 1 line in deu and 2 in eng"),
         (("a", "deu", "\nx\n"), "document a in deu, line 1 is empty"),
         (("a", "deu", 3), "line 3: the value of 'text' is not a string"),
@@ -48,7 +48,7 @@ def test_files_without_a_document(tmp_path):
     with pytest.raises(UserError, match="no files"):
         read_parallel([])
     (tmp_path / "a.jsonl").write_bytes(b"\n")
-    with pytest.raises(UserError, match=r"a\.jsonl: there is no document"):
+    with pytest.raises(UserError, match=r"a\.jsonl: the files hold no document"):
         read_parallel([str(tmp_path / "a.jsonl")])
     with pytest.raises(UserError, match="no file matches"):
         read_parallel([str(tmp_path / "b.jsonl")])

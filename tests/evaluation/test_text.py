@@ -7,11 +7,13 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, Files, Mixture, Pairs
 from bytelm.data.open_data import Documents, OpenData
-from bytelm.evaluation.text import UNKNOWN, describe_text, evaluation_text
+from bytelm.evaluation.text import UNKNOWN, FirstBytes, describe_text, evaluation_text
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig
 from tests.training.tiny_run import keep_record
@@ -284,3 +286,20 @@ def test_an_older_run_without_a_record(run, config, tmp_path):
 def test_no_such_split(run, config):
     with pytest.raises(UserError, match="there is no split 'dev'"):
         evaluation_text(run, config, "dev")
+
+
+@given(st.lists(st.binary(max_size=9)), st.integers(1, 60))
+def test_exactly_so_many_bytes_and_whole_documents_but_the_last(documents, max_bytes):
+    first = FirstBytes(documents, max_bytes)
+    found = list(first)
+    assert b"".join(found) == b"".join(documents)[:max_bytes]
+    assert found[:-1] == documents[: len(found)][:-1]
+    assert first.cut == (found != documents[: len(found)])
+    assert list(first) == found  # again
+
+
+def test_no_limit_and_a_senseless_one():
+    first = FirstBytes(iter([b"a", b"", b"bc"]), None)
+    assert list(first) == [b"a", b"", b"bc"] and not first.cut
+    with pytest.raises(UserError, match="max-bytes is -1"):
+        FirstBytes([], -1)

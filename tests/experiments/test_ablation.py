@@ -319,7 +319,7 @@ def test_seeds_are_averaged_and_rates_are_swept(ablation, tmp_path, capsys, monk
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"baseline": "third"}, "the baseline 'third' is no contender"),
+        ({"baseline": "third"}, "the baseline 'third' is not a contender"),
         ({"seeds": (1, 1)}, "one of its seeds twice"),
         ({"seeds": (1, 2)}, "contender second changes train.seed"),
         ({"learning_rates": (0.0,)}, "give multiples above 0"),

@@ -415,7 +415,7 @@ def test_a_budget_too_small_for_one_step_is_refused_before_anything_runs(
         ({"contenders": {}}, "has no contenders"),
         ({"budgets": (1e9, 1e9)}, "names one of its budgets twice"),
         ({"budgets": (-1.0,)}, "must be above 0"),
-        ({"baseline": "other"}, "the baseline 'other' is no contender"),
+        ({"baseline": "other"}, "the baseline 'other' is not a contender"),
         ({"contenders": {"bytes": CONTENDERS["bytes"], "a/b": CONTENDERS["bpe"]}}, "'a/b'"),
         (
             {"contenders": {"bytes": CONTENDERS["bytes"], "Bytes": CONTENDERS["bytes"]}},

@@ -1,1 +1,1 @@
-"""What an ablation or a comparison shows: tables, charts, a page."""
+"""The report of an ablation or a comparison: tables, charts, a page."""

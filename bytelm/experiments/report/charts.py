@@ -1,4 +1,4 @@
-"""What the charts of a report show; `drawing` draws them."""
+"""The data of a report's charts; `drawing` draws them."""
 
 import itertools
 import math
@@ -36,15 +36,15 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """Contenders' bits against something that they cost; that scale is logarithmic.
+    """Contenders' bits against a cost on a logarithmic scale.
 
     Attributes:
         title: the corpus and the budget.
-        x, y: what is measured, in words.
+        x, y: labels of the axes.
         series: the contenders.
         front: the Pareto front, from left to right; empty for none.
-        curves: whether paths are learning curves: their bits are on a logarithmic scale, and only
-            their last points are marked.
+        curves: whether paths are learning curves, with bits on a logarithmic scale and a mark at
+            the last point only.
     """
 
     title: str
@@ -68,12 +68,11 @@ def cost_charts(
 
     Args:
         heading: of the report.
-        entries: of all runs, as `gather` gives them.
-        figure: the cost's name.
+        entries: all runs, from `gather`.
+        figure: name of the cost.
         label: the cost in words.
-        by_budget: whether each budget has its own chart, rather than being a further point of
-            each contender.
-        front: whether the Pareto front is drawn.
+        by_budget: whether each budget has its own chart; otherwise it is a point of each contender.
+        front: whether to draw the Pareto front.
 
     Returns:
         the charts that have a point.
@@ -103,7 +102,7 @@ def cost_charts(
 def curve_charts(heading: Heading, entries: Sequence[Entry]) -> list[Chart]:
     """Validation bits during training, one chart for each corpus and budget.
 
-    Unfinished runs are shown up to where they are. Arguments as in `cost_charts`.
+    Unfinished runs are shown as far as they are. Arguments as in `cost_charts`.
     """
     charts = []
     for title, part in _parts(heading, entries, by_budget=True):

@@ -1,4 +1,4 @@
-"""Draws charts with Matplotlib: several in one PNG file, or one as SVG to stand in a page."""
+"""Draws charts with Matplotlib: several in one PNG file, or one as SVG for a page."""
 
 import io
 import math
@@ -21,7 +21,7 @@ COLOURS = ("#005a9c", "#d55e00", "#00856a", "#c05a9b", "#3a3a3a", "#a37a00", "#4
 """On white. After Okabe & Ito (2008), for the colour-blind; light ones are darkened."""
 DARK_COLOURS = ("#56b4e9", "#ff8a3d", "#2bc79a", "#e78ac3", "#e0e0e0", "#e3c04b", "#9aa0ff")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-"""Their number and that of the colours have no common divisor, so pairs repeat late."""
+"""8 markers and 7 colours: a pair repeats after 56 contenders."""
 
 _INK, _RULE = "#1c1c1c", "#d8d8d8"
 _STYLE: Any = {
@@ -43,7 +43,7 @@ _SVG = "http://www.w3.org/2000/svg"
 
 
 def write_png(charts: Sequence[Chart], path: Path) -> None:
-    """Writes charts into one PNG file; without any, one that says that there are none yet."""
+    """Writes charts into one PNG file; without charts, the file says so."""
     columns = min(2, max(1, len(charts)))
     rows = max(1, math.ceil(len(charts) / columns))
     with rc_context(_STYLE):
@@ -126,7 +126,7 @@ def _draw(axes: Axes, chart: Chart) -> dict[str, str]:
 
 
 def _draw_series(axes: Axes, chart: Chart, series: Series, tooltips: dict[str, str]) -> object:
-    """Draws a contender; returns what the legend shows."""
+    """Draws a contender; returns its handle for the legend."""
     colour = COLOURS[series.number % len(COLOURS)]
     marker = MARKERS[series.number % len(MARKERS)]
     label = series.label
@@ -158,9 +158,9 @@ def _ends(axis: Axis, least: float) -> tuple[float, float]:
     """The ends of an axis: around its data, with a margin.
 
     Args:
-        axis: with its scale and data.
-        least: smallest difference of the ends, or their smallest ratio on a logarithmic scale: a
-            smaller difference of values should not fill the chart.
+        axis: has its scale and data.
+        least: smallest difference of the ends, or their smallest ratio on a logarithmic scale, so
+            that small differences do not fill the chart.
     """
     function, inverse = (math.log, math.exp) if axis.get_scale() == "log" else (float, float)
     low, high = map(function, axis.get_data_interval())

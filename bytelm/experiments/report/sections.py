@@ -1,4 +1,4 @@
-"""What a report says, as sections of sentences, tables and charts."""
+"""The sections of a report: sentences, tables and charts."""
 
 import collections
 import itertools
@@ -24,7 +24,7 @@ from bytelm.experiments.report.tables import Table, tabulate
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report; what it does not have is empty.
+    """A part of the report.
 
     Attributes:
         title: its heading.
@@ -95,10 +95,7 @@ def chart_sections(heading: Heading, entries: Sequence[Entry]) -> list[Section]:
     sections = []
     for label, figure, image, by_budget, front in _costs(heading):
         charts = cost_charts(heading, entries, figure, label, by_budget=by_budget, front=front)
-        sentence = (
-            "The dashed line is the Pareto front: no contender is better at the same or lower cost."
-        )
-        sentences = (sentence,) if charts and front else ()
+        sentences = (_FRONT,) if charts and front else ()
         title = f"{bits} against {label}"
         sections.append(Section(title, sentences, (), tuple(charts), image))
     charts = curve_charts(heading, entries)
@@ -111,12 +108,12 @@ _FRONT = "The dashed line is the Pareto front: no contender is better at the sam
 
 
 def _costs(heading: Heading) -> list[tuple[str, str, str, bool, bool]]:
-    """What bits are drawn against: label, figure, file, a chart per budget, a Pareto front."""
+    """Costs on the x-axis: label, figure, file, a chart per budget, a Pareto front."""
     if heading.measure == "bits_per_target_byte":
         return [("share of the inputs kept", "kept", "pareto_kept.png", True, True)]
     if heading.axis == "steps":
         return [
-            # Longer patches are no cost, so they have no front.
+            # Longer patches are not a cost, so there is no front.
             ("bytes per patch", "bytes_per_patch", "patches.png", True, False),
             ("forward FLOPs per byte", "forward_flops_per_byte", "pareto_forward.png", True, True),
         ]

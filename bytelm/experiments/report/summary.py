@@ -135,8 +135,7 @@ def paired_difference(
 
     Args:
         contender, baseline: of one corpus and budget.
-        same_seeds: whether runs of the same seed are paired; otherwise each has one run, and
-            those are.
+        same_seeds: whether to pair runs of the same seed; otherwise each has one run.
 
     Returns:
         None if both have done no common seed, or their test documents differ or are unknown.

@@ -82,7 +82,7 @@ def count_text(value: float | None) -> str:
 
 
 def power_text(value: float | None, digits: int = 3) -> str:
-    """A number to a few digits, in powers of ten if it is large, such as 2.5e17."""
+    """A number to a few digits, in powers of ten if it is large, such as 2.5e17; "" for None."""
     return re.sub(r"e\+0*", "e", number_text(value, f".{digits}g"))
 
 

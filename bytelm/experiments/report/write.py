@@ -37,8 +37,8 @@ def write_report(
     and `runs.csv` the figures of each run. PNG files hold the charts that `report.md` shows.
 
     Args:
-        heading: what is said of the whole.
-        records: a record for each run, done or not.
+        heading: of the report.
+        records: of each run, done or not.
         output: a directory that exists.
         images: whether to write the PNG files, which take longest.
     """
