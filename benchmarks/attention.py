@@ -1,4 +1,4 @@
-"""Attention forward and backward, ours beside the plain ways of writing it.
+"""Attention forward and backward, ours against the plain ways of writing it.
 
     python -m benchmarks.attention
 
@@ -43,7 +43,7 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def contenders(shape: Shape) -> dict[str, Attend]:
-    """By name, attention of `(q, k, v, group_ids)`; only ours and the reference see documents."""
+    """Attention of `(q, k, v, group_ids)` by name; only ours and the reference see documents."""
     mask = AttentionMask(window=shape.window)
     look_back = None if shape.window is None else (shape.window - 1, 0)
     return {
@@ -57,7 +57,7 @@ def contenders(shape: Shape) -> dict[str, Attend]:
 
 
 def compile_step(attend: Attend, shape: Shape) -> tuple[Callable[[], object], int]:
-    """Forward and backward on random arrays, to be called; and its temporary memory in bytes."""
+    """A function that runs forward and backward, and its temporary memory in bytes."""
     dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     arrays = (shape.rows, shape.length, HEADS, SIZE)
     q, k, v, weights = jax.random.normal(jax.random.key(0), (4, *arrays), dtype)

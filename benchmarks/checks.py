@@ -1,8 +1,7 @@
-"""What it costs to know that data is what was written: `python -m benchmarks.checks`.
+"""The cost of checking data against digests: `python -m benchmarks.checks`.
 
-Speeds of the digests of files, of blocks of the cache and of arrays of checkpoints; and the time to
-read rows of packed text at random, with their blocks checked for the first time, checked before,
-and never.
+Speeds of digests of files, of blocks of the cache and of arrays of checkpoints; and the time to
+read random rows of packed text whose blocks are checked now, were checked before, or are never.
 """
 
 import tempfile

@@ -1,4 +1,4 @@
-"""How fast batches come from packed text and from a stream: `python -m benchmarks.data`.
+"""Speed of batches from packed text and from a stream: `python -m benchmarks.data`.
 
 Makes a corpus of its own, with document lengths as in web text. MB are millions of packed
 symbols; per CPU second is what one core does, and per second what arrived.

@@ -1,4 +1,4 @@
-"""The hierarchical families beside the flat Transformer, at equal FLOPs per byte.
+"""The hierarchical families against the flat Transformer, at equal FLOPs per byte.
 
     python -m benchmarks.families
 
@@ -9,13 +9,13 @@ Six tables, each from turns in one run, on this machine's Python standard librar
 - training steps as the length grows, with as many bytes in a step;
 - scoring of short texts in rows of the whole length, and in rows of the length that they need;
 - cached decoding of text, byte by byte, by models of equal size;
-- training steps of dynamic token pooling with learned boundaries, beside the flat Transformer of
-  the same depth and width, with room for 1.25 times the expected segments: with attention in
+- training steps of dynamic token pooling with learned boundaries, against a flat Transformer of
+  the same depth and width, with slots for 1.25 times the expected patches: with attention in
   blocks, whose memory is linear in the row, and ("pooling_quadratic") with whole rows of scores,
-  as those who published it had.
+  as published.
 
-Widths of the backbones are chosen to come closest to the flat model's FLOPs per byte; what is left
-of the difference is divided out in the column "t/FLOP", time per FLOP relative to the flat model's.
+Widths of the backbones come closest to the flat model's FLOPs per byte; the column "t/FLOP" (time
+per FLOP, relative to the flat model's) divides out the remaining difference.
 """
 
 import dataclasses
@@ -63,8 +63,8 @@ TEXTS, SHORT_TEXT = 128, 88
 """How many short texts are scored, and their bytes."""
 WIDTHS = range(128, 2049, 64)
 """Widths of the backbone to choose from."""
-ROOM = 5.5
-"""Bytes per patch that the backbones have room for."""
+BYTES_PER_SLOT = 5.5
+"""Capacity of the backbones, in bytes per slot."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ class Arguments:
     parameters: float = 20e6
     """Parameters of each model that decodes."""
     contenders: tuple[Contender, ...] = typing.get_args(Contender)
-    """Models to measure beside the flat one, in the first three tables."""
+    """Models to measure next to the flat one, in the first three tables."""
     pooled_lengths: tuple[int, ...] = (2048, 8192)
     """Symbols in a row, and in a step, in the fourth table; the first of them in the fifth."""
     shortening: tuple[int, ...] = (2, 4)
-    """Bytes in a segment, in the last tables."""
+    """Bytes per patch, in the last tables."""
     rounds: int = 5
     """Turns that each contender takes."""
     tables: tuple[Table, ...] = typing.get_args(Table)
@@ -98,9 +98,9 @@ class Arguments:
 
 
 def families(arguments: Arguments) -> dict[str, Callable[[int], ModelConfig]]:
-    """A config of each family, given the width of its backbone (the flat ones': of the model)."""
+    """By family, a function from the width of the backbone (flat: of the model) to a config."""
     depth, local = arguments.depth, 3 * arguments.width // 4
-    levels = {"local_width": local, "global_depth": depth, "bytes_per_slot": ROOM}
+    levels = {"local_width": local, "global_depth": depth, "bytes_per_slot": BYTES_PER_SLOT}
     halves = {**levels, "encoder_depth": depth // 2, "decoder_depth": depth // 2}
     contenders: dict[Contender, Callable[[int], ModelConfig]] = {
         "flat, window": lambda width: TransformerConfig(width=width, depth=depth, window=local),
@@ -118,17 +118,17 @@ def families(arguments: Arguments) -> dict[str, Callable[[int], ModelConfig]]:
 
 
 def flops_per_byte(config: ModelConfig, length: int) -> float:
-    """Of one forward pass."""
+    """FLOPs per byte of one forward pass."""
     return config.forward_flops(length) / length
 
 
 def closest(make: Callable[[int], ModelConfig], wanted: float, measure: Callable) -> ModelConfig:
-    """The config whose measure comes closest to what is wanted."""
+    """The config whose measure is closest to the wanted one."""
     return min(map(make, WIDTHS), key=lambda config: abs(measure(config) - wanted))
 
 
 def text_batch(length: int, symbols: int) -> Batch:
-    """As many rows as the symbols make."""
+    """A batch of `symbols` symbols."""
     rows = max(1, symbols // length)
     data = DataConfig(sequence_length=length, batch_size=rows)
     return next(train_loader(OpenData(data), 0, *row_share(rows, MeshConfig(data=1).build())))
@@ -223,7 +223,7 @@ def scoring_table(arguments: Arguments) -> None:
 
 
 def parameters(config: ModelConfig) -> int:
-    """How many a model has."""
+    """Parameters of a model."""
     abstract = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract)))
 

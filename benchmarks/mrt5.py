@@ -1,17 +1,17 @@
-"""What deletion saves MrT5, and ByT5's training step beside PyTorch's.
+"""What deletion saves MrT5, and ByT5's training step against PyTorch's.
 
     python -m benchmarks.mrt5
 
 Two tables, each from turns in one run:
 
 - the encoder, and the whole forward pass over inputs and targets, with 30, 50 and 70 % of the
-  inputs deleted in fact, beside ByT5 of the same size; and what the count of FLOPs would allow;
-- a training step of ByT5 beside that of Hugging Face's T5 of the same shape with fused AdamW and
+  inputs deleted in fact, against ByT5 of the same size; and the saving by the count of FLOPs;
+- a training step of ByT5 against that of Hugging Face's T5 of the same shape with fused AdamW and
   the same clipping, eager and compiled, in each compute dtype (theirs: autocast). Needs the extra
   `torch`; without it only ours is measured.
 
-The rows of the first table are all the same random bytes, and the gate's bias is set so that just
-the named share of them is deleted: rows that differ take the slots of the fullest.
+The rows of the first table are all the same random bytes, and the gate's bias is set so that
+exactly the named share is deleted: rows that differ would take the slots of the fullest.
 """
 
 import importlib.util
@@ -77,7 +77,7 @@ class Arguments:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Of the models."""
+        """Sizes of the models."""
         names = ("width", "encoder_depth", "decoder_depth", "heads", "mlp_width")
         return {name: getattr(self, name) for name in names}
 
@@ -150,7 +150,7 @@ def built(config: ByT5Config, batch: Batch, share: float) -> tuple[nnx.GraphDef,
     model.for_decoding()
     graphdef, params = nnx.split(model)
     if share:
-        # Deletes the inputs whose gate is the most closed: the bias moves the threshold there.
+        # The bias moves the threshold so that the inputs with the most closed gates are deleted.
         states = read(graphdef, params, batch.inputs).states
         logits = nnx.merge(graphdef, params).shortener.logits(states)
         params["shortener"]["bias"][...] += -jnp.quantile(logits, share)

@@ -1,4 +1,4 @@
-"""How soon training starts: `python -m benchmarks.start_up`.
+"""Time until training starts: `python -m benchmarks.start_up`.
 
 Seconds from the command to the end of the first step: with nothing prepared, with the text packed
 by an earlier run, and with the programs that an earlier run compiled too; and seconds to compile a
@@ -26,7 +26,7 @@ from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 
 WAIT = 0.02
-"""Seconds between two looks at whether the first step is done."""
+"""Seconds between two checks for the first step."""
 
 
 def seconds_to_first_step(preset: str, cache: Path, programs: Path) -> float:

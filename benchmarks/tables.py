@@ -1,4 +1,4 @@
-"""Tables of what was measured."""
+"""Tables of measurements."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from bytelm.training.hardware import describe_machine
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table (first column left, the others right) and the machine it is from."""
+    """Prints a table (first column left, the others right) and the machine."""
     table = Table(title=title, caption=describe_machine())
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left")

@@ -1,4 +1,4 @@
-"""Speed of the flat Transformer's training step, beside PyTorch's where it is installed.
+"""Speed of the flat Transformer's training step, against PyTorch's where it is installed.
 
     python -m benchmarks.train_step --shapes cpu
 
@@ -80,9 +80,9 @@ def rows_of_bytes(shape: Shape) -> Batch:
     """Random rows of two documents each."""
     symbols = np.random.default_rng(0).integers(BYTES, size=(shape.rows, shape.length + 1))
     symbols = symbols.astype(np.int32)
-    segments = np.ones((shape.rows, shape.length), np.int32)
-    segments[:, shape.length // 3 :] = 2
-    return Batch(symbols[:, :-1], symbols[:, 1:], segments)
+    document_ids = np.ones((shape.rows, shape.length), np.int32)
+    document_ids[:, shape.length // 3 :] = 2
+    return Batch(symbols[:, :-1], symbols[:, 1:], document_ids)
 
 
 def bytelm_step(shape: Shape) -> Callable[[], None]:

@@ -73,15 +73,15 @@ def load(
 class LoadedModel(PerSymbol):
     """A trained model.
 
-    Its parameters are held once as they are stored, for scoring; and once more in the form for
-    decoding, as soon as something is generated. With several devices, scoring holds them on each.
+    Scoring uses the parameters as stored, on every device. The first generation adds a copy in the
+    form for decoding.
 
     Attributes:
         config: the config of the run that trained it.
-        step: the training step that it comes from.
+        step: training step of the checkpoint.
         graphdef, params: `nnx.merge(graphdef, params)` is the model.
         tokenizer: of a subword model; None where symbols are bytes.
-        context: symbols in a window that texts are scored in; see `with_context`.
+        context: symbols in a scored window; see `with_context`.
     """
 
     def __init__(self, saved: SavedModel, weights: Weights = "float32"):
@@ -95,7 +95,7 @@ class LoadedModel(PerSymbol):
         self._forms = _Forms(self.graphdef, self.params, self.tokenizer, self.has_encoder)
 
     def with_context(self, context: int) -> "LoadedModel":
-        """The same model, with the same parameters, that reads texts in windows of this length."""
+        """The same model and parameters, reading texts in windows of this length."""
         other = copy.copy(self)
         other.context = context
         return other
@@ -117,11 +117,7 @@ class LoadedModel(PerSymbol):
 
     @property
     def scorer(self) -> Scorer:
-        """Scores batches.
-
-        Raises:
-            UserError: for a family with an encoder.
-        """
+        """Scores batches; raises UserError for a family with an encoder."""
         if self.has_encoder:
             raise UserError(
                 f"the family {self.config.model.family} models targets given inputs, not whole "
@@ -131,7 +127,7 @@ class LoadedModel(PerSymbol):
 
     @functools.cached_property
     def text_record(self) -> TextRecord | None:
-        """The record of the text that the run read; None for an older run."""
+        """The record of the run's text; None for an older run."""
         return None if self._saved.run is None else load_record(self._saved.run)
 
     @property
@@ -154,8 +150,8 @@ class LoadedModel(PerSymbol):
         """Sums a subword model's probabilities over all tokenisations of a text.
 
         Args:
-            covers: token histories kept at each byte; None for all, which is exact, and exponential
-                in the length of the text.
+            covers: token histories kept at each byte; None for all: exact, and exponential in the
+                length of the text.
 
         Raises:
             UserError: if the model's symbols are bytes.
@@ -172,7 +168,7 @@ class LoadedModel(PerSymbol):
 
     @property
     def default_stride(self) -> int:
-        """Symbols scored by each window after a text's first, unless a stride is given."""
+        """Symbols that each window after a text's first scores by default."""
         return default_stride(self.context)
 
     def score_documents(
@@ -183,10 +179,10 @@ class LoadedModel(PerSymbol):
         batch_size: int = 8,
         done: Callable[[int], None] | None = None,
     ) -> DocumentScores:
-        """Nats of the bytes and of the END of each text, taken as a whole document.
+        """Nats of the bytes and of the END of each text; a text is a whole document.
 
         Args:
-            texts: read once, in order, and not held in memory. One text may be given alone.
+            texts: read once, in order, and not held in memory; or one text alone.
             stride: symbols scored by each window after a text's first, up to the context length;
                 None for half of it. Smaller is slower and gives each byte more context.
             batch_size: windows scored at a time.
@@ -218,7 +214,7 @@ class LoadedModel(PerSymbol):
         """Cuts a text into the model's patches, and gives the nats of its bytes.
 
         Args:
-            text: taken as a whole document.
+            text: a whole document.
             stride, batch_size: as in `score_documents`, with the same nats.
 
         Raises:
@@ -255,22 +251,22 @@ class LoadedModel(PerSymbol):
         """Continues each prompt, all in one batch; with an encoder, writes the target of each.
 
         Args:
-            prompts: starts of texts, or inputs of an encoder; one may be given alone.
+            prompts: starts of texts, or inputs of an encoder; or one alone.
             max_bytes: longest continuation.
             temperature: divides the logits; 0 always takes the most probable byte.
             top_k: keep the k most probable bytes.
             top_p: keep the fewest most probable bytes that together have this probability.
-            min_p: keep the bytes at least this times as probable as the most probable one.
-            seed: seed of the choice. A prompt's text depends on the seed and on its place in the
-                list, not on the other prompts.
-            stop: texts that end a continuation, or one alone; they are not part of it.
-            beams: above 1, the best target by beam search with this many candidates, in a family
-                with an encoder; then nothing is random.
-            covers: for a subword model: choose byte by byte, by the probabilities summed over all
-                tokenisations with this many histories (`byte_marginal`); None for tokens.
+            min_p: keep the bytes whose probability is at least this share of the highest one.
+            seed: a continuation depends on the seed and on its prompt's place in the list, not on
+                the other prompts.
+            stop: texts, or one alone, that end a continuation and are not part of it.
+            beams: above 1, beam search with this many candidates, in a family with an encoder;
+                nothing is random then.
+            covers: for a subword model: sample bytes from `byte_marginal` with this many
+                histories; None to sample tokens.
 
         Returns:
-            the continuations, without the prompts, and without END.
+            the continuations, without the prompts and END.
 
         Raises:
             UserError: for an option out of range.
@@ -345,7 +341,7 @@ class LoadedModel(PerSymbol):
 
 @dataclass(frozen=True)
 class _Forms:
-    """The parameters of a model in the form that each use needs, made once, when first needed."""
+    """The parameters in the form that each use needs, made when first needed."""
 
     graphdef: nnx.GraphDef
     params: Any

@@ -15,7 +15,7 @@ config = ExperimentConfig(
         head_width=32,
         mlp_width=256,
         gate_depth=1,
-        # Slower than as published: at first nothing has taught the gate yet what to keep.
+        # Slower than published, because the gate has learned nothing yet.
         shortening=GateShortening(target=0.15, bias=3.0, proportional=0.0, integral=1e-5),
     ),
     data=DataConfig(task=MergeAbc(), sequence_length=24, batch_size=64),

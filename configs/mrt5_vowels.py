@@ -1,4 +1,4 @@
-"""MrT5's diagnostic task, on CPU: vowels are taken out of random letters."""
+"""MrT5's diagnostic task, on CPU: vowels are removed from random letters."""
 
 from bytelm.data.config import DataConfig, VowelRemoval
 from bytelm.models.t5.mrt5 import MrT5Config
@@ -15,7 +15,7 @@ config = ExperimentConfig(
         head_width=32,
         mlp_width=256,
         gate_depth=1,
-        # Slower than as published: at first nothing has taught the gate yet what to keep.
+        # Slower than published, because the gate has learned nothing yet.
         shortening=GateShortening(target=0.19, bias=3.0, proportional=0.0, integral=1e-5),
     ),
     data=DataConfig(task=VowelRemoval(), sequence_length=24, batch_size=64),

@@ -2,7 +2,7 @@
 
 SpaceByte (arXiv 2404.14408, appendix B; figures checked against its code): contexts of T = 6 D
 bytes (8 D on GitHub) with slots for D patches, batches of 64, and as many steps as the budget of
-training FLOPs pays for, in the authors' way of counting FLOPs.
+training FLOPs pays for, as the authors count FLOPs.
 """
 
 from typing import Any
@@ -44,7 +44,7 @@ def spacebyte(
 
     Args:
         budget: training FLOPs that decide the number of steps; or
-        bytes_seen: training bytes that do.
+        bytes_seen: training bytes that decide it.
         sequence_length: T; None for 6 D.
         patches: slots for patches in a row; None for D.
     """

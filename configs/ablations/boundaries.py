@@ -1,8 +1,8 @@
 """Where patches end: the segmenters of dynamic token pooling, at equal steps.
 
-Make the pieces of `unigram` first: `bytelm data unigram [data options] --output unigram.model`. The
-bands of `flexitokens` are those of `bytelm data rates` on Parallel Universal Dependencies, with
-English at 0.25; for Russian or Hindi text say so with `--data.script rus` or `hin`.
+Train the pieces of `unigram` first: `bytelm data unigram [data options] --output unigram.model`.
+The bands of `flexitokens` are from `bytelm data rates` on Parallel Universal Dependencies, with
+English at 0.25; Russian and Hindi text needs `--data.script rus` or `hin`.
 """
 
 from bytelm.data.config import DataConfig, NextByte, PythonLibrary

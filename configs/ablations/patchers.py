@@ -1,8 +1,8 @@
 """Patchers x families: where patches start or end, in three families, at equal steps.
 
-`fixed` has 6 bytes in a patch, about the mean of `spacelike` in English. `entropy` learns to
-predict spikes of the model's own entropy, `gumbel` learns from the model's loss. In HAT, second
-version, no gradient reaches a segmenter, so `gumbel` does not fit there.
+`fixed` has 6 bytes per patch, about the mean of `spacelike` in English. `entropy` learns to
+predict spikes of the model's own entropy, `gumbel` learns from the model's loss. `gumbel` does not
+fit HAT 2, in which no gradient reaches the segmenter.
 """
 
 from dataclasses import replace

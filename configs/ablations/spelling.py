@@ -22,7 +22,7 @@ base = load_preset("byt5_spelling")
 
 
 def shortened(shortening: ShorteningConfig) -> dict[str, MrT5Config]:
-    """The base's model, which shortens its rows after the first block."""
+    """The base's model with rows that are shortened after the first block."""
     sizes = {field.name: getattr(base.model, field.name) for field in fields(base.model)}
     return {"model": MrT5Config(**sizes, gate_depth=1, shortening=shortening)}
 

@@ -1,6 +1,6 @@
 """Bytes against subwords at equal FLOPs of training, on a CPU: two and a half hours on two cores.
 
-English books and documentation as JSON lines; name the directory that has them with `--root`.
+The text is English books and documentation as JSON lines, in the directory `--root`.
 All contenders have sizes that take about the same FLOPs per byte, so equal FLOPs are also about
 equal text.
 """
@@ -28,7 +28,7 @@ VOCABULARY = 4096
 def contender(
     model: ModelConfig, tokenizer: TokenizerConfig | None = None, *, learning_rate: float = 2e-2
 ) -> Contender:
-    """All rows hold the same bytes on average; the rate is the middle one of those tried."""
+    """All rows hold the same bytes on average; the rate is the middle of the sweep."""
     length = CONTEXT if tokenizer is None else round(CONTEXT / BYTES_PER_TOKEN)
     config = ExperimentConfig(
         model=model,

@@ -1,7 +1,7 @@
 """Bytes against subwords at 1e17 FLOPs of training, on a GPU.
 
-English books and documentation as JSON lines; name the directory that has them with `--root`. Runs
-stop at SIGTERM and continue with the same command, so they fit into short slots of a cluster.
+The text is English books and documentation as JSON lines, in the directory `--root`. Runs
+stop at SIGTERM and continue with the same command, so they fit short jobs of a cluster.
 """
 
 from bytelm.data.config import DataConfig, Files

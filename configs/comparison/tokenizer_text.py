@@ -1,8 +1,7 @@
 """How much a tokenizer knows about text that its model never reads: minutes on two cores.
 
-A tokenizer is trained on the whole train split, however little of it its model reads. Here the
-smallest runs of the Transformer over BPE tokens of `cpu.py`, which read half a megabyte, get
-tokenizers trained on less and less text.
+A tokenizer is trained on the whole train split, even if its model reads little of it. The smallest
+BPE runs of `cpu.py` read half a megabyte; here they get tokenizers trained on less and less text.
 """
 
 import dataclasses
