@@ -43,8 +43,8 @@ from bytelm.models.contract import Batch
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.checkpoint import SavedModel, load_model
-from bytelm.training.checkpoints.chosen_step import Step, chosen_step
 from bytelm.training.checkpoints.exported import SHARD_BYTES, export
+from bytelm.training.checkpoints.scores import Step, chosen_step
 
 
 def load(

@@ -24,19 +24,19 @@ class AblateCommand:
     baseline: str | None = None
     """Contender that the others are compared with; none = the first."""
     seeds: tuple[int, ...] = ()
-    """Run every contender with each of these seeds; none = with its config's own."""
+    """Run every contender with each of these seeds; none = the seed of its config."""
     learning_rates: tuple[float, ...] = (1.0,)
     """Multiples of its own learning rate that every contender tries, such as 0.5 1 2; the one with
-    the fewest validation bits is kept."""
+    the fewest validation bits per byte is kept."""
     output: Path | None = None
     """Where the runs and the report go; none = runs/ablations/NAME."""
     max_bytes: Count | None = None
-    """Bytes that are tested on, the last document cut (with an encoder: inputs, whole rows); none =
-    all of the split."""
+    """Test on the first so many bytes (with an encoder: inputs, in whole rows); none = all of the
+    split."""
     task: int | None = None
-    """Do only one run, by its number, as one task of an array of jobs; then call without it."""
+    """Do only the run of this number, such as in an array of jobs; then call without it."""
     tasks: bool = False
-    """Print how many tasks the sweep of learning rates has, and how many there are in all."""
+    """Print the number of tasks in the sweep of learning rates, and in all."""
 
 
 def ablate_command(arguments: Sequence[str]) -> int:

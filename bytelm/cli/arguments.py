@@ -21,18 +21,21 @@ Command = Callable[[Sequence[str]], int]
 
 
 def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = None) -> T:
-    """Parses a command's options; a mistake ends the program with a message that names it."""
+    """Parses a command's options; a mistake ends the program with a message."""
     check_files_named(arguments)
     check_renamed(arguments)
     others = list(arguments)
     if default is not None:
         default, others = choose_variants(default, arguments)
+    variants = "" if default is None else variants_help(default)
+    if variants:
+        variants = f"\n\n{variants}\nThe options of the chosen variants are listed below."
     command = tyro.cli(
         kind,
         args=others,
         prog=f"bytelm {program}",
         default=tyro.MISSING_NONPROP if default is None else default,
-        description=_description(kind, default),
+        description=f"{inspect.getdoc(kind)}{variants}",
         config=_STYLE,
     )
     check_lists(command, arguments)
@@ -40,15 +43,8 @@ def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = 
     return command
 
 
-def _description(kind: type, default: Any) -> str:
-    """What a command does, and the variants of its configs, for --help."""
-    chosen = "" if default is None else variants_help(default)
-    others = f"\n\n{chosen}\nThe options of what is chosen are listed below." if chosen else ""
-    return f"{inspect.getdoc(kind)}{others}"
-
-
 def parse_part(kind: type[T], arguments: Sequence[str]) -> tuple[T, Sequence[str]]:
-    """Parses the options of `kind`, on which the defaults of the others depend; returns the rest.
+    """Parses only the options of `kind`; returns the other arguments too.
 
     With --help, nothing is parsed here: `parse` then lists all options.
     """
@@ -66,10 +62,10 @@ def preset_argument(
     """The preset that the first argument names, if any, and the other arguments.
 
     Args:
-        arguments: the command's.
-        command: the command, if its --help lists the presets.
-        what: what a preset is called: "preset", "ablation" or "comparison".
-        names: lists all presets.
+        arguments: of the command.
+        command: if its --help lists the presets.
+        what: "preset", "ablation" or "comparison".
+        names: lists all of these.
     """
     if arguments and not arguments[0].startswith("-"):
         return arguments[0], arguments[1:]
@@ -82,7 +78,7 @@ def preset_argument(
 def work_argument(
     arguments: Sequence[str], command: Command, kinds: Mapping[str, type[Any]]
 ) -> str:
-    """The first argument, which names one of the command's subcommands (`kinds`)."""
+    """The first argument, the name of a subcommand (`kinds`)."""
     name = arguments[0] if arguments else ""
     if name in ("-h", "--help"):
         say(usage.of_command(command, kinds))

@@ -15,13 +15,13 @@ class CompareCommand:
     """Trains, tests and reports the runs of a comparison; finished runs are kept."""
 
     root: Path = Path()
-    """Directory that files of the comparison are relative to."""
+    """Directory to which the paths of the comparison are relative."""
     output: Path | None = None
     """Where runs and report go; none = runs/comparison/NAME."""
     task: int | None = None
-    """Do only one run, by its number, as one task of an array of jobs; then call without it."""
+    """Do only the run of this number, such as in an array of jobs; then call without it."""
     tasks: bool = False
-    """Print how many tasks the sweep of learning rates has, and how many there are in all."""
+    """Print the number of tasks in the sweep of learning rates, and in all."""
 
 
 def compare_command(arguments: Sequence[str]) -> int:

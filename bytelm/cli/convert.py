@@ -1,4 +1,4 @@
-"""`bytelm convert`: its options and what it does."""
+"""`bytelm convert`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 from bytelm.cli.arguments import parse
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import say
-from bytelm.training.checkpoints.chosen_step import Step
+from bytelm.training.checkpoints.scores import Step, chosen_step
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class ConvertCommand:
     """Writes a model as safetensors, or converts ByT5 and MrT5 from and to Hugging Face's T5."""
 
     from_hf: str | None = None
-    """Folder, or name of a model on the Hugging Face hub, to make a run of."""
+    """Folder, or name of a model on the Hugging Face hub, to convert to a run."""
     output: Path | None = None
     """With --from-hf: the run directory to write."""
     to_hf: Path | None = None
@@ -36,7 +36,6 @@ def convert_command(arguments: Sequence[str]) -> int:
     --to-hf FOLDER --checkpoint RUN`
     """
     command = parse(ConvertCommand, arguments, "convert")
-    from bytelm.training.checkpoints.chosen_step import chosen_step
     from bytelm.training.conversion import from_hf, to_hf
 
     match command:

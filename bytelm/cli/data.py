@@ -1,4 +1,4 @@
-"""`bytelm data`: its options and what it does."""
+"""`bytelm data`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,12 +27,11 @@ class CacheCommand:
     cache_dir: Path | None = None
     """The cache; none = the one that training uses without --data.cache-dir."""
     verify: bool = False
-    """Read everything and compare it with its digests; what is damaged is made again when it is
-    next needed."""
+    """Compare everything with its digests; damaged entries are made again when they are needed."""
     remove: tuple[str, ...] = ()
-    """Names of entries to remove, or their beginnings; what a process uses is kept."""
+    """Names of entries to remove, or their beginnings; entries in use are kept."""
     remove_unused: float | None = None
-    """Remove what was not used for so many days; 0 for all that nobody uses now."""
+    """Remove entries that were not used for so many days; 0 for all that are not in use."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,9 @@ class UnigramCommand:
     pieces: Count = 10_000
     """Most pieces of the model; a small text gives fewer."""
     output: Path = Path("unigram.model")
-    """Where the model goes; a file that exists is left alone."""
+    """The new file; an existing file is never replaced."""
     max_bytes: Count = 20_000_000
-    """Most bytes of text to train on, of documents in random order."""
+    """Most bytes of text to train on; documents are taken in random order."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,11 @@ DATA_COMMANDS: dict[str, type[Any]] = {
     "rates": RatesCommand,
     "cache": CacheCommand,
 }
-"""What `bytelm data` does, and the options of each."""
+"""Subcommands, and the options of each."""
 
 
 def data_command(arguments: Sequence[str]) -> int:
-    """Describes text, and makes what models need of it.
+    """Describes text, trains Unigram models, measures rates of scripts, and lists the cache.
 
     `bytelm data describe|unigram|rates|cache [PRESET] [options]`
     """

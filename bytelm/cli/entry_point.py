@@ -12,11 +12,7 @@ from bytelm.core.stopping import SIGNALS, Stopped
 
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs a command and ends the process with its exit status.
-
-    Args:
-        arguments: the command line; None for that of the process.
-    """
+    """Runs a command (None: that of the command line) and ends the process with its exit status."""
     sys.unraisablehook = _say_nothing_of_stops
     try:
         status = run_command(arguments)
@@ -32,13 +28,13 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _leave_signals() -> None:
-    """From now on, signals neither change the exit status nor print a traceback."""
+    """Makes signals neither change the exit status nor print a traceback."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)
 
 
 def _say_nothing_of_stops(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Hides `Stopped` where it is raised in the garbage collector, which cannot pass it on.
+    """Hides a `Stopped` that is raised in the garbage collector, which cannot pass it on.
 
     `StopSignals` then ends the process a little later.
     """

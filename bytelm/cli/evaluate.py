@@ -1,4 +1,4 @@
-"""`bytelm eval`: its options and what it does."""
+"""`bytelm eval`."""
 
 import argparse
 import dataclasses
@@ -15,15 +15,15 @@ from bytelm.core.config_json import to_dict
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import printable_name, say
 from bytelm.data.config import DataConfig
-from bytelm.training.checkpoints.chosen_step import Step
+from bytelm.training.checkpoints.scores import Step, step_of
 
-if TYPE_CHECKING:  # what takes long to import is imported when the options are read
+if TYPE_CHECKING:  # slow imports come after the options are read
     from bytelm.api import LoadedModel
     from bytelm.evaluation import Evaluation
     from bytelm.evaluation.text import SplitText
 
 MOVED = {"--byte-marginal": "--suite bits marginal", "--covers": "--marginal.covers"}
-"""Old options, and what to write in their place."""
+"""Old options -> new ones."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,19 @@ class EvalCommand:
     step: Step | None = None
     """Which checkpoint: a step, or `best` in validation; none = the last."""
     verify: bool = True
-    """Whether the checkpoint is compared with its digests."""
+    """Whether to compare the checkpoint with its digests."""
     split: str | None = None
     """Which split: train, validation or test; none = validation, or all documents of other
-    --data.files. Documents that the run read keep the splits that they had there."""
+    --data.files. Documents of the run's text keep their splits."""
     stride: Count | None = None
     """Symbols that each window scores, with the rest as context; none = half a row."""
     batch_size: Count = 16
     """Windows scored at once."""
     max_bytes: Count | None = None
-    """Score so many bytes from the beginning: the last document is cut, and its END does not count;
-    none = all of the split. With an encoder: stop after the row that reaches so many inputs."""
+    """Score only the first so many bytes: the last document is cut, without END; none = all of the
+    split. With an encoder: stop after the row that reaches so many inputs."""
     output: Path | None = None
-    """The new file of the JSON report; none = in the run directory, named after the settings."""
+    """New file for the JSON report; none = in the run directory, named after the settings."""
 
 
 def eval_command(arguments: Sequence[str]) -> int:
@@ -90,12 +90,10 @@ def eval_command(arguments: Sequence[str]) -> int:
 
 
 def _first_options(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options that name the checkpoint, whose config has the defaults of the others."""
-    from bytelm.training.checkpoints.chosen_step import step_of
-
+    """The options that choose the checkpoint, whose config sets the defaults of the others."""
     for argument in arguments:
-        if argument.partition("=")[0] in MOVED:
-            raise UserError(f"{argument} is now `{MOVED[argument.partition('=')[0]]}`.")
+        if new := MOVED.get(argument.partition("=")[0]):
+            raise UserError(f"{argument} is now `{new}`.")
     first = argparse.ArgumentParser("eval", add_help=False, allow_abbrev=False)
     first.add_argument("--checkpoint", type=Path)
     first.add_argument("--suite", nargs="*")
@@ -106,7 +104,7 @@ def _first_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _command_type() -> type[EvalCommand]:
-    """The options of the command and, under its name, those of each evaluation."""
+    """`EvalCommand` with a field for each evaluation that has options."""
     from bytelm.evaluation import Evaluation
 
     fields: list[Any] = [
@@ -132,15 +130,10 @@ def _listed() -> str:
 
 
 def evaluate_run(loaded: "LoadedModel", command: EvalCommand, *, keep: bool) -> None:
-    """Evaluates a model as the options say.
-
-    Args:
-        loaded: the model of the run.
-        command: the options.
-        keep: whether to write the report.
+    """Evaluates a model, and prints the report and, if `keep`, writes it.
 
     Raises:
-        UserError: for a bad source, or a report that cannot be written; it is shown before.
+        UserError: for a bad source, or a report that cannot be written; it is printed before.
     """
     from bytelm.evaluation import evaluate
     from bytelm.evaluation.report import print_report
@@ -175,12 +168,12 @@ def evaluate_run(loaded: "LoadedModel", command: EvalCommand, *, keep: bool) -> 
             f"the report above could not be written ({error.strerror}); name a file that can be "
             "with --output."
         ) from error
-    print_report(report)  # after it is kept: whoever reads it may not read to its end
+    print_report(report)  # after writing it: the reader of our output, such as head, may end early
     say(f"report: {printable_name(output)}")
 
 
 def _chosen(loaded: "LoadedModel", command: EvalCommand) -> list["Evaluation"]:
-    """The evaluations that the options name, with their options."""
+    """The chosen evaluations, with their options."""
     from bytelm.evaluation.suite import default_suite, named
 
     evaluations = map(named, command.suite or default_suite(loaded))

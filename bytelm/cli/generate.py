@@ -1,16 +1,21 @@
-"""`bytelm generate`: its options and what it does."""
+"""`bytelm generate`: continuations, as text while it is generated, or as raw bytes."""
 
+import codecs
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from bytelm.cli.arguments import parse
 from bytelm.cli.option_checks import Bounds, Count
 from bytelm.core.errors import UserError
-from bytelm.training.checkpoints.chosen_step import Step
+from bytelm.core.terminal_text import printable
+from bytelm.training.checkpoints.scores import Step
+
+if TYPE_CHECKING:
+    from bytelm.api import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -22,36 +27,35 @@ class GenerateCommand:
     step: Step | None = None
     """Which checkpoint: a step, or `best` in validation; none = the last."""
     verify: bool = True
-    """Whether the checkpoint is compared with its digests."""
+    """Whether to compare the checkpoint with its digests."""
     prompt: tuple[str, ...] = ("",)
-    """Texts to continue, or inputs of an encoder, all in one batch; - reads one from standard
-    input, as bytes."""
+    """Texts to continue, or inputs of an encoder, all in one batch; - reads bytes from standard
+    input."""
     max_bytes: Annotated[int, Bounds(0, 2**31 - 1)] = 256
-    """Longest continuation."""
+    """Most bytes of a continuation."""
     temperature: float = 1.0
-    """Sharpness of the choice; 0 always takes the likeliest byte."""
+    """Of the sampling; 0 always takes the likeliest byte."""
     top_k: Count | None = None
-    """Choose among the k likeliest bytes."""
+    """Sample from the k likeliest bytes."""
     top_p: float | None = None
-    """Choose among the likeliest bytes that together have this probability."""
+    """Sample from the likeliest bytes that together have this probability."""
     min_p: float | None = None
-    """Choose among bytes with at least this fraction of the likeliest one's probability."""
+    """Sample from bytes with at least this fraction of the likeliest one's probability."""
     stop: tuple[str, ...] = ()
-    """Texts that end a continuation; they are not part of it."""
+    """Texts that end a continuation and are left out of it."""
     seed: Annotated[int, Bounds(0, 2**31 - 1)] = 0
-    """Seed of the choice."""
+    """Of the sampling."""
     byte_marginal: bool = False
-    """Choose byte by byte, by the probabilities of all tokenisations, for a subword model: a prompt
-    may end within a token."""
+    """For a subword model: sample bytes, summed over tokenisations, so that a prompt may end within
+    a token."""
     covers: Count = 32
-    """With --byte-marginal: token histories that are kept at each byte."""
+    """With --byte-marginal: token histories kept at each byte."""
     beams: Count = 1
-    """Candidates of a beam search for the best target, in a family with an encoder; 1 for none."""
+    """With an encoder: width of a beam search for the likeliest target; 1 for none."""
     weights: Literal["float32", "bfloat16"] = "float32"
-    """Dtype in which weights are held; bfloat16 is faster."""
+    """Dtype of the weights; bfloat16 is faster."""
     raw: bool = False
-    """Write the continuation's bytes as they are and nothing else, in place of valid UTF-8; for one
-    prompt."""
+    """Write only the continuation's bytes, unchanged, in place of valid UTF-8; for one prompt."""
 
 
 def generate_command(arguments: Sequence[str]) -> int:
@@ -62,13 +66,12 @@ def generate_command(arguments: Sequence[str]) -> int:
     command = parse(GenerateCommand, arguments, "generate")
     if command.raw and len(command.prompt) > 1:
         raise UserError(
-            "--raw writes the bytes of one continuation and nothing else, so that several could "
-            "not be told apart; give one --prompt."
+            "--raw writes only the bytes of a continuation, so nothing would separate several; give "
+            "one --prompt."
         )
     if command.prompt.count("-") > 1:
         raise UserError("standard input can be read once; give one --prompt -.")
     from bytelm.api import load
-    from bytelm.cli.terminal import write_continuations
 
     loaded = load(command.checkpoint, command.step, weights=command.weights, verify=command.verify)
     prompts = [
@@ -92,3 +95,43 @@ def generate_command(arguments: Sequence[str]) -> int:
         seed=command.seed,
     )
     return 0
+
+
+def write_continuations(
+    model: "LoadedModel", prompts: Sequence[bytes], *, raw: bool, **options: Any
+) -> None:
+    """Writes each prompt and its continuation to standard output; with an encoder only the target.
+
+    A single prompt is streamed; several are generated as one batch and then written. The text is
+    valid UTF-8: incomplete characters are held back, invalid bytes become U+FFFD, and control
+    characters are made visible.
+
+    Args:
+        raw: write only the continuation's bytes, unchanged; for one prompt.
+        options: of `LoadedModel.stream` or `LoadedModel.generate`.
+    """
+    out = sys.stdout.buffer
+    if raw:
+        (prompt,) = prompts
+        for part in _parts(model, prompt, options):
+            out.write(part)
+            out.flush()
+        return
+    shown = [b""] * len(prompts) if model.has_encoder else prompts
+    if len(prompts) == 1 and options.get("beams", 1) == 1:
+        parts = _parts(model, prompts[0], options)  # options are checked before anything is shown
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        print(printable(decoder.decode(shown[0])), end="", flush=True)
+        for part in parts:
+            print(printable(decoder.decode(part)), end="", flush=True)
+        print(printable(decoder.decode(b"", final=True)))
+        return
+    for prompt, text in zip(shown, model.generate(prompts, **options), strict=True):
+        print(f"{printable((prompt + text).decode('utf-8', 'replace'))}\n---")
+
+
+def _parts(model: "LoadedModel", prompt: bytes, options: dict[str, Any]) -> Iterable[bytes]:
+    """The continuation, in parts as they are generated; from a beam search, in one part."""
+    if options.get("beams", 1) == 1:
+        return model.stream(prompt, **options)
+    return model.generate([prompt], **options)

@@ -37,13 +37,12 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "profile": profile_command,
 }
 
-
 TRAINING = ("train", "ablate", "compare")
-"""Commands that go on when they can no longer print."""
+"""Commands that continue when they can no longer print."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """As `run_command`; also returns the exit status of a command that a signal stopped."""
+    """`run_command`; a signal gives an exit status too, not an exception."""
     try:
         return run_command(arguments)
     except Stopped as stopped:
@@ -57,7 +56,7 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         Stopped: by a signal.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    # Silences Orbax's and TFDS's logging; real problems are raised as exceptions.
+    # Orbax and TFDS log too much; they raise real problems as exceptions.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
     escape_unwritable(sys.stdout, sys.stderr)
@@ -86,12 +85,9 @@ def _run(arguments: Sequence[str]) -> int:
             compilation_cache.keep_programs()
         with fallible_output.may_fail() if name in TRAINING else contextlib.nullcontext():
             return COMMANDS[name](arguments[1:])
-    except UserError as error:
-        say(f"error: {error}", sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader of our output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
+    except (UserError, OSError) as error:
         say(f"error: {error}", sys.stderr)
         return 2

@@ -11,12 +11,12 @@ from bytelm.core.errors import UserError
 from bytelm.core.renamed import new_option
 
 MOST = 2**63 - 1
-"""Larger numbers fit into no array, and count nothing."""
+"""Larger numbers do not fit into an array."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Annotation of an option: its smallest and largest value."""
+    """Annotation of an option: its range."""
 
     least: int = -MOST
     most: int = MOST
@@ -27,11 +27,7 @@ Count = Annotated[int, Bounds(1)]
 
 
 def check_numbers(command: Any) -> None:
-    """Raises UserError if an option of a command, or a field of a config in it, is out of bounds.
-
-    Args:
-        command: a dataclass.
-    """
+    """Raises UserError if an option of a command, or of a config in it, is out of bounds."""
     for name, value, hint in _options(command, "--"):
         if not isinstance(value, int) or isinstance(value, bool):
             continue
@@ -43,7 +39,7 @@ def check_numbers(command: Any) -> None:
 
 
 def check_lists(command: Any, arguments: Sequence[str]) -> None:
-    """Raises UserError if an option that takes a list is given twice: only the last would count."""
+    """Raises UserError if an option with a list is given twice: only the last would count."""
     names = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
     for name, value, _ in _options(command, "--"):
         if isinstance(value, tuple) and names.count(name) > 1:

@@ -1,4 +1,4 @@
-"""`bytelm profile`: its options and what it does."""
+"""`bytelm profile`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class ProfileCommand:
 
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
     trace_dir: Path = Path("trace")
-    """Where the trace is written (for TensorBoard or Perfetto)."""
+    """Where to write the trace (for TensorBoard or Perfetto)."""
     steps: Count = 5
-    """Steps traced, after two that are not."""
+    """Steps to trace, after two that warm up."""
 
 
 def profile_command(arguments: Sequence[str]) -> int:

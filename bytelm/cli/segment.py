@@ -1,4 +1,4 @@
-"""`bytelm segment`: its options and what it does."""
+"""`bytelm segment`."""
 
 import os
 import sys
@@ -11,31 +11,31 @@ from bytelm.cli.option_checks import Count
 from bytelm.core.errors import UserError
 from bytelm.core.files import check_new_file, write_whole
 from bytelm.core.terminal_text import say
-from bytelm.training.checkpoints.chosen_step import Step
+from bytelm.training.checkpoints.scores import Step
 
 
 @dataclass(frozen=True)
 class SegmentCommand:
-    """Shows the patches that a checkpoint cuts a text into, and what they cost."""
+    """Shows a checkpoint's patches of a text, and their bits per byte."""
 
     checkpoint: Path
     """The run directory."""
     step: Step | None = None
     """Which checkpoint: a step, or `best` in validation; none = the last."""
     text: str | None = None
-    """The text; - reads it from standard input, as bytes."""
+    """The text; - reads bytes from standard input."""
     file: Path | None = None
-    """A file that holds the text, in place of --text."""
+    """A file with the text, in place of --text."""
     stride: Count | None = None
     """Symbols that each window scores, with the rest as context; none = half a row."""
     html: Path | None = None
-    """Write a page here too, with a heat map of bits per byte under the patches."""
+    """Also write a page with a heat map of bits per byte under the patches."""
     overwrite: bool = False
-    """Replace the page of --html if there is one."""
+    """Let --html replace a page."""
 
 
 def segment_command(arguments: Sequence[str]) -> int:
-    """Shows the patches that a checkpoint cuts a text into, and what they cost.
+    """Shows a checkpoint's patches of a text, and their bits per byte.
 
     `bytelm segment --checkpoint RUN --text TEXT [options]`
     """

@@ -1,4 +1,4 @@
-"""`bytelm tokenizer`: its options and what it does."""
+"""`bytelm tokenizer`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,11 +20,11 @@ class TokenizerCommand:
     """`bpe`: byte-level, within words; `superbpe`: then across words too; `unigram`:
     SentencePiece's, with byte fallback."""
     size: Count = 8192
-    """Number of tokens, the 256 bytes among them."""
+    """Number of tokens, including the 256 bytes."""
     max_bytes: Count = 100_000_000
-    """Most bytes of text to train on, of documents in random order."""
+    """Most bytes of text to train on; documents are taken in random order."""
     transition: float = 0.8
-    """Share of its tokens that SuperBPE makes within words."""
+    """With superbpe: share of the tokens that are made within words."""
     output: Path | None = None
     """The new file; none = KIND-SIZE.json, or KIND-SIZE.model of SentencePiece."""
 

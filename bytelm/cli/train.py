@@ -1,4 +1,4 @@
-"""`bytelm train`: its options and what it does."""
+"""`bytelm train`."""
 
 import contextlib
 import shlex
@@ -26,29 +26,29 @@ class TrainCommand:
 
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
     run_dir: Path | None = None
-    """Where the run is written; none = the first free of runs/PRESET, runs/PRESET-2, ..."""
+    """Run directory; none = the first free of runs/PRESET, runs/PRESET-2, ..."""
     resume: bool = False
-    """Go on from the last checkpoint in --run-dir, or start there if it has none."""
+    """Continue from the last checkpoint in --run-dir, or start there if it has none."""
     step: int | None = None
-    """With --resume: go on from this checkpoint, and set the later ones aside."""
+    """With --resume: continue from this checkpoint, and set the later ones aside."""
     verify: bool = True
-    """Whether checkpoints are compared with their digests before they are used."""
+    """Whether to compare checkpoints with their digests."""
     allow_config_change: bool = False
-    """Resume though fields that change the outcome differ from the run's saved config."""
+    """Resume even if fields that change the outcome differ from the run's saved config."""
     dry_run: bool = False
-    """Check the config, tell what the run would be and cost, and stop; only text is packed."""
+    """Check the config, print the facts and cost of the run, and stop; only text is packed."""
     print_config: bool = False
-    """Print the resolved config as JSON and do nothing."""
+    """Print the resolved config as JSON and stop."""
     report: bool = False
-    """When done, evaluate the test split beside gzip and xz."""
+    """Afterwards, evaluate the test split, next to gzip and xz."""
     distributed: bool = False
     """Join the other processes of this cluster job, found from its environment."""
     coordinator: str | None = None
-    """Join the processes that name this host:port of process 0."""
+    """Join the processes that have this host:port of process 0."""
     num_processes: int | None = None
     """With --coordinator: how many processes there are."""
     process_id: int | None = None
-    """With --coordinator: which of them this is, from 0."""
+    """With --coordinator: the number of this process, from 0."""
 
 
 def train_command(arguments: Sequence[str]) -> int:
@@ -118,7 +118,7 @@ def _train(command: TrainCommand, usual_place: Path) -> int:
 
 
 def _run_directory(command: TrainCommand, usual_place: Path) -> Path:
-    """The run's directory, which exists from now on."""
+    """The run directory, created if needed."""
     import jax
 
     from bytelm.training.run_directory import new_run_directory
@@ -135,7 +135,7 @@ def _run_directory(command: TrainCommand, usual_place: Path) -> Path:
 
 
 def _check_length(asked: TrainConfig, preset: TrainConfig) -> None:
-    """Raises UserError where the steps are asked for, and a budget decides them."""
+    """Raises UserError if both steps and a budget are given."""
     if asked.budget is not None and asked.steps != preset.steps:
         raise UserError(
             f"train.steps is {asked.steps} and train.budget {asked.budget!r}; give one of them "
@@ -164,11 +164,11 @@ class _Resumed:
 
 
 def _saved_preset(rest: Sequence[str]) -> tuple[str, TrainCommand, Sequence[str]]:
-    """For `train --resume` without a preset: the run's name, its config, and the other options."""
+    """For `train --resume` without a preset: the run's name, its command, and the other options."""
     run, rest = parse_part(_Resumed, rest)
     if not (run.resume and run.run_dir):
         raise UserError(
-            f"name a preset or a path to a config file first (or --resume with --run-dir)"
+            "name a preset or a path to a config file first (or --resume with --run-dir)"
             f"{some_names(preset_names())}."
         )
     if not (run.run_dir / "config.json").is_file():

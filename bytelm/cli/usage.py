@@ -12,8 +12,8 @@ from bytelm.core.errors import UserError
 from bytelm.core.user_code import import_user_code
 
 EVERYWHERE = """
-Every command takes --help, which lists its options, and --import FILE, which runs a Python file of
-your own (or imports a module) first, such as one that defines a family of models."""
+Every command takes --help, which lists its options, and --import FILE, which first runs a Python
+file of your own (or imports a module), such as one that defines a family of models."""
 
 
 def overview(commands: Mapping[str, Callable[..., Any]]) -> str:
@@ -26,7 +26,7 @@ def overview(commands: Mapping[str, Callable[..., Any]]) -> str:
 
 
 def of_command(command: Callable[..., Any], kinds: Mapping[str, type] | None = None) -> str:
-    """The help of a command, with its subcommands (`kinds`) if it has any."""
+    """The help of a command and its subcommands (`kinds`), if any."""
     does, usage = _docstring(command)
     lines = [f"usage: {usage}", "", does]
     for name, kind in (kinds or {}).items():
@@ -37,7 +37,7 @@ def of_command(command: Callable[..., Any], kinds: Mapping[str, type] | None = N
 def of_preset_command(
     name: str, command: Callable[..., Any], what: str, names: Sequence[str]
 ) -> str:
-    """The help of a command that needs a preset (or an ablation, ...), with a list of these."""
+    """The help of a command that needs a preset (or an ablation, ...), with a list of them."""
     width = min(100, shutil.get_terminal_size().columns)
     listed = textwrap.wrap(", ".join(names), width, break_on_hyphens=False)
     return "\n".join(

@@ -1,6 +1,6 @@
-"""Types of config fields: what a field is given is converted where nothing can be lost, or refused.
+"""Types of config fields: a value is converted if nothing is lost, and otherwise refused.
 
-One mechanism for configs from every place: options, a preset's Python, saved JSON, a program.
+This holds for configs from options, presets, saved JSON and Python programs.
 """
 
 import contextlib
@@ -21,14 +21,11 @@ from bytelm.core.errors import UserError
 
 
 class Checked:
-    """Base of config dataclasses: an object has fields of the declared types, or is not made.
+    """Base of config dataclasses, which converts fields to their types or raises UserError.
 
-    A subclass may say under which `name` users know it, such as "data": `class Data(Checked,
-    name="data")`, and that its whole numbers are `small`: below 2**31, as arrays and counters on
-    devices need them. Fields are converted before the subclass's own `__post_init__` checks values.
-
-    Raises:
-        UserError: (when an object is made) for a value of another type; it names the field.
+    `class Data(Checked, name="data", small=True)` sets the name in error messages, and requires
+    whole numbers below 2**31, because arrays and counters on devices have 32 bits. Fields are
+    converted before the subclass's own `__post_init__` checks values.
     """
 
     _config_name: ClassVar[str | None] = None
@@ -100,15 +97,14 @@ def field_types(kind: type) -> dict[str, Any]:
 
 
 def converted(value: Any, kind: Any, where: str) -> Any:
-    """A value as the type that a field declares.
+    """Converts a value to the type of its field, if it has only one meaning in that type.
 
-    Converted is what has one meaning: whole floats for `int` (1e3), whole numbers for `float`, a
-    path for `str`, a list for a tuple, NumPy's scalars for Python's.
+    Converts whole floats to `int` (1e3), whole numbers to `float`, a path to `str`, a list to a
+    tuple, and NumPy's scalars to Python's.
 
     Args:
         value: as given.
-        kind: a type as in an annotation: a scalar, `Literal`, a union, `tuple`, `Mapping` or a
-            dataclass.
+        kind: an annotation: a scalar, `Literal`, a union, `tuple`, `Mapping` or a dataclass.
         where: name of the field, for the error.
 
     Raises:
@@ -149,13 +145,11 @@ def converted(value: Any, kind: Any, where: str) -> Any:
         return int(value)
     elif kind is str and isinstance(value, PurePath):
         return os.fspath(value)
-    elif type(value) is kind or (_is_checked(kind) and kind.accepts(value)):
+    elif type(value) is kind or (
+        isinstance(kind, type) and issubclass(kind, Checked) and kind.accepts(value)
+    ):
         return value
     raise wrong_type(value, kind, where)
-
-
-def _is_checked(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Checked)
 
 
 def _union(value: Any, kinds: tuple[Any, ...], kind: Any, where: str) -> Any:
@@ -171,12 +165,12 @@ def _union(value: Any, kinds: tuple[Any, ...], kind: Any, where: str) -> Any:
             return converted(value, other, where)
         except UserError:
             if len(others) == 1 and typing.get_origin(other) is tuple:
-                raise  # it names the item
+                raise  # this error names the item
     raise wrong_type(value, kind, where)
 
 
 def wrong_type(value: Any, kind: Any, where: str) -> UserError:
-    """The error for a value that is not, and cannot become, of the type of its field."""
+    """The error for a value that cannot be converted to the type of its field."""
     shown = repr(value)
     shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
     close = ""
@@ -199,6 +193,6 @@ def _described(kind: Any) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """' (did you mean X?)', or '' if nothing known resembles the word."""
+    """' (did you mean X?)', or '' if no known word is similar."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -13,9 +13,7 @@ _DEFINED_IN = "defined_in"
 
 
 def to_dict(config: Any) -> Any:
-    """A config as dicts, lists and scalars; a variant also has its key.
-
-    A variant of a user's own says where it is defined too.
+    """A config as dicts, lists and scalars; a variant has its key, a user's also its file.
 
     Raises:
         UserError: for a variant without a name of its own, which could not be loaded again.
@@ -29,7 +27,6 @@ def to_dict(config: Any) -> Any:
 
 
 def _variant_keys(config: Variant) -> dict[str, str]:
-    """What says which variant a config is."""
     kind, key = type(config), config.variant_key
     if key not in vars(kind):
         raise UserError(
@@ -44,7 +41,7 @@ def from_dict(saved: Any, kind: Any, where: str = "config") -> Any:
     """Rebuilds what `to_dict` made of a config of type `kind`.
 
     Raises:
-        UserError: for a key that is unknown or missing, or a value of a wrong type; it names it.
+        UserError: for an unknown or missing key, or a value of a wrong type.
     """
     arguments = typing.get_args(kind)
     nested = [k for k in (kind, *arguments) if _is_config(k)]
@@ -88,7 +85,7 @@ def _config_from_dict(saved: Any, kind: Any, where: str) -> Any:
 def differences(old: Any, new: Any, where: str = "") -> list[tuple[str, Any, Any]]:
     """(path, old, new) of every field in which the `to_dict` forms of two configs differ.
 
-    Where a user's variant is defined is no field: its file may move.
+    The file of a user's variant is not compared: it may move.
     """
     if isinstance(old, dict) and isinstance(new, dict):
         return [

@@ -36,7 +36,7 @@ class Unit:
     Attributes:
         form: a format such as ".4f", or a function that writes the number.
         text: a number with its unit, such as "{} bpb"; None for the figure's name and the number.
-        brief: the format where there is little space; None for `form`.
+        brief: a shorter format; None for `form`.
     """
 
     form: str | Callable[[float], str] = ".4g"
@@ -69,7 +69,7 @@ UNITS: dict[str, Unit] = {
     "norm": Unit(".3g"),
     "s": Unit(".1f", "{} s"),
 }
-"""By the name that a figure has. A figure of another unit is written as "1.234 NAME"."""
+"""By name. A figure of another unit is written as "1.234 NAME"."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,10 @@ class Figure:
     """One number and what it means.
 
     Attributes:
-        name: what was measured, such as "bpb"; parts after slashes say of what.
+        name: such as "bpb", or "bpb/SOURCE" for a part of the text.
         value: NaN if it could not be measured.
         unit: one of `UNITS`, or any other word.
-        low: lower end of its 95% interval, None if there is none.
-        high: upper end of it.
+        low, high: ends of the 95% interval; None without one.
         bound: whether the true value is at most this.
     """
 
@@ -99,17 +98,17 @@ class Figure:
 
     @property
     def number(self) -> str:
-        """The number as a table shows it, after the sign of a bound."""
+        """The number for a table, with the sign of a bound."""
         return ("\u2264 " if self.bound else "") + self._unit.number(self.value)
 
     @property
     def interval_text(self) -> str:
-        """The interval as a table shows it; "" if there is none."""
+        """The interval for a table; "" if there is none."""
         return " to ".join(map(self._unit.number, self.interval)) if self.interval else ""
 
     @property
     def brief(self) -> str:
-        """The number with its unit, or with its name where the unit has no sign of its own."""
+        """The number with its unit, or with its name if the unit has no text."""
         number = self._unit.number(self.value, brief=True)
         text = self._unit.text or f"{self.name.replace('_', ' ')} {{}}"
         return ("\u2264 " if self.bound else "") + text.format(number)
@@ -119,11 +118,11 @@ class Figure:
         return UNITS.get(self.unit) or Unit(text=f"{{}} {self.unit}")
 
     def renamed(self, name: str) -> Self:
-        """The same under another name."""
+        """The same figure under another name."""
         return dataclasses.replace(self, name=name)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: without what is not set, and null for a value that is not finite."""
+        """JSON values: fields that are not set are left out, a value that is not finite is null."""
         fields = dataclasses.asdict(self)
         fields["value"] = self.value if math.isfinite(self.value) else None
         defaults = {"unit": "", "low": None, "high": None, "bound": False}

@@ -1,4 +1,4 @@
-"""Files and folders: written whole or not at all, checked before the work starts, and named."""
+"""Files and folders: written whole or not at all, and checked before the work starts."""
 
 import contextlib
 import itertools
@@ -9,9 +9,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bytelm.core.errors import UserError
-
-MOST_BYTES = 100
-"""Less than the 255 that file systems allow: other parts and temporary endings need room."""
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -28,7 +25,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which is renamed to `folder` when all of it is written.
+    """A temporary folder to write into, which is renamed to `folder` when all is written.
 
     Raises:
         UserError: if `folder` is a file, or holds files.
@@ -66,20 +63,14 @@ def write_new(path: Path, content: str) -> None:
 
 
 def write_next(path: Path, content: str) -> Path:
-    """Writes a new file under the first free name of `x.json`, `x-2.json`, ...; returns that."""
-    for place in _names(path):
-        try:
-            write_new(place, content)
-        except FileExistsError:
-            continue
-        return place
-    raise AssertionError("there is always a free name")
-
-
-def _names(path: Path) -> Iterator[Path]:
-    yield path
+    """Writes a new file under the first free name of `x.json`, `x-2.json`, ...; returns its path."""
+    place = path
     for number in itertools.count(2):
-        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
+        with contextlib.suppress(FileExistsError):
+            write_new(place, content)
+            break
+        place = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return place
 
 
 def check_new_file(path: Path, option: str = "--output") -> None:
@@ -95,7 +86,7 @@ def check_new_file(path: Path, option: str = "--output") -> None:
 
 
 def check_folder(path: Path, option: str = "--output") -> None:
-    """Raises UserError if a path is a file, lies below one, or could not be written to."""
+    """Raises UserError if a path is a file, is below one, or could not be written to."""
     nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not nearest.is_dir():
         raise UserError(f"{option}: {nearest} is a file; choose another place.")
@@ -104,22 +95,21 @@ def check_folder(path: Path, option: str = "--output") -> None:
 
 
 def name_part(text: str) -> str:
-    """Makes part of a file name from a text: letters, digits, `_`, `.` and `-`, at most 100 bytes.
+    """A part of a file name from a text: letters, digits, `_`, `.` and `-`, at most 100 bytes.
 
-    Two texts may give the same part.
+    File systems allow 255 bytes, and a name has several parts. Two texts may give the same part.
     """
-    kept = re.sub(r"[^\w.-]+", "-", text)
-    return kept.encode()[:MOST_BYTES].decode(errors="ignore")
+    return re.sub(r"[^\w.-]+", "-", text).encode()[:100].decode(errors="ignore")
 
 
 def _temporary(path: Path) -> Path:
-    """A place next to a file or folder; long names are cut, which leaves room for the ending."""
+    """A path next to a file or folder; long names are cut so that the ending fits."""
     name = os.fsdecode(os.fsencode(path.name)[:200])
     return path.with_name(f"{name}.{os.getpid()}.tmp")
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a file name is valid UTF-8; some libraries accept no other."""
+    """Whether a file name is valid UTF-8, as some libraries require."""
     return not any("\udc80" <= character <= "\udcff" for character in name)
 
 

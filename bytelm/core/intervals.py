@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 LEAST_DOCUMENTS = 10
-"""With fewer, the spread between documents is not known: there is no interval."""
-NO_INTERVAL = "n/a"
-"""Shown in place of an interval."""
+"""With fewer, there is no interval: it would be far too narrow."""
 
 _CHUNK = 1 << 20
 """Resampled documents drawn at a time; bounds the memory to about 20 MB."""
@@ -28,27 +26,24 @@ def bootstrap_interval(
     be independent (Efron & Tibshirani 1993, chapter 13). For the difference of two models on
     the same documents (a paired bootstrap) pass the per-document differences as numerators.
 
-    With fewer than `LEAST_DOCUMENTS` there is no interval: one document would give it no width,
-    and a few far too little. Empty documents (denominator 0) do not count here.
-
     Args:
-      numerators: float [documents], for instance the bits of each document.
-      denominators: non-negative float [documents], for instance its raw bytes.
+      numerators: float `[documents]`, such as the bits of each document.
+      denominators: non-negative float `[documents]`, such as its raw bytes.
       samples: number of resamples.
       confidence: coverage of the interval, between 0 and 1.
-      seed: seed of the resampling; the same seed gives the same interval.
+      seed: of the resampling.
 
     Returns:
-      The low and the high end of the interval, in units of the ratio; None for too few documents.
+      Both ends of the interval; None for fewer than `LEAST_DOCUMENTS` documents that are not empty.
 
     Raises:
-      ValueError: the arrays differ in shape, are not 1-D, or the denominators sum to zero.
+      ValueError: if the arrays differ in shape, are not 1-D, or the denominators sum to zero.
     """
     numerators = np.asarray(numerators, np.float64)
     denominators = np.asarray(denominators, np.float64)
     if numerators.ndim != 1 or numerators.shape != denominators.shape:
         raise ValueError(
-            f"numerators and denominators must be 1-D and of one length, not of shapes "
+            "numerators and denominators must be 1-D and of one length, not of shapes "
             f"{numerators.shape} and {denominators.shape}"
         )
     if not denominators.sum() > 0:
@@ -73,21 +68,10 @@ def bootstrap_interval(
 
 
 def share_interval(hits: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share. It has a width even where all cases are hits, or none.
-
-    Args:
-      hits: how many cases are hits.
-      count: how many cases there are, at least 1.
-      confidence: coverage of the interval, between 0 and 1.
-    """
+    """Wilson's interval of the share `hits / count`, which has a width even for 0 or 1."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     share, correction = hits / count, z * z / count
     middle = share + correction / 2
     half = z * np.sqrt((share * (1 - share) + correction / 4) / count)
     low, high = (middle - half) / (1 + correction), (middle + half) / (1 + correction)
     return max(0.0, float(low)), min(1.0, float(high))
-
-
-def interval_words(interval: tuple[float, float] | None, form: str = ".4f") -> str:
-    """The two ends of an interval, or `NO_INTERVAL`."""
-    return f"{interval[0]:{form}} to {interval[1]:{form}}" if interval else NO_INTERVAL

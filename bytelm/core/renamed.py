@@ -1,4 +1,4 @@
-"""Options and modules that have a new name, and what the old name says to whoever uses it."""
+"""New names of options, modules and fields, for the error when an old name is used."""
 
 import re
 
@@ -8,7 +8,7 @@ OPTIONS = {
     "model.bytes_per_patch": "model.bytes_per_slot",
     "data.piece_bytes": "data.shard_bytes",
 }
-"""Old path of a config's field: the new path."""
+"""Old path of a config's field -> new path."""
 
 RESHAPED = {
     "optimizer.name": "optimizer",
@@ -27,13 +27,12 @@ RESHAPED = {
     "model.boundary.deviation": "model.segmenter.deviation",
     "model.boundary.width": "model.segmenter.width",
 }
-"""The same, of fields whose values have another form now: an upgrade step of their own moves them
-in saved configs."""
+"""The same for fields whose values changed form too: other upgrades move them in saved configs."""
 
 CLASSES = {
     "OptimizerConfig": "AdamW or Muon, each with its own fields",
 }
-"""Old name of a class that users' files make: what to make in its place."""
+"""Old class of users' files -> its replacement."""
 
 MODULES = {
     "bytelm.config": "bytelm.training.experiment",
@@ -48,7 +47,7 @@ MODULES = {
     "bytelm.data.sources.python_stdlib": "bytelm.data.sources.python_library",
     "bytelm.subword": "bytelm.tokenizers",
 }
-"""Old name of a module that users' files import: the new name."""
+"""Old module of users' files -> new module."""
 
 DATA_FIELDS = {
     "files": "source=Files(files=...)",
@@ -64,7 +63,7 @@ DATA_FIELDS = {
     "noise_density": "task=SpanCorruption(noise_density=...)",
     "mean_span": "task=SpanCorruption(mean_span=...)",
 }
-"""Fields of a source or a task that `DataConfig` had itself: how it is written now."""
+"""Old field of `DataConfig`, now of a source or a task -> how to write it."""
 
 
 def new_option(name: str) -> str | None:
@@ -74,7 +73,7 @@ def new_option(name: str) -> str | None:
 
 
 def hint(error: BaseException) -> str:
-    """What to change in a user's own file that failed for an old name; "" for other errors."""
+    """The new name, for an error of a user's file that uses an old one; "" for other errors."""
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         for old in (error.name, error.name.rpartition(".")[0]):
             if old in MODULES:

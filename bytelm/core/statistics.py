@@ -1,12 +1,12 @@
-"""Statistics: ratios that a model reports of what it did, summed over steps and divided once.
+"""Statistics: ratios that a model reports, summed over steps and divided once.
 
-A `Statistic` is declared once, next to what it is about, and called with a sum and a count:
+A `Statistic` is declared once, in the module that measures it, and called with a sum and a count:
 
     OVERFLOW = Statistic("overflow", "share")
     ModelOutput(..., statistics=(OVERFLOW(overflow, wanted),))
 
-The trainer adds ratios over devices, micro-batches and steps, divides them at the end, and records
-and shows the result, without knowing any name.
+The trainer sums ratios over devices, micro-batches and steps, divides them at the end, and records
+and shows the results. It knows no names.
 """
 
 import math
@@ -21,18 +21,18 @@ from bytelm.core.figure import Figure
 
 Tree = TypeVar("Tree")
 Warn = Callable[[Mapping[str, float]], str | None]
-"""From the values of a record, by name, to what a user should know; None if all is well."""
+"""From the values of a record, by name, to a warning; None if all is well."""
 
 STATISTICS: dict[str, "Statistic"] = {}
-"""All that are declared, by name."""
+"""All declared statistics, by name."""
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """A name for a ratio; a name with a slash is recorded, but not shown while a run trains.
+    """The name and unit of a ratio.
 
     Attributes:
-        name: in a record, such as "boundaries/rate".
+        name: in a record, such as "boundaries/rate"; with a slash, it is not shown in training.
         unit: one of `bytelm.core.figure.UNITS`.
         divisor: the ratio is the sum divided by this times the count.
         empty: the ratio where the count is 0.
@@ -52,10 +52,10 @@ class Statistic:
         """A ratio of this name.
 
         Args:
-            total: scalar, or `[N]` where there are parts.
+            total: scalar, or `[N]` with parts.
             count: scalar, or `[N]`.
-            parts: names of N ratios, recorded as "NAME/PART" where they count anything.
-            warn: says what is wrong; hashable and comparable, as functions and frozen dataclasses.
+            parts: names of N ratios, recorded as "NAME/PART" if their count is not 0.
+            warn: hashable and comparable, such as a function or a frozen dataclass.
         """
         return Ratio(total, count, self, tuple(parts), warn)
 
@@ -63,7 +63,7 @@ class Statistic:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Ratio:
-    """A sum and a count, to be added up before they are divided. Made by calling a `Statistic`."""
+    """A sum and a count, which are summed before they are divided. Made by a `Statistic`."""
 
     total: Any
     count: Any
@@ -78,7 +78,7 @@ class Ratio:
 
     @property
     def figures(self) -> list[Figure]:
-        """The ratio, or one for each part that counts anything."""
+        """The ratio, or one for each part whose count is not 0."""
         name, unit = self.statistic.name, self.statistic.unit
         if not self.parts:
             return [Figure(name, self.value, unit)]
@@ -96,30 +96,30 @@ class Ratio:
 
 
 BPB = Statistic("bpb", "bpb", divisor=math.log(2), empty=math.nan)
-"""Nats of the text over its bytes; the ends of documents are not counted."""
+"""Nats of the text over its bytes, without END."""
 BPB_WITH_END = Statistic("bpb_with_end", "bpb with END", divisor=math.log(2), empty=math.nan)
-"""Nats of the text and of the ends of documents, over the bytes of the text."""
+"""Nats of the text and of END, over the bytes of the text."""
 BITS_PER_TARGET_BYTE = Statistic(
     "bits_per_target_byte", "bits/target byte", divisor=math.log(2), empty=math.nan
 )
-"""With an encoder: nats of the targets without END over their bytes, sentinels among them."""
+"""With an encoder: nats of the targets without END, over their bytes and sentinels."""
 BITS_PER_TARGET_BYTE_WITH_END = Statistic(
     "bits_per_target_byte_with_end",
     "bits/target byte with END",
     divisor=math.log(2),
     empty=math.nan,
 )
-"""The same with END, which is counted as a byte of the target too."""
+"""The same with END, which counts as a byte of the target."""
 
 
 def added(total: Tree | None, sums: Tree, factor: float = 1.0) -> Tree:
-    """`total + factor * sums`, leaf by leaf in float64; None stands for nothing so far."""
+    """`total + factor * sums`, leaf by leaf in float64; a `total` of None counts as 0."""
     scaled = jax.tree.map(lambda x: factor * np.asarray(x, np.float64), sums)
     return scaled if total is None else jax.tree.map(np.add, total, scaled)
 
 
 def warnings(ratios: Iterable[Ratio]) -> dict[str, str]:
-    """What a user should know of ratios that are summed up, by the statistics' names."""
+    """The warnings of summed ratios, by the statistics' names."""
     ratios = tuple(ratios)
     values = {figure.name: figure.value for ratio in ratios for figure in ratio.figures}
     found = {ratio.statistic.name: ratio.warn(values) for ratio in ratios if ratio.warn}
@@ -127,7 +127,7 @@ def warnings(ratios: Iterable[Ratio]) -> dict[str, str]:
 
 
 def recorded(name: str, value: float | None) -> Figure:
-    """A number of metrics.jsonl as a figure, with the unit that the statistic of its name has."""
+    """A number of metrics.jsonl as a figure, with the unit of the statistic of that name."""
     plain = name.removeprefix("validation_").removeprefix("validation/")
     known = STATISTICS.get(plain) or STATISTICS.get(plain.rpartition("/")[0])
     return Figure(name, math.nan if value is None else value, known.unit if known else "")

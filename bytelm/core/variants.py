@@ -1,7 +1,7 @@
-"""Configs that come in registered variants, such as families of models: bytelm's own and users'.
+"""Configs with registered variants, such as families of models: bytelm's own and users'.
 
-A base names the key under which a saved config says which variant it is, and a subclass that sets
-this attribute is thereby registered:
+A base sets the key that names the variant in a saved config. A subclass that sets this attribute is
+registered:
 
     class Shape(Variant, name="shape", key="kind"): ...
 
@@ -44,15 +44,12 @@ class Variant(Checked, abc.ABC):
 
     @classmethod
     def variant(cls, name: Any, where: str, origin: Any = None) -> type[Self]:
-        """The registered subclass of this name.
+        """The registered subclass of this name; UserError if there is none.
 
         Args:
-            name: as a saved config has it.
+            name: from a saved config.
             where: the field, for the error.
-            origin: what `defined_in` said when the config was saved; None if nothing.
-
-        Raises:
-            UserError: if there is none.
+            origin: the saved result of `defined_in`; None if there is none.
         """
         if isinstance(name, str) and name in cls.variants:
             return cls.variants[name]
@@ -74,11 +71,9 @@ class Variant(Checked, abc.ABC):
 
 
 def _register(variants: dict[str, Any], name: str, variant: type) -> None:
-    """Adds a class under its name.
+    """Adds a class under its name; UserError if another class has the name.
 
-    Raises:
-        UserError: if another class has the name. The same class, run again as in a notebook,
-            replaces the old one.
+    A class that is defined again, such as in a notebook, replaces the old one.
     """
     old = variants.get(name)
     if old is not None and _place(old) != _place(variant):
@@ -99,7 +94,7 @@ def file_of(variant: type) -> str | None:
 
 
 def defined_in(variant: type) -> str | None:
-    """The file that a user's class comes from, "" for a notebook's; None for bytelm's own."""
+    """The file that defines a user's class, "" for a notebook; None for bytelm's own classes."""
     if variant.__module__.partition(".")[0] == "bytelm":
         return None
     return file_of(variant) or ""

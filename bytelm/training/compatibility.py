@@ -15,7 +15,8 @@ from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import path_name
 from bytelm.tokenizers.tokenizer import Tokenizer
-from bytelm.training.checkpoints.checkpoint import FOLDER, last_step
+from bytelm.training.checkpoints.checkpoint import last_step
+from bytelm.training.checkpoints.scores import FOLDER
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.metrics.writer import read_records
 

@@ -5,7 +5,6 @@ from bytelm.core import intervals
 from bytelm.core.intervals import (
     LEAST_DOCUMENTS,
     bootstrap_interval,
-    interval_words,
     share_interval,
 )
 
@@ -26,7 +25,6 @@ def test_few_documents_have_no_interval():
             bootstrap_interval(np.pad(bits[:count], (0, 50)), np.pad(sizes[:count], (0, 50)))
             is None
         )
-    assert interval_words(None) == "n/a" and interval_words((1, 2), ".1f") == "1.0 to 2.0"
 
 
 def test_a_share_of_all_or_none_is_uncertain_too():

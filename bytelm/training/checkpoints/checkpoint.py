@@ -1,10 +1,9 @@
 """Checkpoints of a run, written by Orbax while training goes on.
 
 A checkpoint is complete or absent: Orbax writes it under another name and renames it. Its items are
-`params` (which evaluation loads alone, on any mesh), `training` (optimiser, RNG, counters), `data`
-(the position in the data), `loop` (what the training loop remembers), `config`, `provenance` (code,
-versions, data fingerprint), and `digests` of all of these, with which they are compared when they
-are read.
+`params` (evaluation loads only these, on any mesh), `training` (optimiser, RNG, counters), `data`
+(the position in the data), `loop` (the state of the training loop), `config`, `provenance` (code,
+versions, data fingerprint), and `digests` of all of these, which are checked when they are read.
 """
 
 import math
@@ -23,19 +22,19 @@ from orbax.checkpoint import checkpoint_managers
 from bytelm.core.errors import UserError
 from bytelm.data.carried import carried_tokenizer
 from bytelm.training.checkpoints import set_aside
-from bytelm.training.checkpoints.digests import Digests, digest_arrays, digest_json
-from bytelm.training.checkpoints.exported import is_exported, load_exported
-from bytelm.training.checkpoints.plain_path import plain_path
-from bytelm.training.checkpoints.reading import (
+from bytelm.training.checkpoints.digests import (
     DIGESTS,
     LOOP,
-    CheckpointReader,
-    first_readable,
-    hush_stragglers,
+    Digests,
+    digest_arrays,
+    digest_json,
 )
+from bytelm.training.checkpoints.exported import is_exported, load_exported
+from bytelm.training.checkpoints.plain_path import plain_path
+from bytelm.training.checkpoints.reading import CheckpointReader, first_readable, hush_stragglers
 from bytelm.training.checkpoints.saved_model import SavedModel, restore_target
+from bytelm.training.checkpoints.scores import FOLDER, mend_scores, rank, score_of
 from bytelm.training.checkpoints.scores import ITEM as SCORE
-from bytelm.training.checkpoints.scores import mend_scores, rank, score_of
 from bytelm.training.checkpoints.tensor_files import first_line
 from bytelm.training.distributed import gather_json
 from bytelm.training.experiment import ExperimentConfig, as_saved
@@ -43,9 +42,6 @@ from bytelm.training.loop_state import LoopState
 from bytelm.training.step import TrainState
 
 __all__ = ["Checkpoints", "Restored", "SavedModel", "last_step", "load_model", "save_model"]
-
-FOLDER = "checkpoints"
-"""Where a run directory keeps its checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class Checkpoints:
     """The checkpoints of the run in `run_dir`, to write and to resume from.
 
     Args:
-        keep: how many of the last ones are kept; the best one is kept too.
+        keep: how many of the last ones to keep; the best one is kept too.
         measured_on: identity of the validation; scores with another identity are never the best.
     """
 
@@ -89,12 +85,12 @@ class Checkpoints:
         hush_stragglers()
         if jax.process_index() == 0:
             mend_scores(self.folder)
-        gather_json(None)  # the other processes wait until that is done
+        gather_json(None)  # the other processes wait for it
         self._manager = ocp.CheckpointManager(plain_path(self.folder), options=options)
 
     @property
     def last_step(self) -> int | None:
-        """Step of the last complete checkpoint, None if there is none."""
+        """Step of the last complete checkpoint, if any."""
         return self._manager.latest_step()
 
     def save(
@@ -108,10 +104,10 @@ class Checkpoints:
         loop: dict[str, Any],
         validation_bits: float | None,
     ) -> None:
-        """Starts to write a checkpoint, and returns when the state may change.
+        """Starts to write a checkpoint; returns when the state may change.
 
         Raises:
-            UserError: if this or the last checkpoint could not be written (disk full, ...).
+            UserError: if this or the last checkpoint could not be written, such as to a full disk.
         """
         known = validation_bits is not None and math.isfinite(validation_bits)
         metrics = score_of(validation_bits, self._measured_on) if known else None
@@ -137,11 +133,10 @@ class Checkpoints:
         step: int | None = None,
         verify: bool = True,
     ) -> Restored:
-        """Reads a checkpoint, with arrays placed as `shardings` say.
-
-        One that is damaged or cannot be read is skipped with a warning.
+        """Reads a checkpoint; damaged ones are skipped with a warning.
 
         Args:
+            shardings: where to place the arrays.
             step: of the checkpoint; None for the last one that can be read.
             verify: whether to compare it with its digests.
 
@@ -165,7 +160,7 @@ class Checkpoints:
             reader.config()
             data, provenance = reader.json("data"), reader.json("provenance")
             loop = reader.loop(provenance)
-            assert loop is not None, "a checkpoint with a state of training is of a run"
+            assert loop is not None, "a checkpoint with a training state has a loop state"
             rest = reader.arrays("training", _without_params(target))
             state = TrainState(params=reader.arrays("params", target.params), **rest)
             return Restored(step, state, data, loop, provenance)
@@ -173,7 +168,7 @@ class Checkpoints:
         return first_readable(self._steps(step), read, self.folder)
 
     def config(self, step: int | None = None, *, verify: bool = True) -> ExperimentConfig:
-        """The config of a checkpoint; None for the last one whose config can be read."""
+        """The config of a checkpoint; by default, of the last one whose config can be read."""
 
         def read(step: int) -> ExperimentConfig:
             return CheckpointReader(self._manager, self.folder / str(step), verify=verify).config()
@@ -186,14 +181,8 @@ class Checkpoints:
     def set_aside_after(self, step: int, *, unreadable: bool) -> Path | None:
         """Moves the checkpoints after `step` away, so that these steps can be saved again.
 
-        All processes have to call it.
-
-        Args:
-            step: that the run goes on from.
-            unreadable: whether the later ones cannot be read; others become a run of their own.
-
-        Returns:
-            the directory of that run, if there is one.
+        They become folders of their own if they are `unreadable`, and otherwise another run, whose
+        directory is returned. All processes have to call this.
         """
         later = [s for s in self._manager.all_steps() if s > step]
         aside = None
@@ -226,7 +215,7 @@ class Checkpoints:
     def _write_errors(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # whatever the storage layers raise
+        except Exception as error:  # of the storage layers
             if _is_missing(error) or not self.folder.is_dir():
                 raise UserError(
                     f"a checkpoint in {self.folder} was removed while it was written; the run "
@@ -241,28 +230,20 @@ class Checkpoints:
 
 
 def _without_params(state: TrainState) -> dict[str, Any]:
-    """The item `training`: parameters are an item of their own."""
+    """The item `training`; parameters are an item of their own."""
     return {name: value for name, value in vars(state).items() if name != "params"}
 
 
 def _is_missing(error: BaseException) -> bool:
-    """Whether an error says that a file or folder is missing."""
-    text = str(error)
-    return isinstance(error, FileNotFoundError) or text.startswith(
-        ("NOT_FOUND", "No ArrayMetadata")
-    )
+    """Whether a file or folder is missing."""
+    tensorstore = ("NOT_FOUND", "No ArrayMetadata")
+    return isinstance(error, FileNotFoundError) or str(error).startswith(tensorstore)
 
 
 def _items(
     arrays: dict[str, Any], values: dict[str, Any], digests: Digests | None = None
 ) -> ocp.args.Composite:
-    """The items of a checkpoint and their digests.
-
-    Args:
-        arrays: trees of arrays, by item.
-        values: JSON values, by item.
-        digests: of other items.
-    """
+    """The items of a checkpoint, and the digests of these and of others (`digests`)."""
     digests = dict(digests or {})
     for name, tree in arrays.items():
         digests |= digest_arrays(name, tree)
@@ -275,7 +256,6 @@ def _items(
 
 
 def _chosen(run: Path, steps: Iterable[int], step: int | None) -> list[int]:
-    """The steps to try: the given one, or all."""
     if step is not None and step not in steps:
         known = ", ".join(map(str, sorted(steps)))
         raise UserError(f"{run} has no checkpoint of step {step}; it has {known}.")
@@ -287,28 +267,28 @@ def save_model(
 ) -> None:
     """Writes a model as a checkpoint of step 0, which `load_model` reads.
 
-    It has no state of training: a run can start from it, but not resume.
+    It has no training state: a run can start from it, but not resume.
 
     Args:
         run: a run directory without checkpoints.
         params: nested dict of arrays.
 
     Raises:
-        UserError: if it could not be written (disk full, ...).
+        UserError: if it could not be written, such as to a full disk.
     """
     folder = run.absolute() / FOLDER
     try:
         with ocp.CheckpointManager(plain_path(folder)) as manager:
             values = {"config": as_saved(config), "provenance": provenance}
             manager.save(0, args=_items({"params": params}, values))
-    except Exception as error:  # whatever the storage layers raise
+    except Exception as error:  # of the storage layers
         raise UserError(
             f"the model could not be written to {folder}: {first_line(error)}."
         ) from error
 
 
 def last_step(run: Path) -> int | None:
-    """Step of the last complete checkpoint in a run directory, None if there is none."""
+    """Step of the last complete checkpoint in a run directory, if any."""
     folder = run.absolute() / FOLDER
     if not folder.is_dir():
         return None
@@ -316,12 +296,12 @@ def last_step(run: Path) -> int | None:
 
 
 def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> SavedModel:
-    """Loads a model onto one device, without the state of its training.
+    """Loads a model onto one device, without its training state.
 
     Args:
         run: a run directory, or a folder that `export` wrote.
         step: of the checkpoint; None for the last one that can be read.
-        verify: whether to compare it with its digests; one that differs is skipped.
+        verify: whether to compare it with its digests; a damaged one is skipped.
 
     Raises:
         UserError: if `run` holds no checkpoint, none of that step, or none that can be read.
@@ -338,7 +318,8 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
             else "check the path"
         )
         raise UserError(f"{run} is no run directory: it has no folder {FOLDER}; {hint}.")
-    with _read_only(folder) as manager:
+    options = ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
+    with ocp.CheckpointManager(plain_path(folder), options=options) as manager:
         steps = manager.all_steps()
         if not steps:
             raise UserError(f"{run} has no complete checkpoint yet.")
@@ -354,8 +335,3 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
             return SavedModel(config, step, graphdef, params, provenance, loop, tokenizer, run)
 
         return first_readable(_chosen(run, steps, step), read, folder)
-
-
-def _read_only(folder: Path) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
-    return ocp.CheckpointManager(plain_path(folder), options=options)

@@ -1,8 +1,8 @@
 """Digests of the items of a checkpoint, which show whether they were damaged.
 
 The digest of an array is a sum over its elements, each mixed with its position. A sum can be taken
-shard by shard and in any order, so every mesh and every number of processes gives the same digest.
-It is computed where the array is: no value has to leave its device.
+shard by shard and in any order, so every mesh and every number of processes gives the same digest,
+and no value has to leave its device.
 """
 
 import functools
@@ -20,6 +20,10 @@ from bytelm.nn.mesh import path_name, single_device_mesh
 
 Digests = dict[str, str]
 """Hex digests by name, such as `params/embedding/embedding`."""
+DIGESTS = "digests"
+"""The item of a checkpoint that holds the digests of the others."""
+LOOP = "loop"
+"""The item that holds the `LoopState`; earlier versions kept it in the provenance."""
 
 
 def digest_arrays(item: str, arrays: Any) -> Digests:
@@ -28,7 +32,7 @@ def digest_arrays(item: str, arrays: Any) -> Digests:
     All processes that hold the arrays have to call it.
 
     Args:
-        item: the name of the item, which the names of the digests begin with.
+        item: the prefix of the digests' names.
         arrays: a nested dict of arrays of any shapes, dtypes and shardings.
     """
     found = {
@@ -45,18 +49,15 @@ def digest_json(item: str, value: Any) -> Digests:
 
 
 def check(saved: Any, found: Mapping[str, str]) -> None:
-    """Raises ValueError, which names what differs, unless the digests are those that were saved.
+    """Raises ValueError with the names of the digests that differ from the saved ones, if any.
 
     Args:
         saved: the digests of the checkpoint.
         found: digests of some of its items, each item complete.
     """
     items = {name.split("/")[0] for name in found}
-    wanted = (
-        {name: digest for name, digest in saved.items() if name.split("/")[0] in items}
-        if isinstance(saved, dict)
-        else {}
-    )
+    saved = saved if isinstance(saved, dict) else {}
+    wanted = {name: digest for name, digest in saved.items() if name.split("/")[0] in items}
     names = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -64,11 +65,10 @@ def check(saved: Any, found: Mapping[str, str]) -> None:
 
 
 def _digest_of(leaf: Any) -> jax.Array:
-    """The digest of an array, readable in every process that holds the array."""
     sharding = getattr(leaf, "sharding", None)
     if isinstance(sharding, NamedSharding):
         return _program(NamedSharding(sharding.mesh, PartitionSpec()))(leaf)
-    # An array on one device, such as of another run, may be read while a run's mesh is set.
+    # A run's mesh may be set while an array of another run is read onto one device.
     with jax.set_mesh(single_device_mesh()):
         return _program(None)(leaf)
 

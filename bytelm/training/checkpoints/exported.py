@@ -1,9 +1,8 @@
 """A model of any family as a folder of safetensors, to keep, publish and load again.
 
-The folder has the parameters in `model.safetensors` (or in shards with an index, as Hugging Face
-names them), `config.json`, `bytelm.json` (step, provenance, what the
-training loop remembered, and digests), the tokenizer if there is
-one, the record of the text that it was trained on, and a model card, `README.md`.
+The folder has the parameters in `model.safetensors` (or in shards with an index, with the names of
+Hugging Face), `config.json`, `bytelm.json` (step, provenance, state of the training loop, digests),
+the tokenizer if there is one, the record of the training text, and a model card, `README.md`.
 """
 
 import json
@@ -88,7 +87,7 @@ def load_exported(folder: Path, *, verify: bool = True) -> SavedModel:
     """Loads what `export` wrote, onto one device.
 
     Raises:
-        UserError: if a file is missing or damaged; it names it.
+        UserError: if a file is missing or damaged.
     """
     about, saved_config = read_json(folder / ABOUT), read_json(folder / "config.json")
     try:
@@ -139,11 +138,7 @@ def _write_weights(params: Any, folder: Path, shard_bytes: int) -> None:
 
 
 def _placed(params: dict[str, Any], target: Any) -> dict[str, Any]:
-    """The parameters in the dtypes and on the device of `target`.
-
-    Raises:
-        ValueError: if they are not those of the model.
-    """
+    """The parameters in the dtypes and on the device of `target`; ValueError for others."""
     weights, leaves = flatten_dict(params, sep="."), flatten_dict(target, sep=".")
     if missing := [name for name in leaves if name not in weights]:
         raise ValueError(f"{missing[0]} is missing")

@@ -1,4 +1,4 @@
-"""The model card of an exported model: what it is, where it comes from, how it is used."""
+"""The model card of an exported model."""
 
 import math
 
@@ -28,18 +28,13 @@ model = bytelm.load("{name}")
 {use}
 ```
 
-`config.json` has all options of the run, `bytelm.json` the code, packages and machine that it was
-trained with, and digests of all parameters, with which they are compared when they are loaded.
+`config.json` has all options of the run. `bytelm.json` has the code, packages and machine of the
+training, and digests, which are checked when the model is loaded.
 """
 
 
 def model_card(saved: SavedModel, name: str) -> str:
-    """The card in Markdown.
-
-    Args:
-        saved: the model.
-        name: of the folder that it is exported to.
-    """
+    """The card in Markdown, of a model that is exported to the folder `name`."""
     config, loop = saved.config, saved.loop
     total, without_tables = count_parameters(config.model)
     has_encoder = isinstance(config.model, EncoderDecoderConfig)

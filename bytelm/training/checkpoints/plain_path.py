@@ -1,4 +1,4 @@
-"""A second name for a directory whose own name Orbax cannot handle."""
+"""A second name for a directory whose name Orbax cannot handle."""
 
 import atexit
 import functools
@@ -8,17 +8,15 @@ import tempfile
 from pathlib import Path
 
 SPECIAL = re.compile("[*?[\udc80-\udcff]")
-"""Characters of patterns, and bytes that are not UTF-8, which Orbax cannot write."""
+"""Characters of patterns, and bytes that are not UTF-8."""
 
 
 def plain_path(path: Path) -> Path:
     """The path itself, or a path without special characters: a link in a temporary directory.
 
-    Orbax reads names of directories as patterns when it joins what processes have written. Under a
-    name with brackets it finds nothing, and leaves checkpoints that cannot be read.
-
-    Args:
-        path: in a directory that exists.
+    Orbax takes names of directories for patterns when it joins the files of several processes. With
+    brackets in a name it finds nothing, and its checkpoints cannot be read. The parent of `path`
+    must exist.
     """
     absolute = path.absolute()
     return _link(absolute.parent) / path.name if SPECIAL.search(str(absolute)) else path

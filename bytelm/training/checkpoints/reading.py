@@ -1,4 +1,4 @@
-"""Reading checkpoints that may be damaged: the latest that can be read and is intact."""
+"""Reading checkpoints that may be damaged: the latest one that is intact."""
 
 import functools
 import logging
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import orbax.checkpoint as ocp
 
 from bytelm.core.errors import UserError
-from bytelm.training.checkpoints.digests import check, digest_arrays, digest_json
+from bytelm.training.checkpoints.digests import DIGESTS, LOOP, check, digest_arrays, digest_json
 from bytelm.training.checkpoints.tensor_files import first_line
 from bytelm.training.distributed import gather_json
 from bytelm.training.experiment import ExperimentConfig, from_saved
@@ -24,25 +24,22 @@ from bytelm.training.upgrades import (
 )
 
 T = TypeVar("T")
-DIGESTS = "digests"
-"""The item of a checkpoint that holds the digests of the others."""
-LOOP = "loop"
-"""The item that holds the `LoopState`; earlier versions kept it in the provenance."""
 
 _STRAGGLERS = ("Event loop is closed", "Encountered error while reading array index")
-"""Beginnings of errors from abandoned reads and writes."""
+"""Beginnings of messages of abandoned reads and writes."""
 
 
 class CheckpointReader:
     """Reads the items of one checkpoint, and compares them with its digests.
 
-    All processes have to read the same items in the same order: if one of them cannot read an item,
-    all of them fail.
+    All processes must read the same items in the same order. If one cannot read an item, all fail.
+    The methods raise ValueError if an item differs from its digest, and the storage layers' own
+    exceptions for files that cannot be read.
 
     Args:
         manager: of all checkpoints of the run.
-        folder: of this one; its name is the step.
-        verify: whether to compare them; a checkpoint without digests is read with a warning.
+        folder: of this checkpoint; its name is the step.
+        verify: whether to compare; a checkpoint without digests is read with a warning.
     """
 
     def __init__(self, manager: ocp.CheckpointManager, folder: Path, *, verify: bool):
@@ -61,40 +58,32 @@ class CheckpointReader:
             )
 
     def json(self, item: str) -> Any:
-        """An item of JSON values.
-
-        Raises:
-            ValueError: if it differs from what was saved.
-            Exception: whatever the storage layers raise for files that cannot be read.
-        """
+        """An item of JSON values."""
         value = self._read(item, ocp.args.JsonRestore())
         if self._saved is not None:
             check(self._saved, digest_json(item, value))
         return value
 
     def config(self) -> ExperimentConfig:
-        """The config, of this or an older schema. Raises as `json` does."""
+        """The config, upgraded from an older schema if needed."""
         saved = self.json("config")
         config = from_saved(saved)
         self._moves = moved_parameters(saved)
         return config
 
     def loop(self, provenance: dict[str, Any]) -> LoopState | None:
-        """What the training loop remembered; None for a model that has not been trained here.
+        """The state of the training loop, None for a model that was not trained by bytelm.
 
-        Raises as `json` does.
-
-        Args:
-            provenance: of the checkpoint, where earlier versions kept it.
+        Earlier versions kept it in the checkpoint's provenance.
         """
         if (self._folder / LOOP).exists():
             return LoopState.restored(self.json(LOOP))
         return LoopState.from_provenance(provenance)
 
     def arrays(self, item: str, target: Any) -> Any:
-        """An item of arrays, of the shapes and shardings of `target`. Raises as `json` does.
+        """An item of arrays, with the shapes and shardings of `target`.
 
-        To be called after `config`, from which the old paths of parameters follow.
+        Call it after `config`, which decides the old paths of parameters.
         """
         old = restore_parameters(target, self._moves)
         value = self._read(item, ocp.args.StandardRestore(old))
@@ -117,7 +106,7 @@ class CheckpointReader:
 
 
 def first_readable(steps: Iterable[int], read: Callable[[int], T], folder: Path) -> T:
-    """The result of `read` for the latest step that it can read; warns of those that it cannot.
+    """The result of `read` for the latest step that it can read, with a warning for later ones.
 
     Raises:
         UserError: if it can read none.
@@ -128,7 +117,7 @@ def first_readable(steps: Iterable[int], read: Callable[[int], T], folder: Path)
             return read(step)
         except (UserError, PermissionError, MemoryError):
             raise
-        except Exception as error:  # whatever the storage layers raise for damaged files
+        except Exception as error:  # of the storage layers, for damaged files
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise
             warnings.warn(
@@ -141,9 +130,9 @@ def first_readable(steps: Iterable[int], read: Callable[[int], T], folder: Path)
 
 @functools.cache
 def hush_stragglers() -> None:
-    """Hides the messages of abandoned reads and writes from now on.
+    """Hides the messages of abandoned reads and writes.
 
-    When one array cannot be read or written, the others end later, in threads of tensorstore, and
+    If one array cannot be read or written, the others end later, in threads of tensorstore, and
     nothing waits for their errors.
     """
     hook = sys.unraisablehook

@@ -1,4 +1,4 @@
-"""A stored model: its config and parameters, and where they come from."""
+"""A stored model: its config, parameters and provenance."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,10 @@ class SavedModel:
     params: dict[str, Any]
     provenance: dict[str, Any]
     loop: LoopState | None = None
-    """What the training loop remembered; None for a model that was not trained by bytelm."""
+    """State of the training loop; None for a model that was not trained by bytelm."""
     tokenizer: Tokenizer | None = None
     run: Path | None = None
-    """The run directory or exported folder that it was read from."""
+    """Its run directory or exported folder."""
 
 
 def restore_target(config: ExperimentConfig) -> tuple[nnx.GraphDef, dict[str, Any]]:

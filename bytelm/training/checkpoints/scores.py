@@ -1,15 +1,20 @@
-"""Scores of checkpoints, which decide which one is kept as the best."""
+"""Scores of checkpoints, and choosing one: that of a step, the last, or the best.
+
+Commands import this module before they read their options: it imports no Orbax.
+"""
 
 import json
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from bytelm.core.errors import UserError
 from bytelm.core.files import write_whole
-from bytelm.training.checkpoints.digests import digest_json
-from bytelm.training.checkpoints.reading import DIGESTS, LOOP
+from bytelm.training.checkpoints.digests import DIGESTS, LOOP, digest_json
 
+FOLDER = "checkpoints"
+"""Where a run directory keeps its checkpoints."""
 METRIC = "validation_bits"
 """Key of the score: bits per byte, so lower is better."""
 MEASURED_ON = "measured_on"
@@ -17,9 +22,33 @@ MEASURED_ON = "measured_on"
 ITEM = "metrics"
 """The item of a checkpoint that holds both."""
 
+Step = int | Literal["best"]
+"""A checkpoint's step, or the checkpoint with the best validation."""
+
+
+def step_of(text: str) -> Step:
+    """The value of --step; UserError if it is neither a number nor "best"."""
+    if text == "best":
+        return "best"
+    if not text.isdecimal():
+        raise UserError(f"--step is {text!r}; it must be the number of a step, or best.")
+    return int(text)
+
+
+def chosen_step(run: Path, step: Step | None) -> int | None:
+    """The number of a step (None: the last one); UserError for "best" if none was validated."""
+    if step != "best":
+        return step
+    best = best_step(run.absolute() / FOLDER)
+    if best is None:
+        raise UserError(
+            f"{run} has no checkpoint that was validated; name a step, or leave out --step for "
+            "the last one."
+        )
+    return best
+
 
 def score_of(bits: float | None, measured_on: str | None) -> dict[str, Any]:
-    """A checkpoint's score as JSON values."""
     return {METRIC: bits, MEASURED_ON: measured_on}
 
 
@@ -30,7 +59,7 @@ def rank(score: dict[str, Any], measured_on: str | None) -> float:
 
 
 def best_step(folder: Path) -> int | None:
-    """The best step of those whose scores can be compared with the last; None if none can."""
+    """The best step of those whose validation is that of the last one; None if there is none."""
     scores = {
         int(path.parents[1].name): _read(path)
         for path in folder.glob(f"*/{ITEM}/{ITEM}")
@@ -46,8 +75,8 @@ def best_step(folder: Path) -> int | None:
 def mend_scores(folder: Path) -> None:
     """Repairs damaged scores of the checkpoints in `folder`, with a warning.
 
-    Because of a wrong score Orbax would remove the best checkpoint, or open none. The state of the
-    training loop holds the score too; where that is damaged as well, the checkpoint has none.
+    With a wrong score Orbax would remove the best checkpoint, or open none. The item `loop` holds
+    the score too; if that is damaged as well, the checkpoint has none.
     """
     for path in sorted(folder.glob(f"*/{ITEM}/metrics")):
         step = path.parents[1]

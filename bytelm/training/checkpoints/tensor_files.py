@@ -1,4 +1,4 @@
-"""Reading folders of tensors: one file, or shards with an index, as Hugging Face names them."""
+"""Reading folders of tensors: one file, or shards with an index, with Hugging Face's names."""
 
 import json
 from collections.abc import Callable
@@ -37,10 +37,7 @@ def read_safetensors(path: Path) -> Tensors:
 def read_folder(
     folder: Path, name: str = WEIGHTS, read: Callable[[Path], Tensors] = read_safetensors
 ) -> Tensors | None:
-    """The tensors of the file `name` in a folder, or of the shards that its index names.
-
-    None if there is neither.
-    """
+    """The tensors of the file `name` in a folder, or of the shards in its index; None without."""
     index = folder / f"{name}.index.json"
     if (folder / name).is_file():
         return read(folder / name)

@@ -1,1 +1,1 @@
-"""What a run measures, records and shows."""
+"""Metrics of a run: records, files, and the display."""

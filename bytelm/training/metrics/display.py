@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a live display, or plain lines where there is no terminal."""
+"""The display of a run: live on a terminal, and otherwise plain lines."""
 
 import collections
 import itertools
@@ -17,7 +17,7 @@ from bytelm.core.figure import Figure
 from bytelm.core.terminal_text import printable
 
 _RATE_WINDOW = 50
-"""Updates over which the speed is measured that gives the time left."""
+"""Updates whose speed gives the time left."""
 
 
 class Display:
@@ -27,8 +27,8 @@ class Display:
     training and of validation. Elsewhere: one line for each update. Only process 0 shows anything.
 
     Args:
-      total_steps: the step at which the run ends.
-      console: where to show it; standard output by default.
+      total_steps: of the run.
+      console: standard output by default.
     """
 
     def __init__(self, total_steps: int, console: Console | None = None) -> None:
@@ -56,7 +56,7 @@ class Display:
             self._live.stop()
 
     def update(self, step: int, figures: Iterable[Figure]) -> None:
-        """Shows that `step` steps are done, and the figures that they gave."""
+        """Shows the number of steps done, and their figures."""
         self._recent.append((time.monotonic(), step))
         time_left = self._time_left(step)
         figures = list(figures)
@@ -71,7 +71,7 @@ class Display:
         self._live.update(Group(self._progress, *map(Text, map(format_figures, lines))))
 
     def message(self, text: str) -> None:
-        """Prints a text above the display, control characters replaced by visible ones."""
+        """Prints a text above the display, with visible control characters."""
         self._print(printable(text))
 
     def _print(self, text: str) -> None:
@@ -89,7 +89,7 @@ class Display:
 def format_figures(figures: Sequence[Figure]) -> str:
     """One line of the figures.
 
-    Names with a slash are details, for files alone; but a validation shows its sources too, such as
+    Names with a slash are details, only for files. But a validation shows its sources, such as
     "validation 1.200 bpb (books 1.020, code 0.810)".
     """
     shown = []
@@ -114,7 +114,7 @@ def _is_validation(figure: Figure) -> bool:
 
 
 def format_duration(seconds: float) -> str:
-    """For instance "48s", "1m02s", "3h07m" or "2d04h"."""
+    """Such as "48s", "1m02s", "3h07m" or "2d04h"."""
     seconds = round(seconds)
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
     if days:

@@ -1,4 +1,4 @@
-"""What happened over several training steps: sums, divided once into the figures of a record."""
+"""A record: sums over several training steps, which are divided once into figures."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,12 +16,12 @@ BYTES_PER_SECOND = Statistic("bytes_per_second", "B/s")
 FLOPS_PER_SECOND = Statistic("flops_per_second", "FLOP/s")
 UTILISATION = Statistic("utilisation", "of peak")
 FLOPS_COMPUTED = Statistic("flops_per_byte/computed", "FLOP/byte")
-"""FLOPs per byte at capacity, which is what the devices compute."""
+"""FLOPs per byte at capacity, which the devices compute."""
 FLOPS_NEEDED = Statistic("flops_per_byte/needed", "FLOP/byte")
-"""FLOPs per byte of the patches that there were."""
+"""FLOPs per byte for the actual number of patches."""
 
 SETTLED = 0.1
-"""Share of a run after which warnings of statistics begin: until then a model finds its way."""
+"""Share of a run after which statistics give warnings: until then they have not settled."""
 
 
 class Record:
@@ -41,14 +41,14 @@ class Record:
         self._since = time.perf_counter()
 
     def pause(self) -> None:
-        """Stops the clock: compiling, validating and saving are no training time."""
+        """Stops the clock, such as for compiling, validating and saving."""
         if self._since is not None:
             self.seconds += time.perf_counter() - self._since
         self._since = None
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stops the clock while the context is entered."""
+        """Stops the clock inside the context."""
         is_running = self._since is not None
         self.pause()
         yield
@@ -56,21 +56,17 @@ class Record:
             self.resume()
 
     def saved(self) -> dict[str, Any]:
-        """What `restored` needs to make an equal record, for a checkpoint: plain JSON values."""
+        """JSON values for a checkpoint, from which `restored` makes an equal record."""
         with self.paused():
             leaves = self._restored
             if self.sums is not None:
                 leaves = [leaf.tolist() for leaf in jax.tree.leaves(self.sums)]
-            return {
-                "steps": self.steps,
-                "seconds": self.seconds,
-                "flops": self.flops,
-                "leaves": leaves,
-            }
+            sums = {"steps": self.steps, "seconds": self.seconds, "flops": self.flops}
+            return {**sums, "leaves": leaves}
 
     @classmethod
     def restored(cls, saved: Mapping[str, Any]) -> "Record":
-        """The record that was saved; an empty one if its form is that of an older version."""
+        """The saved record; an empty one if an older version saved it in another form."""
         record = cls()
         if "leaves" in saved:
             record.steps, record.seconds = saved["steps"], saved["seconds"]
@@ -78,10 +74,7 @@ class Record:
         return record
 
     def add(self, metrics: StepMetrics, flops: float) -> None:
-        """Adds the metrics of one step, whose work is done, and its FLOPs.
-
-        A skipped step adds its time and FLOPs alone.
-        """
+        """Adds the metrics of a finished step, and its FLOPs; a skipped step adds only its FLOPs."""
         self.steps += 1
         self.flops += flops
         self._last = metrics
@@ -89,18 +82,18 @@ class Record:
         if metrics.skipped_in_row:
             sums = jax.tree.map(np.zeros_like, sums)
         if self._restored is not None:
-            # A checkpoint has the numbers alone; the first step says which ratios they are of.
+            # A checkpoint has only the numbers; the first step has their structure.
             before = map(np.asarray, self._restored)
             self.sums = jax.tree.unflatten(jax.tree.structure(sums), before)
             self._restored = None
         self.sums = added(self.sums, sums)
 
     def figures(self, step_flops: Callable[[float], float], peak: float) -> list[Figure]:
-        """The figures of the steps added: sums are divided here, once.
+        """The figures of the added steps.
 
         Args:
-            step_flops: FLOPs of a step that has so many patches.
-            peak: FLOP/s that the devices could reach.
+            step_flops: from patches to the FLOPs of a step.
+            peak: highest FLOP/s of the devices.
         """
         self.pause()
         assert self.sums is not None and self._last is not None

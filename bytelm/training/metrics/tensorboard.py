@@ -1,7 +1,7 @@
 """Event files for TensorBoard, written without a thread.
 
 tensorboardX makes the events. Its own writer is a thread that dies if the disk is full or the clock
-is set back; the run would then wait for it for ever.
+is set back, and the run would then wait forever.
 """
 
 import html
@@ -24,9 +24,7 @@ from bytelm.core.growing_file import GrowingFile
 class TensorBoard:
     """Writes a new event file into `folder`, which is created if needed.
 
-    Args:
-        folder: of the event files.
-        start_step: the step that a run resumes from; older events of later steps are hidden.
+    A run that resumes from `start_step` hides older events of later steps.
     """
 
     name = "tensorboard"

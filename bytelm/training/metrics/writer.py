@@ -1,4 +1,4 @@
-"""Numbers and sample texts of a run: written to files, TensorBoard, Weights & Biases; and read."""
+"""Writing numbers and samples of a run to files, TensorBoard and Weights & Biases; reading them."""
 
 import contextlib
 import functools
@@ -22,21 +22,20 @@ class MetricsWriter:
     """Writes the numbers and texts of a run into its directory; a context manager.
 
     `metrics.jsonl` and `samples.jsonl` are always written: a line for each call, flushed at once.
-    Lines that an interrupted run wrote after the checkpoint it resumes from are cut off, because
-    the resumed run writes them again. If something cannot be written, as on a full disk, there is
-    one warning; lines are kept, and written when there is space. Of several processes, only
-    process 0 has a writer.
+    If something cannot be written, such as on a full disk, there is one warning; lines are kept,
+    and written when there is space. Only process 0 has a writer.
 
     Args:
       run_dir: an existing directory.
-      config: the resolved config as plain JSON values, shown by Weights & Biases.
-      start_step: the step of the checkpoint resumed from; lines of later steps are cut off.
+      config: the resolved config as JSON values, for Weights & Biases.
+      start_step: of the checkpoint to resume from; lines of later steps, which the run will write
+        again, are cut off.
       tensorboard: whether to write event files for TensorBoard into `run_dir/tensorboard`.
-      wandb_project: the Weights & Biases project to log to, or None. A resumed run keeps its id,
-        which is stored in `run_dir/wandb_id`.
+      wandb_project: project of Weights & Biases, or None. A resumed run keeps its id, which is
+        stored in `run_dir/wandb_id`.
 
     Raises:
-      UserError: a project is given, but the package wandb is not installed.
+      UserError: if a project is given, and the package wandb is not installed.
     """
 
     def __init__(
@@ -62,9 +61,9 @@ class MetricsWriter:
             self._sinks.append(wandb)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Records scalars (Python numbers, or arrays of one element) under their names.
+        """Records scalars (Python numbers, or arrays of one element) by name.
 
-        Values that are not finite are null in `metrics.jsonl`, because JSON has no word for them.
+        Values that are not finite are null in `metrics.jsonl`.
         """
         scalars = {name: np.asarray(value).item() for name, value in values.items()}
         for sink in self._sinks:
@@ -81,7 +80,6 @@ class MetricsWriter:
             self._try(sink.name, sink.close)
 
     def _try(self, name: str, write: Callable[[], None]) -> None:
-        """Writes, or warns once that this is not possible."""
         try:
             write()
         except OSError as error:
@@ -100,7 +98,7 @@ class MetricsWriter:
 
 
 class _Sink(Protocol):
-    """A place to write to; its methods raise OSError if that is not possible."""
+    """A place to write to; its methods raise OSError if they cannot write."""
 
     name: str
 
@@ -171,7 +169,7 @@ class _Wandb:
     def _call(self, call: Callable[[], Any]) -> None:
         try:
             call()
-        except Exception as error:  # whatever wandb raises without a service or a network
+        except Exception as error:  # of wandb, such as without a network
             raise OSError(str(error)) from error
 
 
@@ -196,11 +194,7 @@ def _is_kept(line: bytes, last_step: int) -> bool:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a file such as metrics.jsonl, in order, without lines that are damaged.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
+    """The records of a file such as metrics.jsonl, without damaged lines; OSError if unreadable."""
     found = (_record(line) for line in path.read_bytes().splitlines())
     return [record for record in found if record is not None]
 

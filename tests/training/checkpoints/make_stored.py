@@ -4,8 +4,8 @@ python -m tests.training.checkpoints.make_stored
 """
 
 import os
+import shutil
 import tarfile
-import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -22,6 +22,8 @@ from bytelm.training.optimizer import Muon
 from bytelm.training.upgrades import SCHEMA
 
 STORED = Path(__file__).with_name("stored")
+FOLDER = Path("/tmp/stored")
+"""Where the run is made: the record of its text holds this path."""
 STOPS_AFTER = 3
 TEXT = "to be or not to be\n"
 
@@ -59,7 +61,11 @@ def make(name: str) -> tuple[float, float]:
     words = np.random.default_rng(0).choice(["to", "be", "or", "not", "\n"], 700)
     Path("text.txt").write_text(" ".join(words))
     Path("valid.txt").write_text(" ".join(words[::-1][:200]))
-    with mock.patch("sys.argv", ["train"]):
+    with (
+        mock.patch("sys.argv", ["train"]),
+        mock.patch("platform.platform", lambda: "Linux"),
+        mock.patch("bytelm.training.provenance._git", lambda: None),
+    ):
         train(CONFIG, Path("whole"))
         done = iter(range(100))
         with mock.patch.object(StopRequest, "agreed", lambda _: next(done) == STOPS_AFTER):
@@ -82,6 +88,7 @@ def _without_owner(info: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        print(f'"spacebyte_schema{SCHEMA}": {make(f"spacebyte_schema{SCHEMA}")},')
+    FOLDER.mkdir()
+    os.chdir(FOLDER)
+    print(f'"spacebyte_schema{SCHEMA}": {make(f"spacebyte_schema{SCHEMA}")},')
+    shutil.rmtree(FOLDER)

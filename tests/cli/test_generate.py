@@ -5,8 +5,8 @@ import pytest
 from flax import nnx
 
 from bytelm.api import LoadedModel
+from bytelm.cli.generate import write_continuations
 from bytelm.cli.main import main
-from bytelm.cli.terminal import write_continuations
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import escape_unwritable
 from bytelm.data.config import DataConfig
@@ -47,7 +47,7 @@ def test_raw_bytes_are_those_of_the_continuation(model, monkeypatch):
     assert written(out) == model.generate(b"a", **OPTIONS)[0] != b""
 
 
-def test_wrong_options_are_told_before_the_prompt_is_shown(model, monkeypatch):
+def test_wrong_options_are_refused_before_the_prompt_is_shown(model, monkeypatch):
     out = ascii_output(monkeypatch)
     for options in ({"seed": -1}, {"top_k": 0}, {"stop": [""]}):
         with pytest.raises(UserError):
@@ -65,6 +65,6 @@ def test_output_that_is_not_utf8_gets_escapes(model, monkeypatch):
     ("options", "message"),
     [(("--raw", "--prompt", "a", "b"), "one --prompt"), (("--prompt", "-", "-"), "read once")],
 )
-def test_what_could_not_be_told_apart_is_refused_before_loading(capsys, options, message):
+def test_several_prompts_without_a_separator_are_refused_before_loading(capsys, options, message):
     assert main(["generate", "--checkpoint", "nowhere", *options]) == 2
     assert message in capsys.readouterr().err
