@@ -66,8 +66,8 @@ def generate_command(arguments: Sequence[str]) -> int:
     command = parse(GenerateCommand, arguments, "generate")
     if command.raw and len(command.prompt) > 1:
         raise UserError(
-            "--raw writes only the bytes of a continuation, so nothing would separate several; give "
-            "one --prompt."
+            "--raw writes only the bytes of a continuation, and nothing would separate several; "
+            "give one --prompt."
         )
     if command.prompt.count("-") > 1:
         raise UserError("standard input can be read once; give one --prompt -.")

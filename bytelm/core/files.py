@@ -63,7 +63,7 @@ def write_new(path: Path, content: str) -> None:
 
 
 def write_next(path: Path, content: str) -> Path:
-    """Writes a new file under the first free name of `x.json`, `x-2.json`, ...; returns its path."""
+    """Writes a new file under the first free name of `x.json`, `x-2.json`, ...; returns it."""
     place = path
     for number in itertools.count(2):
         with contextlib.suppress(FileExistsError):

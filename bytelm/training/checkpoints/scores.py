@@ -49,6 +49,7 @@ def chosen_step(run: Path, step: Step | None) -> int | None:
 
 
 def score_of(bits: float | None, measured_on: str | None) -> dict[str, Any]:
+    """A score as JSON values."""
     return {METRIC: bits, MEASURED_ON: measured_on}
 
 

@@ -74,7 +74,7 @@ class Record:
         return record
 
     def add(self, metrics: StepMetrics, flops: float) -> None:
-        """Adds the metrics of a finished step, and its FLOPs; a skipped step adds only its FLOPs."""
+        """Adds a finished step and its FLOPs; of a skipped step, only the FLOPs."""
         self.steps += 1
         self.flops += flops
         self._last = metrics
