@@ -30,7 +30,7 @@ from flax import nnx
 from benchmarks.tables import show
 from bytelm.core.vocabulary import BYTES
 from bytelm.data.tasks.span_corruption import lengths
-from bytelm.inference.transduction import bucket, encode, read
+from bytelm.inference.transduction import encode_reading, read_inputs, round_up
 from bytelm.models import Batch
 from bytelm.models.contract import ComputeDtype
 from bytelm.models.encoder_decoder import VOCABULARY
@@ -106,12 +106,14 @@ def deletion_table(arguments: Arguments) -> None:
         name = f"{share:.0%} deleted" if share else "ByT5"
         config = MrT5Config(**arguments.sizes) if share else ByT5Config(**arguments.sizes)
         graphdef, params, kept = built(config, batch, share)
-        length = bucket(kept)
+        length = round_up(kept)
 
         def encoder(graphdef=graphdef, params=params, length=length) -> Any:
-            reading = read(graphdef, params, batch.inputs)
+            reading = read_inputs(graphdef, params, batch.inputs)
             # As in evaluation and generation, which look at the counts on the host.
-            return encode(graphdef, params, reading, max(length, bucket(reading.counts.max())))
+            return encode_reading(
+                graphdef, params, reading, max(length, round_up(reading.counts.max()))
+            )
 
         decode = jax.jit(
             lambda params, encoded, graphdef=graphdef: nnx.merge(graphdef, params).decode(
@@ -151,10 +153,10 @@ def built(config: ByT5Config, batch: Batch, share: float) -> tuple[nnx.GraphDef,
     graphdef, params = nnx.split(model)
     if share:
         # The bias moves the threshold so that the inputs with the most closed gates are deleted.
-        states = read(graphdef, params, batch.inputs).states
+        states = read_inputs(graphdef, params, batch.inputs).states
         logits = nnx.merge(graphdef, params).shortener.logits(states)
         params["shortener"]["bias"][...] += -jnp.quantile(logits, share)
-    return graphdef, params, int(read(graphdef, params, batch.inputs).counts.max())
+    return graphdef, params, int(read_inputs(graphdef, params, batch.inputs).counts.max())
 
 
 def step_tables(arguments: Arguments) -> None:

@@ -31,7 +31,7 @@ from bytelm.evaluation.progress import shown_progress
 from bytelm.evaluation.report import DocumentBits, Result
 from bytelm.evaluation.suite import ENCODER, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText, SplitText
-from bytelm.inference.transduction import Transducer, bucket, encode, read
+from bytelm.inference.transduction import Transducer, encode_reading, read_inputs, round_up
 from bytelm.models.contract import Batch, ModelOutput
 from bytelm.models.encoder_decoder import Encoded, EncoderDecoderConfig
 
@@ -210,7 +210,7 @@ class _TimedEncoder:
         """The encoder's states, the inputs deleted, bool `[B, S]`, and the seconds it took."""
         slots = inputs.shape[1]
         # Nobody would run an encoder on slots that no row of the batch needs.
-        needed = min(bucket(int((inputs != PAD).sum(axis=1).max())), slots)
+        needed = min(round_up(int((inputs != PAD).sum(axis=1).max())), slots)
         inputs = inputs[:, :needed]
         begin = time.perf_counter()
         encoded, deleted, length = self._encode(inputs, hard)
@@ -226,9 +226,9 @@ class _TimedEncoder:
 
     def _encode(self, inputs: np.ndarray, hard: bool) -> tuple[Encoded, Any, int | None]:
         graphdef, params = self.model.graphdef, self.model.params
-        reading = read(graphdef, params, inputs)
-        length = min(bucket(int(reading.counts.max())), inputs.shape[1]) if hard else None
-        encoded = encode(graphdef, params, reading, length)
+        reading = read_inputs(graphdef, params, inputs)
+        length = min(round_up(int(reading.counts.max())), inputs.shape[1]) if hard else None
+        encoded = encode_reading(graphdef, params, reading, length)
         return jax.block_until_ready(encoded), reading.deleted, length
 
 

@@ -1,8 +1,8 @@
 """Generation with encoder-decoder models: inputs in, the bytes of their targets out.
 
-An input is read once; then the loop of `bytelm.inference.generation` generates its target. Inputs,
-and the states that the encoder keeps of them, are padded to multiples of BUCKET, so that few shapes
-are compiled and the cost of later encoder blocks depends on what is kept.
+An input is read once; then the loop of `bytelm.inference.generation` generates its target. Inputs
+and kept encoder states are padded to a multiple of `MULTIPLE`: few shapes are compiled, and later
+encoder blocks cost as much as the states that are kept.
 """
 
 import functools
@@ -20,18 +20,18 @@ from bytelm.inference.generation import Generator, read_chunk
 from bytelm.inference.sampling import Sampling
 from bytelm.models.encoder_decoder import VOCABULARY, Encoded, Reading
 
-BUCKET = 32
+MULTIPLE = 32
 """The lengths of inputs, kept states and targets are rounded up to a multiple of this."""
 
 
-def bucket(count: int) -> int:
-    """`count` rounded up to a multiple of BUCKET, at least BUCKET."""
-    return BUCKET * max(1, -(-count // BUCKET))
+def round_up(count: int) -> int:
+    """`count` rounded up to a multiple of MULTIPLE, at least MULTIPLE."""
+    return MULTIPLE * max(1, -(-count // MULTIPLE))
 
 
 def pad_inputs(inputs: Sequence[bytes]) -> np.ndarray:
     """What an encoder reads, int32 `[B, S]`: the bytes of each input, END, then PAD."""
-    ids = np.full((len(inputs), bucket(1 + max(map(len, inputs)))), PAD, np.int32)
+    ids = np.full((len(inputs), round_up(1 + max(map(len, inputs)))), PAD, np.int32)
     for row, text in zip(ids, inputs, strict=True):
         row[: len(text)] = np.frombuffer(text, np.uint8)
         row[len(text)] = END
@@ -44,16 +44,16 @@ class Transducer(Generator):
     In `generate` and `stream` the prompts are the inputs.
     """
 
-    def read_inputs(self, inputs: np.ndarray) -> Encoded:
+    def encode_inputs(self, inputs: np.ndarray) -> Encoded:
         """Runs the encoder on rows from `pad_inputs`, shortened as far as they allow."""
-        reading = read(self.graphdef, self.params, inputs)
-        length = min(bucket(int(reading.counts.max())), inputs.shape[1])
-        return encode(self.graphdef, self.params, reading, length)
+        reading = read_inputs(self.graphdef, self.params, inputs)
+        length = min(round_up(int(reading.counts.max())), inputs.shape[1])
+        return encode_reading(self.graphdef, self.params, reading, length)
 
     def start(self, inputs: Sequence[bytes], max_bytes: int, beams: int = 1) -> tuple[Any, Any]:
         """The logits after START, `[B x beams, VOCABULARY]`, and the state after it."""
-        encoded = self.read_inputs(pad_inputs(inputs))
-        length = bucket(1 + max_bytes)
+        encoded = self.encode_inputs(pad_inputs(inputs))
+        length = round_up(1 + max_bytes)
         state = _start(self.graphdef, self.params, encoded, length, beams)
         rows = len(inputs) * beams
         return read_chunk(
@@ -74,13 +74,15 @@ class Transducer(Generator):
 
 
 @jit_inference(static_argnames="graphdef")
-def read(graphdef: nnx.GraphDef, params: Any, inputs: jax.Array) -> Reading:
+def read_inputs(graphdef: nnx.GraphDef, params: Any, inputs: jax.Array) -> Reading:
     """`EncoderDecoder.read` of inputs int32 `[B, S]`."""
     return nnx.merge(graphdef, params).read(inputs)
 
 
 @jit_inference(static_argnames=("graphdef", "length"))
-def encode(graphdef: nnx.GraphDef, params: Any, reading: Reading, length: int | None) -> Encoded:
+def encode_reading(
+    graphdef: nnx.GraphDef, params: Any, reading: Reading, length: int | None
+) -> Encoded:
     """`EncoderDecoder.encode`, compiled for each length."""
     return nnx.merge(graphdef, params).encode(reading, length)
 

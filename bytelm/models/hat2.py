@@ -24,11 +24,10 @@ from flax import nnx
 from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE
 from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
 from bytelm.nn.attention.attention import AttentionMask
-from bytelm.nn.block import BlockConfig, Condition
+from bytelm.nn.block import BlockConfig, Condition, rotary
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS
-from bytelm.nn.rope import rotary
 from bytelm.patching.levels import (
     Segmentation,
     Symbols,

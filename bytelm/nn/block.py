@@ -17,7 +17,6 @@ from bytelm.nn.linear import Dense
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.mlp import GATED, MLP, MLPKind, default_mlp_width
 from bytelm.nn.norms import NORMS, NormKind
-from bytelm.nn.rope import rotary
 from bytelm.nn.state import KeyValueCache, NewPositions
 
 
@@ -120,6 +119,27 @@ class BlockConfig:
         if not self.mask.causal:
             pairs = 2 * pairs - length
         return self.depth * 2.0 * (length * (projections + mlp) + 2 * pairs * inner)
+
+
+def rotary(x: jax.Array, positions: jax.Array, theta: float = 10_000.0) -> jax.Array:
+    """Rotary positions (RoPE, arXiv 2104.09864).
+
+    Rotates pairs of channels of each head by an angle proportional to the position.
+
+    Args:
+        x: queries or keys `[B, T, H, K]`, K even; channel i is paired with channel i + K/2.
+        positions: int32 `[B, T]` or `[1, T]`.
+        theta: base of the wavelengths.
+    """
+    half = x.shape[-1] // 2
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions[..., None].astype(jnp.float32) * frequencies[None, None, :]  # [B, T, K/2]
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    cos = jnp.concatenate([cos, cos], axis=-1)[:, :, None, :]
+    sin = jnp.concatenate([-sin, sin], axis=-1)[:, :, None, :]
+    # Swapping whole halves is 4 times as fast on XLA:CPU as rotating each by itself.
+    wide = x.astype(jnp.float32)
+    return (wide * cos + jnp.roll(wide, half, axis=-1) * sin).astype(x.dtype)
 
 
 class SelfAttention(nnx.Module):

@@ -18,8 +18,7 @@ from flax import nnx
 from bytelm.core.vocabulary import PAD, UNSCORED, Vocabulary
 from bytelm.models import Batch, ModelConfig
 from bytelm.models.contract import DELETED
-from bytelm.models.encoder_decoder import EncoderDecoderConfig
-from bytelm.models.t5.controller import ControllerState, RatioController
+from bytelm.models.encoder_decoder import ControllerState, EncoderDecoderConfig, RatioController
 from bytelm.training.score import StepMetrics, Sums, score
 
 

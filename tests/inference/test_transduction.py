@@ -9,7 +9,13 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTES, END, OUTPUT_SIZE, PAD, START
 from bytelm.inference import transduction
 from bytelm.inference.sampling import Sampling
-from bytelm.inference.transduction import Transducer, bucket, encode, pad_inputs, read
+from bytelm.inference.transduction import (
+    Transducer,
+    encode_reading,
+    pad_inputs,
+    read_inputs,
+    round_up,
+)
 from bytelm.models import Batch
 from bytelm.models.encoder_decoder import VOCABULARY
 from bytelm.models.t5.mrt5 import MrT5Config
@@ -48,14 +54,14 @@ def plain_greedy(table, text, most):
 
 
 def test_inputs_are_padded_to_buckets(monkeypatch):
-    monkeypatch.setattr(transduction, "BUCKET", 8)
+    monkeypatch.setattr(transduction, "MULTIPLE", 8)
     ids = pad_inputs([b"ab", b"", b"\xff" * 7])
     assert ids.shape == (3, 8) and ids.dtype == np.int32
     assert ids[0].tolist() == [97, 98, END] + [PAD] * 5
     assert ids[1].tolist() == [END] + [PAD] * 7
     assert ids[2].tolist() == [255] * 7 + [END]
     assert pad_inputs([b"y" * 8]).shape == (1, 16)
-    assert [bucket(n) for n in (0, 1, 8, 9)] == [8, 8, 8, 16]
+    assert [round_up(n) for n in (0, 1, 8, 9)] == [8, 8, 8, 16]
 
 
 def test_the_greedy_target_is_the_likeliest_symbol_each_time(model, table):
@@ -76,18 +82,18 @@ def test_an_input_alone_gives_what_it_gives_in_a_batch(model):
 def test_buckets_and_pieces_do_not_matter(model, table, monkeypatch):
     wanted = model.greedy(INPUTS, max_bytes=MOST)
     for size in (1, 16):
-        monkeypatch.setattr(transduction, "BUCKET", size)
+        monkeypatch.setattr(transduction, "MULTIPLE", size)
         assert transducer(table, chunk=3).greedy(INPUTS, max_bytes=MOST) == wanted
 
 
 def test_inputs_take_as_many_slots_as_are_kept(model, monkeypatch):
-    monkeypatch.setattr(transduction, "BUCKET", 4)
+    monkeypatch.setattr(transduction, "MULTIPLE", 4)
     ids = pad_inputs([b"xxxxxxaxx", b"xxbcdexx"])
     assert ids.shape == (2, 12)
-    assert model.read_inputs(ids).states.shape == (2, 8, 1)
-    assert model.read_inputs(pad_inputs([b"xxx"])).states.shape == (1, 4, 1)
+    assert model.encode_inputs(ids).states.shape == (2, 8, 1)
+    assert model.encode_inputs(pad_inputs([b"xxx"])).states.shape == (1, 4, 1)
     # Never more than there are inputs.
-    assert model.read_inputs(pad_inputs([b"abc"])[:, :3]).states.shape == (1, 3, 1)
+    assert model.encode_inputs(pad_inputs([b"abc"])[:, :3]).states.shape == (1, 3, 1)
 
 
 def test_stop_strings_end_a_target(model):
@@ -174,11 +180,14 @@ def test_greedy_targets_are_the_argmax_of_the_full_forward(mrt5):
 
 def test_more_slots_than_are_needed_change_nothing(mrt5):
     model, inputs = Transducer(*mrt5), pad_inputs(TEXTS)
-    reading = read(model.graphdef, model.params, inputs)
+    reading = read_inputs(model.graphdef, model.params, inputs)
     few = int(reading.counts.max())
     assert few < max(map(len, TEXTS))
-    some, more = encode(model.graphdef, model.params, reading, few), model.read_inputs(inputs)
-    assert (some.states.shape[1], more.states.shape[1]) == (few, transduction.BUCKET)
+    some, more = (
+        encode_reading(model.graphdef, model.params, reading, few),
+        model.encode_inputs(inputs),
+    )
+    assert (some.states.shape[1], more.states.shape[1]) == (few, transduction.MULTIPLE)
     for row, count in enumerate(np.asarray(reading.counts)):
         np.testing.assert_allclose(some.states[row, :count], more.states[row, :count], atol=1e-5)
         for encoded in (some, more):

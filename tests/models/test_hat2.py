@@ -10,8 +10,7 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.models.hat2 import HAT2Config
-from bytelm.nn.block import Condition
-from bytelm.nn.rope import rotary
+from bytelm.nn.block import Condition, rotary
 from bytelm.patching.learned import GumbelPatches
 from bytelm.patching.segmenter import RulePatches
 from tests.models.families import split_model

@@ -8,7 +8,7 @@ keep their original positions and have no gate. The two differ slightly; evaluat
 `shortening` is the delete gate, or one of the paper's baselines (`bytelm.models.t5.shortening`).
 
 Differences from the authors' code: a row whose states would all be deleted keeps the one with the
-most open gate, where theirs fails. `bytelm.models.t5.controller` describes their controller. The
+most open gate, where theirs fails. `bytelm.models.encoder_decoder` describes their controller. The
 penalty on scores is a mean over all queries and all keys but padding.
 """
 
@@ -20,10 +20,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bytelm.core.errors import UserError
-from bytelm.models.encoder_decoder import Encoded, Reading
+from bytelm.models.encoder_decoder import Encoded, RatioController, Reading
 from bytelm.models.t5.blocks import T5Block, T5Context
 from bytelm.models.t5.byt5 import ByT5, ByT5Config
-from bytelm.models.t5.controller import RatioController
 from bytelm.models.t5.shortening import GateShortening, ShorteningConfig
 
 

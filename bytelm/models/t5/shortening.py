@@ -20,8 +20,7 @@ from flax import nnx
 from bytelm.core.errors import UserError
 from bytelm.core.variants import Variant
 from bytelm.core.vocabulary import END, PAD, START
-from bytelm.models.encoder_decoder import Reading
-from bytelm.models.t5.controller import RatioController
+from bytelm.models.encoder_decoder import RatioController, Reading
 from bytelm.nn.linear import Dense
 from bytelm.nn.norms import RMSNorm
 from bytelm.patching.ended import find_ended, gather_mean

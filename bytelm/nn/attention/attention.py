@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
-from bytelm.core.errors import UserError
+from bytelm.core.checked import require_positive
 from bytelm.nn.attention.blockwise import MASKED, blockwise_attention
 from bytelm.nn.attention.kernels import cudnn_attention, cudnn_supports, splash_attention
 from bytelm.nn.mesh import BATCH_AXES
@@ -36,9 +36,7 @@ class AttentionMask:
     None for no limit."""
 
     def __post_init__(self) -> None:
-        """Raises UserError for a window below 1."""
-        if self.window is not None and self.window < 1:
-            raise UserError(f"an attention window is {self.window}; it must be at least 1.")
+        require_positive("an attention window", self.window)
 
 
 def attention(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bytelm.core.vocabulary import PAD
-from bytelm.models.t5.controller import RatioController
+from bytelm.models.encoder_decoder import RatioController
 from tests.models import golden, golden_t5
 
 GATES = 2e-4
