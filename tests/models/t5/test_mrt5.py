@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from bytelm.core.vocabulary import PAD
+from bytelm.models.contract import DELETED
 from bytelm.models.encoder_decoder import RatioController
 from tests.models import golden, golden_t5
 
@@ -69,7 +70,7 @@ def test_golden_mrt5_controller_after_one_step(path):
     case = golden.load(path)
     controller = RatioController(0.5)
     ratio = case.out["deletion_rate_non_pad"]
-    state = controller.update(controller.init(), {"deleted": ratio, "inputs": 1})
+    state = controller.update(controller.init(), DELETED(ratio, 1))
     golden.assert_close(
         controller.weight(state), case.out["alpha_after_one_step_target_0.5"], atol=1e-7
     )
