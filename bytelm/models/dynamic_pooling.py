@@ -1,26 +1,26 @@
 """Dynamic token pooling: an hourglass over patches that may be learned (arXiv 2211.09761).
 
 Blocks run at every byte (`pre`), then on one vector per patch (`backbone`), then at every byte
-again (`post`), all of one width. A patch ends with the byte at its boundary. Patches are pooled to
-their means, after a learned null vector, and normalised. Each byte adds the backbone's output for
-the last patch that has ended to its own vector from before the pooling. So a byte that ends a patch
-already reads it, and nothing is read from a patch before it has ended (section 2.1). Any segmenter
-says where patches end: a rule, or a predictor at each byte, which FLEXITOKENS (arXiv 2507.12720)
-trains with a band of rates for each script.
+again (`post`), all of one width. A patch ends with the byte at its boundary. The backbone reads a
+learned null vector, then the normalised mean of each patch. Each byte adds the backbone's output
+for the last ended patch to its own vector from before the pooling. So the byte that ends a patch
+already reads it, and no byte reads a patch that has not ended (section 2.1). Any segmenter decides
+where patches end: a rule, or a predictor at each byte, which FLEXITOKENS (arXiv 2507.12720) trains
+with a band of rates for each script.
 
 The published blocks (`published_blocks=True`) are post-norm with Transformer-XL's relative
 attention and biases everywhere; the default ones are today's (RMSNorm before, RoPE, SwiGLU), with a
 norm before the predictor and one before the head. Differences from the authors' code:
 
-- Their cross-entropy of supervised boundaries takes probabilities for logits, and boundaries are
-  sampled in evaluation too: faults, kept under `published` of the segmenter. Here learned
-  boundaries are rounded in evaluation, as in the paper, and noise in training depends only on the
-  row and the position in the document.
-- The language model's loss hardly reaches their predictor. `boundary_gradient` also offers the
-  gradient that `bytelm.patching.ended` derives.
-- The predictor starts at the expected rate of boundaries, where theirs starts at one half.
-- Rows have a fixed number of slots. When all are filled no patch ends any more, and every byte is
-  still scored; theirs grow with the batch.
+- Their loss of supervised boundaries takes probabilities for logits, and they sample boundaries in
+  evaluation too: two faults that the segmenter's option `published` keeps. Here evaluation rounds
+  learned boundaries, as in the paper, and noise in training depends only on the row, the document
+  and the position in it.
+- The language model's loss hardly reaches their predictor. The default `boundary_gradient` is the
+  one that `bytelm.patching.ended` derives.
+- The predictor starts at the expected rate of boundaries; theirs starts at one half.
+- Rows have a fixed number of slots; theirs grow with the batch. When all are filled, no more
+  patches end, and every byte is still scored.
 - Each document in a row has its own null vector, patches and positions.
 - No dropout.
 """
@@ -45,7 +45,6 @@ from bytelm.nn.stack import Stack
 from bytelm.nn.transformer_xl import DEVIATION, PositionBiases, RelativeBlockConfig
 from bytelm.patching.ended import (
     BoundaryGradient,
-    EndedPatches,
     find_ended,
     gather_mean,
     gather_sum,
@@ -53,6 +52,7 @@ from bytelm.patching.ended import (
 )
 from bytelm.patching.learned import GumbelPatches
 from bytelm.patching.levels import (
+    PatchingState,
     Segmentation,
     Symbols,
     prepend,
@@ -85,8 +85,8 @@ class DynamicPoolingConfig(HierarchyConfig):
     segmenter: SegmenterConfig = field(default=GumbelPatches())
     """Where patches end."""
     boundary_gradient: BoundaryGradient = "counterfactual"
-    """How the language model's loss reaches a predictor that samples: hardly, as in the authors'
-    code, or by what each boundary changes; see `bytelm.patching.ended`."""
+    """How the model's loss reaches a predictor that samples: "published", which hardly does, or
+    "counterfactual", by the change that each boundary makes; see `bytelm.patching.ended`."""
     published_blocks: bool = False
     """The authors' blocks: post-norm, relative attention, biases; `mlp` "gelu" (exact) or "relu",
     and `norm`, `qk_norm`, `rope_theta` and `scaled_init` left unused. Quadratic in memory."""
@@ -132,11 +132,9 @@ class DynamicPoolingState:
     """Decoding state.
 
     Attributes:
-        pre, backbone, post: of the stacks.
-        patching: of the segmenter and the slots.
-        open_sum: float32 `[B, width]`, the sum of the vectors of the unfinished patch.
+        open_sum: float32 `[B, width]`, the sum of the unfinished patch's vectors.
         open_size: float32 `[B]`, its number of bytes.
-        read: `[B, width]`, the vector that symbols read now.
+        read: `[B, width]`, the vector that the next symbols read until a patch ends.
     """
 
     pre: Any = None
@@ -194,65 +192,69 @@ class DynamicPooling(HierarchicalModel):
     def forward(
         self, symbols: Symbols, state: DynamicPoolingState | None = None
     ) -> tuple[jax.Array, DynamicPoolingState | None, tuple[Segmentation, ...]]:
-        config, before, biases = self.config, state or DynamicPoolingState(), self._biases
-        x = shard_rows(self.embedding(symbols.ids, config.dtype))
+        before, biases = state or DynamicPoolingState(), self._biases
+        x = shard_rows(self.embedding(symbols.ids, self.config.dtype))
         x, pre = run(self.pre, x, symbols, before.pre, shared=biases)
-        carry = None if state is None else state.patching.carry
-        boundaries, carry = self.segmenter(
-            x, symbols.ids, symbols.document_ids, carry, symbols.keys
-        )
-        patches = self._ended(boundaries.hard, symbols, state)
+        cut, patching = self._cut(x, symbols, before.patching)
+        y, open_sum, open_size = self._means(x, cut, state)
+        y = shard_rows(self._with_null(y, cut.patches.null, x.dtype))
+        slots = symbols.inner(cut.patches.document_ids, cut.patches.total)
+        y, backbone = run_patches(self.backbone, y, slots, before.backbone, shared=biases)
+        of_bytes, read = self._read(y, cut, before.read)
+        x, post = run(self.post, x + of_bytes, symbols, before.post, shared=biases)
         if state is None:
-            y = gather_mean(x, boundaries.values, patches, config.boundary_gradient)
-        else:
-            y, open_sum, open_size = self._next_means(x, symbols, patches, state)
-        y = self._slots(y, patches.null, x.dtype)
-        slots = symbols.inner(patches.document_ids, patches.total)
-        y, backbone = run_patches(
-            self.backbone, shard_rows(y), slots, before.backbone, shared=biases
-        )
-        if state is None:
-            x = x + spread_ended(y, boundaries.values, patches, config.boundary_gradient)
-        else:
-            vectors = prepend(state.read.astype(y.dtype), y)  # [B, 1 + P, width]
-            x = x + take(vectors, patches.read + 1)
-        x, post = run(self.post, x, symbols, before.post, shared=biases)
-        if state is None:
-            return x, None, (Segmentation(symbols, boundaries, patches),)
-        patching = state.patching.after(carry, patches.total)
-        read = take(vectors, patches.total[:, None])[:, 0]
-        state = DynamicPoolingState(pre, patching, open_sum, open_size, backbone, read, post)
-        return x, state, ()
+            return x, None, (cut,)
+        return x, DynamicPoolingState(pre, patching, open_sum, open_size, backbone, read, post), ()
 
-    def _ended(
-        self, ends: jax.Array, symbols: Symbols, state: DynamicPoolingState | None
-    ) -> EndedPatches:
-        document_ids, length = symbols.document_ids, ends.shape[1]
+    def _cut(
+        self, x: jax.Array, symbols: Symbols, state: PatchingState | None
+    ) -> tuple[Segmentation, PatchingState | None]:
+        """Ends patches at the segmenter's boundaries, while there are slots."""
+        ids, document_ids, length = symbols.ids, symbols.document_ids, x.shape[1]
+        carry = None if state is None else state.carry
+        boundaries, carry = self.segmenter(x, ids, document_ids, carry, symbols.keys)
+        ends = boundaries.hard
         if state is None:
-            return find_ended(ends, document_ids, self.config.capacity(length))
-        first, left = (symbols.positions == 0) & (document_ids > 0), state.patching.left
-        return find_ended(ends, document_ids, length + 1, first=first, slots_left=left)
+            patches = find_ended(ends, document_ids, self.config.capacity(length))
+            return Segmentation(symbols, boundaries, patches), None
+        first = (symbols.positions == 0) & (document_ids > 0)
+        patches = find_ended(ends, document_ids, length + 1, first=first, slots_left=state.left)
+        return Segmentation(symbols, boundaries, patches), state.after(carry, patches.total)
 
-    def _next_means(
-        self, x: jax.Array, symbols: Symbols, patches: EndedPatches, state: DynamicPoolingState
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _means(
+        self, x: jax.Array, cut: Segmentation, state: DynamicPoolingState | None
+    ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
         """The means `[B, P, width]` of the patches that end; sum and size of the unfinished one."""
+        patches = cut.patches
+        if state is None:
+            gradient = self.config.boundary_gradient
+            return gather_mean(x, cut.boundaries.values, patches, gradient), None, None
         # Slot 0 holds the patch that was open, or the null vector of a row that had none.
         sums, sizes = gather_sum(x, patches)  # [B, P, width], [B, P]
         sums = sums.at[:, 0].add(state.open_sum)
         sizes = sizes.at[:, 0].add(state.open_size)
-        is_open = (symbols.document_ids > 0) & (patches.index == patches.null.shape[1])  # [B, T]
-        is_open = is_open.astype(jnp.float32)
+        is_open = (cut.symbols.document_ids > 0) & (patches.index == patches.null.shape[1])
+        is_open = is_open.astype(jnp.float32)  # [B, T]
         goes_on = ~patches.ends.any(axis=1)  # [B]
         open_sum = (x.astype(jnp.float32) * is_open[:, :, None]).sum(axis=1)
         open_sum += jnp.where(goes_on[:, None], state.open_sum, 0)
         open_size = is_open.sum(axis=1) + jnp.where(goes_on, state.open_size, 0)
         return sums / jnp.maximum(sizes, 1)[:, :, None], open_sum, open_size
 
-    def _slots(self, y: jax.Array, null: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """What the backbone reads, from the means of patches `[B, P, width]`."""
+    def _with_null(self, y: jax.Array, null: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """The backbone's input `[B, P, width]`: the null vectors and the means, normalised."""
         y = jnp.where(null[:, :, None], self.null_group[...].astype(jnp.float32)[None, None], y)
         return self.down_norm(y.astype(dtype))
+
+    def _read(
+        self, y: jax.Array, cut: Segmentation, before: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """The slot that each byte reads, `[B, T, width]`, and the one that the next bytes read."""
+        values, patches = cut.boundaries.values, cut.patches
+        if before is None:
+            return spread_ended(y, values, patches, self.config.boundary_gradient), None
+        vectors = prepend(before, y)  # [B, 1 + P, width]
+        return take(vectors, patches.read + 1), take(vectors, patches.total[:, None])[:, 0]
 
     def normed(self, x: jax.Array) -> jax.Array:
         return x if self.config.published_blocks else self.final_norm(x)

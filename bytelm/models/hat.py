@@ -7,21 +7,21 @@ runs over the words. Its output at a word becomes the first position of a causal
 the next word, and sees that vector and the word's bytes so far. After a word's last byte the
 decoder predicts `[W]`, the word's end.
 
-A word's end is known from its bytes, but the decoder has to predict it all the same, so it costs
-bits, as published. The logits are the distribution over bytes and END given whether the word ends
-here; `segmentation_nats` is the cost of predicting that. The sum of both is minus the logarithm of
-the published product.
+A word's end is known from its bytes, but the decoder must predict it all the same, so it costs
+bits, as published. The logits are the distribution over bytes and END, given whether the word ends
+here; `segmentation_nats` is the cost of predicting whether it does. Their sum is minus the
+logarithm of the published product.
 
-Bytes and marks (`[W]`) form one flat stream of T + P positions, in which each word's mark comes
-after its last byte; positions of the same word have the same group id. The encoder reads `[W]`
-there with the rotary position before the word's first byte.
+Bytes and marks (`[W]`) form one flat stream of T + P positions. Each word's mark comes after its
+last byte, and positions of the same word have the same group id. In the encoder the mark has the
+rotary position before the word's first byte.
 
 Decided here: the first whitespace character of a run ends a word and the others begin the next one,
-so that an end is known without the next byte (with single spaces between words this is the
-published rule). UAX-29 words, the paper's variant, are known only with the next byte and belong to
-the second version (`hat2.py`). START is a word. END may follow any byte: no `[W]` comes before it
-unless the last byte was whitespace. Words longer than `longest_patch` bytes are split. When a row's
-slots are all filled the last word goes on, and its decoder sees `longest_word` + 1 positions.
+so that an end is known without the next byte. With single spaces between words this is the
+published rule. UAX-29 words, the paper's variant, need the next byte and belong to the second
+version (`hat2.py`). START is a word. END may follow any byte; `[W]` comes before it only if the
+last byte was whitespace. Words longer than `longest_patch` bytes are split. When all slots of a row
+are filled, the last word goes on, and its decoder sees `longest_word` + 1 positions.
 """
 
 from dataclasses import dataclass, field, replace
@@ -120,9 +120,7 @@ class HATState:
 
     Attributes:
         spelled: int32 `[B, longest_word]`, the bytes of the unfinished word, the newest last.
-        length: int32 `[B]`, how many of them there are.
-        patching: of the segmenter and the slots.
-        backbone, decoder: of the two causal stacks.
+        length: int32 `[B]`, the number of these bytes.
     """
 
     spelled: Any = None
@@ -138,8 +136,8 @@ class Stream:
     """One order of T bytes and the marks of P words: T + P positions.
 
     Attributes:
-        source: int32 `[B, T + P]`, the byte (0 to T - 1) or mark (T to T + P - 1) at each position.
-            Unused marks come last.
+        source: int32 `[B, T + P]`, the byte (0 to T - 1) or mark (T to T + P - 1) at each position,
+            unused marks last.
         place: int32 `[B, T + P]`, the inverse: the position of each byte, then of each mark.
     """
 
@@ -237,7 +235,7 @@ class HAT(HierarchicalModel):
     def _next_words(
         self, cut: Segmentation, state: HATState | None
     ) -> tuple[jax.Array, StackState | None]:
-        """The decoder's first position of the word after each word that ends, `[B, P, d]`."""
+        """For each word that ends, the decoder's first position of the next word, `[B, P, d]`."""
         before, words = state or HATState(), cut.patches
         ids, document_ids, ended = cut.symbols.ids, cut.symbols.document_ids, words
         if state is not None:  # the unfinished word's bytes come before

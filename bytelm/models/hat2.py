@@ -2,16 +2,16 @@
 
 Hierarchical autoregressive Transformer over words (arXiv 2603.15953 and its public inference code).
 A causal encoder runs over bytes. For each word, one learned query attends to the encoder's states
-of the word's bytes (rotary positions inside the word, no causal mask: the word is complete when it
-is used); the result is the word's vector. A causal backbone runs over the words. The decoder
-continues from the encoder's states. Before each of its blocks, a projection of the backbone's
-output at the previous word is added to every byte. There is no end-of-word symbol: words follow
-from the bytes.
+at the word's bytes and gives the word's vector. It has rotary positions inside the word and no
+causal mask, because the word is complete when it is used. A causal backbone runs over the words.
+The decoder continues from the encoder's states; before each of its blocks, every byte gets a
+projection of the backbone's output at the previous word. There is no end-of-word symbol, since
+words follow from the bytes.
 
-Decided here, where nothing is published: encoder and decoder see a window of bytes; the query has
-the position of the word's first byte; packed documents do not see each other; a learned vector
-takes the place of the previous word in each document's first word, and in all words of a document
-that begins when no slot is left. Words longer than `longest_patch` are split.
+Decided here, where nothing is published: encoder and decoder see a window of bytes. The query has
+the position of the word's first byte. Packed documents do not see each other. A learned vector
+replaces the previous word in each document's first word, and in all words of a document that
+begins when no slot is left. Words longer than `longest_patch` are split.
 """
 
 from dataclasses import dataclass, field, replace
@@ -116,10 +116,10 @@ class HAT2Config(HierarchyConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class OpenWord:
-    """What is known of the unfinished word.
+    """The unfinished word, as far as it has been read.
 
     Attributes:
-        values: `[B, H, K]`, the mean value of the bytes read so far, weighted by attention.
+        values: `[B, H, K]`, the mean value of its bytes, weighted by attention.
         scores: `[B, H]`, the log-sum-exp of their scores.
         length: int32 `[B]`, bytes read; 0 before the first word.
         condition: `[B, global_width]`, the backbone's output at the word before.
@@ -134,13 +134,7 @@ class OpenWord:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class HAT2State:
-    """Decoding state.
-
-    Attributes:
-        encoder, backbone, decoder: of the stacks.
-        patching: of the segmenter and the slots.
-        word: the unfinished word.
-    """
+    """Decoding state; `word` is the unfinished one."""
 
     encoder: Any = None
     patching: Any = None
@@ -206,19 +200,14 @@ class HAT2(HierarchicalModel):
         x = shard_rows(self.embedding(symbols.ids, self.config.dtype))
         x, encoder = run(self.encoder, x, symbols, before.encoder)
         cut, patching = self.segment(x, symbols, before.patching)
-        word: Any = None
-        if state is None:
-            y, complete, condition = self._words(x, cut)
-        else:
-            y, complete, condition, word = self._next_words(x, cut, state)
+        y, complete, index, word = self._words(x, cut, state)
         y, backbone = run_patches(self.backbone, shard_rows(y), complete, before.backbone)
         # Vector k is the backbone's output at word k - 1, for the bytes of word k.
         first = self._first(x) if state is None else state.word.condition
         vectors = prepend(first, self.backbone_norm(y))  # [B, 1 + P, D]
-        x, decoder = run(
-            self.decoder, x, symbols, before.decoder, shared=Condition(vectors, condition)
-        )
-        if state is None:
+        condition = Condition(vectors, index)
+        x, decoder = run(self.decoder, x, symbols, before.decoder, shared=condition)
+        if word is None:
             return x, None, (cut,)
         word = replace(word, condition=take(vectors, complete.lengths[:, None])[:, 0])
         return x, HAT2State(encoder, patching, word, backbone, decoder), ()
@@ -228,13 +217,18 @@ class HAT2(HierarchicalModel):
         first = self.first_word[...].astype(x.dtype)[None, :]
         return jnp.broadcast_to(first, (len(x), self.config.global_width))
 
-    def _words(self, x: jax.Array, cut: Segmentation) -> tuple[jax.Array, Symbols, jax.Array]:
-        """The words of whole rows.
+    def _words(
+        self, x: jax.Array, cut: Segmentation, state: HAT2State | None
+    ) -> tuple[jax.Array, Symbols, jax.Array, OpenWord | None]:
+        """Pools the words that are complete.
 
         Returns:
-            their vectors `[B, P, D]`, the words as symbols of the backbone, and for each byte which
-            word it is conditioned on, int32 `[B, T]`, from 1; 0 for a document's first word.
+            their vectors `[B, P, D]`, the words as symbols of the backbone, the word that each byte
+            is conditioned on, int32 `[B, T]`, from 1 (0 in a document's first word), and in
+            decoding the unfinished word.
         """
+        if state is not None:
+            return self._next_words(x, cut, state)
         words, capacity = cut.patches, cut.patches.positions.shape[1]
         own = words.index  # [B, T]
         scores, values = self.pooling.members(x, positions_in_run(own))
@@ -243,12 +237,11 @@ class HAT2(HierarchicalModel):
         )
         number = take(words.number, jnp.maximum(own, 0))
         index = jnp.where((own > 0) & (number > 0), own, 0)
-        return self.pooling.words(values, x.dtype), cut.inner_symbols, index
+        return self.pooling.words(values, x.dtype), cut.inner_symbols, index, None
 
     def _next_words(
         self, x: jax.Array, cut: Segmentation, state: HAT2State
     ) -> tuple[jax.Array, Symbols, jax.Array, OpenWord]:
-        """As `_words`, for the words that these symbols complete; and the unfinished word."""
         words, symbols, open_word = cut.patches, cut.symbols, state.word
         new, last = x.shape[1], words.total[:, None]
         valid = symbols.document_ids > 0
@@ -274,8 +267,8 @@ class HAT2(HierarchicalModel):
         complete = jnp.maximum(words.total - 1 + begun, 0)
         chosen = jnp.minimum(jnp.arange(new)[None, :] + 1 - begun[:, None], new)
         y = self.pooling.words(take(values, chosen), x.dtype)
-        condition = jnp.maximum(words.count - 1 + begun[:, None], 0)
-        return y, replace(cut.inner_symbols, lengths=complete), condition, unfinished
+        index = jnp.maximum(words.count - 1 + begun[:, None], 0)
+        return y, replace(cut.inner_symbols, lengths=complete), index, unfinished
 
     def init_parts(self, rows: int, length: int) -> HAT2State:
         config, dtype, capacity = self.config, self.config.dtype, self.config.capacity(length)

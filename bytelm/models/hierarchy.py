@@ -1,4 +1,4 @@
-"""What hierarchical families share: options, segmenter, head, and scoring and decoding."""
+"""The shared parts of hierarchical families: options, segmenter, head, scoring and decoding."""
 
 import abc
 import math
@@ -31,10 +31,10 @@ class HierarchyConfig(ModelConfig):
     """What the family needs of its segmenter."""
 
     bytes_per_slot: float | None = None
-    """A row has one slot per so many symbols, rounded up; None for 4, for an eighth more
-    slots than fixed patches fill in one document, or for a quarter more than the expected rate of
-    learned boundaries. When all slots are filled no more patches open: the last one takes the
-    symbols that follow. `bytelm data describe` reports what a corpus needs."""
+    """Symbols of a row for each slot, rounded up to whole slots. None takes 4 for rules, an eighth
+    more slots than fixed patches fill in one document, or a quarter more than the expected rate of
+    learned boundaries. When all slots are filled no more patches open, and the last one takes the
+    symbols that follow. `bytelm data describe` reports the value that a corpus needs."""
     head_width: int = 64
     """Channels of one attention head."""
     mlp: MLPKind = "swiglu"
@@ -53,7 +53,7 @@ class HierarchyConfig(ModelConfig):
     remat: Remat = "none"
     """What the backward pass recomputes: nothing, all but matrix products ("dots"), or "full"."""
     attention: AttentionImplementation = "auto"
-    """Attention back end; "auto" picks the fastest exact one of the machine."""
+    """Attention back end; "auto" picks the fastest exact one for the machine."""
 
     def __post_init__(self) -> None:
         self.segmenter.check(self.needs, self.family)
@@ -171,12 +171,7 @@ class HierarchyConfig(ModelConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class HierarchyState:
-    """Decoding state.
-
-    Attributes:
-        length: int32 `[B]`, symbols read.
-        parts: of the family's parts.
-    """
+    """Decoding state: the symbols read, int32 `[B]`, and the state of the family's parts."""
 
     length: jax.Array
     parts: Any

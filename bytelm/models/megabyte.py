@@ -4,12 +4,12 @@ arXiv 2305.07185, as the authors of SpaceByte reproduced it (arXiv 2404.14408 an
 document is cut every P symbols. For each patch, the global model reads the P symbols up to and
 including the patch's first, embedded at D/P channels and concatenated. Its output is divided into P
 shares of D/P channels, one for each symbol of the patch. The local model runs inside each patch
-alone. A learned pad replaces the global input of a document's first patch, and the local input of
+only. A learned pad replaces the global input of a document's first patch, and the local input of
 each patch's first symbol, which the global model has already read.
 
-Decided here: packed documents are cut and numbered separately. When a row's slots are all filled,
-its last patch goes on: after its first P symbols the local model reads each symbol, sees P - 1
-symbols back, and gets nothing from the global model. Every byte is scored.
+Decided here: packed documents are cut and numbered separately. When all slots of a row are filled,
+its last patch goes on. After the patch's first P symbols, the local model reads each symbol, sees
+P - 1 symbols back, and gets nothing from the global model. Every byte is scored.
 """
 
 from dataclasses import dataclass
@@ -55,8 +55,8 @@ class MegaByteConfig(HierarchyConfig):
     local_depth: int = 6
     """Local blocks."""
     learned_positions: int | None = None
-    """Bytes that have a learned position in the global model; later ones share the last one. None
-    for none there. The local model always has one for each place in a patch."""
+    """Bytes with a learned position in the global model; later ones share the last. None for no
+    learned positions there. The local model always has one for each place in a patch."""
 
     def __post_init__(self) -> None:
         self.require_positive("patch_size", "global_depth", "local_depth", "learned_positions")
@@ -105,9 +105,7 @@ class MegaByteState:
 
     Attributes:
         recent: int32 `[B, P - 1]`, the last symbols read.
-        patching: of the segmenter and the slots.
         open: the unfinished patch.
-        backbone, local: of the two stacks.
     """
 
     recent: Any = None
@@ -164,7 +162,7 @@ class MegaByte(HierarchicalModel):
         """The patch vectors `[B, patches, D]`; `recent` holds the P - 1 symbols before these."""
         config, symbols, patches = self.config, cut.symbols, cut.patches
         x = self.global_embedding(symbols.ids, config.dtype)  # [B, T, D / P]
-        if recent is None:  # a row's first patch has the pad in any case
+        if recent is None:  # the first patch of a row gets the pad in any case
             before = jnp.zeros((len(x), config.patch_size - 1, config.share), x.dtype)
         else:
             before = self.global_embedding(recent, config.dtype)
@@ -173,7 +171,7 @@ class MegaByte(HierarchicalModel):
         places = jnp.arange(config.patch_size)[None, None, :]
         y = take(x, (patches.positions[:, :, None] + places).reshape(len(x), -1))
         if config.learned_positions is not None:
-            # Counted with the P - 1 symbols that the authors put before a document.
+            # The authors count the P - 1 symbols that they put before a document.
             positions = take(symbols.positions, patches.positions)[:, :, None] + places
             y = y + self.global_positions(positions.reshape(len(x), -1), y.dtype)
         y = y.reshape(len(x), -1, config.global_width)  # [B, patches, D]
@@ -181,9 +179,9 @@ class MegaByte(HierarchicalModel):
         return jnp.where((patches.number == 0)[:, :, None], pad, y)
 
     def _local_input(self, cut: Segmentation, y: jax.Array) -> jax.Array:
-        """What the local model reads, `[B, T, d]`, from the global output `[B, patches, D]`."""
+        """The local input `[B, T, d]`, from the global output `[B, patches, D]`."""
         config, symbols, offsets = self.config, cut.symbols, cut.offsets
-        # An overflowing patch has nothing from the global model after its first P symbols.
+        # A patch that goes on gets nothing from the global model after its first P symbols.
         served = cut.in_patch & (offsets < config.patch_size)  # [B, T]
         place = symbols.positions % config.patch_size
         x = self.local_embedding(symbols.ids, config.dtype)

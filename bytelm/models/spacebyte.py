@@ -4,18 +4,19 @@ Local blocks of width d run at every byte, each with a window of attention. Afte
 them, the vectors at the boundaries (the patches' first bytes) are widened to D by zeros on the left
 and pass through the global blocks; the last d channels of the results are added back where the
 vectors came from. The other local blocks follow. Nothing is averaged over a patch or copied to its
-bytes: local attention carries a global block's result from the boundary to the bytes after it.
+bytes: local attention carries the global results from the boundary to the bytes after it.
 
-From the authors' code: the boundary rule (section 2 of the paper contradicts itself on continuation
-bytes), the addition on top of the residual that the vector came from, patches numbered from 0 for
-the global positions, local blocks divided in the middle. Different here:
+Taken from the authors' code, not the paper: the boundary rule (section 2 of the paper contradicts
+itself on continuation bytes), the addition to the residual that the vector came from, global
+positions that number the patches from 0, and equal numbers of local blocks before and after.
+Different here:
 
 - When a row has more boundaries than slots, the code ignores all targets from the first such
-  boundary on, also in evaluation, and forces the end in generation. Here no more patches open, and
-  every byte is scored.
-- In one path of the code a byte sees the `window` bytes before it, in another one byte less; here a
+  boundary on, in evaluation too, and stops generation. Here no more patches open, and every byte is
+  scored.
+- In one path of the code a byte sees the `window` bytes before it, in another one byte less. Here a
   window of W is the byte and the W - 1 before it, as on their GPU.
-- Empty global slots hold zeros and no position sees them (in the code they hold the last byte).
+- Empty global slots hold zeros that no position sees; in the code they hold the last byte.
 - Documents packed into one row do not see each other, and positions count from the document's
   start; the code's windows run across documents.
 - Rotary positions rotate the two halves of a head, where the code rotates neighbouring channels:
@@ -51,7 +52,7 @@ class SpaceByteConfig(HierarchyConfig):
     local_width: int = 256
     """d, channels of the local blocks."""
     local_depth: int = 6
-    """Local blocks, those before and those after the global ones together."""
+    """Local blocks, before and after the global ones together."""
     initial_depth: int | None = None
     """Local blocks before the global ones; None for half of them, rounded down."""
     global_width: int = 512
@@ -63,8 +64,8 @@ class SpaceByteConfig(HierarchyConfig):
     segmenter: SegmenterConfig = field(default=RulePatches("spacelike"))
     """Where patches start; FixedPatches are the paper's ablation."""
     learned_positions: int | None = None
-    """Bytes that have a learned position, added to the embedding; so do as many patches as a row of
-    that length has slots. Later ones share the last position. None for no learned positions."""
+    """Bytes with a learned position, added to the embedding; patches have as many as a row of that
+    length has slots. Later ones share the last position. None for no learned positions."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,13 +2,13 @@
 
 A decoder-only Transformer as in Llama (arXiv 2302.13971): embedding, pre-norm blocks of causal
 self-attention with rotary positions and an MLP, a final RMSNorm, and a head over the 256 bytes and
-END. With a `vocabulary` of subword tokens instead of bytes it is the subword model that byte models
-are compared with; the logits of a large vocabulary are never held for a whole batch. Documents
-packed into one row do not see each other.
+END. Documents packed into one row do not see each other. With a `vocabulary` of subword tokens it
+is the subword model that byte models are compared with; the logits of a large vocabulary are never
+held for a whole batch.
 
-Initialisation: kernels are normal of variance 1/d_in, those that end a residual branch divided by
-2 x depth (GPT-2); the embedding has standard deviation 1, so that the residual stream starts at
-the scale the norms expect; the untied head starts at zero, so that an untrained model gives every
+Initialisation: kernels are normal of variance 1/d_in; those that end a residual branch have it
+divided by 2 x depth (GPT-2). The embedding has standard deviation 1, the scale that the norms
+expect of the residual stream. The untied head starts at zero, so an untrained model gives every
 byte exactly log2(257) bits.
 """
 
@@ -63,13 +63,13 @@ class TransformerConfig(ModelConfig):
     tied_head: bool = False
     """Whether the head is the embedding, scaled by 1/sqrt(width)."""
     vocabulary: int = BYTES
-    """Symbols of text: the 256 bytes, or as many tokens as the tokenizer of `data.tokenizer`."""
+    """Symbols of text: 256 for bytes, or the number of tokens of `data.tokenizer`."""
     scan: bool | None = None
     """Scan over the blocks, or unroll them; None scans above 12 blocks."""
     remat: Remat = "none"
     """What the backward pass recomputes: nothing, all but matrix products ("dots"), or "full"."""
     attention: AttentionImplementation = "auto"
-    """Attention back end; "auto" picks the fastest exact one of the machine."""
+    """Attention back end; "auto" picks the fastest exact one for the machine."""
 
     def __post_init__(self) -> None:
         self.require_positive("width", "depth", "head_width", "heads", "key_value_heads")

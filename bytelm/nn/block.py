@@ -1,4 +1,4 @@
-"""What a stack asks of a block, and the pre-norm Transformer block."""
+"""The interface of a stack's blocks, and the pre-norm Transformer block."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,10 +21,10 @@ from bytelm.nn.state import KeyValueCache, NewPositions
 
 
 class Block(Protocol):
-    """One layer of a `Stack`, `[B, T, width] -> [B, T, width]`, with a state of its own.
+    """One layer of a `Stack`, `[B, T, width] -> [B, T, width]`, with its own decoding state.
 
-    Every leaf of the state has the batch axis first. `shared` is what all layers of a stack have
-    in common, of a type that the class of the block chooses.
+    `shared` holds inputs that all layers of a stack have in common. The block's class chooses its
+    type.
     """
 
     def __call__(
@@ -49,7 +49,7 @@ class Block(Protocol):
 
 
 class StackedConfig(Protocol):
-    """What a `Stack` asks of the config of its blocks."""
+    """The interface of the config of a stack's blocks."""
 
     @property
     def depth(self) -> int:
@@ -203,11 +203,11 @@ class SelfAttention(nnx.Module):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Condition:
-    """Vectors for the input of every layer, each of which many positions share.
+    """Vectors for the input of every layer, each shared by many positions.
 
     Attributes:
         vectors: `[B, P, condition_width]`.
-        index: int32 `[B, T]`, which of them each position gets.
+        index: int32 `[B, T]`, the vector of each position.
     """
 
     vectors: jax.Array
@@ -217,7 +217,7 @@ class Condition:
 class TransformerBlock(nnx.Module):
     """`x + attention(norm(x))`, then `x + mlp(norm(x))`.
 
-    With a `condition_width`, a projection of each position's condition is added to x before
+    With a `condition_width`, a projection of each position's condition is first added to x
     (arXiv 2603.15953).
     """
 

@@ -19,7 +19,7 @@ class Dense(nnx.Module):
 
     Args:
         tensor_axis: the kernel axis that the mesh's `tensor` axis divides: -1 (outputs), -2
-            (inputs) or None. Counted from the end, so that it holds for stacked kernels too.
+            (inputs) or None. It counts from the end, which also fits stacked kernels.
         bias: whether a vector is added, zero at first.
         role: of the kernel.
     """

@@ -137,16 +137,15 @@ def parameter_shardings(abstract: nnx.State, mesh: Mesh) -> dict[str, Any]:
 def like_parameters(
     tree: Any, parameters: Any, shardings: dict[str, Any], otherwise: NamedSharding
 ) -> Any:
-    """Shardings of an optimiser's state: what it keeps for a parameter lies where that lies.
+    """Shardings of an optimiser's state: an array that belongs to a parameter is sharded like it.
 
-    Of a factored state, which has lost an axis of its parameter, the axes left lie where those do.
-    What has another shape has the sharding `otherwise`.
+    A factored array, which lacks one axis of its parameter, is sharded like the remaining axes.
 
     Args:
         tree: the state, or its shapes.
         parameters: shapes of the parameters.
         shardings: of the parameters.
-        otherwise: for all that belongs to no parameter.
+        otherwise: for arrays that belong to no parameter, or have another shape.
     """
     shapes = [leaf.shape for leaf in jax.tree.leaves(parameters)]
     known = jax.tree.leaves_with_path(shardings)
@@ -167,7 +166,7 @@ def like_parameters(
 def _by_shape(
     shape: tuple[int, ...], sharding: NamedSharding
 ) -> dict[tuple[int, ...], NamedSharding]:
-    """A parameter's sharding by the shapes of what belongs to it: its own, and without an axis."""
+    """The shardings of arrays with a parameter's shape, and with that shape less one axis."""
     spec = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
     found = {
         shape[:axis] + shape[axis + 1 :]: NamedSharding(

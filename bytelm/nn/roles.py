@@ -1,6 +1,6 @@
-"""What each parameter of a model is for, which decides how it is trained and counted.
+"""The role of each parameter, which decides how it is trained and counted.
 
-A parameter says its role where it is made: `nnx.Param(value, role="norm")`.
+It is given where the parameter is made: `nnx.Param(value, role="norm")`.
 """
 
 from collections.abc import Callable
@@ -31,9 +31,9 @@ Role = Literal[
 - embedding: a table of the vectors of symbols
 - positions: a table or biases of positions or distances
 - norm: the scale of a normalisation
-- bias: what is added to vectors
-- vector: a learned vector that stands where one of the text would, or a query
-- gate: weights that decide what is kept of a row
+- bias: a vector that is added
+- vector: a learned vector in place of one computed from text, or a query
+- gate: weights that decide which states of a row are kept
 """
 ROLES: tuple[Role, ...] = get_args(Role)
 KERNELS: tuple[Role, ...] = ("matrix", "projection", "head", "gate")

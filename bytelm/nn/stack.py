@@ -21,9 +21,7 @@ DEEPEST_UNROLLED = 12
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StackState:
-    """What a stack remembers of the positions it has read.
-
-    Caches have S entries, for the last S positions: entry p % S holds position p.
+    """Decoding state of a stack, for the last S positions: entry p % S holds position p.
 
     Attributes:
         length: int32 `[B]`, how many positions each row has.
@@ -53,8 +51,8 @@ class StackState:
 class Stack(nnx.Module):
     """`depth` equal blocks, one after another: `[B, T, width] -> [B, T, width]`.
 
-    Parameters are stored stacked, `[depth, ...]`, whether or not the stack is scanned, so that
-    checkpoints do not depend on that. `unstack` gives the form for decoding.
+    Parameters are stored stacked, `[depth, ...]`, even if the stack is not scanned, so that
+    checkpoints do not depend on `scan`. `unstack` gives the form for decoding.
 
     Args:
         config: builds the blocks.
@@ -147,7 +145,7 @@ class Stack(nnx.Module):
             x: `[B, T, width]`.
             group_ids: int32 `[B, T]`; positions see their own group only. None for one group.
             positions: int32 `[B, T]` for the rotation; None counts from the row's start.
-            shared: what all layers have in common, of the type that the blocks take.
+            shared: inputs that all layers have in common, of the type that the blocks take.
         """
 
         def step(block: Block, x: jax.Array) -> jax.Array:
@@ -223,18 +221,16 @@ class Stack(nnx.Module):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MixedState:
-    """The states of the stacks of a `MixedStack`, which have read the same positions."""
+    """The states of the stacks of a `MixedStack`; they have read the same positions."""
 
     stacks: tuple[StackState, ...]
 
     @property
     def length(self) -> jax.Array:
-        """As in `StackState`."""
         return self.stacks[0].length
 
     @property
     def max_length(self) -> int:
-        """As in `StackState`."""
         return self.stacks[0].max_length
 
 

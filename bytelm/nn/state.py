@@ -1,11 +1,11 @@
-"""What a model remembers of the symbols it has read, and what can be done with its rows.
+"""Decoding states: a model's memory of the symbols it has read, and operations on its rows.
 
-A state is a pytree whose every leaf has the batch axis first, so these functions serve all
-families. A block's own state may be anything; attention keeps a `KeyValueCache`.
+A state is a pytree. All its leaves have the batch axis first, so these functions serve all
+families. A block may keep any state; attention keeps a `KeyValueCache`.
 
-Going back to an earlier length, for symbols that were read and then rejected: take a `snapshot`
-before reading, `restore` it, and read the accepted symbols again (`LanguageModel.roll_back`). A
-snapshot is small. It leaves out what reading never overwrites: caches that append, `Fixed` parts.
+To undo the reading of rejected symbols, take a `snapshot` before reading, `restore` it, and read
+the accepted symbols again (`LanguageModel.roll_back`). A snapshot is small: it leaves out the parts
+that reading never overwrites, which are caches that append and `Fixed` parts.
 
 Shapes: B = rows, N = new positions, S = entries of a cache, G = key heads, K = head size.
 """
@@ -89,7 +89,7 @@ def take(state: Any, rows: jax.Array, *, fixed: bool = True) -> Any:
     """The state of N rows whose row i is a copy of row `rows[i]`, int32 `[N]`.
 
     Args:
-        fixed: whether `Fixed` parts move too; not if each row replaces one that has the same.
+        fixed: whether `Fixed` parts are copied too; False if the rows of a copy share them.
     """
 
     def part(x: Any) -> Any:
@@ -107,7 +107,7 @@ def put(state: Any, rows: jax.Array, new: Any) -> Any:
 
 
 def snapshot(state: Any) -> Any:
-    """What `restore` needs to return to this state after more symbols were read."""
+    """The parts that `restore` needs to return to this state after more symbols were read."""
     return jax.tree.map(lambda x: None if _lasts(x) else x, state, is_leaf=_lasts)
 
 
@@ -117,8 +117,8 @@ def restore(state: Any, then: Any) -> Any:
 
 
 def _lasts(part: Any) -> bool:
-    """Whether reading more leaves a part of a state valid for the positions before.
+    """Whether a part stays valid for the earlier positions when more symbols are read.
 
-    A cache that appends has more in it afterwards, at positions that the stack says are empty.
+    A cache that appends then has further entries, which the restored stack treats as empty.
     """
     return isinstance(part, Fixed) or (isinstance(part, KeyValueCache) and not part.is_ring)

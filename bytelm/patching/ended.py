@@ -9,10 +9,9 @@ patch before it has ended.
 Everything is O(T), with a static capacity of P slots, null vectors included. A full row ends no
 more patches: later symbols go on reading the last slot.
 
-**Gradients of boundaries.** Pooling and spreading move vectors as hard boundaries say, and hard
-boundaries have no derivative. Each function takes the boundaries `b` a second time, as numbers: it
-ignores their values and defines their gradient. Let C be the patch around t, k its slot, and o_k
-the vector that symbols read from it.
+**Gradients of boundaries.** Pooling and spreading follow hard boundaries, which have no derivative.
+So each function also takes the boundaries as numbers `b`; it ignores their values and defines their
+gradient. Let C be the patch around t, k its slot, and o_k the vector that symbols read from it.
 
 - "published": the authors' einsum, as a function of real boundaries, has the derivative
   `sum over l > t in C of g_k (h_l - mean_C) / |C|` in pooling and none in spreading. It is 0
@@ -28,9 +27,9 @@ the vector that symbols read from it.
   B with slot k+1, and both terms are those of removing the boundary:
   `g_{k+1} (mean_B - mean_{A+B})`, and the same sum, now with the true o_k. For a loss that is
   linear in pooled vectors and a backbone without attention, that is the exact difference.
-  It leaves out: what other slots see of the slot that comes or goes; in a full row, that removing a
-  boundary would let another one in; and where C never ends, o_k does not exist, so a boundary that
-  would be the first there gets 0.
+  The estimate leaves out three effects. Other slots see the slot that comes or goes. In a full row,
+  removing a boundary lets another one in. Where C never ends, o_k does not exist, so a boundary
+  that would be the first there gets 0.
 
 Shapes: B = rows, T = symbols, P = slots, d = channels.
 """
@@ -61,7 +60,7 @@ class EndedPatches:
         null: bool `[B, P]`, the slots that hold a document's null vector.
         document_ids: int32 `[B, P]`, the document of each slot; 0 in an empty one.
         total: int32 `[B]`, filled slots of each row.
-        overflow: int32 scalar, slots that were wanted after the capacity was used up.
+        overflow: int32 scalar, slots needed after the capacity was used up.
     """
 
     index: jax.Array

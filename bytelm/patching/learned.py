@@ -35,7 +35,7 @@ from bytelm.patching.segmenter import Boundaries, Needs, Segmenter, SegmenterCon
 RATE = Statistic("boundaries/rate", "share")
 """Share of the symbols that are boundaries."""
 TARGET = Statistic("boundaries/target", "share")
-"""The share that the loss of the boundaries asks for."""
+"""The share at which their loss is least."""
 PRECISION = Statistic("boundaries/precision", "share")
 """Share of the boundaries that are whitespace."""
 RECALL = Statistic("boundaries/recall", "share")
@@ -47,7 +47,7 @@ COLLAPSED = (0.005, 0.9)
 """Below and above these rates learned boundaries have collapsed."""
 
 Target = tuple[jax.Array, jax.Array]
-"""A loss, and how many boundaries it would like to see in the batch."""
+"""A loss, and the number of boundaries in the batch that it aims at."""
 
 
 class LearnedSegmenter(Segmenter):
@@ -95,7 +95,7 @@ class LearnedSegmenter(Segmenter):
     def supervise(
         self, boundaries: Boundaries, seen: Supervision
     ) -> tuple[dict[str, jax.Array], tuple[Ratio, ...]]:
-        """The loss `boundaries`; the rate of boundaries, and how they meet whitespace."""
+        """The loss `boundaries`; the rate of boundaries, and their agreement with whitespace."""
         whitespace = find_edges("whitespace", seen.ids, seen.document_ids)[0].ends
         statistics = boundary_statistics(boundaries.hard, whitespace, seen.counted)
         target = self.config.loss(boundaries, seen)
@@ -114,12 +114,12 @@ class LearnedPatches(SegmenterConfig):
     reads_states: ClassVar[bool] = True
 
     rate: float = 0.2
-    """Expected share of the symbols that are boundaries: the predictor's first probability, the
-    mean of the prior of "gumbel", and what the default number of slots follows."""
+    """Expected share of the symbols that are boundaries. It sets the predictor's first probability,
+    the mean of the prior of "gumbel", and the default number of slots."""
     hidden: int | None = None
     """Channels inside the predictor; None for four times the model's width."""
     weight: float = 1.0
-    """Weight of the loss that keeps the boundaries in check."""
+    """Weight of the boundaries' own loss."""
     published: bool = False
     """Reproduces two faults of the authors' code: sampled kinds draw boundaries in evaluation too,
     and supervised kinds take probabilities for logits in their loss."""
@@ -160,7 +160,7 @@ class LearnedPatches(SegmenterConfig):
 
     @abc.abstractmethod
     def loss(self, boundaries: Boundaries, seen: Supervision) -> Target | None:
-        """What trains the predictor; None if the batch does not carry its targets."""
+        """The predictor's loss; None if the batch does not have its targets."""
 
 
 @dataclass(frozen=True)
@@ -256,13 +256,13 @@ class FlexitokensPatches(SampledPatches):
     kind: ClassVar[str] = "flexitokens"
 
     rate: float = 1 / 3
-    """alpha, the highest rate of boundaries, where there are no `bands`; and the rate at first."""
+    """alpha, the highest rate of boundaries without `bands`; also the initial rate."""
     deviation: float = 0.023
-    """sigma, the deviation of the rate, where there are no `bands`."""
+    """sigma, the deviation of the rate without `bands`."""
     width: float = 3.0
     """lambda: rates down to alpha - lambda x sigma cost nothing."""
     bands: tuple[Band, ...] = ()
-    """A band of its own for each script of `data.scripts`, in their order."""
+    """One band for each script of `data.scripts`, in their order."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -314,7 +314,7 @@ def _require_rate(where: str, rate: float) -> None:
 def boundary_statistics(
     boundaries: jax.Array, whitespace: jax.Array, counted: jax.Array
 ) -> tuple[Ratio, ...]:
-    """The rate of the boundaries, and how they meet whitespace; each argument is bool `[B, T]`.
+    """The rate of boundaries, and their agreement with whitespace; arguments are bool `[B, T]`.
 
     Args:
         boundaries: hard boundaries.

@@ -7,8 +7,8 @@ the level around it.
 
 One forward pass serves scoring and decoding. With `state` None it reads whole rows, in which
 several documents may be packed. Otherwise it reads the next symbols of rows of one document each,
-and returns the state after them. A patch may then continue in the next call: `OpenPatch` holds what
-its later symbols need.
+and returns the state after them. A patch may then continue in the next call; `OpenPatch` holds the
+vector for its later symbols.
 
 Shapes: B = rows, N = symbols, P = patches, d and D = channels of symbols and of patches.
 """
@@ -70,12 +70,12 @@ class Symbols:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PatchingState:
-    """What cutting symbols into patches needs to know of the symbols before.
+    """The state of cutting symbols into patches.
 
     Attributes:
         carry: of the segmenter.
         opened: int32 `[B]`, patches that each row has opened.
-        left: int32 `[B]`, slots that it has left.
+        left: int32 `[B]`, slots that each row has left.
     """
 
     carry: Any
@@ -91,7 +91,7 @@ class PatchingState:
         return cls(segmenter.init_carry(rows, length, dtype), zeros, zeros + capacity)
 
     def after(self, carry: Any, total: jax.Array) -> "PatchingState":
-        """After symbols that opened so many patches `[B]`."""
+        """After symbols that opened `total` patches, int32 `[B]`."""
         return PatchingState(carry, self.opened + total, self.left - total)
 
 
@@ -120,9 +120,8 @@ class Segmentation:
     """Symbols cut into patches.
 
     Attributes:
-        symbols: what was cut.
-        boundaries: what the segmenter returned.
-        patches: the patches that these symbols opened.
+        boundaries: of these symbols, from the segmenter.
+        patches: the patches that these symbols opened (or ended: `EndedPatches`).
         open: the patch that was open before the first symbol; None for whole rows.
     """
 
@@ -246,7 +245,7 @@ def run_patches(
 def run_if_any(
     symbols: Symbols, run: Callable[[], Any], y: jax.Array, state: Any
 ) -> tuple[jax.Array, Any]:
-    """`run()` if any row has one of the symbols, else zeros of the shape of y and the state."""
+    """`run()` if any row has one of the symbols, else zeros like y and the old state."""
     if symbols.lengths is None:
         return run()
     return jax.lax.cond((symbols.lengths > 0).any(), run, lambda: (jnp.zeros_like(y), state))
@@ -255,7 +254,7 @@ def run_if_any(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LevelState:
-    """The state of a level: of its stacks and what is inside, of its patches, the open patch."""
+    """Decoding state of a level; `inner` is that of the backbone or the inner level."""
 
     encoder: Any = None
     patching: Any = None
@@ -277,7 +276,7 @@ class Level:
             of a patch it may use the symbols up to its first.
         inner: the backbone, or another level.
         unpool: (x, y `[B, P, D]`, segmentation) -> the vectors `[B, N, d]` that the decoder reads.
-        decoder: the stack that runs over the symbols in the end.
+        decoder: the stack that runs over the symbols last.
         capacity: slots for patches in a row of so many symbols.
         width: D.
         finish: (y, segmentation) -> y, applied to the inner level's result before unpooling.

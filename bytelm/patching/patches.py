@@ -1,12 +1,11 @@
 """Patches: runs of bytes of one document. Find them, gather their vectors, spread vectors back.
 
-A patch opens at its boundary here; for patches that are read once they have ended see
-`bytelm.patching.ended`. Everything is O(T): integer cumulative sums, gathers and sums by index; no
-`[T, P]` one-hot.
+Here a patch opens at its boundary; in `bytelm.patching.ended` it ends there. Everything is O(T):
+cumulative sums, gathers and sums by index, no `[T, P]` one-hot.
 
-The capacity P is static. A row that has opened P patches opens no more: the bytes that follow in
-the same document stay in its last patch. That depends on the prefix alone, so it is causal, and
-every byte is still read and scored. A document that begins when no slot is left has no patch.
+The capacity P is static. A row that has opened P patches opens no more, and the later bytes of the
+same document stay in its last patch. That depends on the prefix alone, so it is causal, and every
+byte is still read and scored. A document that begins when no slot is left has no patch.
 
 Shapes: B = rows, T = symbols, P = patches, d = channels.
 """
@@ -34,11 +33,7 @@ LEAST_SCORE = -1e30
 
 @dataclass(frozen=True)
 class TooFewSlots:
-    """Warns where much overflows, and says which capacity would do.
-
-    Attributes:
-        symbols_per_slot: symbols of a row for each of its slots.
-    """
+    """Warns of much overflow, and suggests a capacity."""
 
     symbols_per_slot: float
 
@@ -94,12 +89,11 @@ class Patches:
 
     @property
     def starts(self) -> jax.Array:
-        """What counts as the patches' first symbols, bool `[B, T]`."""
+        """The first symbols of patches, bool `[B, T]`."""
         return self.boundaries
 
     @property
     def statistics(self) -> tuple[Ratio, ...]:
-        """The share of boundaries that overflowed."""
         symbols_per_slot = self.index.shape[1] / self.positions.shape[1]
         return (overflow_ratio(self.overflow, self.valid.sum(), symbols_per_slot),)
 

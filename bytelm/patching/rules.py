@@ -2,7 +2,7 @@
 
 A rule decides at a position from that symbol and the few before it. So the boundaries of a prefix
 are the prefix of the boundaries: text can be generated symbol by symbol, and no boundary is ever
-taken back. Besides what the last symbols look like, a rule may limit how long a patch gets.
+taken back. An option also limits the length of patches.
 
 - `spacelike`: SpaceByte's rule (arXiv 2404.14408, appendix C; "utf8" in its code). A patch starts
   at START, and at a byte that is neither an ASCII letter or digit nor a UTF-8 continuation byte,
@@ -17,11 +17,12 @@ taken back. Besides what the last symbols look like, a rule may limit how long a
 - `fixed`: a patch starts every `longest` symbols of a document.
 - `words`: words after Unicode's UAX-29 with the refinements of HAT (arXiv 2603.15953): a word
   takes one leading space and the punctuation after it; it is split after punctuation and where a
-  lower-case letter meets an upper-case one; runs of whitespace are merged. UAX-29 itself looks
-  ahead, which a prefix cannot. Here a run of several spaces is a patch of its own (the last of them
-  would belong to the next word), and a character outside ASCII is classed by its first byte, which
-  gives its block: CJK, kana, emoji and other symbols beyond the Basic Multilingual Plane start a
-  word each; U+0080-00BF, U+2000-2FFF and U+F000-FFFF count as punctuation, all others as letters.
+  lower-case letter meets an upper-case one; runs of whitespace are merged. UAX-29 looks ahead,
+  which is impossible for a prefix, so two things differ. A run of several spaces is a patch of its
+  own; in UAX-29 the last of them belongs to the next word. A character outside ASCII is classed by
+  its first byte, which gives its block: CJK, kana, emoji and other symbols beyond the Basic
+  Multilingual Plane start a word each; U+0080-00BF, U+2000-2FFF and U+F000-FFFF count as
+  punctuation, all others as letters.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,7 +54,7 @@ class Rule(NamedTuple):
 
     Attributes:
         find: whether the symbol at `[0]` is one that the rule looks for, bool `[B, T]`.
-        marks: which symbol the rule looks for: the first one of a patch, or the last one.
+        marks: whether that is the first symbol of a patch or the last one.
     """
 
     find: FindMarks
@@ -85,8 +86,8 @@ class Edges(NamedTuple):
 
     Attributes:
         starts: whether a patch starts at the symbol.
-        ends: whether it is already known at the symbol that a patch ends with it. A rule that
-            marks ends knows all but a document's last; one that marks starts, those of `longest`.
+        ends: whether a patch ends with the symbol, if that is known there. Rules that mark ends
+            know all but a document's last one; rules that mark starts know those of `longest`.
     """
 
     starts: jax.Array
@@ -127,7 +128,7 @@ def find_edges(
     Args:
         rule: its name in `RULES`.
         ids: int32 `[B, T]`.
-        document_ids: int32 `[B, T]`, as in a batch; what follows padding (0) is ignored.
+        document_ids: int32 `[B, T]`, as in a batch; symbols after padding (0) are ignored.
         carry: what the last call returned for the symbols before, all of one document; None at
             the start of a row.
         longest: most symbols in a patch, after which the next one starts; None for no limit.
@@ -140,7 +141,7 @@ def find_edges(
     if carry is None:
         carry = RuleCarry.empty(rows)
     extended = jnp.concatenate([carry.recent, ids], axis=1)  # [B, LOOKBACK + T]
-    # Lookback before a document's first belong to another one.
+    # Symbols before a document's first belong to another document.
     age = jnp.arange(length)[None, :] - _last_true(first, -LOOKBACK)
     symbols = [
         jnp.where(age < back, NONE, extended[:, LOOKBACK - back : LOOKBACK - back + length])

@@ -39,7 +39,7 @@ class Boundaries(NamedTuple):
 
 
 class Supervision(NamedTuple):
-    """What the loss of a segmenter may look at, `[B, T]` each.
+    """The inputs of a segmenter's loss, `[B, T]` each.
 
     Attributes:
         ids: int32, the symbols.
@@ -78,7 +78,7 @@ class Needs:
 
 
 class Segmenter(nnx.Module):
-    """What a `SegmenterConfig` builds."""
+    """Finds boundaries; a `SegmenterConfig` builds it."""
 
     def __call__(
         self,
@@ -93,7 +93,7 @@ class Segmenter(nnx.Module):
         Args:
             states: `[B, T, d]`; None in a family that has none.
             ids: int32 `[B, T]`.
-            document_ids: int32 `[B, T]`; what follows padding (0) is ignored.
+            document_ids: int32 `[B, T]`; symbols after padding (0) are ignored.
             carry: from `init_carry` or the last call, all symbols of one document; None for whole
                 rows.
             keys: uint32 `[B, 2]`, a random key for each row, in training.
@@ -120,7 +120,7 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
 
     kind: ClassVar[str]
     module: ClassVar[type[Any]]
-    """What `build` makes: called with the config and with what `build` is given."""
+    """The class that `build` calls, with the config and its own arguments."""
     reads_states: ClassVar[bool] = False
     """Whether it reads the model's states."""
     needs_gradient: ClassVar[bool] = False
@@ -131,7 +131,7 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
     @property
     @abc.abstractmethod
     def default_bytes_per_slot(self) -> float:
-        """Symbols for each slot of the backbone, unless the model's config says."""
+        """Symbols for each slot of the backbone, unless the model's config sets them."""
 
     @property
     def longest(self) -> int | None:
@@ -193,9 +193,9 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
 class RuleSegmenter(Segmenter):
     """Boundaries by a rule; it has no parameters and ignores states and keys.
 
-    In a family that marks ends and needs not know them early, a patch ends with the symbol that
-    the rule looks for: in `spacelike` and `words`, the one that starts a patch elsewhere, such as
-    the space before a word; in `fixed`, a document's first symbol and every n-th after it.
+    In a family that reads ends and does not need them early, a patch ends with the symbol that the
+    rule looks for: with `spacelike` and `words` the one that starts a patch elsewhere, such as the
+    space before a word; with `fixed` a document's first symbol and every n-th after it.
     """
 
     def __init__(

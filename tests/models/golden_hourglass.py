@@ -165,7 +165,7 @@ def evaluate(case) -> dict[str, Any]:
     """
     size = case.cfg["n_token"]
     recorded: dict[str, Any] = {}
-    run_stack, slots = Stack.__call__, DynamicPooling._slots
+    run_stack, slots = Stack.__call__, DynamicPooling._with_null
     find = {kind: kind.__call__ for kind in (LearnedSegmenter, RuleSegmenter)}
     whole = "input_ids" in case.input
 
@@ -217,7 +217,7 @@ def evaluate(case) -> dict[str, Any]:
         mock.patch.object(LearnedSegmenter, "__call__", found),
         mock.patch.object(RuleSegmenter, "__call__", found),
         mock.patch.object(DynamicPooling, "counted", staticmethod(counted)),
-        mock.patch.object(DynamicPooling, "_slots", shortened),
+        mock.patch.object(DynamicPooling, "_with_null", shortened),
     ):
         check_shapes(case)
         grad, result = jax.jit(jax.grad(run, has_aux=True))(case.param, batch(case))

@@ -27,13 +27,12 @@ HEAD_AXIS = "tensor"
 
 @dataclass(frozen=True)
 class AttentionMask:
-    """What a position may see within its document. Static and hashable."""
+    """Which positions a position sees within its group. Static and hashable."""
 
     causal: bool = True
-    """Whether a position sees only itself and what comes before it."""
+    """Whether a position sees only itself and the positions before it."""
     window: int | None = None
-    """A position sees those less than this far away, before it or, unless `causal`, on both sides;
-    None for no limit."""
+    """Positions at this distance or more are hidden; None for no limit."""
 
     def __post_init__(self) -> None:
         require_positive("an attention window", self.window)
@@ -57,7 +56,7 @@ def attention(
         q: `[B, T, H, K]`.
         k: `[B, T, G, K]`, G a divisor of H: query head h reads key head h // (H / G).
         v: `[B, T, G, K]`.
-        mask: what a position may see within its group.
+        mask: applies within each group.
         group_ids: int32 `[B, T]` in 0 to T, such as document ids; None for one group a row.
             Positions see equal ids only. Padding (id 0) sees padding, so its output and gradient
             are finite.

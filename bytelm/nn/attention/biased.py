@@ -1,9 +1,9 @@
 """Blockwise attention whose scores get a bias for each distance and one for each key.
 
-Biases of distances are equal along each diagonal of the scores. For a block of C queries they are a
-window of one array `[S + T - C, C]` for each head, which all blocks of all rows read and which
-stays in a CPU's cache; its gradient is summed in an array of that shape. As in `blockwise`, the
-backward pass recomputes the weights, and keys come first.
+Biases of distances are equal along each diagonal of the scores. So each head has one array
+`[S + T - C, C]`, and the biases of a block of C queries are a window of it. All blocks of all rows
+read this array, which stays in a CPU's cache, and its gradient is summed in an array of that shape.
+As in `blockwise`, the backward pass recomputes the weights, and keys come first.
 
 Shapes: B = rows, T = queries, S = keys, H = heads, K = head size, N = blocks of queries.
 """
@@ -25,7 +25,7 @@ MANY_SCORES = 2**17
 
 
 def query_block(queries: int, keys: int, heads: int) -> int:
-    """Queries of a block, C: all, but on CPU only as many as have scores that fit its caches."""
+    """C, the queries of a block: all of them, or on CPU as many as its caches hold scores for."""
     if queries <= BLOCK or not _in_turn(queries, keys, heads):
         return queries
     # The least padding of the last block; then the size nearest to the best.

@@ -183,8 +183,8 @@ class _Plan:
 def zero_of(q: jax.Array) -> jax.Array:
     """Returns an int32 0 that appears to depend on the queries.
 
-    `jax.grad` of a scan over layers hoists whatever does not depend on the layer, such as masks and
-    biases, and stores it for all blocks: [T, T]. This false dependency keeps it inside the loop.
+    `jax.grad` of a scan over layers hoists everything that does not depend on the layer, such as
+    masks and biases, and stores it for all blocks: [T, T]. This false dependency keeps it inside.
     """
     return lax.optimization_barrier((jnp.int32(0), q.ravel()[0]))[0]
 
@@ -194,8 +194,8 @@ def _each_head(
 ) -> tuple[jax.Array, ...]:
     """Maps `function(plan, zero, group_ids [T], *arrays [...])` over rows and key heads.
 
-    These are the first two axes of the arrays. On CPU, only as many are taken at a time as have
-    scores that fit into its caches.
+    These are the first two axes of the arrays. On CPU, only as many are taken at a time as its
+    caches hold scores for.
     """
     rows, groups = arrays[0].shape[:2]
     function = partial(function, plan, zero_of(arrays[0]))
