@@ -1,4 +1,4 @@
-"""What is in the text: the figures and samples that `bytelm data describe` prints."""
+"""Figures and samples of text, which `bytelm data describe` prints."""
 
 import array
 import itertools
@@ -23,13 +23,13 @@ from bytelm.patching.rules import RULES, find_edges
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 SAMPLE_BYTES = 160
 SAMPLED_DOCUMENTS = 100
-"""Documents from which samples of what a task makes of text are taken."""
+"""First documents of train, from which a task makes its samples."""
 PATCHED_BYTES = 4 * 10**6
 """Most bytes of a source that are cut into patches."""
 PATCHED_BYTES_OF_SCRIPT = 10**6
-"""Most bytes of each of its scripts that are cut into patches as well."""
+"""Most bytes of each script that are cut into patches as well."""
 SYMBOLS_AT_ONCE = 2**18
-"""About how many symbols are cut into patches in one call."""
+"""About how many symbols one call cuts into patches."""
 MOST_OVERFLOW = 0.001
 """Share of the patches that may overflow at the advised capacity."""
 
@@ -40,9 +40,9 @@ class SplitStatistics:
 
     Attributes:
         lengths: bytes of each document.
-        invalid: documents that are not valid UTF-8.
-        valid_bytes: bytes of the documents that are.
-        characters: characters (code points) of the documents that are.
+        invalid: number of documents that are not valid UTF-8.
+        valid_bytes: bytes of the other documents.
+        characters: characters (code points) of the other documents.
         samples: the first documents.
     """
 
@@ -54,7 +54,7 @@ class SplitStatistics:
 
 
 def statistics(documents: Iterable[bytes], samples: int) -> SplitStatistics:
-    """Reads documents once and counts."""
+    """Counts the documents in one pass, and keeps the first ones."""
     found, remaining = SplitStatistics(), iter(documents)
     found.samples = list(itertools.islice(remaining, samples))
     for document in itertools.chain(found.samples, remaining):
@@ -69,11 +69,11 @@ def statistics(documents: Iterable[bytes], samples: int) -> SplitStatistics:
 
 @dataclass(frozen=True)
 class PatchStatistics:
-    """Figures of the patches that a rule makes of rows of T symbols.
+    """Figures of the patches of a rule in rows of T symbols.
 
     Attributes:
-        sizes: int64 `[patches]`, symbols in each patch: its bytes, and START and END, as far as
-            they are in the same row.
+        sizes: int64 `[patches]`, symbols in each patch, START and END included; a patch ends with
+            its row.
         per_row: int64 `[rows]`, patches that start in each row.
         length: T.
     """
@@ -84,7 +84,7 @@ class PatchStatistics:
 
     @property
     def bytes_per_slot(self) -> float:
-        """The `model.bytes_per_slot`, rounded down, at which too few patches overflow to matter."""
+        """The `model.bytes_per_slot`, rounded down, at which hardly any patches overflow."""
         capacities = np.arange(1, self.length + 1)
         overflow = np.maximum(self.per_row[:, None] - capacities[None, :], 0).sum(axis=0)
         capacity = capacities[np.argmax(overflow < MOST_OVERFLOW * len(self.sizes))]
@@ -95,7 +95,7 @@ def patch_statistics(rule: str, rows: Rows) -> PatchStatistics:
     """Cuts rows into patches as a model does.
 
     Args:
-        rule: the name of the rule that says where patches start.
+        rule: name of the boundary rule.
         rows: at least one.
     """
     batch_size = min(len(rows), max(1, SYMBOLS_AT_ONCE // rows.length))
@@ -114,13 +114,13 @@ def patch_statistics(rule: str, rows: Rows) -> PatchStatistics:
 def describe(data: OpenData, samples: int = 3, file: TextIO | None = None) -> None:
     """Prints documents, bytes, lengths, patches of every rule and samples of each source.
 
-    If the documents' scripts are known, patches are counted for each script too. For pairs and
-    diagnostic tasks, the inputs and targets are described instead; for span corruption, as well.
+    If documents have scripts, patches are also counted for each script. Pairs and diagnostic tasks
+    print inputs and targets instead; span corruption prints them too.
 
     Args:
         data: what to describe; no cache is written.
-        samples: how many of the first documents of each split to show the beginning of.
-        file: where to print; none = standard output.
+        samples: how many documents of each split to show; only their beginnings are shown.
+        file: where to print; None = standard output.
 
     Raises:
         UserError: for a bad source.
@@ -215,25 +215,25 @@ def _describe_source(source: Source, samples: int, length: int, console: Termina
 
 
 def _samples_of_train(documents: Iterable[Document]) -> dict[str | None, list[bytes]]:
-    """The first texts of all scripts together (None), and of each one where they are known.
+    """The first texts of all scripts together (None) and of each known script.
 
-    The last text of each is cut, so that it is no longer than the most bytes that are patched.
+    The last text is cut, so that the texts have at most as many bytes as are patched.
     """
     samples: dict[str | None, list[bytes]] = {}
-    room: dict[str | None, int] = {None: PATCHED_BYTES}
+    left: dict[str | None, int] = {None: PATCHED_BYTES}
     for text, script, _ in documents:
         for name in dict.fromkeys([None, script]):
-            left = room.setdefault(name, PATCHED_BYTES_OF_SCRIPT)
-            if left > 0:
-                samples.setdefault(name, []).append(text[:left])
-                room[name] -= len(text)
-        if script is None and room[None] <= 0:
+            size = left.setdefault(name, PATCHED_BYTES_OF_SCRIPT)
+            if size > 0:
+                samples.setdefault(name, []).append(text[:size])
+                left[name] -= len(text)
+        if script is None and left[None] <= 0:
             break
     return samples
 
 
 def _patch_table(rows: dict[str | None, Rows]) -> Table:
-    """One line for each rule and script, those of a rule together."""
+    """One line for each rule and script, grouped by rule."""
     first = rows[None]
     table = Table(
         title="bytes per patch, with the symbols around documents: mean and quantiles, in rows of "
@@ -262,9 +262,9 @@ def _patch_table(rows: dict[str | None, Rows]) -> Table:
 
 
 def printable(text: bytes) -> str:
-    """Text on one line: control characters, and bytes that are not UTF-8, are written as escapes.
+    """Text on one line, with escapes for control characters and bytes that are not UTF-8.
 
-    So a document cannot send commands to the terminal that it is shown on.
+    So a document cannot send commands to the terminal.
     """
     decoded = text.decode(errors="backslashreplace")
     return "".join(

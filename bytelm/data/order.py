@@ -1,4 +1,4 @@
-"""Which rows make up which batch: row r of global batch s depends on the seed, s and r alone."""
+"""The order of rows: row r of global batch s depends only on the seed, s and r."""
 
 import functools
 import hashlib
@@ -11,14 +11,14 @@ import numpy as np
 from bytelm.data.corpus.packing import ConcatenatedRows
 
 SMALL = 2**16
-"""Up to so many rows an epoch's order is kept in memory; Grain's shuffle is slow for few."""
+"""Most rows whose order is kept in memory; Grain's shuffle is slow for few rows."""
 
 
 class ShuffledBatches:
-    """One process's part of the endless sequence of training batches, by number.
+    """One process's rows of each training batch, in an endless sequence of batches.
 
-    Every source is shuffled again in each epoch, and sources are mixed by their weights. The
-    parts of all processes, one after another, are the same batch for any number of processes.
+    Every epoch shuffles every source again, and sources are mixed by their weights. The rows of all
+    processes together make the same batch for any number of processes.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class ShuffledBatches:
             weights: of each source.
             seed: of the order.
             batch_size: rows of a batch over all processes.
-            process_index: which of the processes this is, from 0.
+            process_index: index of this process.
             process_count: how many processes share each batch; it divides `batch_size`.
-            first_row: place in the endless order of rows where batch 0 begins.
+            first_row: the place in the endless order of rows at which batch 0 begins.
         """
         self._rows = rows
         self._first_row = first_row
@@ -48,8 +48,8 @@ class ShuffledBatches:
         self._local_size = batch_size // process_count
         self._offset = process_index * self._local_size
         orders = [
-            EndlessShuffle(int(end) - len(source), len(source), source_seed(seed, number))
-            for number, (source, end) in enumerate(zip(rows.sources, rows.ends, strict=True))
+            EndlessShuffle(int(end) - len(source), len(source), source_seed(seed, index))
+            for index, (source, end) in enumerate(zip(rows.sources, rows.ends, strict=True))
         ]
         self._order: EndlessShuffle | grain.MapDataset[int] = orders[0]
         if len(orders) > 1:
@@ -60,15 +60,15 @@ class ShuffledBatches:
     def __len__(self) -> int:
         return (sys.maxsize - self._first_row) // self._batch_size
 
-    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """This process's rows of a batch, as `RowSource.batch` gives them."""
-        begin = self._first_row + number * self._batch_size + self._offset
+        begin = self._first_row + index * self._batch_size + self._offset
         places = range(begin, begin + self._local_size)
         return self._rows.batch([self._order[place] for place in places], places)
 
 
 class EndlessShuffle:
-    """The numbers `first` to `first + count - 1` in a new random order each epoch, for ever."""
+    """The integers `first` to `first + count - 1`, endlessly, in a new random order each epoch."""
 
     def __init__(self, first: int, count: int, seed: int) -> None:
         self._first = first
@@ -94,7 +94,7 @@ def _permutation(count: int, seed: int) -> np.ndarray:
     return np.random.RandomState(seed).permutation(count)
 
 
-def source_seed(seed: int, number: int) -> int:
-    """A seed of 32 bits for one of the sources of a run, from 0."""
-    digest = hashlib.blake2b(f"{seed} {number}".encode(), digest_size=4).digest()
+def source_seed(seed: int, index: int) -> int:
+    """A seed of 32 bits for the source with this index in a run."""
+    digest = hashlib.blake2b(f"{seed} {index}".encode(), digest_size=4).digest()
     return int.from_bytes(digest)

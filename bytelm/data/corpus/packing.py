@@ -1,7 +1,4 @@
-"""Documents packed one after another, and the rows of T symbols that they are cut into.
-
-The symbols of text are bytes, or the tokens of `data.tokenizer`.
-"""
+"""Documents packed one after another, and cut into rows of T symbols: bytes or tokens."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
@@ -20,16 +17,16 @@ class Corpus:
     """The symbol stream of some documents: START, the bytes and END of each, in order.
 
     Attributes:
-        symbols: uint8 `[num_symbols]`, one byte for each symbol; START and END are FILLER. Tokens
-            are of a wider type.
+        symbols: uint8 `[num_symbols]`, or a wider type for tokens; START and END are FILLER.
         starts: int64 `[num_documents + 1]`, position of each START, then `num_symbols`.
-        scripts: int32 `[num_documents]`, each document's number in `data.scripts`, or None.
-        boundaries: bool `[num_symbols]`, the symbols with which a piece of `data.unigram` ends,
+        scripts: int32 `[num_documents]`, index of each document's script in `data.scripts`, or
+            None.
+        boundaries: bool `[num_symbols]`, whether a piece of `data.unigram` ends with the symbol,
             or None.
+        vocabulary: the kinds of symbols.
+        byte_counts: int32 `[vocabulary.inputs]`, the length in bytes of each kind of symbol; None
+            if symbols are bytes.
         fingerprint: hex digest of the documents' bytes and order; "" if they are in memory.
-        vocabulary: of the symbols.
-        byte_counts: int32 `[vocabulary.inputs]`, the bytes that each symbol stands for; None where
-            symbols are bytes.
     """
 
     def __init__(
@@ -52,25 +49,25 @@ class Corpus:
 
     @property
     def num_documents(self) -> int:
-        """How many documents there are; empty ones count."""
+        """Number of documents, empty ones included."""
         return len(self.starts) - 1
 
     @property
     def num_symbols(self) -> int:
-        """Those of text, and a START and an END for each document."""
+        """Symbols of text, and a START and an END for each document."""
         return int(self.starts[-1])
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of text, where symbols are bytes."""
+        """Bytes of text; only for a corpus of bytes."""
         return self.num_symbols - 2 * self.num_documents
 
     def document(self, index: int) -> bytes:
-        """The bytes of one document, from 0, where symbols are bytes."""
+        """The bytes of one document; only for a corpus of bytes."""
         return self.symbols[self.starts[index] + 1 : self.starts[index + 1] - 1].tobytes()
 
     def documents(self) -> Iterator[bytes]:
-        """All documents in order, where symbols are bytes."""
+        """All documents in order; only for a corpus of bytes."""
         return map(self.document, range(self.num_documents))
 
 
@@ -89,13 +86,30 @@ class CorpusRows:
 
     @property
     def fingerprint(self) -> str:
-        """Of the corpus."""
+        """Hex digest of the corpus."""
         return self.corpus.fingerprint
 
     @property
     def num_bytes(self) -> int:
         """Bytes of text in all rows."""
         return self.corpus.num_bytes
+
+    def _padded(self, length: int, ids: np.ndarray, **arrays: np.ndarray) -> dict[str, np.ndarray]:
+        """A row of `length` symbols, int32 `[length]` each, as `Rows.batch` gives them.
+
+        Args:
+            length: T.
+            ids: `[N]` symbols of the row, N <= T.
+            arrays: `targets`, `document_ids` and, if the corpus has them, `scripts`, each `[N]`.
+        """
+        arrays = {"ids": ids, **arrays}
+        filler = {"ids": self.corpus.vocabulary.pad, "document_ids": 0}
+        row = {name: np.full(length, filler.get(name, -1), np.int32) for name in arrays}
+        for name, values in arrays.items():
+            row[name][: len(values)] = values
+        if self.corpus.byte_counts is not None:
+            row["byte_counts"] = self.corpus.byte_counts[row["targets"]]
+        return row
 
 
 class Rows(CorpusRows):
@@ -123,29 +137,29 @@ class Rows(CorpusRows):
         """Several rows at once.
 
         Args:
-            indices: B row numbers; an index past the end gives a row of padding.
+            indices: B row indices; an index past the end gives a row of padding.
             places: ignored; these rows are deterministic.
 
         Returns:
-            int32 `[B, T]` each: `ids`; `targets`, the symbol after each of them, UNSCORED where
-            it is START or missing; `document_ids`, documents from 1 in each row, 0 for padding;
-            where the corpus has them, `scripts` of the symbols' documents, -1 for padding,
-            `byte_counts` of the targets and, bool `[B, T]`, `boundaries`, False for padding.
+            int32 `[B, T]` each: `ids`; `targets`, the symbol after each of them, UNSCORED if it is
+            START or missing; `document_ids`, 1, 2, ... in each row, 0 for padding. If the corpus
+            has them: `scripts` of the symbols' documents, -1 for padding; `byte_counts` of the
+            targets; `boundaries`, bool `[B, T]`, False for padding.
         """
-        return self.at(np.asarray(indices, np.int64) * self.length)
+        return self.starting_at(np.asarray(indices, np.int64) * self.length)
 
-    def at(self, first: np.ndarray) -> dict[str, np.ndarray]:
-        """The T symbols from each of the positions `first`, int64 `[B]`, as `batch` gives rows."""
+    def starting_at(self, first: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows that start at the positions `first`, int64 `[B]`, as `batch` gives them."""
         vocabulary = self.corpus.vocabulary
-        # Row r holds the symbols from first[r] - 1, one more than needed at either end, so that
-        # a document that starts at an edge needs no case of its own.
-        symbols = np.full((len(first), self.length + 3), vocabulary.pad, np.int32)
+        # Row r holds the symbols from first[r] - 1. One more than needed at either end spares a
+        # special case for documents that start at an edge.
+        symbols = np.full((len(first), self.length + 3), vocabulary.pad, np.int32)  # [B, T + 3]
         for row, position in zip(symbols, first.tolist(), strict=True):
             text = self.corpus.symbols[position : position + self.length + 1]
             row[1 : 1 + len(text)] = text
         self._mark_documents(symbols, first)
 
-        ids, targets = symbols[:, 1:-2], vocabulary.scored(symbols[:, 2:-1])
+        ids, targets = symbols[:, 1:-2], vocabulary.scored(symbols[:, 2:-1])  # [B, T]
         document_ids = np.cumsum(ids == vocabulary.start, axis=1, dtype=np.int32)
         document_ids += 1 - document_ids[:, :1]
         document_ids[ids == vocabulary.pad] = 0
@@ -186,15 +200,15 @@ class Rows(CorpusRows):
 
 
 class RowSource(Protocol):
-    """The numbered rows of one source."""
+    """The rows of one source, by their indices."""
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of the text, or the name of the task that makes up its own."""
+        """Hex digest of the text, or the name of a task that makes up its own text."""
 
     @property
     def num_bytes(self) -> int | None:
-        """Bytes of text in all rows; None if there is no end."""
+        """Bytes of text in all rows; None if rows are endless."""
 
     def __len__(self) -> int: ...
 
@@ -204,19 +218,19 @@ class RowSource(Protocol):
         """Several rows at once: the fields of a `Batch`.
 
         Args:
-            indices: B row numbers; an index past the end gives a row of padding.
-            places: where each stands in the endless order of training, as a seed for rows that are
-                random; none = evaluation, in which a row is always the same.
+            indices: B row indices; an index past the end gives a row of padding.
+            places: position of each row in the endless order of training, which seeds random rows;
+                None in evaluation, in which a row is always the same.
         """
 
 
 class ConcatenatedRows:
-    """The rows of several sources, numbered on from one source to the next."""
+    """The rows of several sources, one source after another."""
 
     def __init__(self, sources: Sequence[RowSource]) -> None:
         self.sources = sources
         self.ends = np.cumsum([len(rows) for rows in sources])
-        """int `[number of sources]`: one more than the number of the last row of each source."""
+        """int `[number of sources]`: one past the index of each source's last row."""
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -227,30 +241,27 @@ class ConcatenatedRows:
         """Several rows at once, as `RowSource.batch` gives them."""
         if len(self.sources) == 1:
             return self.sources[0].batch(indices, places)
-        numbers = np.asarray(indices, np.int64)
-        owners = np.minimum(np.searchsorted(self.ends, numbers, "right"), len(self.sources) - 1)
+        indices = np.asarray(indices, np.int64)
+        owners = np.minimum(np.searchsorted(self.ends, indices, "right"), len(self.sources) - 1)
         batch: dict[str, np.ndarray] = {}
         for owner in np.unique(owners):
             mine = owners == owner
             source = self.sources[owner]
             places_of_mine = None if places is None else np.asarray(places)[mine]
-            part = source.batch(numbers[mine] - (self.ends[owner] - len(source)), places_of_mine)
+            part = source.batch(indices[mine] - (self.ends[owner] - len(source)), places_of_mine)
             for name, rows in part.items():
-                shape = (len(numbers), rows.shape[1])
+                shape = (len(indices), rows.shape[1])
                 batch.setdefault(name, np.empty(shape, rows.dtype))[mine] = rows
         return batch
 
 
 def script_ids(found: Sequence[str] | None, known: Sequence[str], source: str) -> np.ndarray:
-    """The numbers of the scripts that a source has.
+    """The indices of a source's scripts in `data.scripts`, int32 `[len(found)]`.
 
     Args:
         found: names of the source's scripts; None if it has none.
-        known: the names in `data.scripts`, which gives them their numbers.
+        known: `data.scripts`.
         source: the source's name.
-
-    Returns:
-        int32 `[len(found)]`.
 
     Raises:
         UserError: for a source without scripts, and for a script that is not known.

@@ -1,8 +1,7 @@
-"""Training rows in an order of text that does not depend on what the symbols are.
+"""Training rows that give models of bytes and of tokens the same text in the same order.
 
-Documents are cut into shards of so many bytes, which are shuffled in each epoch; the symbols of the
-shuffled shards, one after another, are cut into rows. A byte model and a subword model then read
-the same text in the same order, whatever their rows hold. A shard begins without context.
+Documents are cut into shards of equal bytes, which are shuffled in each epoch. The symbols of the
+shuffled shards, one after another, are cut into rows. A shard begins without context.
 """
 
 import functools
@@ -15,7 +14,7 @@ from bytelm.data.corpus.packing import Corpus, CorpusRows
 
 
 class ShardRows(CorpusRows):
-    """A corpus in shards, as rows of T symbols; each byte and each END is a target once an epoch.
+    """A corpus in shards, as rows of T symbols: each byte and END is a target once in an epoch.
 
     Args:
         corpus: of bytes or tokens.
@@ -34,7 +33,7 @@ class ShardRows(CorpusRows):
         self._origin = (corpus, length, shard_bytes, seed)
 
     def __reduce__(self) -> tuple[type["ShardRows"], tuple[object, ...]]:
-        """Worker processes find the shards themselves."""
+        """Worker processes recompute the shards."""
         return ShardRows, self._origin
 
     def __len__(self) -> int:
@@ -43,15 +42,15 @@ class ShardRows(CorpusRows):
     def batch(
         self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
-        """Rows by their place in the endless order, as `Rows.batch` gives them.
+        """Rows by their places in the endless order, as `Rows.batch` gives them.
 
-        `document_ids` count shards.
+        `document_ids` number the shards of a row.
         """
         rows = [self._row(int(place)) for place in (indices if places is None else places)]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The order of the shards, and where each one ends in the shuffled stream."""
+        """The order of the shards, and the end of each in the shuffled stream, int64 `[shards]`."""
         # RandomState, because numpy promises never to change its streams.
         seed = (self._seed + epoch) % 2**32
         order = np.random.RandomState(seed).permutation(len(self._starts) - 1)
@@ -61,26 +60,19 @@ class ShardRows(CorpusRows):
         epoch, index = divmod(place, len(self))
         order, ends = self._order(epoch)
         wanted = np.arange(index * self.length, (index + 1) * self.length)
-        there = wanted < self.corpus.num_symbols
-        rank = np.searchsorted(ends, wanted[there], side="right")
-        positions = self._starts[order[rank] + 1] - (ends[rank] - wanted[there])
-        vocabulary = self.corpus.vocabulary
+        wanted = wanted[wanted < self.corpus.num_symbols]  # [N]
+        rank = np.searchsorted(ends, wanted, side="right")
+        positions = self._starts[order[rank] + 1] - (ends[rank] - wanted)
+        ids = self._symbols(positions)
+        following = self._symbols(np.minimum(positions + 1, self.corpus.num_symbols - 1))
         row = {
-            "ids": np.full(self.length, vocabulary.pad, np.int32),
-            "targets": np.full(self.length, UNSCORED, np.int32),
-            "document_ids": np.zeros(self.length, np.int32),
+            "ids": ids,
+            "targets": np.where(ids == self.corpus.vocabulary.end, UNSCORED, following),
+            "document_ids": 1 + rank - rank[:1],
         }
-        count = len(positions)
-        row["ids"][:count] = self._symbols(positions)
-        targets = self._symbols(np.minimum(positions + 1, self.corpus.num_symbols - 1))
-        row["targets"][:count] = np.where(row["ids"][:count] == vocabulary.end, UNSCORED, targets)
-        row["document_ids"][:count] = 1 + rank - rank[:1]
-        if self.corpus.byte_counts is not None:
-            row["byte_counts"] = self.corpus.byte_counts[row["targets"]]
         if self.corpus.scripts is not None:
-            row["scripts"] = np.full(self.length, -1, np.int32)
-            row["scripts"][:count] = self.corpus.scripts[self._documents(positions)]
-        return row
+            row["scripts"] = self.corpus.scripts[self._documents(positions)]
+        return self._padded(self.length, **row)
 
     def _documents(self, positions: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.corpus.starts, positions, side="right") - 1
@@ -95,7 +87,7 @@ class ShardRows(CorpusRows):
 
 
 def shard_starts(corpus: Corpus, shard_bytes: int) -> np.ndarray:
-    """The first symbol of each shard, and the number of symbols, int64 `[shards + 1]`."""
+    """The position of each shard's first symbol, then `num_symbols`, int64 `[shards + 1]`."""
     found = []
     for first, last in zip(corpus.starts[:-1].tolist(), corpus.starts[1:].tolist(), strict=True):
         size = last - first - 2

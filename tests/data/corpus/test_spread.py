@@ -119,7 +119,7 @@ def test_drawn_rows_stay_when_rows_are_added():
         rows = Rows(pack([bytes([1]) * (LENGTH * count - 2)]), LENGTH)
         drawn = drawn_rows(rows, 10)
         assert (drawn.batch([10])["ids"] == PAD).all()
-        return set(drawn._numbers.tolist())
+        return set(drawn._chosen.tolist())
 
     assert len(numbers(100)) == 10 and max(numbers(100)) > 50
     assert len(numbers(100) & numbers(110)) >= 7
