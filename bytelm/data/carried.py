@@ -1,9 +1,8 @@
-"""The copies of its tokenizer and Unigram model that a run directory holds and resumes with."""
+"""A run directory holds copies of its tokenizer and Unigram model, and resumes with them."""
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Protocol
 
 from bytelm.core.errors import UserError
 from bytelm.core.files import write_whole
@@ -13,23 +12,15 @@ from bytelm.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from bytelm.tokenizers.unigram import Unigram
 
 DIGESTS = "carried.json"
-"""File of a run directory with the digests of its copies, by their names."""
+"""File of a run directory with the digest of each copy, by its name."""
 FIELDS = ("tokenizer", "unigram")
-"""The fields of a task that name such files; their copies have the same names."""
-
-
-class Carried(Protocol):
-    """What is copied."""
-
-    path: str
-    content: bytes
+"""Fields of a task that name such files; the copies are named after them."""
 
 
 def carry(run: Path, tokenizer: Tokenizer | None, unigram: Unigram | None) -> None:
     """Copies the models that a run reads into its directory, unless they are there already."""
     digests = _digests(run)
-    carried: dict[str, Carried | None] = {"tokenizer": tokenizer, "unigram": unigram}
-    for field, model in carried.items():
+    for field, model in zip(FIELDS, (tokenizer, unigram), strict=True):
         if model is not None and _copy(run, field) is None:
             path = run / f"{field}{Path(model.path).suffix}"
             digests[path.name] = digest_of(model.content).hex()
@@ -38,15 +29,15 @@ def carry(run: Path, tokenizer: Tokenizer | None, unigram: Unigram | None) -> No
 
 
 def with_copies(data: DataConfig, run: Path, saved: DataConfig | None) -> DataConfig:
-    """The config with which a resumed run reads: its own copies in place of the originals.
+    """The config of a resumed run, which reads its own copies instead of the originals.
 
     Args:
         data: the config that the run resumes with.
         run: the run directory.
-        saved: the config that it was started with; None if that is not known.
+        saved: the config that it was started with; None if unknown.
 
     Raises:
-        UserError: for a damaged copy, and a field that now names a file of other content.
+        UserError: for a damaged copy, and for a field that now names a file with other content.
     """
     changes: dict[str, str] = {}
     for field in FIELDS:
@@ -77,10 +68,10 @@ def _check_same(field: str, named: str, copy: Path) -> None:
 
 
 def carried_tokenizer(run: Path, data: DataConfig) -> Tokenizer | None:
-    """The tokenizer of a run of that data; None where symbols are bytes.
+    """The tokenizer of a run; None if its symbols are bytes.
 
     Raises:
-        UserError: if the copy is gone or damaged.
+        UserError: if the copy is missing or damaged.
     """
     if data.task.tokenizer is None:
         return None
@@ -90,11 +81,7 @@ def carried_tokenizer(run: Path, data: DataConfig) -> Tokenizer | None:
 
 
 def _copy(run: Path, field: str) -> Path | None:
-    """The path of a run's copy.
-
-    Raises:
-        UserError: if it is not what was copied.
-    """
+    """The path of a run's copy; UserError if it is damaged."""
     digests = _digests(run)
     found = [
         path for path in sorted(run.glob(f"{field}*")) if path.suffix != ".tmp" and path.is_file()
@@ -110,7 +97,7 @@ def _copy(run: Path, field: str) -> Path | None:
 
 
 def _digests(run: Path) -> dict[str, str]:
-    """Of the copies; none where an older version made them, or the file is damaged."""
+    """Digests of the copies; none if the file is damaged, or an older version made the copies."""
     try:
         found = json.loads((run / DIGESTS).read_text())
     except (OSError, ValueError):

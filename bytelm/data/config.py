@@ -1,4 +1,4 @@
-"""What a run reads and learns: its source of text, its task, and the shape of its batches."""
+"""Options of the data: the source of text, the task, and the shape of batches."""
 
 import os
 from dataclasses import dataclass, field
@@ -34,27 +34,27 @@ __all__ = [
 ]
 
 MOST_WORKERS = 1024
-"""Processes of one training process that prepare batches."""
+"""Most processes that prepare batches for one training process."""
 
 
 @dataclass(frozen=True)
 class DataConfig(Checked, name="data"):
-    """What a run reads and learns, and the shape of its batches."""
+    """The source of text, the task, and the shape of batches."""
 
     source: Annotated[SourceConfig, tyro.conf.arg(name="")] = field(default_factory=PythonLibrary)
     """Where text comes from."""
     task: Annotated[Task, tyro.conf.arg(name="")] = field(default_factory=NextByte)
-    """What a model learns of it."""
+    """What a model learns from it."""
     sequence_length: int = 1024
-    """Symbols in a row (T): bytes, and the start and the end of each document. With an encoder,
-    what it reads (S): bytes, and the end of the input."""
+    """Symbols in a row (T): bytes, and the start and the end of each document. For a task with an
+    encoder, symbols of its input (S): bytes and the end."""
     batch_size: int = 8
-    """Rows in the batch of one training step, over all processes."""
+    """Rows of each training step, over all processes."""
     scripts: tuple[str, ...] = ()
-    """Names of the scripts that a model distinguishes, which batches carry as numbers in this
-    order; every document needs one of them. none = batches carry no scripts."""
+    """Names of the scripts that a model distinguishes; batches carry their indices. Every document
+    needs one of them. none = batches carry no scripts."""
     cache_dir: str | None = None
-    """Directory for packed text; none = $BYTELM_CACHE, or `bytelm` in the user's cache."""
+    """Directory of packed text; none = $BYTELM_CACHE, or `bytelm` in the user's cache."""
     workers: int = 0
     """Processes that prepare batches ahead of training; 0 = threads of the training process."""
 
@@ -72,17 +72,17 @@ class DataConfig(Checked, name="data"):
 
     @property
     def row_length(self) -> int:
-        """T, the most symbols that a row scores."""
+        """T, the most targets of a row."""
         return self.task.row_length(self.sequence_length)
 
     @property
     def source_configs(self) -> tuple[SingleSource, ...]:
-        """The sources to read: those of a mixture, or the only one."""
+        """The sources of a mixture, or the only source."""
         return self.source.parts
 
     @property
     def cache_path(self) -> Path:
-        """Where packed text is kept."""
+        """Directory of packed text."""
         if self.cache_dir is not None:
             return Path(self.cache_dir).expanduser()
         if "BYTELM_CACHE" in os.environ:

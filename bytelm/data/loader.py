@@ -1,4 +1,4 @@
-"""Batches for training and validation, of every task."""
+"""Batches of every task, for training and validation."""
 
 import abc
 import json
@@ -30,7 +30,7 @@ class TrainLoader(abc.ABC):
 
     Attributes:
         fingerprint: hex digest of the training text and its tokenizer or Unigram model, or the name
-            of the diagnostic task, for a checkpoint's provenance.
+            of the diagnostic task; checkpoints record it.
     """
 
     fingerprint: str
@@ -46,14 +46,14 @@ class TrainLoader(abc.ABC):
 
     @abc.abstractmethod
     def state(self) -> dict[str, Any]:
-        """How far the batches handed out so far reach, as JSON values."""
+        """The position after the batches given so far, as JSON values."""
 
     @abc.abstractmethod
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues after the batches that had been handed out when `state` was taken.
+        """Continues at the position of `state`.
 
         Raises:
-            UserError: if the state is from another way of reading, or from other processes.
+            UserError: if the text was read in another way, or by other processes.
         """
 
     def close(self) -> None:
@@ -64,12 +64,12 @@ class TrainLoader(abc.ABC):
 def train_loader(
     data: OpenData, seed: int, process_index: int = 0, process_count: int = 1
 ) -> TrainLoader:
-    """The training batches of one of the processes of a run.
+    """The training batches of one process of a run.
 
     Args:
-        data: what to read, and the shape of the batches.
-        seed: of the order of the rows.
-        process_index: which of the processes this is, from 0.
+        data: text, and the shape of batches.
+        seed: of the order of rows.
+        process_index: index of this process.
         process_count: how many processes share each batch.
 
     Raises:
@@ -81,9 +81,9 @@ def train_loader(
 
 
 class PackedLoader(TrainLoader):
-    """Reads rows by number, in a new order each epoch.
+    """Reads rows by their indices, in a new order each epoch.
 
-    Its state is one integer, which fits any number of processes.
+    Its state is one integer, valid for any number of processes.
     """
 
     def __init__(self, data: OpenData, seed: int, process_index: int, process_count: int) -> None:
@@ -109,11 +109,11 @@ class PackedLoader(TrainLoader):
         return batch
 
     def state(self) -> dict[str, Any]:
-        """How many rows all processes have been given."""
+        """How many rows all processes have read."""
         return {"rows": self._next_row}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues at that row, whatever the number of processes and the batch were before."""
+        """Continues at that row, for any number of processes and any batch size."""
         if "rows" not in state:
             raise UserError("the checkpoint was read with --data.read stream; resume it so.")
         self.close()
@@ -121,7 +121,7 @@ class PackedLoader(TrainLoader):
 
 
 class StreamLoader(TrainLoader):
-    """Reads an unpacked dataset; its state is Grain's, which fits the same processes only."""
+    """Reads an unpacked dataset; its state is Grain's, valid only for the same processes."""
 
     def __init__(self, data: OpenData, seed: int, process_index: int, process_count: int) -> None:
         config = data.config
@@ -147,8 +147,8 @@ class StreamLoader(TrainLoader):
             )
 
     def state(self) -> dict[str, Any]:
-        """Grain's position, and the processes that it holds for."""
-        # Through JSON here, so that a state is the same before and after it is saved.
+        """Grain's position, and the processes for which it is valid."""
+        # Through JSON, so that a state is the same before and after it is saved.
         grain_state = json.loads(json.dumps(self._iterator.get_state()))
         return {"layout": self._layout, "grain": grain_state}
 
@@ -156,8 +156,7 @@ class StreamLoader(TrainLoader):
         """Continues at the saved position.
 
         Raises:
-            UserError: if the state is from packed text, or from another number of processes or
-                workers.
+            UserError: if the state is of packed text, or of another number of processes or workers.
         """
         if "layout" not in state:
             raise UserError("the checkpoint was read with --data.read packed; resume it so.")
@@ -174,10 +173,10 @@ class StreamLoader(TrainLoader):
 
 
 class ValidationBatches:
-    """The first rows of a split in a fixed order, as batches; iterate as often as needed.
+    """Batches of the first rows of a split, in a fixed order; can be iterated repeatedly.
 
-    Several sources give rows in proportion to their weights. The last batch is filled up with
-    rows of padding, whose targets are UNSCORED.
+    Sources give rows in proportion to their weights. Rows of padding, whose targets are UNSCORED,
+    fill the last batch.
     """
 
     def __init__(
@@ -193,11 +192,11 @@ class ValidationBatches:
         """Opens the split.
 
         Args:
-            data: what to read.
-            rows: how many rows to give; none = all, and 1024 of a diagnostic task.
+            data: the text.
+            rows: how many rows; None = all, or 1024 of a diagnostic task.
             split: which split.
-            batch_size: of the batches, over all processes; none = as in training.
-            process_index: which of the processes this is, from 0.
+            batch_size: rows of a batch over all processes; None = as in training.
+            process_index: index of this process.
             process_count: how many processes share each batch.
 
         Raises:
@@ -226,7 +225,6 @@ class ValidationBatches:
     def __iter__(self) -> Iterator[Batch]:
         """This process's rows of each batch, numpy arrays `[batch_size / processes, T]`."""
         padding = len(self) * self._batch_size - len(self._indices)
-        # Rows after the last are padding.
         indices = np.pad(self._indices, (0, padding), constant_values=len(self._rows))
         for begin in range(self._offset, len(indices), self._batch_size):
             yield Batch(**self._rows.batch(indices[begin : begin + self._local_size]))

@@ -1,7 +1,7 @@
-"""The data of a run, opened once: its sources, their packed documents, and its tokenizer."""
+"""The opened data of a run: its sources, their packed documents, and its tokenizer."""
 
 import functools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from bytelm.data.config import DataConfig
@@ -18,12 +18,9 @@ T = TypeVar("T")
 
 
 class OpenData:
-    """What a config of data names, each opened when it is first needed and then kept.
+    """The sources, corpora and models of a config, each opened when first needed and then kept.
 
-    A program opens its data once, at its start, and passes this object to whatever reads text.
-
-    Attributes:
-        config: of the data.
+    A program opens its data once and passes this object to everything that reads text.
     """
 
     def __init__(self, config: DataConfig, sources: Sequence[Source] | None = None) -> None:
@@ -31,7 +28,7 @@ class OpenData:
 
         Args:
             config: of the data.
-            sources: in place of those that the config names.
+            sources: replace those of the config.
         """
         self.config = config
         if sources is not None:
@@ -40,7 +37,7 @@ class OpenData:
 
     @functools.cached_property
     def sources(self) -> tuple[Source, ...]:
-        """Of a mixture several; none for a task that makes up its own text.
+        """The sources of the config; none for a task that makes up its own text.
 
         Raises:
             UserError: for a bad source.
@@ -52,17 +49,17 @@ class OpenData:
 
     @property
     def sequence_length(self) -> int:
-        """Of the config."""
+        """`data.sequence_length`."""
         return self.config.sequence_length
 
     @property
     def scripts(self) -> tuple[str, ...]:
-        """Of the config."""
+        """`data.scripts`."""
         return self.config.scripts
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the sources, or of the task that makes up its own text."""
+        """Names of the sources, or of the task that makes up its own text."""
         return tuple(source.name for source in self.sources) or (self.config.task.kind,)
 
     @property
@@ -83,7 +80,7 @@ class OpenData:
         return None if path is None else Unigram(path)
 
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gives, which is called once for each key."""
+        """The value of `make`, which is called once for each key."""
         if key not in self._kept:
             self._kept[key] = make()
         found: T = self._kept[key]
@@ -116,20 +113,20 @@ class OpenData:
         return packed
 
     def training_rows(self, seed: int) -> list[RowSource]:
-        """The rows to train on, of each source; `seed` decides what is random in them."""
+        """The training rows of each source; `seed` decides what is random in them."""
         return self.config.task.training_rows(self, seed)
 
     def join_fingerprints(self, fingerprints: Sequence[str]) -> str:
-        """The fingerprint of all that a run reads, from those of its sources."""
+        """The fingerprint of a run's text and models, from those of its sources."""
         models = (self.unigram, self.tokenizer)
         return "-".join([*fingerprints, *(model.digest for model in models if model)])
 
 
 class Documents:
-    """The documents of a split of every source, in order; they can be read again and again.
+    """The documents of a split of every source, in order; can be iterated repeatedly.
 
     Args:
-        data: whose sources they are of.
+        data: the sources.
         split: which split.
 
     Raises:
@@ -141,7 +138,7 @@ class Documents:
 
     @property
     def raw_bytes(self) -> int:
-        """How many bytes the documents have together."""
+        """Total bytes of the documents."""
         return sum(corpus.num_bytes for corpus in self._corpora)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -150,44 +147,37 @@ class Documents:
 
 
 def training_text(data: OpenData, max_bytes: int) -> Iterator[bytes]:
-    """Documents of the train split in random order, always the same one.
-
-    If there is more text than `max_bytes`, each source gives its share by its weight in the
-    mixture, and its last document is cut.
+    """Documents of the train split in a fixed random order, to train tokenizers on.
 
     Args:
         data: the text.
-        max_bytes: most bytes of all sources together.
+        max_bytes: most bytes of all sources together. Each gives at most its share, by its weight
+            in the mixture; its last document is cut.
 
     Raises:
         UserError: for a bad source.
     """
-    for number, source in enumerate(data.sources):
-        share = max_bytes * data.weights[number] / sum(data.weights)
-        yield from _first_bytes(_shuffled(source, data, source_seed(0, number)), int(share))
+    for index, source in enumerate(data.sources):
+        left = int(max_bytes * data.weights[index] / sum(data.weights))
+        for text in _shuffled(source, data, source_seed(0, index)):
+            yield text[:left]
+            left -= len(text)
+            if left <= 0:
+                break
 
 
 def _shuffled(source: Source, data: OpenData, seed: int) -> Iterator[bytes]:
-    """The texts of the train split in random order, read as training reads them."""
-    stored = None
+    """The texts of the train split in random order; a streamed source is not packed."""
+    texts = None
     if data.config.task.streamed:
-        stored = source.reader.random_access(source.stored_split("train"))
-    if stored is not None:
-        texts = stored
-        order = EndlessShuffle(0, len(texts), seed)
-        parts = (
-            source.placement.part_in("train", texts[order[place]]) for place in range(len(texts))
-        )
-        return (part for part in parts if part is not None)
-    corpus = data.packed(source, "train")
-    order = EndlessShuffle(0, corpus.num_documents, seed)
-    return (corpus.document(order[place]) for place in range(corpus.num_documents))
-
-
-def _first_bytes(texts: Iterable[bytes], count: int) -> Iterator[bytes]:
-    """The first texts, the last of them cut, that have `count` bytes together."""
-    for text in texts:
-        yield text[:count]
-        count -= len(text)
-        if count <= 0:
-            return
+        texts = source.reader.random_access(source.stored_split("train"))
+    if texts is None:
+        corpus = data.packed(source, "train")
+        order = EndlessShuffle(0, corpus.num_documents, seed)
+        yield from (corpus.document(order[place]) for place in range(corpus.num_documents))
+        return
+    order = EndlessShuffle(0, len(texts), seed)
+    for place in range(len(texts)):
+        part = source.placement.part_in("train", texts[order[place]])
+        if part is not None:
+            yield part

@@ -1,8 +1,8 @@
-"""Passages: stretches of text that identify a document, even after it has grown.
+"""Passages: parts of a document that identify it, even after it has grown.
 
-A document is read from its beginning. A passage ends at a line end chosen by a hash of the bytes
-before it, or else at the last line end before LONGEST bytes. So its end depends on its own bytes
-alone: text that is added to a document changes only the passages that it touches.
+A passage ends at a line end chosen by a hash of the bytes before it, or else at the last line end
+before LONGEST bytes. So its end depends only on its own bytes: text that is added to a document
+changes only the passages that it touches.
 """
 
 import hashlib
@@ -11,27 +11,27 @@ from collections.abc import Iterator
 import numpy as np
 
 SHORTEST = 4096
-"""Bytes of a passage at least, but for the last one of a document."""
+"""Least bytes of a passage, except the last one of a document."""
 LONGEST = 16384
-"""Bytes of a passage at most."""
+"""Most bytes of a passage."""
 KEY_BYTES = 32
-"""Bytes before a line end, the newline among them, that choose it or not."""
+"""A line end is chosen by a hash of this many bytes, which include the newline."""
 CHOSEN_BITS = 6
-"""Of 2**6 line ends, one is chosen on average."""
+"""One of 2**6 line ends is chosen on average."""
 MULTIPLIERS = np.uint64(0x9E3779B97F4A7C15) ** np.arange(1, KEY_BYTES // 8 + 1, dtype=np.uint64)
-"""Of a key's 64-bit parts: they spread it over the bits of the sum (multiplicative hashing)."""
+"""Factors of a key's 64-bit parts, whose sum is the hash (multiplicative hashing)."""
 DIGEST_BYTES = 8
 
 
 def digest(text: bytes) -> int:
-    """The number that stands for a text, below 2**64; also the draw of its split."""
+    """A 64-bit hash of a text, which also decides its split."""
     return int.from_bytes(hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest())
 
 
 def passages(text: bytes) -> Iterator[bytes]:
-    """The passages of a document in order; together they are the document. An empty one has none.
+    """The passages of a document in order; joined they are the document, and an empty one has none.
 
-    Passages that follow one another in a document are the passages of the text that they make.
+    Joined consecutive passages, as a document of their own, have the same passages.
     """
     begin = 0
     while begin < len(text):
@@ -41,7 +41,7 @@ def passages(text: bytes) -> Iterator[bytes]:
 
 
 def _length(window: bytes) -> int:
-    """Bytes of the passage with which at most LONGEST bytes of text start."""
+    """Length of the first passage of a window of at most LONGEST bytes."""
     if len(window) <= SHORTEST:
         return len(window)
     symbols = np.frombuffer(window, np.uint8)
@@ -56,7 +56,7 @@ def _length(window: bytes) -> int:
 
 
 def _character_end(window: bytes) -> int:
-    """Where the last whole character of UTF-8 ends; the end of the window in other text."""
+    """The end of the last whole UTF-8 character; of the window, if it is not UTF-8."""
     for back in range(1, 5):
         byte = window[-back]
         if byte & 0xC0 != 0x80:  # no continuation: a character starts here

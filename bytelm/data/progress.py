@@ -1,4 +1,4 @@
-"""Shows how far long work on text is: a bar on a terminal, a line elsewhere."""
+"""Progress of long work on text: a bar on a terminal, a line elsewhere."""
 
 import sys
 import time
@@ -18,17 +18,17 @@ from bytelm.core.console import TerminalConsole
 from bytelm.core.terminal_text import printable_name
 
 QUIET_SECONDS = 1.0
-"""Work that ends sooner shows nothing."""
+"""Shorter work shows nothing."""
 
 
 class TextProgress:
-    """A context in which `advance` counts bytes of text that are done.
+    """A context in which `advance` counts finished bytes of text.
 
     Args:
-        action: what is done, such as `packing x.txt (train)`.
-        total: bytes to do.
-        done: bytes that were done before, by a process that was stopped.
-        file: where to show it; none = standard error.
+        action: the work, such as `packing x.txt (train)`.
+        total: bytes of all the work.
+        done: bytes that a stopped process has finished before.
+        file: where to show it; None = standard error.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class TextProgress:
             self._print(f"{self._action}: {self._done / 1e6:,.1f} MB at {self._speed():.1f} MB/s")
 
     def _speed(self) -> float:
-        """MB in each second of this process's work."""
+        """MB per second of this process."""
         return (self._done - self._before) / 1e6 / max(time.monotonic() - self._begin, 1e-9)
 
     def _print(self, line: str) -> None:

@@ -18,10 +18,9 @@ class TextSize:
     """The training text of a run.
 
     Attributes:
-        bytes: of all sources; None if nobody has counted (a stream), or there is no end.
+        bytes: of all sources; None if unknown (a stream) or endless.
         rows: of one pass over all sources; None as above.
-        bytes_per_row: on average, by the weights of a mixture; the most of a row where `bytes` is
-            None.
+        bytes_per_row: mean by the weights of the mixture; the maximum if `bytes` is None.
         names: of the sources.
     """
 
@@ -32,7 +31,7 @@ class TextSize:
 
 
 def text_size(data: OpenData) -> TextSize:
-    """The size of the train split, which is packed first if needed.
+    """The size of the train split, which is packed if needed.
 
     Raises:
         UserError: for a bad source.
@@ -52,9 +51,9 @@ def text_size(data: OpenData) -> TextSize:
 def run_text(data: OpenData) -> TextRecord:
     """The record of the text that training reads.
 
-    It has all documents of a stored split that training reads, so those of the test split too if
-    that is taken from the train split. A streamed dataset is too large for it: the record is then
-    not complete, and only says which dataset it is.
+    It has all documents of the stored splits that training reads. Those include the test split if
+    it is taken from the train split. A streamed dataset is too large: its record is not complete,
+    and only names the dataset.
 
     Raises:
         UserError: for a bad source.
@@ -73,11 +72,11 @@ def run_text(data: OpenData) -> TextRecord:
 
 
 def describe_source(source: Source) -> dict[str, Any]:
-    """What a source is, ready for JSON.
+    """What identifies a source, as JSON values.
 
-    `text` changes with what is stored and how it is read, not with how it is split, and `test` with
-    a test split of its own, which training does not read; `places` are the real paths and sizes of
-    files, or the version of a dataset. All are None if TFDS is needed for them and not installed.
+    `text` is a digest of the stored text and of how it is read, but not of how it is split. `test`
+    is the digest of a test split of its own. `places` are the real paths and sizes of files, or the
+    version of a dataset. All are None if they need TFDS and it is not installed.
     """
     about = {
         "name": source.name,
@@ -100,6 +99,5 @@ def describe_source(source: Source) -> dict[str, Any]:
 
 
 def _digest(value: Any) -> str:
-    """Hex digest of a JSON value."""
     content = json.dumps(value, sort_keys=True).encode()
     return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -1,14 +1,14 @@
 """Boundary rates of FLEXITOKENS (arXiv 2507.12720), measured on parallel text.
 
-A sentence should have as many patches in every script. If the anchor has `mu` bytes in a document
-on average and a rate of `alpha` boundaries per byte, a script L with `mu_L` bytes has
+A sentence should have equally many patches in every script. Let documents of the anchor script
+have `mu` bytes on average and `alpha` boundaries per byte. A script L with `mu_L` bytes then has
 
     alpha_L = alpha * mu / mu_L        sigma_L = sigma * mu / mu_L
 
-A script's sigma says how much the rate may differ from text to text. For the anchor it is measured
-as `alpha` times the coefficient of variation, over its documents, of the boundaries per byte that
-whitespace makes (the rule `whitespace_run`). The published sigmas are in proportion to the alphas
-too: .023/.019/.011/.012/.009/.008 to .333/.275/.167/.178/.13/.124.
+Sigma is how much the rate may vary between texts. The anchor's sigma is `alpha` times the
+coefficient of variation, over its documents, of boundaries per byte under the rule
+`whitespace_run`. The published sigmas are proportional to the alphas too:
+.023/.019/.011/.012/.009/.008 to .333/.275/.167/.178/.13/.124.
 """
 
 import collections
@@ -32,10 +32,10 @@ from bytelm.patching.rules import find_edges
 
 @dataclass(frozen=True)
 class ScriptRate:
-    """What parallel text says of one script.
+    """The boundary rate of one script.
 
     Attributes:
-        script: its name.
+        script: name.
         mean_bytes: mean bytes of a document.
         rate: alpha, boundaries per byte.
         deviation: sigma, standard deviation of the rate.
@@ -48,17 +48,16 @@ class ScriptRate:
 
 
 def script_rates(documents: Iterable[Document], anchor: str, rate: float) -> list[ScriptRate]:
-    """Measures the scripts of parallel text, the anchor first.
+    """The rates of the scripts of parallel text, the anchor first.
 
     Args:
-        documents: in each script the same ones.
+        documents: the same ones in each script.
         anchor: the script whose rate is given.
         rate: boundaries per byte of the anchor.
 
     Raises:
-        UserError: for a rate outside (0, 1) of any script, documents without a script, an anchor
-            without documents or whitespace, empty documents, and a script with more or fewer
-            documents than the anchor.
+        UserError: for a rate outside (0, 1), a document without a script, an empty document, an
+            anchor without documents or whitespace, and scripts with unequal numbers of documents.
     """
     if not 0 < rate < 1:
         raise UserError(f"--rate is {rate}; choose a number between 0 and 1.")
@@ -93,7 +92,7 @@ def script_rates(documents: Iterable[Document], anchor: str, rate: float) -> lis
 
 
 def _variation(texts: Sequence[bytes], script: str) -> float:
-    """Standard deviation by mean of the boundaries per byte that whitespace makes in documents."""
+    """The coefficient of variation of boundaries per byte that whitespace makes in documents."""
     corpus = pack(texts)
     row = Rows(corpus, corpus.num_symbols).batch([0])
     found, _ = find_edges("whitespace_run", row["ids"], row["document_ids"])
@@ -106,14 +105,13 @@ def _variation(texts: Sequence[bytes], script: str) -> float:
 
 
 def print_rates(data: OpenData, anchor: str, rate: float, file: TextIO | None = None) -> None:
-    """Prints the rates of all documents, and the config of the boundaries to paste.
+    """Prints the rates, and a config of the boundaries to paste.
 
     Args:
-        data: the parallel text; its train split and, without files of their own, the documents
-            that the hash would hold out of it.
+        data: the parallel text, whose train split is used, with nothing held out.
         anchor: the script whose rate is given.
         rate: boundaries per byte of the anchor.
-        file: where to print; none = standard output.
+        file: where to print; None = standard output.
 
     Raises:
         UserError: for a bad source, and as `script_rates`.

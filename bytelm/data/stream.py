@@ -20,16 +20,16 @@ def stream_rows(
 ) -> grain.IterDataset:
     """Endless rows for one process: dicts of arrays `[T]`, as `Rows` gives them.
 
-    Documents are shuffled instead of rows, and packed after that, without losing a byte. Each
-    process reads its own share of the documents.
+    Documents are shuffled first and then packed into rows, without losing a byte. Each process
+    reads its own share of the documents.
 
     Raises:
         UserError: for a source without random access, with too few documents, or with a script
             that is not in `data.scripts`.
     """
     streams = [
-        _rows(data, source, source_seed(seed, number), process_index, process_count)
-        for number, source in enumerate(data.sources)
+        _rows(data, source, source_seed(seed, index), process_index, process_count)
+        for index, source in enumerate(data.sources)
     ]
     return streams[0] if len(streams) == 1 else grain.IterDataset.mix(streams, data.weights)
 
@@ -72,7 +72,7 @@ def _is_there(text: bytes | None) -> bool:
 
 
 def _symbols(document: bytes, script: int | None, unigram: Unigram | None) -> dict[str, np.ndarray]:
-    """A document's symbols, the symbol after each of them, their scripts and boundaries."""
+    """A document's symbols, their targets, scripts and boundaries, each `[N]`."""
     ids = BYTE_VOCABULARY.frame(np.frombuffer(document, np.uint8))
     found = {"ids": ids, "targets": np.append(ids[1:], np.int32(UNSCORED))}
     if script is not None:

@@ -1,7 +1,4 @@
-"""The record of a run's text: which passages it read, and in which split each was.
-
-A passage is identified by its bytes, in whatever file it is.
-"""
+"""The record of a run's text: the hash and the split of each passage that it read."""
 
 import functools
 import hashlib
@@ -22,17 +19,17 @@ from bytelm.data.splits import SPLITS, Split
 FILE = "text_record.npz"
 """File of a run directory that holds its record."""
 PLACED = np.dtype([("digest", "<u8"), ("split", "u1")])
-"""A passage on disk: its digest, and the number of its split."""
+"""A passage on disk: its digest, and the index of its split."""
 
 ABOUT_SOURCE = {"name", "held_out", "split_above", "text", "test", "places"}
-"""Keys of what a record says of each source (`bytelm.data.run_text.describe_source`)."""
+"""Keys of each source in a record (`bytelm.data.run_text.describe_source`)."""
 TRAINED = 1 << SPLITS.index("train")
-"""In the mask of a passage: that it was trained on."""
+"""Bit of a passage's mask: it was trained on."""
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 
 
 class ReadBytes(NamedTuple):
-    """Bytes of a text that were in any split of a run, and those that were in its train split."""
+    """Bytes of a text in any split of a run, and bytes in its train split."""
 
     read: int
     trained: int
@@ -43,11 +40,11 @@ class TextRecord:
     """Passages and their splits.
 
     Attributes:
-        digests: uint64 `[passages]`, each once, ascending.
-        splits: uint8 `[passages]`, a mask: bit k says that the passage was in split k of `SPLITS`.
-        complete: whether all text that the parameters were trained on is in it. It is not where
-            text was streamed, or where a run continued one without a record.
-        sources: what each source was, ready for JSON (`bytelm.data.run_text`).
+        digests: uint64 `[passages]`, unique and ascending.
+        splits: uint8 `[passages]`, masks: bit k is set if the passage was in split k of `SPLITS`.
+        complete: whether it has all text that the parameters were trained on: False if text was
+            streamed, or if the run continued one without a record.
+        sources: `describe_source` of each source (`bytelm.data.run_text`).
     """
 
     digests: np.ndarray
@@ -56,15 +53,15 @@ class TextRecord:
     sources: tuple[dict[str, Any], ...] = ()
 
     def masks(self, found: Iterable[bytes]) -> np.ndarray:
-        """The mask of each passage, uint8 `[passages]`; 0 for those that are not known."""
+        """The mask of each passage, uint8 `[passages]`; 0 for unknown ones."""
         wanted = np.array([digest(passage) for passage in found], np.uint64)
         if not len(self.digests):
             return np.zeros(len(wanted), np.uint8)
-        places = np.searchsorted(self.digests, wanted).clip(max=len(self.digests) - 1)
-        return np.where(self.digests[places] == wanted, self.splits[places], 0).astype(np.uint8)
+        indices = np.searchsorted(self.digests, wanted).clip(max=len(self.digests) - 1)
+        return np.where(self.digests[indices] == wanted, self.splits[indices], 0).astype(np.uint8)
 
     def count(self, text: bytes, first: int | None = None) -> "ReadBytes":
-        """How many of the first bytes of a text the run read, and was trained on."""
+        """How many of the `first` bytes of a text the run read and was trained on; None = all."""
         left, read, trained = len(text) if first is None else first, 0, 0
         for passage, mask in zip(passages(text), self.masks(passages(text)), strict=True):
             size = min(len(passage), max(left, 0))
@@ -83,7 +80,7 @@ class TextRecord:
     def followed_by(self, later: "TextRecord") -> "TextRecord":
         """The record of a run that first read this text and then the later one.
 
-        What was trained on stays so; what the later text holds has otherwise its split there.
+        Trained passages stay trained; otherwise the splits of the later text count.
         """
         again = np.isin(self.digests, later.digests)
         earlier = np.where(again, self.splits & np.uint8(TRAINED), self.splits)
@@ -92,7 +89,7 @@ class TextRecord:
         return TextRecord(*merged, self.complete and later.complete, later.sources)
 
     def save(self, run: Path) -> None:
-        """Writes the record into a run directory; the file appears whole or not at all."""
+        """Writes the record into a run directory, atomically."""
         about = json.dumps({"complete": self.complete, "sources": self.sources})
         content = io.BytesIO()
         text = np.frombuffer(about.encode(), np.uint8)
@@ -103,14 +100,14 @@ class TextRecord:
 def make_record(
     placed: Iterable[np.ndarray], complete: bool, sources: Sequence[dict[str, Any]]
 ) -> TextRecord:
-    """The record of some passages, arrays of PLACED; the same one may come often."""
+    """The record of some passages, arrays of PLACED, which may repeat."""
     rows = np.concatenate([np.zeros(0, PLACED), *placed])
     masks = np.left_shift(np.uint8(1), rows["split"])
     return TextRecord(*_merged(rows["digest"], masks), complete, tuple(sources))
 
 
 def load_record(run: Path) -> TextRecord | None:
-    """The record in a run directory; None if there is none that can be read."""
+    """The record in a run directory; None if it is missing or unreadable."""
     try:
         with np.load(io.BytesIO((run / FILE).read_bytes()), allow_pickle=False) as arrays:
             digests, splits = arrays["digests"], arrays["splits"]
@@ -123,7 +120,7 @@ def load_record(run: Path) -> TextRecord | None:
 
 
 def load_sources(run: Path) -> list[dict[str, Any]] | None:
-    """What the sources of a run were, without the passages; None if there is no record."""
+    """The sources in a run's record, without reading its passages; None if there is no record."""
     try:
         with open(run / FILE, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return _sources(json.loads(arrays["about"].tobytes()))
@@ -132,7 +129,7 @@ def load_sources(run: Path) -> list[dict[str, Any]] | None:
 
 
 def _sources(about: Any) -> list[dict[str, Any]]:
-    """Those of a record; ValueError for JSON of another form."""
+    """The sources of a record; ValueError for JSON of another form."""
     sources = list(about["sources"])
     if not all(isinstance(source, dict) and source.keys() >= ABOUT_SOURCE for source in sources):
         raise ValueError("a source is described otherwise")
@@ -146,7 +143,7 @@ def placed_passages(text: bytes, split: Split) -> bytes:
 
 
 def _merged(digests: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each digest once, in order, and all bits of its masks."""
+    """Each digest once, ascending, and the union of its masks."""
     if not len(digests):
         return np.zeros(0, np.uint64), np.zeros(0, np.uint8)
     order = np.argsort(digests, kind="stable")

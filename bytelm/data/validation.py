@@ -1,4 +1,4 @@
-"""The rows on which a run is validated while it trains, and their fingerprint."""
+"""The validation rows of a run, and their fingerprint."""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from bytelm.models.contract import Batch
 
 @dataclass(frozen=True)
 class ValidationSource:
-    """The rows of one source on which a run is validated.
+    """The validation rows of one source.
 
     Attributes:
-        name: of the source; different ones have different names.
-        rows: that are scored.
-        origin: in words, what the rows are picked from.
-        factor: the weight of sums over these rows in those over all sources: each source has its
-            share of the mixture, however many rows it could give.
+        name: unique name of the source.
+        rows: its rows.
+        origin: what they are picked from, in words.
+        factor: weight of sums over these rows in sums over all sources, so that each source counts
+            with its share of the mixture, however many rows it has.
     """
 
     name: str
@@ -31,11 +31,11 @@ class ValidationSource:
 
 
 class ValidationText:
-    """The rows on which a run is validated, each time the same ones.
+    """The validation rows of a run, the same ones each time.
 
     Attributes:
-        sources: whose rows they are.
-        fingerprint: hex digest of all rows: figures with equal fingerprints can be compared.
+        sources: the rows of each source.
+        fingerprint: hex digest of all rows; figures with equal fingerprints can be compared.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class ValidationText:
         """Picks the rows of the validation split.
 
         Args:
-            data: what to read, and the length of rows.
-            rows: about how many, over all sources by their weights.
-            multiple: batches have a multiple of so many rows, which divides that of training.
-            process_index: which of the processes this is, from 0.
+            data: text, and the length of rows.
+            rows: about how many, shared among the sources by their weights.
+            multiple: the batch size is a multiple of this, which divides that of training.
+            process_index: index of this process.
             process_count: how many processes share each batch; it divides `multiple`.
 
         Raises:
@@ -61,7 +61,7 @@ class ValidationText:
         """
         self.sources = _sources(data, rows)
         most = max(len(source.rows) for source in self.sources)
-        # As few batches as hold the rows, and no larger than they must be.
+        # The fewest batches that hold the rows, and the smallest of such batches.
         count = -(-most // data.config.batch_size)
         self._batch_size = -(-most // (count * multiple)) * multiple
         self._local_size = self._batch_size // process_count
@@ -71,7 +71,7 @@ class ValidationText:
     def batches(self, source: ValidationSource) -> Iterator[Batch]:
         """This process's rows of each batch of a source, numpy arrays `[B / processes, T]`.
 
-        The last batch is filled up with rows of padding, whose targets are UNSCORED.
+        Rows of padding, whose targets are UNSCORED, fill the last batch.
         """
         for begin in range(self._offset, self._offset + len(source.rows), self._batch_size):
             yield Batch(**source.rows.batch(range(begin, begin + self._local_size)))
@@ -93,8 +93,8 @@ def _sources(data: OpenData, rows: int) -> list[ValidationSource]:
     size = sum(each.rows.size for each in picked)
     names: list[str] = []
     for name in map(printable_name, data.names):
-        number = sum(other.partition(" #")[0] == name for other in names)
-        names.append(f"{name} #{number + 1}" if number else name)
+        before = sum(other.partition(" #")[0] == name for other in names)
+        names.append(f"{name} #{before + 1}" if before else name)
     return [
         ValidationSource(name, each.rows, each.origin, share * size / each.rows.size)
         for name, each, share in zip(names, picked, shares, strict=True)

@@ -1,4 +1,4 @@
-"""Processes that prepare batches: they leave signals to the trainer, and end with it."""
+"""Processes that prepare batches; they ignore signals, and end with the trainer."""
 
 import multiprocessing
 import os
@@ -16,14 +16,14 @@ from bytelm.core.errors import UserError
 from bytelm.core.stopping import SIGNALS
 
 _DIED = "Worker process was terminated unexpectedly with exit code "
-"""How Grain's message begins; the exit code follows."""
+"""Beginning of Grain's message; the exit code follows."""
 
 
 class WorkerIterator:
-    """The elements of a dataset, prepared by `workers` processes; with 0, by this one.
+    """The elements of a dataset, prepared by `workers` processes or, with 0, by this one.
 
-    The trainer handles a stop: it needs batches to end cleanly, and signals often go to all
-    processes of a job. So the workers are started with signals blocked.
+    Signals to stop often go to all processes of a job, and the trainer needs more batches to end
+    cleanly. So the workers start with signals blocked.
     """
 
     def __init__(self, dataset: grain.IterDataset, workers: int) -> None:
@@ -48,7 +48,7 @@ class WorkerIterator:
         try:
             if self._started:
                 return next(self._iterator)
-            # Grain starts its threads and processes, which inherit the mask, when they are needed.
+            # Grain starts its threads and processes at the first element; they inherit the mask.
             with _signals_blocked():
                 self._started = True
                 return next(self._iterator)
@@ -72,8 +72,8 @@ class WorkerIterator:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Blocks signals in this thread, and permanently in threads and processes started in it."""
-    # Python unblocks some where it starts this process of its own.
+    """Blocks signals in this thread, and permanently in threads and processes started here."""
+    # Python unblocks some signals when it starts its resource tracker, so start that first.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -83,7 +83,7 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """Called when a worker process begins; otherwise it outlives a trainer that is killed."""
+    """Called in a new worker process, which would otherwise outlive a killed trainer."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -95,7 +95,7 @@ def _end_with_parent(worker: int, workers: int) -> None:
 
 
 def _died(error: RuntimeError) -> UserError | None:
-    """The error for a worker that ended by itself; None for another error."""
+    """The error of a worker that ended by itself; None for other errors."""
     if not str(error).startswith(_DIED):
         return None
     code = int(str(error).removeprefix(_DIED).split(".")[0])

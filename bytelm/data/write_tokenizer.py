@@ -1,4 +1,4 @@
-"""Trains a tokenizer or a Unigram model on the train split, and writes it into a file."""
+"""Trains a tokenizer or a Unigram model on the train split, and writes its file."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,7 +13,7 @@ from bytelm.tokenizers.training import train_tokenizer, train_unigram
 from bytelm.tokenizers.unigram import Unigram
 
 MEASURED_BYTES = 4 * 10**6
-"""Most bytes of the validation split on which a mean length is measured."""
+"""Bytes of the validation split on which mean lengths are measured."""
 
 
 def write_tokenizer(
@@ -35,7 +35,7 @@ def write_tokenizer(
         max_bytes: most bytes of text to train on, from documents in random order.
         output: the file, which must not exist.
         transition: of SuperBPE.
-        file: where to print; none = standard output.
+        file: where to print; None = standard output.
 
     Raises:
         UserError: for a split without text, an output that exists, and as `train_tokenizer`.
@@ -58,12 +58,11 @@ def write_unigram(
         data: the text.
         pieces: most pieces of the model.
         max_bytes: most bytes of text to train on, from documents in random order.
-        output: the file of the model, which must not exist.
-        file: where to print; none = standard output.
+        output: the file, which must not exist.
+        file: where to print; None = standard output.
 
     Raises:
-        UserError: for a bad source, a split without text, an output that exists, and fewer pieces
-            than the text has characters.
+        UserError: for a split without text, an output that exists, and as `train_unigram`.
     """
     check_new_file(output)
     validation = Documents(data, "validation")
@@ -75,12 +74,7 @@ def write_unigram(
 
 
 def mean_bytes(texts: Iterable[bytes], count: Callable[[bytes], int]) -> float:
-    """Mean length in bytes of the pieces of the first `MEASURED_BYTES` of texts.
-
-    Args:
-        texts: documents.
-        count: how many pieces a document has.
-    """
+    """Mean bytes per piece in the first `MEASURED_BYTES`; `count` gives the pieces of a text."""
     size = pieces = 0
     for text in texts:
         size += len(text)
