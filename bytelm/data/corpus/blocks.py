@@ -1,4 +1,4 @@
-"""Digests of the blocks of a cache's files, which are checked when a block is first read."""
+"""Digests of the blocks of cache files; each block is checked when it is first read."""
 
 import contextlib
 import hashlib
@@ -12,18 +12,14 @@ from bytelm.core.errors import UserError
 
 SUMMARY = "summary.json"
 DIGESTS = "digests.bin"
-"""The digest of each block of each file, the files in the order of their names."""
+"""The digests of all blocks, files in the order of their names."""
 BLOCK_BYTES = 2**18
-"""Small, so that reading one row at random reads little more than the row."""
+"""Small, so that reading a random row reads little else."""
 DIGEST_BYTES = 16
 
 
 class DamagedError(UserError):
-    """A file of the cache does not hold what was written.
-
-    Attributes:
-        path: the file.
-    """
+    """The file `path` of the cache does not hold what was written."""
 
     def __init__(self, path: Path, where: str = "") -> None:
         super().__init__(
@@ -33,7 +29,7 @@ class DamagedError(UserError):
         self.path = path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Worker processes send it."""
+        """Worker processes send it by pickling."""
         return _as_it_was, (self.path, str(self))
 
 
@@ -44,19 +40,19 @@ def _as_it_was(path: Path, message: str) -> DamagedError:
 
 
 def digest_of(content: bytes | memoryview) -> bytes:
-    """`DIGEST_BYTES` that change with the content."""
+    """A hash of `DIGEST_BYTES` bytes."""
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
 
 
 def block_digests(path: Path, first: int = 0) -> bytes:
-    """The digests of a file's blocks from number `first` on, one after another."""
+    """The digests of a file's blocks from block `first` on, concatenated."""
     with path.open("rb") as file:
         file.seek(first * BLOCK_BYTES)
         return b"".join(digest_of(block) for block in iter(lambda: file.read(BLOCK_BYTES), b""))
 
 
 def seal(directory: Path, summary: dict[str, Any]) -> None:
-    """Writes the summary of a directory of files, with their sizes and digests."""
+    """Writes the summary of a directory, with the sizes and digests of its files."""
     files = sorted(path for path in directory.iterdir() if path.is_file())
     digests = b"".join(map(block_digests, files))
     (directory / DIGESTS).write_bytes(digests)
@@ -75,7 +71,7 @@ def _check(summary: dict[str, Any]) -> str:
 
 
 def read_summary(directory: Path) -> dict[str, Any] | None:
-    """The summary, if it is as it was written and every file has its size; None otherwise."""
+    """The summary; None if it is damaged, or a file has another size."""
     try:
         summary = json.loads((directory / SUMMARY).read_text())
         intact = summary["check"] == _check(summary) and all(
@@ -87,11 +83,7 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
 
 
 def file_digests(directory: Path, summary: dict[str, Any]) -> dict[str, bytes]:
-    """The digests of the blocks of each file.
-
-    Raises:
-        DamagedError: if they are not those that were written.
-    """
+    """The digests of the blocks of each file; `DamagedError` if they are damaged."""
     content = (directory / DIGESTS).read_bytes()
     if digest_of(content).hex() != summary["digests"]:
         raise _damaged(directory / DIGESTS)
@@ -103,7 +95,7 @@ def file_digests(directory: Path, summary: dict[str, Any]) -> dict[str, bytes]:
 
 
 def damaged_files(directory: Path) -> list[str]:
-    """The names of the files that are not as they were written; reads all of them."""
+    """The names of damaged files; reads all files."""
     summary = read_summary(directory)
     if summary is None:
         return [SUMMARY]
@@ -117,12 +109,12 @@ def damaged_files(directory: Path) -> list[str]:
 class CheckedArray:
     """A one-dimensional array in a memory-mapped file, whose blocks are checked when first read.
 
-    Indexing gives plain arrays: views for slices, copies for arrays of places.
+    Indexing gives plain arrays: views for slices, copies for arrays of indices.
 
     Args:
         path: the file.
-        dtype: of its numbers.
-        digests: of its blocks.
+        dtype: of the array.
+        digests: of the file's blocks.
     """
 
     def __init__(self, path: Path, dtype: Any, digests: bytes) -> None:
@@ -135,34 +127,32 @@ class CheckedArray:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the numbers."""
         return self._array.dtype
 
     def __len__(self) -> int:
         return len(self._array)
 
-    def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
-        if isinstance(places, slice):
-            first, last, step = places.indices(len(self._array))
+    def __getitem__(self, indices: slice | np.ndarray) -> np.ndarray:
+        if isinstance(indices, slice):
+            first, last, step = indices.indices(len(self._array))
             if step != 1:
                 raise IndexError("a checked array has slices of step 1")
             if first < last:
                 self._check(first, last)
-        elif places.size:
+        elif indices.size:
             size = self._array.itemsize
-            for block in np.unique(places.astype(np.int64) * size // BLOCK_BYTES).tolist():
+            for block in np.unique(indices.astype(np.int64) * size // BLOCK_BYTES).tolist():
                 self._check_block(block)
-        return self._array[places]
+        return self._array[indices]
 
     def tobytes(self) -> bytes:
-        """All the numbers."""
         return self[:].tobytes()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self[:], dtype, copy=copy)
 
     def _check(self, first: int, last: int) -> None:
-        """Checks what numbers `first` to `last` lie in."""
+        """Checks the blocks of elements `first` to `last`."""
         size = self._array.itemsize
         end = (last * size - 1) // BLOCK_BYTES + 1
         block = self._unchecked.find(1, first * size // BLOCK_BYTES, end)
@@ -181,7 +171,7 @@ class CheckedArray:
 
 
 def _damaged(path: Path, where: str = "") -> DamagedError:
-    """The error of a damaged file, whose directory then does not count as complete any more."""
+    """The error of a damaged file; marks its directory as not complete."""
     with contextlib.suppress(OSError):
         (path.parent / SUMMARY).unlink()
     return DamagedError(path, where)

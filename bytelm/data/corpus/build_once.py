@@ -1,4 +1,4 @@
-"""Directories of the cache: built once, by one process, and complete or not there."""
+"""Directories of the cache: built once, by one process, and either complete or absent."""
 
 import contextlib
 import errno
@@ -32,10 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 class Entry:
-    """A complete directory of the cache, which is not removed while this object is held.
+    """A complete directory of the cache, which is not removed while this object exists.
 
     Attributes:
-        directory: where it is.
+        directory: its path.
         summary: the summary that `build` returned.
     """
 
@@ -43,29 +43,25 @@ class Entry:
         """Opens a directory.
 
         Raises:
-            FileNotFoundError: if it is not there, or not complete.
+            FileNotFoundError: if it is missing or not complete.
             DamagedError: if its digests are damaged.
         """
         self._use = Share(directory / SUMMARY)
         summary = read_summary(directory)
         if summary is None:
             raise FileNotFoundError(errno.ENOENT, "not complete", str(directory))
-        with contextlib.suppress(OSError):  # when it was last used; it may be another user's
+        with contextlib.suppress(OSError):  # time of last use; it may be another user's file
             os.utime(directory / SUMMARY)
         self.directory = directory
         self.summary = summary
         self._digests = file_digests(directory, summary)
 
     def array(self, name: str, dtype: Any) -> CheckedArray:
-        """The numbers of a file, which are read, and then checked, when they are looked at."""
+        """The array in a file, whose blocks are checked when first read."""
         return CheckedArray(self.directory / name, dtype, self._digests[name])
 
     def checked(self, name: str, dtype: Any) -> np.ndarray:
-        """The numbers of a small file, all of them checked now.
-
-        Raises:
-            DamagedError: if they are not those that were written.
-        """
+        """The array in a small file, checked now; `DamagedError` if it is damaged."""
         return self.array(name, dtype)[:]
 
 
@@ -73,11 +69,11 @@ T = TypeVar("T")
 
 
 def open_or_build(open_entry: Callable[[], T], build: Callable[[], None]) -> T:
-    """Opens what needs entries of the cache, and builds them where they are missing or damaged.
+    """Opens an entry of the cache, and builds it if it is missing or damaged.
 
     Args:
-        open_entry: opens; raises FileNotFoundError where an entry is not complete.
-        build: calls `build_once` for what is missing.
+        open_entry: opens it; raises FileNotFoundError if it is not complete.
+        build: builds it with `build_once`.
 
     Raises:
         DamagedError: for an entry that stays damaged.
@@ -98,7 +94,7 @@ def open_or_build(open_entry: Callable[[], T], build: Callable[[], None]) -> T:
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether the files are all there, at the lengths that they were written with."""
+    """Whether all files exist and have their sizes."""
     return read_summary(directory) is not None and (directory / DIGESTS).is_file()
 
 
@@ -110,14 +106,14 @@ def build_once(
     *,
     resumes: bool = False,
 ) -> None:
-    """Fills a directory, unless it is complete or another process fills it now.
+    """Fills a directory, unless it is complete; waits if another process is filling it.
 
     Args:
-        directory: where.
-        content: what it will hold, for messages.
-        size: about how many bytes that is.
+        directory: its path.
+        content: its content, for messages.
+        size: approximate size in bytes.
         build: writes the files into a directory next to it, and returns the summary.
-        resumes: whether `build` continues what a killed process left (`ResumableFiles`).
+        resumes: whether `build` continues the files of a killed process (`ResumableFiles`).
 
     Raises:
         UserError: for a full disk, or a directory that cannot be written.
@@ -131,7 +127,7 @@ def build_once(
                 if shutil.disk_usage(root).free < size:
                     raise _no_room(root, content)
                 logger.info("writing %s into %s", content, directory)
-                # Without a lock, another process may write it at the same time.
+                # Without a lock, another process may write at the same time.
                 owner = "" if held else f".{socket.gethostname()}.{os.getpid()}"
                 partial = directory.with_name(directory.name + owner + PARTIAL_ENDING)
                 _build(directory, partial, content, build, resumes)
@@ -148,7 +144,7 @@ def _build(
     build: Callable[[Path], dict[str, Any]],
     resumes: bool,
 ) -> None:
-    """Writes into `partial`, and renames when all is written. The caller holds the lock."""
+    """Writes into `partial`, then renames it. The caller holds the lock."""
     if partial.exists() and not (resumes and (partial / PROGRESS).exists()):
         logger.warning("writing %s was cut short the last time; it starts over", content)
         shutil.rmtree(partial)

@@ -1,4 +1,4 @@
-"""Packed text on disk: each split of a source is packed once, and memory-mapped from then on."""
+"""Packed text on disk: each split of a source is packed once, and memory-mapped after that."""
 
 import copy
 import functools
@@ -26,13 +26,13 @@ FORMAT = 3
 SYMBOLS = "symbols.bin"
 STARTS = "starts.bin"
 SCRIPTS = "scripts.bin"
-"""Number of each document's script in the summary's `scripts`, where they are known."""
+"""Index of each document's script in the summary's `scripts`, if scripts are known."""
 BOUNDARIES = "boundaries.bin"
-"""Whether a piece ends with each symbol; in a directory of its own, for each Unigram model."""
+"""Whether a piece ends with each symbol; each Unigram model has its own directory."""
 START_BYTES = 8
 SCRIPT_BYTES = 4
 PASSAGES = "passages.bin"
-"""The passages of all documents that were read, as `text_record.PLACED`, with their splits."""
+"""The passages of all documents that were read and their splits, as `text_record.PLACED`."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ class PackedCorpus(Corpus):
     Attributes:
         name: the source's name.
         fingerprint: hex digest of the documents' bytes and order.
-        skipped: bad records that were left out when it was packed.
-        cut: parts of long documents that it has.
+        skipped: number of bad records that packing skipped.
+        cut: number of parts of long documents.
     """
 
     def __init__(self, directory: Path, name: str | None = None) -> None:
@@ -52,13 +52,13 @@ class PackedCorpus(Corpus):
 
         Args:
             directory: of the packed text.
-            name: of the source; none = the one that it was packed from.
+            name: of the source; None = the source that was packed.
 
         Raises:
             FileNotFoundError: if the directory is not complete.
             DamagedError: for damaged starts or scripts; symbols are checked when read.
         """
-        self._entry = Entry(directory)  # held, so that no other process removes it
+        self._entry = Entry(directory)  # kept, so that no other process removes it
         summary = self._entry.summary
         super().__init__(
             symbols=self._entry.array(SYMBOLS, np.uint8),
@@ -69,14 +69,14 @@ class PackedCorpus(Corpus):
         self.name: str = name or summary["name"]
         self.skipped: int = summary["skipped"]
         self.cut: int = summary["cut"]
-        # All small files are checked now: what is damaged is packed again only on opening.
+        # Small files are checked now, because damaged text is repacked only on opening.
         known = summary.get("scripts")
         self._script_numbers = self._entry.checked(SCRIPTS, "<i4") if known else None
         self._script_names: Sequence[str] = ()
         self._boundaries: Entry | None = None
 
     def with_scripts(self, names: Sequence[str]) -> "PackedCorpus":
-        """The same corpus with each document's number in `names`.
+        """The same corpus with the index in `names` of each document's script.
 
         Raises:
             UserError: for documents without a script, or with one that is not in `names`.
@@ -90,11 +90,7 @@ class PackedCorpus(Corpus):
         return found
 
     def with_boundaries(self, directory: Path) -> "PackedCorpus":
-        """The same corpus with the boundaries in a directory of the cache.
-
-        Raises:
-            FileNotFoundError: if the directory is not complete.
-        """
+        """The same corpus with boundaries; FileNotFoundError if `directory` is not complete."""
         found = copy.copy(self)
         found._boundaries = Entry(directory)
         found.boundaries = found._boundaries.array(BOUNDARIES, np.bool_)
@@ -119,11 +115,10 @@ def _reopened(
 
 
 def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpus:
-    """Opens the packed documents of a split, and packs them first if they have changed or are new.
+    """Opens the packed documents of a split, and packs them if they are new, changed or damaged.
 
-    Warns about records that were skipped, and documents that were cut. Any number of processes may
-    ask at once: one packs, the others wait for it. If TFDS is not installed, what was packed of the
-    same dataset before is used as it is. What is damaged is repacked.
+    Warns about skipped records and cut documents. If several processes ask at once, one packs and
+    the others wait. If TFDS is not installed, earlier packed text of the same dataset is used.
 
     Raises:
         UserError: for a split without text, a full disk, or a bad source.
@@ -157,7 +152,7 @@ def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpu
 
 
 def with_pieces(corpus: PackedCorpus, unigram: Unigram, cache_path: Path) -> PackedCorpus:
-    """The corpus with the boundaries of a Unigram model's pieces, which are computed once."""
+    """The corpus with the boundaries of a Unigram model's pieces, computed once."""
     directory = cache_path / "boundaries" / f"{corpus.fingerprint}-{unigram.digest}"
 
     def build() -> None:
@@ -181,7 +176,7 @@ def _directory(source: Source, split: Split, root: Path) -> Path:
             if saved is not None and saved["settings"] == source.settings(split):
                 return summary.parent
         raise
-    # Without the source's name: a copy of a file under another name is the same text.
+    # The source's name is left out: a copy of a file is the same text.
     return root / f"{split}-{fingerprint}-v{FORMAT}"
 
 
@@ -206,7 +201,7 @@ def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
                 continue
             cut += is_part
             starts.write(position.to_bytes(START_BYTES, "little"))
-            # One after another: joined, a long text would be copied.
+            # Written separately, because joining would copy a long text.
             for part in (FILLER, text, FILLER):
                 symbols.write(part)
             digest.update(len(text).to_bytes(START_BYTES, "little"))
@@ -214,8 +209,8 @@ def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
             position += len(text) + 2
             documents += 1
             if script is not None:
-                number = names.setdefault(script, len(names))
-                scripts.write(number.to_bytes(SCRIPT_BYTES, "little"))
+                index = names.setdefault(script, len(names))
+                scripts.write(index.to_bytes(SCRIPT_BYTES, "little"))
         starts.write(position.to_bytes(START_BYTES, "little"))
     if position == 2 * documents:
         raise no_text(source, split)
@@ -237,7 +232,7 @@ def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
 
 @functools.cache
 def _say_once(directory: Path, message: str) -> None:
-    """Says something about packed text, which a process may open many times."""
+    """A warning about packed text, which a process may open many times."""
     logger.warning("%s", message)
 
 
@@ -266,13 +261,13 @@ def _mark_pieces(corpus: PackedCorpus, unigram: Unigram, directory: Path) -> dic
 
 
 def document_progress(action: str, corpus: Corpus, done: int) -> TextProgress:
-    """Shows how far work on a corpus is; `done` documents were finished before."""
+    """Progress of work on a corpus; `done` documents were finished before."""
     before = int(corpus.starts[done]) - 2 * done
     return TextProgress(action, corpus.num_bytes, done=before)
 
 
 def no_text(source: Source, split: Split) -> UserError:
-    """The error for a split that has nothing in it."""
+    """The error for an empty split."""
     if split == "train":
         return UserError(f"{source.name} has no text to train on; choose another source.")
     if source.record is not None:

@@ -1,4 +1,4 @@
-"""What `bytelm data cache` does: lists the entries of the cache, verifies and removes them."""
+"""The command `bytelm data cache`: lists, verifies and removes entries of the cache."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ from bytelm.data.corpus.build_once import LOCK_ENDING, PARTIAL_ENDING
 from bytelm.data.sources.python_library import PREPARED, PREPARED_LOCK
 
 KINDS = {"packed": "text", "tokens": "tokens", "boundaries": "pieces", PREPARED: "python_stdlib"}
-"""The folders of the cache, and what their entries are."""
+"""The folders of the cache, and names for their entries."""
 DAY = 86400.0
 
 
@@ -28,12 +28,12 @@ class CacheEntry:
     """One directory of the cache.
 
     Attributes:
-        name: its path in the cache.
-        directory: where it is.
-        content: what it holds.
+        name: path in the cache.
+        directory: absolute path.
+        content: description of its content.
         size: bytes of its files.
         last_used: seconds since the epoch.
-        state: `complete`, `in use`, `not complete`, which is never read, or `being written`.
+        state: `complete`, `in use`, `being written`, or `not complete`, which is never read.
     """
 
     name: str
@@ -44,8 +44,8 @@ class CacheEntry:
     state: str = ""
 
     @property
-    def marks(self) -> tuple[Path, Path]:
-        """The file that a process locks to write the entry, and the one to use it."""
+    def locks(self) -> tuple[Path, Path]:
+        """The files that processes lock to write the entry, and to use it."""
         if self.name.startswith(PREPARED):
             return self.directory / PREPARED_LOCK, self.directory / PREPARED_LOCK
         name = self.directory.name.removesuffix(PARTIAL_ENDING)
@@ -66,21 +66,21 @@ def cache_entries(cache_path: Path) -> list[CacheEntry]:
 def _entry(kind: str, directory: Path) -> CacheEntry:
     summary, newest, size = directory / SUMMARY, 0.0, 0
     for path in directory.rglob("*"):
-        with contextlib.suppress(OSError):  # another process removes it
+        with contextlib.suppress(OSError):  # another process may remove it
             stat = path.stat()
             size, newest = size + stat.st_size, max(newest, stat.st_mtime)
     with contextlib.suppress(OSError):
         newest = summary.stat().st_mtime
     entry = CacheEntry(f"{kind}/{directory.name}", directory, _content(kind, summary), size, newest)
     complete = kind == PREPARED or read_summary(directory) is not None
-    writing, using = map(is_locked, entry.marks)
+    writing, using = map(is_locked, entry.locks)
     if not complete:
         return dataclasses.replace(entry, state="being written" if writing else "not complete")
     return dataclasses.replace(entry, state="in use" if using else "complete")
 
 
 def _content(kind: str, summary: Path) -> str:
-    """What a summary says of itself, also where it is damaged or of an older version."""
+    """A description of an entry, from its summary if that can be read."""
     try:
         saved = json.loads(summary.read_text())
         split = saved.get("settings", {}).get("split")
@@ -91,15 +91,15 @@ def _content(kind: str, summary: Path) -> str:
 
 
 def remove_entry(entry: CacheEntry) -> bool:
-    """Removes an entry, if no process writes or uses it; returns whether it did."""
-    writing, using = entry.marks
+    """Removes an entry unless a process writes or uses it; returns whether it did."""
+    writing, using = entry.locks
     with contextlib.ExitStack() as stack:
         if not all([stack.enter_context(unused(path)) for path in {writing, using}]):
             return False
-        # Renamed first: another process sees all of it or nothing.
-        away = entry.directory.with_name(f".{entry.directory.name}.{os.getpid()}.removed")
-        entry.directory.rename(away)
-        shutil.rmtree(away)
+        # Renamed first, so that other processes see all of it or nothing.
+        removed = entry.directory.with_name(f".{entry.directory.name}.{os.getpid()}.removed")
+        entry.directory.rename(removed)
+        shutil.rmtree(removed)
         writing.unlink(missing_ok=True)
     return True
 
@@ -112,13 +112,13 @@ def manage_cache(
     remove_unused: float | None,
     say: Callable[[str], None] = print,
 ) -> int:
-    """Lists what is in the cache, after verifying and removing; returns the exit status.
+    """Removes and verifies entries, then lists the cache; returns the exit status.
 
     Args:
         cache_path: of the cache.
-        verify: read every entry; what is damaged is rebuilt when it is next needed.
-        remove: names of entries, or beginnings of names that only one entry has.
-        remove_unused: remove what was not used for so many days; None to keep it.
+        verify: read every entry; damaged ones are rebuilt when next needed.
+        remove: names of entries, or unique beginnings of names.
+        remove_unused: remove entries that were not used for this many days; None to keep them.
         say: prints a line.
 
     Raises:

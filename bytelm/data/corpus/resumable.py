@@ -1,4 +1,4 @@
-"""Files written document by document, which a later process can continue."""
+"""Files written document by document; a later process can continue them."""
 
 import contextlib
 import json
@@ -14,17 +14,17 @@ from bytelm.core.files import write_whole
 from bytelm.data.corpus.blocks import DIGEST_BYTES, block_digests
 
 PROGRESS = "progress.json"
-"""How far a directory's files are written, with their sizes and digests."""
+"""File with the number of written documents, and the sizes and digests of their files."""
 SAVE_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
 
 class ResumableFiles:
-    """A context that writes some files, and continues where a killed process had saved them.
+    """A context that writes some files, and continues those that a killed process has saved.
 
     Attributes:
-        done: documents that are written.
+        done: number of written documents.
         files: the open files by name, at their ends.
     """
 
@@ -34,7 +34,7 @@ class ResumableFiles:
         Args:
             directory: of the files.
             names: of the files.
-            content: what they hold, for messages.
+            content: their content, for messages.
         """
         self._directory = directory
         self._digests = dict.fromkeys(names, b"")
@@ -56,7 +56,7 @@ class ResumableFiles:
         self._save_at = time.monotonic() + SAVE_SECONDS
 
     def _saved(self, names: Sequence[str]) -> dict | None:
-        """What was saved, if the files still begin with it; their digests are then known."""
+        """The saved progress, if the files are intact so far; sets their digests."""
         try:
             saved = json.loads((self._directory / PROGRESS).read_text())
             for name in names:
@@ -76,13 +76,13 @@ class ResumableFiles:
         return self
 
     def advance(self) -> None:
-        """Counts one more document as written, and saves now and then."""
+        """Counts one more document as written, and saves every few seconds."""
         self.done += 1
         if time.monotonic() >= self._save_at:
             self.save()
 
     def save(self) -> None:
-        """Makes sure that a later process can continue from here."""
+        """Saves, so that a later process can continue from here."""
         sizes = {}
         for name, file in self.files.items():
             file.flush()
@@ -106,7 +106,7 @@ class ResumableFiles:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # The document at hand may be written in part only: what was saved last counts.
+        # The current document may be incomplete: only the last save counts.
         for file in self.files.values():
             with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
                 file.close()

@@ -90,13 +90,13 @@ class Cut(NamedTuple):
         first: the position in the corpus of each fragment's first symbol.
         size: its number of symbols.
         document: the index of its document.
-        index: its index in that document.
+        ordinal: 0, 1, ... within that document.
     """
 
     first: np.ndarray
     size: np.ndarray
     document: np.ndarray
-    index: np.ndarray
+    ordinal: np.ndarray
 
 
 def _cut_at_phases(starts: np.ndarray, keys: np.ndarray, length: int) -> Cut:
@@ -106,10 +106,10 @@ def _cut_at_phases(starts: np.ndarray, keys: np.ndarray, length: int) -> Cut:
     phases = 1 + (_mixed(keys) % np.uint64(length)).astype(np.int64)
     counts = 1 + np.maximum(0, -(-(sizes - phases) // length))
     document = np.repeat(np.arange(len(sizes)), counts)
-    index = _ranges(counts)
-    begin = np.where(index == 0, 0, phases[document] + (index - 1) * length)
-    end = np.minimum(phases[document] + index * length, sizes[document])
-    return Cut(starts[document] + begin, end - begin, document, index)
+    ordinal = _ranges(counts)
+    begin = np.where(ordinal == 0, 0, phases[document] + (ordinal - 1) * length)
+    end = np.minimum(phases[document] + ordinal * length, sizes[document])
+    return Cut(starts[document] + begin, end - begin, document, ordinal)
 
 
 def _cut_in_shards(corpus: Corpus, shard_bytes: int) -> Cut:
@@ -128,7 +128,7 @@ def _ranges(counts: np.ndarray) -> np.ndarray:
 
 def _picked(cut: Cut, keys: np.ndarray, symbols: int) -> np.ndarray:
     """The indices of the picked fragments, which have `symbols` symbols or a few more."""
-    hashes = _mixed(keys[cut.document] + _mixed(cut.index.astype(np.uint64)))
+    hashes = _mixed(keys[cut.document] + _mixed(cut.ordinal.astype(np.uint64)))
     order = np.argsort(hashes, kind="stable")
     # The last one may exceed the wanted size: without it, long fragments would be too rare.
     before = np.cumsum(cut.size[order]) - cut.size[order]

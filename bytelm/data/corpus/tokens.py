@@ -1,4 +1,4 @@
-"""Documents as the tokens of `data.tokenizer`, kept on disk next to their packed bytes."""
+"""Documents as tokens of `data.tokenizer`, stored next to their packed bytes."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ class TokenCorpus(Corpus):
     """The documents of a packed corpus as tokens, memory-mapped."""
 
     def __init__(self, directory: Path, corpus: PackedCorpus, tokenizer: Tokenizer) -> None:
-        self._entry = Entry(directory)  # held, so that no other process removes it
+        self._entry = Entry(directory)  # kept, so that no other process removes it
         super().__init__(
             symbols=self._entry.array(TOKENS, _id_type(tokenizer)),
             starts=self._entry.checked(STARTS, "<i8"),
@@ -41,7 +41,7 @@ class TokenCorpus(Corpus):
 
 
 def token_corpus(corpus: PackedCorpus, tokenizer: Tokenizer, cache_path: Path) -> TokenCorpus:
-    """Opens the tokens of a corpus; computes them first if they are not stored yet.
+    """Opens the tokens of a corpus, and computes them if they are not stored.
 
     Raises:
         UserError: for text that the tokenizer cannot write back, or a full disk.

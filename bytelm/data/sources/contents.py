@@ -1,4 +1,4 @@
-"""Digests of the contents of users' files, remembered so that large ones are read once."""
+"""Digests of users' files, stored so that large files are read once."""
 
 import contextlib
 import hashlib
@@ -13,9 +13,9 @@ from bytelm.core.locks import exclusive
 from bytelm.data.progress import TextProgress
 
 REMEMBERED = "contents.json"
-"""File of the cache with the digests of files whose size, times and inode are still the same."""
+"""File of the cache with digests, valid while a file's size, times and inode stay the same."""
 RECENT_SECONDS = 2.0
-"""A file that changed so lately may change again without a later time."""
+"""A file that has just changed may change again with the same time."""
 READ_BYTES = 2**20
 
 
@@ -24,8 +24,8 @@ def content_digests(paths: Sequence[Path], cache_path: Path | None) -> list[str]
 
     Args:
         paths: of the files.
-        cache_path: where digests are remembered; None or a place that cannot be written: they are
-            not.
+        cache_path: directory in which digests are stored; None, or one that cannot be written, to
+            store none.
 
     Raises:
         OSError: for a file that cannot be read.
@@ -38,7 +38,7 @@ def content_digests(paths: Sequence[Path], cache_path: Path | None) -> list[str]
             cache_path.mkdir(parents=True, exist_ok=True)
             lock = exclusive(cache_path / f"{REMEMBERED}.lock", "read files for their digests")
             stack.enter_context(lock)
-        # Another process may have read them while this one waited.
+        # Another process may have read the files while this one waited.
         known = _remembered(cache_path)
         digests = _digests(paths, known)
         still_there = {name: entry for name, entry in known.items() if os.path.exists(name)}
@@ -56,19 +56,19 @@ def _remembered(cache_path: Path) -> dict[str, list]:
 
 
 def _known(path: Path, known: dict[str, list]) -> str | None:
-    """The digest that is remembered of a file that looks the same as then."""
+    """The stored digest of a file, if it is still valid."""
     entry = known.get(str(path.resolve()))
     if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)):
         return None
-    return entry[1] if entry[0] == _look(path.stat()) else None
+    return entry[1] if entry[0] == _state(path.stat()) else None
 
 
-def _look(stat: os.stat_result) -> list[int]:
+def _state(stat: os.stat_result) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _digests(paths: Sequence[Path], known: dict[str, list]) -> list[str]:
-    """The digests; those that `known` lacks are added to it."""
+    """The digests; new ones are added to `known`."""
     found = {path: digest for path in paths if (digest := _known(path, known))}
     missing = [path for path in paths if path not in found]
     total = sum(path.stat().st_size for path in missing)
@@ -82,5 +82,5 @@ def _digests(paths: Sequence[Path], known: dict[str, list]) -> list[str]:
                     progress.advance(len(block))
             found[path] = hasher.hexdigest()
             if time.time() - max(stat.st_mtime, stat.st_ctime) > RECENT_SECONDS:
-                known[str(path.resolve())] = [_look(stat), found[path]]
+                known[str(path.resolve())] = [_state(stat), found[path]]
     return [found[path] for path in paths]

@@ -1,4 +1,4 @@
-"""What a file holds, by its name and its first bytes, and its bytes without compression."""
+"""Formats of files, found by name and first bytes, and decompression."""
 
 import bz2
 import gzip
@@ -30,10 +30,10 @@ FORMATS: dict[str, Format] = {
 CHUNK = 2**16
 UTF8_MARK = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-"""UTF-32 in the usual order of bytes begins with the first of them too."""
+"""Little-endian UTF-32 begins with the first mark too."""
 JSON_OBJECT = re.compile(rb'\s*\{\s*"[^"\n]*"\s*:')
 ENDING = re.compile(r"\.[a-z][a-z0-9]*")
-"""What counts as an ending: the `.5` of `part-0.5` is none."""
+"""File endings; the `.5` of `part-0.5` is none."""
 ADVICE = {
     ".zip": "unpack it first",
     ".tar": "unpack it first",
@@ -47,13 +47,13 @@ ADVICE = {
 
 
 class DamagedError(Exception):
-    """Compressed data that ends early, was changed, or is followed by something else."""
+    """Compressed data that ends early, is corrupt, or is followed by other bytes."""
 
 
 class _Members(io.RawIOBase):
-    """The text of compressed members, one after another, to the last byte of the file.
+    """The concatenated text of all compressed members of a file.
 
-    The standard library's readers take rubbish after the first member as the end of the file.
+    Unlike the standard library's readers, it does not take garbage after a member for the end.
     """
 
     def __init__(self, file: BinaryIO, decompressor: Callable[[], Any], padding: bytes) -> None:
@@ -83,7 +83,7 @@ class _Members(io.RawIOBase):
         return 0
 
     def _next_member(self) -> bool:
-        """Starts the member after one that has ended; False at the end of the file."""
+        """Starts the next member; False at the end of the file."""
         rest = self._member.unused_data.lstrip(self._padding)
         while not rest:
             rest = self._file.read(CHUNK)
@@ -102,7 +102,7 @@ def _members(decompressor: Callable[[], Any], padding: bytes = b"") -> Callable[
 
 
 def _zstd_decompressor() -> Any:
-    # `zstd --long` refers back as far as 2**31 bytes.
+    # `zstd --long` uses windows of up to 2**31 bytes.
     window = zstd.DecompressionParameter.window_log_max
     return zstd.ZstdDecompressor(options={window: window.bounds()[1]})
 
@@ -113,8 +113,8 @@ class Compression:
 
     Attributes:
         name: of the program.
-        magic: what such a file begins with.
-        open: the text of an open file, as a stream; reading it raises `DAMAGE`.
+        magic: first bytes of such files.
+        open: gives the text of an open file as a stream; reading it raises `DAMAGE`.
     """
 
     name: str
@@ -144,13 +144,13 @@ COMPRESSIONS: dict[str, Compression] = {
         _members(_zstd_decompressor),
     ),
 }
-"""By the ending of files."""
+"""By file ending."""
 DAMAGE = (DamagedError, gzip.BadGzipFile, EOFError, zlib.error)
-"""What reading damaged data raises."""
+"""Errors of reading damaged data."""
 
 
 def endings(path: Path) -> tuple[str, str]:
-    """The endings for format and compression, in lower case; "" where there is none."""
+    """The endings of format and compression, in lower case; "" if there is none."""
     compression = path.suffix.lower() if path.suffix.lower() in COMPRESSIONS else ""
     inner = path.with_suffix("") if compression else path
     found = inner.suffix.lower()
@@ -158,7 +158,7 @@ def endings(path: Path) -> tuple[str, str]:
 
 
 def check_ending(path: Path, option: str) -> None:
-    """UserError for a file whose name says that it is of another kind."""
+    """UserError for a file with the ending of an unknown format."""
     ending, _ = endings(path)
     if ending and ending not in FORMATS:
         advice = ADVICE.get(ending, "rename it, link to it by such a name, or narrow the pattern")
@@ -170,9 +170,9 @@ def check_ending(path: Path, option: str) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[io.BufferedReader, Compression | None]]:
-    """The bytes of a file without its compression, as a stream with `peek`, and what that was.
+    """The decompressed bytes of a file, as a stream with `peek`, and its compression.
 
-    Reading raises `DAMAGE` for compressed data that is not whole, and OSError.
+    Reading raises OSError, and `DAMAGE` for damaged compressed data.
     """
     with open(path, "rb") as file:
         compression = _compression(path, file.peek(16))
@@ -184,7 +184,7 @@ def opened(path: Path) -> Iterator[tuple[io.BufferedReader, Compression | None]]
 
 
 def _compression(path: Path, head: bytes) -> Compression | None:
-    """How a file with these first bytes is compressed, whatever its name says."""
+    """The compression of a file with these first bytes."""
     for compression in COMPRESSIONS.values():
         if compression.magic.match(head):
             return compression
@@ -200,17 +200,17 @@ def _compression(path: Path, head: bytes) -> Compression | None:
 
 
 def check_whole(path: Path) -> None:
-    """Reads a compressed file to its end; `DAMAGE` where it is not whole."""
+    """Reads a compressed file to its end; raises `DAMAGE` if it is damaged."""
     with opened(path) as (stream, compression):
         while compression is not None and stream.read(CHUNK):
             pass
 
 
 def format_of(path: Path, head: bytes) -> Format:
-    """What a file holds: by its ending or, where it has none, by the first bytes of its text.
+    """The format of a file, by its ending or, without one, by the first bytes of its text.
 
     Raises:
-        UserError: for a file without an ending that is no UTF-8 text.
+        UserError: for a file without an ending that is not UTF-8 text.
     """
     ending, _ = endings(path)
     if ending:
@@ -228,12 +228,7 @@ def format_of(path: Path, head: bytes) -> Format:
 
 
 def check_json_lines(path: Path, head: bytes) -> None:
-    """UserError for JSON that is not one object a line.
-
-    Args:
-        path: the file.
-        head: the first bytes of its text.
-    """
+    """UserError for JSON without one object a line; `head` has the first bytes of the text."""
     if head.startswith(UTF16_MARKS):
         raise UserError(
             f"{path} is in UTF-16 or UTF-32, and JSON lines are in UTF-8; convert it, for example "

@@ -1,4 +1,4 @@
-"""Documents in local files: a text holds one, JSON lines one a line, either may be compressed."""
+"""Documents in local files: text (one document) or JSON lines (one a line), also compressed."""
 
 import dataclasses
 import io
@@ -32,9 +32,9 @@ from bytelm.data.sources.source import SingleSource
 from bytelm.data.splits import Split
 
 COMPRESSION_RATIO = 2
-"""Text is at least this many times its compressed size; shows early that a disk is too small."""
+"""Least ratio of text to its compressed size; with it, a full disk is reported early."""
 READING = 2
-"""Raise it when the same files give other documents; they are then repacked."""
+"""Version of the reader; raise it when the same files give other documents, to repack them."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +49,14 @@ class Files(SingleSource):
     """Globs of .txt files (one document each) and .jsonl files (one a line), or their names; .json
     and .ndjson are JSON lines too, and any may end in .gz, .bz2, .xz or .zst."""
     validation_files: tuple[str, ...] = ()
-    """Globs of the validation files; none = by a hash of each document in `files`."""
+    """Globs of the validation files; none = chosen by hash from the documents in `files`."""
     test_files: tuple[str, ...] = ()
-    """Globs of the test files; none = by a hash of each document in `files`."""
+    """Globs of the test files; none = chosen by hash from the documents in `files`."""
     text_key: str | None = None
     """Key of the text in a JSON line; none = `text`."""
     target_key: str | None = None
-    """Key of the target in a JSON line, whose text is the input: for the task `pairs`. Of a list of
-    right targets the first is used."""
+    """Key of the target in a JSON line, for the task `pairs`; the text is the input. If the target
+    is a list, its first string is used."""
     script_key: str | None = None
     """Key of the document's script in a JSON line; none = unknown, or `script`."""
     skip_bad: bool = False
@@ -98,11 +98,10 @@ class Files(SingleSource):
 
 
 class FilesReader:
-    """Documents of local files, in the order of their paths and lines.
+    """Documents of local files, in the order of paths and lines.
 
     Raises:
-        UserError: for a pattern that matches nothing, a file of another kind, and a file that
-            two splits share.
+        UserError: for a pattern without matches, a file of another kind, and a file of two splits.
     """
 
     def __init__(self, config: Files, cache_path: Path | None = None) -> None:
@@ -123,12 +122,12 @@ class FilesReader:
 
     @property
     def own_splits(self) -> frozenset[Split]:
-        """The splits that have files of their own."""
+        """The splits that have their own files."""
         return frozenset(self._files)
 
     @property
     def settings(self) -> dict[str, object]:
-        """The options, besides the files, that decide which documents are read."""
+        """The options, other than files, that decide which documents are read."""
         settings: dict[str, object] = {
             "reading": READING,
             "text_key": self._text_key,
@@ -138,7 +137,7 @@ class FilesReader:
         return settings | {name: key for name, key in optional.items() if key is not None}
 
     def inputs(self, split: Split) -> object:
-        """Formats and digests of the files' contents, wherever they are: a JSON value."""
+        """Formats and digests of the files, without their paths, as a JSON value."""
         paths = self._files[split]
         try:
             digests = content_digests(paths, self._cache_path)
@@ -151,7 +150,7 @@ class FilesReader:
         return [[str(path.resolve()), path.stat().st_size] for path in self._files[split]]
 
     def size(self, split: Split) -> int:
-        """At least how many bytes the documents have, where the files are compressed."""
+        """Bytes of the documents; a lower bound if files are compressed."""
         return sum(
             path.stat().st_size * (COMPRESSION_RATIO if endings(path)[1] else 1)
             for path in self._files[split]
@@ -161,14 +160,14 @@ class FilesReader:
         """None: files can only be read in order."""
 
     def documents(self, split: Split) -> Iterator[Document]:
-        """Reads the documents as a stream.
+        """The documents, read as a stream.
 
-        If bad lines are skipped, a damaged compressed file is skipped as a whole: what comes before
-        the damage may be wrong already.
+        If bad lines are skipped, a damaged compressed file is skipped as a whole, since the text
+        before the damage may be wrong too.
 
         Raises:
-            UserError: for a damaged file, a file without the key of the scripts, and a bad line
-                unless bad lines are skipped.
+            UserError: for a damaged file, text files if keys are given, and a bad line unless bad
+                lines are skipped.
         """
         self.skipped = 0
         for path in self._files[split]:
@@ -207,7 +206,7 @@ class FilesReader:
                     "%s begins with a byte order mark, which stays part of its text",
                     printable_name(path),
                 )
-            # In one buffer, which becomes the text: long texts are not held twice.
+            # In one buffer that becomes the text, so that long texts are not held twice.
             whole = io.BytesIO()
             shutil.copyfileobj(stream, whole, 2**20)
         yield Document(whole.getvalue())
@@ -250,7 +249,7 @@ class FilesReader:
 def _document(
     line: bytes, text_key: str, script_key: str | None, target_key: str | None
 ) -> Document:
-    """The document in a JSON line, as UTF-8; ValueError says what is wrong with the line."""
+    """The document in a JSON line, as UTF-8; ValueError if the line is bad."""
     try:
         record = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
@@ -261,7 +260,7 @@ def _document(
 
 
 def _target(record: object, key: str) -> bytes:
-    """The target: a string, or the first of a list of right answers."""
+    """The target: a string, or the first string of a list."""
     if isinstance(record, dict) and isinstance(record.get(key), list) and record[key]:
         return _utf8({key: record[key][0]}, key)
     return _utf8(record, key)

@@ -1,4 +1,4 @@
-"""Which files patterns name: each real file once, through links too, and no loop for ever."""
+"""Files that match patterns: each real file once, with links followed, without endless loops."""
 
 import collections
 import fnmatch
@@ -18,15 +18,15 @@ logger = logging.getLogger(__name__)
 
 
 def find_files(patterns: Iterable[str], option: str) -> list[Path]:
-    """The files that patterns name, in the order of their absolute names.
+    """The files that match patterns, in the order of their absolute names.
 
-    `*`, `?` and `[abc]` match within a name, `**` any number of directories. Where something has
-    a name with brackets exactly as it is written, the brackets are part of the name. Links are
-    followed. A file that has several names counts once, under its own name rather than a link's.
+    `*`, `?` and `[abc]` match within a name, `**` any number of directories. If a name with
+    brackets exists exactly as written, it is taken literally. Links are followed. A file with
+    several names counts once, under its real name if that matches.
 
     Args:
         patterns: such as `books/**/*.txt`.
-        option: the option that the patterns come from, for messages.
+        option: name of the option, for messages.
 
     Raises:
         UserError: for a pattern that matches no file.
@@ -43,11 +43,11 @@ def find_files(patterns: Iterable[str], option: str) -> list[Path]:
 
 
 def identity(path: str | Path) -> object:
-    """A value that all names of one file share, and no other file has."""
+    """A value that is equal for all names of one file, and only for them."""
     stat = os.stat(path)
-    if stat.st_ino == 0:  # a file system without such numbers
+    if stat.st_ino == 0:  # a file system without inodes
         return os.path.realpath(path)
-    # Size and time, because the numbers of some network file systems are not unique.
+    # Size and time are added because inodes are not unique on some network file systems.
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
@@ -68,7 +68,7 @@ def _matches(pattern: str) -> Iterable[str]:
 
 
 def _below(directories: list[str], part: str) -> Iterable[str]:
-    """What one part of a pattern names in directories."""
+    """Matches of one part of a pattern in directories."""
     if part == ANY_DEPTH:
         return [found for directory in directories for found in _tree(directory)]
     literal = [os.path.join(directory, part) for directory in directories]
@@ -89,7 +89,7 @@ def _named(directories: list[str], part: str) -> list[str]:
 
 
 def _tree(root: str) -> Iterator[str]:
-    """A directory and those below it, each real one once; a link's name only if it has no other."""
+    """A directory and those below it, each real one once, by its own name before a link's."""
     seen: set[str] = set()
     waiting = collections.deque([root])
     while waiting:
@@ -102,7 +102,7 @@ def _tree(root: str) -> Iterator[str]:
         for entry in _entries(directory):
             if entry.is_dir() and not entry.name.startswith("."):
                 path = os.path.join(directory, entry.name)
-                # Directories come before links, which may lead to them.
+                # Directories come before links, which may point to them.
                 waiting.append(path) if entry.is_symlink() else waiting.appendleft(path)
 
 

@@ -1,8 +1,8 @@
-"""A document, which split it belongs to, and where a long one is cut.
+"""Documents, and their splits.
 
-A document's hash decides, so that equal documents share a split, and adding documents moves none.
-A document longer than `split_above` bytes is cut instead: its beginning belongs to train, its end
-to the splits that the source does not have. The cuts depend on the document alone.
+A hash of the document decides its split, so that equal documents share one, and added documents
+move none. A document longer than `split_above` bytes is cut instead: its beginning belongs to train
+and its end to the splits that the source lacks. The cuts depend only on the document.
 """
 
 import itertools
@@ -18,11 +18,11 @@ from bytelm.data.text_record import TextRecord
 
 
 class Document(NamedTuple):
-    """What a source gives.
+    """A document of a source.
 
     Attributes:
-        text: its bytes; it may be empty.
-        script: name of its script or language, such as `eng`; None if the source does not know it.
+        text: its bytes, possibly empty.
+        script: name of its script or language, such as `eng`; None if unknown.
         target: the expected output for `text`; None unless `target_key` is set.
     """
 
@@ -41,13 +41,13 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True)
 class Placement:
-    """Places the documents of the train split of a storage; can be pickled.
+    """Assigns documents of a source's stored train split to splits; can be pickled.
 
     Attributes:
-        own_splits: splits that the storage has; they get nothing from its train split.
-        held_out: share of the documents, or of a long one, that each other split gets.
-        split_above: bytes of a document above which it is cut; None for never.
-        record: of text that a run read. Passages that it holds keep the split they had there.
+        own_splits: splits that are stored; they get nothing from the train split.
+        held_out: share of the documents, or of a long document, for each other split.
+        split_above: bytes above which a document is cut; None for never.
+        record: of a run's text; passages in it keep their splits.
     """
 
     own_splits: frozenset[Split]
@@ -56,7 +56,7 @@ class Placement:
     record: TextRecord | None = None
 
     def parts(self, document: Document) -> Iterator[Placed]:
-        """The document with its split, or the parts of it with theirs, in order."""
+        """The document with its split, or its parts with theirs, in order."""
         if self.is_cut(document):
             lengths = [len(passage) for passage in passages(document.text)]
             placed = zip(self._splits_of_passages(document.text, lengths), lengths, strict=True)
@@ -70,10 +70,7 @@ class Placement:
                 yield Placed(document, split, is_part=False)
 
     def is_cut(self, document: Document) -> bool:
-        """Whether the document is longer than `split_above`, and something of it is held out.
-
-        A text with a target stays whole.
-        """
+        """Whether a long document is cut; a text with a target stays whole."""
         return (
             self.split_above is not None
             and len(document.text) > self.split_above
@@ -82,7 +79,7 @@ class Placement:
         )
 
     def part_in(self, split: Split, text: bytes) -> bytes | None:
-        """What of a text belongs to a split: one part of it, without a record; all; or None."""
+        """The first part of a text that belongs to a split, or all of the text; None if none."""
         parts = self.parts(Document(text))
         return next((part.document.text for part in parts if part.split == split), None)
 
@@ -93,14 +90,14 @@ class Placement:
         return [split for split in ("validation", "test") if split not in self.own_splits]
 
     def _splits(self, text: bytes) -> list[Split]:
-        """The split of a whole text: where most of its bytes were, if they are known."""
+        """The splits that half of a text had in the record, or else one by its hash."""
         if self.record is not None:
             lengths = np.array([len(passage) for passage in passages(text)])
             masks = self.record.masks(passages(text))
             known = [
                 split
-                for number, split in enumerate(SPLITS)
-                if 2 * lengths[masks >> number & 1 == 1].sum() >= len(text) > 0
+                for bit, split in enumerate(SPLITS)
+                if 2 * lengths[masks >> bit & 1 == 1].sum() >= len(text) > 0
             ]
             if known:
                 return known
@@ -111,28 +108,28 @@ class Placement:
         return ["train" if drawn in self.own_splits else drawn]
 
     def _splits_of_passages(self, text: bytes, lengths: list[int]) -> list[Split]:
-        """The split of each passage of a long document: the one it had, or by its position."""
+        """The split of each passage of a long document: as in the record, or by position."""
         by_position = self._by_position(lengths)
         if self.record is None:
             return by_position
         placed: list[Split] = []
         for mask, new in zip(self.record.masks(passages(text)), by_position, strict=True):
-            had = [split for number, split in enumerate(SPLITS) if mask >> number & 1]
-            # A passage of two splits goes with the one before it, so that parts stay whole.
+            had = [split for bit, split in enumerate(SPLITS) if mask >> bit & 1]
+            # A passage of two splits goes with the passage before it, so that parts stay whole.
             keep = [split for split in had if placed and split == placed[-1]]
             placed.append((keep or had or [new])[0])
         return placed
 
     def _by_position(self, lengths: list[int]) -> list[Split]:
-        """Train first; the shares of the others end as near as passages allow to where they should.
+        """Train first, then the other splits, cut at the passage ends nearest to their shares.
 
         `split_above` is at least 4 passages, so that each split has one.
         """
         ends = np.cumsum(lengths)
         splits: list[Split] = []
         order = self._held_out_splits
-        for number, split in enumerate(["train", *order[:-1]]):
-            left = len(order) - number
+        for index, split in enumerate(["train", *order[:-1]]):
+            left = len(order) - index
             wanted = ends[-1] * (1 - left * self.held_out)
             last = int(np.abs(ends - wanted).argmin()) + 1
             last = min(max(last, len(splits) + 1), len(ends) - left)

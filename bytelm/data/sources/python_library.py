@@ -1,4 +1,4 @@
-"""The default source: every Python has its standard library, so a first run needs no network."""
+"""The default source: Python's standard library, so that a first run needs no network."""
 
 import contextlib
 import functools
@@ -31,12 +31,12 @@ LEFT_OUT = {
     "test",
     "tests",
 }
-"""Directories of installed packages, of caches, of tests (many of which are not text), and of one
-generated file of 0.7 MB, which would be most of whatever split it falls into."""
+"""Directories of installed packages, caches, tests (many are not text), and of one generated file
+of 0.7 MB, which would be most of its split."""
 
 
 def library_root() -> Path:
-    """Directory of the standard library of the running Python."""
+    """The standard library of the running Python."""
     return Path(sysconfig.get_path("stdlib"))
 
 
@@ -64,7 +64,7 @@ class PythonLibrary(SingleSource):
 
 
 class PythonLibraryReader(TfdsReader):
-    """The library as a TFDS dataset, prepared in the cache directory when it is first read."""
+    """The library as a TFDS dataset, prepared in the cache when it is first read."""
 
     def __init__(self, cache_path: Path) -> None:
         super().__init__(Tfds(dataset=NAME, text_key="text"))
@@ -77,7 +77,7 @@ class PythonLibraryReader(TfdsReader):
 
     @functools.cached_property
     def digest(self) -> str:
-        """Hash of the names and contents of the files: two Pythons never share a dataset."""
+        """Hash of the files' names and contents, so that different Pythons share no dataset."""
         root, digest = library_root(), hashlib.blake2b(digest_size=16)
         for path in library_files(root):
             name, text = path.relative_to(root).as_posix().encode(), path.read_bytes()
@@ -85,7 +85,7 @@ class PythonLibraryReader(TfdsReader):
         return digest.hexdigest()
 
     def inputs(self, split: Split) -> object:
-        """The digest of the files, which needs no TFDS."""
+        """The digest of the files; needs no TFDS."""
         return self.digest
 
     def size(self, split: Split) -> int:
@@ -94,22 +94,22 @@ class PythonLibraryReader(TfdsReader):
 
     @functools.cached_property
     def builder(self) -> Any:
-        """The TFDS builder of the dataset, prepared here if it has not been."""
+        """The TFDS builder of the dataset, which is prepared if needed."""
         tfds = import_tfds(NAME)
         directory = self._cache_path / PREPARED / self.digest
         directory.mkdir(parents=True, exist_ok=True)
         with exclusive(directory / PREPARED_LOCK, f"prepare {NAME}"):
             builder = _builder_class(tfds)(data_dir=directory, file_format="array_record")
             tfds.disable_progress_bar()
-            with contextlib.redirect_stdout(io.StringIO()):  # it says that it is downloading
+            with contextlib.redirect_stdout(io.StringIO()):  # it claims to download
                 builder.download_and_prepare()
-        self._use = Share(directory / PREPARED_LOCK)  # so that no other process removes it
+        self._use = Share(directory / PREPARED_LOCK)  # no other process removes it
         return builder
 
 
 @functools.cache
 def _builder_class(tfds: Any) -> Any:
-    """The TFDS builder; made here, since TFDS may not be installed."""
+    """The builder class, defined here since TFDS may not be installed."""
 
     class PythonStdlib(tfds.core.GeneratorBasedBuilder):
         """One document for each source and documentation file."""

@@ -1,4 +1,4 @@
-"""Sources of documents behind one interface: bytes, split into train, validation and test."""
+"""Sources of documents: bytes, split into train, validation and test."""
 
 import abc
 import dataclasses
@@ -17,18 +17,18 @@ from bytelm.data.splits import Split
 from bytelm.data.text_record import TextRecord
 
 LEAST_SPLIT = 4 * LONGEST
-"""Bytes that a document needs to be split by position: a few passages for each split."""
+"""Least bytes of a document that is split by position: a few passages for each split."""
 
 SPLITTING = ("held_out", "split_above")
-"""Options that decide how a source is split."""
+"""Options of how a source is split."""
 
 
 class NotInstalledError(UserError):
-    """A package that reads the storage is missing; what was packed before can still be used."""
+    """A package that reads the source is missing; text packed earlier can still be used."""
 
 
 class Texts(Protocol):
-    """The texts of documents by number."""
+    """The texts of documents by index."""
 
     def __len__(self) -> int: ...
 
@@ -36,16 +36,16 @@ class Texts(Protocol):
 
 
 class Reader(Protocol):
-    """Reads the documents of one kind of storage."""
+    """Reads the stored documents of a source."""
 
     name: str
-    """Of the dataset, or of the first file."""
+    """Name of the dataset, or of the first file."""
     skipped: int
-    """Bad records that the last reading of documents left out."""
+    """Bad records that the last iteration over documents has skipped."""
 
     @property
     def own_splits(self) -> frozenset[Split]:
-        """The splits that the storage has; the others are taken from its train split."""
+        """The stored splits; the others are taken from the train split."""
 
     @property
     def settings(self) -> dict[str, object]:
@@ -55,45 +55,45 @@ class Reader(Protocol):
         """A JSON value that changes when the stored documents do."""
 
     def places(self, split: Split) -> object:
-        """Where the documents are stored, such as real paths and sizes of files: a JSON value."""
+        """Where the documents are stored, as a JSON value, such as paths and sizes of files."""
 
     def size(self, split: Split) -> int:
-        """About how many bytes the documents have."""
+        """Approximate bytes of the documents."""
 
     def documents(self, split: Split) -> Iterator[Document]:
         """The documents, in a fixed order."""
 
     def random_access(self, split: Split) -> Texts | None:
-        """The texts of the documents by number; None if they can only be read in order."""
+        """The texts by index; None if documents can only be read in order."""
 
 
 @dataclass(frozen=True)
 class SourceConfig(Variant, name="data", key="kind"):
-    """Where text comes from. A subclass that names its `kind` is thereby registered."""
+    """Where text comes from. Naming its `kind` registers a subclass."""
 
     kind: ClassVar[str]
 
     @property
     @abc.abstractmethod
     def parts(self) -> tuple["SingleSource", ...]:
-        """The sources that it consists of: of a mixture several, else itself."""
+        """The sources of a mixture, or the source itself."""
 
     @abc.abstractmethod
     def with_files(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> "SourceConfig":
-        """The source with its files changed, such as to those below a directory."""
+        """The source with changed files, such as those in a directory."""
 
 
 @dataclass(frozen=True)
 class SingleSource(SourceConfig):
-    """One source of documents; those of the splits that it lacks are taken from its train split."""
+    """One source of documents; splits that it lacks are taken from its train split."""
 
     script: str | None = None
     """Script (or language) of all documents, such as `eng`; none = unknown."""
     held_out: float = 0.05
-    """Fraction of documents assigned, by hash, to each split that the source does not provide."""
+    """Fraction of documents assigned by hash to each split that the source lacks."""
     split_above: int | None = 2**20
-    """A document longer than this many bytes is split by position: its beginning is trained on, and
-    its end held out, `held_out` of it for each split that the source does not provide. none = every
+    """A document longer than this many bytes is split by position: its beginning is trained on and
+    its end is held out, `held_out` of it for each split that the source lacks. none = every
     document is in one split."""
     weight: float = 1.0
     """Share of a mixture's rows that come from this source, relative to the other weights."""
@@ -116,7 +116,7 @@ class SingleSource(SourceConfig):
     @property
     @abc.abstractmethod
     def label(self) -> str:
-        """Its name for readers, without paths."""
+        """Its name in reports, without paths."""
 
     @property
     def has_targets(self) -> bool:
@@ -125,7 +125,7 @@ class SingleSource(SourceConfig):
 
     @property
     def names(self) -> dict[str, Any]:
-        """The options that say which text it is, without those of its splits and its weight."""
+        """The options that identify the text, without those of splits and weight."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: fields[name] for name in fields.keys() - {*SPLITTING, "weight"}}
 
@@ -134,13 +134,10 @@ class SingleSource(SourceConfig):
 
     @abc.abstractmethod
     def reader(self, cache_path: Path) -> Reader:
-        """What reads its storage.
-
-        Args:
-            cache_path: of the cache, for what is worth remembering.
+        """The reader of its documents, which may store digests in the cache.
 
         Raises:
-            UserError: for files that are not there.
+            UserError: for missing files.
         """
 
 
@@ -167,14 +164,12 @@ class Mixture(SourceConfig):
 
 @dataclass(frozen=True)
 class Source:
-    """Documents of three splits; those that the storage lacks come from its train split.
-
-    `Placement` decides which split a document belongs to, and how a long one is cut.
+    """Documents of three splits; those that are not stored come from the train split (`Placement`).
 
     Attributes:
-        reader: what reads the storage.
-        held_out: share of the documents that each missing split gets.
-        script: of every document; None if the reader knows it, or nobody.
+        reader: reads the stored documents.
+        held_out: share of the documents for each missing split.
+        script: of every document; None if the reader gives scripts, or they are unknown.
         split_above: bytes above which a document is cut; None for never.
         record: of a run whose text keeps its splits; None for none.
     """
@@ -187,7 +182,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The dataset's name, or the name of the first file."""
+        """Name of the dataset, or of the first file."""
         return self.reader.name
 
     def documents(self, split: Split) -> Iterator[Document]:
@@ -206,12 +201,12 @@ class Source:
                 yield Placed(document, stored, is_part=False)
 
     def stored_split(self, split: Split) -> Split:
-        """The split of the storage that contains the documents of `split`."""
+        """The stored split that contains the documents of `split`."""
         return split if split in self.reader.own_splits else "train"
 
     @property
     def placement(self) -> Placement:
-        """Assigns the documents of the storage's train split to splits."""
+        """Assigns documents of the stored train split to splits."""
         own_splits = self.reader.own_splits
         return Placement(own_splits, self.held_out, self.split_above, self.record)
 
@@ -234,10 +229,6 @@ class Source:
 
 
 def open_source(config: SingleSource, cache_path: Path) -> Source:
-    """Opens one source.
-
-    Raises:
-        UserError: for a mistake in the config, or files that are not there.
-    """
+    """Opens one source; UserError for a mistake in the config, or missing files."""
     reader = config.reader(cache_path)
     return Source(reader, config.held_out, config.script, config.split_above)

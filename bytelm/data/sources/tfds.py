@@ -1,4 +1,4 @@
-"""Documents of a dataset of tensorflow-datasets (TFDS), read without TensorFlow."""
+"""Documents of a dataset of TensorFlow Datasets (TFDS), read without TensorFlow."""
 
 import contextlib
 import difflib
@@ -22,7 +22,7 @@ FOUND_SPLITS: dict[Split, tuple[str, ...]] = {
     "test": ("test",),
 }
 NAMESPACE = re.compile(r"[\w-]+:(?![\d*]+\.)")
-"""What comes before a dataset's name, as in `huggingface:pg19`; `pg19:1.0.0` has a version."""
+"""Namespace before a dataset's name, as in `huggingface:pg19`; `pg19:1.0.0` has a version."""
 
 OWN = re.compile(r"tensorflow_datasets\.core\.features\.[a-z_]+\.[A-Za-z]+")
 """Names of TFDS's own feature classes."""
@@ -30,21 +30,21 @@ OWN = re.compile(r"tensorflow_datasets\.core\.features\.[a-z_]+\.[A-Za-z]+")
 
 @dataclass(frozen=True)
 class Tfds(SingleSource):
-    """A text dataset of TFDS that is prepared on this machine."""
+    """A text dataset of TFDS, prepared on this machine."""
 
     kind: ClassVar[str] = "tfds"
 
     dataset: str = ""
-    """Its name: `name`, `name/config` or `name/config:1.0.0`; `python_stdlib` is the standard
-    library of this Python."""
+    """`name`, `name/config` or `name/config:1.0.0`; `python_stdlib` is the standard library of this
+    Python."""
     data_dir: str | None = None
-    """Directory that holds the prepared dataset; none = TFDS's default."""
+    """Directory of the prepared dataset; none = TFDS's default."""
     train_split: str | None = None
     """TFDS split to train on, such as `train` or `train[:90%]`; none = `train`."""
     validation_split: str | None = None
-    """TFDS split for validation; none = `validation` or `valid`, else a hash of each document."""
+    """TFDS split for validation; none = `validation` or `valid`, or else chosen by hash."""
     test_split: str | None = None
-    """TFDS split for the test; none = `test`, else a hash of each document."""
+    """TFDS split for the test; none = `test`, or else chosen by hash."""
     text_key: str | None = None
     """Text feature of the dataset; none = `text`, or the only one."""
 
@@ -66,7 +66,7 @@ class ForeignFeatureError(ValueError):
 
 
 def import_tfds(dataset: str) -> Any:
-    """The module `tensorflow_datasets`; text that is packed already is read without it."""
+    """The module `tensorflow_datasets`; packed text is read without it."""
     try:
         import tensorflow_datasets
         import tensorflow_datasets.text  # registers the text datasets
@@ -79,7 +79,7 @@ def import_tfds(dataset: str) -> Any:
 
 
 class TfdsDocuments:
-    """Random access to the texts of one split, as bytes; can be sent to another process."""
+    """Random access to the texts of one split, as bytes; can be pickled."""
 
     def __init__(self, examples: Any, text_key: str) -> None:
         self._examples = examples
@@ -94,11 +94,10 @@ class TfdsDocuments:
 
 
 class TfdsReader:
-    """Documents of a prepared TFDS dataset; nothing is ever downloaded here.
+    """Documents of a prepared TFDS dataset; nothing is downloaded.
 
-    Raises, when it is first read:
-        UserError: for an unknown dataset, config, version, split or text feature, a dataset that
-            is not prepared, and one prepared in a format without random access.
+    The first reading raises UserError for an unknown dataset, config, version, split or text
+    feature, and for a dataset that is not prepared, or prepared without random access.
     """
 
     skipped = 0
@@ -109,7 +108,7 @@ class TfdsReader:
 
     @functools.cached_property
     def builder(self) -> Any:
-        """The TFDS builder, which knows where the data is."""
+        """The TFDS builder of the dataset."""
         if NAMESPACE.match(self.name):
             raise UserError(
                 f"data.dataset is {self.name}, of a namespace whose code or data TFDS would fetch; "
@@ -140,7 +139,7 @@ class TfdsReader:
 
     @functools.cached_property
     def splits(self) -> dict[Split, str]:
-        """The TFDS split for each of ours that the dataset has."""
+        """The TFDS split for each split that the dataset has."""
         config, available = self._config, list(self.builder.info.splits)
         named = {
             "train": config.train_split,
@@ -184,7 +183,7 @@ class TfdsReader:
         return [info.full_name, str(self.builder.data_path), self.splits[split], part.num_examples]
 
     def places(self, split: Split) -> object:
-        """As `inputs`, which includes the dataset's path."""
+        """The same as `inputs`, which includes the dataset's path."""
         return self.inputs(split)
 
     def size(self, split: Split) -> int:
@@ -192,7 +191,7 @@ class TfdsReader:
         return int(self.builder.info.splits[self.splits[split].split("[")[0]].num_bytes)
 
     def random_access(self, split: Split) -> TfdsDocuments:
-        """The texts of the documents by number."""
+        """The texts of the documents by index."""
         try:
             examples = self.builder.as_data_source(self.splits[split])
         except NotImplementedError:
@@ -246,16 +245,10 @@ def _unknown(tfds: Any, name: str) -> str:
 
 @contextlib.contextmanager
 def own_features_only(tfds: Any) -> Iterator[None]:
-    """Lets TFDS open features only of its own classes, and of classes that are already imported.
+    """A context in which TFDS raises `ForeignFeatureError` before it imports foreign classes.
 
-    A `features.json` names the classes of its features, and TFDS imports any module named there:
-    opening a dataset from someone else would run their code.
-
-    Args:
-        tfds: the module `tensorflow_datasets`.
-
-    Raises:
-        ForeignFeatureError: in the context, if TFDS would import another class.
+    TFDS imports any module that a dataset's `features.json` names, so that opening a dataset from
+    someone else would run their code. Its own classes, and imported ones, are allowed.
     """
     connector = tfds.features.FeatureConnector
     class_method = vars(connector)["cls_from_name"]
