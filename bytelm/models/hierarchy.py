@@ -1,7 +1,6 @@
 """The shared parts of hierarchical families: options, segmenter, head, scoring and decoding."""
 
 import abc
-import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -19,7 +18,8 @@ from bytelm.nn.linear import Dense
 from bytelm.nn.mlp import MLPKind
 from bytelm.nn.norms import NORMS, LayerNorm, NormKind, RMSNorm
 from bytelm.nn.stack import Remat, Stack
-from bytelm.patching.levels import PatchingState, Segmentation, Symbols, segment
+from bytelm.patching.levels import PatchingState, Segmentation, Symbols, full_rows, segment
+from bytelm.patching.patches import slots
 from bytelm.patching.segmenter import Needs, Segmenter, SegmenterConfig, Supervision
 
 
@@ -85,8 +85,7 @@ class HierarchyConfig(ModelConfig):
 
     def capacity(self, length: int) -> int:
         """Slots for patches in a row of `length` symbols."""
-        size = self.bytes_per_slot or self.default_bytes_per_slot
-        return max(1, math.ceil(length / size - 1e-6))
+        return slots(length, self.bytes_per_slot or self.default_bytes_per_slot)
 
     @property
     @abc.abstractmethod
@@ -272,7 +271,7 @@ class HierarchicalModel(LanguageModel):
         return self.logits(x), HierarchyState(state.length + lengths, parts)
 
     def full_rows(self, state: HierarchyState) -> jax.Array:
-        return state.parts.patching.left == 0
+        return full_rows(state.parts)
 
 
 def _overflow(cuts: tuple[Segmentation, ...]) -> Ratio:

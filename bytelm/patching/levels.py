@@ -142,7 +142,18 @@ class Segmentation:
 
         Returns:
             `[B, 1 + P, D]` of `[B, P, D]`, the first 0 in whole rows; and int32 `[B, N]`.
+
+        Raises:
+            ValueError: in decoding, if y has not the channels that the open patch is remembered
+                with.
         """
+        if self.open is not None and y.shape[-1] != self.open.vector.shape[-1]:
+            raise ValueError(
+                f"the patches' vectors have {y.shape[-1]} channels, and the open patch is "
+                f"remembered with {self.open.vector.shape[-1]}: in `Level.unpool` spread y first, "
+                "then project it, or project it in `finish`; `width` is the channels of what "
+                "`finish` returns."
+            )
         before = jnp.zeros_like(y[:, 0]) if self.open is None else self.open.vector
         return prepend(before, y), self.patches.index - NO_PATCH
 
@@ -263,6 +274,17 @@ class LevelState:
     decoder: Any = None
 
 
+def full_rows(state: Any) -> jax.Array:
+    """The rows in which the slots of a level, or of one inside it, are used up, bool `[B]`.
+
+    Args:
+        state: a `LevelState`, or another dataclass with a `patching`.
+    """
+    full = state.patching.left == 0
+    inner = getattr(state, "inner", None)
+    return full | full_rows(inner) if isinstance(inner, LevelState) else full
+
+
 @dataclass(frozen=True)
 class Level:
     """An encoder and a decoder around an inner level: `[B, N, d] -> [B, N, d]`.
@@ -276,10 +298,14 @@ class Level:
             of a patch it may use the symbols up to its first.
         inner: the backbone, or another level.
         unpool: (x, y `[B, P, D]`, segmentation) -> the vectors `[B, N, d]` that the decoder reads.
+            `y` reaches later symbols through `cut.spread`; spread first, then project, because the
+            open patch is remembered as `y`. To project once per patch, do it in `finish`, and set
+            `width` to what it returns.
         decoder: the stack that runs over the symbols last.
         capacity: slots for patches in a row of so many symbols.
-        width: D.
-        finish: (y, segmentation) -> y, applied to the inner level's result before unpooling.
+        width: D, the channels of y in `unpool`: those of what `finish` returns.
+        finish: (y, segmentation) -> y, applied to the inner level's result before unpooling. What
+            it returns is remembered of the open patch.
     """
 
     encoder: Stack

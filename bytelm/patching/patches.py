@@ -98,6 +98,11 @@ class Patches:
         return (overflow_ratio(self.overflow, self.valid.sum(), symbols_per_slot),)
 
 
+def slots(symbols: float, symbols_per_slot: float) -> int:
+    """The capacity of a level: slots for patches in a row of so many symbols, at least one."""
+    return max(1, math.ceil(symbols / symbols_per_slot - 1e-6))
+
+
 def find_patches(
     boundaries: jax.Array,
     document_ids: jax.Array,

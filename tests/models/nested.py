@@ -18,7 +18,7 @@ from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.patching.levels import Level, Segmentation, take
-from bytelm.patching.patches import gather_first
+from bytelm.patching.patches import gather_first, slots
 from bytelm.patching.segmenter import Boundaries, Needs, RulePatches, Segmenter, SegmenterConfig
 
 PLACES = 3
@@ -73,8 +73,8 @@ class NestedConfig(HierarchyConfig):
     """Bytes, and patches, that the stacks outside the backbone see."""
 
     def inner_capacity(self, patches: float) -> int:
-        """Patches of patches that a row of so many patches has slots for."""
-        return max(1, -int(-patches // self.patches_per_slot))
+        """Slots for patches of patches in a row of so many patches."""
+        return slots(patches, self.patches_per_slot)
 
     def level_block(self, level: int) -> BlockConfig:
         window = self.window if level < 2 else None

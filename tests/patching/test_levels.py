@@ -121,3 +121,14 @@ def test_nothing_runs_where_no_row_has_a_symbol():
     idle, unchanged = run(dataclasses.replace(symbols, lengths=jnp.array([0])))
     np.testing.assert_array_equal(idle, 0 * y)
     np.testing.assert_array_equal(unchanged, state)
+
+
+def test_vectors_that_were_projected_before_they_are_spread_are_refused():
+    part, _ = cut(
+        following(0, 2, seen=0),
+        STARTS[:, :2],
+        empty(2),
+        OpenPatch.none(1, 3, jnp.dtype("float32")),
+    )
+    with pytest.raises(ValueError, match=r"5 channels.* with 3: .* `finish`; `width`"):
+        part.spread(jnp.zeros((1, 2, 5)))

@@ -16,6 +16,7 @@ from bytelm.patching.patches import (
     find_patches,
     gather_first,
     positions_in_run,
+    slots,
     spread_first,
 )
 
@@ -260,6 +261,11 @@ def test_patches_are_counted_by_length():
     found = dict(zip(LENGTHS, np.asarray(count_lengths(starts, document_ids)), strict=True))
     wanted = {"1": 2, "2": 1, "3-4": 1, "5-8": 1, "9-16": 1, "17-32": 0, "33+": 0}
     assert found == wanted
+
+
+def test_a_row_has_a_slot_for_each_part_of_it_begun():
+    sizes = [(16, 4.0), (17, 4.0), (1, 4.0), (0, 2.0), (3, 2), (2.5, 1.0), (99, 1.1 * 3)]
+    assert [slots(symbols, size) for symbols, size in sizes] == [4, 5, 1, 1, 2, 3, 30]
 
 
 def test_overflow_is_a_warning_with_the_capacity_to_set():
