@@ -106,7 +106,16 @@ def _first_options(arguments: Sequence[str]) -> argparse.Namespace:
 def _command_type() -> type[EvalCommand]:
     """`EvalCommand` with a field for each evaluation that has options."""
     from bytelm.evaluation import Evaluation
+    from bytelm.evaluation.suite import check_options
 
+    taken = {"list", *(field.name for field in dataclasses.fields(EvalCommand))}
+    for name, kind in Evaluation.variants.items():
+        check_options(kind)
+        if name in taken:
+            raise UserError(
+                f"{kind.__qualname__} calls itself {name!r}, as an option of `bytelm eval` does; "
+                "give it another name."
+            )
     fields: list[Any] = [
         (name, kind, dataclasses.field(default_factory=kind))
         for name, kind in Evaluation.variants.items()

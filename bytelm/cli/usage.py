@@ -13,7 +13,8 @@ from bytelm.core.user_code import import_user_code
 
 EVERYWHERE = """
 Every command takes --help, which lists its options, and --import FILE, which first runs a Python
-file of your own (or imports a module), such as one that defines a family of models."""
+file of your own (or imports a module), such as one that defines a family of models, a boundary rule
+or an evaluation."""
 
 
 def overview(commands: Mapping[str, Callable[..., Any]]) -> str:

@@ -72,6 +72,15 @@ UNITS: dict[str, Unit] = {
 """By name. A figure of another unit is written as "1.234 NAME"."""
 
 
+def json_values(value: Any) -> Any:
+    """The value with NumPy's and JAX's numbers and arrays as Python's, also in dicts and lists."""
+    if isinstance(value, Mapping):
+        return {json_values(key): json_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 @dataclass(frozen=True)
 class Figure:
     """One number and what it means.
@@ -123,8 +132,8 @@ class Figure:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values: fields that are not set are left out, a value that is not finite is null."""
-        fields = dataclasses.asdict(self)
-        fields["value"] = self.value if math.isfinite(self.value) else None
+        fields = json_values(dataclasses.asdict(self))
+        fields["value"] = fields["value"] if math.isfinite(self.value) else None
         defaults = {"unit": "", "low": None, "high": None, "bound": False}
         return {k: v for k, v in fields.items() if k not in defaults or v != defaults[k]}
 

@@ -5,6 +5,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bytelm.core.errors import UserError
+from bytelm.core.figure import Figure
+
 LEAST_DOCUMENTS = 10
 """With fewer, there is no interval: it would be far too narrow."""
 
@@ -65,6 +68,27 @@ def bootstrap_interval(
     tail = (1 - confidence) / 2
     low, high = np.quantile(numerator_sums / denominator_sums, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def ratio(name: str, numerators: ArrayLike, denominators: ArrayLike, unit: str = "") -> Figure:
+    """The figure `sum(numerators) / sum(denominators)` over documents, with its interval.
+
+    Args:
+      name: of the figure.
+      numerators, denominators: as in `bootstrap_interval`.
+      unit: of the figure.
+
+    Raises:
+      UserError: if the denominators sum to zero.
+    """
+    count = np.sum(denominators)
+    if not count > 0:
+        raise UserError(
+            f"the documents hold no bytes that count for {name}; choose a source or split that has "
+            "text."
+        )
+    low, high = bootstrap_interval(numerators, denominators) or (None, None)
+    return Figure(name, float(np.sum(numerators) / count), unit, low, high)
 
 
 def share_interval(hits: int, count: int, confidence: float = 0.95) -> tuple[float, float]:

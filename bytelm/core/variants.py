@@ -18,6 +18,11 @@ from typing import Any, ClassVar, Self
 from bytelm.core.checked import Checked, did_you_mean
 from bytelm.core.errors import UserError
 
+OWN_FILE = (
+    "If a file of your own defines it, add --import FILE (in Python, import it before loading)."
+)
+"""Ends the error for a name that is not registered."""
+
 
 class Variant(Checked, abc.ABC):
     """Base of a config that stands for its registered subclasses.
@@ -56,8 +61,7 @@ class Variant(Checked, abc.ABC):
         if not isinstance(origin, str):
             raise UserError(
                 f"{where} is {name!r}{did_you_mean(str(name), cls.variants)}; this version of "
-                f"bytelm has {', '.join(sorted(cls.variants))}. If a file of your own defines it, "
-                "add --import FILE."
+                f"bytelm has {', '.join(sorted(cls.variants))}. {OWN_FILE}"
             )
         place = (
             f"in {origin}: add --import {origin}"

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bytelm.core.console import TerminalConsole
-from bytelm.core.figure import Figure
+from bytelm.core.figure import Figure, json_values
 from bytelm.evaluation.text import describe_text
 
 
@@ -33,7 +33,8 @@ class Result:
         figures: the numbers.
         notes: sentences that explain them, shown below the table.
         details: more for the JSON report, such as counts and examples.
-        documents: the bits of each document; empty if they were not measured.
+        documents: the bits of each document, with which ablations and comparisons pair two models;
+            empty if they were not measured.
         seconds: how long it took.
     """
 
@@ -79,7 +80,7 @@ class Report:
             "step": self.step,
             "suite": self.suite,
             "figures": {name: figure.to_json() for name, figure in self.figures.items()},
-            "details": {name: result.details for name, result in self.results.items()},
+            "details": {name: json_values(each.details) for name, each in self.results.items()},
             "text": self.text,
             "context": self.context,
             "stride": self.stride,

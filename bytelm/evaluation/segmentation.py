@@ -10,7 +10,7 @@ import numpy as np
 from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
-from bytelm.core.intervals import bootstrap_interval
+from bytelm.core.intervals import ratio
 from bytelm.core.terminal_text import number_of
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import PATCHES, Evaluation, Need, Scoring
@@ -35,10 +35,7 @@ class PatchStatistics(Evaluation):
         cut = loaded.segment_all(documents, stride=scoring.stride, batch_size=scoring.batch_size)
         sizes = np.array([len(found.text) for found in cut])
         counts = np.array([len(found.lengths) for found in cut])
-        low, high = bootstrap_interval(sizes, counts) or (None, None)
-        figures = [
-            Figure("bytes_per_patch", float(sizes.sum() / counts.sum()), "B/patch", low, high)
-        ]
+        figures = [ratio("bytes_per_patch", sizes, counts, "B/patch")]
         agreements = {
             "word_start": functools.reduce(operator.add, [f.word_agreement for f in cut]),
             "whitespace_start": functools.reduce(operator.add, [f.space_agreement for f in cut]),

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import inspect
+import keyword
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from bytelm.core.checked import did_you_mean
 from bytelm.core.config_json import to_dict
 from bytelm.core.errors import UserError
 from bytelm.core.texts import Texts
-from bytelm.core.variants import Variant
+from bytelm.core.variants import OWN_FILE, Variant
 from bytelm.evaluation.report import Report, Result
 from bytelm.evaluation.text import EvaluationText, GivenText, text_to_evaluate
 from bytelm.training.hardware import describe_machine
@@ -34,6 +35,7 @@ class Need:
 
 DECODER = Need("a model without an encoder", lambda loaded: not loaded.has_encoder)
 ENCODER = Need("a model with an encoder", lambda loaded: loaded.has_encoder)
+BYTES = Need("a model whose symbols are bytes", lambda loaded: loaded.tokenizer is None)
 TOKENS = Need("a subword model", lambda loaded: loaded.tokenizer is not None)
 PATCHES = Need("a model with patches", lambda loaded: loaded.has_patches)
 
@@ -71,6 +73,7 @@ class Evaluation(Variant, name="suite", key="name"):
     reads_text: ClassVar[bool] = True
 
     def __init_subclass__(cls, **arguments: Any) -> None:
+        _check_name(cls)
         super().__init_subclass__(name=vars(cls).get("name"), **arguments)  # shown in errors
 
     @classmethod
@@ -101,6 +104,43 @@ class Evaluation(Variant, name="suite", key="name"):
         """
 
 
+def _check_name(kind: type[Evaluation]) -> None:
+    """Raises UserError for a class that measures and has no name, or one that is no option."""
+    if not hasattr(kind, "name"):
+        if "run" in vars(kind):
+            raise UserError(
+                f"the evaluation {kind.__qualname__} has no name; give the class one, as in "
+                '`name: ClassVar[str] = "mine"`.'
+            )
+        return
+    name = kind.name
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise UserError(
+            f"{kind.__qualname__} has the name {name!r}; choose one of letters, digits and _, that "
+            "begins with a letter and is no word of Python."
+        )
+
+
+def check_options(kind: type[Evaluation]) -> None:
+    """Raises UserError unless a class of evaluations is a dataclass whose fields have defaults."""
+    if "__dataclass_fields__" not in vars(kind):
+        raise UserError(
+            f"the class {kind.__qualname__} of the evaluation {kind.name} is no dataclass; put "
+            "@dataclass(frozen=True) before it."
+        )
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if field.name == "name":
+            raise UserError(
+                f"the name of the evaluation {kind.name} is an option; write "
+                f'`name: ClassVar[str] = "{kind.name}"` in {kind.__qualname__}.'
+            )
+        if field.default is field.default_factory is dataclasses.MISSING:
+            raise UserError(
+                f"the option {field.name} of the evaluation {kind.name} has no default; give it "
+                f"one in {kind.__qualname__}."
+            )
+
+
 def default_suite(loaded: LoadedModel) -> tuple[str, ...]:
     """The names of the evaluations that run by default."""
     return ("targets",) if loaded.has_encoder else ("bits",)
@@ -115,9 +155,11 @@ def named(name: str) -> Evaluation:
     if name not in Evaluation.variants:
         raise UserError(
             f"there is no evaluation {name!r}{did_you_mean(name, Evaluation.variants)}; choose "
-            f"from {', '.join(Evaluation.variants)}."
+            f"from {', '.join(Evaluation.variants)}. {OWN_FILE}"
         )
-    return Evaluation.variants[name]()
+    kind = Evaluation.variants[name]
+    check_options(kind)
+    return kind()
 
 
 def reads_text(suite: Sequence[Evaluation]) -> bool:
@@ -147,11 +189,18 @@ def evaluate(
         stride, batch_size, max_bytes: as in `Scoring`.
 
     Raises:
-        UserError: for an evaluation that does not exist or does not fit, before anything runs.
+        UserError: for an evaluation that does not exist, is named twice or does not fit, before
+            anything runs; for two figures of one name.
     """
     names = default_suite(loaded) if suite is None else suite
     chosen = [named(each) if isinstance(each, str) else each for each in names]
-    for evaluation in chosen:
+    for index, evaluation in enumerate(chosen):
+        if evaluation.name in [each.name for each in chosen[:index]]:
+            raise UserError(
+                f"the suite has the evaluation {evaluation.name} twice, and a report holds each "
+                "once; run them one after the other."
+            )
+        check_options(type(evaluation))
         evaluation.check(loaded)
     read = text_to_evaluate(loaded, text, split) if reads_text(chosen) else GivenText(())
     scoring = Scoring(stride, batch_size, max_bytes)
@@ -160,6 +209,7 @@ def evaluate(
         started = time.perf_counter()
         result = evaluation.run(loaded, read, scoring)
         seconds = time.perf_counter() - started
+        _check_figures(evaluation.name, result, results)
         results[evaluation.name] = dataclasses.replace(result, seconds=seconds)
     return Report(
         step=loaded.step,
@@ -171,3 +221,15 @@ def evaluate(
         max_bytes=max_bytes,
         machine=describe_machine(),
     )
+
+
+def _check_figures(name: str, result: Result, others: dict[str, Result]) -> None:
+    """Raises UserError if a figure has the name of another one of the suite."""
+    had = {figure.name: other for other, each in others.items() for figure in each.figures}
+    for figure in result.figures:
+        if figure.name in had:
+            raise UserError(
+                f"two figures have the name {figure.name}, one of {had[figure.name]} and one of "
+                f"{name}; rename one, or run the evaluations one after the other."
+            )
+        had[figure.name] = name

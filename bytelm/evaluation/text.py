@@ -175,7 +175,8 @@ class FirstBytes:
         max_bytes: None for all.
 
     Attributes:
-        cut: whether the last iteration cut its last document.
+        cut: whether the last iteration cut its last document: that one has no END, and its last
+            word may go on.
 
     Raises:
         UserError: if `max_bytes` is below 1.

@@ -27,7 +27,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bytelm.core.checked import require_positive
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
-from bytelm.core.intervals import bootstrap_interval
+from bytelm.core.intervals import bootstrap_interval, ratio
 from bytelm.core.vocabulary import BYTE_VOCABULARY, END, UNSCORED, Vocabulary
 from bytelm.core.xla import jit_inference
 from bytelm.inference.row_lengths import by_length, shortest_row
@@ -81,9 +81,8 @@ class DocumentScores:
 
     def bpb(self, name: str = "bpb", *, with_end: bool = False, bound: bool = False) -> Figure:
         """`bits_per_byte` with its interval; a `bound` where other tokens spell the bytes too."""
-        value = self.bits_per_byte(with_end)
-        low, high = self.interval(with_end) or (None, None)
-        return Figure(name, value, "bpb", low, high, bound)
+        figure = ratio(name, self.bits(with_end), self.bytes, "bpb")
+        return dataclasses.replace(figure, bound=bound)
 
 
 class Scorer:

@@ -1,9 +1,10 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
-from bytelm.core.figure import Figure, with_prefix
+from bytelm.core.figure import Figure, json_values, with_prefix
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,13 @@ def test_a_figure_survives_json(figure: Figure):
 def test_a_value_that_is_not_finite_is_null_in_json():
     assert Figure("bpb", math.inf).to_json() == {"name": "bpb", "value": None}
     assert math.isnan(Figure.from_json({"name": "bpb", "value": None}).value)
+
+
+def test_numbers_of_numpy_become_pythons():
+    figure = Figure("bpb", np.float32(1.5), low=np.float64(1), high=np.int64(2), bound=np.True_)
+    assert json.loads(json.dumps(figure.to_json())) == figure.to_json()
+    details = {np.int64(1): [np.float32(0.5), (np.arange(2), "a")]}
+    assert json.dumps(json_values(details)) == '{"1": [0.5, [[0, 1], "a"]]}'
 
 
 def test_figures_are_written_in_their_units():

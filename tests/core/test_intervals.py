@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from bytelm.core import intervals
+from bytelm.core.errors import UserError
+from bytelm.core.figure import Figure
 from bytelm.core.intervals import (
     LEAST_DOCUMENTS,
     bootstrap_interval,
@@ -74,6 +76,16 @@ def test_paired_differences_may_be_negative():
     bits, sizes = make_documents(200, seed=4)
     low, high = bootstrap_interval(bits - (bits + 0.1 * sizes), sizes)
     assert (low, high) == pytest.approx((-0.1, -0.1))
+
+
+def test_a_ratio_has_its_interval():
+    bits, sizes = make_documents(50, seed=3)
+    figure = intervals.ratio("mine", bits, sizes, "bpb")
+    assert figure.value == pytest.approx(bits.sum() / sizes.sum()) and figure.unit == "bpb"
+    assert figure.interval == bootstrap_interval(bits, sizes)
+    assert intervals.ratio("few", [1, 2], [2, 4]) == Figure("few", 0.5)
+    with pytest.raises(UserError, match="no bytes that count for mine"):
+        intervals.ratio("mine", [0.0], [0])
 
 
 @pytest.mark.parametrize(

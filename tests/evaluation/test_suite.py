@@ -1,9 +1,12 @@
+import json
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
+from bytelm.cli.evaluate import eval_command
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.evaluation.report import Result
@@ -74,8 +77,81 @@ def test_nothing_is_run_if_one_evaluation_does_not_fit(length, loaded):
     message = "picky needs a model with an encoder.* mine.*leave picky out"
     with pytest.raises(UserError, match=message):
         evaluate(loaded, "text", ["never", "picky"])
-    with pytest.raises(UserError, match=r"evaluation 'lenght' .*did you mean length"):
+    with pytest.raises(UserError, match=r"evaluation 'lenght' .*did you mean length.*--import"):
         named("lenght")
+
+
+def test_an_evaluation_and_a_figure_count_once(length, loaded):
+    @dataclass(frozen=True)
+    class Other(length):
+        """Has a figure of the same name."""
+
+        name: ClassVar[str] = "other"
+
+    with pytest.raises(UserError, match="has the evaluation length twice"):
+        evaluate(loaded, "text", [length(factor=2), length(factor=4)])
+    with pytest.raises(UserError, match="have the name length, one of length and one of other"):
+        evaluate(loaded, "text", ["length", "other"])
+
+
+def test_numbers_of_numpy_are_reported(length, loaded):
+    @dataclass(frozen=True)
+    class Array(length):
+        """Measures with NumPy."""
+
+        name: ClassVar[str] = "array"
+
+        def run(self, loaded, text, scoring):
+            return Result((Figure("mean", np.float32(0.5)),), details={"counts": np.arange(2)})
+
+    report = evaluate(loaded, "text", ["array"]).to_json()
+    assert json.loads(json.dumps(report))["details"] == {"array": {"counts": [0, 1]}}
+
+
+def test_a_class_that_is_no_evaluation_is_refused(length, loaded):
+    with pytest.raises(UserError, match=r"evaluation .*Nameless has no name"):
+
+        class Nameless(Evaluation):
+            def run(self, loaded, text, scoring): ...
+
+    with pytest.raises(UserError, match="has the name 'my-eval'; choose one of letters"):
+
+        class Dashed(length):
+            name = "my-eval"
+
+    class Plain(length):
+        name = "plain"
+
+    with pytest.raises(UserError, match=r"Plain of the evaluation plain is no dataclass"):
+        evaluate(loaded, "text", ["plain"])
+
+    @dataclass(frozen=True)
+    class Named(Evaluation):
+        name: str = "named"
+
+        def run(self, loaded, text, scoring): ...
+
+    with pytest.raises(UserError, match="name of the evaluation named is an option"):
+        named("named")
+
+    @dataclass(frozen=True)
+    class Needy(Evaluation):
+        name: ClassVar[str] = "needy"
+        factor: int
+
+        def run(self, loaded, text, scoring): ...
+
+    with pytest.raises(UserError, match="option factor of the evaluation needy has no default"):
+        named("needy")
+
+
+def test_a_name_is_no_other_option(length):
+    @dataclass(frozen=True)
+    class Step(length):
+        name: ClassVar[str] = "step"
+
+    with pytest.raises(UserError, match="calls itself 'step', as an option of `bytelm eval` does"):
+        eval_command(["--help"])
 
 
 def test_what_is_evaluated_by_default(loaded):
