@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bytelm.api import load
 from bytelm.cli.arguments import parse
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import say
@@ -57,8 +58,6 @@ def convert_command(arguments: Sequence[str]) -> int:
             to_hf=None,
             output=None,
         ):
-            from bytelm.api import load
-
             load(run, step).save(folder)
             say(f"done; parameters, config and model card in {folder}")
         case ConvertCommand(

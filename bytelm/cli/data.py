@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from bytelm.cli.arguments import parse, preset_argument, work_argument
 from bytelm.cli.option_checks import Bounds, Count
 from bytelm.data.config import DataConfig
+from bytelm.data.open_data import OpenData
 from bytelm.training.presets import load_preset
 
 
@@ -89,8 +90,6 @@ def data_command(arguments: Sequence[str]) -> int:
     preset, rest = preset_argument(arguments[1:])
     config = load_preset(preset).data if preset else DataConfig()
     command = parse(DATA_COMMANDS[name], rest, f"data {name}", DATA_COMMANDS[name](config))
-    from bytelm.data.open_data import OpenData
-
     data = OpenData(command.data)
     if isinstance(command, DescribeCommand):
         from bytelm.data.description import describe

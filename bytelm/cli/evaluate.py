@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bytelm.api import LoadedModel, load
 from bytelm.cli.arguments import parse
 from bytelm.cli.option_checks import Count
 from bytelm.core.config_json import to_dict
 from bytelm.core.errors import UserError
+from bytelm.core.files import check_new_file
 from bytelm.core.terminal_text import printable_name, say
 from bytelm.data.config import DataConfig
+from bytelm.tokenizers.tokenizer import load_tokenizer
+from bytelm.training import host_memory
 from bytelm.training.checkpoints.scores import Step, step_of
 
 if TYPE_CHECKING:  # slow imports come after the options are read
-    from bytelm.api import LoadedModel
     from bytelm.evaluation import Evaluation
     from bytelm.evaluation.text import SplitText
 
@@ -68,9 +71,6 @@ def eval_command(arguments: Sequence[str]) -> int:
             kind = _command_type()
             parse(kind, arguments, "eval", kind(DataConfig(), Path("RUN")))
         raise UserError("name the run to evaluate: --checkpoint RUN.")
-    from bytelm.api import load
-    from bytelm.core.files import check_new_file
-    from bytelm.training import host_memory
 
     if known.output is not None:
         check_new_file(known.output)
@@ -138,7 +138,7 @@ def _listed() -> str:
     return "\n".join(["evaluations for `bytelm eval --suite NAME...`:\n", *lines])
 
 
-def evaluate_run(loaded: "LoadedModel", command: EvalCommand, *, keep: bool) -> None:
+def evaluate_run(loaded: LoadedModel, command: EvalCommand, *, keep: bool) -> None:
     """Evaluates a model, and prints the report and, if `keep`, writes it.
 
     Raises:
@@ -181,7 +181,7 @@ def evaluate_run(loaded: "LoadedModel", command: EvalCommand, *, keep: bool) -> 
     say(f"report: {printable_name(output)}")
 
 
-def _chosen(loaded: "LoadedModel", command: EvalCommand) -> list["Evaluation"]:
+def _chosen(loaded: LoadedModel, command: EvalCommand) -> list["Evaluation"]:
     """The chosen evaluations, with their options."""
     from bytelm.evaluation.suite import default_suite, named
 
@@ -190,7 +190,7 @@ def _chosen(loaded: "LoadedModel", command: EvalCommand) -> list["Evaluation"]:
 
 
 def _report_name(
-    loaded: "LoadedModel",
+    loaded: LoadedModel,
     command: EvalCommand,
     suite: Sequence["Evaluation"],
     text: "SplitText | None",
@@ -215,10 +215,8 @@ def _report_name(
     )
 
 
-def _check_tokenizer(loaded: "LoadedModel", path: str | None) -> None:
+def _check_tokenizer(loaded: LoadedModel, path: str | None) -> None:
     """Raises UserError if `data.tokenizer` is not the one that the model was trained with."""
-    from bytelm.tokenizers.tokenizer import load_tokenizer
-
     if path is None or path == loaded.config.data.task.tokenizer:
         return
     if loaded.tokenizer is None:

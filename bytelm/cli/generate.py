@@ -6,16 +6,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+from bytelm.api import LoadedModel, load
 from bytelm.cli.arguments import parse
 from bytelm.cli.option_checks import Bounds, Count
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import printable
 from bytelm.training.checkpoints.scores import Step
-
-if TYPE_CHECKING:
-    from bytelm.api import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,6 @@ def generate_command(arguments: Sequence[str]) -> int:
         )
     if command.prompt.count("-") > 1:
         raise UserError("standard input can be read once; give one --prompt -.")
-    from bytelm.api import load
-
     loaded = load(command.checkpoint, command.step, weights=command.weights, verify=command.verify)
     prompts = [
         sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt)
@@ -98,7 +94,7 @@ def generate_command(arguments: Sequence[str]) -> int:
 
 
 def write_continuations(
-    model: "LoadedModel", prompts: Sequence[bytes], *, raw: bool, **options: Any
+    model: LoadedModel, prompts: Sequence[bytes], *, raw: bool, **options: Any
 ) -> None:
     """Writes each prompt and its continuation to standard output; with an encoder only the target.
 
@@ -130,7 +126,7 @@ def write_continuations(
         print(f"{printable((prompt + text).decode('utf-8', 'replace'))}\n---")
 
 
-def _parts(model: "LoadedModel", prompt: bytes, options: dict[str, Any]) -> Iterable[bytes]:
+def _parts(model: LoadedModel, prompt: bytes, options: dict[str, Any]) -> Iterable[bytes]:
     """The continuation, in parts as they are generated; from a beam search, in one part."""
     if options.get("beams", 1) == 1:
         return model.stream(prompt, **options)

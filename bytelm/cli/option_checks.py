@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from bytelm.cli.variant_options import option_names
+from bytelm.cli.variant_options import Option, options_of
 from bytelm.core.errors import UserError
 from bytelm.core.renamed import new_option
 
@@ -28,21 +28,22 @@ Count = Annotated[int, Bounds(1)]
 
 def check_numbers(command: Any) -> None:
     """Raises UserError if an option of a command, or of a config in it, is out of bounds."""
-    for name, value, hint in _options(command, "--"):
+    for option in _all_options(command):
+        value = option.value
         if not isinstance(value, int) or isinstance(value, bool):
             continue
-        bounds = _bounds(hint)
+        bounds = _bounds(option.hint)
         if value < bounds.least:
-            raise UserError(f"{name} is {value}; it must be at least {bounds.least}.")
+            raise UserError(f"{option.name} is {value}; it must be at least {bounds.least}.")
         if value > bounds.most:
-            raise UserError(f"{name} is {value}; it must be at most {bounds.most}.")
+            raise UserError(f"{option.name} is {value}; it must be at most {bounds.most}.")
 
 
 def check_lists(command: Any, arguments: Sequence[str]) -> None:
     """Raises UserError if an option with a list is given twice: only the last would count."""
     names = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
-    for name, value, _ in _options(command, "--"):
-        if isinstance(value, tuple) and names.count(name) > 1:
+    for option in _all_options(command):
+        if isinstance(option.value, tuple) and names.count(name := option.name) > 1:
             raise UserError(f"{name} is given twice; give all its values after one {name}.")
 
 
@@ -53,16 +54,12 @@ def check_renamed(arguments: Sequence[str]) -> None:
             raise UserError(f"{name} has been renamed to {new}.")
 
 
-def _options(config: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
-    """Name, value and annotated type of each option."""
-    hints = typing.get_type_hints(type(config), include_extras=True)
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        name, below = option_names(field.name, hints[field.name], prefix)
-        if dataclasses.is_dataclass(value):
-            yield from _options(value, below)
+def _all_options(config: Any, prefix: str = "--") -> Iterator[Option]:
+    for option in options_of(config, prefix):
+        if dataclasses.is_dataclass(option.value):
+            yield from _all_options(option.value, option.below)
         else:
-            yield name, value, hints[field.name]
+            yield option
 
 
 def _bounds(hint: Any) -> Bounds:

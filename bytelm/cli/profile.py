@@ -10,6 +10,7 @@ import tyro
 from bytelm.cli.arguments import parse, preset_argument
 from bytelm.cli.option_checks import Count
 from bytelm.core.errors import UserError
+from bytelm.training import host_memory
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.presets import load_preset, preset_names, some_names
 
@@ -35,7 +36,6 @@ def profile_command(arguments: Sequence[str]) -> int:
         raise UserError(f"name a preset first{some_names(preset_names())}.")
     config = load_preset(preset)
     command = parse(ProfileCommand, rest, f"profile {preset}", ProfileCommand(config))
-    from bytelm.training import host_memory
     from bytelm.training.timing import profile
 
     host_memory.keep()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bytelm.api import load
 from bytelm.cli.arguments import parse
 from bytelm.cli.option_checks import Count
 from bytelm.core.errors import UserError
@@ -46,7 +47,6 @@ def segment_command(arguments: Sequence[str]) -> int:
     if page and not page.is_file():
         check_new_file(page, "--html")
     text = _text(command)
-    from bytelm.api import load
     from bytelm.evaluation.segmentation_page import print_segmentation, segmentation_page
 
     loaded = load(command.checkpoint, command.step)

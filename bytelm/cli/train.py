@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import tyro
 
 from bytelm.cli.arguments import parse, parse_part, preset_argument
@@ -16,8 +17,15 @@ from bytelm.core.errors import UserError
 from bytelm.core.files import check_folder
 from bytelm.core.stopping import Stopped
 from bytelm.core.terminal_text import say
+from bytelm.training import distributed, host_memory
 from bytelm.training.experiment import ExperimentConfig, TrainConfig, load_json, to_json
 from bytelm.training.presets import load_preset, preset_names, some_names
+from bytelm.training.run_directory import (
+    lock,
+    new_run_directory,
+    remove_if_unused,
+    unused_directory,
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,6 @@ def train_command(arguments: Sequence[str]) -> int:
     if command.print_config:
         print(to_json(command.config), end="")
         return 0
-    from bytelm.training import distributed, host_memory
 
     if command.distributed or command.coordinator:
         distributed.join(command.coordinator, command.num_processes, command.process_id)
@@ -77,7 +84,6 @@ def train_command(arguments: Sequence[str]) -> int:
 
 
 def _dry_run(command: TrainCommand, usual_place: Path) -> int:
-    from bytelm.training.run_directory import unused_directory
     from bytelm.training.start import dry_run
 
     where = command.run_dir or unused_directory(usual_place)
@@ -86,15 +92,11 @@ def _dry_run(command: TrainCommand, usual_place: Path) -> int:
 
 
 def _train(command: TrainCommand, usual_place: Path) -> int:
-    import jax
-
-    from bytelm.training.distributed import ending_alone
     from bytelm.training.loop import train
-    from bytelm.training.run_directory import lock, remove_if_unused
 
     run_dir = _run_directory(command, usual_place)
     is_main = jax.process_index() == 0
-    with ending_alone(), lock(run_dir) if is_main else contextlib.nullcontext():
+    with distributed.ending_alone(), lock(run_dir) if is_main else contextlib.nullcontext():
         try:
             result = train(
                 command.config,
@@ -119,10 +121,6 @@ def _train(command: TrainCommand, usual_place: Path) -> int:
 
 def _run_directory(command: TrainCommand, usual_place: Path) -> Path:
     """The run directory, created if needed."""
-    import jax
-
-    from bytelm.training.run_directory import new_run_directory
-
     if command.report and jax.process_count() > 1:
         raise UserError("--report needs a single process; run eval.py when the run has ended.")
     if command.run_dir is None:

@@ -1,14 +1,14 @@
 """Options that choose a variant of a config, such as `--data.task pairs` or `--data.files x.txt`.
 
-The options of a command are those of the variants that its default has. So the variants that
-arguments name are put into the default before the other arguments are read.
+The variants of a command's default decide its options. So the chosen variants are put into the
+default before the other arguments are read.
 """
 
 import copy
 import dataclasses
 import typing
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from bytelm.core.errors import UserError
 from bytelm.core.variants import Variant
@@ -19,11 +19,42 @@ FILE_OPTIONS = ("--data.files", "--data.validation-files", "--data.test-files")
 CHOOSES = {"files": "--data.files", "tfds": "--data.dataset"}
 """Options that choose a source by naming it."""
 KEPT = ("held_out", "split_above")
+"""Fields that a newly named source takes from the old one."""
 KEPT_OF_FILES = ("text_key", "script_key", "target_key", "skip_bad")
 
 
+class Option(NamedTuple):
+    """A field of a command, or of a config in it."""
+
+    field: str
+    name: str
+    """Such as `--data.task`."""
+    below: str
+    """The prefix of the options of its own fields, such as `--data.task.`."""
+    hint: Any
+    """Its type, with annotations."""
+    value: Any
+
+    @property
+    def base(self) -> type[Variant] | None:
+        """Its type, if that is a base of variants."""
+        kind = getattr(self.hint, "__origin__", self.hint)
+        return kind if isinstance(kind, type) and issubclass(kind, Variant) else None
+
+
+def options_of(config: Any, prefix: str = "--") -> Iterator[Option]:
+    """The options of the fields of a dataclass."""
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        hint, name = hints[field.name], prefix + field.name.replace("_", "-")
+        extras = getattr(hint, "__metadata__", ())
+        is_flat = any(getattr(extra, "name", None) == "" for extra in extras)  # of tyro.conf.arg
+        below = prefix if is_flat else f"{name}."
+        yield Option(field.name, name, below, hint, getattr(config, field.name))
+
+
 def check_files_named(arguments: Sequence[str]) -> None:
-    """Raises UserError for an option of files with nothing after it, from an unset variable."""
+    """Raises UserError for an option of files without a value, such as from an unset variable."""
     for index, argument in enumerate(arguments):
         if argument.replace("_", "-") in FILE_OPTIONS:
             rest = arguments[index + 1 : index + 2]
@@ -37,101 +68,67 @@ def check_files_named(arguments: Sequence[str]) -> None:
 def choose_variants(
     default: Any, arguments: Sequence[str], prefix: str = "--"
 ) -> tuple[Any, list[str]]:
-    """The default of a command with the variants that arguments choose, and the other arguments.
+    """The default of a command with the chosen variants, and the other arguments.
 
-    What a variant does not go with is checked when all arguments have been read, not here.
-
-    Args:
-        default: a dataclass, such as a command.
-        arguments: of the command line.
-        prefix: of the options of its fields.
+    Whether the variants fit together is checked when all arguments have been read.
 
     Raises:
-        UserError: for a variant that is not known, and an option of a variant that is not chosen.
+        UserError: for an unknown variant, or an option of a variant that is not chosen.
     """
     found, rest = copy.copy(default), list(arguments)
-    hints = typing.get_type_hints(type(default), include_extras=True)
-    for field in dataclasses.fields(default):
-        value = getattr(default, field.name)
-        if not dataclasses.is_dataclass(value):
+    for option in options_of(default, prefix):
+        if not dataclasses.is_dataclass(value := option.value):
             continue
-        name, below = option_names(field.name, hints[field.name], prefix)
-        base = without_annotation(hints[field.name])
-        if isinstance(base, type) and issubclass(base, Variant):
-            value = _chosen(base, value, rest, name, below)
-            _check_options(base, value, rest, name, below)
-        value, rest = choose_variants(value, rest, below)
-        object.__setattr__(found, field.name, value)
+        if base := option.base:
+            value = _chosen(base, value, rest, option.name, option.below)
+            _check_options(base, value, rest, option.name, option.below)
+        value, rest = choose_variants(value, rest, option.below)
+        object.__setattr__(found, option.field, value)
     return found, rest
 
 
 def variants_help(default: Any, prefix: str = "--") -> str:
     """A line for each option that chooses a variant, with the names of all variants."""
     lines = []
-    hints = typing.get_type_hints(type(default), include_extras=True)
-    for field in dataclasses.fields(default):
-        value = getattr(default, field.name)
-        if not dataclasses.is_dataclass(value):
+    for option in options_of(default, prefix):
+        if not dataclasses.is_dataclass(option.value):
             continue
-        name, below = option_names(field.name, hints[field.name], prefix)
-        base = without_annotation(hints[field.name])
-        if isinstance(base, type) and issubclass(base, Variant):
-            names = ", ".join(sorted(base.variants))
-            if base is SourceConfig:
-                lines.append(f"{below}files FILE... or {below}dataset NAME chooses the source.\n")
-            else:
-                lines.append(f"{name} NAME chooses one of {names}.\n")
-        lines.append(variants_help(value, below))
+        below, base = option.below, option.base
+        if base is SourceConfig:
+            lines.append(f"{below}files FILE... or {below}dataset NAME chooses the source.\n")
+        elif base:
+            lines.append(f"{option.name} NAME chooses one of {', '.join(sorted(base.variants))}.\n")
+        lines.append(variants_help(option.value, below))
     return "".join(lines)
-
-
-def option_names(field: str, hint: Any, prefix: str) -> tuple[str, str]:
-    """The option of a field, and the prefix of the options of its own fields.
-
-    A field annotated with `tyro.conf.arg(name="")` adds nothing to that prefix.
-    """
-    name = prefix + field.replace("_", "-")
-    extras = getattr(hint, "__metadata__", ())
-    is_flat = any(getattr(extra, "name", None) == "" for extra in extras)
-    return name, prefix if is_flat else f"{name}."
-
-
-def without_annotation(hint: Any) -> Any:
-    """A type without what `Annotated` adds."""
-    return hint.__origin__ if hasattr(hint, "__metadata__") else hint
 
 
 def _chosen(
     base: type[Variant], value: Any, arguments: list[str], name: str, below: str
 ) -> Variant:
-    """The variant that arguments choose, or `value`; takes the choice out of the arguments."""
+    """The variant that arguments choose, or `value`; removes the choice from the arguments.
+
+    The fields of the base, such as an optimiser's learning rate, keep their values.
+    """
     if base is SourceConfig and _names(arguments).keys() & {f"{below}files", f"{below}dataset"}:
         return _named_source(value, arguments, below)
-    found = value
-    if (index := _names(arguments).get(name)) is not None:
-        kind = base.variant(_take(arguments, index), name.removeprefix("--"))
-        try:
-            found = value if type(value) is kind else kind(**_shared(base, value))
-        except (TypeError, UserError):
-            if base is SourceConfig:
-                raise UserError(f"choose a source with {below}files or {below}dataset.") from None
-            raise UserError(
-                f"{name} {kind.__name__} needs more than options; use a preset."
-            ) from None
-    return found
-
-
-def _shared(base: type[Variant], value: Variant) -> dict[str, Any]:
-    """The fields that all variants have, such as an optimiser's learning rate: they are kept."""
-    if not dataclasses.is_dataclass(base):
-        return {}
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(base)}
+    if (index := _names(arguments).get(name)) is None:
+        return value
+    kind = base.variant(_take(arguments, index), name.removeprefix("--"))
+    if type(value) is kind:
+        return value
+    shared: list[str] = _field_names(base) if dataclasses.is_dataclass(base) else []
+    try:
+        return kind(**{field: getattr(value, field) for field in shared})
+    except (TypeError, UserError):
+        if base is SourceConfig:
+            raise UserError(f"choose a source with {below}files or {below}dataset.") from None
+        raise UserError(f"{name} {kind.__name__} needs more than options; use a preset.") from None
 
 
 def _named_source(value: SourceConfig, arguments: list[str], below: str) -> SourceConfig:
-    """The source that `--data.files` or `--data.dataset` names, with its other values by default.
+    """The source of `--data.files` or `--data.dataset`, with defaults for its other fields.
 
-    How documents are split stays as it is, and so do the keys of JSON lines, if all sources agree.
+    It keeps the old sources' splits, and their keys of JSON lines, if all of them agree.
     """
     files, dataset = (_names(arguments).get(f"{below}{name}") for name in ("files", "dataset"))
     if files is not None and dataset is not None:
@@ -149,9 +146,9 @@ def _named_source(value: SourceConfig, arguments: list[str], below: str) -> Sour
 
 
 def _common(source: SourceConfig, names: Sequence[str]) -> dict[str, Any]:
-    """The values in which all parts of a source agree."""
+    """The fields that have the same value in all parts of a source."""
     values = {name: {getattr(part, name) for part in source.parts} for name in names}
-    return {name: had.pop() for name, had in values.items() if len(had) == 1}
+    return {name: found.pop() for name, found in values.items() if len(found) == 1}
 
 
 def _check_options(
@@ -180,20 +177,20 @@ def _field_names(config: Any) -> list[str]:
 
 
 def _names(arguments: Sequence[str]) -> dict[str, int]:
-    """Where each option is."""
+    """The index of each option."""
     names = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
     return {name: index for index, name in enumerate(names) if name.startswith("--")}
 
 
 def _argument(arguments: Sequence[str], index: int | None) -> str:
-    """What an option is given; "" if it has no value."""
+    """The value of an option; "" without one."""
     assert index is not None
     _, equals, value = arguments[index].partition("=")
     return value if equals else next(iter(arguments[index + 1 : index + 2]), "")
 
 
 def _take(arguments: list[str], index: int | None) -> str:
-    """Takes an option with its value out of the arguments; returns the value."""
+    """Removes an option with its value from the arguments; returns the value."""
     assert index is not None
     value = _argument(arguments, index)
     if not value or value.startswith("--"):

@@ -1,1 +1,1 @@
-"""Training: the step, the loop around it, and what a run writes and shows."""
+"""Training: the step, the loop, checkpoints, and metrics."""

@@ -1,4 +1,4 @@
-"""Whether a run may start or go on: with these data, this config, and the checkpoints there are."""
+"""Whether a run may start or resume, with its data, config and checkpoints."""
 
 import json
 import math
@@ -36,18 +36,18 @@ FREE = (
     "train.tensorboard",
     "train.wandb_project",
 )
-"""Fields that decide where a run happens and what it reports, but not what it computes."""
+"""Fields that do not change the result of training."""
 
 SAME_RATE = 0.01
-"""Relative difference of two learning rates that is no jump."""
+"""Relative difference of two learning rates that does not count as a jump."""
 
 
 def check_supply(config: ExperimentConfig, tokenizer: Tokenizer | None) -> None:
-    """Raises UserError if the data do not supply what the model needs.
+    """Raises UserError if the data lack something that the model needs.
 
     Args:
-        config: of the model and the data.
-        tokenizer: of the data; None if its symbols are bytes.
+        config: of model and data.
+        tokenizer: of the data; None for bytes.
     """
     model, data = config.model, config.data
     has_encoder = isinstance(model, EncoderDecoderConfig)
@@ -95,11 +95,11 @@ def _vocabulary_advice(model: ModelConfig, size: int) -> str:
 def check_checkpoints_are_there(run_dir: Path, step: int | None) -> None:
     """Raises UserError if a run to resume has lost its checkpoints.
 
-    A run that was stopped before its first checkpoint starts again from the beginning. A run that
-    got further must not: it would overwrite what it recorded.
+    A run that stopped before its first checkpoint starts again from the beginning. A run that got
+    further must not: it would overwrite its metrics.
 
     Args:
-        step: the checkpoint that was asked for, if any.
+        step: of the requested checkpoint, if any.
     """
     if last_step(run_dir) is not None:
         return
@@ -127,7 +127,7 @@ def _steps_recorded(run_dir: Path) -> int:
 
 
 def _second_checkpoint(run_dir: Path) -> float:
-    """The step at which a run waits until its first checkpoint is complete."""
+    """The step at which a run waits for its first checkpoint."""
     try:
         train = json.loads((run_dir / "config.json").read_text())["train"]
         return 2 * int(train["checkpoint_every"])
@@ -155,14 +155,11 @@ def check_change(
     """The changes of the outcome when a run of config `old` resumes with config `new`.
 
     Args:
-        old: the config so far.
-        new: the config from now on.
         allowed: whether the outcome may change.
-        old_state, new_state: the abstract training states of the two; if they differ in structure
-            or shapes, the run cannot resume, whatever is allowed.
+        old_state, new_state: the abstract training states; their shapes must always be equal.
 
     Raises:
-        UserError: if it may not.
+        UserError: if the run may not resume.
     """
     changed = outcome_changes(old, new)
     if not changed:
@@ -188,13 +185,11 @@ def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
 def rate_change(
     old: ExperimentConfig, new: ExperimentConfig, step: int, updates: int
 ) -> str | None:
-    """A sentence on how the learning rate jumps, with both rates; None if it does not.
+    """A warning if the learning rate jumps when a run resumes with another config, or None.
 
     Args:
-        old: the config so far.
-        new: the config from now on.
-        step: the last one that was done.
-        updates: steps that advanced the schedule; a skipped step does not.
+        step: the last one before.
+        updates: steps without skipped ones, which do not advance the schedule.
     """
     before, after = (
         float(config.optimizer.learning_rates(config.train.steps)(updates)) for config in (old, new)
@@ -211,7 +206,7 @@ def rate_change(
 
 
 def _longer_run_advice(old: ExperimentConfig, step: int) -> str:
-    """How a run of the same optimiser is trained longer without a jump."""
+    """How to train longer with the same optimiser, without a jump."""
     schedule = old.optimizer.schedule
     decay = old.train.steps - max(1, round(old.optimizer.decay * old.train.steps))
     if schedule == "warmup_stable_decay" and step >= decay:

@@ -30,18 +30,15 @@ _TOKENIZER = {
 
 
 def from_hf(source: str, run_dir: Path) -> None:
-    """Writes a run directory with one checkpoint, at step 0, of a ByT5 or MrT5.
-
-    Parameters are float32, whatever dtype the tensors have.
+    """Writes a run directory with one checkpoint, at step 0, of a ByT5 or MrT5 in float32.
 
     Args:
         source: a folder with config.json and model.safetensors or pytorch_model.bin, in one file or
             in shards with an index; or the name of a model on the Hugging Face hub.
-        run_dir: a new or empty folder for the run.
+        run_dir: a new or empty folder.
 
     Raises:
-        UserError: if the source cannot be found or read, or has another architecture, or `run_dir`
-            holds files.
+        UserError: if the source cannot be read or has another architecture, or `run_dir` has files.
     """
     with new_folder(run_dir) as partial:
         folder = Path(source) if Path(source).is_dir() else _download(source)
@@ -57,17 +54,16 @@ def from_hf(source: str, run_dir: Path) -> None:
 def to_hf(run: Path, folder: Path, step: int | None = None) -> None:
     """Writes a folder that `transformers` loads, from a checkpoint of a ByT5 or MrT5.
 
-    `transformers` treats an MrT5 as a T5, with a warning, and ignores its gate; the code of MrT5's
-    authors computes all of it.
+    `transformers` loads an MrT5 as a T5, with a warning, and ignores its gate; the code of MrT5's
+    authors computes the whole model.
 
     Args:
         run: a run directory.
         folder: a new or empty folder.
-        step: which checkpoint; None for the last one.
+        step: of the checkpoint; None for the last one.
 
     Raises:
-        UserError: if there is no such checkpoint, or its family is another one, or `folder` holds
-            files.
+        UserError: if there is no such checkpoint of this family, or `folder` has files.
     """
     with new_folder(folder) as partial:
         saved = load_model(run, step)
@@ -97,7 +93,7 @@ def to_hf(run: Path, folder: Path, step: int | None = None) -> None:
 
 
 def _download(name: str) -> Path:
-    """The folder in which the hub's client stores a model."""
+    """Downloads a model; returns its folder in the cache of the hub's client."""
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         raise UserError(f"there is no folder {name}, and no model on a hub can have this name.")
     try:
@@ -113,7 +109,7 @@ def _download(name: str) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=["config.json", weights]))
             if any(folder.glob(weights)):
                 break
-    except Exception as error:  # whatever the network's layers raise
+    except Exception as error:  # of the network
         raise UserError(
             f"there is no folder {name}, and it could not be fetched from the Hugging Face hub: "
             f"{first_line(error)}."
@@ -122,9 +118,7 @@ def _download(name: str) -> Path:
 
 
 def _read_weights(folder: Path) -> Tensors:
-    """All tensors of a folder, by name."""
-    found = read_folder(folder)
-    if found is None:
+    if (found := read_folder(folder)) is None:
         found = read_folder(folder, "pytorch_model.bin", _torch_file)
     if found is None:
         raise UserError(
@@ -142,7 +136,7 @@ def _torch_file(path: Path) -> Tensors:
             "convert the file to model.safetensors."
         ) from None
     try:
-        # weights_only: nothing in the file is run as code.
+        # weights_only: no code in the file is run.
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}.") from error

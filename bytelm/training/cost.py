@@ -1,4 +1,4 @@
-"""What training costs in FLOPs, and how many steps a budget of text or FLOPs pays for."""
+"""FLOPs of training, and the steps that a budget of text or FLOPs pays for."""
 
 import dataclasses
 
@@ -10,10 +10,7 @@ from bytelm.training.experiment import ExperimentConfig, parse_budget
 
 
 def row_flops(config: ExperimentConfig, patches: float | None = None) -> float:
-    """FLOPs of the forward pass of one row, as `ModelConfig.forward_flops` counts them.
-
-    With an encoder, `patches` are the states that it keeps.
-    """
+    """`ModelConfig.forward_flops` of one row."""
     data, model = config.data, config.model
     if isinstance(model, EncoderDecoderConfig):
         return model.forward_flops(data.sequence_length, patches, target_length=data.row_length)
@@ -21,11 +18,11 @@ def row_flops(config: ExperimentConfig, patches: float | None = None) -> float:
 
 
 def step_flops(config: ExperimentConfig, patches: float | None = None) -> float:
-    """FLOPs of a training step, which costs three forward passes.
+    """FLOPs of a training step, three times those of the forward pass.
 
     Args:
-        config: of the run.
-        patches: in all rows of the step; None for what is computed, the capacity.
+        patches: in all rows of the step (with an encoder: states that it keeps); None for the
+            capacity, which is computed.
     """
     rows = config.data.batch_size
     return 3.0 * rows * row_flops(config, None if patches is None else patches / rows)
@@ -35,11 +32,7 @@ def with_steps(config: ExperimentConfig, data: OpenData) -> ExperimentConfig:
     """The config with the steps that `train.budget` pays for; without a budget, the config itself.
 
     Bytes and FLOPs are never exceeded; epochs are rounded to the nearest step. The budget stays in
-    the config, and gives the same steps again.
-
-    Args:
-        config: of the run.
-        data: of the run, opened.
+    the config.
 
     Raises:
         UserError: for a budget too small for one step, epochs of text without end, or a bad source.

@@ -21,21 +21,21 @@ from bytelm.core.terminal_text import say
 JOIN_LIMIT = 300
 """Seconds that a process waits for the others to join."""
 SILENCE_LIMIT = 60
-"""Seconds of silence after which JAX takes another process for dead."""
+"""Seconds of silence after which JAX considers another process dead."""
 _LOST = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "coordination service")
-"""What errors contain when another process does not answer."""
+"""Parts of errors when another process does not answer."""
 
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Joins this process to the others of a run; before anything touches a device.
+    """Joins this process to the others of a run; call it before anything uses a device.
+
+    The process ends with an error message if the others have not joined within `JOIN_LIMIT`.
 
     Args:
         coordinator: host:port of process 0; None to find all three from the cluster
             (SLURM, GKE, Cloud TPU, Open MPI).
         processes: how many processes there are.
-        process: which of them this one is, from 0.
-
-    The process ends with an error message if the others have not joined within `JOIN_LIMIT`.
+        process: the number of this one, from 0.
 
     Raises:
         UserError: if there are no other processes, or they cannot be joined.
@@ -44,7 +44,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         raise UserError("--coordinator needs --num-processes and --process-id.")
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # JAX would replace the handler of SIGTERM by its own.
+    # Otherwise JAX replaces the handler of SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
     say("waiting for the other processes of this run to join", sys.stderr)
     # JAX itself would abort with a C++ stack trace.
@@ -79,9 +79,9 @@ def _nobody_joined(process: int | None, processes: int | None) -> None:
 
 @contextlib.contextmanager
 def ending_alone() -> Iterator[None]:
-    """In one of several processes: an error ends the process at once, with a message.
+    """With several processes, an error inside ends this process at once, with a message.
 
-    An orderly end needs the other processes, which may wait for this one or be gone.
+    A clean exit needs the other processes, which may wait for this one or be gone.
     """
     if jax.process_count() == 1:
         yield
@@ -114,9 +114,9 @@ def _leave(error: str, status: int) -> NoReturn:
 
 
 class StopRequest(StopSignals):
-    """Receives requests to stop a run, so that every process stops after the same step.
+    """Receives signals to stop a run, so that every process stops after the same step.
 
-    Until `defer` is called there is nothing to save, and a signal ends the run at once.
+    Before `defer` is called there is nothing to save, and a signal ends the run at once.
     """
 
     ended = "stopped on request ({}) before the first step; no checkpoint was written"
@@ -136,13 +136,13 @@ class StopRequest(StopSignals):
     def agreed(self) -> bool:
         """Whether to stop before the next step; the same answer in every process.
 
-        With several processes this is the answer to the previous call, so that nobody waits. Once
-        it is True it stays True.
+        With several processes this is the answer to the previous call, so that no process waits.
+        Once it is True it stays True.
         """
         return self.agreed_midway()
 
     def agreed_midway(self) -> bool:
-        """Whether to end what runs between two steps; like `agreed`, called in every process."""
+        """`agreed` for hooks between two steps; also called in every process."""
         if jax.process_count() == 1:
             return self.requested
         if not self._stopping:
@@ -157,7 +157,7 @@ class StopRequest(StopSignals):
 
 
 def gather_json(value: Any) -> list[Any]:
-    """The JSON values of all processes, in the order of the processes, in every process."""
+    """The JSON values of all processes, in order, in every process."""
     if jax.process_count() == 1:
         return [value]
     mine = np.frombuffer(json.dumps(value).encode(), np.uint8)

@@ -1,4 +1,4 @@
-"""Experiment configs: typed, frozen, saved as JSON and rebuilt from it alone."""
+"""Configs of experiments, which are saved as JSON and rebuilt from it."""
 
 import dataclasses
 import json
@@ -21,18 +21,14 @@ _FORM = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(byte|epoch|flop)s?\s*", re
 
 
 class Budget(NamedTuple):
-    """An amount of text or work: bytes, passes over the text, or FLOPs of training."""
+    """An amount of text or work."""
 
     amount: float
     unit: BudgetUnit
 
 
 def parse_budget(text: str) -> Budget:
-    """Reads a budget such as "10e9 bytes", "2 epochs" or "1e18 flops".
-
-    Raises:
-        UserError: for anything else.
-    """
+    """Reads a budget such as "10e9 bytes", "2 epochs" or "1e18 flops"; UserError for others."""
     form = _FORM.fullmatch(text)
     try:
         amount = float(form[1]) if form else 0.0
@@ -49,44 +45,43 @@ def parse_budget(text: str) -> Budget:
 
 @dataclass(frozen=True)
 class TrainConfig(Checked, name="train", small=True):
-    """How long to train, and what to do at which steps."""
+    """How long to train, and when to validate and save."""
 
     steps: int = 1000
     """Optimiser steps."""
     budget: str | None = None
-    """Text or work to spend, which sets `steps`: such as "10e9 bytes", "2 epochs" or "1e18 flops";
-    none = as many steps as `steps` says."""
+    """Text or work to spend, such as "10e9 bytes", "2 epochs" or "1e18 flops"; none = `steps`."""
     seed: int = 0
     """Seed of the parameters and of the order of the data."""
     initial: str | None = None
-    """Run directory of another run whose last parameters this one starts from; parameters that the
-    other model lacks, such as a delete gate, start fresh. None = all parameters start fresh."""
+    """Start from the last parameters of this run directory; parameters that the other model lacks,
+    such as a delete gate, start fresh. None = all parameters start fresh."""
     initial_differences: tuple[str, ...] = ()
     """Fields of the model, such as window or segmenter, in which the run of train.initial may
-    differ, though its parameters then mean something else."""
+    differ, even though its parameters then mean something else."""
     accumulation: int = 1
-    """Micro-batches, run one after another to save memory, that each batch is divided into."""
+    """Divide each batch into so many micro-batches, run one after another to save memory."""
     log_every: int = 10
     """Steps between two records in metrics.jsonl and the display."""
     validate_every: int = 250
-    """Steps between two validations; the last step is always followed by one."""
+    """Steps between two validations; there is always one after the last step."""
     validation_rows: int = 64
-    """About how many rows each validation scores, the same ones each time: spread over the
-    documents of the validation split, and in a mixture over its sources by their weights."""
+    """About how many rows each validation scores, always the same ones: spread over the documents
+    of the validation split, and in a mixture over its sources by their weights."""
     sample_bytes: int = 200
-    """Bytes of text generated after each validation; 0 for none."""
+    """Bytes of text to generate after each validation; 0 for none."""
     checkpoint_every: int = 250
-    """Steps between two checkpoints; there is always one after the last step, and one when the
-    validation is the best so far."""
+    """Steps between two checkpoints; there is always one after the last step, and after the best
+    validation so far."""
     keep: int = 2
-    """How many of the last checkpoints are kept; the best one is kept too."""
+    """How many of the last checkpoints to keep; the best one is kept too."""
     max_skipped: int = 10
     """Steps with a non-finite loss or gradient are skipped; after this many in a row the run
     stops."""
     tensorboard: bool = True
-    """Whether metrics go to TensorBoard files too."""
+    """Whether to write metrics to TensorBoard files."""
     wandb_project: str | None = None
-    """Weights & Biases project that metrics go to too."""
+    """Project of Weights & Biases to log metrics to."""
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -100,22 +95,22 @@ class TrainConfig(Checked, name="train", small=True):
 
 @dataclass(frozen=True)
 class ExperimentConfig(Checked, name="config"):
-    """Everything that decides the outcome of a training run."""
+    """The config of a training run."""
 
     model: ModelConfig
     """The model; its type is the family."""
     data: DataConfig = field(default_factory=DataConfig)
-    """The text that it is trained and validated on."""
+    """The text to train and validate on."""
     optimizer: OptimizerConfig = field(default_factory=AdamW)
-    """How it is trained."""
+    """The optimiser; its type is the kind."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
-    """The devices that it is trained on."""
+    """The devices."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """How long it is trained, and when it is validated and saved."""
+    """How long to train, and when to validate and save."""
 
 
 def as_saved(config: ExperimentConfig) -> dict[str, Any]:
-    """The config as JSON values, with the schema they are in."""
+    """The config as JSON values, with their schema."""
     return {"schema": SCHEMA, **to_dict(config)}
 
 
@@ -123,7 +118,7 @@ def from_saved(saved: Any) -> ExperimentConfig:
     """The config of JSON values that this version or an older one saved.
 
     Raises:
-        UserError: for a newer schema, a key that is unknown or missing, or a value of a wrong type.
+        UserError: for a newer schema, an unknown or missing key, or a value of a wrong type.
     """
     config: ExperimentConfig = from_dict(upgraded(saved), ExperimentConfig)
     return config
@@ -135,11 +130,7 @@ def to_json(config: ExperimentConfig) -> str:
 
 
 def saved_form(config: Any) -> ExperimentConfig:
-    """The config as it comes back when it is saved and loaded.
-
-    Raises:
-        UserError: if it cannot be saved and loaded; nothing should run with it.
-    """
+    """The config after it is saved and loaded; UserError if it then differs."""
     if not isinstance(config, ExperimentConfig):
         raise wrong_type(config, ExperimentConfig, "the config")
     try:

@@ -1,4 +1,4 @@
-"""The peak of the hardware, which a run's own FLOP/s are compared to."""
+"""The peak FLOP/s of the hardware, and a description of the machine."""
 
 import functools
 import os
@@ -14,19 +14,18 @@ from jax.typing import DTypeLike
 
 
 class Peak(NamedTuple):
-    """The matrix multiplication peak of one device."""
+    """The peak of one device in matrix multiplications."""
 
     flops_per_second: float
     """A multiplication and an addition count as two."""
     source: Literal["known", "measured"]
-    """The vendor's figure, or a matrix multiplication timed on this device."""
+    """From the vendor's table, or measured on this device."""
 
 
 class _Rates(NamedTuple):
     """Vendor's dense peaks of one device in TFLOP/s, without sparsity.
 
-    `float32` is what JAX reaches at its default matmul precision: a single bfloat16 pass on
-    TPU, TF32 on GPU.
+    `float32` is for JAX's default matmul precision: a bfloat16 pass on TPU, TF32 on GPU.
     """
 
     bfloat16: float
@@ -65,11 +64,10 @@ _MEASURING_SECONDS = 0.3
 
 
 def peak_flops(dtype: DTypeLike) -> Peak:
-    """Returns the peak of one local device for matrix multiplications on inputs of `dtype`.
+    """The peak of one local device for matrix multiplications on inputs of `dtype`.
 
-    The figure is the vendor's where the table has one, and otherwise measured once per process
-    in about half a second. A CPU's is for all the cores that this process may use, shared
-    evenly among its (virtual) devices.
+    It is the vendor's if the table has it, and otherwise measured once per process in about half a
+    second. A CPU's is that of all cores of this process, divided by the number of its devices.
     """
     return _peak_flops(jnp.dtype(dtype).name)
 
@@ -98,7 +96,7 @@ def _known_rates(device_kind: str) -> _Rates | None:
 def _measure(dtype: str, size: int) -> float:
     """FLOP/s of the fastest of several products of two [size, size] matrices."""
     matrix = jnp.ones((size, size), dtype)
-    # Sums in float32, as in models: a CPU's bfloat16 units are used for no other product.
+    # Models sum in float32 too, and only then a CPU uses its bfloat16 units.
     product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
     multiply = jax.jit(product).lower(matrix, matrix).compile()
     seconds: list[float] = []
@@ -111,13 +109,10 @@ def _measure(dtype: str, size: int) -> float:
 
 
 def describe_machine() -> str:
-    """One line with the devices and versions that a benchmark's figures are from.
-
-    For instance `2 cores of Intel(R) Xeon(R) Processor @ 2.50GHz, JAX 0.10.2, Python 3.11.4`.
-    """
+    """Devices and versions, such as `2 cores of Intel(R) Xeon(R), JAX 0.10.2, Python 3.11.4`."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
-        # Only Linux says how many of the cores this process may use.
+        # Only Linux has the cores that this process may use.
         linux = sys.platform == "linux"
         cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count()
         hardware = f"{cores} cores of {_cpu_model()}"
@@ -127,7 +122,7 @@ def describe_machine() -> str:
 
 
 def _cpu_model() -> str:
-    """The processor's name, or its architecture where Linux does not say the name."""
+    """The processor's name on Linux if known, and otherwise its architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

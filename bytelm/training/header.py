@@ -1,33 +1,24 @@
-"""What a run says before it begins: the model, its cost, the text and the machine."""
+"""The header of a run: the model, its cost, the text and the machine."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from bytelm.core.figure import with_prefix
-from bytelm.core.files import write_whole
 from bytelm.data.open_data import OpenData
-from bytelm.data.run_text import TextSize, text_size
+from bytelm.data.run_text import text_size
 from bytelm.models.parameters import count_parameters
 from bytelm.training.cost import step_flops
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.validation import Validation
 
-RUN = "run.json"
-"""File of a run directory that holds its facts."""
 
-
-def run_facts(config: ExperimentConfig, mesh: jax.sharding.Mesh, size: TextSize) -> dict[str, Any]:
-    """The facts of a run as JSON values; nothing is compiled for them.
-
-    Args:
-        config: with its number of steps (`with_steps`).
-        mesh: of the run.
-        size: of the text to train on.
-    """
-    train, data = config.train, config.data
+def run_facts(
+    config: ExperimentConfig, open_data: OpenData, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+    """The facts of a run as JSON values, of a config with its steps (`with_steps`)."""
+    train, data, size = config.train, config.data, text_size(open_data)
     parameters, without_embeddings = count_parameters(config.model)
     step_bytes = data.batch_size * size.bytes_per_row
     flops = step_flops(config)
@@ -59,7 +50,7 @@ def run_facts(config: ExperimentConfig, mesh: jax.sharding.Mesh, size: TextSize)
 
 
 def header(facts: dict[str, Any], validation: Validation, run_dir: Path) -> str:
-    """The facts as readable lines."""
+    """The facts of a run as readable lines."""
     mesh = ", ".join(f"{name} {size}" for name, size in facts["mesh"].items())
     idle = facts["idle_devices"]
     total = facts["devices"] + idle
@@ -110,20 +101,3 @@ def _validation(validation: Validation) -> str:
         f"{source.name}: {len(source.rows):,} of {source.origin}" for source in sources
     )
     return f"rows by source: {each}"
-
-
-def describe_run(
-    config: ExperimentConfig,
-    data: OpenData,
-    mesh: jax.sharding.Mesh,
-    validation: Validation,
-    run_dir: Path,
-) -> tuple[dict[str, Any], str]:
-    """The facts of a run, and its header."""
-    facts = run_facts(config, mesh, text_size(data))
-    return facts, header(facts, validation, run_dir)
-
-
-def write_facts(facts: dict[str, Any], run_dir: Path) -> None:
-    """Writes the facts into the run's directory."""
-    write_whole(run_dir / RUN, json.dumps(facts, indent=2) + "\n")

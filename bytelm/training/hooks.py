@@ -1,4 +1,4 @@
-"""What happens between two steps: validation, checkpoints, samples."""
+"""Hooks between two steps: validation, checkpoints, samples."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,13 +11,10 @@ from bytelm.training.validation import Validation
 
 @dataclass(frozen=True)
 class Hook:
-    """Something to do after every so many steps, and after the last one.
+    """An action after every so many steps, and after the last one.
 
     Attributes:
-        action: called with the run.
-        every: steps from one call to the next.
-        when_stopping: whether a run that is to stop calls it too; others are called when the run is
-            resumed.
+        when_stopping: whether a run that stops calls it; if not, the resumed run does.
     """
 
     action: Callable[[TrainingRun], None]
@@ -25,7 +22,7 @@ class Hook:
     when_stopping: bool = False
 
     def is_due(self, run: TrainingRun) -> bool:
-        """Whether to call it after the last step that was done."""
+        """Whether to call it after the run's last step."""
         if run.is_stopping:
             return self.when_stopping
         is_new = run.step > run.loop.hooks_step
@@ -33,12 +30,11 @@ class Hook:
 
 
 def standard_hooks(validation: Validation, sampler: Sampler | None, every: int) -> list[Hook]:
-    """The hooks of every run, in their order: samples, which may take long, after the checkpoint.
+    """The hooks of every run: samples, which may take long, come after the checkpoint.
 
     Args:
-        validation: called every so many steps.
-        sampler: likewise; None for no samples.
-        every: steps between two validations.
+        sampler: None for no samples.
+        every: steps between two validations, and two samples.
     """
     hooks = [
         Hook(partial(validate, validation), every),
@@ -48,7 +44,7 @@ def standard_hooks(validation: Validation, sampler: Sampler | None, every: int) 
 
 
 def validate(validation: Validation, run: TrainingRun) -> None:
-    """Validates the run; where it is asked to stop meanwhile, it does not, and stops."""
+    """Validates the run, unless it has to stop meanwhile."""
     run.collect()
     with run.loop.record.paused():
         found = validation(run.state.params, run.stop.agreed_midway)
@@ -61,14 +57,14 @@ def validate(validation: Validation, run: TrainingRun) -> None:
 
 
 def save_if_due(run: TrainingRun) -> None:
-    """Saves the run where `train.checkpoint_every` says, at its end, and when it is at its best."""
+    """Saves the run every `train.checkpoint_every` steps, at its end, and when it is the best."""
     is_regular = run.step % run.config.train.checkpoint_every == 0
     if is_regular or run.is_done or run.is_stopping or run.loop.best_step == run.step:
         run.save()
 
 
 def show_sample(sampler: Sampler, run: TrainingRun) -> None:
-    """Shows and writes what the model writes now."""
+    """Shows and writes a sample."""
     if run.stop.agreed_midway():
         return
     with run.loop.record.paused():

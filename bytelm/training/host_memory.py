@@ -15,21 +15,20 @@ _MADV_HUGEPAGE = 14
 
 
 def keep() -> None:
-    """Makes this process keep the memory it frees, where arrays are on CPU and malloc is glibc's.
+    """Makes this process keep the memory it frees, if arrays are on CPU and malloc is glibc's.
 
-    XLA allocates all temporary arrays of a step as one block. glibc gets so large a block from the
-    system, which clears it page by page while the step runs, and returns it when the step ends.
-    That is an eighth of a step's time, and more where steps take gigabytes. Kept blocks are in the
-    main thread's heap, so steps have to run in that thread. The heap is grown to half of the
-    machine's memory, as addresses only, and advised to be huge pages; not where addresses are
-    limited.
+    XLA allocates all temporary arrays of a step as one block. glibc gets such a large block from
+    the system, which clears it page by page while the step runs, and returns it after the step.
+    That takes an eighth of a step's time, and more if a step needs gigabytes. Kept blocks are in
+    the main thread's heap, so steps have to run in that thread. The heap grows to half of the
+    machine's memory, as addresses only, and gets huge pages, unless addresses are limited.
 
-    Only for a process with one model: freed blocks of many sizes do not fit other blocks, and would
-    add up. To be called before anything uses a device, and after processes have joined.
+    Only for a process with one model: freed blocks of many sizes would add up. Call it before
+    anything uses a device, and after processes have joined.
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    # Has no effect on other backends, and must come before there is any.
+    # Must come before any backend starts, and has no effect on others.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.default_backend() == "cpu":
         libc = ctypes.CDLL(None)
@@ -40,7 +39,7 @@ def keep() -> None:
 
 
 def _addresses_are_limited() -> bool:
-    """Whether memory counts as soon as it is allocated, before it is used."""
+    """Whether memory counts when it is allocated, not when it is used."""
     limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
     policy = Path("/proc/sys/vm/overcommit_memory")
     strict = policy.exists() and policy.read_text().strip() == "2"

@@ -1,4 +1,4 @@
-"""Starting a run from the parameters of another one, such as a converted checkpoint."""
+"""Starting a run from the parameters of another run, such as a converted checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ _SAME_MEANING = (
     "shortening.target",
     "shortening.weight",
 )
-"""Fields of models that change how parameters are trained or used, but not what they mean."""
+"""Fields of models that may change without changing the meaning of parameters."""
 
 
 def start_from(
@@ -42,13 +42,13 @@ def start_from(
     tokenizer: Tokenizer | None = None,
     verify: bool = True,
 ) -> tuple[Any, list[str]]:
-    """Fresh parameters, replaced by those that the last checkpoint of another run has.
+    """The parameters of the last checkpoint of `train.initial`, and fresh ones that it lacks.
 
     Args:
-        config: of the new run; `train.initial` is the other run's directory.
-        params: of the new model.
-        shardings: of the parameters, in their structure.
-        tokenizer: of the new run; None where symbols are bytes.
+        config: of the new run.
+        params: fresh ones of the new model.
+        shardings: of the parameters.
+        tokenizer: of the new run; None for bytes.
         verify: whether to compare the checkpoint with its digests.
 
     Returns:
@@ -57,8 +57,7 @@ def start_from(
     Raises:
         UserError: if there is no checkpoint; if its parameters mean something else in the new
             model, and `train.initial_differences` does not allow it; or if the new model lacks
-            some of them, or has them in other shapes. Parameters that only the new model has stay
-            fresh.
+            some of them, or has them in other shapes.
     """
     saved, listed = read_initial(config, params, tokenizer=tokenizer, verify=verify)
 
@@ -72,10 +71,7 @@ def start_from(
 def read_initial(
     config: ExperimentConfig, params: Any, *, tokenizer: Tokenizer | None = None, verify: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    """The parameters of the other run by their names, and the differences; see `start_from`.
-
-    For `params`, the shapes of the new model's parameters are enough.
-    """
+    """The other run's parameters by name, and the differences; `params` may be abstract."""
     run = str(config.train.initial)
     found = load_model(Path(run), verify=verify)
     if len(set(gather_json(found.step))) > 1:
@@ -99,7 +95,7 @@ def read_initial(
 def _check_meaning(
     old: SavedModel, new: ExperimentConfig, tokenizer: Tokenizer | None
 ) -> list[str]:
-    """The differences between two models; those that change what parameters mean are refused."""
+    """The differences between two models; UserError if they change the meaning of parameters."""
     before, after = to_dict(old.config.model), to_dict(new.model)
     if isinstance(new.model, type(old.config.model)):
         # A family derived from the old one, such as MrT5 from ByT5, has more fields.

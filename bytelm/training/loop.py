@@ -18,7 +18,7 @@ from bytelm.training.start import Start, resolved, start_run
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended: after which step, with what validation, and whether it was asked to stop."""
+    """How a run ended; `interrupted` if before its last step."""
 
     run_dir: Path
     step: int
@@ -35,21 +35,21 @@ def train(
     verify: bool = True,
     allow_config_change: bool = False,
 ) -> TrainResult:
-    """Trains, from the beginning or from the last checkpoint in `run_dir`, and saves as it goes.
+    """Trains a model, from the beginning or from the last checkpoint in `run_dir`.
 
-    Once the first step is done, each of `bytelm.core.stopping.SIGNALS` ends it after the current
-    step with a checkpoint. Where output or metrics cannot be written, it goes on with a warning.
+    After the first step, each of `bytelm.core.stopping.SIGNALS` ends the run after the current step
+    with a checkpoint. If output or metrics cannot be written, it continues with a warning.
 
     Args:
         step: the checkpoint to resume from; None for the last one that can be read. Later ones
             are set aside.
-        verify: whether to compare checkpoints with their digests before they are used.
+        verify: whether to compare checkpoints with their digests.
 
     Raises:
-        UserError: a config that cannot run here, a run that cannot be resumed, a disk that is
-            full, text that cannot be read (after a checkpoint), or `train.max_skipped` steps in a
-            row without a finite loss and gradient.
-        Stopped: a signal before the end of the first step.
+        UserError: for a config that cannot run here, a run that cannot be resumed, a full disk,
+            text that cannot be read (after a checkpoint), or `train.max_skipped` steps in a row
+            without a finite loss and gradient.
+        Stopped: for a signal before the end of the first step.
     """
     config, data = resolved(config, run_dir, resume=resume)
     if step is not None and not resume:
@@ -73,7 +73,7 @@ def train(
 
 
 def train_steps(run: TrainingRun, hooks: Sequence[Hook]) -> None:
-    """Trains until the run is done or has to stop; the hooks that are due run between two steps."""
+    """Trains until the run is done or has to stop, with the hooks between two steps."""
     while True:
         run.check_stop()
         for hook in hooks:

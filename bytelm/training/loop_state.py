@@ -1,4 +1,4 @@
-"""What the training loop remembers of a run from one start to the next: an item of checkpoints."""
+"""The state of the training loop: an item of checkpoints."""
 
 import math
 import time
@@ -12,18 +12,18 @@ from bytelm.training.score import Sums
 
 @dataclass
 class LoopState:
-    """Sums over all steps of a run, what its validations found, and the record that is open.
+    """Sums over all steps of a run, results of its validations, and the open record.
 
     Attributes:
-        bytes: of text that was scored; with an encoder, symbols that it read.
+        bytes: of scored text; with an encoder, symbols that it read.
         flops: of matrix products, at the capacity of patches.
         seconds: of training up to the last record, without compiling, validating and saving.
         compile_seconds: of compiling the training step, at every start.
-        hooks_step: the last step whose hooks have run; on the way to a stop they do not.
-        validated_step: the step of the last validation.
+        hooks_step: the last step whose hooks have run; a run that stops leaves them out.
+        validated_step: of the last validation.
         last_validation: its bits per byte.
-        best_validation: the least bits per byte of all validations with this identity.
-        best_step: the step that has them.
+        best_validation: the fewest bits per byte with this identity.
+        best_step: its step.
         validation_identity: digest of the validation's rows and measure.
         record: of the steps since the last line of metrics.
     """
@@ -41,7 +41,7 @@ class LoopState:
     record: Record = field(default_factory=Record)
 
     def add(self, sums: Sums, flops: float) -> None:
-        """Adds a step: its sums and its FLOPs."""
+        """Adds a step."""
         self.bytes += int(sums.read)
         self.flops += flops
 
@@ -52,12 +52,7 @@ class LoopState:
             self.best_step, self.best_validation = step, bits
 
     def metrics(self) -> dict[str, float]:
-        """What every line of metrics.jsonl has of the run so far.
-
-        Returns:
-            `time`, in seconds since 1970; `seconds` of training, `bytes`, `flops` and
-            `compile_seconds`.
-        """
+        """The sums in every line of metrics.jsonl; `time` is in seconds since 1970."""
         return {
             "time": time.time(),
             "seconds": self.seconds + self.record.seconds,
@@ -77,10 +72,10 @@ class LoopState:
 
     @classmethod
     def from_provenance(cls, provenance: Mapping[str, Any]) -> "LoopState | None":
-        """The state in the provenance of a checkpoint of before it was an item of its own.
+        """The state in the provenance of an old checkpoint, before it was an item of its own.
 
-        None for a model that was not trained by bytelm. The record that was open starts again:
-        earlier versions summed other things.
+        None for a model that was not trained by bytelm. The open record starts again, because old
+        versions summed other things.
         """
         if "bytes_seen" not in provenance:
             return None

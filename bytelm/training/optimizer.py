@@ -14,23 +14,21 @@ from bytelm.core.variants import Variant
 from bytelm.nn.roles import KERNELS, ROLES, Role, map_roles
 
 MUON_RMS = 0.2
-"""Root mean square of a Muon update, that of a typical AdamW update (arXiv 2502.16982), so that
-one learning rate serves both."""
+"""Root mean square of a Muon update, that of a typical AdamW update (arXiv 2502.16982)."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig(Variant, name="optimizer", key="name"):
-    """What all optimisers share: the schedule, and what is decayed and clipped.
+    """The options of all optimisers: the schedule, weight decay and clipping.
 
-    A subclass names itself (`name: ClassVar[str]`) and says in `direction` how it turns gradients
-    into updates.
+    A subclass has a `name: ClassVar[str]`, and turns gradients into updates in `direction`.
     """
 
     learning_rate: float = 1e-3
     """Peak learning rate."""
     schedule: Literal["cosine", "quarter_cosine", "warmup_stable_decay", "constant"] = "cosine"
-    """Shape after the warm-up: half a cosine, from its top to its bottom; a quarter, from its top
-    to its zero; constant, then linear in the last `decay` of the steps; or constant."""
+    """Shape after the warm-up: half a cosine (from its top to its bottom), a quarter (from its top
+    to its zero), constant and then linear in the last `decay` of the steps, or constant."""
     warmup: float = 0.02
     """Fraction of the steps in which the learning rate rises linearly from 0."""
     decay: float = 0.2
@@ -40,15 +38,15 @@ class OptimizerConfig(Variant, name="optimizer", key="name"):
     weight_decay: float = 0.1
     """Decoupled weight decay, multiplied by the learning rate."""
     decayed: tuple[str, ...] = KERNELS
-    """Which parameters are decayed: roles (`bytelm.nn.roles`), or regular expressions of which a
-    parameter's path matches one ("" matches all)."""
+    """Which parameters are decayed: roles (`bytelm.nn.roles`), or regular expressions for their
+    paths ("" matches all)."""
     clip_norm: float | None = 1.0
     """Largest global norm of the gradient; None for no clipping."""
     lr_multipliers: tuple[tuple[str, float], ...] = ()
-    """Pairs of a role or regular expression, as in `decayed`, and a factor: the learning rate of a
-    parameter is multiplied by the factor of the first that fits it."""
+    """Pairs of a role or regular expression, as in `decayed`, and a factor of the learning rate.
+    The first pair that fits a parameter holds."""
     fan_in_scaling: bool = False
-    """Whether the learning rate of each kernel is multiplied by d_in^-1/2 too."""
+    """Whether to multiply the learning rate of each kernel by d_in^-1/2 too."""
 
     def __post_init__(self) -> None:
         self._require_above_0("learning_rate", "clip_norm")
@@ -98,11 +96,11 @@ class OptimizerConfig(Variant, name="optimizer", key="name"):
         """Turns clipped gradients into updates, before weight decay and the learning rate.
 
         Args:
-            roles: of the parameters, as `bytelm.nn.roles.parameter_roles` gives them.
+            roles: of the parameters (`bytelm.nn.roles.parameter_roles`).
         """
 
     def learning_rates(self, steps: int, peak: Any = None) -> optax.Schedule:
-        """Learning rate of each step, from 0 to `steps` - 1, of a run of `steps` steps.
+        """Learning rate of each step, from 0 to `steps` - 1.
 
         Args:
             steps: of the run.
@@ -133,8 +131,8 @@ class OptimizerConfig(Variant, name="optimizer", key="name"):
     def build(self, steps: int, roles: Any) -> optax.GradientTransformationExtraArgs:
         """The optimiser for a run of `steps` steps and parameters with these roles.
 
-        Its `update` takes `learning_rate`, a peak in place of the config's, so that runs that
-        differ in it alone can share a compiled step.
+        Its `update` takes a peak `learning_rate` in place of the config's, so that runs that differ
+        only in it can share a compiled step.
         """
         return optax.chain(
             optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity(),
@@ -235,7 +233,7 @@ class Muon(AdamW):
 
 
 def _fits(one: str, path: str, role: Role) -> bool:
-    """Whether a role, or else a regular expression, is that of a parameter."""
+    """Whether a role or regular expression fits a parameter."""
     return one == role if one in ROLES else re.search(one, path) is not None
 
 

@@ -1,4 +1,4 @@
-"""Finding a preset: a file `configs/NAME.py`, a user's own Python file, or a saved config.json."""
+"""Presets: files `configs/NAME.py`, a user's own Python file, or a saved config.json."""
 
 import difflib
 import warnings
@@ -18,11 +18,11 @@ COMPARISONS = "comparison"
 
 HERE = Path("configs")
 """Presets of the current folder. They do not replace bytelm's own of the same name: a preset is a
-program, and the current folder must not decide what a known name runs."""
+program, and the current folder must not change what a known name runs."""
 
 
 def preset_folders() -> list[Path]:
-    """Where presets are looked for: next to the package (a checkout), in it (a wheel), here."""
+    """Folders of presets: next to the package (a checkout), in it (a wheel), and here."""
     candidates = [PACKAGE.parent / "configs", PACKAGE / "configs", HERE]
     return [folder for folder in candidates if folder.is_dir()]
 
@@ -55,8 +55,7 @@ def _names() -> list[str]:
 def load_preset(name: str) -> ExperimentConfig:
     """The config of a preset, by its name or by the path of a .py or .json file.
 
-    A Python file is a program and is run: it must define `config`, and can import from its own
-    folder.
+    A Python file is run: it must define `config`, and can import from its own folder.
 
     Raises:
         UserError: if there is no such preset or file, or it defines no ExperimentConfig.
@@ -70,12 +69,12 @@ def load_preset(name: str) -> ExperimentConfig:
 def find_file(name: str, what: str, names: list[str]) -> Path:
     """The file of a name in `configs/`, or of a path that ends in .py or .json.
 
-    bytelm's own names come first, whatever the current folder holds; a warning says so if it has
-    another file of that name.
+    bytelm's own files come first, with a warning if the current folder has another file of that
+    name.
 
     Args:
         name: of the file.
-        what: the file holds, for the error.
+        what: kind of file, for the error.
         names: of all files of that kind, for the error.
 
     Raises:
@@ -103,7 +102,7 @@ def find_file(name: str, what: str, names: list[str]) -> Path:
 
 
 def _advice(name: str, names: list[str]) -> str:
-    """Names like the one that was given, for the error."""
+    """Names similar to the given one, for the error."""
     paths = [path for path in (Path(f"{name}.py"), Path(name, "config.json")) if path.is_file()]
     if paths:
         return f" (did you mean {paths[0]}?)"
@@ -116,7 +115,7 @@ def _advice(name: str, names: list[str]) -> str:
 
 
 def some_names(names: list[str]) -> str:
-    """'; there are A, B, ...', for an error: a few names, and how to list the others."""
+    """'; there are A, B, ...', for an error."""
     if len(names) <= 8:
         return f"; there are {', '.join(names)}"
     tiny = [name for name in names if name.endswith("_tiny")] or names[:6]
@@ -124,11 +123,7 @@ def some_names(names: list[str]) -> str:
 
 
 def run_file(path: Path, variable: str, kind: type[T]) -> T:
-    """Runs a Python file and returns the object of type `kind` that it defines as `variable`.
-
-    Raises:
-        UserError: if it fails or defines no such object.
-    """
+    """Runs a Python file; returns its `variable` of type `kind`, or raises UserError."""
     value = getattr(run_module(path), variable, None)
     if not isinstance(value, kind):
         raise UserError(f"{path} defines no {kind.__name__} named `{variable}`; see configs/.")

@@ -1,4 +1,4 @@
-"""The compiled program of a run: its step and evaluation, for one model, optimiser and mesh."""
+"""The compiled program of a run, for one model, optimiser and mesh."""
 
 import dataclasses
 import functools
@@ -32,16 +32,16 @@ from bytelm.training.step import (
 
 @dataclass(frozen=True)
 class TrainProgram:
-    """The functions of `bytelm.training.step` as a run calls them.
+    """The functions of `bytelm.training.step`, compiled for a run.
 
     Attributes:
         graphdef: the model without its parameters; `nnx.merge(graphdef, params)` is the model.
         abstract_state: shapes and dtypes of the state.
-        shardings: of the state, in the state's own structure.
+        shardings: of the state.
         init: seed -> state.
         step: (state, batch, learning rate) -> (state, metrics); the state is donated.
         evaluate: (params, batch) -> sums.
-        learning_rate: the peak that `train` gives to `step`; None for the optimiser's own.
+        learning_rate: the peak for `step`; None for the optimiser's own.
     """
 
     graphdef: nnx.GraphDef
@@ -68,12 +68,11 @@ def train_program(
     accumulation: int = 1,
     scripts: tuple[str, ...] = (),
 ) -> TrainProgram:
-    """The program of a model, an optimiser and a mesh; nothing is compiled before it is called.
+    """The program of a model, an optimiser and a mesh, which is compiled when it is called.
 
     Args:
-        accumulation: micro-batches, run one after another, that a batch is divided into; the result
-            is that of the whole batch.
-        scripts: names of the scripts whose numbers the batches carry.
+        accumulation: micro-batches in a batch; the result is that of the whole batch.
+        scripts: names, by the numbers in the batches.
     """
     graphdef, abstract_params = abstract_model(model)
     setup = StepSetup(
@@ -112,17 +111,16 @@ def train_program(
 
 
 def abstract_state(config: ExperimentConfig) -> TrainState:
-    """Shapes and dtypes of the training state that a config asks for."""
+    """Shapes and dtypes of the training state of a config."""
     optimizer = config.optimizer.build(config.train.steps, roles_of(config.model))
     state: TrainState = jax.eval_shape(functools.partial(init_state, config.model, optimizer), 0)
     return state
 
 
 def build_program(config: ExperimentConfig, mesh: Mesh) -> TrainProgram:
-    """The training program that a config asks for.
+    """The training program of a config.
 
-    The last one is kept, so that the next run shares what it compiled if it differs in nothing
-    that the step depends on (`shares_program`).
+    The last one is kept, so that the next run may share it (`shares_program`).
 
     Raises:
         UserError: if the mesh divides no batch.
@@ -138,14 +136,14 @@ def shares_program(one: ExperimentConfig, other: ExperimentConfig) -> bool:
 
 
 def forget_programs() -> None:
-    """Frees all that was compiled, and its memory."""
+    """Frees all compiled programs and their memory."""
     _program.cache_clear()
     gc.collect()
     jax.clear_caches()
 
 
 def _parts(config: ExperimentConfig) -> tuple[Any, ...]:
-    """What a program depends on besides the mesh; the learning rate is an argument of its step."""
+    """The arguments of `_program` before the mesh; the learning rate is an argument of the step."""
     optimizer = dataclasses.replace(config.optimizer, learning_rate=1.0)
     train = config.train
     return config.model, optimizer, train.steps, train.accumulation, tuple(config.data.scripts)

@@ -1,4 +1,4 @@
-"""Where a checkpoint or a figure comes from: code, packages, machine, command line."""
+"""Provenance of a checkpoint or a figure: code, packages, machine, command line."""
 
 import importlib.metadata
 import platform
@@ -23,11 +23,10 @@ _PACKAGES = (
 
 
 def provenance() -> dict[str, Any]:
-    """All that is needed to repeat this run, as JSON values. Never fails.
+    """Code, packages, machine and command line, as JSON values; never fails.
 
-    `git` is `{"revision": 40 hex digits, "dirty": bool}`, or None where this package is not
-    tracked by a checkout; a package that is not installed has version None; `devices` counts
-    the devices of all processes by kind.
+    `git` is `{"revision": 40 hex digits, "dirty": bool}`, or None outside a checkout; a package
+    that is not installed has version None; `devices` counts the devices of all processes by kind.
     """
     return {
         "git": _git(),

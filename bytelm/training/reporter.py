@@ -1,4 +1,4 @@
-"""What a run reports while it trains: records of metrics on the screen and in files, warnings."""
+"""Reports of a run while it trains: records of metrics on the screen and in files, warnings."""
 
 import functools
 from collections.abc import Sequence
@@ -21,12 +21,9 @@ class Reporter:
     """Collects the metrics of steps into records, and shows and writes them; a context manager.
 
     Args:
-        config: of the run.
-        run_dir: where its files are.
-        first_step: the step that it goes on from.
-        loop: the run's state, whose record is filled and started again.
-        display: shows figures and messages.
-        peak_flops: FLOP/s that all devices of the run could reach.
+        first_step: the step to continue from.
+        loop: has the open record.
+        peak_flops: highest FLOP/s of all devices of the run.
         writes: whether this process writes the files.
     """
 
@@ -69,14 +66,14 @@ class Reporter:
         self._open.close()
 
     def add(self, step: int, metrics: StepMetrics) -> None:
-        """Adds a step to the run's sums and the open record, and reports that if it is due."""
+        """Adds a step to the run's sums and the open record, which is reported if it is due."""
         loop, record, flops = self._loop, self._loop.record, self._flops()
         loop.add(metrics.sums, flops)
         record.add(metrics, flops)
         if step % self._train.log_every:
             return
         figures = record.figures(self._flops, self._peak_flops)
-        # The schedule does not advance in a step that is skipped.
+        # A skipped step does not advance the schedule.
         rate = float(self._learning_rate(step - 1 - int(metrics.skipped)))
         loop.seconds += record.seconds
         loop.record = Record()
@@ -92,7 +89,7 @@ class Reporter:
             self._writer.write(step, {**scalars, **self._loop.metrics()})
 
     def warn(self, step: int, sums: Sums | None, when: str) -> None:
-        """Warns of statistics that are wrong, once of each."""
+        """Shows the warnings of statistics, each once."""
         if sums is None or step / self._train.steps <= SETTLED:
             return
         for subject, warning in warnings(sums.statistics).items():
@@ -101,7 +98,7 @@ class Reporter:
             self._warned.add((subject, when))
 
     def sample(self, step: int, text: str) -> None:
-        """Shows and writes what the model wrote."""
+        """Shows and writes a sample."""
         self.message(f"--- sample at step {step} ---\n{text}\n---")
         if self._writer:
             self._writer.write_text(step, "sample", text)

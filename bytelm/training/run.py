@@ -1,4 +1,4 @@
-"""A run while it trains: its state, and what moves it on by a step or saves it."""
+"""A run while it trains: its state, its steps, and saving it."""
 
 import time
 from dataclasses import dataclass
@@ -28,18 +28,9 @@ class TrainingRun:
     """A run between two steps.
 
     Attributes:
-        config: as it is saved.
-        run_dir: its directory.
-        mesh: its devices.
-        program: its compiled functions.
-        batches: the rows that this process reads.
-        checkpoints: where it is saved.
-        reporter: what it shows and writes.
-        files: other files of its directory; None in a process that writes none.
-        stop: knows whether it is asked to stop.
+        batches: the rows of this process.
+        files: None in a process that writes no files.
         provenance: of its checkpoints.
-        state: after the last step.
-        loop: what the loop remembers.
         step: steps done.
         is_stopping: whether it ends before all steps are done.
     """
@@ -70,25 +61,25 @@ class TrainingRun:
         return self.step >= self.config.train.steps
 
     def check_stop(self) -> None:
-        """Sets `is_stopping` if a batch could not be read, or somebody asked the run to stop."""
+        """Sets `is_stopping` if a batch could not be read or a signal came."""
         failed = self._failure is not None
         self.is_stopping = failed or (not self.is_done and self.stop.agreed())
 
     def next_batch(self) -> Batch | None:
-        """The next batch; None where it cannot be read, and the run should be saved and end.
+        """The next batch; None if it cannot be read: then the run should be saved and end.
 
-        One of several processes cannot save without the others, which do not know: it ends at once.
+        One of several processes cannot save without the others, and ends at once.
         """
         try:
             return place_batch(next(self.batches), self.mesh)
-        except Exception as error:  # whatever readers and their worker processes raise
+        except Exception as error:  # of readers and their worker processes
             if jax.process_count() > 1:
                 raise self._reading_failed(error) from None
             self._failure = error
             return None
 
     def raise_failure(self) -> None:
-        """Raises what kept a batch from being read, if anything did."""
+        """Raises the error of the batch that could not be read, if any."""
         if self._failure is not None:
             self.checkpoints.wait()
             raise self._reading_failed(self._failure) from None
@@ -104,13 +95,13 @@ class TrainingRun:
             self.stop.defer(self.reporter.message)
         self.collect()
         self._pending = (self.step, metrics)
-        # Other devices have the next step to work on while this one's metrics are fetched; a CPU
-        # does it in this thread, and the clock would count it to this record.
+        # Other devices compute the next step while the metrics of the last are fetched. A CPU would
+        # compute it in this thread, and its time would count to this record.
         if self.mesh.devices.flat[0].platform == "cpu":
             self.collect()
 
     def collect(self) -> None:
-        """Fetches and reports the metrics of the last step, if that has not been done."""
+        """Fetches and reports the metrics of the last step, once."""
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
@@ -126,7 +117,7 @@ class TrainingRun:
             return
         self.collect()
         with loop.record.paused():
-            # Resuming runs the hooks that a stop leaves out.
+            # The resumed run calls the hooks that a stop leaves out.
             hooks_step = loop.hooks_step if self.is_stopping else self.step
             is_validated = loop.validated_step == self.step
             self.checkpoints.save(
@@ -142,7 +133,7 @@ class TrainingRun:
                 self.files.restore_if_removed()
 
     def _compile(self, batch: Batch) -> None:
-        """Compiles the training step, which its first call would count to the time of a step."""
+        """Compiles the training step, so that its time does not count to the first step."""
         self.reporter.message("compiling the training step")
         begin = time.perf_counter()
         self.program.lower_train(self.state, batch).compile()
@@ -166,7 +157,7 @@ class TrainingRun:
         )
 
     def _reading_failed(self, error: Exception) -> Exception:
-        """A sentence for bad text, files or workers; otherwise the error itself."""
+        """A UserError for bad text, files or workers; otherwise the error itself."""
         if not isinstance(error, UserError | OSError):
             return error
         message = f"the next batch could not be read: {str(error).rstrip('.')}."

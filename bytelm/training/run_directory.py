@@ -1,7 +1,8 @@
-"""The directory that a training run writes: its name, its lock, and its files."""
+"""The directory of a training run: its name, its lock, and its files."""
 
 import contextlib
 import fcntl
+import json
 import os
 import socket
 import warnings
@@ -19,24 +20,23 @@ from bytelm.data.text_record import TextRecord, load_record, make_record
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.tokenizers.unigram import Unigram
 from bytelm.training.experiment import ExperimentConfig, to_json
-from bytelm.training.header import write_facts
 
 CONFIG = "config.json"
-"""File of a run directory that holds the resolved config."""
+"""The resolved config."""
 LOCK = ".lock"
-"""File that the process which writes a run directory holds locked."""
+"""Locked by the process that writes the directory."""
 
 
 @contextlib.contextmanager
 def lock(run_dir: Path) -> Iterator[None]:
-    """Locks an existing run directory against other processes while the context is entered.
+    """Locks an existing run directory against other processes inside the context.
 
-    The operating system releases the lock when the process ends, however it ends, so no lock is
-    ever stale. In a run of several processes, only process 0 takes it. Where the file system has no
-    locks (some cluster mounts), a warning says so.
+    The operating system releases the lock when the process ends in any way, so no lock is stale. In
+    a run of several processes, only process 0 takes it. There is a warning if the file system has
+    no locks, such as on some clusters.
 
     Raises:
-      UserError: another process has the run directory, or it cannot be written.
+        UserError: if another process has the run directory, or it cannot be written.
     """
     path = run_dir / LOCK
     try:
@@ -100,15 +100,7 @@ def remove_if_unused(run_dir: Path) -> None:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files of a run.
-
-    Attributes:
-        run_dir: where they are.
-        config: of the run.
-        facts: from `run_facts`.
-        text: that the parameters are trained on.
-        tokenizer, unigram: that the text is read with.
-    """
+    """The files of a run, with the facts from `run_facts`."""
 
     run_dir: Path
     config: ExperimentConfig
@@ -118,10 +110,10 @@ class RunFiles:
     unigram: Unigram | None
 
     def write(self) -> None:
-        """Writes them; the config last, since it marks the directory as a run."""
+        """Writes them; the config comes last, because it marks the directory as a run."""
         self.text.save(self.run_dir)
         carry(self.run_dir, self.tokenizer, self.unigram)
-        write_facts(self.facts, self.run_dir)
+        write_whole(self.run_dir / "run.json", json.dumps(self.facts, indent=2) + "\n")
         write_whole(self.run_dir / CONFIG, to_json(self.config))
 
     def restore_if_removed(self) -> None:
@@ -133,13 +125,9 @@ class RunFiles:
 def text_trained_on(
     run_dir: Path, config: ExperimentConfig, data: OpenData, *, resuming: bool
 ) -> TextRecord:
-    """The record of all text that a run's parameters will have been trained on.
+    """The record of all text that a run's parameters are trained on; UserError for a bad source.
 
-    It includes what the run read before it was resumed with other text, and what the run read that
-    `train.initial` names.
-
-    Raises:
-        UserError: for a bad source.
+    It includes the text before the run was resumed, and the text of `train.initial`.
     """
     record = run_text(data)
     earlier = run_dir if resuming else config.train.initial

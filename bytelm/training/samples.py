@@ -1,4 +1,4 @@
-"""Samples of what a model writes while it is trained."""
+"""Samples of a model while it is trained."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ INPUTS = 3
 
 
 def on_one_device(params: Any, mesh: Mesh) -> Any:
-    """A copy of all parameters on one device of this process; all processes have to call this."""
+    """A copy of all parameters on a device of this process; all processes have to call this."""
     whole = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), params)
     gathered = jax.jit(lambda params: params, out_shardings=whole)(params)
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)
@@ -42,7 +42,7 @@ class Sampler:
 
     def __call__(self, params: Any, step: int) -> str:
         """A text from the empty prompt; with an encoder, the likeliest targets of a few inputs."""
-        # Generation runs on one device: outside the mesh of the run.
+        # Generation runs on one device, without the mesh of the run.
         with jax.set_mesh(single_device_mesh()):
             if isinstance(self._config.model, EncoderDecoderConfig):
                 return self._targets(params)

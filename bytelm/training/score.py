@@ -1,4 +1,4 @@
-"""What a model scores on a batch: its loss, and the sums from which a run's figures are made."""
+"""The loss of a model on a batch, and the sums for a run's figures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bytelm.core.figure import Figure
 from bytelm.core.statistics import (
     BITS_PER_TARGET_BYTE,
     BITS_PER_TARGET_BYTE_WITH_END,
@@ -36,13 +35,13 @@ class Sums:
     """Sums over the scored symbols of some batches.
 
     Attributes:
-        nats: of all symbols, END among them.
+        nats: of all symbols, including END.
         bytes: of text.
-        symbols: bytes or tokens, and END.
+        symbols: bytes or tokens, including END.
         inputs: symbols that the encoder read; None without one.
-        patches: what `ModelConfig.forward_flops` calls so: patches that opened, or inputs that the
+        patches: as in `ModelConfig.forward_flops`: patches that started, or inputs that the
             encoder did not delete; None in a flat model.
-        statistics: ratios; the first one is what runs of a model are compared by.
+        statistics: ratios; the first one is `measure`.
     """
 
     nats: Any
@@ -54,21 +53,16 @@ class Sums:
 
     @property
     def measure(self) -> Ratio:
-        """Bits per byte of the text, or of the targets where there is an encoder."""
+        """Bits per byte of the text, or with an encoder of the targets."""
         return self.statistics[0]
 
     @property
     def read(self) -> Any:
-        """Bytes of text, or with an encoder the symbols that it read."""
+        """Bytes of text, or with an encoder its inputs."""
         return self.bytes if self.inputs is None else self.inputs
 
-    @property
-    def figures(self) -> list[Figure]:
-        """Of all statistics."""
-        return [figure for ratio in self.statistics for figure in ratio.figures]
-
     def ratio(self, statistic: Statistic) -> Ratio:
-        """The statistic's ratio, which must be there."""
+        """The ratio of a statistic."""
         return next(ratio for ratio in self.statistics if ratio.statistic is statistic)
 
 
@@ -80,13 +74,12 @@ def measure_of(has_encoder: bool) -> Statistic:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StepMetrics:
-    """What a training step reports.
+    """The metrics of a training step.
 
     Attributes:
-        sums: of its batch.
         gradient_norm: before clipping.
         skipped: steps so far whose loss or gradient was not finite.
-        skipped_in_row: how many of them are the last ones.
+        skipped_in_row: how many of the last steps were skipped.
         weights: of auxiliary losses that a controller sets, by name.
     """
 
@@ -108,11 +101,9 @@ def score(
     """The training loss summed over a batch's scored symbols, and the sums for its figures.
 
     Args:
-        model: scored.
-        batch: its rows.
-        scripts: names of the scripts whose numbers the batch carries.
-        weights: of auxiliary losses, by name, in the training loss alone; 1 for others.
-        symbols_per_input: of the whole batch, where this is a micro-batch for an encoder.
+        scripts: names, by the numbers in the batch.
+        weights: of auxiliary losses in the training loss, by name; 1 for others.
+        symbols_per_input: of the whole batch, for a micro-batch of an encoder.
         vocabulary: of the batch's symbols.
     """
     output = model(batch)
@@ -122,7 +113,7 @@ def score(
     text_nats = jnp.where(is_text, nats, 0.0).sum()
     total, size, symbols = nats.sum(), bytes_of.sum(), (batch.targets != UNSCORED).sum()
     inputs: Any = None if batch.inputs is None else (batch.inputs != PAD).sum()
-    # An encoder's losses are means over inputs: a micro-batch has its share of those.
+    # An encoder's losses are means over inputs; a micro-batch has a share of all inputs.
     share: Any = symbols if symbols_per_input is None else inputs * symbols_per_input
     losses = output.auxiliary_losses
     auxiliary = sum((weights.get(name, 1.0) * loss for name, loss in losses.items()), jnp.zeros(()))
@@ -158,7 +149,7 @@ def score(
 def _of_patches(
     output: ModelOutput, batch: Batch, bytes_of: jax.Array, scripts: tuple[str, ...]
 ) -> list[Ratio]:
-    """Bytes per patch, in all and by script, and how many patches have which length."""
+    """Bytes per patch, in all and by script, and shares of patch lengths."""
     starts = output.patch_starts  # [B, T]
     if starts is None:
         return []
@@ -176,7 +167,7 @@ def _of_patches(
 
 
 def _of_deletions(output: ModelOutput, batch: Batch, scripts: tuple[str, ...]) -> list[Ratio]:
-    """The share of an encoder's inputs that were deleted, in all and by script."""
+    """The deleted share of an encoder's inputs, in all and by script."""
     deleted = output.deleted  # [B, S]
     if deleted is None:
         return []

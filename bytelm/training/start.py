@@ -22,7 +22,7 @@ from bytelm.training.cost import with_steps
 from bytelm.training.distributed import StopRequest
 from bytelm.training.experiment import ExperimentConfig, load_json, saved_form
 from bytelm.training.hardware import peak_flops
-from bytelm.training.header import describe_run
+from bytelm.training.header import header, run_facts
 from bytelm.training.hooks import Hook, standard_hooks
 from bytelm.training.initial import read_initial, start_from
 from bytelm.training.loop_state import LoopState
@@ -46,15 +46,15 @@ class Start:
     resume: bool = False
     """From its last checkpoint, if it has one."""
     step: int | None = None
-    """When resuming, from this checkpoint; later ones are set aside."""
+    """With `resume`: from this checkpoint; later ones are set aside."""
     verify: bool = True
-    """Whether checkpoints are compared with their digests."""
+    """Whether to compare checkpoints with their digests."""
     allow_config_change: bool = False
-    """When resuming, whether config and data may differ from the checkpoint's."""
+    """With `resume`: whether config and data may differ from the checkpoint's."""
 
 
 class _Prepared(NamedTuple):
-    """What a run needs whether it trains or is only checked."""
+    """The parts of a run that a dry run has too."""
 
     program: TrainProgram
     batches: TrainLoader
@@ -76,9 +76,9 @@ def start_run(
     Raises:
         UserError: for a config that cannot run here, or a run that cannot be resumed.
     """
-    program, batches, validation, facts, header = _prepare(config, data, run_dir, mesh)
+    program, batches, validation, facts, text = _prepare(config, data, run_dir, mesh)
     display = Display(config.train.steps)
-    display.message(header)
+    display.message(text)
 
     resuming = start.resume and last_step(run_dir) is not None
     if resuming:
@@ -87,7 +87,7 @@ def start_run(
         step, state, loop = restored.step, restored.state, restored.loop
         _compare_validations(loop, validation.identity, display.message)
     else:
-        # This may fail: it comes before there is a folder of checkpoints.
+        # This may fail, so it comes before the folder of checkpoints is created.
         state = _first_state(config, program, data.tokenizer, start.verify, display.message)
         checkpoints = Checkpoints(run_dir, config.train.keep, validation.identity)
         step, loop = 0, LoopState(validation_identity=validation.identity)
@@ -95,10 +95,10 @@ def start_run(
     counts = {name: facts[name] for name in ("parameters", "parameters_without_embeddings")}
     origin, files = provenance() | counts, None
     if jax.process_index() == 0:
-        text = text_trained_on(run_dir, config, data, resuming=resuming)
-        files = RunFiles(run_dir, config, facts, text, data.tokenizer, data.unigram)
+        trained_on = text_trained_on(run_dir, config, data, resuming=resuming)
+        files = RunFiles(run_dir, config, facts, trained_on, data.tokenizer, data.unigram)
         files.write()
-        origin["text"] = text.sources
+        origin["text"] = trained_on.sources
     peak = peak_flops(config.model.dtype).flops_per_second * mesh.size
     reporter = Reporter(config, run_dir, step, loop, display, peak, writes=files is not None)
     run = TrainingRun(
@@ -121,17 +121,13 @@ def start_run(
 
 
 def dry_run(config: ExperimentConfig, run_dir: Path, *, resume: bool = False) -> None:
-    """Checks a config as `train` does and shows the header of its run.
+    """Checks a config as `train` does, and shows the header of its run.
 
-    Nothing is compiled, and nothing written but the cache of packed text.
-
-    Args:
-        config: of the run.
-        run_dir: where it would be written.
-        resume: whether it would go on with a run there.
+    Nothing is compiled, and only the cache of packed text is written.
 
     Raises:
-        UserError: for a config that cannot run here, or a directory that holds a run.
+        UserError: for a config that cannot run here, or a directory with a run that is not to be
+            resumed.
     """
     config, data = resolved(config, run_dir, resume=resume)
     mesh = config.mesh.build()
@@ -149,11 +145,11 @@ def resolved(
 ) -> tuple[ExperimentConfig, OpenData]:
     """The config with its number of steps, and its data.
 
-    The config says where files were; what is read is the copies that a resumed run has of them.
+    A resumed run reads its own copies of tokenizers, not the files in the config.
 
     Raises:
-        UserError: for a config that cannot be saved, bad data, or a directory that holds a run
-            that is not to be resumed.
+        UserError: for a config that cannot be saved, bad data, or a directory with a run that is
+            not to be resumed.
     """
     config = saved_form(config)
     path, given = run_dir / CONFIG, config.data
@@ -173,8 +169,8 @@ def _prepare(config: ExperimentConfig, data: OpenData, run_dir: Path, mesh: Mesh
     program = build_program(config, mesh)
     batches = train_loader(data, config.train.seed, *row_share(config.data.batch_size, mesh))
     validation = Validation(config, data, program, mesh)
-    facts, header = describe_run(config, data, mesh, validation, run_dir)
-    return _Prepared(program, batches, validation, facts, header)
+    facts = run_facts(config, data, mesh)
+    return _Prepared(program, batches, validation, facts, header(facts, validation, run_dir))
 
 
 def _first_state(
@@ -184,7 +180,7 @@ def _first_state(
     verify: bool,
     message: Message,
 ) -> TrainState:
-    """The state before the first step, with the parameters of `train.initial` if there is one."""
+    """The state before the first step, with the parameters of `train.initial`, if any."""
     state = program.init(config.train.seed)
     if config.train.initial is None:
         return state
@@ -204,7 +200,7 @@ def _restore(
     start: Start,
     message: Message,
 ) -> Restored:
-    """The checkpoint to go on from; the batches go on after it, later checkpoints are set aside."""
+    """The checkpoint to resume from; moves the batches there, and sets later checkpoints aside."""
     saved = checkpoints.config(start.step, verify=start.verify)
     changed = check_change(
         saved,
@@ -238,7 +234,7 @@ def _restore(
 
 
 def _compare_validations(loop: LoopState, identity: str, message: Message) -> None:
-    """Forgets what validations found, if today's cannot be compared with them."""
+    """Removes the results of validations that cannot be compared with those to come."""
     best = loop.best_validation
     if loop.validation_identity != identity:
         loop.last_validation = loop.best_validation = None
@@ -257,7 +253,7 @@ def _sampler(
     validation: Validation,
     message: Message,
 ) -> Sampler | None:
-    """What writes samples, if they are wanted and the family can write text."""
+    """The sampler, if samples are wanted and the family can write text."""
     if not config.train.sample_bytes:
         return None
     if missing := missing_methods(program.graphdef):

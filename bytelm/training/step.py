@@ -25,13 +25,13 @@ from bytelm.training.score import StepMetrics, Sums, score
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that a training step changes, as plain arrays.
+    """The state of training, as plain arrays.
 
     Attributes:
         step: steps done, int32.
         params: nested dict of float32 arrays.
-        optimizer: the optimiser's own state.
-        rng: key data, from which every step derives its random numbers.
+        optimizer: the optimiser's state.
+        rng: key data for the random numbers of all steps.
         skipped: steps whose loss or gradient was not finite, int32.
         skipped_in_row: how many of the last steps were skipped, int32.
         controllers: of the weights of auxiliary losses, by the names of the losses.
@@ -48,15 +48,14 @@ class TrainState:
 
 @dataclass(frozen=True)
 class StepSetup:
-    """What a step is made of: all that is known before it is traced.
+    """The static parts of a step.
 
     Attributes:
         graphdef: the model without its parameters; `nnx.merge(graphdef, params)` is the model.
-        optimizer: updates the parameters.
         vocabulary: of the model's symbols.
         controllers: of the weights of auxiliary losses, by the names of the losses.
-        accumulation: micro-batches, run one after another, that a batch is divided into.
-        scripts: names of the scripts whose numbers the batches carry.
+        accumulation: micro-batches in a batch, run one after another.
+        scripts: names, by the numbers in the batches.
     """
 
     graphdef: nnx.GraphDef
@@ -92,7 +91,7 @@ def init_state(
 def train_step(
     setup: StepSetup, state: TrainState, batch: Batch, learning_rate: jax.Array | None = None
 ) -> tuple[TrainState, StepMetrics]:
-    """One optimiser step on a batch; a step that is not finite leaves all but its counters alone.
+    """One optimiser step on a batch; one that is not finite changes only the counters.
 
     Args:
         learning_rate: the peak of the schedule, float32; None for the optimiser's own.
@@ -129,7 +128,7 @@ def train_step(
 
 
 def eval_step(setup: StepSetup, params: Any, batch: Batch) -> Sums:
-    """The sums over a batch, with nothing random in the model."""
+    """The sums over a batch, without random numbers in the model."""
     model = nnx.merge(setup.graphdef, params)
     return score(model, batch, setup.scripts, vocabulary=setup.vocabulary)[1]
 

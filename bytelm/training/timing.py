@@ -25,7 +25,7 @@ TRACE_WARM_UP = 2
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that the calls of one contender took."""
+    """Seconds of each call of a contender."""
 
     seconds: tuple[float, ...]
 
@@ -46,7 +46,7 @@ def in_turns(
     Args:
         contenders: functions by name, which return when their work is done, not only dispatched.
         rounds: timed calls of each.
-        warm_up: untimed calls of each before, which compile and fill caches.
+        warm_up: untimed calls of each before.
     """
     for run in contenders.values():
         for _ in range(warm_up):
@@ -61,7 +61,7 @@ def in_turns(
 
 
 class RepeatedStep(NamedTuple):
-    """A compiled training step, to be run any number of times."""
+    """A compiled training step."""
 
     run: Callable[[], None]
     """Runs the next step, and returns when it is done."""
@@ -90,11 +90,7 @@ def repeated_step(program: TrainProgram, batch: Batch, mesh: jax.sharding.Mesh) 
 
 
 def profile(config: ExperimentConfig, trace_dir: Path, steps: int) -> None:
-    """Runs `steps` training steps of a fresh model under the profiler, after a warm-up.
-
-    Raises:
-        UserError: if the trace cannot be written there.
-    """
+    """Traces `steps` training steps of a fresh model; UserError if it cannot be written."""
     check_folder(trace_dir, "--trace-dir")
     data = OpenData(config.data)
     check_supply(config, data.tokenizer)

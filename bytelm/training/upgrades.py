@@ -1,11 +1,11 @@
 """Upgrades of saved configs and parameters: one from each schema to the next.
 
-The schema of a saved config is a number: how many of the upgrades below led to its form. A config
-without a number was saved by commit 635aa20, or by a later one from before there were schemas; the
-first upgrades find some of their work done in these.
+The schema of a saved config is a number: how many of the upgrades below its form includes. Configs
+from before there were schemas have no number: those of commit 635aa20 and of some later ones, which
+already include parts of the first upgrades.
 
-Whoever changes the form of a config, or the path of a parameter, adds an upgrade at the end of
-`UPGRADES`. It edits the JSON values in place, and ignores what is missing: loading reports that.
+If you change the form of a config, or the path of a parameter, add an upgrade at the end of
+`UPGRADES`. It edits the JSON values in place, and ignores missing ones, which loading reports.
 """
 
 import copy
@@ -21,15 +21,15 @@ from bytelm.core.renamed import OPTIONS
 Saved = dict[str, Any]
 """A saved config, or a part of it, as JSON values."""
 Moves = tuple[tuple[str, str], ...]
-"""Old and new paths of parameters, such as ("predictor", "segmenter"), moved in this order."""
+"""Old and new paths of parameters, such as ("predictor", "segmenter"), in order."""
 
 
 @dataclass(frozen=True)
 class Upgrade:
-    """What leads from one schema to the next: an edit of the config, and parameters that moved.
+    """From one schema to the next: an edit of the config, and moved parameters.
 
     Attributes:
-        family: the family whose parameters moved; None for all.
+        family: of the moved parameters; None for all.
     """
 
     edit: Callable[[Saved], None]
@@ -38,10 +38,10 @@ class Upgrade:
 
 
 def upgraded(saved: Any) -> Any:
-    """A saved config in the present schema, without its number; the argument stays as it is.
+    """A copy of a saved config in the present schema, without its number.
 
     Raises:
-        UserError: if it is of a newer schema than this version knows.
+        UserError: if its schema is newer than this version.
     """
     if not isinstance(saved, dict):
         return saved
@@ -60,7 +60,7 @@ def upgraded(saved: Any) -> Any:
 
 
 def moved_parameters(saved: Any) -> Moves:
-    """The parameters that have other paths now than in a checkpoint with this saved config."""
+    """The parameters that have moved since a checkpoint with this saved config."""
     saved = saved if isinstance(saved, dict) else {}
     later, family = UPGRADES[saved.get("schema", 0) :], part(saved, "model").get("family")
     return tuple(
@@ -69,7 +69,7 @@ def moved_parameters(saved: Any) -> Moves:
 
 
 def move_parameters(tree: Any, moves: Moves) -> Any:
-    """Moves parameters within their tree, and within all such trees of an optimiser's state."""
+    """Moves parameters in their tree, or in the trees of an optimiser's state."""
     if isinstance(tree, tuple):
         items = [move_parameters(item, moves) for item in tree]
         return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
@@ -87,12 +87,12 @@ def move_parameters(tree: Any, moves: Moves) -> Any:
 
 
 def restore_parameters(tree: Any, moves: Moves) -> Any:
-    """The opposite of `move_parameters`: a tree of the new form in the old one."""
+    """The inverse of `move_parameters`."""
     return move_parameters(tree, tuple((new, old) for old, new in reversed(moves)))
 
 
 def part(config: Saved, path: str) -> Saved:
-    """The object at a path such as "model.boundary"; an empty one if there is none."""
+    """The object at a path such as "model.boundary", or an empty one."""
     found: Any = config
     for key in path.split("."):
         found = found.get(key) if isinstance(found, dict) else None
@@ -100,14 +100,14 @@ def part(config: Saved, path: str) -> Saved:
 
 
 def sources(config: Saved) -> Iterator[Saved]:
-    """The objects of all sources of a config: the data's own, and those of its mixture."""
+    """The objects of all sources of a config: the data's own, and its mixture's."""
     data = part(config, "data")
     mixture = data.get("mixture")
     yield from (data, *(mixture if isinstance(mixture, list) else ()))
 
 
 def move(config: Saved, old: str, new: str) -> None:
-    """Moves a value from one path to another, if it is there."""
+    """Moves a value from one path to another, if it exists."""
     *old_parent, old_key = old.split(".")
     *new_parent, new_key = new.split(".")
     parent = part(config, ".".join(old_parent))
@@ -116,7 +116,7 @@ def move(config: Saved, old: str, new: str) -> None:
 
 
 def _add_fields_of_before_schemas(config: Saved) -> None:
-    """Fields that came between commit 635aa20 and the first schema, with what runs did before."""
+    """Adds fields that came between commit 635aa20 and the first schema."""
     for source in sources(config):
         source.setdefault("split_above", None)
     if train := part(config, "train"):
@@ -125,18 +125,18 @@ def _add_fields_of_before_schemas(config: Saved) -> None:
 
 
 def _rename_fields(config: Saved) -> None:
-    """Fields renamed with the first schemas."""
+    """Renames fields."""
     for old, new in OPTIONS.items():
         move(config, old, new)
 
 
 def _name_roles(config: Saved) -> None:
-    """Roles of parameters in place of regular expressions of their paths."""
+    """Uses roles of parameters in place of regular expressions of their paths."""
     optimizer = part(config, "optimizer")
     if not optimizer:
         return
     roles = ("matrix", "projection", "head", "gate")
-    # A regular expression that reads like a role is still one.
+    # A regular expression that equals a role keeps its meaning.
     plain = ("head", "embedding", "positions", "norm", "bias", "vector", *roles)
 
     def kept(pattern: Any) -> Any:
@@ -200,7 +200,7 @@ _FIELDS_OF_TASKS = {
 
 
 def _choose_source_and_task(config: Saved) -> None:
-    """The fields of all sources and tasks, side by side before, become those of one of each."""
+    """Moves the fields of the source and the task from the data into `source` and `task`."""
     data = part(config, "data")
     if not data or "source" in data:
         return

@@ -1,4 +1,4 @@
-"""Validation while training: one figure for all of the validation text, and one for each source."""
+"""Validation while training: a figure for all the validation text, and one for each source."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -24,9 +24,8 @@ class Validated:
     """The result of a validation.
 
     Attributes:
-        bits: per byte of all the text, END not counted (`Sums.measure`).
-        figures: for a record: `bits`, those of each source where there are several, and all
-            statistics.
+        bits: per byte of all the text, without END (`Sums.measure`).
+        figures: for a record: bits in all and, if there are several sources, of each; statistics.
         sums: over all the text.
     """
 
@@ -39,9 +38,8 @@ class Validation:
     """The validation of a run, on the same rows each time.
 
     Attributes:
-        text: that is scored.
-        identity: hex digest of the rows and of the measure; figures of equal identity can be
-            compared.
+        text: scored text.
+        identity: hex digest of the rows and the measure; figures of equal identity are comparable.
     """
 
     def __init__(
@@ -62,7 +60,7 @@ class Validation:
         )
         self._config, self._program, self._mesh = config, program, mesh
         measure = measure_of(isinstance(config.model, EncoderDecoderConfig)).name
-        # Earlier versions counted END, and digested the name alone.
+        # Earlier versions counted END, and digested only the name.
         measured = f"{measure} without END {self.text.fingerprint}"
         self.identity = hashlib.blake2b(measured.encode(), digest_size=16).hexdigest()
 

@@ -1,4 +1,4 @@
-"""What a run tells before it begins."""
+"""The header of a run."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from bytelm.nn.mesh import MeshConfig
 from bytelm.training.checkpoints.checkpoint import save_model
 from bytelm.training.cost import step_flops
 from bytelm.training.experiment import ExperimentConfig, TrainConfig, to_json
-from bytelm.training.header import describe_run
+from bytelm.training.header import header, run_facts
 from bytelm.training.program import build_program
 from bytelm.training.start import dry_run
 from bytelm.training.validation import Validation
@@ -43,11 +43,12 @@ def described(config: ExperimentConfig, tmp_path):
     program = build_program(config, mesh)
     data = OpenData(config.data)
     validation = Validation(config, data, program, mesh)
-    return describe_run(config, data, mesh, validation, tmp_path / "run")
+    facts = run_facts(config, data, mesh)
+    return facts, header(facts, validation, tmp_path / "run")
 
 
 def test_facts_and_header(config, tmp_path):
-    facts, header = described(config, tmp_path)
+    facts, shown = described(config, tmp_path)
     assert json.loads(json.dumps(facts)) == facts
     assert (facts["family"], facts["dtype"]) == ("transformer", "float32")
     assert facts["parameters"] > facts["parameters_without_embeddings"] > 0
@@ -57,19 +58,19 @@ def test_facts_and_header(config, tmp_path):
     assert facts["flops_per_byte"] == step_flops(config) / facts["bytes_per_step"]
     assert facts["epochs"] == pytest.approx(30 * 240 / facts["text_bytes"], rel=0.05)
     for part in ("30 of 8 rows of 32 bytes", "data 2, fsdp 2, tensor 1", "kB of text.jsonl"):
-        assert part in header
-    assert str(tmp_path / "run") in header
+        assert part in shown
+    assert str(tmp_path / "run") in shown
 
 
-def test_devices_that_stay_idle_are_told(config, tmp_path):
-    facts, header = described(config, tmp_path)
+def test_devices_that_stay_idle_are_named(config, tmp_path):
+    facts, shown = described(config, tmp_path)
     assert facts["idle_devices"] == 4
-    assert "warning: 4 of 8 devices stay idle" in header
+    assert "warning: 4 of 8 devices stay idle" in shown
     whole = dataclasses.replace(config, mesh=MeshConfig())
     assert "stay idle" not in described(whole, tmp_path)[1]
 
 
-def test_a_dry_run_tells_it_and_writes_nothing(config, tmp_path, capsys):
+def test_a_dry_run_shows_it_and_writes_nothing(config, tmp_path, capsys):
     train = dataclasses.replace(config.train, budget="2 epochs")
     dry_run(dataclasses.replace(config, train=train), tmp_path / "run")
     out = capsys.readouterr().out

@@ -1,7 +1,4 @@
-"""Scores of checkpoints, and choosing one: that of a step, the last, or the best.
-
-Commands import this module before they read their options: it imports no Orbax.
-"""
+"""Scores of checkpoints, and choosing one: that of a step, the last, or the best."""
 
 import json
 import math
