@@ -36,9 +36,9 @@ SHORTEST = 256
 
 
 def store_weights(params: Any, weights: Weights) -> Any:
-    """The parameters, rounded to the dtype in which to store them.
+    """The parameters, rounded to the dtype `weights`.
 
-    bfloat16 halves their memory, and the memory traffic that bounds decoding. The model still
+    bfloat16 halves their memory, and the memory traffic that limits decoding. The model still
     computes in its own compute dtype.
     """
     dtype = jnp.dtype(weights)
@@ -70,8 +70,8 @@ class Generator:
     Args:
         graphdef: of the model, from `nnx.split`.
         params: its parameters, as `nnx.split` gave them or as a nested dict.
-        prefill: prompt symbols read at a time.
-        chunk: symbols generated at a time: the latency of `stream`. Neither changes the text.
+        prefill: prompt symbols read at a time; it does not change the text.
+        chunk: symbols generated at a time, the latency of `stream`; it does not change the text.
         tokenizer: of a subword model; None where symbols are bytes.
 
     Attributes:
@@ -120,10 +120,10 @@ class Generator:
         """Yields the next bytes of every row, until all rows have ended.
 
         Args:
-            prompts: what each row starts with, after START; may be empty.
+            prompts: the text at the start of each row, after START; may be empty.
             max_bytes: most bytes generated for each row.
             sampling: how symbols are chosen; by default from the model's own distribution.
-            seed: seed of the random choices.
+            seed: of the random choices.
             stop: byte strings; a row ends just before the first of them that occurs. END always
                 ends it.
 

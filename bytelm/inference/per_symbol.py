@@ -1,4 +1,4 @@
-"""A model's results for each symbol of a text: nats, logits, states; and for continuations.
+"""A model's nats, logits and states for each symbol of a text, and probabilities of continuations.
 
 Symbols are bytes, or the tokens of a text's canonical tokenisation. Texts are read in sliding
 windows, as in `bytelm.inference.scoring`.
@@ -21,15 +21,14 @@ from bytelm.tokenizers.tokenizer import Tokenizer
 
 
 class PerSymbol(abc.ABC):
-    """The methods of a loaded model that return something for each symbol."""
+    """The methods of a loaded model that return a value for each symbol."""
 
     context: int
     tokenizer: Tokenizer | None
 
     @property
     @abc.abstractmethod
-    def scorer(self) -> Scorer:
-        """Scores batches."""
+    def scorer(self) -> Scorer: ...
 
     @abc.abstractmethod
     def byte_marginal(self, covers: int | None = 32) -> ByteMarginal:
@@ -84,9 +83,9 @@ class PerSymbol(abc.ABC):
     ) -> np.ndarray:
         """Natural logarithm of the probability of each continuation after its context.
 
-        A subword model reads the canonical tokens of both together; those that end within the
-        continuation count. A token that begins before it counts in full, with a warning. With
-        `covers`, exactly the continuation's bytes count, over all tokenisations.
+        A subword model reads the canonical tokens of both together, and the tokens that end in the
+        continuation count. If the first of them begins in the context, it counts in full, with a
+        warning. With `covers`, exactly the continuation's bytes count, over all tokenisations.
 
         Args:
             contexts: the beginning of each text; a single one is used for all continuations.

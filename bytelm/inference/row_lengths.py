@@ -14,11 +14,11 @@ SHORTEST = 64
 """No row is shorter: one more compilation would cost more than it saves."""
 
 MOST_EMPTY = 4
-"""With more than this many times the rows it needs, a batch costs more than compiling another."""
+"""A batch with more than this many times the rows it needs costs more than a compilation."""
 
 
 def shortest_row(inputs: int, length: int) -> int:
-    """The length of a row for so many inputs: T halved again and again, down to `SHORTEST`."""
+    """The length of a row for this many inputs: T halved repeatedly, at least `SHORTEST`."""
     while (half := -(-length // 2)) >= max(inputs, SHORTEST):
         length = half
     return length
@@ -27,7 +27,7 @@ def shortest_row(inputs: int, length: int) -> int:
 def by_length(
     items: Iterable[Item], inputs: Callable[[Item], int], length: int, batch_size: int
 ) -> Iterator[tuple[list[Item], int]]:
-    """Groups items that need rows of the same length, in the order in which they come.
+    """Groups items that need rows of the same length, in their order.
 
     A batch of shorter rows has more rows, so all batches hold about as many symbols. Items left at
     the end may go into longer rows.

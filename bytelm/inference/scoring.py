@@ -8,8 +8,8 @@ what else is evaluated. Windows of similar length are scored together, in rows n
 need (`bytelm.inference.row_lengths`).
 
 The symbols of a subword model are the tokens of the document's canonical tokenisation. Their bits
-over the raw bytes are an upper bound: other tokens spell the same bytes, and the probability of
-those does not count here (`bytelm.inference.marginal.marginal` adds it up).
+over the raw bytes are an upper bound: other tokens spell the same bytes, and their probability does
+not count here (`bytelm.inference.marginal.marginal` adds it up).
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class DocumentScores:
-    """What each document costs a model. Sums over documents are taken last.
+    """The cost of each document. Sums over documents are taken last.
 
     Attributes:
         byte_nats: float64 `[documents]`, negative log-likelihood of the document's text.
@@ -55,7 +55,7 @@ class DocumentScores:
     symbols: np.ndarray
 
     def without_last_end(self) -> "DocumentScores":
-        """The same for a last document that was cut: it has no END to pay for."""
+        """The scores if the last document was cut, so that its END does not count."""
         end_nats = self.end_nats.copy()
         end_nats[-1:] = 0.0
         return dataclasses.replace(self, end_nats=end_nats)
@@ -115,7 +115,7 @@ class Scorer:
             function: of the output and the targets `[B, T]`; pure, and defined at the top level of
                 a module, since it is compiled. It returns arrays by row, `[B]`, or by symbol,
                 `[B, T, ...]`.
-            batch: rows to score; what follows a row's last symbol is padding.
+            batch: rows to score, with padding after each row's last symbol.
         """
         length = batch.ids.shape[1]
         used = int((batch.document_ids > 0).any(axis=0).sum())
@@ -124,7 +124,7 @@ class Scorer:
     def _run_short(
         self, function: Callable[[ModelOutput, jax.Array], Result], batch: Batch, short: int
     ) -> Result:
-        """`run` on the first `short` symbols of each row; what follows them is padding."""
+        """`run` on the first `short` symbols of each row; the others are padding."""
         length = batch.ids.shape[1]
         if short >= length:
             return self._run(function, batch)[0]
@@ -258,10 +258,7 @@ class DocumentSums:
 
     def __init__(self, tokenizer: Tokenizer | None = None):
         self._end = END if tokenizer is None else tokenizer.vocabulary.end
-        self._byte_nats: list[float] = []
-        self._end_nats: list[float] = []
-        self._bytes: list[int] = []
-        self._symbols: list[int] = []
+        self._found: dict[int, list[Any]] = {}  # by document: the fields of `DocumentScores`
 
     def add(self, windows: Sequence["Window"], batch: Batch, nats: Any) -> int:
         """Adds nats `[B, T]`, of the windows in the first rows; returns the bytes scored."""
@@ -270,24 +267,23 @@ class DocumentSums:
         ends = np.where(is_end, wide, 0.0).sum(axis=1)  # [B]
         others = np.where(is_end, 0.0, wide).sum(axis=1)  # [B]
         for row, window in enumerate(windows):
-            number = window.document
-            for sums in (self._byte_nats, self._end_nats, self._bytes, self._symbols):
-                sums += [0] * (number + 1 - len(sums))
-            self._byte_nats[number] += others[row]
-            self._end_nats[number] += ends[row]
-            self._bytes[number] = window.bytes
-            self._symbols[number] = len(window.symbols)
+            new = [0.0, 0.0, window.bytes, len(window.symbols)]
+            sums = self._found.setdefault(window.document, new)
+            sums[0] += others[row]
+            sums[1] += ends[row]
         scored = (batch.targets != UNSCORED) & ~is_end
         counts = scored if batch.byte_counts is None else batch.byte_counts[scored]
         return int(counts.sum())
 
     def scores(self) -> DocumentScores:
         """The sums of all documents, in order."""
+        fields = list(zip(*(self._found[number] for number in sorted(self._found)), strict=True))
+        nats, end_nats, counts, symbols = fields or ((), (), (), ())
         return DocumentScores(
-            np.array(self._byte_nats, np.float64),
-            np.array(self._end_nats, np.float64),
-            np.array(self._bytes, np.int64),
-            np.array(self._symbols, np.int64),
+            np.array(nats, np.float64),
+            np.array(end_nats, np.float64),
+            np.array(counts, np.int64),
+            np.array(symbols, np.int64),
         )
 
 

@@ -1,4 +1,4 @@
-"""Where a model starts patches in a text, and what each byte costs.
+"""A text cut into a model's patches, with the cost of each byte.
 
 A text is read in sliding windows, as in `bytelm.inference.scoring`. The nats of a byte come from
 the window that scores it. Whether a patch starts with it comes from the window that reads it to
@@ -66,7 +66,7 @@ class Segmentation:
 
     @property
     def word_agreement(self) -> "BoundaryAgreement":
-        """Agreement of patch starts with word starts, right after the whitespace."""
+        """Agreement of patch starts with word starts, just after whitespace."""
         return boundary_agreement(self.starts, word_starts(self.text))
 
     @property
@@ -117,13 +117,7 @@ def segment_all(
 
 @dataclass(frozen=True)
 class BoundaryAgreement:
-    """Counts that compare boundaries with expected ones. They may be added up over texts.
-
-    Attributes:
-        found: boundaries.
-        expected: expected boundaries.
-        hits: boundaries that are expected.
-    """
+    """Numbers of boundaries `found`, `expected`, and both. They may be added up over texts."""
 
     found: int
     expected: int
@@ -158,7 +152,7 @@ def boundary_agreement(found: np.ndarray, expected: np.ndarray) -> BoundaryAgree
 
 
 def word_starts(text: bytes) -> np.ndarray:
-    """Bool `[bytes]`: the first byte, and each right after a whitespace character."""
+    """Bool `[bytes]`: the first byte, and each byte just after a whitespace character."""
     ids = np.append([START], np.frombuffer(text, np.uint8)).astype(np.int32)[None, :]
     found, _ = find_edges("whitespace", ids, np.ones_like(ids))
     return np.asarray(found.starts)[0, 1:]

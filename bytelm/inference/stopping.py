@@ -1,4 +1,4 @@
-"""The end of a generated text: at END, at a stop string, or after so many bytes."""
+"""The end of a generated text: at END, at a stop string, or at the most bytes allowed."""
 
 import sys
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class StopFilter:
 
     Args:
         stop: the stop strings.
-        max_bytes: the row ends after so many bytes, even inside a token; None for no limit.
+        max_bytes: the row ends after this many bytes, even inside a token; None for no limit.
         tokenizer: of a subword model; None where symbols are bytes.
     """
 

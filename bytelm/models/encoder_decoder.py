@@ -1,11 +1,11 @@
 """The interface of encoder-decoder models: inputs are read, then targets predicted.
 
-Reading has two parts. `read` runs the first encoder blocks and says which states the later ones
-need. `encode` runs the later ones on rows of a length that the compiler must know; the host chooses
-it from the counts of kept states. `extend` then predicts targets byte by byte.
+Reading has two parts. `read` runs the first encoder blocks and marks the states that the later ones
+need. `encode` runs the later blocks on rows of a length that the compiler must know; the host
+chooses it from the numbers of kept states. `extend` then predicts targets byte by byte.
 
-The symbols are those of every other family. T5's ids map to them (`T5_IDS`): pad and decoder start
-0 is START, end of sequence 1 is END, b + 3 is byte b, and so on.
+The symbols are those of every other family. T5's ids map to them (`T5_IDS`): id 0, its padding and
+decoder start, is START; 1, end of sequence, is END; b + 3 is byte b.
 """
 
 import abc
@@ -23,7 +23,7 @@ from bytelm.models.contract import Batch, LanguageModel, ModelConfig, ModelOutpu
 from bytelm.nn.attention.blockwise import MASKED
 
 VOCABULARY = 384
-"""Rows of a ByT5 checkpoint's tables; those that are no symbol of ours are never a target."""
+"""Rows of a ByT5 checkpoint's tables; rows that are no symbol of ours are never a target."""
 T5_IDS = np.concatenate([np.arange(BYTES) + 3, [1, 0, 2], np.arange(259, VOCABULARY)])
 """The T5 id of each row of our tables: the bytes, END, START, PAD (T5's "unknown"), the rest."""
 
@@ -196,7 +196,7 @@ class EncoderDecoderConfig(ModelConfig):
 
     @abc.abstractmethod
     def encoder_flops(self, length: float, kept: float) -> float:
-        """Of the encoder for a row of `length` inputs, of whose states so many are kept."""
+        """FLOPs of the encoder for a row of `length` inputs, `kept` of whose states it keeps."""
 
     @abc.abstractmethod
     def forward_flops(

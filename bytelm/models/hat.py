@@ -40,13 +40,7 @@ from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS
 from bytelm.nn.stack import StackState
-from bytelm.patching.levels import (
-    Segmentation,
-    Symbols,
-    run,
-    run_if_any,
-    take,
-)
+from bytelm.patching.levels import Segmentation, Symbols, run, run_if_any, take
 from bytelm.patching.patches import Patches, find_patches, positions_in_run, spread_first
 from bytelm.patching.segmenter import Needs, RulePatches, SegmenterConfig
 

@@ -28,14 +28,7 @@ from bytelm.nn.block import BlockConfig, Condition, rotary
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS
-from bytelm.patching.levels import (
-    Segmentation,
-    Symbols,
-    prepend,
-    run,
-    run_patches,
-    take,
-)
+from bytelm.patching.levels import Segmentation, Symbols, prepend, run, run_patches, take
 from bytelm.patching.patches import LEAST_SCORE, NO_PATCH, attention_pool, positions_in_run
 from bytelm.patching.segmenter import Needs, RulePatches, SegmenterConfig
 

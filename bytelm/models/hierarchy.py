@@ -58,12 +58,7 @@ class HierarchyConfig(ModelConfig):
     def __post_init__(self) -> None:
         self.segmenter.check(self.needs, self.family)
         self.require_positive("bytes_per_slot", "head_width")
-        if self.rope_theta is not None and not self.rope_theta > 0:
-            raise UserError(f"model.rope_theta is {self.rope_theta}; it must be above 0, or None.")
-        if self.rope_theta is not None and self.head_width % 2:
-            raise UserError(
-                f"model.head_width is {self.head_width}; rotary positions need it even."
-            )
+        self.require_rotation(self.rope_theta, self.head_width)
 
     def require_heads(self, *names: str) -> None:
         """Raises UserError unless the named widths are multiples of `head_width`."""
@@ -74,14 +69,6 @@ class HierarchyConfig(ModelConfig):
                     f"model.{name} {getattr(self, name)} is no multiple of model.head_width "
                     f"{self.head_width}; change one of them."
                 )
-
-    def require_divisor(self, name: str, heads: int) -> None:
-        """Raises UserError unless the named field is None or divides the query heads."""
-        value = getattr(self, name)
-        if value is not None and heads % value:
-            raise UserError(
-                f"model.{name} {value} does not divide the {heads} query heads; choose a divisor."
-            )
 
     def capacity(self, length: int) -> int:
         """Slots for patches in a row of `length` symbols."""

@@ -26,14 +26,7 @@ from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mesh import shard_rows
-from bytelm.patching.levels import (
-    OpenPatch,
-    Segmentation,
-    Symbols,
-    run,
-    run_patches,
-    take,
-)
+from bytelm.patching.levels import OpenPatch, Segmentation, Symbols, run, run_patches, take
 from bytelm.patching.segmenter import FixedPatches, Needs
 
 

@@ -74,23 +74,13 @@ class TransformerConfig(ModelConfig):
     def __post_init__(self) -> None:
         self.require_positive("width", "depth", "head_width", "heads", "key_value_heads")
         self.require_positive("mlp_width", "window", "vocabulary")
-        if not self.rope_theta > 0:
-            raise UserError(f"model.rope_theta is {self.rope_theta}; it must be above 0.")
-        if self.head_width % 2:
-            raise UserError(
-                f"model.head_width is {self.head_width}; rotary positions need it even."
-            )
+        self.require_rotation(self.rope_theta, self.head_width)
         if self.heads is None and self.width % self.head_width:
             raise UserError(
                 f"model.width {self.width} is no multiple of model.head_width {self.head_width}; "
                 "change one of them, or set model.heads."
             )
-        heads = self.heads or self.width // self.head_width
-        if heads % (self.key_value_heads or heads):
-            raise UserError(
-                f"model.key_value_heads {self.key_value_heads} does not divide the {heads} query "
-                "heads; choose a divisor."
-            )
+        self.require_divisor("key_value_heads", self.heads or self.width // self.head_width)
 
     @property
     def symbols(self) -> Vocabulary:

@@ -28,11 +28,7 @@ class Block(Protocol):
     """
 
     def __call__(
-        self,
-        x: jax.Array,
-        group_ids: jax.Array | None,
-        positions: jax.Array | None,
-        shared: Any,
+        self, x: jax.Array, group_ids: jax.Array | None, positions: jax.Array | None, shared: Any
     ) -> jax.Array:
         """Whole rows; positions see their own group only."""
         ...
@@ -226,11 +222,7 @@ class TransformerBlock(nnx.Module):
         self.attention = SelfAttention(config, rngs=rngs)
         self.mlp_norm = NORMS[config.norm](config.width)
         self.mlp = MLP(
-            config.mlp,
-            config.width,
-            config.hidden,
-            rngs=rngs,
-            output_gain=config.output_gain,
+            config.mlp, config.width, config.hidden, rngs=rngs, output_gain=config.output_gain
         )
         if config.condition_width is not None:
             inner = config.heads * config.head_width
@@ -262,11 +254,7 @@ class TransformerBlock(nnx.Module):
         return self.attention.config.empty_cache(batch, length, dtype)
 
     def extend(
-        self,
-        x: jax.Array,
-        state: KeyValueCache,
-        new: NewPositions,
-        shared: Condition | None = None,
+        self, x: jax.Array, state: KeyValueCache, new: NewPositions, shared: Condition | None = None
     ) -> tuple[jax.Array, KeyValueCache]:
         x = self._conditioned(x, shared)
         mixed, state = self.attention.extend(self.attention_norm(x), state, new)

@@ -74,7 +74,6 @@ class EndedPatches:
 
     @property
     def statistics(self) -> tuple[Ratio, ...]:
-        """The share of boundaries that overflowed."""
         symbols_per_slot = self.index.shape[1] / self.document_ids.shape[1]
         return (overflow_ratio(self.overflow, self.starts.sum(), symbols_per_slot),)
 

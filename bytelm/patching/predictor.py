@@ -98,11 +98,7 @@ def binomial_prior(b: jax.Array, counted: jax.Array, rate: float | jax.Array) ->
 
 
 def band_loss(
-    b: jax.Array,
-    counted: jax.Array,
-    scripts: jax.Array,
-    rates: jax.Array,
-    least: jax.Array,
+    b: jax.Array, counted: jax.Array, scripts: jax.Array, rates: jax.Array, least: jax.Array
 ) -> jax.Array:
     """How far the boundary rate lies outside a band: `max(k/N - rate, 0) + max(least - k/N, 0)`.
 

@@ -55,9 +55,9 @@ class Covers:
     Attributes:
         canonical: the history of the canonical tokens so far; None once the text goes past them.
         dropped: how many histories were dropped.
-        dropped_bits: sum over bytes of `-log2(1 - s)`, s being the share of the live histories'
-            probability that was dropped: about how many bits the text would be shorter without a
-            limit. An estimate, not a bound, as if dropped histories would continue like kept ones.
+        dropped_bits: sum over bytes of `-log2(1 - s)`, where s is the dropped share of the live
+            histories' probability: about how many bits the text would save without a limit. An
+            estimate, not a bound: it assumes that dropped histories continue like kept ones.
         reads: how many tokens the model has read.
     """
 

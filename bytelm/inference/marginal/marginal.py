@@ -197,7 +197,7 @@ class ByteMarginal(Generator):
 
 
 class _Document(NamedTuple):
-    """What `MarginalScores` has of one document."""
+    """`MarginalScores` of one document."""
 
     length: int
     tokens: int

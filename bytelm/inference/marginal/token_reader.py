@@ -29,7 +29,7 @@ class Read(NamedTuple):
     """A history that the model has read.
 
     Attributes:
-        symbols: what the model sees of it: START, unless that is too far back, and token ids.
+        symbols: the part that the model sees: START, unless that is too far back, and token ids.
         row: its row of the state.
         next_log_p: float64 `[C]`, log-probabilities of the outputs `columns`.
     """

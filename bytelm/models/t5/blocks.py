@@ -52,13 +52,13 @@ class T5BlockConfig(BlockConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class T5Context:
-    """What all layers of a stack share.
+    """The inputs that all layers of a stack share.
 
     Attributes:
         windows: biases of the scores of self-attention, as `biased_attention` takes them.
         keys_bias: float32 `[B, S]`, added to the scores of each key; None for 0.
-        states: `[B, S', d]`, the encoder's outputs; None in an encoder, and while decoding, where
-            the state has their keys and values.
+        states: `[B, S', d]`, the encoder's outputs. None in an encoder, and in decoding, where the
+            state has their keys and values.
         states_bias: float32 `[B, S']`, added to the scores of `states`, MASKED for padding.
     """
 

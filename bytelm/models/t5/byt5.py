@@ -5,8 +5,8 @@ decoder, and an untied head over 384 ids.
 
 Differences from the published code, none of which changes what a converted checkpoint computes:
 - Tables are in the order of our symbols (`encoder_decoder.T5_IDS`); conversion reorders the rows.
-- Kernels start as in T5X, with variance 1/d_in, and so does the head. Hugging Face's code starts it
-  with a standard deviation of 1, which makes the first logits of the order of sqrt(d).
+- All kernels start as in T5X, with variance 1/d_in. Hugging Face's code starts the head with a
+  standard deviation of 1, so its first logits are of the order of sqrt(d).
 - There is no dropout; T5 v1.1 was pre-trained without it.
 """
 
@@ -95,7 +95,6 @@ class ByT5Config(EncoderDecoderConfig):
         return length
 
     def encoder_flops(self, length: float, kept: float) -> float:
-        """FLOPs of the encoder for a row of `length` inputs, `kept` of whose states it keeps."""
         return self.block(self.encoder_depth, cross=False).forward_flops(length)
 
     def decoder_flops(self, kept: float, targets: float) -> float:

@@ -8,8 +8,8 @@ keep their original positions and have no gate. The two differ slightly; evaluat
 `shortening` is the delete gate, or one of the paper's baselines (`bytelm.models.t5.shortening`).
 
 Differences from the authors' code: a row whose states would all be deleted keeps the one with the
-most open gate, where theirs fails. `bytelm.models.encoder_decoder` describes their controller. The
-penalty on scores is a mean over all queries and all keys but padding.
+most open gate; theirs fails. The penalty on scores is a mean over all queries, and all keys but
+padding. `RatioController` describes how their controller differs.
 """
 
 from dataclasses import dataclass, field, replace

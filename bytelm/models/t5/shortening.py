@@ -1,9 +1,9 @@
 """How an encoder shortens its rows: MrT5's delete gate, and the baselines of its paper.
 
 A shortener reads the states between two blocks of an encoder and decides which of them the later
-blocks need. Three kinds delete states (`gate`, `random`, `fixed`); the others keep their values and
-positions. Two kinds pool states (`boundary`, `convolution`) and number the results from 0. At least
-one state of each row that has any is kept.
+blocks need. Three kinds (`gate`, `random`, `fixed`) delete states; the remaining ones keep their
+values and positions. Two kinds (`boundary`, `convolution`) pool states and number the results from
+0. Every row with any states keeps at least one.
 
 Shapes: B = rows, S = symbols read, d = channels.
 """
@@ -25,12 +25,7 @@ from bytelm.nn.linear import Dense
 from bytelm.nn.norms import RMSNorm
 from bytelm.patching.ended import find_ended, gather_mean
 from bytelm.patching.patches import positions_in_run
-from bytelm.patching.predictor import (
-    BoundaryPredictor,
-    binomial_prior,
-    relaxed_bernoulli,
-    uniforms,
-)
+from bytelm.patching.predictor import BoundaryPredictor, binomial_prior, relaxed_bernoulli, uniforms
 
 SCORE_LIMIT = 5.0
 """Attention scores may be this large without a penalty."""
@@ -39,10 +34,10 @@ SEPARATORS = tuple(b" \t\n\v\f\r")
 
 
 class Shortener(nnx.Module):
-    """What a `ShorteningConfig` builds."""
+    """Shortens rows; a `ShorteningConfig` builds it."""
 
     def __call__(self, reading: Reading, inputs: jax.Array, keys: jax.Array | None) -> Reading:
-        """The reading with the states to keep marked, or pooled, and the losses of that.
+        """The reading with the kept states marked, or pooled, and its losses.
 
         Args:
             reading: states `[B, S, d]`, none of them removed yet.
@@ -95,7 +90,7 @@ class GateShortening(ShorteningConfig):
     target: float | None = None
     """Share of the inputs to delete, which a controller aims at; None for a fixed `weight`."""
     weight: float = 0.0
-    """Weight of the mean gate in the loss, where there is no target."""
+    """Weight of the mean gate in the loss, if there is no target."""
     proportional: float = 0.5
     """Proportional gain of the controller."""
     integral: float = 1e-5
@@ -103,7 +98,7 @@ class GateShortening(ShorteningConfig):
     floor: float = -30.0
     """Value of a closed gate, added to attention scores; a state is deleted below half of it."""
     bias: float = 1.0
-    """The gate's first bias. At 1 a fresh gate deletes about a quarter, and only the loss of the
+    """The gate's initial bias. At 1 a fresh gate deletes about a quarter, and only the loss of the
     targets opens it again; at 3 it deletes a fiftieth, so a target below a quarter can be met."""
     noise: bool = False
     """Whether training adds Gumbel noise to the gate's logits."""
@@ -181,7 +176,7 @@ class DeleteGate(Shortener):
 
 
 def _deleting(reading: Reading, counted: jax.Array, wanted: jax.Array, rank: jax.Array) -> Reading:
-    """The reading with the wanted states kept; in a row without any, that of the highest rank."""
+    """The reading with the wanted states kept, or in a row without any the one ranked highest."""
     none = ~(wanted & reading.valid).any(axis=1, keepdims=True)  # [B, 1]
     highest = jnp.where(reading.valid, rank, -jnp.inf).argmax(axis=1)  # [B]
     first = jnp.arange(rank.shape[1])[None, :] == highest[:, None]  # [B, S]

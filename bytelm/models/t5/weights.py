@@ -48,7 +48,7 @@ _FIXED: dict[str, Any] = {
 _T5_DEFAULTS = {"vocab_size": 32128, "feed_forward_proj": "relu", "tie_word_embeddings": True}
 """T5's defaults for fields missing from config.json, where they differ from a ByT5's."""
 _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-"""Other names of `shared.weight`, which files may have in addition to it, or instead."""
+"""Other names of `shared.weight`, which files may have in addition to it or in its place."""
 _UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 """A tensor of old files that T5 does not use."""
 _GATE_NAME = re.compile(r"encoder\.block\.(\d+)\.delete_gate\.")
