@@ -3,4 +3,4 @@
 from typing import Literal
 
 Kind = Literal["bpe", "superbpe", "unigram"]
-"""Of the tokenizers that `bytelm.tokenizers.training` makes."""
+"""Kinds of tokenizers that `bytelm.tokenizers.training` makes."""

@@ -1,16 +1,17 @@
-"""Places at which a long text may be cut before it is tokenised, without any other token.
+"""Patterns of tokenizers, and positions at which cutting a long text changes none of its tokens.
 
-Two kinds of places are proven:
+There are two kinds of such positions:
 
-- Between words or lines of tokenizers that first cut text by a known pattern. Each pattern reads
-  text from left to right without looking back, ends a match at such a place, and finds the same
-  matches before it where the text ends there.
-- Between two characters that lie next to each other in no token, where nothing is cut first: no
-  token crosses the place, so the merges (or the best pieces) on either side do not depend on the
-  other. SentencePiece adds up scores in float32: where two ways to cut a text have almost the same
-  score, its choice may depend on the text before, and rounding is less in parts.
+- Between words or lines, for tokenizers that first cut text by a known pattern. Each pattern reads
+  text from left to right without looking back, ends a match at such a position, and finds the same
+  matches before it if the text ends there.
+- Between two characters that are neighbours in no token, for tokenizers that cut nothing first. No
+  token crosses the position, so the merges (or the best pieces) on either side are independent.
+  SentencePiece adds scores in float32: if two ways to cut a text have almost equal scores, its
+  choice may depend on the text before. Rounding errors are smaller in parts.
 """
 
+import itertools
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -20,9 +21,9 @@ WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""What GPT-4 cuts text into before BPE; marks count as letters, which many scripts need."""
+"""GPT-4's pattern; in addition marks count as letters, which many scripts need."""
 LINES = r"\p{N}{1,3}|[^\r\n\p{N}]+(?:\s*[\r\n]+)?|\s*[\r\n]+"
-"""Lines with their line breaks, and digits as above: every cut is one of WORDS too."""
+"""Lines with their line breaks, and digits as above; every cut is a cut of WORDS too."""
 GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -36,19 +37,19 @@ GPT_4O = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 WORD_PATTERNS = (WORDS, GPT_2, LLAMA_3, QWEN_2, GPT_4O)
-"""They cut between a letter and a space before another letter, and after a line break between a
+"""These cut between a letter and a space before another letter, and after a line break between a
 visible character and a letter."""
 LINE_PATTERNS = (LINES,)
-"""They cut after such a line break."""
+"""These cut only after such a line break."""
 
 LONGEST = 2**18
-"""Characters of text that are tokenised at once, about 30 MB of memory."""
+"""Characters that are tokenised at once, which takes about 30 MB of memory."""
 SAID_FROM = 2**22
-"""A text of so many characters in one piece is worth a warning."""
+"""Characters that cannot be cut, from which a warning is given."""
 MEMORY = 110
 """Bytes of memory that a library takes for each character."""
 FindCut = Callable[[str, int], int | None]
-"""Gives the first place from a position on at which a text may be cut; None if there is none."""
+"""Finds the first possible cut of a text from a position on; None if there is none."""
 _LINE = re.compile(r"(?<=\S\n)(?=[^\W\d_])")
 _WORD_OR_LINE = re.compile(r"(?<=[^\W\d_])(?= [^\W\d_])|(?<=\S\n)(?=[^\W\d_])")
 
@@ -56,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 
 def stretches(text: str, find_cut: FindCut | None) -> Iterator[str]:
-    """The parts of a text that are tokenised one by one, of about `LONGEST` characters."""
+    """Cuts a text into parts of about `LONGEST` characters, which are tokenised separately."""
     begin = 0
     while len(text) - begin > LONGEST:
         cut = None if find_cut is None else find_cut(text, begin + LONGEST)
@@ -80,19 +81,19 @@ def apart_in_tokens(tokens: Iterable[str]) -> FindCut:
     known: set[str] = set()
     for token in tokens:
         plain = token.replace("\u2581", " ")
-        known.update(plain[place : place + 2] for place in range(len(plain) - 1))
+        known.update(map("".join, itertools.pairwise(plain)))
 
     def find_cut(text: str, begin: int) -> int | None:
-        for place in range(begin, len(text)):
-            if text[place - 1 : place + 1] not in known:
-                return place
+        for position in range(begin, len(text)):
+            if text[position - 1 : position + 1] not in known:
+                return position
         return None
 
     return find_cut
 
 
 def of_hugging_face(description: dict[str, Any]) -> FindCut | None:
-    """Where a tokenizer.json allows cuts in a text; None if that is not known."""
+    """Finds cuts for a tokenizer.json; None if no cut is known to be safe."""
     added = [token for token in description.get("added_tokens") or [] if not token.get("special")]
     if any(token.get(flag) for token in added for flag in ("lstrip", "rstrip", "single_word")):
         return None
@@ -113,16 +114,16 @@ def of_hugging_face(description: dict[str, Any]) -> FindCut | None:
 
 
 def _between_words(pattern: re.Pattern[str], added: Iterable[str]) -> FindCut:
-    within = {token[place : place + 2] for token in added for place in range(len(token) - 1)}
+    within = {"".join(pair) for token in added for pair in itertools.pairwise(token)}
 
     def find_cut(text: str, begin: int) -> int | None:
         for match in pattern.finditer(text, begin):
-            place = match.start()
-            around = text[place - 1 : place + 1]
-            # Python counts some numbers as letters, which these patterns do not.
-            letters = around.replace(" ", text[place + 1]) if text[place] == " " else text[place]
-            if letters.isalpha() and around not in within:
-                return place
+            position = match.start()
+            before, after = text[position - 1], text[position]
+            # Python's \w includes some numbers, which are no letters in these patterns.
+            letters = before + text[position + 1] if after == " " else after
+            if letters.isalpha() and before + after not in within:
+                return position
         return None
 
     return find_cut
@@ -137,18 +138,18 @@ def _steps(part: dict[str, Any] | None, nested: str) -> list[dict[str, Any]]:
 
 
 def _keeps_neighbours(step: dict[str, Any]) -> bool:
-    """Whether a pre-tokenizer cuts text nowhere but before the mark of a space."""
+    """Whether a pre-tokenizer cuts text only before the mark of a space."""
     return bool(step["type"] == "Metaspace" and step.get("prepend_scheme") == "never")
 
 
 def _is_of_spaces(step: dict[str, Any]) -> bool:
-    """Whether a normalizer only writes spaces as their mark."""
+    """Whether a normalizer only replaces spaces by their mark."""
     wanted = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
     return step == wanted
 
 
 def _pattern(steps: list[dict[str, Any]]) -> re.Pattern[str] | None:
-    """The places between the matches of the one known pattern that text is first cut by."""
+    """A pattern of safe cuts for these pre-tokenizers; None if their patterns are unknown."""
     found = []
     for step in steps:
         kind = step["type"]
@@ -159,6 +160,6 @@ def _pattern(steps: list[dict[str, Any]]) -> re.Pattern[str] | None:
             if regex not in WORD_PATTERNS and regex not in LINE_PATTERNS:
                 return None
             found.append(_WORD_OR_LINE if regex in WORD_PATTERNS else _LINE)
-        elif kind != "Digits":  # which cuts between digits alone, and others
+        elif kind != "Digits":  # cuts only next to digits
             return None
     return found[0] if found else None

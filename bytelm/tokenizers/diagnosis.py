@@ -1,22 +1,22 @@
-"""Which parts of a tokenizer's file change text, found by leaving them out."""
+"""Finds the parts of a tokenizer's file that change text, by leaving parts out."""
 
 import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 PREFIXES: dict[str, Any] = {"add_prefix_space": False, "prepend_scheme": "never"}
-"""Options of pre-tokenizers that put a space before a text, and their values that do not."""
+"""Options of pre-tokenizers that put a space before a text, with harmless values."""
 DROPPING = ("Whitespace", "WhitespaceSplit", "BertPreTokenizer", "CharDelimiterSplit")
-"""Pre-tokenizers that drop what they cut at."""
+"""Pre-tokenizers that drop the characters at which they cut."""
 
 
 class Part(NamedTuple):
     """A part of a file that may change text.
 
     Attributes:
-        name: what it is.
-        remedy: what a file without its effect has.
-        leave_out: takes its effect out of the file's parsed content.
+        name: in words.
+        remedy: how a file without its effect differs, in words.
+        leave_out: removes its effect from the file's parsed content.
     """
 
     name: str
@@ -25,11 +25,11 @@ class Part(NamedTuple):
 
 
 def explain(content: bytes, is_exact: Callable[[bytes], bool]) -> str:
-    """The parts at fault and what would be exact, to go on a sentence with; "" if not found.
+    """The faulty parts and their remedies, as the end of a sentence; "" if none is found.
 
     Args:
         content: of a tokenizer.json, or a SentencePiece model.
-        is_exact: whether a file of another content writes text back.
+        is_exact: whether a file with other content writes text back.
     """
     is_json = content.lstrip()[:1] == b"{"
     parts = list(_parts_of_json(json.loads(content)) if is_json else _parts_of_model(content))
@@ -73,15 +73,15 @@ def _parts_of_json(description: dict[str, Any]) -> Iterator[Part]:
 
 
 def _leaves(description: Any, path: tuple[Any, ...], nested: str) -> Iterator[tuple[Any, ...]]:
-    """The paths of the parts that a normalizer or pre-tokenizer is made of."""
+    """The paths of all parts of a normalizer or pre-tokenizer."""
     found = _at(description, path)
     if not isinstance(found, dict):
         return
     if found.get("type") != "Sequence":
         yield path
         return
-    for place in range(len(found[nested])):
-        yield from _leaves(description, (*path, nested, place), nested)
+    for index in range(len(found[nested])):
+        yield from _leaves(description, (*path, nested, index), nested)
 
 
 def _at(description: Any, path: tuple[Any, ...]) -> Any:
@@ -91,13 +91,10 @@ def _at(description: Any, path: tuple[Any, ...]) -> Any:
 
 
 def _remover(path: tuple[Any, ...]) -> Callable[[Any], None]:
-    """Puts a part in the place of another that does nothing, so that other paths hold."""
+    """Replaces a part by one that does nothing, so that other paths stay valid."""
 
     def leave_out(description: Any) -> None:
-        nothing: Any = None
-        if len(path) > 1:
-            nested = path[-2]
-            nothing = {"type": "Sequence", nested: []}
+        nothing = {"type": "Sequence", path[-2]: []} if len(path) > 1 else None
         _at(description, path[:-1])[path[-1]] = nothing
 
     return leave_out

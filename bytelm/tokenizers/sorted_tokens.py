@@ -1,4 +1,4 @@
-"""The tokens of a vocabulary sorted by their bytes: those with a common prefix are neighbours."""
+"""Tokens sorted by their bytes, so that tokens with a common prefix are neighbours."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ import numpy as np
 
 
 class SortedTokens:
-    """Tokens sorted by their bytes; a span of places stands for all that start with some bytes.
+    """Tokens sorted by their bytes; tokens with a common prefix are a slice.
 
     Args:
-        token_bytes: the bytes of each id; ids of no bytes are left out, ids of equal bytes kept.
+        token_bytes: the bytes of each id; ids without bytes are left out.
 
     Attributes:
-        ids: int64 `[N]`, the id at each place.
-        everything: the span of all places.
+        ids: int64 `[N]`, in sorted order.
+        everything: the slice of all tokens.
     """
 
     def __init__(self, token_bytes: Sequence[bytes]):
@@ -29,12 +29,12 @@ class SortedTokens:
         self._above = b"\xff" * (1 + max(map(len, self._texts), default=0))
 
     def starting_with(self, text: bytes, within: slice) -> tuple[slice, slice]:
-        """The tokens of a span that are `text`, and those that start with it and are longer."""
+        """The tokens within a slice that equal `text`, and the longer ones that start with it."""
         low = bisect_left(self._texts, text, within.start, within.stop)
         longer = bisect_right(self._texts, text, low, within.stop)
         high = bisect_left(self._texts, text + self._above, longer, within.stop)
         return slice(low, longer), slice(longer, high)
 
     def bytes_at(self, depth: int, span: slice) -> np.ndarray:
-        """Byte number `depth` of each token of a span, uint8; all must be longer than that."""
+        """Byte `depth`, from 0, of each token of a slice, uint8; all must have it."""
         return self._content[self._starts[span] + depth]

@@ -1,7 +1,7 @@
-"""Subword tokenizers as exact codes of bytes: what they make of a text can be put back together.
+"""Subword tokenizers as exact codes of bytes: the tokens of any text decode to the same text.
 
-The libraries take valid UTF-8. What lies between its stretches, and characters that a library
-would change, are written with the tokens of their single bytes.
+The libraries take valid UTF-8. Other bytes, and characters that a library would change, are encoded
+as tokens of single bytes.
 """
 
 import array
@@ -24,16 +24,16 @@ from bytelm.tokenizers.diagnosis import explain
 from bytelm.tokenizers.unigram import INVALID_BYTE
 
 SPACE = "\u2581"
-"""What tokenizers with byte fallback write for a space."""
+"""A space, in tokens of tokenizers with byte fallback."""
 BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
-"""What they call the token of a byte."""
+"""Their name for the token of a byte."""
 PROBE = "A\u00e9 e\u0301\ufb01  \uff21\r\n\t\u2581\0 x  ".encode() + b"\xff"
-"""Text that normalisers change: capitals, accents both ways, ligatures, wide letters, spaces."""
+"""Text that normalizers change: capitals, accents both ways, ligatures, wide letters, spaces."""
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 CHARACTERS = {byte: chr(byte) for byte in _PRINTABLE}
-CHARACTERS |= {byte: chr(256 + place) for place, byte in enumerate(_OTHERS)}
-"""The character that byte-level tokenizers write for each byte, as GPT-2 does."""
+CHARACTERS |= {byte: chr(256 + index) for index, byte in enumerate(_OTHERS)}
+"""The character for each byte in byte-level tokenizers such as GPT-2's."""
 _BYTES = {character: byte for byte, character in CHARACTERS.items()}
 
 
@@ -43,11 +43,11 @@ class Tokenizer:
     Special tokens in a text are ordinary text, and none are added.
 
     Attributes:
-        path: where the file was read from.
+        path: of the file.
         content: of the file.
         digest: hex digest of the content.
-        token_bytes: the bytes of each token by its id; none (`b""`) for ids that stand for no
-            text, such as those of special tokens, which `encode` never gives.
+        token_bytes: the bytes of each id; `b""` for ids without text, such as special tokens, which
+            `encode` never gives.
         size: number of ids.
         vocabulary: the ids, followed by END, START and PAD.
         byte_counts: int32 `[vocabulary.inputs]`, the length of each id's bytes.
@@ -57,8 +57,8 @@ class Tokenizer:
         """Reads the content of a file.
 
         Raises:
-            UserError: for a file that is damaged or of another kind, and for a tokenizer that
-                changes text or has no tokens for single bytes.
+            UserError: for a damaged file, one of another kind, and a tokenizer that changes text or
+                lacks tokens for single bytes.
         """
         self.path = path
         self.content = content
@@ -75,13 +75,7 @@ class Tokenizer:
         return Tokenizer, (self.path, self.content)
 
     def encode(self, text: bytes) -> np.ndarray:
-        """The tokens of a whole document, as the library cuts it.
-
-        Args:
-            text: any bytes.
-
-        Returns:
-            int32 `[N]`, whose bytes together are the text.
+        """The tokens of a whole document of any bytes, int32 `[N]`.
 
         Raises:
             UserError: for text that the tokenizer changes.
@@ -98,14 +92,14 @@ class Tokenizer:
 
     def _cannot_write_back(self, text: bytes, written: bytes) -> UserError:
         pairs = enumerate(zip(written, text, strict=False))
-        position = next((place for place, (a, b) in pairs if a != b), min(len(written), len(text)))
+        position = next((index for index, (a, b) in pairs if a != b), min(len(written), len(text)))
         sample = text if len(text) < 1000 else text[max(position - 100, 0) :][:200]
 
         def is_exact(content: bytes) -> bool:
             try:
                 library = _read(self.path, content)
                 return all(library.decode(library.tokens(each)) == each for each in (PROBE, sample))
-            except Exception:  # whatever a library says of a file that it cannot use
+            except Exception:  # libraries raise many kinds for a file that they cannot use
                 return False
 
         return UserError(
@@ -120,7 +114,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """Reads a Hugging Face tokenizer.json or a SentencePiece model.
 
     Raises:
-        UserError: for a file that is not there, and as `Tokenizer`.
+        UserError: for a missing file, and as `Tokenizer`.
     """
     try:
         content = Path(path).expanduser().read_bytes()
@@ -134,14 +128,14 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 @dataclass(frozen=True)
 class _Library:
-    """What the file's own library knows.
+    """The tokenizer in its own library.
 
     Attributes:
         token_bytes: see `Tokenizer`.
         byte_ids: the token of each of the 256 bytes.
         encode: gives the tokens of valid UTF-8.
-        apart: a pattern, in one group, of text that the library does not get.
-        find_cut: finds where a long text may be cut; None where that is not known.
+        apart: pattern, in one group, of text that is not given to the library.
+        find_cut: finds a safe cut of a long text; None if none is known.
     """
 
     token_bytes: tuple[bytes, ...]
@@ -151,13 +145,13 @@ class _Library:
     find_cut: FindCut | None
 
     def tokens(self, text: bytes) -> array.array:
-        """The tokens of any bytes, which need not be exact."""
+        """The tokens of any bytes; they may not decode to the same bytes."""
         ids = array.array("i")
-        for place, part in enumerate(self.apart.split(text.decode(errors="surrogateescape"))):
-            if place % 2:
+        for index, part in enumerate(self.apart.split(text.decode(errors="surrogateescape"))):
+            if index % 2:
                 ids.extend(self.byte_ids[byte] for byte in part.encode(errors="surrogateescape"))
             elif part:
-                # One by one, so that memory is bounded and Ctrl-C is heard in between.
+                # One by one, to bound memory and to notice Ctrl-C in between.
                 for stretch in stretches(part, self.find_cut):
                     ids.extend(self.encode(stretch))
         return ids
@@ -204,7 +198,7 @@ def _hugging_face(path: str, content: bytes) -> _Library:
         token_bytes[number] = b"" if extra.special else plain
     apart = [] if byte_level else [SPACE]
     if not byte_level and kind == "Unigram":
-        # It would find the names of these in a text.
+        # Unigram would match the names of these tokens in a text.
         apart += [
             token
             for token, number in vocabulary.items()
@@ -213,7 +207,7 @@ def _hugging_face(path: str, content: bytes) -> _Library:
     return _Library(
         token_bytes=tuple(token_bytes),
         byte_ids=byte_ids,
-        # The one way without offsets, which take a third of the time.
+        # The only call that skips offsets, which would take a third of the time.
         encode=lambda text: library.encode_batch_fast([text], add_special_tokens=False)[0].ids,
         apart=_apart(apart),
         find_cut=of_hugging_face(description),
@@ -252,7 +246,7 @@ def _is_byte_level(part: dict[str, Any] | None) -> bool:
 
 
 def _of_characters(token: str) -> bytes:
-    """The bytes of a byte-level token; none for one with other characters, which stands apart."""
+    """The bytes of a byte-level token; none for a special token with other characters."""
     return bytes(_BYTES[character] for character in token) if _BYTES.keys() >= {*token} else b""
 
 

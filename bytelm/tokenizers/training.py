@@ -18,36 +18,36 @@ from bytelm.tokenizers.tokenizer import CHARACTERS
 from bytelm.tokenizers.unigram import INVALID_BYTE
 
 LONGEST = 1000
-"""Symbols of a word, or of a stretch of SuperBPE's, that are merged together in training: a merge
-takes time for each symbol after it, so that one text without a space would take hours."""
+"""Most symbols of a word, or of a stretch of SuperBPE, in training. A merge takes time for each
+symbol after it, so that a text without spaces would take hours."""
 PART = rf"[\s\S]{{1,{LONGEST}}}"
 FIRST_CODE = 0x10000
-"""Stage 2 of SuperBPE writes token n as the character FIRST_CODE + n, beyond the surrogates."""
+"""Stage 2 of SuperBPE encodes token n as the character FIRST_CODE + n, beyond the surrogates."""
 SENTENCE = re.compile("\n{0,2}[^\n\t\0\u2585\udc80-\udcff]{1,1000}")
-"""A line, or part of a long one, with the line breaks before it: SentencePiece drops those after
-it. It has no use for tabs, NUL and its own mark U+2585, nor for bytes that are not UTF-8."""
+"""A line, or part of a long one, after its line breaks: SentencePiece drops those at the end. Tabs,
+NUL, its own mark U+2585 and bytes that are not UTF-8 are left out."""
 CHARACTER_COVERAGE = 0.9995
-"""Share of the characters that pieces are made of; a run of rarer ones is one piece."""
+"""Share of the characters that pieces cover; a run of rarer ones is one piece."""
 THREADS = 8
-"""A fixed number, because the model depends on it."""
+"""Fixed, because the model depends on it."""
 
 
 def train_tokenizer(
     texts: Iterable[bytes], kind: Kind, size: int, *, transition: float = 0.8
 ) -> bytes:
-    """The file of a tokenizer without special tokens: tokenizer.json, or a SentencePiece model.
+    """Trains a tokenizer without special tokens: tokenizer.json, or a SentencePiece model.
 
-    The same text gives the same file, and text is taken as it is.
+    Text is not normalised, and the same text gives the same file.
 
     Args:
         texts: to train on.
         kind: `bpe`: byte-level, within words; `superbpe`: then also across words, within lines;
             `unigram`: SentencePiece's, with byte fallback.
-        size: number of tokens, the 256 bytes among them (and SentencePiece's unknown piece).
-        transition: share of its tokens that SuperBPE makes within words.
+        size: number of tokens, including the 256 bytes (and SentencePiece's unknown piece).
+        transition: share of the tokens that SuperBPE makes within words.
 
     Raises:
-        UserError: for a size that the texts do not give.
+        UserError: for a size that these texts do not allow.
     """
     if size < BYTES:
         raise UserError(f"--size is {size}; choose {BYTES} or more, since each byte is a token.")
@@ -73,7 +73,7 @@ def train_tokenizer(
 
 
 def _within_words(texts: Iterable[str], size: int) -> Library:
-    """Byte-level BPE of WORDS; fewer tokens if the text gives no more."""
+    """Byte-level BPE of WORDS, of at most `size` tokens."""
     library = _byte_level(models.BPE(), WORDS, PART)
     library.train_from_iterator(texts, _trainer(size, list(CHARACTERS.values())))
     library.pre_tokenizer = _byte_level(library.model, WORDS).pre_tokenizer
@@ -98,7 +98,7 @@ def _across_words(first: Library, texts: Iterable[str], size: int) -> Library:
 
 
 def _in_code(first: Library, texts: Iterable[str]) -> Iterator[str]:
-    """The stretches that stage 2 merges within, each token as one character."""
+    """The stretches in which stage 2 merges, each token as one character."""
     for text in texts:
         encoding = first.encode(text, add_special_tokens=False)
         ids = np.array(encoding.ids, "<u4") + np.uint32(FIRST_CODE)
@@ -110,7 +110,7 @@ def _in_code(first: Library, texts: Iterable[str]) -> Iterator[str]:
 
 
 def _byte_level(model: models.BPE, *patterns: str) -> Library:
-    """A byte-level tokenizer that cuts text by patterns first, one after another."""
+    """A byte-level tokenizer that first cuts text by each of the patterns."""
     library = Library(model)
     library.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -129,19 +129,18 @@ def _trainer(size: int, alphabet: list[str]) -> trainers.BpeTrainer:
 
 
 def train_unigram(texts: Iterable[bytes], pieces: int, *, any_bytes: bool = False) -> bytes:
-    """A Unigram model of texts, as SentencePiece serializes it.
+    """Trains a Unigram model, serialized by SentencePiece.
 
-    Text is taken as it is, and the same text gives the same model.
+    Text is not normalised, and the same text gives the same model.
 
     Args:
         texts: to train on.
-        pieces: most pieces of the model; a small text gives fewer.
-        any_bytes: whether each of the 256 bytes is a piece too, so that any text can be written;
-            then the model has exactly so many pieces.
+        pieces: most pieces of the model; exactly so many with `any_bytes`.
+        any_bytes: whether each of the 256 bytes is a piece too, so that any text can be written.
 
     Raises:
-        UserError: for fewer pieces than the text has characters, or, with `any_bytes`, more than it
-            gives.
+        UserError: for fewer pieces than the text has characters, or, with `any_bytes`, more than
+            the text gives.
     """
     sentences: list[str] = []
     for text in texts:
@@ -165,7 +164,7 @@ def train_unigram(texts: Iterable[bytes], pieces: int, *, any_bytes: bool = Fals
             minloglevel=2,
         )
     except (RuntimeError, ValueError) as error:
-        # After that it advises an option of its own.
+        # SentencePiece goes on with advice on its own options.
         reason = str(error).rpartition("] ")[2].partition(" Increase")[0].rstrip(".")
         reason = reason.replace(". Please set", ": set")
         option = "--size" if any_bytes else "--pieces"

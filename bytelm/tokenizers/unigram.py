@@ -1,4 +1,4 @@
-"""The pieces of a SentencePiece Unigram model, as boundaries in bytes (arXiv 1804.10959)."""
+"""Pieces of a SentencePiece Unigram model as boundaries in bytes (arXiv 1804.10959)."""
 
 import hashlib
 import re
@@ -10,24 +10,24 @@ from sentencepiece import SentencePieceProcessor
 from bytelm.core.errors import UserError
 
 INVALID_BYTE = re.compile("[\udc80-\udcff]")
-"""What `surrogateescape` makes of a byte that is not UTF-8."""
+"""A byte that is not UTF-8, as `surrogateescape` decodes it."""
 
 
 class Unigram:
     """A SentencePiece model that cuts any byte string into pieces; can be pickled.
 
     Attributes:
-        path: where the model was read from.
-        content: of its file.
+        path: of the file.
+        content: of the file.
         digest: hex digest of the content.
-        vocabulary_size: how many pieces it knows.
+        vocabulary_size: number of pieces.
     """
 
     def __init__(self, path: str) -> None:
         """Reads a model file.
 
         Raises:
-            UserError: for a file that is not there, or is no SentencePiece model.
+            UserError: for a missing file, or one that is no SentencePiece model.
         """
         how = "make one with `bytelm data unigram PRESET --output"
         try:
@@ -48,15 +48,10 @@ class Unigram:
         self.vocabulary_size = len(self._processor)
 
     def boundaries(self, document: bytes) -> np.ndarray:
-        """Where pieces end in a document.
+        """Where pieces end in a document of any bytes, bool `[len(document) + 2]`.
 
-        Each byte that is not UTF-8 is a piece of its own, as is START; END has no mark.
-
-        Args:
-            document: any bytes.
-
-        Returns:
-            bool `[len(document) + 2]`, with the START before and the END after the bytes.
+        The array includes START and END. START and each byte that is not UTF-8 are pieces of their
+        own; END has no boundary.
         """
         marks = np.zeros(len(document) + 2, np.bool_)
         marks[0] = True
@@ -64,10 +59,10 @@ class Unigram:
         for stretch in _valid_stretches(document):
             if stretch:
                 offsets = self._processor.encode(stretch, return_type="offset_mapping")["offsets"]
-                # An end of 0 marks the symbol before the stretch, which has its mark anyway.
+                # An end of 0 marks the symbol before the stretch, which is a boundary anyway.
                 ends = np.array([end for _, end in offsets], np.int64)
                 marks[position + ends - 1] = True
-                # The model may drop characters in the end, such as spaces.
+                # The model may drop characters at the end, such as spaces.
                 marks[position + len(stretch) - 1] = True
             position += len(stretch) + 1
             marks[position - 1] = True

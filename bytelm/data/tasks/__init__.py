@@ -1,1 +1,1 @@
-"""What a model is trained to predict: corrupted spans, pairs, synthetic tasks."""
+"""Training tasks: next bytes, corrupted spans, pairs, synthetic tasks."""

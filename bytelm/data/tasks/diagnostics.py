@@ -1,8 +1,8 @@
-"""MrT5's diagnostic tasks: what a delete gate may delete is known (arXiv 2410.20771, section 4).
+"""MrT5's diagnostic tasks, in which the deletable bytes are known (arXiv 2410.20771, section 4).
 
 A text is random letters of both cases; the target is the text after a rule has deleted some. As in
-the authors' code, strings that the contextual rule and the merge look for are planted, because they
-are rare among random letters. In 63 letters the rules delete on average
+the authors' code, the strings of the contextual rule and of the merge are planted, because they are
+rare among random letters. In 63 letters the rules delete on average
 
 - `vowel_removal`: 12.1 (19.2 %), all the vowels, which are 10 of the 52 letters;
 - `contextual_vowel_removal`: the vowels that follow a lower-case consonant, and no others;
@@ -43,14 +43,14 @@ PAIRS = 0.5
 MERGES = 0.1
 """Probability of ABC in place of a letter, for the merge."""
 NUM_ROWS = 2**31
-"""Rows of a split: more than a run ever reads."""
+"""Rows of a split, more than a run ever reads."""
 EVALUATED_ROWS = 1024
 """Rows of an evaluation by default."""
 
 
 @dataclass(frozen=True)
 class Diagnostic(EncoderDecoderTask):
-    """A task on random letters; what may be deleted is known."""
+    """A task on random letters."""
 
     makes_text: ClassVar[bool] = True
     evaluated_rows: ClassVar[int | None] = EVALUATED_ROWS
@@ -58,7 +58,7 @@ class Diagnostic(EncoderDecoderTask):
 
     @abc.abstractmethod
     def text(self, length: int, rng: np.random.RandomState) -> bytes:
-        """Random letters, and in them what the rule looks for."""
+        """Random letters with planted strings of the rule."""
 
     @abc.abstractmethod
     def target(self, text: bytes) -> bytes:
@@ -87,7 +87,7 @@ class Diagnostic(EncoderDecoderTask):
         return [self.rows(data, None, split, 0)]
 
     def validation_rows(self, data: OpenText, wanted: Sequence[int]) -> list[Picked]:
-        # Rows are independent random text: the first are as good as any.
+        # Rows are independent random text, so the first ones will do.
         rows = self.rows(data, None, "validation", 0)
         return [Picked(DrawnRows(rows, np.arange(wanted[0])), "random text")]
 
@@ -142,12 +142,12 @@ def _draw(letters: bytes, count: int, rng: np.random.RandomState) -> np.ndarray:
 def _planted(
     letters: np.ndarray, strings: np.ndarray, share: float, rng: np.random.RandomState
 ) -> bytes:
-    """As many bytes as there are letters, with strings in place of some letters.
+    """Letters, some replaced by strings, cut to the number of letters.
 
     Args:
         letters: uint8 `[N]`.
         strings: uint8 `[N, bytes of a string]`.
-        share: probability of a string in place of a letter.
+        share: probability that a string replaces a letter.
         rng: source of randomness.
     """
     chosen = rng.random_sample(len(letters)) < share
@@ -159,10 +159,10 @@ def _planted(
 
 
 class DiagnosticRows(ExampleRows):
-    """Endless rows of a diagnostic task, each drawn from the seed, the split and its number.
+    """Endless rows of a diagnostic task, each drawn from the seed, the split and its index.
 
-    Splits have random numbers of their own. Two equal strings are practically impossible at the
-    paper's length of 64; strings of very few letters may occur in several splits.
+    At the paper's length of 64, splits practically never share a string; strings of very few
+    letters may occur in several splits.
     """
 
     num_bytes = None

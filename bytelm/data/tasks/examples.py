@@ -1,4 +1,4 @@
-"""Tasks of models that read with an encoder and write with a decoder: an example in each row."""
+"""Tasks of models with an encoder and a decoder: each row holds one example."""
 
 import abc
 import hashlib
@@ -22,8 +22,8 @@ class EncoderDecoderTask(Task):
     has_encoder: ClassVar[bool] = True
 
     target_length: int | None = None
-    """The most symbols that a decoder writes (T), the end included; none = as many as the task
-    makes of `sequence_length`."""
+    """Most symbols of a target (T), the end included; none = as the task derives from
+    `sequence_length`."""
 
     def __post_init__(self) -> None:
         require_small("data.target_length", self.target_length)
@@ -50,12 +50,12 @@ class EncoderDecoderTask(Task):
 
 
 class Example(NamedTuple):
-    """What one row holds.
+    """The example of one row.
 
     Attributes:
-        inputs: int32 `[at most S]`, what the encoder reads, with END after it.
-        targets: int32 `[at most T]`, what the decoder writes, with END after it.
-        script: number of its script in `data.scripts`; -1 for none.
+        inputs: int32 `[at most S]`, read by the encoder; ends with END.
+        targets: int32 `[at most T]`, written by the decoder; ends with END.
+        script: index of its script in `data.scripts`; -1 for none.
     """
 
     inputs: np.ndarray
@@ -79,28 +79,18 @@ class ExampleRows(abc.ABC):
 
     @abc.abstractmethod
     def example(self, index: int, place: int | None) -> Example:
-        """One row.
-
-        Args:
-            index: its number.
-            place: its place in the endless order of training; None in evaluation, where it is the
-                same each time.
-        """
+        """The example of row `index`; `place` as in `RowSource.batch`."""
 
     def batch(
         self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
-        """Several rows at once.
-
-        Args:
-            indices: B row numbers; an index past the end gives a row of padding.
-            places: the place of each in the endless order of training; none = evaluation.
+        """Several rows at once; arguments as for `RowSource.batch`.
 
         Returns:
-            int32 each: `inputs` `[B, S]`, then PAD; `targets` `[B, T]`, then UNSCORED; `ids`
-            `[B, T]`, START and the targets shifted right by one, PAD after the last target;
-            `document_ids` `[B, T]`, 1 at targets, else 0; with scripts, also `scripts`
-            `[B, T]`, that of the row, -1 in rows of padding.
+            int32 each: `inputs` `[B, S]`, padded with PAD; `targets` `[B, T]`, padded with
+            UNSCORED; `ids` `[B, T]`, START and then all targets but the last, padded with PAD;
+            `document_ids` `[B, T]`, 1 at targets, else 0; with scripts also `scripts` `[B, T]`, of
+            the row, -1 in rows of padding.
         """
         inputs = np.full((len(indices), self.input_length), PAD, np.int32)
         targets = np.full((len(indices), self.target_length), UNSCORED, np.int32)
@@ -131,7 +121,7 @@ def with_end(text: bytes) -> np.ndarray:
 
 
 def random_of(*key: object) -> np.random.RandomState:
-    """A random generator that depends on `key` alone, such as a seed and a place."""
+    """A random generator that depends only on `key`, such as a seed and an index."""
     digest = hashlib.blake2b(" ".join(map(str, key)).encode(), digest_size=16).digest()
     # RandomState, because numpy promises never to change its streams; Philox starts fastest.
     return np.random.RandomState(np.random.Philox(key=np.frombuffer(digest, "<u8")))

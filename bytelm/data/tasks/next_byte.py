@@ -1,4 +1,4 @@
-"""The task of a decoder: each next byte (or token) of packed documents."""
+"""The task of a decoder: the next byte (or token) of packed documents."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from bytelm.data.tasks.stochastok import StochasticRows
 from bytelm.data.tasks.task import OpenText, Picked, Task
 
 STREAMED = 2
-"""Validation of a stream reads at least this many times the wanted text, from random documents."""
+"""Validation of a stream picks from at least this many times the wanted text."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class NextByte(Task):
     kind: ClassVar[str] = "next_byte"
 
     tokenizer: str | None = None
-    """Tokenizer, made by `bytelm tokenizer train` or a Hugging Face tokenizer.json, whose tokens
-    are then the symbols of text; none = bytes."""
+    """Tokenizer whose tokens are the symbols of text, from `bytelm tokenizer train` or a Hugging
+    Face tokenizer.json; none = symbols are bytes."""
     stochastok: float = 0.0
     """Share of the tokens that training splits in two at random (StochasTok, arXiv 2506.01687)."""
     unigram: str | None = None
     """SentencePiece model, made by `bytelm data unigram`, whose pieces supervise a model's
     boundaries; none = batches carry no boundaries."""
     shard_bytes: int | None = None
-    """Cut documents into shards of so many bytes and shuffle those, so that models of bytes and of
-    tokens read the same text in the same order; none = rows are shuffled."""
+    """Cut documents into shards of this many bytes and shuffle the shards, so that models of bytes
+    and of tokens read the same text in the same order; none = rows are shuffled."""
     read: Literal["packed", "stream"] = "packed"
     """`packed`: from a cache that is built once; `stream`: from a TFDS dataset too large for it."""
 
@@ -117,10 +117,10 @@ class NextByte(Task):
 
 
 def source_script(source: Source, scripts: Sequence[str]) -> int | None:
-    """The number of a source's script in `data.scripts`; None if that is empty.
+    """The index of a source's script in `data.scripts`; None if that is empty.
 
     Raises:
-        UserError: for a source without a script, or with another one.
+        UserError: for a source without a script, or with an unlisted one.
     """
     if not scripts:
         return None
@@ -128,7 +128,7 @@ def source_script(source: Source, scripts: Sequence[str]) -> int | None:
 
 
 def _in_memory(data: OpenText, source: Source, texts: Iterable[bytes]) -> Corpus:
-    """Documents of a source that is not packed, with their scripts and boundaries."""
+    """A corpus in memory, with scripts and boundaries, of a source that is not packed."""
     script = source_script(source, data.scripts)
     corpus = pack(texts)
     scripts = boundaries = None
@@ -141,16 +141,16 @@ def _in_memory(data: OpenText, source: Source, texts: Iterable[bytes]) -> Corpus
 
 
 def _at_most(texts: Iterator[bytes], symbols: int) -> Iterator[bytes]:
-    """The first documents, until they have so many symbols."""
+    """The first documents that have at least so many symbols together."""
     while symbols > 0 and (text := next(texts, None)) is not None:
         yield text
         symbols -= len(text) + 2
 
 
 def _random_documents(source: Source, wanted: int, length: int) -> tuple[list[bytes], int]:
-    """Documents of a stream's validation split, and how many documents are stored.
+    """Random documents of a stream's validation split, and how many documents are stored.
 
-    There are at least as many as wanted rows, and they have at least STREAMED times as much text.
+    There are at least as many documents as wanted rows, and STREAMED times as much text.
     """
     stored = source.stored_split("validation")
     documents = source.reader.random_access(stored)

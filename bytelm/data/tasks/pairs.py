@@ -1,4 +1,4 @@
-"""The task of inputs and targets: pairs in the lines of JSON files."""
+"""The task of pairs: an input and a target in each JSON line."""
 
 import hashlib
 import logging
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pairs(EncoderDecoderTask):
-    """Writes the target of each input; both come from a JSON line."""
+    """Writes the target of an input; both come from a JSON line."""
 
     kind: ClassVar[str] = "pairs"
     needs_targets: ClassVar[bool] = True
@@ -54,7 +54,7 @@ def _pairs(source: Source, split: Split) -> Iterator[Pair]:
 
 
 class PairRows(ExampleRows):
-    """The pairs of a split of one source, one in each row; they are held in memory.
+    """The pairs of a split of one source, one in each row, in memory.
 
     Attributes:
         fingerprint: hex digest of the pairs and their order.
@@ -75,11 +75,11 @@ class PairRows(ExampleRows):
             split: of the source.
             input_length: S.
             target_length: T.
-            scripts: names of the scripts that rows carry; none = rows carry no scripts.
+            scripts: `data.scripts`; if empty, rows carry no scripts.
 
         Raises:
-            UserError: for a bad source, a split without pairs, a pair that is too long for its
-                row, and a script that `data.scripts` does not have.
+            UserError: for a bad source, a split without pairs, a pair that is longer than a row,
+                and a script that is not in `data.scripts`.
         """
         super().__init__(input_length, target_length, bool(scripts))
         found = list(_pairs(source, split))
@@ -92,7 +92,7 @@ class PairRows(ExampleRows):
                 split,
                 source.reader.skipped,
             )
-        # Few large arrays, which are sent to worker processes much faster than many strings.
+        # Few large arrays are sent to worker processes much faster than many strings.
         self._inputs = pack(pair.input for pair in found)
         self._targets = pack(pair.target for pair in found)
         self._check_lengths(f"{source.name} ({split})")
@@ -105,7 +105,7 @@ class PairRows(ExampleRows):
         self.fingerprint = digest.hexdigest()
 
     def _check_lengths(self, name: str) -> None:
-        # A packed document has START and END, a row of these END alone.
+        # A packed document has START and END, an input or target only END.
         inputs = np.diff(self._inputs.starts) - 1
         targets = np.diff(self._targets.starts) - 1
         too_long = (inputs > self.input_length) | (targets > self.target_length)
@@ -135,7 +135,7 @@ class PairRows(ExampleRows):
 
 
 def _scripts(found: list[Pair], scripts: Sequence[str], source: Source) -> np.ndarray:
-    """The number of each pair's script in `data.scripts`, int32."""
+    """The index of each pair's script in `data.scripts`, int32 `[pairs]`."""
     names = list(dict.fromkeys(pair.script for pair in found))
     known = [name for name in names if name is not None]
     ids = script_ids(known if len(known) == len(names) else None, scripts, source.name)

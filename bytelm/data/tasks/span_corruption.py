@@ -1,12 +1,11 @@
-"""Span corruption: what T5 and ByT5 learn from plain text (arXiv 1910.10683, 2105.13626).
+"""Span corruption, the task of T5 and ByT5 (arXiv 1910.10683, 2105.13626).
 
 Random spans of the text ("noise") are removed from the input and expected in the target. A
-sentinel takes the place of each span, and in the target that of each stretch of kept text: 255 for
-the first, then 254 and so on down. A sentinel is the id of a byte, as in the published checkpoints.
-The bytes 0xF5-0xFF never occur in valid UTF-8, so the first 11 sentinels collide with nothing in
-text. Beyond them, and in bytes that are not text, an id may be either; we keep the published ids,
-and a decoder can distinguish them only by their order (the n-th sentinel is 256 - n). After 256
-spans they would run out, which `SpanCorruption` refuses.
+sentinel replaces each span in the input, and each stretch of kept text in the target: 255, then
+254, and so on down. Sentinels are ids of bytes, as in the published checkpoints. The bytes
+0xF5-0xFF never occur in valid UTF-8, so the first 11 sentinels are unambiguous in text. Later
+sentinels can be confused with bytes, except by their order (the n-th sentinel is 256 - n).
+`SpanCorruption` rejects options that make more than 256 spans.
 """
 
 import bisect
@@ -30,15 +29,15 @@ SENTINELS = BYTES
 
 @dataclass(frozen=True)
 class SpanCorruption(EncoderDecoderTask):
-    """Writes the random spans that were taken out of a text, as ByT5 does."""
+    """Writes the random spans that were removed from a text, as ByT5 does."""
 
     kind: ClassVar[str] = "span_corruption"
     least_length: ClassVar[int] = 3
 
     noise_density: float = 0.15
-    """Share of the text that is taken out."""
+    """Share of the text that is removed."""
     mean_span: float = 20.0
-    """Mean bytes of each span that is taken out."""
+    """Mean bytes of a removed span."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,7 +87,7 @@ def _text(symbols: np.ndarray) -> bytes:
 def span_counts(length: int, density: float, mean_span: float) -> tuple[int, int]:
     """How many of `length` symbols are noise, and in how many spans.
 
-    At least one symbol is noise and one is kept, as if one symbol were two.
+    At least one symbol is noise and one is kept; a single symbol counts as two.
 
     Args:
         length: symbols of text, 1 or more.
@@ -101,21 +100,21 @@ def span_counts(length: int, density: float, mean_span: float) -> tuple[int, int
 
 
 def corrupted_lengths(length: int, density: float, mean_span: float) -> tuple[int, int]:
-    """Most inputs and targets, with END, that `length` symbols of text are corrupted to."""
+    """Most inputs and targets, END included, that `length` symbols of text give."""
     noise, spans = span_counts(length, density, mean_span)
     return max(length, 2) - noise + spans + 1, noise + spans + 1
 
 
 def lengths(input_length: int, density: float, mean_span: float) -> tuple[int, int]:
-    """The most text whose corrupted input has room: T5's `compute_input_and_target_lengths`.
+    """The most text whose corrupted input fits: T5's `compute_input_and_target_lengths`.
 
     Args:
-        input_length: S, symbols that the encoder reads, END included; 3 or more.
+        input_length: S, END included; 3 or more.
         density: share of the symbols that are noise, between 0 and 1.
         mean_span: mean symbols of a noise span, 1 or more.
 
     Returns:
-        symbols of text in a row, such as 1193 for 1024 inputs, and symbols of its target, END
+        symbols of text in a row, such as 1193 for S = 1024, and symbols of its target, END
         included, such as 189. Shorter text needs no more of either.
     """
     longest = int(input_length / (1 - density)) + 1
@@ -137,8 +136,8 @@ def noise_mask(
 ) -> np.ndarray:
     """Draws which symbols are noise: T5's `random_spans_noise_mask`.
 
-    Kept and noise spans take turns, from a kept one to a noise one; all ways to divide the symbols
-    among them are equally likely. A single symbol is kept.
+    Kept and noise spans alternate, beginning with a kept one; all ways to divide the symbols among
+    them are equally likely. A single symbol is kept.
 
     Returns:
         bool `[length]`.
@@ -151,13 +150,13 @@ def noise_mask(
 
 
 def _divide(count: int, parts: int, rng: np.random.RandomState) -> np.ndarray:
-    """Random sizes, 1 or more, of `parts` parts of `count` things, int64 [parts]."""
+    """Divides `count` into random sizes of 1 or more, int64 `[parts]`."""
     cuts = np.sort(rng.choice(count - 1, parts - 1, replace=False)) + 1
     return np.diff(cuts, prepend=0, append=count)
 
 
 def corrupt(symbols: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Takes the noise out of a text.
+    """Removes the noise from a text.
 
     Args:
         symbols: int32 `[L]`, bytes, and END between documents.
@@ -165,8 +164,8 @@ def corrupt(symbols: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     Returns:
         inputs: int32, the kept symbols with a sentinel for each run of noise, and END.
-        targets: int32, the noise with a sentinel for each run of kept symbols, and END; there is
-            no sentinel after the last noise.
+        targets: int32, the noise with a sentinel for each run of kept symbols, and END; no sentinel
+            follows the last noise.
 
     Raises:
         ValueError: for more than 256 runs of either.
@@ -175,7 +174,7 @@ def corrupt(symbols: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _with_sentinels(symbols: np.ndarray, replaced: np.ndarray) -> np.ndarray:
-    """The symbols with a sentinel for each run of those that are `replaced`, and END."""
+    """The symbols with a sentinel in place of each run of `replaced` ones, and END."""
     first = replaced & ~np.pad(replaced[:-1], (1, 0))
     count = np.count_nonzero(first)
     if count > SENTINELS:
@@ -186,10 +185,10 @@ def _with_sentinels(symbols: np.ndarray, replaced: np.ndarray) -> np.ndarray:
 
 
 class SpanCorruptionRows(ExampleRows, CorpusRows):
-    """A corpus in chunks of as many symbols as fit, corrupted; the last chunk is shorter.
+    """A corpus in corrupted chunks of as many symbols as fit a row; the last chunk is shorter.
 
-    The symbols are each document's bytes and END, without START. In training a chunk is corrupted
-    differently each time; in evaluation always in the same way.
+    The symbols are each document's bytes and END, without START. Training corrupts a chunk
+    differently each time, evaluation always in the same way.
     """
 
     def __init__(
@@ -206,10 +205,10 @@ class SpanCorruptionRows(ExampleRows, CorpusRows):
         Args:
             corpus: the documents.
             input_length: S.
-            target_length: T, at least what `lengths` gives.
+            target_length: T, at least that of `lengths`.
             density: share of the symbols that are noise.
             mean_span: mean symbols of a noise span.
-            seed: decides what is noise in training.
+            seed: of the noise in training.
         """
         ExampleRows.__init__(self, input_length, target_length, corpus.scripts is not None)
         CorpusRows.__init__(self, corpus)
@@ -226,7 +225,7 @@ class SpanCorruptionRows(ExampleRows, CorpusRows):
         return -(-self.num_symbols // self.chunk_length)
 
     def example(self, index: int, place: int | None) -> Example:
-        """One chunk, corrupted as `place` says in training, as `index` says in evaluation."""
+        """One chunk; the noise depends on `place` in training, on `index` in evaluation."""
         key = ("evaluation", index) if place is None else ("training", self._seed, place)
         symbols, document = self.chunk(index)
         mask = noise_mask(len(symbols), random_of("span corruption", *key), *self._noise)
@@ -247,6 +246,6 @@ class SpanCorruptionRows(ExampleRows, CorpusRows):
         return np.delete(symbols, starts[:-1]), low
 
     def _document_at(self, position: int) -> int:
-        """Which document has the symbol at a position of the text without START."""
+        """The document at a position in the text without START."""
         documents, starts = range(self.corpus.num_documents), self.corpus.starts
         return bisect.bisect_right(documents, position, key=lambda d: int(starts[d]) - d) - 1

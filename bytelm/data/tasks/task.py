@@ -1,4 +1,4 @@
-"""What a model learns of text: the base of all tasks."""
+"""The base of all tasks, which define what a model learns from text."""
 
 import abc
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class OpenText(Protocol):
-    """The opened data that tasks make rows of (`bytelm.data.open_data.OpenData` has more)."""
+    """The part of `bytelm.data.open_data.OpenData` that tasks use."""
 
     @property
     def sequence_length(self) -> int: ...
@@ -46,13 +46,7 @@ class OpenText(Protocol):
 
 
 class Pair(NamedTuple):
-    """What a model reads, and the output that is expected of it.
-
-    Attributes:
-        input: bytes.
-        target: bytes.
-        script: name of the script or language; None if it is not known.
-    """
+    """An input and its expected output; `script` names its script or language, if known."""
 
     input: bytes
     target: bytes
@@ -60,7 +54,7 @@ class Pair(NamedTuple):
 
 
 class Picked(NamedTuple):
-    """Rows that stand for a split of a source, and what they were picked from, in words."""
+    """Rows that represent a split of a source, and in words what they were picked from."""
 
     rows: SpreadRows | DrawnRows
     origin: str
@@ -68,9 +62,9 @@ class Picked(NamedTuple):
 
 @dataclass(frozen=True)
 class Task(Variant, name="data", key="kind"):
-    """What a model learns. A subclass that names its `kind` is thereby registered.
+    """What a model learns. Naming its `kind` registers a subclass.
 
-    The tasks of a decoder predict text; those of an encoder and a decoder predict a target.
+    Tasks of a decoder predict text; tasks of an encoder and a decoder predict a target.
     """
 
     kind: ClassVar[str]
@@ -79,7 +73,7 @@ class Task(Variant, name="data", key="kind"):
     needs_targets: ClassVar[bool] = False
     """Whether each document of the source needs a target."""
     makes_text: ClassVar[bool] = False
-    """Whether it makes up its own text; there is then no source."""
+    """Whether it makes up its own text, without a source."""
     evaluated_rows: ClassVar[int | None] = None
     """Rows of an evaluation by default; None for all."""
     least_length: ClassVar[int] = 1
@@ -97,21 +91,15 @@ class Task(Variant, name="data", key="kind"):
 
     @property
     def streamed(self) -> bool:
-        """Whether training reads documents as a stream, in place of packed text."""
+        """Whether training reads documents as a stream, not from packed text."""
         return False
 
     def row_length(self, length: int) -> int:
-        """T, the most symbols that a row scores, where `data.sequence_length` is `length`."""
+        """T, the most targets of a row, if `data.sequence_length` is `length`."""
         return length
 
     def check(self, sources: Sequence[SingleSource], length: int, scripts: Sequence[str]) -> None:
-        """Raises UserError if the task does not go with the other values of the data's config.
-
-        Args:
-            sources: of the data.
-            length: `data.sequence_length`.
-            scripts: `data.scripts`.
-        """
+        """Raises UserError if the task does not fit the sources, length or scripts of the data."""
         if length < self.least_length:
             raise UserError(
                 f"data.sequence_length is {length}; choose {self.least_length} or "
@@ -137,35 +125,24 @@ class Task(Variant, name="data", key="kind"):
             data: the opened data.
             source: of the documents.
             split: which split.
-            seed: decides what is random in training.
+            seed: of everything random in training.
 
         Raises:
             UserError: for a bad source, and a split without text.
         """
 
     def training_rows(self, data: OpenText, seed: int) -> list[RowSource]:
-        """The rows to train on, of each source."""
+        """The training rows of each source."""
         return [self.rows(data, source, "train", seed) for source in data.sources]
 
     def evaluation_rows(
         self, data: OpenText, split: Split, wanted: Sequence[int | None]
     ) -> list[RowSource]:
-        """The rows of a split, of each source.
-
-        Args:
-            data: the text.
-            split: which split.
-            wanted: how many rows of each source will be read; None for all.
-        """
+        """The rows of a split of each source, of which `wanted` will be read (None = all)."""
         return [self.rows(data, source, split, 0) for source in data.sources]
 
     def validation_rows(self, data: OpenText, wanted: Sequence[int]) -> list[Picked]:
-        """Rows that stand for the validation split of each source.
-
-        Args:
-            data: the text.
-            wanted: about how many rows of each source.
-        """
+        """About `wanted` rows of each source that represent its validation split."""
         return [
             self._picked(data, source, count)
             for source, count in zip(data.sources, wanted, strict=True)
@@ -180,9 +157,9 @@ class Task(Variant, name="data", key="kind"):
         return data.packed(source, split).passages
 
     def pairs(self, data: OpenText, split: Split) -> Iterator[Pair] | None:
-        """The inputs and targets of a split; None if targets are made from the text itself."""
+        """The inputs and targets of a split; None if targets are made from the text."""
         return None
 
     def describe(self, corpus: Corpus, length: int) -> tuple[str, Iterator[Pair]] | None:
-        """What the task makes of a text, in words and as examples; None if that is the text."""
+        """A description and examples of the rows that the task makes; None if they are the text."""
         return None
