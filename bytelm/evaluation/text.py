@@ -20,7 +20,7 @@ from bytelm.data.config import DataConfig, Files, Mixture
 from bytelm.data.open_data import Documents, OpenData
 from bytelm.data.passages import passages
 from bytelm.data.run_text import describe_source
-from bytelm.data.sources.source import SPLITTING, SingleSource, Source, open_source
+from bytelm.data.sources.source import SPLITTING, SingleSource, open_source
 from bytelm.data.splits import Split, check_split
 from bytelm.data.text_record import ReadBytes, TextRecord
 
@@ -253,7 +253,9 @@ def evaluation_text(loaded: "LoadedModel", data: DataConfig, split: str | None =
     )
     known = known or "validation"
     sources = tuple(
-        source if same or source.stored_split(known) != "train" else _with_record(source, record)
+        source
+        if same or source.stored_split(known) != "train" or record is None
+        else dataclasses.replace(source, record=record)
         for source, (_, same) in zip(opened.sources, as_run, strict=True)
     )
     opened = OpenData(opened.config, sources)
@@ -320,7 +322,3 @@ def _is_of_run(files: Files, data: DataConfig, run: DataConfig, record: TextReco
         masks = record.masks(passages(document.text))
         known += sum(len(p) for p, mask in zip(passages(document.text), masks, strict=True) if mask)
     return 2 * known >= size > 0
-
-
-def _with_record(source: Source, record: TextRecord | None) -> Source:
-    return source if record is None else dataclasses.replace(source, record=record)

@@ -1,7 +1,7 @@
 """Tests and costs of a trained run."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from bytelm.evaluation.bits import Bits
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import Evaluation, Scoring
 from bytelm.evaluation.targets import Targets
-from bytelm.evaluation.text import FirstBytes, GivenText, evaluation_text
+from bytelm.evaluation.text import FirstBytes, GivenText, SplitText, evaluation_text
 from bytelm.experiments.figures import named_figures, run_figures
 from bytelm.experiments.records import MEASURES
 from bytelm.experiments.runs import Run, RunResult, metrics
@@ -53,33 +53,22 @@ def measure_run(
     """
     loaded = load(run_dir, config.train.steps)
     if loaded.has_encoder:
-        text = evaluation_text(loaded, config.data, "test")
-        return _checked(Targets().run(loaded, text, Scoring(max_bytes=max_bytes)), loaded)
-    data = OpenData(config.data)
-    documents = tuple(_until(Documents(data, "test"), max_bytes))
+        pairs = evaluation_text(loaded, config.data, "test")
+        return _checked(Targets().run(loaded, pairs, Scoring(max_bytes=max_bytes)), loaded)
+    text = SplitText(OpenData(config.data), "test", record=None)
     scoring = Scoring(batch_size=BATCH, max_bytes=max_bytes)
-    bits = Bits(compressors=False).run(loaded, GivenText(documents), scoring)
+    bits = Bits(compressors=False).run(loaded, text, scoring)
     result = _checked(bits, loaded)
     figures = dict(result.figures)
     upper_bound = loaded.tokenizer is not None
     if with_costs:
-        figures |= run_figures(inference_costs(config, data, loaded, bits.details["symbols"]))
-    tested = list(FirstBytes(documents, max_bytes))
+        figures |= run_figures(inference_costs(config, text.data, loaded, bits.details["symbols"]))
+    tested = list(FirstBytes(text.documents(), max_bytes)) if more else []
     for evaluation, most in more:
         given = tested if most is None else document_beginnings(tested, most)
         found = evaluation.run(loaded, GivenText(tuple(given)), Scoring(batch_size=BATCH))
         figures |= named_figures(found.figures, upper_bound=upper_bound)
     return result._replace(figures=figures)
-
-
-def _until(documents: Iterable[bytes], max_bytes: int | None) -> Iterator[bytes]:
-    """The documents up to the one that reaches `max_bytes`."""
-    left = math.inf if max_bytes is None else max_bytes
-    for document in documents:
-        yield document
-        left -= len(document)
-        if left <= 0:
-            return
 
 
 def _checked(result: Result, loaded: LoadedModel) -> RunResult:

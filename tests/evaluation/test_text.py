@@ -127,9 +127,7 @@ def test_a_file_that_grew(run, config):
     before = {split: scored(run, config, split) for split in ("train", "validation", "test")}
     grow(config.source.files[0], [f"added {number}" for number in range(200)])
     for held_out in (0.1, 0.3):
-        data = dataclasses.replace(
-            config, source=dataclasses.replace(config.source, held_out=held_out)
-        )
+        data = with_changes(config, held_out=held_out)
         for split, texts in before.items():
             after = scored(run, data, split)
             assert [text for text in after if text in TEXTS] == texts
@@ -142,12 +140,7 @@ def test_a_file_that_grew(run, config):
 
 
 def test_other_text_is_scored_whole(run, config, tmp_path):
-    data = dataclasses.replace(
-        config,
-        source=dataclasses.replace(
-            config.source, files=(write(tmp_path / "others.jsonl", OTHERS),)
-        ),
-    )
+    data = with_changes(config, files=(write(tmp_path / "others.jsonl", OTHERS),))
     text = evaluation_text(run, data)
     assert scored(run, data) == OTHERS
     assert (text.whole, text.label, text.is_run_text) == (True, "all", False)
@@ -160,10 +153,7 @@ def test_other_text_with_some_of_the_run_says_so(run, config, tmp_path):
     known = scored(run, config, "train")[:3]
     held_out = scored(run, config, "validation")[:1]
     mixed = [*OTHERS, *known, *held_out]
-    data = dataclasses.replace(
-        config,
-        source=dataclasses.replace(config.source, files=(write(tmp_path / "mixed.jsonl", mixed),)),
-    )
+    data = with_changes(config, files=(write(tmp_path / "mixed.jsonl", mixed),))
     assert scored(run, data) == mixed
     text = evaluation_text(run, data)
     about = text.about()
@@ -178,9 +168,7 @@ def test_other_text_with_some_of_the_run_says_so(run, config, tmp_path):
 def test_files_of_their_own(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     held = write(tmp_path / "held.jsonl", OTHERS)
-    own = dataclasses.replace(
-        config, source=dataclasses.replace(config.source, validation_files=(held,), held_out=0.0)
-    )
+    own = with_changes(config, validation_files=(held,), held_out=0.0)
     run = run_of(own, tmp_path)
     shutil.copy("texts.jsonl", "copy.jsonl")
     for changes in (
@@ -190,15 +178,11 @@ def test_files_of_their_own(config, tmp_path, monkeypatch):
         {"files": (held,), "validation_files": ()},
     ):
         assert scored(run, with_changes(own, **changes)) == OTHERS
-    only_trained = dataclasses.replace(
-        own, source=dataclasses.replace(own.source, files=("copy.jsonl",), validation_files=())
-    )
+    only_trained = with_changes(own, files=("copy.jsonl",), validation_files=())
     with pytest.raises(UserError, match=r"no text of the run's validation split.*--split"):
         scored(run, only_trained)
     new = write(tmp_path / "new.jsonl", ["new", TEXTS[0]])
-    named = dataclasses.replace(
-        own, source=dataclasses.replace(own.source, files=("copy.jsonl",), validation_files=(new,))
-    )
+    named = with_changes(own, files=("copy.jsonl",), validation_files=(new,))
     assert scored(run, named) == ["new", TEXTS[0]]
     assert counts(run, named) == (1, 2)
 
@@ -212,21 +196,16 @@ def test_a_mixture(config, tmp_path):
     run = run_of(mixture, tmp_path)
     expected = scored(run, mixture, "validation")
     assert scored(run, dataclasses.replace(mixture, batch_size=2)) == expected
-    alone = dataclasses.replace(config, source=dataclasses.replace(config.source, files=(second,)))
+    alone = with_changes(config, files=(second,))
     assert scored(run, alone) == [text for text in expected if text in OTHERS]
-    new = dataclasses.replace(
-        config,
-        source=dataclasses.replace(config.source, files=(write(tmp_path / "new.jsonl", ["new"]),)),
-    )
+    new = with_changes(config, files=(write(tmp_path / "new.jsonl", ["new"]),))
     assert scored(run, new) == ["new"]
 
 
 def test_one_long_text(config, tmp_path):
     path = tmp_path / "book.txt"
     path.write_text(BOOK)
-    book = dataclasses.replace(
-        config, source=dataclasses.replace(config.source, files=(str(path),), split_above=65536)
-    )
+    book = with_changes(config, files=(str(path),), split_above=65536)
     run = run_of(book, tmp_path)
     expected = scored(run, book, "validation")
     copy = tmp_path / "copy.txt"
@@ -235,19 +214,14 @@ def test_one_long_text(config, tmp_path):
         assert scored(run, with_changes(book, **changes)) == expected
     with open(copy, "a") as file:
         file.write("".join(f"line {number} of a sequel\n" for number in range(3000)))
-    grown = dataclasses.replace(book, source=dataclasses.replace(book.source, files=(str(copy),)))
+    grown = with_changes(book, files=(str(copy),))
     assert expected[0] in "".join(scored(run, grown))
     assert counts(run, grown)[0] == 0
 
 
 def test_the_first_bytes(config, tmp_path):
     (tmp_path / "book.txt").write_text(BOOK)
-    book = dataclasses.replace(
-        config,
-        source=dataclasses.replace(
-            config.source, files=(str(tmp_path / "book.txt"),), split_above=65536
-        ),
-    )
+    book = with_changes(config, files=(str(tmp_path / "book.txt"),), split_above=65536)
     about = evaluation_text(run_of(book, tmp_path), book, "train").about(max_bytes=1000)
     assert (about["documents"], about["bytes"], about["trained_on_bytes"]) == (1, 1000, 1000)
 
@@ -263,12 +237,7 @@ def test_pairs(tmp_path):
     run = run_of(config, tmp_path)
     expected = list(evaluation_text(run, config).inputs())
     shutil.copy(path, tmp_path / "copy.jsonl")
-    copy = dataclasses.replace(
-        config,
-        source=dataclasses.replace(
-            config.source, files=(str(tmp_path / "copy.jsonl"),), held_out=0.3
-        ),
-    )
+    copy = with_changes(config, files=(str(tmp_path / "copy.jsonl"),), held_out=0.3)
     assert list(evaluation_text(run, copy).inputs()) == expected
     assert counts(run, copy) == (0, len(expected))
 
