@@ -6,7 +6,7 @@ from typing import Any
 
 from bytelm.core.checked import converted, did_you_mean, field_types
 from bytelm.core.errors import UserError
-from bytelm.core.variants import Variant, defined_in
+from bytelm.core.variants import Variant
 
 _DEFINED_IN = "defined_in"
 """Key of a saved variant of a user's own: the file that defines it."""
@@ -33,7 +33,7 @@ def _variant_keys(config: Variant) -> dict[str, str]:
             f"{kind.__qualname__} has no {key} of its own, by which it could be loaded; give the "
             f'class one, as in `{key}: ClassVar[str] = "mine"`.'
         )
-    origin = defined_in(kind)
+    origin = config.origin
     return {key: getattr(kind, key), **({} if origin is None else {_DEFINED_IN: origin})}
 
 
@@ -63,8 +63,10 @@ def _config_from_dict(saved: Any, kind: Any, where: str) -> Any:
         raise UserError(f"{where} is {saved!r} in the saved config, and should be an object.")
     if issubclass(kind, Variant):
         key = kind.variant_key
-        kind = kind.variant(saved.get(key), f"{where}.{key}", saved.get(_DEFINED_IN))
+        origin = saved.get(_DEFINED_IN)
+        kind = kind.variant(saved.get(key), f"{where}.{key}", origin)
         saved = {name: value for name, value in saved.items() if name not in (key, _DEFINED_IN)}
+        kind.check_saved(saved, where, origin)
     hints = field_types(kind)
     names = [f.name for f in dataclasses.fields(kind)]
     for key in saved:

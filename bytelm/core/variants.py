@@ -58,20 +58,46 @@ class Variant(Checked, abc.ABC):
         """
         if isinstance(name, str) and name in cls.variants:
             return cls.variants[name]
-        if not isinstance(origin, str):
-            raise UserError(
-                f"{where} is {name!r}{did_you_mean(str(name), cls.variants)}; this version of "
-                f"bytelm has {', '.join(sorted(cls.variants))}. {OWN_FILE}"
-            )
-        place = (
-            f"in {origin}: add --import {origin}"
-            if origin
-            else "in no file, such as a notebook: put its class into one and add --import FILE"
-        )
+        if isinstance(origin, str):
+            raise not_imported(where, name, origin)
         raise UserError(
-            f"{where} is {name!r}, which is not bytelm's own. It was defined {place} (in Python, "
-            "import it before loading). Nothing is imported unless you name it."
+            f"{where} is {name!r}{did_you_mean(str(name), cls.variants)}; this version of "
+            f"bytelm has {', '.join(sorted(cls.variants))}. {OWN_FILE}"
         )
+
+    @property
+    def origin(self) -> str | None:
+        """`defined_in` of what the config names: its class, or more in a subclass."""
+        return defined_in(type(self))
+
+    @classmethod
+    def check_saved(cls, fields: dict[str, Any], where: str, origin: Any) -> None:
+        """Raises UserError if saved fields name something else that is not registered.
+
+        Args:
+            fields: of the saved config.
+            where: the config, for the error.
+            origin: its saved `origin`; None if there is none.
+        """
+
+
+def not_imported(where: str, name: Any, origin: str) -> UserError:
+    """The error for a name that a user's file defines, which is not imported.
+
+    Args:
+        where: the field of the name.
+        name: that is not registered.
+        origin: the saved result of `defined_in`.
+    """
+    place = (
+        f"in {origin}: add --import {origin}"
+        if origin
+        else "in no file, such as a notebook: put it into one and add --import FILE"
+    )
+    return UserError(
+        f"{where} is {name!r}, which is not bytelm's own. It was defined {place} (in Python, "
+        "import it before loading). Nothing is imported unless you name it."
+    )
 
 
 def _register(variants: dict[str, Any], name: str, variant: type) -> None:
@@ -80,7 +106,7 @@ def _register(variants: dict[str, Any], name: str, variant: type) -> None:
     A class that is defined again, such as in a notebook, replaces the old one.
     """
     old = variants.get(name)
-    if old is not None and _place(old) != _place(variant):
+    if old is not None and place_of(old) != place_of(variant):
         raise UserError(
             f"{variant.__qualname__} calls itself {name!r}, and so does "
             f"{old.__module__}.{old.__qualname__}; give it another name."
@@ -88,17 +114,18 @@ def _register(variants: dict[str, Any], name: str, variant: type) -> None:
     variants[name] = variant
 
 
-def _place(variant: type) -> tuple[str | None, str]:
+def place_of(variant: Any) -> tuple[str | None, str]:
+    """Where a class or function is defined: file and name; the same if it is defined again."""
     return file_of(variant) or variant.__module__, variant.__qualname__
 
 
-def file_of(variant: type) -> str | None:
-    """The file that defines a class; None if there is none, as in a notebook."""
+def file_of(variant: Any) -> str | None:
+    """The file that defines a class or function; None if there is none, as in a notebook."""
     return getattr(sys.modules.get(variant.__module__), "__file__", None)
 
 
-def defined_in(variant: type) -> str | None:
-    """The file that defines a user's class, "" for a notebook; None for bytelm's own classes."""
+def defined_in(variant: Any) -> str | None:
+    """The file that defines a user's class or function, "" for a notebook; None for bytelm's."""
     if variant.__module__.partition(".")[0] == "bytelm":
         return None
     return file_of(variant) or ""

@@ -25,16 +25,18 @@ taken back. An option also limits the length of patches.
   punctuation, all others as letters.
 """
 
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal, NamedTuple
+from functools import cache, partial
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bytelm.core.errors import UserError
+from bytelm.core.variants import defined_in, place_of
 from bytelm.core.vocabulary import START
 
 LOOKBACK = 7
@@ -45,7 +47,8 @@ NONE = -1
 Mark = Literal["start", "end"]
 """The first symbol of a patch, or the last one."""
 Lookback = Sequence[jax.Array]
-"""A position's symbol `[0]`, the one before it `[1]`, and so on, int32 `[B, T]` each."""
+"""A position's symbol `[0]`, the one before it `[1]`, and so on, int32 `[B, T]` each. A rule that
+marks starts has them up to `[LOOKBACK]`, one that marks ends up to `[LOOKBACK - 1]`."""
 FindMarks = Callable[[Lookback], jax.Array]
 
 
@@ -69,16 +72,48 @@ def rule(name: str, *, marks: Mark) -> Callable[[FindMarks], FindMarks]:
     """Registers a function of symbols as the rule `name`; see `Rule`.
 
     Raises:
-        UserError: if another function has the name.
+        UserError: if another function has the name, or `marks` is no `Mark`.
     """
+    if marks not in get_args(Mark):
+        raise UserError(f'the boundary rule {name!r} has marks={marks!r}; choose "start" or "end".')
 
     def register(find: FindMarks) -> FindMarks:
-        if name in RULES and RULES[name].find.__qualname__ != find.__qualname__:
+        if name in RULES and place_of(RULES[name].find) != place_of(find):
             raise UserError(f"there is a boundary rule {name!r} already; choose another name.")
         RULES[name] = Rule(find, marks)
         return find
 
     return register
+
+
+def check_rule(name: str) -> None:
+    """Raises UserError unless a user's rule returns bool `[B, T]` for symbols `[B, T]`."""
+    if defined_in(RULES[name].find) is not None:
+        _check_rule(name, *RULES[name])
+
+
+@cache
+def _check_rule(name: str, find: FindMarks, marks: Mark) -> None:
+    shape = (2, 3)
+    count = LOOKBACK + (marks == "start")
+    code = getattr(find, "__code__", None)
+    try:
+        found = jax.eval_shape(find, [jax.ShapeDtypeStruct(shape, jnp.int32)] * count)
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if code and frame.filename == code.co_filename]
+        place = f" ({code.co_filename}, line {lines[-1]})" if code and lines else ""
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(
+            f"the boundary rule {name!r} fails with {type(error).__name__}: {reason}{place}; use "
+            f"operators of jnp on symbols[0] to symbols[{count - 1}], and no `if`."
+        ) from error
+    if getattr(found, "shape", None) != shape or found.dtype != jnp.bool_:
+        place = f" ({code.co_filename}, line {code.co_firstlineno})" if code else ""
+        raise UserError(
+            f"the boundary rule {name!r} returns {found} for symbols of shape {shape}{place}; it "
+            "must return a bool for each symbol."
+        )
 
 
 class Edges(NamedTuple):
@@ -136,6 +171,7 @@ def find_edges(
     Returns:
         the edges, and the carry after the last symbol of each row's first document.
     """
+    check_rule(rule)
     rows, length = ids.shape
     first = jnp.diff(document_ids, axis=1, prepend=document_ids[:, :1]) != 0  # [B, T]
     if carry is None:

@@ -19,9 +19,9 @@ from flax import nnx
 from bytelm.core.checked import did_you_mean
 from bytelm.core.errors import UserError
 from bytelm.core.statistics import Ratio
-from bytelm.core.variants import Variant
+from bytelm.core.variants import OWN_FILE, Variant, defined_in, not_imported
 from bytelm.nn.norms import NormKind
-from bytelm.patching.rules import RULES, Mark, RuleCarry, find_edges
+from bytelm.patching.rules import RULES, Mark, RuleCarry, check_rule, find_edges
 
 
 class Boundaries(NamedTuple):
@@ -202,6 +202,7 @@ class RuleSegmenter(Segmenter):
         self, config: "RulePatches | FixedPatches", width: int, needs: Needs, **options: Any
     ):
         self.rule, self.longest = config.rule, config.longest
+        check_rule(self.rule)
         own_mark = RULES[self.rule].marks
         self.mark = own_mark if needs.mark == "end" and not needs.known_ends else needs.mark
 
@@ -239,9 +240,21 @@ class RulePatches(SegmenterConfig):
             hint = " (for a fixed length use FixedPatches)" if self.rule == "fixed" else ""
             raise UserError(
                 f"model.segmenter.rule is {self.rule!r}{did_you_mean(self.rule, names)}{hint}; "
-                f"choose one of {', '.join(names)}."
+                f"choose one of {', '.join(names)}. {OWN_FILE}"
             )
         self.require_positive("longest_patch")
+
+    @property
+    def origin(self) -> str | None:
+        """Where the rule is defined."""
+        return defined_in(RULES[self.rule].find)
+
+    @classmethod
+    def check_saved(cls, fields: dict[str, Any], where: str, origin: Any) -> None:
+        """Raises UserError for a rule of a file that is not imported."""
+        name = fields.get("rule")
+        if isinstance(origin, str) and name not in RULES:
+            raise not_imported(f"{where}.rule", name, origin)
 
     @property
     def default_bytes_per_slot(self) -> float:

@@ -23,7 +23,7 @@ class Rule(NamedTuple):
 
 
 CASES = [Rule(kind, longest) for kind in RULES for longest in (None, 3)]
-KNOWN_ENDS = ("whitespace", "space", "whitespace_run", "fixed")
+KNOWN_ENDS = [name for name, rule in RULES.items() if rule.marks == "end" or name == "fixed"]
 TEXTS = [
     "The quick, brown fox:  jumps (over) 3.14 dogs!\n\tdon't",
     "def __init__(self, maxLength=10):\n    return HTTPServer\r\n",
@@ -175,8 +175,10 @@ def oracle(rule, symbols):
         starts = [True, *ends[:-1]]
     elif rule.kind == "words":
         starts = word_starts(symbols)
-    else:
+    elif rule.kind == "fixed":
         starts = [t == 0 for t in range(count)]
+    else:
+        raise NotImplementedError(f"add a branch of oracle for the rule {rule.kind}")
     if rule.longest is not None:
         size = 0
         for t, natural in enumerate(starts):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bytelm.core.config_json import from_dict, to_dict
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import PAD, START
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
@@ -15,7 +16,7 @@ from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.patching.learned import EntropyPatches, GumbelPatches, UnigramPatches
-from bytelm.patching.rules import RULES, rule
+from bytelm.patching.rules import RULES, find_edges, rule
 from bytelm.patching.segmenter import FixedPatches, Needs, RulePatches, SegmenterConfig
 
 ROWS, LENGTH, WIDTH = 8, 40, 6
@@ -168,7 +169,60 @@ def test_all_segmenters_are_registered():
 
 def test_the_help_names_every_rule():
     source = inspect.getsource(RulePatches)
-    assert all(name in source for name in RULES if name != "fixed")
+    missing = [name for name in RULES if name != "fixed" and name not in source]
+    assert not missing, "add them to the docstring of RulePatches.rule"
+
+
+@pytest.fixture
+def own_rules():
+    """Rules that a test registers are forgotten."""
+    before = dict(RULES)
+    yield
+    RULES.clear()
+    RULES.update(before)
+
+
+@pytest.mark.parametrize(
+    ("find", "message"),
+    [
+        (lambda symbols: symbols[7] == 32, r"IndexError: .*test_segmenter.py, line \d+\).*ls\[6\]"),
+        (lambda symbols: symbols[0] == 32 and symbols[1] == 32, "truth value.*no `if`"),
+        (lambda symbols: None, "returns None .*test_segmenter.py, line"),
+        (lambda symbols: symbols[0], "must return a bool for each symbol"),
+        (lambda symbols: (symbols[0] == 32).any(), "must return a bool for each symbol"),
+    ],
+)
+def test_a_wrong_rule_is_named(own_rules, find, message):
+    rule("wrong", marks="end")(find)
+    with pytest.raises(UserError, match=f"rule 'wrong' .*{message}"):
+        RulePatches("wrong").build(WIDTH, NEEDS["ends"], norm=None, relu=False, rngs=nnx.Rngs(0))
+    ids = np.array([[START]], np.int32)
+    with pytest.raises(UserError, match="rule 'wrong'"):
+        find_edges("wrong", ids, ids)
+
+
+def test_a_rule_of_bytelm_is_not_replaced(own_rules):
+    def _spacelike(symbols): ...
+
+    _spacelike.__qualname__ = "_spacelike"
+    with pytest.raises(UserError, match="rule 'spacelike' already"):
+        rule("spacelike", marks="start")(_spacelike)
+    with pytest.raises(UserError, match=r"marks='starts'; choose \"start\" or \"end\""):
+        rule("mine", marks="starts")
+
+
+def test_a_saved_rule_of_ones_own_says_its_file(own_rules):
+    @rule("mine", marks="end")
+    def commas(symbols): ...
+
+    saved = to_dict(RulePatches("mine"))
+    assert saved["defined_in"] == __file__ and "defined_in" not in to_dict(RulePatches())
+    assert from_dict(saved, SegmenterConfig) == RulePatches("mine")
+    del RULES["mine"]
+    with pytest.raises(UserError, match=f"rule is 'mine'.*: add --import {__file__}"):
+        from_dict(saved, SegmenterConfig)
+    with pytest.raises(UserError, match=r"'mine'; choose .*of your own defines it, add --import"):
+        RulePatches("mine")
 
 
 def test_a_rule_of_ones_own():
