@@ -133,7 +133,11 @@ class ModelOutput:
     @property
     def overflow(self) -> jax.Array | None:
         """Boundaries that were ignored because the capacity was used up; None without patches."""
-        found = [ratio.total for ratio in self.statistics if ratio.statistic is OVERFLOW]
+        found = [
+            ratio.total
+            for ratio in self.statistics
+            if ratio.statistic.name.partition("/")[0] == OVERFLOW.name
+        ]
         return sum(found[1:], start=found[0]) if found else None
 
     @property

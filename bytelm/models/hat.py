@@ -279,7 +279,7 @@ class HAT(HierarchicalModel):
         return ModelOutput(
             logits,
             segmentation_nats,
-            statistics=cut.patches.statistics,
+            statistics=(cut.patches.overflow_ratio(),),
             patch_starts=cut.patches.boundaries,
             states=self.final_norm(spelling.of_bytes),
         )

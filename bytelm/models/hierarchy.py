@@ -1,7 +1,7 @@
 """The shared parts of hierarchical families: options, segmenter, head, scoring and decoding."""
 
 import abc
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import jax
@@ -73,6 +73,11 @@ class HierarchyConfig(ModelConfig):
     def capacity(self, length: int) -> int:
         """Slots for patches in a row of `length` symbols."""
         return slots(length, self.bytes_per_slot or self.default_bytes_per_slot)
+
+    @property
+    def slot_options(self) -> tuple[str, ...]:
+        """The options that set the levels' capacities, the outermost first: `..._per_slot`."""
+        return tuple(field.name for field in fields(self) if field.name.endswith("_per_slot"))
 
     @property
     @abc.abstractmethod
@@ -209,7 +214,7 @@ class HierarchicalModel(LanguageModel):
         return ModelOutput(
             logits,
             auxiliary_losses=losses,
-            statistics=(_overflow(cuts), *statistics),
+            statistics=(*_overflow(cuts, self.config.slot_options), *statistics),
             patch_starts=patches.starts,
             states=self.normed(x),
         )
@@ -261,12 +266,16 @@ class HierarchicalModel(LanguageModel):
         return full_rows(state.parts)
 
 
-def _overflow(cuts: tuple[Segmentation, ...]) -> Ratio:
-    """The overflow of all levels together; its warning is about the outermost one."""
-    outermost, *inside = (cut.patches.statistics[0] for cut in cuts)
-    total = sum((ratio.total for ratio in inside), start=outermost.total)
-    count = sum((ratio.count for ratio in inside), start=outermost.count)
-    return replace(outermost, total=total, count=count)
+def _overflow(cuts: tuple[Segmentation, ...], options: tuple[str, ...]) -> tuple[Ratio, ...]:
+    """The overflow of each level, given the options that set their capacities."""
+    if len(cuts) != len(options):
+        raise ValueError(
+            f"the model has {len(cuts)} levels, and its config the options of capacity {options}; "
+            "it needs one for each level, the outermost first (`HierarchyConfig.slot_options`)."
+        )
+    return tuple(
+        cut.patches.overflow_ratio(option) for cut, option in zip(cuts, options, strict=True)
+    )
 
 
 class PositionTable(nnx.Module):

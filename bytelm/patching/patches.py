@@ -25,6 +25,8 @@ LENGTHS = {"1": 1, "2": 2, "3-4": 4, "5-8": 8, "9-16": 16, "17-32": 32, "33+": m
 """Classes of patch lengths, and the longest of each."""
 OVERFLOW = Statistic("overflow", "share")
 """Share of the boundaries that are ignored because the capacity is used up."""
+BYTES_PER_SLOT = "bytes_per_slot"
+"""The option that sets the capacity of the outermost level."""
 MOST_OVERFLOW = 0.01
 """Overflow above which a user is warned."""
 LEAST_SCORE = -1e30
@@ -33,27 +35,39 @@ LEAST_SCORE = -1e30
 
 @dataclass(frozen=True)
 class TooFewSlots:
-    """Warns of much overflow, and suggests a capacity."""
+    """Warns of much overflow in a level, and suggests a value of the option of its capacity."""
 
     symbols_per_slot: float
+    option: str = BYTES_PER_SLOT
 
     def __call__(self, values: Mapping[str, float]) -> str | None:
-        overflow = values["overflow"]
+        overflow = values[overflow_statistic(self.option).name]
         if overflow <= MOST_OVERFLOW:
             return None
         # Enough for the mean row, with a tenth to spare; or, where rows differ, more than now.
-        mean = values["bytes_per_patch"] * (1 - overflow) / 1.1
-        enough = min(mean, 0.8 * self.symbols_per_slot)
+        # Of an inner level the mean is not measured: its patches are at least as long as its slots.
+        is_outermost = self.option == BYTES_PER_SLOT
+        length = values["bytes_per_patch"] if is_outermost else self.symbols_per_slot
+        enough = min(length * (1 - overflow) / 1.1, 0.8 * self.symbols_per_slot)
         return (
-            f"{overflow:.1%} of the patches found no free slot in their row, and their bytes "
-            f"stayed in the patch before; set model.bytes_per_slot to {max(1.0, enough):.2f} or "
+            f"{overflow:.1%} of the patches{'' if is_outermost else ' of an inner level'} found no "
+            f"free slot in their row, and their {'bytes' if is_outermost else 'symbols'} "
+            f"stayed in the patch before; set model.{self.option} to {max(1.0, enough):.2f} or "
             "less."
         )
 
 
-def overflow_ratio(overflow: jax.Array, opened: jax.Array, symbols_per_slot: float) -> Ratio:
+def overflow_statistic(option: str) -> Statistic:
+    """`OVERFLOW` of the outermost level; an inner level's is named after its option."""
+    return OVERFLOW if option == BYTES_PER_SLOT else Statistic(f"{OVERFLOW.name}/{option}", "share")
+
+
+def overflow_ratio(
+    overflow: jax.Array, opened: jax.Array, symbols_per_slot: float, option: str
+) -> Ratio:
     """The share of boundaries that overflowed, with a warning if that is much."""
-    return OVERFLOW(overflow, opened + overflow, warn=TooFewSlots(symbols_per_slot))
+    warn = TooFewSlots(symbols_per_slot, option)
+    return overflow_statistic(option)(overflow, opened + overflow, warn=warn)
 
 
 @jax.tree_util.register_dataclass
@@ -92,10 +106,10 @@ class Patches:
         """The first symbols of patches, bool `[B, T]`."""
         return self.boundaries
 
-    @property
-    def statistics(self) -> tuple[Ratio, ...]:
+    def overflow_ratio(self, option: str = BYTES_PER_SLOT) -> Ratio:
+        """The share of boundaries that overflowed, in a level whose capacity the option sets."""
         symbols_per_slot = self.index.shape[1] / self.positions.shape[1]
-        return (overflow_ratio(self.overflow, self.valid.sum(), symbols_per_slot),)
+        return overflow_ratio(self.overflow, self.valid.sum(), symbols_per_slot, option)
 
 
 def slots(symbols: float, symbols_per_slot: float) -> int:

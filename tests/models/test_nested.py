@@ -1,11 +1,15 @@
 """What a level inside a level has of its own: slots, warnings and a segmenter."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 from flax import nnx
 
+from bytelm.core.statistics import warnings
+from bytelm.patching.patches import find_patches, slots
+from bytelm.training.score import BYTES_PER_PATCH
 from tests.models.families import ROWS, decoder, empty_state, random_rows, split_model
 from tests.models.nested import NestedConfig
 
@@ -22,3 +26,24 @@ def test_a_row_is_full_when_any_of_its_levels_is(config, fills):
     full = nnx.merge(*split_model(config)).full_rows(state)
     np.testing.assert_array_equal(full, state.parts.inner.patching.left == 0)
     assert full.any() == fills
+
+
+def test_each_level_tells_of_its_own_overflow_and_names_its_option():
+    output = nnx.merge(*split_model(FEW_INSIDE))(random_rows(0))
+    outer, inner = output.statistics[:2]
+    assert (outer.statistic.name, inner.statistic.name) == ("overflow", "overflow/patches_per_slot")
+    assert outer.total == 0 < inner.total
+    # Where the slots inside do not suffice, a longer row may have other scores.
+    assert output.overflow == inner.total
+    found = warnings((*output.statistics, BYTES_PER_PATCH(16, 4)))
+    assert found.keys() == {inner.statistic.name}
+    assert "of an inner level found no free slot" in found[inner.statistic.name]
+    assert "set model.patches_per_slot to " in found[inner.statistic.name]
+
+
+def test_the_capacity_that_a_warning_of_an_inner_level_names_is_enough():
+    patches = find_patches(np.arange(24)[None, :] % 2 == 0, np.ones((1, 24), int), 4)
+    ratio = patches.overflow_ratio("patches_per_slot")
+    warning = ratio.warn({ratio.statistic.name: ratio.value})
+    enough = float(re.search("to ([0-9.]+) or less", warning)[1])
+    assert 1 < enough <= 2 and slots(24, enough) >= 12
