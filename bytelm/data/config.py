@@ -82,7 +82,6 @@ class DataConfig(Checked, name="data"):
 
     @property
     def cache_path(self) -> Path:
-        """Directory of packed text."""
         if self.cache_dir is not None:
             return Path(self.cache_dir).expanduser()
         if "BYTELM_CACHE" in os.environ:

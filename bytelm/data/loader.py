@@ -37,11 +37,9 @@ class TrainLoader(abc.ABC):
     _iterator: WorkerIterator
 
     def __iter__(self) -> Iterator[Batch]:
-        """Itself."""
         return self
 
     def __next__(self) -> Batch:
-        """The next batch."""
         return Batch(**next(self._iterator))
 
     @abc.abstractmethod
@@ -103,13 +101,11 @@ class PackedLoader(TrainLoader):
         self._iterator = WorkerIterator(prefetched, self._config.workers)
 
     def __next__(self) -> Batch:
-        """The next batch."""
         batch = super().__next__()
         self._next_row += self._config.batch_size
         return batch
 
     def state(self) -> dict[str, Any]:
-        """How many rows all processes have read."""
         return {"rows": self._next_row}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -147,7 +143,6 @@ class StreamLoader(TrainLoader):
             )
 
     def state(self) -> dict[str, Any]:
-        """Grain's position, and the processes for which it is valid."""
         # Through JSON, so that a state is the same before and after it is saved.
         grain_state = json.loads(json.dumps(self._iterator.get_state()))
         return {"layout": self._layout, "grain": grain_state}
@@ -219,7 +214,6 @@ class ValidationBatches:
         self._indices = np.concatenate(parts)
 
     def __len__(self) -> int:
-        """Number of batches."""
         return -(-len(self._indices) // self._batch_size)
 
     def __iter__(self) -> Iterator[Batch]:

@@ -24,12 +24,7 @@ class OpenData:
     """
 
     def __init__(self, config: DataConfig, sources: Sequence[Source] | None = None) -> None:
-        """Opens nothing yet.
-
-        Args:
-            config: of the data.
-            sources: replace those of the config.
-        """
+        """Opens nothing yet; `sources`, if given, replace those of the config."""
         self.config = config
         if sources is not None:
             self.sources = tuple(sources)
@@ -49,12 +44,10 @@ class OpenData:
 
     @property
     def sequence_length(self) -> int:
-        """`data.sequence_length`."""
         return self.config.sequence_length
 
     @property
     def scripts(self) -> tuple[str, ...]:
-        """`data.scripts`."""
         return self.config.scripts
 
     @property
@@ -125,10 +118,6 @@ class OpenData:
 class Documents:
     """The documents of a split of every source, in order; can be iterated repeatedly.
 
-    Args:
-        data: the sources.
-        split: which split.
-
     Raises:
         UserError: for a bad source.
     """
@@ -138,7 +127,6 @@ class Documents:
 
     @property
     def raw_bytes(self) -> int:
-        """Total bytes of the documents."""
         return sum(corpus.num_bytes for corpus in self._corpora)
 
     def __iter__(self) -> Iterator[bytes]:

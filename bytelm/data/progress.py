@@ -46,7 +46,6 @@ class TextProgress:
         return self
 
     def advance(self, size: int) -> None:
-        """Counts `size` more bytes."""
         self._done += size
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._done)

@@ -36,7 +36,6 @@ class WorkerIterator:
         self._started = False
 
     def __iter__(self) -> Iterator[Any]:
-        """Itself."""
         return self
 
     def __next__(self) -> Any:
@@ -58,15 +57,12 @@ class WorkerIterator:
             raise died from None
 
     def get_state(self) -> Any:
-        """Grain's position."""
         return self._iterator.get_state()
 
     def set_state(self, state: Any) -> None:
-        """Continues at a position of Grain's."""
         self._iterator.set_state(state)
 
     def close(self) -> None:
-        """Stops the threads and processes."""
         self._iterator.close()
 
 

@@ -30,7 +30,7 @@ def write_tokenizer(
 
     Args:
         data: the text.
-        kind: see `train_tokenizer`, for `size` and `transition` too.
+        kind: see `train_tokenizer`, also for `size` and `transition`.
         size: number of tokens.
         max_bytes: most bytes of text to train on, from documents in random order.
         output: the file, which must not exist.

@@ -87,7 +87,6 @@ class Tokenizer:
         return np.array(ids, np.int32)
 
     def decode(self, ids: Iterable[int]) -> bytes:
-        """The bytes of tokens, one after another."""
         return self._library.decode(ids)
 
     def _cannot_write_back(self, text: bytes, written: bytes) -> UserError:
@@ -157,7 +156,6 @@ class _Library:
         return ids
 
     def decode(self, ids: Iterable[int]) -> bytes:
-        """The bytes of tokens, one after another."""
         return b"".join([self.token_bytes[number] for number in ids])
 
 

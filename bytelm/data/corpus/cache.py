@@ -48,11 +48,7 @@ class PackedCorpus(Corpus):
     """
 
     def __init__(self, directory: Path, name: str | None = None) -> None:
-        """Maps the files.
-
-        Args:
-            directory: of the packed text.
-            name: of the source; None = the source that was packed.
+        """Maps the files; `name` is that of the source, by default of the one that was packed.
 
         Raises:
             FileNotFoundError: if the directory is not complete.

@@ -86,7 +86,6 @@ class CorpusRows:
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of the corpus."""
         return self.corpus.fingerprint
 
     @property
@@ -238,7 +237,6 @@ class ConcatenatedRows:
     def batch(
         self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
-        """Several rows at once, as `RowSource.batch` gives them."""
         if len(self.sources) == 1:
             return self.sources[0].batch(indices, places)
         indices = np.asarray(indices, np.int64)

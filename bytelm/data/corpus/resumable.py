@@ -29,13 +29,7 @@ class ResumableFiles:
     """
 
     def __init__(self, directory: Path, names: Sequence[str], content: str) -> None:
-        """Opens the files.
-
-        Args:
-            directory: of the files.
-            names: of the files.
-            content: their content, for messages.
-        """
+        """Opens the files; messages call them `content`."""
         self._directory = directory
         self._digests = dict.fromkeys(names, b"")
         self.done = 0

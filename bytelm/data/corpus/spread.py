@@ -201,12 +201,7 @@ def fit(sizes: Sequence[int], length: int) -> list[list[int]]:
 
 
 class DrawnRows:
-    """Some rows of a source, for a task whose rows are independent examples.
-
-    Args:
-        rows: all rows of the source.
-        chosen: the indices of these rows.
-    """
+    """Some rows of a source whose rows are independent examples; `chosen` are their indices."""
 
     def __init__(self, rows: RowSource, chosen: np.ndarray) -> None:
         self._source = rows

@@ -32,7 +32,6 @@ class TokenCorpus(Corpus):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of text."""
         return self._origin[1].num_bytes
 
     def __reduce__(self) -> tuple[type["TokenCorpus"], tuple[object, ...]]:

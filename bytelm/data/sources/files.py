@@ -113,27 +113,22 @@ class FilesReader:
         self.name = Path(config.files[0]).name
         self.skipped = 0
         self._cache_path = cache_path
-        self._text_key = config.text_key or "text"
-        self._script_key = config.script_key
-        self._target_key = config.target_key
-        self._skip_bad = config.skip_bad
+        self._config = config
         self._files = {split: _found(globs, split) for split, globs in patterns.items() if globs}
         _check_disjoint(self._files)
 
     @property
     def own_splits(self) -> frozenset[Split]:
-        """The splits that have their own files."""
         return frozenset(self._files)
 
     @property
     def settings(self) -> dict[str, object]:
-        """The options, other than files, that decide which documents are read."""
         settings: dict[str, object] = {
             "reading": READING,
-            "text_key": self._text_key,
-            "skip_bad": self._skip_bad,
+            "text_key": self._config.text_key or "text",
+            "skip_bad": self._config.skip_bad,
         }
-        optional = {"script_key": self._script_key, "target_key": self._target_key}
+        optional = {"script_key": self._config.script_key, "target_key": self._config.target_key}
         return settings | {name: key for name, key in optional.items() if key is not None}
 
     def inputs(self, split: Split) -> object:
@@ -146,7 +141,6 @@ class FilesReader:
         return [[*endings(path), digest] for path, digest in zip(paths, digests, strict=True)]
 
     def places(self, split: Split) -> object:
-        """Real path and size of each file."""
         return [[str(path.resolve()), path.stat().st_size] for path in self._files[split]]
 
     def size(self, split: Split) -> int:
@@ -178,7 +172,7 @@ class FilesReader:
                 raise UserError(f"{path} cannot be read, or is damaged: {error}.") from error
 
     def _is_left_out(self, path: Path) -> bool:
-        if not self._skip_bad:
+        if not self._config.skip_bad:
             return False
         try:
             check_whole(path)
@@ -212,19 +206,21 @@ class FilesReader:
         yield Document(whole.getvalue())
 
     def _check_no_keys(self, path: Path) -> None:
-        if self._target_key is not None:
+        config = self._config
+        if config.target_key is not None:
             raise UserError(
-                f"{path} is text without keys, and data.target_key is {self._target_key}; give "
+                f"{path} is text without keys, and data.target_key is {config.target_key}; give "
                 "the inputs and the targets in the lines of a .jsonl file."
             )
-        if self._script_key is not None:
+        if config.script_key is not None:
             raise UserError(
-                f"{path} is text without keys, and data.script_key is {self._script_key}; take it "
+                f"{path} is text without keys, and data.script_key is {config.script_key}; take it "
                 "back with --data.script-key None, and name the script of all documents with "
                 "--data.script if it is needed."
             )
 
     def _lines(self, path: Path, stream: BinaryIO, head: bytes) -> Iterator[Document]:
+        config = self._config
         check_json_lines(path, head)
         if head.startswith(UTF8_MARK):
             stream.read(len(UTF8_MARK))
@@ -232,11 +228,11 @@ class FilesReader:
             if line.isspace():
                 continue
             try:
-                document = _document(line, self._text_key, self._script_key, self._target_key)
+                document = _document(line, config)
             except ValueError as error:
-                if not self._skip_bad:
-                    keys = ["--data.text-key"] + ["--data.script-key"] * bool(self._script_key)
-                    keys += ["--data.target-key"] * bool(self._target_key)
+                if not config.skip_bad:
+                    keys = ["--data.text-key"] + ["--data.script-key"] * bool(config.script_key)
+                    keys += ["--data.target-key"] * bool(config.target_key)
                     raise UserError(
                         f"{path}, line {number}: {error}; mend the line, name another key with "
                         f"{' or '.join(keys)}, or skip such lines with --data.skip-bad."
@@ -246,17 +242,16 @@ class FilesReader:
             yield document
 
 
-def _document(
-    line: bytes, text_key: str, script_key: str | None, target_key: str | None
-) -> Document:
+def _document(line: bytes, config: Files) -> Document:
     """The document in a JSON line, as UTF-8; ValueError if the line is bad."""
     try:
         record = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"broken JSON ({error})") from error
-    text = _utf8(record, text_key)
-    script = None if script_key is None else _string(record, script_key)
-    return Document(text, script, None if target_key is None else _target(record, target_key))
+    text = _utf8(record, config.text_key or "text")
+    script = None if config.script_key is None else _string(record, config.script_key)
+    target = None if config.target_key is None else _target(record, config.target_key)
+    return Document(text, script, target)
 
 
 def _target(record: object, key: str) -> bytes:

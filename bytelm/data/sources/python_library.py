@@ -72,7 +72,6 @@ class PythonLibraryReader(TfdsReader):
 
     @functools.cached_property
     def splits(self) -> dict[Split, str]:
-        """One split holds everything."""
         return {"train": "train"}
 
     @functools.cached_property
@@ -89,7 +88,6 @@ class PythonLibraryReader(TfdsReader):
         return self.digest
 
     def size(self, split: Split) -> int:
-        """Bytes of all the files."""
         return sum(path.stat().st_size for path in library_files(library_root()))
 
     @functools.cached_property

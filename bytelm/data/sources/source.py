@@ -39,7 +39,6 @@ class Reader(Protocol):
     """Reads the stored documents of a source."""
 
     name: str
-    """Name of the dataset, or of the first file."""
     skipped: int
     """Bad records that the last iteration over documents has skipped."""
 
@@ -182,7 +181,6 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Name of the dataset, or of the first file."""
         return self.reader.name
 
     def documents(self, split: Split) -> Iterator[Document]:
@@ -201,12 +199,10 @@ class Source:
                 yield Placed(document, stored, is_part=False)
 
     def stored_split(self, split: Split) -> Split:
-        """The stored split that contains the documents of `split`."""
         return split if split in self.reader.own_splits else "train"
 
     @property
     def placement(self) -> Placement:
-        """Assigns documents of the stored train split to splits."""
         own_splits = self.reader.own_splits
         return Placement(own_splits, self.held_out, self.split_above, self.record)
 

@@ -108,7 +108,6 @@ class TfdsReader:
 
     @functools.cached_property
     def builder(self) -> Any:
-        """The TFDS builder of the dataset."""
         if NAMESPACE.match(self.name):
             raise UserError(
                 f"data.dataset is {self.name}, of a namespace whose code or data TFDS would fetch; "
@@ -139,7 +138,6 @@ class TfdsReader:
 
     @functools.cached_property
     def splits(self) -> dict[Split, str]:
-        """The TFDS split for each split that the dataset has."""
         config, available = self._config, list(self.builder.info.splits)
         named = {
             "train": config.train_split,
@@ -167,12 +165,10 @@ class TfdsReader:
 
     @property
     def own_splits(self) -> frozenset[Split]:
-        """The splits that the dataset has."""
         return frozenset(self.splits)
 
     @property
     def settings(self) -> dict[str, object]:
-        """The options that decide which documents are read."""
         config = self._config
         splits = [config.train_split, config.validation_split, config.test_split]
         return {"dataset": config.dataset, "text_key": config.text_key, "splits": splits}
@@ -183,15 +179,12 @@ class TfdsReader:
         return [info.full_name, str(self.builder.data_path), self.splits[split], part.num_examples]
 
     def places(self, split: Split) -> object:
-        """The same as `inputs`, which includes the dataset's path."""
         return self.inputs(split)
 
     def size(self, split: Split) -> int:
-        """Bytes of the prepared examples."""
         return int(self.builder.info.splits[self.splits[split].split("[")[0]].num_bytes)
 
     def random_access(self, split: Split) -> TfdsDocuments:
-        """The texts of the documents by index."""
         try:
             examples = self.builder.as_data_source(self.splits[split])
         except NotImplementedError:
@@ -203,7 +196,6 @@ class TfdsReader:
         return TfdsDocuments(examples, self._text_feature())
 
     def documents(self, split: Split) -> Iterator[Document]:
-        """The documents in order."""
         texts = self.random_access(split)
         return (Document(texts[index]) for index in range(len(texts)))
 

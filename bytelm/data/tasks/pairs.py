@@ -68,14 +68,7 @@ class PairRows(ExampleRows):
         target_length: int,
         scripts: Sequence[str] = (),
     ) -> None:
-        """Reads all pairs.
-
-        Args:
-            source: of the pairs.
-            split: of the source.
-            input_length: S.
-            target_length: T.
-            scripts: `data.scripts`; if empty, rows carry no scripts.
+        """Reads all pairs into rows of S inputs and T targets; without `scripts`, rows have none.
 
         Raises:
             UserError: for a bad source, a split without pairs, a pair that is longer than a row,
@@ -123,7 +116,6 @@ class PairRows(ExampleRows):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all inputs."""
         return self._inputs.num_bytes
 
     def example(self, index: int, place: int | None) -> Example:

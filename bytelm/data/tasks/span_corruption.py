@@ -200,15 +200,9 @@ class SpanCorruptionRows(ExampleRows, CorpusRows):
         mean_span: float,
         seed: int,
     ) -> None:
-        """Defines the rows; nothing is read yet.
+        """Defines the rows of S inputs and T targets, T at least that of `lengths`.
 
-        Args:
-            corpus: the documents.
-            input_length: S.
-            target_length: T, at least that of `lengths`.
-            density: share of the symbols that are noise.
-            mean_span: mean symbols of a noise span.
-            seed: of the noise in training.
+        `density` and `mean_span` are those of `lengths`; `seed` is that of the noise in training.
         """
         ExampleRows.__init__(self, input_length, target_length, corpus.scripts is not None)
         CorpusRows.__init__(self, corpus)

@@ -13,11 +13,7 @@ class Splits:
     """All ways to write each token as two tokens."""
 
     def __init__(self, token_bytes: Sequence[bytes]) -> None:
-        """Finds all pairs.
-
-        Args:
-            token_bytes: the bytes of each token, `b""` for ids that stand for no text.
-        """
+        """Finds the pairs; `token_bytes` is `b""` for ids without text."""
         ids: dict[bytes, list[int]] = {}
         for index, token in enumerate(token_bytes):
             ids.setdefault(token, []).append(index)
@@ -78,15 +74,7 @@ class StochasticRows(CorpusRows):
     def __init__(
         self, corpus: Corpus, length: int, share: float, tokenizer: Tokenizer, seed: int
     ) -> None:
-        """Defines the rows.
-
-        Args:
-            corpus: of the tokenizer's tokens.
-            length: T.
-            share: share of the tokens that are split.
-            tokenizer: of the tokens.
-            seed: of the splits.
-        """
+        """Defines rows of `length` (T) tokens after `share` of the tokens is split."""
         super().__init__(corpus)
         self._length = length
         self._share = share
@@ -100,7 +88,6 @@ class StochasticRows(CorpusRows):
     def batch(
         self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
-        """Several rows, as `Rows.batch` gives them."""
         batch = self._rows.batch(indices)
         places = indices if places is None else places
         rows = [
