@@ -18,9 +18,9 @@ def with_prefix(value: float, unit: str) -> str:
     return f"{digits} {('', 'k', 'M', 'G', 'T', 'P', 'E')[power]}{unit}"
 
 
-def in_powers(value: float) -> str:
-    """Three significant digits, in powers of ten if the number is large, such as "2.5e17"."""
-    return re.sub(r"e\+0*", "e", f"{value:.3g}")
+def in_powers(value: float, digits: int = 3) -> str:
+    """A few significant digits, in powers of ten if the number is large, such as "2.5e17"."""
+    return re.sub(r"e\+0*", "e", f"{value:.{digits}g}")
 
 
 def exponent(value: float) -> str:

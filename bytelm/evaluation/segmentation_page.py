@@ -26,7 +26,7 @@ _TOP = 95
 def print_segmentation(segmentation: Segmentation, console: Console | None = None) -> None:
     """Prints the text with its patches in alternating colours, and figures below it.
 
-    Without colours, a | stands between patches.
+    Without colours, a | separates patches.
     """
     console = console or TerminalConsole()
     text = Text("" if console.color_system else "|").join(

@@ -22,11 +22,11 @@ from bytelm.training.hardware import describe_machine
 
 @dataclass(frozen=True)
 class Need:
-    """What an evaluation needs of a model.
+    """A requirement of an evaluation.
 
     Attributes:
-        words: what is needed, such as "a model with patches".
-        is_met: whether a model has it.
+        words: the requirement, such as "a model with patches".
+        is_met: whether a model meets it.
     """
 
     words: str

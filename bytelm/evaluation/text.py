@@ -175,8 +175,7 @@ class FirstBytes:
         max_bytes: None for all.
 
     Attributes:
-        cut: whether the last iteration cut its last document: that one has no END, and its last
-            word may go on.
+        cut: whether the last iteration cut its last document, perhaps inside a word.
 
     Raises:
         UserError: if `max_bytes` is below 1.

@@ -67,7 +67,7 @@ def _runs_of(ablation: Ablation, contender: str, config: ExperimentConfig) -> It
 
 
 class AblationPlan(Plan):
-    """The runs of an ablation, and what is known of them."""
+    """The runs of an ablation, and their outcomes."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class AblationPlan(Plan):
         return {**super().figures(run, result), **figures}
 
     def heading(self) -> Heading:
-        """Names what each contender changes."""
+        """With the changes of each contender."""
         base = to_dict(self.ablation.base)
         changes = {
             name: {path: new for path, _, new in differences(base, to_dict(config))}

@@ -104,7 +104,7 @@ def comparison_runs(comparison: Comparison, tokenizers: Tokenizers) -> list[Run]
 
 
 class ComparisonPlan(Plan):
-    """The runs of a comparison, and what is known of them."""
+    """The runs of a comparison, and their outcomes."""
 
     def __init__(self, comparison: Comparison, output: Path, runs: Sequence[Run]):
         super().__init__(output, output / "runs", runs)
@@ -112,7 +112,7 @@ class ComparisonPlan(Plan):
         self._speeds = Speeds()
 
     def stages(self) -> list[Stage]:
-        """The last one continues some runs on other text."""
+        """The last stage continues some runs on other text."""
         return [*super().stages(), Stage("adaptation", self.adapted, self._adapt, tested=True)]
 
     def adapted(self) -> list[Run]:
@@ -130,7 +130,7 @@ class ComparisonPlan(Plan):
         return self._is_largest(run) and (run.seed, run.corpus) == first
 
     def finish(self) -> None:
-        """Times the steps of what is trained, in turns, unless that was done."""
+        """Times steps of the trained runs in turns, unless that was done."""
         runs = [run for run in self.final() if is_trained(self.run_dir(run), run.config)]
         known = read_speeds(self.output)
         if self.comparison.timed_steps and not all(map(known.knows, runs)):
@@ -157,7 +157,7 @@ class ComparisonPlan(Plan):
         )
 
     def asked(self, run: Run) -> Mapping[str, Any]:
-        """What is tested, and digests of the parallel text."""
+        """The tests, and digests of the parallel text."""
         comparison = self.comparison
         noise, parallel = comparison.robustness, comparison.parallel
         words = "None"

@@ -14,7 +14,7 @@ class Declaration(Protocol):
 
     @property
     def contenders(self) -> Mapping[str, Any]:
-        """What is compared, by name."""
+        """By name."""
 
     @property
     def learning_rates(self) -> tuple[float, ...]:

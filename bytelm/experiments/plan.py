@@ -297,7 +297,7 @@ class Plan(ABC):
             say(f"{stage.name} {number} of {len(runs)}: {run.name}, {run.config.train.steps} steps")
             self.outcomes[run.name] = stage.do(run)
             self.report()
-            # What a run compiled is kept while the next one needs it, and no longer.
+            # Compiled programs are kept only while the next run needs them.
             if number == len(runs) or not shares_program(run.config, runs[number].config):
                 forget_programs()
             if self.outcomes[run.name].state == "stopped":

@@ -102,7 +102,7 @@ def cost_charts(
 def curve_charts(heading: Heading, entries: Sequence[Entry]) -> list[Chart]:
     """Validation bits during training, one chart for each corpus and budget.
 
-    Unfinished runs are shown as far as they are. Arguments as in `cost_charts`.
+    Unfinished runs are included. Arguments as in `cost_charts`.
     """
     charts = []
     for title, part in _parts(heading, entries, by_budget=True):

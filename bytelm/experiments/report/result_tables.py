@@ -30,7 +30,7 @@ def result_columns(heading: Heading, entries: Sequence[Entry]) -> Columns:
         "contender": lambda entry: entry.contender,
         "runs done": _runs_done,
         f"test {short}": _bits(measure),
-        "95% interval": lambda entry: interval_text(entry.interval(measure)),
+        "95% interval": lambda entry: interval_text((f := entry.figure(measure)) and f.interval),
         "over seeds": lambda entry: interval_text(entry.spread(measure)),
         "exact match": _mean("exact_match", ".2%"),
         "encoder time saved": _mean("encoder_time_saved", ".1%"),

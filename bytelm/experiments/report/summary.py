@@ -37,10 +37,6 @@ class Entry:
         unfinished = [run for run in self.runs if run.state != "done"]
         return (unfinished[0].state, unfinished[0].reason) if unfinished else ("done", "")
 
-    def values(self, name: str) -> list[float]:
-        """A figure of each run that is done and has it."""
-        return [run.figures[name].value for run in self.done if name in run.figures]
-
     def figure(self, name: str) -> Figure | None:
         """The mean over the runs that are done, also of the interval's ends; None if unknown."""
         found = [run.figures[name] for run in self.done if name in run.figures]
@@ -60,13 +56,8 @@ class Entry:
 
     def spread(self, name: str) -> tuple[float, float] | None:
         """The lowest and the highest of several seeds; None for fewer than two."""
-        values = self.values(name)
+        values = [run.figures[name].value for run in self.done if name in run.figures]
         return (min(values), max(values)) if len(values) > 1 else None
-
-    def interval(self, name: str) -> tuple[float, float] | None:
-        """The means over seeds of the ends of a figure's interval over documents."""
-        figure = self.figure(name)
-        return None if figure is None else figure.interval
 
 
 def gather(records: Sequence[RunRecord]) -> list[Entry]:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from bytelm.core.figure import in_powers
+
 Item = TypeVar("Item")
 
 
@@ -15,7 +17,7 @@ class Table:
     Attributes:
         columns: their names; the first names the rows.
         rows: a cell for each column.
-        caption: what the table shows.
+        caption: above the table.
         prose: whether the cells hold words rather than figures.
     """
 
@@ -82,8 +84,8 @@ def count_text(value: float | None) -> str:
 
 
 def power_text(value: float | None, digits: int = 3) -> str:
-    """A number to a few digits, in powers of ten if it is large, such as 2.5e17; "" for None."""
-    return re.sub(r"e\+0*", "e", number_text(value, f".{digits}g"))
+    """A number to a few digits, such as 2.5e17; "" for None."""
+    return "" if value is None else in_powers(value, digits)
 
 
 def state_text(state: str, reason: str) -> str:

@@ -34,7 +34,7 @@ def test_seeds_are_averaged_over_those_that_are_done():
     values = [r.figures["bpb"].value for r in runs[:2]]
     assert entry.mean("bpb") == pytest.approx(sum(values) / 2)
     assert entry.spread("bpb") == (min(values), max(values))
-    assert entry.mean("parameters") is None and entry.interval("bpb") is None
+    assert entry.mean("parameters") is None and entry.figure("bpb").interval is None
 
 
 def test_entries_keep_the_order_of_first_mention_and_budgets_rise():
