@@ -1,12 +1,9 @@
 """Speed of batches from packed text and from a stream: `python -m benchmarks.data`.
 
 Makes a corpus of its own, with document lengths as in web text. MB are millions of packed
-symbols; per CPU second is what one core does, and per second what arrived.
+symbols, per second of CPU time and per second of wall time.
 """
 
-import os
-import platform
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,9 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 import tyro
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.tables import show
 from bytelm.data.config import DataConfig, NextByte, Tfds
 from bytelm.data.loader import train_loader
 from bytelm.data.open_data import OpenData
@@ -78,9 +74,7 @@ def measure(config: DataConfig, symbols: int) -> tuple[float, float]:
 
 def main(benchmark: Benchmark) -> None:
     """Prints a table."""
-    table = Table(title=f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
-    for column in ("read", "T", "batch", "MB per CPU s", "MB/s"):
-        table.add_column(column, justify="right")
+    rows = []
     with tempfile.TemporaryDirectory() as directory:
         tfds.disable_progress_bar()
         Synthetic.megabytes = benchmark.megabytes
@@ -94,13 +88,12 @@ def main(benchmark: Benchmark) -> None:
                     sequence_length=length,
                     batch_size=max(benchmark.batch_symbols // length, 1),
                 )
-                # Packing takes several times as long as reading does.
+                # A stream is packed while it is read, which takes several times as long.
                 symbols = benchmark.symbols if read == "packed" else benchmark.symbols // 4
                 per_cpu, per_second = measure(config, symbols)
-                row = (read, length, config.batch_size, f"{per_cpu:.1f}", f"{per_second:.1f}")
-                table.add_row(*map(str, row))
-    Console().print(table)
-    Console().print(f"Python {sys.version.split()[0]}, numpy {np.__version__}")
+                speeds = f"{per_cpu:.1f}", f"{per_second:.1f}"
+                rows.append((read, str(length), str(config.batch_size), *speeds))
+    show("Batches", ("read", "T", "batch", "MB per CPU s", "MB/s"), rows)
 
 
 if __name__ == "__main__":
