@@ -29,12 +29,12 @@ def beam_search(
     """The best target found for each input.
 
     Args:
-        model: the model.
+        model: predicts the targets.
         inputs: all in one batch.
         beams: candidates that are followed at a time.
         max_bytes: longest target; one that has not ended by then counts as it is.
-        length_penalty: candidates are compared by log-probability / length ** length_penalty, the
-            length in symbols with END.
+        length_penalty: candidates are compared by log-probability / length ** length_penalty, where
+            the length counts END.
         stop: byte strings; a target is cut just before the first of them that occurs.
 
     Raises:
@@ -55,10 +55,10 @@ class _Beams(NamedTuple):
     """B = inputs, W = beams, N = most symbols.
 
     Attributes:
-        made: symbols of each candidate.
-        symbols: int32 `[B, W, N]`, the candidates that go on; END after their symbols.
+        made: the number of symbols of each candidate.
+        symbols: int32 `[B, W, N]`, the unfinished candidates; END after their symbols.
         scores: float32 `[B, W]`, their log-probabilities.
-        ended: int32 `[B, W, N]`, the best candidates that have ended.
+        ended: int32 `[B, W, N]`, the best finished candidates.
         ended_scores: float32 `[B, W]`, their scores with the length penalty; -inf for none.
         logits: `[B x W, V]`, of the next symbols.
         state: of the model.
@@ -97,11 +97,11 @@ def _search(
     def step(search: _Beams) -> _Beams:
         # T5's spare ids count in the softmax and are never chosen.
         nats = jax.nn.log_softmax(search.logits)[:, :OUTPUT_SIZE].reshape(rows, beams, OUTPUT_SIZE)
-        totals = search.scores[:, :, None] + nats
-        # Twice the beams: at most one extension of each candidate ends, so enough go on.
+        totals = search.scores[:, :, None] + nats  # [B, W, V]
+        # Twice the beams: at most one extension of each candidate ends, so enough are left.
         scores, chosen = jax.lax.top_k(totals.reshape(rows, -1), min(2 * beams, totals[0].size))
-        parents, symbols = chosen // OUTPUT_SIZE, chosen % OUTPUT_SIZE
-        texts = jnp.take_along_axis(search.symbols, parents[:, :, None], axis=1)
+        parents, symbols = chosen // OUTPUT_SIZE, chosen % OUTPUT_SIZE  # [B, 2 W]
+        texts = jnp.take_along_axis(search.symbols, parents[:, :, None], axis=1)  # [B, 2 W, N]
         texts = texts.at[:, :, search.made].set(symbols)
 
         length = (search.made + 1).astype(jnp.float32)

@@ -39,7 +39,7 @@ def by_length(
         batch_size: rows of length T in a batch.
 
     Yields:
-        items, and the number of rows of their batch, which may be larger than that of the items.
+        items, and the rows of their batch, which may be more than the items.
     """
     waiting: dict[int, list[Item]] = {}
     for item in items:

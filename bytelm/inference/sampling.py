@@ -12,7 +12,7 @@ from bytelm.core.errors import UserError
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sampling:
-    """How the next symbol is chosen. Each filter applies to what the ones above it keep.
+    """How the next symbol is chosen. Each filter applies to the symbols that earlier ones keep.
 
     A pytree of numbers, so that new values compile nothing; a filter that is None costs nothing.
     Symbols of equal probability are kept or dropped together.
@@ -26,7 +26,7 @@ class Sampling:
     """Keeps the fewest most probable symbols that together have at least this probability
     (nucleus sampling, arXiv 1904.09751)."""
     min_p: float | None = None
-    """Keeps the symbols at least this times as probable as the most probable one
+    """Keeps the symbols with at least this fraction of the highest probability
     (arXiv 2407.01082)."""
 
     def check(self) -> "Sampling":

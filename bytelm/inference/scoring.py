@@ -3,9 +3,9 @@
 Every byte and every END is scored exactly once, START never. The inputs of a document (START and
 its bytes) are cut into windows of T. The first window scores all of its targets. Each later one
 moves on by `stride` and scores its last `stride` targets, so these have at least `T - stride`
-symbols of context. A row holds one window of one document and nothing else, so no score depends on
-what else is evaluated. Windows of similar length are scored together, in rows no longer than they
-need (`bytelm.inference.row_lengths`).
+symbols of context. A row holds one window of one document, so no score depends on other documents.
+Windows of similar length are scored together, in rows no longer than they need
+(`bytelm.inference.row_lengths`).
 
 The symbols of a subword model are the tokens of the document's canonical tokenisation. Their bits
 over the raw bytes are an upper bound: other tokens spell the same bytes, and their probability does
@@ -189,7 +189,7 @@ def default_stride(sequence_length: int) -> int:
 
 
 def empty_batch(rows: int, length: int, vocabulary: Vocabulary = BYTE_VOCABULARY) -> Batch:
-    """Rows of padding alone, NumPy int32 `[rows, length]`."""
+    """Rows of padding only, NumPy int32 `[rows, length]`."""
     shape = (rows, length)
     return Batch(
         ids=np.full(shape, vocabulary.pad, np.int32),
@@ -293,7 +293,7 @@ def place_by_document(
     """Copies the values that windows score to their documents' places.
 
     Args:
-        found: by document `[symbols + 1, ...]`: what belongs to START and to each symbol.
+        found: by document `[symbols + 1, ...]`: values of START and of each symbol.
         windows, batch: as `window_batches` yields them.
         values: `[B, T, ...]`.
     """

@@ -30,19 +30,18 @@ LOGITS = 2**24
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Packed rows of symbols, and what may supervise a family in training.
+    """Packed rows of symbols, and supervision for families that use it in training.
 
     Attributes:
         ids: int32 `[B, T]`, the symbols a model reads (`bytelm.core.vocabulary`).
         targets: int32 `[B, T]`, the symbol after each of them; UNSCORED where it is not scored.
-        document_ids: int32 `[B, T]`, which document of the row each belongs to, from 1; 0 is
-            padding.
+        document_ids: int32 `[B, T]`, the document of each in its row, from 1; 0 in padding.
         scripts: int32 `[B, T]` or None, the script of each symbol's document: its number in
             `data.scripts`, -1 in padding.
         boundaries: bool `[B, T]` or None, the symbols with which a piece of `data.unigram` ends.
         byte_counts: int32 `[B, T]` or None, how many bytes each target stands for, 0 for END; None
             where symbols are bytes.
-        inputs: int32 `[B, S]` or None, what an encoder reads: bytes, END, then PAD. Each row then
+        inputs: int32 `[B, S]` or None, an encoder's inputs: bytes, END, then PAD. Each row then
             holds one document: START and its targets.
         keys: uint32 `[B, 2]` or None, a random key for each row in training; None makes the model
             deterministic, as in evaluation.
@@ -106,20 +105,20 @@ def _logits(states: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ModelOutput:
-    """What a model computes for a batch.
+    """A model's results for a batch.
 
     Attributes:
         head: float32 `[B, T, outputs]`, logits of the bytes and END; those at t use the ids up to t
             of the same document. For a large vocabulary, an `Unembedding` that computes them.
             Encoder-decoder models have more outputs, which are never a target.
-        segmentation_nats: float32 `[B, T]` or None; in a family that also codes where patches end,
-            the cost of saying whether one ends at t. It counts where the target does.
+        segmentation_nats: float32 `[B, T]` or None; in a family that also predicts where patches
+            end, the cost of predicting whether one ends at t. It counts where the target does.
         auxiliary_losses: scalars in nats per scored symbol, added to the training loss.
         statistics: ratios over the batch that the family reports, such as its rate of boundaries.
         patch_starts: bool `[B, T]` or None, the symbols with which patches begin, in a family
             that has patches.
         deleted: bool `[B, S]` or None, the inputs that a shortening encoder does not keep.
-        states: `[B, T, d]` or None, what the head computes the logits of bytes from.
+        states: `[B, T, d]` or None, the head's inputs after each byte.
     """
 
     head: jax.Array | Unembedding
@@ -146,7 +145,7 @@ class ModelOutput:
         return self.head.logits() if isinstance(self.head, Unembedding) else self.head
 
     def nats(self, targets: jax.Array) -> jax.Array:
-        """What each target `[B, T]` costs in nats, float32 `[B, T]`; 0 where UNSCORED."""
+        """The cost of each target `[B, T]` in nats, float32 `[B, T]`; 0 where UNSCORED."""
         scored = targets != UNSCORED
         labels = jnp.where(scored, targets, 0)
         if isinstance(self.head, Unembedding):
@@ -273,9 +272,9 @@ class ModelConfig(Variant, name="model", small=True, key="family"):
 
         Args:
             sequence_length: T.
-            patches: how many patches the row holds, for the cost of its content; None for its
-                capacity, which is what is computed. A flat model ignores it.
+            patches: of the row, for the cost of its content; None for its capacity, the cost of
+                the computation. A flat model ignores it.
 
-        A multiply-add counts 2; attention counts the pairs that the mask lets see each other,
-        without document boundaries. Training costs three times as much.
+        A multiply-add counts 2; attention counts the pairs that the mask allows, without document
+        boundaries. Training costs three times as much.
         """

@@ -39,7 +39,7 @@ class Reading:
         valid: bool `[B, S]`, false in padding.
         kept: bool `[B, S]`, the valid states that shortening keeps.
         gate: float32 `[B, S]`, added to the scores of each state unless rows are shortened.
-        deleted: bool `[B, S]`, the inputs whose states are not kept, or were merged into an earlier
+        deleted: bool `[B, S]`, the inputs whose states are not kept, or are merged into an earlier
             one; None in a model that does not shorten.
         losses: auxiliary losses, as in `ModelOutput`.
     """
@@ -111,10 +111,8 @@ class EncoderDecoder(LanguageModel):
     def encode(self, reading: Reading, length: int | None = None) -> Encoded:
         """Runs the rest of the encoder.
 
-        Args:
-            reading: from `read`.
-            length: shortens rows to this length, at least the largest of the counts; None removes
-                nothing and adds the gate to the scores.
+        Rows are shortened to `length`, at least the largest of the counts; None removes nothing
+        and adds the gate to the scores.
         """
         raise NotImplementedError
 
@@ -123,11 +121,11 @@ class EncoderDecoder(LanguageModel):
         raise NotImplementedError
 
     def start(self, encoded: Encoded, max_length: int) -> Any:
-        """The decoder's state, as from `init_state`, for these outputs of the encoder."""
+        """The decoder's initial state for these outputs of the encoder."""
         raise NotImplementedError
 
     def __call__(self, batch: Batch) -> ModelOutput:
-        """Logits `[B, T, VOCABULARY]`; rows are really shortened if `batch.keys` is None."""
+        """Logits `[B, T, VOCABULARY]`; states are removed only if `batch.keys` is None."""
         reading = self.read(batch.inputs, batch.keys)
         soft = batch.keys is not None
         encoded = self.encode(reading, None if soft else batch.inputs.shape[1])
@@ -152,8 +150,8 @@ class RatioController:
 
     With the error e = target - deleted share, `P = 0.9 P + 0.1 p e`, `I = I + i e`, and the loss's
     weight is `max(0, P + I)`. Both parts start at 0 and are not bounded. It moves once in each
-    optimiser step, with the counts of the whole batch; the step's own loss has the weight from
-    before. (The authors' code also moves it once per device and micro-batch, and in evaluation.)
+    optimiser step, on the counts of the whole batch; the step's own loss still has the old weight.
+    (The authors' code moves it once for each device and micro-batch, and in evaluation too.)
     """
 
     target: float

@@ -7,10 +7,10 @@ runs over the words. Its output at a word becomes the first position of a causal
 the next word, and sees that vector and the word's bytes so far. After a word's last byte the
 decoder predicts `[W]`, the word's end.
 
-A word's end is known from its bytes, but the decoder must predict it all the same, so it costs
-bits, as published. The logits are the distribution over bytes and END, given whether the word ends
-here; `segmentation_nats` is the cost of predicting whether it does. Their sum is minus the
-logarithm of the published product.
+A word's end is known from its bytes, but the decoder must still predict it, so it costs bits, as
+published. The logits are the distribution over bytes and END, given whether the word ends here;
+`segmentation_nats` is the cost of predicting whether it does. Their sum is minus the logarithm of
+the published product.
 
 Bytes and marks (`[W]`) form one flat stream of T + P positions. Each word's mark comes after its
 last byte, and positions of the same word have the same group id. In the encoder the mark has the
@@ -143,9 +143,9 @@ class Stream:
         """The stream in which a mark follows each symbol of `words.boundaries`."""
         length = words.boundaries.shape[1]
         marks = jnp.arange(words.positions.shape[1])[None, :]
-        before = words.count - words.boundaries
-        of_bytes = jnp.arange(length)[None, :] + before
-        of_marks = marks + jnp.where(words.valid, words.positions + 1, length)
+        before = words.count - words.boundaries  # [B, T]
+        of_bytes = jnp.arange(length)[None, :] + before  # [B, T]
+        of_marks = marks + jnp.where(words.valid, words.positions + 1, length)  # [B, P]
         place = jnp.concatenate([of_bytes, of_marks], axis=1)
         index = jnp.arange(place.shape[1])
         source = jax.vmap(lambda row: jnp.zeros_like(index).at[row].set(index))(place)

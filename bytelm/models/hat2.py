@@ -227,8 +227,8 @@ class HAT2(HierarchicalModel):
         scores, values = self.pooling.members(x, positions_in_run(own))
         values, _ = attention_pool(
             scores, values, jnp.where(own == NO_PATCH, capacity, own), capacity
-        )
-        number = take(words.number, jnp.maximum(own, 0))
+        )  # [B, P, H, K]
+        number = take(words.number, jnp.maximum(own, 0))  # [B, T]
         index = jnp.where((own > 0) & (number > 0), own, 0)
         return self.pooling.words(values, x.dtype), cut.inner_symbols, index, None
 

@@ -192,7 +192,7 @@ class HierarchicalModel(LanguageModel):
         raise NotImplementedError
 
     def init_patching(self, rows: int, length: int) -> PatchingState:
-        """The state of cutting bytes into patches, for rows of at most `length` symbols."""
+        """The initial state of cutting bytes into patches, for rows of at most `length` symbols."""
         capacity = self.config.capacity(length)
         return PatchingState.start(self.segmenter, rows, length, capacity, self.config.dtype)
 
@@ -203,7 +203,7 @@ class HierarchicalModel(LanguageModel):
         return segment(self.segmenter, x, symbols, self.config.capacity, state, **options)
 
     def init_parts(self, rows: int, length: int) -> Any:
-        """The state of the family's parts for rows of at most `length` symbols."""
+        """The initial state of the family's parts, for rows of at most `length` symbols."""
         raise NotImplementedError
 
     def __call__(self, batch: Batch) -> ModelOutput:
@@ -222,16 +222,18 @@ class HierarchicalModel(LanguageModel):
     def supervise(
         self, cuts: tuple[Segmentation, ...], batch: Batch, predictions: jax.Array
     ) -> tuple[dict[str, jax.Array], tuple[Ratio, ...]]:
-        """Losses and statistics of boundaries: here, those of the outermost level.
+        """Losses and statistics of boundaries: here, those of the outermost level, the first cut.
 
-        Args:
-            cuts: of each level, the outermost first.
-            batch: the batch.
-            predictions: the logits of the next symbol, `[B, T, outputs]`.
+        `predictions` are the logits of the next symbol, `[B, T, outputs]`.
         """
-        counted, ids, document_ids = self.counted(batch), batch.ids, batch.document_ids
-        scripts, piece_ends = batch.scripts, batch.boundaries
-        seen = Supervision(ids, document_ids, counted, predictions, scripts, piece_ends)
+        seen = Supervision(
+            batch.ids,
+            batch.document_ids,
+            self.counted(batch),
+            predictions,
+            batch.scripts,
+            batch.boundaries,
+        )
         return self.segmenter.supervise(cuts[0].boundaries, seen)
 
     @staticmethod
@@ -244,7 +246,7 @@ class HierarchicalModel(LanguageModel):
         return self.final_norm(x)
 
     def logits(self, x: Any) -> jax.Array:
-        """Float32 `[B, T, outputs]`, from what `forward` returns."""
+        """Float32 `[B, T, outputs]`, from the vectors that `forward` returns."""
         return self.head_logits(x)
 
     def head_logits(self, x: jax.Array) -> jax.Array:

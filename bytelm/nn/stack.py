@@ -186,9 +186,6 @@ class Stack(nnx.Module):
                 on. Outputs past them are finite and meaningless; the state ignores them.
             group_ids: int32 `[B, N]`; positions see their own group only. None for one group.
             shared: as in `__call__`, or a function that computes it from the `NewPositions`.
-
-        Returns:
-            outputs `[B, N, width]` and the state with the new positions.
         """
         entry_count = state.positions.shape[1]
         offsets = jnp.arange(x.shape[1])[None, :]  # [1, N]

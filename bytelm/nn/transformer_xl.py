@@ -2,8 +2,8 @@
 
 The score of key j for query i is `((q_i + u) k_j + (q_i + v) r_{i-j}) / sqrt(K)`, where `r_m` is a
 projection of the sinusoids of distance m, and u and v are biases that all layers share
-(arXiv 1901.02860, without its memory). It is quadratic in memory: kept for the published models
-that have it.
+(arXiv 1901.02860, without its memory). It takes quadratic memory and is only for the published
+models that use it.
 """
 
 from dataclasses import dataclass
@@ -39,12 +39,7 @@ class RelativeBlockConfig(BlockConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PositionBiases:
-    """Biases of the queries of all layers, `[H, K]` each.
-
-    Attributes:
-        content: u, added before the products with keys.
-        position: v, added before the products with distances.
-    """
+    """The biases u (`content`) and v (`position`) of the queries of all layers, `[H, K]` each."""
 
     content: jax.Array
     position: jax.Array
@@ -83,10 +78,7 @@ class RelativeBlock(nnx.Module):
     def _mix(
         self, scores: jax.Array, visible: jax.Array, values: jax.Array, x: jax.Array
     ) -> jax.Array:
-        """The block's output for x `[B, N, width]`.
-
-        Takes scores `[B, H, N, S]`, visible `[B, N, S]` and values `[B, S, H, K]`.
-        """
+        """From scores `[B, H, N, S]`, visible `[B, N, S]`, values `[B, S, H, K]`, x `[B, N, d]`."""
         scores = jnp.where(visible[:, None], scores * self.config.head_width**-0.5, MASKED)
         weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
         mixed = jnp.einsum("bhns,bshk->bnhk", weights, values)

@@ -19,7 +19,7 @@ gradient. Let C be the patch around t, k its slot, and o_k the vector that symbo
   from the loss.
 - "counterfactual": an estimate of the change of the loss if `b_t` were 1 instead of 0 and all other
   boundaries stayed. With t in C and B the symbols after t in C, a boundary at t
-  1. makes the mean of slot k that of B alone: `g_k (mean_B - mean_C)`;
+  1. makes the mean of slot k that of B only: `g_k (mean_B - mean_C)`;
   2. gives the symbols from t up to the next boundary the slot that ends with t, in place of the
      one before, o_{k-1}. That vector has not been computed; o_k, of the same patch with the same
      history, stands for it: `sum over j of G_j (o_k - o_{k-1})`, G_j the gradient at symbol j.

@@ -1,4 +1,4 @@
-"""Learned segmenters: a predictor reads each byte's state; the kinds differ in what trains it.
+"""Learned segmenters: a predictor reads each byte's state; its training differs between kinds.
 
 In training, `gumbel` and `flexitokens` draw boundaries with noise; in evaluation and generation all
 kinds take the likelier value, so that a text has one segmentation and one probability. A learned

@@ -144,15 +144,13 @@ class Segmentation:
             `[B, 1 + P, D]` of `[B, P, D]`, the first 0 in whole rows; and int32 `[B, N]`.
 
         Raises:
-            ValueError: in decoding, if y has not the channels that the open patch is remembered
-                with.
+            ValueError: in decoding, if y and the stored open patch differ in width.
         """
         if self.open is not None and y.shape[-1] != self.open.vector.shape[-1]:
             raise ValueError(
-                f"the patches' vectors have {y.shape[-1]} channels, and the open patch is "
-                f"remembered with {self.open.vector.shape[-1]}: in `Level.unpool` spread y first, "
-                "then project it, or project it in `finish`; `width` is the channels of what "
-                "`finish` returns."
+                f"the patches' vectors have {y.shape[-1]} channels, and the stored open patch has "
+                f"{self.open.vector.shape[-1]}: in `Level.unpool`, spread y before you project "
+                "it, or project it in `finish`, whose result has `width` channels."
             )
         before = jnp.zeros_like(y[:, 0]) if self.open is None else self.open.vector
         return prepend(before, y), self.patches.index - NO_PATCH
@@ -208,13 +206,13 @@ def segment(
     """Cuts symbols into patches, which open at the segmenter's boundaries while there are slots.
 
     Args:
-        segmenter: a segmenter.
+        segmenter: finds the boundaries.
         x: `[B, N, d]`, the vectors that it reads; None for rules.
-        symbols: the symbols.
-        capacity: slots for patches in a whole row of so many symbols.
+        symbols: to cut.
+        capacity: gives the slots of a whole row of N symbols.
         state: after the symbols before; None for whole rows.
         open: the patch that is open before the first symbol, in decoding.
-        most: how many of N symbols can start a patch, if that is known to be below N.
+        most: of the N symbols that can start a patch, if that is known to be below N.
     """
     carry = None if state is None else state.carry
     boundaries, carry = segmenter(x, symbols.ids, symbols.document_ids, carry, symbols.keys)
@@ -298,14 +296,12 @@ class Level:
             of a patch it may use the symbols up to its first.
         inner: the backbone, or another level.
         unpool: (x, y `[B, P, D]`, segmentation) -> the vectors `[B, N, d]` that the decoder reads.
-            `y` reaches later symbols through `cut.spread`; spread first, then project, because the
-            open patch is remembered as `y`. To project once per patch, do it in `finish`, and set
-            `width` to what it returns.
+            `y` reaches later symbols through `cut.spread`. Spread first, then project, because the
+            open patch is stored as `y`; to project once per patch, do it in `finish`.
         decoder: the stack that runs over the symbols last.
-        capacity: slots for patches in a row of so many symbols.
-        width: D, the channels of y in `unpool`: those of what `finish` returns.
-        finish: (y, segmentation) -> y, applied to the inner level's result before unpooling. What
-            it returns is remembered of the open patch.
+        capacity: gives the slots of a row of N symbols.
+        width: D, the channels of y in `unpool`, as `finish` returns it.
+        finish: (y, segmentation) -> y, applied to the inner level's result before unpooling.
     """
 
     encoder: Stack
@@ -324,8 +320,8 @@ class Level:
         """Runs the level over the symbols' vectors `[B, N, d]`.
 
         Returns:
-            the new vectors, the state after the symbols, and for whole rows the segmentations of
-            this level and of those inside.
+            the new vectors, the state after the symbols (None for whole rows), and for whole rows
+            the segmentations, from this level inwards.
         """
         before = state or LevelState()
         x, encoder = run(self.encoder, x, symbols, before.encoder)

@@ -113,7 +113,7 @@ class Patches:
 
 
 def slots(symbols: float, symbols_per_slot: float) -> int:
-    """The capacity of a level: slots for patches in a row of so many symbols, at least one."""
+    """The capacity of a level: slots for patches in a row of N symbols, at least one."""
     return max(1, math.ceil(symbols / symbols_per_slot - 1e-6))
 
 

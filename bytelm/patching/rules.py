@@ -164,8 +164,8 @@ def find_edges(
         rule: its name in `RULES`.
         ids: int32 `[B, T]`.
         document_ids: int32 `[B, T]`, as in a batch; symbols after padding (0) are ignored.
-        carry: what the last call returned for the symbols before, all of one document; None at
-            the start of a row.
+        carry: from the last call, for symbols before that are all of one document; None at the
+            start of a row.
         longest: most symbols in a patch, after which the next one starts; None for no limit.
 
     Returns:

@@ -60,7 +60,7 @@ class Supervision(NamedTuple):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a family needs of its segmenter, and what it offers.
+    """A family's requirements for its segmenter, and its offers.
 
     Attributes:
         mark: whether a patch starts at its boundary or ends with it.
@@ -116,7 +116,7 @@ class Segmenter(nnx.Module):
 
 @dataclass(frozen=True)
 class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
-    """Base of all segmenters. A subclass that names its `kind` is thereby registered."""
+    """Base of all segmenters. A subclass with a `kind` is registered under it."""
 
     kind: ClassVar[str]
     module: ClassVar[type[Any]]
@@ -167,27 +167,18 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
 
     def check(self, needs: Needs, family: str) -> None:
         """Raises UserError unless the segmenter fits a family's needs."""
-        reasons = (
-            (
-                self.reads_states and not needs.states,
-                "reads states of bytes, which the family has not computed when it cuts them",
-            ),
-            (
-                self.needs_gradient and not needs.gradient,
-                "learns from the model's loss, which does not reach it in this family",
-            ),
-            (
-                needs.known_ends and not self.knows_ends,
-                "knows a patch's end only at the next byte, and the family needs it before",
-            ),
-            (needs.longest and self.longest is None, "has no longest patch; set longest_patch"),
-        )
-        for does_not_fit, reason in reasons:
-            if does_not_fit:
-                name = getattr(self, "rule", self.kind)
-                raise UserError(
-                    f"model.segmenter {name} does not fit the family {family}: it {reason}."
-                )
+        if self.reads_states and not needs.states:
+            reason = "reads states of bytes, which the family has not computed when it cuts them"
+        elif self.needs_gradient and not needs.gradient:
+            reason = "learns from the model's loss, which does not reach it in this family"
+        elif needs.known_ends and not self.knows_ends:
+            reason = "knows a patch's end only at the next byte, and the family needs it before"
+        elif needs.longest and self.longest is None:
+            reason = "has no longest patch; set longest_patch"
+        else:
+            return
+        name = getattr(self, "rule", self.kind)
+        raise UserError(f"model.segmenter {name} does not fit the family {family}: it {reason}.")
 
 
 class RuleSegmenter(Segmenter):

@@ -2,7 +2,7 @@
 
 The probability of the canonical tokenisation is a lower bound of the text's, so its bits per byte
 are an upper bound. Here every tokenisation counts (`bytelm.inference.marginal.covers`), and a
-prompt may end anywhere, inside a token or a character, without a bias on what follows.
+prompt may end anywhere, inside a token or a character, without biasing the continuation.
 
 Cost: exact enumeration is exponential in the length of the text. With `covers` histories kept, the
 model reads at most `covers` tokens per byte, each in one decoding step that copies a row of the
@@ -37,8 +37,8 @@ class MarginalScores:
     """A subword model's scores of documents, over all tokenisations and for the canonical one.
 
     Attributes:
-        marginal: nats over the covers kept, at most the canonical ones, with and without END. Exact
-            if nothing was dropped.
+        marginal: nats over the covers kept, never more than the canonical ones. Exact if nothing
+            was dropped.
         canonical: nats of the canonical tokenisation, with the same context.
         dropped: int64 `[documents]`, token histories dropped.
         dropped_bits: float64 `[documents]`, an estimate of the bits that dropping added to
@@ -106,8 +106,7 @@ class ByteMarginal(Generator):
     def score(self, texts: Iterable[bytes]) -> MarginalScores:
         """Scores whole documents, one after another.
 
-        The canonical tokenisation is never dropped, so marginal nats are never more than its own.
-        The probability of ids without bytes is lost.
+        The canonical tokenisation is never dropped. The probability of ids without bytes is lost.
 
         Raises:
             UserError: if the tokenizer cannot reproduce a text.

@@ -162,7 +162,7 @@ def _step(
     ids: jax.Array,
     rows: jax.Array,
 ) -> tuple[jax.Array, Any]:
-    """Reads `ids[i]` after what row `sources[i]` has read, into row `rows[i]`; all `[K]`."""
+    """Copies row `sources[i]`, reads `ids[i]` in it, and stores it as `rows[i]`; all `[K]`."""
     model = nnx.merge(graphdef, params)
     logits, new = model.extend(ids[:, None], take(state, sources), jnp.ones_like(ids))
     return logits[:, 0], put(state, rows, new)

@@ -186,7 +186,7 @@ class T5Attention(nnx.Module):
         return self.output(mixed.reshape(*x.shape[:2], -1))
 
     def excess(self, x: jax.Array, context: T5Context, limit: float) -> jax.Array:
-        """The mean of `max(score, limit) - limit` over all queries and all keys but padding.
+        """The mean of `max(score, limit) - limit` over all queries, and all keys but padding.
 
         Takes the windows of whole rows.
         """
@@ -229,10 +229,7 @@ class T5Block(nnx.Module):
         return x + self.mlp(self.mlp_norm(x))
 
     def excess(self, x: jax.Array, shared: T5Context, limit: float) -> jax.Array:
-        """The mean of `max(score, limit) - limit` over the scores of this layer, given its input.
-
-        MrT5 trains with it as a penalty. Takes the windows of whole rows.
-        """
+        """`T5Attention.excess` for the layer's input, which MrT5 trains with as a penalty."""
         return self.attention.excess(self.attention_norm(x), shared, limit)
 
     def _read_encoder(

@@ -3,7 +3,7 @@
 As published: the blocks of T5 v1.1 (`bytelm.models.t5.blocks`), an embedding shared by encoder and
 decoder, and an untied head over 384 ids.
 
-Differences from the published code, none of which changes what a converted checkpoint computes:
+Differences from the published code; a converted checkpoint computes the same:
 - Tables are in the order of our symbols (`encoder_decoder.T5_IDS`); conversion reorders the rows.
 - All kernels start as in T5X, with variance 1/d_in. Hugging Face's code starts the head with a
   standard deviation of 1, so its first logits are of the order of sqrt(d).

@@ -49,7 +49,7 @@ class Shortener(nnx.Module):
 
 @dataclass(frozen=True)
 class ShorteningConfig(Variant, name="model.shortening", small=True, key="kind"):
-    """Base of the kinds. A subclass that names its `kind` is thereby registered."""
+    """Base of the kinds. A subclass with a `kind` is registered under it."""
 
     kind: ClassVar[str]
 
@@ -218,7 +218,7 @@ class Deletion(Shortener):
 class RandomShortening(DeletingShortening):
     """A baseline: each state is deleted with the same probability.
 
-    In evaluation a row's draw depends on its inputs alone, so that it is the same each time.
+    In evaluation a row's draw depends only on its inputs, so it is the same each time.
     """
 
     kind: ClassVar[str] = "random"

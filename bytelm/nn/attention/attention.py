@@ -120,7 +120,7 @@ def cached_attention(
     scores = jnp.einsum("zsk,zkm->zsm", k_cache, queries, preferred_element_type=jnp.float32)
     scores = scores.swapaxes(1, 2).reshape(rows, -1, new, entries)  # [B, H, N, S]
 
-    distance = query_positions[:, :, None] - key_positions[:, None, :]
+    distance = query_positions[:, :, None] - key_positions[:, None, :]  # [B, N, S]
     visible = (distance >= 0) & (key_positions >= 0)[:, None, :]
     visible &= query_groups[:, :, None] == key_groups[:, None, :]
     if mask.window is not None:
@@ -143,7 +143,7 @@ def _reference(
     scale: float,
 ) -> jax.Array:
     positions = jnp.arange(q.shape[1])
-    distance = (positions[:, None] - positions[None, :])[None]
+    distance = (positions[:, None] - positions[None, :])[None]  # [1, T, T]
     visible = (distance >= 0) if causal else jnp.ones_like(distance, bool)
     if window is not None:
         visible &= jnp.abs(distance) < window
@@ -151,7 +151,7 @@ def _reference(
         visible &= group_ids[:, :, None] == group_ids[:, None, :]
     grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
     scores = jnp.einsum("bngrk,bsgk->bgrns", grouped, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(visible[:, None, None], scores * scale, MASKED)
+    scores = jnp.where(visible[:, None, None], scores * scale, MASKED)  # [B, G, H/G, T, T]
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     out = jnp.einsum("bgrns,bsgk->bngrk", weights, v, preferred_element_type=jnp.float32)
     return out.reshape(q.shape).astype(q.dtype)

@@ -100,8 +100,8 @@ def biased_attention(
     rows, queries, heads, size = q.shape
     block = query_block(queries, k.shape[1], heads)
     q = jnp.pad(q, ((0, 0), (0, -queries % block), (0, 0), (0, 0)))
-    q = q.reshape(rows, -1, block, heads, size).transpose(3, 0, 1, 2, 4)
-    k, v = (jnp.transpose(x, (2, 0, 1, 3)) for x in (k, v))
+    q = q.reshape(rows, -1, block, heads, size).transpose(3, 0, 1, 2, 4)  # [H, B, N, C, K]
+    k, v = (jnp.transpose(x, (2, 0, 1, 3)) for x in (k, v))  # [H, B, S, K]
     keys_bias = jnp.zeros(k.shape[1:3]) if keys_bias is None else jnp.asarray(keys_bias)
     in_turn = _in_turn(queries, k.shape[2], heads)
     if windows is not None and windows.ndim == 4:

@@ -52,8 +52,8 @@ def blockwise_attention(
     block = length if blocks == 1 else 8 * -(-length // (8 * blocks))
     q, k, v, group_ids = fill_last_block(block, q, k, v, group_ids, causal=causal)
     q = q.reshape(batch, blocks, block, groups, sharing, size).transpose(0, 3, 1, 2, 4, 5)
-    q = q.reshape(batch, groups, blocks, block * sharing, size)
-    k, v_t = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 3, 1)
+    q = q.reshape(batch, groups, blocks, block * sharing, size)  # [B, G, blocks, C, K]
+    k, v_t = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 3, 1)  # [B, G, T, K], [B, G, K, T]
     out = _attend(_Plan(blocks, block, sharing, causal, window, scale), q, k, v_t, group_ids)
     out = out.reshape(batch, groups, blocks, block, sharing, size).transpose(0, 2, 3, 1, 4, 5)
     return out.reshape(batch, blocks * block, heads, size)[:, :length]
@@ -167,9 +167,9 @@ class _Plan:
 
         Keys come first because XLA:CPU's products and reductions are faster that way.
         """
-        positions = lax.iota(jnp.int32, q.shape[0]) // self.sharing
-        offsets = lax.iota(jnp.int32, keys.shape[0])
-        distance = (index * self.block - start + positions)[None, :] - offsets[:, None]
+        positions = lax.iota(jnp.int32, q.shape[0]) // self.sharing  # [C]
+        offsets = lax.iota(jnp.int32, keys.shape[0])  # [S]
+        distance = (index * self.block - start + positions)[None, :] - offsets[:, None]  # [S, C]
         visible = (distance >= 0) if self.causal else jnp.ones_like(distance, bool)
         if self.window is not None:
             visible &= jnp.abs(distance) < self.window
