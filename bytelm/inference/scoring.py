@@ -188,6 +188,14 @@ def default_stride(sequence_length: int) -> int:
     return max(1, sequence_length // 2)
 
 
+def checked_stride(stride: int | None, length: int) -> int:
+    """The stride, or the default for None; UserError if windows of `length` cannot have it."""
+    stride = default_stride(length) if stride is None else stride
+    if not 1 <= stride <= length:
+        raise UserError(f"the stride is {stride}; it must be between 1 and the window's {length}.")
+    return stride
+
+
 def empty_batch(rows: int, length: int, vocabulary: Vocabulary = BYTE_VOCABULARY) -> Batch:
     """Rows of padding only, NumPy int32 `[rows, length]`."""
     shape = (rows, length)
@@ -337,12 +345,7 @@ def window_batches(
     UNSCORED. Each input of a document (START and its text) has its target (its text and END) scored
     by exactly one window. Windows of one length come in order.
     """
-    stride = default_stride(sequence_length) if stride is None else stride
-    if not 1 <= stride <= sequence_length:
-        raise UserError(
-            f"the stride is {stride}; it must be between 1 and the sequence length "
-            f"{sequence_length}."
-        )
+    stride = checked_stride(stride, sequence_length)
     require_positive("the batch size", batch_size)
     windows = _windows(documents, sequence_length, stride, tokenizer)
     vocabulary = BYTE_VOCABULARY if tokenizer is None else tokenizer.vocabulary

@@ -130,5 +130,5 @@ def test_vectors_that_were_projected_before_they_are_spread_are_refused():
         empty(2),
         OpenPatch.none(1, 3, jnp.dtype("float32")),
     )
-    with pytest.raises(ValueError, match=r"5 channels.* with 3: .* `finish`; `width`"):
+    with pytest.raises(ValueError, match=r"5 channels.* has 3: .* `finish`, .* `width`"):
         part.spread(jnp.zeros((1, 2, 5)))

@@ -26,7 +26,7 @@ from bytelm.inference.generation import Generator
 from bytelm.inference.marginal.covers import Covers, columns
 from bytelm.inference.marginal.token_reader import TokenReader
 from bytelm.inference.sampling import Sampling, sample
-from bytelm.inference.scoring import DocumentScores, default_stride
+from bytelm.inference.scoring import DocumentScores, checked_stride
 from bytelm.inference.stopping import StopFilter
 from bytelm.tokenizers.sorted_tokens import SortedTokens
 from bytelm.tokenizers.tokenizer import Tokenizer
@@ -84,11 +84,6 @@ class ByteMarginal(Generator):
         super().__init__(graphdef, params)
         require_positive("covers", covers)
         require_positive("the context", context)
-        stride = default_stride(context) if stride is None else stride
-        if not 1 <= stride <= context:
-            raise UserError(
-                f"the stride is {stride}; it must be between 1 and the context {context}."
-            )
         self._encode = tokenizer.encode
         self._tokens = SortedTokens(tokenizer.token_bytes)
         self._limit = covers
@@ -100,7 +95,7 @@ class ByteMarginal(Generator):
             columns=columns(self._tokens, tokenizer.vocabulary.end),
             rows=covers,
             context=context,
-            stride=stride,
+            stride=checked_stride(stride, context),
         )
 
     def score(self, texts: Iterable[bytes]) -> MarginalScores:
