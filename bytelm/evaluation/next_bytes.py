@@ -48,9 +48,9 @@ class NextBytes:
         count, ordered = 0, logits[self._tokens.ids]
         steps = self._steps.get(token) or self._steps.setdefault(token, self._find_steps(token))
         for depth, (span, groups, right) in enumerate(steps):
-            inside = ordered[span]
+            inside = ordered[span]  # logits of the tokens that are still possible
             highest = inside.max()
-            mass = np.add.reduceat(np.exp(inside - highest), groups)
+            mass = np.add.reduceat(np.exp(inside - highest), groups)  # [groups]
             ends = depth == 0 and logits[self.tokens] > highest + np.log(mass.max())
             count += int(mass.argmax() == right and not ends)
         return count

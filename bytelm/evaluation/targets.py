@@ -21,7 +21,7 @@ from flax import nnx
 from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
-from bytelm.core.intervals import bootstrap_interval, share_interval
+from bytelm.core.intervals import ratio, share_interval
 from bytelm.core.terminal_text import number_of
 from bytelm.core.vocabulary import BYTES, END, INPUT_SIZE, PAD, UNSCORED
 from bytelm.core.xla import jit_inference
@@ -239,7 +239,7 @@ def _score(
     """The columns of `_TargetSums`, `[B]` each."""
     logits = nnx.merge(graphdef, params).decode(batch.ids, encoded)  # [B, T, V]
     nats = ModelOutput(logits).nats(batch.targets)  # [B, T]
-    scored, is_end = batch.targets != UNSCORED, batch.targets == END
+    scored, is_end = batch.targets != UNSCORED, batch.targets == END  # [B, T]
     right = (logits.argmax(axis=2) == batch.targets) & scored
     end_nats = jnp.where(is_end, nats, 0.0)
     return nats.sum(1), end_nats.sum(1), right.sum(1), scored.sum(1), is_end.sum(1)
@@ -277,11 +277,9 @@ def _target_figures(prefix: str, sums: _TargetSums) -> list[Figure]:
 
     def bits(name: str, nats: np.ndarray, count: np.ndarray) -> Figure:
         name, unit = f"{prefix}bits_per_target_byte{name}", "bits/target byte"
-        found = nats / math.log(2)
         if not count.sum():  # all targets are empty
             return Figure(name, math.nan, unit)
-        low, high = bootstrap_interval(found, count) or (None, None)
-        return Figure(name, float(found.sum() / count.sum()), unit, low, high)
+        return ratio(name, nats / math.log(2), count, unit)
 
     return [
         bits("", sums.nats - sums.end_nats, sums.targets - sums.ends),

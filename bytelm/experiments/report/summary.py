@@ -140,8 +140,9 @@ def paired_difference(
     sizes = {run.document_bytes for pair in pairs for run in pair}
     if len(sizes) != 1 or sum(raw_bytes := sizes.pop()) == 0:
         return None
+    # [seeds, documents]
     bits = np.array([np.subtract(a.document_bits, b.document_bits) for a, b in pairs])
-    by_seed = bits.sum(axis=1) / sum(raw_bytes)
+    by_seed = bits.sum(axis=1) / sum(raw_bytes)  # [seeds]
     signs: dict[tuple[bool, bool], Literal["≤", "≥"]] = {(True, False): "≤", (False, True): "≥"}
     return Difference(
         contender.contender,
