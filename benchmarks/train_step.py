@@ -182,7 +182,7 @@ def main(shapes: tuple[str, ...] = (), rounds: int = 5, torch: bool = True) -> N
             contenders["torch.compile"] = torch_step(shape, compiled=True)
         timings = in_turns(contenders, rounds=rounds)
         *_, last = timings
-        peak = peak_flops(shape.model.dtype).flops_per_second * jax.device_count()
+        peak = peak_flops(shape.model.dtype) * jax.device_count()
         show(
             f"Training step: {shape}",
             ("", "median ms", "least ms", "bytes/s", "GFLOP/s", "of peak", f"of {last}"),

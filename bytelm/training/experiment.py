@@ -5,7 +5,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from bytelm.core.checked import Checked, wrong_type
 from bytelm.core.config_json import differences, from_dict, to_dict
@@ -20,14 +20,7 @@ BudgetUnit = Literal["bytes", "epochs", "flops"]
 _FORM = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(byte|epoch|flop)s?\s*", re.IGNORECASE)
 
 
-class Budget(NamedTuple):
-    """An amount of text or work."""
-
-    amount: float
-    unit: BudgetUnit
-
-
-def parse_budget(text: str) -> Budget:
+def parse_budget(text: str) -> tuple[float, BudgetUnit]:
     """Reads a budget such as "10e9 bytes", "2 epochs" or "1e18 flops"; UserError for others."""
     form = _FORM.fullmatch(text)
     try:
@@ -40,7 +33,7 @@ def parse_budget(text: str) -> Budget:
             "'2 epochs' or '1e18 flops'."
         )
     units: dict[str, BudgetUnit] = {"byte": "bytes", "epoch": "epochs", "flop": "flops"}
-    return Budget(amount, units[form[2].lower()])
+    return amount, units[form[2].lower()]
 
 
 @dataclass(frozen=True)

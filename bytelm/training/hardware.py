@@ -6,20 +6,11 @@ import platform
 import sys
 import time
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-
-
-class Peak(NamedTuple):
-    """The peak of one device in matrix multiplications."""
-
-    flops_per_second: float
-    """A multiplication and an addition count as two."""
-    source: Literal["known", "measured"]
-    """From the vendor's table, or measured on this device."""
 
 
 class _Rates(NamedTuple):
@@ -63,8 +54,8 @@ _LESSER = {"lite", "MIG"}
 _MEASURING_SECONDS = 0.3
 
 
-def peak_flops(dtype: DTypeLike) -> Peak:
-    """The peak of one local device for matrix multiplications on inputs of `dtype`.
+def peak_flops(dtype: DTypeLike) -> float:
+    """The peak FLOP/s of one local device for matrix multiplications on inputs of `dtype`.
 
     It is the vendor's if the table has it, and otherwise measured once per process in about half a
     second. A CPU's is that of all cores of this process, divided by the number of its devices.
@@ -73,14 +64,14 @@ def peak_flops(dtype: DTypeLike) -> Peak:
 
 
 @functools.cache
-def _peak_flops(dtype: str) -> Peak:
+def _peak_flops(dtype: str) -> float:
     device = jax.local_devices()[0]
     rates = _known_rates(device.device_kind)
     if rates is not None and dtype in rates._fields:
-        return Peak(1e12 * getattr(rates, dtype), "known")
-    measured = _measure(dtype, size=1024 if device.platform == "cpu" else 8192)
-    sharers = jax.local_device_count() if device.platform == "cpu" else 1
-    return Peak(measured / sharers, "measured")
+        return 1e12 * float(getattr(rates, dtype))
+    if device.platform == "cpu":
+        return _measure(dtype, size=1024) / jax.local_device_count()
+    return _measure(dtype, size=8192)
 
 
 def _known_rates(device_kind: str) -> _Rates | None:
@@ -94,7 +85,10 @@ def _known_rates(device_kind: str) -> _Rates | None:
 
 
 def _measure(dtype: str, size: int) -> float:
-    """FLOP/s of the fastest of several products of two [size, size] matrices."""
+    """FLOP/s of the fastest of several products of two matrices `[size, size]`.
+
+    A multiplication and an addition count as two.
+    """
     matrix = jnp.ones((size, size), dtype)
     # Models sum in float32 too, and only then a CPU uses its bfloat16 units.
     product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)

@@ -66,11 +66,6 @@ class Sums:
         return next(ratio for ratio in self.statistics if ratio.statistic is statistic)
 
 
-def measure_of(has_encoder: bool) -> Statistic:
-    """The statistic of `Sums.measure`."""
-    return BITS_PER_TARGET_BYTE if has_encoder else BPB
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StepMetrics:

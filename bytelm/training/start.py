@@ -99,7 +99,7 @@ def start_run(
         files = RunFiles(run_dir, config, facts, trained_on, data.tokenizer, data.unigram)
         files.write()
         origin["text"] = trained_on.sources
-    peak = peak_flops(config.model.dtype).flops_per_second * mesh.size
+    peak = peak_flops(config.model.dtype) * mesh.size
     reporter = Reporter(config, run_dir, step, loop, display, peak, writes=files is not None)
     run = TrainingRun(
         config,

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from bytelm.core.figure import Figure
-from bytelm.core.statistics import added
+from bytelm.core.statistics import BITS_PER_TARGET_BYTE, BPB, added
 from bytelm.data.open_data import OpenData
 from bytelm.data.validation import ValidationText
 from bytelm.models.contract import Batch
@@ -16,7 +16,7 @@ from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.nn.mesh import batch_shards, place_batch, row_share
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.program import TrainProgram
-from bytelm.training.score import Sums, measure_of
+from bytelm.training.score import Sums
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ class Validation:
             process_count=count,
         )
         self._config, self._program, self._mesh = config, program, mesh
-        measure = measure_of(isinstance(config.model, EncoderDecoderConfig)).name
+        has_encoder = isinstance(config.model, EncoderDecoderConfig)
+        measure = BITS_PER_TARGET_BYTE if has_encoder else BPB
         # Earlier versions counted END, and digested only the name.
-        measured = f"{measure} without END {self.text.fingerprint}"
+        measured = f"{measure.name} without END {self.text.fingerprint}"
         self.identity = hashlib.blake2b(measured.encode(), digest_size=16).hexdigest()
 
     def batches(self) -> Iterator[Batch]:

@@ -109,6 +109,7 @@ def test_pieces_are_learned():
         state = program.init(0)
         for _ in range(40):
             state, metrics = program.train(state, rows)
-    found = {figure.name: figure.value for figure in jax.device_get(metrics.sums).figures}
+    ratios = jax.device_get(metrics.sums).statistics
+    found = {figure.name: figure.value for ratio in ratios for figure in ratio.figures}
     assert found["boundaries/rate"] == pytest.approx(0.25, abs=0.08)
     assert found["auxiliary/boundaries"] < 0.3

@@ -255,14 +255,14 @@ def test_finished_run_resumes_to_nothing(config, whole_run):
     assert metrics(whole_run) == before
 
 
-def test_torn_checkpoint_is_passed_over(config, whole_run, tmp_path, monkeypatch):
+def test_torn_checkpoint_is_skipped(config, whole_run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, 4)
         train(config, tmp_path)
     torn = [p for p in (tmp_path / FOLDER / "4" / "params").rglob("*") if p.is_file()]
     for path in torn:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.warns(UserWarning, match="4 cannot be read and is passed over"):
+    with pytest.warns(UserWarning, match="4 cannot be read and is skipped"):
         train(config, tmp_path, resume=True)
     assert_same(params(tmp_path), params(whole_run))
 

@@ -153,7 +153,7 @@ class Checkpoints:
             if not (self.folder / str(step) / "training").exists():
                 raise UserError(
                     f"the checkpoint of step {step} in {self.folder} holds a model without a "
-                    "state of training; start another run from it with --train.initial "
+                    "training state; start another run from it with --train.initial "
                     f"{self.folder.parent}."
                 )
             reader = CheckpointReader(self._manager, self.folder / str(step), verify=verify)

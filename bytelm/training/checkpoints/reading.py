@@ -121,7 +121,7 @@ def first_readable(steps: Iterable[int], read: Callable[[int], T], folder: Path)
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise
             warnings.warn(
-                f"checkpoint {folder / str(step)} cannot be read and is passed over: "
+                f"checkpoint {folder / str(step)} cannot be read and is skipped: "
                 f"{first_line(error)}",
                 stacklevel=2,
             )
