@@ -48,7 +48,7 @@ class TrainCommand:
     print_config: bool = False
     """Print the resolved config as JSON and stop."""
     report: bool = False
-    """Afterwards, evaluate the test split, next to gzip and xz."""
+    """Then evaluate the test split, and compare with gzip and xz."""
     distributed: bool = False
     """Join the other processes of this cluster job, found from its environment."""
     coordinator: str | None = None

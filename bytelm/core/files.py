@@ -1,10 +1,13 @@
 """Files and folders: written whole or not at all, and checked before the work starts."""
 
+import atexit
 import contextlib
+import functools
 import itertools
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -111,6 +114,27 @@ def _temporary(path: Path) -> Path:
 def is_utf8(name: str) -> bool:
     """Whether a file name is valid UTF-8, as some libraries require."""
     return not any("\udc80" <= character <= "\udcff" for character in name)
+
+
+def plain_path(path: Path) -> Path:
+    """The path itself, or one without special characters: a link in a temporary directory.
+
+    For Orbax, which takes names of directories for patterns when it joins the files of several
+    processes. With brackets in a name it finds nothing, and its checkpoints cannot be read. It also
+    fails for names that are not UTF-8. The parent of `path` must exist.
+    """
+    absolute = path.absolute()
+    is_plain = is_utf8(str(absolute)) and not re.search(r"[*?[]", str(absolute))
+    return path if is_plain else _link(absolute.parent) / path.name
+
+
+@functools.cache
+def _link(directory: Path) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="bytelm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    link = folder / "run"
+    link.symlink_to(directory)
+    return link
 
 
 def absolute(names: Iterable[str]) -> tuple[str, ...]:

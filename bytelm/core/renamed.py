@@ -81,10 +81,11 @@ def hint(error: BaseException) -> str:
     for old, new in CLASSES.items():
         if isinstance(error, TypeError) and old in str(error):
             return f"; {old} is now {new}"
-    field = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    if field and "DataConfig.__init__" in str(error) and field[1] in DATA_FIELDS:
-        return f"; {field[1]} is now given as {DATA_FIELDS[field[1]]}"
-    for old, new in (OPTIONS | RESHAPED).items() if field else ():
-        if old.rpartition(".")[2] == field[1] and "." in new:  # type: ignore[index]
-            return f"; {field[1]} is now {new.rpartition('.')[2]}"  # type: ignore[index]
+    argument = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    field = argument[1] if argument else ""
+    if "DataConfig.__init__" in str(error) and field in DATA_FIELDS:
+        return f"; {field} is now given as {DATA_FIELDS[field]}"
+    for old, new in (OPTIONS | RESHAPED).items():
+        if old.rpartition(".")[2] == field and "." in new:
+            return f"; {field} is now {new.rpartition('.')[2]}"
     return ""

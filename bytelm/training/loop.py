@@ -18,7 +18,7 @@ from bytelm.training.start import Start, resolved, start_run
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended; `interrupted` if before its last step."""
+    """How a run ended; it is `interrupted` if it ended before its last step."""
 
     run_dir: Path
     step: int

@@ -3,7 +3,14 @@ import os
 import pytest
 
 from bytelm.core.errors import UserError
-from bytelm.core.files import check_folder, check_new_file, name_part, write_new, write_whole
+from bytelm.core.files import (
+    check_folder,
+    check_new_file,
+    name_part,
+    plain_path,
+    write_new,
+    write_whole,
+)
 
 
 def test_a_file_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
@@ -60,3 +67,9 @@ def test_a_file_with_the_longest_name_is_written_whole(tmp_path):
     write_whole(tmp_path / ("n" * 255), "b\udcff \u65e5")
     assert (tmp_path / ("n" * 255)).read_text() == "b\\udcff \u65e5"
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_plain_path_is_left_as_it_is(tmp_path):
+    assert plain_path(tmp_path / "checkpoints") == tmp_path / "checkpoints"
+    other = plain_path(tmp_path / "[1]" / "checkpoints")
+    assert "[" not in str(other) and other.name == "checkpoints"

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
+import numpy as np
 import pytest
 
 from bytelm.core.errors import UserError
@@ -18,7 +20,9 @@ from bytelm.data.open_data import OpenData
 from bytelm.data.splits import SPLITS
 from bytelm.data.text_record import FILE, load_record
 from bytelm.models.transformer import TransformerConfig
+from bytelm.training.checkpoints.checkpoint import load_model
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
+from bytelm.training.loop import train
 from bytelm.training.run_directory import lock, new_run_directory
 from tests.training.tiny_run import keep_record
 
@@ -202,3 +206,29 @@ def test_tasks_without_text(config, tmp_path):
     record = keep_record(new_run(tmp_path, "run"), diagnostic, resuming=False)
     assert record.complete
     assert not len(record.digests)
+
+
+@pytest.mark.parametrize("name", ["[1e-3]", "a\udcff"])
+def test_any_name_of_a_run(tmp_path, name):
+    text = tmp_path / name / "\u4e66\udcff[1].txt"
+    text.parent.mkdir()
+    text.write_bytes(b"to be or not to be " * 50)
+    other = text.with_name("other.txt")
+    other.write_bytes(b"that is the question " * 9)
+    run = tmp_path / name / "run"
+    run.mkdir()
+    config = ExperimentConfig(
+        TransformerConfig(width=16, depth=1, head_width=8),
+        DataConfig(
+            source=Files(files=(str(text),), validation_files=(str(other),)),
+            sequence_length=16,
+            cache_dir=str(tmp_path / name / "cache"),
+        ),
+        train=TrainConfig(steps=2, sample_bytes=0, validation_rows=2),
+    )
+    train(config, run)
+    saved = load_model(run)
+    assert saved.step == 2
+    assert saved.config == config
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved.params))
+    assert train(config, run, resume=True).step == 2

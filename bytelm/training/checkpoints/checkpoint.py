@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from bytelm.core.errors import UserError
+from bytelm.core.files import plain_path
 from bytelm.data.carried import carried_tokenizer
 from bytelm.training.checkpoints import set_aside
 from bytelm.training.checkpoints.digests import (
@@ -30,7 +31,6 @@ from bytelm.training.checkpoints.digests import (
     digest_json,
 )
 from bytelm.training.checkpoints.exported import is_exported, load_exported
-from bytelm.training.checkpoints.plain_path import plain_path
 from bytelm.training.checkpoints.reading import CheckpointReader, first_readable, hush_stragglers
 from bytelm.training.checkpoints.saved_model import SavedModel, restore_target
 from bytelm.training.checkpoints.scores import FOLDER, mend_scores, rank, score_of
