@@ -366,7 +366,7 @@ def test_evaluations_are_kept_and_checked_before_the_work(capsys, tmp_path, line
 
     mine = tmp_path / "mine.json"
     mine.write_text("mine")
-    monkeypatch.setattr("bytelm.api.load", lambda *_: pytest.fail("the work was begun"))
+    monkeypatch.setattr("bytelm.cli.evaluate.load", lambda *_: pytest.fail("the work was begun"))
     for output in (mine, tmp_path, tmp_path / "missing/x.json"):
         error = fails(capsys, *checkpoint, "--output", str(output))
         assert any(text in error for text in ("exists already", "is a directory", "no directory"))

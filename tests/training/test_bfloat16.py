@@ -49,7 +49,7 @@ def lowered(config, shape=(1, 1, 1)):
 
 
 def descend(config, shape=(1, 1, 1)):
-    """The parameters before a step and behind it, and what it says of itself."""
+    """The parameters before and after a step, and its metrics."""
     mesh, program, state, batch = lowered(config, shape)
     before = jax.device_get(state.params)
     with jax.set_mesh(mesh):
@@ -58,7 +58,7 @@ def descend(config, shape=(1, 1, 1)):
 
 
 def check_close(rough, exact):
-    """Losses to a thousandth, and no gradient far from where it points in float32."""
+    """Losses to a thousandth, and gradients in almost the same direction as in float32."""
     before, after, metrics = rough
     _, wanted, wanted_metrics = exact
     assert metrics.sums.nats == pytest.approx(wanted_metrics.sums.nats, rel=2e-3)

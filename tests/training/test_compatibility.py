@@ -1,8 +1,7 @@
-"""Resuming: from which checkpoint, and what of a run that has lost its checkpoints."""
+"""Resuming: from which checkpoint, and with which config; runs without checkpoints."""
 
 import dataclasses
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -17,25 +16,7 @@ from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.loop import train
 from bytelm.training.optimizer import AdamW
 from bytelm.training.run import TrainingRun
-from tests.training.tiny_run import STEPS, assert_same, params, tiny_config
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    return tiny_config(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
-def whole(config, tmp_path_factory) -> Path:
-    run = tmp_path_factory.mktemp("whole")
-    train(config, run)
-    return run
-
-
-@pytest.fixture
-def run(whole, tmp_path) -> Path:
-    shutil.copytree(whole, tmp_path / "run", copy_function=os.link)
-    return tmp_path / "run"
+from tests.training.tiny_run import STEPS, assert_same, params
 
 
 def contents(run: Path) -> dict[str, bytes]:
@@ -186,7 +167,7 @@ def test_a_full_disk_while_setting_aside_moves_nothing(run, config, monkeypatch)
     assert not (run / "after_step_2").exists()
 
 
-# Learning rates that jump when a run goes on with another config.
+# Learning rates that jump when a run resumes with another config.
 
 
 def of_steps(steps: int, schedule: str = "cosine", **optimizer) -> ExperimentConfig:
@@ -200,31 +181,31 @@ def of_steps(steps: int, schedule: str = "cosine", **optimizer) -> ExperimentCon
 @pytest.mark.parametrize("schedule", ["cosine", "quarter_cosine"])
 def test_extending_a_schedule_that_ends(schedule):
     old, new = of_steps(100, schedule), of_steps(200, schedule)
-    told = rate_change(old, new, 100, 100)
+    found = rate_change(old, new, 100, 100)
     rates = [c.optimizer.learning_rates(c.train.steps)(100) for c in (new, old)]
-    assert f"jumps: {rates[0]:.3g} at step 101, where the config before has {rates[1]:.3g}" in told
+    assert f"jumps: {rates[0]:.3g} at step 101, where the config before has {rates[1]:.3g}" in found
     assert rates[1] == pytest.approx(0.001)
-    assert "choose --optimizer.schedule constant, or warmup_stable_decay" in told
+    assert "choose --optimizer.schedule constant, or warmup_stable_decay" in found
 
 
 def test_a_schedule_that_can_be_extended():
     assert rate_change(of_steps(100, "constant"), of_steps(200, "constant"), 100, 100) is None
     old, new = of_steps(100, "warmup_stable_decay"), of_steps(200, "warmup_stable_decay")
     assert rate_change(old, new, 79, 79) is None
-    told = rate_change(old, new, 95, 95)
-    assert "0.01 at step 96" in told and "resume before its decay, with --step up to 80" in told
+    found = rate_change(old, new, 95, 95)
+    assert "0.01 at step 96" in found and "resume before its decay, with --step up to 80" in found
     warming = of_steps(100, "constant", warmup=0.5), of_steps(200, "constant", warmup=0.5)
     assert "set optimizer.warmup" in rate_change(*warming, 50, 50)
 
 
 def test_a_changed_optimizer_needs_no_advice():
     slower = dataclasses.replace(of_steps(100), optimizer=AdamW(learning_rate=0.005))
-    told = rate_change(of_steps(100), slower, 10, 10)
-    assert told.startswith("the learning rate jumps: 0.0049") and "choose" not in told
+    found = rate_change(of_steps(100), slower, 10, 10)
+    assert found.startswith("the learning rate jumps: 0.0049") and "choose" not in found
     assert rate_change(of_steps(100), of_steps(100, beta1=0.8), 10, 10) is None
 
 
 def test_skipped_steps_do_not_move_the_schedule():
-    told = rate_change(of_steps(100), of_steps(200), 50, 40)
-    assert "at step 51" in told
-    assert f"{of_steps(200).optimizer.learning_rates(200)(40):.3g}" in told
+    found = rate_change(of_steps(100), of_steps(200), 50, 40)
+    assert "at step 51" in found
+    assert f"{of_steps(200).optimizer.learning_rates(200)(40):.3g}" in found

@@ -1,4 +1,4 @@
-"""Starting from another run: which differences are refused, allowed and said."""
+"""Starting from another run: which differences are refused, allowed and listed."""
 
 import dataclasses
 import operator

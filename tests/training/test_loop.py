@@ -18,7 +18,7 @@ from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.loop import train
 from bytelm.training.optimizer import AdamW, Muon
 from bytelm.training.validation import Validation
-from tests.training.tiny_run import STEPS, tiny_config
+from tests.training.tiny_run import STEPS, assert_same, params, tiny_config
 
 TIMES = ("time", "seconds", "compile_seconds")
 
@@ -47,14 +47,6 @@ def stop_after(monkeypatch, step: int, steps: int = STEPS) -> None:
     """Makes the next run see a request to stop once it has done `step` steps."""
     done = iter(range(steps + 1))
     monkeypatch.setattr(StopRequest, "agreed", lambda self: next(done) == step)
-
-
-def params(run: Path) -> dict:
-    return jax.tree.map(np.asarray, load_model(run).params)
-
-
-def assert_same(a, b) -> None:
-    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def metrics(run: Path) -> list[dict]:

@@ -1,4 +1,4 @@
-"""What the loop remembers: validations, and that it is saved and restored."""
+"""The state of the loop: validations, saving and restoring."""
 
 import json
 import math

@@ -18,41 +18,22 @@ from bytelm.training.checkpoints.checkpoint import FOLDER, Checkpoints, load_mod
 from bytelm.training.checkpoints.reading import hush_stragglers
 from bytelm.training.loop import train
 from bytelm.training.program import build_program
-from tests.training.tiny_run import STEPS, assert_same, params, tiny_config
+from tests.training.tiny_run import STEPS, assert_same, params
 
 LAST = f"{FOLDER}/{STEPS}"
 
 
 STRAGGLERS = "coroutine .* was never awaited"
-"""What is said of reads that were given up; a program ignores it (see `hush_stragglers`)."""
+"""A warning of abandoned reads, which a program ignores (`hush_stragglers`)."""
 
 pytestmark = pytest.mark.filterwarnings(f"ignore:{STRAGGLERS}")
 
 
 @pytest.fixture(autouse=True)
-def reads_that_were_given_up():
-    """Lets go of them here, where the filter above is in force."""
+def free_abandoned_reads():
+    """Frees them here, where the filter above is active."""
     yield
     gc.collect()
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    return tiny_config(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
-def whole(config, tmp_path_factory) -> Path:
-    run = tmp_path_factory.mktemp("whole")
-    train(config, run)
-    return run
-
-
-@pytest.fixture
-def run(whole, tmp_path) -> Path:
-    """A copy to damage; files of checkpoints that no test damages are links."""
-    shutil.copytree(whole, tmp_path / "run", copy_function=os.link)
-    return tmp_path / "run"
 
 
 def damage(path: Path, content: bytes) -> None:
@@ -66,7 +47,7 @@ def value_of(items: tuple) -> tuple:
 
 @pytest.fixture(scope="module")
 def resume(config):
-    """What a resumed run reads from a directory: its step, and everything else."""
+    """Reads a checkpoint to resume from: its step, and the rest."""
     mesh = config.mesh.build()
     program = build_program(config, mesh)
 
