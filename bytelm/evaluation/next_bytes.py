@@ -16,17 +16,14 @@ from bytelm.tokenizers.tokenizer import Tokenizer
 
 
 class Step(NamedTuple):
-    """One byte of a token, and the tokens that are still possible, grouped by that byte.
-
-    Attributes:
-        span: of those tokens, in sorted order.
-        groups: int64 `[k]`, where in the span each group starts.
-        right: the group of the token's own byte.
-    """
+    """One byte of a token, and the tokens that are still possible there, grouped by their byte."""
 
     span: slice
+    """Those tokens, in sorted order."""
     groups: np.ndarray
+    """int64 `[k]`, the start of each group in the span."""
     right: int
+    """The group of the token's own byte."""
 
 
 class NextBytes:

@@ -82,12 +82,7 @@ def _bars(lengths: np.ndarray) -> Iterable[str]:
 
 
 def segmentation_page(segmentation: Segmentation, title: str) -> str:
-    """A self-contained page of HTML, with a heat map of bits per byte under the patches.
-
-    Args:
-        segmentation: what to show.
-        title: of the page, as plain text.
-    """
+    """A self-contained page of HTML, with a heat map of bits per byte under the patches."""
     costs = segmentation.patch_bits_per_byte
     finite = costs[np.isfinite(costs)]
     top = max(1.0, float(np.percentile(finite, _TOP)) if len(finite) else 1.0)

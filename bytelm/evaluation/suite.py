@@ -22,12 +22,7 @@ from bytelm.training.hardware import describe_machine
 
 @dataclass(frozen=True)
 class Need:
-    """A requirement of an evaluation.
-
-    Attributes:
-        words: the requirement, such as "a model with patches".
-        is_met: whether a model meets it.
-    """
+    """A requirement of an evaluation, such as "a model with patches"."""
 
     words: str
     is_met: Callable[[LoadedModel], bool]

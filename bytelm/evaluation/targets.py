@@ -105,15 +105,7 @@ def _batches(text: SplitText, scoring: Scoring) -> Iterator[Batch]:
 
 
 class _TargetSums(NamedTuple):
-    """Sums over the targets of each row, `[rows]`.
-
-    Attributes:
-        nats: of all targets, END included.
-        end_nats: of the ENDs.
-        right: targets that are the likeliest.
-        targets: how many, END included.
-        ends: ENDs.
-    """
+    """Sums over the targets of each row, `[rows]`; nats and targets include END."""
 
     nats: np.ndarray
     end_nats: np.ndarray

@@ -13,16 +13,11 @@ class Declaration(Protocol):
     """An ablation or a comparison, as its file declares it."""
 
     @property
-    def contenders(self) -> Mapping[str, Any]:
-        """By name."""
-
+    def contenders(self) -> Mapping[str, Any]: ...
     @property
-    def learning_rates(self) -> tuple[float, ...]:
-        """Multiples of its own learning rate that every contender tries."""
-
+    def learning_rates(self) -> tuple[float, ...]: ...
     @property
-    def runs_each(self) -> int:
-        """How many final runs each contender has."""
+    def runs_each(self) -> int: ...
 
 
 def count_tasks(declared: Declaration) -> tuple[int, int]:

@@ -24,10 +24,8 @@ class RunRecord:
     """A run and its figures.
 
     Attributes:
-        contender: its name.
-        corpus: name of the text it is trained and tested on; "" in an ablation.
+        corpus: name of the text for training and testing; "" in an ablation.
         budget: how much of the comparison's axis it may use; 0 in an ablation.
-        seed: of the run; runs of several seeds are averaged.
         state: "failed" if it could not be trained or tested, "stopped" if a signal came.
         reason: why it failed, or where it stopped.
         learning_rate: the peak.
@@ -71,11 +69,8 @@ class Heading:
     """The parts of a report that are about the whole ablation or comparison.
 
     Attributes:
-        title: of the report.
         axis: the unit of budgets.
         baseline: the contender that the others are compared with.
-        command: the command line that runs it.
-        machine: the hardware and the versions.
         measure: name of the bits that contenders are compared by, a key of `MEASURES`.
         notes: sentences on how the runs were made.
         sweep: the learning rates that were tried.

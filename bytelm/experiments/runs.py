@@ -40,10 +40,7 @@ class Run:
 
     Attributes:
         name: of its directory; no two runs share one.
-        contender: its name.
-        seed: of the run.
         multiple: of the contender's learning rate.
-        config: of the whole run.
         flops_per_step: of training.
         bytes_per_step: of text, on average; in an ablation its symbols.
         corpus: name of the text; "" in an ablation.
@@ -69,13 +66,7 @@ class Run:
 
 
 class RunResult(NamedTuple):
-    """The result of a run's test.
-
-    Attributes:
-        figures: by name.
-        document_bits: bits of each test document.
-        document_bytes: its raw bytes.
-    """
+    """The result of a run's test: figures by name, bits and raw bytes of each test document."""
 
     figures: Mapping[str, Figure]
     document_bits: tuple[float, ...] = ()

@@ -27,7 +27,6 @@ class Speeds:
     """Times and memory of steps; empty if not measured.
 
     Attributes:
-        machine: that ran the steps.
         seconds: of the timed steps, by the step's name.
         peak_bytes: memory of a step: state, batch and temporary arrays.
     """
@@ -61,13 +60,8 @@ def read_speeds(output: Path) -> Speeds:
 def measure_speeds(runs: Sequence[Run], rounds: int, output: Path) -> None:
     """Times training steps of the runs in turns, and writes the speeds into `output`.
 
-    Runs with identical steps, such as those of several budgets, are timed once. All are in memory
-    at the same time; if they do not fit, nothing is written.
-
-    Args:
-        runs: whose steps are timed.
-        rounds: timed steps of each.
-        output: directory of the comparison.
+    Each step runs `rounds` times. Runs with identical steps, such as those of several budgets, are
+    timed once. All are in memory at the same time; if they do not fit, nothing is written.
     """
     try:
         steps = {name: _step(run) for name, run in {_step_name(run): run for run in runs}.items()}

@@ -21,13 +21,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Series:
-    """A contender's lines.
-
-    Attributes:
-        label: its name as shown.
-        number: chooses the colour and the marker; the same on all charts.
-        paths: one or several, each from left to right.
-    """
+    """A contender's lines, each from left to right; `number` chooses colour and marker."""
 
     label: str
     number: int

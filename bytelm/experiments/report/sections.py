@@ -24,15 +24,7 @@ from bytelm.experiments.report.tables import Table, tabulate
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report.
-
-    Attributes:
-        title: its heading.
-        sentences: before the tables and charts.
-        tables: in order.
-        charts: in order.
-        image: name of the PNG file with the charts.
-    """
+    """A part of the report; `image` is the name of the PNG file with its charts."""
 
     title: str
     sentences: tuple[str, ...] = ()

@@ -86,7 +86,6 @@ class Difference:
     """Bits per byte of a contender minus those of the baseline, on the same documents.
 
     Attributes:
-        contender: its name.
         value: the mean over the seeds that both have done.
         interval: 95%, by resampling documents; None if there are too few of them.
         by_seed: the lowest and the highest difference of a seed; None for a single seed.

@@ -12,13 +12,9 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows of cells as plain text; a cell is empty where there is no figure.
+    """Rows of cells as plain text, empty without a figure; the first column names the rows.
 
-    Attributes:
-        columns: their names; the first names the rows.
-        rows: a cell for each column.
-        caption: above the table.
-        prose: whether the cells hold words rather than figures.
+    `prose` is for cells that hold words rather than figures.
     """
 
     columns: tuple[str, ...]
