@@ -13,6 +13,7 @@ import tyro
 from bytelm.cli.arguments import parse, parse_part, preset_argument
 from bytelm.cli.evaluate import eval_command
 from bytelm.core import compilation_cache
+from bytelm.core.config_json import files_needed
 from bytelm.core.errors import UserError
 from bytelm.core.files import check_folder
 from bytelm.core.stopping import Stopped
@@ -111,7 +112,7 @@ def _train(command: TrainCommand, usual_place: Path) -> int:
                 remove_if_unused(run_dir)
             raise
     if is_main:
-        _say_how_it_ended(result)
+        _say_how_it_ended(result, files_needed(command.config))
     if result.interrupted:
         return 143
     if command.report:
@@ -141,18 +142,21 @@ def _check_length(asked: TrainConfig, preset: TrainConfig) -> None:
         )
 
 
-def _say_how_it_ended(result: Any) -> None:
+def _say_how_it_ended(result: Any, files: Sequence[str]) -> None:
+    """Says where the checkpoint is, and how to go on; `files` are those to import."""
+    imports = "".join(f" --import {shlex.quote(file)}" for file in files)
     where = f"checkpoint of step {result.step} in {result.run_dir}"
     if result.interrupted and not result.step:
         say("stopped on request before the first step; there is no checkpoint")
         return
     if result.interrupted:
-        say(f"stopped on request; {where}; continue with --run-dir {result.run_dir} --resume")
+        again = f"--run-dir {result.run_dir} --resume{imports}"
+        say(f"stopped on request; {where}; continue with {again}")
         return
     say(f"done; {where}")
     run = shlex.quote(str(result.run_dir))
-    say(f"  evaluate: bytelm eval --checkpoint {run}")
-    say(f"  generate: bytelm generate --checkpoint {run} --max-bytes 500")
+    say(f"  evaluate: bytelm eval --checkpoint {run}{imports}")
+    say(f"  generate: bytelm generate --checkpoint {run} --max-bytes 500{imports}")
 
 
 @dataclass(frozen=True)

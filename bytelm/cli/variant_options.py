@@ -37,9 +37,11 @@ class Option(NamedTuple):
 
     @property
     def base(self) -> type[Variant] | None:
-        """Its type, if that is a base of variants."""
+        """Its type, if that is a base of variants, not a variant itself."""
         kind = getattr(self.hint, "__origin__", self.hint)
-        return kind if isinstance(kind, type) and issubclass(kind, Variant) else None
+        if not isinstance(kind, type) or not issubclass(kind, Variant):
+            return None
+        return None if kind.variant_key in vars(kind) else kind
 
 
 def options_of(config: Any, prefix: str = "--") -> Iterator[Option]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 from bytelm.core.checked import converted, did_you_mean, field_types
@@ -82,6 +83,20 @@ def _config_from_dict(saved: Any, kind: Any, where: str) -> Any:
                 "version of bytelm."
             )
     return kind(**{name: from_dict(saved[name], hints[name], f"{where}.{name}") for name in names})
+
+
+def files_needed(config: Any) -> list[str]:
+    """The user's files that a config needs when it is loaded, each once, as for `--import`."""
+
+    def walk(saved: Any) -> Iterator[str]:
+        if isinstance(saved, dict):
+            yield from [saved[_DEFINED_IN]] if saved.get(_DEFINED_IN) else []
+            saved = list(saved.values())
+        if isinstance(saved, list):
+            for item in saved:
+                yield from walk(item)
+
+    return list(dict.fromkeys(walk(to_dict(config))))
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[tuple[str, Any, Any]]:

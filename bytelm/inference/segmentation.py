@@ -14,10 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bytelm.core.errors import UserError
-from bytelm.core.vocabulary import START
 from bytelm.inference.scoring import Scorer, in_flight, place_by_document, window_batches
 from bytelm.patching.patches import LENGTHS
-from bytelm.patching.rules import find_edges
 
 _WHITESPACE = re.compile(
     rb"(?:[\t-\r ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f"
@@ -152,10 +150,13 @@ def boundary_agreement(found: np.ndarray, expected: np.ndarray) -> BoundaryAgree
 
 
 def word_starts(text: bytes) -> np.ndarray:
-    """Bool `[bytes]`: the first byte, and each byte just after a whitespace character."""
-    ids = np.append([START], np.frombuffer(text, np.uint8)).astype(np.int32)[None, :]
-    found, _ = find_edges("whitespace", ids, np.ones_like(ids))
-    return np.asarray(found.starts)[0, 1:]
+    """Bool `[bytes]`: bytes that are not whitespace, first in the text or after whitespace."""
+    starts = np.zeros(len(text) + 1, np.bool_)
+    starts[0] = True
+    runs = [run.span() for run in _WHITESPACE.finditer(text)]
+    starts[[first for first, _ in runs]] = False
+    starts[[end for _, end in runs]] = True
+    return starts[:-1]
 
 
 def whitespace_starts(text: bytes) -> np.ndarray:

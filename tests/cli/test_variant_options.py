@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import make_dataclass
 
 import pytest
 
@@ -19,6 +20,7 @@ from bytelm.data.config import (
     SpanCorruption,
     Tfds,
 )
+from bytelm.evaluation import Bits
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.optimizer import AdamW, Muon
@@ -123,6 +125,17 @@ def test_the_help_names_the_options_of_the_variants(capsys):
         printed = capsys.readouterr().out
         assert option in printed and "--data.files FILE... or --data.dataset NAME" in printed
         assert "--data.task NAME chooses one of contextual_vowel_removal" in printed
+
+
+def test_a_field_of_one_variant_chooses_nothing(capsys):
+    with pytest.raises(SystemExit):
+        main(["eval", "--help"])
+    printed = capsys.readouterr().out
+    assert "--bits.no-compressors" in printed and "--data.task NAME chooses" in printed
+    assert "--bits NAME" not in printed
+    command = make_dataclass("Command", [("bits", Bits, Bits())])()
+    arguments = ["--bits", "robustness", "--bits.covers", "3"]
+    assert choose_variants(command, arguments) == (command, arguments)  # the parser refuses them
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def test_a_family_of_ones_own_trains_and_is_loaded_when_it_is_named(folder, caps
     run = str(folder / "run")
     assert main(["train", preset, "--run-dir", run]) == 0
     told = " ".join(capsys.readouterr().out.split())
+    assert f"evaluate: bytelm eval --checkpoint {run} --import {family}" in told
     assert "the family bigram_of_test has no extend and no init_state, so there will be no" in told
     saved = json.loads((folder / "run" / "config.json").read_text())
     assert saved["model"] == {

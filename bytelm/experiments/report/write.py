@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Column
 from rich.table import Table as RichTable
 
 from bytelm.core.console import TerminalConsole
@@ -58,8 +59,11 @@ def show_results(
     """Shows the most important columns of the results on the terminal."""
     for group in groups(gather(records)):
         table = tabulate(group, brief_columns(heading, group))
+        first, *others = table.columns
         shown = RichTable(
-            *table.columns, title=heading.group_title(group[0].corpus, group[0].budget) or None
+            Column(first, overflow="fold"),
+            *others,
+            title=heading.group_title(group[0].corpus, group[0].budget) or None,
         )
         for row in table.rows:
             shown.add_row(*row)

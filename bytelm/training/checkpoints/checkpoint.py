@@ -6,6 +6,7 @@ A checkpoint is complete or absent: Orbax writes it under another name and renam
 versions, data fingerprint), and `digests` of all of these, which are checked when they are read.
 """
 
+import logging
 import math
 import shutil
 import warnings
@@ -295,6 +296,18 @@ def last_step(run: Path) -> int | None:
     return max(ocp.utils.checkpoint_steps(plain_path(folder)), default=None)
 
 
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Within the context, Orbax does not warn that it only reads, as it is told to."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> SavedModel:
     """Loads a model onto one device, without its training state.
 
@@ -318,8 +331,10 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
             else "check the path"
         )
         raise UserError(f"{run} is no run directory: it has no folder {FOLDER}; {hint}.")
-    options = ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
-    with ocp.CheckpointManager(plain_path(folder), options=options) as manager:
+    options = ocp.CheckpointManagerOptions(
+        read_only=True, create=False, save_interval_steps=0, lightweight_initialize=True
+    )
+    with _hushed(), ocp.CheckpointManager(plain_path(folder), options=options) as manager:
         steps = manager.all_steps()
         if not steps:
             raise UserError(f"{run} has no complete checkpoint yet.")

@@ -1,7 +1,9 @@
 """The model card of an exported model."""
 
 import math
+from pathlib import Path
 
+from bytelm.core.config_json import files_needed
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.parameters import count_parameters
 from bytelm.training.checkpoints.saved_model import SavedModel
@@ -27,9 +29,14 @@ import bytelm
 model = bytelm.load("{name}")
 {use}
 ```
-
+{imports}
 `config.json` has all options of the run. `bytelm.json` has the code, packages and machine of the
 training, and digests, which are checked when the model is loaded.
+"""
+
+_IMPORTS = """
+The model needs code that is not part of bytelm: {files}. Import it in Python before the model is
+loaded, and add `--import FILE` to commands.
 """
 
 
@@ -52,7 +59,9 @@ def model_card(saved: SavedModel, name: str) -> str:
     if loop is not None and math.isfinite(bits := loop.last_validation or math.nan):
         what = "Bits per target byte" if has_encoder else "Bits per byte"
         rows[f"{what}, validation in training"] = f"{bits:.4f}, after step {loop.validated_step}"
+    files = ", ".join(f"`{Path(file).name}`" for file in files_needed(config))
     return _CARD.format(
+        imports=_IMPORTS.format(files=files) if files else "",
         name=name,
         family=config.model.family,
         symbols="bytes" if saved.tokenizer is None else "tokens of the tokenizer in this folder",

@@ -2,15 +2,17 @@
 
 import csv
 import dataclasses
+import io
 import re
 from html.parser import HTMLParser
 
 import pytest
+from rich.console import Console
 
 from bytelm.experiments.figures import run_figures
 from bytelm.experiments.records import Heading, RunRecord, SweepRow
 from bytelm.experiments.report import write as module
-from bytelm.experiments.report.write import write_report
+from bytelm.experiments.report.write import show_results, write_report
 
 HEADING = Heading(
     title="Bytes <against> subwords",
@@ -331,3 +333,13 @@ def test_a_single_document_has_no_interval_of_a_difference(tmp_path):
     table = only(report(RECORDS["one document"], tmp_path), "Differences")
     assert table["a"]["difference in bpb"] == "+0.0000"
     assert "95% interval" not in table["a"] and "interval excludes 0" not in table["a"]
+
+
+def test_names_are_whole_in_a_narrow_terminal():
+    names = [f"{family}-whitespace" for family in ("dynamic_pooling", "dynamic_pooling_wide")]
+    out = io.StringIO()
+    records = [run(name) for name in names]
+    show_results(HEADING, records, Console(file=out, width=50, color_system=None))
+    lines = [line for line in out.getvalue().splitlines() if line.startswith("\u2502")]
+    shown = "".join(line.split("\u2502")[1].strip() for line in lines)
+    assert shown == "".join(names)

@@ -1,7 +1,9 @@
 """Models of all families as folders of safetensors: there and back, whole, and checked."""
 
 import json
+import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -12,12 +14,16 @@ from safetensors.numpy import load_file, save_file
 
 import bytelm
 from bytelm.cli.main import main
+from bytelm.core.config_json import files_needed
 from bytelm.core.errors import UserError
 from bytelm.data.carried import carry
 from bytelm.data.config import DataConfig, Files, NextByte
+from bytelm.patching import rules
+from bytelm.patching.segmenter import RulePatches
 from bytelm.tokenizers.tokenizer import load_tokenizer
 from bytelm.training.checkpoints.checkpoint import SavedModel, load_model, save_model
 from bytelm.training.checkpoints.exported import ABOUT, INDEX, WEIGHTS, export, load_exported
+from bytelm.training.checkpoints.model_card import model_card
 from bytelm.training.experiment import ExperimentConfig, load_json
 from bytelm.training.loop_state import LoopState
 from tests.models.families import FAMILIES, split_model
@@ -90,6 +96,28 @@ def test_the_card_says_what_it_is(folder):
         assert said in card
     assert "/home/me" not in card
     assert load_json(folder / "config.json").model == FAMILIES["spacebyte"]
+
+
+def test_the_card_says_which_code_the_model_needs():
+    rules.rule("mine", marks="start")(lambda symbols: symbols[0] == 32)
+    try:
+        saved = model("spacebyte")
+        own = replace(saved.config.model, segmenter=RulePatches("mine"))
+        config = replace(saved.config, model=own)
+        assert files_needed(config) == [__file__] and not files_needed(saved.config)
+        card = model_card(replace(saved, config=config), "name")
+        assert "not part of bytelm: `test_exported.py`." in card and "--import FILE" in card
+    finally:
+        del rules.RULES["mine"]
+
+
+def test_reading_a_run_logs_nothing(tmp_path, caplog):
+    saved = model("transformer")
+    save_model(tmp_path / "run", saved.config, saved.params, {})
+    caplog.set_level(logging.WARNING, logger="absl")
+    bytelm.load(tmp_path / "run")
+    assert not caplog.records
+    assert logging.getLogger("absl").level == logging.WARNING
 
 
 def test_a_folder_that_holds_files_is_left_alone(folder, tmp_path):
