@@ -19,7 +19,7 @@ __all__ = ["corpus", "trained", "unigram_model"]
 
 
 class TinyText(tfds.core.GeneratorBasedBuilder):
-    """A TFDS dataset with a train and a test split, and two text features."""
+    """A TFDS dataset with train, test and two text features."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -58,7 +58,7 @@ def documents() -> list[bytes]:
 
 @pytest.fixture
 def config(tmp_path: Path, documents: list[bytes]) -> DataConfig:
-    """Config of a JSON lines file with `documents`, and short rows."""
+    """Config of a JSON lines file of `documents`, with short rows."""
     path = tmp_path / "documents.jsonl"
     path.write_text("".join(json.dumps({"text": text.decode()}) + "\n" for text in documents))
     return DataConfig(
@@ -71,7 +71,7 @@ def config(tmp_path: Path, documents: list[bytes]) -> DataConfig:
 
 @pytest.fixture(scope="session")
 def tokenized(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
-    """Config of `DOCUMENTS` as tokens, and short rows."""
+    """Config of `DOCUMENTS` as tokens, with short rows."""
     directory = tmp_path_factory.mktemp("tokenized")
     for number, text in enumerate(DOCUMENTS):
         (directory / f"{number}.txt").write_bytes(text)

@@ -1,4 +1,4 @@
-"""A run directory carries what its text is cut with, and reads nothing else from then on."""
+"""A run directory holds copies of its tokenizer and Unigram model, and reads only those."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_copies_take_the_place_of_the_originals(tmp_path, run, trained, model):
     assert Unigram(found.task.unigram).digest == model.digest
     assert found.task.tokenizer is None
     assert with_copies(DataConfig(), run, saved) == DataConfig()
-    # Another path of the same content, such as that of the copy.
+    # Another path with the same content, such as that of the copy.
     for path in (model.path, str(run / "unigram.model")):
         assert with_copies(DataConfig(task=NextByte(unigram=path)), run, saved) == found
 

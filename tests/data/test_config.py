@@ -1,4 +1,4 @@
-"""Mistakes in a data config, and where the cache goes."""
+"""Mistakes in a data config, and the directory of the cache."""
 
 import json
 from pathlib import Path

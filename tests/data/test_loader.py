@@ -22,7 +22,7 @@ def take(loader, count):
 
 
 def stack(batches):
-    """Batches one behind another, as one array [3, B, T]."""
+    """Concatenated batches, as one array [3, B, T]."""
     parts = [[batch.ids, batch.targets, batch.document_ids] for batch in batches]
     return np.concatenate(np.array(parts), axis=1)
 
@@ -171,7 +171,7 @@ def extras(batches):
 
 
 def check_scripts(ids, scripts):
-    """Tells the script of a row's symbols from the text itself."""
+    """Checks the scripts of a row against its text."""
     assert ((scripts == -1) == (ids == PAD)).all()
     assert (scripts[(ids == 0xD0) | (ids == 0xD1)] == 2).all()
     assert (scripts[(ids == 0xE6) | (ids == 0xE8)] == 0).all()

@@ -1,4 +1,4 @@
-"""The same loader serves every task, and what a config names is opened once."""
+"""The same loader serves every task, and everything in a config is opened once."""
 
 import itertools
 import json
@@ -32,7 +32,7 @@ def task_config(request, corrupted):
 
 
 def stack(batches):
-    """Inputs and targets of batches, one behind another: [B, S + T]."""
+    """Inputs and targets of concatenated batches: [B, S + T]."""
     return np.concatenate([np.hstack([batch.inputs, batch.targets]) for batch in batches])
 
 
@@ -98,7 +98,7 @@ def test_validation_is_the_same_each_time_and_whole(corrupted):
     (source,) = OpenData(corrupted).sources
     symbols = sum(len(document.text) + 1 for document in source.documents("validation"))
     rows = np.count_nonzero((whole[:, 24:] != UNSCORED).any(axis=1))
-    # These documents have no byte that is as high as a sentinel.
+    # These documents have no bytes as high as sentinels.
     given = np.count_nonzero((whole >= 0) & (whole < 0xE0))
     assert given + np.count_nonzero(whole == END) - 2 * rows == symbols
     assert (whole[rows:, :24] == PAD).all()

@@ -13,7 +13,7 @@ from bytelm.data.order import EndlessShuffle, ShuffledBatches, source_seed
 
 
 def numbered_rows(*counts):
-    """Sources whose every row of 4 symbols names itself: START, source, number, END."""
+    """Sources with rows of 4 symbols: START, source, index of the row, END."""
     return ConcatenatedRows(
         [
             Rows(pack([bytes([source, row]) for row in range(count)]), 4)

@@ -1,4 +1,4 @@
-"""A passage depends on its own bytes alone."""
+"""A passage depends only on its own bytes."""
 
 import numpy as np
 import pytest

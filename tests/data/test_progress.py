@@ -1,4 +1,4 @@
-"""Long work says how far it is; short work says nothing."""
+"""Long work shows its progress; short work shows nothing."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The record of what a run read."""
+"""The record of the text that a run read."""
 
 import json
 

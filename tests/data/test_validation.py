@@ -1,4 +1,4 @@
-"""The rows that a run is validated on."""
+"""The validation rows of a run."""
 
 import itertools
 from dataclasses import replace
@@ -29,7 +29,7 @@ def batches(text):
 
 
 def cost(found) -> float:
-    """Mean over targets of what a model would pay that knows the letter a alone."""
+    """Mean cost of the targets for a model that knows only the letter a."""
     targets = np.concatenate([batch.targets for batch in found])
     return float(np.where(targets == ord("a"), 0.2, 5.0)[targets != UNSCORED].mean())
 
@@ -69,7 +69,7 @@ def test_skewed_text_has_the_figure_of_the_whole_split_under_any_names(skewed):
         {row.tobytes() for batch in batches(text) for row in batch.ids} for text in (first, second)
     ]
     assert rows[0] == rows[1]
-    # The first rows of the split are of one file alone.
+    # The first rows of the split are all of one file.
     assert abs(cost(ValidationBatches(OpenData(skewed[0]), 64)) - whole) > 2 * error
 
 

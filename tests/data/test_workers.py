@@ -35,7 +35,7 @@ if __name__ == "__main__":
 def test_workers_leave_signals_to_the_trainer_and_end_with_it(tmp_path):
     script = tmp_path / "trainer.py"
     script.write_text(TRAINER)
-    # Returns when nobody has the output open any more: neither the trainer nor its worker.
+    # Returns when both the trainer and its worker have closed the output.
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert ended.stdout.splitlines() == [

@@ -1,4 +1,4 @@
-"""Documents with all that may go wrong in them, and how many tokens their tokenizer has."""
+"""Difficult documents, and the size of their tokenizer."""
 
 DOCUMENTS = [
     b"the cat and the dog and the cat",

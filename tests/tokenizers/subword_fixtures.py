@@ -1,4 +1,4 @@
-"""Tiny tokenizers of each kind, made of one text."""
+"""Tiny tokenizers of each kind, trained on one text."""
 
 import json
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def trained(corpus: DataConfig) -> dict[str, Tokenizer]:
 
 
 def with_byte_fallback(model: models.Model) -> tokenizers.Tokenizer:
-    """A tokenizer such as Llama's, but without the space that Llama's puts before a text."""
+    """A tokenizer such as Llama's, but without a space before each text."""
     library = tokenizers.Tokenizer(model)
     library.normalizer = normalizers.Replace(" ", "\u2581")
     library.decoder = decoders.Sequence(
@@ -67,7 +67,7 @@ def with_byte_fallback(model: models.Model) -> tokenizers.Tokenizer:
 
 @pytest.fixture(scope="session")
 def foreign() -> dict[str, Tokenizer]:
-    """Tokenizers with byte fallback as others publish them."""
+    """Tokenizers with byte fallback, such as others publish."""
     names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     names += ["\u2581", "t", "h", "e", "a", "\u2581t", "he", "\u2581the", "\n", "<"]
     merges = [("\u2581", "t"), ("h", "e"), ("\u2581t", "he")]

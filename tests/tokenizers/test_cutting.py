@@ -33,7 +33,7 @@ texts = st.one_of(
 
 @pytest.fixture
 def short(monkeypatch):
-    """Texts are cut wherever they may be."""
+    """Texts are cut at every possible position."""
     monkeypatch.setattr(cutting, "LONGEST", 1)
 
 

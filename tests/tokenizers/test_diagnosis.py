@@ -1,4 +1,4 @@
-"""The part of a file that changes text is named, with what would be exact."""
+"""Messages name the part of a file that changes text, and a remedy."""
 
 import io
 import json

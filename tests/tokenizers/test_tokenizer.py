@@ -1,4 +1,4 @@
-"""What a tokenizer makes of any bytes is those bytes, in its library's own tokens."""
+"""Any bytes are encoded exactly, in the library's own tokens."""
 
 import io
 import json

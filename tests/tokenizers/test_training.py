@@ -88,7 +88,7 @@ def test_superbpe_begins_as_bpe(trained):
 
 @pytest.mark.parametrize(("kind", "pattern"), [("bpe", WORDS), ("superbpe", LINES)])
 def test_every_merge_is_of_the_most_frequent_pair(corpus, trained, kind, pattern):
-    """By counting anew after each merge, as the paper of BPE has it."""
+    """Counts pairs again after each merge, as in the paper of BPE."""
     merges = merges_of(trained[kind])
     first = 0 if kind == "bpe" else WITHIN - 256
     found = Counter(
@@ -213,7 +213,7 @@ def test_a_long_word_is_cut_in_training_so_that_time_is_linear(tmp_path):
 
     words = ["ab" * 250 + "cd" * 250, "ac" * 250 + "bd" * 250, "ad" * 100]
     together = trained_on("".join(words))
-    # Line breaks part words, and are in no merge here.
+    # Line breaks separate words, and are in no merge here.
     assert together.to_str() == trained_on("\n".join(words)).to_str()
     parts = list(_in_code(together, ["".join(words) * 9]))
     assert max(map(len, parts)) == LONGEST

@@ -1,4 +1,4 @@
-"""Boundaries are where SentencePiece's own pieces end, in bytes, whatever the text."""
+"""Boundaries are the ends of SentencePiece's own pieces, in bytes, for any text."""
 
 import io
 import pickle
@@ -15,7 +15,7 @@ from bytelm.tokenizers.unigram import Unigram
 
 
 def pieces_of(unigram, document):
-    """The document cut behind each mark, without START and END."""
+    """The document cut after each boundary, without START and END."""
     marks = unigram.boundaries(document)
     assert (marks.shape, marks.dtype) == ((len(document) + 2,), np.bool_)
     assert marks[0] and not marks[-1]
@@ -25,7 +25,7 @@ def pieces_of(unigram, document):
 
 
 def own_pieces(model, text):
-    """What SentencePiece says, as it writes pieces: with U+2581 for a space."""
+    """SentencePiece's pieces as it writes them, with U+2581 for a space."""
     processor = SentencePieceProcessor.from_file(model)
     return [piece.replace("\u2581", " ").encode() for piece in processor.encode(text, out_type=str)]
 
@@ -73,7 +73,7 @@ def test_any_bytes_are_cut_between_characters(unigram_model, document):
 
 @pytest.fixture
 def normalising_model(tmp_path):
-    """A model that changes text before it cuts it: NFKC, and no spaces but single ones inside."""
+    """A model that first normalises text: NFKC, and only single spaces inside."""
     model = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(["fi find the file of a fin"] * 30),

@@ -1,4 +1,4 @@
-"""A file of the cache that does not hold what was written is found out when it is read."""
+"""Damaged files of the cache are found when they are read."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""A directory of the cache is complete or not there."""
+"""A directory of the cache is either complete or absent."""
 
 import json
 

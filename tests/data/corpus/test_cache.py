@@ -1,4 +1,4 @@
-"""The packed cache: built once, by one process, and never left half-written."""
+"""The packed cache is built once, by one process, and is never incomplete."""
 
 import contextlib
 import json
@@ -286,7 +286,7 @@ def opened(config, unigram=None):
 
 @pytest.fixture
 def of_two_scripts(config, tmp_path):
-    """Documents whose script changes now and then."""
+    """Documents of two scripts in turn."""
     path = tmp_path / "scripts.jsonl"
     lines = [{"text": f"{n} мир", "lang": "abc"[n % 5 % 3] * 2} for n in range(40)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -296,7 +296,7 @@ def of_two_scripts(config, tmp_path):
 
 
 def test_text_without_scripts_has_no_file_of_them(config):
-    """Scripts that are not there are no part of what is asked for."""
+    """Asking for no scripts needs no file of them."""
     corpus = pack(config)
     assert {path.name for path in corpus.directory.iterdir()} == {
         "symbols.bin",

@@ -1,4 +1,4 @@
-"""`bytelm data cache` lists the cache, finds damage, and removes only what nobody uses."""
+"""`bytelm data cache` lists the cache, finds damage, and removes only unused entries."""
 
 import gc
 import os
@@ -20,7 +20,7 @@ def pack(config, split):
 
 @pytest.fixture
 def packed(config):
-    """Two splits of a cache, used by nobody, and what a killed process left of a third."""
+    """Two unused splits of a cache, and a third that a killed process left."""
     for split in ("train", "test"):
         pack(config, split)
     gc.collect()
@@ -62,7 +62,7 @@ def test_what_is_used_or_written_is_kept(packed, capsys):
     del held
     gc.collect()
     assert run(packed, capsys, "--remove-unused", "0")[0] == 0
-    # Nothing is left, of locks neither.
+    # No files are left, not even locks.
     assert list((packed.cache_path / "packed").iterdir()) == []
     assert list(pack(packed, "train").documents()) == expected
 

@@ -81,7 +81,7 @@ def test_a_row_behind_the_last_is_padding():
 
 
 def marked(documents, scripts):
-    """A corpus with scripts, and boundaries behind every "." and at each START."""
+    """A corpus with scripts, and boundaries after every "." and START."""
     corpus, stream = pack(documents), np.array(stream_of(documents))
     boundaries = (stream == START) | (stream == ord("."))
     return Corpus(corpus.symbols, corpus.starts, np.array(scripts, np.int32), boundaries)

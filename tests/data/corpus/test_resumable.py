@@ -1,4 +1,4 @@
-"""What a killed process has written is gone on with, and not believed where it is damaged."""
+"""Files of a killed process are continued, or started over if they are damaged."""
 
 import pytest
 
@@ -9,7 +9,7 @@ DOCUMENTS = [b"%d " % number * 50 for number in range(40)]
 
 
 def write(directory, stop=None):
-    """Writes DOCUMENTS; returns the number of the first that was written now."""
+    """Writes DOCUMENTS; returns the index of the first that this call wrote."""
     with ResumableFiles(directory, ["text", "sizes"], "it") as written:
         first = written.done
         for number, text in enumerate(DOCUMENTS[first:], first):
@@ -25,7 +25,7 @@ def write(directory, stop=None):
 
 @pytest.fixture
 def stopped(tmp_path, monkeypatch):
-    """A directory in which a process was stopped while it wrote document 30."""
+    """A directory of a process that was stopped in document 30."""
     monkeypatch.setattr(resumable, "SAVE_SECONDS", -1.0)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path, stop=12)

@@ -1,4 +1,4 @@
-"""Pieces: every symbol once in each epoch, and the same text in the same order for all symbols."""
+"""Shards: every symbol once in each epoch, and the same text in the same order for all symbols."""
 
 import itertools
 import pickle
@@ -16,7 +16,7 @@ PAIRS = Vocabulary(256 + 26 * 26)
 
 
 def paired(documents):
-    """The documents with two small letters in a row as one token."""
+    """The documents with each two lower-case letters as one token."""
     streams, starts = [], [0]
     for text in documents:
         ids, at = [0], 0
@@ -73,7 +73,7 @@ def test_each_symbol_is_a_target_once_in_each_epoch(texts, shard_bytes, length):
 @given(documents, st.integers(1, 9))
 @settings(max_examples=60, deadline=None)
 def test_a_target_is_the_symbol_behind_it_in_the_document(texts, shard_bytes):
-    # Letters of a document are told apart by their case and place: the pairs must be neighbours.
+    # Case and position identify the letters of a document, so pairs must be neighbours.
     corpus = pack(texts)
     rows = ShardRows(corpus, 4, shard_bytes, seed=0)
     batch = rows.batch(range(len(rows)))
@@ -97,7 +97,7 @@ def test_bytes_and_tokens_are_in_the_same_order():
         return text_of(ids[ids != rows.corpus.vocabulary.pad], rows.corpus.vocabulary)
 
     first, second = read(of_bytes), read(of_tokens)
-    # A token that spans an edge of a piece belongs to the one before: a byte moves, no more.
+    # A token that spans the edge of a shard belongs to the earlier one: only one byte moves.
     assert len(first) == len(second)
     assert sorted(first) == sorted(second)
     words = [first[at : at + 20] for at in range(0, len(first) - 32, 32)]

@@ -1,4 +1,4 @@
-"""Rows that stand for a whole corpus."""
+"""Rows that represent a whole corpus."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def runs(batch: dict[str, np.ndarray]) -> list[tuple[int, ...]]:
 def test_pieces_are_of_the_same_text_for_bytes_and_tokens():
     texts = [text.replace(b"b", b"a") + b"aa" for text in documents(4, 60, 300)]
     as_bytes = pack(texts)
-    # A token of two bytes for each two of them.
+    # Every two bytes are one token.
     pairs = [np.frombuffer(text[: len(text) // 2 * 2], "<u2") for text in texts]
     starts = np.cumsum([0, *(len(pair) + 2 for pair in pairs)])
     symbols = np.concatenate([np.pad(pair, 1) for pair in pairs])
@@ -84,7 +84,7 @@ def test_pieces_are_of_the_same_text_for_bytes_and_tokens():
     as_tokens = Corpus(symbols, starts, vocabulary=Vocabulary(2**16), byte_counts=counts)
     rows = SpreadRows(as_bytes, LENGTH, 40, shard_bytes=20)
     of_tokens = SpreadRows(as_tokens, LENGTH // 2, 40, shard_bytes=20, text=as_bytes)
-    # About as many symbols of text in each, START and END aside.
+    # About as many symbols of text in each, without START and END.
     found = [
         set(_beginnings(each, corpus))
         for each, corpus in ((rows, as_bytes), (of_tokens, as_tokens))
@@ -96,7 +96,7 @@ def test_pieces_are_of_the_same_text_for_bytes_and_tokens():
 
 
 def _beginnings(rows: SpreadRows, corpus: Corpus) -> list[tuple[int, int]]:
-    """The document and the byte in it with which each fragment begins."""
+    """The document of each fragment, and its first byte."""
     found = []
     for row in rows._plan:
         for first, _ in row:

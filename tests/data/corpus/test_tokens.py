@@ -1,4 +1,4 @@
-"""Tokens of documents: nothing is lost between the bytes and the rows."""
+"""Rows of tokens hold all bytes of the documents."""
 
 import pickle
 

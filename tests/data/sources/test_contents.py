@@ -1,4 +1,4 @@
-"""Files are the same if their contents are, and are read once to find out."""
+"""Digests depend only on content, and each file is read once."""
 
 import os
 
@@ -10,7 +10,7 @@ from bytelm.data.sources.contents import content_digests
 
 @pytest.fixture
 def read(monkeypatch):
-    """How many files were read, in a list of one number."""
+    """A list whose one item is how many files were read."""
     count = [0]
     progress = contents.TextProgress
 
@@ -23,14 +23,14 @@ def read(monkeypatch):
 
 
 def old(path, content):
-    """A file that was last changed an hour before now, by the clock of `contents`."""
+    """A file last changed an hour ago, by the clock of `contents`."""
     path.write_bytes(content)
     return path
 
 
 @pytest.fixture(autouse=True)
 def later(monkeypatch):
-    """The present is an hour after any file was written."""
+    """Moves the clock of `contents` an hour ahead."""
     import time
 
     now = time.time() + 3600

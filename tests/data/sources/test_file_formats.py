@@ -1,4 +1,4 @@
-"""Compressed files give all their text or an error, and formats are told by name and content."""
+"""Compressed files give all their text or an error, and name and content give the format."""
 
 import bz2
 import gzip
@@ -66,7 +66,7 @@ def test_zstd_with_a_long_window_and_skippable_frames(tmp_path):
     long_window = {zstd.CompressionParameter.window_log: 28}
     with zstd.open(path, "wb", options=long_window) as file:
         file.write(b"far back" * 9)
-    # A frame that says its window and not its size, as a program that reads from a pipe writes.
+    # A frame with its window but without its size, such as programs write from a pipe.
     skippable = b"\x50\x2a\x4d\x18\x03\0\0\0abc"
     path.write_bytes(skippable + path.read_bytes() + skippable)
     assert read(path) == b"far back" * 9

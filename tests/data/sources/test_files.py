@@ -1,4 +1,4 @@
-"""Local files give exact bytes, and a clear sentence where they cannot."""
+"""Local files give exact bytes, or a clear sentence."""
 
 import bz2
 import gzip
@@ -32,7 +32,7 @@ def read(*patterns, split="train", **fields):
 @pytest.mark.parametrize("ending", COMPRESSORS)
 def test_a_text_file_is_one_document_of_the_same_bytes(tmp_path, ending):
     text = b"\xef\xbb\xbfa\r\nb\0\xff\n"
-    # Two compressed streams in one file, as `cat a.gz b.gz` makes.
+    # Two compressed streams in one file, such as from `cat a.gz b.gz`.
     compressed = COMPRESSORS[ending](text) + COMPRESSORS[ending](b"more")
     (tmp_path / f"a.txt{ending}").write_bytes(compressed)
     assert read(tmp_path / "*") == [text + b"more"]

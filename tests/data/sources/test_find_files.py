@@ -1,4 +1,4 @@
-"""Patterns name each real file once, and a name that exists is that file."""
+"""Patterns match each real file once, and existing names are taken literally."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Which split a document belongs to, and where a long one is cut."""
+"""The splits of documents, and the cuts of long ones."""
 
 import pickle
 
@@ -96,7 +96,7 @@ def test_a_known_long_document_is_cut_where_it_was(held_out, split_above):
 
 
 def test_a_long_document_that_has_grown():
-    """Nothing that was trained on is held out, and what was held out stays so."""
+    """Trained text is never held out, and held-out text stays held out."""
     before = dict(parts(place(), TEXTS["lines"]))
     grown = b"a heading\n" + TEXTS["lines"] + lines(2000)
     after = parts(place(record=record_of(before.items())), grown)
@@ -105,7 +105,7 @@ def test_a_long_document_that_has_grown():
     assert before["validation"] in validation
     trained = set(passages(before["train"]))
     assert not trained & {p for split, part in after if split != "train" for p in passages(part)}
-    # By its new length alone, much of what was trained on would not be, and the other way round.
+    # Without the record, the new length would move text between the splits.
     assert len(dict(parts(place(), grown))["train"]) > len(TEXTS["lines"])
 
 

@@ -1,4 +1,4 @@
-"""Every document is in one split, whatever the kind of source."""
+"""Every document is in exactly one split, for every kind of source."""
 
 import itertools
 

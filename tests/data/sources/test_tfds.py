@@ -91,7 +91,7 @@ def test_nothing_is_imported_that_a_dataset_names(tmp_path, monkeypatch, tfds_di
     with pytest.raises(UserError, match=r"features\.json names the class foreign_module\.Own"):
         list(reader.documents("train"))
     assert "foreign_module" not in sys.modules
-    # Afterwards TFDS is as it was.
+    # TFDS is restored.
     with pytest.raises(SystemExit, match="was imported"):
         tfds.features.FeatureConnector.cls_from_name("foreign_module.Own")
 

@@ -1,4 +1,4 @@
-"""The diagnostic tasks take out what they say, and as much as published."""
+"""The diagnostic tasks delete the right letters, and as many as published."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Span corruption agrees with T5's, whatever the bytes and the lengths."""
+"""Span corruption agrees with T5's, for all bytes and lengths."""
 
 import re
 
@@ -24,12 +24,12 @@ GOLDEN = cases("mrt5", lambda file: "in.length_grid" in file)
 
 
 def symbols_of(t5_ids):
-    """T5's ids as our symbols: a byte is 3 less, 1 is END; 0, where a decoder starts, is START."""
+    """T5's ids as our symbols: bytes minus 3, 1 as END, and 0 (the decoder's start) as START."""
     return np.select([t5_ids == 0, t5_ids == 1], [START, END], t5_ids - 3)
 
 
 def names_of(case, letter):
-    """`b0`, `b1` and so on, as many as the file has."""
+    """`b0`, `b1` and so on, for all that the file has."""
     pattern = re.compile(rf"{letter}\d+\.noise_mask")
     return [key.split(".")[0] for key in [*case.input, *case.out] if pattern.fullmatch(key)]
 
@@ -133,7 +133,7 @@ def test_no_text_of_a_row_needs_more_room_than_there_is(input_length, density, m
 
 
 def restored(inputs, targets, mask):
-    """Puts the noise back, told by the mask alone what is a sentinel."""
+    """Puts the noise back; only the mask says which symbols are sentinels."""
     kept, noise = iter(inputs.tolist()), iter(targets.tolist())
     symbols = []
     for position, is_noise in enumerate(mask):

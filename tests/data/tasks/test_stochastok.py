@@ -127,7 +127,7 @@ def test_the_same_seed_splits_alike():
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_chances_are_those_of_one_draw_after_another(count):
-    """Against splits of a list in place, draw by draw, as the paper describes them."""
+    """Compares with a plain list that is split draw by draw, as in the paper."""
     splits, start = Splits(TOKENS), [6, 4, 1]
     chances = {tuple(start): 1.0}
     for _ in range(count):
