@@ -240,10 +240,7 @@ def test_mistakes_in_scripts_and_model_are_found_when_it_is_opened(marked, confi
             opened(replace(config, scripts=("eng",)))
         with pytest.raises(UserError, match=r"data.unigram: cannot read the model"):
             opened(
-                replace(
-                    config,
-                    task=replace(config.task, unigram=str(tmp_path / "missing.model")),
-                )
+                replace(config, task=replace(config.task, unigram=str(tmp_path / "missing.model")))
             )
 
 

@@ -100,8 +100,7 @@ def test_a_mixture(config, tfds_dir):
     part = Tfds(dataset="tiny_text", data_dir=tfds_dir, weight=3)
     other = Tfds(dataset="tiny_text", data_dir=tfds_dir, text_key="body")
     batches = take(
-        train_loader(OpenData(replace(config, source=Mixture(sources=(part, other)))), seed=0),
-        20,
+        train_loader(OpenData(replace(config, source=Mixture(sources=(part, other)))), seed=0), 20
     )
     of_other = (batches[:, 0] == ord("h")).any(axis=-1).sum()
     assert of_other == 20

@@ -16,11 +16,7 @@ from bytelm.data.config import DataConfig, Files
 from bytelm.data.open_data import OpenData, training_text
 from bytelm.tokenizers.cutting import LINES, WORDS
 from bytelm.tokenizers.tokenizer import Tokenizer
-from bytelm.tokenizers.training import (
-    LONGEST,
-    _in_code,
-    train_tokenizer,
-)
+from bytelm.tokenizers.training import LONGEST, _in_code, train_tokenizer
 from tests.tokenizers.subword_fixtures import SIZES, TRANSITION, texts_of
 
 WITHIN = round(SIZES["superbpe"] * TRANSITION)

@@ -24,13 +24,7 @@ from bytelm.data.corpus.spread import DrawnRows
 from bytelm.data.sources.python_library import PythonLibrary
 from bytelm.data.sources.source import SingleSource, Source
 from bytelm.data.splits import Split
-from bytelm.data.tasks.examples import (
-    EncoderDecoderTask,
-    Example,
-    ExampleRows,
-    random_of,
-    with_end,
-)
+from bytelm.data.tasks.examples import EncoderDecoderTask, Example, ExampleRows, random_of, with_end
 from bytelm.data.tasks.task import OpenText, Pair, Picked
 
 VOWELS = b"aeiouAEIOU"

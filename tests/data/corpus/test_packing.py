@@ -10,8 +10,7 @@ from bytelm.core.vocabulary import END, PAD, START, UNSCORED
 from bytelm.data.corpus.packing import ConcatenatedRows, Corpus, Rows, pack, script_ids
 
 documents_and_length = given(
-    documents=st.lists(st.binary(max_size=9), min_size=1, max_size=12),
-    length=st.integers(1, 17),
+    documents=st.lists(st.binary(max_size=9), min_size=1, max_size=12), length=st.integers(1, 17)
 )
 
 
