@@ -50,6 +50,8 @@ MEMORY = 110
 """Bytes of memory that a library takes for each character."""
 FindCut = Callable[[str, int], int | None]
 """Finds the first possible cut of a text from a position on; None if there is none."""
+SPACES_MARKED = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+"""The normalizer that only replaces spaces by their mark."""
 _LINE = re.compile(r"(?<=\S\n)(?=[^\W\d_])")
 _WORD_OR_LINE = re.compile(r"(?<=[^\W\d_])(?= [^\W\d_])|(?<=\S\n)(?=[^\W\d_])")
 
@@ -100,9 +102,12 @@ def of_hugging_face(description: dict[str, Any]) -> FindCut | None:
     contents = [token["content"] for token in added]
     model = description["model"]
     steps = _steps(description.get("pre_tokenizer"), "pretokenizers")
-    if all(_keeps_neighbours(step) for step in steps):
+    # Such steps cut text only before the mark of a space.
+    if all(s["type"] == "Metaspace" and s.get("prepend_scheme") == "never" for s in steps):
         normalizers = _steps(description.get("normalizer"), "normalizers")
-        if not all(map(_is_of_spaces, normalizers)) or model.get("type") not in ("BPE", "Unigram"):
+        if any(step != SPACES_MARKED for step in normalizers):
+            return None
+        if model.get("type") not in ("BPE", "Unigram"):
             return None
         vocabulary = model["vocab"]
         names = vocabulary if isinstance(vocabulary, dict) else [name for name, _ in vocabulary]
@@ -135,17 +140,6 @@ def _steps(part: dict[str, Any] | None, nested: str) -> list[dict[str, Any]]:
     if part["type"] != "Sequence":
         return [part]
     return [step for inner in part[nested] for step in _steps(inner, nested)]
-
-
-def _keeps_neighbours(step: dict[str, Any]) -> bool:
-    """Whether a pre-tokenizer cuts text only before the mark of a space."""
-    return bool(step["type"] == "Metaspace" and step.get("prepend_scheme") == "never")
-
-
-def _is_of_spaces(step: dict[str, Any]) -> bool:
-    """Whether a normalizer only replaces spaces by their mark."""
-    wanted = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
-    return step == wanted
 
 
 def _pattern(steps: list[dict[str, Any]]) -> re.Pattern[str] | None:

@@ -56,7 +56,8 @@ class Unigram:
         marks = np.zeros(len(document) + 2, np.bool_)
         marks[0] = True
         position = 1
-        for stretch in _valid_stretches(document):
+        for text in INVALID_BYTE.split(document.decode(errors="surrogateescape")):
+            stretch = text.encode()
             if stretch:
                 offsets = self._processor.encode(stretch, return_type="offset_mapping")["offsets"]
                 # An end of 0 marks the symbol before the stretch, which is a boundary anyway.
@@ -68,9 +69,3 @@ class Unigram:
             marks[position - 1] = True
         marks[-1] = False
         return marks
-
-
-def _valid_stretches(document: bytes) -> list[bytes]:
-    """The text before, between and after the bytes that are not UTF-8."""
-    text = document.decode(errors="surrogateescape")
-    return [stretch.encode() for stretch in INVALID_BYTE.split(text)]

@@ -27,16 +27,11 @@ class DamagedError(UserError):
             "once more (--resume for a run), which rebuilds it, and check the disk."
         )
         self.path = path
+        self._where = where
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Worker processes send it by pickling."""
-        return _as_it_was, (self.path, str(self))
-
-
-def _as_it_was(path: Path, message: str) -> DamagedError:
-    error = DamagedError(path)
-    error.args = (message,)
-    return error
+        return DamagedError, (self.path, self._where)
 
 
 def digest_of(content: bytes | memoryview) -> bytes:

@@ -34,16 +34,9 @@ UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 JSON_OBJECT = re.compile(rb'\s*\{\s*"[^"\n]*"\s*:')
 ENDING = re.compile(r"\.[a-z][a-z0-9]*")
 """File endings; the `.5` of `part-0.5` is none."""
-ADVICE = {
-    ".zip": "unpack it first",
-    ".tar": "unpack it first",
-    ".tgz": "unpack it first",
-    ".7z": "unpack it first",
-    ".parquet": "write its rows as JSON lines first",
-    ".arrow": "write its rows as JSON lines first",
-    ".csv": "write its rows as JSON lines first",
-    ".tsv": "write its rows as JSON lines first",
-}
+ADVICE = dict.fromkeys((".zip", ".tar", ".tgz", ".7z"), "unpack it first") | dict.fromkeys(
+    (".parquet", ".arrow", ".csv", ".tsv"), "write its rows as JSON lines first"
+)
 
 
 class DamagedError(Exception):
