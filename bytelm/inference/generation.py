@@ -2,9 +2,9 @@
 
 A subword model reads a prompt's canonical tokens and generates tokens, whose bytes are returned.
 
-Prompts are read in chunks of one size, so that a new length compiles nothing. Then a compiled loop
-generates a chunk of symbols for every row, and the host returns their bytes. The random key of
-symbol i of row r depends only on (seed, r, i): neither other rows nor chunk sizes change a text.
+Prompts are read in chunks of one size, so that new lengths need no compilation. Then a compiled
+loop generates a chunk of symbols for every row, and the host returns their bytes. The random key of
+symbol i of row r depends only on (seed, r, i), so neither other rows nor chunk sizes change a text.
 """
 
 import functools
@@ -32,7 +32,7 @@ PREFILL = 128
 CHUNK = 32
 """Symbols of each row that are generated before the host looks at them."""
 SHORTEST = 256
-"""States have room for this many symbols times a power of two, so that few shapes are compiled."""
+"""States hold this many symbols times a power of two, so that few shapes are compiled."""
 
 
 def store_weights(params: Any, weights: Weights) -> Any:

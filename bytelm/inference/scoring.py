@@ -372,7 +372,6 @@ def _windows(
 
 
 def _fill(batch: Batch, row: int, window: Window, stride: int, vocabulary: Vocabulary) -> None:
-    """Writes a window to a row of an empty batch."""
     text, first = window.symbols, window.first
     length = batch.ids.shape[1]
     symbols = text[max(first - 1, 0) : first + length].astype(np.int32)

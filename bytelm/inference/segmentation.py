@@ -1,8 +1,8 @@
 """A text cut into a model's patches, with the cost of each byte.
 
 A text is read in sliding windows, as in `bytelm.inference.scoring`. The nats of a byte come from
-the window that scores it. Whether a patch starts with it comes from the window that reads it to
-score the next byte. START belongs to no patch here: the first byte of the text starts one.
+the window that scores it; its patch start comes from the window that reads it to score the next
+byte. START belongs to no patch here: the first byte of the text starts one.
 """
 
 import itertools

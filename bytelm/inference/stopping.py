@@ -12,9 +12,8 @@ from bytelm.tokenizers.tokenizer import Tokenizer
 class StopFilter:
     """Turns the symbols of one row into bytes, until END or a stop string ends the row.
 
-    Bytes that may be the start of a stop string are held back until it is known whether they are.
-    Of several stop strings, the one completed first ends the row, however the symbols are divided
-    into calls.
+    Bytes that may start a stop string are held back until that is certain. Of several stop strings,
+    the one completed first ends the row, however the symbols are divided into calls.
 
     Args:
         stop: the stop strings.

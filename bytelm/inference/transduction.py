@@ -66,7 +66,7 @@ class Transducer(Generator):
         )
 
     def greedy(self, inputs: Sequence[bytes], *, max_bytes: int) -> list[bytes]:
-        """The targets made of the most probable next byte each time."""
+        """The targets that take the most probable next byte each time."""
         return self.generate(inputs, max_bytes=max_bytes, sampling=Sampling(temperature=0.0))
 
     def _read(self, prompts: Sequence[bytes], max_bytes: int) -> tuple[Any, Any]:

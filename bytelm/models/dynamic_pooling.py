@@ -157,13 +157,7 @@ class DynamicPooling(HierarchicalModel):
         scale = DEVIATION if published else 1.0
         self.embedding = Embedding(INPUT_SIZE, width, rngs=rngs, scale=scale)
         self.pre = self._stack(config.pre_depth, rngs)
-        self.segmenter = config.segmenter.build(
-            width,
-            config.needs,
-            norm=None if published else config.norm,
-            relu=config.mlp == "relu",
-            rngs=rngs,
-        )
+        self.segmenter = config.build_segmenter(width, rngs, normed_states=published)
         self.null_group = nnx.Param(jax.random.normal(rngs.params(), (width,)), role="vector")
         self.backbone = self._stack(config.backbone_depth, rngs)
         self.post = self._stack(config.post_depth, rngs)

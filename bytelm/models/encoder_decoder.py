@@ -172,7 +172,7 @@ class RatioController:
         return {"proportional": jnp.zeros(()), "integral": jnp.zeros(())}
 
     def weight(self, state: ControllerState) -> jax.Array:
-        """The weight of the loss that the next step has."""
+        """The weight of the loss in the next step."""
         return jnp.maximum(0.0, state["proportional"] + state["integral"])
 
     def update(self, state: ControllerState, deleted: Ratio) -> ControllerState:

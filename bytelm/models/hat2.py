@@ -137,7 +137,7 @@ class HAT2State:
 
 
 class WordPooling(nnx.Module):
-    """One learned query for each word attends to the states of the word's bytes."""
+    """For each word, one learned query attends to the states of the word's bytes."""
 
     def __init__(self, config: HAT2Config, *, rngs: nnx.Rngs):
         d = config.local_width

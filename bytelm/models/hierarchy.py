@@ -127,13 +127,15 @@ class HierarchyConfig(ModelConfig):
         )
 
     def stack(self, block: BlockConfig, rngs: nnx.Rngs) -> Stack:
-        """A stack of these blocks, scanned and rematerialised as the options say."""
+        """A stack of these blocks, with the options `scan` and `remat`."""
         return Stack(block, rngs=rngs, scan=self.scan, remat=self.remat)
 
-    def build_segmenter(self, width: int, rngs: nnx.Rngs) -> Segmenter:
-        """The segmenter, which may read states `[B, T, width]`."""
-        relu = self.mlp == "relu"
-        return self.segmenter.build(width, self.needs, norm=self.norm, relu=relu, rngs=rngs)
+    def build_segmenter(
+        self, width: int, rngs: nnx.Rngs, *, normed_states: bool = False
+    ) -> Segmenter:
+        """The segmenter, which may read states `[B, T, width]`; it has no norm if they have one."""
+        norm, relu = None if normed_states else self.norm, self.mlp == "relu"
+        return self.segmenter.build(width, self.needs, norm=norm, relu=relu, rngs=rngs)
 
     def build_head(
         self, width: int, rngs: nnx.Rngs, outputs: int = OUTPUT_SIZE

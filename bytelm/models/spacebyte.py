@@ -6,10 +6,9 @@ and pass through the global blocks; the last d channels of the results are added
 vectors came from. The other local blocks follow. Nothing is averaged over a patch or copied to its
 bytes: local attention carries the global results from the boundary to the bytes after it.
 
-Taken from the authors' code, not the paper: the boundary rule (section 2 of the paper contradicts
-itself on continuation bytes), the addition to the residual that the vector came from, global
-positions that number the patches from 0, and equal numbers of local blocks before and after.
-Different here:
+From the authors' code are the boundary rule (section 2 of the paper contradicts itself on
+continuation bytes), the addition to the residual that the vector came from, global positions that
+number the patches from 0, and as many local blocks before as after. Different here:
 
 - When a row has more boundaries than slots, the code ignores all targets from the first such
   boundary on, in evaluation too, and stops generation. Here no more patches open, and every byte is

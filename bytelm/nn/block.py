@@ -31,17 +31,14 @@ class Block(Protocol):
         self, x: jax.Array, group_ids: jax.Array | None, positions: jax.Array | None, shared: Any
     ) -> jax.Array:
         """Whole rows; positions see their own group only."""
-        ...
 
     def init_state(self, batch: int, length: int, dtype: jnp.dtype, shared: Any) -> Any:
         """The state before the first of at most `length` positions."""
-        ...
 
     def extend(
         self, x: jax.Array, state: Any, new: NewPositions, shared: Any
     ) -> tuple[jax.Array, Any]:
         """The next N positions of each row, `[B, N, width]`; those at position -1 are ignored."""
-        ...
 
 
 class StackedConfig(Protocol):
@@ -50,19 +47,15 @@ class StackedConfig(Protocol):
     @property
     def depth(self) -> int:
         """Blocks of the stack."""
-        ...
 
     def build(self, rngs: nnx.Rngs) -> Block:
         """One block, with fresh parameters."""
-        ...
 
     def entries(self, length: int) -> int:
         """Positions that a block must remember of rows of at most `length`, at least 1."""
-        ...
 
     def forward_flops(self, length: float) -> float:
         """Matrix-product FLOPs of one forward pass of all `depth` blocks over one row."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,9 @@ class NewPositions:
         entries: int32 `[B, N]`, the cache entry of each; S (dropped) for none.
         positions: int32 `[B, N]`, counted from the row's start; -1 where a row has fewer than N.
         group_ids: int32 `[B, N]`.
-        key_positions: int32, the positions of the keys that the new ones may see, -1 for none:
-            `[B, S]`, the cache after writing, if N = 1; otherwise `[B, S + N]`, the cache before
-            writing and the new positions.
+        key_positions: int32, the positions of the keys that the new ones may see, -1 for none. If
+            N = 1, they are the cache after writing, `[B, S]`; otherwise the cache before writing
+            and the new positions, `[B, S + N]`.
         key_groups: int32, the group ids of `key_positions`.
     """
 

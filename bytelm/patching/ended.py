@@ -23,8 +23,8 @@ gradient. Let C be the patch around t, k its slot, and o_k the vector that symbo
   2. gives the symbols from t up to the next boundary the slot that ends with t, in place of the
      one before, o_{k-1}. That vector has not been computed; o_k, of the same patch with the same
      history, stands for it: `sum over j of G_j (o_k - o_{k-1})`, G_j the gradient at symbol j.
-  If `b_t` is 1, C is the union of the patch that ends at t, A with slot k, and the one after it,
-  B with slot k+1, and both terms are those of removing the boundary:
+  If `b_t` is 1, let A be the patch that ends at t, with slot k, and B the patch after it, with slot
+  k+1. C is their union, and both terms are those of removing the boundary:
   `g_{k+1} (mean_B - mean_{A+B})`, and the same sum, now with the true o_k. For a loss that is
   linear in pooled vectors and a backbone without attention, that is the exact difference.
   The estimate leaves out three effects. Other slots see the slot that comes or goes. In a full row,

@@ -110,7 +110,7 @@ class OpenPatch:
 
     @classmethod
     def none(cls, rows: int, width: int, dtype: jnp.dtype) -> "OpenPatch":
-        """Of rows that have read nothing yet."""
+        """For rows that have read nothing yet."""
         return cls(jnp.zeros((rows, width), dtype), jnp.zeros((rows,), jnp.int32))
 
 

@@ -158,7 +158,6 @@ class Covers:
         return ranked[: self._limit]
 
     def _read_new(self) -> None:
-        """Has the model read the last token of each new history."""
         new = [(h, h.unread) for h in self._live if h.unread is not None]
         if not new:
             return

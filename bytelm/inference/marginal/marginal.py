@@ -179,7 +179,6 @@ class ByteMarginal(Generator):
         max_bytes: int,
         stop: Sequence[bytes],
     ) -> Iterator[bytes]:
-        """The continuation of one prompt, byte by byte."""
         row = StopFilter(stop, max_bytes)
         covers = self._covers(prompt, self._encode(prompt).tolist())
         for position in range(max_bytes):

@@ -1,6 +1,6 @@
 """MrT5 (arXiv 2410.20771): a ByT5 whose encoder shortens its rows after a few blocks.
 
-In training nothing is removed ("soft deletion"): each state's gate, from 0 to -30, is added to its
+In training nothing is removed ("soft deletion"). Each state's gate, from 0 to -30, is added to its
 scores as a key, in the encoder blocks after the gate and in the decoder's attention to the encoder.
 In evaluation and generation, states with a gate below -15 are removed ("hard deletion"); the others
 keep their original positions and have no gate. The two differ slightly; evaluation reports both.

@@ -239,9 +239,9 @@ def _content_keys(inputs: jax.Array, positions: jax.Array) -> jax.Array:
 
 @dataclass(frozen=True)
 class FixedShortening(DeletingShortening):
-    """A baseline: in each patch that a whitespace byte ends, the last bytes are deleted.
+    """A baseline: in each patch, which a whitespace byte ends, the last bytes are deleted.
 
-    The first `ceil((1 - ratio) length)` bytes of a patch are kept.
+    The first `ceil((1 - ratio) length)` bytes are kept.
     """
 
     kind: ClassVar[str] = "fixed"

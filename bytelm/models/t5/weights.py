@@ -132,7 +132,7 @@ def config_from_t5(saved: Mapping[str, Any], names: Iterable[str]) -> ByT5Config
         names: of its tensors.
 
     Raises:
-        UserError: if its architecture is another one; it names the differences.
+        UserError: if it has another architecture; it names the differences.
     """
     said = {"model_type": "t5", **_FIXED, **_T5_DEFAULTS, **saved}
     # In newer versions of Hugging Face's code, this field says whether the head is T5 v1.1's.
@@ -277,7 +277,6 @@ def _with_shared(weights: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
 
 
 def _check(weights: Mapping[str, np.ndarray], tensors: Mapping[str, _Tensor]) -> None:
-    """Raises UserError for tensors that are not those of the model."""
     missing = [name for name in tensors if name not in weights]
     unexpected = [
         name for name in weights if name not in tensors and name not in (*_COPIES, _UNUSED)
