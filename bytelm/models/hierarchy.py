@@ -131,11 +131,21 @@ class HierarchyConfig(ModelConfig):
         return Stack(block, rngs=rngs, scan=self.scan, remat=self.remat)
 
     def build_segmenter(
-        self, width: int, rngs: nnx.Rngs, *, normed_states: bool = False
+        self,
+        width: int,
+        rngs: nnx.Rngs,
+        config: SegmenterConfig | None = None,
+        needs: Needs | None = None,
+        *,
+        normed_states: bool = False,
     ) -> Segmenter:
-        """The segmenter, which may read states `[B, T, width]`; it has no norm if they have one."""
+        """A segmenter, which may read states `[B, T, width]`; it has no norm if they have one.
+
+        `config` and `needs` are those of an inner level; None for the family's.
+        """
+        config, needs = config or self.segmenter, needs or self.needs
         norm, relu = None if normed_states else self.norm, self.mlp == "relu"
-        return self.segmenter.build(width, self.needs, norm=norm, relu=relu, rngs=rngs)
+        return config.build(width, needs, norm=norm, relu=relu, rngs=rngs)
 
     def build_head(
         self, width: int, rngs: nnx.Rngs, outputs: int = OUTPUT_SIZE

@@ -112,6 +112,7 @@ class LearnedPatches(SegmenterConfig):
 
     module: ClassVar[type[Any]] = LearnedSegmenter
     reads_states: ClassVar[bool] = True
+    needs_supervision: ClassVar[bool] = True
 
     rate: float = 0.2
     """Expected share of the symbols that are boundaries. It sets the predictor's first probability,

@@ -68,6 +68,7 @@ class Needs:
         gradient: the family's loss reaches `Boundaries.values`.
         known_ends: a patch's end must be known from the patch's own bytes.
         longest: patches must have a greatest length.
+        supervised: the family computes the segmenter's own losses (`Segmenter.supervise`).
     """
 
     mark: Mark
@@ -75,6 +76,7 @@ class Needs:
     gradient: bool = False
     known_ends: bool = False
     longest: bool = False
+    supervised: bool = True
 
 
 class Segmenter(nnx.Module):
@@ -125,6 +127,8 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
     """Whether it reads the model's states."""
     needs_gradient: ClassVar[bool] = False
     """Whether only the model's loss can teach it where boundaries belong."""
+    needs_supervision: ClassVar[bool] = False
+    """Whether it learns by a loss of its own."""
     needs_unigram: ClassVar[bool] = False
     """Whether training needs the pieces of `data.unigram`."""
 
@@ -165,10 +169,12 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
         """
         return self.module(self, width, needs, norm=norm, relu=relu, rngs=rngs)
 
-    def check(self, needs: Needs, family: str) -> None:
-        """Raises UserError unless the segmenter fits a family's needs."""
+    def check(self, needs: Needs, family: str, where: str = "model.segmenter") -> None:
+        """Raises UserError unless the segmenter, of the field `where`, fits a family's needs."""
         if self.reads_states and not needs.states:
-            reason = "reads states of bytes, which the family has not computed when it cuts them"
+            reason = "reads states of symbols, which the family has not computed when it cuts them"
+        elif self.needs_supervision and not needs.supervised:
+            reason = "learns by a loss of its own, which the family does not compute in this place"
         elif self.needs_gradient and not needs.gradient:
             reason = "learns from the model's loss, which does not reach it in this family"
         elif needs.known_ends and not self.knows_ends:
@@ -178,7 +184,7 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
         else:
             return
         name = getattr(self, "rule", self.kind)
-        raise UserError(f"model.segmenter {name} does not fit the family {family}: it {reason}.")
+        raise UserError(f"{where} {name} does not fit the family {family}: it {reason}.")
 
 
 class RuleSegmenter(Segmenter):

@@ -22,7 +22,7 @@ from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
-from bytelm.models.hierarchy import HierarchyConfig
+from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
 from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.parameters import abstract_model, roles_of
 from bytelm.models.spacebyte import SpaceByteConfig
@@ -44,6 +44,7 @@ from bytelm.patching.learned import (
     GumbelPatches,
     UnigramPatches,
 )
+from bytelm.patching.levels import Symbols
 from bytelm.patching.segmenter import FixedPatches, RulePatches
 from tests.models.nested import NestedConfig
 
@@ -70,6 +71,10 @@ dynamic_pooling = functools.partial(
     backbone_depth=1,
     post_depth=1,
     bytes_per_slot=1.0,
+)
+
+nested = functools.partial(
+    NestedConfig, head_width=8, segmenter=RulePatches("spacelike", longest_patch=2)
 )
 
 FAMILIES: dict[str, ModelConfig] = {
@@ -99,10 +104,10 @@ FAMILIES: dict[str, ModelConfig] = {
         rope_theta=None,
         learned_positions=12,
         scaled_init=False,
-        bytes_per_slot=8.0,
+        bytes_per_slot=6.0,
     ),
     "hat": hat(),
-    "hat, overflow": hat(bytes_per_slot=8.0),
+    "hat, overflow": hat(bytes_per_slot=6.0),
     "hat2": hat2(window=6),
     "hat2, whitespace, overflow, scanned and rematerialised": hat2(
         segmenter=RulePatches("whitespace", longest_patch=5),
@@ -114,7 +119,9 @@ FAMILIES: dict[str, ModelConfig] = {
     "hat, fixed": hat(segmenter=FixedPatches(4)),
     "hat2, entropy": hat2(segmenter=EntropyPatches(rate=0.5)),
     "dynamic_pooling, words": dynamic_pooling(segmenter=RulePatches("words", longest_patch=4)),
-    "dynamic_pooling, whitespace": dynamic_pooling(segmenter=RulePatches("whitespace")),
+    "dynamic_pooling, whitespace": dynamic_pooling(
+        segmenter=RulePatches("whitespace", longest_patch=4)
+    ),
     "dynamic_pooling, fixed": dynamic_pooling(segmenter=FixedPatches(3)),
     "dynamic_pooling, entropy, scanned and rematerialised": dynamic_pooling(
         segmenter=EntropyPatches(), scan=True, remat="full"
@@ -131,8 +138,8 @@ FAMILIES: dict[str, ModelConfig] = {
         segmenter=RulePatches("spacelike"), bytes_per_slot=4.0
     ),
     "dynamic_pooling, gumbel": dynamic_pooling(),
-    "nested": NestedConfig(head_width=8, bytes_per_slot=1.0, patches_per_slot=1.0),
-    "nested, overflow": NestedConfig(head_width=8, bytes_per_slot=2.0, patches_per_slot=3.0),
+    "nested": nested(bytes_per_slot=1.0, patches_per_slot=1.0),
+    "nested, overflow": nested(bytes_per_slot=2.0, patches_per_slot=2.0),
 }
 
 t5 = {
@@ -185,6 +192,23 @@ def forward(config: ModelConfig) -> Callable[[Any, Batch], jax.Array]:
     """(params, batch) -> logits."""
     graphdef, _ = split_model(config)
     return jax.jit(lambda params, batch: nnx.merge(graphdef, params)(batch).logits)
+
+
+@functools.cache
+def found_patches(config: ModelConfig) -> Callable[[Any, Batch], list[tuple[Any, Any]]]:
+    """(params, batch) -> patches of each row, and overflow of all rows, of each level."""
+    graphdef, _ = split_model(config)
+
+    @jax.jit
+    def run(params: Any, batch: Batch) -> list[tuple[jax.Array, jax.Array]]:
+        model = nnx.merge(graphdef, params)
+        if not isinstance(model, HierarchicalModel):
+            return []
+        symbols = Symbols.of_rows(batch.ids, batch.document_ids)
+        found = [cut.patches for cut in model.forward(symbols)[2]]
+        return [(patches.starts.sum(axis=1), patches.overflow) for patches in found]
+
+    return run
 
 
 @functools.cache

@@ -6,7 +6,7 @@ and repeats them (arXiv 2507.07955). Each level remembers its own unfinished pat
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ PLACES = 3
 class Router(Segmenter):
     """The inner level's segmenter: a patch starts where neighbours are unlike each other."""
 
-    def __init__(self, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, config, width, needs, *, rngs, **options):
         self.width = width
         self.query = Dense(width, width, rngs=rngs, role="projection")
         self.key = Dense(width, width, rngs=rngs, role="projection")
@@ -57,6 +57,27 @@ def _unit(x: jax.Array) -> jax.Array:
 
 
 @dataclass(frozen=True)
+class RouterPatches(SegmenterConfig):
+    """Patches start where neighbours are unlike each other."""
+
+    kind: ClassVar[str] = "router"
+    module: ClassVar[type[Any]] = Router
+    reads_states: ClassVar[bool] = True
+    needs_gradient: ClassVar[bool] = True
+
+    @property
+    def default_bytes_per_slot(self) -> float:
+        return 2.0
+
+    def forward_flops(self, width: int, length: float) -> float:
+        return 4.0 * length * width * width
+
+
+INNER_NEEDS = Needs("start", states=True, gradient=True, supervised=False)
+"""What the inner level needs of its segmenter, and offers it."""
+
+
+@dataclass(frozen=True)
 class NestedConfig(HierarchyConfig):
     """Two levels: bytes, patches, and patches of patches."""
 
@@ -65,16 +86,24 @@ class NestedConfig(HierarchyConfig):
 
     widths: tuple[int, int, int] = (16, 24, 32)
     """Channels of bytes, of patches, and of patches of patches."""
-    patches_per_slot: float = 2.0
-    """As `bytes_per_slot`, for the inner level."""
+    patches_per_slot: float | None = None
+    """As `bytes_per_slot`, for the inner level; None for what `inner_segmenter` needs."""
     segmenter: SegmenterConfig = field(default=RulePatches("spacelike"))
     """Where the patches of bytes start."""
+    inner_segmenter: SegmenterConfig = field(default=RouterPatches())
+    """Where the patches of patches start."""
     window: int = 4
     """Bytes, and patches, that the stacks outside the backbone see."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.inner_segmenter.check(INNER_NEEDS, self.family, where="model.inner_segmenter")
+        self.require_positive("patches_per_slot", "window")
+
     def inner_capacity(self, patches: float) -> int:
         """Slots for patches of patches in a row of so many patches."""
-        return slots(patches, self.patches_per_slot)
+        size = self.patches_per_slot or self.inner_segmenter.default_bytes_per_slot
+        return slots(patches, size)
 
     def level_block(self, level: int) -> BlockConfig:
         window = self.window if level < 2 else None
@@ -94,8 +123,9 @@ class NestedConfig(HierarchyConfig):
     def backbone_flops(self, patches: float) -> float:
         _, middle, top = self.widths
         inner = self.inner_capacity(patches)
-        linear = patches * (2 * middle * middle + middle * top) + inner * middle * top
+        linear = patches * middle * top + inner * middle * top
         stacks = 2 * self.level_block(1).forward_flops(patches)
+        stacks += self.inner_segmenter.forward_flops(middle, patches)
         return stacks + 2.0 * linear + self.global_block().forward_flops(inner)
 
 
@@ -110,7 +140,7 @@ class Nested(HierarchicalModel):
         self.embedding = Embedding(INPUT_SIZE, d, rngs=rngs)
         self.segmenter = config.build_segmenter(d, rngs)
         self.down = Dense(d, middle, rngs=rngs, role="projection")
-        self.router = Router(middle, rngs=rngs)
+        self.router = config.build_segmenter(middle, rngs, config.inner_segmenter, INNER_NEEDS)
         self.inner_down = Dense(middle, top, rngs=rngs, role="projection")
         self.inner_up = Dense(top, middle, rngs=rngs, role="projection")
         self.up = Dense(middle, PLACES * d, rngs=rngs, role="projection")

@@ -35,12 +35,14 @@ from tests.models.families import (
     decoder,
     empty_state,
     forward,
+    found_patches,
     padded,
     random_rows,
     rolled_back,
     split_model,
     with_slots,
 )
+from tests.models.nested import NestedConfig
 from tests.models.test_encoder_decoder import random_batch
 
 TOLERANCE = 2e-5
@@ -289,7 +291,16 @@ def test_every_family_is_held_to_the_laws():
     own = {k for k in ModelConfig.variants.values() if k.__module__.startswith("bytelm.")}
     with_encoder = {kind for kind in own if issubclass(kind, EncoderDecoderConfig)}
     assert with_encoder == set(map(type, ENCODER_DECODERS.values()))
-    assert own - with_encoder == set(map(type, FAMILIES.values()))
+    assert own - with_encoder == set(map(type, FAMILIES.values())) - {NestedConfig}
+
+
+def test_the_rows_of_the_laws_have_patches_and_overflow_at_every_level(config):
+    """Otherwise the other laws would say nothing about a level."""
+    levels = found_patches(config)(split_model(config)[1], random_rows(13))
+    overflows = "overflow" in next(name for name, c in FAMILIES.items() if c is config)
+    for level, (opened, overflow) in enumerate(levels):
+        assert opened.mean() >= 3, f"level {level}: too few patches; shorten them (longest_patch)"
+        assert (overflow > 0) == overflows, f"level {level}: {overflow} boundaries overflow"
 
 
 ALL = {**FAMILIES, **ENCODER_DECODERS}

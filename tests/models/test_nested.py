@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bytelm.core.errors import UserError
 from bytelm.core.statistics import warnings
+from bytelm.patching.learned import EntropyPatches
+from bytelm.patching.levels import Symbols
 from bytelm.patching.patches import find_patches, slots
+from bytelm.patching.segmenter import FixedPatches
 from bytelm.training.score import BYTES_PER_PATCH
 from tests.models.families import ROWS, decoder, empty_state, random_rows, split_model
 from tests.models.nested import NestedConfig
@@ -47,3 +51,24 @@ def test_the_capacity_that_a_warning_of_an_inner_level_names_is_enough():
     warning = ratio.warn({ratio.statistic.name: ratio.value})
     enough = float(re.search("to ([0-9.]+) or less", warning)[1])
     assert 1 < enough <= 2 and slots(24, enough) >= 12
+
+
+def test_an_inner_segmenter_is_refused_under_its_own_name_and_for_its_own_reason():
+    refusal = r"^model\.inner_segmenter entropy does not fit .* loss of its own, which the family"
+    with pytest.raises(UserError, match=refusal):
+        dataclasses.replace(CONFIG, inner_segmenter=EntropyPatches())
+
+
+def test_any_segmenter_that_fits_can_cut_inside():
+    config = dataclasses.replace(
+        CONFIG, inner_segmenter=FixedPatches(2), patches_per_slot=None, bytes_per_slot=2.0
+    )
+    assert config.inner_capacity(16) == 9  # an eighth more than 8
+    cuts = nnx.merge(*split_model(config)).forward(Symbols.of_rows(*random_ids()))[2]
+    outer, inner = (cut.patches.starts.sum(axis=1) for cut in cuts)
+    np.testing.assert_array_equal(inner, -(-outer // 2))
+
+
+def random_ids():
+    batch = random_rows(0)
+    return batch.ids, batch.document_ids

@@ -74,7 +74,8 @@ def test_every_parameter_has_the_role_of_its_kind(roles):
             assert role == ("matrix" if path.endswith("kernel") else "bias"), path
         else:
             found = {r for end, r in OUTSIDE_STACKS.items() if f"/{path}".endswith(f"/{end}")}
-            assert found == {role}, path
+            missing = f"add {path!r} with its role {role!r} to OUTSIDE_STACKS, which says {found}"
+            assert found == {role}, missing
 
 
 def test_roles_group_parameters_as_regular_expressions_of_paths_did(roles):
