@@ -56,12 +56,12 @@ def bootstrap_interval(
         return None
     documents = len(numerators)
     generator = np.random.default_rng(seed)
-    sums = np.empty((2, samples))
+    sums = np.empty((2, samples))  # of numerators and denominators
     rows = max(1, _CHUNK // documents)
     for first in range(0, samples, rows):
         chunk = slice(first, min(first + rows, samples))
         size = (chunk.stop - chunk.start, documents)
-        drawn = generator.integers(documents, size=size, dtype=np.int32)
+        drawn = generator.integers(documents, size=size, dtype=np.int32)  # [chunk, documents]
         sums[0, chunk] = numerators[drawn].sum(axis=1)
         sums[1, chunk] = denominators[drawn].sum(axis=1)
     numerator_sums, denominator_sums = sums[:, sums[1] > 0]

@@ -1,4 +1,4 @@
-"""What configs in Python are given is converted without loss or refused with the field's name."""
+"""Values of config fields are converted without loss, or refused with the field's name."""
 
 import dataclasses
 import json

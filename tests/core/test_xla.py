@@ -32,15 +32,15 @@ def test_it_is_compiled_once_for_each_static_argument():
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_xla_is_told_of_cpus_alone(backend, monkeypatch):
-    told = []
+def test_xla_is_seen_of_cpus_alone(backend, monkeypatch):
+    seen = []
     jit = jax.jit
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(
-        jax, "jit", lambda f, compiler_options: told.append(compiler_options) or jit(f)
+        jax, "jit", lambda f, compiler_options: seen.append(compiler_options) or jit(f)
     )
     assert jit_inference()(lambda x: x + 1)(jnp.ones(())) == 2
-    assert told == [training_options(jnp.dtype("bfloat16")) if backend == "cpu" else None]
+    assert seen == [training_options(jnp.dtype("bfloat16")) if backend == "cpu" else None]
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -33,7 +33,7 @@ def run(tmp_path):
 
 
 def leftovers(path):
-    """What a conversion to `path` that failed has left beside it."""
+    """Files that a failed conversion to `path` has left next to it."""
     return [found for found in path.parent.iterdir() if found.name.startswith(path.name)]
 
 

@@ -194,7 +194,7 @@ def test_transformers_loads_what_was_trained_here(torch, transformers, saved, co
 
 def test_transformers_takes_an_mrt5_for_a_t5(torch, transformers, saved, tmp_path, run):
     weights = load_file(saved / WEIGHTS)
-    # A gate that is open whatever it sees changes nothing.
+    # A gate that is always open changes nothing.
     weights[f"{tiny_t5.GATE}.layer_norm.weight"] = np.zeros(16, np.float32)
     weights[f"{tiny_t5.GATE}.feed_forward.weight"] = np.zeros((1, 16), np.float32)
     weights[f"{tiny_t5.GATE}.feed_forward.bias"] = np.full(1, 100, np.float32)

@@ -335,7 +335,7 @@ def test_generation_by_the_command_line(whole_run, capsysbinary):
 
 
 def test_stop_strings_hold_for_beams_too(whole_run):
-    """Or it is said that they do not."""
+    """Or a message says that they do not."""
     model, prompts = bytelm.load(whole_run), ["abc", "defg"]
     texts = model.generate(prompts, max_bytes=4, beams=2)
     stop = max(texts, key=len)[-1:]

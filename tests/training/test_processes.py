@@ -138,7 +138,7 @@ def test_two_processes_train_as_one(text, tmp_path):
     assert "step 4/4" in first
     assert "step 4/4" not in second
 
-    # One process with four devices goes on from there; another that did it all agrees.
+    # A process with four devices resumes there; one that trained all steps agrees.
     single = [*common, *mesh, "--train.steps", "6", "--optimizer.schedule", "constant"]
     resumed = [*single, "--run-dir", str(tmp_path / "two"), "--resume", "--allow-config-change"]
     for options in (resumed, [*single, "--run-dir", str(tmp_path / "one")]):

@@ -110,13 +110,13 @@ def test_accumulating_pieces_equals_the_whole_batch(pieces):
 
 
 def test_the_gradient_is_the_mean_over_scored_symbols():
-    alike = jax.tree.map(lambda rows: np.repeat(rows, 16, axis=0), random_rows(5, rows=1))
-    targets = np.full_like(alike.targets, UNSCORED)
-    targets[3] = alike.targets[3]
+    equal_rows = jax.tree.map(lambda rows: np.repeat(rows, 16, axis=0), random_rows(5, rows=1))
+    targets = np.full_like(equal_rows.targets, UNSCORED)
+    targets[3] = equal_rows.targets[3]
     run = descent(ONE_DEVICE)
     norms = [
         run.train(run.place(run.start), batch)[1].gradient_norm
-        for batch in (alike, dataclasses.replace(alike, targets=targets))
+        for batch in (equal_rows, dataclasses.replace(equal_rows, targets=targets))
     ]
     assert norms[1] == pytest.approx(norms[0], rel=1e-5)
 

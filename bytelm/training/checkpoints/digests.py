@@ -81,7 +81,7 @@ def _program(out: NamedSharding | None) -> Any:
 def _digest(x: jax.Array) -> jax.Array:
     """Two words, uint32 `[2]`, of an array."""
     bits = _words(x)
-    place, stride = jnp.zeros(bits.shape, jnp.uint32), 1
+    place, stride = jnp.zeros(bits.shape, jnp.uint32), 1  # index in the flattened array
     for axis in reversed(range(bits.ndim)):
         number = lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
         place += number * jnp.uint32(stride % 2**32)
