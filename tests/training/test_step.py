@@ -103,10 +103,10 @@ def test_a_step_on_a_mesh_equals_one_on_a_single_device(shape):
         assert kernel.addressable_shards[0].data.size * fsdp * tensor == kernel.size
 
 
-@pytest.mark.parametrize("pieces", [2, 4])
-def test_accumulating_pieces_equals_the_whole_batch(pieces):
-    # On two devices, so that rows are cut twice: over devices and over pieces.
-    check_equal_descent(*descended((2, 1, 1), pieces))
+@pytest.mark.parametrize("micro_batches", [2, 4])
+def test_accumulating_pieces_equals_the_whole_batch(micro_batches):
+    # On two devices, so that rows are cut twice: over devices and over micro_batches.
+    check_equal_descent(*descended((2, 1, 1), micro_batches))
 
 
 def test_the_gradient_is_the_mean_over_scored_symbols():
