@@ -190,12 +190,12 @@ def whole_step():
 
 
 @pytest.fixture(scope="module")
-def step_in_pieces():
+def accumulated_step():
     return step(changed("train", accumulation=4), ragged_batch())
 
 
-def test_the_controller_moves_once_whatever_the_accumulation(whole_step, step_in_pieces):
-    for before, after, metrics in (whole_step, step_in_pieces):
+def test_the_controller_moves_once_with_any_accumulation(whole_step, accumulated_step):
+    for before, after, metrics in (whole_step, accumulated_step):
         assert metrics.weights["gate"] == 2.5
         deleted = metrics.sums.ratio(DELETED)
         assert metrics.sums.inputs == deleted.count == sum(3 + row for row in range(ROWS))
@@ -203,13 +203,13 @@ def test_the_controller_moves_once_whatever_the_accumulation(whole_step, step_in
         gate = CONFIG.model.controllers["gate"]
         wanted = gate.update(before.controllers["gate"], deleted)
         assert_close(after.controllers["gate"], wanted)
-    assert whole_step[2].sums.ratio(DELETED) == step_in_pieces[2].sums.ratio(DELETED)
+    assert whole_step[2].sums.ratio(DELETED) == accumulated_step[2].sums.ratio(DELETED)
 
 
-def test_accumulating_pieces_is_the_whole_batch(whole_step, step_in_pieces):
-    """Of the gate's loss too, a mean over inputs, of which pieces have unlike shares."""
+def test_accumulating_micro_batches_is_the_whole_batch(whole_step, accumulated_step):
+    """Also of the gate's loss, a mean over inputs, of which micro-batches have unequal shares."""
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4)
-    jax.tree.map(close, step_in_pieces[2], whole_step[2])
+    jax.tree.map(close, accumulated_step[2], whole_step[2])
 
 
 def test_a_step_that_is_not_finite_leaves_the_controller_alone():

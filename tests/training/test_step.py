@@ -104,8 +104,8 @@ def test_a_step_on_a_mesh_equals_one_on_a_single_device(shape):
 
 
 @pytest.mark.parametrize("micro_batches", [2, 4])
-def test_accumulating_pieces_equals_the_whole_batch(micro_batches):
-    # On two devices, so that rows are cut twice: over devices and over micro_batches.
+def test_accumulating_micro_batches_equals_the_whole_batch(micro_batches):
+    # On two devices, so that rows are cut twice: over devices and over micro-batches.
     check_equal_descent(*descended((2, 1, 1), micro_batches))
 
 
