@@ -101,7 +101,7 @@ def segment_all(
         if row_starts is None:
             raise UserError(
                 "the model is flat: it has no patches to show; choose a checkpoint of a family "
-                "that has."
+                "with patches."
             )
         place_by_document(nats, windows, batch, np.asarray(row_nats, np.float64))
         place_by_document(starts, windows, batch, np.asarray(row_starts))

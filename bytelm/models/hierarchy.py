@@ -285,7 +285,7 @@ def _overflow(cuts: tuple[Segmentation, ...], options: tuple[str, ...]) -> tuple
     if len(cuts) != len(options):
         raise ValueError(
             f"the model has {len(cuts)} levels, and its config the options of capacity {options}; "
-            "it needs one for each level, the outermost first (`HierarchyConfig.slot_options`)."
+            "name one for each level, the outermost first (`HierarchyConfig.slot_options`)."
         )
     return tuple(
         cut.patches.overflow_ratio(option) for cut, option in zip(cuts, options, strict=True)

@@ -42,7 +42,7 @@ class Dense(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...]
-        # XLA:CPU is much faster on two-dimensional products: no transposing copies in the gradient.
+        # On XLA:CPU products of matrices are faster: no transposed copies in the gradient.
         flat = project(x.reshape(-1, x.shape[-1]), kernel)
         if self.bias is not None:
             flat = flat + self.bias[...].astype(x.dtype)[None, :]

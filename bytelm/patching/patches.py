@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from bytelm.core.statistics import Ratio, Statistic
 
 NO_PATCH = -1
-"""The patch of a symbol that is in none: before its document's first, or padding."""
+"""The patch of symbols in padding, and of those before their document's first patch."""
 LENGTHS = {"1": 1, "2": 2, "3-4": 4, "5-8": 8, "9-16": 16, "17-32": 32, "33+": math.inf}
 """Classes of patch lengths, and the longest of each."""
 OVERFLOW = Statistic("overflow", "share")
@@ -35,7 +35,7 @@ LEAST_SCORE = -1e30
 
 @dataclass(frozen=True)
 class TooFewSlots:
-    """Warns of much overflow in a level, and suggests a value of the option of its capacity."""
+    """Warns of much overflow in a level, and suggests a value of its `option`."""
 
     symbols_per_slot: float
     option: str = BYTES_PER_SLOT
@@ -44,8 +44,8 @@ class TooFewSlots:
         overflow = values[overflow_statistic(self.option).name]
         if overflow <= MOST_OVERFLOW:
             return None
-        # Enough for the mean row, with a tenth to spare; or, where rows differ, more than now.
-        # Of an inner level the mean is not measured: its patches are at least as long as its slots.
+        # Enough for the mean row and a tenth more; or, if rows differ, more than now. An inner
+        # level's mean is not measured, but its patches are at least as long as its slots.
         is_outermost = self.option == BYTES_PER_SLOT
         length = values["bytes_per_patch"] if is_outermost else self.symbols_per_slot
         enough = min(length * (1 - overflow) / 1.1, 0.8 * self.symbols_per_slot)

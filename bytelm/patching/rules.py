@@ -40,7 +40,7 @@ from bytelm.core.variants import defined_in, place_of
 from bytelm.core.vocabulary import START
 
 LOOKBACK = 7
-"""How many symbols before its own a rule looks at."""
+"""How many earlier symbols a rule looks at."""
 NONE = -1
 """Stands for a symbol before the first one of the document or of the row."""
 

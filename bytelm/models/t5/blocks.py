@@ -114,7 +114,7 @@ class RelativeBias(nnx.Module):
         Unless the table is bidirectional, those of keys at position -1 are MASKED.
         """
         block = query_block(queries.shape[1], keys.shape[1], self.table.shape[1])
-        # Distances are laid out as attention reads the biases; beyond FARTHEST all are equal.
+        # Distances have the layout of the biases in attention; beyond FARTHEST all are equal.
         distances = keys[:, None, None, :] - queries[:, None, :, None]  # [B, 1, T, S]
         distances = position_windows(distances, block)[0]
         table = self._lookup(jnp.arange(-FARTHEST, FARTHEST + 1)).T  # [H, 2 FARTHEST + 1]
@@ -136,7 +136,7 @@ def distance_bucket(distances: jax.Array, *, bidirectional: bool) -> jax.Array:
     count = BUCKETS // 2 if bidirectional else BUCKETS
     back = jnp.abs(distances) if bidirectional else jnp.maximum(-distances, 0)
     exact = count // 2
-    # The first distance of each logarithmic bucket. Counted, because float logarithms would round.
+    # The first distance of each logarithmic bucket, found by counting: logarithms would round.
     edges = [
         min(d for d in range(exact, FARTHEST + 1) if _logarithmic(d, exact, count) >= number)
         for number in range(exact + 1, count)
