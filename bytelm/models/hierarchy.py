@@ -163,7 +163,10 @@ class HierarchyConfig(ModelConfig):
         """FLOPs, as in `forward_flops`, of all but the backbone."""
 
     def backbone_flops(self, patches: float) -> float:
-        """FLOPs of the backbone, or of the levels inside."""
+        """FLOPs of the backbone, or of the levels inside.
+
+        With `patches` = the capacity it is exactly what is computed.
+        """
         return self.global_block().forward_flops(patches)
 
     @abc.abstractmethod

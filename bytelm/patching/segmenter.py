@@ -229,7 +229,8 @@ class RulePatches(SegmenterConfig):
     rule: str = "spacelike"
     """Which rule: spacelike, whitespace, space, whitespace_run, words, or one of your own."""
     longest_patch: int | None = None
-    """Most bytes in a patch; a longer one is split. None for no limit."""
+    """Most symbols in a patch: bytes, or in an inner level patches. A longer one is split; None for
+    no limit."""
 
     def __post_init__(self) -> None:
         names = [name for name in RULES if name != "fixed"]
@@ -268,14 +269,14 @@ class RulePatches(SegmenterConfig):
 
 @dataclass(frozen=True)
 class FixedPatches(SegmenterConfig):
-    """Patches of a fixed number of bytes, counted from the start of each document."""
+    """Patches of a fixed number of symbols, counted from the start of each document."""
 
     kind: ClassVar[str] = "fixed"
     module: ClassVar[type[Any]] = RuleSegmenter
     rule: ClassVar[str] = "fixed"
 
     patch_size: int = 4
-    """Bytes in a patch."""
+    """Symbols in a patch: bytes, or in an inner level patches."""
 
     def __post_init__(self) -> None:
         self.require_positive("patch_size")
