@@ -10,7 +10,7 @@ from typing import ClassVar
 from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
-from bytelm.core.intervals import LEAST_DOCUMENTS
+from bytelm.core.intervals import LEAST_DOCUMENTS, ratio
 from bytelm.core.terminal_text import number_of
 from bytelm.evaluation.progress import counted, shown_progress
 from bytelm.evaluation.report import DocumentBits, Result
@@ -49,7 +49,7 @@ class Bits(Evaluation):
         ]
         raw_bytes, symbols = int(scores.bytes.sum()), int(scores.symbols.sum())
         if subword:
-            figures.append(Figure("bytes_per_token", raw_bytes / symbols, "B/token"))
+            figures.append(ratio("bytes_per_token", scores.bytes, scores.symbols, "B/token"))
         if self.compressors:
             with shown_progress("compressing", size) as done:
                 found = compressor_bpb(counted(first, done))

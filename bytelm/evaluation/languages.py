@@ -20,7 +20,7 @@ import numpy as np
 from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
-from bytelm.core.intervals import bootstrap_interval
+from bytelm.core.intervals import ratio
 from bytelm.evaluation.parallel_text import read_parallel
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import DECODER, Evaluation, Need, Scoring
@@ -128,21 +128,20 @@ def _count(loaded: LoadedModel, sentences: Sequence[bytes], scoring: Scoring) ->
 
 
 def _figures(found: _Counts, reference: _Counts) -> list[Figure]:
-    def ratio(numerators: np.ndarray, denominators: np.ndarray) -> float:
+    def over(numerators: np.ndarray, denominators: np.ndarray) -> float:
         return float(np.divide(numerators.sum(), denominators.sum()))
 
-    bytes_per_character = ratio(found.bytes, found.characters)
-    reference_per_character = ratio(reference.bytes, reference.characters)
-    low, high = bootstrap_interval(found.bits, reference.bits) or (None, None)
+    bytes_per_character = over(found.bytes, found.characters)
+    reference_per_character = over(reference.bytes, reference.characters)
     return [
         Figure("bits_per_sentence", float(found.bits.mean())),
-        Figure("premium", ratio(found.bits, reference.bits), "", low, high),
+        ratio("premium", found.bits, reference.bits),
         Figure("patches_per_sentence", float(found.patches.mean())),
-        Figure("patches_premium", ratio(found.patches, reference.patches)),
+        Figure("patches_premium", over(found.patches, reference.patches)),
         Figure("bytes_per_sentence", float(found.bytes.mean())),
-        Figure("bytes_premium", ratio(found.bytes, reference.bytes)),
+        Figure("bytes_premium", over(found.bytes, reference.bytes)),
         Figure("bytes_per_character", bytes_per_character),
         Figure("bytes_per_character_premium", bytes_per_character / reference_per_character),
-        Figure("bits_per_character", ratio(found.bits, found.characters)),
-        Figure("bpb", ratio(found.bits, found.bytes), "bpb"),
+        Figure("bits_per_character", over(found.bits, found.characters)),
+        Figure("bpb", over(found.bits, found.bytes), "bpb"),
     ]
