@@ -57,13 +57,12 @@ def _check_same(field: str, named: str, copy: Path) -> None:
         content = Path(named).expanduser().read_bytes()
     except OSError as error:
         raise UserError(
-            f"data.{field}: cannot read {named} ({error.strerror}); the run has a copy of its "
-            f"own, {copy}: name that."
+            f"data.{field}: cannot read {named} ({error.strerror}); name the run's copy, {copy}."
         ) from error
     if content != copy.read_bytes():
         raise UserError(
-            f"{named} is not the {field} that the run was started with, of which {copy} is a copy; "
-            f"name that with --data.{field}, or start a new run."
+            f"{named} is not the {field} that the run was started with; name the run's copy {copy} "
+            f"with --data.{field}, or start a new run."
         )
 
 
@@ -90,8 +89,8 @@ def _copy(run: Path, field: str) -> Path | None:
     for path in listed:
         if digest_of(path.read_bytes()).hex() != digests[path.name]:
             raise UserError(
-                f"{path} is damaged: it is not the {field} that the run was started with; put that "
-                "back in its place."
+                f"{path} is damaged: it is not the {field} that the run was started with; restore "
+                "that file there."
             )
     return next(iter(listed or found), None)
 

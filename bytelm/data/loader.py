@@ -111,7 +111,7 @@ class PackedLoader(TrainLoader):
     def restore(self, state: dict[str, Any]) -> None:
         """Continues at that row, for any number of processes and any batch size."""
         if "rows" not in state:
-            raise UserError("the checkpoint was read with --data.read stream; resume it so.")
+            raise UserError("the checkpoint is of --data.read stream; resume with the same option.")
         self.close()
         self._start(first_row=state["rows"])
 
@@ -154,7 +154,7 @@ class StreamLoader(TrainLoader):
             UserError: if the state is of packed text, or of another number of processes or workers.
         """
         if "layout" not in state:
-            raise UserError("the checkpoint was read with --data.read packed; resume it so.")
+            raise UserError("the checkpoint is of --data.read packed; resume with the same option.")
         if state["layout"] != self._layout:
             saved = state["layout"]
             raise UserError(

@@ -70,8 +70,8 @@ def stretches(text: str, find_cut: FindCut | None) -> Iterator[str]:
     rest = len(text) - begin
     if rest >= SAID_FROM:
         logger.warning(
-            "%.1f million characters without a place where tokens surely part are tokenised in one "
-            "piece, which takes about %.1f GB of memory and cannot be stopped",
+            "%.1f million characters without a safe position to cut are tokenised at once, which "
+            "takes about %.1f GB of memory and cannot be stopped",
             rest / 1e6,
             rest * MEMORY / 1e9,
         )

@@ -43,7 +43,9 @@ def test_another_content_is_refused(tmp_path, run, trained):
             run,
             DataConfig(task=NextByte(unigram="x")),
         )
-    with pytest.raises(UserError, match=r"data.tokenizer: cannot read gone .*tokenizer.*name that"):
+    with pytest.raises(
+        UserError, match=r"data.tokenizer: cannot read gone .*name the run's copy.*tokenizer"
+    ):
         with_copies(DataConfig(task=NextByte(tokenizer="gone")), run, DataConfig())
 
 

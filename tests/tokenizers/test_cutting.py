@@ -114,7 +114,7 @@ def test_what_cannot_be_cut_is_said(monkeypatch, caplog):
         assert list(stretches("x" * 9, None)) == ["x" * 9]
         assert not caplog.records
         assert list(stretches("x" * 10, None)) == ["x" * 10]
-    assert "are tokenised in one piece, which takes about 0.0 GB" in caplog.text
+    assert "are tokenised at once, which takes about 0.0 GB" in caplog.text
 
 
 def test_parts_are_of_bounded_length(trained, monkeypatch):

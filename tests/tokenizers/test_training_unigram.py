@@ -85,7 +85,7 @@ def sentences(monkeypatch):
     return given
 
 
-def test_reads_no_more_than_it_is_told_and_documents_in_random_order(config, sentences):
+def test_reads_no_more_than_asked_and_documents_in_random_order(config, sentences):
     train_unigram(texts_of(config), 60)
     everything, total = list(sentences), sum(len(s.encode()) for s in sentences)
     assert total > 8000

@@ -146,7 +146,7 @@ def _build(
 ) -> None:
     """Writes into `partial`, then renames it. The caller holds the lock."""
     if partial.exists() and not (resumes and (partial / PROGRESS).exists()):
-        logger.warning("writing %s was cut short the last time; it starts over", content)
+        logger.warning("writing %s was interrupted last time; it starts over", content)
         shutil.rmtree(partial)
     shutil.rmtree(directory, ignore_errors=True)
     partial.mkdir(exist_ok=True)

@@ -35,10 +35,10 @@ class ResumableFiles:
         self.done = 0
         saved = self._saved(names)
         if saved is None and (directory / PROGRESS).exists():
-            logger.warning("what was written of %s is damaged; it starts over", content)
+            logger.warning("the unfinished part of %s is damaged; it starts over", content)
         if saved:
             self.done, sizes = saved["done"], saved["sizes"]
-            logger.warning("going on with %s after %d documents", content, self.done)
+            logger.warning("continuing %s after %d documents", content, self.done)
         else:
             sizes = dict.fromkeys(names, 0)
         self.files: dict[str, BinaryIO] = {}

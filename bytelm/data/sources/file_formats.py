@@ -214,8 +214,8 @@ def format_of(path: Path, head: bytes) -> Format:
     text = head.decode(errors="ignore")
     if b"\0" in head or len(head) - len(text.encode()) > 3:
         raise UserError(
-            f"{path} has no ending that says what it is, and is no UTF-8 text; name it .txt to "
-            "read its bytes as one document, or .jsonl if it has a JSON object in each line."
+            f"{path} has no known ending, and is not UTF-8 text; name it .txt to read its bytes as "
+            "one document, or .jsonl if it has a JSON object in each line."
         )
     return "text"
 

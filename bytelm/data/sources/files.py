@@ -178,7 +178,7 @@ class FilesReader:
             check_whole(path)
         except DAMAGE as error:
             self.skipped += 1
-            logger.warning("%s is damaged, and left out: %s", printable_name(path), error)
+            logger.warning("%s is damaged, and skipped: %s", printable_name(path), error)
             return True
         return False
 
@@ -214,8 +214,8 @@ class FilesReader:
             )
         if config.script_key is not None:
             raise UserError(
-                f"{path} is text without keys, and data.script_key is {config.script_key}; take it "
-                "back with --data.script-key None, and name the script of all documents with "
+                f"{path} is text without keys, and data.script_key is {config.script_key}; unset "
+                "it with --data.script-key None, and name the script of all documents with "
                 "--data.script if it is needed."
             )
 

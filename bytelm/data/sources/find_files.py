@@ -114,13 +114,13 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
         return []
     except OSError as error:
         name = printable_name(directory or os.curdir)
-        logger.warning("%s cannot be listed (%s): its files are left out", name, error.strerror)
+        logger.warning("%s cannot be listed (%s): its files are skipped", name, error.strerror)
         return []
 
 
 def _is_file(name: str) -> bool:
     if os.path.islink(name) and not os.path.exists(name):
-        logger.warning("%s is a link that leads nowhere: it is left out", printable_name(name))
+        logger.warning("%s is a broken link: it is skipped", printable_name(name))
     return os.path.isfile(name)
 
 
@@ -132,5 +132,5 @@ def _nothing(pattern: str, option: str) -> str:
             f"'{path / ANY_DEPTH / '*.txt'}'."
         )
     if path.exists():
-        return f"{option}: {path} is no regular file; write what it gives into a file first."
+        return f"{option}: {path} is not a regular file; write its output into a file first."
     return f"{option}: no file matches {pattern!r}; check the path and the quotes."

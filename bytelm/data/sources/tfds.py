@@ -213,7 +213,7 @@ class TfdsReader:
             return wanted or "text"
         if len(texts) != 1:
             raise UserError(
-                f"cannot tell which feature of {self.name} is the text; name one of "
+                f"it is unclear which feature of {self.name} is the text; name one of "
                 f"{', '.join(texts) or 'none'} with --data.text-key."
             )
         return str(texts[0])

@@ -114,7 +114,7 @@ class Task(Variant, name="data", key="kind"):
             if source.has_targets and not self.needs_targets:
                 raise UserError(
                     f"data.target_key is given, and the task {self.kind} reads no targets; add "
-                    "--data.task pairs, or take the key back."
+                    "--data.task pairs, or remove the key."
                 )
 
     @abc.abstractmethod

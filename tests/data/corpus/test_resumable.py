@@ -37,7 +37,7 @@ def stopped(tmp_path, monkeypatch):
 
 def test_goes_on_where_it_was_saved(stopped, caplog):
     assert write(stopped) == 12
-    assert "going on with it after 12 documents" in caplog.text
+    assert "continuing it after 12 documents" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "no JSON", "other JSON"])
@@ -52,4 +52,4 @@ def test_damage_starts_over(stopped, caplog, damage):
     else:
         (stopped / PROGRESS).write_text("{" if damage == "no JSON" else "[1]")
     assert write(stopped) == 0
-    assert "what was written of it is damaged; it starts over" in caplog.text
+    assert "the unfinished part of it is damaged; it starts over" in caplog.text

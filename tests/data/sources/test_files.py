@@ -142,7 +142,7 @@ def test_a_damaged_file_is_an_error_or_left_out_whole(tmp_path, ending, name, ca
         reader = FilesReader(Files(files=(str(tmp_path / "*"),), skip_bad=True))
         assert [document.text for document in reader.documents("train")] == [b"fine"]
         assert reader.skipped == 1
-        assert f"{name}{ending} is damaged, and left out" in caplog.text
+        assert f"{name}{ending} is damaged, and skipped" in caplog.text
 
 
 @pytest.mark.parametrize("skip_bad", [False, True])
