@@ -31,16 +31,9 @@ class ShuffledBatches:
         process_count: int,
         first_row: int,
     ) -> None:
-        """Defines the sequence; nothing is read yet.
+        """Defines the sequence, of which batch 0 begins at place `first_row` in the order of rows.
 
-        Args:
-            rows: the rows of all sources.
-            weights: of each source.
-            seed: of the order.
-            batch_size: rows of a batch over all processes.
-            process_index: index of this process.
-            process_count: how many processes share each batch; it divides `batch_size`.
-            first_row: the place in the endless order of rows at which batch 0 begins.
+        `batch_size` counts the rows of all processes; `process_count` divides it.
         """
         self._rows = rows
         self._first_row = first_row

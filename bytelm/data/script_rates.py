@@ -107,11 +107,8 @@ def _variation(texts: Sequence[bytes], script: str) -> float:
 def print_rates(data: OpenData, anchor: str, rate: float, file: TextIO | None = None) -> None:
     """Prints the rates, and a config of the boundaries to paste.
 
-    Args:
-        data: the parallel text, whose train split is used, with nothing held out.
-        anchor: the script whose rate is given.
-        rate: boundaries per byte of the anchor.
-        file: where to print; None = standard output.
+    The parallel text is the train split of `data`, with nothing held out. `file` is where to print,
+    by default standard output.
 
     Raises:
         UserError: for a bad source, and as `script_rates`.

@@ -52,14 +52,7 @@ def write_tokenizer(
 def write_unigram(
     data: OpenData, pieces: int, max_bytes: int, output: Path, file: TextIO | None = None
 ) -> None:
-    """Trains a Unigram model, writes it, and prints its pieces and their mean length.
-
-    Args:
-        data: the text.
-        pieces: most pieces of the model.
-        max_bytes: most bytes of text to train on, from documents in random order.
-        output: the file, which must not exist.
-        file: where to print; None = standard output.
+    """Trains a Unigram model of at most `pieces`, as `write_tokenizer`.
 
     Raises:
         UserError: for a split without text, an output that exists, and as `train_unigram`.

@@ -18,11 +18,10 @@ from bytelm.core.terminal_text import number_of, printable_name
 from bytelm.core.texts import Texts, each_text
 from bytelm.data.config import DataConfig, Files, Mixture
 from bytelm.data.open_data import Documents, OpenData
-from bytelm.data.passages import passages
 from bytelm.data.run_text import describe_source
 from bytelm.data.sources.source import SPLITTING, SingleSource, open_source
 from bytelm.data.splits import Split, check_split
-from bytelm.data.text_record import ReadBytes, TextRecord
+from bytelm.data.text_record import ReadBytes, TextRecord, passages
 
 if TYPE_CHECKING:
     from bytelm.api import LoadedModel

@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bytelm.data.passages import digest, passages
 from bytelm.data.splits import SPLITS, Split
-from bytelm.data.text_record import TextRecord
+from bytelm.data.text_record import TextRecord, digest, passages
 
 
 class Document(NamedTuple):

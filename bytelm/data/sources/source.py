@@ -11,10 +11,9 @@ from typing import Any, ClassVar, Protocol
 
 from bytelm.core.errors import UserError
 from bytelm.core.variants import Variant
-from bytelm.data.passages import LONGEST
 from bytelm.data.sources.placement import Document, Placed, Placement
 from bytelm.data.splits import Split
-from bytelm.data.text_record import TextRecord
+from bytelm.data.text_record import LONGEST, TextRecord
 
 LEAST_SPLIT = 4 * LONGEST
 """Least bytes of a document that is split by position: a few passages for each split."""

@@ -110,8 +110,8 @@ def lengths(input_length: int, density: float, mean_span: float) -> tuple[int, i
 
     Args:
         input_length: S, END included; 3 or more.
-        density: share of the symbols that are noise, between 0 and 1.
-        mean_span: mean symbols of a noise span, 1 or more.
+        density: share of the symbols that are noise, as in `span_counts`.
+        mean_span: mean symbols of a noise span.
 
     Returns:
         symbols of text in a row, such as 1193 for S = 1024, and symbols of its target, END

@@ -5,11 +5,10 @@ import pickle
 import numpy as np
 import pytest
 
-from bytelm.data.passages import passages
 from bytelm.data.sources.placement import Document, Placement
 from bytelm.data.splits import SPLITS
-from bytelm.data.text_record import PLACED, make_record, placed_passages
-from tests.data.test_passages import TEXTS, lines
+from bytelm.data.text_record import PLACED, make_record, passages, placed_passages
+from tests.data.test_text_record import TEXTS, lines
 
 LEAST = 4 * 16384
 
