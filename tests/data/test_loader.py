@@ -139,7 +139,7 @@ def test_a_batch_that_processes_cannot_share(config):
 
 
 def test_state_of_a_stream_is_refused(config):
-    with pytest.raises(UserError, match=r"read with --data.read stream"):
+    with pytest.raises(UserError, match=r"checkpoint is of --data.read stream"):
         train_loader(OpenData(config), seed=0).restore({"layout": {}, "grain": {}})
 
 

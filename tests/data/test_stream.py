@@ -114,7 +114,7 @@ def test_says_so_and_refuses_another_number_of_processes(config, caplog):
         train_loader(OpenData(config), 0, 0, 1).restore(state)
     with pytest.raises(UserError, match="this one was number 0"):
         train_loader(OpenData(config), 0, 1, 2).restore(state)
-    with pytest.raises(UserError, match=r"read with --data.read packed"):
+    with pytest.raises(UserError, match=r"checkpoint is of --data.read packed"):
         loader.restore({"rows": 3})
 
 
