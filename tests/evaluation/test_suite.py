@@ -10,7 +10,7 @@ from bytelm.cli.evaluate import eval_command
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.evaluation.report import Result
-from bytelm.evaluation.suite import ENCODER, Evaluation, Need, default_suite, evaluate, named
+from bytelm.evaluation.suite import BYTES, ENCODER, Evaluation, Need, default_suite, evaluate, named
 from bytelm.evaluation.text import GivenText
 
 
@@ -92,6 +92,21 @@ def test_an_evaluation_and_a_figure_count_once(length, loaded):
         evaluate(loaded, "text", [length(factor=2), length(factor=4)])
     with pytest.raises(UserError, match="have the name length, one of length and one of other"):
         evaluate(loaded, "text", ["length", "other"])
+
+
+def test_a_need_of_bytes(length, loaded):
+    @dataclass(frozen=True)
+    class OfBytes(length):
+        """Needs symbols that are bytes."""
+
+        name: ClassVar[str] = "of_bytes"
+        needs: ClassVar[tuple[Need, ...]] = (BYTES,)
+
+    loaded.tokenizer = None
+    assert evaluate(loaded, "text", ["of_bytes"]).figures
+    loaded.tokenizer = SimpleNamespace()
+    with pytest.raises(UserError, match="needs a model whose symbols are bytes"):
+        evaluate(loaded, "text", ["of_bytes"])
 
 
 def test_numbers_of_numpy_are_reported(length, loaded):
