@@ -231,22 +231,30 @@ class HAT(HierarchicalModel):
     ) -> tuple[jax.Array, StackState | None]:
         """For each word that ends, the decoder's first position of the next word, `[B, P, d]`."""
         before, words = state or HATState(), cut.patches
-        ids, document_ids, ended = cut.symbols.ids, cut.symbols.document_ids, words
-        if state is not None:  # the unfinished word's bytes come before
-            longest, most = self.config.longest_word, words.positions.shape[1]
-            present = jnp.arange(longest)[None, :] >= longest - state.length[:, None]
-            ids = jnp.concatenate([state.spelled, ids], axis=1)
-            document_ids = jnp.concatenate([present.astype(jnp.int32), document_ids], axis=1)
-            ends = jnp.pad(words.boundaries, ((0, 0), (longest, 0)))
-            ended = find_patches(ends, document_ids, most)
 
         def encoded() -> tuple[jax.Array, StackState | None]:
+            ids, document_ids, ended = cut.symbols.ids, cut.symbols.document_ids, words
+            if state is not None:
+                ids, document_ids, ended = self._with_unfinished(cut, state)
             y = self._encode(ids, ended, _word_numbers(ended, document_ids))
             y, backbone = run(self.backbone, y, cut.inner_symbols, before.backbone)
             return self.to_decoder(self.backbone_norm(y)), backbone
 
         zeros = jnp.zeros((*words.positions.shape, self.config.local_width), self.config.dtype)
         return run_if_any(cut.inner_symbols, encoded, zeros, before.backbone)
+
+    def _with_unfinished(
+        self, cut: Segmentation, state: HATState
+    ) -> tuple[jax.Array, jax.Array, Patches]:
+        """Ids, document ids and words of the symbols, with the unfinished word's bytes first."""
+        longest, words = self.config.longest_word, cut.patches
+        present = jnp.arange(longest)[None, :] >= longest - state.length[:, None]
+        ids = jnp.concatenate([state.spelled, cut.symbols.ids], axis=1)  # [B, longest + N]
+        document_ids = jnp.concatenate(
+            [present.astype(jnp.int32), cut.symbols.document_ids], axis=1
+        )
+        ends = jnp.pad(words.boundaries, ((0, 0), (longest, 0)))
+        return ids, document_ids, find_patches(ends, document_ids, words.positions.shape[1])
 
     def _encode(self, ids: jax.Array, words: Patches, numbers: jax.Array) -> jax.Array:
         """The vector of each word that ends, `[B, P, global_width]`."""
