@@ -137,7 +137,6 @@ class SpaceByte(HierarchicalModel):
             unpool=self._added,
             decoder=self.final,
             capacity=self.config.capacity,
-            width=self.config.global_width,
         )
 
     def forward(

@@ -300,7 +300,8 @@ class Level:
             open patch is stored as `y`; to project once per patch, do it in `finish`.
         decoder: the stack that runs over the symbols last.
         capacity: gives the slots of a row of N symbols.
-        width: D, the channels of y in `unpool`, as `finish` returns it.
+        width: D, the channels of y in `unpool`, as `finish` returns it. None if `unpool` gives y
+            to the first symbols of patches alone: no open patch is then remembered.
         finish: (y, segmentation) -> y, applied to the inner level's result before unpooling.
     """
 
@@ -311,7 +312,7 @@ class Level:
     unpool: Callable[[jax.Array, jax.Array, Segmentation], jax.Array]
     decoder: Stack
     capacity: Callable[[int], int]
-    width: int
+    width: int | None = None
     finish: Callable[[jax.Array, Segmentation], jax.Array] = lambda y, cut: y
 
     def __call__(
@@ -349,10 +350,11 @@ class Level:
     def init_state(self, rows: int, length: int, dtype: jnp.dtype) -> LevelState:
         """The state before the first symbol of rows of at most `length` symbols."""
         capacity = self.capacity(length)
+        open = None if self.width is None else OpenPatch.none(rows, self.width, dtype)
         return LevelState(
             encoder=self.encoder.init_state(rows, length, dtype),
             patching=PatchingState.start(self.segmenter, rows, length, capacity, dtype),
             inner=self.inner.init_state(rows, capacity, dtype),
-            open=OpenPatch.none(rows, self.width, dtype),
+            open=open,
             decoder=self.decoder.init_state(rows, length, dtype),
         )
