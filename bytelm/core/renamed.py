@@ -12,7 +12,7 @@ OPTIONS = {
 
 RESHAPED = {
     "optimizer.name": "optimizer",
-    "model.boundary": "model.segmenter",
+    "model.boundary": "model.segmenter.rule",
     "model.stride": "model.segmenter.patch_size",
     "model.longest_word": "model.segmenter.longest_patch",
     "model.boundary.kind": "model.segmenter.kind",
@@ -87,5 +87,5 @@ def hint(error: BaseException) -> str:
         return f"; {field} is now given as {DATA_FIELDS[field]}"
     for old, new in (OPTIONS | RESHAPED).items():
         if old.rpartition(".")[2] == field and "." in new:
-            return f"; {field} is now {new.rpartition('.')[2]}"
+            return f"; {field} is now {new.partition('.')[2]}"
     return ""

@@ -32,6 +32,10 @@ def test_the_new_module_is_there(name):
             "bytes_per_patch is now bytes_per_slot.",
         ),
         (
+            "from bytelm.models.spacebyte import SpaceByteConfig as C; C(boundary='words')",
+            "boundary is now segmenter.rule.",
+        ),
+        (
             "from bytelm.training.optimizer import OptimizerConfig as C; C(name='muon')",
             "OptimizerConfig is now AdamW or Muon, each with its own fields.",
         ),
