@@ -1,11 +1,14 @@
 import dataclasses
 import math
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
+import bytelm
 import bytelm.api
 from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
@@ -124,3 +127,19 @@ def test_whether_a_model_has_patches(model):
     family = FAMILIES["spacebyte"]
     config = ExperimentConfig(model=family, data=DataConfig(sequence_length=16))
     assert LoadedModel(SavedModel(config, 7, *split_model(family), {})).has_patches
+
+
+def test_the_package_imports_jax_when_a_name_is_first_used():
+    program = """
+import sys, bytelm
+assert {"LoadedModel", "load", "__version__"} <= set(dir(bytelm)) and "jax" not in sys.modules
+assert bytelm.load.__module__ == bytelm.api.__name__ and "jax" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_package_has_its_names_and_modules_and_no_others():
+    assert bytelm.training.experiment.__name__ == "bytelm.training.experiment"
+    assert all(getattr(bytelm, name) is getattr(bytelm.api, name) for name in bytelm.__all__)
+    for name in ("lod", "__main__", "__wrapped__"):
+        assert not hasattr(bytelm, name)
