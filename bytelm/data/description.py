@@ -16,8 +16,8 @@ from bytelm.data.corpus.packing import Rows, pack
 from bytelm.data.open_data import OpenData
 from bytelm.data.sources.placement import Document
 from bytelm.data.sources.source import Source
-from bytelm.data.splits import SPLITS, Split
 from bytelm.data.tasks.task import Pair
+from bytelm.data.text_record import SPLITS, Split
 from bytelm.patching.rules import RULES, find_edges
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)

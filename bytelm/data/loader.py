@@ -13,8 +13,8 @@ from bytelm.core.errors import UserError
 from bytelm.data.corpus.packing import ConcatenatedRows
 from bytelm.data.open_data import OpenData
 from bytelm.data.order import ShuffledBatches
-from bytelm.data.splits import Split
 from bytelm.data.stream import stream_rows
+from bytelm.data.text_record import Split
 from bytelm.data.workers import WorkerIterator
 from bytelm.models.contract import Batch
 

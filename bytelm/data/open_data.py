@@ -10,7 +10,7 @@ from bytelm.data.corpus.packing import Corpus, RowSource
 from bytelm.data.corpus.tokens import token_corpus
 from bytelm.data.order import EndlessShuffle, source_seed
 from bytelm.data.sources.source import Source, open_source
-from bytelm.data.splits import Split
+from bytelm.data.text_record import Split
 from bytelm.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from bytelm.tokenizers.unigram import Unigram
 

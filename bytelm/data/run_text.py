@@ -7,8 +7,7 @@ from typing import Any
 
 from bytelm.data.open_data import OpenData
 from bytelm.data.sources.source import NotInstalledError, Source
-from bytelm.data.splits import Split
-from bytelm.data.text_record import TextRecord, make_record
+from bytelm.data.text_record import Split, TextRecord, make_record
 
 READ_IN_TRAINING: tuple[Split, ...] = ("train", "validation")
 

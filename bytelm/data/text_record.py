@@ -14,12 +14,15 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from bytelm.core.errors import UserError
 from bytelm.core.files import write_whole
-from bytelm.data.splits import SPLITS, Split
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 SHORTEST = 4096
 """Least bytes of a passage, except the last one of a document."""
@@ -41,7 +44,13 @@ ABOUT_SOURCE = {"name", "held_out", "split_above", "text", "test", "places"}
 """Keys of each source in a record (`bytelm.data.run_text.describe_source`)."""
 TRAINED = 1 << SPLITS.index("train")
 """Bit of a passage's mask: it was trained on."""
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+
+
+def check_split(name: str) -> Split:
+    """The name, if it is that of a split; UserError otherwise."""
+    if name not in SPLITS:
+        raise UserError(f"there is no split {name!r}; choose one of {', '.join(SPLITS)}.")
+    return name
 
 
 def digest(text: bytes) -> int:
@@ -170,28 +179,16 @@ def load_record(run: Path) -> TextRecord | None:
         with np.load(io.BytesIO((run / FILE).read_bytes()), allow_pickle=False) as arrays:
             digests, splits = arrays["digests"], arrays["splits"]
             about = json.loads(arrays["about"].tobytes())
-        if digests.dtype != np.uint64 or splits.dtype != np.uint8 or digests.shape != splits.shape:
-            return None
-        return TextRecord(digests, splits, about["complete"] is True, tuple(_sources(about)))
-    except UNREADABLE:
+        sources, complete = tuple(about["sources"]), about["complete"] is True
+        described = all(
+            isinstance(source, dict) and source.keys() >= ABOUT_SOURCE for source in sources
+        )
+    except (OSError, EOFError, zipfile.BadZipFile, LookupError, ValueError, TypeError):
         return None
-
-
-def load_sources(run: Path) -> list[dict[str, Any]] | None:
-    """The sources in a run's record, without reading its passages; None if there is no record."""
-    try:
-        with open(run / FILE, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return _sources(json.loads(arrays["about"].tobytes()))
-    except UNREADABLE:
+    right = digests.dtype == np.uint64 and splits.dtype == np.uint8
+    if not (described and right and digests.shape == splits.shape):
         return None
-
-
-def _sources(about: Any) -> list[dict[str, Any]]:
-    """The sources of a record; ValueError for JSON of another form."""
-    sources = list(about["sources"])
-    if not all(isinstance(source, dict) and source.keys() >= ABOUT_SOURCE for source in sources):
-        raise ValueError("a source is described otherwise")
-    return sources
+    return TextRecord(digests, splits, complete, sources)
 
 
 def placed_passages(text: bytes, split: Split) -> bytes:
@@ -202,10 +199,7 @@ def placed_passages(text: bytes, split: Split) -> bytes:
 
 def _merged(digests: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each digest once, ascending, and the union of its masks."""
-    if not len(digests):
-        return np.zeros(0, np.uint64), np.zeros(0, np.uint8)
-    order = np.argsort(digests, kind="stable")
-    ordered = digests[order]
-    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    merged = np.bitwise_or.reduceat(masks[order], first)
-    return ordered[first].astype(np.uint64), merged.astype(np.uint8)
+    found, places = np.unique(digests, return_inverse=True)
+    merged = np.zeros(len(found), np.uint8)
+    np.bitwise_or.at(merged, places, masks)
+    return found, merged

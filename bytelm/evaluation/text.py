@@ -20,8 +20,7 @@ from bytelm.data.config import DataConfig, Files, Mixture
 from bytelm.data.open_data import Documents, OpenData
 from bytelm.data.run_text import describe_source
 from bytelm.data.sources.source import SPLITTING, SingleSource, open_source
-from bytelm.data.splits import Split, check_split
-from bytelm.data.text_record import ReadBytes, TextRecord, passages
+from bytelm.data.text_record import ReadBytes, Split, TextRecord, check_split, passages
 
 if TYPE_CHECKING:
     from bytelm.api import LoadedModel

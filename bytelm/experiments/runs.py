@@ -18,7 +18,7 @@ from bytelm.data.loader import ValidationBatches
 from bytelm.data.open_data import Documents, OpenData
 from bytelm.data.run_text import describe_source
 from bytelm.data.sources.source import open_source
-from bytelm.data.text_record import load_sources
+from bytelm.data.text_record import load_record
 from bytelm.experiments.figures import saved_figures
 from bytelm.experiments.records import RunState
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
@@ -212,14 +212,14 @@ def check_text(runs: Iterable[tuple[Path, ExperimentConfig]]) -> None:
     """
     known: dict[Any, list[dict[str, Any]]] = {}
     for run_dir, config in runs:
-        before = load_sources(run_dir)
-        if before is None or config.data.task.makes_text:
+        record = load_record(run_dir)
+        if record is None or config.data.task.makes_text:
             continue
         parts, cache = config.data.source_configs, config.data.cache_path
         sources = tuple(dataclasses.replace(part, weight=1.0) for part in parts)
         if sources not in known:
             known[sources] = [describe_source(open_source(part, cache)) for part in sources]
-        for had, has in zip(before, known[sources], strict=False):
+        for had, has in zip(record.sources, known[sources], strict=False):
             changed = [name for name in ("text", "test") if _differ(had[name], has[name])]
             if changed:
                 what = "other text" if "text" in changed else "a run with other text for its test"

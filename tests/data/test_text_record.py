@@ -12,7 +12,6 @@ from bytelm.data.text_record import (
     SHORTEST,
     digest,
     load_record,
-    load_sources,
     make_record,
     passages,
     placed_passages,
@@ -67,7 +66,6 @@ def test_a_record_of_another_form_is_none(tmp_path, about):
         arrays = dict(saved) | {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
     np.savez(tmp_path / FILE, **arrays)
     assert load_record(tmp_path) is None
-    assert load_sources(tmp_path) is None
 
 
 def test_what_was_trained_on_stays_so():

@@ -17,8 +17,7 @@ import pytest
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, Files, MergeAbc, Pairs, PythonLibrary
 from bytelm.data.open_data import OpenData
-from bytelm.data.splits import SPLITS
-from bytelm.data.text_record import FILE, load_record
+from bytelm.data.text_record import FILE, SPLITS, load_record
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.checkpoints.checkpoint import load_model
 from bytelm.training.experiment import ExperimentConfig, TrainConfig

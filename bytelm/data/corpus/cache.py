@@ -17,8 +17,7 @@ from bytelm.data.corpus.packing import FILLER, Corpus, script_ids
 from bytelm.data.corpus.resumable import ResumableFiles
 from bytelm.data.progress import TextProgress
 from bytelm.data.sources.source import NotInstalledError, Source
-from bytelm.data.splits import SPLITS, Split
-from bytelm.data.text_record import PLACED, placed_passages
+from bytelm.data.text_record import PLACED, SPLITS, Split, placed_passages
 from bytelm.tokenizers.unigram import Unigram
 
 FORMAT = 3

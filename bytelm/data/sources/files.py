@@ -29,7 +29,7 @@ from bytelm.data.sources.file_formats import (
 from bytelm.data.sources.find_files import find_files, identity
 from bytelm.data.sources.placement import Document
 from bytelm.data.sources.source import SingleSource
-from bytelm.data.splits import Split
+from bytelm.data.text_record import Split
 
 COMPRESSION_RATIO = 2
 """Least ratio of text to its compressed size; with it, a full disk is reported early."""

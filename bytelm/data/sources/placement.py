@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bytelm.data.splits import SPLITS, Split
-from bytelm.data.text_record import TextRecord, digest, passages
+from bytelm.data.text_record import SPLITS, Split, TextRecord, digest, passages
 
 
 class Document(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from bytelm.core.locks import Share, exclusive
 from bytelm.data.sources.source import SingleSource
 from bytelm.data.sources.tfds import Tfds, TfdsReader, import_tfds
-from bytelm.data.splits import Split
+from bytelm.data.text_record import Split
 
 NAME = "python_stdlib"
 PREPARED = "tfds"

@@ -12,8 +12,7 @@ from typing import Any, ClassVar, Protocol
 from bytelm.core.errors import UserError
 from bytelm.core.variants import Variant
 from bytelm.data.sources.placement import Document, Placed, Placement
-from bytelm.data.splits import Split
-from bytelm.data.text_record import LONGEST, TextRecord
+from bytelm.data.text_record import LONGEST, Split, TextRecord
 
 LEAST_SPLIT = 4 * LONGEST
 """Least bytes of a document that is split by position: a few passages for each split."""

@@ -14,7 +14,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.files import is_utf8
 from bytelm.data.sources.placement import Document
 from bytelm.data.sources.source import NotInstalledError, SingleSource
-from bytelm.data.splits import Split
+from bytelm.data.text_record import Split
 
 FOUND_SPLITS: dict[Split, tuple[str, ...]] = {
     "train": ("train",),

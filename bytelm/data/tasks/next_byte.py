@@ -14,9 +14,9 @@ from bytelm.data.corpus.shards import ShardRows
 from bytelm.data.corpus.spread import SEED, SpreadRows
 from bytelm.data.order import EndlessShuffle
 from bytelm.data.sources.source import SingleSource, Source
-from bytelm.data.splits import Split
 from bytelm.data.tasks.stochastok import StochasticRows
 from bytelm.data.tasks.task import OpenText, Picked, Task
+from bytelm.data.text_record import Split
 
 STREAMED = 2
 """Validation of a stream picks from at least this many times the wanted text."""

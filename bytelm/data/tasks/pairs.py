@@ -13,10 +13,9 @@ from bytelm.data.corpus.cache import no_text
 from bytelm.data.corpus.packing import pack, script_ids
 from bytelm.data.corpus.spread import drawn_rows
 from bytelm.data.sources.source import Source
-from bytelm.data.splits import Split
 from bytelm.data.tasks.examples import EncoderDecoderTask, Example, ExampleRows, with_end
 from bytelm.data.tasks.task import OpenText, Pair, Picked
-from bytelm.data.text_record import PLACED, placed_passages
+from bytelm.data.text_record import PLACED, Split, placed_passages
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from bytelm.data.corpus.cache import PackedCorpus
 from bytelm.data.corpus.packing import Corpus, RowSource
 from bytelm.data.corpus.spread import DrawnRows, SpreadRows, drawn_rows
 from bytelm.data.sources.source import SingleSource, Source
-from bytelm.data.splits import Split
+from bytelm.data.text_record import Split
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.tokenizers.unigram import Unigram
 

@@ -28,7 +28,7 @@ from bytelm.data.open_data import OpenData
 from bytelm.data.sources.placement import Document, Placed
 from bytelm.data.sources.source import Source
 from bytelm.data.sources.tfds import TfdsReader
-from bytelm.data.splits import SPLITS
+from bytelm.data.text_record import SPLITS
 from bytelm.tokenizers.unigram import Unigram
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from bytelm.data.sources.placement import Document, Placement
-from bytelm.data.splits import SPLITS
-from bytelm.data.text_record import PLACED, make_record, passages, placed_passages
+from bytelm.data.text_record import PLACED, SPLITS, make_record, passages, placed_passages
 from tests.data.test_text_record import TEXTS, lines
 
 LEAST = 4 * 16384

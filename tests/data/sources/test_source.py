@@ -6,7 +6,7 @@ from bytelm.data.config import DataConfig, Files, Mixture, PythonLibrary, Tfds
 from bytelm.data.open_data import OpenData
 from bytelm.data.sources.placement import Document
 from bytelm.data.sources.source import Source
-from bytelm.data.splits import SPLITS
+from bytelm.data.text_record import SPLITS
 
 
 class ListReader:

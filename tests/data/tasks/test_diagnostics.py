@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from bytelm.core.vocabulary import END
-from bytelm.data.splits import SPLITS
 from bytelm.data.tasks.diagnostics import DiagnosticRows
 from bytelm.data.tasks.task import Task
+from bytelm.data.text_record import SPLITS
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from bytelm.core.vocabulary import END, PAD, START, UNSCORED
 from bytelm.data.config import DataConfig, Files, Pairs, VowelRemoval
 from bytelm.data.loader import ValidationBatches, train_loader
 from bytelm.data.open_data import OpenData
-from bytelm.data.splits import SPLITS
 from bytelm.data.tasks.pairs import PairRows
 from bytelm.data.tasks.task import Pair
+from bytelm.data.text_record import SPLITS
 
 LINES = [{"typo": f"{n} tpyo é", "fix": [f"{n} typo é", "else"], "of": "eng"} for n in range(60)]
 
