@@ -176,16 +176,7 @@ class SelfAttention(nnx.Module):
         """Attention of N new positions `[B, N, width]` over the cache and over themselves."""
         q, k, v = self._heads(x, new.positions)  # [B, N, H, K], [B, N, G, K]
         cache, keys, values = new.extend(cache, k, v)
-        mixed = cached_attention(
-            q,
-            keys,
-            values,
-            new.positions,
-            new.key_positions,
-            self.config.mask,
-            query_groups=new.group_ids,
-            key_groups=new.key_groups,
-        )
+        mixed = cached_attention(q, keys, values, new.visible(self.config.mask))
         return self.output(mixed.reshape(*x.shape[:2], -1)), cache
 
 

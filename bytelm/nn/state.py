@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bytelm.nn.attention.mask import AttentionMask
+
 
 class Fixed:
     """Base of the parts of a state that reading never changes, such as an encoder's outputs."""
@@ -75,6 +77,17 @@ class NewPositions:
         # A ring may already have lost keys that the first new positions still see.
         keys = jnp.concatenate([cache.keys, k], axis=2)
         return written, keys, jnp.concatenate([cache.values, v], axis=2)
+
+    def visible(self, mask: AttentionMask) -> jax.Array:
+        """Bool `[B, N, .]`: which keys each position sees; a causal mask applies in each group."""
+        same_group = self.group_ids[:, :, None] == self.key_groups[:, None, :]
+        present = (self.key_positions >= 0)[:, None, :]
+        return mask.visible(self.distances) & present & same_group
+
+    @property
+    def distances(self) -> jax.Array:
+        """Position minus key position, int32 `[B, N, .]`."""
+        return self.positions[:, :, None] - self.key_positions[:, None, :]
 
     def _write(self, cache: jax.Array, new: jax.Array) -> jax.Array:
         # With rows and heads as one axis the scatter works in place, without a transposition.

@@ -127,12 +127,9 @@ class RelativeBlock(nnx.Module):
         keys, values = (each.swapaxes(1, 2).astype(x.dtype) for each in (keys, values))
         r = self._distances(state.keys.shape[2], x.dtype)  # [S, H, K]
         by_key, by_distance = self._products(q, keys, r, shared)  # [B, H, N, S]
-        distance = new.positions[:, :, None] - new.key_positions[:, None, :]  # [B, N, S]
-        visible = (distance >= 0) & (new.key_positions >= 0)[:, None, :]
-        visible &= new.group_ids[:, :, None] == new.key_groups[:, None, :]
-        index = jnp.clip(distance, 0, len(r) - 1)[:, None]
+        index = jnp.clip(new.distances, 0, len(r) - 1)[:, None]
         by_distance = jnp.take_along_axis(by_distance, index, axis=3)
-        return self._mix(by_key + by_distance, visible, values, x), state
+        return self._mix(by_key + by_distance, new.visible(self.config.mask), values, x), state
 
 
 def sinusoids(count: int, width: int) -> jax.Array:

@@ -5,7 +5,7 @@ grouped-query attention), K = head size, N = new positions, S = entries of a cac
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Literal
@@ -14,28 +14,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
-from bytelm.core.checked import require_positive
 from bytelm.nn.attention.blockwise import MASKED, blockwise_attention
 from bytelm.nn.attention.kernels import cudnn_attention, cudnn_supports, splash_attention
+from bytelm.nn.attention.mask import AttentionMask
 from bytelm.nn.mesh import BATCH_AXES
 
 AttentionImplementation = Literal["auto", "reference", "xla", "cudnn", "splash"]
 
 HEAD_AXIS = "tensor"
 """The mesh axis that divides the heads."""
-
-
-@dataclass(frozen=True)
-class AttentionMask:
-    """Which positions a position sees within its group. Static and hashable."""
-
-    causal: bool = True
-    """Whether a position sees only itself and the positions before it."""
-    window: int | None = None
-    """Positions at this distance or more are hidden; None for no limit."""
-
-    def __post_init__(self) -> None:
-        require_positive("an attention window", self.window)
 
 
 def attention(
@@ -46,9 +33,8 @@ def attention(
     group_ids: jax.Array | None = None,
     *,
     implementation: AttentionImplementation = "auto",
-    scale: float | None = None,
 ) -> jax.Array:
-    """Softmax attention of every position over those that it may see.
+    """Softmax attention of every position over those that it may see; scores are q k / sqrt(K).
 
     On a mesh (`jax.set_mesh`), each device computes its rows and heads. The softmax is in float32.
 
@@ -63,34 +49,20 @@ def attention(
         implementation: "auto" takes the best for `jax.default_backend()`: "splash" on TPU, "cudnn"
             on GPU where cuDNN supports it, "xla" otherwise. Name one to compile for another
             backend than this host's. "reference" is the plain formula, quadratic in memory.
-        scale: factor of the scores, above 0; None for 1 / sqrt(K).
 
     Returns:
         `[B, T, H, K]` in the dtype of q.
     """
-    length, size = q.shape[1], q.shape[3]
     if implementation == "auto":
         implementation = _best_implementation(q, group_ids, mask)
-    attend = partial(
-        IMPLEMENTATIONS[implementation],
-        causal=mask.causal,
-        window=None if mask.window is None or mask.window >= length else mask.window,
-        scale=size**-0.5 if scale is None else scale,
-    )
+    if mask.window is not None and mask.window >= q.shape[1]:
+        mask = replace(mask, window=None)
+    attend = partial(IMPLEMENTATIONS[implementation], mask=mask)
     return _on_each_device(attend, q, k, v, group_ids)
 
 
 def cached_attention(
-    q: jax.Array,
-    k_cache: jax.Array,
-    v_cache: jax.Array,
-    query_positions: jax.Array,
-    key_positions: jax.Array,
-    mask: AttentionMask,
-    *,
-    query_groups: jax.Array,
-    key_groups: jax.Array,
-    scale: float | None = None,
+    q: jax.Array, k_cache: jax.Array, v_cache: jax.Array, visible: jax.Array
 ) -> jax.Array:
     """Attention of new positions over a cache that holds the old ones and themselves.
 
@@ -98,19 +70,14 @@ def cached_attention(
         q: `[B, N, H, K]`, N = 1 in the loop of generation.
         k_cache: `[B, G, S, K]` in any floating dtype, in any order of positions.
         v_cache: `[B, G, S, K]`.
-        query_positions: int32 `[B, N]`; -1 for padding, whose output is finite and meaningless.
-        key_positions: int32 `[B, S]`, the position that each entry holds; -1 if it is empty.
-        mask: causal; a window hides keys further back.
-        query_groups: int32 `[B, N]`; a query sees the keys of its own group.
-        key_groups: int32 `[B, S]`.
-        scale: factor of the scores; None for 1 / sqrt(K).
+        visible: bool `[B, N, S]`, the entries that each query sees; the output of one that sees
+            none is finite and meaningless.
 
     Returns:
         `[B, N, H, K]` in the dtype of q.
     """
     rows, new, heads, size = q.shape
     groups, entries = k_cache.shape[1:3]
-    scale = size**-0.5 if scale is None else scale
     dtype = q.dtype
     if jax.default_backend() == "cpu":  # it has no bf16 products accumulated in float32
         q, k_cache, v_cache = (x.astype(jnp.float32) for x in (q, k_cache, v_cache))
@@ -119,13 +86,8 @@ def cached_attention(
     k_cache, v_cache = (x.reshape(rows * groups, entries, size) for x in (k_cache, v_cache))
     scores = jnp.einsum("zsk,zkm->zsm", k_cache, queries, preferred_element_type=jnp.float32)
     scores = scores.swapaxes(1, 2).reshape(rows, -1, new, entries)  # [B, H, N, S]
-
-    distance = query_positions[:, :, None] - key_positions[:, None, :]  # [B, N, S]
-    visible = (distance >= 0) & (key_positions >= 0)[:, None, :]
-    visible &= query_groups[:, :, None] == key_groups[:, None, :]
-    if mask.window is not None:
-        visible &= distance < mask.window
-    weights = jax.nn.softmax(jnp.where(visible[:, None], scores * scale, MASKED), axis=-1)
+    scores = jnp.where(visible[:, None], scores * size**-0.5, MASKED)
+    weights = jax.nn.softmax(scores, axis=-1)
     weights = weights.astype(v_cache.dtype).reshape(rows * groups, -1, entries)
     out = jnp.einsum("zms,zsk->zmk", weights, v_cache, preferred_element_type=jnp.float32)
     out = out.reshape(rows, heads, new, size).swapaxes(1, 2)
@@ -133,25 +95,16 @@ def cached_attention(
 
 
 def _reference(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    group_ids: jax.Array | None,
-    *,
-    causal: bool,
-    window: int | None,
-    scale: float,
+    q: jax.Array, k: jax.Array, v: jax.Array, group_ids: jax.Array | None, mask: AttentionMask
 ) -> jax.Array:
     positions = jnp.arange(q.shape[1])
-    distance = (positions[:, None] - positions[None, :])[None]  # [1, T, T]
-    visible = (distance >= 0) if causal else jnp.ones_like(distance, bool)
-    if window is not None:
-        visible &= jnp.abs(distance) < window
+    visible = mask.visible(positions[:, None] - positions[None, :])[None]  # [1, T, T]
     if group_ids is not None:
         visible &= group_ids[:, :, None] == group_ids[:, None, :]
     grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
     scores = jnp.einsum("bngrk,bsgk->bgrns", grouped, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(visible[:, None, None], scores * scale, MASKED)  # [B, G, H/G, T, T]
+    scores = scores * q.shape[3] ** -0.5  # [B, G, H/G, T, T]
+    scores = jnp.where(visible[:, None, None], scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     out = jnp.einsum("bgrns,bsgk->bngrk", weights, v, preferred_element_type=jnp.float32)
     return out.reshape(q.shape).astype(q.dtype)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bytelm.nn.attention.mask import AttentionMask
 from bytelm.nn.linear import matrix_product
 
 BLOCK = 128
@@ -36,25 +37,18 @@ FILLER = -1
 
 
 def blockwise_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    group_ids: jax.Array | None,
-    *,
-    causal: bool,
-    window: int | None,
-    scale: float,
+    q: jax.Array, k: jax.Array, v: jax.Array, group_ids: jax.Array | None, mask: AttentionMask
 ) -> jax.Array:
     """Attention with memory linear in T. Arguments and result as in `attention`."""
     batch, length, heads, size = q.shape
     groups, sharing = k.shape[2], heads // k.shape[2]
     blocks = -(-length // BLOCK)
     block = length if blocks == 1 else 8 * -(-length // (8 * blocks))
-    q, k, v, group_ids = fill_last_block(block, q, k, v, group_ids, causal=causal)
+    q, k, v, group_ids = fill_last_block(block, q, k, v, group_ids, mask)
     q = q.reshape(batch, blocks, block, groups, sharing, size).transpose(0, 3, 1, 2, 4, 5)
     q = q.reshape(batch, groups, blocks, block * sharing, size)  # [B, G, blocks, C, K]
     k, v_t = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 3, 1)  # [B, G, T, K], [B, G, K, T]
-    out = _attend(_Plan(blocks, block, sharing, causal, window, scale), q, k, v_t, group_ids)
+    out = _attend(_Plan(blocks, block, sharing, mask, size**-0.5), q, k, v_t, group_ids)
     out = out.reshape(batch, groups, blocks, block, sharing, size).transpose(0, 2, 3, 1, 4, 5)
     return out.reshape(batch, blocks * block, heads, size)[:, :length]
 
@@ -65,13 +59,12 @@ def fill_last_block(
     k: jax.Array,
     v: jax.Array,
     group_ids: jax.Array | None,
-    *,
-    causal: bool,
+    mask: AttentionMask,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """Pads T to a multiple of `block` with positions that no other position sees."""
     batch, length = q.shape[:2]
     filler = -length % block
-    if filler and group_ids is None and not causal:
+    if filler and group_ids is None and not mask.causal:
         group_ids = jnp.zeros((batch, length), jnp.int32)
     if group_ids is not None:
         group_ids = jnp.pad(group_ids, ((0, 0), (0, filler)), constant_values=FILLER)
@@ -99,15 +92,14 @@ class _Plan:
     blocks: int
     block: int
     sharing: int
-    causal: bool
-    window: int | None
+    mask: AttentionMask
     scale: float
 
     def runs(self) -> list[_Run]:
         """The blocks in order, divided into runs."""
-        length = self.blocks * self.block
-        before = length if self.window is None else ALIGNMENT * -(-(self.window - 1) // ALIGNMENT)
-        if not self.causal:
+        length, window = self.blocks * self.block, self.mask.window
+        before = length if window is None else ALIGNMENT * -(-(window - 1) // ALIGNMENT)
+        if not self.mask.causal:
             return [_Run(0, self.blocks, min(self.block + 2 * before, length), before)]
         count = min(self.blocks, MAX_RUNS)
         runs: dict[int, _Run] = {}
@@ -170,9 +162,7 @@ class _Plan:
         positions = lax.iota(jnp.int32, q.shape[0]) // self.sharing  # [C]
         offsets = lax.iota(jnp.int32, keys.shape[0])  # [S]
         distance = (index * self.block - start + positions)[None, :] - offsets[:, None]  # [S, C]
-        visible = (distance >= 0) if self.causal else jnp.ones_like(distance, bool)
-        if self.window is not None:
-            visible &= jnp.abs(distance) < self.window
+        visible = self.mask.visible(distance)
         if group_ids is not None:
             query_groups = lax.dynamic_slice_in_dim(group_ids, index * self.block, self.block)
             key_groups = lax.dynamic_slice_in_dim(group_ids, start, keys.shape[0])

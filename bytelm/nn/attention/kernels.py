@@ -1,12 +1,13 @@
 """Attention by fused kernels: cuDNN on NVIDIA GPUs, splash attention on TPUs.
 
-Arguments and results are as in `attention`; `window` is None or less than T.
+Arguments and results are as in `attention`; a window is less than T.
 """
 
 import jax
 import jax.numpy as jnp
 
 from bytelm.nn.attention.blockwise import fill_last_block
+from bytelm.nn.attention.mask import AttentionMask
 
 CODE_SCORE = 512.0
 """Added to a score for each bit of the group ids that agrees, subtracted for each that differs.
@@ -35,10 +36,8 @@ def cudnn_attention(
     k: jax.Array,
     v: jax.Array,
     group_ids: jax.Array | None,
+    mask: AttentionMask,
     *,
-    causal: bool,
-    window: int | None,
-    scale: float,
     fused: bool = True,
 ) -> jax.Array:
     """Flash attention of cuDNN; `fused=False` does the same computation in XLA, for tests.
@@ -48,6 +47,7 @@ def cudnn_attention(
     score, which the softmax cancels; the weight of all others becomes 0.
     """
     size = q.shape[-1]
+    scale = size**-0.5
     if group_ids is not None:
         bits = _code_bits(q.shape[1])
         q, k = (_append_code(x, group_ids, bits, (CODE_SCORE / scale) ** 0.5) for x in (q, k))
@@ -56,12 +56,19 @@ def cudnn_attention(
         q,
         k,
         v,
-        is_causal=causal,
-        local_window_size=None if window is None else (window - 1, 0 if causal else window - 1),
+        is_causal=mask.causal,
+        local_window_size=_local_window(mask),
         scale=scale,
         implementation="cudnn" if fused else "xla",
     )
     return out[..., :size]
+
+
+def _local_window(mask: AttentionMask) -> tuple[int, int] | None:
+    """How many positions are seen before and after one; None without a window."""
+    if mask.window is None:
+        return None
+    return mask.window - 1, 0 if mask.causal else mask.window - 1
 
 
 def _code_bits(length: int) -> int:
@@ -81,10 +88,8 @@ def splash_attention(
     k: jax.Array,
     v: jax.Array,
     group_ids: jax.Array | None,
+    mask: AttentionMask,
     *,
-    causal: bool,
-    window: int | None,
-    scale: float,
     interpret: bool = False,
 ) -> jax.Array:
     """TPU splash attention; `interpret` runs it in Pallas's interpreter on any backend."""
@@ -96,18 +101,17 @@ def splash_attention(
 
     length, heads = q.shape[1:3]
     block = min(SPLASH_BLOCK, 128 * -(-length // 128))
-    q, k, v, group_ids = fill_last_block(block, q, k, v, group_ids, causal=causal)
+    q, k, v, group_ids = fill_last_block(block, q, k, v, group_ids, mask)
     shape = (q.shape[1], q.shape[1])
-    mask: splash_attention_mask.Mask
-    if window is None and not causal:
-        mask = splash_attention_mask.FullMask(shape)
-    elif window is None:
-        mask = splash_attention_mask.CausalMask(shape)
+    head_mask: splash_attention_mask.Mask
+    if window := _local_window(mask):
+        head_mask = splash_attention_mask.LocalMask(shape, window, offset=0)
+    elif mask.causal:
+        head_mask = splash_attention_mask.CausalMask(shape)
     else:
-        ahead = 0 if causal else window - 1
-        mask = splash_attention_mask.LocalMask(shape, (window - 1, ahead), offset=0)
+        head_mask = splash_attention_mask.FullMask(shape)
     kernel = splash_attention_kernel.make_splash_mha(
-        splash_attention_mask.MultiHeadMask([mask] * heads),
+        splash_attention_mask.MultiHeadMask([head_mask] * heads),
         block_sizes=splash_attention_kernel.BlockSizes(
             block_q=block,
             block_kv=block,
@@ -123,6 +127,6 @@ def splash_attention(
     segments = None
     if group_ids is not None:
         segments = splash_attention_kernel.SegmentIds(group_ids, group_ids)
-    q = (q * scale).astype(q.dtype)
+    q = (q * q.shape[-1] ** -0.5).astype(q.dtype)
     out = jax.vmap(kernel)(*(x.transpose(0, 2, 1, 3) for x in (q, k, v)), segments)
     return out.transpose(0, 2, 1, 3)[:, :length].astype(q.dtype)

@@ -17,6 +17,7 @@ from bytelm.nn.attention.attention import (
     attention,
     cached_attention,
 )
+from bytelm.nn.state import NewPositions
 
 HEADS, SIZE = 4, 8
 WINDOWS = (None, 5, 130)
@@ -149,7 +150,7 @@ def test_xla_with_some_rows_at_a_time(documents, monkeypatch):
     block, keys = 104, 208
     monkeypatch.setattr(blockwise, "CACHED_SCORES", 3 * HEADS * block * keys)
     monkeypatch.setattr(blockwise, "FEW_ROWS", 2)
-    plan = blockwise._Plan(2, block, 2, True, window, 1.0)
+    plan = blockwise._Plan(2, block, 2, AttentionMask(window=window), 1.0)
     # Three rows find room: of four rows two are taken, of five none beside another.
     assert [plan.rows_together(rows, HEADS) for rows in (1, 3, 4, 5, 6)] == [1, 3, 2, None, 3]
     mask, inputs = AttentionMask(window=window), make_inputs(4, length, 2, documents)
@@ -183,14 +184,13 @@ def test_reference_equals_oracle(mask):
 )
 def test_splash_equals_oracle(length, causal, window, groups, documents):
     inputs = make_inputs(1, length, groups, documents)
+    mask = AttentionMask(causal, window)
     splash = partial(
         kernels.splash_attention,
-        causal=causal,
-        window=window,
-        scale=SIZE**-0.5,
+        mask=mask,
         interpret=True,
     )
-    assert_equals_oracle(splash, inputs, AttentionMask(causal, window))
+    assert_equals_oracle(splash, inputs, mask)
 
 
 @pytest.mark.parametrize(
@@ -199,14 +199,13 @@ def test_splash_equals_oracle(length, causal, window, groups, documents):
 )
 def test_documents_as_channels_equal_oracle(length, causal, window, groups, documents):
     inputs = make_inputs(2, length, groups, documents)
+    mask = AttentionMask(causal, window)
     unfused = partial(
         kernels.cudnn_attention,
-        causal=causal,
-        window=window,
-        scale=SIZE**-0.5,
+        mask=mask,
         fused=False,
     )
-    assert_equals_oracle(unfused, inputs, AttentionMask(causal, window), tolerance=2e-3)
+    assert_equals_oracle(unfused, inputs, mask, tolerance=2e-3)
 
 
 @pytest.mark.gpu
@@ -241,8 +240,7 @@ def test_hidden_positions_change_no_bit(mask, implementation, monkeypatch):
     if implementation.startswith("xla"):
         attend = partial(attention, mask=mask, implementation="xla")
     else:
-        options = {**dataclasses.asdict(mask), "scale": SIZE**-0.5, "fused": False}
-        attend = partial(kernels.cudnn_attention, **options)
+        attend = partial(kernels.cudnn_attention, mask=mask, fused=False)
     attend = jax.jit(attend, compiler_options=QUICK_TO_COMPILE)
     before = attend(inputs.q, inputs.k, inputs.v, group_ids=group_ids)[:, middle]
     reach = (mask.window or length) - 1
@@ -331,7 +329,7 @@ def test_a_scan_over_layers_keeps_no_masks(together, monkeypatch):
     ],
 )
 def test_a_block_meets_the_keys_of_its_window(causal, window, keys):
-    plan = blockwise._Plan(4, 128, sharing=1, causal=causal, window=window, scale=1.0)
+    plan = blockwise._Plan(4, 128, sharing=1, mask=AttentionMask(causal, window), scale=1.0)
     assert [run.keys for run in plan.runs()] == keys
     assert [run.first for run in plan.runs()[1:]] == [run.last for run in plan.runs()[:-1]]
 
@@ -400,6 +398,13 @@ def test_cudnn_lowers_for_cuda(window, monkeypatch):
     assert "300x300" not in program
 
 
+def attend_to_cache(
+    q, k_cache, v_cache, positions, key_positions, mask, *, query_groups, key_groups
+):
+    new = NewPositions(None, positions, query_groups, key_positions, key_groups)
+    return cached_attention(q, k_cache, v_cache, new.visible(mask))
+
+
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_cached_equals_whole(window, dtype):
@@ -415,7 +420,7 @@ def test_cached_equals_whole(window, dtype):
     k_cache, v_cache = (jnp.asarray(x.swapaxes(1, 2), dtype) for x in (k_cache, v_cache))
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), (2, length))
     zeros = np.zeros((2, slots), np.int32)
-    attend = jax.jit(partial(cached_attention, mask=mask, key_groups=zeros))
+    attend = jax.jit(partial(attend_to_cache, mask=mask, key_groups=zeros))
     tolerance = 2e-5 if dtype == jnp.float32 else 3e-2
 
     for split in range(length):
@@ -448,20 +453,17 @@ def test_cached_segments_are_documents_of_the_whole(window):
     k_cache, v_cache = (x.swapaxes(1, 2) for x in (inputs.k, inputs.v))
     positions = np.broadcast_to(np.arange(12, dtype=np.int32), (2, 12))
     segments = {"query_groups": inputs.group_ids, "key_groups": inputs.group_ids}
-    out = cached_attention(inputs.q, k_cache, v_cache, positions, positions, mask, **segments)
+    out = attend_to_cache(inputs.q, k_cache, v_cache, positions, positions, mask, **segments)
     np.testing.assert_allclose(out, oracle(inputs, mask)[0], atol=2e-5)
 
 
-def test_dtype_scale_and_auto():
+def test_dtype_and_auto():
     inputs = make_inputs(1, 20, groups=2, documents=False)
     q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in (inputs.q, inputs.k, inputs.v))
     out = attention(q, k, v, AttentionMask())
     assert out.dtype == jnp.bfloat16
     expected = oracle(inputs, AttentionMask())[0]
     np.testing.assert_allclose(np.asarray(out, np.float64), expected, atol=3e-2)
-    twice = attention(inputs.q, inputs.k, inputs.v, AttentionMask(), scale=2 * SIZE**-0.5)
-    expected = oracle(dataclasses.replace(inputs, q=2 * inputs.q), AttentionMask())[0]
-    np.testing.assert_allclose(twice, expected, atol=2e-5)
 
 
 def test_wrong_masks():

@@ -1,0 +1,28 @@
+"""Which positions see which."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from bytelm.core.checked import require_positive
+
+
+@dataclass(frozen=True)
+class AttentionMask:
+    """Which positions a position sees within its group. Static and hashable."""
+
+    causal: bool = True
+    """Whether a position sees only itself and the positions before it."""
+    window: int | None = None
+    """Positions at this distance or more are hidden; None for no limit."""
+
+    def __post_init__(self) -> None:
+        require_positive("an attention window", self.window)
+
+    def visible(self, distance: jax.Array) -> jax.Array:
+        """Whether keys are seen at these distances, int32 query - key of any shape."""
+        visible = (distance >= 0) if self.causal else jnp.ones_like(distance, bool)
+        if self.window is not None:
+            visible &= jnp.abs(distance) < self.window
+        return visible
