@@ -133,7 +133,7 @@ def hugging_face_contenders(arguments: Arguments, batch_size: int) -> dict[str, 
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    block = arguments.model.block
+    block = arguments.model.blocks
     config = LlamaConfig(
         vocab_size=INPUT_SIZE,
         hidden_size=block.width,

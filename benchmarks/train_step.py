@@ -103,10 +103,10 @@ def torch_step(shape: Shape, compiled: bool) -> Callable[[], None]:
     sizes = {
         "vocab_size": INPUT_SIZE,
         "hidden_size": config.width,
-        "intermediate_size": config.block.hidden,
+        "intermediate_size": config.blocks.hidden,
         "num_hidden_layers": config.depth,
-        "num_attention_heads": config.block.heads,
-        "num_key_value_heads": config.block.key_value_heads,
+        "num_attention_heads": config.blocks.heads,
+        "num_key_value_heads": config.blocks.key_value_heads,
         "max_position_embeddings": shape.length,
         "use_cache": False,
     }

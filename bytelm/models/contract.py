@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from bytelm.core.errors import UserError
 from bytelm.core.statistics import Ratio, Statistic
 from bytelm.core.variants import Variant
 from bytelm.core.vocabulary import UNSCORED, Vocabulary
@@ -246,21 +245,6 @@ class ModelConfig(Variant, name="model", small=True, key="family"):
         if self.compute_dtype == "auto":
             return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
         return jnp.dtype(self.compute_dtype)
-
-    def require_divisor(self, name: str, heads: int) -> None:
-        """Raises UserError unless the named field is None or divides the query heads."""
-        value = getattr(self, name)
-        if value is not None and heads % value:
-            raise UserError(
-                f"model.{name} {value} does not divide the {heads} query heads; choose a divisor."
-            )
-
-    def require_rotation(self, theta: float | None, head_width: int) -> None:
-        """Raises UserError unless heads of this width can be rotated; None for no rotation."""
-        if theta is not None and not theta > 0:
-            raise UserError(f"model.rope_theta is {theta}; it must be above 0.")
-        if theta is not None and head_width % 2:
-            raise UserError(f"model.head_width is {head_width}; rotary positions need it even.")
 
     @abc.abstractmethod
     def build(self, rngs: nnx.Rngs) -> LanguageModel:

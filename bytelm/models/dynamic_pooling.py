@@ -25,7 +25,7 @@ norm before the predictor and one before the head. Differences from the authors'
 - No dropout.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import jax
@@ -109,9 +109,8 @@ class DynamicPoolingConfig(HierarchyConfig):
         return super().capacity(length) + 1  # the null vector
 
     def blocks(self, depth: int) -> BlockConfig:
-        block = self.block(self.width, depth, AttentionMask(), mlp_width=self.mlp_width)
-        heads = self.heads or block.heads
-        block = replace(block, heads=heads, key_value_heads=heads)
+        mask, heads, hidden = AttentionMask(), self.heads, self.mlp_width
+        block = self.block(self.width, depth, mask, heads=heads, mlp_width=hidden)
         return RelativeBlockConfig(**vars(block)) if self.published_blocks else block
 
     def global_block(self) -> BlockConfig:

@@ -8,23 +8,21 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bytelm.core.errors import UserError
 from bytelm.core.statistics import Ratio
 from bytelm.core.vocabulary import OUTPUT_SIZE, UNSCORED
-from bytelm.models.contract import Batch, LanguageModel, ModelConfig, ModelOutput
-from bytelm.nn.attention.attention import AttentionImplementation, AttentionMask
+from bytelm.models.blocks import BlocksConfig
+from bytelm.models.contract import Batch, LanguageModel, ModelOutput
+from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense
-from bytelm.nn.mlp import MLPKind
 from bytelm.nn.norms import NORMS, LayerNorm, NormKind, RMSNorm
-from bytelm.nn.stack import Remat, Stack
 from bytelm.patching.levels import PatchingState, Segmentation, Symbols, full_rows, segment
 from bytelm.patching.patches import slots
 from bytelm.patching.segmenter import Needs, Segmenter, SegmenterConfig, Supervision
 
 
 @dataclass(frozen=True)
-class HierarchyConfig(ModelConfig):
+class HierarchyConfig(BlocksConfig):
     """Options of every family that has blocks over bytes and a backbone over patches."""
 
     needs: ClassVar[Needs]
@@ -35,40 +33,16 @@ class HierarchyConfig(ModelConfig):
     more slots than fixed patches fill in one document, or a quarter more than the expected rate of
     learned boundaries. When all slots are filled no more patches open, and the last one takes the
     symbols that follow. `bytelm data describe` reports the value that a corpus needs."""
-    head_width: int = 64
-    """Channels of one attention head."""
-    mlp: MLPKind = "swiglu"
-    """Kind of MLP."""
     norm: NormKind = "rms"
     """RMSNorm, or LayerNorm with a scale and no shift."""
-    qk_norm: bool = True
-    """Whether each head's queries and keys are normalised."""
-    rope_theta: float | None = 10_000.0
-    """Base of the rotary wavelengths; None for no rotation."""
     scaled_init: bool = True
     """Whether kernels that end a residual branch start divided by sqrt(2 x depth), and the head at
     zero; otherwise all kernels start as a normal of variance 1/d_in."""
-    scan: bool | None = None
-    """Scan over the blocks of a stack, or unroll them; None scans above 12 blocks."""
-    remat: Remat = "none"
-    """What the backward pass recomputes: nothing, all but matrix products ("dots"), or "full"."""
-    attention: AttentionImplementation = "auto"
-    """Attention back end; "auto" picks the fastest exact one for the machine."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.segmenter.check(self.needs, self.family)
-        self.require_positive("bytes_per_slot", "head_width")
-        self.require_rotation(self.rope_theta, self.head_width)
-
-    def require_heads(self, *names: str) -> None:
-        """Raises UserError unless the named widths are multiples of `head_width`."""
-        self.require_positive(*names)
-        for name in names:
-            if getattr(self, name) % self.head_width:
-                raise UserError(
-                    f"model.{name} {getattr(self, name)} is no multiple of model.head_width "
-                    f"{self.head_width}; change one of them."
-                )
+        self.require_positive("bytes_per_slot")
 
     def capacity(self, length: int) -> int:
         """Slots for patches in a row of `length` symbols."""
@@ -97,38 +71,9 @@ class HierarchyConfig(ModelConfig):
     def needs_unigram(self) -> bool:
         return self.segmenter.needs_unigram
 
-    def block(
-        self,
-        width: int,
-        depth: int,
-        mask: AttentionMask,
-        *,
-        key_value_heads: int | None = None,
-        mlp_width: int | None = None,
-        condition_width: int | None = None,
-    ) -> BlockConfig:
-        """The blocks of one of the family's stacks."""
-        heads = width // self.head_width
-        return BlockConfig(
-            width=width,
-            depth=depth,
-            heads=heads,
-            key_value_heads=key_value_heads or heads,
-            head_width=self.head_width,
-            mlp=self.mlp,
-            mlp_width=mlp_width,
-            qk_norm=self.qk_norm,
-            rope_theta=self.rope_theta,
-            mask=mask,
-            implementation=self.attention,
-            norm=self.norm,
-            scaled_init=self.scaled_init,
-            condition_width=condition_width,
-        )
-
-    def stack(self, block: BlockConfig, rngs: nnx.Rngs) -> Stack:
-        """A stack of these blocks, with the options `scan` and `remat`."""
-        return Stack(block, rngs=rngs, scan=self.scan, remat=self.remat)
+    def block(self, width: int, depth: int, mask: AttentionMask, **options: Any) -> BlockConfig:
+        options |= {"norm": self.norm, "scaled_init": self.scaled_init}
+        return super().block(width, depth, mask, **options)
 
     def build_segmenter(
         self,

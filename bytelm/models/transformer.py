@@ -20,21 +20,21 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTES, Vocabulary
-from bytelm.models.contract import Batch, LanguageModel, ModelConfig, ModelOutput, Unembedding
-from bytelm.nn.attention.attention import AttentionImplementation, AttentionMask
+from bytelm.models.blocks import BlocksConfig
+from bytelm.models.contract import Batch, LanguageModel, ModelOutput, Unembedding
+from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mesh import shard_rows
-from bytelm.nn.mlp import MLPKind
 from bytelm.nn.norms import RMSNorm
-from bytelm.nn.stack import Remat, Stack, StackState
+from bytelm.nn.stack import StackState
 
 LARGE = 2048
 """Vocabularies from this size on have their loss computed in chunks."""
 
 
 @dataclass(frozen=True)
-class TransformerConfig(ModelConfig):
+class TransformerConfig(BlocksConfig):
     """A flat Transformer."""
 
     family: ClassVar[str] = "transformer"
@@ -43,14 +43,10 @@ class TransformerConfig(ModelConfig):
     """Channels of the residual stream."""
     depth: int = 6
     """Number of blocks."""
-    head_width: int = 64
-    """Channels of one attention head; even, for the rotary pairs."""
     heads: int | None = None
     """Query heads; None for width / head_width."""
     key_value_heads: int | None = None
     """Heads of keys and values (grouped-query attention), dividing `heads`; None for `heads`."""
-    mlp: MLPKind = "swiglu"
-    """Kind of MLP."""
     mlp_width: int | None = None
     """Channels inside the MLP; None for 4 x width, or 8/3 x width (up to a multiple of 64) for
     SwiGLU."""
@@ -58,23 +54,15 @@ class TransformerConfig(ModelConfig):
     """Whether each head's queries and keys are RMS-normalised."""
     window: int | None = None
     """A position sees itself and the window - 1 positions before it; None for all before it."""
-    rope_theta: float = 10_000.0
-    """Base of the rotary wavelengths."""
     tied_head: bool = False
     """Whether the head is the embedding, scaled by 1/sqrt(width)."""
     vocabulary: int = BYTES
     """Symbols of text: 256 for bytes, or the number of tokens of `data.tokenizer`."""
-    scan: bool | None = None
-    """Scan over the blocks, or unroll them; None scans above 12 blocks."""
-    remat: Remat = "none"
-    """What the backward pass recomputes: nothing, all but matrix products ("dots"), or "full"."""
-    attention: AttentionImplementation = "auto"
-    """Attention back end; "auto" picks the fastest exact one for the machine."""
 
     def __post_init__(self) -> None:
-        self.require_positive("width", "depth", "head_width", "heads", "key_value_heads")
+        super().__post_init__()
+        self.require_positive("width", "depth", "heads", "key_value_heads")
         self.require_positive("mlp_width", "window", "vocabulary")
-        self.require_rotation(self.rope_theta, self.head_width)
         if self.heads is None and self.width % self.head_width:
             raise UserError(
                 f"model.width {self.width} is no multiple of model.head_width {self.head_width}; "
@@ -87,21 +75,15 @@ class TransformerConfig(ModelConfig):
         return Vocabulary(self.vocabulary)
 
     @property
-    def block(self) -> BlockConfig:
+    def blocks(self) -> BlockConfig:
         """The shape of the blocks."""
-        heads = self.heads or self.width // self.head_width
-        return BlockConfig(
-            width=self.width,
-            depth=self.depth,
-            heads=heads,
-            key_value_heads=self.key_value_heads or heads,
-            head_width=self.head_width,
-            mlp=self.mlp,
+        return self.block(
+            self.width,
+            self.depth,
+            AttentionMask(window=self.window),
+            heads=self.heads,
+            key_value_heads=self.key_value_heads,
             mlp_width=self.mlp_width,
-            qk_norm=self.qk_norm,
-            rope_theta=self.rope_theta,
-            mask=AttentionMask(causal=True, window=self.window),
-            implementation=self.attention,
         )
 
     def build(self, rngs: nnx.Rngs) -> "Transformer":
@@ -109,7 +91,7 @@ class TransformerConfig(ModelConfig):
 
     def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
         head = 2.0 * sequence_length * self.width * self.symbols.outputs
-        return self.block.forward_flops(sequence_length) + head
+        return self.blocks.forward_flops(sequence_length) + head
 
 
 class Transformer(LanguageModel):
@@ -118,7 +100,7 @@ class Transformer(LanguageModel):
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.embedding = Embedding(config.symbols.inputs, config.width, rngs=rngs)
-        self.stack = Stack(config.block, rngs=rngs, scan=config.scan, remat=config.remat)
+        self.stack = config.stack(config.blocks, rngs)
         self.final_norm = RMSNorm(config.width)
         if not config.tied_head:
             self.head = Dense(

@@ -66,7 +66,7 @@ def test_activations_are_divided_and_rematerialised(compiled):
     _, step = compiled
     rows = ROWS // 4
     residual_stream = MODEL.depth * rows * LENGTH * MODEL.width * 2
-    block = rows * LENGTH * (MODEL.block.hidden + 4 * MODEL.width) * 4
+    block = rows * LENGTH * (MODEL.blocks.hidden + 4 * MODEL.width) * 4
     logits = 3 * rows * LENGTH * 257 * 4
     assert step.memory_analysis().temp_size_in_bytes < residual_stream + 3 * block + logits
 

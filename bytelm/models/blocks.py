@@ -1,0 +1,92 @@
+"""Options of the families whose stacks are causal Transformer blocks (`bytelm.nn.block`)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from flax import nnx
+
+from bytelm.core.errors import UserError
+from bytelm.models.contract import ModelConfig
+from bytelm.nn.attention.attention import AttentionImplementation, AttentionMask
+from bytelm.nn.block import BlockConfig
+from bytelm.nn.mlp import MLPKind
+from bytelm.nn.stack import Remat, Stack
+
+
+@dataclass(frozen=True)
+class BlocksConfig(ModelConfig):
+    """Options of all blocks of a model, and of how their stacks run."""
+
+    head_width: int = 64
+    """Channels of one attention head; even, for the rotary pairs."""
+    mlp: MLPKind = "swiglu"
+    """Kind of MLP."""
+    qk_norm: bool = True
+    """Whether each head's queries and keys are normalised."""
+    rope_theta: float | None = 10_000.0
+    """Base of the rotary wavelengths; None for no rotation."""
+    scan: bool | None = None
+    """Scan over the blocks of a stack, or unroll them; None scans above 12 blocks."""
+    remat: Remat = "none"
+    """What the backward pass recomputes: nothing, all but matrix products ("dots"), or "full"."""
+    attention: AttentionImplementation = "auto"
+    """Attention back end; "auto" picks the fastest exact one for the machine."""
+
+    def __post_init__(self) -> None:
+        self.require_positive("head_width")
+        if self.rope_theta is not None and not self.rope_theta > 0:
+            raise UserError(f"model.rope_theta is {self.rope_theta}; it must be above 0.")
+        if self.rope_theta is not None and self.head_width % 2:
+            raise UserError(
+                f"model.head_width is {self.head_width}; rotary positions need it even."
+            )
+
+    def require_heads(self, *names: str) -> None:
+        """Raises UserError unless the named widths are multiples of `head_width`."""
+        self.require_positive(*names)
+        for name in names:
+            if getattr(self, name) % self.head_width:
+                raise UserError(
+                    f"model.{name} {getattr(self, name)} is no multiple of model.head_width "
+                    f"{self.head_width}; change one of them."
+                )
+
+    def require_divisor(self, name: str, heads: int) -> None:
+        """Raises UserError unless the named field is None or divides the query heads."""
+        value = getattr(self, name)
+        if value is not None and heads % value:
+            raise UserError(
+                f"model.{name} {value} does not divide the {heads} query heads; choose a divisor."
+            )
+
+    def block(
+        self,
+        width: int,
+        depth: int,
+        mask: AttentionMask,
+        *,
+        heads: int | None = None,
+        key_value_heads: int | None = None,
+        mlp_width: int | None = None,
+        **options: Any,
+    ) -> BlockConfig:
+        """The blocks of one stack; None takes heads of `head_width`, and the MLP's default."""
+        heads = heads or width // self.head_width
+        return BlockConfig(
+            width=width,
+            depth=depth,
+            heads=heads,
+            key_value_heads=key_value_heads or heads,
+            head_width=self.head_width,
+            mlp=self.mlp,
+            mlp_width=mlp_width,
+            qk_norm=self.qk_norm,
+            rope_theta=self.rope_theta,
+            mask=mask,
+            implementation=self.attention,
+            **options,
+        )
+
+    def stack(self, block: BlockConfig, rngs: nnx.Rngs) -> Stack:
+        """A stack of these blocks, with the options `scan` and `remat`."""
+        return Stack(block, rngs=rngs, scan=self.scan, remat=self.remat)
