@@ -5,9 +5,9 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from bytelm.data.config import DataConfig
-from bytelm.data.corpus.cache import PackedCorpus, packed_corpus, with_pieces
+from bytelm.data.corpus.cache import PackedCorpus, packed_corpus
 from bytelm.data.corpus.packing import Corpus, RowSource
-from bytelm.data.corpus.tokens import token_corpus
+from bytelm.data.corpus.subwords import token_corpus, with_pieces
 from bytelm.data.order import EndlessShuffle, source_seed
 from bytelm.data.sources.source import Source, open_source
 from bytelm.data.text_record import Split

@@ -23,10 +23,11 @@ from bytelm.data.corpus.blocks import (
     read_summary,
     seal,
 )
-from bytelm.data.corpus.resumable import PROGRESS
 
 LOCK_ENDING = ".lock"
 PARTIAL_ENDING = ".partial"
+PROGRESS = "progress.json"
+"""File of a partial directory, which another process can continue: what is written so far."""
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +100,7 @@ def is_complete(directory: Path) -> bool:
 
 
 def build_once(
-    directory: Path,
-    content: str,
-    size: float,
-    build: Callable[[Path], dict[str, Any]],
-    *,
-    resumes: bool = False,
+    directory: Path, content: str, size: float, build: Callable[[Path], dict[str, Any]]
 ) -> None:
     """Fills a directory, unless it is complete; waits if another process is filling it.
 
@@ -112,8 +108,8 @@ def build_once(
         directory: its path.
         content: its content, for messages.
         size: approximate size in bytes.
-        build: writes the files into a directory next to it, and returns the summary.
-        resumes: whether `build` continues the files of a killed process (`ResumableFiles`).
+        build: writes the files into a directory next to it, and returns the summary; continues
+            those of a stopped process if there is a PROGRESS.
 
     Raises:
         UserError: for a full disk, or a directory that cannot be written.
@@ -123,44 +119,36 @@ def build_once(
         root.mkdir(parents=True, exist_ok=True)
         lock = directory.with_name(directory.name + LOCK_ENDING)
         with exclusive(lock, f"write {content}") as held:
-            if not is_complete(directory):
-                if shutil.disk_usage(root).free < size:
-                    raise _no_room(root, content)
-                logger.info("writing %s into %s", content, directory)
-                # Without a lock, another process may write at the same time.
-                owner = "" if held else f".{socket.gethostname()}.{os.getpid()}"
-                partial = directory.with_name(directory.name + owner + PARTIAL_ENDING)
-                _build(directory, partial, content, build, resumes)
+            if is_complete(directory):
+                return
+            if shutil.disk_usage(root).free < size:
+                raise _no_room(root, content)
+            logger.info("writing %s into %s", content, directory)
+            # Without a lock, another process may write at the same time.
+            owner = "" if held else f".{socket.gethostname()}.{os.getpid()}"
+            partial = directory.with_name(directory.name + owner + PARTIAL_ENDING)
+            if partial.exists() and not (partial / PROGRESS).exists():
+                logger.warning("writing %s was interrupted last time; it starts over", content)
+                shutil.rmtree(partial)
+            shutil.rmtree(directory, ignore_errors=True)
+            _build(directory, partial, build)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise _no_room(root, content) from error
         raise UserError(f"cannot write {content} into {root}: {error}.") from error
 
 
-def _build(
-    directory: Path,
-    partial: Path,
-    content: str,
-    build: Callable[[Path], dict[str, Any]],
-    resumes: bool,
-) -> None:
-    """Writes into `partial`, then renames it. The caller holds the lock."""
-    if partial.exists() and not (resumes and (partial / PROGRESS).exists()):
-        logger.warning("writing %s was interrupted last time; it starts over", content)
-        shutil.rmtree(partial)
-    shutil.rmtree(directory, ignore_errors=True)
+def _build(directory: Path, partial: Path, build: Callable[[Path], dict[str, Any]]) -> None:
+    """Writes into `partial`, then renames it."""
     partial.mkdir(exist_ok=True)
     try:
         summary = build(partial)
         (partial / PROGRESS).unlink(missing_ok=True)
         seal(partial, summary)
         partial.rename(directory)
-    except (UserError, OSError):
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    except BaseException:
-        # Stopped: the next process can continue.
-        if not (partial / PROGRESS).exists():
+    except BaseException as error:
+        # If the process is stopped, the next one can continue.
+        if isinstance(error, (UserError, OSError)) or not (partial / PROGRESS).exists():
             shutil.rmtree(partial, ignore_errors=True)
         raise
 

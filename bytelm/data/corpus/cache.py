@@ -14,11 +14,9 @@ from bytelm.core.errors import UserError
 from bytelm.data.corpus.blocks import SUMMARY, read_summary
 from bytelm.data.corpus.build_once import Entry, build_once, open_or_build
 from bytelm.data.corpus.packing import FILLER, Corpus, script_ids
-from bytelm.data.corpus.resumable import ResumableFiles
 from bytelm.data.progress import TextProgress
 from bytelm.data.sources.source import NotInstalledError, Source
 from bytelm.data.text_record import PLACED, SPLITS, Split, placed_passages
-from bytelm.tokenizers.unigram import Unigram
 
 FORMAT = 3
 """Version of the files below; raise it when their meaning changes."""
@@ -146,22 +144,6 @@ def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpu
     return corpus
 
 
-def with_pieces(corpus: PackedCorpus, unigram: Unigram, cache_path: Path) -> PackedCorpus:
-    """The corpus with the boundaries of a Unigram model's pieces, computed once."""
-    directory = cache_path / "boundaries" / f"{corpus.fingerprint}-{unigram.digest}"
-
-    def build() -> None:
-        build_once(
-            directory,
-            f"the pieces of {corpus.name}",
-            corpus.num_symbols,
-            lambda partial: _mark_pieces(corpus, unigram, partial),
-            resumes=True,
-        )
-
-    return open_or_build(lambda: corpus.with_boundaries(directory), build)
-
-
 def _directory(source: Source, split: Split, root: Path) -> Path:
     try:
         fingerprint = source.fingerprint(split)
@@ -238,27 +220,6 @@ def _how_it_is_cut(source: Source, documents: int) -> str:
         f"{source.held_out * len(held_out):.1%} of each is held out for {' and '.join(held_out)} "
         "(--data.split-above changes that; None keeps documents whole)"
     )
-
-
-def _mark_pieces(corpus: PackedCorpus, unigram: Unigram, directory: Path) -> dict[str, Any]:
-    """Writes the boundaries of the pieces; returns the summary."""
-    content = f"the pieces of {corpus.name}"
-    with (
-        ResumableFiles(directory, [BOUNDARIES], content) as written,
-        document_progress(f"cutting {corpus.name} into pieces", corpus, written.done) as progress,
-    ):
-        for index in range(written.done, corpus.num_documents):
-            text = corpus.document(index)
-            written.files[BOUNDARIES].write(unigram.boundaries(text).tobytes())
-            written.advance()
-            progress.advance(len(text))
-    return {"name": corpus.name, "model": unigram.digest}
-
-
-def document_progress(action: str, corpus: Corpus, done: int) -> TextProgress:
-    """Progress of work on a corpus; `done` documents were finished before."""
-    before = int(corpus.starts[done]) - 2 * done
-    return TextProgress(action, corpus.num_bytes, done=before)
 
 
 def no_text(source: Source, split: Split) -> UserError:

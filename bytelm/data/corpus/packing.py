@@ -1,7 +1,8 @@
 """Documents packed one after another, and cut into rows of T symbols: bytes or tokens."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -11,8 +12,11 @@ from bytelm.data.corpus.blocks import CheckedArray
 
 FILLER = b"\0"
 """Stands for START and END in the packed bytes; `starts` distinguishes them from text."""
+Indices: TypeAlias = Sequence[int] | np.ndarray
+Arrays: TypeAlias = dict[str, np.ndarray]
 
 
+@dataclass(eq=False, repr=False)
 class Corpus:
     """The symbol stream of some documents: START, the bytes and END of each, in order.
 
@@ -29,23 +33,13 @@ class Corpus:
         fingerprint: hex digest of the documents' bytes and order; "" if they are in memory.
     """
 
-    def __init__(
-        self,
-        symbols: np.ndarray | CheckedArray,
-        starts: np.ndarray,
-        scripts: np.ndarray | None = None,
-        boundaries: np.ndarray | CheckedArray | None = None,
-        vocabulary: Vocabulary = BYTE_VOCABULARY,
-        byte_counts: np.ndarray | None = None,
-        fingerprint: str = "",
-    ) -> None:
-        self.symbols = symbols
-        self.starts = starts
-        self.scripts = scripts
-        self.boundaries = boundaries
-        self.vocabulary = vocabulary
-        self.byte_counts = byte_counts
-        self.fingerprint = fingerprint
+    symbols: np.ndarray | CheckedArray
+    starts: np.ndarray
+    scripts: np.ndarray | None = None
+    boundaries: np.ndarray | CheckedArray | None = None
+    vocabulary: Vocabulary = BYTE_VOCABULARY
+    byte_counts: np.ndarray | None = None
+    fingerprint: str = ""
 
     @property
     def num_documents(self) -> int:
@@ -93,7 +87,7 @@ class CorpusRows:
         """Bytes of text in all rows."""
         return self.corpus.num_bytes
 
-    def _padded(self, length: int, ids: np.ndarray, **arrays: np.ndarray) -> dict[str, np.ndarray]:
+    def _padded(self, length: int, ids: np.ndarray, **arrays: np.ndarray) -> Arrays:
         """A row of `length` symbols, int32 `[length]` each, as `Rows.batch` gives them.
 
         Args:
@@ -124,15 +118,7 @@ class Rows(CorpusRows):
     def __len__(self) -> int:
         return -(-self.corpus.num_symbols // self.length)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """One row: the arrays of `batch` without their first axis."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        return {name: rows[0] for name, rows in self.batch([index]).items()}
-
-    def batch(
-        self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
+    def batch(self, indices: Indices, places: Indices | None = None) -> Arrays:
         """Several rows at once.
 
         Args:
@@ -147,7 +133,7 @@ class Rows(CorpusRows):
         """
         return self.starting_at(np.asarray(indices, np.int64) * self.length)
 
-    def starting_at(self, first: np.ndarray) -> dict[str, np.ndarray]:
+    def starting_at(self, first: np.ndarray) -> Arrays:
         """Rows that start at the positions `first`, int64 `[B]`, as `batch` gives them."""
         vocabulary = self.corpus.vocabulary
         # Row r holds the symbols from first[r] - 1. One more than needed at either end spares a
@@ -211,9 +197,7 @@ class RowSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(
-        self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
+    def batch(self, indices: Indices, places: Indices | None = None) -> Arrays:
         """Several rows at once: the fields of a `Batch`.
 
         Args:
@@ -234,14 +218,12 @@ class ConcatenatedRows:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def batch(
-        self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
+    def batch(self, indices: Indices, places: Indices | None = None) -> Arrays:
         if len(self.sources) == 1:
             return self.sources[0].batch(indices, places)
         indices = np.asarray(indices, np.int64)
         owners = np.minimum(np.searchsorted(self.ends, indices, "right"), len(self.sources) - 1)
-        batch: dict[str, np.ndarray] = {}
+        batch: Arrays = {}
         for owner in np.unique(owners):
             mine = owners == owner
             source = self.sources[owner]

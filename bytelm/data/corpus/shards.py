@@ -5,12 +5,11 @@ shuffled shards, one after another, are cut into rows. A shard begins without co
 """
 
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 
 from bytelm.core.vocabulary import UNSCORED
-from bytelm.data.corpus.packing import Corpus, CorpusRows
+from bytelm.data.corpus.packing import Arrays, Corpus, CorpusRows, Indices
 
 
 class ShardRows(CorpusRows):
@@ -39,9 +38,7 @@ class ShardRows(CorpusRows):
     def __len__(self) -> int:
         return -(-self.corpus.num_symbols // self.length)
 
-    def batch(
-        self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
+    def batch(self, indices: Indices, places: Indices | None = None) -> Arrays:
         """Rows by their places in the endless order, as `Rows.batch` gives them.
 
         `document_ids` number the shards of a row.
@@ -56,7 +53,7 @@ class ShardRows(CorpusRows):
         order = np.random.RandomState(seed).permutation(len(self._starts) - 1)
         return order, np.cumsum(np.diff(self._starts)[order])
 
-    def _row(self, place: int) -> dict[str, np.ndarray]:
+    def _row(self, place: int) -> Arrays:
         epoch, index = divmod(place, len(self))
         order, ends = self._order(epoch)
         wanted = np.arange(index * self.length, (index + 1) * self.length)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bytelm.data.corpus.packing import Corpus, Rows, RowSource
+from bytelm.data.corpus.packing import Arrays, Corpus, Indices, Rows, RowSource
 from bytelm.data.corpus.shards import shard_starts
 
 SEED = 20201
@@ -64,9 +64,7 @@ class SpreadRows:
     def __len__(self) -> int:
         return len(self._plan)
 
-    def batch(
-        self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
+    def batch(self, indices: Indices, places: Indices | None = None) -> Arrays:
         """Several rows, as `Rows.batch` gives them; `places` have no effect."""
         batch = self._rows.batch([len(self._rows)] * len(indices))  # padding
         for row, index in enumerate(np.asarray(indices).tolist()):
@@ -84,19 +82,12 @@ class SpreadRows:
 
 
 class Cut(NamedTuple):
-    """Documents cut into fragments; each array is int64 `[fragments]`.
+    """Documents cut into fragments; each array is int64 `[fragments]`."""
 
-    Attributes:
-        first: the position in the corpus of each fragment's first symbol.
-        size: its number of symbols.
-        document: the index of its document.
-        ordinal: 0, 1, ... within that document.
-    """
-
-    first: np.ndarray
-    size: np.ndarray
-    document: np.ndarray
-    ordinal: np.ndarray
+    first: np.ndarray  # position of its first symbol in the corpus
+    size: np.ndarray  # its number of symbols
+    document: np.ndarray  # index of its document
+    ordinal: np.ndarray  # 0, 1, ... within that document
 
 
 def _cut_at_phases(starts: np.ndarray, keys: np.ndarray, length: int) -> Cut:
@@ -135,9 +126,7 @@ def _picked(cut: Cut, keys: np.ndarray, symbols: int) -> np.ndarray:
     return order[: np.searchsorted(before, symbols)]
 
 
-def _cut_into_rows(
-    fragments: Sequence[tuple[int, int]], length: int
-) -> list[list[tuple[int, int]]]:
+def _cut_into_rows(fragments: list[tuple[int, int]], length: int) -> list[list[tuple[int, int]]]:
     """Fragments (first, size) one after another, cut where a row of `length` ends."""
     rows: list[list[tuple[int, int]]] = [[]]
     free = length
@@ -212,9 +201,7 @@ class DrawnRows:
     def __len__(self) -> int:
         return len(self._chosen)
 
-    def batch(
-        self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
+    def batch(self, indices: Indices, places: Indices | None = None) -> Arrays:
         """Several rows, as `RowSource.batch` gives them; `places` have no effect."""
         # An index past the last row gives a row of padding.
         chosen = np.append(self._chosen, len(self._source))

@@ -21,7 +21,7 @@ import pytest
 from bytelm.core.errors import UserError
 from bytelm.core.locks import exclusive
 from bytelm.data.config import DataConfig, Files, Tfds
-from bytelm.data.corpus import resumable
+from bytelm.data.corpus import subwords
 from bytelm.data.corpus.cache import PackedCorpus, packed_corpus
 from bytelm.data.corpus.packing import Rows
 from bytelm.data.open_data import OpenData
@@ -454,7 +454,7 @@ def test_a_file_that_changes_while_it_is_packed_is_refused(config, monkeypatch):
 
 
 def test_pieces_go_on_where_they_were(config, unigram_model, monkeypatch):
-    monkeypatch.setattr(resumable, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(subwords, "SAVE_SECONDS", -1.0)
     config, unigram = (
         replace(config, source=replace(config.source, held_out=0.0)),
         Unigram(unigram_model),

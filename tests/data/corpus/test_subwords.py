@@ -1,4 +1,4 @@
-"""Rows of tokens hold all bytes of the documents."""
+"""Rows of tokens hold all bytes of the documents, and stopped work is continued."""
 
 import pickle
 
@@ -7,9 +7,10 @@ import pytest
 
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, NextByte
-from bytelm.data.corpus import resumable, tokens
+from bytelm.data.corpus import subwords
+from bytelm.data.corpus.build_once import PROGRESS
 from bytelm.data.corpus.cache import packed_corpus
-from bytelm.data.corpus.packing import Rows
+from bytelm.data.corpus.packing import Rows, pack
 from bytelm.data.loader import ValidationBatches, train_loader
 from bytelm.data.open_data import OpenData
 from tests.data.tokenized import DOCUMENTS, TOKENS
@@ -51,7 +52,7 @@ def test_byte_counts_are_of_the_targets(tokenized):
 
 def test_tokens_are_made_once(tokenized, monkeypatch):
     first = corpus_of(tokenized)
-    monkeypatch.setattr(tokens, "_tokenize", None)
+    monkeypatch.setattr(subwords, "write_documents", None)
     again = corpus_of(tokenized)
     np.testing.assert_array_equal(first.symbols, again.symbols)
     copy = pickle.loads(pickle.dumps(again))
@@ -76,11 +77,11 @@ def test_text_that_a_tokenizer_changes_is_refused(tokenized, monkeypatch):
     monkeypatch.setattr(type(tokenizer), "decode", lambda self, ids: b"?")
     packed = packed_corpus(OpenData(tokenized).sources[0], "train", tokenized.cache_path)
     with pytest.raises(UserError, match=r"cannot write back .* at byte 0"):
-        tokens.token_corpus(packed, tokenizer, tokenized.cache_path / "other")
+        subwords.token_corpus(packed, tokenizer, tokenized.cache_path / "other")
 
 
 def test_tokenising_goes_on_where_it_was(tokenized, tmp_path, monkeypatch):
-    monkeypatch.setattr(resumable, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(subwords, "SAVE_SECONDS", -1.0)
     packed = packed_corpus(OpenData(tokenized).sources[0], "train", tokenized.cache_path)
     tokenizer, texts = OpenData(tokenized).tokenizer, []
     expected = corpus_of(tokenized)
@@ -94,9 +95,9 @@ def test_tokenising_goes_on_where_it_was(tokenized, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tokenizer, "encode", stopped)
     with pytest.raises(KeyboardInterrupt):
-        tokens.token_corpus(packed, tokenizer, tmp_path)
+        subwords.token_corpus(packed, tokenizer, tmp_path)
     monkeypatch.setattr(tokenizer, "encode", lambda text: texts.append(text) or encode(text))
-    found = tokens.token_corpus(packed, tokenizer, tmp_path)
+    found = subwords.token_corpus(packed, tokenizer, tmp_path)
     assert texts == list(packed.documents())
     np.testing.assert_array_equal(found.symbols, expected.symbols)
     np.testing.assert_array_equal(found.starts, expected.starts)
@@ -125,3 +126,56 @@ def test_a_missing_tokenizer_is_named():
 
 def test_few_tokens_take_two_bytes_each(tokenized):
     assert corpus_of(tokenized).symbols.dtype == np.uint16 and TOKENS < 2**16
+
+
+LONG = [b"%d " % number * 50 for number in range(40)]
+
+
+def written(directory, stop=None):
+    """Writes LONG; returns the index of the first document that this call wrote."""
+    corpus, numbers = pack(LONG), []
+    corpus.name = "it"
+
+    def write(text, files):
+        numbers.append(LONG.index(text))
+        files["text"].write(text)
+        if numbers[-1] == stop:
+            raise KeyboardInterrupt
+        files["sizes"].write(b"%3d" % len(text))
+
+    subwords.write_documents(corpus, directory, "tokens", ["text", "sizes"], write)
+    assert (directory / "text").read_bytes() == b"".join(LONG)
+    assert (directory / "sizes").read_bytes() == b"".join(b"%3d" % len(t) for t in LONG)
+    return numbers[0]
+
+
+@pytest.fixture
+def stopped(tmp_path, monkeypatch):
+    """A directory of a process that was stopped in document 30."""
+    monkeypatch.setattr(subwords, "SAVE_SECONDS", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        written(tmp_path, stop=12)
+    monkeypatch.setattr(subwords, "SAVE_SECONDS", 99.0)
+    with pytest.raises(KeyboardInterrupt):
+        written(tmp_path, stop=30)
+    return tmp_path
+
+
+def test_goes_on_where_it_was_saved(stopped, caplog):
+    assert written(stopped) == 12
+    assert "continuing the tokens of it after 12 documents" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "no JSON", "other JSON"])
+def test_damage_starts_over(stopped, caplog, damage):
+    text = (stopped / "text").read_bytes()
+    if damage == "flipped":
+        (stopped / "text").write_bytes(b"?" + text[1:])
+    elif damage == "cut":
+        (stopped / "sizes").write_bytes(b"")
+    elif damage == "gone":
+        (stopped / "sizes").unlink()
+    else:
+        (stopped / PROGRESS).write_text("{" if damage == "no JSON" else "[1]")
+    assert written(stopped) == 0
+    assert "the unfinished part of the tokens of it is damaged; it starts over" in caplog.text
