@@ -39,13 +39,12 @@ class PackedCorpus(Corpus):
 
     Attributes:
         name: the source's name.
-        fingerprint: hex digest of the documents' bytes and order.
         skipped: number of bad records that packing skipped.
         cut: number of parts of long documents.
     """
 
-    def __init__(self, directory: Path, name: str | None = None) -> None:
-        """Maps the files; `name` is that of the source, by default of the one that was packed.
+    def __init__(self, directory: Path, name: str) -> None:
+        """Maps the files of a source with this name.
 
         Raises:
             FileNotFoundError: if the directory is not complete.
@@ -59,7 +58,7 @@ class PackedCorpus(Corpus):
             fingerprint=summary["fingerprint"],
         )
         self.directory = directory
-        self.name: str = name or summary["name"]
+        self.name = name
         self.skipped: int = summary["skipped"]
         self.cut: int = summary["cut"]
         # Small files are checked now, because damaged text is repacked only on opening.
@@ -116,23 +115,22 @@ def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpu
     Raises:
         UserError: for a split without text, a full disk, or a bad source.
     """
-    directory = _directory(source, split, cache_path / "packed")
+    root = cache_path / "packed"
+    directory = _directory(source, split, root)
+
+    def pack(partial: Path) -> dict[str, Any]:
+        summary = _pack(source, split, partial)
+        if _directory(source, split, root) != directory:
+            raise UserError(
+                f"{source.name} changed while it was packed; give the command again when "
+                "nothing writes to it any more."
+            )
+        return summary
 
     def build() -> None:
-        content = f"the packed text of {source.name} ({split})"
         stored = source.stored_split(split)
         size = source.reader.size(stored) * (1 if stored == split else source.held_out)
-
-        def pack(partial: Path) -> dict[str, Any]:
-            summary = _pack(source, split, partial)
-            if _directory(source, split, cache_path / "packed") != directory:
-                raise UserError(
-                    f"{source.name} changed while it was packed; give the command again when "
-                    "nothing writes to it any more."
-                )
-            return summary
-
-        build_once(directory, content, size, pack)
+        build_once(directory, f"the packed text of {source.name} ({split})", size, pack)
 
     corpus = open_or_build(lambda: PackedCorpus(directory, source.name), build)
     if corpus.skipped:
@@ -140,7 +138,7 @@ def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpu
             "%s (%s): %d bad lines or files were skipped", source.name, split, corpus.skipped
         )
     if corpus.cut and split == "train" and source.record is None:
-        _say_once(corpus.directory, f"{source.name}: {_how_it_is_cut(source, corpus.cut)}")
+        _say_once(corpus.directory, _how_it_is_cut(source, corpus.cut))
     return corpus
 
 
@@ -216,9 +214,9 @@ def _say_once(directory: Path, message: str) -> None:
 def _how_it_is_cut(source: Source, documents: int) -> str:
     held_out = [split for split in SPLITS if split not in (*source.reader.own_splits, "train")]
     return (
-        f"{documents} document(s) longer than {source.split_above:,} bytes: the last "
-        f"{source.held_out * len(held_out):.1%} of each is held out for {' and '.join(held_out)} "
-        "(--data.split-above changes that; None keeps documents whole)"
+        f"{source.name}: {documents} document(s) longer than {source.split_above:,} bytes: the "
+        f"last {source.held_out * len(held_out):.1%} of each is held out for "
+        f"{' and '.join(held_out)} (--data.split-above changes that; None keeps documents whole)"
     )
 
 

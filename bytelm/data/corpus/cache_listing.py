@@ -1,13 +1,12 @@
 """The command `bytelm data cache`: lists, verifies and removes entries of the cache."""
 
 import contextlib
-import dataclasses
 import datetime
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,15 +40,7 @@ class CacheEntry:
     content: str
     size: int
     last_used: float
-    state: str = ""
-
-    @property
-    def locks(self) -> tuple[Path, Path]:
-        """The files that processes lock to write the entry, and to use it."""
-        if self.name.startswith(PREPARED):
-            return self.directory / PREPARED_LOCK, self.directory / PREPARED_LOCK
-        name = self.directory.name.removesuffix(PARTIAL_ENDING)
-        return self.directory.with_name(name + LOCK_ENDING), self.directory / SUMMARY
+    state: str
 
 
 def cache_entries(cache_path: Path) -> list[CacheEntry]:
@@ -71,12 +62,21 @@ def _entry(kind: str, directory: Path) -> CacheEntry:
             size, newest = size + stat.st_size, max(newest, stat.st_mtime)
     with contextlib.suppress(OSError):
         newest = summary.stat().st_mtime
-    entry = CacheEntry(f"{kind}/{directory.name}", directory, _content(kind, summary), size, newest)
-    complete = kind == PREPARED or read_summary(directory) is not None
-    writing, using = map(is_locked, entry.locks)
-    if not complete:
-        return dataclasses.replace(entry, state="being written" if writing else "not complete")
-    return dataclasses.replace(entry, state="in use" if using else "complete")
+    writing, using = map(is_locked, _locks(directory))
+    if kind == PREPARED or read_summary(directory) is not None:
+        state = "in use" if using else "complete"
+    else:
+        state = "being written" if writing else "not complete"
+    name, content = f"{kind}/{directory.name}", _content(kind, summary)
+    return CacheEntry(name, directory, content, size, newest, state)
+
+
+def _locks(directory: Path) -> tuple[Path, Path]:
+    """The files that processes lock to write an entry, and to use it."""
+    if directory.parent.name == PREPARED:
+        return directory / PREPARED_LOCK, directory / PREPARED_LOCK
+    name = directory.name.removesuffix(PARTIAL_ENDING)
+    return directory.with_name(name + LOCK_ENDING), directory / SUMMARY
 
 
 def _content(kind: str, summary: Path) -> str:
@@ -92,7 +92,7 @@ def _content(kind: str, summary: Path) -> str:
 
 def remove_entry(entry: CacheEntry) -> bool:
     """Removes an entry unless a process writes or uses it; returns whether it did."""
-    writing, using = entry.locks
+    writing, using = _locks(entry.directory)
     with contextlib.ExitStack() as stack:
         if not all([stack.enter_context(unused(path)) for path in {writing, using}]):
             return False
@@ -110,7 +110,6 @@ def manage_cache(
     verify: bool,
     remove: Sequence[str],
     remove_unused: float | None,
-    say: Callable[[str], None] = print,
 ) -> int:
     """Removes and verifies entries, then lists the cache; returns the exit status.
 
@@ -119,7 +118,6 @@ def manage_cache(
         verify: read every entry; damaged ones are rebuilt when next needed.
         remove: names of entries, or unique beginnings of names.
         remove_unused: remove entries that were not used for this many days; None to keep them.
-        say: prints a line.
 
     Raises:
         UserError: for a name that no entry has, or several.
@@ -132,29 +130,31 @@ def manage_cache(
     status = 0
     for entry in chosen:
         if remove_entry(entry):
-            say(f"removed {_line(entry)}")
+            print(f"removed {_line(entry)}")
         else:
             status = 1
-            say(f"kept, since it is in use: {_line(entry)}")
-    if verify:
-        status = max([status, *map(_verify, cache_entries(cache_path), [say] * len(entries))])
+            print(f"kept, since it is in use: {_line(entry)}")
+    for entry in cache_entries(cache_path) if verify else ():
+        damaged = _damaged(entry)
+        if damaged:
+            status = 1
+            print(f"damaged ({', '.join(damaged)}), and rebuilt when needed: {_line(entry)}")
     entries = cache_entries(cache_path)
     for entry in entries:
-        say(_line(entry))
+        print(_line(entry))
     total = sum(entry.size for entry in entries)
-    say(f"{len(entries)} entries, {total / 1e6:,.1f} MB in {printable_name(cache_path)}")
+    print(f"{len(entries)} entries, {total / 1e6:,.1f} MB in {printable_name(cache_path)}")
     return status
 
 
-def _verify(entry: CacheEntry, say: Callable[[str], None]) -> int:
+def _damaged(entry: CacheEntry) -> list[str]:
+    """The damaged files of an entry, which then counts as not complete."""
     if entry.name.startswith(PREPARED) or entry.state not in ("complete", "in use"):
-        return 0
+        return []
     damaged = damaged_files(entry.directory)
-    if not damaged:
-        return 0
-    (entry.directory / SUMMARY).unlink(missing_ok=True)
-    say(f"damaged ({', '.join(damaged)}), and rebuilt when needed: {_line(entry)}")
-    return 1
+    if damaged:
+        (entry.directory / SUMMARY).unlink(missing_ok=True)
+    return damaged
 
 
 def _named(name: str, entries: Sequence[CacheEntry]) -> CacheEntry:

@@ -114,5 +114,5 @@ def test_what_is_removed_while_it_is_opened_is_built_again(tmp_path):
 
     for _ in range(2):
         build_once(tmp_path / "packed" / "one", "it", 4, build)
-        manage_cache(tmp_path, verify=False, remove=(), remove_unused=0, say=lambda line: None)
+        manage_cache(tmp_path, verify=False, remove=(), remove_unused=0)
         assert not (tmp_path / "packed" / "one").exists()
