@@ -85,7 +85,7 @@ def train_command(arguments: Sequence[str]) -> int:
 
 
 def _dry_run(command: TrainCommand, usual_place: Path) -> int:
-    from bytelm.training.start import dry_run
+    from bytelm.training.loop import dry_run
 
     where = command.run_dir or unused_directory(usual_place)
     dry_run(command.config, where, resume=command.resume)

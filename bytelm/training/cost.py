@@ -1,11 +1,18 @@
-"""FLOPs of training, and the steps that a budget of text or FLOPs pays for."""
+"""What a run costs: FLOPs, the steps that a budget pays for, and the header that shows them."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
 
 from bytelm.core.errors import UserError
+from bytelm.core.figure import with_prefix
 from bytelm.data.open_data import OpenData
 from bytelm.data.run_text import text_size
+from bytelm.data.validation import ValidationText
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
+from bytelm.models.parameters import count_parameters
 from bytelm.training.experiment import ExperimentConfig, parse_budget
 
 
@@ -62,3 +69,91 @@ def with_steps(config: ExperimentConfig, data: OpenData) -> ExperimentConfig:
             + "; give more, or smaller batches."
         )
     return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
+
+
+def run_facts(
+    config: ExperimentConfig, open_data: OpenData, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+    """The facts of a run as JSON values, of a config with its steps (`with_steps`)."""
+    train, data, size = config.train, config.data, text_size(open_data)
+    parameters, without_embeddings = count_parameters(config.model)
+    step_bytes = data.batch_size * size.bytes_per_row
+    flops = step_flops(config)
+    epoch_steps = None if size.rows is None else size.rows / data.batch_size
+    return {
+        "family": config.model.family,
+        "parameters": parameters,
+        "parameters_without_embeddings": without_embeddings,
+        "dtype": config.model.dtype.name,
+        "device": mesh.devices.flat[0].device_kind,
+        "devices": mesh.size,
+        "idle_devices": jax.device_count() - mesh.size,
+        "mesh": dict(mesh.shape),
+        "processes": jax.process_count(),
+        "steps": train.steps,
+        "budget": train.budget,
+        "rows_per_step": data.batch_size,
+        "symbols_per_row": data.sequence_length,
+        "symbols": "bytes" if data.task.tokenizer is None else "tokens",
+        "bytes_per_step": step_bytes,
+        "bytes": train.steps * step_bytes,
+        "text_bytes": size.bytes,
+        "text": list(size.names),
+        "epochs": None if epoch_steps is None else train.steps / epoch_steps,
+        "context_bytes": size.bytes_per_row,
+        "flops_per_byte": flops / step_bytes,
+        "flops": train.steps * flops,
+    }
+
+
+def header(facts: dict[str, Any], validation: ValidationText, run_dir: Path) -> str:
+    """The facts of a run as readable lines."""
+    mesh = ", ".join(f"{name} {size}" for name, size in facts["mesh"].items())
+    idle = facts["idle_devices"]
+    total = facts["devices"] + idle
+    symbols, length = facts["symbols"], facts["symbols_per_row"]
+    budget = "" if facts["budget"] is None else f" (for {facts['budget']})"
+    if facts["text_bytes"] is None:
+        text = f"{_few(facts['text'])}: without end, or of unknown size"
+    else:
+        size = with_prefix(facts["text_bytes"], "B")
+        text = f"{size} of {_few(facts['text'])}: {facts['epochs']:.3g} epochs"
+    context = f"{length:,} {symbols}"
+    if symbols == "tokens":
+        context += f", about {facts['context_bytes']:,.0f} bytes"
+    lines = {
+        "model": f"{facts['family']}, {facts['parameters']:,} parameters "
+        f"({facts['parameters_without_embeddings']:,} without embeddings and head), "
+        f"{facts['dtype']}",
+        "devices": f"{facts['devices']} x {facts['device']}: {mesh}",
+        "steps": f"{facts['steps']:,}{budget} of {facts['rows_per_step']:,} rows of {length:,} "
+        f"{symbols}: {with_prefix(facts['bytes_per_step'], 'B')} a step, "
+        f"{with_prefix(facts['bytes'], 'B')} in all",
+        "text": text,
+        "validation": _validation(validation),
+        "FLOPs": f"{with_prefix(facts['flops_per_byte'], 'FLOP')} per byte, "
+        f"{facts['flops']:.3g} for the run",
+        "context": context,
+        "run": str(run_dir),
+    }
+    if idle:
+        lines["devices"] += (
+            f"; warning: {idle} of {total} devices stay idle: data x fsdp x tensor of --mesh must "
+            f"be {total} to use all"
+        )
+    width = max(map(len, lines)) + 2
+    return "\n".join(f"{name:{width}}{line}" for name, line in lines.items())
+
+
+def _few(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+def _validation(text: ValidationText) -> str:
+    if len(text.sources) == 1:
+        return f"{len(text.sources[0].rows):,} rows of {text.sources[0].origin}"
+    each = "; ".join(
+        f"{source.name}: {len(source.rows):,} of {source.origin}" for source in text.sources
+    )
+    return f"rows by source: {each}"

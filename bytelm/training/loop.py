@@ -1,19 +1,42 @@
-"""The training loop: one program for every family, device and number of processes."""
+"""Training: a run starts, from the beginning or where it stopped, and goes on to its end."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from bytelm.core import fallible_output
 from bytelm.core.errors import UserError
-from bytelm.training.compatibility import check_checkpoints_are_there
+from bytelm.data.carried import with_copies
+from bytelm.data.loader import TrainLoader, train_loader
+from bytelm.data.open_data import OpenData
+from bytelm.inference.generation import missing_methods
+from bytelm.nn.mesh import row_share
+from bytelm.training.checkpoints.checkpoint import Checkpoints, last_step
+from bytelm.training.compatibility import (
+    check_change,
+    check_checkpoints_are_there,
+    check_supply,
+    rate_change,
+)
+from bytelm.training.cost import header, run_facts, with_steps
 from bytelm.training.distributed import StopRequest
-from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.hooks import Hook
-from bytelm.training.run import TrainingRun
-from bytelm.training.start import Start, resolved, start_run
+from bytelm.training.experiment import ExperimentConfig, load_json, saved_form
+from bytelm.training.hardware import peak_flops
+from bytelm.training.initial import read_initial, start_from
+from bytelm.training.metrics.display import Display, Reporter
+from bytelm.training.metrics.record import LoopState
+from bytelm.training.program import TrainProgram, abstract_state, build_program
+from bytelm.training.provenance import provenance
+from bytelm.training.run import Hook, TrainingRun, standard_hooks, train_steps
+from bytelm.training.run_directory import CONFIG, text_trained_on, write_files
+from bytelm.training.step import TrainState
+from bytelm.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -44,6 +67,7 @@ def train(
         step: the checkpoint to resume from; None for the last one that can be read. Later ones
             are set aside.
         verify: whether to compare checkpoints with their digests.
+        allow_config_change: whether config and data may differ from those of the checkpoint.
 
     Raises:
         UserError: for a config that cannot run here, a run that cannot be resumed, a full disk,
@@ -51,16 +75,15 @@ def train(
             without a finite loss and gradient.
         Stopped: for a signal before the end of the first step.
     """
-    config, data = resolved(config, run_dir, resume=resume)
+    config, data = _resolved(config, run_dir, resume=resume)
     if step is not None and not resume:
         raise UserError(f"--step {step} says where to resume; add --resume.")
     if resume:
         check_checkpoints_are_there(run_dir, step)
     mesh = config.mesh.build()
     with fallible_output.may_fail(), jax.set_mesh(mesh), StopRequest(mesh) as stop:
-        run, hooks = start_run(
-            config, data, run_dir, mesh, stop, Start(resume, step, verify, allow_config_change)
-        )
+        parts = _prepare(config, data, run_dir, mesh)
+        run, hooks = _start(parts, stop, _Start(resume, step, verify, allow_config_change))
         try:
             with run.reporter:
                 train_steps(run, hooks)
@@ -72,16 +95,200 @@ def train(
         return TrainResult(run_dir, run.step, run.loop.last_validation, run.is_stopping)
 
 
-def train_steps(run: TrainingRun, hooks: Sequence[Hook]) -> None:
-    """Trains until the run is done or has to stop, with the hooks between two steps."""
-    while True:
-        run.check_stop()
-        for hook in hooks:
-            if hook.is_due(run):
-                hook.action(run)
-        if run.is_done or run.is_stopping:
-            return
-        run.loop.hooks_step = run.step
-        batch = run.next_batch()
-        if batch is not None:
-            run.advance(batch)
+def dry_run(config: ExperimentConfig, run_dir: Path, *, resume: bool = False) -> None:
+    """Checks a config as `train` does, and shows the header of its run.
+
+    Nothing is compiled, and only the cache of packed text is written.
+
+    Raises:
+        UserError: for a config that cannot run here, or a directory with a run that is not to be
+            resumed.
+    """
+    config, data = _resolved(config, run_dir, resume=resume)
+    mesh = config.mesh.build()
+    with jax.set_mesh(mesh):
+        parts = _prepare(config, data, run_dir, mesh)
+        parts.batches.close()
+        if config.train.initial is not None and not resume:
+            params = parts.program.abstract_state.params
+            read_initial(config, params, tokenizer=data.tokenizer, verify=True)
+    parts.display.message(parts.header)
+
+
+class _Start(NamedTuple):
+    """Options of `train`."""
+
+    resume: bool
+    step: int | None
+    verify: bool
+    allow_config_change: bool
+
+
+class _Parts(NamedTuple):
+    """The parts of a run that a dry run has too."""
+
+    config: ExperimentConfig
+    data: OpenData
+    run_dir: Path
+    mesh: Mesh
+    program: TrainProgram
+    batches: TrainLoader
+    validation: Validation
+    facts: dict[str, Any]
+    header: str
+    display: Display
+
+
+def _resolved(
+    config: ExperimentConfig, run_dir: Path, *, resume: bool
+) -> tuple[ExperimentConfig, OpenData]:
+    """The config with its number of steps, and its data.
+
+    A resumed run reads its own copies of tokenizers, not the files in the config.
+    """
+    config = saved_form(config)
+    path, given = run_dir / CONFIG, config.data
+    if resume:
+        given = with_copies(given, run_dir, load_json(path).data if path.exists() else None)
+    elif path.exists():
+        raise UserError(
+            f"{run_dir} already holds a run; add --resume to go on with it, or choose another "
+            "--run-dir."
+        )
+    data = OpenData(given)
+    return with_steps(config, data), data
+
+
+def _prepare(config: ExperimentConfig, data: OpenData, run_dir: Path, mesh: Mesh) -> _Parts:
+    check_supply(config, data.tokenizer)
+    program = build_program(config, mesh)
+    batches = train_loader(data, config.train.seed, *row_share(config.data.batch_size, mesh))
+    validation = Validation(config, data, program, mesh)
+    facts = run_facts(config, data, mesh)
+    text, display = header(facts, validation.text, run_dir), Display(config.train.steps)
+    return _Parts(config, data, run_dir, mesh, program, batches, validation, facts, text, display)
+
+
+def _start(parts: _Parts, stop: StopRequest, start: _Start) -> tuple[TrainingRun, list[Hook]]:
+    """A run that is ready to train, and its hooks."""
+    config, data, run_dir, mesh, program, batches, validation, facts, text, display = parts
+    display.message(text)
+    resuming = start.resume and last_step(run_dir) is not None
+    # The first state may fail, so it comes before the folder of checkpoints is created.
+    first = None if resuming else _first_state(parts, start.verify)
+    checkpoints = Checkpoints(run_dir, config.train.keep, validation.identity)
+    if first is None:
+        step, state, loop = _restore(parts, checkpoints, start)
+    else:
+        step, state, loop = 0, first, LoopState(validation_identity=validation.identity)
+
+    counts = {name: facts[name] for name in ("parameters", "parameters_without_embeddings")}
+    origin, write = provenance() | counts, None
+    if jax.process_index() == 0:
+        trained_on = text_trained_on(run_dir, config, data, resuming=resuming)
+        write = partial(write_files, run_dir, config, facts, trained_on, data)
+        write()
+        origin["text"] = trained_on.sources
+    peak = peak_flops(config.model.dtype) * mesh.size
+    run = TrainingRun(
+        config,
+        run_dir,
+        mesh,
+        program,
+        batches,
+        checkpoints,
+        Reporter(config, run_dir, step, loop, display, peak, writes=write is not None),
+        write,
+        stop,
+        provenance=origin,
+        state=state,
+        loop=loop,
+        step=step,
+    )
+    samples = _has_samples(parts)
+    return run, standard_hooks(config.train.validate_every, validation, data.tokenizer, samples)
+
+
+def _first_state(parts: _Parts, verify: bool) -> TrainState:
+    """The state before the first step, with the parameters of `train.initial`, if any."""
+    config, program = parts.config, parts.program
+    state = program.init(config.train.seed)
+    if config.train.initial is None:
+        return state
+    tokenizer, shardings = parts.data.tokenizer, program.shardings.params
+    params, differences = start_from(
+        config, state.params, shardings, tokenizer=tokenizer, verify=verify
+    )
+    if differences:
+        parts.display.message(
+            f"differs from train.initial {config.train.initial}: {'; '.join(differences)}"
+        )
+    return dataclasses.replace(state, params=params)
+
+
+def _restore(
+    parts: _Parts, checkpoints: Checkpoints, start: _Start
+) -> tuple[int, TrainState, LoopState]:
+    """The step, the state and the loop's state to resume from.
+
+    Moves the batches there, and sets later checkpoints aside.
+    """
+    config, program, message = parts.config, parts.program, parts.display.message
+    saved = checkpoints.config(start.step, verify=start.verify)
+    changed = check_change(
+        saved,
+        config,
+        allowed=start.allow_config_change,
+        old_state=abstract_state(saved),
+        new_state=program.abstract_state,
+    )
+    restored = checkpoints.restore(
+        program.abstract_state, program.shardings, step=start.step, verify=start.verify
+    )
+    fingerprint, batches = restored.provenance["data_fingerprint"], parts.batches
+    if fingerprint != batches.fingerprint and not start.allow_config_change:
+        raise UserError(
+            f"the training data has changed since the checkpoint was written (fingerprint "
+            f"{fingerprint} -> {batches.fingerprint}); restore the files, or add "
+            "--allow-config-change to go on with the new ones."
+        )
+    step, state, loop = restored.step, restored.state, restored.loop
+    message(f"resuming from step {step} in {checkpoints.folder.parent}")
+    if changed:
+        message(f"differs from the config before: {'; '.join(changed)}")
+    if aside := checkpoints.set_aside_after(step, unreadable=start.step is None):
+        message(f"the checkpoints after step {step} are now in {aside}")
+    # Packed data has one position for all processes, a stream has one for each.
+    positions = restored.data["positions"]
+    batches.restore(positions[min(jax.process_index(), len(positions) - 1)])
+    if jump := rate_change(saved, config, step, updates=step - int(state.skipped)):
+        message(f"warning: {jump}")
+    _compare_validations(loop, parts.validation.identity, message)
+    return step, state, loop
+
+
+def _compare_validations(loop: LoopState, identity: str, message: Callable[[str], None]) -> None:
+    """Removes the results of validations that cannot be compared with those to come."""
+    if loop.validation_identity == identity:
+        return
+    if loop.best_validation is not None:
+        message(
+            "warning: the validation text, its rows or what is measured has changed: the best "
+            f"validation so far, {loop.best_validation:.3f}, was of the old ones and no longer "
+            "counts"
+        )
+    loop.last_validation = loop.best_validation = None
+    loop.validation_identity = identity
+
+
+def _has_samples(parts: _Parts) -> bool:
+    """Whether samples are wanted and the family can write text."""
+    if not parts.config.train.sample_bytes:
+        return False
+    missing = missing_methods(parts.program.graphdef)
+    if missing:
+        parts.display.message(
+            f"warning: the family {parts.config.model.family} has no {' and no '.join(missing)}, "
+            "so there will be no samples"
+        )
+    return not missing

@@ -1,26 +1,38 @@
-"""A run while it trains: its state, its steps, and saving it."""
+"""A run while it trains: its steps, and the hooks between them, which validate, save and sample."""
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import BYTES
 from bytelm.data.loader import TrainLoader
+from bytelm.inference.generation import Generator
+from bytelm.inference.transduction import Transducer
 from bytelm.models import Batch
-from bytelm.nn.mesh import place_batch
+from bytelm.models.encoder_decoder import EncoderDecoderConfig
+from bytelm.nn.mesh import place_batch, single_device_mesh
+from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.checkpoint import Checkpoints
 from bytelm.training.distributed import StopRequest, gather_json
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.loop_state import LoopState
-from bytelm.training.metrics.display import format_duration
+from bytelm.training.metrics.display import Reporter, format_duration
+from bytelm.training.metrics.record import LoopState
 from bytelm.training.program import TrainProgram
-from bytelm.training.reporter import Reporter
-from bytelm.training.run_directory import RunFiles
+from bytelm.training.run_directory import CONFIG
 from bytelm.training.score import StepMetrics
 from bytelm.training.step import TrainState
+from bytelm.training.validation import Validation
+
+SAMPLE_INPUTS = 3
+"""How many inputs of the validation text a sample shows with their targets."""
 
 
 @dataclass
@@ -29,7 +41,7 @@ class TrainingRun:
 
     Attributes:
         batches: the rows of this process.
-        files: None in a process that writes no files.
+        write_files: writes the files of its directory; None in a process that writes none.
         provenance: of its checkpoints.
         step: steps done.
         is_stopping: whether it ends before all steps are done.
@@ -42,7 +54,7 @@ class TrainingRun:
     batches: TrainLoader
     checkpoints: Checkpoints
     reporter: Reporter
-    files: RunFiles | None
+    write_files: Callable[[], None] | None
     stop: StopRequest
     provenance: dict[str, Any]
     state: TrainState
@@ -129,8 +141,8 @@ class TrainingRun:
                 loop={**loop.saved(), "hooks_step": hooks_step},
                 validation_bits=loop.last_validation if is_validated else None,
             )
-            if self.files:
-                self.files.restore_if_removed()
+            if self.write_files and not (self.run_dir / CONFIG).exists():
+                self.write_files()  # the directory was removed
 
     def _compile(self, batch: Batch) -> None:
         """Compiles the training step, so that its time does not count to the first step."""
@@ -167,3 +179,107 @@ class TrainingRun:
                 "with --resume."
             )
         return UserError(message)
+
+
+@dataclass(frozen=True)
+class Hook:
+    """An action after every so many steps, and after the last one.
+
+    Attributes:
+        when_stopping: whether a run that stops calls it; if not, the resumed run does.
+    """
+
+    action: Callable[[TrainingRun], None]
+    every: int = 1
+    when_stopping: bool = False
+
+    def is_due(self, run: TrainingRun) -> bool:
+        """Whether to call it after the run's last step."""
+        if run.is_stopping:
+            return self.when_stopping
+        is_new = run.step > run.loop.hooks_step
+        return is_new and (run.is_done or run.step % self.every == 0)
+
+
+def standard_hooks(
+    every: int, validation: Validation, tokenizer: Tokenizer | None, samples: bool
+) -> list[Hook]:
+    """The hooks of every run: samples, which may take long, come after the checkpoint.
+
+    Args:
+        every: steps between two validations, and two samples.
+        tokenizer: of the samples; None for bytes.
+        samples: whether there are any.
+    """
+    hooks = [
+        Hook(partial(validate, validation), every),
+        Hook(save_if_due, when_stopping=True),
+    ]
+    if samples:
+        hooks.append(Hook(partial(show_sample, validation, tokenizer), every))
+    return hooks
+
+
+def train_steps(run: TrainingRun, hooks: Sequence[Hook]) -> None:
+    """Trains until the run is done or has to stop, with the hooks between two steps."""
+    while True:
+        run.check_stop()
+        for hook in hooks:
+            if hook.is_due(run):
+                hook.action(run)
+        if run.is_done or run.is_stopping:
+            return
+        run.loop.hooks_step = run.step
+        batch = run.next_batch()
+        if batch is not None:
+            run.advance(batch)
+
+
+def validate(validation: Validation, run: TrainingRun) -> None:
+    """Validates the run, unless it has to stop meanwhile."""
+    run.collect()
+    with run.loop.record.paused():
+        found = validation(run.state.params, run.stop.agreed_midway)
+        if found is None:
+            run.is_stopping = True
+            return
+        run.loop.validated(run.step, found.bits)
+        run.reporter.report(run.step, found.figures)
+        run.reporter.warn(run.step, found.sums, "in validation")
+
+
+def save_if_due(run: TrainingRun) -> None:
+    """Saves the run every `train.checkpoint_every` steps, at its end, and when it is the best."""
+    is_regular = run.step % run.config.train.checkpoint_every == 0
+    if is_regular or run.is_done or run.is_stopping or run.loop.best_step == run.step:
+        run.save()
+
+
+def show_sample(validation: Validation, tokenizer: Tokenizer | None, run: TrainingRun) -> None:
+    """Shows and writes a sample of at most `train.sample_bytes`."""
+    if run.stop.agreed_midway():
+        return
+    with run.loop.record.paused():
+        # All processes gather the parameters; one of them generates, on one device.
+        whole = jax.tree.map(lambda _: NamedSharding(run.mesh, PartitionSpec()), run.state.params)
+        gathered = jax.jit(lambda params: params, out_shardings=whole)(run.state.params)
+        params = jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)
+        if run.reporter.writes:
+            with jax.set_mesh(single_device_mesh()):
+                text = _sample(run, params, validation, tokenizer)
+            run.reporter.sample(run.step, text.decode("utf-8", "replace"))
+
+
+def _sample(
+    run: TrainingRun, params: Any, validation: Validation, tokenizer: Tokenizer | None
+) -> bytes:
+    """A text from the empty prompt; with an encoder, the likeliest targets of a few inputs."""
+    graphdef, most = run.program.graphdef, run.config.train.sample_bytes
+    if not isinstance(run.config.model, EncoderDecoderConfig):
+        generator = Generator(graphdef, params, tokenizer=tokenizer)
+        return generator.generate([b""], max_bytes=most, seed=run.step)[0]
+    rows = next(validation.batches()).inputs[:SAMPLE_INPUTS]
+    inputs = [row[row < BYTES].astype(np.uint8).tobytes() for row in rows]
+    most = min(most, run.config.data.row_length)
+    targets = Transducer(graphdef, params).greedy(inputs, max_bytes=most)
+    return b"\n".join(b"%s -> %s" % pair for pair in zip(inputs, targets, strict=True))

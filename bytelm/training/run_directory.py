@@ -4,10 +4,10 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import socket
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from bytelm.data.carried import carry
 from bytelm.data.open_data import OpenData
 from bytelm.data.run_text import run_text
 from bytelm.data.text_record import TextRecord, load_record, make_record
-from bytelm.tokenizers.tokenizer import Tokenizer
-from bytelm.tokenizers.unigram import Unigram
 from bytelm.training.experiment import ExperimentConfig, to_json
 
 CONFIG = "config.json"
 """The resolved config."""
 LOCK = ".lock"
 """Locked by the process that writes the directory."""
+_NOT_COPIED = (LOCK, "wandb_id")
+"""Files that belong to one run directory alone."""
 
 
 @contextlib.contextmanager
@@ -98,28 +98,19 @@ def remove_if_unused(run_dir: Path) -> None:
         run_dir.rmdir()
 
 
-@dataclass(frozen=True)
-class RunFiles:
-    """The files of a run, with the facts from `run_facts`."""
+def write_files(
+    run_dir: Path, config: ExperimentConfig, facts: dict[str, Any], text: TextRecord, data: OpenData
+) -> None:
+    """Writes the files of a run; the config comes last, because it marks the directory as a run.
 
-    run_dir: Path
-    config: ExperimentConfig
-    facts: dict[str, Any]
-    text: TextRecord
-    tokenizer: Tokenizer | None
-    unigram: Unigram | None
-
-    def write(self) -> None:
-        """Writes them; the config comes last, because it marks the directory as a run."""
-        self.text.save(self.run_dir)
-        carry(self.run_dir, self.tokenizer, self.unigram)
-        write_whole(self.run_dir / "run.json", json.dumps(self.facts, indent=2) + "\n")
-        write_whole(self.run_dir / CONFIG, to_json(self.config))
-
-    def restore_if_removed(self) -> None:
-        """Writes them again if the directory was removed."""
-        if not (self.run_dir / CONFIG).exists():
-            self.write()
+    Args:
+        facts: of `run_facts`.
+        text: that the run is trained on.
+    """
+    text.save(run_dir)
+    carry(run_dir, data.tokenizer, data.unigram)
+    write_whole(run_dir / "run.json", json.dumps(facts, indent=2) + "\n")
+    write_whole(run_dir / CONFIG, to_json(config))
 
 
 def text_trained_on(
@@ -135,3 +126,32 @@ def text_trained_on(
         unknown = make_record([], complete=False, sources=[])
         record = (load_record(Path(earlier)) or unknown).followed_by(record)
     return record
+
+
+def set_unreadable_aside(folder: Path, steps: list[int]) -> None:
+    """Moves unreadable checkpoints out of `folder`, each to a directory next to it."""
+    for step in sorted(steps, reverse=True):
+        aside = new_run_directory(folder.with_name(f"unreadable_checkpoint_{step}"))
+        (folder / str(step)).rename(aside)
+
+
+def set_aside_as_run(folder: Path, steps: list[int], start: int) -> Path:
+    """Makes a run of the checkpoints after the step `start`; returns its directory.
+
+    This is inside the directory of the run, and has copies of its files, such as config and
+    metrics, so it can be evaluated and resumed. The latest checkpoint is moved first, so that the
+    rest is a whole run at any moment.
+    """
+    run = folder.parent
+    aside = new_run_directory(run / f"after_step_{start}")
+    (aside / folder.name).mkdir()
+    try:
+        for file in run.iterdir():
+            if file.is_file() and file.name not in _NOT_COPIED:
+                shutil.copy2(file, aside / file.name)
+    except OSError:  # such as a full disk; nothing has been moved yet
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    for step in sorted(steps, reverse=True):
+        (folder / str(step)).rename(aside / folder.name / str(step))
+    return aside

@@ -23,7 +23,7 @@ from bytelm.nn.mesh import (
 from bytelm.nn.state import put, snapshot, take
 from bytelm.training.checkpoints.checkpoint import Checkpoints
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.loop_state import LoopState
+from bytelm.training.metrics.record import LoopState
 from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 from tests.models.families import (

@@ -11,11 +11,10 @@ from bytelm.data.open_data import OpenData
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.checkpoints.checkpoint import save_model
-from bytelm.training.cost import step_flops
+from bytelm.training.cost import header, run_facts, step_flops
 from bytelm.training.experiment import ExperimentConfig, TrainConfig, to_json
-from bytelm.training.header import header, run_facts
+from bytelm.training.loop import dry_run
 from bytelm.training.program import build_program
-from bytelm.training.start import dry_run
 from bytelm.training.validation import Validation
 from tests.models.families import split_model
 
@@ -44,7 +43,7 @@ def described(config: ExperimentConfig, tmp_path):
     data = OpenData(config.data)
     validation = Validation(config, data, program, mesh)
     facts = run_facts(config, data, mesh)
-    return facts, header(facts, validation, tmp_path / "run")
+    return facts, header(facts, validation.text, tmp_path / "run")
 
 
 def test_facts_and_header(config, tmp_path):

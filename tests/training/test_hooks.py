@@ -2,10 +2,10 @@
 
 import pytest
 
-from bytelm.training import start
-from bytelm.training.hooks import Hook, standard_hooks
+from bytelm.training import loop
 from bytelm.training.loop import train
-from bytelm.training.loop_state import LoopState
+from bytelm.training.metrics.record import LoopState
+from bytelm.training.run import Hook, standard_hooks
 from tests.training.test_loop import stop_after
 from tests.training.tiny_run import STEPS, tiny_config
 
@@ -38,7 +38,7 @@ def test_when_a_hook_is_due(run, is_due):
 def test_a_hook_that_a_stop_leaves_out_is_called_when_the_run_resumes(tmp_path, monkeypatch):
     calls = []
     new = Hook(lambda run: calls.append(run.step), every=2)
-    monkeypatch.setattr(start, "standard_hooks", lambda *all: [new, *standard_hooks(*all)])
+    monkeypatch.setattr(loop, "standard_hooks", lambda *all: [new, *standard_hooks(*all)])
     config = tiny_config(tmp_path)
     with monkeypatch.context() as patch:
         stop_after(patch, 4)

@@ -10,7 +10,7 @@ import pytest
 
 from bytelm.core.errors import UserError
 from bytelm.nn.mesh import MeshConfig
-from bytelm.training import start
+from bytelm.training import loop
 from bytelm.training.checkpoints.checkpoint import FOLDER, Checkpoints, load_model
 from bytelm.training.checkpoints.scores import best_step
 from bytelm.training.distributed import StopRequest
@@ -145,15 +145,15 @@ class TimedStep:
 
 
 def test_times_are_of_the_steps_alone(config, tmp_path, monkeypatch):
-    clock, build = Clock(), start.build_program
+    clock, build = Clock(), loop.build_program
 
     def timed_program(*arguments):
         program = build(*arguments)
         step, evaluate = TimedStep(program.step, clock), clock.timed(program.evaluate, 100.0)
         return dataclasses.replace(program, step=step, evaluate=evaluate)
 
-    monkeypatch.setattr(start, "build_program", timed_program)
-    for module in ("run", "metrics.record", "loop_state"):
+    monkeypatch.setattr(loop, "build_program", timed_program)
+    for module in ("run", "metrics.record"):
         monkeypatch.setattr(f"bytelm.training.{module}.time", clock)
     monkeypatch.setattr(Checkpoints, "save", clock.timed(Checkpoints.save, 10.0))
     config = changed(config, "train", log_every=1)

@@ -11,7 +11,7 @@ import pytest
 from bytelm.core.errors import UserError
 from bytelm.core.stopping import Stopped
 from bytelm.data.loader import PackedLoader
-from bytelm.training import hooks
+from bytelm.training import run
 from bytelm.training.checkpoints.checkpoint import last_step
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.loop import train
@@ -51,7 +51,7 @@ def test_a_stop_in_validation_saves_at_once(
 
     with monkeypatch.context() as patch:
         patch.setattr(Validation, "_evaluate", stopped)
-        patch.setattr(hooks, "show_sample", lambda *_: pytest.fail("samples before it stops"))
+        patch.setattr(run, "show_sample", lambda *_: pytest.fail("samples before it stops"))
         result = train(config, tmp_path)
     assert (result.step, result.interrupted, len(calls)) == (3, True, 1)
     assert last_step(tmp_path) == 3

@@ -23,7 +23,6 @@ from orbax.checkpoint import checkpoint_managers
 from bytelm.core.errors import UserError
 from bytelm.core.files import plain_path
 from bytelm.data.carried import carried_tokenizer
-from bytelm.training.checkpoints import set_aside
 from bytelm.training.checkpoints.digests import (
     DIGESTS,
     LOOP,
@@ -31,15 +30,20 @@ from bytelm.training.checkpoints.digests import (
     digest_arrays,
     digest_json,
 )
-from bytelm.training.checkpoints.exported import is_exported, load_exported
+from bytelm.training.checkpoints.exported import (
+    SavedModel,
+    is_exported,
+    load_exported,
+    restore_target,
+)
 from bytelm.training.checkpoints.reading import CheckpointReader, first_readable, hush_stragglers
-from bytelm.training.checkpoints.saved_model import SavedModel, restore_target
 from bytelm.training.checkpoints.scores import FOLDER, mend_scores, rank, score_of
 from bytelm.training.checkpoints.scores import ITEM as SCORE
 from bytelm.training.checkpoints.tensor_files import first_line
 from bytelm.training.distributed import gather_json
 from bytelm.training.experiment import ExperimentConfig, as_saved
-from bytelm.training.loop_state import LoopState
+from bytelm.training.metrics.record import LoopState
+from bytelm.training.run_directory import set_aside_as_run, set_unreadable_aside
 from bytelm.training.step import TrainState
 
 __all__ = ["Checkpoints", "Restored", "SavedModel", "last_step", "load_model", "save_model"]
@@ -189,9 +193,9 @@ class Checkpoints:
         aside = None
         if later and jax.process_index() == 0:
             if unreadable:
-                set_aside.unreadable(self.folder, later)
+                set_unreadable_aside(self.folder, later)
             else:
-                aside = set_aside.as_run(self.folder, later, step)
+                aside = set_aside_as_run(self.folder, later, step)
         gather_json(None)  # the other processes wait for it
         self._manager.reload()
         return aside

@@ -1,4 +1,4 @@
-"""A model of any family as a folder of safetensors, to keep, publish and load again.
+"""A stored model of any family, and its folder of safetensors, to keep, publish and load again.
 
 The folder has the parameters in `model.safetensors` (or in shards with an index, with the names of
 Hugging Face), `config.json`, `bytelm.json` (step, provenance, state of the training loop, digests),
@@ -6,33 +6,37 @@ the tokenizer if there is one, the record of the training text, and a model card
 """
 
 import json
+import math
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import SingleDeviceSharding
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from bytelm.core.config_json import files_needed
 from bytelm.core.errors import UserError
 from bytelm.core.files import new_folder
 from bytelm.data.carried import carried_tokenizer, carry
 from bytelm.data.text_record import FILE as TEXT_RECORD
+from bytelm.models.encoder_decoder import EncoderDecoderConfig
+from bytelm.models.parameters import abstract_model, count_parameters
+from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.digests import check, digest_arrays, digest_json
-from bytelm.training.checkpoints.model_card import model_card
-from bytelm.training.checkpoints.saved_model import SavedModel, restore_target
 from bytelm.training.checkpoints.tensor_files import (
     WEIGHTS,
     first_line,
     read_folder,
     read_json,
 )
-from bytelm.training.experiment import as_saved, from_saved, to_json
-from bytelm.training.loop_state import LoopState
-from bytelm.training.metrics.record import Record
+from bytelm.training.experiment import ExperimentConfig, as_saved, from_saved, to_json
+from bytelm.training.metrics.record import LoopState, Record
 from bytelm.training.upgrades import move_parameters, moved_parameters
 
 ABOUT = "bytelm.json"
@@ -40,6 +44,63 @@ ABOUT = "bytelm.json"
 INDEX = f"{WEIGHTS}.index.json"
 SHARD_BYTES = 5 * 10**9
 """Most bytes of a file of parameters, unless one array alone has more."""
+
+_CARD = """---
+library_name: bytelm
+tags: [byte-level, {family}]
+---
+
+# {name}
+
+A language model of the family `{family}`, trained with bytelm. It reads and writes {symbols}.
+
+| | |
+|---|---|
+{rows}
+
+## Use
+
+```python
+import bytelm
+
+model = bytelm.load("{name}")
+{use}
+```
+{imports}
+`config.json` has all options of the run. `bytelm.json` has the code, packages and machine of the
+training, and digests, which are checked when the model is loaded.
+"""
+
+_IMPORTS = """
+The model needs code that is not part of bytelm: {files}. Import it in Python before the model is
+loaded, and add `--import FILE` to commands.
+"""
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model from a checkpoint: `nnx.merge(graphdef, params)` is the model."""
+
+    config: ExperimentConfig
+    step: int
+    graphdef: nnx.GraphDef
+    params: dict[str, Any]
+    provenance: dict[str, Any]
+    loop: LoopState | None = None
+    """State of the training loop; None for a model that was not trained by bytelm."""
+    tokenizer: Tokenizer | None = None
+    run: Path | None = None
+    """Its run directory or exported folder."""
+
+
+def restore_target(config: ExperimentConfig) -> tuple[nnx.GraphDef, dict[str, Any]]:
+    """The model of a config without its parameters, and their shapes and dtypes, on one device."""
+    graphdef, abstract = abstract_model(config.model)
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    return graphdef, jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        nnx.to_pure_dict(abstract),
+    )
 
 
 def export(saved: SavedModel, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
@@ -155,4 +216,36 @@ def _placed(params: dict[str, Any], target: Any) -> dict[str, Any]:
             for name, leaf in leaves.items()
         },
         sep=".",
+    )
+
+
+def model_card(saved: SavedModel, name: str) -> str:
+    """The card in Markdown, of a model that is exported to the folder `name`."""
+    config, loop = saved.config, saved.loop
+    total, without_tables = count_parameters(config.model)
+    has_encoder = isinstance(config.model, EncoderDecoderConfig)
+    rows = {
+        "Parameters": f"{total:,}, of which {total - without_tables:,} in embeddings and head",
+        "Training data": "; ".join(source.label for source in config.data.source_configs),
+        "Steps": f"{saved.step:,}",
+        "Symbols in a row": f"{config.data.sequence_length:,}",
+    }
+    if loop is not None:
+        rows["Bytes seen in training"] = f"{loop.bytes:,.0f}"
+        rows["FLOPs of training"] = f"{loop.flops:.3g}"
+    if isinstance(source := saved.provenance.get("converted_from"), str):
+        rows["Converted from"] = source
+    if loop is not None and math.isfinite(bits := loop.last_validation or math.nan):
+        what = "Bits per target byte" if has_encoder else "Bits per byte"
+        rows[f"{what}, validation in training"] = f"{bits:.4f}, after step {loop.validated_step}"
+    files = ", ".join(f"`{Path(file).name}`" for file in files_needed(config))
+    return _CARD.format(
+        imports=_IMPORTS.format(files=files) if files else "",
+        name=name,
+        family=config.model.family,
+        symbols="bytes" if saved.tokenizer is None else "tokens of the tokenizer in this folder",
+        rows="\n".join(f"| {what} | {value} |" for what, value in rows.items()),
+        use='print(model.generate(["an input"])[0])'
+        if has_encoder
+        else 'print(model.bits_per_byte(["A text."]))\nprint(model.generate(["A text"])[0])',
     )

@@ -15,7 +15,7 @@ from bytelm.training.checkpoints.digests import DIGESTS, LOOP, check, digest_arr
 from bytelm.training.checkpoints.tensor_files import first_line
 from bytelm.training.distributed import gather_json
 from bytelm.training.experiment import ExperimentConfig, from_saved
-from bytelm.training.loop_state import LoopState
+from bytelm.training.metrics.record import LoopState
 from bytelm.training.upgrades import (
     Moves,
     move_parameters,

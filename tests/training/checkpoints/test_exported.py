@@ -22,10 +22,16 @@ from bytelm.patching import rules
 from bytelm.patching.segmenter import RulePatches
 from bytelm.tokenizers.tokenizer import load_tokenizer
 from bytelm.training.checkpoints.checkpoint import SavedModel, load_model, save_model
-from bytelm.training.checkpoints.exported import ABOUT, INDEX, WEIGHTS, export, load_exported
-from bytelm.training.checkpoints.model_card import model_card
+from bytelm.training.checkpoints.exported import (
+    ABOUT,
+    INDEX,
+    WEIGHTS,
+    export,
+    load_exported,
+    model_card,
+)
 from bytelm.training.experiment import ExperimentConfig, load_json
-from bytelm.training.loop_state import LoopState
+from bytelm.training.metrics.record import LoopState
 from tests.models.families import FAMILIES, split_model
 from tests.models.tiny_t5 import BYT5, write_folder
 

@@ -3,7 +3,7 @@
 import json
 import math
 
-from bytelm.training.loop_state import LoopState
+from bytelm.training.metrics.record import LoopState
 
 
 def test_the_best_validation_is_the_least_and_the_first_of_equals():
