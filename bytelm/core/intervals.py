@@ -11,19 +11,17 @@ from bytelm.core.figure import Figure
 LEAST_DOCUMENTS = 10
 """With fewer, there is no interval: it would be far too narrow."""
 
+CONFIDENCE = 0.95
+SAMPLES = 1000
+"""Resamples of a bootstrap."""
 _CHUNK = 1 << 20
 """Resampled documents drawn at a time; bounds the memory to about 20 MB."""
 
 
 def bootstrap_interval(
-    numerators: ArrayLike,
-    denominators: ArrayLike,
-    *,
-    samples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    numerators: ArrayLike, denominators: ArrayLike
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap interval of `sum(numerators) / sum(denominators)`.
+    """95% percentile bootstrap interval of `sum(numerators) / sum(denominators)`.
 
     Documents are resampled whole, with replacement, so that the bytes of one document need not
     be independent (Efron & Tibshirani 1993, chapter 13). For the difference of two models on
@@ -32,9 +30,6 @@ def bootstrap_interval(
     Args:
       numerators: float `[documents]`, such as the bits of each document.
       denominators: non-negative float `[documents]`, such as its raw bytes.
-      samples: number of resamples.
-      confidence: coverage of the interval, between 0 and 1.
-      seed: of the resampling.
 
     Returns:
       Both ends of the interval; None for fewer than `LEAST_DOCUMENTS` documents that are not empty.
@@ -55,17 +50,17 @@ def bootstrap_interval(
     if np.count_nonzero(denominators) < LEAST_DOCUMENTS:
         return None
     documents = len(numerators)
-    generator = np.random.default_rng(seed)
-    sums = np.empty((2, samples))  # of numerators and denominators
+    generator = np.random.default_rng(0)
+    sums = np.empty((2, SAMPLES))  # of numerators and denominators
     rows = max(1, _CHUNK // documents)
-    for first in range(0, samples, rows):
-        chunk = slice(first, min(first + rows, samples))
+    for first in range(0, SAMPLES, rows):
+        chunk = slice(first, min(first + rows, SAMPLES))
         size = (chunk.stop - chunk.start, documents)
         drawn = generator.integers(documents, size=size, dtype=np.int32)  # [chunk, documents]
         sums[0, chunk] = numerators[drawn].sum(axis=1)
         sums[1, chunk] = denominators[drawn].sum(axis=1)
     numerator_sums, denominator_sums = sums[:, sums[1] > 0]
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(numerator_sums / denominator_sums, [tail, 1 - tail])
     return float(low), float(high)
 
@@ -91,9 +86,9 @@ def ratio(name: str, numerators: ArrayLike, denominators: ArrayLike, unit: str =
     return Figure(name, float(np.sum(numerators) / count), unit, low, high)
 
 
-def share_interval(hits: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of the share `hits / count`, which has a width even for 0 or 1."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+def share_interval(hits: int, count: int) -> tuple[float, float]:
+    """Wilson's 95% interval of the share `hits / count`, which has a width even for 0 or 1."""
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     share, correction = hits / count, z * z / count
     middle = share + correction / 2
     half = z * np.sqrt((share * (1 - share) + correction / 4) / count)

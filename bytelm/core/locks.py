@@ -124,13 +124,10 @@ def unused(path: Path) -> Iterator[bool]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:  # without locks, nobody knows
-            yield False
-            return
-        yield True
+            free = True
+        except OSError:  # it is locked; or there are no locks, and nobody knows
+            free = False
+        yield free
 
 
 def is_locked(path: Path) -> bool:

@@ -12,14 +12,13 @@ NormKind = Literal["rms", "layer"]
 class RMSNorm(nnx.Module):
     """Root-mean-square normalisation over the last axis (arXiv 1910.07467), in float32."""
 
-    def __init__(self, width: int, *, epsilon: float = 1e-6):
+    def __init__(self, width: int):
         self.scale = nnx.Param(jnp.ones((width,)), role="norm")
-        self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
+        normed = wide * jax.lax.rsqrt(mean_square + 1e-6)
         scale = self.scale[...].astype(jnp.float32)
         return (normed * jnp.expand_dims(scale, range(x.ndim - 1))).astype(x.dtype)
 
@@ -27,16 +26,15 @@ class RMSNorm(nnx.Module):
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis, in float32, with a scale and an optional bias."""
 
-    def __init__(self, width: int, *, epsilon: float = 1e-5, bias: bool = False):
+    def __init__(self, width: int, *, bias: bool = False):
         self.scale = nnx.Param(jnp.ones((width,)), role="norm")
         self.bias = nnx.Param(jnp.zeros((width,)), role="bias") if bias else None
-        self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
         centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        normed = centred * jax.lax.rsqrt(variance + self.epsilon)
+        normed = centred * jax.lax.rsqrt(variance + 1e-5)
         scale = self.scale[...].astype(jnp.float32)
         normed = normed * jnp.expand_dims(scale, range(x.ndim - 1))
         if self.bias is not None:

@@ -1,7 +1,7 @@
 """Stacks of blocks: scanned or unrolled, rematerialised or not, with their state for decoding."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -28,14 +28,12 @@ class StackState:
         positions: int32 `[B, S]`, the position that each entry holds, -1 if empty.
         group_ids: int32 `[B, S]`, the group of that position.
         layers: the state of each block.
-        max_length: most positions of a row.
     """
 
     length: jax.Array
     positions: jax.Array
     group_ids: jax.Array
     layers: tuple[Any, ...]
-    max_length: int = field(metadata={"static": True})
 
     @property
     def can_truncate(self) -> bool:
@@ -165,7 +163,6 @@ class Stack(nnx.Module):
             layers=tuple(
                 block.init_state(batch, max_length, dtype, shared) for block in self.layers()
             ),
-            max_length=max_length,
         )
 
     def extend(
@@ -181,7 +178,7 @@ class Stack(nnx.Module):
 
         Args:
             x: `[B, N, width]`.
-            state: of the positions before; `max_length` must not be exceeded.
+            state: of the positions before; rows must not exceed its `max_length`.
             lengths: int32 `[B]`, how many of the N positions each row really has, from the first
                 on. Outputs past them are finite and meaningless; the state ignores them.
             group_ids: int32 `[B, N]`; positions see their own group only. None for one group.
@@ -212,7 +209,7 @@ class Stack(nnx.Module):
         for block, layer in zip(self.layers(), state.layers, strict=True):
             x, layer = block.extend(x, layer, new, shared)
             layers.append(layer)
-        return x, StackState(new_length, all_positions, all_groups, tuple(layers), state.max_length)
+        return x, StackState(new_length, all_positions, all_groups, tuple(layers))
 
 
 @jax.tree_util.register_dataclass
@@ -226,15 +223,11 @@ class MixedState:
     def length(self) -> jax.Array:
         return self.stacks[0].length
 
-    @property
-    def max_length(self) -> int:
-        return self.stacks[0].max_length
-
 
 class MixedStack(nnx.Module):
     """Stacks of different blocks, one after another, such as attention after state-space blocks.
 
-    Its methods are those of `Stack`, and all blocks get the same `shared`.
+    It is called like a `Stack`, and all blocks get the same `shared`.
 
     Args:
         configs: of the stacks, in order; each runs `depth` equal blocks.
@@ -243,10 +236,6 @@ class MixedStack(nnx.Module):
 
     def __init__(self, configs: Sequence[StackedConfig], *, rngs: nnx.Rngs, **options: Any):
         self.stacks = nnx.List([Stack(config, rngs=rngs, **options) for config in configs])
-
-    def unstack(self) -> None:
-        for stack in self.stacks:
-            stack.unstack()
 
     def __call__(self, x: jax.Array, group_ids: jax.Array | None, **options: Any) -> jax.Array:
         for stack in self.stacks:

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from bytelm.core.growing_file import GrowingFile
+from bytelm.core.files import GrowingFile
 
 
 class Disk:

@@ -4,11 +4,7 @@ import pytest
 from bytelm.core import intervals
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
-from bytelm.core.intervals import (
-    LEAST_DOCUMENTS,
-    bootstrap_interval,
-    share_interval,
-)
+from bytelm.core.intervals import LEAST_DOCUMENTS, bootstrap_interval, share_interval
 
 
 def make_documents(count, seed):
@@ -42,25 +38,27 @@ def test_width_agrees_with_the_delta_method():
     bits, sizes = make_documents(400, seed=1)
     ratio = bits.sum() / sizes.sum()
     standard_error = np.sqrt(np.sum((bits - ratio * sizes) ** 2)) / sizes.sum()
-    low, high = bootstrap_interval(bits, sizes, samples=2000)
+    low, high = bootstrap_interval(bits, sizes)
     assert low == pytest.approx(ratio - 1.96 * standard_error, abs=0.2 * standard_error)
     assert high == pytest.approx(ratio + 1.96 * standard_error, abs=0.2 * standard_error)
 
 
-def test_covers_the_truth_about_as_often_as_it_says():
+def test_covers_the_truth_about_as_often_as_it_says(monkeypatch):
+    monkeypatch.setattr(intervals, "SAMPLES", 300)
+    monkeypatch.setattr(intervals, "CONFIDENCE", 0.8)
     covered = 0
     for seed in range(100):
-        low, high = bootstrap_interval(*make_documents(60, seed), samples=300, confidence=0.8)
+        low, high = bootstrap_interval(*make_documents(60, seed))
         covered += low <= 2.0 <= high
     assert 68 <= covered <= 92
 
 
-def test_seed_and_confidence():
+def test_less_confidence_is_a_narrower_interval(monkeypatch):
     bits, sizes = make_documents(50, seed=3)
-    low, high = bootstrap_interval(bits, sizes, seed=5)
-    assert (low, high) == bootstrap_interval(bits, sizes, seed=5)
-    assert (low, high) != bootstrap_interval(bits, sizes, seed=6)
-    narrow_low, narrow_high = bootstrap_interval(bits, sizes, seed=5, confidence=0.5)
+    low, high = bootstrap_interval(bits, sizes)
+    assert (low, high) == bootstrap_interval(bits, sizes)
+    monkeypatch.setattr(intervals, "CONFIDENCE", 0.5)
+    narrow_low, narrow_high = bootstrap_interval(bits, sizes)
     assert low < narrow_low < narrow_high < high
 
 

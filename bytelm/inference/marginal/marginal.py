@@ -13,7 +13,7 @@ vocabulary.
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,37 +106,24 @@ class ByteMarginal(Generator):
         Raises:
             UserError: if the tokenizer cannot reproduce a text.
         """
-        documents = [self._score(text) for text in texts]
-
-        def column(name: str, dtype: type = np.float64) -> np.ndarray:
-            return np.array([getattr(document, name) for document in documents], dtype)
-
-        lengths, tokens = column("length", np.int64), column("tokens", np.int64)
+        counts, costs = [], []  # of each document
+        for text in texts:
+            ids = self._encode(text).tolist()
+            covers = self._covers(text, ids)
+            canonical = covers.canonical
+            assert canonical is not None
+            counts.append((len(text), len(ids), covers.dropped, covers.reads))
+            marginal = -covers.log_mass, covers.log_mass - covers.log_end
+            one_way = -canonical.log_p, -canonical.read.next_log_p[-1]
+            costs.append((*marginal, *one_way, covers.dropped_bits))
+        lengths, tokens, dropped, reads = np.array(counts, np.int64).reshape(-1, 4).T
+        nats, end_nats, one_nats, one_end_nats, bits = np.array(costs).reshape(-1, 5).T
         return MarginalScores(
-            marginal=DocumentScores(column("nats"), column("end_nats"), lengths, lengths),
-            canonical=DocumentScores(
-                column("canonical_nats"), column("canonical_end_nats"), lengths, tokens
-            ),
-            dropped=column("dropped", np.int64),
-            dropped_bits=column("dropped_bits"),
-            tokens_read=column("tokens_read", np.int64),
-        )
-
-    def _score(self, text: bytes) -> "_Document":
-        ids = self._encode(text).tolist()
-        covers = self._covers(text, ids)
-        canonical = covers.canonical
-        assert canonical is not None
-        return _Document(
-            length=len(text),
-            tokens=len(ids),
-            nats=-covers.log_mass,
-            end_nats=covers.log_mass - covers.log_end,
-            canonical_nats=-canonical.log_p,
-            canonical_end_nats=-float(canonical.read.next_log_p[-1]),
-            dropped=covers.dropped,
-            dropped_bits=covers.dropped_bits,
-            tokens_read=covers.reads,
+            marginal=DocumentScores(nats, end_nats, lengths, lengths),
+            canonical=DocumentScores(one_nats, one_end_nats, lengths, tokens),
+            dropped=dropped,
+            dropped_bits=bits,
+            tokens_read=reads,
         )
 
     def next_bytes(self, prefix: bytes) -> np.ndarray:
@@ -148,9 +135,11 @@ class ByteMarginal(Generator):
             UserError: if the tokenizer cannot reproduce the prefix, or the model gives it
                 probability 0.
         """
-        return _normalised(self._covers(prefix, self._encode(prefix).tolist()))
+        return _normalised(self._covers(prefix))
 
-    def _covers(self, text: bytes, canonical: list[int]) -> Covers:
+    def _covers(self, text: bytes, canonical: Sequence[int] | None = None) -> Covers:
+        if canonical is None:
+            canonical = self._encode(text).tolist()
         covers = Covers(self._new_reader(), self._tokens, limit=self._limit, canonical=canonical)
         for byte in text:
             covers.feed(byte)
@@ -165,42 +154,17 @@ class ByteMarginal(Generator):
         stop: Sequence[bytes],
     ) -> Iterator[list[bytes]]:
         for row, prompt in enumerate(prompts):
-            pieces = [b""] * len(prompts)
             key = jax.random.fold_in(jax.random.key(seed), row)
-            for piece in self._continue(prompt, sampling, key, max_bytes, stop):
-                pieces[row] = piece
-                yield list(pieces)
-
-    def _continue(
-        self,
-        prompt: bytes,
-        sampling: Sampling,
-        key: jax.Array,
-        max_bytes: int,
-        stop: Sequence[bytes],
-    ) -> Iterator[bytes]:
-        row = StopFilter(stop, max_bytes)
-        covers = self._covers(prompt, self._encode(prompt).tolist())
-        for position in range(max_bytes):
-            symbol = _draw(_normalised(covers), key, np.int32(position), sampling)
-            yield row.feed(np.asarray(symbol)[None])
-            if row.ended:
-                return
-            covers.feed(int(symbol))
-
-
-class _Document(NamedTuple):
-    """`MarginalScores` of one document."""
-
-    length: int
-    tokens: int
-    nats: float
-    end_nats: float
-    canonical_nats: float
-    canonical_end_nats: float
-    dropped: int
-    dropped_bits: float
-    tokens_read: int
+            text = StopFilter(stop, max_bytes)
+            covers = self._covers(prompt)
+            for position in range(max_bytes):
+                symbol = _draw(_normalised(covers), key, np.int32(position), sampling)
+                pieces = [b""] * len(prompts)
+                pieces[row] = text.feed(np.asarray(symbol)[None])
+                yield pieces
+                if text.ended:
+                    break
+                covers.feed(int(symbol))
 
 
 def _normalised(covers: Covers) -> np.ndarray:

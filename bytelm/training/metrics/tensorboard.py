@@ -18,7 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
-from bytelm.core.growing_file import GrowingFile
+from bytelm.core.files import GrowingFile
 
 
 class TensorBoard:

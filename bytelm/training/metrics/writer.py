@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from bytelm.core.errors import UserError
-from bytelm.core.growing_file import GrowingFile
+from bytelm.core.files import GrowingFile
 
 
 class MetricsWriter:

@@ -10,7 +10,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from bytelm.core.errors import UserError
-from bytelm.core.growing_file import GrowingFile
+from bytelm.core.files import GrowingFile
 from bytelm.training.metrics.writer import MetricsWriter, read_records
 
 
