@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import number_of
 from bytelm.data.sources.file_formats import CHUNK, DAMAGE, UTF8_MARK, check_json_lines, opened
-from bytelm.data.sources.find_files import find_files
+from bytelm.data.sources.local_files import find_files
 
 
 class _Document(NamedTuple):

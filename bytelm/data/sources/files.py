@@ -8,11 +8,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, ClassVar, cast
+from typing import Any, BinaryIO, ClassVar, cast
 
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import printable_name
-from bytelm.data.sources.contents import content_digests
 from bytelm.data.sources.file_formats import (
     CHUNK,
     COMPRESSIONS,
@@ -26,13 +25,19 @@ from bytelm.data.sources.file_formats import (
     format_of,
     opened,
 )
-from bytelm.data.sources.find_files import find_files, identity
+from bytelm.data.sources.local_files import content_digests, find_files, identity
 from bytelm.data.sources.placement import Document
-from bytelm.data.sources.source import SingleSource
+from bytelm.data.sources.source import Reader, SingleSource
 from bytelm.data.text_record import Split
 
 COMPRESSION_RATIO = 2
 """Least ratio of text to its compressed size; with it, a full disk is reported early."""
+OPTIONS: dict[Split, str] = {
+    "train": "files",
+    "validation": "validation_files",
+    "test": "test_files",
+}
+"""The option that names the files of each split."""
 READING = 2
 """Version of the reader; raise it when the same files give other documents, to repack them."""
 
@@ -65,7 +70,7 @@ class Files(SingleSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("files", "validation_files", "test_files"):
+        for name in OPTIONS.values():
             if "" in getattr(self, name):
                 raise UserError(
                     f"data.{name} names an empty file; if that is a shell variable, it is empty: "
@@ -90,14 +95,14 @@ class Files(SingleSource):
         return self.target_key is not None
 
     def with_files(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> "Files":
-        names = ("files", "validation_files", "test_files")
-        return dataclasses.replace(self, **{name: change(getattr(self, name)) for name in names})  # type: ignore[arg-type]
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in OPTIONS.values()}
+        return dataclasses.replace(self, **changed)
 
     def reader(self, cache_path: Path | None) -> "FilesReader":
         return FilesReader(self, cache_path)
 
 
-class FilesReader:
+class FilesReader(Reader):
     """Documents of local files, in the order of paths and lines.
 
     Raises:
@@ -105,17 +110,15 @@ class FilesReader:
     """
 
     def __init__(self, config: Files, cache_path: Path | None = None) -> None:
-        patterns: dict[Split, tuple[str, ...]] = {
-            "train": config.files,
-            "validation": config.validation_files,
-            "test": config.test_files,
-        }
         self.name = Path(config.files[0]).name
-        self.skipped = 0
         self._cache_path = cache_path
         self._config = config
-        self._files = {split: _found(globs, split) for split, globs in patterns.items() if globs}
-        _check_disjoint(self._files)
+        self._files = {
+            split: find_files(patterns, f"data.{option}")
+            for split, option in OPTIONS.items()
+            if (patterns := getattr(config, option))
+        }
+        _check(self._files)
 
     @property
     def own_splits(self) -> frozenset[Split]:
@@ -150,18 +153,11 @@ class FilesReader:
             for path in self._files[split]
         )
 
-    def random_access(self, split: Split) -> None:
-        """None: files can only be read in order."""
-
     def documents(self, split: Split) -> Iterator[Document]:
         """The documents, read as a stream.
 
         If bad lines are skipped, a damaged compressed file is skipped as a whole, since the text
-        before the damage may be wrong too.
-
-        Raises:
-            UserError: for a damaged file, text files if keys are given, and a bad line unless bad
-                lines are skipped.
+        before the damage may be wrong too. Otherwise both are UserErrors.
         """
         self.skipped = 0
         for path in self._files[split]:
@@ -185,10 +181,9 @@ class FilesReader:
     def _documents(self, path: Path) -> Iterator[Document]:
         with opened(path) as (stream, compression):
             if compression is not None and compression is not COMPRESSIONS.get(endings(path)[1]):
+                name = printable_name(path)
                 logger.warning(
-                    "%s is compressed with %s, which its name does not say",
-                    printable_name(path),
-                    compression.name,
+                    "%s is compressed with %s, which its name does not say", name, compression.name
                 )
             head = stream.peek(CHUNK)
             if format_of(path, head) == "lines":
@@ -196,9 +191,9 @@ class FilesReader:
                 return
             self._check_no_keys(path)
             if head.startswith((UTF8_MARK, *UTF16_MARKS)):
+                name = printable_name(path)
                 logger.warning(
-                    "%s begins with a byte order mark, which stays part of its text",
-                    printable_name(path),
+                    "%s begins with a byte order mark, which stays part of its text", name
                 )
             # In one buffer that becomes the text, so that long texts are not held twice.
             whole = io.BytesIO()
@@ -276,18 +271,12 @@ def _string(record: object, key: str) -> str:
     return cast(str, record[key])
 
 
-def _found(patterns: tuple[str, ...], split: Split) -> list[Path]:
-    option = "data.files" if split == "train" else f"data.{split}_files"
-    found = find_files(patterns, option)
-    for path in found:
-        check_ending(path, option)
-    return found
-
-
-def _check_disjoint(files: dict[Split, list[Path]]) -> None:
+def _check(files: dict[Split, list[Path]]) -> None:
+    """UserError for a file of an unknown format, and for one in two splits."""
     owner: dict[object, Split] = {}
     for split, paths in files.items():
         for path in paths:
+            check_ending(path, f"data.{OPTIONS[split]}")
             other = owner.setdefault(identity(path), split)
             if other != split:
                 raise UserError(

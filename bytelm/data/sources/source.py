@@ -33,35 +33,42 @@ class Texts(Protocol):
     def __getitem__(self, index: int) -> bytes: ...
 
 
-class Reader(Protocol):
+class Reader(abc.ABC):
     """Reads the stored documents of a source."""
 
     name: str
-    skipped: int
+    skipped = 0
     """Bad records that the last iteration over documents has skipped."""
 
     @property
+    @abc.abstractmethod
     def own_splits(self) -> frozenset[Split]:
         """The stored splits; the others are taken from the train split."""
 
     @property
+    @abc.abstractmethod
     def settings(self) -> dict[str, object]:
         """The options that decide which documents are read, as JSON values."""
 
+    @abc.abstractmethod
     def inputs(self, split: Split) -> object:
         """A JSON value that changes when the stored documents do."""
 
     def places(self, split: Split) -> object:
         """Where the documents are stored, as a JSON value, such as paths and sizes of files."""
+        return self.inputs(split)
 
+    @abc.abstractmethod
     def size(self, split: Split) -> int:
         """Approximate bytes of the documents."""
 
+    @abc.abstractmethod
     def documents(self, split: Split) -> Iterator[Document]:
         """The documents, in a fixed order."""
 
     def random_access(self, split: Split) -> Texts | None:
         """The texts by index; None if documents can only be read in order."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from bytelm.core.errors import UserError
 from bytelm.core.files import is_utf8
 from bytelm.data.sources.placement import Document
-from bytelm.data.sources.source import NotInstalledError, SingleSource
-from bytelm.data.text_record import Split
+from bytelm.data.sources.source import NotInstalledError, Reader, SingleSource
+from bytelm.data.text_record import SPLITS, Split
 
 FOUND_SPLITS: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
@@ -61,10 +61,6 @@ class Tfds(SingleSource):
         return TfdsReader(self)
 
 
-class ForeignFeatureError(ValueError):
-    """A feature of a dataset is of a class that is not TFDS's own."""
-
-
 def import_tfds(dataset: str) -> Any:
     """The module `tensorflow_datasets`; packed text is read without it."""
     try:
@@ -93,14 +89,12 @@ class TfdsDocuments:
         return text.encode() if isinstance(text, str) else bytes(text)
 
 
-class TfdsReader:
+class TfdsReader(Reader):
     """Documents of a prepared TFDS dataset; nothing is downloaded.
 
     The first reading raises UserError for an unknown dataset, config, version, split or text
     feature, and for a dataset that is not prepared, or prepared without random access.
     """
-
-    skipped = 0
 
     def __init__(self, config: Tfds) -> None:
         self.name = config.dataset
@@ -138,17 +132,13 @@ class TfdsReader:
 
     @functools.cached_property
     def splits(self) -> dict[Split, str]:
-        config, available = self._config, list(self.builder.info.splits)
-        named = {
-            "train": config.train_split,
-            "validation": config.validation_split,
-            "test": config.test_split,
-        }
-        chosen = {}
+        available = list(self.builder.info.splits)
+        chosen: dict[Split, str] = {}
         for split, found in FOUND_SPLITS.items():
-            candidates = [name for name in found if name in available]
-            if named[split] or candidates:
-                chosen[split] = named[split] or candidates[0]
+            named = getattr(self._config, f"{split}_split")
+            candidates = [named] if named else [name for name in found if name in available]
+            if candidates:
+                chosen[split] = candidates[0]
         for name in chosen.values():
             try:
                 self.builder.info.splits[name]
@@ -170,16 +160,13 @@ class TfdsReader:
     @property
     def settings(self) -> dict[str, object]:
         config = self._config
-        splits = [config.train_split, config.validation_split, config.test_split]
+        splits = [getattr(config, f"{split}_split") for split in SPLITS]
         return {"dataset": config.dataset, "text_key": config.text_key, "splits": splits}
 
     def inputs(self, split: Split) -> object:
         """Name, version and shard sizes: a JSON value that changes with the data."""
         info, part = self.builder.info, self.builder.info.splits[self.splits[split]]
         return [info.full_name, str(self.builder.data_path), self.splits[split], part.num_examples]
-
-    def places(self, split: Split) -> object:
-        return self.inputs(split)
 
     def size(self, split: Split) -> int:
         return int(self.builder.info.splits[self.splits[split].split("[")[0]].num_bytes)
@@ -237,7 +224,7 @@ def _unknown(tfds: Any, name: str) -> str:
 
 @contextlib.contextmanager
 def own_features_only(tfds: Any) -> Iterator[None]:
-    """A context in which TFDS raises `ForeignFeatureError` before it imports foreign classes.
+    """A context in which TFDS raises `ValueError` before it imports foreign classes.
 
     TFDS imports any module that a dataset's `features.json` names, so that opening a dataset from
     someone else would run their code. Its own classes, and imported ones, are allowed.
@@ -247,7 +234,7 @@ def own_features_only(tfds: Any) -> Iterator[None]:
 
     def cls_from_name(cls: Any, name: str) -> Any:
         if name not in cls._registered_features and not OWN.fullmatch(name):
-            raise ForeignFeatureError(
+            raise ValueError(
                 f"its features.json names the class {name}, which is not TFDS's own and is not "
                 "imported"
             )
