@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from bytelm.core.checked import Checked, require_small
+from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
 from bytelm.data.sources.files import Files
 from bytelm.data.sources.python_library import PythonLibrary
@@ -38,7 +38,7 @@ MOST_WORKERS = 1024
 
 
 @dataclass(frozen=True)
-class DataConfig(Checked, name="data"):
+class DataConfig(Checked, name="data", small=True):
     """The source of text, the task, and the shape of batches."""
 
     source: Annotated[SourceConfig, tyro.conf.arg(name="")] = field(default_factory=PythonLibrary)
@@ -61,11 +61,7 @@ class DataConfig(Checked, name="data"):
     def __post_init__(self) -> None:
         if len(set(self.scripts)) < len(self.scripts):
             raise UserError(f"data.scripts names one twice: {', '.join(self.scripts)}.")
-        for name in ("sequence_length", "batch_size"):
-            value = getattr(self, name)
-            require_small(f"data.{name}", value)
-            if value < 1:
-                raise UserError(f"data.{name} is {value}; choose 1 or more.")
+        self.require_positive("sequence_length", "batch_size")
         if not 0 <= self.workers <= MOST_WORKERS:
             raise UserError(f"data.workers is {self.workers}; choose from 0 to {MOST_WORKERS}.")
         self.task.check(self.source_configs, self.sequence_length, self.scripts)

@@ -4,10 +4,9 @@ import array
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TextIO
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from bytelm.core.console import TerminalConsole
@@ -16,11 +15,12 @@ from bytelm.data.corpus.packing import Rows, pack
 from bytelm.data.open_data import OpenData
 from bytelm.data.sources.placement import Document
 from bytelm.data.sources.source import Source
-from bytelm.data.tasks.task import Pair
+from bytelm.data.tasks.task import Pair, Task
 from bytelm.data.text_record import SPLITS, Split
 from bytelm.patching.rules import RULES, find_edges
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+PERCENT = [f"{quantile:.0%}" for quantile in QUANTILES]
 SAMPLE_BYTES = 160
 SAMPLED_DOCUMENTS = 100
 """First documents of train, from which a task makes its samples."""
@@ -111,7 +111,7 @@ def patch_statistics(rule: str, rows: Rows) -> PatchStatistics:
     return PatchStatistics(np.concatenate(sizes), np.concatenate(per_row)[: len(rows)], rows.length)
 
 
-def describe(data: OpenData, samples: int = 3, file: TextIO | None = None) -> None:
+def describe(data: OpenData, samples: int = 3) -> None:
     """Prints documents, bytes, lengths, patches of every rule and samples of each source.
 
     If documents have scripts, patches are also counted for each script. Pairs and diagnostic tasks
@@ -120,40 +120,31 @@ def describe(data: OpenData, samples: int = 3, file: TextIO | None = None) -> No
     Args:
         data: what to describe; no cache is written.
         samples: how many documents of each split to show; only their beginnings are shown.
-        file: where to print; None = standard output.
 
     Raises:
         UserError: for a bad source.
     """
-    console, config = TerminalConsole(file), data.config
-    pairs: dict[Split, list[Pair]] = {}
-    for split in SPLITS:
-        found = config.task.pairs(data, split)
-        if found is not None:
-            pairs[split] = list(found)
-    if pairs:
-        _describe_pairs(config.task.kind, config.task.needs_targets, pairs, samples, console)
+    console, task, length = TerminalConsole(), data.config.task, data.sequence_length
+    pairs = {split: task.pairs(data, split) for split in SPLITS}
+    given = {split: list(found) for split, found in pairs.items() if found is not None}
+    if given:
+        _describe_pairs(task, given, samples, console)
         return
     for source in data.sources:
-        _describe_source(source, samples, config.sequence_length, console)
+        _describe_source(source, samples, length, console)
         documents = itertools.islice(source.documents("train"), SAMPLED_DOCUMENTS)
         corpus = pack(document.text for document in documents)
-        if (described := config.task.describe(corpus, config.sequence_length)) is not None:
+        if (described := task.describe(corpus, length)) is not None:
             words, examples = described
             console.print(words)
             _show_pairs("train", itertools.islice(examples, samples), console)
 
 
 def _describe_pairs(
-    task: str,
-    may_be_longer: bool,
-    pairs: dict[Split, list[Pair]],
-    samples: int,
-    console: TerminalConsole,
+    task: Task, pairs: dict[Split, list[Pair]], samples: int, console: TerminalConsole
 ) -> None:
-    table = Table(title=f"{task}: bytes of inputs and targets, by quantile")
-    for name in ("split", "pairs", "", *(f"{quantile:.0%}" for quantile in QUANTILES)):
-        table.add_column(name, justify="right")
+    title = f"{task.kind}: bytes of inputs and targets, by quantile"
+    table = _table(title, ("split", "pairs", "", *PERCENT))
     longest = {"inputs": 0, "targets": 0}
     for split, found in pairs.items():
         sizes = {
@@ -161,12 +152,11 @@ def _describe_pairs(
             "targets": [len(pair.target) for pair in found],
         }
         for side, values in sizes.items():
-            quantiles = np.quantile(values, QUANTILES).tolist() if values else []
-            labels = (split, f"{len(found):,}", side)
-            table.add_row(*labels, *(f"{value:,.0f}" for value in quantiles))
+            quantiles = np.quantile(values, QUANTILES) if values else ()
+            table.add_row(split, f"{len(found):,}", side, *(f"{value:,.0f}" for value in quantiles))
             longest[side] = max(longest[side], max(values, default=0))
     console.print(table)
-    if may_be_longer:
+    if task.needs_targets:
         console.print(
             f"With their ends, all fit in data.sequence_length {longest['inputs'] + 1} and "
             f"data.target_length {longest['targets'] + 1}."
@@ -182,16 +172,12 @@ def _show_pairs(split: str, pairs: Iterable[Pair], console: TerminalConsole) -> 
 
 
 def _describe_source(source: Source, samples: int, length: int, console: TerminalConsole) -> None:
-    table = Table(title=printable_name(source.name))
-    for name in ("split", "documents", "bytes", "bytes per character", "not UTF-8", "skipped"):
-        table.add_column(name, justify="right")
-    lengths = Table(title="bytes in a document, by quantile")
-    for name in ("split", *(f"{quantile:.0%}" for quantile in QUANTILES)):
-        lengths.add_column(name, justify="right")
+    columns = ("split", "documents", "bytes", "bytes per character", "not UTF-8", "skipped")
+    table = _table(printable_name(source.name), columns)
+    lengths = _table("bytes in a document, by quantile", ("split", *PERCENT))
     shown = []
     for split in SPLITS:
-        texts = (document.text for document in source.documents(split))
-        found = statistics(texts, samples)
+        found = statistics((document.text for document in source.documents(split)), samples)
         per_character = found.valid_bytes / found.characters if found.characters else float("nan")
         table.add_row(
             split,
@@ -206,12 +192,16 @@ def _describe_source(source: Source, samples: int, length: int, console: Termina
             lengths.add_row(split, *(f"{value:,.0f}" for value in values))
         shown += [(split, document) for document in found.samples]
     console.print(table, lengths, sep="\n")
-    samples_of_train = _samples_of_train(source.documents("train"))
-    rows = {script: Rows(pack(texts), length) for script, texts in samples_of_train.items()}
+    texts_of_scripts = _samples_of_train(source.documents("train"))
+    rows = {script: Rows(pack(texts), length) for script, texts in texts_of_scripts.items()}
     if rows:
         console.print(_patch_table(rows))
     for split, document in shown:
         console.print(Text(f"{split}: "), Text(printable(document[:SAMPLE_BYTES])), sep="")
+
+
+def _table(title: str, columns: Iterable[str]) -> Table:
+    return Table(*(Column(name, justify="right") for name in columns), title=title)
 
 
 def _samples_of_train(documents: Iterable[Document]) -> dict[str | None, list[bytes]]:
@@ -234,29 +224,27 @@ def _samples_of_train(documents: Iterable[Document]) -> dict[str | None, list[by
 
 def _patch_table(rows: dict[str | None, Rows]) -> Table:
     """One line for each rule and script, grouped by rule."""
-    first = rows[None]
+    first, has_scripts = rows[None], len(rows) > 1
+    named = ("rule", "script") if has_scripts else ("rule",)
+    figures = ("mean", *PERCENT, "model.bytes_per_slot")
     table = Table(
+        *(Column(name, justify="right", no_wrap=True) for name in named),
+        *(Column(name, justify="right", overflow="fold") for name in figures),
         title="bytes per patch, with the symbols around documents: mean and quantiles, in rows of "
         f"{first.length:,}, over the first {first.corpus.num_bytes:,} bytes of train"
-        + (f" and up to {PATCHED_BYTES_OF_SCRIPT:,} of each script" if len(rows) > 1 else ""),
+        + (f" and up to {PATCHED_BYTES_OF_SCRIPT:,} of each script" if has_scripts else ""),
         caption=f"With model.bytes_per_slot, fewer than {MOST_OVERFLOW:.1%} of the patches "
         "overflow.",
     )
-    columns = ("mean", *(f"{quantile:.0%}" for quantile in QUANTILES), "model.bytes_per_slot")
-    for name in ("rule", "script")[: min(len(rows), 2)]:
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right", overflow="fold")
     for rule in RULES:
         if rule == "fixed":
             continue
         for script, part in rows.items():
             found = patch_statistics(rule, part)
             names: list[str | Text] = [rule if part is first else "", Text(script or "all")]
-            labels = names[: min(len(rows), 2)]
             quantiles = (f"{size:,.0f}" for size in np.quantile(found.sizes, QUANTILES))
             mean, advised = f"{found.sizes.mean():.2f}", f"{found.bytes_per_slot:.2f}"
-            table.add_row(*labels, mean, *quantiles, advised)
+            table.add_row(*names[: len(named)], mean, *quantiles, advised)
         table.add_section()
     return table
 

@@ -73,7 +73,12 @@ def train_loader(
     Raises:
         UserError: for a bad source, or a batch that the processes cannot share evenly.
     """
-    _check_divisible(data.config.batch_size, process_count)
+    batch_size = data.config.batch_size
+    if batch_size % process_count:
+        raise UserError(
+            f"data.batch_size is {batch_size}, which {process_count} processes cannot share "
+            "evenly; choose a multiple."
+        )
     loader = StreamLoader if data.config.task.streamed else PackedLoader
     return loader(data, seed, process_index, process_count)
 
@@ -181,8 +186,6 @@ class ValidationBatches:
         split: Split = "validation",
         *,
         batch_size: int | None = None,
-        process_index: int = 0,
-        process_count: int = 1,
     ) -> None:
         """Opens the split.
 
@@ -190,19 +193,13 @@ class ValidationBatches:
             data: the text.
             rows: how many rows; None = all, or 1024 of a diagnostic task.
             split: which split.
-            batch_size: rows of a batch over all processes; None = as in training.
-            process_index: index of this process.
-            process_count: how many processes share each batch.
+            batch_size: rows of a batch; None = as in training.
 
         Raises:
-            UserError: for a bad source, a split without text, or a batch that the processes
-                cannot share evenly.
+            UserError: for a bad source, or a split without text.
         """
         task = data.config.task
         self._batch_size = batch_size or data.config.batch_size
-        _check_divisible(self._batch_size, process_count)
-        self._local_size = self._batch_size // process_count
-        self._offset = process_index * self._local_size
         rows = task.evaluated_rows if rows is None else rows
         total = sum(data.weights)
         wanted = [rows and max(1, round(rows * weight / total)) for weight in data.weights]
@@ -217,19 +214,11 @@ class ValidationBatches:
         return -(-len(self._indices) // self._batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        """This process's rows of each batch, numpy arrays `[batch_size / processes, T]`."""
+        """The batches, numpy arrays `[batch_size, T]`."""
         padding = len(self) * self._batch_size - len(self._indices)
         indices = np.pad(self._indices, (0, padding), constant_values=len(self._rows))
-        for begin in range(self._offset, len(indices), self._batch_size):
-            yield Batch(**self._rows.batch(indices[begin : begin + self._local_size]))
-
-
-def _check_divisible(batch_size: int, process_count: int) -> None:
-    if batch_size % process_count:
-        raise UserError(
-            f"data.batch_size is {batch_size}, which {process_count} processes cannot share "
-            "evenly; choose a multiple."
-        )
+        for batch in np.split(indices, len(self)):
+            yield Batch(**self._rows.batch(batch))
 
 
 def _with_tuples(state: Any) -> Any:

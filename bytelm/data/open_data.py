@@ -26,6 +26,8 @@ class OpenData:
     def __init__(self, config: DataConfig, sources: Sequence[Source] | None = None) -> None:
         """Opens nothing yet; `sources`, if given, replace those of the config."""
         self.config = config
+        self.sequence_length = config.sequence_length
+        self.scripts = config.scripts
         if sources is not None:
             self.sources = tuple(sources)
         self._kept: dict[Hashable, Any] = {}
@@ -41,14 +43,6 @@ class OpenData:
             return ()
         parts, path = self.config.source_configs, self.config.cache_path
         return tuple(open_source(part, path) for part in parts)
-
-    @property
-    def sequence_length(self) -> int:
-        return self.config.sequence_length
-
-    @property
-    def scripts(self) -> tuple[str, ...]:
-        return self.config.scripts
 
     @property
     def names(self) -> tuple[str, ...]:

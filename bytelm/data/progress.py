@@ -2,9 +2,9 @@
 
 import sys
 import time
-from types import TracebackType
-from typing import TextIO
+from typing import Any
 
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -21,23 +21,27 @@ QUIET_SECONDS = 1.0
 """Shorter work shows nothing."""
 
 
+def bar_of_bytes(console: Console, **options: Any) -> Progress:
+    """A bar with the bytes done, their rate and the time left; it vanishes at the end."""
+    text = TextColumn("{task.description}", markup=False)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(text, *columns, console=console, transient=True, **options)
+
+
 class TextProgress:
-    """A context in which `advance` counts finished bytes of text.
+    """A context in which `advance` counts finished bytes of text, shown on standard error.
 
     Args:
         action: the work, such as `packing x.txt (train)`.
         total: bytes of all the work.
         done: bytes that a stopped process has finished before.
-        file: where to show it; None = standard error.
     """
 
-    def __init__(
-        self, action: str, total: int, *, done: int = 0, file: TextIO | None = None
-    ) -> None:
+    def __init__(self, action: str, total: int, *, done: int = 0) -> None:
         self._action = printable_name(action)
         self._total = total
         self._before = self._done = done
-        self._console = TerminalConsole(file or sys.stderr)
+        self._console = TerminalConsole(sys.stderr)
         self._begin = time.monotonic()
         self._shown = False
         self._bar: Progress | None = None
@@ -55,29 +59,20 @@ class TextProgress:
     def _show(self) -> None:
         self._shown = True
         if self._console.is_terminal:
-            columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-            text = TextColumn("{task.description}", markup=False)
-            self._bar = Progress(text, *columns, console=self._console, transient=True)
+            self._bar = bar_of_bytes(self._console)
             self._bar.add_task(self._action, total=self._total, completed=self._done)
             self._bar.start()
         else:
-            self._print(f"{self._action}: {self._total / 1e6:,.1f} MB at {self._speed():.1f} MB/s")
+            self._print(self._total)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is None:
-            return
-        self._bar.stop()
-        if kind is None:
-            self._print(f"{self._action}: {self._done / 1e6:,.1f} MB at {self._speed():.1f} MB/s")
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            if kind is None:
+                self._print(self._done)
 
-    def _speed(self) -> float:
-        """MB per second of this process."""
-        return (self._done - self._before) / 1e6 / max(time.monotonic() - self._begin, 1e-9)
-
-    def _print(self, line: str) -> None:
+    def _print(self, size: int) -> None:
+        seconds = max(time.monotonic() - self._begin, 1e-9)
+        speed = (self._done - self._before) / 1e6 / seconds
+        line = f"{self._action}: {size / 1e6:,.1f} MB at {speed:.1f} MB/s"
         self._console.print(line, soft_wrap=True)

@@ -15,10 +15,9 @@ import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TextIO
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from bytelm.core.console import TerminalConsole
@@ -104,11 +103,10 @@ def _variation(texts: Sequence[bytes], script: str) -> float:
     return float(rates.std() / rates.mean())
 
 
-def print_rates(data: OpenData, anchor: str, rate: float, file: TextIO | None = None) -> None:
+def print_rates(data: OpenData, anchor: str, rate: float) -> None:
     """Prints the rates, and a config of the boundaries to paste.
 
-    The parallel text is the train split of `data`, with nothing held out. `file` is where to print,
-    by default standard output.
+    The parallel text is the train split of `data`, with nothing held out.
 
     Raises:
         UserError: for a bad source, and as `script_rates`.
@@ -116,15 +114,14 @@ def print_rates(data: OpenData, anchor: str, rate: float, file: TextIO | None = 
     sources = [dataclasses.replace(source, held_out=0.0) for source in data.sources]
     documents = (document for source in sources for document in source.documents("train"))
     rates = script_rates(documents, anchor, rate)
-    table = Table()
-    for name in ("script", "bytes per document", "rate (alpha)", "deviation (sigma)"):
-        table.add_column(name, justify="right")
+    columns = ("script", "bytes per document", "rate (alpha)", "deviation (sigma)")
+    table = Table(*(Column(name, justify="right") for name in columns))
     for found in rates:
         figures = (f"{found.mean_bytes:,.1f}", f"{found.rate:.3f}", f"{found.deviation:.4f}")
         table.add_row(Text(found.script), *figures)
     bands = ", ".join(
         f'Band("{found.script}", {found.rate:.3f}, {found.deviation:.4f})' for found in rates
     )
-    console = TerminalConsole(file)
+    console = TerminalConsole()
     console.print(table)
     console.print(Text(f"FlexitokensPatches(bands=({bands},))"), soft_wrap=True)

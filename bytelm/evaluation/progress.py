@@ -5,16 +5,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from bytelm.core.console import TerminalConsole
+from bytelm.data.progress import bar_of_bytes
 
 
 @contextlib.contextmanager
@@ -32,14 +25,7 @@ def shown_progress(
         a function to call with the number of bytes just done.
     """
     console = console or TerminalConsole(sys.stderr)
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(
-        TextColumn("{task.description}"),
-        *columns,
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
+    with bar_of_bytes(console, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
 

@@ -1,7 +1,6 @@
 """The figures of `bytelm data describe`."""
 
 import functools
-import io
 import json
 import re
 from dataclasses import replace
@@ -39,7 +38,7 @@ def test_samples_cannot_harm_the_terminal(text, shown):
     assert printable(text) == shown
 
 
-def test_prints_every_split_and_source(config, tmp_path):
+def test_prints_every_split_and_source(config, tmp_path, capsys):
     (tmp_path / "x.txt").write_text("[bold]not markup[/bold] \x1b[31m" * 2)
     with open(config.source.files[0], "a") as file:
         file.write("broken\n")
@@ -47,9 +46,8 @@ def test_prints_every_split_and_source(config, tmp_path):
         Files(files=config.source.files, held_out=config.source.held_out, skip_bad=True),
         Files(files=(str(tmp_path / "x.txt"),), held_out=0.0),
     )
-    output = io.StringIO()
-    describe(OpenData(replace(config, source=Mixture(sources=parts))), samples=1, file=output)
-    text = output.getvalue()
+    describe(OpenData(replace(config, source=Mixture(sources=parts))), samples=1)
+    text = capsys.readouterr().out
     assert "documents.jsonl" in text
     assert "x.txt" in text
     assert text.count("validation") == 4
@@ -61,10 +59,9 @@ def cells_of(line):
     return [cell.strip() for cell in line.strip("│").split("│")]
 
 
-def test_figures_of_a_source(config, documents):
-    output = io.StringIO()
-    describe(OpenData(replace(config, source=replace(config.source, held_out=0.0))), file=output)
-    line = next(line for line in output.getvalue().splitlines() if re.match("│ +train", line))
+def test_figures_of_a_source(config, documents, capsys):
+    describe(OpenData(replace(config, source=replace(config.source, held_out=0.0))))
+    line = next(line for line in capsys.readouterr().out.splitlines() if re.match("│ +train", line))
     characters = sum(len(document.decode()) for document in documents)
     total = sum(map(len, documents))
     assert cells_of(line) == ["train", "71", str(total), f"{total / characters:.3f}", "0", "0"]
@@ -110,22 +107,22 @@ def test_patches_do_not_depend_on_how_many_rows_are_cut_at_once(documents, monke
     np.testing.assert_array_equal(in_turns.per_row, together.per_row)
 
 
-def test_patches_of_a_source(tmp_path, monkeypatch):
+def test_patches_of_a_source(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(description, "PATCHED_BYTES", 30)
     (tmp_path / "x.txt").write_text("ab " * 50)
     config = DataConfig(
         source=Files(files=(str(tmp_path / "x.txt"),), held_out=0.0), sequence_length=16
     )
-    output = io.StringIO()
-    describe(OpenData(config), file=output)
-    assert "in rows of 16, over the first 30 bytes of train" in " ".join(output.getvalue().split())
-    rows = [cells_of(line) for line in output.getvalue().splitlines()]
+    describe(OpenData(config))
+    text = capsys.readouterr().out
+    assert "in rows of 16, over the first 30 bytes of train" in " ".join(text.split())
+    rows = [cells_of(line) for line in text.splitlines()]
     # The rows are START and 5 words, and 5 words and END.
     assert ["whitespace", "2.67", "1", "1", "3", "3", "3", "2.66"] in rows
     assert {row[0] for row in rows} >= {"spacelike", "whitespace_run", "words"}
 
 
-def test_patches_by_script(tmp_path, monkeypatch):
+def test_patches_by_script(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(description, "PATCHED_BYTES_OF_SCRIPT", 30)
     lines = [{"text": "ab " * 5, "lang": "eng"}, {"text": "abcde " * 5, "lang": "deu"}] * 6
     path = tmp_path / "x.jsonl"
@@ -135,10 +132,10 @@ def test_patches_by_script(tmp_path, monkeypatch):
         sequence_length=17,
         batch_size=1,
     )
-    output = io.StringIO()
-    describe(OpenData(config), file=output)
-    assert "and up to 30 of each script" in " ".join(output.getvalue().split())
-    rows = [cells_of(line) for line in output.getvalue().splitlines()]
+    describe(OpenData(config))
+    text = capsys.readouterr().out
+    assert "and up to 30 of each script" in " ".join(text.split())
+    rows = [cells_of(line) for line in text.splitlines()]
     (first,) = (number for number, row in enumerate(rows) if row[0] == "whitespace")
     assert [row[:2] for row in rows[first : first + 3]] == [
         ["whitespace", "all"],
@@ -153,22 +150,20 @@ def test_patches_by_script(tmp_path, monkeypatch):
     assert rows[first + 2][2] == f"{32 / 8:.2f}"
 
 
-def test_no_scripts_where_none_are_known(config):
-    output = io.StringIO()
-    describe(OpenData(config), file=output)
-    assert "script" not in output.getvalue()
+def test_no_scripts_where_none_are_known(config, capsys):
+    describe(OpenData(config))
+    assert "script" not in capsys.readouterr().out
 
 
-def test_describes_pairs(tmp_path):
+def test_describes_pairs(tmp_path, capsys):
     path = tmp_path / "pairs.jsonl"
     lines = [{"text": "ab\x1b" * n, "fix": "abc" * n} for n in range(1, 6)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = DataConfig(
         source=Files(files=(str(path),), target_key="fix", held_out=0.0), task=Pairs()
     )
-    output = io.StringIO()
-    describe(OpenData(config), samples=2, file=output)
-    text = output.getvalue()
+    describe(OpenData(config), samples=2)
+    text = capsys.readouterr().out
     assert "data.sequence_length 16 and data.target_length 16" in re.sub(r"\s+", " ", text)
     assert r"train: ab\x1b" in text
     assert "-> abcabc" in text
@@ -178,18 +173,17 @@ def test_describes_pairs(tmp_path):
     assert rows[1][:2] == ["validation", "0"]
 
 
-def test_describes_a_diagnostic_task():
-    output = io.StringIO()
-    describe(OpenData(DataConfig(task=VowelRemoval(), sequence_length=9)), samples=1, file=output)
-    assert "│ 1,024 │" in output.getvalue()
-    assert output.getvalue().count("->") == 3
+def test_describes_a_diagnostic_task(capsys):
+    describe(OpenData(DataConfig(task=VowelRemoval(), sequence_length=9)), samples=1)
+    text = capsys.readouterr().out
+    assert "│ 1,024 │" in text
+    assert text.count("->") == 3
 
 
-def test_describes_span_corruption(config):
+def test_describes_span_corruption(config, capsys):
     config = replace(config, task=SpanCorruption(), sequence_length=64)
-    output = io.StringIO()
-    describe(OpenData(config), samples=2, file=output)
-    text = re.sub(r"\s+", " ", output.getvalue())
+    describe(OpenData(config), samples=2)
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert "73 symbols of text become 64 inputs and 13 targets (spans: 1)" in text
     assert text.count("->") == 2
     assert r"\xff" in text

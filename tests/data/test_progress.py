@@ -14,7 +14,8 @@ class Terminal(io.StringIO):
 def shown(monkeypatch, file, seconds):
     clock = iter(float(seconds * step) for step in range(99))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    with TextProgress("packing [red]\x1b.txt", 4_000_000, done=1_000_000, file=file) as found:
+    monkeypatch.setattr(progress.sys, "stderr", file)
+    with TextProgress("packing [red]\x1b.txt", 4_000_000, done=1_000_000) as found:
         for _ in range(3):
             found.advance(1_000_000)
     return file.getvalue()

@@ -8,7 +8,6 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from bytelm.core.checked import require_small
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, PAD, START, UNSCORED
 from bytelm.data.sources.source import SingleSource
@@ -24,9 +23,6 @@ class EncoderDecoderTask(Task):
     target_length: int | None = None
     """Most symbols of a target (T), the end included; none = as the task derives from
     `sequence_length`."""
-
-    def __post_init__(self) -> None:
-        require_small("data.target_length", self.target_length)
 
     def row_length(self, length: int) -> int:
         return self.own_row_length(length) if self.target_length is None else self.target_length

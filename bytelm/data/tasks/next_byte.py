@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from bytelm.core.checked import require_small
 from bytelm.core.errors import UserError
 from bytelm.data.corpus.cache import no_text
 from bytelm.data.corpus.packing import Corpus, Rows, RowSource, pack, script_ids
@@ -47,9 +46,7 @@ class NextByte(Task):
         return self.read == "stream"
 
     def __post_init__(self) -> None:
-        require_small("data.shard_bytes", self.shard_bytes)
-        if self.shard_bytes is not None and self.shard_bytes < 1:
-            raise UserError(f"data.shard_bytes is {self.shard_bytes}; choose 1 or more.")
+        self.require_positive("shard_bytes")
         if not 0 <= self.stochastok <= 1:
             raise UserError(
                 f"data.stochastok is {self.stochastok}; choose from 0 to 1, such as 0.1."

@@ -40,7 +40,6 @@ class SpanCorruption(EncoderDecoderTask):
     """Mean bytes of a removed span."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not 0 < self.noise_density < 1:
             raise UserError(
                 f"data.noise_density is {self.noise_density}; choose between 0 and 1, such as 0.15."

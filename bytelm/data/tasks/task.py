@@ -23,11 +23,8 @@ T = TypeVar("T")
 class OpenText(Protocol):
     """The part of `bytelm.data.open_data.OpenData` that tasks use."""
 
-    @property
-    def sequence_length(self) -> int: ...
-
-    @property
-    def scripts(self) -> tuple[str, ...]: ...
+    sequence_length: int
+    scripts: tuple[str, ...]
 
     @property
     def sources(self) -> tuple[Source, ...]: ...
@@ -61,7 +58,7 @@ class Picked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Task(Variant, name="data", key="kind"):
+class Task(Variant, name="data", small=True, key="kind"):
     """What a model learns. Naming its `kind` registers a subclass.
 
     Tasks of a decoder predict text; tasks of an encoder and a decoder predict a target.
