@@ -204,11 +204,10 @@ class ValidationBatches:
         total = sum(data.weights)
         wanted = [rows and max(1, round(rows * weight / total)) for weight in data.weights]
         self._rows = ConcatenatedRows(task.evaluation_rows(data, split, wanted))
-        parts = []
-        for source, end, count in zip(self._rows.sources, self._rows.ends, wanted, strict=True):
-            first = int(end) - len(source)
-            parts.append(np.arange(first, first + min(count or len(source), len(source))))
-        self._indices = np.concatenate(parts)
+        sources = zip(self._rows.sources, self._rows.ends.tolist(), wanted, strict=True)
+        self._indices = np.concatenate(
+            [range(end - len(source), end)[:count] for source, end, count in sources]
+        )
 
     def __len__(self) -> int:
         return -(-len(self._indices) // self._batch_size)
