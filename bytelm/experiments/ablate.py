@@ -1,7 +1,7 @@
 """Runs an ablation: the sweep of learning rates, the runs, their tests and the report."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,11 @@ from bytelm.core.figure import Figure
 from bytelm.data.open_data import OpenData
 from bytelm.experiments.ablation import Ablation
 from bytelm.experiments.contenders import changed
-from bytelm.experiments.figures import run_figures
 from bytelm.experiments.measurements import measure_run
 from bytelm.experiments.plan import Plan, command_line
-from bytelm.experiments.records import Heading
+from bytelm.experiments.records import Heading, run_figures
 from bytelm.experiments.runs import Run, RunResult
-from bytelm.training.cost import row_flops, with_steps
-from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.cost import row_flops, step_flops, with_steps
 from bytelm.training.hardware import describe_machine
 
 
@@ -41,48 +39,37 @@ def run_ablation(
     Raises:
         UserError: if a run's directory holds a run of another config; nothing is run then.
     """
-    return AblationPlan(ablation, output, ablation_runs(ablation), max_bytes).execute(task)
+    return AblationPlan(ablation, output, max_bytes).execute(task)
 
 
-def ablation_runs(ablation: Ablation) -> list[Run]:
+def ablation_runs(ablation: Ablation, output: Path) -> list[Run]:
     """All runs of an ablation, at every learning rate."""
-    return [
-        run
-        for contender, config in ablation.configs.items()
-        for run in _runs_of(ablation, contender, config)
-    ]
-
-
-def _runs_of(ablation: Ablation, contender: str, config: ExperimentConfig) -> Iterator[Run]:
-    with contextlib.suppress(UserError):  # the run itself fails for that reason, others go on
-        config = with_steps(config, OpenData(config.data))
-    flops = 3 * config.data.batch_size * row_flops(config)
-    symbols = config.data.batch_size * config.data.sequence_length
-    for multiple in ablation.learning_rates:
-        rate = config.optimizer.learning_rate * multiple
-        for seed in ablation.seeds or (config.train.seed,):
-            own = changed(config, {"optimizer.learning_rate": rate, "train.seed": seed})
-            name = ablation.run_name(contender, multiple, seed)
-            yield Run(name, contender, seed, multiple, own, flops, symbols)
+    runs = []
+    for contender, config in ablation.configs.items():
+        with contextlib.suppress(UserError):  # the run itself fails for that reason, others go on
+            config = with_steps(config, OpenData(config.data))
+        flops = step_flops(config)
+        symbols = config.data.batch_size * config.data.sequence_length
+        for multiple in ablation.learning_rates:
+            rate = config.optimizer.learning_rate * multiple
+            for seed in ablation.seeds or (config.train.seed,):
+                own = changed(config, {"optimizer.learning_rate": rate, "train.seed": seed})
+                directory = output / ablation.run_name(contender, multiple, seed)
+                runs.append(Run(directory, contender, seed, multiple, own, flops, symbols))
+    return runs
 
 
 class AblationPlan(Plan):
     """The runs of an ablation, and their outcomes."""
 
-    def __init__(
-        self,
-        ablation: Ablation,
-        output: Path,
-        runs: Sequence[Run],
-        max_bytes: int | None = None,
-    ):
+    def __init__(self, ablation: Ablation, output: Path, max_bytes: int | None = None):
         measure = "bits_per_target_byte" if ablation.has_encoder else "bpb"
-        super().__init__(output, output, runs, measure=measure)
+        super().__init__(output, ablation_runs(ablation, output), measure=measure)
         self.ablation, self.max_bytes = ablation, max_bytes
 
     def test(self, run: Run) -> RunResult:
         """Bits of the test split."""
-        return measure_run(self.run_dir(run), run.config, max_bytes=self.max_bytes)
+        return measure_run(run, self.max_bytes)
 
     def asked(self, run: Run) -> Mapping[str, Any]:
         """The size of the test."""
@@ -90,11 +77,10 @@ class AblationPlan(Plan):
 
     def figures(self, run: Run, result: RunResult) -> Mapping[str, Figure]:
         """Also the FLOPs of a row's forward pass with all slots, per byte, and the inputs kept."""
-        per_byte = row_flops(run.config) / run.config.data.sequence_length
-        figures = run_figures({"forward_flops_per_byte": per_byte})
+        values = {"forward_flops_per_byte": row_flops(run.config) / run.config.data.sequence_length}
         if "deleted" in result.figures:
-            figures |= run_figures({"kept": 1 - result.figures["deleted"].value})
-        return {**super().figures(run, result), **figures}
+            values["kept"] = 1 - result.figures["deleted"].value
+        return {**super().figures(run, result), **run_figures(values)}
 
     def heading(self) -> Heading:
         """With the changes of each contender."""
@@ -110,6 +96,7 @@ class AblationPlan(Plan):
             command=command_line(),
             machine=describe_machine(),
             measure=self.measure,
+            sweep=self.sweep_rows(),
             changes=changes,
             same_seeds=bool(self.ablation.seeds),
         )

@@ -5,29 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from bytelm.core.figure import Figure
-from bytelm.core.files import write_whole
-from bytelm.core.locks import exclusive
 from bytelm.core.terminal_text import say
 from bytelm.data.config import Files
-from bytelm.data.open_data import OpenData, training_text
 from bytelm.evaluation.languages import Languages
 from bytelm.evaluation.suite import Evaluation
-from bytelm.experiments.comparison import Comparison, TokenizerConfig, in_folder
-from bytelm.experiments.figures import run_figures
+from bytelm.experiments.comparison import Comparison, in_folder
 from bytelm.experiments.measurements import measure_adaptation, measure_run
 from bytelm.experiments.plan import Plan, Stage, command_line
-from bytelm.experiments.records import Heading
-from bytelm.experiments.runs import Outcome, Run, RunResult, carry_out, is_trained
-from bytelm.experiments.sizing import adapted_run, run_name, sized_run
+from bytelm.experiments.records import Heading, run_figures
+from bytelm.experiments.runs import Outcome, Run, RunResult, carry_out
+from bytelm.experiments.sizing import adapted_run, comparison_runs, run_name, train_tokenizers
 from bytelm.experiments.speeds import Speeds, measure_speeds, read_speeds
-from bytelm.tokenizers.training import train_tokenizer
 from bytelm.training.hardware import describe_machine
-
-TOKENIZER_BYTES = 10**8
-"""Most bytes of a corpus that a tokenizer is trained on, unless a contender declares its own."""
-
-Tokenizers = Mapping[tuple[str, str], Path | None]
-"""By corpus and contender, the tokenizer's file; None for bytes."""
 
 
 def run_comparison(
@@ -51,63 +40,15 @@ def run_comparison(
         UserError: before anything runs, if something cannot run; for a task whose learning rate is
             unknown.
     """
-    comparison = in_folder(comparison, root)
-    tokenizers = train_tokenizers(comparison, output)
-    return ComparisonPlan(comparison, output, comparison_runs(comparison, tokenizers)).execute(task)
-
-
-def train_tokenizers(comparison: Comparison, output: Path) -> Tokenizers:
-    """The tokenizers of all corpora and contenders; trains those that do not exist yet."""
-    return {
-        (corpus, name): _tokenizer(comparison, corpus, contender.tokenizer, output)
-        for corpus in comparison.corpora
-        for name, contender in comparison.contenders.items()
-    }
-
-
-def _tokenizer(
-    comparison: Comparison, corpus: str, config: TokenizerConfig | None, output: Path
-) -> Path | None:
-    if config is None:
-        return None
-    suffix = "model" if config.kind == "unigram" else "json"
-    limit = "" if config.max_bytes is None else f"-of-{config.max_bytes}"
-    path = output / "tokenizers" / f"{corpus}-{config.kind}-{config.size}{limit}.{suffix}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(path.with_name(f"{path.name}.lock"), f"train {path.name}"):
-        if not path.exists():
-            say(f"training the tokenizer {path.name}")
-            corpus_data = OpenData(comparison.corpora[corpus])
-            texts = training_text(corpus_data, config.max_bytes or TOKENIZER_BYTES)
-            write_whole(path, train_tokenizer(texts, config.kind, config.size))
-    return path
-
-
-def comparison_runs(comparison: Comparison, tokenizers: Tokenizers) -> list[Run]:
-    """All final runs, at every learning rate. Counts the corpora's symbols, which packs them."""
-    return [
-        sized_run(
-            comparison,
-            name,
-            corpus,
-            tokenizers[corpus, name],
-            budget=budget,
-            seed=seed,
-            multiple=multiple,
-        )
-        for name in comparison.contenders
-        for multiple in comparison.learning_rates
-        for budget in sorted(comparison.budgets)
-        for corpus in comparison.corpora
-        for seed in comparison.seeds
-    ]
+    return ComparisonPlan(in_folder(comparison, root), output).execute(task)
 
 
 class ComparisonPlan(Plan):
     """The runs of a comparison, and their outcomes."""
 
-    def __init__(self, comparison: Comparison, output: Path, runs: Sequence[Run]):
-        super().__init__(output, output / "runs", runs)
+    def __init__(self, comparison: Comparison, output: Path):
+        tokenizers = train_tokenizers(comparison, output)
+        super().__init__(output, comparison_runs(comparison, tokenizers, output / "runs"))
         self.comparison = comparison
         self._speeds = Speeds()
 
@@ -118,10 +59,10 @@ class ComparisonPlan(Plan):
     def adapted(self) -> list[Run]:
         """The runs that continue others on other text."""
         return [
-            adapted_run(self.comparison, run, name, self.run_dir(run))
+            adapted_run(run, corpus, data)
             for run in self.final()
-            if self._is_adapted(run) and is_trained(self.run_dir(run), run.config)
-            for name in self.comparison.adaptation
+            if self._is_adapted(run) and run.is_trained
+            for corpus, data in self.comparison.adaptation.items()
         ]
 
     def _is_adapted(self, run: Run) -> bool:
@@ -131,7 +72,7 @@ class ComparisonPlan(Plan):
 
     def finish(self) -> None:
         """Times steps of the trained runs in turns, unless that was done."""
-        runs = [run for run in self.final() if is_trained(self.run_dir(run), run.config)]
+        runs = [run for run in self.final() if run.is_trained]
         known = read_speeds(self.output)
         if self.comparison.timed_steps and not all(map(known.knows, runs)):
             say(f"timing {self.comparison.timed_steps} steps of each contender, in turns")
@@ -148,13 +89,7 @@ class ComparisonPlan(Plan):
             more.append((comparison.robustness, comparison.robustness_bytes))
         if self._is_largest(run) and comparison.parallel:
             more.append((Languages(comparison.parallel), None))
-        return measure_run(
-            self.run_dir(run),
-            run.config,
-            max_bytes=comparison.max_bytes,
-            with_costs=True,
-            more=more,
-        )
+        return measure_run(run, comparison.max_bytes, with_costs=True, more=more)
 
     def asked(self, run: Run) -> Mapping[str, Any]:
         """The tests, and digests of the parallel text."""
@@ -172,26 +107,16 @@ class ComparisonPlan(Plan):
         }
 
     def _adapt(self, run: Run) -> Outcome:
-        assert run.initial is not None
-        before, home = self.run_dir(run.initial), run.initial.config.data
         max_bytes = self.comparison.max_bytes
-
-        def test(run_dir: Path, config: Any) -> RunResult:
-            return measure_adaptation(run_dir, config, run.corpus, before, home, max_bytes)
-
-        return carry_out(self.run_dir(run), run.config, test, {"max_bytes": max_bytes})
+        return carry_out(run, lambda: measure_adaptation(run, max_bytes), {"max_bytes": max_bytes})
 
     def figures(self, run: Run, result: RunResult) -> Mapping[str, Figure]:
         """Also speeds timed in turns, and what runs that continued this one learned."""
-        text = run.config.train.steps * run.bytes_per_step
-        figures = {
-            **super().figures(run, result),
-            **run_figures({"train_raw_bytes": text}),
-            **run_figures(self._speeds.figures(run)),
-        }
+        text = {"train_raw_bytes": run.config.train.steps * run.bytes_per_step}
+        values = run_figures({**text, **self._speeds.figures(run)})
+        figures = {**super().figures(run, result), **values}
         for corpus in self.comparison.adaptation if self._is_adapted(run) else ():
-            name = run_name(run.contender, corpus, run.budget, run.multiple, run.seed)
-            adapted = self.outcomes.get(name)
+            adapted = self.outcomes.get(run_name(run, corpus))
             if adapted is not None and adapted.report is not None:
                 figures |= adapted.report.figures
         return figures
@@ -212,6 +137,7 @@ class ComparisonPlan(Plan):
             baseline=comparison.baseline,
             command=command_line(),
             machine=describe_machine(),
+            sweep=self.sweep_rows(),
             notes=_notes(comparison, self._speeds.machine),
         )
 

@@ -15,20 +15,17 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig, NextByte
+from bytelm.data.config import DataConfig
 from bytelm.evaluation.robustness import Robustness
-from bytelm.experiments.contenders import changed, check_baseline, check_lists
+from bytelm.experiments.contenders import check_baseline, check_lists
 from bytelm.experiments.records import Axis
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.tokenizers import Kind as TokenizerKind
-from bytelm.training.experiment import ExperimentConfig, saved_form
-
-TOLERANCE = 0.1
-"""Largest distance of the nearest size from an inference budget, as a share of the budget."""
+from bytelm.training.experiment import ExperimentConfig
 
 
 @dataclass(frozen=True)
@@ -157,34 +154,6 @@ class Comparison(Checked, name="comparison"):
                 f"contender {name} has several sizes, and the axis is {self.axis}; give one, "
                 "or changes with `at`."
             )
-
-
-def contender_config(
-    comparison: Comparison, name: str, corpus: DataConfig, tokenizer: Path | None, budget: float
-) -> ExperimentConfig:
-    """A contender's config on a corpus, without the steps and the learning rate of a run.
-
-    Args:
-        tokenizer: file of the contender's tokenizer for the corpus; None for bytes.
-    """
-    contender = comparison.contenders[name]
-    own = contender.config.data
-    task = cast(NextByte, own.task)
-    try:
-        data = dataclasses.replace(
-            corpus,
-            sequence_length=own.sequence_length,
-            batch_size=own.batch_size,
-            workers=own.workers,
-            task=dataclasses.replace(
-                task,
-                tokenizer=None if tokenizer is None else str(tokenizer),
-                shard_bytes=comparison.shard_bytes,
-            ),
-        )
-        return saved_form(changed(contender.config, {"data": data, **contender.at.get(budget, {})}))
-    except UserError as error:
-        raise UserError(f"contender {name} of the comparison: {error}") from None
 
 
 def in_folder(comparison: Comparison, root: Path) -> Comparison:

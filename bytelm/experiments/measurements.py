@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,13 +17,11 @@ from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import Evaluation, Scoring
 from bytelm.evaluation.targets import Targets
 from bytelm.evaluation.text import FirstBytes, GivenText, SplitText, evaluation_text
-from bytelm.experiments.figures import named_figures, run_figures
-from bytelm.experiments.records import MEASURES
-from bytelm.experiments.runs import Run, RunResult, metrics
+from bytelm.experiments.records import MEASURES, named_figures, run_figures
+from bytelm.experiments.runs import Run, RunResult
 from bytelm.models.parameters import count_parameters
 from bytelm.nn.mesh import place_batch
 from bytelm.training.cost import row_flops
-from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.program import build_program
 
 BATCH = 16
@@ -32,17 +29,16 @@ BATCH = 16
 
 
 def measure_run(
-    run_dir: Path,
-    config: ExperimentConfig,
-    *,
+    run: Run,
     max_bytes: int | None,
+    *,
     with_costs: bool = False,
     more: Sequence[tuple[Evaluation, int | None]] = (),
 ) -> RunResult:
     """Tests a trained run.
 
     Args:
-        run_dir, config: of the run.
+        run: which one.
         max_bytes: bytes that are tested on, the last document cut; None for the whole test split.
         with_costs: whether to measure the costs of inference on the test text (for decoders).
         more: evaluations besides bits, and the most test bytes for each, equally many from the
@@ -51,76 +47,67 @@ def measure_run(
     Raises:
         UserError: for a run that diverged.
     """
-    loaded = load(run_dir, config.train.steps)
+    config = run.config
+    loaded = load(run.directory, config.train.steps)
     if loaded.has_encoder:
         pairs = evaluation_text(loaded, config.data, "test")
-        return _checked(Targets().run(loaded, pairs, Scoring(max_bytes=max_bytes)), loaded)
+        return _checked(run, Targets().run(loaded, pairs, Scoring(max_bytes=max_bytes)))
     text = SplitText(OpenData(config.data), "test", record=None)
     scoring = Scoring(batch_size=BATCH, max_bytes=max_bytes)
     bits = Bits(compressors=False).run(loaded, text, scoring)
-    result = _checked(bits, loaded)
+    result = _checked(run, bits)
     figures = dict(result.figures)
-    upper_bound = loaded.tokenizer is not None
     if with_costs:
-        figures |= run_figures(inference_costs(config, text.data, loaded, bits.details["symbols"]))
+        figures |= run_figures(inference_costs(run, loaded, text.data, bits.details["symbols"]))
     tested = list(FirstBytes(text.documents(), max_bytes)) if more else []
     for evaluation, most in more:
         given = tested if most is None else document_beginnings(tested, most)
         found = evaluation.run(loaded, GivenText(tuple(given)), Scoring(batch_size=BATCH))
-        figures |= named_figures(found.figures, upper_bound=upper_bound)
+        figures |= named_figures(found.figures, upper_bound=run.upper_bound)
     return result._replace(figures=figures)
 
 
-def _checked(result: Result, loaded: LoadedModel) -> RunResult:
+def _checked(run: Run, result: Result) -> RunResult:
     """The result of a test, whose first figure is the bits."""
     bits = result.figures[0]
     if not math.isfinite(bits.value):
         raise UserError(f"its test {MEASURES[bits.name]} are {bits.value}: it diverged.")
     return RunResult(
-        named_figures(result.figures, upper_bound=loaded.tokenizer is not None),
+        named_figures(result.figures, upper_bound=run.upper_bound),
         tuple(result.documents.bits.tolist()),
         tuple(result.documents.bytes.tolist()),
     )
 
 
-def measure_adaptation(
-    run_dir: Path,
-    config: ExperimentConfig,
-    name: str,
-    before: Path,
-    home: DataConfig,
-    max_bytes: int | None,
-) -> RunResult:
+def measure_adaptation(run: Run, max_bytes: int | None) -> RunResult:
     """Tests a run that continued another run on new text: what it learned and forgot.
 
     Args:
-        run_dir, config: of the run.
-        name: of the adaptation.
-        before: directory of the other run.
-        home: the text of the other run.
+        run: has the other run as `initial`, and is named by its corpus.
         max_bytes: of each test.
 
     Returns:
-        figures named `adapted/NAME/` and: `before` and `bpb`, bits per byte of the new text's test
-        before and after; `early`, of its validation after a tenth of the training; `forgetting`,
-        by how much the bits per byte of the old text's test rose.
+        figures named `adapted/CORPUS/` and: `before` and `bpb`, bits per byte of the new text's
+        test before and after; `early`, of its validation after a tenth of the training;
+        `forgetting`, by how much the bits per byte of the old text's test rose.
     """
-    old, new = load(before), load(run_dir, config.train.steps)
+    assert run.initial is not None
+    old, new = load(run.initial.directory), load(run.directory, run.config.train.steps)
+    home, away = run.initial.config.data, run.config.data
 
     def bits(loaded: LoadedModel, data: DataConfig) -> float:
         documents = FirstBytes(Documents(OpenData(data), "test"), max_bytes)
         return loaded.score_documents(documents, batch_size=BATCH).bits_per_byte()
 
-    validations = [r["validation_bpb"] for r in metrics(run_dir) if "validation_bpb" in r]
+    validations = [r["validation_bpb"] for r in run.metrics() if "validation_bpb" in r]
     values = {
-        "before": bits(old, config.data),
-        "bpb": bits(new, config.data),
+        "before": bits(old, away),
+        "bpb": bits(new, away),
         "early": validations[0],
         "forgetting": bits(new, home) - bits(old, home),
     }
-    upper_bound = new.tokenizer is not None
-    values = {f"adapted/{name}/{key}": value for key, value in values.items()}
-    return RunResult(run_figures(values, upper_bound=upper_bound))
+    named = {f"adapted/{run.corpus}/{name}": value for name, value in values.items()}
+    return RunResult(run_figures(named, upper_bound=run.upper_bound))
 
 
 def document_beginnings(documents: Sequence[bytes], max_bytes: int) -> list[bytes]:
@@ -129,26 +116,21 @@ def document_beginnings(documents: Sequence[bytes], max_bytes: int) -> list[byte
     return [document[:share] for document in documents]
 
 
-def curve(
-    run: Run, records: Sequence[Mapping[str, Any]], measure: str
-) -> tuple[tuple[float, float, float], ...]:
+def curve(run: Run, measure: str) -> tuple[tuple[float, float, float], ...]:
     """Validations as (training FLOPs, bytes of text, bits)."""
     name = f"validation_{measure}"
     return tuple(
         (r["step"] * run.flops_per_step, r["step"] * run.bytes_per_step, r[name])
-        for r in records
+        for r in run.metrics()
         if r.get(name) is not None
     )
 
 
-def training_figures(
-    run: Run, records: Sequence[Mapping[str, Any]], measure: str
-) -> dict[str, float]:
+def training_figures(run: Run, measure: str) -> dict[str, float]:
     """Costs and statistics of a trained run.
 
     Args:
-        run: a trained run.
-        records: its metrics.
+        run: which one.
         measure: name of the bits.
 
     Returns:
@@ -156,9 +138,13 @@ def training_figures(
         median of the records), `compile_seconds`, `training_seconds`; and of the last validation
         `validation_bits` and all statistics of the family.
     """
-    figures = {"train_flops": run.config.train.steps * run.flops_per_step}
     total, rest = count_parameters(run.config.model)
-    figures |= {"parameters": float(total), "parameters_without_embeddings": float(rest)}
+    figures = {
+        "train_flops": run.config.train.steps * run.flops_per_step,
+        "parameters": float(total),
+        "parameters_without_embeddings": float(rest),
+    }
+    records = run.metrics()
     bits = f"validation_{measure}"
     last: Mapping[str, Any] = next((r for r in reversed(records) if r.get(bits) is not None), {})
     for metric, value in last.items():
@@ -175,12 +161,12 @@ def training_figures(
 
 
 def inference_costs(
-    config: ExperimentConfig, data: OpenData, loaded: LoadedModel, symbols: int
+    run: Run, loaded: LoadedModel, data: OpenData, symbols: int
 ) -> dict[str, float]:
     """Forward FLOPs per byte of the test text, and the mean bytes per patch.
 
     Args:
-        config, data, loaded: config, text and model of the run.
+        run, loaded, data: the run, its model and its text.
         symbols: to read of the test split, in packed rows.
 
     Returns:
@@ -188,6 +174,7 @@ def inference_costs(
         `inference_flops_per_byte_capacity` for all slots, `context_bytes` of a row, and
         `bytes_per_patch` in families with patches.
     """
+    config = run.config
     mesh = config.mesh.build()
     program = build_program(config, mesh)
     rows = patches = size = 0.0
@@ -198,9 +185,9 @@ def inference_costs(
             rows += float((batch.document_ids > 0).any(axis=1).sum())
             patches += float(sums.patches or 0)
             size += float(sums.bytes)
-    flops = row_flops(config, patches / rows if patches else None)
+    needed = row_flops(config, patches / rows if patches else None)
     figures = {
-        "inference_flops_per_byte": flops * rows / size,
+        "inference_flops_per_byte": needed * rows / size,
         "inference_flops_per_byte_capacity": row_flops(config) * rows / size,
         "context_bytes": size / rows,
     }

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.terminal_text import say
-from bytelm.experiments.figures import run_figures
 from bytelm.experiments.measurements import curve, training_figures
-from bytelm.experiments.records import Heading, RunRecord, RunState, SweepRow
+from bytelm.experiments.records import Heading, RunRecord, RunState, SweepRow, run_figures
 from bytelm.experiments.report.write import show_results, write_report
 from bytelm.experiments.runs import (
     TEST_REPORT,
@@ -24,11 +23,11 @@ from bytelm.experiments.runs import (
     carry_out,
     check_saved,
     check_text,
-    is_trained,
-    metrics,
 )
 from bytelm.training.program import forget_programs, shares_program
 from bytelm.training.run_directory import lock
+
+EXIT_STATUS: Mapping[RunState, int] = {"done": 0, "failed": 1, "stopped": 143}
 
 
 class Stage(NamedTuple):
@@ -55,7 +54,6 @@ class Plan(ABC):
 
     Args:
         output: directory of the report.
-        folder: directory of the runs.
         runs: the final runs at every learning rate. The first one of a contender at a rate is
             also its run in the sweep.
         measure: name of the bits to compare.
@@ -65,17 +63,10 @@ class Plan(ABC):
         outcomes: by name of a run that was done or checked.
     """
 
-    def __init__(
-        self,
-        output: Path,
-        folder: Path,
-        runs: Sequence[Run],
-        *,
-        measure: str = "bpb",
-    ):
+    def __init__(self, output: Path, runs: Sequence[Run], *, measure: str = "bpb"):
         self.output = output
-        self.folder = folder
         self.measure = measure
+        self._planned = runs
         self._runs: dict[str, dict[float, list[Run]]] = {}
         for run in runs:
             of_contender = self._runs.setdefault(run.contender, {})
@@ -88,7 +79,7 @@ class Plan(ABC):
 
     @abstractmethod
     def heading(self) -> Heading:
-        """The heading of the report."""
+        """The heading of the report, with the sweep so far."""
 
     @abstractmethod
     def test(self, run: Run) -> RunResult:
@@ -100,8 +91,7 @@ class Plan(ABC):
 
     def figures(self, run: Run, result: RunResult) -> Mapping[str, Figure]:
         """The figures of a run that is done."""
-        records = metrics(self.run_dir(run))
-        values = training_figures(run, records, self.measure)
+        values = training_figures(run, self.measure)
         return {**run_figures(values, upper_bound=run.upper_bound), **result.figures}
 
     def stages(self) -> list[Stage]:
@@ -119,41 +109,34 @@ class Plan(ABC):
         outcome = self.outcomes.get(run.name)
         return outcome is not None and outcome.report is not None
 
-    def run_dir(self, run: Run) -> Path:
-        return self.folder / run.name
-
     def execute(self, task: int | None = None) -> int:
         """Does everything that is left, or one task; returns an exit status.
 
         Raises:
             UserError: if a directory holds a run of another config or text, before anything runs.
         """
-        for by_rate in self._runs.values():
-            for runs in by_rate.values():
-                for run in runs:
-                    check_saved(self.run_dir(run), run.config)
+        for run in self._planned:
+            check_saved(run)
         self.output.mkdir(parents=True, exist_ok=True)
         return self.do_all() if task is None else self.do_task(task)
 
     def final(self) -> list[Run]:
         """The final runs of contenders whose learning rate is known."""
-        known = {name: self.chosen(name) for name in self._runs}
         runs = [
             run
-            for name, multiple in known.items()
-            if multiple is not None
-            for run in self._runs[name][multiple]
+            for name, by_rate in self._runs.items()
+            if (multiple := self.chosen(name)) is not None
+            for run in by_rate[multiple]
         ]
         return sorted(runs, key=lambda run: run.budget)
 
     def validation(self, run: Run) -> float | None:
         """The last validation bits of a run that is trained; infinite if it diverged."""
         if run.name not in self._validation:
-            run_dir = self.run_dir(run)
-            if not is_trained(run_dir, run.config):
+            if not run.is_trained:
                 return None
             name = f"validation_{self.measure}"
-            bits = [record[name] for record in metrics(run_dir) if name in record][-1]
+            bits = [record[name] for record in run.metrics() if name in record][-1]
             self._validation[run.name] = math.inf if bits is None else bits
         return self._validation[run.name]
 
@@ -234,15 +217,12 @@ class Plan(ABC):
             figures=self.figures(run, outcome.report),
             document_bits=outcome.report.document_bits,
             document_bytes=outcome.report.document_bytes,
-            curve=curve(run, metrics(self.run_dir(run)), self.measure),
+            curve=curve(run, self.measure),
         )
 
     def report(self, *, images: bool = False) -> None:
         """Writes the report as it stands; `images` take longest."""
-        write_report(self._full_heading(), self.records(), self.output, images=images)
-
-    def _full_heading(self) -> Heading:
-        return dataclasses.replace(self.heading(), sweep=self.sweep_rows())
+        write_report(self.heading(), self.records(), self.output, images=images)
 
     def do_task(self, number: int) -> int:
         """Does the run of that number alone; returns an exit status."""
@@ -265,7 +245,7 @@ class Plan(ABC):
             run = self._runs[name][multiple][place]
             outcome = self.train_and_test(run)
         say(f"{run.name}: {outcome.state} {outcome.reason}".rstrip())
-        return {"done": 0, "failed": 1, "stopped": 143}[outcome.state]
+        return EXIT_STATUS[outcome.state]
 
     def do_all(self) -> int:
         """Does all runs that are left, and writes the report after each; an exit status."""
@@ -273,27 +253,25 @@ class Plan(ABC):
             # Finished runs come first, so that no report on the way lacks their figures.
             for stage in self.stages():
                 for run in stage.runs() if stage.tested else ():
-                    if (self.run_dir(run) / TEST_REPORT).exists():
+                    if (run.directory / TEST_REPORT).exists():
                         self.outcomes[run.name] = stage.do(run)
             self.report()
             stopped = any(self._do_stage(stage) for stage in self.stages())
             if not stopped:
                 self.finish()
             self.report(images=True)
-        show_results(self._full_heading(), self.records())
+        show_results(self.heading(), self.records())
         say(f"report: {self.output / 'report.html'}")
         if stopped:
             say("stopped on request; the same command goes on")
-            return 143
-        return 1 if any(outcome.state == "failed" for outcome in self.outcomes.values()) else 0
+        return max((EXIT_STATUS[each.state] for each in self.outcomes.values()), default=0)
 
     def _do_stage(self, stage: Stage) -> bool:
         """Does runs one after another; returns whether a signal asked to stop."""
         runs = stage.runs()
         for number, run in enumerate(runs, 1):
             # Text may change while earlier runs are trained.
-            done = [*self.sweep, *self.final(), *runs]
-            check_text((self.run_dir(each), each.config) for each in done)
+            check_text([*self.sweep, *self.final(), *runs])
             say(f"{stage.name} {number} of {len(runs)}: {run.name}, {run.config.train.steps} steps")
             self.outcomes[run.name] = stage.do(run)
             self.report()
@@ -306,13 +284,13 @@ class Plan(ABC):
 
     def train_and_test(self, run: Run) -> Outcome:
         """Does or finishes a run, and its test."""
-        return carry_out(self.run_dir(run), run.config, lambda *_: self.test(run), self.asked(run))
+        return carry_out(run, lambda: self.test(run), self.asked(run))
 
     def _train_only(self, run: Run) -> Outcome:
         """Does a run of the sweep, which may be a final run that is tested already."""
         if self.is_done(run):
             return self.outcomes[run.name]
-        return carry_out(self.run_dir(run), run.config, None, {})
+        return carry_out(run)
 
 
 def command_line() -> str:

@@ -1,10 +1,12 @@
-"""Records of runs, and the heading of a report."""
+"""Records of runs with their figures, and the heading of a report."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from bytelm.core.figure import Figure, in_powers
+from bytelm.core.statistics import recorded
 
 Axis = Literal["steps", "train_flops", "raw_bytes", "inference_flops"]
 """The quantity that is equal for all contenders; an ablation has the axis `steps`."""
@@ -101,3 +103,54 @@ class Heading:
     def group_title(self, corpus: str, budget: float) -> str:
         """The title of runs that are compared with each other; "" in an ablation: all are."""
         return ", ".join(filter(None, (corpus, self.budget_words(budget))))
+
+
+_NAMES = {
+    "bpb": ("bpb", "before", "early", "forgetting", "validation_bits"),
+    "share": ("accuracy", "exact_match", "kept", "encoder_time_saved"),
+    "FLOP": ("train_flops",),
+    "FLOP/byte": (
+        "inference_flops_per_byte",
+        "inference_flops_per_byte_capacity",
+        "forward_flops_per_byte",
+    ),
+    "bytes": ("train_raw_bytes", "peak_memory_bytes", "context_bytes"),
+    "B/s": ("train_bytes_per_second", "train_bytes_per_second_in_turns"),
+    "s": ("training_seconds", "compile_seconds"),
+    "count": ("parameters", "parameters_without_embeddings"),
+    "B/token": ("bytes_per_token",),
+}
+_UNITS = {name: unit for unit, names in _NAMES.items() for name in names}
+"""By the last part of a figure's name; statistics declare their own."""
+_BITS = ("bpb", "bpb_with_end", "validation_bits", "bits_per_sentence", "before", "early")
+"""Last parts of the names of figures that are upper bounds for subword models."""
+
+
+def named_figures(figures: Iterable[Figure], *, upper_bound: bool) -> dict[str, Figure]:
+    """Figures by name; bits are marked as upper bounds if they are."""
+    return {
+        figure.name: dataclasses.replace(figure, bound=upper_bound and _last(figure.name) in _BITS)
+        for figure in figures
+    }
+
+
+def run_figures(values: Mapping[str, float], *, upper_bound: bool = False) -> dict[str, Figure]:
+    """Figures of a run by name.
+
+    Args:
+        values: by name; `NAME_low` and `NAME_high` are the ends of the interval of `NAME`.
+        upper_bound: whether bits are upper bounds.
+    """
+    figures = []
+    for name, value in values.items():
+        stem = name.removesuffix("_low").removesuffix("_high")
+        if stem != name and stem in values:
+            continue
+        unit = _UNITS.get(_last(name)) or recorded(name, value).unit
+        ends = values.get(f"{name}_low"), values.get(f"{name}_high")
+        figures.append(Figure(name, value, unit, *ends))
+    return named_figures(figures, upper_bound=upper_bound)
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]

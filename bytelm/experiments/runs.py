@@ -19,8 +19,7 @@ from bytelm.data.open_data import Documents, OpenData
 from bytelm.data.run_text import describe_source
 from bytelm.data.sources.source import open_source
 from bytelm.data.text_record import load_record
-from bytelm.experiments.figures import saved_figures
-from bytelm.experiments.records import RunState
+from bytelm.experiments.records import RunState, run_figures
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.checkpoints.checkpoint import last_step
 from bytelm.training.compatibility import FREE, outcome_changes
@@ -39,7 +38,7 @@ class Run:
     """One run of an ablation or a comparison.
 
     Attributes:
-        name: of its directory; no two runs share one.
+        directory: no two runs share one.
         multiple: of the contender's learning rate.
         flops_per_step: of training.
         bytes_per_step: of text, on average; in an ablation its symbols.
@@ -48,7 +47,7 @@ class Run:
         initial: the run that this one continues on other text; None for a fresh run.
     """
 
-    name: str
+    directory: Path
     contender: str
     seed: int
     multiple: float
@@ -60,9 +59,22 @@ class Run:
     initial: "Run | None" = None
 
     @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @property
     def upper_bound(self) -> bool:
         """Whether its bits are of one tokenisation, and so upper bounds."""
         return self.config.data.task.tokenizer is not None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it has its last checkpoint."""
+        return last_step(self.directory) == self.config.train.steps
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Its metrics so far, in order."""
+        return read_records(self.directory / "metrics.jsonl")
 
 
 class RunResult(NamedTuple):
@@ -79,13 +91,13 @@ class RunResult(NamedTuple):
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any], *, upper_bound: bool) -> "RunResult":
-        """What `to_json` wrote, or an older version of it.
-
-        Args:
-            upper_bound: whether bits are upper bounds, which older files do not say.
-        """
+        """What `to_json` wrote, or an older version: plain numbers, which name no upper bounds."""
+        saved = fields["figures"]
+        plain = {name: value for name, value in saved.items() if not isinstance(value, dict)}
+        figures = run_figures(plain, upper_bound=upper_bound)
+        figures |= {name: Figure.from_json(saved[name]) for name in saved if name not in plain}
         bits, sizes = (tuple(fields.get(n, ())) for n in ("document_bits", "document_bytes"))
-        return cls(saved_figures(fields["figures"], upper_bound=upper_bound), bits, sizes)
+        return cls(figures, bits, sizes)
 
 
 class Outcome(NamedTuple):
@@ -100,55 +112,42 @@ class Outcome(NamedTuple):
 
 
 def carry_out(
-    run_dir: Path,
-    config: ExperimentConfig,
-    test: Callable[[Path, ExperimentConfig], RunResult] | None,
-    asked: Mapping[str, Any],
+    run: Run, test: Callable[[], RunResult] | None = None, asked: Mapping[str, Any] | None = None
 ) -> Outcome:
     """Does or finishes a run. A failure of the run is returned, not raised.
 
     Args:
-        run_dir: of the run.
-        config: of the run.
-        test: tests a trained run; None for no test.
+        run: which one.
+        test: tests the trained run; None for no test.
         asked: the settings of the test besides the config, ready for JSON; a saved report of the
             same config and settings is reused.
     """
     try:
-        _check_test(config)
-        if not is_trained(run_dir, config):
-            interrupted_at = _train(run_dir, config)
+        _check_test(run.config)
+        if not run.is_trained:
+            interrupted_at = _train(run)
             if interrupted_at is not None:
-                return Outcome("stopped", f"after step {interrupted_at} of {config.train.steps}")
+                reason = f"after step {interrupted_at} of {run.config.train.steps}"
+                return Outcome("stopped", reason)
         if test is None:
             return Outcome("done")
-        check_text([(run_dir, config)])
-        return Outcome("done", report=_tested(run_dir, config, test, asked))
+        check_text([run])
+        return Outcome("done", report=_tested(run, test, asked or {}))
     except (UserError, jax.errors.JaxRuntimeError) as error:  # the latter when memory runs out
-        say(f"{run_dir.name} failed: {error}")
+        say(f"{run.name} failed: {error}")
         return Outcome("failed", str(error))
 
 
-def check_saved(run_dir: Path, config: ExperimentConfig) -> None:
+def check_saved(run: Run) -> None:
     """Raises UserError if the directory holds a checkpoint of another config, or of other text."""
-    if last_step(run_dir) is None:
+    if last_step(run.directory) is None:
         return
-    if different := outcome_changes(load_json(run_dir / CONFIG), config):
+    if different := outcome_changes(load_json(run.directory / CONFIG), run.config):
         raise UserError(
-            f"{run_dir} holds a run of another config ({'; '.join(different)}); undo the change, "
-            "give it another name, or choose another --output."
+            f"{run.directory} holds a run of another config ({'; '.join(different)}); undo the "
+            "change, give it another name, or choose another --output."
         )
-    check_text([(run_dir, config)])
-
-
-def is_trained(run_dir: Path, config: ExperimentConfig) -> bool:
-    """Whether the run has its last checkpoint."""
-    return last_step(run_dir) == config.train.steps
-
-
-def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The metrics of a run, in order."""
-    return read_records(run_dir / "metrics.jsonl")
+    check_text([run])
 
 
 def _check_test(config: ExperimentConfig) -> None:
@@ -159,35 +158,29 @@ def _check_test(config: ExperimentConfig) -> None:
         raise UserError("the test split holds no bytes; name data.test_files.")
 
 
-def _train(run_dir: Path, config: ExperimentConfig) -> int | None:
+def _train(run: Run) -> int | None:
     """Trains to the end; returns the step if it is interrupted."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with lock(run_dir):
-        (run_dir / TEST_REPORT).unlink(missing_ok=True)  # of earlier parameters
+    run.directory.mkdir(parents=True, exist_ok=True)
+    with lock(run.directory):
+        (run.directory / TEST_REPORT).unlink(missing_ok=True)  # of earlier parameters
         try:
-            result = train(config, run_dir, resume=True)
+            result = train(run.config, run.directory, resume=True)
         except UserError:
-            remove_if_unused(run_dir)
+            remove_if_unused(run.directory)
             raise
     return result.step if result.interrupted else None
 
 
-def _tested(
-    run_dir: Path,
-    config: ExperimentConfig,
-    test: Callable[[Path, ExperimentConfig], RunResult],
-    asked: Mapping[str, Any],
-) -> RunResult:
+def _tested(run: Run, test: Callable[[], RunResult], asked: Mapping[str, Any]) -> RunResult:
     """The test report, from its file if that has the same config and settings."""
-    path = run_dir / TEST_REPORT
+    path = run.directory / TEST_REPORT
     if (found := _read_report(path)) is not None:
-        changed = differences(upgraded(found["config"]), to_dict(config))
-        if {key: found.get(key) for key in asked} == asked and all(
-            field.startswith(FREE) for field, _, _ in changed
-        ):
-            return RunResult.from_json(found, upper_bound=config.data.task.tokenizer is not None)
-    report = test(run_dir, config)
-    content = {**report.to_json(), **asked, "config": as_saved(config)}
+        changed = differences(upgraded(found["config"]), to_dict(run.config))
+        same_test = {key: found.get(key) for key in asked} == asked
+        if same_test and all(field.startswith(FREE) for field, _, _ in changed):
+            return RunResult.from_json(found, upper_bound=run.upper_bound)
+    report = test()
+    content = {**report.to_json(), **asked, "config": as_saved(run.config)}
     write_whole(path, json.dumps(content, indent=2) + "\n")
     return report
 
@@ -201,34 +194,29 @@ def _read_report(path: Path) -> dict[str, Any] | None:
     return report if isinstance(report, dict) and isinstance(report.get("config"), dict) else None
 
 
-def check_text(runs: Iterable[tuple[Path, ExperimentConfig]]) -> None:
-    """Compares the text that runs have read with what they would read now.
+def check_text(runs: Iterable[Run]) -> None:
+    """Raises UserError for a run whose text, or test split, has changed or is gone.
 
-    Args:
-        runs: directory and config of each; runs without a record are skipped.
-
-    Raises:
-        UserError: for a run whose text, or test split, has changed or is gone.
+    Runs without a record of the text that they have read are skipped.
     """
     known: dict[Any, list[dict[str, Any]]] = {}
-    for run_dir, config in runs:
-        record = load_record(run_dir)
-        if record is None or config.data.task.makes_text:
+    for run in runs:
+        record, data = load_record(run.directory), run.config.data
+        if record is None or data.task.makes_text:
             continue
-        parts, cache = config.data.source_configs, config.data.cache_path
-        sources = tuple(dataclasses.replace(part, weight=1.0) for part in parts)
+        sources = tuple(dataclasses.replace(part, weight=1.0) for part in data.source_configs)
         if sources not in known:
-            known[sources] = [describe_source(open_source(part, cache)) for part in sources]
+            opened = [open_source(part, data.cache_path) for part in sources]
+            known[sources] = [describe_source(source) for source in opened]
         for had, has in zip(record.sources, known[sources], strict=False):
-            changed = [name for name in ("text", "test") if _differ(had[name], has[name])]
+            changed = [
+                name
+                for name in ("text", "test")
+                if None not in (had[name], has[name]) and had[name] != has[name]
+            ]
             if changed:
                 what = "other text" if "text" in changed else "a run with other text for its test"
                 raise UserError(
-                    f"{run_dir} is of {what} than {has['name']} holds now, and a table must be of "
-                    "one text; put the text back as it was, or choose another --output."
+                    f"{run.directory} is of {what} than {has['name']} holds now, and a table must "
+                    "be of one text; put the text back as it was, or choose another --output."
                 )
-
-
-def _differ(had: str | None, has: str | None) -> bool:
-    """Whether both are known and differ."""
-    return had is not None and has is not None and had != has

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from bytelm.data.open_data import OpenData
 from bytelm.experiments.runs import Run
 from bytelm.training.hardware import describe_machine
 from bytelm.training.program import build_program
-from bytelm.training.timing import RepeatedStep, Timing, in_turns, repeated_step
+from bytelm.training.timing import RepeatedStep, in_turns, repeated_step
 
 SPEEDS = "speeds.json"
 """File with the speeds in a comparison's directory."""
@@ -44,9 +45,9 @@ class Speeds:
         if not self.knows(run):
             return {}
         name = _step_name(run)
-        median = Timing(tuple(self.seconds[name])).median
         return {
-            "train_bytes_per_second_in_turns": run.bytes_per_step / median,
+            "train_bytes_per_second_in_turns": run.bytes_per_step
+            / statistics.median(self.seconds[name]),
             "peak_memory_bytes": float(self.peak_bytes[name]),
         }
 

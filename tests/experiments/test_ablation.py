@@ -193,7 +193,7 @@ def test_text_that_changed_is_refused(whole, copy, ablation, monkeypatch):
         # As if it changed while an earlier contender was trained.
         shutil.rmtree(copy / "second")
         path.write_bytes(text)
-        plan = AblationPlan(ablation, copy, ablation_runs(ablation))
+        plan = AblationPlan(ablation, copy)
         path.write_bytes(text + b"more")
         monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("was trained"))
         with pytest.raises(UserError, match="first is of other text"):
@@ -334,7 +334,9 @@ def test_seeds_are_averaged_and_rates_are_swept(ablation, tmp_path, capsys, monk
 )
 def test_bad_plans(ablation, changes, sentence):
     if sentence is None:
-        names = [run.name for run in ablation_runs(dataclasses.replace(ablation, **changes))]
+        names = [
+            run.name for run in ablation_runs(dataclasses.replace(ablation, **changes), Path())
+        ]
         assert len(set(names)) == len(names)
         return
     with pytest.raises(UserError, match=sentence):

@@ -13,20 +13,10 @@ from bytelm.cli.main import main
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, Files
 from bytelm.evaluation.robustness import Robustness
-from bytelm.experiments import compare, runs
+from bytelm.experiments import compare, runs, sizing
 from bytelm.experiments import plan as plan_module
-from bytelm.experiments.compare import (
-    ComparisonPlan,
-    comparison_runs,
-    run_comparison,
-    train_tokenizers,
-)
-from bytelm.experiments.comparison import (
-    Comparison,
-    Contender,
-    TokenizerConfig,
-    in_folder,
-)
+from bytelm.experiments.compare import ComparisonPlan, run_comparison
+from bytelm.experiments.comparison import Comparison, Contender, TokenizerConfig, in_folder
 from bytelm.experiments.contenders import count_tasks
 from bytelm.experiments.measurements import document_beginnings
 from bytelm.experiments.sizing import bytes_per_symbol
@@ -116,9 +106,7 @@ def comparison(root) -> Comparison:
 
 def plan_of(comparison: Comparison, output: Path, root: Path) -> ComparisonPlan:
     """The plan as `run_comparison` makes it."""
-    comparison = in_folder(comparison, root)
-    runs = comparison_runs(comparison, train_tokenizers(comparison, output))
-    return ComparisonPlan(comparison, output, runs)
+    return ComparisonPlan(in_folder(comparison, root), output)
 
 
 def rows(output: Path) -> dict[tuple[str, str], dict[str, str]]:
@@ -247,14 +235,14 @@ def test_no_report_on_the_way_forgets_a_run_that_is_done(whole, comparison, root
 
 def test_a_tokenizer_may_be_of_less_text(comparison, root, tmp_path, monkeypatch):
     asked = []
-    text = compare.training_text
+    text = sizing.training_text
     monkeypatch.setattr(
-        compare, "training_text", lambda *given: asked.append(given[-1]) or text(*given)
+        sizing, "training_text", lambda *given: asked.append(given[-1]) or text(*given)
     )
     limited = dataclasses.replace(CONTENDERS["bpe"], tokenizer=TokenizerConfig("bpe", 264, 900))
     contenders = {"bpe": CONTENDERS["bpe"], "limited": limited}
     plan = plan_of(dataclasses.replace(comparison, contenders=contenders), tmp_path, root)
-    assert asked == [compare.TOKENIZER_BYTES, 900]
+    assert asked == [sizing.TOKENIZER_BYTES, 900]
     used = {run.contender: Path(run.config.data.task.tokenizer).name for run in plan.sweep}
     assert used == {"bpe": "english-bpe-264.json", "limited": "english-bpe-264-of-900.json"}
 

@@ -9,7 +9,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.data.config import DataConfig, Files
 from bytelm.data.text_record import FILE
-from bytelm.experiments.runs import RunResult, _read_report, check_text
+from bytelm.experiments.runs import Run, RunResult, _read_report, check_text
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig
 from tests.training.tiny_run import keep_record
@@ -66,7 +66,7 @@ def runs(config, tmp_path):
     """A run that has started, and one that has not."""
     (tmp_path / "done").mkdir()
     keep_record(tmp_path / "done", config, resuming=False)
-    return [(tmp_path / "done", config), (tmp_path / "waiting", config)]
+    return [Run(tmp_path / name, name, 0, 1.0, config, 1.0, 1.0) for name in ("done", "waiting")]
 
 
 def test_the_same_text(runs, config, tmp_path):
@@ -78,7 +78,8 @@ def test_the_same_text(runs, config, tmp_path):
         source=dataclasses.replace(config.data.source, files=(str(moved),)),
         sequence_length=8,
     )
-    check_text([(runs[0][0], dataclasses.replace(config, data=data))])
+    moved_config = dataclasses.replace(config, data=data)
+    check_text([dataclasses.replace(runs[0], config=moved_config)])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import jax
 import pytest
@@ -14,7 +15,7 @@ from bytelm.training.timing import RepeatedStep, Timing
 
 def run(contender: str, bytes_per_step: float) -> Run:
     config = ExperimentConfig(TransformerConfig(width=16, depth=1, head_width=8), DataConfig())
-    return Run(contender, contender, 0, 1.0, config, 1e6, bytes_per_step, "books", 1e9)
+    return Run(Path(contender), contender, 0, 1.0, config, 1e6, bytes_per_step, "books", 1e9)
 
 
 FAST, SLOW = run("fast", 100.0), run("slow", 400.0)

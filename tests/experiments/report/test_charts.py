@@ -6,8 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bytelm.experiments.figures import run_figures
-from bytelm.experiments.records import Heading, RunRecord
+from bytelm.experiments.records import Heading, RunRecord, run_figures
 from bytelm.experiments.report.charts import cost_charts, curve_charts
 from bytelm.experiments.report.drawing import COLOURS, DARK_COLOURS, MARKERS, svg, write_png
 from bytelm.experiments.report.summary import gather

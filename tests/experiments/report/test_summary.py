@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bytelm.experiments.figures import run_figures
-from bytelm.experiments.records import RunRecord
+from bytelm.experiments.records import RunRecord, run_figures
 from bytelm.experiments.report.summary import breakdown, gather, paired_difference, pareto_front
 
 BYTES = tuple(float(n) for n in np.random.default_rng(0).integers(50, 500, 30))

@@ -9,8 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from bytelm.experiments.figures import run_figures
-from bytelm.experiments.records import Heading, RunRecord, SweepRow
+from bytelm.experiments.records import Heading, RunRecord, SweepRow, run_figures
 from bytelm.experiments.report import write as module
 from bytelm.experiments.report.write import show_results, write_report
 
