@@ -8,12 +8,11 @@ from typing import Annotated
 
 import tyro
 
-from bytelm.cli.arguments import parse, preset_argument
-from bytelm.cli.option_checks import Count
-from bytelm.core.errors import UserError
+from bytelm.cli.arguments import name_argument, parse
+from bytelm.cli.options import Count
 from bytelm.core.terminal_text import say
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.presets import ablation_names, find_file, run_file, some_names
+from bytelm.training.presets import ablation_names, find_file, run_file
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,7 @@ def ablate_command(arguments: Sequence[str]) -> int:
 
     `bytelm ablate ABLATION [options]`
     """
-    name, rest = preset_argument(arguments, ablate_command, "ablation", ablation_names)
-    if name is None:
-        raise UserError(f"name an ablation first{some_names(ablation_names())}.")
+    name, rest = name_argument(arguments, ablate_command, "ablation", ablation_names)
     from bytelm.experiments.ablate import run_ablation
     from bytelm.experiments.ablation import Ablation
     from bytelm.experiments.contenders import count_tasks

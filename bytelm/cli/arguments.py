@@ -8,71 +8,104 @@ from typing import Any, TypeVar
 import tyro
 
 from bytelm.cli import usage
-from bytelm.cli.option_checks import check_lists, check_numbers, check_renamed
-from bytelm.cli.variant_options import check_files_named, choose_variants, variants_help
+from bytelm.cli.mistakes import in_a_sentence
+from bytelm.cli.options import check_lists, check_numbers, check_renamed
+from bytelm.cli.variant_options import (
+    check_files_named,
+    choose_variants,
+    option_names,
+    variants_help,
+)
 from bytelm.core.checked import did_you_mean
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import say
-from bytelm.training.presets import preset_names
+from bytelm.training.presets import preset_names, some_names
 
 T = TypeVar("T")
-_STYLE = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
 Command = Callable[[Sequence[str]], int]
+STYLE = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
+HELP = {"-h", "--help"}
 
 
 def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = None) -> T:
-    """Parses a command's options; a mistake ends the program with a message."""
+    """Parses a command's options; --help ends the program.
+
+    Raises:
+        UserError: for a mistake.
+    """
     check_files_named(arguments)
     check_renamed(arguments)
-    others = list(arguments)
+    others, variants = arguments, ""
     if default is not None:
         default, others = choose_variants(default, arguments)
-    variants = "" if default is None else variants_help(default)
+        variants = variants_help(default)
     if variants:
         variants = f"\n\n{variants}\nThe options of the chosen variants are listed below."
-    command = tyro.cli(
-        kind,
-        args=others,
-        prog=f"bytelm {program}",
-        default=tyro.MISSING_NONPROP if default is None else default,
-        description=f"{inspect.getdoc(kind)}{variants}",
-        config=_STYLE,
-    )
+    known = option_names(kind if default is None else default)
+    with in_a_sentence(arguments, ["--help", "--import", *known]):
+        command = tyro.cli(
+            kind,
+            args=others,
+            prog=f"bytelm {program}",
+            default=tyro.MISSING_NONPROP if default is None else default,
+            description=f"{inspect.getdoc(kind)}{variants}",
+            config=STYLE,
+        )
     check_lists(command, arguments)
     check_numbers(command)
     return command
 
 
-def parse_part(kind: type[T], arguments: Sequence[str]) -> tuple[T, Sequence[str]]:
-    """Parses only the options of `kind`; returns the other arguments too.
+def parse_part(kind: type[T], arguments: Sequence[str], program: str) -> tuple[T, Sequence[str]]:
+    """Parses only the options of `kind`; returns the other arguments too, such as --help."""
+    with in_a_sentence(arguments, ()):
+        return tyro.cli(
+            kind,
+            args=arguments,
+            prog=f"bytelm {program}",
+            return_unknown_args=True,
+            add_help=False,
+            config=STYLE,
+        )
 
-    With --help, nothing is parsed here: `parse` then lists all options.
-    """
-    if {"-h", "--help"} & set(arguments):
-        return kind(), arguments
-    return tyro.cli(kind, args=list(arguments), return_unknown_args=True, config=_STYLE)
+
+def preset_argument(arguments: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """The preset that the first argument names, if any, and the other arguments."""
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0], arguments[1:]
+    return None, arguments
 
 
-def preset_argument(
+def name_argument(
     arguments: Sequence[str],
-    command: Command | None = None,
+    command: Command,
     what: str = "preset",
     names: Callable[[], list[str]] = preset_names,
-) -> tuple[str | None, Sequence[str]]:
-    """The preset that the first argument names, if any, and the other arguments.
+    *,
+    instead: str = "",
+) -> tuple[str, Sequence[str]]:
+    """The first argument, the name of a preset, and the other arguments; --help lists all names.
 
     Args:
         arguments: of the command.
-        command: if its --help lists the presets.
+        command: for its help.
         what: "preset", "ablation" or "comparison".
         names: lists all of these.
+        instead: what one may give in its place, for the error.
+
+    Raises:
+        UserError: if there is none.
     """
-    if arguments and not arguments[0].startswith("-"):
-        return arguments[0], arguments[1:]
-    if command is not None and {"-h", "--help"} & set(arguments):
+    name, rest = preset_argument(arguments)
+    if name is not None:
+        return name, rest
+    if HELP & set(arguments):
         say(usage.of_preset_command(_name(command), command, what, names()))
         sys.exit(0)
-    return None, arguments
+    article = "an" if what.startswith("a") else "a"
+    raise UserError(
+        f"name {article} {what} or the path of a file first{instead}{some_names(names())}."
+    )
 
 
 def work_argument(
@@ -80,7 +113,7 @@ def work_argument(
 ) -> str:
     """The first argument, the name of a subcommand (`kinds`)."""
     name = arguments[0] if arguments else ""
-    if name in ("-h", "--help"):
+    if name in HELP:
         say(usage.of_command(command, kinds))
         sys.exit(0)
     if name not in kinds:

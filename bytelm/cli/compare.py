@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bytelm.cli.arguments import parse, preset_argument
-from bytelm.core.errors import UserError
+from bytelm.cli.arguments import name_argument, parse
 from bytelm.core.terminal_text import say
-from bytelm.training.presets import comparison_names, find_file, run_file, some_names
+from bytelm.training.presets import comparison_names, find_file, run_file
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,7 @@ def compare_command(arguments: Sequence[str]) -> int:
 
     `bytelm compare COMPARISON [options]`
     """
-    name, rest = preset_argument(arguments, compare_command, "comparison", comparison_names)
-    if name is None:
-        raise UserError(f"name a comparison first{some_names(comparison_names())}.")
+    name, rest = name_argument(arguments, compare_command, "comparison", comparison_names)
     from bytelm.experiments.compare import run_comparison
     from bytelm.experiments.comparison import Comparison
     from bytelm.experiments.contenders import count_tasks

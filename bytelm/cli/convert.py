@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bytelm.api import load
 from bytelm.cli.arguments import parse
@@ -39,35 +40,18 @@ def convert_command(arguments: Sequence[str]) -> int:
     command = parse(ConvertCommand, arguments, "convert")
     from bytelm.training.conversion import from_hf, to_hf
 
-    match command:
-        case ConvertCommand(
-            from_hf=str() as source,
-            output=Path() as run,
-            to_hf=None,
-            to_safetensors=None,
-            checkpoint=None,
-            step=None,
-        ):
+    given: dict[str, Any] = {
+        name: value for name, value in vars(command).items() if value is not None
+    }
+    step = given.pop("step", None)
+    match given:
+        case {"from_hf": source, "output": run} if len(given) == 2 and step is None:
             from_hf(source, run)
             say(f"done; checkpoint of step 0 in {run}")
-        case ConvertCommand(
-            to_safetensors=Path() as folder,
-            checkpoint=Path() as run,
-            step=step,
-            from_hf=None,
-            to_hf=None,
-            output=None,
-        ):
+        case {"to_safetensors": folder, "checkpoint": run} if len(given) == 2:
             load(run, step).save(folder)
             say(f"done; parameters, config and model card in {folder}")
-        case ConvertCommand(
-            to_hf=Path() as folder,
-            checkpoint=Path() as run,
-            step=step,
-            from_hf=None,
-            to_safetensors=None,
-            output=None,
-        ):
+        case {"to_hf": folder, "checkpoint": run} if len(given) == 2:
             to_hf(run, folder, chosen_step(run, step))
             say(f"done; T5's config and weights in {folder}")
         case _:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from bytelm.cli.arguments import parse, preset_argument, work_argument
-from bytelm.cli.option_checks import Bounds, Count
+from bytelm.cli.options import Bounds, Count
 from bytelm.data.config import DataConfig
 from bytelm.data.open_data import OpenData
 from bytelm.training.presets import load_preset

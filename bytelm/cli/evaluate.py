@@ -1,6 +1,5 @@
 """`bytelm eval`."""
 
-import argparse
 import dataclasses
 import os
 import warnings
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bytelm.api import LoadedModel, load
-from bytelm.cli.arguments import parse
-from bytelm.cli.option_checks import Count
+from bytelm.cli.arguments import HELP, parse, parse_part
+from bytelm.cli.options import Count, names_of
 from bytelm.core.config_json import to_dict
 from bytelm.core.errors import UserError
 from bytelm.core.files import check_new_file
@@ -19,7 +18,7 @@ from bytelm.core.terminal_text import printable_name, say
 from bytelm.data.config import DataConfig
 from bytelm.tokenizers.tokenizer import load_tokenizer
 from bytelm.training import host_memory
-from bytelm.training.checkpoints.scores import Step, step_of
+from bytelm.training.checkpoints.scores import Step
 
 if TYPE_CHECKING:  # slow imports come after the options are read
     from bytelm.evaluation import Evaluation
@@ -57,17 +56,31 @@ class EvalCommand:
     """New file for the JSON report; none = in the run directory, named after the settings."""
 
 
+@dataclass(frozen=True)
+class _FirstOptions:
+    """Those that choose the checkpoint, whose config sets the defaults of the others."""
+
+    checkpoint: Path | None = None
+    suite: tuple[str, ...] = ()
+    step: Step | None = None
+    output: Path | None = None
+    verify: bool = True
+
+
 def eval_command(arguments: Sequence[str]) -> int:
     """Evaluates a checkpoint: exact bits per byte over whole documents, or other evaluations.
 
     `bytelm eval --checkpoint RUN [--suite NAME...] [options]`
     """
-    known = _first_options(arguments)
-    if known.suite == ["list"]:
+    for name in names_of(arguments):
+        if name in MOVED:
+            raise UserError(f"{name} is now `{MOVED[name]}`.")
+    known, _ = parse_part(_FirstOptions, arguments, "eval")
+    if known.suite == ("list",):
         say(_listed())
         return 0
     if known.checkpoint is None:
-        if {"-h", "--help"} & set(arguments):
+        if HELP & set(arguments):
             kind = _command_type()
             parse(kind, arguments, "eval", kind(DataConfig(), Path("RUN")))
         raise UserError("name the run to evaluate: --checkpoint RUN.")
@@ -87,20 +100,6 @@ def eval_command(arguments: Sequence[str]) -> int:
     default = kind(loaded.config.data, known.checkpoint)
     evaluate_run(loaded, parse(kind, arguments, "eval", default), keep=not read_only)
     return 0
-
-
-def _first_options(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options that choose the checkpoint, whose config sets the defaults of the others."""
-    for argument in arguments:
-        if new := MOVED.get(argument.partition("=")[0]):
-            raise UserError(f"{argument} is now `{new}`.")
-    first = argparse.ArgumentParser("eval", add_help=False, allow_abbrev=False)
-    first.add_argument("--checkpoint", type=Path)
-    first.add_argument("--suite", nargs="*")
-    first.add_argument("--step", type=step_of)
-    first.add_argument("--output", type=Path)
-    first.add_argument("--no-verify", action="store_false", dest="verify")
-    return first.parse_known_args(list(arguments))[0]
 
 
 def _command_type() -> type[EvalCommand]:

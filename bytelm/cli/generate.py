@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from bytelm.api import LoadedModel, load
 from bytelm.cli.arguments import parse
-from bytelm.cli.option_checks import Bounds, Count
+from bytelm.cli.options import Bounds, Count
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import printable
 from bytelm.training.checkpoints.scores import Step

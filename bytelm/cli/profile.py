@@ -7,12 +7,11 @@ from typing import Annotated
 
 import tyro
 
-from bytelm.cli.arguments import parse, preset_argument
-from bytelm.cli.option_checks import Count
-from bytelm.core.errors import UserError
+from bytelm.cli.arguments import name_argument, parse
+from bytelm.cli.options import Count
 from bytelm.training import host_memory
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.presets import load_preset, preset_names, some_names
+from bytelm.training.presets import load_preset
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,9 @@ def profile_command(arguments: Sequence[str]) -> int:
 
     `bytelm profile PRESET [options]`
     """
-    preset, rest = preset_argument(arguments, profile_command)
-    if preset is None:
-        raise UserError(f"name a preset first{some_names(preset_names())}.")
-    config = load_preset(preset)
-    command = parse(ProfileCommand, rest, f"profile {preset}", ProfileCommand(config))
+    preset, rest = name_argument(arguments, profile_command)
+    default = ProfileCommand(load_preset(preset))
+    command = parse(ProfileCommand, rest, f"profile {preset}", default)
     from bytelm.training.timing import profile
 
     host_memory.keep()

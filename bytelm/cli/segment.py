@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bytelm.api import load
 from bytelm.cli.arguments import parse
-from bytelm.cli.option_checks import Count
+from bytelm.cli.options import Count
 from bytelm.core.errors import UserError
 from bytelm.core.files import check_new_file, write_whole
 from bytelm.core.terminal_text import say

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bytelm.cli.arguments import parse, preset_argument, work_argument
-from bytelm.cli.option_checks import Count
+from bytelm.cli.options import Count
 from bytelm.data.config import DataConfig
 from bytelm.data.open_data import OpenData
 from bytelm.tokenizers import Kind

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from bytelm.cli.arguments import parse, parse_part, preset_argument
+from bytelm.cli.arguments import name_argument, parse, parse_part, preset_argument
 from bytelm.cli.evaluate import eval_command
 from bytelm.core import compilation_cache
 from bytelm.core.config_json import files_needed
@@ -20,7 +20,7 @@ from bytelm.core.stopping import Stopped
 from bytelm.core.terminal_text import say
 from bytelm.training import distributed, host_memory
 from bytelm.training.experiment import ExperimentConfig, TrainConfig, load_json, to_json
-from bytelm.training.presets import load_preset, preset_names, some_names
+from bytelm.training.presets import load_preset
 from bytelm.training.run_directory import (
     lock,
     new_run_directory,
@@ -65,11 +65,7 @@ def train_command(arguments: Sequence[str]) -> int:
 
     `bytelm train PRESET [options]`
     """
-    preset, rest = preset_argument(arguments, train_command)
-    if preset is None:
-        preset, default, rest = _saved_preset(rest)
-    else:
-        default = TrainCommand(load_preset(preset))
+    preset, default, rest = _default(arguments)
     command = parse(TrainCommand, rest, f"train {preset}", default)
     _check_length(command.config.train, default.config.train)
     if command.print_config:
@@ -165,15 +161,15 @@ class _Resumed:
     resume: bool = False
 
 
-def _saved_preset(rest: Sequence[str]) -> tuple[str, TrainCommand, Sequence[str]]:
-    """For `train --resume` without a preset: the run's name, its command, and the other options."""
-    run, rest = parse_part(_Resumed, rest)
-    if not (run.resume and run.run_dir):
-        raise UserError(
-            "name a preset or a path to a config file first (or --resume with --run-dir)"
-            f"{some_names(preset_names())}."
-        )
-    if not (run.run_dir / "config.json").is_file():
-        raise UserError(f"{run.run_dir} holds no run to resume: it has no config.json.")
-    config = load_json(run.run_dir / "config.json")
-    return run.run_dir.name, TrainCommand(config, run.run_dir, resume=True), rest
+def _default(arguments: Sequence[str]) -> tuple[str, TrainCommand, Sequence[str]]:
+    """The name of a preset, or of the run to resume, its command, and the other arguments."""
+    if preset_argument(arguments)[0] is None:
+        run, others = parse_part(_Resumed, arguments, "train")
+        if run.resume and run.run_dir:
+            if not (run.run_dir / "config.json").is_file():
+                raise UserError(f"{run.run_dir} holds no run to resume: it has no config.json.")
+            config = load_json(run.run_dir / "config.json")
+            return run.run_dir.name, TrainCommand(config, run.run_dir, resume=True), others
+    instead = " (or --resume with --run-dir)"
+    preset, rest = name_argument(arguments, train_command, instead=instead)
+    return preset, TrainCommand(load_preset(preset)), rest

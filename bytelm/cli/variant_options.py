@@ -6,10 +6,10 @@ default before the other arguments are read.
 
 import copy
 import dataclasses
-import typing
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+from bytelm.cli.options import Option, dashed, names_of, options_of
 from bytelm.core.errors import UserError
 from bytelm.core.variants import Variant
 from bytelm.data.config import Files, PythonLibrary, Tfds
@@ -23,42 +23,10 @@ KEPT = ("held_out", "split_above")
 KEPT_OF_FILES = ("text_key", "script_key", "target_key", "skip_bad")
 
 
-class Option(NamedTuple):
-    """A field of a command, or of a config in it."""
-
-    field: str
-    name: str
-    """Such as `--data.task`."""
-    below: str
-    """The prefix of the options of its own fields, such as `--data.task.`."""
-    hint: Any
-    """Its type, with annotations."""
-    value: Any
-
-    @property
-    def base(self) -> type[Variant] | None:
-        """Its type, if that is a base of variants, not a variant itself."""
-        kind = getattr(self.hint, "__origin__", self.hint)
-        if not isinstance(kind, type) or not issubclass(kind, Variant):
-            return None
-        return None if kind.variant_key in vars(kind) else kind
-
-
-def options_of(config: Any, prefix: str = "--") -> Iterator[Option]:
-    """The options of the fields of a dataclass."""
-    hints = typing.get_type_hints(type(config), include_extras=True)
-    for field in dataclasses.fields(config):
-        hint, name = hints[field.name], prefix + field.name.replace("_", "-")
-        extras = getattr(hint, "__metadata__", ())
-        is_flat = any(getattr(extra, "name", None) == "" for extra in extras)  # of tyro.conf.arg
-        below = prefix if is_flat else f"{name}."
-        yield Option(field.name, name, below, hint, getattr(config, field.name))
-
-
 def check_files_named(arguments: Sequence[str]) -> None:
     """Raises UserError for an option of files without a value, such as from an unset variable."""
     for index, argument in enumerate(arguments):
-        if argument.replace("_", "-") in FILE_OPTIONS:
+        if dashed(argument) in FILE_OPTIONS:
             rest = arguments[index + 1 : index + 2]
             if not rest or rest[0].startswith("--"):
                 raise UserError(
@@ -82,8 +50,8 @@ def choose_variants(
         if not dataclasses.is_dataclass(value := option.value):
             continue
         if base := option.base:
-            value = _chosen(base, value, rest, option.name, option.below)
-            _check_options(base, value, rest, option.name, option.below)
+            value = _chosen(base, option, rest)
+            _check_options(base, option, value, rest)
         value, rest = choose_variants(value, rest, option.below)
         object.__setattr__(found, option.field, value)
     return found, rest
@@ -104,23 +72,35 @@ def variants_help(default: Any, prefix: str = "--") -> str:
     return "".join(lines)
 
 
-def _chosen(
-    base: type[Variant], value: Any, arguments: list[str], name: str, below: str
-) -> Variant:
-    """The variant that arguments choose, or `value`; removes the choice from the arguments.
+def option_names(config: Any, prefix: str = "--") -> list[str]:
+    """The names of all options, with those of variants that are not chosen."""
+    names = []
+    for option in options_of(config, prefix):
+        if not dataclasses.is_dataclass(option.value):
+            names.append(option.spelling)
+            continue
+        names += option_names(option.value, option.below)
+        if option.base:
+            names += [option.name, *_owners(option.base, option.below)]
+    return names
+
+
+def _chosen(base: type[Variant], option: Option, arguments: list[str]) -> Variant:
+    """The variant that arguments choose, or the default; removes the choice from the arguments.
 
     The fields of the base, such as an optimiser's learning rate, keep their values.
     """
-    if base is SourceConfig and _names(arguments).keys() & {f"{below}files", f"{below}dataset"}:
+    name, below, value = option.name, option.below, option.value
+    if base is SourceConfig and {f"{below}files", f"{below}dataset"} & {*names_of(arguments)}:
         return _named_source(value, arguments, below)
-    if (index := _names(arguments).get(name)) is None:
+    if (chosen := _take(arguments, name)) is None:
         return value
-    kind = base.variant(_take(arguments, index), name.removeprefix("--"))
+    kind = base.variant(chosen, name.removeprefix("--"))
     if type(value) is kind:
         return value
-    shared: list[str] = _field_names(base) if dataclasses.is_dataclass(base) else []
+    shared: Iterable[Any] = dataclasses.fields(base) if dataclasses.is_dataclass(base) else ()
     try:
-        return kind(**{field: getattr(value, field) for field in shared})
+        return kind(**{field.name: getattr(value, field.name) for field in shared})
     except (TypeError, UserError):
         if base is SourceConfig:
             raise UserError(f"choose a source with {below}files or {below}dataset.") from None
@@ -132,19 +112,19 @@ def _named_source(value: SourceConfig, arguments: list[str], below: str) -> Sour
 
     It keeps the old sources' splits, and their keys of JSON lines, if all of them agree.
     """
-    files, dataset = (_names(arguments).get(f"{below}{name}") for name in ("files", "dataset"))
-    if files is not None and dataset is not None:
-        raise UserError(f"{below}files and {below}dataset are two sources; give one of them.")
-    if files is not None:
+    dataset = _take(arguments, f"{below}dataset")
+    if f"{below}files" in names_of(arguments):
+        if dataset is not None:
+            raise UserError(f"{below}files and {below}dataset are two sources; give one of them.")
         keys = KEPT_OF_FILES if all(isinstance(part, Files) for part in value.parts) else ()
         # A placeholder, which the option replaces.
         new: SourceConfig = Files(files=("-",), **_common(value, KEPT + keys))
-    elif _argument(arguments, dataset) == PythonLibrary.kind:
-        _take(arguments, dataset)
+        return value if isinstance(value, Files) else new
+    if dataset == PythonLibrary.kind:
         new = PythonLibrary(**_common(value, KEPT))
-    else:
-        new = Tfds(dataset="-", **_common(value, KEPT))
-    return value if type(value) is type(new) else new
+        return value if isinstance(value, PythonLibrary) else new
+    base = value if isinstance(value, Tfds) else Tfds(dataset="-", **_common(value, KEPT))
+    return dataclasses.replace(base, dataset=str(dataset))
 
 
 def _common(source: SourceConfig, names: Sequence[str]) -> dict[str, Any]:
@@ -154,48 +134,41 @@ def _common(source: SourceConfig, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_options(
-    base: type[Variant], value: Any, arguments: Sequence[str], name: str, below: str
+    base: type[Variant], option: Option, value: Any, arguments: Sequence[str]
 ) -> None:
     """Raises UserError for an option of a variant that is not chosen."""
-    given = _names(arguments)
-    fields = {key: _field_names(kind) for key, kind in base.variants.items()}
-    own = _field_names(value)
-    for names in fields.values():
-        for field in names:
-            option = below + field.replace("_", "-")
-            if field in own or option not in given:
-                continue
-            kinds = [key for key, others in fields.items() if field in others]
-            chosen = getattr(value, base.variant_key, type(value).__name__)
-            choose = CHOOSES.get(kinds[0], f"{name} {kinds[0]}")
-            raise UserError(
-                f"{option} is an option of {' and '.join(kinds)}, and {name.removeprefix('--')} is "
-                f"{chosen}; add {choose}, or leave it out."
-            )
+    own = {option.below + dashed(field.name) for field in dataclasses.fields(value)}
+    owners = _owners(base, option.below)
+    for name in names_of(arguments):
+        if name in own or name not in owners:
+            continue
+        kinds = owners[name]
+        chosen = getattr(value, base.variant_key, type(value).__name__)
+        choose = CHOOSES.get(kinds[0], f"{option.name} {kinds[0]}")
+        raise UserError(
+            f"{name} is an option of {' and '.join(kinds)}, and {option.name.removeprefix('--')} "
+            f"is {chosen}; add {choose}, or leave it out."
+        )
 
 
-def _field_names(config: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(config)]
+def _owners(base: type[Variant], below: str) -> dict[str, list[str]]:
+    """The options of all variants, each with the names of the variants that have it."""
+    owners: dict[str, list[str]] = {}
+    for key, kind in base.variants.items():
+        for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+            owners.setdefault(below + dashed(field.name), []).append(key)
+    return owners
 
 
-def _names(arguments: Sequence[str]) -> dict[str, int]:
-    """The index of each option."""
-    names = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
-    return {name: index for index, name in enumerate(names) if name.startswith("--")}
-
-
-def _argument(arguments: Sequence[str], index: int | None) -> str:
-    """The value of an option; "" without one."""
-    assert index is not None
-    _, equals, value = arguments[index].partition("=")
-    return value if equals else next(iter(arguments[index + 1 : index + 2]), "")
-
-
-def _take(arguments: list[str], index: int | None) -> str:
-    """Removes an option with its value from the arguments; returns the value."""
-    assert index is not None
-    value = _argument(arguments, index)
-    if not value or value.startswith("--"):
-        raise UserError(f"{arguments[index]} needs a name after it.")
-    del arguments[index : index + (1 if "=" in arguments[index] else 2)]
+def _take(arguments: list[str], name: str) -> str | None:
+    """Removes an option with its value from the arguments; returns the value, None without it."""
+    value = None
+    while name in (names := names_of(arguments)):
+        index = names.index(name)
+        given, equals, value = arguments[index].partition("=")
+        if not equals:
+            value = next(iter(arguments[index + 1 : index + 2]), "")
+        if not value or value.startswith("--"):
+            raise UserError(f"{given} needs a name after it.")
+        del arguments[index : index + (1 if equals else 2)]
     return value

@@ -23,15 +23,6 @@ Step = int | Literal["best"]
 """A checkpoint's step, or the checkpoint with the best validation."""
 
 
-def step_of(text: str) -> Step:
-    """The value of --step; UserError if it is neither a number nor "best"."""
-    if text == "best":
-        return "best"
-    if not text.isdecimal():
-        raise UserError(f"--step is {text!r}; it must be the number of a step, or best.")
-    return int(text)
-
-
 def chosen_step(run: Path, step: Step | None) -> int | None:
     """The number of a step (None: the last one); UserError for "best" if none was validated."""
     if step != "best":

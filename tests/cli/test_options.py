@@ -6,7 +6,7 @@ import pytest
 import tyro
 
 from bytelm.cli.main import main
-from bytelm.cli.option_checks import Bounds, Count, check_numbers
+from bytelm.cli.options import Bounds, Count, check_numbers
 from bytelm.core.errors import UserError
 
 
