@@ -50,6 +50,7 @@ class ComparisonPlan(Plan):
         tokenizers = train_tokenizers(comparison, output)
         super().__init__(output, comparison_runs(comparison, tokenizers, output / "runs"))
         self.comparison = comparison
+        self._languages = Languages(comparison.parallel)
         self._speeds = Speeds()
 
     def stages(self) -> list[Stage]:
@@ -88,7 +89,7 @@ class ComparisonPlan(Plan):
         if self._is_largest(run) and comparison.robustness is not None:
             more.append((comparison.robustness, comparison.robustness_bytes))
         if self._is_largest(run) and comparison.parallel:
-            more.append((Languages(comparison.parallel), None))
+            more.append((self._languages, None))
         return measure_run(run, comparison.max_bytes, with_costs=True, more=more)
 
     def asked(self, run: Run) -> Mapping[str, Any]:
@@ -138,6 +139,7 @@ class ComparisonPlan(Plan):
             command=command_line(),
             machine=describe_machine(),
             sweep=self.sweep_rows(),
+            reference=self._languages.reference,
             notes=_notes(comparison, self._speeds.machine),
         )
 

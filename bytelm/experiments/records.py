@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import bytelm.api  # noqa: F401 (declares the statistics of training and of all families)
 from bytelm.core.figure import Figure, in_powers
 from bytelm.core.statistics import recorded
 
@@ -78,6 +79,7 @@ class Heading:
         sweep: the learning rates that were tried.
         changes: in an ablation, the config fields of each contender that differ from the base.
         same_seeds: whether runs are paired by their seed; otherwise each contender has one run.
+        reference: the language that the others of the parallel text are compared with.
     """
 
     title: str
@@ -90,6 +92,7 @@ class Heading:
     sweep: tuple[SweepRow, ...] = ()
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     same_seeds: bool = True
+    reference: str = "eng"
 
     @property
     def short_measure(self) -> str:

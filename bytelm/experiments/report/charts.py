@@ -2,12 +2,13 @@
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from bytelm.experiments.records import MEASURES, Heading
-from bytelm.experiments.report.summary import Entry, pareto_front
+from bytelm.experiments.report.summary import Entry, groups, pareto_front
 
 
 class Point(NamedTuple):
@@ -15,8 +16,7 @@ class Point(NamedTuple):
 
     x: float
     y: float
-    low: float | None = None
-    high: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ class Chart:
     curves: bool = False
 
 
+Paths = dict[str, list[list[Point]]]
+"""The lines of each contender."""
+
+
 def cost_charts(
     heading: Heading,
     entries: Sequence[Entry],
@@ -71,25 +75,19 @@ def cost_charts(
     Returns:
         the charts that have a point.
     """
+    bits_label = f"test {MEASURES[heading.measure]}"
     charts = []
     for title, part in _parts(heading, entries, by_budget):
-        paths: dict[str, list[list[Point]]] = {}
+        paths: Paths = {}
         for entry in part:
             cost, bits = entry.mean(figure), entry.figure(heading.measure)
             if cost and bits and bits.value and math.isfinite(cost * bits.value):
-                point = Point(cost, bits.value, bits.low, bits.high)
+                point = Point(cost, bits.value, bits.interval)
                 paths.setdefault(entry.contender, [[]])[0].append(point)
         if paths:
-            points = [(point.x, point.y) for (path,) in paths.values() for point in path]
-            charts.append(
-                Chart(
-                    title,
-                    label,
-                    f"test {MEASURES[heading.measure]}",
-                    _series(entries, paths),
-                    tuple(pareto_front(points)) if front else (),
-                )
-            )
+            points = [point[:2] for (path,) in paths.values() for point in path]
+            shown = tuple(pareto_front(points)) if front else ()
+            charts.append(Chart(title, label, bits_label, _series(entries, paths), shown))
     return charts
 
 
@@ -98,28 +96,21 @@ def curve_charts(heading: Heading, entries: Sequence[Entry]) -> list[Chart]:
 
     Unfinished runs are included. Arguments as in `cost_charts`.
     """
+    bits_label = f"validation {MEASURES[heading.measure]}"
     charts = []
     for title, part in _parts(heading, entries, by_budget=True):
-        paths: dict[str, list[list[Point]]] = {}
-        for entry in part:
-            for run in entry.runs:
-                path = [
-                    Point(flops, bits)
-                    for flops, _, bits in run.curve
-                    if flops > 0 and bits > 0 and math.isfinite(bits)
-                ]
-                if path:
-                    paths.setdefault(entry.contender, []).append(path)
+        paths: Paths = defaultdict(list)
+        for run in (run for entry in part for run in entry.runs):
+            path = [
+                Point(flops, bits)
+                for flops, _, bits in run.curve
+                if flops > 0 and bits > 0 and math.isfinite(bits)
+            ]
+            if path:
+                paths[run.contender].append(path)
         if paths:
-            charts.append(
-                Chart(
-                    title,
-                    "training FLOPs",
-                    f"validation {MEASURES[heading.measure]}",
-                    _series(entries, paths),
-                    curves=True,
-                )
-            )
+            series = _series(entries, paths)
+            charts.append(Chart(title, "training FLOPs", bits_label, series, curves=True))
     return charts
 
 
@@ -127,12 +118,11 @@ def _parts(
     heading: Heading, entries: Sequence[Entry], by_budget: bool
 ) -> Iterator[tuple[str, list[Entry]]]:
     """The entries of each chart, with its title."""
-    for corpus, of_corpus in itertools.groupby(entries, lambda entry: entry.corpus):
-        if not by_budget:
-            yield corpus, list(of_corpus)
-            continue
-        for budget, part in itertools.groupby(of_corpus, lambda entry: entry.budget):
-            yield heading.group_title(corpus, budget), list(part)
+    if by_budget:
+        yield from groups(heading, entries)
+    else:
+        for corpus, part in itertools.groupby(entries, lambda entry: entry.corpus):
+            yield corpus, list(part)
 
 
 def _series(entries: Sequence[Entry], paths: Mapping[str, list[list[Point]]]) -> tuple[Series, ...]:

@@ -13,9 +13,9 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
+from bytelm.core.figure import in_powers
 from bytelm.core.files import write_whole
 from bytelm.experiments.report.charts import Chart, Point, Series
-from bytelm.experiments.report.tables import bits_text, power_text
 
 COLOURS = ("#005a9c", "#d55e00", "#00856a", "#c05a9b", "#3a3a3a", "#a37a00", "#45a5e0")
 """On white. After Okabe & Ito (2008), for the colour-blind; light ones are darkened."""
@@ -111,8 +111,8 @@ def _draw(axes: Axes, chart: Chart) -> dict[str, str]:
         last_heights[handle] = series.paths[0][-1].y
     axes.set_xlim(_ends(axes.xaxis, 1.5))
     axes.set_ylim(_ends(axes.yaxis, 1.01 if chart.curves else 0.01))
-    _set_ticks(axes.xaxis)
-    _set_ticks(axes.yaxis)
+    for axis in (axes.xaxis, axes.yaxis):
+        _set_ticks(axis)
     if chart.front:
         steps = [*chart.front, (axes.get_xlim()[1], chart.front[-1][1])]
         style: Any = {"linestyle": "--", "color": _INK, "alpha": 0.6, "linewidth": 1}
@@ -140,18 +140,16 @@ def _draw_series(axes: Axes, chart: Chart, series: Series, tooltips: dict[str, s
             name = f"point{len(tooltips)}"
             tooltips[name] = _tooltip(chart, series, point)
             axes.plot(point.x, point.y, marker, color=colour, gid=name)
-            if point.low is not None and point.high is not None:
-                axes.vlines(point.x, point.low, point.high, color=colour, alpha=0.6)
+            if point.interval:
+                axes.vlines(point.x, *point.interval, color=colour, alpha=0.6)
     (handle,) = axes.plot([], [], marker=marker, color=colour, label=label)
     line.set_label("")
     return handle
 
 
 def _tooltip(chart: Chart, series: Series, point: Point) -> str:
-    ends = ""
-    if point.low is not None and point.high is not None:
-        ends = f" ({bits_text(point.low)} to {bits_text(point.high)})"
-    return f"{series.label}: {bits_text(point.y)}{ends} at {power_text(point.x)} {chart.x}"
+    ends = " ({:.4f} to {:.4f})".format(*point.interval) if point.interval else ""
+    return f"{series.label}: {point.y:.4f}{ends} at {in_powers(point.x)} {chart.x}"
 
 
 def _ends(axis: Axis, least: float) -> tuple[float, float]:
@@ -178,6 +176,6 @@ def _set_ticks(axis: Axis) -> None:
         ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
         if len(ticks) > 2:
             break
-    axis.set_ticks(ticks, [power_text(tick, digits=6) for tick in ticks])
+    axis.set_ticks(ticks, [in_powers(tick, digits=6) for tick in ticks])
     axis.set_tick_params(which="minor", size=0)
     axis.set_minor_formatter("")

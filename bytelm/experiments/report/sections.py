@@ -1,25 +1,25 @@
 """The sections of a report: sentences, tables and charts."""
 
 import collections
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bytelm.core.intervals import LEAST_DOCUMENTS
 from bytelm.experiments.records import MEASURES, Heading, RunRecord
 from bytelm.experiments.report.charts import Chart, cost_charts, curve_charts
-from bytelm.experiments.report.result_tables import (
+from bytelm.experiments.report.summary import Entry, gather, groups
+from bytelm.experiments.report.tables import (
     BREAKDOWNS,
+    Table,
     best_at_an_edge,
     breakdown_tables,
     difference_table,
     differences,
     result_columns,
     sweep_table,
+    tabulate,
     unfinished_table,
 )
-from bytelm.experiments.report.summary import Entry, gather
-from bytelm.experiments.report.tables import Table, tabulate
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def sections_of(heading: Heading, records: Sequence[RunRecord]) -> list[Section]
     entries = gather(records)
     unfinished = unfinished_table(heading, records)
     sections = [
-        *(_results(heading, group) for group in groups(entries)),
+        *(_results(heading, *each) for each in groups(heading, entries)),
         *chart_sections(heading, entries),
         *(_breakdown(heading, entries, prefix) for prefix in BREAKDOWNS),
         _sweep(heading),
@@ -55,15 +55,9 @@ def progress(records: Sequence[RunRecord]) -> str:
     return ", ".join([done, *(f"{count} {state}" for state, count in counts.items())])
 
 
-def groups(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """The entries of each corpus and budget, which are compared with each other."""
-    found = itertools.groupby(entries, lambda entry: (entry.corpus, entry.budget))
-    return [list(group) for _, group in found]
-
-
-def _results(heading: Heading, group: Sequence[Entry]) -> Section:
+def _results(heading: Heading, title: str, group: Sequence[Entry]) -> Section:
     """The figures of one corpus and budget, and the differences from the baseline."""
-    title = heading.group_title(group[0].corpus, group[0].budget) or "Results"
+    title = title or "Results"
     if not any(entry.done for entry in group):
         return Section(title, ("No run is done yet.",))
     columns = result_columns(heading, group)
@@ -71,14 +65,11 @@ def _results(heading: Heading, group: Sequence[Entry]) -> Section:
     found, missing = differences(heading, group)
     if found:
         tables.append(difference_table(heading, found))
-    sentences: tuple[str, ...] = ()
-    if missing:
-        names = ", ".join(missing)
-        sentences = (
-            f"Not compared with {heading.baseline}, for lack of a common seed and common test "
-            f"documents: {names}.",
-        )
-    return Section(title, sentences, tuple(tables))
+    sentence = (
+        f"Not compared with {heading.baseline}, for lack of a common seed and common test "
+        f"documents: {', '.join(missing)}."
+    )
+    return Section(title, (sentence,) if missing else (), tuple(tables))
 
 
 def chart_sections(heading: Heading, entries: Sequence[Entry]) -> list[Section]:
@@ -125,7 +116,9 @@ _NEXT_BYTES = (
 
 def _breakdown(heading: Heading, entries: Sequence[Entry], prefix: str) -> Section:
     tables = [
-        table for group in groups(entries) for table in breakdown_tables(heading, group, prefix)
+        table
+        for title, group in groups(heading, entries)
+        for table in breakdown_tables(heading, title, group, prefix)
     ]
     subwords = prefix == "perturbed" and any(entry.upper_bound for entry in entries)
     sentences = (_NEXT_BYTES,) if subwords and tables else ()

@@ -1,8 +1,9 @@
 """Runs taken together: means over seeds, paired differences, Pareto fronts."""
 
+import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from bytelm.core.figure import Figure
 from bytelm.core.intervals import bootstrap_interval
-from bytelm.experiments.records import RunRecord, RunState
+from bytelm.experiments.records import Heading, RunRecord, RunState
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,9 @@ class Entry:
         found = [run.figures[name] for run in self.done if name in run.figures]
         if not found:
             return None
-        low, high = (
-            statistics.fmean(ends) if (ends := [e for e in each if e is not None]) else None
-            for each in ([f.low for f in found], [f.high for f in found])
-        )
         value = statistics.fmean(figure.value for figure in found)
+        ends = [figure.interval for figure in found if figure.interval is not None]
+        low, high = map(statistics.fmean, zip(*ends, strict=True)) if ends else (None, None)
         return Figure(name, value, found[0].unit, low, high, any(f.bound for f in found))
 
     def mean(self, name: str) -> float | None:
@@ -62,23 +61,23 @@ class Entry:
 
 def gather(records: Sequence[RunRecord]) -> list[Entry]:
     """The runs by corpus and contender, in order of first mention, budgets rising."""
-    gathered: dict[tuple[str, float, str], list[RunRecord]] = {}
-    for run in records:
-        gathered.setdefault((run.corpus, run.budget, run.contender), []).append(run)
     contenders = list(dict.fromkeys(run.contender for run in records))
     corpora = list(dict.fromkeys(run.corpus for run in records))
-    entries = [
-        Entry(contender, corpus, budget, tuple(runs))
-        for (corpus, budget, contender), runs in gathered.items()
+
+    def place(run: RunRecord) -> tuple[int, float, int]:
+        return corpora.index(run.corpus), run.budget, contenders.index(run.contender)
+
+    gathered = itertools.groupby(sorted(records, key=place), place)
+    return [
+        Entry(contenders[contender], corpora[corpus], budget, tuple(runs))
+        for (corpus, budget, contender), runs in gathered
     ]
-    return sorted(
-        entries,
-        key=lambda entry: (
-            corpora.index(entry.corpus),
-            entry.budget,
-            contenders.index(entry.contender),
-        ),
-    )
+
+
+def groups(heading: Heading, entries: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
+    """The entries of each corpus and budget, which are compared with each other, with a title."""
+    for place, group in itertools.groupby(entries, lambda entry: (entry.corpus, entry.budget)):
+        yield heading.group_title(*place), list(group)
 
 
 @dataclass(frozen=True)
@@ -169,12 +168,10 @@ def breakdown(entries: Sequence[Entry], prefix: str) -> dict[str, list[str]]:
     Numbers in the middle, such as a rate, rise; words stay in order of first mention.
     """
     found: dict[str, dict[str, None]] = {}
-    for entry in entries:
-        for run in entry.done:
-            for name in run.figures:
-                if name.startswith(f"{prefix}/") and name.count("/") > 1:
-                    middle, _, measure = name.removeprefix(f"{prefix}/").rpartition("/")
-                    found.setdefault(measure, {})[middle] = None
+    for name in (name for entry in entries for run in entry.done for name in run.figures):
+        if name.startswith(f"{prefix}/") and name.count("/") > 1:
+            middle, _, measure = name.removeprefix(f"{prefix}/").rpartition("/")
+            found.setdefault(measure, {})[middle] = None
     return {measure: _by_number(list(middles)) for measure, middles in found.items()}
 
 

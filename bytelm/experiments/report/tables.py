@@ -1,13 +1,19 @@
-"""Tables of a report: their cells as text, and Markdown."""
+"""The tables of a report: results, differences, breakdowns, learning rates, unfinished runs."""
 
-import re
+import collections
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from bytelm.core.figure import in_powers
+from bytelm.core.statistics import STATISTICS
+from bytelm.experiments.records import Heading, RunRecord, SweepRow
+from bytelm.experiments.report.summary import Difference, Entry, breakdown, paired_difference
 
 Item = TypeVar("Item")
+Columns = dict[str, Callable[[Entry], str]]
+Form = str | Callable[[float], str]
+"""A format such as ".4f", or a function that writes the number."""
 
 
 @dataclass(frozen=True)
@@ -36,37 +42,173 @@ def tabulate(
     return Table(tuple(shown), tuple(zip(*shown.values(), strict=True)), caption, prose)
 
 
-def markdown(table: Table) -> str:
-    """The table in GitHub's Markdown, below its caption."""
-    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
-    rows = "\n".join(f"| {' | '.join(map(escape_markdown, line))} |" for line in lines)
-    return f"**{escape_markdown(table.caption)}**\n\n{rows}"
+def result_columns(heading: Heading, entries: Sequence[Entry]) -> Columns:
+    """The columns of the results; those that are empty for all contenders are not shown."""
+    measure, short = heading.measure, heading.short_measure
+    figures = dict.fromkeys(name for e in entries for run in e.done for name in run.figures)
+    others = [n for n in figures if n in STATISTICS and not n.startswith(measure)]
+    return {
+        "contender": lambda entry: entry.contender,
+        "runs done": _runs_done,
+        f"test {short}": lambda entry: _cell(entry, measure, ".4f"),
+        "95% interval": lambda entry: interval_text((f := entry.figure(measure)) and f.interval),
+        "over seeds": lambda entry: interval_text(entry.spread(measure)),
+        "exact match": _mean("exact_match", ".2%"),
+        "encoder time saved": _mean("encoder_time_saved", ".1%"),
+        f"validation {short}": _mean("validation_bits", ".4f"),
+        "training FLOPs": _mean("train_flops", in_powers),
+        "training bytes/s": lambda entry: number_text(_speed(entry)),
+        "inference FLOPs/byte": _mean("inference_flops_per_byte"),
+        "at capacity": _mean("inference_flops_per_byte_capacity"),
+        "forward FLOPs/byte": _mean("forward_flops_per_byte"),
+        **{name.replace("_per_", "/").replace("_", " "): _in_its_unit(name) for name in others},
+        "bytes/token": _mean("bytes_per_token", ".2f"),
+        "parameters": _mean("parameters"),
+        "without embeddings": _mean("parameters_without_embeddings"),
+        "peak memory, MiB": _mean("peak_memory_bytes", lambda size: f"{size / 2**20:,.0f}"),
+        "training bytes": _mean("train_raw_bytes"),
+        f"{short} with end": lambda entry: _cell(entry, f"{measure}_with_end", ".4f"),
+        "context, bytes": _mean("context_bytes"),
+        "learning rate": lambda entry: number_text(entry.runs[0].learning_rate, ".3g"),
+        "steps": lambda entry: number_text(entry.runs[0].steps),
+    }
 
 
-def escape_markdown(text: str) -> str:
-    """Plain text as one line of Markdown, in which no character has a special meaning."""
-    escaped = re.sub(r"([\\`*\[\]|]|\b_|_\b)", r"\\\1", one_line(text))
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def brief_columns(heading: Heading, entries: Sequence[Entry]) -> Columns:
+    """The columns that fit a terminal, and the differences from the baseline."""
+    columns = result_columns(heading, entries)
+    test = f"test {heading.short_measure}"
+    names = ["contender", "runs done", test, "95% interval", "over seeds"]
+    names += ["exact match", "deleted", "bytes/patch", "bytes/token"]
+    less = {d.contender: difference_text(d) for d in differences(heading, entries)[0]}
+    return {
+        **{name: columns[name] for name in names if name in columns},
+        f"less {heading.baseline}": lambda entry: less.get(entry.contender, ""),
+        "state": lambda entry: state_text(*entry.state),
+    }
 
 
-def one_line(text: str) -> str:
-    """The text with each run of whitespace as a space."""
-    return " ".join(text.split())
+def differences(heading: Heading, group: Sequence[Entry]) -> tuple[list[Difference], list[str]]:
+    """The differences of one corpus and budget, and the contenders that cannot be compared."""
+    baseline = next((entry for entry in group if entry.contender == heading.baseline), None)
+    found, missing = [], []
+    for entry in group:
+        if not entry.done or entry is baseline:
+            continue
+        difference = None
+        if baseline is not None:
+            difference = paired_difference(entry, baseline, same_seeds=heading.same_seeds)
+        if difference is None:
+            missing.append(entry.contender)
+        else:
+            found.append(difference)
+    return found, missing
 
 
-def number_text(value: float | None, form: str) -> str:
+def difference_table(heading: Heading, found: Sequence[Difference]) -> Table:
+    """The differences from the baseline."""
+    columns: dict[str, Callable[[Difference], str]] = {
+        "contender": lambda d: d.contender,
+        f"difference in {heading.short_measure}": difference_text,
+        "95% interval": lambda d: interval_text(d.interval, "+.4f"),
+        "interval excludes 0": lambda d: d.verdict,
+        "over seeds": lambda d: interval_text(d.by_seed, "+.4f"),
+        "seeds": lambda d: str(d.seeds),
+        "documents": lambda d: number_text(d.documents),
+    }
+    caption = f"Differences from {heading.baseline}: lower is better"
+    return tabulate(found, columns, caption=caption)
+
+
+BREAKDOWNS = {
+    "perturbed": ("Robustness", "perturbation/rate"),
+    "language": ("Languages", "language"),
+    "adapted": ("Adaptation", "language"),
+}
+"""By the first part of a figure's name: the section, and the name of its first column."""
+_CAPTIONS: dict[tuple[str, str], tuple[str, str]] = {
+    ("perturbed", "bpb"): ("Bits per byte of perturbed text", ".4f"),
+    ("perturbed", "accuracy"): ("Next bytes predicted of perturbed text", ".2%"),
+    ("language", "bpb"): ("Bits per byte of parallel text", ".3f"),
+    ("language", "bits_per_sentence"): ("Bits per sentence of parallel text", ",.1f"),
+    ("language", "premium"): ("Bits per sentence relative to {reference}", ".3f"),
+    ("language", "patches_per_sentence"): ("Patches per sentence", ",.1f"),
+    ("language", "patches_premium"): ("Patches per sentence relative to {reference}", ".3f"),
+    ("adapted", "before"): ("Bits per byte before training on another language", ".4f"),
+    ("adapted", "early"): ("Validation bits per byte after a tenth of that training", ".4f"),
+    ("adapted", "bpb"): ("Bits per byte after training on another language", ".4f"),
+    ("adapted", "forgetting"): ("Bits per byte lost on the first language", "+.4f"),
+}
+"""By the first and last part of a figure's name: a table's caption, and its numbers' format."""
+
+
+def breakdown_tables(
+    heading: Heading, where: str, group: Sequence[Entry], prefix: str
+) -> list[Table]:
+    """Tables of the figures `prefix/MIDDLE/MEASURE` with a column for each contender."""
+    found = breakdown(group, prefix)
+    tables = []
+    for (kind, measure), (caption, form) in _CAPTIONS.items():
+        middles = found.get(measure, [])
+        if kind != prefix or not middles:
+            continue
+        cells = [
+            [_cell(entry, f"{prefix}/{middle}/{measure}", form) for middle in middles]
+            for entry in group
+        ]
+        columns = (BREAKDOWNS[prefix][1], *(entry.contender for entry in group))
+        title = ": ".join(filter(None, (caption.format(reference=heading.reference), where)))
+        tables.append(Table(columns, tuple(zip(middles, *cells, strict=True)), title))
+    return tables
+
+
+def sweep_table(heading: Heading) -> Table:
+    """The learning rates that were tried."""
+    columns: dict[str, Callable[[SweepRow], str]] = {
+        "contender": lambda row: row.contender,
+        "learning rate": lambda row: number_text(row.learning_rate, ".3g"),
+        f"validation {heading.short_measure}": lambda r: number_text(r.validation_bits, ".4f"),
+        "chosen": lambda row: "chosen" if row.chosen else "",
+    }
+    return tabulate(heading.sweep, columns, caption="Those tried")
+
+
+def best_at_an_edge(sweep: Sequence[SweepRow]) -> list[str]:
+    """Contenders whose best learning rate may lie beyond those tried, and on which side."""
+    tried = collections.defaultdict(list)
+    for row in sweep:
+        tried[row.contender].append(row.learning_rate)
+    return [
+        f"{row.contender} ({'larger' if row.learning_rate == max(rates) else 'smaller'})"
+        for row in sweep
+        if row.chosen and row.learning_rate in (min(rates := tried[row.contender]), max(rates))
+    ]
+
+
+def unfinished_table(heading: Heading, records: Sequence[RunRecord]) -> Table | None:
+    """The runs that are not done, and why; None if all are."""
+    missing = [run for run in records if run.state != "done"]
+    columns: dict[str, Callable[[RunRecord], str]] = {
+        "contender": lambda run: run.contender,
+        "corpus": lambda run: run.corpus,
+        "budget": lambda run: heading.budget_words(run.budget),
+        "seed": lambda run: str(run.seed),
+        "state": lambda run: state_text(run.state, run.reason),
+    }
+    caption = f"{len(missing)} of {len(records)} runs"
+    return tabulate(missing, columns, caption=caption, prose=True) if missing else None
+
+
+def number_text(value: float | None, form: Form = ",.0f") -> str:
     """A number in a format; "" for None."""
-    return "" if value is None else format(value, form)
+    if value is None:
+        return ""
+    return format(value, form) if isinstance(form, str) else form(value)
 
 
-def bits_text(value: float | None, sign: str = "") -> str:
-    """Bits per byte after the sign of a bound."""
-    return "" if value is None else f"{sign} {value:.4f}".strip()
-
-
-def difference_text(difference: float, sign: str = "") -> str:
+def difference_text(difference: Difference) -> str:
     """A difference of bits per byte: the sign of a bound, then its own sign."""
-    return f"{sign} {difference:+.4f}".strip()
+    return f"{difference.sign} {difference.value:+.4f}".strip()
 
 
 def interval_text(ends: tuple[float, float] | None, form: str = ".4f") -> str:
@@ -74,16 +216,38 @@ def interval_text(ends: tuple[float, float] | None, form: str = ".4f") -> str:
     return f"{ends[0]:{form}} to {ends[1]:{form}}" if ends else ""
 
 
-def count_text(value: float | None) -> str:
-    """A count, or a rate whose fraction does not matter."""
-    return number_text(value, ",.0f")
-
-
-def power_text(value: float | None, digits: int = 3) -> str:
-    """A number to a few digits, such as 2.5e17; "" for None."""
-    return "" if value is None else in_powers(value, digits)
-
-
 def state_text(state: str, reason: str) -> str:
     """The state of a run, and why."""
     return f"{state}: {one_line(reason)}" if reason else state
+
+
+def one_line(text: str) -> str:
+    """The text with each run of whitespace as a space."""
+    return " ".join(text.split())
+
+
+def _mean(name: str, form: Form = ",.0f") -> Callable[[Entry], str]:
+    """A column: the mean of a figure over the runs done."""
+    return lambda entry: number_text(entry.mean(name), form)
+
+
+def _in_its_unit(name: str) -> Callable[[Entry], str]:
+    """A column: the same, written as the figure's unit says."""
+    return lambda entry: "" if (figure := entry.figure(name)) is None else figure.number
+
+
+def _cell(entry: Entry, name: str, form: str) -> str:
+    figure = entry.figure(name)
+    return "" if figure is None else f"{'≤ ' if figure.bound else ''}{figure.value:{form}}"
+
+
+def _runs_done(entry: Entry) -> str:
+    """Empty for a single run that is done."""
+    done, runs = len(entry.done), len(entry.runs)
+    return "" if done == runs == 1 else f"{done} of {runs}"
+
+
+def _speed(entry: Entry) -> float | None:
+    """As timed in turns, or else by the runs themselves."""
+    in_turns = entry.mean("train_bytes_per_second_in_turns")
+    return entry.mean("train_bytes_per_second") if in_turns is None else in_turns

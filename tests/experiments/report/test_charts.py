@@ -37,7 +37,7 @@ def test_a_contender_is_a_path_across_budgets():
     assert chart.title == "books"
     flat, other = chart.series
     assert [(point.x, point.y) for point in flat.paths[0]] == [(1e14, 3.0), (4e14, 2.0)]
-    assert flat.paths[0][-1][2:] == pytest.approx((1.9, 2.2))
+    assert flat.paths[0][-1].interval == pytest.approx((1.9, 2.2))
     assert other.label == "<b> (≤)"
     assert chart.front == ((1e14, 3.0), (1.1e14, 2.5), (4e14, 2.0))
 

@@ -2,20 +2,20 @@
 
 import pytest
 
+from bytelm.core.figure import Figure, in_powers
+from bytelm.core.statistics import STATISTICS, Statistic, recorded
+from bytelm.experiments.records import Heading, RunRecord
+from bytelm.experiments.report.summary import gather
 from bytelm.experiments.report.tables import (
-    bits_text,
-    count_text,
-    difference_text,
-    escape_markdown,
     interval_text,
-    markdown,
     number_text,
-    power_text,
+    result_columns,
     state_text,
     tabulate,
 )
+from bytelm.experiments.report.write import escape_markdown, markdown
 
-COLUMNS = {"name": str, "length": lambda word: count_text(len(word)), "nothing": lambda word: ""}
+COLUMNS = {"name": str, "length": lambda word: number_text(len(word)), "nothing": lambda word: ""}
 
 
 def test_columns_that_are_empty_throughout_are_left_out():
@@ -49,18 +49,25 @@ def test_markdown_is_escaped(text, escaped):
 
 
 def test_figures():
-    assert (
-        number_text(None, ".4f")
-        == bits_text(None)
-        == count_text(None)
-        == power_text(None)
-        == interval_text(None)
-        == ""
-    )
-    assert bits_text(0.0) == "0.0000" and bits_text(1.23456, "≤") == "≤ 1.2346"
-    assert difference_text(-0.5) == "-0.5000" and difference_text(0.25, "≥") == "≥ +0.2500"
+    assert number_text(None) == number_text(None, in_powers) == interval_text(None) == ""
+    assert number_text(0.0, ".4f") == "0.0000" and number_text(1234567.0) == "1,234,567"
     assert interval_text((1, 2.5)) == "1.0000 to 2.5000"
-    assert count_text(1234567.0) == "1,234,567"
-    assert [power_text(x) for x in (1e17, 2.468e15, 512, 1e5)] == ["1e17", "2.47e15", "512", "1e5"]
-    assert power_text(1.125e15, digits=6) == "1.125e15"
+    powers = [number_text(x, in_powers) for x in (1e17, 2.468e15, 512, 1e5)]
+    assert powers == ["1e17", "2.47e15", "512", "1e5"]
+    assert in_powers(1.125e15, digits=6) == "1.125e15"
     assert state_text("done", "") == "done" and state_text("failed", "a\nb") == "failed: a b"
+
+
+@pytest.fixture
+def own():
+    yield Statistic("bytes_per_word", "share")
+    del STATISTICS["bytes_per_word"]
+
+
+def test_a_statistic_that_nobody_knows_has_a_column(own):
+    figures = {"bytes_per_word": recorded("bytes_per_word", 0.5), "plain": Figure("plain", 1.0)}
+    entries = gather([RunRecord("one", "books", 1e14, 0, "done", figures=figures)])
+    heading = Heading("title", "steps", "one", "command", "machine")
+    columns = result_columns(heading, entries)
+    assert columns["bytes/word"](entries[0]) == "50.00%"
+    assert "plain" not in columns

@@ -192,7 +192,11 @@ def test_robustness_languages_and_adaptation(tmp_path):
     assert list(robust) == ["swap/0.05", "swap/0.2"]
     assert robust["swap/0.2"]["flat"] == "3.2500" and robust["swap/0.2"]["bare"] == ""
     assert only(tables, "Bits per sentence of parallel")["de"]["flat"] == "321.5"
-    assert only(tables, "Bits per sentence relative")["de"]["flat"] == "1.125"
+    assert only(tables, "Bits per sentence relative to eng")["de"]["flat"] == "1.125"
+    russian = report(
+        [run(figures=figures)], tmp_path, dataclasses.replace(HEADING, reference="rus")
+    )
+    assert only(russian, "Bits per sentence relative to rus")["de"]["flat"] == "1.125"
     assert only(tables, "Patches per sentence")["de"]["flat"] == "40.2"
     assert only(tables, "Bits per byte after")["de"]["flat"] == "2.7500"
     assert only(tables, "Bits per byte lost")["de"]["flat"] == "+0.1250"
