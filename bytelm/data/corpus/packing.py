@@ -87,23 +87,6 @@ class CorpusRows:
         """Bytes of text in all rows."""
         return self.corpus.num_bytes
 
-    def _padded(self, length: int, ids: np.ndarray, **arrays: np.ndarray) -> Arrays:
-        """A row of `length` symbols, int32 `[length]` each, as `Rows.batch` gives them.
-
-        Args:
-            length: T.
-            ids: `[N]` symbols of the row, N <= T.
-            arrays: `targets`, `document_ids` and, if the corpus has them, `scripts`, each `[N]`.
-        """
-        arrays = {"ids": ids, **arrays}
-        filler = {"ids": self.corpus.vocabulary.pad, "document_ids": 0}
-        row = {name: np.full(length, filler.get(name, -1), np.int32) for name in arrays}
-        for name, values in arrays.items():
-            row[name][: len(values)] = values
-        if self.corpus.byte_counts is not None:
-            row["byte_counts"] = self.corpus.byte_counts[row["targets"]]
-        return row
-
 
 class Rows(CorpusRows):
     """A corpus as rows of T symbols: row k is symbols k*T to k*T + T, the last row is padded.
@@ -131,16 +114,39 @@ class Rows(CorpusRows):
             has them: `scripts` of the symbols' documents, -1 for padding; `byte_counts` of the
             targets; `boundaries`, bool `[B, T]`, False for padding.
         """
-        return self.starting_at(np.asarray(indices, np.int64) * self.length)
+        return self._starting_at(np.asarray(indices, np.int64) * self.length, self.length)
 
-    def starting_at(self, first: np.ndarray) -> Arrays:
-        """Rows that start at the positions `first`, int64 `[B]`, as `batch` gives them."""
+    def joined(self, rows: Sequence[np.ndarray]) -> Arrays:
+        """Rows of parts of the corpus, one after another and then padding, as `batch` gives them.
+
+        `document_ids` number the parts of a row.
+
+        Args:
+            rows: of each row, the parts' first positions and sizes, int64 `[parts, 2]`; together at
+                most T symbols.
+        """
+        padding = np.full(len(rows), self.corpus.num_symbols)
+        batch = self._starting_at(padding, self.length)
+        for row, parts in enumerate(rows):
+            if not len(parts):
+                continue
+            first, sizes = parts.T
+            longest = int(sizes.max())
+            found = self._starting_at(first, longest)
+            found["document_ids"][:] = np.arange(1, len(parts) + 1)[:, None]
+            is_read = np.arange(longest) < sizes[:, None]  # [parts, longest]
+            for name, values in found.items():
+                batch[name][row, : sizes.sum()] = values[is_read]
+        return batch
+
+    def _starting_at(self, first: np.ndarray, length: int) -> Arrays:
+        """Rows of `length` symbols that start at the positions `first`, int64 `[B]`."""
         vocabulary = self.corpus.vocabulary
         # Row r holds the symbols from first[r] - 1. One more than needed at either end spares a
         # special case for documents that start at an edge.
-        symbols = np.full((len(first), self.length + 3), vocabulary.pad, np.int32)  # [B, T + 3]
+        symbols = np.full((len(first), length + 3), vocabulary.pad, np.int32)  # [B, T + 3]
         for row, position in zip(symbols, first.tolist(), strict=True):
-            text = self.corpus.symbols[position : position + self.length + 1]
+            text = self.corpus.symbols[position : position + length + 1]
             row[1 : 1 + len(text)] = text
         self._mark_documents(symbols, first)
 
@@ -156,7 +162,7 @@ class Rows(CorpusRows):
         if self.corpus.boundaries is not None:
             batch["boundaries"] = np.zeros(ids.shape, np.bool_)
             for row, position in zip(batch["boundaries"], first.tolist(), strict=True):
-                marks = self.corpus.boundaries[position : position + self.length]
+                marks = self.corpus.boundaries[position : position + length]
                 row[: len(marks)] = marks
         return batch
 
@@ -174,7 +180,7 @@ class Rows(CorpusRows):
         """Writes START and END into `symbols` [B, T + 3]."""
         starts, vocabulary = self.corpus.starts, self.corpus.vocabulary
         low = np.searchsorted(starts, first)
-        high = np.searchsorted(starts, first + self.length + 1, side="right")
+        high = np.searchsorted(starts, first + symbols.shape[1] - 2, side="right")
         found = np.concatenate([starts[a:b] for a, b in zip(low, high, strict=True)])
         row = np.repeat(np.arange(len(first)), high - low)
         before = row * symbols.shape[1] + (found - first[row])

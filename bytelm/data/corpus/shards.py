@@ -8,11 +8,10 @@ import functools
 
 import numpy as np
 
-from bytelm.core.vocabulary import UNSCORED
-from bytelm.data.corpus.packing import Arrays, Corpus, CorpusRows, Indices
+from bytelm.data.corpus.packing import Arrays, Corpus, Indices, Rows
 
 
-class ShardRows(CorpusRows):
+class ShardRows(Rows):
     """A corpus in shards, as rows of T symbols: each byte and END is a target once in an epoch.
 
     Args:
@@ -24,8 +23,7 @@ class ShardRows(CorpusRows):
     """
 
     def __init__(self, corpus: Corpus, length: int, shard_bytes: int, seed: int) -> None:
-        super().__init__(corpus)
-        self.length = length
+        super().__init__(corpus, length)
         self._starts = shard_starts(corpus, shard_bytes)
         self._seed = seed
         self._order = functools.lru_cache(maxsize=2)(self._shuffled)
@@ -35,52 +33,43 @@ class ShardRows(CorpusRows):
         """Worker processes recompute the shards."""
         return ShardRows, self._origin
 
-    def __len__(self) -> int:
-        return -(-self.corpus.num_symbols // self.length)
-
     def batch(self, indices: Indices, places: Indices | None = None) -> Arrays:
         """Rows by their places in the endless order, as `Rows.batch` gives them.
 
         `document_ids` number the shards of a row.
         """
-        rows = [self._row(int(place)) for place in (indices if places is None else places)]
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return self.joined([self._parts(int(p)) for p in (indices if places is None else places)])
+
+    def _parts(self, place: int) -> np.ndarray:
+        epoch, index = divmod(place, len(self))
+        return stretch(*self._order(epoch), index * self.length, self.length)
 
     def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The order of the shards, and the end of each in the shuffled stream, int64 `[shards]`."""
+        """The first positions of the shuffled shards, and their edges in the shuffled stream."""
         # RandomState, because numpy promises never to change its streams.
         seed = (self._seed + epoch) % 2**32
         order = np.random.RandomState(seed).permutation(len(self._starts) - 1)
-        return order, np.cumsum(np.diff(self._starts)[order])
+        return self._starts[order], edges_of(np.diff(self._starts)[order])
 
-    def _row(self, place: int) -> Arrays:
-        epoch, index = divmod(place, len(self))
-        order, ends = self._order(epoch)
-        wanted = np.arange(index * self.length, (index + 1) * self.length)
-        wanted = wanted[wanted < self.corpus.num_symbols]  # [N]
-        rank = np.searchsorted(ends, wanted, side="right")
-        positions = self._starts[order[rank] + 1] - (ends[rank] - wanted)
-        ids = self._symbols(positions)
-        following = self._symbols(np.minimum(positions + 1, self.corpus.num_symbols - 1))
-        row = {
-            "ids": ids,
-            "targets": np.where(ids == self.corpus.vocabulary.end, UNSCORED, following),
-            "document_ids": 1 + rank - rank[:1],
-        }
-        if self.corpus.scripts is not None:
-            row["scripts"] = self.corpus.scripts[self._documents(positions)]
-        return self._padded(self.length, **row)
 
-    def _documents(self, positions: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.corpus.starts, positions, side="right") - 1
+def edges_of(sizes: np.ndarray) -> np.ndarray:
+    """Where parts of these sizes begin and end, one after another, int64 `[parts + 1]`."""
+    return np.concatenate([[0], np.cumsum(sizes)])
 
-    def _symbols(self, positions: np.ndarray) -> np.ndarray:
-        starts, vocabulary = self.corpus.starts, self.corpus.vocabulary
-        document = self._documents(positions)
-        symbols = self.corpus.symbols[positions].astype(np.int32)
-        symbols[positions == starts[document]] = vocabulary.start
-        symbols[positions + 1 == starts[document + 1]] = vocabulary.end
-        return symbols
+
+def stretch(first: np.ndarray, edges: np.ndarray, begin: int, length: int) -> np.ndarray:
+    """The parts in a stretch of a stream that joins parts of a corpus, as `Rows.joined` takes them.
+
+    Args:
+        first: the parts' first positions in the corpus, int64 `[parts]`.
+        edges: `edges_of` their sizes.
+        begin: of the stretch, in the stream.
+        length: of the stretch; the stream may end before.
+    """
+    end = min(begin + length, int(edges[-1]))
+    low, high = np.searchsorted(edges, begin, side="right") - 1, np.searchsorted(edges, end)
+    begins, ends = np.maximum(edges[low:high], begin), np.minimum(edges[low + 1 : high + 1], end)
+    return np.stack([first[low:high] + begins - edges[low:high], ends - begins], axis=1)
 
 
 def shard_starts(corpus: Corpus, shard_bytes: int) -> np.ndarray:

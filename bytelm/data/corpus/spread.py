@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bytelm.data.corpus.packing import Arrays, Corpus, Indices, Rows, RowSource
-from bytelm.data.corpus.shards import shard_starts
+from bytelm.data.corpus.shards import edges_of, shard_starts, stretch
 
 SEED = 20201
 """Decides which fragments are picked; the same in every run."""
@@ -52,33 +52,26 @@ class SpreadRows:
         else:
             cut = _cut_in_shards(corpus, shard_bytes)
         picked = _picked(cut, keys, wanted * length)
-        fragments = list(zip(cut.first[picked].tolist(), cut.size[picked].tolist(), strict=True))
-        self.size = int(cut.size[picked].sum())
+        picked = picked[cut.size[picked] > 0]
+        first, size = cut.first[picked], cut.size[picked]
+        self.size = int(size.sum())
         """Symbols in all rows."""
+        self._plan: list[np.ndarray]  # of each row, as `Rows.joined` takes it
         if shard_bytes is None:
-            rows = fit([size for _, size in fragments], length)
-            self._plan = [[fragments[index] for index in row] for row in rows]
+            parts = np.stack([first, size], axis=1)
+            self._plan = [parts[row] for row in fit(size.tolist(), length)]
         else:
-            self._plan = _cut_into_rows(fragments, length)
+            edges = edges_of(size)
+            self._plan = [stretch(first, edges, k, length) for k in range(0, self.size, length)]
 
     def __len__(self) -> int:
         return len(self._plan)
 
     def batch(self, indices: Indices, places: Indices | None = None) -> Arrays:
         """Several rows, as `Rows.batch` gives them; `places` have no effect."""
-        batch = self._rows.batch([len(self._rows)] * len(indices))  # padding
-        for row, index in enumerate(np.asarray(indices).tolist()):
-            if index >= len(self):
-                continue
-            fragments = self._plan[index]
-            found = self._rows.starting_at(np.array([first for first, _ in fragments], np.int64))
-            begin = 0
-            for fragment, (_, size) in enumerate(fragments):
-                for name, values in found.items():
-                    batch[name][row, begin : begin + size] = values[fragment, :size]
-                batch["document_ids"][row, begin : begin + size] = fragment + 1
-                begin += size
-        return batch
+        padding = np.zeros((0, 2), np.int64)
+        wanted = [self._plan[index] if index < len(self) else padding for index in indices]
+        return self._rows.joined(wanted)
 
 
 class Cut(NamedTuple):
@@ -124,21 +117,6 @@ def _picked(cut: Cut, keys: np.ndarray, symbols: int) -> np.ndarray:
     # The last one may exceed the wanted size: without it, long fragments would be too rare.
     before = np.cumsum(cut.size[order]) - cut.size[order]
     return order[: np.searchsorted(before, symbols)]
-
-
-def _cut_into_rows(fragments: list[tuple[int, int]], length: int) -> list[list[tuple[int, int]]]:
-    """Fragments (first, size) one after another, cut where a row of `length` ends."""
-    rows: list[list[tuple[int, int]]] = [[]]
-    free = length
-    for first, size in fragments:
-        while size:
-            taken = min(size, free)
-            rows[-1].append((first, taken))
-            first, size, free = first + taken, size - taken, free - taken
-            if not free:
-                rows.append([])
-                free = length
-    return rows if rows[-1] else rows[:-1]
 
 
 def _document_keys(corpus: Corpus) -> np.ndarray:

@@ -101,6 +101,14 @@ class StochasticRows(CorpusRows):
         random = random_of(self._seed, place)
         ids, source = self._splits.expand(row["ids"][:count], self._share, random)
         following = np.append(ids[1:], row["targets"][count - 1 : count])
-        targets = self.corpus.vocabulary.scored(following)
-        kept = {name: row[name][source] for name in ("document_ids", "scripts") if name in row}
-        return self._padded(self._length, ids, targets=targets, **kept)
+        arrays = {"ids": ids, "targets": self.corpus.vocabulary.scored(following)}
+        arrays |= {name: row[name][source] for name in ("document_ids", "scripts") if name in row}
+        filler = {"ids": self.corpus.vocabulary.pad, "document_ids": 0}
+        padding = (0, self._length - len(ids))
+        found = {
+            name: np.pad(values, padding, constant_values=filler.get(name, -1))
+            for name, values in arrays.items()
+        }
+        assert self.corpus.byte_counts is not None
+        found["byte_counts"] = self.corpus.byte_counts[found["targets"]]
+        return found
