@@ -247,14 +247,12 @@ def in_flight(
     run: Callable[[Batch], Result], batches: Iterable[tuple[list["Window"], Batch]]
 ) -> Iterator[tuple[list["Window"], Batch, Result]]:
     """Runs each batch. The device works on one while the host handles the one before it."""
-    running: tuple[list[Window], Batch, Result] | None = None
+    running: list[tuple[list[Window], Batch, Result]] = []
     for windows, batch in batches:
-        started = (windows, batch, run(batch))
-        if running is not None:
-            yield running
-        running = started
-    if running is not None:
-        yield running
+        running.append((windows, batch, run(batch)))
+        if len(running) > 1:
+            yield running.pop(0)
+    yield from running
 
 
 class DocumentSums:
@@ -285,14 +283,9 @@ class DocumentSums:
 
     def scores(self) -> DocumentScores:
         """The sums of all documents, in order."""
-        fields = list(zip(*(self._found[number] for number in sorted(self._found)), strict=True))
-        nats, end_nats, counts, symbols = fields or ((), (), (), ())
-        return DocumentScores(
-            np.array(nats, np.float64),
-            np.array(end_nats, np.float64),
-            np.array(counts, np.int64),
-            np.array(symbols, np.int64),
-        )
+        found = [self._found[number] for number in sorted(self._found)]
+        nats, end_nats, counts, symbols = np.array(found, np.float64).reshape(-1, 4).T.copy()
+        return DocumentScores(nats, end_nats, counts.astype(np.int64), symbols.astype(np.int64))
 
 
 def place_by_document(

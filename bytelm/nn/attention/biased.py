@@ -146,17 +146,9 @@ def _outputs(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(
-    softmax1: bool,
-    in_turn: bool,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    windows: jax.Array | None,
-    keys_bias: jax.Array,
-) -> jax.Array:
+def _attend(softmax1: bool, in_turn: bool, *arrays: Any) -> jax.Array:
     """The outputs only, for windows that all rows share."""
-    return _outputs(softmax1, in_turn, q, k, v, windows, keys_bias)[0]
+    return _outputs(softmax1, in_turn, *arrays)[0]
 
 
 def _attend_forward(
@@ -238,19 +230,13 @@ def _backward(
     d_windows: jax.Array | None,
     windows: jax.Array | None,
     keys_bias: jax.Array,
-    q: jax.Array,
-    k: jax.Array,
-    k_t: jax.Array,
-    v: jax.Array,
-    out: jax.Array,
-    top: jax.Array,
-    total: jax.Array,
-    gradient: jax.Array,
+    *arrays: jax.Array,
 ) -> tuple[jax.Array | None, tuple[jax.Array, ...]]:
     """One row of one head: `d_windows` with its part added, and the gradients of the others.
 
     The gradient of q is `[N, K, C]`.
     """
+    q, k, k_t, v, out, top, total, gradient = arrays
 
     def step(totals: Any, block: Any) -> tuple[Any, jax.Array]:
         dk, dv, d_keys_bias, d_windows = totals

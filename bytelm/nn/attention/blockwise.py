@@ -48,7 +48,7 @@ def blockwise_attention(
     q = q.reshape(batch, blocks, block, groups, sharing, size).transpose(0, 3, 1, 2, 4, 5)
     q = q.reshape(batch, groups, blocks, block * sharing, size)  # [B, G, blocks, C, K]
     k, v_t = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 3, 1)  # [B, G, T, K], [B, G, K, T]
-    out = _attend(_Plan(blocks, block, sharing, mask, size**-0.5), q, k, v_t, group_ids)
+    out = _attend(_Plan(blocks, block, sharing, mask, size**-0.5), group_ids, q, k, v_t)
     out = out.reshape(batch, groups, blocks, block, sharing, size).transpose(0, 2, 3, 1, 4, 5)
     return out.reshape(batch, blocks * block, heads, size)[:, :length]
 
@@ -208,18 +208,16 @@ def _each_head(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(
-    plan: _Plan, q: jax.Array, k: jax.Array, v_t: jax.Array, group_ids: jax.Array | None
-) -> jax.Array:
-    """Output as q; q `[B, G, blocks, C, K]`, k `[B, G, T, K]`, v_t `[B, G, K, T]`, ids `[B, T]`."""
-    return _each_head(_forward, plan, group_ids, q, k, v_t)[0]
+def _attend(plan: _Plan, group_ids: jax.Array | None, *arrays: jax.Array) -> jax.Array:
+    """Output as q; ids `[B, T]`, q `[B, G, blocks, C, K]`, k `[B, G, T, K]`, v_t `[B, G, K, T]`."""
+    return _each_head(_forward, plan, group_ids, *arrays)[0]
 
 
 def _attend_forward(
-    plan: _Plan, q: jax.Array, k: jax.Array, v_t: jax.Array, group_ids: jax.Array | None
+    plan: _Plan, group_ids: jax.Array | None, *arrays: jax.Array
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    out, log_sum = _each_head(_forward, plan, group_ids, q, k, v_t)
-    return out, (group_ids, q, k, v_t, out, log_sum)
+    outputs = _each_head(_forward, plan, group_ids, *arrays)
+    return outputs[0], (group_ids, *arrays, *outputs)
 
 
 def _attend_backward(
@@ -228,7 +226,7 @@ def _attend_backward(
     group_ids, q, k, v_t, *others = residuals
     k_t, v = k.swapaxes(2, 3), v_t.swapaxes(2, 3)
     dq_t, dk, dv = _each_head(_backward, plan, group_ids, q, k, k_t, v, *others, gradient)
-    return dq_t.swapaxes(3, 4), dk, dv.swapaxes(2, 3), None
+    return None, dq_t.swapaxes(3, 4), dk, dv.swapaxes(2, 3)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -257,25 +255,13 @@ def _forward(
 
 
 def _backward(
-    plan: _Plan,
-    zero: jax.Array,
-    group_ids: jax.Array | None,
-    q: jax.Array,
-    k: jax.Array,
-    k_t: jax.Array,
-    v: jax.Array,
-    out: jax.Array,
-    log_sum: jax.Array,
-    gradient: jax.Array,
+    plan: _Plan, zero: jax.Array, group_ids: jax.Array | None, *arrays: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One key head: the gradients of q (`[blocks, K, C]`), k and v from that of the output."""
+    q, k, k_t, v, out, log_sum, gradient = arrays
 
     def step(
-        totals: tuple[jax.Array, jax.Array],
-        index: jax.Array,
-        start: jax.Array,
-        count: int,
-        *block: jax.Array,
+        totals: Any, index: jax.Array, start: jax.Array, count: int, *block: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         q, out, log_sum, gradient = block
         keys, values = (lax.dynamic_slice_in_dim(x, start, count) for x in (k, v))
@@ -283,11 +269,10 @@ def _backward(
         weights = jnp.exp(plan.scores(q, keys, group_ids, index, start) - log_sum[None, :])
         d_scores = score_gradient(weights, values, out, gradient)
         d_scores = (d_scores * plan.scale).astype(q.dtype)
-        d_keys = _add_at(totals[0], start, matrix_product(d_scores, q, (1, 0)))
-        d_values = _add_at(
-            totals[1], start, matrix_product(weights.astype(q.dtype), gradient, (1, 0))
-        )
-        return (d_keys, d_values), matrix_product(keys_t, d_scores, (1, 0)).astype(q.dtype)
+        d_keys = matrix_product(d_scores, q, (1, 0))
+        d_values = matrix_product(weights.astype(q.dtype), gradient, (1, 0))
+        totals = _add_at(totals[0], start, d_keys), _add_at(totals[1], start, d_values)
+        return totals, matrix_product(keys_t, d_scores, (1, 0)).astype(q.dtype)
 
     zeros = jnp.zeros(k.shape, jnp.float32)
     (dk, dv), dq_t = plan.scan(step, (zeros, zeros), zero, (q, out, log_sum, gradient))
