@@ -74,15 +74,12 @@ class _MayFail:
         try:
             yield
         except OSError as error:
-            self._write_nowhere()
+            self._has_failed = True
+            # The stream's buffer is flushed when Python ends, so its file must accept that.
+            with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())  # fails if the stream is no file
             warnings.warn(
                 f"output cannot be written ({error.strerror}); the run goes on, and what it would "
                 "print is lost",
                 stacklevel=4,
             )
-
-    def _write_nowhere(self) -> None:
-        # The stream's buffer is flushed when Python ends, so its file must accept that.
-        self._has_failed = True
-        with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), self._stream.fileno())  # fails if the stream is no file

@@ -66,12 +66,7 @@ def bootstrap_interval(
 
 
 def ratio(name: str, numerators: ArrayLike, denominators: ArrayLike, unit: str = "") -> Figure:
-    """The figure `sum(numerators) / sum(denominators)` over documents, with its interval.
-
-    Args:
-      name: of the figure.
-      numerators, denominators: as in `bootstrap_interval`.
-      unit: of the figure.
+    """The figure `sum(numerators) / sum(denominators)`, with its `bootstrap_interval`.
 
     Raises:
       UserError: if the denominators sum to zero.

@@ -41,7 +41,9 @@ def exclusive(path: Path, purpose: str) -> Iterator[bool]:
             if held is not None:
                 if held and not _is_still(file.fileno(), path):
                     continue  # removed meanwhile: another process may lock a new file
-                _sign(file)
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
                 yield held
                 return
         waited = time.monotonic() - asked
@@ -70,12 +72,6 @@ def _try(file: IO[str], path: Path) -> bool | None:
         )
         return False
     return True
-
-
-def _sign(file: IO[str]) -> None:
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
 
 
 def holder(path: Path) -> str:

@@ -33,12 +33,7 @@ def number_of(count: int, one: str, several: str | None = None) -> str:
 
 
 def say(message: str, file: TextIO | None = None) -> None:
-    """Prints a message, made `printable`.
-
-    Args:
-        message: one or more lines.
-        file: where to print it; None for standard output.
-    """
+    """Prints a message, made `printable`, to a file or to standard output."""
     print(printable(message), file=file, flush=True)
 
 

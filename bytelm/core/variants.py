@@ -49,12 +49,9 @@ class Variant(Checked, abc.ABC):
 
     @classmethod
     def variant(cls, name: Any, where: str, origin: Any = None) -> type[Self]:
-        """The registered subclass of this name; UserError if there is none.
+        """The registered subclass of this name in a saved config; UserError if there is none.
 
-        Args:
-            name: from a saved config.
-            where: the field, for the error.
-            origin: the saved result of `defined_in`; None if there is none.
+        The error names the field `where` and the file `origin`, from `defined_in`, if it is given.
         """
         if isinstance(name, str) and name in cls.variants:
             return cls.variants[name]
@@ -74,20 +71,14 @@ class Variant(Checked, abc.ABC):
     def check_saved(cls, fields: dict[str, Any], where: str, origin: Any) -> None:
         """Raises UserError if saved fields name something else that is not registered.
 
-        Args:
-            fields: of the saved config.
-            where: the config, for the error.
-            origin: its saved `origin`; None if there is none.
+        The error names the config `where` and its saved `origin`.
         """
 
 
 def not_imported(where: str, name: Any, origin: str) -> UserError:
-    """The error for a name that a user's file defines, which is not imported.
+    """The error for the name of a field `where`, if the file that defines it is not imported.
 
-    Args:
-        where: the field of the name.
-        name: that is not registered.
-        origin: the saved result of `defined_in`.
+    `origin` is the saved result of `defined_in`.
     """
     place = (
         f"in {origin}: add --import {origin}"

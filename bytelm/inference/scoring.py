@@ -27,7 +27,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bytelm.core.checked import require_positive
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
-from bytelm.core.intervals import bootstrap_interval, ratio
+from bytelm.core.intervals import ratio
 from bytelm.core.vocabulary import BYTE_VOCABULARY, END, UNSCORED, Vocabulary
 from bytelm.core.xla import jit_inference
 from bytelm.inference.row_lengths import by_length, shortest_row
@@ -74,10 +74,6 @@ class DocumentScores:
         if not self.bytes.sum():
             raise UserError("the documents to score hold no bytes; choose a source that has text.")
         return float(np.divide(self.bits(with_end).sum(), self.bytes.sum()))
-
-    def interval(self, with_end: bool = False) -> tuple[float, float] | None:
-        """95% bootstrap interval of `bits_per_byte` over documents; None for too few of them."""
-        return bootstrap_interval(self.bits(with_end), self.bytes)
 
     def bpb(self, name: str = "bpb", *, with_end: bool = False, bound: bool = False) -> Figure:
         """`bits_per_byte` with its interval; a `bound` where other tokens spell the bytes too."""

@@ -101,9 +101,9 @@ def test_a_constant_model():
     assert scores.bits_per_byte() == pytest.approx(math.log2(257), rel=1e-6)
     with_end = math.log2(257) * (raw + len(documents)) / raw
     assert scores.bits_per_byte(with_end=True) == pytest.approx(with_end, rel=1e-6)
-    assert scores.interval() is None
+    assert scores.bpb().interval is None
     some = score_documents(scorer(Constant(np.zeros(OUTPUT_SIZE))), [b"ab"] * 10, sequence_length=4)
-    assert some.interval()[0] == pytest.approx(math.log2(257), rel=1e-6)
+    assert some.bpb().low == pytest.approx(math.log2(257), rel=1e-6)
 
     never_ends = np.where(np.arange(OUTPUT_SIZE) == END, -np.inf, 0.0)
     scores = score_documents(scorer(Constant(never_ends)), documents, sequence_length=16)

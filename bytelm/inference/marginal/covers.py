@@ -47,7 +47,7 @@ class Covers:
     """The live histories of a text that grows byte by byte from nothing.
 
     Args:
-        reader: runs the model; its columns are `columns(tokens, end)`.
+        reader: runs the model; its columns are the sorted tokens, then END.
         tokens: the vocabulary.
         limit: histories to keep; None for all.
         canonical: a tokenisation of the text to come, whose history is never dropped.
@@ -166,11 +166,6 @@ class Covers:
         for (history, _), read in zip(new, self._reader.extend(parents, used), strict=True):
             history.read, history.unread = read, None
         self.reads += len(new)
-
-
-def columns(tokens: SortedTokens, end: int) -> np.ndarray:
-    """The model's outputs that covers need, int64: the sorted tokens, then END."""
-    return np.append(tokens.ids, end)
 
 
 def _log_sum(values: np.ndarray) -> float:

@@ -23,7 +23,7 @@ from flax import nnx
 from bytelm.core.checked import require_positive
 from bytelm.core.errors import UserError
 from bytelm.inference.generation import Generator
-from bytelm.inference.marginal.covers import Covers, columns
+from bytelm.inference.marginal.covers import Covers
 from bytelm.inference.marginal.token_reader import TokenReader
 from bytelm.inference.sampling import Sampling, sample
 from bytelm.inference.scoring import DocumentScores, checked_stride
@@ -92,7 +92,7 @@ class ByteMarginal(Generator):
             self.graphdef,
             self.params,
             vocabulary=tokenizer.vocabulary,
-            columns=columns(self._tokens, tokenizer.vocabulary.end),
+            columns=np.append(self._tokens.ids, tokenizer.vocabulary.end),
             rows=covers,
             context=context,
             stride=checked_stride(stride, context),
