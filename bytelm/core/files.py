@@ -155,20 +155,12 @@ class GrowingFile:
         self._left = b""
 
     def append(self, record: bytes) -> None:
-        """Writes the records that are left, then this one.
-
-        Raises:
-            OSError: if it cannot be written now.
-        """
+        """Writes the records that are left, then this one; raises OSError if it cannot now."""
         self._left += record
         self._write()
 
     def close(self) -> None:
-        """Tries once more to write the records that are left.
-
-        Raises:
-            OSError: if they are lost.
-        """
+        """Tries once more to write the records that are left; raises OSError if they are lost."""
         try:
             self._write()
         finally:

@@ -9,6 +9,7 @@ The trainer sums ratios over devices, micro-batches and steps, divides them at t
 and shows the results. It knows no names.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -95,20 +96,14 @@ class Ratio:
         return float(total) / (self.statistic.divisor * float(count))
 
 
-BPB = Statistic("bpb", "bpb", divisor=math.log(2), empty=math.nan)
+_bits = functools.partial(Statistic, divisor=math.log(2), empty=math.nan)
+BPB = _bits("bpb", "bpb")
 """Nats of the text over its bytes, without END."""
-BPB_WITH_END = Statistic("bpb_with_end", "bpb with END", divisor=math.log(2), empty=math.nan)
+BPB_WITH_END = _bits("bpb_with_end", "bpb with END")
 """Nats of the text and of END, over the bytes of the text."""
-BITS_PER_TARGET_BYTE = Statistic(
-    "bits_per_target_byte", "bits/target byte", divisor=math.log(2), empty=math.nan
-)
+BITS_PER_TARGET_BYTE = _bits("bits_per_target_byte", "bits/target byte")
 """With an encoder: nats of the targets without END, over their bytes and sentinels."""
-BITS_PER_TARGET_BYTE_WITH_END = Statistic(
-    "bits_per_target_byte_with_end",
-    "bits/target byte with END",
-    divisor=math.log(2),
-    empty=math.nan,
-)
+BITS_PER_TARGET_BYTE_WITH_END = _bits("bits_per_target_byte_with_end", "bits/target byte with END")
 """The same with END, which counts as a byte of the target."""
 
 

@@ -86,8 +86,7 @@ class StopSignals:
     def defer(self, say: Callable[[str], None]) -> None:
         """From now on, a first signal only sets `requested`.
 
-        Args:
-            say: prints a sentence for the user; called from another thread.
+        `say` prints a sentence for the user; it is called from another thread.
         """
         self._say = say
 

@@ -150,7 +150,7 @@ class Generator:
         if not prompts:
             return
         keys = _row_keys(jax.random.key(seed), len(prompts))
-        logits, state = self._read(prompts, max_bytes)
+        logits, state = self.start(prompts, max_bytes)
         rows = [StopFilter(stop, max_bytes, self._tokenizer) for _ in prompts]
         warned = False
         for made in range(0, max_bytes, self._chunk):
@@ -179,7 +179,7 @@ class Generator:
                 return
         yield [row.flush() for row in rows]
 
-    def _read(self, prompts: Sequence[bytes], max_bytes: int) -> tuple[jax.Array, Any]:
+    def start(self, prompts: Sequence[bytes], max_bytes: int) -> tuple[jax.Array, Any]:
         """The logits after each prompt, `[B, outputs]`, and the state after reading them."""
         vocabulary, tokenizer = self._vocabulary, self._tokenizer
         texts = [

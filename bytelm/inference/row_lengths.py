@@ -29,14 +29,9 @@ def by_length(
 ) -> Iterator[tuple[list[Item], int]]:
     """Groups items that need rows of the same length, in their order.
 
-    A batch of shorter rows has more rows, so all batches hold about as many symbols. Items left at
-    the end may go into longer rows.
-
-    Args:
-        items: read as they are needed; a few batches of them are held in memory.
-        inputs: gives the positions of a row that an item fills.
-        length: T.
-        batch_size: rows of length T in a batch.
+    `inputs` gives the positions that an item fills of a row of `length` T. A batch has `batch_size`
+    rows of length T, or more of shorter ones, so all batches hold about as many symbols. Items left
+    at the end may go into longer rows. Only a few batches of items are held in memory.
 
     Yields:
         items, and the rows of their batch, which may be more than the items.

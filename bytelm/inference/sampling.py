@@ -42,14 +42,9 @@ class Sampling:
 
 
 def log_probabilities(logits: jax.Array, sampling: Sampling) -> jax.Array:
-    """The distribution to sample from.
+    """The distribution to sample from, given logits `[B, V]`.
 
-    Args:
-        logits: `[B, V]`.
-        sampling: how to change the distribution.
-
-    Returns:
-        float32 `[B, V]`, log-probabilities that sum to one in each row; -inf for dropped symbols.
+    Log-probabilities, float32 `[B, V]`; -inf for dropped symbols.
     """
     logits = _cool(logits.astype(jnp.float32), sampling.temperature)
     if sampling.top_k is not None or sampling.top_p is not None:
@@ -79,15 +74,9 @@ def _cool(logits: jax.Array, temperature: jax.typing.ArrayLike) -> jax.Array:
 
 
 def sample(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
-    """Draws one symbol for each row.
+    """Draws one symbol for each row, int32 `[B]`, given logits `[B, V]`.
 
-    Args:
-        logits: `[B, V]`.
-        keys: a JAX random key for each row, `[B]`; a row's symbol depends on its own key only.
-        sampling: how to change the distribution.
-
-    Returns:
-        int32 `[B]`.
+    `keys` are JAX random keys, `[B]`; a row's symbol depends on its own key only.
     """
     symbols = jax.vmap(jax.random.categorical)(keys, log_probabilities(logits, sampling))
     return symbols.astype(jnp.int32)

@@ -252,11 +252,7 @@ def in_flight(
 
 
 class DocumentSums:
-    """Adds up the nats of windows by document.
-
-    Args:
-        tokenizer: of a subword model; None where symbols are bytes.
-    """
+    """Adds up the nats of windows by document; with the tokenizer of a subword model."""
 
     def __init__(self, tokenizer: Tokenizer | None = None):
         self._end = END if tokenizer is None else tokenizer.vocabulary.end

@@ -168,11 +168,7 @@ def whitespace_starts(text: bytes) -> np.ndarray:
 
 
 def length_histogram(lengths: np.ndarray) -> dict[str, int]:
-    """How many patches have each of the `LENGTHS`.
-
-    Args:
-        lengths: int `[patches]`, bytes in each patch.
-    """
+    """How many patches have each of the `LENGTHS`, given their bytes, int `[patches]`."""
     classes = np.searchsorted(list(LENGTHS.values())[:-1], lengths)
     counts = np.bincount(classes, minlength=len(LENGTHS))
     return dict(zip(LENGTHS, counts.tolist(), strict=True))

@@ -50,12 +50,12 @@ class Transducer(Generator):
         length = min(round_up(int(reading.counts.max())), inputs.shape[1])
         return encode_reading(self.graphdef, self.params, reading, length)
 
-    def start(self, inputs: Sequence[bytes], max_bytes: int, beams: int = 1) -> tuple[Any, Any]:
+    def start(self, prompts: Sequence[bytes], max_bytes: int, beams: int = 1) -> tuple[Any, Any]:
         """The logits after START, `[B x beams, VOCABULARY]`, and the state after it."""
-        encoded = self.encode_inputs(pad_inputs(inputs))
+        encoded = self.encode_inputs(pad_inputs(prompts))
         length = round_up(1 + max_bytes)
         state = _start(self.graphdef, self.params, encoded, length, beams)
-        rows = len(inputs) * beams
+        rows = len(prompts) * beams
         return read_chunk(
             self.graphdef,
             self.params,
@@ -68,9 +68,6 @@ class Transducer(Generator):
     def greedy(self, inputs: Sequence[bytes], *, max_bytes: int) -> list[bytes]:
         """The targets that take the most probable next byte each time."""
         return self.generate(inputs, max_bytes=max_bytes, sampling=Sampling(temperature=0.0))
-
-    def _read(self, prompts: Sequence[bytes], max_bytes: int) -> tuple[Any, Any]:
-        return self.start(prompts, max_bytes)
 
 
 @jit_inference(static_argnames="graphdef")
