@@ -49,8 +49,7 @@ class SpanCorruption(EncoderDecoderTask):
 
     def check(self, sources: Sequence[SingleSource], length: int, scripts: Sequence[str]) -> None:
         super().check(sources, length, scripts)
-        raw, _ = lengths(length, self.noise_density, self.mean_span)
-        spans = span_counts(raw, self.noise_density, self.mean_span)[1]
+        _, spans = self.span_counts(self.text_lengths(length)[0])
         if spans > SENTINELS:
             raise UserError(
                 f"data.sequence_length {length} and data.mean_span "
@@ -59,93 +58,73 @@ class SpanCorruption(EncoderDecoderTask):
             )
 
     def own_row_length(self, length: int) -> int:
-        return lengths(length, self.noise_density, self.mean_span)[1]
+        return self.text_lengths(length)[1]
 
     def rows(self, data: OpenText, source: Source, split: Split, seed: int) -> "SpanCorruptionRows":
-        return self._rows(data.corpus(source, split), data.sequence_length, seed)
-
-    def _rows(self, corpus: Corpus, length: int, seed: int) -> "SpanCorruptionRows":
-        sizes = (length, self.row_length(length))
-        return SpanCorruptionRows(corpus, *sizes, self.noise_density, self.mean_span, seed)
+        return SpanCorruptionRows(data.corpus(source, split), self, data.sequence_length, seed)
 
     def describe(self, corpus: Corpus, length: int) -> tuple[str, Iterator[Pair]]:
-        rows = self._rows(corpus, length, seed=0)
-        _, spans = span_counts(rows.chunk_length, self.noise_density, self.mean_span)
+        rows = SpanCorruptionRows(corpus, self, length, seed=0)
+        _, spans = self.span_counts(rows.chunk_length)
         words = (
             f"span corruption: {rows.chunk_length:,} symbols of text become {length:,} inputs and "
-            f"{self.row_length(length):,} targets (spans: {spans})"
+            f"{rows.target_length:,} targets (spans: {spans})"
         )
         examples = (rows.example(index, None) for index in range(len(rows)))
         return words, (Pair(_text(each.inputs), _text(each.targets)) for each in examples)
 
+    def span_counts(self, length: int) -> tuple[int, int]:
+        """How many of `length` symbols, 1 or more, are noise, and in how many spans.
+
+        At least one symbol is noise and one is kept; a single symbol counts as two.
+        """
+        length = max(length, 2)
+        noise = min(max(round(length * self.noise_density), 1), length - 1)
+        return noise, max(1, round(min(noise, length - noise) / self.mean_span))
+
+    def corrupted_lengths(self, length: int) -> tuple[int, int]:
+        """Most inputs and targets, END included, that `length` symbols of text give."""
+        noise, spans = self.span_counts(length)
+        return max(length, 2) - noise + spans + 1, noise + spans + 1
+
+    def text_lengths(self, input_length: int) -> tuple[int, int]:
+        """The most text whose corrupted input fits: T5's `compute_input_and_target_lengths`.
+
+        Args:
+            input_length: S, END included; 3 or more.
+
+        Returns:
+            symbols of text in a row, such as 1193 for S = 1024, and symbols of its target, END
+            included, such as 189. Shorter text needs no more of either.
+        """
+        longest = int(input_length / (1 - self.noise_density)) + 1
+        raw = bisect.bisect_right(
+            range(1, longest + 1),
+            input_length,
+            key=lambda length: self.corrupted_lengths(length)[0],
+        )
+        target_length = self.corrupted_lengths(raw)[1]
+        if self.noise_density == 0.5 and target_length > input_length:
+            # T5 would have as many targets as inputs here.
+            raw -= 1
+            target_length = self.corrupted_lengths(raw)[1]
+        return raw, target_length
+
+    def noise_mask(self, length: int, rng: np.random.RandomState) -> np.ndarray:
+        """Draws which symbols are noise, bool `[length]`: T5's `random_spans_noise_mask`.
+
+        Kept and noise spans alternate, beginning with a kept one; all ways to divide the symbols
+        among them are equally likely. A single symbol is kept.
+        """
+        noise, spans = self.span_counts(length)
+        noise_lengths = _divide(noise, spans, rng)
+        kept_lengths = _divide(max(length, 2) - noise, spans, rng)
+        is_noise = np.tile([False, True], spans)
+        return np.repeat(is_noise, np.stack([kept_lengths, noise_lengths], axis=1).ravel())[:length]
+
 
 def _text(symbols: np.ndarray) -> bytes:
     return bytes(symbols[symbols < END].tolist())
-
-
-def span_counts(length: int, density: float, mean_span: float) -> tuple[int, int]:
-    """How many of `length` symbols are noise, and in how many spans.
-
-    At least one symbol is noise and one is kept; a single symbol counts as two.
-
-    Args:
-        length: symbols of text, 1 or more.
-        density: share of the symbols that are noise, between 0 and 1.
-        mean_span: mean symbols of a noise span, 1 or more.
-    """
-    length = max(length, 2)
-    noise = min(max(round(length * density), 1), length - 1)
-    return noise, max(1, round(min(noise, length - noise) / mean_span))
-
-
-def corrupted_lengths(length: int, density: float, mean_span: float) -> tuple[int, int]:
-    """Most inputs and targets, END included, that `length` symbols of text give."""
-    noise, spans = span_counts(length, density, mean_span)
-    return max(length, 2) - noise + spans + 1, noise + spans + 1
-
-
-def lengths(input_length: int, density: float, mean_span: float) -> tuple[int, int]:
-    """The most text whose corrupted input fits: T5's `compute_input_and_target_lengths`.
-
-    Args:
-        input_length: S, END included; 3 or more.
-        density: share of the symbols that are noise, as in `span_counts`.
-        mean_span: mean symbols of a noise span.
-
-    Returns:
-        symbols of text in a row, such as 1193 for S = 1024, and symbols of its target, END
-        included, such as 189. Shorter text needs no more of either.
-    """
-    longest = int(input_length / (1 - density)) + 1
-    raw = bisect.bisect_right(
-        range(1, longest + 1),
-        input_length,
-        key=lambda length: corrupted_lengths(length, density, mean_span)[0],
-    )
-    target_length = corrupted_lengths(raw, density, mean_span)[1]
-    if density == 0.5 and target_length > input_length:
-        # T5 would have as many targets as inputs here.
-        raw -= 1
-        target_length = corrupted_lengths(raw, density, mean_span)[1]
-    return raw, target_length
-
-
-def noise_mask(
-    length: int, rng: np.random.RandomState, density: float, mean_span: float
-) -> np.ndarray:
-    """Draws which symbols are noise: T5's `random_spans_noise_mask`.
-
-    Kept and noise spans alternate, beginning with a kept one; all ways to divide the symbols among
-    them are equally likely. A single symbol is kept.
-
-    Returns:
-        bool `[length]`.
-    """
-    noise, spans = span_counts(length, density, mean_span)
-    noise_lengths = _divide(noise, spans, rng)
-    kept_lengths = _divide(max(length, 2) - noise, spans, rng)
-    is_noise = np.tile([False, True], spans)
-    return np.repeat(is_noise, np.stack([kept_lengths, noise_lengths], axis=1).ravel())[:length]
 
 
 def _divide(count: int, parts: int, rng: np.random.RandomState) -> np.ndarray:
@@ -173,7 +152,6 @@ def corrupt(symbols: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _with_sentinels(symbols: np.ndarray, replaced: np.ndarray) -> np.ndarray:
-    """The symbols with a sentinel in place of each run of `replaced` ones, and END."""
     first = replaced & ~np.pad(replaced[:-1], (1, 0))
     count = np.count_nonzero(first)
     if count > SENTINELS:
@@ -190,23 +168,12 @@ class SpanCorruptionRows(ExampleRows, CorpusRows):
     differently each time, evaluation always in the same way.
     """
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        input_length: int,
-        target_length: int,
-        density: float,
-        mean_span: float,
-        seed: int,
-    ) -> None:
-        """Defines the rows of S inputs and T targets, T at least that of `lengths`.
-
-        `density` and `mean_span` are those of `lengths`; `seed` is that of the noise in training.
-        """
-        ExampleRows.__init__(self, input_length, target_length, corpus.scripts is not None)
+    def __init__(self, corpus: Corpus, task: SpanCorruption, length: int, seed: int) -> None:
+        """Defines the rows of S = `length` inputs; `seed` is that of the noise in training."""
+        ExampleRows.__init__(self, length, task.row_length(length), corpus.scripts is not None)
         CorpusRows.__init__(self, corpus)
-        self.chunk_length, _ = lengths(input_length, density, mean_span)
-        self._noise = (density, mean_span)
+        self.chunk_length, _ = task.text_lengths(length)
+        self._task = task
         self._seed = seed
 
     @property
@@ -221,7 +188,7 @@ class SpanCorruptionRows(ExampleRows, CorpusRows):
         """One chunk; the noise depends on `place` in training, on `index` in evaluation."""
         key = ("evaluation", index) if place is None else ("training", self._seed, place)
         symbols, document = self.chunk(index)
-        mask = noise_mask(len(symbols), random_of("span corruption", *key), *self._noise)
+        mask = self._task.noise_mask(len(symbols), random_of("span corruption", *key))
         scripts = self.corpus.scripts
         return Example(*corrupt(symbols, mask), -1 if scripts is None else int(scripts[document]))
 

@@ -11,16 +11,17 @@ from bytelm.core.vocabulary import END, PAD, START, UNSCORED
 from bytelm.data.corpus.packing import pack
 from bytelm.data.tasks.examples import Example, ExampleRows, random_of
 from bytelm.data.tasks.span_corruption import (
+    SpanCorruption,
     SpanCorruptionRows,
     corrupt,
-    corrupted_lengths,
-    lengths,
-    noise_mask,
-    span_counts,
 )
 from tests.models.golden import cases, load
 
 GOLDEN = cases("mrt5", lambda file: "in.length_grid" in file)
+
+
+def task_of(density, mean_span):
+    return SpanCorruption(noise_density=density, mean_span=mean_span)
 
 
 def symbols_of(t5_ids):
@@ -93,9 +94,11 @@ def test_golden_masks_have_the_same_shape(path):
     case = load(path)
     for name in names_of(case, "b"):
         masks = case.out[f"{name}.noise_mask"]
-        noise = (float(case.input[f"{name}.noise_density"]), float(case.input[f"{name}.mean_span"]))
+        task = task_of(
+            float(case.input[f"{name}.noise_density"]), float(case.input[f"{name}.mean_span"])
+        )
         for row, wanted in enumerate(masks):
-            mask = noise_mask(len(wanted), random_of(row), *noise)
+            mask = task.noise_mask(len(wanted), random_of(row))
             assert (mask.sum(), mask[0], mask[-1]) == (wanted.sum(), False, True)
             assert np.diff(mask).sum() == np.diff(wanted).sum()
 
@@ -106,24 +109,26 @@ def test_golden_lengths(path):
     for (length, density, mean), wanted in zip(
         case.input["length_grid"].tolist(), case.out["length_grid"].tolist(), strict=True
     ):
-        assert lengths(int(length), density, mean) == tuple(wanted)
+        assert task_of(density, mean).text_lengths(int(length)) == tuple(wanted)
 
 
 def test_published_lengths():
-    assert lengths(1024, 0.15, 20.0) == (1193, 189)
-    assert lengths(512, 0.15, 20.0) == (597, 95)
-    assert span_counts(1193, 0.15, 20.0) == (179, 9)
+    task = SpanCorruption()
+    assert task.text_lengths(1024) == (1193, 189)
+    assert task.text_lengths(512) == (597, 95)
+    assert task.span_counts(1193) == (179, 9)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(3, 400), st.floats(0.02, 0.9), st.floats(1, 30))
 def test_no_text_of_a_row_needs_more_room_than_there_is(input_length, density, mean):
-    raw, target_length = lengths(input_length, density, mean)
-    assert corrupted_lengths(raw, density, mean)[0] <= input_length
+    task = task_of(density, mean)
+    raw, target_length = task.text_lengths(input_length)
+    assert task.corrupted_lengths(raw)[0] <= input_length
     if density != 0.5:
-        assert corrupted_lengths(raw + 1, density, mean)[0] > input_length
+        assert task.corrupted_lengths(raw + 1)[0] > input_length
     for length in {1, 2, raw // 2 + 1, raw - 1, raw}:
-        mask = noise_mask(length, random_of(length), density, mean)
+        mask = task.noise_mask(length, random_of(length))
         assert len(mask) == length
         assert not mask[0]
         assert mask[-1] == (length > 1)
@@ -180,8 +185,7 @@ DOCUMENTS = [
 @pytest.mark.parametrize("documents", [DOCUMENTS, [b""], [b"abc"], DOCUMENTS[::-1]])
 @pytest.mark.parametrize("input_length", [3, 4, 16, 300, 2000])
 def test_chunks_hold_every_byte_and_end(documents, input_length):
-    _, target_length = lengths(input_length, 0.3, 3.0)
-    rows = SpanCorruptionRows(pack(documents), input_length, target_length, 0.3, 3.0, seed=0)
+    rows = SpanCorruptionRows(pack(documents), task_of(0.3, 3.0), input_length, seed=0)
     chunks = [rows.chunk(index)[0] for index in range(len(rows))]
     assert all(len(chunk) == rows.chunk_length for chunk in chunks[:-1])
     assert 1 <= len(chunks[-1]) <= rows.chunk_length
@@ -193,8 +197,9 @@ def test_chunks_hold_every_byte_and_end(documents, input_length):
 
 
 def test_rows_are_new_at_each_place_and_the_same_in_evaluation():
-    rows = SpanCorruptionRows(pack(DOCUMENTS), 100, 60, 0.3, 3.0, seed=0)
-    other = SpanCorruptionRows(pack(DOCUMENTS), 100, 60, 0.3, 3.0, seed=1)
+    task = SpanCorruption(target_length=60, noise_density=0.3, mean_span=3.0)
+    rows = SpanCorruptionRows(pack(DOCUMENTS), task, 100, seed=0)
+    other = SpanCorruptionRows(pack(DOCUMENTS), task, 100, seed=1)
     first, second = rows.batch([2, 2], [7, 9])["targets"]
     assert not np.array_equal(first, second)
     np.testing.assert_array_equal(rows.batch([2], [9])["targets"][0], second)
