@@ -3,20 +3,24 @@
 import abc
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import grain
 import numpy as np
 
 from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import BYTE_VOCABULARY, UNSCORED
 from bytelm.data.corpus.packing import ConcatenatedRows
 from bytelm.data.open_data import OpenData
-from bytelm.data.order import ShuffledBatches
-from bytelm.data.stream import stream_rows
+from bytelm.data.order import ShuffledBatches, source_seed
+from bytelm.data.sources.source import Source
+from bytelm.data.tasks.next_byte import source_script
 from bytelm.data.text_record import Split
 from bytelm.data.workers import WorkerIterator
 from bytelm.models.contract import Batch
+from bytelm.tokenizers.unigram import Unigram
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +52,7 @@ class TrainLoader(abc.ABC):
 
     @abc.abstractmethod
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues at the position of `state`.
-
-        Raises:
-            UserError: if the text was read in another way, or by other processes.
-        """
+        """Continues at a saved position; UserError if it cannot."""
 
     def close(self) -> None:
         """Stops the threads and processes that prepare batches."""
@@ -86,21 +86,21 @@ def train_loader(
 class PackedLoader(TrainLoader):
     """Reads rows by their indices, in a new order each epoch.
 
-    Its state is one integer, valid for any number of processes.
+    Its state is one integer, valid for any number of processes and any batch size.
     """
 
     def __init__(self, data: OpenData, seed: int, process_index: int, process_count: int) -> None:
         self._config = data.config
-        self._weights = data.weights
-        self._rows = ConcatenatedRows(data.training_rows(seed))
-        self.fingerprint = data.join_fingerprints([rows.fingerprint for rows in self._rows.sources])
-        self._share = (seed, data.config.batch_size, process_index, process_count)
+        rows = ConcatenatedRows(data.training_rows(seed))
+        self.fingerprint = data.join_fingerprints([source.fingerprint for source in rows.sources])
+        share = (seed, data.config.batch_size, process_index, process_count)
+        self._batches_from = partial(ShuffledBatches, rows, data.weights, *share)
         self._start(first_row=0)
 
     def _start(self, first_row: int) -> None:
-        batches = ShuffledBatches(self._rows, self._weights, *self._share, first_row)
         self._next_row = first_row
-        prefetched = grain.MapDataset.source(batches).to_iter_dataset(
+        batches = grain.MapDataset.source(self._batches_from(first_row))
+        prefetched = batches.to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
         )
         self._iterator = WorkerIterator(prefetched, self._config.workers)
@@ -114,7 +114,6 @@ class PackedLoader(TrainLoader):
         return {"rows": self._next_row}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues at that row, for any number of processes and any batch size."""
         if "rows" not in state:
             raise UserError("the checkpoint is of --data.read stream; resume with the same option.")
         self.close()
@@ -125,26 +124,27 @@ class StreamLoader(TrainLoader):
     """Reads an unpacked dataset; its state is Grain's, valid only for the same processes."""
 
     def __init__(self, data: OpenData, seed: int, process_index: int, process_count: int) -> None:
-        config = data.config
+        batch_size, workers = data.config.batch_size, data.config.workers
         self.fingerprint = data.join_fingerprints(
             [source.fingerprint("train") for source in data.sources]
         )
         self._layout = {
             "process_index": process_index,
             "process_count": process_count,
-            "workers": config.workers,
+            "workers": workers,
         }
-        rows = stream_rows(data, seed, process_index, process_count)
-        batches = rows.batch(config.batch_size // process_count)
-        if not config.workers:
+        batches = _stream(data, seed, process_index, process_count).batch(
+            batch_size // process_count
+        )
+        if not workers:
             batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=4)
-        self._iterator = WorkerIterator(batches, config.workers)
+        self._iterator = WorkerIterator(batches, workers)
         if process_index == 0:
             logger.warning(
                 "data.read is stream: this run resumes exactly on %d process(es) only, with "
                 "--data.workers %d",
                 process_count,
-                config.workers,
+                workers,
             )
 
     def state(self) -> dict[str, Any]:
@@ -153,23 +153,90 @@ class StreamLoader(TrainLoader):
         return {"layout": self._layout, "grain": grain_state}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues at the saved position.
-
-        Raises:
-            UserError: if the state is of packed text, or of another number of processes or workers.
-        """
         if "layout" not in state:
             raise UserError("the checkpoint is of --data.read packed; resume with the same option.")
-        if state["layout"] != self._layout:
-            saved = state["layout"]
+        saved, now = state["layout"], self._layout
+        if saved != now:
             raise UserError(
                 f"a streamed run resumes only on as many processes as before: the checkpoint has "
                 f"{saved['process_count']} with --data.workers {saved['workers']} (this one was "
-                f"number {saved['process_index']}), now there are "
-                f"{self._layout['process_count']} with {self._layout['workers']} (this one is "
-                f"number {self._layout['process_index']})."
+                f"number {saved['process_index']}), now there are {now['process_count']} with "
+                f"{now['workers']} (this one is number {now['process_index']})."
             )
         self._iterator.set_state(_with_tuples(state["grain"]))
+
+
+def _with_tuples(state: Any) -> Any:
+    """Grain compares parts of its state with tuples, which JSON turns into lists."""
+    if isinstance(state, dict):
+        return {key: _with_tuples(value) for key, value in state.items()}
+    return tuple(map(_with_tuples, state)) if isinstance(state, list) else state
+
+
+def _stream(data: OpenData, seed: int, process_index: int, process_count: int) -> grain.IterDataset:
+    """Endless rows for one process: dicts of arrays `[T]`, as `Rows` gives them.
+
+    Documents are shuffled first and then packed into rows, without losing a byte. Each process
+    reads its own share of the documents.
+
+    Raises:
+        UserError: for a source without random access, with too few documents, or with a script
+            that is not in `data.scripts`.
+    """
+    streams = [
+        _stream_of_source(data, source, source_seed(seed, index), process_index, process_count)
+        for index, source in enumerate(data.sources)
+    ]
+    return streams[0] if len(streams) == 1 else grain.IterDataset.mix(streams, data.weights)
+
+
+def _stream_of_source(
+    data: OpenData, source: Source, seed: int, process_index: int, process_count: int
+) -> grain.IterDataset:
+    config, unigram = data.config, data.unigram
+    documents = source.reader.random_access(source.stored_split("train"))
+    if documents is None:
+        raise UserError(
+            f"--data.read stream needs a TFDS dataset, and {source.name} has no random access; use "
+            "--data.read packed."
+        )
+    readers = process_count * max(config.workers, 1)
+    if len(documents) < readers:
+        raise UserError(
+            f"{source.name} has {len(documents)} documents to train on, too few for {readers} "
+            "readers; use --data.read packed."
+        )
+    script = source_script(source, config.scripts)
+    symbols = (
+        grain.MapDataset.source(documents)
+        .seed(seed)
+        .shuffle()[process_index::process_count]
+        .repeat()
+        # Grain leaves out elements that are None.
+        .map(partial(source.placement.part_in, "train"))
+        .map(partial(_symbols, script=script, unigram=unigram))
+        .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16))
+    )
+    names = ["ids", "targets"] + ["scripts"] * bool(config.scripts) + ["boundaries"] * bool(unigram)
+    return grain.experimental.ConcatThenSplitIterDataset(
+        symbols, length_struct=dict.fromkeys(names, config.sequence_length)
+    ).map(partial(_row, names=names))
+
+
+def _symbols(document: bytes, script: int | None, unigram: Unigram | None) -> dict[str, np.ndarray]:
+    """A document's symbols, their targets, scripts and boundaries, each `[N]`."""
+    ids = BYTE_VOCABULARY.frame(np.frombuffer(document, np.uint8))
+    found = {"ids": ids, "targets": np.append(ids[1:], np.int32(UNSCORED))}
+    if script is not None:
+        found["scripts"] = np.full(len(ids), script, np.int32)
+    if unigram is not None:
+        found["boundaries"] = unigram.boundaries(document)
+    return found
+
+
+def _row(packed: dict[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    row = {name: packed[name] for name in names}
+    return row | {"document_ids": packed["ids_segment_ids"]}
 
 
 class ValidationBatches:
@@ -218,10 +285,3 @@ class ValidationBatches:
         indices = np.pad(self._indices, (0, padding), constant_values=len(self._rows))
         for batch in np.split(indices, len(self)):
             yield Batch(**self._rows.batch(batch))
-
-
-def _with_tuples(state: Any) -> Any:
-    """Grain compares parts of its state with tuples, which JSON turns into lists."""
-    if isinstance(state, dict):
-        return {key: _with_tuples(value) for key, value in state.items()}
-    return tuple(map(_with_tuples, state)) if isinstance(state, list) else state
