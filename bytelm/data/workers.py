@@ -1,11 +1,11 @@
 """Processes that prepare batches; they ignore signals, and end with the trainer."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -39,22 +39,20 @@ class WorkerIterator:
         return self
 
     def __next__(self) -> Any:
-        """The next element.
-
-        Raises:
-            UserError: a worker process was killed.
-        """
+        """The next element; UserError if a worker process was killed."""
+        # Grain starts its threads and processes at the first element; they inherit the mask.
+        starting, self._started = not self._started, True
         try:
-            if self._started:
-                return next(self._iterator)
-            # Grain starts its threads and processes at the first element; they inherit the mask.
-            with _signals_blocked():
-                self._started = True
+            with _signals_blocked() if starting else contextlib.nullcontext():
                 return next(self._iterator)
         except RuntimeError as error:
-            if (died := _died(error)) is None:
+            if not str(error).startswith(_DIED):
                 raise
-            raise died from None
+            code = int(str(error).removeprefix(_DIED).split(".")[0])
+            raise UserError(
+                f"a process of data.workers {_how_it_ended(code)}; fewer --data.workers take less "
+                "memory."
+            ) from None
 
     def get_state(self) -> Any:
         return self._iterator.get_state()
@@ -66,7 +64,7 @@ class WorkerIterator:
         self._iterator.close()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
     """Blocks signals in this thread, and permanently in threads and processes started here."""
     # Python unblocks some signals when it starts its resource tracker, so start that first.
@@ -90,13 +88,8 @@ def _end_with_parent(worker: int, workers: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _died(error: RuntimeError) -> UserError | None:
-    """The error of a worker that ended by itself; None for other errors."""
-    if not str(error).startswith(_DIED):
-        return None
-    code = int(str(error).removeprefix(_DIED).split(".")[0])
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"ended with status {code}"
     hint = ", perhaps because memory ran out" if code == -signal.SIGKILL else ""
-    return UserError(
-        f"a process of data.workers {how}{hint}; fewer --data.workers take less memory."
-    )
+    return f"was killed by {signal.Signals(-code).name}{hint}"
