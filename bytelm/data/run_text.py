@@ -1,10 +1,9 @@
 """The text that a run reads: its size and its record."""
 
-import hashlib
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from bytelm.data.corpus.blocks import digest_of
 from bytelm.data.open_data import OpenData
 from bytelm.data.sources.source import NotInstalledError, Source
 from bytelm.data.text_record import Split, TextRecord, make_record
@@ -12,21 +11,18 @@ from bytelm.data.text_record import Split, TextRecord, make_record
 READ_IN_TRAINING: tuple[Split, ...] = ("train", "validation")
 
 
-@dataclass(frozen=True)
-class TextSize:
+class TextSize(NamedTuple):
     """The training text of a run.
 
     Attributes:
         bytes: of all sources; None if unknown (a stream) or endless.
         rows: of one pass over all sources; None as above.
         bytes_per_row: mean by the weights of the mixture; the maximum if `bytes` is None.
-        names: of the sources.
     """
 
     bytes: int | None
     rows: int | None
     bytes_per_row: float
-    names: tuple[str, ...]
 
 
 def text_size(data: OpenData) -> TextSize:
@@ -37,14 +33,14 @@ def text_size(data: OpenData) -> TextSize:
     """
     task, length = data.config.task, data.config.sequence_length
     if task.streamed:
-        return TextSize(None, None, length, data.names)
+        return TextSize(None, None, length)
     if task.makes_text:
-        return TextSize(None, None, length - 1, data.names)  # each row has an END
+        return TextSize(None, None, length - 1)  # each row has an END
     rows = data.training_rows(seed=0)
     sizes = [each.num_bytes or 0 for each in rows]
     per_row = [size / len(each) for size, each in zip(sizes, rows, strict=True)]
     mean = sum(map(float.__mul__, data.weights, per_row)) / sum(data.weights)
-    return TextSize(sum(sizes), sum(map(len, rows)), mean, data.names)
+    return TextSize(sum(sizes), sum(map(len, rows)), mean)
 
 
 def run_text(data: OpenData) -> TextRecord:
@@ -98,5 +94,4 @@ def describe_source(source: Source) -> dict[str, Any]:
 
 
 def _digest(value: Any) -> str:
-    content = json.dumps(value, sort_keys=True).encode()
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    return digest_of(json.dumps(value, sort_keys=True).encode()).hex()

@@ -57,7 +57,7 @@ def with_steps(config: ExperimentConfig, data: OpenData) -> ExperimentConfig:
             if size.rows is None:
                 raise UserError(
                     f"train.budget is {config.train.budget!r}, and the size of "
-                    f"{' and '.join(size.names)} is not known: give bytes or flops."
+                    f"{' and '.join(data.names)} is not known: give bytes or flops."
                 )
             steps = round(amount * size.rows / config.data.batch_size)
         else:
@@ -98,7 +98,7 @@ def run_facts(
         "bytes_per_step": step_bytes,
         "bytes": train.steps * step_bytes,
         "text_bytes": size.bytes,
-        "text": list(size.names),
+        "text": list(open_data.names),
         "epochs": None if epoch_steps is None else train.steps / epoch_steps,
         "context_bytes": size.bytes_per_row,
         "flops_per_byte": flops / step_bytes,

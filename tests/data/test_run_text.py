@@ -47,9 +47,7 @@ def test_bytes_and_rows_of_a_mixture(tmp_path):
     )
     # 96 symbols are 3 rows, and 190 are 6 of which the last is not full.
     mean = (94 / 3 + 3 * 188 / 6) / 4
-    assert text_size(OpenData(config)) == TextSize(
-        94 * 3, 9, pytest.approx(mean), ("1.txt", "2.txt")
-    )
+    assert text_size(OpenData(config)) == TextSize(94 * 3, 9, pytest.approx(mean))
 
 
 def test_a_row_has_as_many_bytes_as_training_scores(config):
@@ -66,4 +64,4 @@ def test_where_nobody_has_counted(tfds_dir):
         task=NextByte(read="stream"),
         sequence_length=16,
     )
-    assert text_size(OpenData(stream)) == TextSize(None, None, 16, ("tiny_text",))
+    assert text_size(OpenData(stream)) == TextSize(None, None, 16)

@@ -257,7 +257,7 @@ def script_ids(found: Sequence[str] | None, known: Sequence[str], source: str) -
             f"data.scripts is given, and the documents of {source} have no script; name the script "
             "of them all with data.script, or the key of each JSON line's with data.script_key."
         )
-    unknown = [name for name in found if name not in known]
+    unknown = [name for name in dict.fromkeys(found) if name not in known]
     if unknown:
         raise UserError(
             f"{source} has documents of the script {', '.join(unknown)}, which is not in "

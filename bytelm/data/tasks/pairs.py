@@ -1,6 +1,5 @@
 """The task of pairs: an input and a target in each JSON line."""
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from bytelm.core.errors import UserError
+from bytelm.data.corpus.blocks import digest_of
 from bytelm.data.corpus.cache import no_text
 from bytelm.data.corpus.packing import pack, script_ids
 from bytelm.data.corpus.spread import drawn_rows
@@ -90,11 +90,14 @@ class PairRows(ExampleRows):
         self._check_lengths(f"{source.name} ({split})")
         self._scripts = np.full(len(found), -1, np.int32)
         if scripts:
-            self._scripts = _scripts(found, scripts, source)
-        digest = hashlib.blake2b(digest_size=16)
-        for corpus in (self._inputs, self._targets):
-            digest.update(corpus.starts.astype("<i8").tobytes() + corpus.symbols.tobytes())
-        self.fingerprint = digest.hexdigest()
+            names = [pair.script for pair in found if pair.script is not None]
+            known = names if len(names) == len(found) else None
+            self._scripts = script_ids(known, scripts, source.name)
+        content = [
+            corpus.starts.astype("<i8").tobytes() + corpus.symbols.tobytes()
+            for corpus in (self._inputs, self._targets)
+        ]
+        self.fingerprint = digest_of(b"".join(content)).hex()
 
     def _check_lengths(self, name: str) -> None:
         # A packed document has START and END, an input or target only END.
@@ -123,11 +126,3 @@ class PairRows(ExampleRows):
             with_end(self._targets.document(index)),
             int(self._scripts[index]),
         )
-
-
-def _scripts(found: list[Pair], scripts: Sequence[str], source: Source) -> np.ndarray:
-    """The index of each pair's script in `data.scripts`, int32 `[pairs]`."""
-    names = list(dict.fromkeys(pair.script for pair in found))
-    known = [name for name in names if name is not None]
-    ids = script_ids(known if len(known) == len(names) else None, scripts, source.name)
-    return ids[[names.index(pair.script) for pair in found]]
