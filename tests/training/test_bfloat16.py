@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from bytelm.core.vocabulary import BYTES
-from bytelm.data.tasks.span_corruption import lengths
+from bytelm.data.tasks.span_corruption import SpanCorruption
 from bytelm.models import Batch
 from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.models.t5.mrt5 import MrT5Config
@@ -32,7 +32,7 @@ CASES = {
 def batch_for(config):
     if not isinstance(config, ByT5Config):
         return random_rows(0)
-    _, targets = lengths(32, 0.15, 20.0)
+    _, targets = SpanCorruption().text_lengths(32)
     rng = np.random.default_rng(0)
     inputs = rng.integers(BYTES, size=(8, 32), dtype=np.int32)
     ids = rng.integers(BYTES, size=(8, targets + 1), dtype=np.int32)
