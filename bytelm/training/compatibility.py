@@ -137,11 +137,13 @@ def _second_checkpoint(run_dir: Path) -> float:
 
 def outcome_changes(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
     """The differences between two configs that change the outcome, as "path: old -> new"."""
-    return [
-        f"{path}: {before!r} -> {after!r}"
-        for path, before, after in differences(to_dict(old), to_dict(new))
-        if not path.startswith(FREE)
-    ]
+    found = differences(to_dict(old), to_dict(new))
+    return listed([difference for difference in found if not difference[0].startswith(FREE)])
+
+
+def listed(found: list[tuple[str, Any, Any]]) -> list[str]:
+    """Differences as "path: old -> new"."""
+    return [f"{path}: {before!r} -> {after!r}" for path, before, after in found]
 
 
 def check_change(

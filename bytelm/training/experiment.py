@@ -17,16 +17,14 @@ from bytelm.training.optimizer import AdamW, OptimizerConfig
 from bytelm.training.upgrades import SCHEMA, upgraded
 
 BudgetUnit = Literal["bytes", "epochs", "flops"]
-_FORM = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(byte|epoch|flop)s?\s*", re.IGNORECASE)
+_NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?"
+_FORM = re.compile(rf"\s*({_NUMBER})\s*(byte|epoch|flop)s?\s*", re.IGNORECASE)
 
 
 def parse_budget(text: str) -> tuple[float, BudgetUnit]:
     """Reads a budget such as "10e9 bytes", "2 epochs" or "1e18 flops"; UserError for others."""
     form = _FORM.fullmatch(text)
-    try:
-        amount = float(form[1]) if form else 0.0
-    except ValueError:
-        amount = 0.0
+    amount = float(form[1]) if form else 0.0
     if form is None or not 0 < amount < float("inf"):
         raise UserError(
             f"train.budget is {text!r}; give a number and its unit, such as '10e9 bytes', "

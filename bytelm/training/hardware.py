@@ -66,9 +66,9 @@ def peak_flops(dtype: DTypeLike) -> float:
 @functools.cache
 def _peak_flops(dtype: str) -> float:
     device = jax.local_devices()[0]
-    rates = _known_rates(device.device_kind)
-    if rates is not None and dtype in rates._fields:
-        return 1e12 * float(getattr(rates, dtype))
+    rate = getattr(_known_rates(device.device_kind), dtype, None)
+    if rate is not None:
+        return 1e12 * float(rate)
     if device.platform == "cpu":
         return _measure(dtype, size=1024) / jax.local_device_count()
     return _measure(dtype, size=8192)

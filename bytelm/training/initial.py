@@ -10,6 +10,7 @@ from bytelm.core.errors import UserError
 from bytelm.nn.mesh import path_name
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.checkpoint import SavedModel, load_model
+from bytelm.training.compatibility import listed
 from bytelm.training.distributed import gather_json
 from bytelm.training.experiment import ExperimentConfig
 
@@ -112,12 +113,8 @@ def _check_meaning(
     if refused:
         names = " ".join(path for path, _, _ in refused)
         raise UserError(
-            f"train.initial {new.train.initial} is another model ({'; '.join(_listed(refused))}), "
+            f"train.initial {new.train.initial} is another model ({'; '.join(listed(refused))}), "
             "in which its parameters mean something else; undo the change, or allow it with "
             f"--train.initial-differences {names}."
         )
-    return _listed(found)
-
-
-def _listed(found: list[tuple[str, Any, Any]]) -> list[str]:
-    return [f"{path}: {before!r} -> {after!r}" for path, before, after in found]
+    return listed(found)

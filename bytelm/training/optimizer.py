@@ -2,6 +2,7 @@
 
 import abc
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +16,7 @@ from bytelm.nn.roles import KERNELS, ROLES, Role, map_roles
 
 MUON_RMS = 0.2
 """Root mean square of a Muon update, that of a typical AdamW update (arXiv 2502.16982)."""
+_BELOW_1 = "it must be from 0 to below 1"
 
 
 @dataclass(frozen=True)
@@ -49,16 +51,10 @@ class OptimizerConfig(Variant, name="optimizer", key="name"):
     """Whether to multiply the learning rate of each kernel by d_in^-1/2 too."""
 
     def __post_init__(self) -> None:
-        self._require_above_0("learning_rate", "clip_norm")
-        if not self.weight_decay >= 0:
-            raise UserError(
-                f"optimizer.weight_decay is {self.weight_decay}; it must be at least 0."
-            )
-        for name in ("warmup", "decay", "final"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(
-                    f"optimizer.{name} is {getattr(self, name)}; it is a fraction from 0 to 1."
-                )
+        self._require("it must be positive", lambda x: x > 0, "learning_rate", "clip_norm")
+        self._require("it must be at least 0", lambda x: x >= 0, "weight_decay")
+        fraction = "it is a fraction from 0 to 1"
+        self._require(fraction, lambda x: 0 <= x <= 1, "warmup", "decay", "final")
         if self.schedule == "warmup_stable_decay" and self.warmup + self.decay > 1:
             raise UserError(
                 f"optimizer.warmup {self.warmup} and optimizer.decay {self.decay} are fractions "
@@ -78,18 +74,11 @@ class OptimizerConfig(Variant, name="optimizer", key="name"):
                     f"optimizer: {pattern!r} is no regular expression ({error}); correct it."
                 ) from None
 
-    def _require_above_0(self, *names: str) -> None:
+    def _require(self, rule: str, fits: Callable[[float], bool], *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"optimizer.{name} is {value}; it must be positive.")
-
-    def _require_below_1(self, *names: str) -> None:
-        for name in names:
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(
-                    f"optimizer.{name} is {getattr(self, name)}; it must be from 0 to below 1."
-                )
+            if value is not None and not fits(value):
+                raise UserError(f"optimizer.{name} is {value}; {rule}.")
 
     @abc.abstractmethod
     def direction(self, roles: Any) -> optax.GradientTransformation:
@@ -109,22 +98,21 @@ class OptimizerConfig(Variant, name="optimizer", key="name"):
         peak = self.learning_rate if peak is None else peak
         last = peak * self.final
         warmup = round(self.warmup * steps)
-        rise = optax.linear_schedule(0.0, peak, warmup) if warmup else None
-        if self.schedule == "constant":
-            after = [(optax.constant_schedule(peak), steps)]
-        elif self.schedule == "cosine":
-            after = [(optax.cosine_decay_schedule(peak, max(1, steps - warmup), self.final), steps)]
+        schedules, ends = [], []
+        if warmup:
+            schedules.append(optax.linear_schedule(0.0, peak, warmup))
+            ends.append(warmup)
+        if self.schedule == "cosine":
+            schedules.append(optax.cosine_decay_schedule(peak, max(1, steps - warmup), self.final))
         elif self.schedule == "quarter_cosine":
-            after = [(_quarter_cosine(peak, last, max(1, steps - warmup)), steps)]
+            schedules.append(_quarter_cosine(peak, last, max(1, steps - warmup)))
         else:
+            schedules.append(optax.constant_schedule(peak))
+        if self.schedule == "warmup_stable_decay":
             decay = max(1, round(self.decay * steps))
-            after = [
-                (optax.constant_schedule(peak), steps - decay),
-                (optax.linear_schedule(peak, last, decay), steps),
-            ]
-        parts = [(rise, warmup), *after] if rise else after
-        schedules = [schedule for schedule, _ in parts]
-        joined = optax.join_schedules(schedules, [end for _, end in parts[:-1]])
+            schedules.append(optax.linear_schedule(peak, last, decay))
+            ends.append(steps - decay)
+        joined = optax.join_schedules(schedules, ends)
         # The first step already moves, and the last one has the final rate.
         return lambda step: joined(step + 1)
 
@@ -187,8 +175,8 @@ class AdamW(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_above_0("epsilon")
-        self._require_below_1("beta1", "beta2")
+        self._require("it must be positive", lambda x: x > 0, "epsilon")
+        self._require(_BELOW_1, lambda x: 0 <= x < 1, "beta1", "beta2")
 
     def direction(self, roles: Any) -> optax.GradientTransformation:
         return optax.scale_by_adam(self.beta1, self.beta2, self.epsilon)
@@ -208,7 +196,7 @@ class Muon(AdamW):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_below_1("momentum")
+        self._require(_BELOW_1, lambda x: 0 <= x < 1, "momentum")
 
     def direction(self, roles: Any) -> optax.GradientTransformation:
         parts = {"muon": self._orthogonal(), "adamw": super().direction(roles)}

@@ -11,11 +11,8 @@ from bytelm.training.experiment import ExperimentConfig, load_json
 
 T = TypeVar("T")
 
-PACKAGE = Path(__file__).parents[1]
-ABLATIONS = "ablations"
-COMPARISONS = "comparison"
+ABLATIONS, COMPARISONS = "ablations/", "comparison/"
 """Subfolders whose files define ablations and comparisons, not presets."""
-
 HERE = Path("configs")
 """Presets of the current folder. They do not replace bytelm's own of the same name: a preset is a
 program, and the current folder must not change what a known name runs."""
@@ -23,33 +20,29 @@ program, and the current folder must not change what a known name runs."""
 
 def preset_folders() -> list[Path]:
     """Folders of presets: next to the package (a checkout), in it (a wheel), and here."""
-    candidates = [PACKAGE.parent / "configs", PACKAGE / "configs", HERE]
+    package = Path(__file__).parents[1]
+    candidates = [package.parent / "configs", package / "configs", HERE]
     return [folder for folder in candidates if folder.is_dir()]
 
 
 def preset_names() -> list[str]:
     """The names of all presets; those of a subfolder begin with its name and a slash."""
-    return [name for name in _names() if not name.startswith((f"{ABLATIONS}/", f"{COMPARISONS}/"))]
+    return [name for name in _names() if not name.startswith((ABLATIONS, COMPARISONS))]
 
 
 def ablation_names() -> list[str]:
     """The names of all ablations, such as `ablations/boundaries`."""
-    return [name for name in _names() if name.startswith(f"{ABLATIONS}/")]
+    return [name for name in _names() if name.startswith(ABLATIONS)]
 
 
 def comparison_names() -> list[str]:
     """The names of all comparisons, such as `comparison/cpu`."""
-    return [name for name in _names() if name.startswith(f"{COMPARISONS}/")]
+    return [name for name in _names() if name.startswith(COMPARISONS)]
 
 
 def _names() -> list[str]:
-    return sorted(
-        {
-            path.relative_to(folder).with_suffix("").as_posix()
-            for folder in preset_folders()
-            for path in folder.rglob("[!_]*.py")
-        }
-    )
+    files = ((path, folder) for folder in preset_folders() for path in folder.rglob("[!_]*.py"))
+    return sorted({path.relative_to(f).with_suffix("").as_posix() for path, f in files})
 
 
 def load_preset(name: str) -> ExperimentConfig:
@@ -73,7 +66,6 @@ def find_file(name: str, what: str, names: list[str]) -> Path:
     name.
 
     Args:
-        name: of the file.
         what: kind of file, for the error.
         names: of all files of that kind, for the error.
 
@@ -103,9 +95,9 @@ def find_file(name: str, what: str, names: list[str]) -> Path:
 
 def _advice(name: str, names: list[str]) -> str:
     """Names similar to the given one, for the error."""
-    paths = [path for path in (Path(f"{name}.py"), Path(name, "config.json")) if path.is_file()]
-    if paths:
-        return f" (did you mean {paths[0]}?)"
+    for path in (Path(f"{name}.py"), Path(name, "config.json")):
+        if path.is_file():
+            return f" (did you mean {path}?)"
     near = difflib.get_close_matches(name, names, n=4)
     near += [known for known in names if name in known and known not in near]
     if near:

@@ -132,7 +132,13 @@ def build_program(config: ExperimentConfig, mesh: Mesh) -> TrainProgram:
 
 def shares_program(one: ExperimentConfig, other: ExperimentConfig) -> bool:
     """Whether two runs share a compiled step; seed, text and peak learning rate may differ."""
-    return (one.mesh, _shapes(one), _parts(one)) == (other.mesh, _shapes(other), _parts(other))
+
+    def key(config: ExperimentConfig) -> tuple[Any, ...]:
+        data = config.data
+        shape = data.batch_size, data.sequence_length, data.row_length
+        return config.mesh, shape, _parts(config)
+
+    return key(one) == key(other)
 
 
 def forget_programs() -> None:
@@ -147,10 +153,6 @@ def _parts(config: ExperimentConfig) -> tuple[Any, ...]:
     optimizer = dataclasses.replace(config.optimizer, learning_rate=1.0)
     train = config.train
     return config.model, optimizer, train.steps, train.accumulation, tuple(config.data.scripts)
-
-
-def _shapes(config: ExperimentConfig) -> tuple[int, ...]:
-    return config.data.batch_size, config.data.sequence_length, config.data.row_length
 
 
 @functools.lru_cache(maxsize=1)

@@ -4,22 +4,13 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import jax
 
-_PACKAGES = (
-    "bytelm",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "tensorflow-datasets",
-    "numpy",
-)
+_PACKAGES = "bytelm jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets numpy".split()
 
 
 def provenance() -> dict[str, Any]:
@@ -33,7 +24,7 @@ def provenance() -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "devices": _devices(),
+        "devices": dict(sorted(Counter(device.device_kind for device in jax.devices()).items())),
         "processes": jax.process_count(),
         "command": sys.argv,
     }
@@ -66,8 +57,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _devices() -> dict[str, int]:
-    kinds = [device.device_kind for device in jax.devices()]
-    return {kind: kinds.count(kind) for kind in sorted(set(kinds))}

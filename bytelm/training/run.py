@@ -243,7 +243,7 @@ def validate(validation: Validation, run: TrainingRun) -> None:
         if found is None:
             run.is_stopping = True
             return
-        run.loop.validated(run.step, found.bits)
+        run.loop.validated(run.step, found.sums.measure.value)
         run.reporter.report(run.step, found.figures)
         run.reporter.warn(run.step, found.sums, "in validation")
 
@@ -264,7 +264,7 @@ def show_sample(validation: Validation, tokenizer: Tokenizer | None, run: Traini
         whole = jax.tree.map(lambda _: NamedSharding(run.mesh, PartitionSpec()), run.state.params)
         gathered = jax.jit(lambda params: params, out_shardings=whole)(run.state.params)
         params = jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)
-        if run.reporter.writes:
+        if run.write_files:
             with jax.set_mesh(single_device_mesh()):
                 text = _sample(run, params, validation, tokenizer)
             run.reporter.sample(run.step, text.decode("utf-8", "replace"))

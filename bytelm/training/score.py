@@ -149,32 +149,34 @@ def _of_patches(
     if starts is None:
         return []
     lengths = count_lengths(starts, batch.document_ids)
-    found = [
-        BYTES_PER_PATCH(bytes_of.sum(), starts.sum()),
-        PATCH_LENGTH(lengths, lengths.sum(), parts=LENGTHS),
-    ]
-    if scripts:
-        of_script = _of_script(batch.scripts, scripts)  # [B, T, N]
-        size = (of_script * bytes_of[:, :, None]).sum(axis=(0, 1))
-        patches = (of_script & starts[:, :, None]).sum(axis=(0, 1))
-        found.append(BYTES_PER_PATCH(size, patches, parts=scripts))
-    return found
+    in_all, *by_script = _ratios(BYTES_PER_PATCH, bytes_of, starts, batch.scripts, scripts)
+    return [in_all, PATCH_LENGTH(lengths, lengths.sum(), parts=LENGTHS), *by_script]
 
 
 def _of_deletions(output: ModelOutput, batch: Batch, scripts: tuple[str, ...]) -> list[Ratio]:
     """The deleted share of an encoder's inputs, in all and by script."""
-    deleted = output.deleted  # [B, S]
-    if deleted is None:
+    if output.deleted is None:
         return []
     inputs = batch.inputs != PAD  # [B, S]
-    found = [DELETED(deleted.sum(), inputs.sum())]
+    script_of_row = batch.scripts[:, :1] if scripts else None  # [B, 1]
+    return _ratios(DELETED, output.deleted, inputs, script_of_row, scripts)
+
+
+def _ratios(
+    statistic: Statistic,
+    total: jax.Array,
+    count: jax.Array,
+    numbers: Any,
+    scripts: tuple[str, ...],
+) -> list[Ratio]:
+    """The ratio of `total` to `count`, both `[B, T]`: in all and, if there are scripts, by script.
+
+    Args:
+        numbers: of the scripts, int `[B, T]` or `[B, 1]`; None without scripts.
+    """
+    found = [statistic(total.sum(), count.sum())]
     if scripts:
-        of_script = _of_script(batch.scripts[:, :1], scripts)  # [B, 1, N]
-        gone = (of_script & deleted[:, :, None]).sum(axis=(0, 1))
-        read = (of_script & inputs[:, :, None]).sum(axis=(0, 1))
-        found.append(DELETED(gone, read, parts=scripts))
+        of_script = numbers[:, :, None] == jnp.arange(len(scripts))[None, None]  # [B, T, N]
+        sums = ((of_script * x[:, :, None]).sum(axis=(0, 1)) for x in (total, count))
+        found.append(statistic(*sums, parts=scripts))
     return found
-
-
-def _of_script(numbers: jax.Array, scripts: tuple[str, ...]) -> jax.Array:
-    return numbers[:, :, None] == jnp.arange(len(scripts))[None, None, :]

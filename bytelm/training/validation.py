@@ -2,8 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -19,19 +18,13 @@ from bytelm.training.program import TrainProgram
 from bytelm.training.score import Sums
 
 
-@dataclass(frozen=True)
-class Validated:
-    """The result of a validation.
+class Validated(NamedTuple):
+    """The result of a validation."""
 
-    Attributes:
-        bits: per byte of all the text, without END (`Sums.measure`).
-        figures: for a record: bits in all and, if there are several sources, of each; statistics.
-        sums: over all the text.
-    """
-
-    bits: float
     figures: list[Figure]
+    """For a record: bits in all and, if there are several sources, of each; statistics."""
     sums: Sums
+    """Over all the text."""
 
 
 class Validation:
@@ -93,7 +86,7 @@ class Validation:
             *(of_sources if len(of_sources) > 1 else ()),
             *(f.renamed(f"validation/{f.name}") for ratio in others for f in ratio.figures),
         ]
-        return Validated(bits.value, figures, total)
+        return Validated(figures, total)
 
     def _evaluate(self, params: Any, batch: Batch) -> Sums:
         found: Sums = jax.device_get(self._program.evaluate(params, place_batch(batch, self._mesh)))

@@ -6,11 +6,12 @@ A checkpoint is complete or absent: Orbax writes it under another name and renam
 versions, data fingerprint), and `digests` of all of these, which are checked when they are read.
 """
 
+import functools
 import logging
 import math
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,12 @@ from bytelm.training.checkpoints.exported import (
     load_exported,
     restore_target,
 )
-from bytelm.training.checkpoints.reading import CheckpointReader, first_readable, hush_stragglers
+from bytelm.training.checkpoints.reading import (
+    CheckpointReader,
+    chosen,
+    first_readable,
+    hush_stragglers,
+)
 from bytelm.training.checkpoints.scores import FOLDER, mend_scores, rank, score_of
 from bytelm.training.checkpoints.scores import ITEM as SCORE
 from bytelm.training.checkpoints.tensor_files import first_line
@@ -71,19 +77,15 @@ class Checkpoints:
     def __init__(self, run_dir: Path, keep: int, measured_on: str | None = None):
         self.folder = run_dir.absolute() / FOLDER
         self._measured_on = measured_on
-        policies = [
-            checkpoint_managers.LatestN(keep),
-            checkpoint_managers.BestN(
-                get_metric_fn=lambda score: rank(score, measured_on),
-                reverse=True,
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            ),
-        ]
+        ranked = functools.partial(rank, measured_on=measured_on)
+        last = checkpoint_managers.LatestN(keep)
+        best = checkpoint_managers.BestN(
+            get_metric_fn=ranked, reverse=True, n=1, keep_checkpoints_without_metrics=False
+        )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy([last, best]),
             # Without it Orbax would not write metrics to disk, where a resumed run finds them.
-            best_fn=lambda score: rank(score, measured_on),
+            best_fn=ranked,
             best_mode="min",
             cleanup_tmp_directories=True,
         )
@@ -154,34 +156,27 @@ class Checkpoints:
             shardings,
         )
 
-        def read(step: int) -> Restored:
-            if not (self.folder / str(step) / "training").exists():
+        def read(reader: CheckpointReader) -> Restored:
+            if not (reader.folder / "training").exists():
                 raise UserError(
-                    f"the checkpoint of step {step} in {self.folder} holds a model without a "
-                    "training state; start another run from it with --train.initial "
+                    f"the checkpoint of step {reader.step} in {self.folder} holds a model without "
+                    "a training state; start another run from it with --train.initial "
                     f"{self.folder.parent}."
                 )
-            reader = CheckpointReader(self._manager, self.folder / str(step), verify=verify)
             reader.config()
             data, provenance = reader.json("data"), reader.json("provenance")
             loop = reader.loop(provenance)
             assert loop is not None, "a checkpoint with a training state has a loop state"
             rest = reader.arrays("training", _without_params(target))
             state = TrainState(params=reader.arrays("params", target.params), **rest)
-            return Restored(step, state, data, loop, provenance)
+            return Restored(reader.step, state, data, loop, provenance)
 
-        return first_readable(self._steps(step), read, self.folder)
+        return first_readable(self._manager, self.folder.parent, step, read, verify=verify)
 
     def config(self, step: int | None = None, *, verify: bool = True) -> ExperimentConfig:
         """The config of a checkpoint; by default, of the last one whose config can be read."""
-
-        def read(step: int) -> ExperimentConfig:
-            return CheckpointReader(self._manager, self.folder / str(step), verify=verify).config()
-
-        return first_readable(self._steps(step), read, self.folder)
-
-    def _steps(self, step: int | None) -> list[int]:
-        return _chosen(self.folder.parent, self._manager.all_steps(), step)
+        read, run = CheckpointReader.config, self.folder.parent
+        return first_readable(self._manager, run, step, read, verify=verify)
 
     def set_aside_after(self, step: int, *, unreadable: bool) -> Path | None:
         """Moves the checkpoints after `step` away, so that these steps can be saved again.
@@ -260,13 +255,6 @@ def _items(
     )
 
 
-def _chosen(run: Path, steps: Iterable[int], step: int | None) -> list[int]:
-    if step is not None and step not in steps:
-        known = ", ".join(map(str, sorted(steps)))
-        raise UserError(f"{run} has no checkpoint of step {step}; it has {known}.")
-    return list(steps) if step is None else [step]
-
-
 def save_model(
     run: Path, config: ExperimentConfig, params: Any, provenance: dict[str, Any]
 ) -> None:
@@ -326,7 +314,7 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
     folder = run.absolute() / FOLDER
     if not folder.is_dir() and is_exported(run):
         saved = load_exported(run, verify=verify)
-        _chosen(run, [saved.step], step)
+        chosen(run, [saved.step], step)
         return saved
     if not folder.is_dir():
         hint = (
@@ -339,18 +327,18 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
         read_only=True, create=False, save_interval_steps=0, lightweight_initialize=True
     )
     with _hushed(), ocp.CheckpointManager(plain_path(folder), options=options) as manager:
-        steps = manager.all_steps()
-        if not steps:
+        if not manager.all_steps():
             raise UserError(f"{run} has no complete checkpoint yet.")
 
-        def read(step: int) -> SavedModel:
-            reader = CheckpointReader(manager, folder / str(step), verify=verify)
+        def read(reader: CheckpointReader) -> SavedModel:
             config = reader.config()
             provenance = reader.json("provenance")
             graphdef, target = restore_target(config)
             params = reader.arrays("params", target)
             tokenizer = carried_tokenizer(run, config.data)
             loop = reader.loop(provenance)
-            return SavedModel(config, step, graphdef, params, provenance, loop, tokenizer, run)
+            return SavedModel(
+                config, reader.step, graphdef, params, provenance, loop, tokenizer, run
+            )
 
-        return first_readable(_chosen(run, steps, step), read, folder)
+        return first_readable(manager, run, step, read, verify=verify)

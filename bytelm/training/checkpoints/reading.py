@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 
 from bytelm.core.errors import UserError
 from bytelm.training.checkpoints.digests import DIGESTS, LOOP, check, digest_arrays, digest_json
+from bytelm.training.checkpoints.scores import FOLDER
 from bytelm.training.checkpoints.tensor_files import first_line
 from bytelm.training.distributed import gather_json
 from bytelm.training.experiment import ExperimentConfig, from_saved
@@ -43,7 +44,7 @@ class CheckpointReader:
     """
 
     def __init__(self, manager: ocp.CheckpointManager, folder: Path, *, verify: bool):
-        self._manager, self._folder, self._step = manager, folder, int(folder.name)
+        self._manager, self.folder, self.step = manager, folder, int(folder.name)
         self._saved: Any = None
         self._moves: Moves = ()
         if not verify:
@@ -76,7 +77,7 @@ class CheckpointReader:
 
         Earlier versions kept it in the checkpoint's provenance.
         """
-        if (self._folder / LOOP).exists():
+        if (self.folder / LOOP).exists():
             return LoopState.restored(self.json(LOOP))
         return LoopState.from_provenance(provenance)
 
@@ -94,7 +95,7 @@ class CheckpointReader:
     def _read(self, item: str, how: ocp.args.CheckpointArgs) -> Any:
         value, failure = None, None
         try:
-            value = self._manager.restore(self._step, args=ocp.args.Composite(**{item: how}))[item]
+            value = self._manager.restore(self.step, args=ocp.args.Composite(**{item: how}))[item]
         except Exception as error:
             failure = error
         failures = gather_json(None if failure is None else first_line(failure))
@@ -105,27 +106,50 @@ class CheckpointReader:
         return value
 
 
-def first_readable(steps: Iterable[int], read: Callable[[int], T], folder: Path) -> T:
-    """The result of `read` for the latest step that it can read, with a warning for later ones.
+def first_readable(
+    manager: ocp.CheckpointManager,
+    run: Path,
+    step: int | None,
+    read: Callable[[CheckpointReader], T],
+    *,
+    verify: bool,
+) -> T:
+    """What `read` makes of a checkpoint.
+
+    Args:
+        step: of the checkpoint; None for the last one that can be read, with a warning for later
+            ones.
+        verify: whether to compare it with its digests.
 
     Raises:
-        UserError: if it can read none.
+        UserError: if there is none of that step, or none can be read.
     """
     hush_stragglers()
-    for step in sorted(steps, reverse=True):
+    folder = run.absolute() / FOLDER
+    for number in sorted(chosen(run, manager.all_steps(), step), reverse=True):
         try:
-            return read(step)
+            return read(CheckpointReader(manager, folder / str(number), verify=verify))
         except (UserError, PermissionError, MemoryError):
             raise
         except Exception as error:  # of the storage layers, for damaged files
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise
             warnings.warn(
-                f"checkpoint {folder / str(step)} cannot be read and is skipped: "
+                f"checkpoint {folder / str(number)} cannot be read and is skipped: "
                 f"{first_line(error)}",
                 stacklevel=2,
             )
     raise UserError(f"no checkpoint in {folder} can be read.")
+
+
+def chosen(run: Path, steps: Iterable[int], step: int | None) -> Iterable[int]:
+    """The step itself if a run has it, UserError if not; all steps for None."""
+    if step is None:
+        return steps
+    if step not in steps:
+        known = ", ".join(map(str, sorted(steps)))
+        raise UserError(f"{run} has no checkpoint of step {step}; it has {known}.")
+    return [step]
 
 
 @functools.cache

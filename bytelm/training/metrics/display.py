@@ -156,18 +156,17 @@ class Reporter:
         *,
         writes: bool,
     ):
-        self.writes = writes
         self.message = display.message
         self._train, self._loop, self._display = config.train, loop, display
-        self._open_writer = functools.partial(
-            MetricsWriter,
-            run_dir,
-            as_saved(config),
-            start_step=first_step,
-            tensorboard=config.train.tensorboard,
-            wandb_project=config.train.wandb_project,
-        )
         self._writer: MetricsWriter | None = None
+        if writes:
+            self._writer = MetricsWriter(
+                run_dir,
+                as_saved(config),
+                start_step=first_step,
+                tensorboard=config.train.tensorboard,
+                wandb_project=config.train.wandb_project,
+            )
         self._flops = functools.partial(step_flops, config)
         self._learning_rate = config.optimizer.learning_rates(config.train.steps)
         self._peak_flops = peak_flops
@@ -175,8 +174,8 @@ class Reporter:
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        if self.writes:
-            self._writer = self._open.enter_context(self._open_writer())
+        if self._writer:
+            self._open.enter_context(self._writer)
         self._open.enter_context(self._display)
         return self
 

@@ -26,16 +26,15 @@ class MetricsWriter:
     and written when there is space. Only process 0 has a writer.
 
     Args:
-      run_dir: an existing directory.
-      config: the resolved config as JSON values, for Weights & Biases.
-      start_step: of the checkpoint to resume from; lines of later steps, which the run will write
-        again, are cut off.
-      tensorboard: whether to write event files for TensorBoard into `run_dir/tensorboard`.
-      wandb_project: project of Weights & Biases, or None. A resumed run keeps its id, which is
-        stored in `run_dir/wandb_id`.
+        config: the resolved config as JSON values, for Weights & Biases.
+        start_step: of the checkpoint to resume from; lines of later steps, which the run will write
+            again, are cut off.
+        tensorboard: whether to write event files for TensorBoard into `run_dir/tensorboard`.
+        wandb_project: project of Weights & Biases, or None. A resumed run keeps its id, which is
+            stored in `run_dir/wandb_id`.
 
     Raises:
-      UserError: if a project is given, and the package wandb is not installed.
+        UserError: if a project is given, and the package wandb is not installed.
     """
 
     def __init__(
@@ -74,8 +73,10 @@ class MetricsWriter:
         for sink in self._sinks:
             self._try(sink.name, functools.partial(sink.text, step, tag, text))
 
-    def close(self) -> None:
-        """Flushes and closes everything."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         for sink in self._sinks:
             self._try(sink.name, sink.close)
 
@@ -89,12 +90,6 @@ class MetricsWriter:
                     stacklevel=3,
                 )
             self._failed.add(name)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 class _Sink(Protocol):
@@ -181,25 +176,21 @@ def _lines_until(path: Path, last_step: int) -> GrowingFile:
     if path.exists():
         kept = path.with_name(path.name + ".kept")
         with path.open("rb") as old, kept.open("wb") as new:
-            new.writelines(line for line in old if _is_kept(line, last_step))
+            for line in old:
+                record = _record(line)
+                if record and record["step"] <= last_step and line.endswith(b"\n"):
+                    new.write(line)
         os.replace(kept, path)
     return GrowingFile(path)
 
 
-def _is_kept(line: bytes, last_step: int) -> bool:
-    try:
-        return line.endswith(b"\n") and bool(json.loads(line)["step"] <= last_step)
-    except (ValueError, TypeError, KeyError):  # cut off by a kill or a full disk, or damaged
-        return False
-
-
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a file such as metrics.jsonl, without damaged lines; OSError if unreadable."""
-    found = (_record(line) for line in path.read_bytes().splitlines())
-    return [record for record in found if record is not None]
+    return [record for line in path.read_bytes().splitlines() if (record := _record(line))]
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
+    """None for a line that a kill or a full disk cut off, or that is damaged."""
     try:
         record = json.loads(line)
     except ValueError:
