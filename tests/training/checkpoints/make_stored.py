@@ -3,9 +3,9 @@
 python -m tests.training.checkpoints.make_stored
 """
 
-import os
-import shutil
+import contextlib
 import tarfile
+import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -13,6 +13,7 @@ import numpy as np
 
 import bytelm
 from bytelm.data.config import DataConfig, Files
+from bytelm.data.sources.files import FilesReader
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.distributed import StopRequest
@@ -22,8 +23,6 @@ from bytelm.training.optimizer import Muon
 from bytelm.training.upgrades import SCHEMA
 
 STORED = Path(__file__).with_name("stored")
-FOLDER = Path("/tmp/stored")
-"""Where the run is made: the record of its text holds this path."""
 STOPS_AFTER = 3
 TEXT = "to be or not to be\n"
 
@@ -53,7 +52,9 @@ CONFIG = ExperimentConfig(
 
 
 def make(name: str) -> tuple[float, float]:
-    """Stores a run of `CONFIG` in the current folder that stops after its third step.
+    """Stores a run of `CONFIG` that stops after its third step; makes it in the current folder.
+
+    Its files hold no path of the machine that makes it.
 
     Returns:
         bits per byte of `TEXT` after that step, and at the end of a run that was not stopped.
@@ -65,6 +66,7 @@ def make(name: str) -> tuple[float, float]:
         mock.patch("sys.argv", ["train"]),
         mock.patch("platform.platform", lambda: "Linux"),
         mock.patch("bytelm.training.provenance._git", lambda: None),
+        mock.patch.object(FilesReader, "places", _without_folder),
     ):
         train(CONFIG, Path("whole"))
         done = iter(range(100))
@@ -83,12 +85,14 @@ def make(name: str) -> tuple[float, float]:
     return before, after
 
 
+def _without_folder(reader, split, places=FilesReader.places) -> list[list[object]]:
+    return [[Path(path).name, size] for path, size in places(reader, split)]
+
+
 def _without_owner(info: tarfile.TarInfo) -> tarfile.TarInfo:
     return info.replace(uid=0, gid=0, uname="", gname="", deep=False)
 
 
 if __name__ == "__main__":
-    FOLDER.mkdir()
-    os.chdir(FOLDER)
-    print(f'"spacebyte_schema{SCHEMA}": {make(f"spacebyte_schema{SCHEMA}")},')
-    shutil.rmtree(FOLDER)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        print(f'"spacebyte_schema{SCHEMA}": {make(f"spacebyte_schema{SCHEMA}")},')

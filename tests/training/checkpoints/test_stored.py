@@ -1,5 +1,6 @@
 """Runs of earlier versions, as they were stored, are loaded, scored and resumed."""
 
+import re
 import tarfile
 from pathlib import Path
 
@@ -21,7 +22,7 @@ is a checkpoint, and at the end of the same run when nothing had stopped it."""
 
 
 @pytest.fixture(params=SCORES)
-def name(request, tmp_path, monkeypatch) -> str:
+def unpacked(request, tmp_path, monkeypatch) -> str:
     """A stored run, unpacked into the current folder with its text."""
     monkeypatch.chdir(tmp_path)
     with tarfile.open(STORED / f"{request.param}.tar.xz") as archive:
@@ -29,10 +30,18 @@ def name(request, tmp_path, monkeypatch) -> str:
     return request.param
 
 
+@pytest.mark.parametrize("name", SCORES)
+def test_a_stored_run_names_no_folder_of_the_machine_that_made_it(name):
+    with tarfile.open(STORED / f"{name}.tar.xz") as archive:
+        for member in archive.getmembers():
+            content = archive.extractfile(member).read() if member.isfile() else b""
+            assert not re.search(rb"/(tmp|home|root|work|Users)/", content), member.name
+
+
 @pytest.mark.filterwarnings("ignore:checkpoint .* has no digests")
-def test_a_stored_run_is_loaded_scored_and_resumed(name, capsys):
-    run = Path(name.rpartition("_")[0])
-    before, after = SCORES[name]
+def test_a_stored_run_is_loaded_scored_and_resumed(unpacked, capsys):
+    run = Path(unpacked.rpartition("_")[0])
+    before, after = SCORES[unpacked]
     assert last_step(run) == 3
     assert bytelm.load(run).bits_per_byte([TEXT]) == pytest.approx(before, rel=1e-6)
 
