@@ -31,9 +31,9 @@ from bytelm.evaluation.progress import shown_progress
 from bytelm.evaluation.report import DocumentBits, Result
 from bytelm.evaluation.suite import ENCODER, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText, SplitText
-from bytelm.inference.transduction import Transducer, encode_reading, read_inputs, round_up
-from bytelm.models.contract import Batch, ModelOutput
-from bytelm.models.encoder_decoder import Encoded, EncoderDecoderConfig
+from bytelm.inference.transduction import encode_reading, read_inputs, round_up
+from bytelm.models.contract import DELETED, Batch, ModelOutput
+from bytelm.models.encoder_decoder import Encoded
 
 SHOWN = 8
 """Examples and byte values in the report."""
@@ -64,12 +64,24 @@ class Targets(Evaluation):
             )
         data = text.config
         loaded.warn_of_long_inputs(data.sequence_length)
-        config: Any = loaded.config.model
-        encoder, scripts = _TimedEncoder(loaded.transducer), len(data.scripts)
-        batches = _batches(text, scoring)
-        sums = _total([_score_batch(config, encoder, batch, scripts) for batch in batches])
-        hard, rows = sums.hard, len(sums.hard.nats)
-        figures, details = _figures(sums, data.scripts)
+        sums = _Sums(loaded, data.scripts)
+        for batch in _batches(text, scoring):
+            sums.add(batch)
+        hard, inputs = sums.rows(hard=True), int(sums.inputs.sum())
+        rows, targets = len(hard.nats), int(hard.targets.sum())
+        details = {"task": data.task.kind, "rows": rows, "inputs": inputs, "targets": targets}
+        notes = [
+            f"{number_of(rows, 'row')}, {number_of(inputs, 'input')}, "
+            f"{number_of(targets, 'target')}"
+        ]
+        figures = _target_figures("", hard)
+        if sums.shortens:
+            figures += _target_figures("soft_", sums.rows(hard=False)) + sums.figures()
+            details["deleted_by_symbol"] = {
+                str(symbol): [int(sums.inputs[symbol]), int(sums.deleted[symbol])]
+                for symbol in np.flatnonzero(sums.inputs)
+            }
+            notes.append(f"deleted most: {_deleted_most(sums.inputs, sums.deleted)}")
         pairs = data.task.pairs(text.data, text.split)
         if pairs is not None:
             chosen = list(itertools.islice(pairs, rows))
@@ -77,16 +89,9 @@ class Targets(Evaluation):
                 loaded, chosen, data.row_length, scoring.batch_size
             )
             figures.append(match)
-        notes = [
-            f"{number_of(rows, 'row')}, {number_of(details['inputs'], 'input')}, "
-            f"{number_of(details['targets'], 'target')}"
-        ]
-        if sums.shortens:
-            notes.append(f"deleted most: {_deleted_most(sums.inputs, sums.deleted)}")
         documents = DocumentBits(
             (hard.nats - hard.end_nats) / math.log(2), hard.targets - hard.ends
         )
-        details = {"task": data.task.kind, "rows": rows, **details}
         return Result(tuple(figures), tuple(notes), details, documents)
 
 
@@ -104,8 +109,8 @@ def _batches(text: SplitText, scoring: Scoring) -> Iterator[Batch]:
                 return
 
 
-class _TargetSums(NamedTuple):
-    """Sums over the targets of each row, `[rows]`; nats and targets include END."""
+class _Rows(NamedTuple):
+    """Sums over the targets of each row, float64 `[rows]`; nats and targets include END."""
 
     nats: np.ndarray
     end_nats: np.ndarray
@@ -114,86 +119,68 @@ class _TargetSums(NamedTuple):
     ends: np.ndarray
 
 
-@dataclass(frozen=True)
 class _Sums:
-    """Measurements of some rows.
+    """Measurements of the batches so far.
 
     Attributes:
-        hard: with states deleted in fact.
-        soft: with states hidden.
         shortens: whether the model deletes states.
         inputs, deleted: int64 `[INPUT_SIZE]`, all and deleted inputs by symbol.
         by_script: int64 `[2, scripts]`, all and deleted inputs of each script.
         flops, seconds: float64 `[2]`, of the encoder on the kept states, and on all.
     """
 
-    hard: _TargetSums
-    soft: _TargetSums
-    shortens: bool
-    inputs: np.ndarray
-    deleted: np.ndarray
-    by_script: np.ndarray
-    flops: np.ndarray
-    seconds: np.ndarray
+    def __init__(self, loaded: LoadedModel, scripts: Sequence[str]):
+        self._config: Any = loaded.config.model
+        self._encoder = _TimedEncoder(loaded)
+        self._scripts = scripts
+        self._rows: dict[bool, list[_Rows]] = {True: [], False: []}
+        self.shortens = False
+        self.inputs, self.deleted = np.zeros((2, INPUT_SIZE), np.int64)
+        self.by_script = np.zeros((2, len(scripts)), np.int64)
+        self.flops, self.seconds = np.zeros((2, 2))
 
+    def add(self, batch: Batch) -> None:
+        """Scores the rows of a batch that have inputs."""
+        present = batch.inputs != PAD  # [B, S]
+        there = present.any(axis=1)  # [B]
+        deleted = np.zeros_like(present)
+        for number, hard in enumerate((True, False)):
+            encoded, found, seconds = self._encoder(batch.inputs, hard=hard)
+            self.seconds[number] += seconds
+            if found is not None:
+                self.shortens, deleted = True, found
+            columns = _score(self._encoder.graphdef, self._encoder.params, encoded, batch)
+            self._rows[hard].append(
+                _Rows(*(np.asarray(column, np.float64)[there] for column in columns))
+            )
+        read, kept = present.sum(axis=1), (present & ~deleted).sum(axis=1)  # [B]
+        for length, left in zip(read[there], kept[there], strict=True):
+            self.flops += [self._config.encoder_flops(length, n) for n in (left, length)]
+        if batch.scripts is not None:
+            for sums, counts in zip(self.by_script, (read, read - kept), strict=True):
+                np.add.at(sums, batch.scripts[there, 0], counts[there])
+        self.inputs += np.bincount(batch.inputs[present], minlength=INPUT_SIZE)
+        self.deleted += np.bincount(batch.inputs[deleted], minlength=INPUT_SIZE)
 
-def _total(parts: Sequence[_Sums]) -> _Sums:
-    """All rows of several batches, and their sums."""
+    def rows(self, *, hard: bool) -> _Rows:
+        """The rows of all batches, with states deleted in fact, or hidden."""
+        return _Rows(*map(np.concatenate, zip(*self._rows[hard], strict=True)))
 
-    def rows(name: str) -> _TargetSums:
-        sums = [getattr(part, name) for part in parts]
-        return _TargetSums(*(np.concatenate(column) for column in zip(*sums, strict=True)))
-
-    names = ("inputs", "deleted", "by_script", "flops", "seconds")
-    return _Sums(
-        hard=rows("hard"),
-        soft=rows("soft"),
-        shortens=any(part.shortens for part in parts),
-        **{name: sum(getattr(part, name) for part in parts) for name in names},
-    )
-
-
-def _score_batch(
-    config: EncoderDecoderConfig, encoder: "_TimedEncoder", batch: Batch, scripts: int
-) -> _Sums:
-    """Scores the rows of a batch that have inputs."""
-    present = batch.inputs != PAD  # [B, S]
-    there = present.any(axis=1)  # [B]
-    deleted, shortens = np.zeros_like(present), False
-    sums, seconds = [], []
-    for hard in (True, False):
-        encoded, found, time_taken = encoder(batch.inputs, hard=hard)
-        seconds.append(time_taken)
-        if found is not None:
-            shortens, deleted = True, found
-        model = encoder.model
-        columns = _score(model.graphdef, model.params, encoded, batch)
-        sums.append(_TargetSums(*(np.asarray(column, np.float64)[there] for column in columns)))
-    read, kept = present.sum(axis=1), (present & ~deleted).sum(axis=1)  # [B]
-    flops = np.zeros(2)
-    for length, left in zip(read[there], kept[there], strict=True):
-        flops += [config.encoder_flops(length, n) for n in (left, length)]
-    by_script = np.zeros((2, scripts), np.int64)
-    if batch.scripts is not None:
-        for row, counts in enumerate((read, read - kept)):
-            np.add.at(by_script[row], batch.scripts[there, 0], counts[there])
-    return _Sums(
-        hard=sums[0],
-        soft=sums[1],
-        shortens=shortens,
-        inputs=np.bincount(batch.inputs[present], minlength=INPUT_SIZE),
-        deleted=np.bincount(batch.inputs[deleted], minlength=INPUT_SIZE),
-        by_script=by_script,
-        flops=flops,
-        seconds=np.array(seconds),
-    )
+    def figures(self) -> list[Figure]:
+        """What is deleted, in all and of each script, and what that saves."""
+        figures = DELETED(self.deleted.sum(), self.inputs.sum()).figures
+        if self._scripts:
+            figures += DELETED(self.by_script[1], self.by_script[0], parts=self._scripts).figures
+        for name, (kept, every) in (("flops", self.flops), ("time", self.seconds)):
+            figures.append(Figure(f"encoder_{name}_saved", float(1 - kept / every), "share"))
+        return figures
 
 
 class _TimedEncoder:
     """Encodes inputs, and measures the time without compilation."""
 
-    def __init__(self, model: Transducer):
-        self.model = model
+    def __init__(self, loaded: LoadedModel):
+        self.graphdef, self.params = loaded.transducer.graphdef, loaded.transducer.params
         self._compiled: set[tuple[int, ...]] = set()
 
     def __call__(
@@ -212,15 +199,14 @@ class _TimedEncoder:
             begin = time.perf_counter()
             encoded, deleted, _ = self._encode(inputs, hard)
         seconds = time.perf_counter() - begin
-        if deleted is None:
-            return encoded, None, seconds
-        return encoded, np.pad(deleted, ((0, 0), (0, slots - needed))), seconds
+        if deleted is not None:
+            deleted = np.pad(deleted, ((0, 0), (0, slots - needed)))
+        return encoded, deleted, seconds
 
     def _encode(self, inputs: np.ndarray, hard: bool) -> tuple[Encoded, Any, int | None]:
-        graphdef, params = self.model.graphdef, self.model.params
-        reading = read_inputs(graphdef, params, inputs)
+        reading = read_inputs(self.graphdef, self.params, inputs)
         length = min(round_up(int(reading.counts.max())), inputs.shape[1]) if hard else None
-        encoded = encode_reading(graphdef, params, reading, length)
+        encoded = encode_reading(self.graphdef, self.params, reading, length)
         return jax.block_until_ready(encoded), reading.deleted, length
 
 
@@ -228,7 +214,7 @@ class _TimedEncoder:
 def _score(
     graphdef: nnx.GraphDef, params: Any, encoded: Encoded, batch: Batch
 ) -> tuple[jax.Array, ...]:
-    """The columns of `_TargetSums`, `[B]` each."""
+    """The columns of `_Rows`, `[B]` each."""
     logits = nnx.merge(graphdef, params).decode(batch.ids, encoded)  # [B, T, V]
     nats = ModelOutput(logits).nats(batch.targets)  # [B, T]
     scored, is_end = batch.targets != UNSCORED, batch.targets == END  # [B, T]
@@ -237,46 +223,19 @@ def _score(
     return nats.sum(1), end_nats.sum(1), right.sum(1), scored.sum(1), is_end.sum(1)
 
 
-def _figures(sums: _Sums, scripts: Sequence[str]) -> tuple[list[Figure], dict[str, Any]]:
-    """The figures of scored targets, and details."""
-    figures = _target_figures("", sums.hard)
-    details: dict[str, Any] = {
-        "inputs": int(sums.inputs.sum()),
-        "targets": int(sums.hard.targets.sum()),
-    }
-    if not sums.shortens:
-        return figures, details
-    figures += _target_figures("soft_", sums.soft)
-
-    def share(name: str, value: float) -> None:
-        figures.append(Figure(name, float(value), "share"))
-
-    share("deleted", np.divide(sums.deleted.sum(), sums.inputs.sum()))
-    for script, count, gone in zip(scripts, *sums.by_script, strict=True):
-        if count:
-            share(f"deleted/{script}", gone / count)
-    share("encoder_flops_saved", 1 - sums.flops[0] / sums.flops[1])
-    share("encoder_time_saved", 1 - sums.seconds[0] / sums.seconds[1])
-    details["deleted_by_symbol"] = {
-        str(symbol): [int(sums.inputs[symbol]), int(sums.deleted[symbol])]
-        for symbol in np.flatnonzero(sums.inputs)
-    }
-    return figures, details
-
-
-def _target_figures(prefix: str, sums: _TargetSums) -> list[Figure]:
+def _target_figures(prefix: str, rows: _Rows) -> list[Figure]:
     """Bits per target byte without END and with it, and how many targets are the likeliest."""
 
-    def bits(name: str, nats: np.ndarray, count: np.ndarray) -> Figure:
-        name, unit = f"{prefix}bits_per_target_byte{name}", "bits/target byte"
+    def bits(ending: str, nats: np.ndarray, count: np.ndarray) -> Figure:
+        name, unit = f"{prefix}bits_per_target_byte{ending}", "bits/target byte"
         if not count.sum():  # all targets are empty
             return Figure(name, math.nan, unit)
         return ratio(name, nats / math.log(2), count, unit)
 
     return [
-        bits("", sums.nats - sums.end_nats, sums.targets - sums.ends),
-        bits("_with_end", sums.nats, sums.targets),
-        Figure(f"{prefix}target_accuracy", float(sums.right.sum() / sums.targets.sum()), "share"),
+        bits("", rows.nats - rows.end_nats, rows.targets - rows.ends),
+        bits("_with_end", rows.nats, rows.targets),
+        Figure(f"{prefix}target_accuracy", float(rows.right.sum() / rows.targets.sum()), "share"),
     ]
 
 
