@@ -144,8 +144,7 @@ def evaluate_run(loaded: LoadedModel, command: EvalCommand, *, keep: bool) -> No
         UserError: for a bad source, or a report that cannot be written; it is printed before.
     """
     from bytelm.evaluation import evaluate
-    from bytelm.evaluation.report import print_report
-    from bytelm.evaluation.report_file import write_report
+    from bytelm.evaluation.report import print_report, write_report
     from bytelm.evaluation.suite import reads_text
     from bytelm.evaluation.text import evaluation_text
 
@@ -194,7 +193,7 @@ def _report_name(
     suite: Sequence["Evaluation"],
     text: "SplitText | None",
 ) -> str:
-    from bytelm.evaluation.report_file import report_name
+    from bytelm.evaluation.report import report_name
 
     source = "" if text is None or text.is_run_text else f"{text.data.names[0]}-"
     return report_name(

@@ -6,14 +6,16 @@ premium of a language is its bits over those of a reference language, for the sa
 Premiums of patches and of bytes are defined in the same way, like those of tokens in Petrov et al.
 2023 ("Language Model Tokenizers Introduce Unfairness Between Languages").
 
-Each sentence is scored as a document of its own, so no translation has more context than another.
+Each sentence is scored as a document, so no translation has more context than another.
 Bits are those of its bytes; END, which says that no other sentence follows, is not counted.
 """
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -21,7 +23,9 @@ from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.intervals import ratio
-from bytelm.evaluation.parallel_text import read_parallel
+from bytelm.core.terminal_text import number_of
+from bytelm.data.sources.file_formats import CHUNK, DAMAGE, UTF8_MARK, check_json_lines, opened
+from bytelm.data.sources.local_files import find_files
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import DECODER, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText
@@ -77,8 +81,7 @@ class Languages(Evaluation):
             scoring: how; all bytes are read.
 
         Raises:
-            UserError: if the reference is missing, or languages differ in their number of
-                sentences.
+            UserError: for no reference, or languages that differ in their number of sentences.
         """
         if self.reference not in parallel:
             raise UserError(
@@ -103,8 +106,7 @@ class Languages(Evaluation):
         )
 
 
-@dataclass(frozen=True)
-class _Counts:
+class _Counts(NamedTuple):
     """Counts of each sentence in one language, float64 `[sentences]`."""
 
     bits: np.ndarray
@@ -122,26 +124,106 @@ def _count(loaded: LoadedModel, sentences: Sequence[bytes], scoring: Scoring) ->
     else:
         scores = loaded.score_documents(sentences, stride=stride, batch_size=batch_size)
         bits, patches = scores.bits(), scores.symbols.astype(np.float64)
-    lengths = np.array([len(text) for text in sentences], np.float64)
     characters = [len(text.decode(errors="surrogateescape")) for text in sentences]
+    lengths = np.array(list(map(len, sentences)), np.float64)
     return _Counts(bits, patches, lengths, np.array(characters, np.float64))
 
 
 def _figures(found: _Counts, reference: _Counts) -> list[Figure]:
-    def over(numerators: np.ndarray, denominators: np.ndarray) -> float:
-        return float(np.divide(numerators.sum(), denominators.sum()))
-
-    bytes_per_character = over(found.bytes, found.characters)
-    reference_per_character = over(reference.bytes, reference.characters)
+    ours, theirs = (_Counts(*(each.sum() for each in counts)) for counts in (found, reference))
+    density = ours.bytes / ours.characters
     return [
         Figure("bits_per_sentence", float(found.bits.mean())),
         ratio("premium", found.bits, reference.bits),
         Figure("patches_per_sentence", float(found.patches.mean())),
-        Figure("patches_premium", over(found.patches, reference.patches)),
+        Figure("patches_premium", float(ours.patches / theirs.patches)),
         Figure("bytes_per_sentence", float(found.bytes.mean())),
-        Figure("bytes_premium", over(found.bytes, reference.bytes)),
-        Figure("bytes_per_character", bytes_per_character),
-        Figure("bytes_per_character_premium", bytes_per_character / reference_per_character),
-        Figure("bits_per_character", over(found.bits, found.characters)),
-        Figure("bpb", over(found.bits, found.bytes), "bpb"),
+        Figure("bytes_premium", float(ours.bytes / theirs.bytes)),
+        Figure("bytes_per_character", float(density)),
+        Figure("bytes_per_character_premium", float(density / (theirs.bytes / theirs.characters))),
+        Figure("bits_per_character", float(ours.bits / ours.characters)),
+        Figure("bpb", float(ours.bits / ours.bytes), "bpb"),
     ]
+
+
+def read_parallel(files: Sequence[str]) -> dict[str, list[bytes]]:
+    """Sentences in several languages, from JSON lines with the keys `id`, `lang` and `text`.
+
+    Documents with the same id are translations of each other, line by line.
+
+    Args:
+        files: globs of .jsonl files, compressed or not. A document and its translations may be in
+            different files.
+
+    Returns:
+        by language code, the sentences, in the same order in all languages.
+
+    Raises:
+        UserError: for files that cannot be read, and for languages that are not aligned.
+    """
+    documents: dict[str, dict[str, list[bytes]]] = {}
+    for path in find_files(files, "the parallel text"):
+        for name, language, text in _read(path):
+            translations = documents.setdefault(language, {})
+            if name in translations:
+                raise UserError(f"document {name} appears twice in {language}; take one out.")
+            translations[name] = text.encode().removesuffix(b"\n").split(b"\n")
+    if not documents:
+        raise UserError(f"{' '.join(files)}: the files hold no document.")
+    return _aligned(documents)
+
+
+def _aligned(documents: Mapping[str, Mapping[str, Sequence[bytes]]]) -> dict[str, list[bytes]]:
+    """The lines of each language's documents, in the order of the first language's."""
+    first, expected = next(iter(documents.items()))
+    for language, found in documents.items():
+        for name in sorted(expected.keys() ^ found.keys()):
+            there, missing = (first, language) if name in expected else (language, first)
+            raise UserError(
+                f"document {name} exists in {there} and not in {missing}; parallel text needs "
+                "each document in every language."
+            )
+        for name, lines in found.items():
+            if len(lines) != len(expected[name]):
+                raise UserError(
+                    f"document {name} has {number_of(len(lines), 'line')} in {language} and "
+                    f"{len(expected[name])} in {first}; each line must be translated by one line."
+                )
+            if b"" in lines:
+                raise UserError(
+                    f"document {name} in {language}, line {lines.index(b'') + 1} is empty; give "
+                    "the sentence that the other languages have there."
+                )
+    return {
+        language: [line for name in expected for line in found[name]]
+        for language, found in documents.items()
+    }
+
+
+def _read(path: Path) -> Iterator[list[str]]:
+    """The id, the language and the text of each document of a file, one a line."""
+    try:
+        with opened(path) as (stream, _):
+            head = stream.peek(CHUNK)
+            check_json_lines(path, head)
+            stream.read(len(UTF8_MARK) if head.startswith(UTF8_MARK) else 0)
+            for number, line in enumerate(stream, start=1):
+                if not line.isspace():
+                    yield _document(line, f"{path}, line {number}")
+    except (OSError, *DAMAGE) as error:
+        raise UserError(f"{path} cannot be read, or is damaged: {error}.") from error
+
+
+def _document(line: bytes, where: str) -> list[str]:
+    keys = ("id", "lang", "text")
+    try:
+        record = json.loads(line)
+        for key in keys:
+            if not isinstance(record[key], str):
+                raise UserError(f"{where}: the value of {key!r} is not a string.")
+            record[key].encode()  # fails for half of a character
+        return [record[key] for key in keys]
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{where} is not a JSON object with the strings id, lang and text: {error}."
+        ) from error

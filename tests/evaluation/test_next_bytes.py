@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bytelm.core.vocabulary import Vocabulary
-from bytelm.evaluation.next_bytes import NextBytes
+from bytelm.evaluation.robustness import NextBytes
 
 TEXTS = (b"a", b"b", b"ab", b"abc", b"abd", b"", b"b")
 """Two ids of equal bytes, and one of none."""

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from bytelm.data.config import DataConfig, Files, Mixture, SpanCorruption
-from bytelm.evaluation.report_file import report_name, write_report
+from bytelm.evaluation.report import report_name, write_report
 
 RUN = DataConfig(source=Files(files=("books/a.txt",)), sequence_length=64)
 

@@ -18,8 +18,7 @@ from bytelm.core.vocabulary import END, PAD, UNSCORED
 from bytelm.data.config import DataConfig, Files, Pairs, VowelRemoval
 from bytelm.data.loader import ValidationBatches
 from bytelm.data.open_data import OpenData
-from bytelm.evaluation.report import print_report
-from bytelm.evaluation.report_file import write_report
+from bytelm.evaluation.report import print_report, write_report
 from bytelm.evaluation.suite import evaluate
 from bytelm.evaluation.text import evaluation_text
 from bytelm.models.t5.byt5 import ByT5Config
