@@ -9,9 +9,8 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from bytelm.core.errors import UserError
 
@@ -49,7 +48,9 @@ class _Members(io.RawIOBase):
     Unlike the standard library's readers, it does not take garbage after a member for the end.
     """
 
-    def __init__(self, file: BinaryIO, decompressor: Callable[[], Any], padding: bytes) -> None:
+    def __init__(
+        self, file: BinaryIO, decompressor: Callable[[], Any], padding: bytes = b""
+    ) -> None:
         self._file = file
         self._decompressor = decompressor
         self._padding = padding
@@ -87,54 +88,39 @@ class _Members(io.RawIOBase):
         return True
 
 
-def _members(decompressor: Callable[[], Any], padding: bytes = b"") -> Callable[..., BinaryIO]:
-    def opened(file: BinaryIO) -> BinaryIO:
-        return io.BufferedReader(_Members(file, decompressor, padding), CHUNK)
-
-    return opened
-
-
 def _zstd_decompressor() -> Any:
     # `zstd --long` uses windows of up to 2**31 bytes.
     window = zstd.DecompressionParameter.window_log_max
     return zstd.ZstdDecompressor(options={window: window.bounds()[1]})
 
 
-@dataclass(frozen=True)
-class Compression:
-    """A way to compress files.
-
-    Attributes:
-        name: of the program.
-        magic: first bytes of such files.
-        open: gives the text of an open file as a stream; reading it raises `DAMAGE`.
-    """
+class Compression(NamedTuple):
+    """A way to compress files."""
 
     name: str
-    magic: re.Pattern[bytes]
-    open: Callable[[BinaryIO], BinaryIO]
+    """Of the program."""
+    magic: bytes
+    """Pattern of the first bytes of such files."""
+    text: Callable[[BinaryIO], Any]
+    """The text of an open file, as a raw stream; reading it raises `DAMAGE`."""
 
 
 COMPRESSIONS: dict[str, Compression] = {
-    ".gz": Compression(
-        "gzip",
-        re.compile(rb"\x1f\x8b\x08"),
-        lambda file: cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb")),
-    ),
+    ".gz": Compression("gzip", rb"\x1f\x8b\x08", lambda file: gzip.GzipFile(fileobj=file)),
     ".bz2": Compression(
         "bzip2",
-        re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", re.DOTALL),
-        _members(bz2.BZ2Decompressor),
+        rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)",
+        lambda file: _Members(file, bz2.BZ2Decompressor),
     ),
     ".xz": Compression(
         "xz",
-        re.compile(rb"\xfd7zXZ\0"),
-        _members(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ), padding=b"\0"),
+        rb"\xfd7zXZ\0",
+        lambda file: _Members(file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ), padding=b"\0"),
     ),
     ".zst": Compression(
         "zstd",
-        re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.DOTALL),
-        _members(_zstd_decompressor),
+        rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18",
+        lambda file: _Members(file, _zstd_decompressor),
     ),
 }
 """By file ending."""
@@ -172,14 +158,14 @@ def opened(path: Path) -> Iterator[tuple[io.BufferedReader, Compression | None]]
         if compression is None:
             yield file, None
         else:
-            with compression.open(file) as stream:
-                yield cast(io.BufferedReader, stream), compression
+            with io.BufferedReader(compression.text(file), CHUNK) as stream:
+                yield stream, compression
 
 
 def _compression(path: Path, head: bytes) -> Compression | None:
     """The compression of a file with these first bytes."""
     for compression in COMPRESSIONS.values():
-        if compression.magic.match(head):
+        if re.match(compression.magic, head):
             return compression
     _, ending = endings(path)
     if not ending:
