@@ -24,7 +24,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.intervals import ratio
 from bytelm.core.terminal_text import number_of
-from bytelm.data.sources.file_formats import CHUNK, DAMAGE, UTF8_MARK, check_json_lines, opened
+from bytelm.data.sources.file_formats import DAMAGE, json_lines, opened
 from bytelm.data.sources.local_files import find_files
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import DECODER, Evaluation, Need, Scoring
@@ -204,12 +204,8 @@ def _read(path: Path) -> Iterator[list[str]]:
     """The id, the language and the text of each document of a file, one a line."""
     try:
         with opened(path) as (stream, _):
-            head = stream.peek(CHUNK)
-            check_json_lines(path, head)
-            stream.read(len(UTF8_MARK) if head.startswith(UTF8_MARK) else 0)
-            for number, line in enumerate(stream, start=1):
-                if not line.isspace():
-                    yield _document(line, f"{path}, line {number}")
+            for number, line in json_lines(path, stream):
+                yield _document(line, f"{path}, line {number}")
     except (OSError, *DAMAGE) as error:
         raise UserError(f"{path} cannot be read, or is damaged: {error}.") from error
 

@@ -206,8 +206,13 @@ def format_of(path: Path, head: bytes) -> Format:
     return "text"
 
 
-def check_json_lines(path: Path, head: bytes) -> None:
-    """UserError for JSON without one object a line; `head` has the first bytes of the text."""
+def json_lines(path: Path, stream: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not blank, numbered from 1.
+
+    Raises:
+        UserError: for JSON without one object a line.
+    """
+    head = stream.peek(CHUNK)
     if head.startswith(UTF16_MARKS):
         raise UserError(
             f"{path} is in UTF-16 or UTF-32, and JSON lines are in UTF-8; convert it, for example "
@@ -222,3 +227,8 @@ def check_json_lines(path: Path, head: bytes) -> None:
             f"{path} is one JSON {what} over all its lines, not an object in each line; rewrite "
             f"it, for example with `jq -c '{program}'`."
         )
+    if head.startswith(UTF8_MARK):
+        stream.read(len(UTF8_MARK))
+    for number, line in enumerate(stream, start=1):
+        if not line.isspace():
+            yield number, line

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import printable_name
@@ -19,10 +19,10 @@ from bytelm.data.sources.file_formats import (
     UTF8_MARK,
     UTF16_MARKS,
     check_ending,
-    check_json_lines,
     check_whole,
     endings,
     format_of,
+    json_lines,
     opened,
 )
 from bytelm.data.sources.local_files import content_digests, find_files, identity
@@ -126,13 +126,14 @@ class FilesReader(Reader):
 
     @property
     def settings(self) -> dict[str, object]:
-        settings: dict[str, object] = {
+        config = self._config
+        optional = {"script_key": config.script_key, "target_key": config.target_key}
+        return {
             "reading": READING,
-            "text_key": self._config.text_key or "text",
-            "skip_bad": self._config.skip_bad,
+            "text_key": config.text_key or "text",
+            "skip_bad": config.skip_bad,
+            **{name: key for name, key in optional.items() if key is not None},
         }
-        optional = {"script_key": self._config.script_key, "target_key": self._config.target_key}
-        return settings | {name: key for name, key in optional.items() if key is not None}
 
     def inputs(self, split: Split) -> object:
         """Formats and digests of the files, without their paths, as a JSON value."""
@@ -162,16 +163,15 @@ class FilesReader(Reader):
         self.skipped = 0
         for path in self._files[split]:
             try:
-                if not self._is_left_out(path):
+                if not self._is_skipped(path):
                     yield from self._documents(path)
             except (OSError, *DAMAGE) as error:
                 raise UserError(f"{path} cannot be read, or is damaged: {error}.") from error
 
-    def _is_left_out(self, path: Path) -> bool:
-        if not self._config.skip_bad:
-            return False
+    def _is_skipped(self, path: Path) -> bool:
         try:
-            check_whole(path)
+            if self._config.skip_bad:
+                check_whole(path)
         except DAMAGE as error:
             self.skipped += 1
             logger.warning("%s is damaged, and skipped: %s", printable_name(path), error)
@@ -179,19 +179,18 @@ class FilesReader(Reader):
         return False
 
     def _documents(self, path: Path) -> Iterator[Document]:
+        name = printable_name(path)
         with opened(path) as (stream, compression):
             if compression is not None and compression is not COMPRESSIONS.get(endings(path)[1]):
-                name = printable_name(path)
                 logger.warning(
                     "%s is compressed with %s, which its name does not say", name, compression.name
                 )
             head = stream.peek(CHUNK)
             if format_of(path, head) == "lines":
-                yield from self._lines(path, stream, head)
+                yield from self._of_lines(path, stream)
                 return
             self._check_no_keys(path)
             if head.startswith((UTF8_MARK, *UTF16_MARKS)):
-                name = printable_name(path)
                 logger.warning(
                     "%s begins with a byte order mark, which stays part of its text", name
                 )
@@ -214,26 +213,21 @@ class FilesReader(Reader):
                 "--data.script if it is needed."
             )
 
-    def _lines(self, path: Path, stream: BinaryIO, head: bytes) -> Iterator[Document]:
+    def _of_lines(self, path: Path, stream: io.BufferedReader) -> Iterator[Document]:
         config = self._config
-        check_json_lines(path, head)
-        if head.startswith(UTF8_MARK):
-            stream.read(len(UTF8_MARK))
-        for number, line in enumerate(stream, start=1):
-            if line.isspace():
-                continue
+        for number, line in json_lines(path, stream):
             try:
                 document = _document(line, config)
             except ValueError as error:
-                if not config.skip_bad:
-                    keys = ["--data.text-key"] + ["--data.script-key"] * bool(config.script_key)
-                    keys += ["--data.target-key"] * bool(config.target_key)
-                    raise UserError(
-                        f"{path}, line {number}: {error}; mend the line, name another key with "
-                        f"{' or '.join(keys)}, or skip such lines with --data.skip-bad."
-                    ) from error
-                self.skipped += 1
-                continue
+                if config.skip_bad:
+                    self.skipped += 1
+                    continue
+                keys = ["--data.text-key"] + ["--data.script-key"] * bool(config.script_key)
+                keys += ["--data.target-key"] * bool(config.target_key)
+                raise UserError(
+                    f"{path}, line {number}: {error}; mend the line, name another key with "
+                    f"{' or '.join(keys)}, or skip such lines with --data.skip-bad."
+                ) from error
             yield document
 
 
