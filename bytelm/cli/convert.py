@@ -10,6 +10,7 @@ from bytelm.cli.arguments import parse
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import say
 from bytelm.training.checkpoints.scores import Step, chosen_step
+from bytelm.training.conversion import from_hf, to_hf
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,6 @@ def convert_command(arguments: Sequence[str]) -> int:
     --to-hf FOLDER --checkpoint RUN`
     """
     command = parse(ConvertCommand, arguments, "convert")
-    from bytelm.training.conversion import from_hf, to_hf
 
     given: dict[str, Any] = {
         name: value for name, value in vars(command).items() if value is not None

@@ -8,7 +8,11 @@ from typing import Annotated, Any
 from bytelm.cli.arguments import parse, preset_argument, work_argument
 from bytelm.cli.options import Bounds, Count
 from bytelm.data.config import DataConfig
+from bytelm.data.corpus.cache_listing import manage_cache
+from bytelm.data.description import describe
 from bytelm.data.open_data import OpenData
+from bytelm.data.script_rates import print_rates
+from bytelm.data.write_tokenizer import write_unigram
 from bytelm.training.presets import load_preset
 
 
@@ -80,8 +84,6 @@ def data_command(arguments: Sequence[str]) -> int:
     name = work_argument(arguments, data_command, DATA_COMMANDS)
     if name == "cache":
         cache = parse(CacheCommand, arguments[1:], "data cache", CacheCommand())
-        from bytelm.data.corpus.cache_listing import manage_cache
-
         folder = None if cache.cache_dir is None else str(cache.cache_dir)
         where = DataConfig(cache_dir=folder).cache_path
         return manage_cache(
@@ -92,15 +94,9 @@ def data_command(arguments: Sequence[str]) -> int:
     command = parse(DATA_COMMANDS[name], rest, f"data {name}", DATA_COMMANDS[name](config))
     data = OpenData(command.data)
     if isinstance(command, DescribeCommand):
-        from bytelm.data.description import describe
-
         describe(data, command.samples)
     elif isinstance(command, UnigramCommand):
-        from bytelm.data.write_tokenizer import write_unigram
-
         write_unigram(data, command.pieces, command.max_bytes, command.output)
     elif isinstance(command, RatesCommand):
-        from bytelm.data.script_rates import print_rates
-
         print_rates(data, command.anchor, command.rate)
     return 0

@@ -1,6 +1,7 @@
 """The command line: `bytelm train|eval|generate|segment|...` (and train.py, eval.py)."""
 
 import contextlib
+import importlib
 import logging
 import os
 import sys
@@ -8,34 +9,25 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from bytelm.cli import usage
-from bytelm.cli.ablate import ablate_command
-from bytelm.cli.compare import compare_command
-from bytelm.cli.convert import convert_command
-from bytelm.cli.data import data_command
-from bytelm.cli.evaluate import eval_command
-from bytelm.cli.generate import generate_command
-from bytelm.cli.profile import profile_command
-from bytelm.cli.segment import segment_command
-from bytelm.cli.tokenizer import tokenizer_command
-from bytelm.cli.train import train_command
-from bytelm.core import compilation_cache, fallible_output
+from bytelm.core import fallible_output
 from bytelm.core.checked import did_you_mean
 from bytelm.core.errors import UserError
 from bytelm.core.stopping import Stopped, StopSignals
 from bytelm.core.terminal_text import escape_unwritable, log_to_terminal, printable, say
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": train_command,
-    "eval": eval_command,
-    "generate": generate_command,
-    "segment": segment_command,
-    "ablate": ablate_command,
-    "compare": compare_command,
-    "data": data_command,
-    "tokenizer": tokenizer_command,
-    "convert": convert_command,
-    "profile": profile_command,
-}
+COMMANDS = (
+    "train",
+    "eval",
+    "generate",
+    "segment",
+    "ablate",
+    "compare",
+    "data",
+    "tokenizer",
+    "convert",
+    "profile",
+)
+"""Each is the function `NAME_command` of the module of its name."""
 
 TRAINING = ("train", "ablate", "compare")
 """Commands that continue when they can no longer print."""
@@ -66,10 +58,15 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         return _run(arguments)
 
 
+def command(name: str) -> Callable[[Sequence[str]], int]:
+    """The function of a command, whose module is imported when it is needed."""
+    return getattr(importlib.import_module(f"bytelm.cli.{name}"), f"{name}_command")
+
+
 def _run(arguments: Sequence[str]) -> int:
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
-            say(usage.overview(COMMANDS))
+            say(usage.overview({name: command(name) for name in COMMANDS}))
             return 0
         if arguments[0] == "--version":
             say(usage.versions())
@@ -82,9 +79,11 @@ def _run(arguments: Sequence[str]) -> int:
                 f"{', '.join(COMMANDS)}."
             )
         if name in ("eval", "generate", "segment", "ablate", "compare", "profile"):
+            from bytelm.core import compilation_cache  # imports JAX
+
             compilation_cache.keep_programs()
         with fallible_output.may_fail() if name in TRAINING else contextlib.nullcontext():
-            return COMMANDS[name](arguments[1:])
+            return command(name)(arguments[1:])
     except BrokenPipeError:  # the reader of our output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -12,6 +12,7 @@ from bytelm.cli.options import Count
 from bytelm.training import host_memory
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.presets import load_preset
+from bytelm.training.timing import profile
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,6 @@ def profile_command(arguments: Sequence[str]) -> int:
     preset, rest = name_argument(arguments, profile_command)
     default = ProfileCommand(load_preset(preset))
     command = parse(ProfileCommand, rest, f"profile {preset}", default)
-    from bytelm.training.timing import profile
 
     host_memory.keep()
     profile(command.config, command.trace_dir, command.steps)

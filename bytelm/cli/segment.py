@@ -12,6 +12,7 @@ from bytelm.cli.options import Count
 from bytelm.core.errors import UserError
 from bytelm.core.files import check_new_file, write_whole
 from bytelm.core.terminal_text import say
+from bytelm.evaluation.segmentation_page import print_segmentation, segmentation_page
 from bytelm.training.checkpoints.scores import Step
 
 
@@ -47,7 +48,6 @@ def segment_command(arguments: Sequence[str]) -> int:
     if page and not page.is_file():
         check_new_file(page, "--html")
     text = _text(command)
-    from bytelm.evaluation.segmentation_page import print_segmentation, segmentation_page
 
     loaded = load(command.checkpoint, command.step)
     segmentation = loaded.segment(text, stride=command.stride)

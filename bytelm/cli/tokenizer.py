@@ -8,6 +8,7 @@ from bytelm.cli.arguments import parse, preset_argument, work_argument
 from bytelm.cli.options import Count
 from bytelm.data.config import DataConfig
 from bytelm.data.open_data import OpenData
+from bytelm.data.write_tokenizer import write_tokenizer
 from bytelm.tokenizers import Kind
 from bytelm.training.presets import load_preset
 
@@ -39,7 +40,6 @@ def tokenizer_command(arguments: Sequence[str]) -> int:
     preset, rest = preset_argument(arguments[1:])
     data = load_preset(preset).data if preset else DataConfig()
     command = parse(TokenizerCommand, rest, "tokenizer train", TokenizerCommand(data))
-    from bytelm.data.write_tokenizer import write_tokenizer
 
     suffix = "model" if command.kind == "unigram" else "json"
     output = command.output or Path(f"{command.kind}-{command.size}.{suffix}")

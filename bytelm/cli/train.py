@@ -11,7 +11,6 @@ import jax
 import tyro
 
 from bytelm.cli.arguments import name_argument, parse, parse_part, preset_argument
-from bytelm.cli.evaluate import eval_command
 from bytelm.core import compilation_cache
 from bytelm.core.config_json import files_needed
 from bytelm.core.errors import UserError
@@ -20,6 +19,7 @@ from bytelm.core.stopping import Stopped
 from bytelm.core.terminal_text import say
 from bytelm.training import distributed, host_memory
 from bytelm.training.experiment import ExperimentConfig, TrainConfig, load_json, to_json
+from bytelm.training.loop import dry_run, train
 from bytelm.training.presets import load_preset
 from bytelm.training.run_directory import (
     lock,
@@ -81,16 +81,12 @@ def train_command(arguments: Sequence[str]) -> int:
 
 
 def _dry_run(command: TrainCommand, usual_place: Path) -> int:
-    from bytelm.training.loop import dry_run
-
     where = command.run_dir or unused_directory(usual_place)
     dry_run(command.config, where, resume=command.resume)
     return 0
 
 
 def _train(command: TrainCommand, usual_place: Path) -> int:
-    from bytelm.training.loop import train
-
     run_dir = _run_directory(command, usual_place)
     is_main = jax.process_index() == 0
     with distributed.ending_alone(), lock(run_dir) if is_main else contextlib.nullcontext():
@@ -112,6 +108,8 @@ def _train(command: TrainCommand, usual_place: Path) -> int:
     if result.interrupted:
         return 143
     if command.report:
+        from bytelm.cli.eval import eval_command
+
         return eval_command(["--checkpoint", str(run_dir), "--split", "test"])
     return 0
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bytelm.cli import entry_point, main
+from bytelm.cli import entry_point, eval
 from bytelm.core.stopping import SIGNALS, Stopped
 
 
@@ -32,14 +32,14 @@ def test_a_stopped_program_does_not_wait_for_devices(number, monkeypatch, capfd)
         raise EndedError(status)
 
     monkeypatch.setattr(os, "_exit", end)
-    monkeypatch.setitem(main.COMMANDS, "eval", lambda arguments: os.kill(os.getpid(), number) or 0)
+    monkeypatch.setattr(eval, "eval_command", lambda arguments: os.kill(os.getpid(), number) or 0)
     with pytest.raises(EndedError) as ended:
         entry_point.run(["eval"])
     assert ended.value.args == (130 if number == signal.SIGINT else 143,)
 
 
 def test_a_signal_after_the_end_changes_nothing(monkeypatch):
-    monkeypatch.setitem(main.COMMANDS, "eval", lambda arguments: 0)
+    monkeypatch.setattr(eval, "eval_command", lambda arguments: 0)
     with pytest.raises(SystemExit) as ended:
         entry_point.run(["eval"])
     os.kill(os.getpid(), signal.SIGTERM)
@@ -48,7 +48,7 @@ def test_a_signal_after_the_end_changes_nothing(monkeypatch):
 
 
 def test_a_stop_that_python_drops_says_nothing(monkeypatch, capfd):
-    monkeypatch.setitem(main.COMMANDS, "eval", lambda arguments: 0)
+    monkeypatch.setattr(eval, "eval_command", lambda arguments: 0)
     with pytest.raises(SystemExit):
         entry_point.run(["eval"])
     for error in (Stopped(signal.SIGINT), ValueError("something else")):

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from bytelm.cli.evaluate import eval_command
+from bytelm.cli.eval import eval_command
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.evaluation.report import Result

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bytelm.api import LoadedModel, load
 from bytelm.cli.arguments import HELP, parse, parse_part
@@ -16,13 +16,13 @@ from bytelm.core.errors import UserError
 from bytelm.core.files import check_new_file
 from bytelm.core.terminal_text import printable_name, say
 from bytelm.data.config import DataConfig
+from bytelm.evaluation import Evaluation, evaluate
+from bytelm.evaluation.report import print_report, report_name, write_report
+from bytelm.evaluation.suite import check_options, default_suite, named, reads_text
+from bytelm.evaluation.text import SplitText, evaluation_text
 from bytelm.tokenizers.tokenizer import load_tokenizer
 from bytelm.training import host_memory
 from bytelm.training.checkpoints.scores import Step
-
-if TYPE_CHECKING:  # slow imports come after the options are read
-    from bytelm.evaluation import Evaluation
-    from bytelm.evaluation.text import SplitText
 
 MOVED = {"--byte-marginal": "--suite bits marginal", "--covers": "--marginal.covers"}
 """Old options -> new ones."""
@@ -104,9 +104,6 @@ def eval_command(arguments: Sequence[str]) -> int:
 
 def _command_type() -> type[EvalCommand]:
     """`EvalCommand` with a field for each evaluation that has options."""
-    from bytelm.evaluation import Evaluation
-    from bytelm.evaluation.suite import check_options
-
     taken = {"list", *(field.name for field in dataclasses.fields(EvalCommand))}
     for name, kind in Evaluation.variants.items():
         check_options(kind)
@@ -128,8 +125,6 @@ def _command_type() -> type[EvalCommand]:
 
 def _listed() -> str:
     """All evaluations, with what they measure and need."""
-    from bytelm.evaluation import Evaluation
-
     lines = []
     for name, kind in Evaluation.variants.items():
         needs = ", ".join(need.words for need in kind.needs)
@@ -143,11 +138,6 @@ def evaluate_run(loaded: LoadedModel, command: EvalCommand, *, keep: bool) -> No
     Raises:
         UserError: for a bad source, or a report that cannot be written; it is printed before.
     """
-    from bytelm.evaluation import evaluate
-    from bytelm.evaluation.report import print_report, write_report
-    from bytelm.evaluation.suite import reads_text
-    from bytelm.evaluation.text import evaluation_text
-
     data = command.data
     _check_tokenizer(loaded, data.task.tokenizer)
     suite = _chosen(loaded, command)
@@ -179,10 +169,8 @@ def evaluate_run(loaded: LoadedModel, command: EvalCommand, *, keep: bool) -> No
     say(f"report: {printable_name(output)}")
 
 
-def _chosen(loaded: LoadedModel, command: EvalCommand) -> list["Evaluation"]:
+def _chosen(loaded: LoadedModel, command: EvalCommand) -> list[Evaluation]:
     """The chosen evaluations, with their options."""
-    from bytelm.evaluation.suite import default_suite, named
-
     evaluations = map(named, command.suite or default_suite(loaded))
     return [getattr(command, evaluation.name, evaluation) for evaluation in evaluations]
 
@@ -190,11 +178,9 @@ def _chosen(loaded: LoadedModel, command: EvalCommand) -> list["Evaluation"]:
 def _report_name(
     loaded: LoadedModel,
     command: EvalCommand,
-    suite: Sequence["Evaluation"],
-    text: "SplitText | None",
+    suite: Sequence[Evaluation],
+    text: SplitText | None,
 ) -> str:
-    from bytelm.evaluation.report import report_name
-
     source = "" if text is None or text.is_run_text else f"{text.data.names[0]}-"
     return report_name(
         loaded.step,
