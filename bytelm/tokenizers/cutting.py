@@ -80,10 +80,7 @@ def stretches(text: str, find_cut: FindCut | None) -> Iterator[str]:
 
 def apart_in_tokens(tokens: Iterable[str]) -> FindCut:
     """Cuts between characters that are neighbours in no token; a space is `\u2581` in tokens."""
-    known: set[str] = set()
-    for token in tokens:
-        plain = token.replace("\u2581", " ")
-        known.update(map("".join, itertools.pairwise(plain)))
+    known = _neighbours(token.replace("\u2581", " ") for token in tokens)
 
     def find_cut(text: str, begin: int) -> int | None:
         for position in range(begin, len(text)):
@@ -94,6 +91,11 @@ def apart_in_tokens(tokens: Iterable[str]) -> FindCut:
     return find_cut
 
 
+def _neighbours(tokens: Iterable[str]) -> set[str]:
+    """All pairs of neighbouring characters in tokens."""
+    return {"".join(pair) for token in tokens for pair in itertools.pairwise(token)}
+
+
 def of_hugging_face(description: dict[str, Any]) -> FindCut | None:
     """Finds cuts for a tokenizer.json; None if no cut is known to be safe."""
     added = [token for token in description.get("added_tokens") or [] if not token.get("special")]
@@ -101,25 +103,24 @@ def of_hugging_face(description: dict[str, Any]) -> FindCut | None:
         return None
     contents = [token["content"] for token in added]
     model = description["model"]
-    steps = _steps(description.get("pre_tokenizer"), "pretokenizers")
+    cutting = steps(description.get("pre_tokenizer"), "pretokenizers")
     # Such steps cut text only before the mark of a space.
-    if all(s["type"] == "Metaspace" and s.get("prepend_scheme") == "never" for s in steps):
-        normalizers = _steps(description.get("normalizer"), "normalizers")
-        if any(step != SPACES_MARKED for step in normalizers):
-            return None
-        if model.get("type") not in ("BPE", "Unigram"):
+    if all(s["type"] == "Metaspace" and s.get("prepend_scheme") == "never" for s in cutting):
+        normalizing = steps(description.get("normalizer"), "normalizers")
+        marks_spaces_only = all(step == SPACES_MARKED for step in normalizing)
+        if not marks_spaces_only or model.get("type") not in ("BPE", "Unigram"):
             return None
         vocabulary = model["vocab"]
         names = vocabulary if isinstance(vocabulary, dict) else [name for name, _ in vocabulary]
         return apart_in_tokens([*names, *contents])
-    pattern = _pattern(steps)
+    pattern = _pattern(cutting)
     if pattern is None or description.get("normalizer") is not None or model.get("type") != "BPE":
         return None
     return _between_words(pattern, contents)
 
 
 def _between_words(pattern: re.Pattern[str], added: Iterable[str]) -> FindCut:
-    within = {"".join(pair) for token in added for pair in itertools.pairwise(token)}
+    within = _neighbours(added)
 
     def find_cut(text: str, begin: int) -> int | None:
         for match in pattern.finditer(text, begin):
@@ -134,18 +135,19 @@ def _between_words(pattern: re.Pattern[str], added: Iterable[str]) -> FindCut:
     return find_cut
 
 
-def _steps(part: dict[str, Any] | None, nested: str) -> list[dict[str, Any]]:
+def steps(part: dict[str, Any] | None, nested: str) -> list[dict[str, Any]]:
+    """The steps of a part of a tokenizer.json; the key `nested` holds those of a sequence."""
     if part is None:
         return []
     if part["type"] != "Sequence":
         return [part]
-    return [step for inner in part[nested] for step in _steps(inner, nested)]
+    return [step for inner in part[nested] for step in steps(inner, nested)]
 
 
-def _pattern(steps: list[dict[str, Any]]) -> re.Pattern[str] | None:
+def _pattern(cutting: list[dict[str, Any]]) -> re.Pattern[str] | None:
     """A pattern of safe cuts for these pre-tokenizers; None if their patterns are unknown."""
     found = []
-    for step in steps:
+    for step in cutting:
         kind = step["type"]
         if kind == "ByteLevel":
             found += [_WORD_OR_LINE] * step.get("use_regex", True)

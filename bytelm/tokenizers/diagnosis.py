@@ -3,8 +3,9 @@
 import json
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from operator import setitem
 from typing import Any, NamedTuple
+
+from bytelm.tokenizers.cutting import steps
 
 PREFIXES: dict[str, Any] = {"add_prefix_space": False, "prepend_scheme": "never"}
 """Options of pre-tokenizers that put a space before a text, with harmless values."""
@@ -49,7 +50,7 @@ def explain(content: bytes, is_exact: Callable[[bytes], bool]) -> str:
 def _without(content: bytes, faults: Collection[int]) -> tuple[list[Part], bytes]:
     """All parts of a file, and the content without those of the given indices."""
     if content.lstrip()[:1] == b"{":
-        description = {"normalizer": None, "pre_tokenizer": None} | json.loads(content)
+        description = json.loads(content)
         parts = list(_parts_of_json(description))
     else:
         from sentencepiece import sentencepiece_model_pb2
@@ -64,34 +65,27 @@ def _without(content: bytes, faults: Collection[int]) -> tuple[list[Part], bytes
 
 
 def _parts_of_json(description: dict[str, Any]) -> Iterator[Part]:
-    for step, remove in _steps(description, "normalizer", "normalizers"):
+    for step in steps(description.get("normalizer"), "normalizers"):
         kind = step["type"]
-        yield Part(f"normalizer {kind}", f"without {kind}", remove)
-    for step, remove in _steps(description, "pre_tokenizer", "pretokenizers"):
+        yield Part(f"normalizer {kind}", f"without {kind}", partial(_remove, step, "normalizers"))
+    for step in steps(description.get("pre_tokenizer"), "pretokenizers"):
         kind = step["type"]
         for option, harmless in PREFIXES.items():
             if step.get(option, harmless) != harmless:
                 yield Part(
                     f"pre-tokenizer {kind}, which puts a space before a text",
                     f'with "{option}": {json.dumps(harmless)} there',
-                    partial(setitem, step, option, harmless),
+                    partial(step.update, {option: harmless}),
                 )
         if kind in DROPPING or step.get("behavior") == "Removed":
             name = f"pre-tokenizer {kind}, which drops what it cuts at"
-            yield Part(name, f"without {kind}", remove)
+            yield Part(name, f"without {kind}", partial(_remove, step, "pretokenizers"))
 
 
-def _steps(
-    holder: Any, key: Any, nested: str
-) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]:
-    """The steps of a normalizer or pre-tokenizer at `holder[key]`, and what removes each."""
-    nothing = {"type": "Sequence", nested: []}
-    step = holder[key] or nothing
-    if step["type"] == "Sequence":
-        for index in range(len(step[nested])):
-            yield from _steps(step[nested], index, nested)
-    else:
-        yield step, partial(setitem, holder, key, nothing)
+def _remove(step: dict[str, Any], nested: str) -> None:
+    """Turns a step into a sequence of no steps."""
+    step.clear()
+    step.update({"type": "Sequence", nested: []})
 
 
 def _parts_of_model(spec: Any) -> Iterator[Part]:

@@ -19,7 +19,7 @@ from sentencepiece import SentencePieceProcessor
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import Vocabulary
-from bytelm.tokenizers.cutting import FindCut, apart_in_tokens, of_hugging_face, stretches
+from bytelm.tokenizers.cutting import FindCut, apart_in_tokens, of_hugging_face, steps, stretches
 from bytelm.tokenizers.diagnosis import explain
 from bytelm.tokenizers.unigram import INVALID_BYTE
 
@@ -131,7 +131,7 @@ class _Library:
 
     Attributes:
         token_bytes: see `Tokenizer`.
-        byte_ids: the token of each of the 256 bytes.
+        byte_ids: the token of each of the 256 bytes; -1 if it has none.
         encode: gives the tokens of valid UTF-8.
         apart: pattern, in one group, of text that is not given to the library.
         find_cut: finds a safe cut of a long text; None if none is known.
@@ -160,21 +160,35 @@ class _Library:
 
 
 def _read(path: str, content: bytes) -> _Library:
-    read = _hugging_face if content.lstrip()[:1] == b"{" else _sentencepiece
-    return read(path, content)
-
-
-def _hugging_face(path: str, content: bytes) -> _Library:
     try:
-        library = tokenizers.Tokenizer.from_buffer(content)
-        description = json.loads(content)
-    except ValueError as error:
-        raise _damaged(path) from error
+        if content.lstrip()[:1] == b"{":
+            json_library = tokenizers.Tokenizer.from_buffer(content)
+            found = _hugging_face(path, json_library, json.loads(content))
+        else:
+            found = _sentencepiece(SentencePieceProcessor.from_proto(content))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged, or neither a Hugging Face tokenizer.json nor a SentencePiece "
+            "model; make one with `bytelm tokenizer train`."
+        ) from error
+    if -1 in found.byte_ids:
+        raise UserError(
+            f"{path} has no token for the byte 0x{found.byte_ids.index(-1):02X}, so that it cannot "
+            "write any bytes; choose a byte-level tokenizer or one with byte fallback."
+        )
+    return found
+
+
+def _hugging_face(
+    path: str, library: tokenizers.Tokenizer, description: dict[str, Any]
+) -> _Library:
     library.no_truncation()
     library.no_padding()
     library.encode_special_tokens = True
     vocabulary = library.get_vocab(with_added_tokens=False)
-    byte_level = any(map(_is_byte_level, map(description.get, ("pre_tokenizer", "decoder"))))
+    cutting = steps(description.get("pre_tokenizer"), "pretokenizers")
+    decoding = steps(description.get("decoder"), "decoders")
+    byte_level = any(step["type"] == "ByteLevel" for step in cutting + decoding)
     kind = type(library.model).__name__
     if not byte_level and not description["model"].get("byte_fallback"):
         raise UserError(
@@ -183,10 +197,6 @@ def _hugging_face(path: str, content: bytes) -> _Library:
             "tokenizer train`."
         )
     names = CHARACTERS if byte_level else {byte: f"<0x{byte:02X}>" for byte in range(256)}
-    byte_ids = [vocabulary.get(names[byte], -1) for byte in range(256)]
-    if -1 in byte_ids:
-        raise _no_byte(path, byte_ids.index(-1))
-
     added = library.get_added_tokens_decoder()
     token_bytes = [b""] * (max([*vocabulary.values(), *added]) + 1)
     for token, number in vocabulary.items():
@@ -204,7 +214,7 @@ def _hugging_face(path: str, content: bytes) -> _Library:
         ]
     return _Library(
         token_bytes=tuple(token_bytes),
-        byte_ids=byte_ids,
+        byte_ids=[vocabulary.get(names[byte], -1) for byte in range(256)],
         # The only call that skips offsets, which would take a third of the time.
         encode=lambda text: library.encode_batch_fast([text], add_special_tokens=False)[0].ids,
         apart=_apart(apart),
@@ -212,11 +222,7 @@ def _hugging_face(path: str, content: bytes) -> _Library:
     )
 
 
-def _sentencepiece(path: str, content: bytes) -> _Library:
-    try:
-        processor = SentencePieceProcessor.from_proto(content)
-    except (RuntimeError, ValueError) as error:
-        raise _damaged(path) from error
+def _sentencepiece(processor: SentencePieceProcessor) -> _Library:
     token_bytes, byte_ids = [], [-1] * 256
     for number in range(len(processor)):
         piece = processor.id_to_piece(number)
@@ -224,8 +230,6 @@ def _sentencepiece(path: str, content: bytes) -> _Library:
             byte_ids[_with_spaces(piece)[0]] = number
         unwritten = processor.is_control(number) or processor.is_unknown(number)
         token_bytes.append(b"" if unwritten else _with_spaces(piece))
-    if -1 in byte_ids:
-        raise _no_byte(path, byte_ids.index(-1))
     return _Library(
         token_bytes=tuple(token_bytes),
         byte_ids=byte_ids,
@@ -233,14 +237,6 @@ def _sentencepiece(path: str, content: bytes) -> _Library:
         apart=_apart([SPACE]),
         find_cut=apart_in_tokens(map(processor.id_to_piece, range(len(processor)))),
     )
-
-
-def _is_byte_level(part: dict[str, Any] | None) -> bool:
-    """Whether a pre-tokenizer writes bytes as characters, or a decoder reads them."""
-    if part is None:
-        return False
-    nested = [*part.get("pretokenizers", []), *part.get("decoders", [])]
-    return part["type"] == "ByteLevel" or any(map(_is_byte_level, nested))
 
 
 def _of_characters(token: str) -> bytes:
@@ -256,17 +252,3 @@ def _with_spaces(token: str) -> bytes:
 
 def _apart(texts: list[str]) -> re.Pattern[str]:
     return re.compile(f"({'|'.join([INVALID_BYTE.pattern, *map(re.escape, texts)])})")
-
-
-def _damaged(path: str) -> UserError:
-    return UserError(
-        f"{path} is damaged, or neither a Hugging Face tokenizer.json nor a SentencePiece model; "
-        "make one with `bytelm tokenizer train`."
-    )
-
-
-def _no_byte(path: str, byte: int) -> UserError:
-    return UserError(
-        f"{path} has no token for the byte 0x{byte:02X}, so that it cannot write any bytes; choose "
-        "a byte-level tokenizer or one with byte fallback."
-    )
