@@ -71,6 +71,7 @@ def test_tokens_are_those_of_the_whole(trained, foreign, kind, monkeypatch):
     find_cut = tokenizer._library.find_cut
     assert find_cut is not None
 
+    @example(text="the text\nof the text")
     @given(text=texts)
     @settings(max_examples=150, deadline=None)
     def check(text):
