@@ -203,12 +203,9 @@ class Generator:
                 f"there is no memory for {len(prompts)} texts of {length} symbols; lower "
                 "max-bytes, or give fewer or shorter prompts."
             ) from error
-        logits = jnp.zeros((len(prompts), vocabulary.outputs), jnp.float32)
-        for first in range(0, width, self._prefill):
-            chunk = ids[:, first : first + self._prefill]
-            present = np.clip(lengths - first, 0, self._prefill)
-            logits, state = read_chunk(self.graphdef, self.params, chunk, present, logits, state)
-        return logits, state
+        return read_rows(
+            self.graphdef, self.params, ids, lengths, state, vocabulary.outputs, self._prefill
+        )
 
 
 def _warn_of_overflow(full: np.ndarray) -> None:
@@ -230,6 +227,28 @@ def _row_keys(key: jax.Array, rows: int) -> jax.Array:
 def empty_state(graphdef: nnx.GraphDef, params: Any, rows: int, length: int) -> Any:
     """`LanguageModel.init_state`, compiled."""
     return nnx.merge(graphdef, params).init_state(rows, length)
+
+
+def read_rows(
+    graphdef: nnx.GraphDef,
+    params: Any,
+    ids: np.ndarray,
+    lengths: np.ndarray,
+    state: Any,
+    outputs: int,
+    chunk: int,
+) -> tuple[jax.Array, Any]:
+    """Reads `lengths` symbols of each row `[B, N]`, `chunk` of them at a time.
+
+    Returns:
+        the logits after each row, `[B, outputs]`, and the state.
+    """
+    logits = jnp.zeros((len(ids), outputs), jnp.float32)
+    for first in range(0, ids.shape[1], chunk):
+        present = np.clip(lengths - first, 0, chunk)
+        piece = ids[:, first : first + chunk]
+        logits, state = read_chunk(graphdef, params, piece, present, logits, state)
+    return logits, state
 
 
 @functools.partial(jax.jit, static_argnames="graphdef", donate_argnames=("logits", "state"))

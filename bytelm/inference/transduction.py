@@ -16,7 +16,7 @@ from flax import nnx
 
 from bytelm.core.vocabulary import END, PAD, START
 from bytelm.core.xla import jit_inference
-from bytelm.inference.generation import Generator, read_chunk
+from bytelm.inference.generation import Generator, read_rows
 from bytelm.inference.sampling import Sampling
 from bytelm.models.encoder_decoder import VOCABULARY, Encoded, Reading
 
@@ -55,15 +55,9 @@ class Transducer(Generator):
         encoded = self.encode_inputs(pad_inputs(prompts))
         length = round_up(1 + max_bytes)
         state = _start(self.graphdef, self.params, encoded, length, beams)
-        rows = len(prompts) * beams
-        return read_chunk(
-            self.graphdef,
-            self.params,
-            np.full((rows, 1), START, np.int32),
-            np.ones(rows, np.int32),
-            jnp.zeros((rows, VOCABULARY), jnp.float32),
-            state,
-        )
+        starts = np.full((len(prompts) * beams, 1), START, np.int32)
+        lengths = np.ones(len(starts), np.int32)
+        return read_rows(self.graphdef, self.params, starts, lengths, state, VOCABULARY, chunk=1)
 
     def greedy(self, inputs: Sequence[bytes], *, max_bytes: int) -> list[bytes]:
         """The targets that take the most probable next byte each time."""

@@ -31,6 +31,9 @@ from bytelm.inference.stopping import StopFilter
 from bytelm.tokenizers.sorted_tokens import SortedTokens
 from bytelm.tokenizers.tokenizer import Tokenizer
 
+FEWEST_ROWS = 32
+"""Token histories that the first state has room for, if their number is not limited."""
+
 
 @dataclass(frozen=True)
 class MarginalScores:
@@ -89,13 +92,12 @@ class ByteMarginal(Generator):
         self._limit = covers
         self._new_reader = functools.partial(
             TokenReader,
-            self.graphdef,
-            self.params,
+            model=(self.graphdef, self.params),
             vocabulary=tokenizer.vocabulary,
             columns=np.append(self._tokens.ids, tokenizer.vocabulary.end),
-            rows=covers,
+            rows=covers or FEWEST_ROWS,
             context=context,
-            stride=checked_stride(stride, context),
+            kept=context - checked_stride(stride, context) + 1,
         )
 
     def score(self, texts: Iterable[bytes]) -> MarginalScores:

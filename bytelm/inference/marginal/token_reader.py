@@ -8,6 +8,7 @@ only on the history, and is the one used for its canonical score.
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -16,13 +17,11 @@ import numpy as np
 from flax import nnx
 
 from bytelm.core.vocabulary import Vocabulary
-from bytelm.inference.generation import empty_state, read_chunk
+from bytelm.inference.generation import empty_state, read_rows
 from bytelm.nn.state import put, take
 
 CHUNK = 64
 """Symbols of each row that are read again at a time."""
-FEWEST_ROWS = 32
-"""Initial rows of a state that grows when needed."""
 
 
 class Read(NamedTuple):
@@ -39,40 +38,32 @@ class Read(NamedTuple):
     next_log_p: np.ndarray
 
 
+@dataclass(eq=False)
 class TokenReader:
     """A decoding state whose rows are token histories.
 
-    Args:
-        graphdef, params: of the model.
+    Attributes:
+        model: its graphdef and parameters.
         vocabulary: its symbols.
         columns: int64 `[C]`, the outputs whose log-probabilities are returned, in this order.
-        rows: most histories alive at a time; None if there is no limit.
+        rows: how many histories may be alive; they double when needed.
         context: most symbols that the model sees.
-        stride: how far a window moves, 1 to `context`.
+        kept: of these, how many are read again when the window moves.
     """
 
-    def __init__(
-        self,
-        graphdef: nnx.GraphDef,
-        params: Any,
-        *,
-        vocabulary: Vocabulary,
-        columns: np.ndarray,
-        rows: int | None,
-        context: int,
-        stride: int,
-    ):
-        self._model = graphdef, params
-        self._vocabulary = vocabulary
-        self._columns = columns
-        self._rows = rows or FEWEST_ROWS
-        self._context = context
-        self._kept = context - stride + 1
-        self._state = empty_state(*self._model, self._rows, context)
+    model: tuple[nnx.GraphDef, Any]
+    vocabulary: Vocabulary
+    columns: np.ndarray
+    rows: int
+    context: int
+    kept: int
+
+    def __post_init__(self) -> None:
+        self._state = empty_state(*self.model, self.rows, self.context)
 
     def start(self) -> Read:
         """Reads START; call it before `extend`."""
-        return self._step([(0, (self._vocabulary.start,))], [0])[0]
+        return self._step([(0, (self.vocabulary.start,))], [0])[0]
 
     def extend(self, parents: Sequence[tuple[Read, int]], used: set[int]) -> list[Read]:
         """Reads one more token after each of some histories.
@@ -83,7 +74,7 @@ class TokenReader:
         """
         free = self._free_rows(len(parents), used)
         longer = [(parent.row, (*parent.symbols, token)) for parent, token in parents]
-        full = [len(symbols) > self._context for _, symbols in longer]
+        full = [len(symbols) > self.context for _, symbols in longer]
         result: dict[int, Read] = {}
         # Full windows are read again last, when the rows of parents are no longer needed.
         for read, when_full in ((self._step, False), (self._read_again, True)):
@@ -94,21 +85,21 @@ class TokenReader:
         return [result[index] for index in range(len(parents))]
 
     def _free_rows(self, count: int, used: set[int]) -> list[int]:
-        while self._rows - len(used) < count:
-            rows = np.arange(2 * self._rows, dtype=np.int32) % self._rows
+        while self.rows - len(used) < count:
+            rows = np.arange(2 * self.rows, dtype=np.int32) % self.rows
             self._state = _take(self._state, rows)
-            self._rows *= 2
-        return [row for row in range(self._rows) if row not in used][:count]
+            self.rows *= 2
+        return [row for row in range(self.rows) if row not in used][:count]
 
     def _step(self, histories: list[tuple[int, tuple[int, ...]]], rows: list[int]) -> list[Read]:
         """Reads the last symbol of each history; the row given with it has read the others."""
         sources, symbols = zip(*histories, strict=True)
         logits, self._state = _step(
-            *self._model,
+            *self.model,
             self._state,
             _padded(sources, 0),
-            _padded([history[-1] for history in symbols], self._vocabulary.pad),
-            _padded(rows, self._rows),
+            _padded([history[-1] for history in symbols], self.vocabulary.pad),
+            _padded(rows, self.rows),
         )
         return self._reads(symbols, rows, logits)
 
@@ -116,20 +107,15 @@ class TokenReader:
         self, histories: list[tuple[int, tuple[int, ...]]], rows: list[int]
     ) -> list[Read]:
         """Reads the last symbols of each history as the first of a window."""
-        symbols = [history[-self._kept :] for _, history in histories]
-        targets = _padded(rows, self._rows)
-        chunk = min(CHUNK, self._kept)
-        ids = np.full(
-            (len(targets), -(-self._kept // chunk) * chunk), self._vocabulary.pad, np.int32
-        )
-        ids[: len(rows), : self._kept] = symbols
-        state = empty_state(*self._model, len(targets), self._context)
-        logits = jnp.zeros((len(targets), self._vocabulary.outputs), jnp.float32)
-        for first in range(0, self._kept, chunk):
-            present = np.full(len(targets), min(self._kept - first, chunk), np.int32)
-            logits, state = read_chunk(
-                *self._model, ids[:, first : first + chunk], present, logits, state
-            )
+        symbols = [history[-self.kept :] for _, history in histories]
+        targets = _padded(rows, self.rows)
+        chunk = min(CHUNK, self.kept)
+        ids = np.full((len(targets), -(-self.kept // chunk) * chunk), self.vocabulary.pad, np.int32)
+        ids[: len(rows), : self.kept] = symbols
+        lengths = np.full(len(targets), self.kept, np.int32)
+        state = empty_state(*self.model, len(targets), self.context)
+        outputs = self.vocabulary.outputs
+        logits, state = read_rows(*self.model, ids, lengths, state, outputs, chunk)
         self._state = _put(self._state, targets, state)
         return self._reads(symbols, rows, logits)
 
@@ -139,7 +125,7 @@ class TokenReader:
         wide = np.asarray(logits, np.float64)[: len(rows)]
         wide -= wide.max(axis=1, keepdims=True)
         wide -= np.log(np.exp(wide).sum(axis=1, keepdims=True))
-        return [Read(*read) for read in zip(symbols, rows, wide[:, self._columns], strict=True)]
+        return [Read(*read) for read in zip(symbols, rows, wide[:, self.columns], strict=True)]
 
 
 def _padded(values: Sequence[int], filler: int) -> np.ndarray:
