@@ -43,16 +43,15 @@ class History:
     log_mass: float
 
 
+@dataclass(eq=False)
 class Covers:
     """The live histories of a text that grows byte by byte from nothing.
 
-    Args:
+    Attributes:
         reader: runs the model; its columns are the sorted tokens, then END.
         tokens: the vocabulary.
         limit: histories to keep; None for all.
-        canonical: a tokenisation of the text to come, whose history is never dropped.
-
-    Attributes:
+        canonical_ids: a tokenisation of the text to come, whose history is never dropped.
         canonical: the history of the canonical tokens so far; None once the text goes past them.
         dropped: how many histories were dropped.
         dropped_bits: sum over bytes of `-log2(1 - s)`, where s is the dropped share of the live
@@ -61,23 +60,18 @@ class Covers:
         reads: how many tokens the model has read.
     """
 
-    def __init__(
-        self,
-        reader: TokenReader,
-        tokens: SortedTokens,
-        *,
-        limit: int | None,
-        canonical: Sequence[int],
-    ):
-        root = History(0.0, 0, reader.start(), None, tokens.everything, 0.0)
+    reader: TokenReader
+    tokens: SortedTokens
+    limit: int | None
+    canonical_ids: Sequence[int]
+    dropped: int = 0
+    dropped_bits: float = 0.0
+    reads: int = 1
+
+    def __post_init__(self) -> None:
+        root = History(0.0, 0, self.reader.start(), None, self.tokens.everything, 0.0)
         self.canonical: History | None = root
-        self.dropped = 0
-        self.dropped_bits = 0.0
-        self.reads = 1
-        self._reader = reader
-        self._tokens = tokens
-        self._limit = limit
-        self._canonical_ids = list(reversed(canonical))
+        self._to_come = list(reversed(self.canonical_ids))
         self._text = bytearray()
         self._live = [root]
 
@@ -98,18 +92,18 @@ class Covers:
     def feed(self, byte: int) -> None:
         """Appends one byte to the text."""
         self._text.append(byte)
-        canonical_id = self._canonical_ids[-1] if self._canonical_ids else None
-        canonical = self.canonical if self._canonical_ids else None
+        canonical_id = self._to_come[-1] if self._to_come else None
+        canonical = self.canonical if self._to_come else None
         candidates: list[History] = []
         for history in self._live:
             uncovered = bytes(self._text[history.covered :])
-            equal, longer = self._tokens.starting_with(uncovered, history.span)
+            equal, longer = self.tokens.starting_with(uncovered, history.span)
             for place in range(equal.start, equal.stop):
                 child = self._child(history, place)
                 candidates.append(child)
                 if history is self.canonical and child.unread == canonical_id:
                     canonical = child
-                    self._canonical_ids.pop()
+                    self._to_come.pop()
             if longer.start < longer.stop:
                 history.span = longer
                 next_log_p = history.read.next_log_p[longer]
@@ -130,7 +124,7 @@ class Covers:
             return result
         for history in self._live:
             depth = len(self._text) - history.covered
-            next_bytes = self._tokens.bytes_at(depth, history.span)
+            next_bytes = self.tokens.bytes_at(depth, history.span)
             weights = np.exp(history.log_p - best + history.read.next_log_p[history.span])
             result[:BYTES] += np.bincount(next_bytes, weights, minlength=BYTES)
             if self._complete(history):
@@ -142,20 +136,20 @@ class Covers:
 
     def _child(self, parent: History, place: int) -> History:
         log_p = parent.log_p + float(parent.read.next_log_p[place])
-        token = int(self._tokens.ids[place])
-        everything = self._tokens.everything
+        token = int(self.tokens.ids[place])
+        everything = self.tokens.everything
         return History(log_p, len(self._text), parent.read, token, everything, log_p)
 
     def _keep(self, candidates: list[History]) -> list[History]:
         """The canonical history and the most probable others, up to the limit."""
-        if self._limit is None or len(candidates) <= self._limit:
+        if self.limit is None or len(candidates) <= self.limit:
             return candidates
         ranked = sorted(candidates, key=lambda h: (h is self.canonical, h.log_mass), reverse=True)
         masses = np.array([history.log_mass for history in ranked])
-        lost = _log_sum(masses) - _log_sum(masses[: self._limit])
-        self.dropped += len(ranked) - self._limit
+        lost = _log_sum(masses) - _log_sum(masses[: self.limit])
+        self.dropped += len(ranked) - self.limit
         self.dropped_bits += lost / math.log(2)
-        return ranked[: self._limit]
+        return ranked[: self.limit]
 
     def _read_new(self) -> None:
         new = [(h, h.unread) for h in self._live if h.unread is not None]
@@ -163,7 +157,7 @@ class Covers:
             return
         used = {history.read.row for history in self._live if history.unread is None}
         parents = [(history.read, token) for history, token in new]
-        for (history, _), read in zip(new, self._reader.extend(parents, used), strict=True):
+        for (history, _), read in zip(new, self.reader.extend(parents, used), strict=True):
             history.read, history.unread = read, None
         self.reads += len(new)
 

@@ -110,11 +110,10 @@ class ByteMarginal(Generator):
         """
         counts, costs = [], []  # of each document
         for text in texts:
-            ids = self._encode(text).tolist()
-            covers = self._covers(text, ids)
+            covers = self._covers(text)
             canonical = covers.canonical
             assert canonical is not None
-            counts.append((len(text), len(ids), covers.dropped, covers.reads))
+            counts.append((len(text), len(covers.canonical_ids), covers.dropped, covers.reads))
             marginal = -covers.log_mass, covers.log_mass - covers.log_end
             one_way = -canonical.log_p, -canonical.read.next_log_p[-1]
             costs.append((*marginal, *one_way, covers.dropped_bits))
@@ -139,10 +138,9 @@ class ByteMarginal(Generator):
         """
         return _normalised(self._covers(prefix))
 
-    def _covers(self, text: bytes, canonical: Sequence[int] | None = None) -> Covers:
-        if canonical is None:
-            canonical = self._encode(text).tolist()
-        covers = Covers(self._new_reader(), self._tokens, limit=self._limit, canonical=canonical)
+    def _covers(self, text: bytes) -> Covers:
+        canonical = self._encode(text).tolist()
+        covers = Covers(self._new_reader(), self._tokens, self._limit, canonical)
         for byte in text:
             covers.feed(byte)
         return covers
