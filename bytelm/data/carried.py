@@ -7,7 +7,7 @@ from pathlib import Path
 from bytelm.core.errors import UserError
 from bytelm.core.files import write_whole
 from bytelm.data.config import DataConfig
-from bytelm.data.corpus.blocks import digest_of
+from bytelm.data.corpus.entries import digest_of
 from bytelm.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from bytelm.tokenizers.unigram import Unigram
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any, NamedTuple
 
-from bytelm.data.corpus.blocks import digest_of
+from bytelm.data.corpus.entries import digest_of
 from bytelm.data.open_data import OpenData
 from bytelm.data.sources.source import NotInstalledError, Source
 from bytelm.data.text_record import Split, TextRecord, make_record

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from bytelm.core.errors import UserError
-from bytelm.data.corpus.blocks import SUMMARY, read_summary
-from bytelm.data.corpus.build_once import Entry, build_once, open_or_build
+from bytelm.data.corpus.entries import SUMMARY, Entry, build_once, open_or_build, read_summary
 from bytelm.data.corpus.packing import FILLER, Corpus, script_ids
 from bytelm.data.progress import TextProgress
 from bytelm.data.sources.source import NotInstalledError, Source

@@ -13,8 +13,13 @@ from pathlib import Path
 from bytelm.core.errors import UserError
 from bytelm.core.locks import is_locked, unused
 from bytelm.core.terminal_text import printable_name
-from bytelm.data.corpus.blocks import SUMMARY, damaged_files, read_summary
-from bytelm.data.corpus.build_once import LOCK_ENDING, PARTIAL_ENDING
+from bytelm.data.corpus.entries import (
+    LOCK_ENDING,
+    PARTIAL_ENDING,
+    SUMMARY,
+    damaged_files,
+    read_summary,
+)
 from bytelm.data.sources.python_library import PREPARED, PREPARED_LOCK
 
 KINDS = {"packed": "text", "tokens": "tokens", "boundaries": "pieces", PREPARED: "python_stdlib"}

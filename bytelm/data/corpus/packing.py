@@ -8,7 +8,7 @@ import numpy as np
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTE_VOCABULARY, Vocabulary
-from bytelm.data.corpus.blocks import CheckedArray
+from bytelm.data.corpus.entries import CheckedArray
 
 FILLER = b"\0"
 """Stands for START and END in the packed bytes; `starts` distinguishes them from text."""

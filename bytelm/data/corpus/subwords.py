@@ -12,9 +12,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from bytelm.core.files import write_whole
-from bytelm.data.corpus.blocks import DIGEST_BYTES, block_digests
-from bytelm.data.corpus.build_once import PROGRESS, Entry, build_once, open_or_build
 from bytelm.data.corpus.cache import BOUNDARIES, START_BYTES, STARTS, PackedCorpus
+from bytelm.data.corpus.entries import (
+    DIGEST_BYTES,
+    PROGRESS,
+    Entry,
+    block_digests,
+    build_once,
+    open_or_build,
+)
 from bytelm.data.corpus.packing import Corpus
 from bytelm.data.progress import TextProgress
 from bytelm.tokenizers.tokenizer import Tokenizer

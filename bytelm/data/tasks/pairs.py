@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from bytelm.core.errors import UserError
-from bytelm.data.corpus.blocks import digest_of
 from bytelm.data.corpus.cache import no_text
+from bytelm.data.corpus.entries import digest_of
 from bytelm.data.corpus.packing import pack, script_ids
 from bytelm.data.corpus.spread import drawn_rows
 from bytelm.data.sources.source import Source

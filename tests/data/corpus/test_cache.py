@@ -370,7 +370,7 @@ def test_pieces_are_found_once_for_each_text_and_model(
     corpus = opened(config, unigram)
     expected = [unigram.boundaries(text) for text in corpus.documents()]
     np.testing.assert_array_equal(corpus.boundaries, np.concatenate(expected))
-    assert corpus.boundaries.dtype == np.bool_
+    assert corpus.boundaries[:].dtype == np.bool_
     sent = pickle.loads(pickle.dumps(corpus))
     np.testing.assert_array_equal(sent.boundaries, corpus.boundaries)
 

@@ -8,9 +8,9 @@ import pytest
 from bytelm.cli.main import main
 from bytelm.core.errors import UserError
 from bytelm.core.locks import exclusive
-from bytelm.data.corpus.build_once import build_once
 from bytelm.data.corpus.cache import packed_corpus
 from bytelm.data.corpus.cache_listing import cache_entries, manage_cache
+from bytelm.data.corpus.entries import build_once
 from bytelm.data.open_data import OpenData
 
 

@@ -8,8 +8,8 @@ import pytest
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, NextByte
 from bytelm.data.corpus import subwords
-from bytelm.data.corpus.build_once import PROGRESS
 from bytelm.data.corpus.cache import packed_corpus
+from bytelm.data.corpus.entries import PROGRESS
 from bytelm.data.corpus.packing import Rows, pack
 from bytelm.data.loader import ValidationBatches, train_loader
 from bytelm.data.open_data import OpenData
@@ -125,7 +125,7 @@ def test_a_missing_tokenizer_is_named():
 
 
 def test_few_tokens_take_two_bytes_each(tokenized):
-    assert corpus_of(tokenized).symbols.dtype == np.uint16 and TOKENS < 2**16
+    assert corpus_of(tokenized).symbols[:].dtype == np.uint16 and TOKENS < 2**16
 
 
 LONG = [b"%d " % number * 50 for number in range(40)]

@@ -1,17 +1,27 @@
-"""Damaged files of the cache are found when they are read."""
+"""A directory of the cache is complete or absent; damaged files are found when they are read."""
 
+import json
 import pickle
 
 import numpy as np
 import pytest
 
-from bytelm.data.corpus import blocks
-from bytelm.data.corpus.blocks import CheckedArray, DamagedError, block_digests, damaged_files, seal
+from bytelm.core.errors import UserError
+from bytelm.data.corpus import entries
+from bytelm.data.corpus.entries import (
+    CheckedArray,
+    DamagedError,
+    block_digests,
+    build_once,
+    damaged_files,
+    is_complete,
+    seal,
+)
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 16)
+    monkeypatch.setattr(entries, "BLOCK_BYTES", 16)
 
 
 def checked(path, dtype):
@@ -23,7 +33,7 @@ def test_is_the_array(tmp_path, small_blocks, dtype):
     expected = np.arange(75, dtype=dtype)
     (tmp_path / "numbers").write_bytes(expected.tobytes())
     found = checked(tmp_path / "numbers", dtype)
-    assert (len(found), found.dtype, found.tobytes()) == (75, expected.dtype, expected.tobytes())
+    assert (len(found), found[:].dtype, found.tobytes()) == (75, expected.dtype, expected.tobytes())
     np.testing.assert_array_equal(found, expected)
     places = np.array([[3, 70], [8, 8]])
     np.testing.assert_array_equal(found[places], expected[places])
@@ -65,3 +75,38 @@ def test_the_error_goes_through_processes(tmp_path):
     error = DamagedError(tmp_path / "a", " at bytes 0 to 3")
     sent = pickle.loads(pickle.dumps(error))
     assert (str(sent), sent.path, type(sent)) == (str(error), error.path, DamagedError)
+
+
+def test_complete_or_not_there(tmp_path):
+    directory = tmp_path / "cache" / "one"
+
+    def write(partial):
+        assert not directory.exists()
+        (partial / "data").write_text("data")
+        return {"who": "me"}
+
+    assert not is_complete(directory)
+    build_once(directory, "it", 4, write)
+    assert is_complete(directory)
+    summary = json.loads((directory / "summary.json").read_text())
+    assert (summary["who"], summary["sizes"]) == ("me", {"data": 4})
+    build_once(directory, "it", 4, lambda partial: pytest.fail("was built again"))
+    (directory / "data").write_text("dat")
+    assert not is_complete(directory)
+    build_once(directory, "it", 4, write)
+    assert is_complete(directory)
+
+
+def test_nothing_is_left_of_a_failure(tmp_path):
+    def fail(partial):
+        (partial / "data").write_text("data")
+        raise UserError("no text")
+
+    with pytest.raises(UserError, match="no text"):
+        build_once(tmp_path / "one", "it", 0, fail)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_too_little_room(tmp_path):
+    with pytest.raises(UserError, match="has no room for the text; put the cache elsewhere"):
+        build_once(tmp_path / "one", "the text", 1e30, lambda partial: pytest.fail("was built"))
