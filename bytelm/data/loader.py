@@ -12,7 +12,7 @@ import numpy as np
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTE_VOCABULARY, UNSCORED
-from bytelm.data.corpus.packing import ConcatenatedRows
+from bytelm.data.corpus.packing import Arrays, ConcatenatedRows
 from bytelm.data.open_data import OpenData
 from bytelm.data.order import ShuffledBatches, source_seed
 from bytelm.data.sources.source import Source
@@ -223,7 +223,7 @@ def _stream_of_source(
     ).map(partial(_row, names=names))
 
 
-def _symbols(document: bytes, script: int | None, unigram: Unigram | None) -> dict[str, np.ndarray]:
+def _symbols(document: bytes, script: int | None, unigram: Unigram | None) -> Arrays:
     """A document's symbols, their targets, scripts and boundaries, each `[N]`."""
     ids = BYTE_VOCABULARY.frame(np.frombuffer(document, np.uint8))
     found = {"ids": ids, "targets": np.append(ids[1:], np.int32(UNSCORED))}
@@ -234,7 +234,7 @@ def _symbols(document: bytes, script: int | None, unigram: Unigram | None) -> di
     return found
 
 
-def _row(packed: dict[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+def _row(packed: Arrays, names: Sequence[str]) -> Arrays:
     row = {name: packed[name] for name in names}
     return row | {"document_ids": packed["ids_segment_ids"]}
 

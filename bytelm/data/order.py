@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
-from bytelm.data.corpus.packing import ConcatenatedRows
+from bytelm.data.corpus.packing import Arrays, ConcatenatedRows
 
 SMALL = 2**16
 """Most rows whose order is kept in memory; Grain's shuffle is slow for few rows."""
@@ -53,7 +53,7 @@ class ShuffledBatches:
     def __len__(self) -> int:
         return (sys.maxsize - self._first_row) // self._batch_size
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> Arrays:
         """This process's rows of a batch, as `RowSource.batch` gives them."""
         begin = self._first_row + index * self._batch_size + self._offset
         places = range(begin, begin + self._local_size)

@@ -10,6 +10,7 @@ import numpy as np
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, PAD, START, UNSCORED
+from bytelm.data.corpus.packing import Arrays, Indices
 from bytelm.data.sources.source import SingleSource
 from bytelm.data.tasks.task import Task
 
@@ -77,9 +78,7 @@ class ExampleRows(abc.ABC):
     def example(self, index: int, place: int | None) -> Example:
         """The example of row `index`; `place` as in `RowSource.batch`."""
 
-    def batch(
-        self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
+    def batch(self, indices: Indices, places: Indices | None = None) -> Arrays:
         """Several rows at once; arguments as for `RowSource.batch`.
 
         Returns:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bytelm.data.corpus.packing import Corpus, CorpusRows, Rows
+from bytelm.data.corpus.packing import Arrays, Corpus, CorpusRows, Indices, Rows
 from bytelm.data.tasks.examples import random_of
 from bytelm.tokenizers.tokenizer import Tokenizer
 
@@ -76,39 +76,27 @@ class StochasticRows(CorpusRows):
     ) -> None:
         """Defines rows of `length` (T) tokens after `share` of the tokens is split."""
         super().__init__(corpus)
-        self._length = length
+        self._whole = Rows(corpus, max(1, int(length / (1 + share))))
+        self._split = Rows(corpus, length)
         self._share = share
-        self._rows = Rows(corpus, max(1, int(length / (1 + share))))
         self._splits = Splits(tokenizer.token_bytes)
         self._seed = seed
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._whole)
 
-    def batch(
-        self, indices: Sequence[int] | np.ndarray, places: Sequence[int] | np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
-        batch = self._rows.batch(indices)
-        places = indices if places is None else places
-        rows = [
-            self._split({name: values[row] for name, values in batch.items()}, int(place))
-            for row, place in enumerate(places)
-        ]
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-    def _split(self, row: dict[str, np.ndarray], place: int) -> dict[str, np.ndarray]:
-        count = int(np.count_nonzero(row["document_ids"]))
-        random = random_of(self._seed, place)
-        ids, source = self._splits.expand(row["ids"][:count], self._share, random)
-        following = np.append(ids[1:], row["targets"][count - 1 : count])
-        arrays = {"ids": ids, "targets": self.corpus.vocabulary.scored(following)}
-        arrays |= {name: row[name][source] for name in ("document_ids", "scripts") if name in row}
-        filler = {"ids": self.corpus.vocabulary.pad, "document_ids": 0}
-        padding = (0, self._length - len(ids))
-        found = {
-            name: np.pad(values, padding, constant_values=filler.get(name, -1))
-            for name, values in arrays.items()
-        }
+    def batch(self, indices: Indices, places: Indices | None = None) -> Arrays:
+        whole = self._whole.batch(indices)
+        batch = self._split.batch([len(self._split)] * len(indices))  # padding
+        for row, place in enumerate(indices if places is None else places):
+            count = np.count_nonzero(whole["document_ids"][row])
+            random = random_of(self._seed, int(place))
+            ids, source = self._splits.expand(whole["ids"][row, :count], self._share, random)
+            following = np.append(ids[1:], whole["targets"][row, count - 1 : count])
+            batch["ids"][row, : len(ids)] = ids
+            batch["targets"][row, : len(ids)] = self.corpus.vocabulary.scored(following)
+            for name in batch.keys() & {"document_ids", "scripts"}:
+                batch[name][row, : len(ids)] = whole[name][row][source]
         assert self.corpus.byte_counts is not None
-        found["byte_counts"] = self.corpus.byte_counts[found["targets"]]
-        return found
+        batch["byte_counts"] = self.corpus.byte_counts[batch["targets"]]
+        return batch
