@@ -101,7 +101,7 @@ class OpenData:
 
     def training_rows(self, seed: int) -> list[RowSource]:
         """The training rows of each source; `seed` decides what is random in them."""
-        return self.config.task.training_rows(self, seed)
+        return self.config.task.rows_of_sources(self, "train", seed)
 
     def join_fingerprints(self, fingerprints: Sequence[str]) -> str:
         """The fingerprint of a run's text and models, from those of its sources."""

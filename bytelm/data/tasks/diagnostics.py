@@ -69,16 +69,10 @@ class Diagnostic(EncoderDecoderTask):
     def rows(
         self, data: OpenText, source: Source | None, split: Split, seed: int
     ) -> "DiagnosticRows":
-        length = data.sequence_length
-        return DiagnosticRows(self, length, self.row_length(length), split, seed)
+        return DiagnosticRows(self, data.sequence_length, split, seed)
 
-    def training_rows(self, data: OpenText, seed: int) -> list[RowSource]:
-        return [self.rows(data, None, "train", seed)]
-
-    def evaluation_rows(
-        self, data: OpenText, split: Split, wanted: Sequence[int | None]
-    ) -> list[RowSource]:
-        return [self.rows(data, None, split, 0)]
+    def rows_of_sources(self, data: OpenText, split: Split, seed: int) -> list[RowSource]:
+        return [self.rows(data, None, split, seed)]
 
     def validation_rows(self, data: OpenText, wanted: Sequence[int]) -> list[Picked]:
         # Rows are independent random text, so the first ones will do.
@@ -134,17 +128,10 @@ def _draw(letters: bytes, count: int, rng: np.random.RandomState) -> np.ndarray:
 
 
 def _planted(
-    letters: np.ndarray, strings: np.ndarray, share: float, rng: np.random.RandomState
+    letters: np.ndarray, strings: np.ndarray, probability: float, rng: np.random.RandomState
 ) -> bytes:
-    """Letters, some replaced by strings, cut to the number of letters.
-
-    Args:
-        letters: uint8 `[N]`.
-        strings: uint8 `[N, bytes of a string]`.
-        share: probability that a string replaces a letter.
-        rng: source of randomness.
-    """
-    chosen = rng.random_sample(len(letters)) < share
+    """N letters, uint8 `[N]`, each replaced by its string, `[N, bytes]`, with a probability."""
+    chosen = rng.random_sample(len(letters)) < probability
     drawn = [
         (string if is_chosen else letter).tobytes()
         for letter, string, is_chosen in zip(letters, strings, chosen, strict=True)
@@ -161,10 +148,8 @@ class DiagnosticRows(ExampleRows):
 
     num_bytes = None
 
-    def __init__(
-        self, task: Diagnostic, input_length: int, target_length: int, split: Split, seed: int = 0
-    ) -> None:
-        super().__init__(input_length, target_length)
+    def __init__(self, task: Diagnostic, length: int, split: Split, seed: int) -> None:
+        super().__init__(length, task.row_length(length))
         self.fingerprint = task.kind
         self._key = (task.kind, seed, split)
         self._task = task

@@ -128,13 +128,12 @@ def _in_memory(data: OpenText, source: Source, texts: Iterable[bytes]) -> Corpus
     """A corpus in memory, with scripts and boundaries, of a source that is not packed."""
     script = source_script(source, data.scripts)
     corpus = pack(texts)
-    scripts = boundaries = None
     if script is not None:
-        scripts = np.full(corpus.num_documents, script, np.int32)
+        corpus.scripts = np.full(corpus.num_documents, script, np.int32)
     if data.unigram is not None:
         marks = [data.unigram.boundaries(text) for text in corpus.documents()]
-        boundaries = np.concatenate([np.zeros(0, np.bool_), *marks])
-    return Corpus(corpus.symbols, corpus.starts, scripts, boundaries)
+        corpus.boundaries = np.concatenate([np.zeros(0, np.bool_), *marks])
+    return corpus
 
 
 def _at_most(texts: Iterator[bytes], symbols: int) -> Iterator[bytes]:

@@ -128,15 +128,15 @@ class Task(Variant, name="data", small=True, key="kind"):
             UserError: for a bad source, and a split without text.
         """
 
-    def training_rows(self, data: OpenText, seed: int) -> list[RowSource]:
-        """The training rows of each source."""
-        return [self.rows(data, source, "train", seed) for source in data.sources]
+    def rows_of_sources(self, data: OpenText, split: Split, seed: int) -> list[RowSource]:
+        """The `rows` of each source; one for a task that makes up its own text."""
+        return [self.rows(data, source, split, seed) for source in data.sources]
 
     def evaluation_rows(
         self, data: OpenText, split: Split, wanted: Sequence[int | None]
     ) -> list[RowSource]:
         """The rows of a split of each source, of which `wanted` will be read (None = all)."""
-        return [self.rows(data, source, split, 0) for source in data.sources]
+        return self.rows_of_sources(data, split, 0)
 
     def validation_rows(self, data: OpenText, wanted: Sequence[int]) -> list[Picked]:
         """About `wanted` rows of each source that represent its validation split."""

@@ -24,7 +24,7 @@ def test_targets(task, text, wanted):
 
 
 def rows_of(task, split="train", seed=0):
-    return DiagnosticRows(Task.variants[task](), 64, 64, split, seed)
+    return DiagnosticRows(Task.variants[task](), 64, split, seed)
 
 
 @pytest.mark.parametrize(
