@@ -59,7 +59,7 @@ def _machine() -> str:
     """A name for this kind of processor.
 
     A CPU program uses instructions of the machine that compiled it, which are not in JAX's key. If
-    several machines share a home directory, each kind of processor thus needs its own folder.
+    several machines share a home directory, each kind of processor needs its own folder.
     """
     features = [platform.machine(), platform.processor(), str(os.cpu_count())]
     with contextlib.suppress(OSError):

@@ -130,7 +130,7 @@ def test_stop_strings_cut_the_text_and_no_other_row(generator):
         assert cut[1:] == [text[: text.index(stop)] if stop in text else text for text in whole[1:]]
 
 
-def test_no_prompt_length_compiles_anything_anew(generator):
+def test_no_prompt_length_compiles_anything_again(generator):
     generator.generate([b"short"], max_bytes=9)
     sizes = [f._cache_size() for f in (generation.read_chunk, generation._decode)]
     generator.generate([bytes(70)], max_bytes=20, seed=3)

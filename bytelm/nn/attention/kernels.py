@@ -32,15 +32,9 @@ def cudnn_supports(q: jax.Array, group_ids: jax.Array | None) -> bool:
 
 
 def cudnn_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    group_ids: jax.Array | None,
-    mask: AttentionMask,
-    *,
-    fused: bool = True,
+    q: jax.Array, k: jax.Array, v: jax.Array, group_ids: jax.Array | None, mask: AttentionMask
 ) -> jax.Array:
-    """Flash attention of cuDNN; `fused=False` does the same computation in XLA, for tests.
+    """Flash attention of cuDNN.
 
     cuDNN has no group ids, and a [T, T] mask would cost what the kernel saves. So q and k get a few
     more channels with the bits of the group id as signs. Keys of the same group all gain the same
@@ -59,7 +53,7 @@ def cudnn_attention(
         is_causal=mask.causal,
         local_window_size=_local_window(mask),
         scale=scale,
-        implementation="cudnn" if fused else "xla",
+        implementation="cudnn",
     )
     return out[..., :size]
 
@@ -84,15 +78,9 @@ def _append_code(x: jax.Array, group_ids: jax.Array, bits: int, value: float) ->
 
 
 def splash_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    group_ids: jax.Array | None,
-    mask: AttentionMask,
-    *,
-    interpret: bool = False,
+    q: jax.Array, k: jax.Array, v: jax.Array, group_ids: jax.Array | None, mask: AttentionMask
 ) -> jax.Array:
-    """TPU splash attention; `interpret` runs it in Pallas's interpreter on any backend."""
+    """TPU splash attention."""
     # Imported here, because loading Pallas would slow every start on other hardware.
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel,
@@ -122,7 +110,6 @@ def splash_attention(
         ),
         head_shards=1,
         q_seq_shards=1,
-        interpret=interpret,
     )
     segments = None
     if group_ids is not None:

@@ -11,12 +11,7 @@ from jax.sharding import AxisType
 
 from bytelm.core.errors import UserError
 from bytelm.nn.attention import blockwise, kernels
-from bytelm.nn.attention.attention import (
-    IMPLEMENTATIONS,
-    AttentionMask,
-    attention,
-    cached_attention,
-)
+from bytelm.nn.attention.attention import AttentionMask, attention, cached_attention
 from bytelm.nn.state import NewPositions
 
 HEADS, SIZE = 4, 8
@@ -151,7 +146,7 @@ def test_xla_with_some_rows_at_a_time(documents, monkeypatch):
     monkeypatch.setattr(blockwise, "CACHED_SCORES", 3 * HEADS * block * keys)
     monkeypatch.setattr(blockwise, "FEW_ROWS", 2)
     plan = blockwise._Plan(2, block, 2, AttentionMask(window=window), 1.0)
-    # Three rows find room: of four rows two are taken, of five none beside another.
+    # Three rows find room: two of four are taken together, and five one by one.
     assert [plan.rows_together(rows, HEADS) for rows in (1, 3, 4, 5, 6)] == [1, 3, 2, None, 3]
     mask, inputs = AttentionMask(window=window), make_inputs(4, length, 2, documents)
     assert_equals_oracle(
@@ -178,18 +173,35 @@ def test_reference_equals_oracle(mask):
     )
 
 
+@pytest.fixture
+def splash_interpreted(monkeypatch):
+    """Splash attention in Pallas's interpreter, which any backend can run."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+
+    interpreted = partial(splash.make_splash_mha, interpret=True)
+    monkeypatch.setattr(splash, "make_splash_mha", interpreted)
+
+
+@pytest.fixture
+def cudnn_in_xla(monkeypatch):
+    """The computation that cuDNN is asked for, in XLA."""
+    plain = jax.nn.dot_product_attention
+
+    def unfused(*arrays, implementation, **options):
+        assert implementation == "cudnn"
+        return plain(*arrays, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", unfused)
+
+
 @pytest.mark.parametrize(
     ("length", "causal", "window", "groups", "documents"),
     [(200, True, None, 2, True), (257, True, 130, 1, False), (257, False, 130, 1, True)],
 )
-def test_splash_equals_oracle(length, causal, window, groups, documents):
+def test_splash_equals_oracle(length, causal, window, groups, documents, splash_interpreted):
     inputs = make_inputs(1, length, groups, documents)
     mask = AttentionMask(causal, window)
-    splash = partial(
-        kernels.splash_attention,
-        mask=mask,
-        interpret=True,
-    )
+    splash = partial(kernels.splash_attention, mask=mask)
     assert_equals_oracle(splash, inputs, mask)
 
 
@@ -197,14 +209,12 @@ def test_splash_equals_oracle(length, causal, window, groups, documents):
     ("length", "causal", "window", "groups", "documents"),
     [(200, True, None, 2, True), (257, True, 130, 1, False), (257, False, 130, 1, True)],
 )
-def test_documents_as_channels_equal_oracle(length, causal, window, groups, documents):
+def test_documents_as_channels_equal_oracle(
+    length, causal, window, groups, documents, cudnn_in_xla
+):
     inputs = make_inputs(2, length, groups, documents)
     mask = AttentionMask(causal, window)
-    unfused = partial(
-        kernels.cudnn_attention,
-        mask=mask,
-        fused=False,
-    )
+    unfused = partial(kernels.cudnn_attention, mask=mask)
     assert_equals_oracle(unfused, inputs, mask, tolerance=2e-3)
 
 
@@ -230,7 +240,7 @@ def test_gpu_equals_oracle(mask, documents):
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("implementation", ["xla", "xla in turn", "documents as channels"])
-def test_hidden_positions_change_no_bit(mask, implementation, monkeypatch):
+def test_hidden_positions_change_no_bit(mask, implementation, monkeypatch, cudnn_in_xla):
     """Whatever stands where a position may not look, its output has the same bits."""
     length, middle = 300, 150
     if implementation == "xla in turn":
@@ -240,7 +250,7 @@ def test_hidden_positions_change_no_bit(mask, implementation, monkeypatch):
     if implementation.startswith("xla"):
         attend = partial(attention, mask=mask, implementation="xla")
     else:
-        attend = partial(kernels.cudnn_attention, mask=mask, fused=False)
+        attend = partial(kernels.cudnn_attention, mask=mask)
     attend = jax.jit(attend, compiler_options=QUICK_TO_COMPILE)
     before = attend(inputs.q, inputs.k, inputs.v, group_ids=group_ids)[:, middle]
     reach = (mask.window or length) - 1
@@ -336,11 +346,8 @@ def test_a_block_meets_the_keys_of_its_window(causal, window, keys):
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("implementation", ["xla", "splash"])
-def test_divided_over_a_mesh(implementation, causal, monkeypatch):
+def test_divided_over_a_mesh(implementation, causal, splash_interpreted):
     """Rows over `data` and `fsdp`, heads over `tensor`: the numbers of one device."""
-    if implementation == "splash":
-        interpreted = partial(kernels.splash_attention, interpret=True)
-        monkeypatch.setitem(IMPLEMENTATIONS, "splash", interpreted)
     mask, inputs = AttentionMask(causal, 100), make_inputs(4, 130, groups=2, documents=True)
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     with jax.set_mesh(mesh):
