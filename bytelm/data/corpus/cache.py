@@ -159,14 +159,13 @@ def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
     position, documents, digest = 0, 0, hashlib.blake2b(digest_size=16)
     names: dict[str, int] = {}
     cut = 0
+    size = source.reader.size(source.stored_split(split))
     with (
         open(directory / SYMBOLS, "wb") as symbols,
         open(directory / STARTS, "wb") as starts,
         open(directory / SCRIPTS, "wb") as scripts,
         open(directory / PASSAGES, "wb") as passages,
-        TextProgress(
-            f"packing {source.name} ({split})", source.reader.size(source.stored_split(split))
-        ) as progress,
+        TextProgress(f"packing {source.name} ({split})", size) as progress,
     ):
         for (text, script, _), its_split, is_part in source.placed(split):
             passages.write(placed_passages(text, its_split))

@@ -29,23 +29,18 @@ DAY = 86400.0
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One directory of the cache.
-
-    Attributes:
-        name: path in the cache.
-        directory: absolute path.
-        content: description of its content.
-        size: bytes of its files.
-        last_used: seconds since the epoch.
-        state: `complete`, `in use`, `being written`, or `not complete`, which is never read.
-    """
+    """One directory of the cache."""
 
     name: str
+    """Path in the cache."""
     directory: Path
     content: str
     size: int
+    """Bytes of its files."""
     last_used: float
+    """Seconds since the epoch."""
     state: str
+    """`complete`, `in use`, `being written`, or `not complete`, which is never read."""
 
 
 def cache_entries(cache_path: Path) -> list[CacheEntry]:
@@ -85,7 +80,7 @@ def _locks(directory: Path) -> tuple[Path, Path]:
 
 
 def _content(kind: str, summary: Path) -> str:
-    """A description of an entry, from its summary if that can be read."""
+    """From the summary, if that can be read."""
     try:
         saved = json.loads(summary.read_text())
         split = saved.get("settings", {}).get("split")
@@ -121,11 +116,8 @@ def manage_cache(
     Args:
         cache_path: of the cache.
         verify: read every entry; damaged ones are rebuilt when next needed.
-        remove: names of entries, or unique beginnings of names.
-        remove_unused: remove entries that were not used for this many days; None to keep them.
-
-    Raises:
-        UserError: for a name that no entry has, or several.
+        remove: unique beginnings of names of entries.
+        remove_unused: remove entries not used for this many days.
     """
     entries = cache_entries(cache_path)
     chosen = [_named(name, entries) for name in remove]

@@ -41,16 +41,15 @@ class DamagedError(UserError):
     """The file `path` of the cache does not hold what was written."""
 
     def __init__(self, path: Path, where: str = "") -> None:
-        super().__init__(
-            f"{path} is damaged{where}: it does not hold what was written; give the same command "
-            "once more (--resume for a run), which rebuilds it, and check the disk."
-        )
+        super().__init__(path, where)  # what worker processes send
         self.path = path
         self._where = where
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Worker processes send it by pickling."""
-        return DamagedError, (self.path, self._where)
+    def __str__(self) -> str:
+        return (
+            f"{self.path} is damaged{self._where}: it does not hold what was written; give the "
+            "same command once more (--resume for a run), which rebuilds it, and check the disk."
+        )
 
 
 def digest_of(content: bytes | memoryview) -> bytes:

@@ -119,14 +119,10 @@ class Rows(CorpusRows):
     def joined(self, rows: Sequence[np.ndarray]) -> Arrays:
         """Rows of parts of the corpus, one after another and then padding, as `batch` gives them.
 
+        `rows` has the first position and the size of each part of each row, int64 `[parts, 2]`.
         `document_ids` number the parts of a row.
-
-        Args:
-            rows: of each row, the parts' first positions and sizes, int64 `[parts, 2]`; together at
-                most T symbols.
         """
-        padding = np.full(len(rows), self.corpus.num_symbols)
-        batch = self._starting_at(padding, self.length)
+        batch = self._starting_at(np.full(len(rows), self.corpus.num_symbols), self.length)
         for row, parts in enumerate(rows):
             if not len(parts):
                 continue
@@ -242,12 +238,7 @@ class ConcatenatedRows:
 
 
 def script_ids(found: Sequence[str] | None, known: Sequence[str], source: str) -> np.ndarray:
-    """The indices of a source's scripts in `data.scripts`, int32 `[len(found)]`.
-
-    Args:
-        found: names of the source's scripts; None if it has none.
-        known: `data.scripts`.
-        source: the source's name.
+    """The indices in `known` (`data.scripts`) of the scripts found in a source, int32 `[found]`.
 
     Raises:
         UserError: for a source without scripts, and for a script that is not known.

@@ -14,12 +14,7 @@ from bytelm.data.corpus.packing import Arrays, Corpus, Indices, Rows
 class ShardRows(Rows):
     """A corpus in shards, as rows of T symbols: each byte and END is a target once in an epoch.
 
-    Args:
-        corpus: of bytes or tokens.
-        length: T.
-        shard_bytes: bytes of a document in each shard; a token belongs to the shard in which it
-            starts.
-        seed: of the order.
+    A shard has `shard_bytes` bytes of a document; a token belongs to the shard in which it starts.
     """
 
     def __init__(self, corpus: Corpus, length: int, shard_bytes: int, seed: int) -> None:
@@ -58,13 +53,10 @@ def edges_of(sizes: np.ndarray) -> np.ndarray:
 
 
 def stretch(first: np.ndarray, edges: np.ndarray, begin: int, length: int) -> np.ndarray:
-    """The parts in a stretch of a stream that joins parts of a corpus, as `Rows.joined` takes them.
+    """A stretch of a stream that joins parts of a corpus, as a row for `Rows.joined`.
 
-    Args:
-        first: the parts' first positions in the corpus, int64 `[parts]`.
-        edges: `edges_of` their sizes.
-        begin: of the stretch, in the stream.
-        length: of the stretch; the stream may end before.
+    `first` has the parts' first positions in the corpus, int64 `[parts]`, and `edges` is `edges_of`
+    their sizes.
     """
     end = min(begin + length, int(edges[-1]))
     low, high = np.searchsorted(edges, begin, side="right") - 1, np.searchsorted(edges, end)

@@ -31,8 +31,8 @@ class SpreadRows:
         corpus: of bytes or tokens.
         length: T.
         wanted: about how many rows; a smaller corpus gives all its text.
-        shard_bytes: size of the shards that training cuts documents into, which are then the
-            fragments, the same for bytes and tokens; None if it does not.
+        shard_bytes: size of the shards that training cuts documents into, if it does; they are then
+            the fragments, the same for bytes and tokens.
         text: the documents as bytes, by which fragments are picked; None if `corpus` has bytes.
     """
 

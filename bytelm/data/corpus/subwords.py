@@ -79,11 +79,11 @@ def token_corpus(corpus: PackedCorpus, tokenizer: Tokenizer, cache_path: Path) -
         count = position - 2 * corpus.num_documents
         return {"name": corpus.name, "tokenizer": tokenizer.digest, "tokens": count}
 
-    def build() -> None:
-        size = corpus.num_symbols * kind.itemsize
-        build_once(directory, f"the tokens of {corpus.name}", size, tokenize)
-
-    return open_or_build(lambda: TokenCorpus(directory, corpus, tokenizer), build)
+    size = corpus.num_symbols * kind.itemsize
+    return open_or_build(
+        lambda: TokenCorpus(directory, corpus, tokenizer),
+        lambda: build_once(directory, f"the tokens of {corpus.name}", size, tokenize),
+    )
 
 
 def _id_type(tokenizer: Tokenizer) -> np.dtype:
@@ -101,10 +101,10 @@ def with_pieces(corpus: PackedCorpus, unigram: Unigram, cache_path: Path) -> Pac
         write_documents(corpus, partial, "pieces", [BOUNDARIES], write)
         return {"name": corpus.name, "model": unigram.digest}
 
-    def build() -> None:
-        build_once(directory, f"the pieces of {corpus.name}", corpus.num_symbols, mark)
-
-    return open_or_build(lambda: corpus.with_boundaries(directory), build)
+    return open_or_build(
+        lambda: corpus.with_boundaries(directory),
+        lambda: build_once(directory, f"the pieces of {corpus.name}", corpus.num_symbols, mark),
+    )
 
 
 def write_documents(
@@ -114,14 +114,9 @@ def write_documents(
     names: Sequence[str],
     write: Callable[[bytes, dict[str, BinaryIO]], None],
 ) -> None:
-    """Writes files document by document, after those that a stopped process has saved.
+    """Writes files with these names document by document, after what a stopped process has saved.
 
-    Args:
-        corpus: the documents.
-        directory: of the files.
-        parts: what documents are cut into, for messages.
-        names: of the files.
-        write: writes a document into the files.
+    `write` writes one document into the open files; `parts` says what documents are cut into.
     """
     saved = _saved(directory, names)
     done, digests = saved or (0, dict.fromkeys(names, b""))

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import printable_name
@@ -238,7 +238,7 @@ def _document(line: bytes, config: Files) -> Document:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"broken JSON ({error})") from error
     text = _utf8(record, config.text_key or "text")
-    script = None if config.script_key is None else _string(record, config.script_key)
+    script = None if config.script_key is None else _utf8(record, config.script_key).decode()
     target = None if config.target_key is None else _target(record, config.target_key)
     return Document(text, script, target)
 
@@ -251,18 +251,15 @@ def _target(record: object, key: str) -> bytes:
 
 
 def _utf8(record: object, key: str) -> bytes:
-    try:
-        return _string(record, key).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the value of {key!r} has half a surrogate pair") from error
-
-
-def _string(record: object, key: str) -> str:
+    """The string of a key in a JSON object."""
     if not isinstance(record, dict) or key not in record:
         raise ValueError(f"no key {key!r}")
     if not isinstance(record[key], str):
         raise ValueError(f"the value of {key!r} is not a string")
-    return cast(str, record[key])
+    try:
+        return bytes(record[key], "utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the value of {key!r} has half a surrogate pair") from error
 
 
 def _check(files: dict[Split, list[Path]]) -> None:

@@ -40,12 +40,8 @@ def find_files(patterns: Iterable[str], option: str) -> list[Path]:
     brackets exists exactly as written, it is taken literally. Links are followed. A file with
     several names counts once, under its real name if that matches.
 
-    Args:
-        patterns: such as `books/**/*.txt`.
-        option: name of the option, for messages.
-
     Raises:
-        UserError: for a pattern that matches no file.
+        UserError: for a pattern that matches no file; it names `option`.
     """
     names: dict[object, str] = {}
     for pattern in patterns:
@@ -153,12 +149,7 @@ def _nothing(pattern: str, option: str) -> str:
 
 
 def content_digests(paths: Sequence[Path], cache_path: Path | None) -> list[str]:
-    """The hex digest of the content of each file.
-
-    Args:
-        paths: of the files.
-        cache_path: directory in which digests are stored; None, or one that cannot be written, to
-            store none.
+    """The hex digest of the content of each file, stored in the cache if that can be written.
 
     Raises:
         OSError: for a file that cannot be read.

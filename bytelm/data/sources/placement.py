@@ -16,17 +16,14 @@ from bytelm.data.text_record import SPLITS, Split, TextRecord, digest, passages
 
 
 class Document(NamedTuple):
-    """A document of a source.
-
-    Attributes:
-        text: its bytes, possibly empty.
-        script: name of its script or language, such as `eng`; None if unknown.
-        target: the expected output for `text`; None unless `target_key` is set.
-    """
+    """A document of a source."""
 
     text: bytes
+    """Possibly empty."""
     script: str | None = None
+    """Name of its script or language, such as `eng`."""
     target: bytes | None = None
+    """The expected output for `text`, if `target_key` is set."""
 
 
 class Placed(NamedTuple):
@@ -39,19 +36,16 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True)
 class Placement:
-    """Assigns documents of a source's stored train split to splits; can be pickled.
-
-    Attributes:
-        own_splits: splits that are stored; they get nothing from the train split.
-        held_out: share of the documents, or of a long document, for each other split.
-        split_above: bytes above which a document is cut; None for never.
-        record: of a run's text; passages in it keep their splits.
-    """
+    """Assigns documents of a source's stored train split to splits; can be pickled."""
 
     own_splits: frozenset[Split]
+    """Splits that are stored; they get nothing from the train split."""
     held_out: float
+    """Share of the documents, or of a long document, for each other split."""
     split_above: int | None = None
+    """Bytes above which a document is cut."""
     record: TextRecord | None = None
+    """Of a run's text; passages in it keep their splits."""
 
     def parts(self, document: Document) -> Iterator[Placed]:
         """The document with its split, or its parts with theirs, in order."""

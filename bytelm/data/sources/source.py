@@ -130,8 +130,8 @@ class SingleSource(SourceConfig):
     @property
     def names(self) -> dict[str, Any]:
         """The options that identify the text, without those of splits and weight."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: fields[name] for name in fields.keys() - {*SPLITTING, "weight"}}
+        names = {field.name for field in dataclasses.fields(self)} - {*SPLITTING, "weight"}
+        return {name: getattr(self, name) for name in names}
 
     def with_files(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> "SingleSource":
         return self
@@ -168,14 +168,10 @@ class Mixture(SourceConfig):
 
 @dataclass(frozen=True)
 class Source:
-    """Documents of three splits; those that are not stored come from the train split (`Placement`).
+    """Documents of three splits; those that are not stored come from the train split.
 
-    Attributes:
-        reader: reads the stored documents.
-        held_out: share of the documents for each missing split.
-        script: of every document; None if the reader gives scripts, or they are unknown.
-        split_above: bytes above which a document is cut; None for never.
-        record: of a run whose text keeps its splits; None for none.
+    `held_out`, `split_above` and `record` are those of its `Placement`; `script` is that of every
+    document, unless the reader gives scripts.
     """
 
     reader: Reader
