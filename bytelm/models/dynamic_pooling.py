@@ -25,8 +25,8 @@ norm before the predictor and one before the head. Differences from the authors'
 - No dropout.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,7 @@ from bytelm.patching.ended import (
 )
 from bytelm.patching.learned import GumbelPatches
 from bytelm.patching.levels import (
+    LevelState,
     PatchingState,
     Segmentation,
     Symbols,
@@ -127,22 +128,23 @@ class DynamicPoolingConfig(HierarchyConfig):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class DynamicPoolingState:
-    """Decoding state.
+class OpenMean:
+    """An unfinished patch.
 
     Attributes:
-        open_sum: float32 `[B, width]`, the sum of the unfinished patch's vectors.
-        open_size: float32 `[B]`, its number of bytes.
-        read: `[B, width]`, the vector that the next symbols read until a patch ends.
+        sum: float32 `[B, width]`, of its bytes' vectors.
+        size: float32 `[B]`, the number of its bytes.
+        read: `[B, width]`, the vector that the next symbols read until it ends.
     """
 
-    pre: Any = None
-    patching: Any = None
-    open_sum: Any = None
-    open_size: Any = None
-    backbone: Any = None
-    read: Any = None
-    post: Any = None
+    sum: jax.Array
+    size: jax.Array
+    read: jax.Array
+
+
+def _no_norm(x: jax.Array) -> jax.Array:
+    """The published post-norm blocks end in a norm."""
+    return x
 
 
 class DynamicPooling(HierarchicalModel):
@@ -167,6 +169,7 @@ class DynamicPooling(HierarchicalModel):
             self.content_bias = nnx.Param(content, role="bias")
             self.position_bias = nnx.Param(position, role="bias")
             self.down_norm: LayerNorm | RMSNorm = LayerNorm(width, bias=True)
+            self.final_norm = _no_norm
             gain = DEVIATION * width**0.5
             self.head = Dense(width, OUTPUT_SIZE, rngs=rngs, gain=gain, bias=True, role="head")
         else:
@@ -183,21 +186,21 @@ class DynamicPooling(HierarchicalModel):
         return PositionBiases(self.content_bias[...], self.position_bias[...])
 
     def forward(
-        self, symbols: Symbols, state: DynamicPoolingState | None = None
-    ) -> tuple[jax.Array, DynamicPoolingState | None, tuple[Segmentation, ...]]:
-        before, biases = state or DynamicPoolingState(), self._biases
+        self, symbols: Symbols, state: LevelState | None = None
+    ) -> tuple[jax.Array, LevelState | None, tuple[Segmentation, ...]]:
+        before, biases = state or LevelState(), self._biases
         x = shard_rows(self.embedding(symbols.ids, self.config.dtype))
-        x, pre = run(self.pre, x, symbols, before.pre, shared=biases)
+        x, pre = run(self.pre, x, symbols, before.encoder, shared=biases)
         cut, patching = self._cut(x, symbols, before.patching)
-        y, open_sum, open_size = self._means(x, cut, state)
+        y, mean = self._means(x, cut, before.open)
         y = shard_rows(self._with_null(y, cut.patches.null, x.dtype))
         slots = symbols.inner(cut.patches.document_ids, cut.patches.total)
-        y, backbone = run_patches(self.backbone, y, slots, before.backbone, shared=biases)
-        of_bytes, read = self._read(y, cut, before.read)
-        x, post = run(self.post, x + of_bytes, symbols, before.post, shared=biases)
+        y, backbone = run_patches(self.backbone, y, slots, before.inner, shared=biases)
+        of_bytes, mean = self._read(y, cut, mean)
+        x, post = run(self.post, x + of_bytes, symbols, before.decoder, shared=biases)
         if state is None:
             return x, None, (cut,)
-        return x, DynamicPoolingState(pre, patching, open_sum, open_size, backbone, read, post), ()
+        return x, LevelState(pre, patching, backbone, mean, post), ()
 
     def _cut(
         self, x: jax.Array, symbols: Symbols, state: PatchingState | None
@@ -215,24 +218,25 @@ class DynamicPooling(HierarchicalModel):
         return Segmentation(symbols, boundaries, patches), state.after(carry, patches.total)
 
     def _means(
-        self, x: jax.Array, cut: Segmentation, state: DynamicPoolingState | None
-    ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-        """The means `[B, P, width]` of the patches that end; sum and size of the unfinished one."""
+        self, x: jax.Array, cut: Segmentation, before: OpenMean | None
+    ) -> tuple[jax.Array, OpenMean | None]:
+        """The means `[B, P, width]` of the patches that end, and the unfinished patch."""
         patches = cut.patches
-        if state is None:
+        if before is None:
             gradient = self.config.boundary_gradient
-            return gather_mean(x, cut.boundaries.values, patches, gradient), None, None
+            return gather_mean(x, cut.boundaries.values, patches, gradient), None
         # Slot 0 holds the patch that was open, or the null vector of a row that had none.
         sums, sizes = gather_sum(x, patches)  # [B, P, width], [B, P]
-        sums = sums.at[:, 0].add(state.open_sum)
-        sizes = sizes.at[:, 0].add(state.open_size)
+        sums = sums.at[:, 0].add(before.sum)
+        sizes = sizes.at[:, 0].add(before.size)
         is_open = (cut.symbols.document_ids > 0) & (patches.index == patches.null.shape[1])
         is_open = is_open.astype(jnp.float32)  # [B, T]
         goes_on = ~patches.ends.any(axis=1)  # [B]
         open_sum = (x.astype(jnp.float32) * is_open[:, :, None]).sum(axis=1)
-        open_sum += jnp.where(goes_on[:, None], state.open_sum, 0)
-        open_size = is_open.sum(axis=1) + jnp.where(goes_on, state.open_size, 0)
-        return sums / jnp.maximum(sizes, 1)[:, :, None], open_sum, open_size
+        open_sum += jnp.where(goes_on[:, None], before.sum, 0)
+        open_size = is_open.sum(axis=1) + jnp.where(goes_on, before.size, 0)
+        means = sums / jnp.maximum(sizes, 1)[:, :, None]
+        return means, OpenMean(open_sum, open_size, before.read)
 
     def _with_null(self, y: jax.Array, null: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """The backbone's input `[B, P, width]`: the null vectors and the means, normalised."""
@@ -240,26 +244,18 @@ class DynamicPooling(HierarchicalModel):
         return self.down_norm(y.astype(dtype))
 
     def _read(
-        self, y: jax.Array, cut: Segmentation, before: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """The slot that each byte reads, `[B, T, width]`, and the one that the next bytes read."""
+        self, y: jax.Array, cut: Segmentation, mean: OpenMean | None
+    ) -> tuple[jax.Array, OpenMean | None]:
+        """The slot that each byte reads, `[B, T, width]`, and what the next bytes read."""
         values, patches = cut.boundaries.values, cut.patches
-        if before is None:
+        if mean is None:
             return spread_ended(y, values, patches, self.config.boundary_gradient), None
-        vectors = prepend(before, y)  # [B, 1 + P, width]
-        return take(vectors, patches.read + 1), take(vectors, patches.total[:, None])[:, 0]
+        vectors = prepend(mean.read, y)  # [B, 1 + P, width]
+        read = take(vectors, patches.total[:, None])[:, 0]
+        return take(vectors, patches.read + 1), replace(mean, read=read)
 
-    def normed(self, x: jax.Array) -> jax.Array:
-        return x if self.config.published_blocks else self.final_norm(x)
-
-    def init_parts(self, rows: int, length: int) -> DynamicPoolingState:
-        config, dtype, capacity = self.config, self.config.dtype, self.config.capacity(length)
-        return DynamicPoolingState(
-            pre=self.pre.init_state(rows, length, dtype),
-            patching=self.init_patching(rows, length),
-            open_sum=jnp.zeros((rows, config.width)),
-            open_size=jnp.zeros((rows,)),
-            backbone=self.backbone.init_state(rows, capacity, dtype),
-            read=jnp.zeros((rows, config.width), dtype),
-            post=self.post.init_state(rows, length, dtype),
-        )
+    def init_parts(self, rows: int, length: int) -> LevelState:
+        shape = rows, self.config.width
+        read = jnp.zeros(shape, self.config.dtype)
+        mean = OpenMean(jnp.zeros(shape), jnp.zeros((rows,)), read)
+        return self.init_with(rows, length, encoder=self.pre, open=mean, decoder=self.post)

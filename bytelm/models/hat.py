@@ -25,7 +25,7 @@ are filled, the last word goes on, and its decoder sees `longest_word` + 1 posit
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS
 from bytelm.nn.stack import StackState
-from bytelm.patching.levels import Segmentation, Symbols, run, run_if_any, take
+from bytelm.patching.levels import LevelState, Segmentation, Symbols, run, run_if_any, take
 from bytelm.patching.patches import Patches, find_patches, positions_in_run, spread_first
 from bytelm.patching.segmenter import Needs, RulePatches, SegmenterConfig
 
@@ -109,19 +109,16 @@ class HATConfig(HierarchyConfig):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class HATState:
-    """Decoding state.
+class OpenWord:
+    """The bytes of the unfinished word.
 
     Attributes:
-        spelled: int32 `[B, longest_word]`, the bytes of the unfinished word, the newest last.
-        length: int32 `[B]`, the number of these bytes.
+        spelled: int32 `[B, longest_word]`, the last bytes read, the newest last.
+        length: int32 `[B]`, how many of them are of the word.
     """
 
-    spelled: Any = None
-    length: Any = None
-    patching: Any = None
-    backbone: Any = None
-    decoder: Any = None
+    spelled: jax.Array
+    length: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -204,12 +201,12 @@ class HAT(HierarchicalModel):
         self.final_norm, self.head = config.build_head(d, rngs, outputs=OUTPUT_SIZE + 1)
 
     def forward(
-        self, symbols: Symbols, state: HATState | None = None
-    ) -> tuple[Spelling, HATState | None, tuple[Segmentation, ...]]:
-        before = state or HATState()
+        self, symbols: Symbols, state: LevelState | None = None
+    ) -> tuple[Spelling, LevelState | None, tuple[Segmentation, ...]]:
+        before = state or LevelState()
         cut, patching = self.segment(None, symbols, before.patching)
         words = cut.patches
-        y, backbone = self._next_words(cut, state)  # [B, P, d]
+        y, backbone = self._next_words(cut, before)  # [B, P, d]
 
         stream, numbers = Stream.of(words), _word_numbers(words, symbols.document_ids)
         if state is not None:
@@ -223,33 +220,33 @@ class HAT(HierarchicalModel):
         spelling = Spelling(*stream.part(x, symbols.ids.shape[1]), words)
         if state is None:
             return spelling, None, (cut,)
-        spelled, length = self._unfinished(symbols, words, state)
-        return spelling, HATState(spelled, length, patching, backbone, decoder), ()
+        word = self._unfinished(symbols, words, before.open)
+        return spelling, LevelState(None, patching, backbone, word, decoder), ()
 
     def _next_words(
-        self, cut: Segmentation, state: HATState | None
+        self, cut: Segmentation, before: LevelState
     ) -> tuple[jax.Array, StackState | None]:
         """For each word that ends, the decoder's first position of the next word, `[B, P, d]`."""
-        before, words = state or HATState(), cut.patches
+        words = cut.patches
 
         def encoded() -> tuple[jax.Array, StackState | None]:
             ids, document_ids, ended = cut.symbols.ids, cut.symbols.document_ids, words
-            if state is not None:
-                ids, document_ids, ended = self._with_unfinished(cut, state)
+            if before.open is not None:
+                ids, document_ids, ended = self._with_unfinished(cut, before.open)
             y = self._encode(ids, ended, _word_numbers(ended, document_ids))
-            y, backbone = run(self.backbone, y, cut.inner_symbols, before.backbone)
+            y, backbone = run(self.backbone, y, cut.inner_symbols, before.inner)
             return self.to_decoder(self.backbone_norm(y)), backbone
 
         zeros = jnp.zeros((*words.positions.shape, self.config.local_width), self.config.dtype)
-        return run_if_any(cut.inner_symbols, encoded, zeros, before.backbone)
+        return run_if_any(cut.inner_symbols, encoded, zeros, before.inner)
 
     def _with_unfinished(
-        self, cut: Segmentation, state: HATState
+        self, cut: Segmentation, word: OpenWord
     ) -> tuple[jax.Array, jax.Array, Patches]:
         """Ids, document ids and words of the symbols, with the unfinished word's bytes first."""
         longest, words = self.config.longest_word, cut.patches
-        present = jnp.arange(longest)[None, :] >= longest - state.length[:, None]
-        ids = jnp.concatenate([state.spelled, cut.symbols.ids], axis=1)  # [B, longest + N]
+        present = jnp.arange(longest)[None, :] >= longest - word.length[:, None]
+        ids = jnp.concatenate([word.spelled, cut.symbols.ids], axis=1)  # [B, longest + N]
         document_ids = jnp.concatenate(
             [present.astype(jnp.int32), cut.symbols.document_ids], axis=1
         )
@@ -270,16 +267,14 @@ class HAT(HierarchicalModel):
         _, x = stream.part(x, ids.shape[1])
         return self.to_backbone(self.encoder_norm(x))
 
-    def _unfinished(
-        self, symbols: Symbols, words: Patches, state: HATState
-    ) -> tuple[jax.Array, jax.Array]:
-        """The bytes after the last end, as `spelled` and `length` of the state."""
+    def _unfinished(self, symbols: Symbols, words: Patches, before: OpenWord) -> OpenWord:
+        """The bytes after the last end."""
         longest, lengths, total = self.config.longest_word, symbols.lengths, words.total
         index = lengths[:, None] + jnp.arange(longest)[None, :]  # [B, longest]
-        spelled = take(jnp.concatenate([state.spelled, symbols.ids], axis=1), index)
+        spelled = take(jnp.concatenate([before.spelled, symbols.ids], axis=1), index)
         last_end = take(words.positions, jnp.maximum(total - 1, 0)[:, None])[:, 0]  # [B]
-        length = jnp.where(total > 0, lengths - last_end - 1, state.length + lengths)
-        return spelled, jnp.minimum(length, longest)
+        length = jnp.where(total > 0, lengths - last_end - 1, before.length + lengths)
+        return OpenWord(spelled, jnp.minimum(length, longest))
 
     def __call__(self, batch: Batch) -> ModelOutput:
         spelling, _, (cut,) = self.forward(Symbols.of_rows(batch.ids, batch.document_ids))
@@ -298,23 +293,19 @@ class HAT(HierarchicalModel):
     def _logits_and_ends(self, spelling: Spelling) -> tuple[jax.Array, jax.Array]:
         """Logits of the next byte `[B, T, OUTPUT_SIZE]`, and nats of the end of words `[B, T]`."""
         words = spelling.words
-        of_bytes = self.head_logits(spelling.of_bytes)  # [B, T, OUTPUT_SIZE + 1]
-        of_marks = self.head_logits(spelling.of_marks)  # [B, P, OUTPUT_SIZE + 1]
+        of_bytes = super().logits(spelling.of_bytes)  # [B, T, OUTPUT_SIZE + 1]
+        of_marks = super().logits(spelling.of_marks)  # [B, P, OUTPUT_SIZE + 1]
         spelled, end = of_bytes[:, :, :WORD_END], of_bytes[:, :, WORD_END]
         end -= jax.nn.logsumexp(spelled, axis=-1)
         next_word = spread_first(of_marks[:, :, :WORD_END], words)
         logits = jnp.where(words.boundaries[:, :, None], next_word, spelled)
         return logits, jax.nn.softplus(jnp.where(words.boundaries, -end, end))
 
-    def init_parts(self, rows: int, length: int) -> HATState:
-        config, capacity = self.config, self.config.capacity(length)
-        return HATState(
-            spelled=jnp.full((rows, config.longest_word), PAD, jnp.int32),
-            length=jnp.zeros((rows,), jnp.int32),
-            patching=self.init_patching(rows, length),
-            backbone=self.backbone.init_state(rows, capacity, config.dtype),
-            decoder=self.decoder.init_state(rows, length + capacity, config.dtype),
-        )
+    def init_parts(self, rows: int, length: int) -> LevelState:
+        spelled = jnp.full((rows, self.config.longest_word), PAD, jnp.int32)
+        word = OpenWord(spelled, jnp.zeros((rows,), jnp.int32))
+        marks = self.config.capacity(length)
+        return self.init_with(rows, length, open=word, decoder=self.decoder, marks=marks)
 
 
 def _word_numbers(words: Patches, document_ids: jax.Array) -> jax.Array:

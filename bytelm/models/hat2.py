@@ -15,7 +15,7 @@ begins when no slot is left. Words longer than `longest_patch` are split.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,15 @@ from bytelm.nn.block import BlockConfig, Condition, rotary
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS
-from bytelm.patching.levels import Segmentation, Symbols, prepend, run, run_patches, take
+from bytelm.patching.levels import (
+    LevelState,
+    Segmentation,
+    Symbols,
+    prepend,
+    run,
+    run_patches,
+    take,
+)
 from bytelm.patching.patches import LEAST_SCORE, NO_PATCH, attention_pool, positions_in_run
 from bytelm.patching.segmenter import Needs, RulePatches, SegmenterConfig
 
@@ -124,18 +132,6 @@ class OpenWord:
     condition: jax.Array
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class HAT2State:
-    """Decoding state; `word` is the unfinished one."""
-
-    encoder: Any = None
-    patching: Any = None
-    word: Any = None
-    backbone: Any = None
-    decoder: Any = None
-
-
 class WordPooling(nnx.Module):
     """For each word, one learned query attends to the states of the word's bytes."""
 
@@ -187,23 +183,23 @@ class HAT2(HierarchicalModel):
         self.final_norm, self.head = config.build_head(config.local_width, rngs)
 
     def forward(
-        self, symbols: Symbols, state: HAT2State | None = None
-    ) -> tuple[jax.Array, HAT2State | None, tuple[Segmentation, ...]]:
-        before = state or HAT2State()
+        self, symbols: Symbols, state: LevelState | None = None
+    ) -> tuple[jax.Array, LevelState | None, tuple[Segmentation, ...]]:
+        before = state or LevelState()
         x = shard_rows(self.embedding(symbols.ids, self.config.dtype))
         x, encoder = run(self.encoder, x, symbols, before.encoder)
         cut, patching = self.segment(x, symbols, before.patching)
         y, complete, index, word = self._words(x, cut, state)
-        y, backbone = run_patches(self.backbone, shard_rows(y), complete, before.backbone)
+        y, backbone = run_patches(self.backbone, shard_rows(y), complete, before.inner)
         # Vector k is the backbone's output at word k - 1, for the bytes of word k.
-        first = self._first(x) if state is None else state.word.condition
+        first = self._first(x) if state is None else state.open.condition
         vectors = prepend(first, self.backbone_norm(y))  # [B, 1 + P, D]
         condition = Condition(vectors, index)
         x, decoder = run(self.decoder, x, symbols, before.decoder, shared=condition)
         if word is None:
             return x, None, (cut,)
         word = replace(word, condition=take(vectors, complete.lengths[:, None])[:, 0])
-        return x, HAT2State(encoder, patching, word, backbone, decoder), ()
+        return x, LevelState(encoder, patching, backbone, word, decoder), ()
 
     def _first(self, x: jax.Array) -> jax.Array:
         """The vector for a document's first word, `[B, D]`."""
@@ -211,7 +207,7 @@ class HAT2(HierarchicalModel):
         return jnp.broadcast_to(first, (len(x), self.config.global_width))
 
     def _words(
-        self, x: jax.Array, cut: Segmentation, state: HAT2State | None
+        self, x: jax.Array, cut: Segmentation, state: LevelState | None
     ) -> tuple[jax.Array, Symbols, jax.Array, OpenWord | None]:
         """Pools the words that are complete.
 
@@ -233,9 +229,9 @@ class HAT2(HierarchicalModel):
         return self.pooling.words(values, x.dtype), cut.inner_symbols, index, None
 
     def _next_words(
-        self, x: jax.Array, cut: Segmentation, state: HAT2State
+        self, x: jax.Array, cut: Segmentation, state: LevelState
     ) -> tuple[jax.Array, Symbols, jax.Array, OpenWord]:
-        words, symbols, open_word = cut.patches, cut.symbols, state.word
+        words, symbols, open_word = cut.patches, cut.symbols, state.open
         new, last = x.shape[1], words.total[:, None]
         valid = symbols.document_ids > 0
         # Word 0 is the open one, whose bytes so far count as one member; then the new ones.
@@ -263,18 +259,12 @@ class HAT2(HierarchicalModel):
         index = jnp.maximum(words.count - 1 + begun[:, None], 0)
         return y, replace(cut.inner_symbols, lengths=complete), index, unfinished
 
-    def init_parts(self, rows: int, length: int) -> HAT2State:
-        config, dtype, capacity = self.config, self.config.dtype, self.config.capacity(length)
-        heads = config.local_width // config.head_width
-        return HAT2State(
-            encoder=self.encoder.init_state(rows, length, dtype),
-            patching=self.init_patching(rows, length),
-            word=OpenWord(
-                values=jnp.zeros((rows, heads, config.head_width)),
-                scores=jnp.full((rows, heads), LEAST_SCORE),
-                length=jnp.zeros((rows,), jnp.int32),
-                condition=self._first(jnp.zeros((rows, 0), dtype)),
-            ),
-            backbone=self.backbone.init_state(rows, capacity, dtype),
-            decoder=self.decoder.init_state(rows, length, dtype),
+    def init_parts(self, rows: int, length: int) -> LevelState:
+        heads, head_width = self.pooling.heads, self.pooling.head_width
+        word = OpenWord(
+            values=jnp.zeros((rows, heads, head_width)),
+            scores=jnp.full((rows, heads), LEAST_SCORE),
+            length=jnp.zeros((rows,), jnp.int32),
+            condition=self._first(jnp.zeros((rows, 0), self.config.dtype)),
         )
+        return self.init_with(rows, length, encoder=self.encoder, open=word, decoder=self.decoder)

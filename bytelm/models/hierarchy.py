@@ -1,6 +1,7 @@
 """The shared parts of hierarchical families: options, segmenter, head, scoring and decoding."""
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -15,8 +16,17 @@ from bytelm.models.contract import Batch, LanguageModel, ModelOutput
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense
+from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS, LayerNorm, NormKind, RMSNorm
-from bytelm.patching.levels import PatchingState, Segmentation, Symbols, full_rows, segment
+from bytelm.nn.stack import Stack
+from bytelm.patching.levels import (
+    Level,
+    LevelState,
+    PatchingState,
+    Segmentation,
+    Symbols,
+    segment,
+)
 from bytelm.patching.patches import slots
 from bytelm.patching.segmenter import Needs, Segmenter, SegmenterConfig, Supervision
 
@@ -122,49 +132,80 @@ class HierarchyConfig(BlocksConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class HierarchyState:
-    """Decoding state: the symbols read, int32 `[B]`, and the state of the family's parts."""
+    """Decoding state: the symbols read, int32 `[B]`, and the state of the level of bytes."""
 
     length: jax.Array
     parts: Any
 
 
 class HierarchicalModel(LanguageModel):
-    """Base of the hierarchical families: one forward pass, used for scoring and for decoding."""
+    """Base of the hierarchical families: one forward pass, used for scoring and for decoding.
+
+    A family is its `embed` and its `level`, or it has a `forward` and an `init_parts` of its own.
+    """
 
     config: HierarchyConfig
     segmenter: Segmenter
-    final_norm: RMSNorm | LayerNorm
+    backbone: Stack
+    final_norm: Callable[[jax.Array], jax.Array]
     head: Dense
 
+    @property
+    def level(self) -> Level:
+        """The level of bytes, around those inside and the backbone."""
+        raise NotImplementedError
+
+    def embed(self, symbols: Symbols) -> jax.Array:
+        """The vectors `[B, T, d]` that the level reads."""
+        raise NotImplementedError
+
     def forward(
-        self, symbols: Symbols, state: Any = None
-    ) -> tuple[Any, Any, tuple[Segmentation, ...]]:
+        self, symbols: Symbols, state: LevelState | None = None
+    ) -> tuple[Any, LevelState | None, tuple[Segmentation, ...]]:
         """From symbols to the vectors that the head reads: the method section of the paper.
 
         Args:
             symbols: whole rows, or the next symbols of rows.
-            state: of the family's parts, a dataclass with a `patching`; None for whole rows.
+            state: before the symbols; None for whole rows.
 
         Returns:
             the vectors `[B, T, d]` and the state after the symbols (None for whole rows), and for
             whole rows the segmentation of each level, the outermost first.
         """
-        raise NotImplementedError
+        return self.level(shard_rows(self.embed(symbols)), symbols, state)
 
-    def init_patching(self, rows: int, length: int) -> PatchingState:
-        """The initial state of cutting bytes into patches, for rows of at most `length` symbols."""
-        capacity = self.config.capacity(length)
-        return PatchingState.start(self.segmenter, rows, length, capacity, self.config.dtype)
+    def init_parts(self, rows: int, length: int) -> LevelState:
+        """The state of `forward` before the first of at most `length` symbols."""
+        return self.level.init_state(rows, length, self.config.dtype)
+
+    def init_with(
+        self,
+        rows: int,
+        length: int,
+        *,
+        encoder: Stack | None = None,
+        open: Any,
+        decoder: Stack,
+        marks: int = 0,
+    ) -> LevelState:
+        """`init_parts` of a family whose level is no `Level`.
+
+        Its decoder reads so many `marks` in addition to the symbols.
+        """
+        dtype, capacity = self.config.dtype, self.config.capacity(length)
+        return LevelState(
+            encoder=encoder and encoder.init_state(rows, length, dtype),
+            patching=PatchingState.start(self.segmenter, rows, length, capacity, dtype),
+            inner=self.backbone.init_state(rows, capacity, dtype),
+            open=open,
+            decoder=decoder.init_state(rows, length + marks, dtype),
+        )
 
     def segment(
         self, x: jax.Array | None, symbols: Symbols, state: PatchingState | None, **options: Any
     ) -> tuple[Segmentation, PatchingState | None]:
         """Cuts bytes into patches, with the options of `bytelm.patching.levels.segment`."""
         return segment(self.segmenter, x, symbols, self.config.capacity, state, **options)
-
-    def init_parts(self, rows: int, length: int) -> Any:
-        """The initial state of the family's parts, for rows of at most `length` symbols."""
-        raise NotImplementedError
 
     def __call__(self, batch: Batch) -> ModelOutput:
         symbols = Symbols.of_rows(batch.ids, batch.document_ids, batch.keys)
@@ -176,7 +217,7 @@ class HierarchicalModel(LanguageModel):
             auxiliary_losses=losses,
             statistics=(*_overflow(cuts, self.config.slot_options), *statistics),
             patch_starts=patches.starts,
-            states=self.normed(x),
+            states=self.final_norm(x),
         )
 
     def supervise(
@@ -189,29 +230,16 @@ class HierarchicalModel(LanguageModel):
         seen = Supervision(
             batch.ids,
             batch.document_ids,
-            self.counted(batch),
+            batch.targets != UNSCORED,
             predictions,
             batch.scripts,
             batch.boundaries,
         )
         return self.segmenter.supervise(cuts[0].boundaries, seen)
 
-    @staticmethod
-    def counted(batch: Batch) -> jax.Array:
-        """The symbols whose boundaries count in losses: those with a scored target, `[B, T]`."""
-        return batch.targets != UNSCORED
-
-    def normed(self, x: jax.Array) -> jax.Array:
-        """The vectors `[B, T, d]` after the final norm."""
-        return self.final_norm(x)
-
     def logits(self, x: Any) -> jax.Array:
         """Float32 `[B, T, outputs]`, from the vectors that `forward` returns."""
-        return self.head_logits(x)
-
-    def head_logits(self, x: jax.Array) -> jax.Array:
-        """The head's outputs for vectors `[B, N, d]`, float32 `[B, N, outputs]`."""
-        return self.head(self.normed(x)).astype(jnp.float32)
+        return self.head(self.final_norm(x)).astype(jnp.float32)
 
     def init_state(self, batch_size: int, max_length: int) -> HierarchyState:
         length = jnp.zeros((batch_size,), jnp.int32)
@@ -225,7 +253,7 @@ class HierarchicalModel(LanguageModel):
         return self.logits(x), HierarchyState(state.length + lengths, parts)
 
     def full_rows(self, state: HierarchyState) -> jax.Array:
-        return full_rows(state.parts)
+        return state.parts.full_rows
 
 
 def _overflow(cuts: tuple[Segmentation, ...], options: tuple[str, ...]) -> tuple[Ratio, ...]:

@@ -13,7 +13,7 @@ P - 1 symbols back, and gets nothing from the global model. Every byte is scored
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,15 @@ from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mesh import shard_rows
-from bytelm.patching.levels import OpenPatch, Segmentation, Symbols, run, run_patches, take
+from bytelm.patching.levels import (
+    LevelState,
+    OpenPatch,
+    Segmentation,
+    Symbols,
+    run,
+    run_patches,
+    take,
+)
 from bytelm.patching.segmenter import FixedPatches, Needs
 
 
@@ -91,23 +99,6 @@ class MegaByteConfig(HierarchyConfig):
         return block.forward_flops(length) - attention + linear
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class MegaByteState:
-    """Decoding state.
-
-    Attributes:
-        recent: int32 `[B, P - 1]`, the last symbols read.
-        open: the unfinished patch.
-    """
-
-    recent: Any = None
-    patching: Any = None
-    open: Any = None
-    backbone: Any = None
-    local: Any = None
-
-
 class MegaByte(HierarchicalModel):
     """The model that a `MegaByteConfig` builds."""
 
@@ -131,25 +122,25 @@ class MegaByte(HierarchicalModel):
         self.final_norm, self.head = config.build_head(d, rngs)
 
     def forward(
-        self, symbols: Symbols, state: MegaByteState | None = None
-    ) -> tuple[jax.Array, MegaByteState | None, tuple[Segmentation, ...]]:
-        size, new = self.config.patch_size, symbols.ids.shape[1]
-        before = state or MegaByteState()
-        cut, patching = self.segment(
-            None, symbols, before.patching, open=before.open, most=-(-new // size)
-        )
-        y = shard_rows(self._global_input(cut, before.recent))
-        y, backbone = run_patches(self.backbone, y, cut.inner_symbols, before.backbone)
+        self, symbols: Symbols, state: LevelState | None = None
+    ) -> tuple[jax.Array, LevelState | None, tuple[Segmentation, ...]]:
+        size, before = self.config.patch_size, state or LevelState()
+        recent, open = before.open or (None, None)
+        most = -(-symbols.ids.shape[1] // size)
+        cut, patching = self.segment(None, symbols, before.patching, open=open, most=most)
+        y = shard_rows(self._global_input(cut, recent))
+        y, backbone = run_patches(self.backbone, y, cut.inner_symbols, before.inner)
         x = shard_rows(self._local_input(cut, y))
         opened = 0 if state is None else state.patching.opened[:, None]
         starts = cut.patches.boundaries | (symbols.positions == 0)
         groups = jnp.where(symbols.document_ids > 0, opened + jnp.cumsum(starts, axis=1), 0)
-        x, local = run(self.local, x, symbols, before.local, group_ids=groups)
+        x, local = run(self.local, x, symbols, before.decoder, group_ids=groups)
         if state is None:
             return x, None, (cut,)
         kept = symbols.lengths[:, None] + jnp.arange(size - 1)[None, :]  # [B, P - 1]
-        recent = take(jnp.concatenate([state.recent, symbols.ids], axis=1), kept)
-        return x, MegaByteState(recent, patching, cut.after(y), backbone, local), ()
+        recent = take(jnp.concatenate([state.open[0], symbols.ids], axis=1), kept)
+        open = recent, cut.after(y)
+        return x, LevelState(patching=patching, inner=backbone, open=open, decoder=local), ()
 
     def _global_input(self, cut: Segmentation, recent: jax.Array | None) -> jax.Array:
         """The patch vectors `[B, patches, D]`; `recent` holds the P - 1 symbols before these."""
@@ -187,12 +178,8 @@ class MegaByte(HierarchicalModel):
         added = self.to_local(share) + self.to_local_bias[...].astype(x.dtype)[None, None, :]
         return x + jnp.where(served[:, :, None], added, 0)
 
-    def init_parts(self, rows: int, length: int) -> MegaByteState:
-        config, capacity = self.config, self.config.capacity(length)
-        return MegaByteState(
-            recent=jnp.full((rows, config.patch_size - 1), PAD, jnp.int32),
-            patching=self.init_patching(rows, length),
-            open=OpenPatch.none(rows, config.global_width, config.dtype),
-            backbone=self.backbone.init_state(rows, capacity, config.dtype),
-            local=self.local.init_state(rows, length, config.dtype),
-        )
+    def init_parts(self, rows: int, length: int) -> LevelState:
+        """`open` holds the last P - 1 symbols, int32 `[B, P - 1]`, and the unfinished patch."""
+        recent = jnp.full((rows, self.config.patch_size - 1), PAD, jnp.int32)
+        patch = OpenPatch.none(rows, self.config.global_width, self.config.dtype)
+        return self.init_with(rows, length, open=(recent, patch), decoder=self.local)

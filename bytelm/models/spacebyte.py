@@ -35,8 +35,7 @@ from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig, Position
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Embedding
-from bytelm.nn.mesh import shard_rows
-from bytelm.patching.levels import Level, LevelState, Segmentation, Symbols
+from bytelm.patching.levels import Level, Segmentation, Symbols
 from bytelm.patching.patches import gather_first, spread_first
 from bytelm.patching.segmenter import Needs, RulePatches, SegmenterConfig
 
@@ -139,13 +138,11 @@ class SpaceByte(HierarchicalModel):
             capacity=self.config.capacity,
         )
 
-    def forward(
-        self, symbols: Symbols, state: LevelState | None = None
-    ) -> tuple[jax.Array, LevelState | None, tuple[Segmentation, ...]]:
+    def embed(self, symbols: Symbols) -> jax.Array:
         x = self.embedding(symbols.ids, self.config.dtype)
         if self.config.learned_positions is not None:
             x = x + self.local_positions(symbols.positions, x.dtype)
-        return self.level(shard_rows(x), symbols, state)
+        return x
 
     def _widened(self, x: jax.Array, cut: Segmentation) -> jax.Array:
         """The vectors at the boundaries, widened by zeros: `[B, T, d] -> [B, P, D]`."""
@@ -160,6 +157,3 @@ class SpaceByte(HierarchicalModel):
         # 1 where a patch starts: through its gradient a sampled segmenter learns.
         values = cut.boundaries.values[:, :, None].astype(y.dtype)  # [B, T, 1]
         return x + values * spread_first(y[:, :, -self.config.local_width :], cut.patches)
-
-    def init_parts(self, rows: int, length: int) -> LevelState:
-        return self.level.init_state(rows, length, self.config.dtype)

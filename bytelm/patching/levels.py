@@ -263,7 +263,15 @@ def run_if_any(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LevelState:
-    """Decoding state of a level; `inner` is that of the backbone or the inner level."""
+    """Decoding state of a level.
+
+    Attributes:
+        encoder: of the stack that runs before symbols are cut; None without one.
+        patching: a `PatchingState`.
+        inner: of the backbone or the inner level.
+        open: what the family remembers of the unfinished patch, such as an `OpenPatch`.
+        decoder: of the stack that runs last.
+    """
 
     encoder: Any = None
     patching: Any = None
@@ -271,16 +279,11 @@ class LevelState:
     open: Any = None
     decoder: Any = None
 
-
-def full_rows(state: Any) -> jax.Array:
-    """The rows in which the slots of a level, or of one inside it, are used up, bool `[B]`.
-
-    Args:
-        state: a `LevelState`, or another dataclass with a `patching`.
-    """
-    full = state.patching.left == 0
-    inner = getattr(state, "inner", None)
-    return full | full_rows(inner) if isinstance(inner, LevelState) else full
+    @property
+    def full_rows(self) -> jax.Array:
+        """The rows in which the slots of the level, or of one inside, are used up, bool `[B]`."""
+        full = self.patching.left == 0
+        return full | self.inner.full_rows if isinstance(self.inner, LevelState) else full
 
 
 @dataclass(frozen=True)

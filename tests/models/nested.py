@@ -178,12 +178,8 @@ class Nested(HierarchicalModel):
         place = cut.offsets % PLACES  # [B, T]
         return x + jnp.take_along_axis(maps, place[:, :, None, None], axis=2)[:, :, 0]
 
-    def forward(self, symbols, state=None):
-        x = self.embedding(symbols.ids, self.config.dtype)
-        return self.level(x, symbols, state)
-
-    def init_parts(self, rows, length):
-        return self.level.init_state(rows, length, self.config.dtype)
+    def embed(self, symbols):
+        return self.embedding(symbols.ids, self.config.dtype)
 
 
 def smoothed(y: jax.Array, cut: Segmentation) -> jax.Array:
