@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bytelm.core.checked import Checked
+from bytelm.core.checked import Checked, require_positive
 from bytelm.core.errors import UserError
 from bytelm.core.statistics import Ratio, Statistic
 from bytelm.nn.norms import NORMS, NormKind
@@ -125,11 +125,11 @@ class LearnedPatches(SegmenterConfig):
     """Reproduces two faults of the authors' code: sampled kinds draw boundaries in evaluation too,
     and supervised kinds take probabilities for logits in their loss."""
 
-    def __post_init__(self) -> None:
-        _require_rate("model.segmenter.rate", self.rate)
+    def check_values(self, where: str) -> None:
+        _require_rate(f"{where}.rate", self.rate)
         if self.weight < 0:
-            raise UserError(f"model.segmenter.weight is {self.weight}; it must be at least 0.")
-        self.require_positive("hidden")
+            raise UserError(f"{where}.weight is {self.weight}; it must be at least 0.")
+        require_positive(f"{where}.hidden", self.hidden)
 
     @property
     def default_bytes_per_slot(self) -> float:
@@ -173,12 +173,10 @@ class SampledPatches(LearnedPatches):
     temperature: float = 0.5
     """Of the relaxed Bernoulli distribution."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_values(self, where: str) -> None:
+        super().check_values(where)
         if not self.temperature > 0:
-            raise UserError(
-                f"model.segmenter.temperature is {self.temperature}; it must be above 0."
-            )
+            raise UserError(f"{where}.temperature is {self.temperature}; it must be above 0.")
 
     def decide(
         self, logits: jax.Array, keys: jax.Array | None, document_ids: jax.Array, positions: Any
@@ -213,9 +211,9 @@ class EntropyPatches(LearnedPatches):
     left: int = 2
     """A spike exceeds this many values before it."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_positive("left")
+    def check_values(self, where: str) -> None:
+        super().check_values(where)
+        require_positive(f"{where}.left", self.left)
 
     def loss(self, boundaries: Boundaries, seen: Supervision) -> Target:
         log_p = jax.nn.log_softmax(jax.lax.stop_gradient(seen.predictions))
@@ -265,31 +263,27 @@ class FlexitokensPatches(SampledPatches):
     bands: tuple[Band, ...] = ()
     """One band for each script of `data.scripts`, in their order."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for where, rate, deviation in self._bands:
-            _require_rate(f"{where}rate", rate)
-            least = rate - self.width * deviation
-            if not 0 < least <= rate:
+    def check_values(self, where: str) -> None:
+        super().check_values(where)
+        for number, band in enumerate(self._bands):
+            place = f"{where}.bands[{number}]" if self.bands else where
+            _require_rate(f"{place}.rate", band.rate)
+            least = band.rate - self.width * band.deviation
+            if not 0 < least <= band.rate:
                 raise UserError(
-                    f"{where}deviation {deviation} puts the lowest boundary rate at {least:.3g}, "
-                    f"and the highest is {rate}; choose one from 0 to below the rate over "
-                    f"model.segmenter.width {self.width}, for without a lower bound the boundaries "
-                    "vanish."
+                    f"{place}.deviation {band.deviation} puts the lowest boundary rate at "
+                    f"{least:.3g}, and the highest is {band.rate}; choose one from 0 to below the "
+                    f"rate over {where}.width {self.width}, for without a lower bound the "
+                    "boundaries vanish."
                 )
 
     @property
-    def _bands(self) -> list[tuple[str, float, float]]:
-        if not self.bands:
-            return [("model.segmenter.", self.rate, self.deviation)]
-        return [
-            (f"model.segmenter.bands[{number}].", band.rate, band.deviation)
-            for number, band in enumerate(self.bands)
-        ]
+    def _bands(self) -> tuple[Band, ...]:
+        return self.bands or (Band("", self.rate, self.deviation),)
 
     @property
     def default_bytes_per_slot(self) -> float:
-        return max(1.0, 1 / (1.25 * max(rate for _, rate, _ in self._bands)))
+        return max(1.0, 1 / (1.25 * max(band.rate for band in self._bands)))
 
     @property
     def scripts(self) -> tuple[str, ...]:
@@ -299,8 +293,8 @@ class FlexitokensPatches(SampledPatches):
         scripts = seen.scripts if self.bands else jnp.zeros_like(seen.ids)
         if scripts is None:
             return None
-        rates = jnp.array([rate for _, rate, _ in self._bands])
-        deviations = jnp.array([deviation for _, _, deviation in self._bands])
+        rates = jnp.array([band.rate for band in self._bands])
+        deviations = jnp.array([band.deviation for band in self._bands])
         least = rates - self.width * deviations
         loss = band_loss(boundaries.values, seen.counted, scripts, rates, least)
         known = seen.counted & (scripts >= 0)

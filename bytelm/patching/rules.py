@@ -29,7 +29,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -56,10 +56,12 @@ class Rule(NamedTuple):
     """A registered rule.
 
     Attributes:
+        name: its key in `RULES`.
         find: whether the symbol at `[0]` is one that the rule looks for, bool `[B, T]`.
         marks: whether that is the first symbol of a patch or the last one.
     """
 
+    name: str
     find: FindMarks
     marks: Mark
 
@@ -80,20 +82,18 @@ def rule(name: str, *, marks: Mark) -> Callable[[FindMarks], FindMarks]:
     def register(find: FindMarks) -> FindMarks:
         if name in RULES and place_of(RULES[name].find) != place_of(find):
             raise UserError(f"there is a boundary rule {name!r} already; choose another name.")
-        RULES[name] = Rule(find, marks)
+        RULES[name] = Rule(name, find, marks)
         return find
 
     return register
 
 
-def check_rule(name: str) -> None:
-    """Raises UserError unless a user's rule returns bool `[B, T]` for symbols `[B, T]`."""
-    if defined_in(RULES[name].find) is not None:
-        _check_rule(name, *RULES[name])
-
-
 @cache
-def _check_rule(name: str, find: FindMarks, marks: Mark) -> None:
+def check_rule(rule: Rule) -> None:
+    """Raises UserError unless a user's rule returns bool `[B, T]` for symbols `[B, T]`."""
+    name, find, marks = rule
+    if defined_in(find) is None:
+        return
     shape = (2, 3)
     count = LOOKBACK + (marks == "start")
     code = getattr(find, "__code__", None)
@@ -148,12 +148,10 @@ class RuleCarry:
         return cls(jnp.full((rows, LOOKBACK), NONE, jnp.int32), jnp.zeros((rows,), jnp.int32))
 
 
-# Compiled as a whole even outside of other programs: data tools call it for texts of many lengths.
-@partial(jax.jit, static_argnames=("rule", "longest"))
 def find_edges(
-    rule: str,
-    ids: jax.Array,
-    document_ids: jax.Array,
+    rule: str | Rule,
+    ids: Any,
+    document_ids: Any,
     carry: RuleCarry | None = None,
     *,
     longest: int | None = None,
@@ -161,7 +159,7 @@ def find_edges(
     """Applies a rule to rows of symbols, or to the next symbols of rows.
 
     Args:
-        rule: its name in `RULES`.
+        rule: or its name in `RULES`.
         ids: int32 `[B, T]`.
         document_ids: int32 `[B, T]`, as in a batch; symbols after padding (0) are ignored.
         carry: from the last call, for symbols before that are all of one document; None at the
@@ -171,7 +169,20 @@ def find_edges(
     Returns:
         the edges, and the carry after the last symbol of each row's first document.
     """
+    rule = RULES[rule] if isinstance(rule, str) else rule
     check_rule(rule)
+    return _find_edges(rule, ids, document_ids, carry, longest)
+
+
+# Compiled as a whole even outside of other programs: data tools call it for texts of many lengths.
+@partial(jax.jit, static_argnames=("rule", "longest"))
+def _find_edges(
+    rule: Rule,
+    ids: jax.Array,
+    document_ids: jax.Array,
+    carry: RuleCarry | None,
+    longest: int | None,
+) -> tuple[Edges, RuleCarry]:
     rows, length = ids.shape
     first = jnp.diff(document_ids, axis=1, prepend=document_ids[:, :1]) != 0  # [B, T]
     if carry is None:
@@ -185,11 +196,10 @@ def find_edges(
     ]
     valid = document_ids > 0
     begins = symbols[1] == NONE
-    find, marks = RULES[rule]
-    if marks == "start":
-        starts, ends = find(symbols), jnp.zeros(ids.shape, bool)
+    if rule.marks == "start":
+        starts, ends = rule.find(symbols), jnp.zeros(ids.shape, bool)
     else:
-        starts, ends = begins | find(symbols[1:]), find(symbols)
+        starts, ends = begins | rule.find(symbols[1:]), rule.find(symbols)
     last = _last_true(starts | begins, 0)
     since = jnp.arange(length)[None, :] - last
     carried = ~(jnp.cumsum(starts | begins, axis=1) > 0)

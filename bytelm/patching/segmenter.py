@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bytelm.core.checked import did_you_mean
+from bytelm.core.checked import did_you_mean, require_positive
 from bytelm.core.errors import UserError
 from bytelm.core.statistics import Ratio
 from bytelm.core.variants import OWN_FILE, Variant, defined_in, not_imported
 from bytelm.nn.norms import NormKind
-from bytelm.patching.rules import RULES, Mark, RuleCarry, check_rule, find_edges
+from bytelm.patching.rules import RULES, Mark, Rule, RuleCarry, check_rule, find_edges
 
 
 class Boundaries(NamedTuple):
@@ -169,8 +169,15 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
         """
         return self.module(self, width, needs, norm=norm, relu=relu, rngs=rngs)
 
+    def check_values(self, where: str) -> None:
+        """Raises UserError for a value out of bounds; `where` is the field that holds the config.
+
+        Only the model's config knows that field, so values are checked when it is made.
+        """
+
     def check(self, needs: Needs, family: str, where: str = "model.segmenter") -> None:
-        """Raises UserError unless the segmenter, of the field `where`, fits a family's needs."""
+        """Raises UserError unless its values are right and it fits a family's needs."""
+        self.check_values(where)
         if self.reads_states and not needs.states:
             reason = "reads states of symbols, which the family has not computed when it cuts them"
         elif self.needs_supervision and not needs.supervised:
@@ -198,10 +205,10 @@ class RuleSegmenter(Segmenter):
     def __init__(
         self, config: "RulePatches | FixedPatches", width: int, needs: Needs, **options: Any
     ):
-        self.rule, self.longest = config.rule, config.longest
+        self.rule, self.longest = config.definition, config.longest
         check_rule(self.rule)
-        own_mark = RULES[self.rule].marks
-        self.mark = own_mark if needs.mark == "end" and not needs.known_ends else needs.mark
+        own_mark = needs.mark == "end" and not needs.known_ends
+        self.mark = self.rule.marks if own_mark else needs.mark
 
     def __call__(
         self,
@@ -231,21 +238,33 @@ class RulePatches(SegmenterConfig):
     longest_patch: int | None = None
     """Most symbols in a patch: bytes, or in an inner level patches. A longer one is split; None for
     no limit."""
+    definition: ClassVar[Rule]
+    """The rule of that name when the config was made."""
 
     def __post_init__(self) -> None:
+        # A rule that is defined again is another rule, which no older program stands for.
+        object.__setattr__(self, "definition", RULES.get(self.rule))
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        return hash((self.rule, self.longest_patch))
+
+    def check_values(self, where: str) -> None:
         names = [name for name in RULES if name != "fixed"]
         if self.rule not in names:
             hint = " (for a fixed length use FixedPatches)" if self.rule == "fixed" else ""
             raise UserError(
-                f"model.segmenter.rule is {self.rule!r}{did_you_mean(self.rule, names)}{hint}; "
+                f"{where}.rule is {self.rule!r}{did_you_mean(self.rule, names)}{hint}; "
                 f"choose one of {', '.join(names)}. {OWN_FILE}"
             )
-        self.require_positive("longest_patch")
+        require_positive(f"{where}.longest_patch", self.longest_patch)
 
     @property
     def origin(self) -> str | None:
         """Where the rule is defined."""
-        return defined_in(RULES[self.rule].find)
+        return defined_in(self.definition.find)
 
     @classmethod
     def check_saved(cls, fields: dict[str, Any], where: str, origin: Any) -> None:
@@ -264,7 +283,7 @@ class RulePatches(SegmenterConfig):
 
     @property
     def knows_ends(self) -> bool:
-        return RULES[self.rule].marks == "end"
+        return self.definition.marks == "end"
 
 
 @dataclass(frozen=True)
@@ -273,13 +292,13 @@ class FixedPatches(SegmenterConfig):
 
     kind: ClassVar[str] = "fixed"
     module: ClassVar[type[Any]] = RuleSegmenter
-    rule: ClassVar[str] = "fixed"
+    definition: ClassVar[Rule] = RULES["fixed"]
 
     patch_size: int = 4
     """Symbols in a patch: bytes, or in an inner level patches."""
 
-    def __post_init__(self) -> None:
-        self.require_positive("patch_size")
+    def check_values(self, where: str) -> None:
+        require_positive(f"{where}.patch_size", self.patch_size)
 
     @property
     def default_bytes_per_slot(self) -> float:

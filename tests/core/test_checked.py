@@ -86,7 +86,10 @@ def test_what_has_one_meaning_is_converted(make, field, value):
         (lambda: TrainConfig(initial=""), r"train\.initial is empty"),
         (lambda: TransformerConfig(rope_theta=-1.0), r"model\.rope_theta is -1\.0; .*above 0"),
         (lambda: SpaceByteConfig(rope_theta=0.0), r"model\.rope_theta is 0\.0; .*above 0"),
-        (lambda: GumbelPatches(weight=-1.0), r"model\.segmenter\.weight is -1\.0"),
+        (
+            lambda: SpaceByteConfig(segmenter=GumbelPatches(weight=-1.0)),
+            r"model\.segmenter\.weight is -1\.0",
+        ),
         (lambda: GateShortening(integral=-1.0), r"model\.shortening\.integral is -1\.0"),
         (lambda: AdamW(learning_rate="1e-3"), r"optimizer\.learning_rate is '1e-3'"),
         (lambda: DataConfig(sequence_length="64"), r"data\.sequence_length is '64'"),

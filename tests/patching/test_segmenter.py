@@ -14,10 +14,12 @@ from bytelm.core.vocabulary import PAD, START
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
+from bytelm.models.parameters import abstract_model
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.patching.learned import EntropyPatches, GumbelPatches, UnigramPatches
 from bytelm.patching.rules import RULES, find_edges, rule
 from bytelm.patching.segmenter import FixedPatches, Needs, RulePatches, SegmenterConfig
+from tests.models.nested import NestedConfig
 
 ROWS, LENGTH, WIDTH = 8, 40, 6
 NEEDS = {
@@ -149,17 +151,23 @@ def test_a_family_hands_on_what_its_segmenter_needs():
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("config", "message"),
     [
-        (lambda: RulePatches("wrds"), r"rule is 'wrds' \(did you mean words\?\); choose one of"),
-        (lambda: RulePatches("fixed"), "for a fixed length use FixedPatches"),
-        (lambda: RulePatches("words", 0), r"model\.segmenter\.longest_patch is 0"),
-        (lambda: FixedPatches(0), r"model\.segmenter\.patch_size is 0; it must be at least 1"),
+        (RulePatches("wrds"), r"\.rule is 'wrds' \(did you mean words\?\); choose one of"),
+        (RulePatches("fixed"), r"\.rule .*for a fixed length use FixedPatches"),
+        (RulePatches("words", 0), r"\.longest_patch is 0"),
+        (FixedPatches(0), r"\.patch_size is 0; it must be at least 1"),
+        (GumbelPatches(rate=1.0), r"\.rate is 1\.0; a share of symbols lies between"),
+        (GumbelPatches(weight=-1.0), r"\.weight is -1\.0"),
+        (GumbelPatches(temperature=0.0), r"\.temperature is 0\.0"),
+        (EntropyPatches(left=0), r"\.left is 0"),
     ],
 )
-def test_a_wrong_config_is_one_sentence(make, message):
-    with pytest.raises(UserError, match=message):
-        make()
+def test_a_wrong_value_is_named_with_its_own_path(config, message):
+    with pytest.raises(UserError, match=rf"^model\.segmenter{message}"):
+        SpaceByteConfig(segmenter=config)
+    with pytest.raises(UserError, match=rf"^model\.inner_segmenter{message}"):
+        NestedConfig(inner_segmenter=config)
 
 
 def test_all_segmenters_are_registered():
@@ -222,7 +230,25 @@ def test_a_saved_rule_of_ones_own_says_its_file(own_rules):
     with pytest.raises(UserError, match=f"rule is 'mine'.*: add --import {__file__}"):
         from_dict(saved, SegmenterConfig)
     with pytest.raises(UserError, match=r"'mine'; choose .*of your own defines it, add --import"):
-        RulePatches("mine")
+        SpaceByteConfig(segmenter=RulePatches("mine"))
+
+
+def test_a_rule_that_is_defined_again_as_in_a_notebook_is_compiled_again(own_rules):
+    ids = np.array([[START, *b"a,b.c"]], np.int32)
+    one, configs, run = np.ones_like(ids), [], jax.jit(lambda model, *rows: model(None, *rows))
+    for byte in b",.":
+
+        @rule("mine", marks="end")
+        def mine(symbols, byte=byte):
+            return symbols[0] == byte
+
+        configs.append(SpaceByteConfig(segmenter=RulePatches("mine")))
+        model = configs[-1].segmenter.build(2, NEEDS["ends"], norm=None, relu=False, rngs=None)
+        np.testing.assert_array_equal(run(model, ids, one)[0].hard, ids == byte)
+        np.testing.assert_array_equal(find_edges("mine", ids, one)[0].ends, ids == byte)
+    old, new = configs
+    assert old != new and abstract_model(old)[0] != abstract_model(new)[0]
+    assert new == SpaceByteConfig(segmenter=RulePatches("mine"))
 
 
 def test_a_rule_of_ones_own():
