@@ -33,7 +33,7 @@ from flax import nnx
 
 from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE, PAD
 from bytelm.models.contract import Batch, ModelOutput
-from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
+from bytelm.models.hierarchy import HierarchicalModel, TwoWidthsConfig
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
@@ -41,7 +41,13 @@ from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS
 from bytelm.nn.stack import StackState
 from bytelm.patching.levels import LevelState, Segmentation, Symbols, run, run_if_any, take
-from bytelm.patching.patches import Patches, find_patches, positions_in_run, spread_first
+from bytelm.patching.patches import (
+    Patches,
+    find_patches,
+    overflow_ratio,
+    positions_in_run,
+    spread_first,
+)
 from bytelm.patching.segmenter import Needs, RulePatches, SegmenterConfig
 
 WORD_END = OUTPUT_SIZE
@@ -49,29 +55,22 @@ WORD_END = OUTPUT_SIZE
 
 
 @dataclass(frozen=True)
-class HATConfig(HierarchyConfig):
+class HATConfig(TwoWidthsConfig):
     """Hierarchical autoregressive Transformer, first version."""
 
     family: ClassVar[str] = "hat"
     needs: ClassVar[Needs] = Needs("end", known_ends=True, longest=True)
 
-    local_width: int = 256
-    """Channels of the encoder and the decoder."""
     encoder_depth: int = 3
     """Blocks of the encoder."""
     decoder_depth: int = 3
     """Blocks of the decoder."""
-    global_width: int = 512
-    """Channels of the backbone."""
-    global_depth: int = 6
-    """Blocks of the backbone."""
     segmenter: SegmenterConfig = field(default=RulePatches("whitespace_run", longest_patch=32))
     """Where words end, such as with the first whitespace character of a run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_positive("encoder_depth", "decoder_depth", "global_depth")
-        self.require_heads("local_width", "global_width")
+        self.require_positive("encoder_depth", "decoder_depth")
 
     @property
     def longest_word(self) -> int:
@@ -86,9 +85,6 @@ class HATConfig(HierarchyConfig):
     def decoder_block(self) -> BlockConfig:
         mask = AttentionMask(window=self.longest_word + 1)
         return self.block(self.local_width, self.decoder_depth, mask)
-
-    def global_block(self) -> BlockConfig:
-        return self.block(self.global_width, self.global_depth, AttentionMask())
 
     def build(self, rngs: nnx.Rngs) -> "HAT":
         return HAT(self, rngs=rngs)
@@ -282,7 +278,7 @@ class HAT(HierarchicalModel):
         return ModelOutput(
             logits,
             segmentation_nats,
-            statistics=(cut.patches.overflow_ratio(),),
+            statistics=(overflow_ratio(cut.patches),),
             patch_starts=cut.patches.boundaries,
             states=self.final_norm(spelling.of_bytes),
         )

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE
-from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
+from bytelm.models.hierarchy import HierarchicalModel, TwoWidthsConfig
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig, Condition, rotary
 from bytelm.nn.linear import Dense, Embedding
@@ -42,24 +42,18 @@ from bytelm.patching.segmenter import Needs, RulePatches, SegmenterConfig
 
 
 @dataclass(frozen=True)
-class HAT2Config(HierarchyConfig):
+class HAT2Config(TwoWidthsConfig):
     """Hierarchical autoregressive Transformer, second version."""
 
     family: ClassVar[str] = "hat2"
     needs: ClassVar[Needs] = Needs("start", states=True)
 
-    local_width: int = 256
-    """Channels of the encoder and the decoder."""
     encoder_depth: int = 3
     """Blocks of the encoder."""
     decoder_depth: int = 3
     """Blocks of the decoder."""
     window: int | None = 256
     """A byte sees itself and the window - 1 bytes before it; None for all before it."""
-    global_width: int = 512
-    """Channels of the backbone."""
-    global_depth: int = 6
-    """Blocks of the backbone."""
     global_key_value_heads: int | None = None
     """Heads of keys and values in the backbone, dividing its query heads; None for as many."""
     global_mlp_width: int | None = None
@@ -69,36 +63,21 @@ class HAT2Config(HierarchyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_positive(
-            "encoder_depth",
-            "decoder_depth",
-            "window",
-            "global_depth",
-            "global_key_value_heads",
-            "global_mlp_width",
-        )
-        self.require_heads("local_width", "global_width")
+        self.require_positive("encoder_depth", "decoder_depth", "window")
+        self.require_positive("global_key_value_heads", "global_mlp_width")
         self.require_divisor("global_key_value_heads", self.global_width // self.head_width)
 
     def encoder_block(self) -> BlockConfig:
         return self.block(self.local_width, self.encoder_depth, AttentionMask(window=self.window))
 
     def decoder_block(self) -> BlockConfig:
-        return self.block(
-            self.local_width,
-            self.decoder_depth,
-            AttentionMask(window=self.window),
-            condition_width=self.global_width,
-        )
+        mask, width = AttentionMask(window=self.window), self.global_width
+        return self.block(self.local_width, self.decoder_depth, mask, condition_width=width)
 
     def global_block(self) -> BlockConfig:
-        return self.block(
-            self.global_width,
-            self.global_depth,
-            AttentionMask(),
-            key_value_heads=self.global_key_value_heads,
-            mlp_width=self.global_mlp_width,
-        )
+        heads, hidden = self.global_key_value_heads, self.global_mlp_width
+        block = super().global_block()
+        return replace(block, key_value_heads=heads or block.heads, mlp_width=hidden)
 
     def build(self, rngs: nnx.Rngs) -> "HAT2":
         return HAT2(self, rngs=rngs)

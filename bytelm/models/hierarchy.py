@@ -27,7 +27,7 @@ from bytelm.patching.levels import (
     Symbols,
     segment,
 )
-from bytelm.patching.patches import slots
+from bytelm.patching.patches import overflow_ratio, slots
 from bytelm.patching.segmenter import Needs, Segmenter, SegmenterConfig, Supervision
 
 
@@ -127,6 +127,26 @@ class HierarchyConfig(BlocksConfig):
     @abc.abstractmethod
     def global_block(self) -> BlockConfig:
         """The shape of the backbone's blocks."""
+
+
+@dataclass(frozen=True)
+class TwoWidthsConfig(HierarchyConfig):
+    """Options of the families with local blocks for bytes and wider global blocks for patches."""
+
+    local_width: int = 256
+    """d, channels of the local blocks: an encoder, a decoder, or both."""
+    global_width: int = 512
+    """D, channels of the global blocks: the backbone."""
+    global_depth: int = 6
+    """Global blocks."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_positive("global_depth")
+        self.require_heads("local_width", "global_width")
+
+    def global_block(self) -> BlockConfig:
+        return self.block(self.global_width, self.global_depth, AttentionMask())
 
 
 @jax.tree_util.register_dataclass
@@ -264,7 +284,7 @@ def _overflow(cuts: tuple[Segmentation, ...], options: tuple[str, ...]) -> tuple
             "name one for each level, the outermost first (`HierarchyConfig.slot_options`)."
         )
     return tuple(
-        cut.patches.overflow_ratio(option) for cut, option in zip(cuts, options, strict=True)
+        overflow_ratio(cut.patches, option) for cut, option in zip(cuts, options, strict=True)
     )
 
 

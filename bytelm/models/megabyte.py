@@ -21,7 +21,7 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE, PAD
-from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig, PositionTable
+from bytelm.models.hierarchy import HierarchicalModel, PositionTable, TwoWidthsConfig
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
@@ -39,20 +39,14 @@ from bytelm.patching.segmenter import FixedPatches, Needs
 
 
 @dataclass(frozen=True)
-class MegaByteConfig(HierarchyConfig):
+class MegaByteConfig(TwoWidthsConfig):
     """MegaByte with two levels."""
 
     family: ClassVar[str] = "megabyte"
     needs: ClassVar[Needs] = Needs("start")
 
     patch_size: int = 8
-    """P, symbols in a patch."""
-    global_width: int = 512
-    """D, channels of the global blocks; a multiple of P."""
-    global_depth: int = 6
-    """Global blocks."""
-    local_width: int = 256
-    """Channels of the local blocks."""
+    """P, symbols in a patch; it divides `global_width`."""
     local_depth: int = 6
     """Local blocks."""
     learned_positions: int | None = None
@@ -60,9 +54,8 @@ class MegaByteConfig(HierarchyConfig):
     learned positions there. The local model always has one for each place in a patch."""
 
     def __post_init__(self) -> None:
-        self.require_positive("patch_size", "global_depth", "local_depth", "learned_positions")
+        self.require_positive("patch_size", "local_depth", "learned_positions")
         super().__post_init__()
-        self.require_heads("global_width", "local_width")
         if self.global_width % self.patch_size:
             raise UserError(
                 f"model.global_width {self.global_width} is no multiple of model.patch_size "
@@ -77,9 +70,6 @@ class MegaByteConfig(HierarchyConfig):
     def share(self) -> int:
         """Channels that each symbol of a patch has in the global model."""
         return self.global_width // self.patch_size
-
-    def global_block(self) -> BlockConfig:
-        return self.block(self.global_width, self.global_depth, AttentionMask())
 
     def local_block(self) -> BlockConfig:
         mask = AttentionMask(window=self.patch_size)

@@ -31,7 +31,7 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE
-from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig, PositionTable
+from bytelm.models.hierarchy import HierarchicalModel, PositionTable, TwoWidthsConfig
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Embedding
@@ -41,22 +41,16 @@ from bytelm.patching.segmenter import Needs, RulePatches, SegmenterConfig
 
 
 @dataclass(frozen=True)
-class SpaceByteConfig(HierarchyConfig):
+class SpaceByteConfig(TwoWidthsConfig):
     """SpaceByte; the defaults are its layout with today's blocks (RMSNorm, SwiGLU, RoPE)."""
 
     family: ClassVar[str] = "spacebyte"
     needs: ClassVar[Needs] = Needs("start", states=True, gradient=True)
 
-    local_width: int = 256
-    """d, channels of the local blocks."""
     local_depth: int = 6
     """Local blocks, before and after the global ones together."""
     initial_depth: int | None = None
     """Local blocks before the global ones; None for half of them, rounded down."""
-    global_width: int = 512
-    """D, channels of the global blocks."""
-    global_depth: int = 6
-    """Global blocks."""
     window: int | None = None
     """A byte sees itself and the window - 1 bytes before it in the local blocks; None for d."""
     segmenter: SegmenterConfig = field(default=RulePatches("spacelike"))
@@ -67,8 +61,7 @@ class SpaceByteConfig(HierarchyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_positive("local_depth", "global_depth", "window", "learned_positions")
-        self.require_heads("local_width", "global_width")
+        self.require_positive("local_depth", "window", "learned_positions")
         if self.global_width < self.local_width:
             raise UserError(
                 f"model.global_width {self.global_width} is less than model.local_width "
@@ -92,9 +85,6 @@ class SpaceByteConfig(HierarchyConfig):
     def local_block(self, depth: int) -> BlockConfig:
         mask = AttentionMask(window=self.window or self.local_width)
         return self.block(self.local_width, depth, mask)
-
-    def global_block(self) -> BlockConfig:
-        return self.block(self.global_width, self.global_depth, AttentionMask())
 
     def build(self, rngs: nnx.Rngs) -> "SpaceByte":
         return SpaceByte(self, rngs=rngs)

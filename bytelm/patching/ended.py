@@ -41,8 +41,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from bytelm.core.statistics import Ratio
-from bytelm.patching.patches import BYTES_PER_SLOT, NO_PATCH, find_patches, overflow_ratio
+from bytelm.patching.patches import NO_PATCH, find_patches
 
 BoundaryGradient = Literal["published", "counterfactual"]
 
@@ -71,11 +70,6 @@ class EndedPatches:
     document_ids: jax.Array
     total: jax.Array
     overflow: jax.Array
-
-    def overflow_ratio(self, option: str = BYTES_PER_SLOT) -> Ratio:
-        """The share of boundaries that overflowed, in a level whose capacity the option sets."""
-        symbols_per_slot = self.index.shape[1] / self.document_ids.shape[1]
-        return overflow_ratio(self.overflow, self.starts.sum(), symbols_per_slot, option)
 
 
 def find_ended(

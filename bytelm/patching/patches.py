@@ -13,6 +13,7 @@ Shapes: B = rows, T = symbols, P = patches, d = channels.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,12 +63,16 @@ def overflow_statistic(option: str) -> Statistic:
     return OVERFLOW if option == BYTES_PER_SLOT else Statistic(f"{OVERFLOW.name}/{option}", "share")
 
 
-def overflow_ratio(
-    overflow: jax.Array, opened: jax.Array, symbols_per_slot: float, option: str
-) -> Ratio:
-    """The share of boundaries that overflowed, with a warning if that is much."""
-    warn = TooFewSlots(symbols_per_slot, option)
-    return overflow_statistic(option)(overflow, opened + overflow, warn=warn)
+def overflow_ratio(patches: Any, option: str = BYTES_PER_SLOT) -> Ratio:
+    """The share of boundaries that overflowed, with a warning if that is much.
+
+    Args:
+        patches: `Patches` or `EndedPatches` of a level.
+        option: sets the level's capacity.
+    """
+    wanted = patches.starts.sum() + patches.overflow
+    warn = TooFewSlots(patches.index.shape[1] / patches.document_ids.shape[1], option)
+    return overflow_statistic(option)(patches.overflow, wanted, warn=warn)
 
 
 @jax.tree_util.register_dataclass
@@ -105,11 +110,6 @@ class Patches:
     def starts(self) -> jax.Array:
         """The first symbols of patches, bool `[B, T]`."""
         return self.boundaries
-
-    def overflow_ratio(self, option: str = BYTES_PER_SLOT) -> Ratio:
-        """The share of boundaries that overflowed, in a level whose capacity the option sets."""
-        symbols_per_slot = self.index.shape[1] / self.positions.shape[1]
-        return overflow_ratio(self.overflow, self.valid.sum(), symbols_per_slot, option)
 
 
 def slots(symbols: float, symbols_per_slot: float) -> int:

@@ -11,7 +11,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.statistics import warnings
 from bytelm.patching.learned import EntropyPatches
 from bytelm.patching.levels import Symbols
-from bytelm.patching.patches import find_patches, slots
+from bytelm.patching.patches import find_patches, overflow_ratio, slots
 from bytelm.patching.segmenter import FixedPatches
 from bytelm.training.score import BYTES_PER_PATCH
 from tests.models.families import ROWS, decoder, empty_state, random_rows, split_model
@@ -47,7 +47,7 @@ def test_each_level_tells_of_its_own_overflow_and_names_its_option():
 
 def test_the_capacity_that_a_warning_of_an_inner_level_names_is_enough():
     patches = find_patches(np.arange(24)[None, :] % 2 == 0, np.ones((1, 24), int), 4)
-    ratio = patches.overflow_ratio("patches_per_slot")
+    ratio = overflow_ratio(patches, "patches_per_slot")
     warning = ratio.warn({ratio.statistic.name: ratio.value})
     enough = float(re.search("to ([0-9.]+) or less", warning)[1])
     assert 1 < enough <= 2 and slots(24, enough) >= 12

@@ -15,6 +15,7 @@ from bytelm.patching.patches import (
     count_lengths,
     find_patches,
     gather_first,
+    overflow_ratio,
     positions_in_run,
     slots,
     spread_first,
@@ -86,7 +87,7 @@ def test_patches_open_while_there_are_slots(capacity, limited):
     np.testing.assert_array_equal(number, expected.pop("number"), err_msg="number")
     for name, value in expected.items():
         np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
-    overflow = found.overflow_ratio()
+    overflow = overflow_ratio(found)
     assert overflow.total == expected["overflow"]
     assert overflow.count == expected["overflow"] + expected["boundaries"].sum()
     assert (expected["overflow"] > 0) == (limited or capacity < FULL)
