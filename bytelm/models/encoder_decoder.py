@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bytelm.core.errors import UserError
 from bytelm.core.statistics import Ratio
 from bytelm.core.vocabulary import BYTES, PAD
 from bytelm.models.contract import Batch, LanguageModel, ModelConfig, ModelOutput
@@ -160,12 +159,6 @@ class RatioController:
     """p."""
     integral: float = 1e-5
     """i; the command in the authors' README has 5e-5."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.target < 1:
-            raise UserError(
-                f"the target deletion ratio is {self.target}; it must be between 0 and 1."
-            )
 
     def init(self) -> ControllerState:
         """The state before the first step."""

@@ -209,10 +209,11 @@ class HAT(HierarchicalModel):
             numbers = state.patching.opened[:, None] + numbers
         x = self.decoder_embedding(symbols.ids, self.config.dtype)
         x = shard_rows(stream.join(x, y))  # [B, T + P, d]
-        groups = _decoder_groups(words, stream, numbers)
-        x, decoder = run(
-            self.decoder, x, _with_marks(symbols, words), before.decoder, group_ids=groups
-        )
+        following = jnp.where(words.valid, take(numbers, words.positions) + 1, 0)  # [B, P]
+        groups = stream.join(numbers, following)  # the word that each position spells
+        lengths = None if state is None else symbols.lengths + words.total
+        marked = replace(symbols, lengths=lengths)
+        x, decoder = run(self.decoder, x, marked, before.decoder, group_ids=groups)
         spelling = Spelling(*stream.part(x, symbols.ids.shape[1]), words)
         if state is None:
             return spelling, None, (cut,)
@@ -243,9 +244,8 @@ class HAT(HierarchicalModel):
         longest, words = self.config.longest_word, cut.patches
         present = jnp.arange(longest)[None, :] >= longest - word.length[:, None]
         ids = jnp.concatenate([word.spelled, cut.symbols.ids], axis=1)  # [B, longest + N]
-        document_ids = jnp.concatenate(
-            [present.astype(jnp.int32), cut.symbols.document_ids], axis=1
-        )
+        before = present.astype(jnp.int32)
+        document_ids = jnp.concatenate([before, cut.symbols.document_ids], axis=1)
         ends = jnp.pad(words.boundaries, ((0, 0), (longest, 0)))
         return ids, document_ids, find_patches(ends, document_ids, words.positions.shape[1])
 
@@ -309,15 +309,3 @@ def _word_numbers(words: Patches, document_ids: jax.Array) -> jax.Array:
     documents = jnp.cumsum(jnp.diff(document_ids, axis=1, prepend=0) != 0, axis=1)
     ended = words.count - words.boundaries
     return jnp.where(document_ids > 0, ended + documents, 0)
-
-
-def _decoder_groups(words: Patches, stream: Stream, numbers: jax.Array) -> jax.Array:
-    """The word that each position of the stream spells, 0 for none: `[B, T + P]`."""
-    following = take(numbers, words.positions) + 1  # [B, P]
-    return stream.join(numbers, jnp.where(words.valid, following, 0))
-
-
-def _with_marks(symbols: Symbols, words: Patches) -> Symbols:
-    """The symbols, with lengths that count the marks of the words."""
-    lengths = None if symbols.lengths is None else symbols.lengths + words.total
-    return replace(symbols, lengths=lengths)

@@ -188,12 +188,10 @@ class HAT2(HierarchicalModel):
     def _words(
         self, x: jax.Array, cut: Segmentation, state: LevelState | None
     ) -> tuple[jax.Array, Symbols, jax.Array, OpenWord | None]:
-        """Pools the words that are complete.
+        """The vectors `[B, P, D]` of complete words, and these words as the backbone's symbols.
 
-        Returns:
-            their vectors `[B, P, D]`, the words as symbols of the backbone, the word that each byte
-            is conditioned on, int32 `[B, T]`, from 1 (0 in a document's first word), and in
-            decoding the unfinished word.
+        Also the word that each byte is conditioned on, int32 `[B, T]`, from 1 (0 in a document's
+        first word), and in decoding the unfinished word.
         """
         if state is not None:
             return self._next_words(x, cut, state)

@@ -143,11 +143,8 @@ class LearnedPatches(SegmenterConfig):
     ) -> tuple[jax.Array, jax.Array]:
         """The boundaries, bool `[B, T]`, and the same as numbers that may have a gradient.
 
-        Args:
-            logits: float32 `[B, T]`.
-            keys: as in a batch.
-            document_ids: int32 `[B, T]`.
-            positions: int32 `[B, T]`, of each symbol in its document.
+        `positions` int32 `[B, T]` are those of the symbols in their documents; the other arguments
+        are as in a batch.
         """
         hard = logits > 0
         return hard, jax.lax.stop_gradient(hard.astype(jnp.float32))
@@ -309,13 +306,7 @@ def _require_rate(where: str, rate: float) -> None:
 def boundary_statistics(
     boundaries: jax.Array, whitespace: jax.Array, counted: jax.Array
 ) -> tuple[Ratio, ...]:
-    """The rate of boundaries, and their agreement with whitespace; arguments are bool `[B, T]`.
-
-    Args:
-        boundaries: hard boundaries.
-        whitespace: where a boundary at each run of whitespace would be.
-        counted: the symbols that count.
-    """
+    """The rate of hard boundaries, and their agreement with those at whitespace, bool `[B, T]`."""
     boundaries, whitespace = boundaries & counted, whitespace & counted
     made, there = boundaries.sum(), whitespace.sum()
     hits = (boundaries & whitespace).sum()

@@ -155,11 +155,8 @@ def find_patches(
 def count_lengths(starts: jax.Array, document_ids: jax.Array) -> jax.Array:
     """How many patches have each length, int32 `[len(LENGTHS)]`, in the classes of `LENGTHS`.
 
-    A patch ends where another patch, another document or padding begins, or with its row.
-
-    Args:
-        starts: bool `[B, T]`, the symbols with which patches start.
-        document_ids: int32 `[B, T]`.
+    A patch begins where `starts`, bool `[B, T]`, is True. It ends where another patch, another
+    document or padding begins, or with its row.
     """
     length = starts.shape[1]
     edges = starts | (jnp.diff(document_ids, axis=1, prepend=-1) != 0)

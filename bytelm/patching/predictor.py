@@ -39,15 +39,10 @@ class BoundaryPredictor(nnx.Module):
 
 
 def uniforms(keys: jax.Array, document_ids: jax.Array, positions: jax.Array) -> jax.Array:
-    """Uniform numbers, float32 `[B, T]`.
+    """Uniform numbers, float32 `[B, T]`, from the data of a random key for each row, `[B, 2]`.
 
     A number depends only on its row's key, its document id and its position, so that a prefix of a
     row has the same numbers as the row.
-
-    Args:
-        keys: uint32 `[B, 2]`, the data of a random key for each row.
-        document_ids: int32 `[B, T]`.
-        positions: int32 `[B, T]`.
     """
 
     def number(key: jax.Array, document: jax.Array, position: jax.Array) -> jax.Array:
@@ -65,10 +60,7 @@ def relaxed_bernoulli(
 ) -> tuple[jax.Array, jax.Array]:
     """Boundaries by the relaxed Bernoulli distribution, straight through (arXiv 1611.00712).
 
-    Args:
-        logits: float32 `[B, T]`.
-        noise: uniform numbers `[B, T]`; None for the likelier of the two values.
-        temperature: of the relaxation.
+    With `noise` None, the likelier of the two values; otherwise from uniform numbers `[B, T]`.
 
     Returns:
         the boundaries, bool `[B, T]`, and the same as numbers with the relaxed sample's gradient.
@@ -83,13 +75,10 @@ def relaxed_bernoulli(
     return hard, soft + jax.lax.stop_gradient(hard - soft)
 
 
-def binomial_prior(b: jax.Array, counted: jax.Array, rate: float | jax.Array) -> jax.Array:
+def binomial_prior(b: jax.Array, counted: jax.Array, rate: float) -> jax.Array:
     """`-log Binomial(k; N, rate) / N`, for k boundaries among the N counted symbols of a row.
 
-    Args:
-        b: boundaries as numbers, float32 `[B, T]`.
-        counted: bool `[B, T]`.
-        rate: expected share of boundaries, of all rows or of each, float32 `[B]`.
+    `b` float32 `[B, T]` are the boundaries as numbers, `counted` is bool `[B, T]`.
     """
     k, n = (b * counted).sum(axis=1), counted.sum(axis=1).astype(jnp.float32)
     ways = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
@@ -142,14 +131,10 @@ def entropy_spikes(entropy: jax.Array, counted: jax.Array, left: int) -> jax.Arr
 def boundary_cross_entropy(
     logits: jax.Array, targets: jax.Array, counted: jax.Array, *, twice: bool
 ) -> jax.Array:
-    """Mean binary cross-entropy of the counted symbols.
+    """Mean binary cross-entropy of the counted symbols; targets are bool `[B, T]`.
 
-    Args:
-        logits: float32 `[B, T]`.
-        targets: bool `[B, T]`.
-        counted: bool `[B, T]`.
-        twice: takes the probabilities for logits, like the authors of dynamic token pooling. The
-            loss then cannot fall below log(2), or log(1 + 1/e) where all targets are True.
+    `twice` takes the probabilities for logits, like the authors of dynamic token pooling. The loss
+    then cannot fall below log(2), or log(1 + 1/e) where all targets are True.
     """
     scores = jax.nn.sigmoid(logits) if twice else logits
     losses = jax.nn.softplus(scores) - jnp.where(targets, scores, 0.0)

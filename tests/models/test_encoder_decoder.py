@@ -10,7 +10,6 @@ import optax
 import pytest
 from flax import nnx
 
-from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTES, END, PAD, START, UNSCORED
 from bytelm.models import Batch
 from bytelm.models.contract import DELETED
@@ -303,8 +302,3 @@ def test_the_weight_is_never_negative():
     states, weights = trajectory(RatioController(0.3, integral=0.1), np.full(50, 0.9))
     assert (weights == 0).all()
     assert states["integral"][-1] < -2  # and it winds up below, as published
-
-
-def test_an_impossible_target():
-    with pytest.raises(UserError, match=r"the target deletion ratio is 1.5; it must be between"):
-        RatioController(1.5)
