@@ -118,7 +118,7 @@ class ComparisonPlan(Plan):
         figures = {**super().figures(run, result), **values}
         for corpus in self.comparison.adaptation if self._is_adapted(run) else ():
             adapted = self.outcomes.get(run_name(run, corpus))
-            if adapted is not None and adapted.report is not None:
+            if adapted and adapted.report:
                 figures |= adapted.report.figures
         return figures
 

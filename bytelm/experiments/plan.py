@@ -1,6 +1,5 @@
 """The plan of an ablation or a comparison: its runs, and which of them remain."""
 
-import dataclasses
 import math
 import shlex
 import sys
@@ -31,14 +30,7 @@ EXIT_STATUS: Mapping[RunState, int] = {"done": 0, "failed": 1, "stopped": 143}
 
 
 class Stage(NamedTuple):
-    """Runs that are done one after another.
-
-    Attributes:
-        name: what one of them is called.
-        runs: lists them when the stage begins.
-        do: does or finishes one.
-        tested: whether they end with a test.
-    """
+    """Runs that are done one after another; they are listed when the stage begins."""
 
     name: str
     runs: Callable[[], Sequence[Run]]
@@ -106,8 +98,11 @@ class Plan(ABC):
 
     def is_done(self, run: Run) -> bool:
         """Whether it is trained and tested."""
-        outcome = self.outcomes.get(run.name)
-        return outcome is not None and outcome.report is not None
+        return self.outcome(run).report is not None
+
+    def outcome(self, run: Run) -> Outcome:
+        """How it ended, as far as that is known."""
+        return self.outcomes.get(run.name, Outcome("waiting"))
 
     def execute(self, task: int | None = None) -> int:
         """Does everything that is left, or one task; returns an exit status.
@@ -144,20 +139,18 @@ class Plan(ABC):
         """The multiple of the learning rate that is best for a contender; None if unknown yet."""
         if not self.sweep:
             return next(iter(self._runs[contender]))
-        swept = [run for run in self._swept(contender) if not self._failed(run)]
-        bits = {run.multiple: self.validation(run) for run in swept}
-        known = {multiple: value for multiple, value in bits.items() if value is not None}
-        if not known or len(known) < len(bits):
-            return None
-        return min(known, key=lambda multiple: known[multiple])
+        found = []
+        for run in self._swept(contender):
+            if self.outcome(run).state == "failed":
+                continue  # for instance because the learning rate is too large
+            bits = self.validation(run)
+            if bits is None:
+                return None
+            found.append((bits, run.multiple))
+        return min(found, key=lambda each: each[0])[1] if found else None
 
     def _swept(self, contender: str) -> list[Run]:
         return [run for run in self.sweep if run.contender == contender]
-
-    def _failed(self, run: Run) -> bool:
-        """Whether it cannot be trained, for instance because its learning rate is too large."""
-        outcome = self.outcomes.get(run.name)
-        return outcome is not None and outcome.state == "failed"
 
     def sweep_rows(self) -> tuple[SweepRow, ...]:
         """The learning rates, with their validation bits so far."""
@@ -189,17 +182,20 @@ class Plan(ABC):
 
     def _before_the_rate(self, contender: str) -> tuple[RunState, str]:
         """State and reason of a contender's final runs while its learning rate is unknown."""
-        outcomes = [self.outcomes.get(run.name) for run in self._swept(contender)]
-        failed = [outcome for outcome in outcomes if outcome and outcome.state == "failed"]
-        if len(failed) < len(outcomes):
+        outcomes = [self.outcome(run) for run in self._swept(contender)]
+        if any(outcome.state != "failed" for outcome in outcomes):
             return "waiting", ""
-        return "failed", f"no learning rate can be trained: {failed[0].reason}"
+        return "failed", f"no learning rate can be trained: {outcomes[0].reason}"
 
     def _record(self, run: Run) -> RunRecord:
-        outcome = self.outcomes.get(run.name) or Outcome("waiting")
-        if outcome.state == "done" and outcome.report is None:
+        outcome, result = self.outcome(run), self.outcome(run).report
+        tested: dict[str, Any] = {}
+        if result is not None:
+            figures, bits = self.figures(run, result), curve(run, self.measure)
+            tested = result._asdict() | {"figures": figures, "curve": bits}
+        elif outcome.state == "done":
             outcome = Outcome("waiting")  # trained in the sweep, not yet tested
-        record = RunRecord(
+        return RunRecord(
             run.contender,
             run.corpus,
             run.budget,
@@ -209,15 +205,7 @@ class Plan(ABC):
             learning_rate=run.config.optimizer.learning_rate,
             steps=run.config.train.steps,
             upper_bound=run.upper_bound,
-        )
-        if outcome.report is None:
-            return record
-        return dataclasses.replace(
-            record,
-            figures=self.figures(run, outcome.report),
-            document_bits=outcome.report.document_bits,
-            document_bytes=outcome.report.document_bytes,
-            curve=curve(run, self.measure),
+            **tested,
         )
 
     def report(self, *, images: bool = False) -> None:
@@ -272,7 +260,9 @@ class Plan(ABC):
         for number, run in enumerate(runs, 1):
             # Text may change while earlier runs are trained.
             check_text([*self.sweep, *self.final(), *runs])
-            say(f"{stage.name} {number} of {len(runs)}: {run.name}, {run.config.train.steps} steps")
+            say(
+                f"{stage.name} {number} of {len(runs)}: {run.name}, {run.config.train.steps} steps"
+            )
             self.outcomes[run.name] = stage.do(run)
             self.report()
             # Compiled programs are kept only while the next run needs them.
@@ -288,9 +278,7 @@ class Plan(ABC):
 
     def _train_only(self, run: Run) -> Outcome:
         """Does a run of the sweep, which may be a final run that is tested already."""
-        if self.is_done(run):
-            return self.outcomes[run.name]
-        return carry_out(run)
+        return self.outcome(run) if self.is_done(run) else carry_out(run)
 
 
 def command_line() -> str:

@@ -42,9 +42,9 @@ class Speeds:
 
     def figures(self, run: Run) -> dict[str, float]:
         """The figures of a run's steps; empty if they were not measured."""
-        if not self.knows(run):
-            return {}
         name = _step_name(run)
+        if name not in self.seconds:
+            return {}
         return {
             "train_bytes_per_second_in_turns": run.bytes_per_step
             / statistics.median(self.seconds[name]),
@@ -65,7 +65,8 @@ def measure_speeds(runs: Sequence[Run], rounds: int, output: Path) -> None:
     timed once. All are in memory at the same time; if they do not fit, nothing is written.
     """
     try:
-        steps = {name: _step(run) for name, run in {_step_name(run): run for run in runs}.items()}
+        by_name = {_step_name(run): run for run in runs}
+        steps = {name: _step(run) for name, run in by_name.items()}
         timings = in_turns({n: step.run for n, step in steps.items()}, rounds=rounds, warm_up=1)
     except (UserError, jax.errors.JaxRuntimeError) as error:
         say(f"the contenders could not be timed: {error}")
