@@ -5,7 +5,7 @@ import time
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
@@ -43,40 +43,35 @@ class Bits(Evaluation):
         seconds = time.perf_counter() - started
         scores = scores.without_last_end() if first.cut else scores
         subword = loaded.tokenizer is not None
+        details: dict[str, Any] = {
+            "documents": len(scores.bytes),
+            "bytes": int(scores.bytes.sum()),
+            "symbols": int(scores.symbols.sum()),
+            "last_document_cut": first.cut,
+            "bytes_per_second": int(scores.bytes.sum()) / seconds,
+        }
+        stride = loaded.default_stride if scoring.stride is None else scoring.stride
+        cut = ", the last one cut" if first.cut else ""
+        notes = [
+            f"{number_of(details['documents'], 'document')}{cut}, "
+            f"{number_of(details['bytes'], 'byte')}; context {loaded.context}, stride {stride}; "
+            f"{details['bytes_per_second']:,.0f} bytes/s"
+        ]
         figures = [
             scores.bpb(bound=subword),
             scores.bpb("bpb_with_end", with_end=True, bound=subword),
         ]
-        raw_bytes, symbols = int(scores.bytes.sum()), int(scores.symbols.sum())
         if subword:
             figures.append(ratio("bytes_per_token", scores.bytes, scores.symbols, "B/token"))
+            notes.append(CANONICAL)
+        if figures[0].interval is None:
+            notes.append(f"an interval needs {LEAST_DOCUMENTS} documents that are not empty")
         if self.compressors:
             with shown_progress("compressing", size) as done:
                 found = compressor_bpb(counted(first, done))
             figures += [Figure(f"{name}_bpb", bpb, "bpb") for name, bpb in found.items()]
-        stride = loaded.default_stride if scoring.stride is None else scoring.stride
-        cut = ", the last one cut" if first.cut else ""
-        notes = [
-            f"{number_of(len(scores.bytes), 'document')}{cut}, "
-            f"{number_of(raw_bytes, 'byte')}; context {loaded.context}, stride {stride}; "
-            f"{raw_bytes / seconds:,.0f} bytes/s"
-        ]
-        if subword:
-            notes.append(CANONICAL)
-        if figures[0].interval is None:
-            notes.append(f"an interval needs {LEAST_DOCUMENTS} documents that are not empty")
-        return Result(
-            tuple(figures),
-            tuple(notes),
-            {
-                "documents": len(scores.bytes),
-                "bytes": raw_bytes,
-                "symbols": symbols,
-                "last_document_cut": first.cut,
-                "bytes_per_second": raw_bytes / seconds,
-            },
-            DocumentBits(scores.bits(), scores.bytes),
-        )
+        documents = DocumentBits(scores.bits(), scores.bytes)
+        return Result(tuple(figures), tuple(notes), details, documents)
 
 
 @dataclass(frozen=True)
@@ -97,8 +92,9 @@ class Marginal(Evaluation):
         first = FirstBytes(text.documents(), scoring.max_bytes)
         with shown_progress("scoring all tokenisations", text.size(scoring.max_bytes)) as done:
             scores = loaded.byte_marginal(self.covers).score(counted(first, done))
-        marginal = scores.marginal.without_last_end() if first.cut else scores.marginal
-        canonical = scores.canonical.without_last_end() if first.cut else scores.canonical
+        marginal, canonical = scores.marginal, scores.canonical
+        if first.cut:
+            marginal, canonical = marginal.without_last_end(), canonical.without_last_end()
         size, dropped = int(marginal.bytes.sum()), int(scores.dropped.sum())
         figures = (
             marginal.bpb("marginal_bpb"),

@@ -36,14 +36,13 @@ class PatchStatistics(Evaluation):
         sizes = np.array([len(found.text) for found in cut])
         counts = np.array([len(found.lengths) for found in cut])
         figures = [ratio("bytes_per_patch", sizes, counts, "B/patch")]
-        agreements = {
-            "word_start": functools.reduce(operator.add, [f.word_agreement for f in cut]),
-            "whitespace_start": functools.reduce(operator.add, [f.space_agreement for f in cut]),
-        }
-        for name, agreement in agreements.items():
-            for measure in ("precision", "recall", "f1"):
-                value = getattr(agreement, measure)
-                figures.append(Figure(f"{name}/{measure}", value, "share"))
+        words = functools.reduce(operator.add, [found.word_agreement for found in cut])
+        spaces = functools.reduce(operator.add, [found.space_agreement for found in cut])
+        figures += [
+            Figure(f"{name}/{measure}", getattr(agreement, measure), "share")
+            for name, agreement in (("word_start", words), ("whitespace_start", spaces))
+            for measure in ("precision", "recall", "f1")
+        ]
         lengths = np.concatenate([found.lengths for found in cut])
         return Result(
             tuple(figures),

@@ -106,10 +106,6 @@ def segmentation_page(segmentation: Segmentation, title: str) -> str:
 
 def _colour(share: float) -> str:
     """The scale's colour at `share`, clipped to 0 and 1; NaN has that of 1."""
-    place = 2 * min(max(share, 0.0), 1.0) if not math.isnan(share) else 2.0
-    first = min(int(place), 1)
-    mixed = (
-        round(low + (place - first) * (high - low))
-        for low, high in zip(_COLOURS[first], _COLOURS[first + 1], strict=True)
-    )
-    return "#" + "".join(f"{channel:02x}" for channel in mixed)
+    place = 1.0 if math.isnan(share) else share
+    mixed = (np.interp(2 * place, range(3), channel) for channel in zip(*_COLOURS, strict=True))
+    return "#" + "".join(f"{round(channel):02x}" for channel in mixed)

@@ -187,10 +187,11 @@ def evaluate(
         UserError: for an evaluation that does not exist, is named twice or does not fit, before
             anything runs; for two figures of one name.
     """
-    names = default_suite(loaded) if suite is None else suite
-    chosen = [named(each) if isinstance(each, str) else each for each in names]
-    for index, evaluation in enumerate(chosen):
-        if evaluation.name in [each.name for each in chosen[:index]]:
+    suite = default_suite(loaded) if suite is None else suite
+    chosen = [named(each) if isinstance(each, str) else each for each in suite]
+    names = [each.name for each in chosen]
+    for evaluation in chosen:
+        if names.count(evaluation.name) > 1:
             raise UserError(
                 f"the suite has the evaluation {evaluation.name} twice, and a report holds each "
                 "once; run them one after the other."
@@ -204,8 +205,8 @@ def evaluate(
         started = time.perf_counter()
         result = evaluation.run(loaded, read, scoring)
         seconds = time.perf_counter() - started
-        _check_figures(evaluation.name, result, results)
         results[evaluation.name] = dataclasses.replace(result, seconds=seconds)
+        _check_figures(results)
     return Report(
         step=loaded.step,
         suite=[to_dict(each) for each in chosen],
@@ -218,13 +219,14 @@ def evaluate(
     )
 
 
-def _check_figures(name: str, result: Result, others: dict[str, Result]) -> None:
-    """Raises UserError if a figure has the name of another one of the suite."""
-    had = {figure.name: other for other, each in others.items() for figure in each.figures}
-    for figure in result.figures:
-        if figure.name in had:
-            raise UserError(
-                f"two figures have the name {figure.name}, one of {had[figure.name]} and one of "
-                f"{name}; rename one, or run the evaluations one after the other."
-            )
-        had[figure.name] = name
+def _check_figures(results: dict[str, Result]) -> None:
+    """Raises UserError if two figures of a suite have one name."""
+    had: dict[str, str] = {}
+    for name, result in results.items():
+        for figure in result.figures:
+            if figure.name in had:
+                raise UserError(
+                    f"two figures have the name {figure.name}, one of {had[figure.name]} and one "
+                    f"of {name}; rename one, or run the evaluations one after the other."
+                )
+            had[figure.name] = name

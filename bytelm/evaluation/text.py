@@ -98,14 +98,8 @@ class GivenText(EvaluationText):
 
     given: tuple[bytes, ...]
     record: TextRecord | None = None
-
-    @property
-    def label(self) -> str:
-        return "all"
-
-    @property
-    def name(self) -> str:
-        return "the documents given"
+    label = "all"
+    name = "the documents given"
 
     def documents(self) -> tuple[bytes, ...]:
         return self.given
@@ -237,16 +231,14 @@ def evaluation_text(loaded: "LoadedModel", data: DataConfig, split: str | None =
             whole = dataclasses.replace(files, held_out=0.0, validation_files=(), test_files=())
             opened = OpenData(dataclasses.replace(data, source=whole))
             return SplitText(opened, "train", record, True, False)
-    asked_for, configs = data.source_configs, tuple(source for source, _ in as_run)
+    configs = tuple(source for source, _ in as_run)
     source = Mixture(configs) if isinstance(data.source, Mixture) else configs[0]
     opened = OpenData(dataclasses.replace(data, source=source))
+    pairs = list(zip(data.source_configs, configs, strict=True))
     overruled = tuple(
         name
         for name in SPLITTING
-        if any(
-            getattr(asked, name) != getattr(kept, name)
-            for asked, kept in zip(asked_for, configs, strict=True)
-        )
+        if any(getattr(asked, name) != getattr(kept, name) for asked, kept in pairs)
     )
     known = known or "validation"
     sources = tuple(
@@ -300,8 +292,7 @@ def _as_in_run(
         return source, any(source.names == had.names for had in same)
     for had in of_run:
         if had["text"] == text:
-            rule = {name: had[name] for name in SPLITTING}
-            return dataclasses.replace(source, **rule), True
+            return dataclasses.replace(source, **{name: had[name] for name in SPLITTING}), True
     return source, False
 
 

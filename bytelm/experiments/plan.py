@@ -260,9 +260,7 @@ class Plan(ABC):
         for number, run in enumerate(runs, 1):
             # Text may change while earlier runs are trained.
             check_text([*self.sweep, *self.final(), *runs])
-            say(
-                f"{stage.name} {number} of {len(runs)}: {run.name}, {run.config.train.steps} steps"
-            )
+            say(f"{stage.name} {number} of {len(runs)}: {run.name}, {run.config.train.steps} steps")
             self.outcomes[run.name] = stage.do(run)
             self.report()
             # Compiled programs are kept only while the next run needs them.
