@@ -78,7 +78,7 @@ class Languages(Evaluation):
         Args:
             loaded: the model.
             parallel: by language, sentences that are not empty, such as from `read_parallel`.
-            scoring: how; all bytes are read.
+            scoring: all bytes are read.
 
         Raises:
             UserError: for no reference, or languages that differ in their number of sentences.
@@ -149,11 +149,8 @@ def _figures(found: _Counts, reference: _Counts) -> list[Figure]:
 def read_parallel(files: Sequence[str]) -> dict[str, list[bytes]]:
     """Sentences in several languages, from JSON lines with the keys `id`, `lang` and `text`.
 
-    Documents with the same id are translations of each other, line by line.
-
-    Args:
-        files: globs of .jsonl files, compressed or not. A document and its translations may be in
-            different files.
+    Documents with the same id are translations of each other, line by line; they may be in
+    different files. The files are globs of .jsonl files, compressed or not.
 
     Returns:
         by language code, the sentences, in the same order in all languages.

@@ -14,12 +14,9 @@ from bytelm.data.progress import bar_of_bytes
 def shown_progress(
     what: str, total: int | None, console: Console | None = None
 ) -> Iterator[Callable[[int], None]]:
-    """Shows a bar on a terminal until the work is done.
+    """Shows a bar on a terminal, by default standard error, until the work is done.
 
-    Args:
-        what: the work, such as "scoring".
-        total: bytes to do; None if unknown.
-        console: None for standard error.
+    `what` is the work, such as "scoring", and `total` its bytes; None if unknown.
 
     Yields:
         a function to call with the number of bytes just done.

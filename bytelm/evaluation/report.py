@@ -148,10 +148,7 @@ def report_name(
 def write_report(report: dict[str, Any], output: Path | None, default: Path) -> Path:
     """Writes a report as JSON, whole or not at all, and returns the file.
 
-    Args:
-        report: the figures.
-        output: a file that does not exist; None for `default`.
-        default: gets a number if the name is taken.
+    `output` must not exist; None for `default`, which gets a number if the name is taken.
     """
     content = json.dumps(report, indent=2) + "\n"
     if output is None:

@@ -81,15 +81,12 @@ class Robustness(Evaluation):
         return Result(tuple(figures), details={"documents": len(documents)})
 
 
-class Step(NamedTuple):
+class _Step(NamedTuple):
     """One byte of a token, and the tokens that are still possible there, grouped by their byte."""
 
-    span: slice
-    """Those tokens, in sorted order."""
-    groups: np.ndarray
-    """int64 `[k]`, the start of each group in the span."""
-    right: int
-    """The group of the token's own byte."""
+    span: slice  # of those tokens, in sorted order
+    groups: np.ndarray  # int64 [k], the start of each group in the span
+    right: int  # the group of the token's own byte
 
 
 class NextBytes:
@@ -99,7 +96,7 @@ class NextBytes:
         self._texts = tokenizer.token_bytes
         self._tokens = SortedTokens(tokenizer.token_bytes)
         self.tokens = tokenizer.vocabulary.size
-        self._steps: dict[int, list[Step]] = {}
+        self._steps: dict[int, list[_Step]] = {}
 
     def bytes_right(self, loaded: LoadedModel, batch: Batch) -> tuple[jax.Array, int]:
         """Nats of a batch's targets `[B, T]`, and the number of bytes that are the likeliest."""
@@ -110,12 +107,7 @@ class NextBytes:
         return nats, sum(self.right(host_logits[at], int(targets[at])) for at in places)
 
     def right(self, logits: np.ndarray, token: int) -> int:
-        """How many bytes of a token are the likeliest at their places.
-
-        Args:
-            logits: float32 `[outputs]`.
-            token: its id.
-        """
+        """How many bytes of a token are the likeliest at their places, by logits `[outputs]`."""
         count, ordered = 0, logits[self._tokens.ids]
         steps = self._steps.get(token) or self._steps.setdefault(token, self._find_steps(token))
         for depth, (span, groups, right) in enumerate(steps):
@@ -126,13 +118,13 @@ class NextBytes:
             count += int(mass.argmax() == right and not ends)
         return count
 
-    def _find_steps(self, token: int) -> list[Step]:
+    def _find_steps(self, token: int) -> list[_Step]:
         text, steps = self._texts[token], []
         span = self._tokens.everything
         for depth, byte in enumerate(text):
             following = self._tokens.bytes_at(depth, span)
             groups = np.flatnonzero(np.diff(following, prepend=-1))
-            steps.append(Step(span, groups, int(np.searchsorted(following[groups], byte))))
+            steps.append(_Step(span, groups, int(np.searchsorted(following[groups], byte))))
             span = self._tokens.starting_with(text[: depth + 1], span)[1]
         return steps
 

@@ -87,16 +87,7 @@ class Evaluation(Variant, name="suite", key="name"):
 
     @abc.abstractmethod
     def run(self, loaded: LoadedModel, text: EvaluationText, scoring: Scoring) -> Result:
-        """Measures.
-
-        Args:
-            loaded: a model that `check` accepts.
-            text: to read.
-            scoring: how.
-
-        Raises:
-            UserError: if the text does not fit.
-        """
+        """Measures a model that `check` accepts; raises UserError if the text does not fit."""
 
 
 def _check_name(kind: type[Evaluation]) -> None:
@@ -142,11 +133,7 @@ def default_suite(loaded: LoadedModel) -> tuple[str, ...]:
 
 
 def named(name: str) -> Evaluation:
-    """The evaluation of this name with its default options.
-
-    Raises:
-        UserError: if there is none.
-    """
+    """The evaluation of this name with its default options; raises UserError if there is none."""
     if name not in Evaluation.variants:
         raise UserError(
             f"there is no evaluation {name!r}{did_you_mean(name, Evaluation.variants)}; choose "

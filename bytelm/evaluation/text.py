@@ -59,7 +59,7 @@ class EvaluationText(abc.ABC):
         """The bytes of the documents, at most `max_bytes`."""
         read = self.documents()
         size = read.raw_bytes if isinstance(read, Documents) else sum(map(len, read))
-        return size if max_bytes is None else min(size, max_bytes)
+        return min(size, _bytes_to_read(max_bytes))
 
     def about(self, max_bytes: int | None = None) -> dict[str, Any]:
         """Describes the first bytes of the text, and how many were trained on, ready for JSON.
@@ -67,7 +67,7 @@ class EvaluationText(abc.ABC):
         A document counts if any part of it was trained on. `trained_on_documents` and
         `trained_on_bytes` are None if that is unknown.
         """
-        left = sys.maxsize if max_bytes is None else max_bytes
+        left = _bytes_to_read(max_bytes)
         sizes: list[int] = []
         counts: list[ReadBytes] = []
         for document in self.inputs():
@@ -157,14 +157,16 @@ class SplitText(EvaluationText):
         return {"overruled": list(self.overruled), **new}
 
 
+def _bytes_to_read(max_bytes: int | None) -> int:
+    return sys.maxsize if max_bytes is None else max_bytes
+
+
 class FirstBytes:
     """The first `max_bytes` bytes of documents, all of them whole but the last.
 
     A cut document has no END: the END that is scored for it must not count.
 
-    Args:
-        documents: read lazily, and again in each iteration.
-        max_bytes: None for all.
+    Documents are read lazily, and again in each iteration; with `max_bytes` None, all of them.
 
     Attributes:
         cut: whether the last iteration cut its last document, perhaps inside a word.
@@ -180,11 +182,8 @@ class FirstBytes:
         self.cut = False
 
     def __iter__(self) -> Iterator[bytes]:
-        self.cut, left = False, self._max_bytes
+        self.cut, left = False, _bytes_to_read(self._max_bytes)
         for document in self._documents:
-            if left is None:
-                yield document
-                continue
             self.cut = len(document) > left
             yield document[:left]
             left -= len(document)
@@ -206,11 +205,8 @@ def text_to_evaluate(
 def evaluation_text(loaded: "LoadedModel", data: DataConfig, split: str | None = None) -> SplitText:
     """The split of sources that a model is evaluated on.
 
-    Args:
-        loaded: the model.
-        data: what to read.
-        split: which split; None for validation, or for all documents of `data.files` if the run
-            read less than half of them.
+    With `split` None it is validation, or all documents of `data.files` if the run read less than
+    half of them.
 
     Raises:
         UserError: for a split of another name, or a bad source.

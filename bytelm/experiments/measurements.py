@@ -38,7 +38,7 @@ def measure_run(
     """Tests a trained run.
 
     Args:
-        run: which one.
+        run: with its last checkpoint.
         max_bytes: bytes that are tested on, the last document cut; None for the whole test split.
         with_costs: whether to measure the costs of inference on the test text (for decoders).
         more: evaluations besides bits, and the most test bytes for each, equally many from the
@@ -82,10 +82,6 @@ def _checked(run: Run, result: Result) -> RunResult:
 def measure_adaptation(run: Run, max_bytes: int | None) -> RunResult:
     """Tests a run that continued another run on new text: what it learned and forgot.
 
-    Args:
-        run: has the other run as `initial`, and is named by its corpus.
-        max_bytes: of each test.
-
     Returns:
         figures named `adapted/CORPUS/` and: `before` and `bpb`, bits per byte of the new text's
         test before and after; `early`, of its validation after a tenth of the training;
@@ -127,11 +123,7 @@ def curve(run: Run, measure: str) -> tuple[tuple[float, float, float], ...]:
 
 
 def training_figures(run: Run, measure: str) -> dict[str, float]:
-    """Costs and statistics of a trained run.
-
-    Args:
-        run: which one.
-        measure: name of the bits.
+    """Costs and statistics of a trained run; `measure` names its bits.
 
     Returns:
         `train_flops`, `parameters`, `parameters_without_embeddings`, `train_bytes_per_second` (the
@@ -165,9 +157,7 @@ def inference_costs(
 ) -> dict[str, float]:
     """Forward FLOPs per byte of the test text, and the mean bytes per patch.
 
-    Args:
-        run, loaded, data: the run, its model and its text.
-        symbols: to read of the test split, in packed rows.
+    `symbols` of the test split are read, in packed rows.
 
     Returns:
         `inference_flops_per_byte` for the patches that the text has,

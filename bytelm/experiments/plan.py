@@ -47,12 +47,8 @@ class Plan(ABC):
     Args:
         output: directory of the report.
         runs: the final runs at every learning rate. The first one of a contender at a rate is
-            also its run in the sweep.
+            also its run in the sweep, which is empty if there is only one rate.
         measure: name of the bits to compare.
-
-    Attributes:
-        sweep: the runs that try learning rates; empty if there is only one.
-        outcomes: by name of a run that was done or checked.
     """
 
     def __init__(self, output: Path, runs: Sequence[Run], *, measure: str = "bpb"):

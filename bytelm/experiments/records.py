@@ -140,9 +140,7 @@ def named_figures(figures: Iterable[Figure], *, upper_bound: bool) -> dict[str, 
 def run_figures(values: Mapping[str, float], *, upper_bound: bool = False) -> dict[str, Figure]:
     """Figures of a run by name.
 
-    Args:
-        values: by name; `NAME_low` and `NAME_high` are the ends of the interval of `NAME`.
-        upper_bound: whether bits are upper bounds.
+    The values `NAME_low` and `NAME_high` are the ends of the interval of `NAME`.
     """
     figures = []
     for name, value in values.items():

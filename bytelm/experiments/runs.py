@@ -117,7 +117,7 @@ def carry_out(
     """Does or finishes a run. A failure of the run is returned, not raised.
 
     Args:
-        run: which one.
+        run: started or not.
         test: tests the trained run; None for no test.
         asked: the settings of the test besides the config, ready for JSON; a saved report of the
             same config and settings is reused.

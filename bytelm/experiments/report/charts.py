@@ -62,18 +62,14 @@ def cost_charts(
     by_budget: bool,
     front: bool = True,
 ) -> list[Chart]:
-    """Test bits against a cost, one chart for each corpus.
+    """Test bits against a cost, one chart for each corpus that has a point.
 
     Args:
         heading: of the report.
-        entries: all runs, from `gather`.
-        figure: name of the cost.
-        label: the cost in words.
+        entries: all runs.
+        figure, label: the cost's name, and in words.
         by_budget: whether each budget has its own chart; otherwise it is a point of each contender.
         front: whether to draw the Pareto front.
-
-    Returns:
-        the charts that have a point.
     """
     bits_label = f"test {MEASURES[heading.measure]}"
     charts = []
@@ -92,10 +88,7 @@ def cost_charts(
 
 
 def curve_charts(heading: Heading, entries: Sequence[Entry]) -> list[Chart]:
-    """Validation bits during training, one chart for each corpus and budget.
-
-    Unfinished runs are included. Arguments as in `cost_charts`.
-    """
+    """Validation bits during training, of unfinished runs too, for each corpus and budget."""
     bits_label = f"validation {MEASURES[heading.measure]}"
     charts = []
     for title, part in _parts(heading, entries, by_budget=True):

@@ -155,10 +155,8 @@ def _tooltip(chart: Chart, series: Series, point: Point) -> str:
 def _ends(axis: Axis, least: float) -> tuple[float, float]:
     """The ends of an axis: around its data, with a margin.
 
-    Args:
-        axis: has its scale and data.
-        least: smallest difference of the ends, or their smallest ratio on a logarithmic scale, so
-            that small differences do not fill the chart.
+    They differ by `least` or more (on a logarithmic scale: by that factor), so that small
+    differences do not fill the chart.
     """
     function, inverse = (math.log, math.exp) if axis.get_scale() == "log" else (float, float)
     low, high = map(function, axis.get_data_interval())

@@ -122,12 +122,8 @@ def paired_difference(
     over seeds are resampled by document, as a ratio of sums. So the interval shows how the
     difference depends on the documents, and `by_seed` how it depends on the seed.
 
-    Args:
-        contender, baseline: of one corpus and budget.
-        same_seeds: whether to pair runs of the same seed; otherwise each has one run.
-
-    Returns:
-        None if both have done no common seed, or their test documents differ or are unknown.
+    Without `same_seeds` each has one run. None if both have done no common seed, or their test
+    documents differ or are unknown.
     """
     ours, theirs = (
         {run.seed if same_seeds else 0: run for run in entry.done}

@@ -37,13 +37,8 @@ def write_report(
     """Writes the report of the runs as they stand; each file appears whole or not at all.
 
     `report.md` and `report.html` hold tables and charts, `report.json` everything for programs,
-    and `runs.csv` the figures of each run. PNG files hold the charts that `report.md` shows.
-
-    Args:
-        heading: of the report.
-        records: of each run, done or not.
-        output: a directory that exists.
-        images: whether to write the PNG files, which take longest.
+    and `runs.csv` the figures of each run. PNG files hold the charts that `report.md` shows; they
+    take longest, and are left out without `images`. The directory `output` must exist.
     """
     if images:
         for section in chart_sections(heading, gather(records)):
