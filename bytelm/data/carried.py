@@ -67,16 +67,11 @@ def _check_same(field: str, named: str, copy: Path) -> None:
 
 
 def carried_tokenizer(run: Path, data: DataConfig) -> Tokenizer | None:
-    """The tokenizer of a run; None if its symbols are bytes.
-
-    Raises:
-        UserError: if the copy is missing or damaged.
-    """
+    """A run's tokenizer, None if its symbols are bytes; UserError for a missing or damaged copy."""
     if data.task.tokenizer is None:
         return None
-    return load_tokenizer(
-        _copy(run, "tokenizer") or run / f"tokenizer{Path(data.task.tokenizer).suffix}"
-    )
+    missing = run / f"tokenizer{Path(data.task.tokenizer).suffix}"
+    return load_tokenizer(_copy(run, "tokenizer") or missing)
 
 
 def _copy(run: Path, field: str) -> Path | None:

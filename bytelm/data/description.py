@@ -92,12 +92,7 @@ class PatchStatistics:
 
 
 def patch_statistics(rule: str, rows: Rows) -> PatchStatistics:
-    """Cuts rows into patches as a model does.
-
-    Args:
-        rule: name of the boundary rule.
-        rows: at least one.
-    """
+    """Cuts rows, at least one, into patches by a rule, as a model does."""
     batch_size = min(len(rows), max(1, SYMBOLS_AT_ONCE // rows.length))
     sizes, per_row = [], []
     for first in range(0, len(rows), batch_size):
@@ -115,14 +110,11 @@ def describe(data: OpenData, samples: int = 3) -> None:
     """Prints documents, bytes, lengths, patches of every rule and samples of each source.
 
     If documents have scripts, patches are also counted for each script. Pairs and diagnostic tasks
-    print inputs and targets instead; span corruption prints them too.
+    print inputs and targets instead; span corruption prints them too. UserError for a bad source.
 
     Args:
         data: what to describe; no cache is written.
         samples: how many documents of each split to show; only their beginnings are shown.
-
-    Raises:
-        UserError: for a bad source.
     """
     console, task, length = TerminalConsole(), data.config.task, data.sequence_length
     pairs = {split: task.pairs(data, split) for split in SPLITS}
@@ -250,10 +242,7 @@ def _patch_table(rows: dict[str | None, Rows]) -> Table:
 
 
 def printable(text: bytes) -> str:
-    """Text on one line, with escapes for control characters and bytes that are not UTF-8.
-
-    So a document cannot send commands to the terminal.
-    """
+    """Text on one line, safe for a terminal: escapes for control characters and invalid bytes."""
     decoded = text.decode(errors="backslashreplace")
     return "".join(
         character if character.isprintable() else ascii(character)[1:-1] for character in decoded

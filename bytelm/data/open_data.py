@@ -34,11 +34,7 @@ class OpenData:
 
     @functools.cached_property
     def sources(self) -> tuple[Source, ...]:
-        """The sources of the config; none for a task that makes up its own text.
-
-        Raises:
-            UserError: for a bad source.
-        """
+        """The sources, none for a task that makes up its own text; UserError for a bad one."""
         if self.config.task.makes_text:
             return ()
         parts, path = self.config.source_configs, self.config.cache_path
@@ -74,11 +70,7 @@ class OpenData:
         return found
 
     def packed(self, source: Source, split: Split) -> PackedCorpus:
-        """The documents of a split as bytes.
-
-        Raises:
-            UserError: for a split without text, a full disk, or a bad source.
-        """
+        """The documents of a split as bytes; UserError for no text, a full disk, a bad source."""
         return self.kept(
             ("packed", source, split), lambda: packed_corpus(source, split, self.config.cache_path)
         )
@@ -110,11 +102,7 @@ class OpenData:
 
 
 class Documents:
-    """The documents of a split of every source, in order; can be iterated repeatedly.
-
-    Raises:
-        UserError: for a bad source.
-    """
+    """The documents of a split of every source, in order; UserError for a bad source."""
 
     def __init__(self, data: OpenData, split: Split) -> None:
         self._corpora = [data.packed(source, split) for source in data.sources]
@@ -129,15 +117,12 @@ class Documents:
 
 
 def training_text(data: OpenData, max_bytes: int) -> Iterator[bytes]:
-    """Documents of the train split in a fixed random order, to train tokenizers on.
+    """Documents of train in a fixed random order, for tokenizers; UserError for a bad source.
 
     Args:
         data: the text.
         max_bytes: most bytes of all sources together. Each gives at most its share, by its weight
             in the mixture; its last document is cut.
-
-    Raises:
-        UserError: for a bad source.
     """
     for index, source in enumerate(data.sources):
         left = int(max_bytes * data.weights[index] / sum(data.weights))

@@ -26,11 +26,7 @@ class TextSize(NamedTuple):
 
 
 def text_size(data: OpenData) -> TextSize:
-    """The size of the train split, which is packed if needed.
-
-    Raises:
-        UserError: for a bad source.
-    """
+    """The size of the train split, which is packed if needed; UserError for a bad source."""
     task, length = data.config.task, data.config.sequence_length
     if task.streamed:
         return TextSize(None, None, length)
@@ -44,14 +40,11 @@ def text_size(data: OpenData) -> TextSize:
 
 
 def run_text(data: OpenData) -> TextRecord:
-    """The record of the text that training reads.
+    """The record of the text that training reads; UserError for a bad source.
 
     It has all documents of the stored splits that training reads. Those include the test split if
     it is taken from the train split. A streamed dataset is too large: its record is not complete,
     and only names the dataset.
-
-    Raises:
-        UserError: for a bad source.
     """
     task = data.config.task
     described = [describe_source(source) for source in data.sources]

@@ -106,10 +106,7 @@ def _variation(texts: Sequence[bytes], script: str) -> float:
 def print_rates(data: OpenData, anchor: str, rate: float) -> None:
     """Prints the rates, and a config of the boundaries to paste.
 
-    The parallel text is the train split of `data`, with nothing held out.
-
-    Raises:
-        UserError: for a bad source, and as `script_rates`.
+    The parallel text is the train split of `data`, with nothing held out. Errors as `script_rates`.
     """
     sources = [dataclasses.replace(source, held_out=0.0) for source in data.sources]
     documents = (document for source in sources for document in source.documents("train"))

@@ -40,11 +40,7 @@ def write_tokenizer(
 
 
 def write_unigram(data: OpenData, pieces: int, max_bytes: int, output: Path) -> None:
-    """Trains a Unigram model of at most `pieces`, as `write_tokenizer`.
-
-    Raises:
-        UserError: for a split without text, an output that exists, and as `train_unigram`.
-    """
+    """As `write_tokenizer`, for a Unigram model of at most `pieces` (`train_unigram`)."""
     check_new_file(output)
     validation = Documents(data, "validation")
     write_whole(output, train_unigram(training_text(data, max_bytes), pieces))

@@ -75,11 +75,7 @@ class Tokenizer:
         return Tokenizer, (self.path, self.content)
 
     def encode(self, text: bytes) -> np.ndarray:
-        """The tokens of a whole document of any bytes, int32 `[N]`.
-
-        Raises:
-            UserError: for text that the tokenizer changes.
-        """
+        """The tokens of a document of any bytes, int32 `[N]`; UserError if they change it."""
         ids = self._library.tokens(text)
         written = self.decode(ids)
         if written != text:
@@ -110,11 +106,7 @@ class Tokenizer:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Reads a Hugging Face tokenizer.json or a SentencePiece model.
-
-    Raises:
-        UserError: for a missing file, and as `Tokenizer`.
-    """
+    """The tokenizer of a file; UserError if it is missing, and as `Tokenizer`."""
     try:
         content = Path(path).expanduser().read_bytes()
     except OSError as error:

@@ -24,11 +24,7 @@ class Unigram:
     """
 
     def __init__(self, path: str) -> None:
-        """Reads a model file.
-
-        Raises:
-            UserError: for a missing file, or one that is no SentencePiece model.
-        """
+        """Reads a file; UserError if it is missing, or no SentencePiece model."""
         how = "make one with `bytelm data unigram PRESET --output"
         try:
             content = Path(path).expanduser().read_bytes()

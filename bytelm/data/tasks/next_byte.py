@@ -114,11 +114,7 @@ class NextByte(Task):
 
 
 def source_script(source: Source, scripts: Sequence[str]) -> int | None:
-    """The index of a source's script in `data.scripts`; None if that is empty.
-
-    Raises:
-        UserError: for a source without a script, or with an unlisted one.
-    """
+    """The index of a source's script in `data.scripts`, None without any; UserError if unknown."""
     if not scripts:
         return None
     return int(script_ids(source.script and [source.script], scripts, source.name)[0])

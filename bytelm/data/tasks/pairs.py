@@ -53,11 +53,7 @@ def _pairs(source: Source, split: Split) -> Iterator[Pair]:
 
 
 class PairRows(ExampleRows):
-    """The pairs of a split of one source, one in each row, in memory.
-
-    Attributes:
-        fingerprint: hex digest of the pairs and their order.
-    """
+    """The pairs of a split of one source, one in each row, in memory."""
 
     def __init__(
         self,

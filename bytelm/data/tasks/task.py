@@ -116,16 +116,9 @@ class Task(Variant, name="data", small=True, key="kind"):
 
     @abc.abstractmethod
     def rows(self, data: OpenText, source: Source, split: Split, seed: int) -> RowSource:
-        """The rows of a split of one source, as in training.
+        """The rows of a split of one source, as in training; UserError for no text.
 
-        Args:
-            data: the opened data.
-            source: of the documents.
-            split: which split.
-            seed: of everything random in training.
-
-        Raises:
-            UserError: for a bad source, and a split without text.
+        `seed` is that of everything random in training.
         """
 
     def rows_of_sources(self, data: OpenText, split: Split, seed: int) -> list[RowSource]:
