@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from bytelm.cli.main import run_command
+from bytelm.cli.main import main
 from bytelm.core.stopping import SIGNALS, Stopped
 
 
@@ -15,7 +15,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs a command (None: that of the command line) and ends the process with its exit status."""
     sys.unraisablehook = _say_nothing_of_stops
     try:
-        status = run_command(arguments)
+        status = main(arguments)
     except Stopped as stopped:
         _leave_signals()
         for stream in (sys.stdout, sys.stderr):

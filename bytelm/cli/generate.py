@@ -1,6 +1,7 @@
 """`bytelm generate`: continuations, as text while it is generated, or as raw bytes."""
 
 import codecs
+import itertools
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -74,27 +75,20 @@ def generate_command(arguments: Sequence[str]) -> int:
         sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt)
         for prompt in command.prompt
     ]
-    ways: dict[str, int] = {} if command.beams == 1 else {"beams": command.beams}
-    if command.byte_marginal:
-        ways["covers"] = command.covers
+    names = ("max_bytes", "temperature", "top_k", "top_p", "min_p", "seed", "beams")
     write_continuations(
         loaded,
         prompts,
         raw=command.raw,
-        **ways,
-        max_bytes=command.max_bytes,
-        temperature=command.temperature,
-        top_k=command.top_k,
-        top_p=command.top_p,
-        min_p=command.min_p,
+        covers=command.covers if command.byte_marginal else None,
         stop=[os.fsencode(text) for text in command.stop],
-        seed=command.seed,
+        **{name: getattr(command, name) for name in names},
     )
     return 0
 
 
 def write_continuations(
-    model: LoadedModel, prompts: Sequence[bytes], *, raw: bool, **options: Any
+    model: LoadedModel, prompts: Sequence[bytes], *, raw: bool, beams: int = 1, **options: Any
 ) -> None:
     """Writes each prompt and its continuation to standard output; with an encoder only the target.
 
@@ -104,30 +98,26 @@ def write_continuations(
 
     Args:
         raw: write only the continuation's bytes, unchanged; for one prompt.
-        options: of `LoadedModel.stream` or `LoadedModel.generate`.
+        beams, options: of `LoadedModel.generate`.
     """
-    out = sys.stdout.buffer
-    if raw:
-        (prompt,) = prompts
-        for part in _parts(model, prompt, options):
-            out.write(part)
-            out.flush()
-        return
     shown = [b""] * len(prompts) if model.has_encoder else prompts
-    if len(prompts) == 1 and options.get("beams", 1) == 1:
-        parts = _parts(model, prompts[0], options)  # options are checked before anything is shown
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        print(printable(decoder.decode(shown[0])), end="", flush=True)
-        for part in parts:
-            print(printable(decoder.decode(part)), end="", flush=True)
-        print(printable(decoder.decode(b"", final=True)))
+    if len(prompts) > 1 or (beams != 1 and not raw):
+        texts = model.generate(prompts, beams=beams, **options)
+        for prompt, text in zip(shown, texts, strict=True):
+            print(f"{printable((prompt + text).decode('utf-8', 'replace'))}\n---")
         return
-    for prompt, text in zip(shown, model.generate(prompts, **options), strict=True):
-        print(f"{printable((prompt + text).decode('utf-8', 'replace'))}\n---")
-
-
-def _parts(model: LoadedModel, prompt: bytes, options: dict[str, Any]) -> Iterable[bytes]:
-    """The continuation, in parts as they are generated; from a beam search, in one part."""
-    if options.get("beams", 1) == 1:
-        return model.stream(prompt, **options)
-    return model.generate([prompt], **options)
+    # Options are checked here, before anything is shown.
+    parts: Iterable[bytes] = (
+        model.stream(prompts[0], **options)
+        if beams == 1
+        else model.generate(prompts, beams=beams, **options)
+    )
+    if raw:
+        for part in parts:
+            sys.stdout.buffer.write(part)
+            sys.stdout.flush()
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for part in itertools.chain(shown, parts):
+        print(printable(decoder.decode(part)), end="", flush=True)
+    print(printable(decoder.decode(b"", final=True)))

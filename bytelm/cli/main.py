@@ -12,7 +12,7 @@ from bytelm.cli import usage
 from bytelm.core import fallible_output
 from bytelm.core.checked import did_you_mean
 from bytelm.core.errors import UserError
-from bytelm.core.stopping import Stopped, StopSignals
+from bytelm.core.stopping import StopSignals
 from bytelm.core.terminal_text import escape_unwritable, log_to_terminal, printable, say
 
 COMMANDS = (
@@ -34,14 +34,6 @@ TRAINING = ("train", "ablate", "compare")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`run_command`; a signal gives an exit status too, not an exception."""
-    try:
-        return run_command(arguments)
-    except Stopped as stopped:
-        return stopped.status
-
-
-def run_command(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status (2 for a mistake in the input).
 
     Raises:

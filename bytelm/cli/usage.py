@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+import bytelm
 from bytelm.core.errors import UserError
 from bytelm.core.user_code import import_user_code
 
@@ -59,9 +60,7 @@ def _docstring(command: Callable[..., Any]) -> tuple[str, str]:
 
 def versions() -> str:
     """The versions of bytelm, JAX and Python."""
-    from bytelm import __version__
-
-    return f"bytelm {__version__}, JAX {version('jax')}, Python {platform.python_version()}"
+    return f"bytelm {bytelm.__version__}, JAX {version('jax')}, Python {platform.python_version()}"
 
 
 def import_named(arguments: Sequence[str]) -> list[str]:

@@ -58,12 +58,11 @@ def spacebyte(
         learned_positions=length,
         **_LAYERS,
     )
-    local = local_depth * _block(length, local_width, local_width)
-    flops = _training_flops(
-        local + global_depth * _block(slots, global_width, slots), length, local_width
+    if bytes_seen is not None:
+        return _experiment(model, length, bytes_seen / (BATCH * length))
+    return _experiment(
+        model, length, (budget or 0) / _step_flops(model, length, slots, local_width)
     )
-    steps = (bytes_seen or 0) / (BATCH * length) if budget is None else budget / (BATCH * flops)
-    return _experiment(model, length, steps)
 
 
 def megabyte(
@@ -86,22 +85,22 @@ def megabyte(
         learned_positions=length,
         **_LAYERS,
     )
-    slots = length // patch_size
-    local = local_depth * _block(length, local_width, patch_size)
-    flops = _training_flops(
-        local + global_depth * _block(slots, global_width, slots), length, local_width
-    )
-    return _experiment(model, length, budget / (BATCH * flops))
+    flops = _step_flops(model, length, length // patch_size, patch_size)
+    return _experiment(model, length, budget / flops)
 
 
-def _block(length: int, width: int, window: int) -> float:
-    """Multiply-adds of one block, as the paper counts them."""
-    return length * (12 * width**2 + 2 * width * window)
+def _step_flops(
+    model: SpaceByteConfig | MegaByteConfig, length: int, slots: int, local_window: int
+) -> float:
+    """Training FLOPs of a batch, as the paper counts them."""
 
+    def block(positions: int, width: int, window: int) -> int:
+        return positions * (12 * width**2 + 2 * width * window)
 
-def _training_flops(blocks: float, length: int, local_width: int) -> float:
-    """Training FLOPs of one row, from the multiply-adds of its blocks."""
-    return 3 * 2 * (blocks + length * local_width * 256)
+    local = model.local_depth * block(length, model.local_width, local_window)
+    backbone = model.global_depth * block(slots, model.global_width, slots)
+    head = length * model.local_width * 256
+    return BATCH * 3 * 2 * (local + backbone + head)
 
 
 def _experiment(model: ModelConfig, length: int, steps: float) -> ExperimentConfig:
