@@ -10,22 +10,15 @@ OPTIONS = {
 }
 """Old path of a config's field -> new path."""
 
+_OF_SEGMENTERS = "kind rate hidden weight published temperature left deviation width".split()
 RESHAPED = {
     "optimizer.name": "optimizer",
     "model.boundary": "model.segmenter.rule",
     "model.stride": "model.segmenter.patch_size",
     "model.longest_word": "model.segmenter.longest_patch",
-    "model.boundary.kind": "model.segmenter.kind",
     "model.boundary.stride": "model.segmenter.patch_size",
     "model.boundary.characters": "model.segmenter.rule",
-    "model.boundary.rate": "model.segmenter.rate",
-    "model.boundary.hidden": "model.segmenter.hidden",
-    "model.boundary.weight": "model.segmenter.weight",
-    "model.boundary.published": "model.segmenter.published",
-    "model.boundary.temperature": "model.segmenter.temperature",
-    "model.boundary.left": "model.segmenter.left",
-    "model.boundary.deviation": "model.segmenter.deviation",
-    "model.boundary.width": "model.segmenter.width",
+    **{f"model.boundary.{name}": f"model.segmenter.{name}" for name in _OF_SEGMENTERS},
 }
 """The same for fields whose values changed form too: other upgrades move them in saved configs."""
 

@@ -178,7 +178,7 @@ class Stack(nnx.Module):
 
         Args:
             x: `[B, N, width]`.
-            state: of the positions before; rows must not exceed its `max_length`.
+            state: of the positions before; rows must not grow past `max_length`.
             lengths: int32 `[B]`, how many of the N positions each row really has, from the first
                 on. Outputs past them are finite and meaningless; the state ignores them.
             group_ids: int32 `[B, N]`; positions see their own group only. None for one group.

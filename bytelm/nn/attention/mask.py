@@ -22,7 +22,8 @@ class AttentionMask:
 
     def visible(self, distance: jax.Array) -> jax.Array:
         """Whether keys are seen at these distances, int32 query - key of any shape."""
-        visible = (distance >= 0) if self.causal else jnp.ones_like(distance, bool)
-        if self.window is not None:
-            visible &= jnp.abs(distance) < self.window
-        return visible
+        if self.causal:
+            visible = distance >= 0
+        else:
+            visible, distance = jnp.ones_like(distance, bool), jnp.abs(distance)
+        return visible if self.window is None else visible & (distance < self.window)
