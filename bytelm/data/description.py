@@ -36,20 +36,15 @@ MOST_OVERFLOW = 0.001
 
 @dataclass
 class SplitStatistics:
-    """Figures of the documents of one split.
-
-    Attributes:
-        lengths: bytes of each document.
-        invalid: number of documents that are not valid UTF-8.
-        valid_bytes: bytes of the other documents.
-        characters: characters (code points) of the other documents.
-        samples: the first documents.
-    """
+    """Figures of the documents of one split."""
 
     lengths: array.array = field(default_factory=lambda: array.array("q"))
+    """Bytes of each document."""
     invalid: int = 0
+    """Documents that are not valid UTF-8."""
     valid_bytes: int = 0
     characters: int = 0
+    """Bytes and characters (code points) of the other documents."""
     samples: list[bytes] = field(default_factory=list)
 
 

@@ -62,16 +62,10 @@ class TrainLoader(abc.ABC):
 def train_loader(
     data: OpenData, seed: int, process_index: int = 0, process_count: int = 1
 ) -> TrainLoader:
-    """The training batches of one process of a run.
+    """The training batches of one of the processes that share each batch.
 
-    Args:
-        data: text, and the shape of batches.
-        seed: of the order of rows.
-        process_index: index of this process.
-        process_count: how many processes share each batch.
-
-    Raises:
-        UserError: for a bad source, or a batch that the processes cannot share evenly.
+    `seed` decides the order of rows. UserError for a bad source, or a batch that the processes
+    cannot share evenly.
     """
     batch_size = data.config.batch_size
     if batch_size % process_count:
@@ -178,10 +172,6 @@ def _stream(data: OpenData, seed: int, process_index: int, process_count: int) -
 
     Documents are shuffled first and then packed into rows, without losing a byte. Each process
     reads its own share of the documents.
-
-    Raises:
-        UserError: for a source without random access, with too few documents, or with a script
-            that is not in `data.scripts`.
     """
     streams = [
         _stream_of_source(data, source, source_seed(seed, index), process_index, process_count)

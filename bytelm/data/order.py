@@ -31,10 +31,7 @@ class ShuffledBatches:
         process_count: int,
         first_row: int,
     ) -> None:
-        """Defines the sequence, of which batch 0 begins at place `first_row` in the order of rows.
-
-        `batch_size` counts the rows of all processes; `process_count` divides it.
-        """
+        """Batch 0 begins at place `first_row`; `batch_size` counts the rows of all processes."""
         self._rows = rows
         self._first_row = first_row
         self._batch_size = batch_size

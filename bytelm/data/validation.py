@@ -53,8 +53,8 @@ class ValidationText:
             data: text, and the length of rows.
             rows: about how many, shared among the sources by their weights.
             multiple: the batch size is a multiple of this, which divides that of training.
-            process_index: index of this process.
-            process_count: how many processes share each batch; it divides `multiple`.
+            process_index: of this process.
+            process_count: processes that share each batch; divides `multiple`.
 
         Raises:
             UserError: for a bad source, and a split without text.

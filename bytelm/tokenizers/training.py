@@ -129,9 +129,7 @@ def _trainer(size: int, alphabet: list[str]) -> trainers.BpeTrainer:
 
 
 def train_unigram(texts: Iterable[bytes], pieces: int, *, any_bytes: bool = False) -> bytes:
-    """Trains a Unigram model, serialized by SentencePiece.
-
-    Text is not normalised, and the same text gives the same model.
+    """Trains a Unigram model, serialized by SentencePiece; text is not normalised.
 
     Args:
         texts: to train on.

@@ -32,7 +32,7 @@ CASES = {
 def batch_for(config):
     if not isinstance(config, ByT5Config):
         return random_rows(0)
-    _, targets = SpanCorruption().text_lengths(32)
+    targets = SpanCorruption().own_row_length(32)
     rng = np.random.default_rng(0)
     inputs = rng.integers(BYTES, size=(8, 32), dtype=np.int32)
     ids = rng.integers(BYTES, size=(8, targets + 1), dtype=np.int32)

@@ -49,7 +49,7 @@ class SpanCorruption(EncoderDecoderTask):
 
     def check(self, sources: Sequence[SingleSource], length: int, scripts: Sequence[str]) -> None:
         super().check(sources, length, scripts)
-        _, spans = self.span_counts(self.text_lengths(length)[0])
+        _, spans = self.span_counts(self.text_length(length))
         if spans > SENTINELS:
             raise UserError(
                 f"data.sequence_length {length} and data.mean_span "
@@ -58,7 +58,7 @@ class SpanCorruption(EncoderDecoderTask):
             )
 
     def own_row_length(self, length: int) -> int:
-        return self.text_lengths(length)[1]
+        return self.corrupted_lengths(self.text_length(length))[1]
 
     def rows(self, data: OpenText, source: Source, split: Split, seed: int) -> "SpanCorruptionRows":
         return SpanCorruptionRows(data.corpus(source, split), self, data.sequence_length, seed)
@@ -87,28 +87,20 @@ class SpanCorruption(EncoderDecoderTask):
         noise, spans = self.span_counts(length)
         return max(length, 2) - noise + spans + 1, noise + spans + 1
 
-    def text_lengths(self, input_length: int) -> tuple[int, int]:
-        """The most text whose corrupted input fits: T5's `compute_input_and_target_lengths`.
+    def text_length(self, input_length: int) -> int:
+        """The most text whose corrupted input fits in S, 3 or more: 1193 for S = 1024.
 
-        Args:
-            input_length: S, END included; 3 or more.
-
-        Returns:
-            symbols of text in a row, such as 1193 for S = 1024, and symbols of its target, END
-            included, such as 189. Shorter text needs no more of either.
+        As T5's `compute_input_and_target_lengths`. Shorter text needs no more inputs or targets.
         """
         longest = int(input_length / (1 - self.noise_density)) + 1
-        raw = bisect.bisect_right(
+        found = bisect.bisect_right(
             range(1, longest + 1),
             input_length,
             key=lambda length: self.corrupted_lengths(length)[0],
         )
-        target_length = self.corrupted_lengths(raw)[1]
-        if self.noise_density == 0.5 and target_length > input_length:
-            # T5 would have as many targets as inputs here.
-            raw -= 1
-            target_length = self.corrupted_lengths(raw)[1]
-        return raw, target_length
+        if self.noise_density == 0.5 and self.corrupted_lengths(found)[1] > input_length:
+            found -= 1  # T5 would have as many targets as inputs here
+        return found
 
     def noise_mask(self, length: int, rng: np.random.RandomState) -> np.ndarray:
         """Draws which symbols are noise, bool `[length]`: T5's `random_spans_noise_mask`.
@@ -134,11 +126,7 @@ def _divide(count: int, parts: int, rng: np.random.RandomState) -> np.ndarray:
 
 
 def corrupt(symbols: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Removes the noise from a text.
-
-    Args:
-        symbols: int32 `[L]`, bytes, and END between documents.
-        mask: bool `[L]`, which of them are noise.
+    """Removes the noise, bool `[L]`, from a text of bytes and END, int32 `[L]`.
 
     Returns:
         inputs: int32, the kept symbols with a sentinel for each run of noise, and END.
@@ -172,7 +160,7 @@ class SpanCorruptionRows(ExampleRows, CorpusRows):
         """Defines the rows of S = `length` inputs; `seed` is that of the noise in training."""
         ExampleRows.__init__(self, length, task.row_length(length), corpus.scripts is not None)
         CorpusRows.__init__(self, corpus)
-        self.chunk_length, _ = task.text_lengths(length)
+        self.chunk_length = task.text_length(length)
         self._task = task
         self._seed = seed
 
