@@ -105,11 +105,7 @@ def remove_entry(entry: CacheEntry) -> bool:
 
 
 def manage_cache(
-    cache_path: Path,
-    *,
-    verify: bool,
-    remove: Sequence[str],
-    remove_unused: float | None,
+    cache_path: Path, *, verify: bool, remove: Sequence[str], remove_unused: float | None
 ) -> int:
     """Removes and verifies entries, then lists the cache; returns the exit status.
 

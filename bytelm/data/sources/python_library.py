@@ -35,18 +35,15 @@ LEFT_OUT = {
 of 0.7 MB, which would be most of its split."""
 
 
-def library_root() -> Path:
-    """The standard library of the running Python."""
-    return Path(sysconfig.get_path("stdlib"))
-
-
-def library_files(root: Path) -> Iterator[Path]:
-    """The source and documentation files under `root`, in a fixed order."""
+def library_files() -> Iterator[tuple[str, Path]]:
+    """The names and paths of the library's source and documentation files, in a fixed order."""
+    root = Path(sysconfig.get_path("stdlib"))
     for directory, subdirectories, names in os.walk(root):
         subdirectories[:] = sorted(set(subdirectories) - LEFT_OUT)
         for name in sorted(names):
             if name.endswith(ENDINGS):
-                yield Path(directory, name)
+                path = Path(directory, name)
+                yield path.relative_to(root).as_posix(), path
 
 
 @dataclass(frozen=True)
@@ -77,10 +74,10 @@ class PythonLibraryReader(TfdsReader):
     @functools.cached_property
     def digest(self) -> str:
         """Hash of the files' names and contents, so that different Pythons share no dataset."""
-        root, digest = library_root(), hashlib.blake2b(digest_size=16)
-        for path in library_files(root):
-            name, text = path.relative_to(root).as_posix().encode(), path.read_bytes()
-            digest.update(b"%d %d %b%b" % (len(name), len(text), name, text))
+        digest = hashlib.blake2b(digest_size=16)
+        for name, path in library_files():
+            encoded, text = name.encode(), path.read_bytes()
+            digest.update(b"%d %d %b%b" % (len(encoded), len(text), encoded, text))
         return digest.hexdigest()
 
     def inputs(self, split: Split) -> object:
@@ -88,7 +85,7 @@ class PythonLibraryReader(TfdsReader):
         return self.digest
 
     def size(self, split: Split) -> int:
-        return sum(path.stat().st_size for path in library_files(library_root()))
+        return sum(path.stat().st_size for _, path in library_files())
 
     @functools.cached_property
     def builder(self) -> Any:
@@ -129,9 +126,7 @@ def _builder_class(tfds: Any) -> Any:
             return {"train": self._generate_examples()}
 
         def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
-            root = library_root()
-            for path in library_files(root):
-                name = path.relative_to(root).as_posix()
+            for name, path in library_files():
                 yield name, {"path": name, "text": path.read_bytes()}
 
     return PythonStdlib

@@ -5,7 +5,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from bytelm.data.sources.python_library import PythonLibraryReader, library_files, library_root
+from bytelm.data.sources.python_library import PythonLibraryReader, library_files
 
 PROGRAM = """
 import socket, sys
@@ -35,8 +35,8 @@ def test_prepares_and_reads_without_network_or_tensorflow(tmp_path):
 
 
 def test_files_are_the_library_alone_in_a_fixed_order():
-    files = [path.relative_to(library_root()) for path in library_files(library_root())]
-    assert files == [path.relative_to(library_root()) for path in library_files(library_root())]
+    files = [Path(name) for name, _ in library_files()]
+    assert files == [Path(name) for name, _ in library_files()]
     assert Path("os.py") in files
     left_out = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
     assert not any(left_out & set(path.parts) for path in files)
