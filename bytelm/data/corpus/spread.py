@@ -11,7 +11,6 @@ import bisect
 import hashlib
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -48,21 +47,21 @@ class SpreadRows:
         self._rows = Rows(corpus, length)
         keys = _document_keys(text or corpus)
         if shard_bytes is None:
-            cut = _cut_at_phases(np.asarray(corpus.starts, np.int64), keys, length)
+            edges = _edges_at_phases(np.asarray(corpus.starts, np.int64), keys, length)
         else:
-            cut = _cut_in_shards(corpus, shard_bytes)
-        picked = _picked(cut, keys, wanted * length)
-        picked = picked[cut.size[picked] > 0]
-        first, size = cut.first[picked], cut.size[picked]
-        self.size = int(size.sum())
+            edges = shard_starts(corpus, shard_bytes)
+        parts = _picked(corpus, edges, keys, wanted * length)
+        first, sizes = parts.T
+        self.size = int(sizes.sum())
         """Symbols in all rows."""
         self._plan: list[np.ndarray]  # of each row, as `Rows.joined` takes it
         if shard_bytes is None:
-            parts = np.stack([first, size], axis=1)
-            self._plan = [parts[row] for row in fit(size.tolist(), length)]
+            self._plan = [parts[row] for row in fit(sizes.tolist(), length)]
         else:
-            edges = edges_of(size)
-            self._plan = [stretch(first, edges, k, length) for k in range(0, self.size, length)]
+            ends = edges_of(sizes)
+            self._plan = [
+                stretch(first, ends, begin, length) for begin in range(0, self.size, length)
+            ]
 
     def __len__(self) -> int:
         return len(self._plan)
@@ -74,17 +73,8 @@ class SpreadRows:
         return self._rows.joined(wanted)
 
 
-class Cut(NamedTuple):
-    """Documents cut into fragments; each array is int64 `[fragments]`."""
-
-    first: np.ndarray  # position of its first symbol in the corpus
-    size: np.ndarray  # its number of symbols
-    document: np.ndarray  # index of its document
-    ordinal: np.ndarray  # 0, 1, ... within that document
-
-
-def _cut_at_phases(starts: np.ndarray, keys: np.ndarray, length: int) -> Cut:
-    """Each document cut every `length` symbols at a phase that its key decides."""
+def _edges_at_phases(starts: np.ndarray, keys: np.ndarray, length: int) -> np.ndarray:
+    """The first position of each fragment, if documents are cut at phases; then `num_symbols`."""
     sizes = np.diff(starts)
     # The first cut of a document is 1 to T symbols after its start.
     phases = 1 + (_mixed(keys) % np.uint64(length)).astype(np.int64)
@@ -92,31 +82,26 @@ def _cut_at_phases(starts: np.ndarray, keys: np.ndarray, length: int) -> Cut:
     document = np.repeat(np.arange(len(sizes)), counts)
     ordinal = _ranges(counts)
     begin = np.where(ordinal == 0, 0, phases[document] + (ordinal - 1) * length)
-    end = np.minimum(phases[document] + ordinal * length, sizes[document])
-    return Cut(starts[document] + begin, end - begin, document, ordinal)
+    return np.append(starts[document] + begin, starts[-1])
 
 
-def _cut_in_shards(corpus: Corpus, shard_bytes: int) -> Cut:
-    """Each document cut into the shards that training reads."""
-    starts = shard_starts(corpus, shard_bytes)
-    first, size = starts[:-1], np.diff(starts)
+def _picked(corpus: Corpus, edges: np.ndarray, keys: np.ndarray, symbols: int) -> np.ndarray:
+    """The picked fragments, with `symbols` symbols or a few more: first positions and sizes."""
+    first, size = edges[:-1], np.diff(edges)
     document = np.searchsorted(corpus.starts, first, side="right") - 1
-    counts = np.bincount(document, minlength=corpus.num_documents)
-    return Cut(first, size, document, _ranges(counts))
+    ordinal = _ranges(np.bincount(document, minlength=corpus.num_documents))
+    hashes = _mixed(keys[document] + _mixed(ordinal.astype(np.uint64)))
+    order = np.argsort(hashes, kind="stable")
+    # The last one may exceed the wanted size: without it, long fragments would be too rare.
+    before = np.cumsum(size[order]) - size[order]
+    picked = order[: np.searchsorted(before, symbols)]
+    parts = np.stack([first, size], axis=1)[picked]
+    return parts[parts[:, 1] > 0]
 
 
 def _ranges(counts: np.ndarray) -> np.ndarray:
     """0 to n - 1 for each n in `counts`, concatenated."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-
-
-def _picked(cut: Cut, keys: np.ndarray, symbols: int) -> np.ndarray:
-    """The indices of the picked fragments, which have `symbols` symbols or a few more."""
-    hashes = _mixed(keys[cut.document] + _mixed(cut.ordinal.astype(np.uint64)))
-    order = np.argsort(hashes, kind="stable")
-    # The last one may exceed the wanted size: without it, long fragments would be too rare.
-    before = np.cumsum(cut.size[order]) - cut.size[order]
-    return order[: np.searchsorted(before, symbols)]
 
 
 def _document_keys(corpus: Corpus) -> np.ndarray:
