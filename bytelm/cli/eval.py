@@ -79,9 +79,9 @@ def eval_command(arguments: Sequence[str]) -> int:
     if known.suite == ("list",):
         say(_listed())
         return 0
+    kind = _command_type()
     if known.checkpoint is None:
         if HELP & set(arguments):
-            kind = _command_type()
             parse(kind, arguments, "eval", kind(DataConfig(), Path("RUN")))
         raise UserError("name the run to evaluate: --checkpoint RUN.")
 
@@ -96,7 +96,6 @@ def eval_command(arguments: Sequence[str]) -> int:
         )
     host_memory.keep()
     loaded = load(known.checkpoint, known.step, verify=known.verify)
-    kind = _command_type()
     default = kind(loaded.config.data, known.checkpoint)
     evaluate_run(loaded, parse(kind, arguments, "eval", default), keep=not read_only)
     return 0

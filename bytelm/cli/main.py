@@ -15,18 +15,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.stopping import StopSignals
 from bytelm.core.terminal_text import escape_unwritable, log_to_terminal, printable, say
 
-COMMANDS = (
-    "train",
-    "eval",
-    "generate",
-    "segment",
-    "ablate",
-    "compare",
-    "data",
-    "tokenizer",
-    "convert",
-    "profile",
-)
+COMMANDS = "train eval generate segment ablate compare data tokenizer convert profile".split()
 """Each is the function `NAME_command` of the module of its name."""
 
 TRAINING = ("train", "ablate", "compare")

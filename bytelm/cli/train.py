@@ -77,13 +77,11 @@ def train_command(arguments: Sequence[str]) -> int:
     compilation_cache.keep_programs()
     host_memory.keep()
     usual_place = Path("runs") / Path(preset).stem
-    return (_dry_run if command.dry_run else _train)(command, usual_place)
-
-
-def _dry_run(command: TrainCommand, usual_place: Path) -> int:
-    where = command.run_dir or unused_directory(usual_place)
-    dry_run(command.config, where, resume=command.resume)
-    return 0
+    if command.dry_run:
+        where = command.run_dir or unused_directory(usual_place)
+        dry_run(command.config, where, resume=command.resume)
+        return 0
+    return _train(command, usual_place)
 
 
 def _train(command: TrainCommand, usual_place: Path) -> int:
