@@ -12,7 +12,7 @@ from bytelm.cli.options import Count
 from bytelm.core.errors import UserError
 from bytelm.core.files import check_new_file, write_whole
 from bytelm.core.terminal_text import say
-from bytelm.evaluation.segmentation_page import print_segmentation, segmentation_page
+from bytelm.evaluation.segmentation import print_segmentation, segmentation_page
 from bytelm.training.checkpoints.scores import Step
 
 

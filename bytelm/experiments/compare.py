@@ -10,12 +10,17 @@ from bytelm.data.config import Files
 from bytelm.evaluation.languages import Languages
 from bytelm.evaluation.suite import Evaluation
 from bytelm.experiments.comparison import Comparison, in_folder
-from bytelm.experiments.measurements import measure_adaptation, measure_run
+from bytelm.experiments.measurements import (
+    Speeds,
+    measure_adaptation,
+    measure_run,
+    measure_speeds,
+    read_speeds,
+)
 from bytelm.experiments.plan import Plan, Stage, command_line
 from bytelm.experiments.records import Heading, run_figures
 from bytelm.experiments.runs import Outcome, Run, RunResult, carry_out
 from bytelm.experiments.sizing import adapted_run, comparison_runs, run_name, train_tokenizers
-from bytelm.experiments.speeds import Speeds, measure_speeds, read_speeds
 from bytelm.training.hardware import describe_machine
 
 
@@ -75,7 +80,7 @@ class ComparisonPlan(Plan):
         """Times steps of the trained runs in turns, unless that was done."""
         runs = [run for run in self.final() if run.is_trained]
         known = read_speeds(self.output)
-        if self.comparison.timed_steps and not all(map(known.knows, runs)):
+        if self.comparison.timed_steps and not all(map(known.figures, runs)):
             say(f"timing {self.comparison.timed_steps} steps of each contender, in turns")
             measure_speeds(runs, self.comparison.timed_steps, self.output)
 
@@ -126,7 +131,7 @@ class ComparisonPlan(Plan):
         """Uses speeds in turns only if they are known for all runs."""
         speeds = read_speeds(self.output)
         done = [run for run in self.final() if self.is_done(run)]
-        self._speeds = speeds if all(map(speeds.knows, done)) else Speeds()
+        self._speeds = speeds if all(map(speeds.figures, done)) else Speeds()
         super().report(images=images)
 
     def heading(self) -> Heading:

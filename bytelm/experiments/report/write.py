@@ -19,7 +19,7 @@ from rich.table import Table as RichTable
 from bytelm.core.console import TerminalConsole
 from bytelm.core.files import write_whole
 from bytelm.experiments.records import Heading, RunRecord
-from bytelm.experiments.report.drawing import COLOURS, DARK_COLOURS, svg, write_png
+from bytelm.experiments.report.charts import COLOURS, DARK_COLOURS, svg, write_png
 from bytelm.experiments.report.sections import Section, chart_sections, progress, sections_of
 from bytelm.experiments.report.summary import Difference, Entry, gather, groups
 from bytelm.experiments.report.tables import (

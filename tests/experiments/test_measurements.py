@@ -5,7 +5,7 @@ import jax
 import pytest
 
 from bytelm.data.config import DataConfig
-from bytelm.experiments import speeds
+from bytelm.experiments import measurements
 from bytelm.experiments.contenders import changed
 from bytelm.experiments.runs import Run
 from bytelm.models.transformer import TransformerConfig
@@ -22,16 +22,16 @@ FAST, SLOW = run("fast", 100.0), run("slow", 400.0)
 
 
 @pytest.fixture
-def known(tmp_path, monkeypatch) -> speeds.Speeds:
-    monkeypatch.setattr(speeds, "_step", lambda run: RepeatedStep(run.contender, 3, 7))
+def known(tmp_path, monkeypatch) -> measurements.Speeds:
+    monkeypatch.setattr(measurements, "_step", lambda run: RepeatedStep(run.contender, 3, 7))
     taken = {"fast": (4.0, 1.0, 2.0), "slow": (8.0, 8.0, 8.0)}
     monkeypatch.setattr(
-        speeds,
+        measurements,
         "in_turns",
         lambda steps, rounds, warm_up: {n: Timing(taken[step]) for n, step in steps.items()},
     )
-    speeds.measure_speeds([FAST, SLOW], 3, tmp_path)
-    return speeds.read_speeds(tmp_path)
+    measurements.measure_speeds([FAST, SLOW], 3, tmp_path)
+    return measurements.read_speeds(tmp_path)
 
 
 def test_speeds_are_the_bytes_of_a_step_over_its_median(known):
@@ -47,14 +47,14 @@ def test_runs_share_the_steps_that_are_alike(known):
     assert known.figures(later)["train_bytes_per_second_in_turns"] == 5
     for field, value in (("data.batch_size", 16), ("train.accumulation", 2), ("model.width", 32)):
         config = changed(FAST.config, {field: value})
-        assert not known.knows(dataclasses.replace(FAST, config=config))
+        assert not known.figures(dataclasses.replace(FAST, config=config))
 
 
 def test_contenders_that_find_no_room_together_are_not_timed(tmp_path, monkeypatch, capsys):
     def full(run):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
 
-    monkeypatch.setattr(speeds, "_step", full)
-    speeds.measure_speeds([FAST], 3, tmp_path)
+    monkeypatch.setattr(measurements, "_step", full)
+    measurements.measure_speeds([FAST], 3, tmp_path)
     assert "could not be timed: RESOURCE_EXHAUSTED" in capsys.readouterr().out
-    assert speeds.read_speeds(tmp_path) == speeds.Speeds()
+    assert measurements.read_speeds(tmp_path) == measurements.Speeds()
