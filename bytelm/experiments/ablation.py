@@ -4,7 +4,6 @@ Every contender runs with every seed. If there are several learning rates, each 
 tries all of them with the first seed, and keeps the one with the fewest validation bits.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
-from bytelm.experiments.contenders import changed, check_baseline, check_lists
+from bytelm.experiments.contenders import changed, check_lists, check_names
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.experiment import ExperimentConfig, saved_form
 
@@ -46,18 +45,7 @@ class Ablation(Checked, name="ablation"):
             seeds=self.seeds or (0,),
             learning_rates=self.learning_rates,
         )
-        for name in self.contenders:
-            if not re.fullmatch(r"\w[\w.+-]*", name):
-                raise UserError(
-                    f"the ablation has a contender {name!r}; a directory gets that name, so use "
-                    "only letters, digits and . _ + -."
-                )
-        check_baseline("ablation", self.reference, self.contenders)
-        if min(self.learning_rates) <= 0:
-            raise UserError(
-                f"the ablation has the learning_rates {self.learning_rates}; give multiples above "
-                "0, such as 0.5 1 2."
-            )
+        check_names("ablation", self.reference, self.contenders, marks="._+-")
         varied = [name for name, changes in self.contenders.items() if "train.seed" in changes]
         if self.seeds and varied:
             raise UserError(

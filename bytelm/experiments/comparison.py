@@ -11,7 +11,6 @@ validation bits per byte is kept at all budgets, corpora and seeds.
 
 import dataclasses
 import glob
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig
 from bytelm.evaluation.robustness import Robustness
-from bytelm.experiments.contenders import check_baseline, check_lists
+from bytelm.experiments.contenders import check_lists, check_names
 from bytelm.experiments.records import Axis
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.tokenizers import Kind as TokenizerKind
@@ -108,8 +107,6 @@ class Comparison(Checked, name="comparison"):
         lists = ("contenders", "budgets", "corpora", "seeds", "learning_rates")
         check_lists("comparison", **{name: getattr(self, name) for name in lists})
         self._check_names()
-        if min(self.budgets) <= 0 or min(self.learning_rates) <= 0:
-            raise UserError("budgets and learning_rates of the comparison must be above 0.")
         if (self.axis == "inference_flops") != (self.raw_bytes is not None):
             raise UserError(
                 "raw_bytes is the amount of training text on the axis inference_flops, and only "
@@ -124,12 +121,8 @@ class Comparison(Checked, name="comparison"):
         return len(self.budgets) * len(self.corpora) * len(self.seeds)
 
     def _check_names(self) -> None:
-        for name in (*self.contenders, *self.corpora, *self.adaptation):
-            if not re.fullmatch(r"\w[\w.+]*", name):
-                raise UserError(
-                    f"the comparison has the name {name!r}; a directory gets it, so use only "
-                    "letters, digits and . _ +."
-                )
+        texts = (*self.corpora, *self.adaptation)
+        check_names("comparison", self.baseline, self.contenders, texts, marks="._+")
         if both := set(self.corpora) & set(self.adaptation):
             raise UserError(
                 f"the comparison has corpora and adaptations of one name ({', '.join(both)}); "
@@ -141,7 +134,6 @@ class Comparison(Checked, name="comparison"):
                 f"the comparison has contenders of one name ({', '.join(twice)}); their runs would "
                 "share a directory on some disks, so rename one."
             )
-        check_baseline("comparison", self.baseline, self.contenders)
 
     def _check_contender(self, name: str, contender: Contender) -> None:
         if isinstance(contender.config.model, EncoderDecoderConfig):

@@ -1,7 +1,8 @@
 """Shared by the declarations of ablations and comparisons: contenders, changes to configs."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from bytelm.core.checked import did_you_mean
@@ -28,16 +29,29 @@ def count_tasks(declared: Declaration) -> tuple[int, int]:
 
 
 def check_lists(what: str, **lists: Sequence[Any] | Mapping[Any, Any]) -> None:
-    """Raises UserError if a list that a declaration `what` needs is empty or repeats itself."""
+    """Raises UserError for a list that is empty, repeats itself, or must be above 0."""
     for name, values in lists.items():
         if not values:
             raise UserError(f"the {what} has no {name}; give at least one.")
         if len(set(values)) < len(values):
             raise UserError(f"the {what} names one of its {name} twice: {values}.")
+        if name in ("budgets", "learning_rates") and min(values) <= 0:
+            raise UserError(f"{name} of the {what} must be above 0, and are {values}.")
 
 
-def check_baseline(what: str, baseline: str, contenders: Mapping[str, Any]) -> None:
-    """Raises UserError if the baseline is not a contender of the declaration `what`."""
+def check_names(
+    what: str, baseline: str, contenders: Iterable[str], others: Iterable[str] = (), marks: str = ""
+) -> None:
+    """Raises UserError for a name that no directory can have, or a baseline that is no contender.
+
+    A name has letters, digits and `marks`.
+    """
+    for name in (*contenders, *others):
+        if not re.fullmatch(rf"\w[\w{re.escape(marks)}]*", name):
+            raise UserError(
+                f"the {what} has the name {name!r}; a directory gets it, so use only letters, "
+                f"digits and {' '.join(marks)}."
+            )
     if baseline not in contenders:
         raise UserError(
             f"the baseline {baseline!r} is not a contender of the {what}; it must be one of "

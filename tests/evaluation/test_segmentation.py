@@ -4,12 +4,12 @@ import re
 
 import numpy as np
 import pytest
-from bytelm.evaluation.segmentation_page import print_segmentation, segmentation_page, visible
 from rich.console import Console
 
 from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig
+from bytelm.evaluation.segmentation import print_segmentation, segmentation_page, visible
 from bytelm.evaluation.suite import evaluate
 from bytelm.inference.segmentation import Segmentation
 from bytelm.training.checkpoints.checkpoint import SavedModel

@@ -322,7 +322,7 @@ def test_seeds_are_averaged_and_rates_are_swept(ablation, tmp_path, capsys, monk
         ({"baseline": "third"}, "the baseline 'third' is not a contender"),
         ({"seeds": (1, 1)}, "one of its seeds twice"),
         ({"seeds": (1, 2)}, "contender second changes train.seed"),
-        ({"learning_rates": (0.0,)}, "give multiples above 0"),
+        ({"learning_rates": (0.0,)}, "learning_rates of the ablation must be above 0"),
         ({"contenders": {"a": {}, "a-s1": {}}, "seeds": (0, 1)}, None),
         ({"contenders": {"a": {}, "a-lr2": {}}, "learning_rates": (1.0, 2.0)}, None),
         ({"contenders": {"a": {}, "a-lr1": {}}, "learning_rates": (1.0,)}, None),
