@@ -17,10 +17,8 @@ class TerminalConsole(Console):
     characters, and characters that the encoding lacks, are shown as escapes.
     """
 
-    def __init__(self, file: TextIO | None = None, *, quiet: bool = False, **options: Any) -> None:
-        super().__init__(
-            file=file, quiet=quiet, markup=False, emoji=False, highlight=False, **options
-        )
+    def __init__(self, file: TextIO | None = None, **options: Any) -> None:
+        super().__init__(file=file, markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """The text with escapes, before its width is measured."""
