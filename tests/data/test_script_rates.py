@@ -8,7 +8,7 @@ import pytest
 from bytelm.cli.main import main
 from bytelm.core.errors import UserError
 from bytelm.data.script_rates import script_rates
-from bytelm.data.sources.placement import Document
+from bytelm.data.sources.source import Document
 
 ENGLISH = [b"ab cd", b"a b c ", b"abcdefgh   x"]
 """1 of 5, 3 of 6 and 1 of 12 bytes end a run of whitespace's first character."""

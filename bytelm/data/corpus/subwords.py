@@ -164,9 +164,9 @@ def _saved(directory: Path, names: Sequence[str]) -> tuple[int, dict[str, bytes]
             digests[name] = block_digests(path)
             if digests[name].hex() != saved["digests"][name]:
                 return None
+        return saved["done"], digests
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return saved["done"], digests
 
 
 def _save(

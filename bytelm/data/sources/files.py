@@ -26,8 +26,7 @@ from bytelm.data.sources.file_formats import (
     opened,
 )
 from bytelm.data.sources.local_files import content_digests, find_files, identity
-from bytelm.data.sources.placement import Document
-from bytelm.data.sources.source import Reader, SingleSource
+from bytelm.data.sources.source import Document, Reader, SingleSource
 from bytelm.data.text_record import Split
 
 COMPRESSION_RATIO = 2

@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 
 from bytelm.core.errors import UserError
 from bytelm.core.files import is_utf8
-from bytelm.data.sources.placement import Document
-from bytelm.data.sources.source import NotInstalledError, Reader, SingleSource
+from bytelm.data.sources.source import Document, NotInstalledError, Reader, SingleSource
 from bytelm.data.text_record import SPLITS, Split
 
 FOUND_SPLITS: dict[Split, tuple[str, ...]] = {

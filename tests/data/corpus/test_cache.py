@@ -25,8 +25,7 @@ from bytelm.data.corpus import subwords
 from bytelm.data.corpus.cache import PackedCorpus, packed_corpus
 from bytelm.data.corpus.packing import Rows
 from bytelm.data.open_data import OpenData
-from bytelm.data.sources.placement import Document, Placed
-from bytelm.data.sources.source import Source
+from bytelm.data.sources.source import Document, Placed, Source
 from bytelm.data.sources.tfds import TfdsReader
 from bytelm.data.text_record import SPLITS
 from bytelm.tokenizers.unigram import Unigram
@@ -225,8 +224,7 @@ from pathlib import Path
 from bytelm.data.corpus.cache import packed_corpus
 from bytelm.data.config import DataConfig, Files
 from bytelm.data.open_data import OpenData
-from bytelm.data.sources.placement import Document, Placed
-from bytelm.data.sources.source import Source
+from bytelm.data.sources.source import Document, Placed, Source
 
 def slow(self, split):
     yield Placed(Document(b"x" * 100_000), "train", False)
