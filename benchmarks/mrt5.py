@@ -29,7 +29,7 @@ from flax import nnx
 
 from benchmarks.tables import show
 from bytelm.core.vocabulary import BYTES
-from bytelm.data.tasks.span_corruption import lengths
+from bytelm.data.tasks.span_corruption import SpanCorruption
 from bytelm.inference.transduction import encode_reading, read_inputs, round_up
 from bytelm.models import Batch
 from bytelm.models.contract import ComputeDtype
@@ -84,7 +84,7 @@ class Arguments:
 
 def random_batch(arguments: Arguments) -> Batch:
     """Rows as span corruption makes them, of random bytes."""
-    _, targets = lengths(arguments.length, 0.15, 20.0)
+    targets = SpanCorruption().own_row_length(arguments.length)
     rng = np.random.default_rng(0)
 
     def symbols(count: int) -> np.ndarray:
