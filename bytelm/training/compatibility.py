@@ -46,7 +46,6 @@ def check_supply(config: ExperimentConfig, tokenizer: Tokenizer | None) -> None:
     """Raises UserError if the data lack something that the model needs.
 
     Args:
-        config: of model and data.
         tokenizer: of the data; None for bytes.
     """
     model, data = config.model, config.data

@@ -46,9 +46,7 @@ def start_from(
     """The parameters of the last checkpoint of `train.initial`, and fresh ones that it lacks.
 
     Args:
-        config: of the new run.
-        params: fresh ones of the new model.
-        shardings: of the parameters.
+        params, shardings: fresh parameters of the new model, and where they are placed.
         tokenizer: of the new run; None for bytes.
         verify: whether to compare the checkpoint with its digests.
 
@@ -60,13 +58,13 @@ def start_from(
             model, and `train.initial_differences` does not allow it; or if the new model lacks
             some of them, or has them in other shapes.
     """
-    saved, listed = read_initial(config, params, tokenizer=tokenizer, verify=verify)
+    saved, changes = read_initial(config, params, tokenizer=tokenizer, verify=verify)
 
     def choose(path: Any, leaf: jax.Array, sharding: Any) -> jax.Array:
         name = path_name(path)
         return jax.device_put(saved[name], sharding) if name in saved else leaf
 
-    return jax.tree.map_with_path(choose, params, shardings), listed
+    return jax.tree.map_with_path(choose, params, shardings), changes
 
 
 def read_initial(

@@ -19,9 +19,10 @@ from bytelm.models.parameters import abstract_model, roles_of
 from bytelm.nn.mesh import check_batch, like_parameters, parameter_shardings
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.optimizer import OptimizerConfig
-from bytelm.training.score import StepMetrics, Sums
 from bytelm.training.step import (
+    StepMetrics,
     StepSetup,
+    Sums,
     TrainState,
     controllers_of,
     eval_step,

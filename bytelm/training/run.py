@@ -27,8 +27,7 @@ from bytelm.training.metrics.display import Reporter, format_duration
 from bytelm.training.metrics.record import LoopState
 from bytelm.training.program import TrainProgram
 from bytelm.training.run_directory import CONFIG
-from bytelm.training.score import StepMetrics
-from bytelm.training.step import TrainState
+from bytelm.training.step import StepMetrics, TrainState
 from bytelm.training.validation import Validation
 
 SAMPLE_INPUTS = 3
@@ -211,10 +210,7 @@ def standard_hooks(
         tokenizer: of the samples; None for bytes.
         samples: whether there are any.
     """
-    hooks = [
-        Hook(partial(validate, validation), every),
-        Hook(save_if_due, when_stopping=True),
-    ]
+    hooks = [Hook(partial(validate, validation), every), Hook(save_if_due, when_stopping=True)]
     if samples:
         hooks.append(Hook(partial(show_sample, validation, tokenizer), every))
     return hooks

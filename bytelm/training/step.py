@@ -1,4 +1,4 @@
-"""A training step: the state, and the pure functions that make it and change it.
+"""A training step: its state, its loss with the sums for figures, and the pure functions of both.
 
 The state crosses the jit boundary as plain arrays; the model is merged inside the trace, since
 walking its graph in Python at every call would cost more than a small model's step.
@@ -15,11 +15,25 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from bytelm.core.statistics import (
+    BITS_PER_TARGET_BYTE,
+    BITS_PER_TARGET_BYTE_WITH_END,
+    BPB,
+    BPB_WITH_END,
+    Ratio,
+    Statistic,
+)
 from bytelm.core.vocabulary import PAD, UNSCORED, Vocabulary
-from bytelm.models import Batch, ModelConfig
+from bytelm.models import Batch, ModelConfig, ModelOutput
 from bytelm.models.contract import DELETED
 from bytelm.models.encoder_decoder import ControllerState, EncoderDecoderConfig, RatioController
-from bytelm.training.score import StepMetrics, Sums, score
+from bytelm.patching.patches import LENGTHS, count_lengths
+
+AUXILIARY = Statistic("auxiliary")
+"""Auxiliary losses by name, in nats per scored symbol."""
+BYTES_PER_PATCH = Statistic("bytes_per_patch", "B/patch")
+PATCH_LENGTH = Statistic("patch_length", "share")
+"""Share of the patches that have each length, in the classes of `LENGTHS`."""
 
 
 @jax.tree_util.register_dataclass
@@ -44,6 +58,62 @@ class TrainState:
     skipped: Any
     skipped_in_row: Any
     controllers: dict[str, ControllerState]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sums:
+    """Sums over the scored symbols of some batches.
+
+    Attributes:
+        nats: of all symbols, including END.
+        bytes: of text.
+        symbols: bytes or tokens, including END.
+        inputs: symbols that the encoder read; None without one.
+        patches: as in `ModelConfig.forward_flops`: patches that started, or inputs that the
+            encoder did not delete; None in a flat model.
+        statistics: ratios; the first one is `measure`.
+    """
+
+    nats: Any
+    bytes: Any
+    symbols: Any
+    inputs: Any
+    patches: Any
+    statistics: tuple[Ratio, ...]
+
+    @property
+    def measure(self) -> Ratio:
+        """Bits per byte of the text, or with an encoder of the targets."""
+        return self.statistics[0]
+
+    @property
+    def read(self) -> Any:
+        """Bytes of text, or with an encoder its inputs."""
+        return self.bytes if self.inputs is None else self.inputs
+
+    def ratio(self, statistic: Statistic) -> Ratio:
+        """The ratio of a statistic."""
+        return next(ratio for ratio in self.statistics if ratio.statistic is statistic)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StepMetrics:
+    """The metrics of a training step.
+
+    Attributes:
+        gradient_norm: before clipping.
+        skipped: steps so far whose loss or gradient was not finite.
+        skipped_in_row: how many of the last steps were skipped.
+        weights: of auxiliary losses that a controller sets, by name.
+    """
+
+    sums: Sums
+    gradient_norm: Any
+    skipped: Any
+    skipped_in_row: Any
+    weights: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -129,21 +199,15 @@ def train_step(
 
 def eval_step(setup: StepSetup, params: Any, batch: Batch) -> Sums:
     """The sums over a batch, without random numbers in the model."""
-    model = nnx.merge(setup.graphdef, params)
-    return score(model, batch, setup.scripts, vocabulary=setup.vocabulary)[1]
+    return score(params, batch, setup)[1]
 
 
 def _batch_gradients(
     setup: StepSetup, params: Any, batch: Batch, weights: dict[str, jax.Array]
 ) -> tuple[Any, Sums]:
     """Gradients of the loss summed over the batch, and the batch's sums."""
-    gradients = partial(
-        jax.grad(_loss, has_aux=True),
-        params,
-        setup=setup,
-        weights=weights,
-        symbols_per_input=_symbols_per_input(batch),
-    )
+    loss = partial(score, setup=setup, weights=weights, symbols_per_input=_symbols_per_input(batch))
+    gradients = partial(jax.grad(loss, has_aux=True), params)
     if setup.accumulation == 1:
         return gradients(batch)
     micro_batches = jax.tree.map(lambda rows: _divided(rows, setup.accumulation), batch)
@@ -154,17 +218,6 @@ def _batch_gradients(
         micro_batches,
     )
     return total
-
-
-def _loss(
-    params: Any,
-    batch: Batch,
-    setup: StepSetup,
-    weights: dict[str, jax.Array],
-    symbols_per_input: jax.Array | None,
-) -> tuple[jax.Array, Sums]:
-    model = nnx.merge(setup.graphdef, params)
-    return score(model, batch, setup.scripts, weights, symbols_per_input, setup.vocabulary)
 
 
 def _symbols_per_input(batch: Batch) -> jax.Array | None:
@@ -184,3 +237,97 @@ def _row_keys(state: TrainState, rows: int) -> jax.Array:
 def _divided(rows: jax.Array, count: int) -> jax.Array:
     """[B, N] -> [count, B / count, N], taking every count-th row so that no row changes device."""
     return rows.reshape(rows.shape[0] // count, count, *rows.shape[1:]).swapaxes(0, 1)
+
+
+def score(
+    params: Any,
+    batch: Batch,
+    setup: StepSetup,
+    weights: Mapping[str, jax.Array] | None = None,
+    symbols_per_input: jax.Array | None = None,
+) -> tuple[jax.Array, Sums]:
+    """The training loss summed over a batch's scored symbols, and the sums for its figures.
+
+    Args:
+        weights: of auxiliary losses in the training loss, by name; 1 for others.
+        symbols_per_input: of the whole batch, for a micro-batch of an encoder.
+    """
+    output = nnx.merge(setup.graphdef, params)(batch)
+    nats = output.nats(batch.targets)  # [B, T]
+    is_text = (batch.targets >= 0) & (batch.targets < setup.vocabulary.end)  # [B, T]
+    bytes_of = is_text.astype(jnp.int32) if batch.byte_counts is None else batch.byte_counts
+    text_nats = jnp.where(is_text, nats, 0.0).sum()
+    total, size, symbols = nats.sum(), bytes_of.sum(), (batch.targets != UNSCORED).sum()
+    inputs: Any = None if batch.inputs is None else (batch.inputs != PAD).sum()
+    # An encoder's losses are means over inputs; a micro-batch has a share of all inputs.
+    share: Any = symbols if symbols_per_input is None else inputs * symbols_per_input
+    losses, of_loss = output.auxiliary_losses, weights or {}
+    auxiliary = sum((of_loss.get(name, 1.0) * loss for name, loss in losses.items()), jnp.zeros(()))
+    if inputs is None:
+        bits = (BPB(text_nats, size), BPB_WITH_END(total, size))
+        patches = None if output.patch_starts is None else output.patch_starts.sum()
+    else:
+        bits = (
+            BITS_PER_TARGET_BYTE(text_nats, size),
+            BITS_PER_TARGET_BYTE_WITH_END(total, symbols),
+        )
+        patches = inputs if output.deleted is None else inputs - output.deleted.sum()
+    sums = Sums(
+        nats=total,
+        bytes=size,
+        symbols=symbols,
+        inputs=inputs,
+        patches=patches,
+        statistics=(
+            *bits,
+            *_of_patches(output, batch, bytes_of, setup.scripts),
+            *_of_deletions(output, batch, setup.scripts),
+            *output.statistics,
+            *(
+                AUXILIARY((loss * share)[None], symbols, parts=(name,))
+                for name, loss in losses.items()
+            ),
+        ),
+    )
+    return total + auxiliary * share, sums
+
+
+def _of_patches(
+    output: ModelOutput, batch: Batch, bytes_of: jax.Array, scripts: tuple[str, ...]
+) -> list[Ratio]:
+    """Bytes per patch, in all and by script, and shares of patch lengths."""
+    starts = output.patch_starts  # [B, T]
+    if starts is None:
+        return []
+    lengths = count_lengths(starts, batch.document_ids)
+    in_all, *by_script = _ratios(BYTES_PER_PATCH, bytes_of, starts, batch.scripts, scripts)
+    return [in_all, PATCH_LENGTH(lengths, lengths.sum(), parts=LENGTHS), *by_script]
+
+
+def _of_deletions(output: ModelOutput, batch: Batch, scripts: tuple[str, ...]) -> list[Ratio]:
+    """The deleted share of an encoder's inputs, in all and by script."""
+    if output.deleted is None:
+        return []
+    inputs = batch.inputs != PAD  # [B, S]
+    script_of_row = batch.scripts[:, :1] if scripts else None  # [B, 1]
+    return _ratios(DELETED, output.deleted, inputs, script_of_row, scripts)
+
+
+def _ratios(
+    statistic: Statistic,
+    total: jax.Array,
+    count: jax.Array,
+    numbers: Any,
+    scripts: tuple[str, ...],
+) -> list[Ratio]:
+    """The ratio of `total` to `count`, both `[B, T]`: in all and, if there are scripts, by script.
+
+    Args:
+        numbers: of the scripts, int `[B, T]` or `[B, 1]`; None without scripts.
+    """
+    found = [statistic(total.sum(), count.sum())]
+    if scripts:
+        of_script = numbers[:, :, None] == jnp.arange(len(scripts))[None, None]  # [B, T, N]
+        sums = ((of_script * x[:, :, None]).sum(axis=(0, 1)) for x in (total, count))
+        found.append(statistic(*sums, parts=scripts))
+    return found

@@ -59,9 +59,8 @@ def upgraded(saved: Any) -> Any:
     return config
 
 
-def moved_parameters(saved: Any) -> Moves:
+def moved_parameters(saved: Saved) -> Moves:
     """The parameters that have moved since a checkpoint with this saved config."""
-    saved = saved if isinstance(saved, dict) else {}
     later, family = UPGRADES[saved.get("schema", 0) :], part(saved, "model").get("family")
     return tuple(
         move for each in later if each.family in (None, family) for move in each.parameters
@@ -175,28 +174,17 @@ def _part_optimizers(config: Saved) -> None:
         optimizer.pop("momentum", None)
 
 
-_FIELDS_OF_FILES = (
-    "files",
-    "validation_files",
-    "test_files",
-    "text_key",
-    "target_key",
-    "script_key",
-    "skip_bad",
-)
-_FIELDS_OF_TFDS = (
-    "dataset",
-    "data_dir",
-    "train_split",
-    "validation_split",
-    "test_split",
-    "text_key",
-)
-_FIELDS_OF_SOURCES = ("script", "held_out", "split_above", "weight")
-_FIELDS_OF_TASKS = {
+_OF_SOURCES = ("script", "held_out", "split_above", "weight")
+_OF_FILES = ("files", "validation_files", "test_files", "target_key", "script_key", "skip_bad")
+_OF_TFDS = ("dataset", "data_dir", "train_split", "validation_split", "test_split")
+_FIELDS = {
+    "python_stdlib": _OF_SOURCES,
+    "files": (*_OF_FILES, "text_key", *_OF_SOURCES),
+    "tfds": (*_OF_TFDS, "text_key", *_OF_SOURCES),
     "next_byte": ("tokenizer", "stochastok", "unigram", "shard_bytes", "read"),
     "span_corruption": ("target_length", "noise_density", "mean_span"),
 }
+"""The fields of each kind of source and of task; other tasks have a target length."""
 
 
 def _choose_source_and_task(config: Saved) -> None:
@@ -204,28 +192,28 @@ def _choose_source_and_task(config: Saved) -> None:
     data = part(config, "data")
     if not data or "source" in data:
         return
-    mixture = data.pop("mixture", None)
-    fields = {*_FIELDS_OF_FILES, *_FIELDS_OF_TFDS, *_FIELDS_OF_SOURCES}
-    own = {name: data.pop(name) for name in fields & data.keys()}
-    task = data.pop("task", "next_byte")
-    names = {*_FIELDS_OF_TASKS["next_byte"], *_FIELDS_OF_TASKS["span_corruption"]}
-    values = {name: data.pop(name) for name in names & data.keys()}
+    moved = {"mixture", "task"}.union(*_FIELDS.values())
+    old = {name: data.pop(name) for name in moved & data.keys()}
+    mixture, task = old.get("mixture"), old.get("task", "next_byte")
     if isinstance(mixture, list) and mixture:
         parts = [_source(each) for each in mixture if isinstance(each, dict)]
         data["source"] = {"kind": "mixture", "sources": parts}
     else:
-        data["source"] = _source(own)
-    kept = _FIELDS_OF_TASKS.get(task, ("target_length",))
-    data["task"] = {"kind": task} | {name: values[name] for name in kept if name in values}
+        data["source"] = _source(old)
+    data["task"] = {"kind": task, **_chosen(old, _FIELDS.get(task, ("target_length",)))}
 
 
 def _source(fields: Saved) -> Saved:
-    kind, names = "python_stdlib", set(_FIELDS_OF_SOURCES)
+    kind = "python_stdlib"
     if fields.get("files"):
-        kind, names = "files", names.union(_FIELDS_OF_FILES)
+        kind = "files"
     elif fields.get("dataset", kind) != kind:
-        kind, names = "tfds", names.union(_FIELDS_OF_TFDS)
-    return {"kind": kind} | {name: fields[name] for name in names if name in fields}
+        kind = "tfds"
+    return {"kind": kind, **_chosen(fields, _FIELDS[kind])}
+
+
+def _chosen(fields: Saved, names: tuple[str, ...]) -> Saved:
+    return {name: fields[name] for name in names if name in fields}
 
 
 UPGRADES = (

@@ -15,7 +15,7 @@ from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.nn.mesh import batch_shards, place_batch, row_share
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.program import TrainProgram
-from bytelm.training.score import Sums
+from bytelm.training.step import Sums
 
 
 class Validated(NamedTuple):

@@ -8,6 +8,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -24,7 +25,7 @@ from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.loop import train
-from bytelm.training.step import score
+from bytelm.training.step import StepSetup, eval_step
 
 TEXTS = [b"the text of the text", b"", b"\xff\x00 the \xe2\x96\x81\r\n", "время 日本".encode() * 9]
 
@@ -129,8 +130,9 @@ def test_a_model_that_knows_nothing_has_the_bits_of_its_tokens(trained):
 
 def test_the_sums_of_training_are_of_bytes(experiment):
     batch = next(iter(ValidationBatches(OpenData(experiment.data))))
-    model = experiment.model.build(nnx.Rngs(0))
-    _, sums = score(model, batch, vocabulary=experiment.model.symbols)
+    graphdef, params = nnx.split(experiment.model.build(nnx.Rngs(0)))
+    setup = StepSetup(graphdef, optax.identity(), experiment.model.symbols, {})
+    sums = eval_step(setup, params, batch)
     end = experiment.model.symbols.end
     tokens = np.count_nonzero((batch.targets >= 0) & (batch.targets < end))
     assert sums.bytes == batch.byte_counts.sum() > tokens

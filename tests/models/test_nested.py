@@ -13,7 +13,7 @@ from bytelm.patching.learned import EntropyPatches
 from bytelm.patching.levels import Symbols
 from bytelm.patching.patches import find_patches, overflow_ratio, slots
 from bytelm.patching.segmenter import FixedPatches
-from bytelm.training.score import BYTES_PER_PATCH
+from bytelm.training.step import BYTES_PER_PATCH
 from tests.models.families import ROWS, decoder, empty_state, random_rows, split_model
 from tests.models.nested import NestedConfig
 

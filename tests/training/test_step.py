@@ -213,10 +213,10 @@ def test_a_step_with_a_non_finite_loss_is_skipped(muon_run):
 def test_a_step_with_a_non_finite_gradient_is_skipped(monkeypatch):
     score = step.score
 
-    def with_a_kink(model, *arguments):
-        loss, sums = score(model, *arguments)
+    def with_a_kink(params, batch, **options):
+        loss, sums = score(params, batch, **options)
         # Zero, with the gradient 0 x infinity.
-        return loss + jnp.sqrt(0 * model.head.kernel[...].sum()), sums
+        return loss + jnp.sqrt(0 * params["head"]["kernel"].sum()), sums
 
     monkeypatch.setattr(step, "score", with_a_kink)
     run = Run(ONE_DEVICE, optax.sgd(1.0))

@@ -13,7 +13,7 @@ from bytelm.data.open_data import OpenData
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.metrics.display import format_figures
-from bytelm.training.score import Sums
+from bytelm.training.step import Sums
 from bytelm.training.validation import Validation
 
 

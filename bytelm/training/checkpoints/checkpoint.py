@@ -24,19 +24,8 @@ from orbax.checkpoint import checkpoint_managers
 from bytelm.core.errors import UserError
 from bytelm.core.files import plain_path
 from bytelm.data.carried import carried_tokenizer
-from bytelm.training.checkpoints.digests import (
-    DIGESTS,
-    LOOP,
-    Digests,
-    digest_arrays,
-    digest_json,
-)
-from bytelm.training.checkpoints.exported import (
-    SavedModel,
-    is_exported,
-    load_exported,
-    restore_target,
-)
+from bytelm.training.checkpoints.digests import DIGESTS, LOOP, Digests, digest_arrays, digest_json
+from bytelm.training.checkpoints.exported import ABOUT, SavedModel, load_exported, restore_target
 from bytelm.training.checkpoints.reading import (
     CheckpointReader,
     chosen,
@@ -175,7 +164,7 @@ class Checkpoints:
 
     def config(self, step: int | None = None, *, verify: bool = True) -> ExperimentConfig:
         """The config of a checkpoint; by default, of the last one whose config can be read."""
-        read, run = CheckpointReader.config, self.folder.parent
+        run, read = self.folder.parent, CheckpointReader.config
         return first_readable(self._manager, run, step, read, verify=verify)
 
     def set_aside_after(self, step: int, *, unreadable: bool) -> Path | None:
@@ -312,11 +301,11 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
         UserError: if `run` holds no checkpoint, none of that step, or none that can be read.
     """
     folder = run.absolute() / FOLDER
-    if not folder.is_dir() and is_exported(run):
-        saved = load_exported(run, verify=verify)
-        chosen(run, [saved.step], step)
-        return saved
     if not folder.is_dir():
+        if (run / ABOUT).is_file():
+            saved = load_exported(run, verify=verify)
+            chosen(run, [saved.step], step)
+            return saved
         hint = (
             f"name the run {run.absolute().parents[1]} and the step with --step"
             if run.absolute().parent.name == FOLDER

@@ -29,12 +29,7 @@ from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.parameters import abstract_model, count_parameters
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.digests import check, digest_arrays, digest_json
-from bytelm.training.checkpoints.tensor_files import (
-    WEIGHTS,
-    first_line,
-    read_folder,
-    read_json,
-)
+from bytelm.training.checkpoints.tensor_files import WEIGHTS, first_line, read_folder, read_json
 from bytelm.training.experiment import ExperimentConfig, as_saved, from_saved, to_json
 from bytelm.training.metrics.record import LoopState, Record
 from bytelm.training.upgrades import move_parameters, moved_parameters
@@ -137,11 +132,6 @@ def export(saved: SavedModel, folder: Path, shard_bytes: int = SHARD_BYTES) -> N
         carry(partial, saved.tokenizer, None)
         if saved.run is not None and (saved.run / TEXT_RECORD).is_file():
             shutil.copyfile(saved.run / TEXT_RECORD, partial / TEXT_RECORD)
-
-
-def is_exported(folder: Path) -> bool:
-    """Whether a folder holds an exported model."""
-    return (folder / ABOUT).is_file()
 
 
 def load_exported(folder: Path, *, verify: bool = True) -> SavedModel:

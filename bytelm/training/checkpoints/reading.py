@@ -17,12 +17,7 @@ from bytelm.training.checkpoints.tensor_files import first_line
 from bytelm.training.distributed import gather_json
 from bytelm.training.experiment import ExperimentConfig, from_saved
 from bytelm.training.metrics.record import LoopState
-from bytelm.training.upgrades import (
-    Moves,
-    move_parameters,
-    moved_parameters,
-    restore_parameters,
-)
+from bytelm.training.upgrades import Moves, move_parameters, moved_parameters, restore_parameters
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from bytelm.training.cost import step_flops
 from bytelm.training.experiment import ExperimentConfig, as_saved
 from bytelm.training.metrics.record import SETTLED, LoopState, Record
 from bytelm.training.metrics.writer import MetricsWriter
-from bytelm.training.score import StepMetrics, Sums
+from bytelm.training.step import StepMetrics, Sums
 
 _RATE_WINDOW = 50
 """Updates whose speed gives the time left."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from bytelm.core.figure import Figure
 from bytelm.core.statistics import Statistic, added
-from bytelm.training.score import StepMetrics, Sums
+from bytelm.training.step import StepMetrics, Sums
 
 BYTES_PER_SECOND = Statistic("bytes_per_second", "B/s")
 FLOPS_PER_SECOND = Statistic("flops_per_second", "FLOP/s")

@@ -9,7 +9,7 @@ from bytelm.core.statistics import BPB, BPB_WITH_END, Statistic
 from bytelm.patching.learned import TARGET, boundary_statistics
 from bytelm.patching.patches import LENGTHS, OVERFLOW
 from bytelm.training.metrics.record import Record
-from bytelm.training.score import AUXILIARY, BYTES_PER_PATCH, PATCH_LENGTH, StepMetrics, Sums
+from bytelm.training.step import AUXILIARY, BYTES_PER_PATCH, PATCH_LENGTH, StepMetrics, Sums
 
 SCRIPTS = ("eng", "rus", "hin")
 
