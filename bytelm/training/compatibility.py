@@ -1,4 +1,4 @@
-"""Whether a run may start or resume, with its data, config and checkpoints."""
+"""Whether a run may start or resume: its data, config, checkpoints, and the run it starts from."""
 
 import json
 import math
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bytelm.core.config_json import differences, to_dict
 from bytelm.core.errors import UserError
@@ -15,8 +16,9 @@ from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import path_name
 from bytelm.tokenizers.tokenizer import Tokenizer
-from bytelm.training.checkpoints.checkpoint import last_step
+from bytelm.training.checkpoints.checkpoint import SavedModel, last_step, load_model
 from bytelm.training.checkpoints.scores import FOLDER
+from bytelm.training.distributed import gather_json
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.metrics.writer import read_records
 
@@ -38,16 +40,32 @@ FREE = (
 )
 """Fields that do not change the result of training."""
 
+_SAME_MEANING = (
+    "attention",
+    "boundary_gradient",
+    "bytes_per_slot",
+    "compute_dtype",
+    "remat",
+    "scaled_init",
+    "scan",
+    "segmenter.temperature",
+    "segmenter.weight",
+    "shortening.bias",
+    "shortening.integral",
+    "shortening.noise",
+    "shortening.proportional",
+    "shortening.score_weight",
+    "shortening.target",
+    "shortening.weight",
+)
+"""Fields of models that may change without changing the meaning of parameters."""
+
 SAME_RATE = 0.01
 """Relative difference of two learning rates that does not count as a jump."""
 
 
 def check_supply(config: ExperimentConfig, tokenizer: Tokenizer | None) -> None:
-    """Raises UserError if the data lack something that the model needs.
-
-    Args:
-        tokenizer: of the data; None for bytes.
-    """
+    """Raises UserError if the data, with their tokenizer, lack something that the model needs."""
     model, data = config.model, config.data
     has_encoder = isinstance(model, EncoderDecoderConfig)
     task = data.task
@@ -96,9 +114,6 @@ def check_checkpoints_are_there(run_dir: Path, step: int | None) -> None:
 
     A run that stopped before its first checkpoint starts again from the beginning. A run that got
     further must not: it would overwrite its metrics.
-
-    Args:
-        step: of the requested checkpoint, if any.
     """
     if last_step(run_dir) is not None:
         return
@@ -165,15 +180,15 @@ def check_change(
     changed = outcome_changes(old, new)
     if not changed:
         return []
-    listed = "; ".join(changed)
+    changes = "; ".join(changed)
     if _shapes(old_state) != _shapes(new_state):
         raise UserError(
-            f"the run was started with another model or optimiser ({listed}), whose saved "
+            f"the run was started with another model or optimiser ({changes}), whose saved "
             "parameters do not fit; undo the change, or start a new run."
         )
     if not allowed:
         raise UserError(
-            f"the run was started with another config ({listed}); undo the change, or add "
+            f"the run was started with another config ({changes}); undo the change, or add "
             "--allow-config-change to go on with it."
         )
     return changed
@@ -218,3 +233,82 @@ def _longer_run_advice(old: ExperimentConfig, step: int) -> str:
         f"a {schedule} schedule ends with its run: for one that can be trained longer choose "
         "--optimizer.schedule constant, or warmup_stable_decay, which goes on before its decay"
     )
+
+
+def start_from(
+    config: ExperimentConfig,
+    params: Any,
+    shardings: Any,
+    *,
+    tokenizer: Tokenizer | None = None,
+    verify: bool = True,
+) -> tuple[Any, list[str]]:
+    """The parameters of the last checkpoint of `train.initial`, and fresh ones that it lacks.
+
+    Args:
+        params, shardings: fresh parameters of the new model, and where they are placed.
+        tokenizer: of the new run; None for bytes.
+        verify: whether to compare the checkpoint with its digests.
+
+    Returns:
+        the parameters; and the differences between the two models, as "field: old -> new".
+
+    Raises:
+        UserError: if there is no checkpoint; if its parameters mean something else in the new
+            model, and `train.initial_differences` does not allow it; or if the new model lacks
+            some of them, or has them in other shapes.
+    """
+    saved, changes = read_initial(config, params, tokenizer=tokenizer, verify=verify)
+    places = flatten_dict(shardings, sep="/")
+    placed = {name: jax.device_put(leaf, places[name]) for name, leaf in saved.items()}
+    return unflatten_dict({**flatten_dict(params, sep="/"), **placed}, sep="/"), changes
+
+
+def read_initial(
+    config: ExperimentConfig, params: Any, *, tokenizer: Tokenizer | None = None, verify: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """The other run's parameters by name, and the differences; `params` may be abstract."""
+    run = str(config.train.initial)
+    found = load_model(Path(run), verify=verify)
+    if len(set(gather_json(found.step))) > 1:
+        raise UserError(f"processes read different checkpoints of train.initial {run}.")
+    saved, fresh = flatten_dict(found.params, sep="/"), flatten_dict(params, sep="/")
+    for name, leaf in saved.items():
+        if name not in fresh:
+            raise UserError(
+                f"train.initial {run} has the parameters {name}, which this model lacks; choose "
+                "the family and the sizes that it was trained with."
+            )
+        if leaf.shape != fresh[name].shape:
+            raise UserError(
+                f"train.initial {run} has {name} of shape {list(leaf.shape)}, and this model has "
+                f"{list(fresh[name].shape)}; choose the sizes that it was trained with."
+            )
+    return saved, _check_meaning(found, config, tokenizer)
+
+
+def _check_meaning(
+    old: SavedModel, new: ExperimentConfig, tokenizer: Tokenizer | None
+) -> list[str]:
+    """The differences between two models; UserError if they change the meaning of parameters."""
+    before, after = to_dict(old.config.model), to_dict(new.model)
+    if isinstance(new.model, type(old.config.model)):
+        # A family derived from the old one, such as MrT5 from ByT5, has more fields.
+        after = {name: after[name] for name in before if name != "family"}
+        before = {name: before[name] for name in after}
+    digests = [None if t is None else t.digest for t in (old.tokenizer, tokenizer)]
+    found = differences({**before, "tokenizer": digests[0]}, {**after, "tokenizer": digests[1]})
+    allowed = (*_SAME_MEANING, *new.train.initial_differences)
+    refused = [
+        (path, a, b)
+        for path, a, b in found
+        if not any(path == name or path.startswith(f"{name}.") for name in allowed)
+    ]
+    if refused:
+        names = " ".join(path for path, _, _ in refused)
+        raise UserError(
+            f"train.initial {new.train.initial} is another model ({'; '.join(listed(refused))}), "
+            "in which its parameters mean something else; undo the change, or allow it with "
+            f"--train.initial-differences {names}."
+        )
+    return listed(found)

@@ -57,11 +57,6 @@ def to_hf(run: Path, folder: Path, step: int | None = None) -> None:
     `transformers` loads an MrT5 as a T5, with a warning, and ignores its gate; the code of MrT5's
     authors computes the whole model.
 
-    Args:
-        run: a run directory.
-        folder: a new or empty folder.
-        step: of the checkpoint; None for the last one.
-
     Raises:
         UserError: if there is no such checkpoint of this family, or `folder` has files.
     """

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from bytelm.core.errors import UserError
 from bytelm.core.figure import with_prefix
@@ -46,34 +47,27 @@ def with_steps(config: ExperimentConfig, data: OpenData) -> ExperimentConfig:
     """
     if config.train.budget is None:
         return config
-    amount, unit = parse_budget(config.train.budget)
-    if unit == "flops":
-        cost = step_flops(config)
-        steps = int(amount / cost)
+    (amount, unit), rows, needed = parse_budget(config.train.budget), config.data.batch_size, ""
+    if unit == "epochs":
+        all_rows = text_size(data).rows
+        if all_rows is None:
+            raise UserError(
+                f"train.budget is {config.train.budget!r}, and the size of "
+                f"{' and '.join(data.names)} is not known: give bytes or flops."
+            )
+        steps = round(amount * all_rows / rows)
     else:
-        size = text_size(data)
-        cost = config.data.batch_size * size.bytes_per_row
-        if unit == "epochs":
-            if size.rows is None:
-                raise UserError(
-                    f"train.budget is {config.train.budget!r}, and the size of "
-                    f"{' and '.join(data.names)} is not known: give bytes or flops."
-                )
-            steps = round(amount * size.rows / config.data.batch_size)
-        else:
-            steps = int(amount / cost)
+        cost = step_flops(config) if unit == "flops" else rows * text_size(data).bytes_per_row
+        steps, needed = int(amount / cost), f", which takes {cost:.3g} {unit}"
     if steps < 1:
         raise UserError(
-            f"train.budget is {config.train.budget!r}, too little for one step"
-            + (f", which takes {cost:.3g} {unit}" if unit != "epochs" else "")
-            + "; give more, or smaller batches."
+            f"train.budget is {config.train.budget!r}, too little for one step{needed}; give "
+            "more, or smaller batches."
         )
     return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
 
 
-def run_facts(
-    config: ExperimentConfig, open_data: OpenData, mesh: jax.sharding.Mesh
-) -> dict[str, Any]:
+def run_facts(config: ExperimentConfig, open_data: OpenData, mesh: Mesh) -> dict[str, Any]:
     """The facts of a run as JSON values, of a config with its steps (`with_steps`)."""
     train, data, size = config.train, config.data, text_size(open_data)
     parameters, without_embeddings = count_parameters(config.model)

@@ -23,14 +23,16 @@ from bytelm.training.compatibility import (
     check_checkpoints_are_there,
     check_supply,
     rate_change,
+    read_initial,
+    start_from,
 )
 from bytelm.training.cost import header, run_facts, with_steps
 from bytelm.training.distributed import StopRequest
-from bytelm.training.experiment import ExperimentConfig, load_json, saved_form
+from bytelm.training.experiment import ExperimentConfig, as_saved, load_json, saved_form
 from bytelm.training.hardware import peak_flops
-from bytelm.training.initial import read_initial, start_from
 from bytelm.training.metrics.display import Display, Reporter
 from bytelm.training.metrics.record import LoopState
+from bytelm.training.metrics.writer import MetricsWriter
 from bytelm.training.program import TrainProgram, abstract_state, build_program
 from bytelm.training.provenance import provenance
 from bytelm.training.run import Hook, TrainingRun, standard_hooks, train_steps
@@ -183,12 +185,19 @@ def _start(parts: _Parts, stop: StopRequest, start: _Start) -> tuple[TrainingRun
         step, state, loop = 0, first, LoopState(validation_identity=validation.identity)
 
     counts = {name: facts[name] for name in ("parameters", "parameters_without_embeddings")}
-    origin, write = provenance() | counts, None
+    origin, write, writer = provenance() | counts, None, None
     if jax.process_index() == 0:
         trained_on = text_trained_on(run_dir, config, data, resuming=resuming)
         write = partial(write_files, run_dir, config, facts, trained_on, data)
         write()
         origin["text"] = trained_on.sources
+        writer = MetricsWriter(
+            run_dir,
+            as_saved(config),
+            start_step=step,
+            tensorboard=config.train.tensorboard,
+            wandb_project=config.train.wandb_project,
+        )
     peak = peak_flops(config.model.dtype) * mesh.size
     run = TrainingRun(
         config,
@@ -197,7 +206,7 @@ def _start(parts: _Parts, stop: StopRequest, start: _Start) -> tuple[TrainingRun
         program,
         batches,
         checkpoints,
-        Reporter(config, run_dir, step, loop, display, peak, writes=write is not None),
+        Reporter(config, loop, display, peak, writer),
         write,
         stop,
         provenance=origin,

@@ -84,16 +84,13 @@ class OptimizerConfig(Variant, name="optimizer", key="name"):
     def direction(self, roles: Any) -> optax.GradientTransformation:
         """Turns clipped gradients into updates, before weight decay and the learning rate.
 
-        Args:
-            roles: of the parameters (`bytelm.nn.roles.parameter_roles`).
+        `roles` are those of the parameters (`bytelm.nn.roles.parameter_roles`).
         """
 
     def learning_rates(self, steps: int, peak: Any = None) -> optax.Schedule:
         """Learning rate of each step, from 0 to `steps` - 1.
 
-        Args:
-            steps: of the run.
-            peak: float32 scalar in place of `learning_rate`, such as an argument of a program.
+        `peak` is a float32 scalar in place of `learning_rate`, such as an argument of a program.
         """
         peak = self.learning_rate if peak is None else peak
         last = peak * self.final

@@ -65,12 +65,8 @@ def find_file(name: str, what: str, names: list[str]) -> Path:
     bytelm's own files come first, with a warning if the current folder has another file of that
     name.
 
-    Args:
-        what: kind of file, for the error.
-        names: of all files of that kind, for the error.
-
     Raises:
-        UserError: if there is no such file.
+        UserError: if there is no such file; it says `what` kind of file, and similar `names`.
     """
     if name.endswith((".py", ".json")):
         path = Path(name)

@@ -119,12 +119,9 @@ def abstract_state(config: ExperimentConfig) -> TrainState:
 
 
 def build_program(config: ExperimentConfig, mesh: Mesh) -> TrainProgram:
-    """The training program of a config.
+    """The training program of a config; UserError if its mesh divides no batch.
 
     The last one is kept, so that the next run may share it (`shares_program`).
-
-    Raises:
-        UserError: if the mesh divides no batch.
     """
     check_batch(config.data.batch_size, mesh, config.train.accumulation)
     peak = np.float32(config.optimizer.learning_rate)

@@ -182,15 +182,12 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class Hook:
-    """An action after every so many steps, and after the last one.
-
-    Attributes:
-        when_stopping: whether a run that stops calls it; if not, the resumed run does.
-    """
+    """An action after every so many steps, and after the last one."""
 
     action: Callable[[TrainingRun], None]
     every: int = 1
     when_stopping: bool = False
+    """Whether a run that stops calls it; if not, the resumed run does."""
 
     def is_due(self, run: TrainingRun) -> bool:
         """Whether to call it after the run's last step."""
@@ -203,13 +200,7 @@ class Hook:
 def standard_hooks(
     every: int, validation: Validation, tokenizer: Tokenizer | None, samples: bool
 ) -> list[Hook]:
-    """The hooks of every run: samples, which may take long, come after the checkpoint.
-
-    Args:
-        every: steps between two validations, and two samples.
-        tokenizer: of the samples; None for bytes.
-        samples: whether there are any.
-    """
+    """The hooks of every run: samples, if any, may take long and come after the checkpoint."""
     hooks = [Hook(partial(validate, validation), every), Hook(save_if_due, when_stopping=True)]
     if samples:
         hooks.append(Hook(partial(show_sample, validation, tokenizer), every))

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -69,11 +70,8 @@ def lock(run_dir: Path) -> Iterator[None]:
 
 def unused_directory(base: Path) -> Path:
     """The first of `base`, `base-2`, `base-3`, ... that does not exist."""
-    candidate, number = base, 1
-    while os.path.lexists(candidate):
-        number += 1
-        candidate = base.with_name(f"{base.name}-{number}")
-    return candidate
+    later = (base.with_name(f"{base.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([base], later) if not os.path.lexists(path))
 
 
 def new_run_directory(base: Path) -> Path:
@@ -101,12 +99,7 @@ def remove_if_unused(run_dir: Path) -> None:
 def write_files(
     run_dir: Path, config: ExperimentConfig, facts: dict[str, Any], text: TextRecord, data: OpenData
 ) -> None:
-    """Writes the files of a run; the config comes last, because it marks the directory as a run.
-
-    Args:
-        facts: of `run_facts`.
-        text: that the run is trained on.
-    """
+    """Writes the files of a run; the config comes last, because it marks the directory as a run."""
     text.save(run_dir)
     carry(run_dir, data.tokenizer, data.unigram)
     write_whole(run_dir / "run.json", json.dumps(facts, indent=2) + "\n")

@@ -30,9 +30,8 @@ class Validated(NamedTuple):
 class Validation:
     """The validation of a run, on the same rows each time.
 
-    Attributes:
-        text: scored text.
-        identity: hex digest of the rows and the measure; figures of equal identity are comparable.
+    Its `identity` is a hex digest of the rows and the measure: figures of equal identity are
+    comparable.
     """
 
     def __init__(

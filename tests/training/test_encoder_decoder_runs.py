@@ -26,9 +26,9 @@ from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig, place_batch, single_device_mesh
 from bytelm.training import loop
 from bytelm.training.checkpoints.checkpoint import FOLDER, Checkpoints, load_model, save_model
+from bytelm.training.compatibility import start_from
 from bytelm.training.distributed import StopRequest
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.initial import start_from
 from bytelm.training.loop import train
 from bytelm.training.optimizer import AdamW
 from bytelm.training.program import build_program, train_program

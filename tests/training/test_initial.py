@@ -15,8 +15,8 @@ from bytelm.models.hat import HATConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.checkpoints.checkpoint import save_model
+from bytelm.training.compatibility import start_from
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
-from bytelm.training.initial import start_from
 from tests.models.families import split_model
 
 LEVELS = {"local_width": 16, "global_width": 32, "global_depth": 1, "head_width": 8}

@@ -29,11 +29,8 @@ LOOP = "loop"
 def digest_arrays(item: str, arrays: Any) -> Digests:
     """64-bit digests of an item's arrays, the same in every process.
 
-    All processes that hold the arrays have to call it.
-
-    Args:
-        item: the prefix of the digests' names.
-        arrays: a nested dict of arrays of any shapes, dtypes and shardings.
+    All processes that hold the arrays, in a nested dict, have to call it. The item's name begins
+    the digests' names.
     """
     found = {
         f"{item}/{path_name(path)}": _digest_of(leaf)
@@ -51,9 +48,7 @@ def digest_json(item: str, value: Any) -> Digests:
 def check(saved: Any, found: Mapping[str, str]) -> None:
     """Raises ValueError with the names of the digests that differ from the saved ones, if any.
 
-    Args:
-        saved: the digests of the checkpoint.
-        found: digests of some of its items, each item complete.
+    `found` has the digests of some items of the checkpoint, of each item all.
     """
     items = {name.split("/")[0] for name in found}
     saved = saved if isinstance(saved, dict) else {}

@@ -101,10 +101,6 @@ def restore_target(config: ExperimentConfig) -> tuple[nnx.GraphDef, dict[str, An
 def export(saved: SavedModel, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
     """Writes a model into a folder for `load_exported`, whole or not at all.
 
-    Args:
-        folder: does not exist, or is empty.
-        shard_bytes: most bytes in one file of parameters.
-
     Raises:
         UserError: if the folder holds files, or cannot be written.
     """

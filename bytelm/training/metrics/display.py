@@ -6,7 +6,6 @@ import itertools
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Self
 
 import jax
@@ -20,7 +19,7 @@ from bytelm.core.figure import Figure
 from bytelm.core.statistics import warnings
 from bytelm.core.terminal_text import printable
 from bytelm.training.cost import step_flops
-from bytelm.training.experiment import ExperimentConfig, as_saved
+from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.metrics.record import SETTLED, LoopState, Record
 from bytelm.training.metrics.writer import MetricsWriter
 from bytelm.training.step import StepMetrics, Sums
@@ -34,10 +33,6 @@ class Display:
 
     On a terminal: a bar with the step and the time left, and below it the latest figures of
     training and of validation. Elsewhere: one line for each update. Only process 0 shows anything.
-
-    Args:
-      total_steps: of the run.
-      console: standard output by default.
     """
 
     def __init__(self, total_steps: int, console: Console | None = None) -> None:
@@ -139,34 +134,22 @@ class Reporter:
     """Collects the metrics of steps into records, and shows and writes them; a context manager.
 
     Args:
-        first_step: the step to continue from.
         loop: has the open record.
         peak_flops: highest FLOP/s of all devices of the run.
-        writes: whether this process writes the files.
+        writer: None in a process that writes no files.
     """
 
     def __init__(
         self,
         config: ExperimentConfig,
-        run_dir: Path,
-        first_step: int,
         loop: LoopState,
         display: Display,
         peak_flops: float,
-        *,
-        writes: bool,
+        writer: MetricsWriter | None,
     ):
         self.message = display.message
         self._train, self._loop, self._display = config.train, loop, display
-        self._writer: MetricsWriter | None = None
-        if writes:
-            self._writer = MetricsWriter(
-                run_dir,
-                as_saved(config),
-                start_step=first_step,
-                tensorboard=config.train.tensorboard,
-                wandb_project=config.train.wandb_project,
-            )
+        self._writer = writer
         self._flops = functools.partial(step_flops, config)
         self._learning_rate = config.optimizer.learning_rates(config.train.steps)
         self._peak_flops = peak_flops

@@ -91,11 +91,9 @@ class Record:
         self.sums = added(self.sums, sums)
 
     def figures(self, step_flops: Callable[[float], float], peak: float) -> list[Figure]:
-        """The figures of the added steps.
+        """The figures of the added steps, from the FLOPs of a step of so many patches.
 
-        Args:
-            step_flops: from patches to the FLOPs of a step.
-            peak: highest FLOP/s of the devices.
+        `peak` is the highest FLOP/s of the devices.
         """
         self.pause()
         assert self.sums is not None and self._last is not None
