@@ -5,7 +5,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from bytelm.core.checked import Checked, wrong_type
 from bytelm.core.config_json import differences, from_dict, to_dict
@@ -16,13 +16,12 @@ from bytelm.nn.mesh import MeshConfig
 from bytelm.training.optimizer import AdamW, OptimizerConfig
 from bytelm.training.upgrades import SCHEMA, upgraded
 
-BudgetUnit = Literal["bytes", "epochs", "flops"]
 _NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?"
 _FORM = re.compile(rf"\s*({_NUMBER})\s*(byte|epoch|flop)s?\s*", re.IGNORECASE)
 
 
-def parse_budget(text: str) -> tuple[float, BudgetUnit]:
-    """Reads a budget such as "10e9 bytes", "2 epochs" or "1e18 flops"; UserError for others."""
+def parse_budget(text: str) -> tuple[float, str]:
+    """The number and unit of a budget such as "10e9 bytes", "2 epochs" or "1e18 flops"; UserError for others."""
     form = _FORM.fullmatch(text)
     amount = float(form[1]) if form else 0.0
     if form is None or not 0 < amount < float("inf"):
@@ -30,8 +29,7 @@ def parse_budget(text: str) -> tuple[float, BudgetUnit]:
             f"train.budget is {text!r}; give a number and its unit, such as '10e9 bytes', "
             "'2 epochs' or '1e18 flops'."
         )
-    units: dict[str, BudgetUnit] = {"byte": "bytes", "epoch": "epochs", "flop": "flops"}
-    return amount, units[form[2].lower()]
+    return amount, f"{form[2].lower()}s"
 
 
 @dataclass(frozen=True)

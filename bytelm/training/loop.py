@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from bytelm.core import fallible_output
 from bytelm.core.errors import UserError
 from bytelm.data.carried import with_copies
-from bytelm.data.loader import TrainLoader, train_loader
+from bytelm.data.loader import train_loader
 from bytelm.data.open_data import OpenData
 from bytelm.inference.generation import missing_methods
 from bytelm.nn.mesh import row_share
@@ -33,9 +33,9 @@ from bytelm.training.hardware import peak_flops
 from bytelm.training.metrics.display import Display, Reporter
 from bytelm.training.metrics.record import LoopState
 from bytelm.training.metrics.writer import MetricsWriter
-from bytelm.training.program import TrainProgram, abstract_state, build_program
+from bytelm.training.program import abstract_state, build_program
 from bytelm.training.provenance import provenance
-from bytelm.training.run import Hook, TrainingRun, standard_hooks, train_steps
+from bytelm.training.run import Hook, RunParts, TrainingRun, standard_hooks, train_steps
 from bytelm.training.run_directory import CONFIG, text_trained_on, write_files
 from bytelm.training.step import TrainState
 from bytelm.training.validation import Validation
@@ -114,7 +114,7 @@ def dry_run(config: ExperimentConfig, run_dir: Path, *, resume: bool = False) ->
         if config.train.initial is not None and not resume:
             params = parts.program.abstract_state.params
             read_initial(config, params, tokenizer=data.tokenizer, verify=True)
-    parts.display.message(parts.header)
+    parts.display.message(header(parts.facts, parts.validation.text, run_dir))
 
 
 class _Start(NamedTuple):
@@ -124,21 +124,6 @@ class _Start(NamedTuple):
     step: int | None
     verify: bool
     allow_config_change: bool
-
-
-class _Parts(NamedTuple):
-    """The parts of a run that a dry run has too."""
-
-    config: ExperimentConfig
-    data: OpenData
-    run_dir: Path
-    mesh: Mesh
-    program: TrainProgram
-    batches: TrainLoader
-    validation: Validation
-    facts: dict[str, Any]
-    header: str
-    display: Display
 
 
 def _resolved(
@@ -161,34 +146,35 @@ def _resolved(
     return with_steps(config, data), data
 
 
-def _prepare(config: ExperimentConfig, data: OpenData, run_dir: Path, mesh: Mesh) -> _Parts:
+def _prepare(config: ExperimentConfig, data: OpenData, run_dir: Path, mesh: Mesh) -> RunParts:
     check_supply(config, data.tokenizer)
     program = build_program(config, mesh)
     batches = train_loader(data, config.train.seed, *row_share(config.data.batch_size, mesh))
     validation = Validation(config, data, program, mesh)
     facts = run_facts(config, data, mesh)
-    text, display = header(facts, validation.text, run_dir), Display(config.train.steps)
-    return _Parts(config, data, run_dir, mesh, program, batches, validation, facts, text, display)
+    display = Display(config.train.steps)
+    return RunParts(config, data, run_dir, mesh, program, batches, validation, facts, display)
 
 
-def _start(parts: _Parts, stop: StopRequest, start: _Start) -> tuple[TrainingRun, list[Hook]]:
+def _start(parts: RunParts, stop: StopRequest, start: _Start) -> tuple[TrainingRun, list[Hook]]:
     """A run that is ready to train, and its hooks."""
-    config, data, run_dir, mesh, program, batches, validation, facts, text, display = parts
-    display.message(text)
+    config, run_dir, facts = parts.config, parts.run_dir, parts.facts
+    parts.display.message(header(facts, parts.validation.text, run_dir))
     resuming = start.resume and last_step(run_dir) is not None
     # The first state may fail, so it comes before the folder of checkpoints is created.
     first = None if resuming else _first_state(parts, start.verify)
-    checkpoints = Checkpoints(run_dir, config.train.keep, validation.identity)
+    identity = parts.validation.identity
+    checkpoints = Checkpoints(run_dir, config.train.keep, identity)
     if first is None:
         step, state, loop = _restore(parts, checkpoints, start)
     else:
-        step, state, loop = 0, first, LoopState(validation_identity=validation.identity)
+        step, state, loop = 0, first, LoopState(validation_identity=identity)
 
     counts = {name: facts[name] for name in ("parameters", "parameters_without_embeddings")}
     origin, write, writer = provenance() | counts, None, None
     if jax.process_index() == 0:
-        trained_on = text_trained_on(run_dir, config, data, resuming=resuming)
-        write = partial(write_files, run_dir, config, facts, trained_on, data)
+        trained_on = text_trained_on(run_dir, config, parts.data, resuming=resuming)
+        write = partial(write_files, run_dir, config, facts, trained_on, parts.data)
         write()
         origin["text"] = trained_on.sources
         writer = MetricsWriter(
@@ -198,27 +184,22 @@ def _start(parts: _Parts, stop: StopRequest, start: _Start) -> tuple[TrainingRun
             tensorboard=config.train.tensorboard,
             wandb_project=config.train.wandb_project,
         )
-    peak = peak_flops(config.model.dtype) * mesh.size
+    peak = peak_flops(config.model.dtype) * parts.mesh.size
     run = TrainingRun(
-        config,
-        run_dir,
-        mesh,
-        program,
-        batches,
-        checkpoints,
-        Reporter(config, loop, display, peak, writer),
-        write,
-        stop,
+        **vars(parts),
+        checkpoints=checkpoints,
+        reporter=Reporter(config, loop, parts.display, peak, writer),
+        write_files=write,
+        stop=stop,
         provenance=origin,
         state=state,
         loop=loop,
         step=step,
     )
-    samples = _has_samples(parts)
-    return run, standard_hooks(config.train.validate_every, validation, data.tokenizer, samples)
+    return run, standard_hooks(config.train.validate_every, samples=_has_samples(parts))
 
 
-def _first_state(parts: _Parts, verify: bool) -> TrainState:
+def _first_state(parts: RunParts, verify: bool) -> TrainState:
     """The state before the first step, with the parameters of `train.initial`, if any."""
     config, program = parts.config, parts.program
     state = program.init(config.train.seed)
@@ -236,7 +217,7 @@ def _first_state(parts: _Parts, verify: bool) -> TrainState:
 
 
 def _restore(
-    parts: _Parts, checkpoints: Checkpoints, start: _Start
+    parts: RunParts, checkpoints: Checkpoints, start: _Start
 ) -> tuple[int, TrainState, LoopState]:
     """The step, the state and the loop's state to resume from.
 
@@ -290,7 +271,7 @@ def _compare_validations(loop: LoopState, identity: str, message: Callable[[str]
     loop.validation_identity = identity
 
 
-def _has_samples(parts: _Parts) -> bool:
+def _has_samples(parts: RunParts) -> bool:
     """Whether samples are wanted and the family can write text."""
     if not parts.config.train.sample_bytes:
         return False

@@ -3,27 +3,26 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTES
 from bytelm.data.loader import TrainLoader
+from bytelm.data.open_data import OpenData
 from bytelm.inference.generation import Generator
 from bytelm.inference.transduction import Transducer
 from bytelm.models import Batch
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.nn.mesh import place_batch, single_device_mesh
-from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.checkpoint import Checkpoints
 from bytelm.training.distributed import StopRequest, gather_json
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.metrics.display import Reporter, format_duration
+from bytelm.training.metrics.display import Display, Reporter, format_duration
 from bytelm.training.metrics.record import LoopState
 from bytelm.training.program import TrainProgram
 from bytelm.training.run_directory import CONFIG
@@ -35,22 +34,36 @@ SAMPLE_INPUTS = 3
 
 
 @dataclass
-class TrainingRun:
-    """A run between two steps.
+class RunParts:
+    """What a run has before it has a state, and a dry run too.
 
     Attributes:
         batches: the rows of this process.
+        facts: for its header (`bytelm.training.cost.run_facts`).
+    """
+
+    config: ExperimentConfig
+    data: OpenData
+    run_dir: Path
+    mesh: Mesh
+    program: TrainProgram
+    batches: TrainLoader
+    validation: Validation
+    facts: dict[str, Any]
+    display: Display
+
+
+@dataclass
+class TrainingRun(RunParts):
+    """A run between two steps.
+
+    Attributes:
         write_files: writes the files of its directory; None in a process that writes none.
         provenance: of its checkpoints.
         step: steps done.
         is_stopping: whether it ends before all steps are done.
     """
 
-    config: ExperimentConfig
-    run_dir: Path
-    mesh: jax.sharding.Mesh
-    program: TrainProgram
-    batches: TrainLoader
     checkpoints: Checkpoints
     reporter: Reporter
     write_files: Callable[[], None] | None
@@ -197,14 +210,10 @@ class Hook:
         return is_new and (run.is_done or run.step % self.every == 0)
 
 
-def standard_hooks(
-    every: int, validation: Validation, tokenizer: Tokenizer | None, samples: bool
-) -> list[Hook]:
+def standard_hooks(every: int, *, samples: bool) -> list[Hook]:
     """The hooks of every run: samples, if any, may take long and come after the checkpoint."""
-    hooks = [Hook(partial(validate, validation), every), Hook(save_if_due, when_stopping=True)]
-    if samples:
-        hooks.append(Hook(partial(show_sample, validation, tokenizer), every))
-    return hooks
+    hooks = [Hook(validate, every), Hook(save_if_due, when_stopping=True)]
+    return [*hooks, Hook(show_sample, every)] if samples else hooks
 
 
 def train_steps(run: TrainingRun, hooks: Sequence[Hook]) -> None:
@@ -222,11 +231,11 @@ def train_steps(run: TrainingRun, hooks: Sequence[Hook]) -> None:
             run.advance(batch)
 
 
-def validate(validation: Validation, run: TrainingRun) -> None:
+def validate(run: TrainingRun) -> None:
     """Validates the run, unless it has to stop meanwhile."""
     run.collect()
     with run.loop.record.paused():
-        found = validation(run.state.params, run.stop.agreed_midway)
+        found = run.validation(run.state.params, run.stop.agreed_midway)
         if found is None:
             run.is_stopping = True
             return
@@ -242,7 +251,7 @@ def save_if_due(run: TrainingRun) -> None:
         run.save()
 
 
-def show_sample(validation: Validation, tokenizer: Tokenizer | None, run: TrainingRun) -> None:
+def show_sample(run: TrainingRun) -> None:
     """Shows and writes a sample of at most `train.sample_bytes`."""
     if run.stop.agreed_midway():
         return
@@ -253,19 +262,17 @@ def show_sample(validation: Validation, tokenizer: Tokenizer | None, run: Traini
         params = jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)
         if run.write_files:
             with jax.set_mesh(single_device_mesh()):
-                text = _sample(run, params, validation, tokenizer)
+                text = _sample(run, params)
             run.reporter.sample(run.step, text.decode("utf-8", "replace"))
 
 
-def _sample(
-    run: TrainingRun, params: Any, validation: Validation, tokenizer: Tokenizer | None
-) -> bytes:
+def _sample(run: TrainingRun, params: Any) -> bytes:
     """A text from the empty prompt; with an encoder, the likeliest targets of a few inputs."""
     graphdef, most = run.program.graphdef, run.config.train.sample_bytes
     if not isinstance(run.config.model, EncoderDecoderConfig):
-        generator = Generator(graphdef, params, tokenizer=tokenizer)
+        generator = Generator(graphdef, params, tokenizer=run.data.tokenizer)
         return generator.generate([b""], max_bytes=most, seed=run.step)[0]
-    rows = next(validation.batches()).inputs[:SAMPLE_INPUTS]
+    rows = next(run.validation.batches()).inputs[:SAMPLE_INPUTS]
     inputs = [row[row < BYTES].astype(np.uint8).tobytes() for row in rows]
     most = min(most, run.config.data.row_length)
     targets = Transducer(graphdef, params).greedy(inputs, max_bytes=most)

@@ -38,7 +38,7 @@ def test_when_a_hook_is_due(run, is_due):
 def test_a_hook_that_a_stop_leaves_out_is_called_when_the_run_resumes(tmp_path, monkeypatch):
     calls = []
     new = Hook(lambda run: calls.append(run.step), every=2)
-    monkeypatch.setattr(loop, "standard_hooks", lambda *all: [new, *standard_hooks(*all)])
+    monkeypatch.setattr(loop, "standard_hooks", lambda *a, **b: [new, *standard_hooks(*a, **b)])
     config = tiny_config(tmp_path)
     with monkeypatch.context() as patch:
         stop_after(patch, 4)
