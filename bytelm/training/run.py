@@ -239,7 +239,7 @@ def validate(run: TrainingRun) -> None:
         if found is None:
             run.is_stopping = True
             return
-        run.loop.validated(run.step, found.sums.measure.value)
+        run.loop.validated(run.step, found.bits)
         run.reporter.report(run.step, found.figures)
         run.reporter.warn(run.step, found.sums, "in validation")
 

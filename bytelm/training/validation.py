@@ -21,6 +21,8 @@ from bytelm.training.step import Sums
 class Validated(NamedTuple):
     """The result of a validation."""
 
+    bits: float
+    """Per byte of all the text, without END (`Sums.measure`)."""
     figures: list[Figure]
     """For a record: bits in all and, if there are several sources, of each; statistics."""
     sums: Sums
@@ -85,7 +87,7 @@ class Validation:
             *(of_sources if len(of_sources) > 1 else ()),
             *(f.renamed(f"validation/{f.name}") for ratio in others for f in ratio.figures),
         ]
-        return Validated(figures, total)
+        return Validated(bits.value, figures, total)
 
     def _evaluate(self, params: Any, batch: Batch) -> Sums:
         found: Sums = jax.device_get(self._program.evaluate(params, place_batch(batch, self._mesh)))

@@ -202,7 +202,7 @@ def script_validations(monkeypatch, bits: list[float]) -> None:
     monkeypatch.setattr(
         Validation,
         "__call__",
-        lambda *arguments: dataclasses.replace(validate(*arguments), bits=next(found)),
+        lambda *arguments: validate(*arguments)._replace(bits=next(found)),
     )
 
 

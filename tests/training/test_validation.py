@@ -59,9 +59,8 @@ def test_a_mixture_has_a_figure_for_each_source(config):
     values = {figure.name: figure.value for figure in found.figures}
     assert values["validation_bpb/a.txt"] == pytest.approx(1.0)
     assert values["validation_bpb/b.txt"] == pytest.approx(7.0)
-    bits = found.sums.measure.value
-    assert bits == values["validation_bpb"] == pytest.approx(4.0, abs=0.05)
-    assert values["validation_bpb_with_end"] == pytest.approx(bits + 1 / np.log(2))
+    assert found.bits == values["validation_bpb"] == pytest.approx(4.0, abs=0.05)
+    assert values["validation_bpb_with_end"] == pytest.approx(found.bits + 1 / np.log(2))
     assert "validation 4.0" in format_figures(found.figures)
     assert "(a.txt 1.000, b.txt 7.000)" in format_figures(found.figures)
 
