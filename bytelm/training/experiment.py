@@ -21,7 +21,7 @@ _FORM = re.compile(rf"\s*({_NUMBER})\s*(byte|epoch|flop)s?\s*", re.IGNORECASE)
 
 
 def parse_budget(text: str) -> tuple[float, str]:
-    """The number and unit of a budget such as "10e9 bytes", "2 epochs" or "1e18 flops"; UserError for others."""
+    """Number and unit of "10e9 bytes", "2 epochs" or "1e18 flops"; UserError for other text."""
     form = _FORM.fullmatch(text)
     amount = float(form[1]) if form else 0.0
     if form is None or not 0 < amount < float("inf"):
