@@ -24,12 +24,7 @@ LONGEST_OPTION = 40
 
 @dataclass(frozen=True)
 class DocumentBits:
-    """Bits of each document, for comparing models in pairs.
-
-    Attributes:
-        bits: float64 `[documents]`; with an encoder, bits of each target.
-        bytes: int64 `[documents]`, the raw bytes.
-    """
+    """Bits (float64) and raw bytes (int64) of each document; with an encoder, of each target."""
 
     bits: np.ndarray
     bytes: np.ndarray
@@ -40,11 +35,9 @@ class Result:
     """The result of an evaluation.
 
     Attributes:
-        figures: the numbers.
         notes: sentences that explain them, shown below the table.
         details: more for the JSON report, such as counts and examples.
-        documents: the bits of each document, with which ablations and comparisons pair two models;
-            empty if they were not measured.
+        documents: with these, ablations and comparisons pair two models; empty if not measured.
         seconds: how long it took.
     """
 
@@ -60,14 +53,11 @@ class Report:
     """The results of a suite.
 
     Attributes:
-        step: of the model.
         suite: name and options of each evaluation.
-        results: by evaluation.
         text: from `EvaluationText.about`; None if no text was read.
         context: symbols in a window.
         stride: symbols scored by each window after a text's first.
         max_bytes: of the text; None for all.
-        machine: in words.
     """
 
     step: int

@@ -131,7 +131,8 @@ class _Sums:
 
     def __init__(self, loaded: LoadedModel, scripts: Sequence[str]):
         self._config: Any = loaded.config.model
-        self._encoder = _TimedEncoder(loaded)
+        self._graphdef, self._params = loaded.transducer.graphdef, loaded.transducer.params
+        self._compiled: set[tuple[int, ...]] = set()
         self._scripts = scripts
         self._rows: dict[bool, list[_Rows]] = {True: [], False: []}
         self.shortens = False
@@ -145,11 +146,11 @@ class _Sums:
         there = present.any(axis=1)  # [B]
         deleted = np.zeros_like(present)
         for number, hard in enumerate((True, False)):
-            encoded, found, seconds = self._encoder(batch.inputs, hard=hard)
+            encoded, found, seconds = self._timed(batch.inputs, hard)
             self.seconds[number] += seconds
             if found is not None:
                 self.shortens, deleted = True, found
-            columns = _score(self._encoder.graphdef, self._encoder.params, encoded, batch)
+            columns = _score(self._graphdef, self._params, encoded, batch)
             self._rows[hard].append(
                 _Rows(*(np.asarray(column, np.float64)[there] for column in columns))
             )
@@ -175,18 +176,8 @@ class _Sums:
             figures.append(Figure(f"encoder_{name}_saved", float(1 - kept / every), "share"))
         return figures
 
-
-class _TimedEncoder:
-    """Encodes inputs, and measures the time without compilation."""
-
-    def __init__(self, loaded: LoadedModel):
-        self.graphdef, self.params = loaded.transducer.graphdef, loaded.transducer.params
-        self._compiled: set[tuple[int, ...]] = set()
-
-    def __call__(
-        self, inputs: np.ndarray, *, hard: bool
-    ) -> tuple[Encoded, np.ndarray | None, float]:
-        """The encoder's states, the inputs deleted, bool `[B, S]`, and the seconds it took."""
+    def _timed(self, inputs: np.ndarray, hard: bool) -> tuple[Encoded, np.ndarray | None, float]:
+        """The encoder's states, the inputs deleted, bool `[B, S]`, and its seconds."""
         slots = inputs.shape[1]
         # Nobody would run an encoder on slots that no row of the batch needs.
         needed = min(round_up(int((inputs != PAD).sum(axis=1).max())), slots)
@@ -204,9 +195,9 @@ class _TimedEncoder:
         return encoded, deleted, seconds
 
     def _encode(self, inputs: np.ndarray, hard: bool) -> tuple[Encoded, Any, int | None]:
-        reading = read_inputs(self.graphdef, self.params, inputs)
+        reading = read_inputs(self._graphdef, self._params, inputs)
         length = min(round_up(int(reading.counts.max())), inputs.shape[1]) if hard else None
-        encoded = encode_reading(self.graphdef, self.params, reading, length)
+        encoded = encode_reading(self._graphdef, self._params, reading, length)
         return jax.block_until_ready(encoded), reading.deleted, length
 
 

@@ -111,8 +111,6 @@ class SplitText(EvaluationText):
 
     Attributes:
         data: opened; text in the run's record keeps its split.
-        split: which split.
-        record: of the run; None for an older run.
         whole: whether all documents are scored, because the run read few or none of them.
         is_run_text: whether these are the sources of the run, unchanged.
         overruled: options that have no effect, because the run's text keeps the run's splits.
@@ -218,7 +216,7 @@ def evaluation_text(loaded: "LoadedModel", data: DataConfig, split: str | None =
     run = loaded.config.data
     of_run = _run_sources(run, record)
     as_run = [_as_in_run(source, data, run, of_run) for source in data.source_configs]
-    is_run_text = all(same for _, same in as_run)
+    is_run_text = None not in as_run
     files = data.source
     if isinstance(files, Files) and known is None and not is_run_text:
         had = run.source.validation_files if isinstance(run.source, Files) else ()
@@ -227,21 +225,21 @@ def evaluation_text(loaded: "LoadedModel", data: DataConfig, split: str | None =
             whole = dataclasses.replace(files, held_out=0.0, validation_files=(), test_files=())
             opened = OpenData(dataclasses.replace(data, source=whole))
             return SplitText(opened, "train", record, True, False)
-    configs = tuple(source for source, _ in as_run)
+    pairs = list(zip(data.source_configs, as_run, strict=True))
+    configs = tuple(kept or asked for asked, kept in pairs)
     source = Mixture(configs) if isinstance(data.source, Mixture) else configs[0]
     opened = OpenData(dataclasses.replace(data, source=source))
-    pairs = list(zip(data.source_configs, configs, strict=True))
     overruled = tuple(
         name
         for name in SPLITTING
-        if any(getattr(asked, name) != getattr(kept, name) for asked, kept in pairs)
+        if any(kept and getattr(asked, name) != getattr(kept, name) for asked, kept in pairs)
     )
     known = known or "validation"
     sources = tuple(
         source
-        if same or source.stored_split(known) != "train" or record is None
+        if kept or source.stored_split(known) != "train" or record is None
         else dataclasses.replace(source, record=record)
-        for source, (_, same) in zip(opened.sources, as_run, strict=True)
+        for source, kept in zip(opened.sources, as_run, strict=True)
     )
     opened = OpenData(opened.config, sources)
     return SplitText(opened, known, record, False, is_run_text, overruled)
@@ -280,16 +278,16 @@ def _run_sources(run: DataConfig, record: TextRecord | None) -> list[dict[str, A
 
 def _as_in_run(
     source: SingleSource, data: DataConfig, run: DataConfig, of_run: list[dict[str, Any]]
-) -> tuple[SingleSource, bool]:
-    """The source with the run's splits, if the run read it, and whether it did."""
+) -> SingleSource | None:
+    """The source with the run's splits; None if the run did not read it."""
     text = describe_source(open_source(source, data.cache_path))["text"]
     if text is None:  # TFDS is not installed: compare names
         same = (had for had in run.source_configs if type(had) is type(source))
-        return source, any(source.names == had.names for had in same)
+        return source if any(source.names == had.names for had in same) else None
     for had in of_run:
         if had["text"] == text:
-            return dataclasses.replace(source, **{name: had[name] for name in SPLITTING}), True
-    return source, False
+            return dataclasses.replace(source, **{name: had[name] for name in SPLITTING})
+    return None
 
 
 def _is_of_run(files: Files, data: DataConfig, run: DataConfig, record: TextRecord | None) -> bool:

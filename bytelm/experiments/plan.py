@@ -150,13 +150,12 @@ class Plan(ABC):
 
     def sweep_rows(self) -> tuple[SweepRow, ...]:
         """The learning rates, with their validation bits so far."""
-        chosen = {name: self.chosen(name) for name in self._runs}
         return tuple(
             SweepRow(
                 run.contender,
                 run.config.optimizer.learning_rate,
                 self.validation(run),
-                run.multiple == chosen[run.contender],
+                run.multiple == self.chosen(run.contender),
             )
             for run in self.sweep
         )

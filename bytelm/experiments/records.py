@@ -32,11 +32,9 @@ class RunRecord:
         state: "failed" if it could not be trained or tested, "stopped" if a signal came.
         reason: why it failed, or where it stopped.
         learning_rate: the peak.
-        steps: optimiser steps of the whole run.
         figures: by name, see docs/comparisons.md. The report shows those with a column or a table,
             the CSV all.
-        document_bits: bits of each test document, in order.
-        document_bytes: its raw bytes.
+        document_bits, document_bytes: of each test document, in order.
         curve: validation during training: (training FLOPs, bytes of text, bits per byte).
         upper_bound: whether the bits are of one tokenisation among many, so that the true bits are
             at most these.
@@ -76,7 +74,6 @@ class Heading:
         baseline: the contender that the others are compared with.
         measure: name of the bits that contenders are compared by, a key of `MEASURES`.
         notes: sentences on how the runs were made.
-        sweep: the learning rates that were tried.
         changes: in an ablation, the config fields of each contender that differ from the base.
         same_seeds: whether runs are paired by their seed; otherwise each contender has one run.
         reference: the language that the others of the parallel text are compared with.

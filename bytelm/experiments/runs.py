@@ -17,7 +17,6 @@ from bytelm.core.terminal_text import say
 from bytelm.data.loader import ValidationBatches
 from bytelm.data.open_data import Documents, OpenData
 from bytelm.data.run_text import describe_source
-from bytelm.data.sources.source import open_source
 from bytelm.data.text_record import load_record
 from bytelm.experiments.records import RunState, run_figures
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
@@ -206,8 +205,7 @@ def check_text(runs: Iterable[Run]) -> None:
             continue
         sources = tuple(dataclasses.replace(part, weight=1.0) for part in data.source_configs)
         if sources not in known:
-            opened = [open_source(part, data.cache_path) for part in sources]
-            known[sources] = [describe_source(source) for source in opened]
+            known[sources] = [describe_source(source) for source in OpenData(data).sources]
         for had, has in zip(record.sources, known[sources], strict=False):
             changed = [
                 name

@@ -70,7 +70,6 @@ class Chart:
     Attributes:
         title: the corpus and the budget.
         x, y: labels of the axes.
-        series: the contenders.
         front: the Pareto front, from left to right; empty for none.
         curves: whether paths are learning curves, with bits on a logarithmic scale and a mark at
             the last point only.

@@ -15,10 +15,9 @@ from bytelm.experiments.report.tables import (
     breakdown_tables,
     difference_table,
     differences,
-    result_columns,
+    result_table,
     sweep_table,
-    tabulate,
-    unfinished_table,
+    unfinished_tables,
 )
 
 
@@ -36,13 +35,12 @@ class Section:
 def sections_of(heading: Heading, records: Sequence[RunRecord]) -> list[Section]:
     """The sections that have something to say."""
     entries = gather(records)
-    unfinished = unfinished_table(heading, records)
     sections = [
         *(_results(heading, *each) for each in groups(heading, entries)),
         *chart_sections(heading, entries),
         *(_breakdown(heading, entries, prefix) for prefix in BREAKDOWNS),
         _sweep(heading),
-        Section("Runs that are not done", (), (unfinished,) if unfinished else ()),
+        Section("Runs that are not done", (), unfinished_tables(heading, records)),
         _how_to_read(heading, entries),
     ]
     return [section for section in sections if section.sentences or section.tables]
@@ -60,8 +58,7 @@ def _results(heading: Heading, title: str, group: Sequence[Entry]) -> Section:
     title = title or "Results"
     if not any(entry.done for entry in group):
         return Section(title, ("No run is done yet.",))
-    columns = result_columns(heading, group)
-    tables = [tabulate(group, columns, caption="Figures, each the mean of the runs done")]
+    tables = [result_table(heading, group)]
     found, missing = differences(heading, group)
     if found:
         tables.append(difference_table(heading, found))

@@ -42,6 +42,12 @@ def tabulate(
     return Table(tuple(shown), tuple(zip(*shown.values(), strict=True)), caption, prose)
 
 
+def result_table(heading: Heading, entries: Sequence[Entry]) -> Table:
+    """The figures of one corpus and budget."""
+    columns = result_columns(heading, entries)
+    return tabulate(entries, columns, caption="Figures, each the mean of the runs done")
+
+
 def result_columns(heading: Heading, entries: Sequence[Entry]) -> Columns:
     """The columns of the results; those that are empty for all contenders are not shown."""
     measure, short = heading.measure, heading.short_measure
@@ -74,18 +80,19 @@ def result_columns(heading: Heading, entries: Sequence[Entry]) -> Columns:
     }
 
 
-def brief_columns(heading: Heading, entries: Sequence[Entry]) -> Columns:
+def brief_table(heading: Heading, entries: Sequence[Entry]) -> Table:
     """The columns that fit a terminal, and the differences from the baseline."""
     columns = result_columns(heading, entries)
     test = f"test {heading.short_measure}"
     names = ["contender", "runs done", test, "95% interval", "over seeds"]
     names += ["exact match", "deleted", "bytes/patch", "bytes/token"]
     less = {d.contender: difference_text(d) for d in differences(heading, entries)[0]}
-    return {
+    shown: Columns = {
         **{name: columns[name] for name in names if name in columns},
         f"less {heading.baseline}": lambda entry: less.get(entry.contender, ""),
         "state": lambda entry: state_text(*entry.state),
     }
+    return tabulate(entries, shown)
 
 
 def differences(heading: Heading, group: Sequence[Entry]) -> tuple[list[Difference], list[str]]:
@@ -185,8 +192,8 @@ def best_at_an_edge(sweep: Sequence[SweepRow]) -> list[str]:
     ]
 
 
-def unfinished_table(heading: Heading, records: Sequence[RunRecord]) -> Table | None:
-    """The runs that are not done, and why; None if all are."""
+def unfinished_tables(heading: Heading, records: Sequence[RunRecord]) -> tuple[Table, ...]:
+    """The runs that are not done, and why; no table if all are."""
     missing = [run for run in records if run.state != "done"]
     columns: dict[str, Callable[[RunRecord], str]] = {
         "contender": lambda run: run.contender,
@@ -196,7 +203,7 @@ def unfinished_table(heading: Heading, records: Sequence[RunRecord]) -> Table | 
         "state": lambda run: state_text(run.state, run.reason),
     }
     caption = f"{len(missing)} of {len(records)} runs"
-    return tabulate(missing, columns, caption=caption, prose=True) if missing else None
+    return (tabulate(missing, columns, caption=caption, prose=True),) if missing else ()
 
 
 def number_text(value: float | None, form: Form = ",.0f") -> str:

@@ -22,13 +22,7 @@ from bytelm.experiments.records import Heading, RunRecord
 from bytelm.experiments.report.charts import COLOURS, DARK_COLOURS, svg, write_png
 from bytelm.experiments.report.sections import Section, chart_sections, progress, sections_of
 from bytelm.experiments.report.summary import Difference, Entry, gather, groups
-from bytelm.experiments.report.tables import (
-    Table,
-    brief_columns,
-    differences,
-    one_line,
-    tabulate,
-)
+from bytelm.experiments.report.tables import Table, brief_table, differences, one_line
 
 
 def write_report(
@@ -55,7 +49,7 @@ def show_results(
 ) -> None:
     """Shows the most important columns of the results on the terminal."""
     for title, group in groups(heading, gather(records)):
-        table = tabulate(group, brief_columns(heading, group))
+        table = brief_table(heading, group)
         first, *others = table.columns
         shown = RichTable(Column(first, overflow="fold"), *others, title=title or None)
         for row in table.rows:
