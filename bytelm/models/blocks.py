@@ -44,11 +44,12 @@ class BlocksConfig(ModelConfig):
     def require_heads(self, *names: str) -> None:
         """Raises UserError unless the named widths are multiples of `head_width`."""
         self.require_positive(*names)
+        hint = ", or set model.heads" if hasattr(self, "heads") else ""
         for name in names:
             if getattr(self, name) % self.head_width:
                 raise UserError(
                     f"model.{name} {getattr(self, name)} is no multiple of model.head_width "
-                    f"{self.head_width}; change one of them."
+                    f"{self.head_width}; change one of them{hint}."
                 )
 
     def require_divisor(self, name: str, heads: int) -> None:

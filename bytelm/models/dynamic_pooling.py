@@ -54,6 +54,7 @@ from bytelm.patching.learned import GumbelPatches
 from bytelm.patching.levels import (
     LevelState,
     PatchingState,
+    Result,
     Segmentation,
     Symbols,
     prepend,
@@ -185,15 +186,15 @@ class DynamicPooling(HierarchicalModel):
             return None
         return PositionBiases(self.content_bias[...], self.position_bias[...])
 
-    def forward(
-        self, symbols: Symbols, state: LevelState | None = None
-    ) -> tuple[jax.Array, LevelState | None, tuple[Segmentation, ...]]:
+    def forward(self, symbols: Symbols, state: LevelState | None = None) -> Result:
         before, biases = state or LevelState(), self._biases
         x = shard_rows(self.embedding(symbols.ids, self.config.dtype))
         x, pre = run(self.pre, x, symbols, before.encoder, shared=biases)
         cut, patching = self._cut(x, symbols, before.patching)
         y, mean = self._means(x, cut, before.open)
-        y = shard_rows(self._with_null(y, cut.patches.null, x.dtype))
+        null = self.null_group[...].astype(jnp.float32)[None, None]
+        y = jnp.where(cut.patches.null[:, :, None], null, y).astype(x.dtype)  # [B, P, width]
+        y = shard_rows(self.down_norm(y))
         slots = symbols.inner(cut.patches.document_ids, cut.patches.total)
         y, backbone = run_patches(self.backbone, y, slots, before.inner, shared=biases)
         of_bytes, mean = self._read(y, cut, mean)
@@ -237,11 +238,6 @@ class DynamicPooling(HierarchicalModel):
         open_size = is_open.sum(axis=1) + jnp.where(goes_on, before.size, 0)
         means = sums / jnp.maximum(sizes, 1)[:, :, None]
         return means, OpenMean(open_sum, open_size, before.read)
-
-    def _with_null(self, y: jax.Array, null: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """The backbone's input `[B, P, width]`: the null vectors and the means, normalised."""
-        y = jnp.where(null[:, :, None], self.null_group[...].astype(jnp.float32)[None, None], y)
-        return self.down_norm(y.astype(dtype))
 
     def _read(
         self, y: jax.Array, cut: Segmentation, mean: OpenMean | None

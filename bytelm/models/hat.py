@@ -40,7 +40,7 @@ from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS
 from bytelm.nn.stack import StackState
-from bytelm.patching.levels import LevelState, Segmentation, Symbols, run, run_if_any, take
+from bytelm.patching.levels import LevelState, Result, Segmentation, Symbols, run, run_if_any, take
 from bytelm.patching.patches import (
     Patches,
     find_patches,
@@ -196,9 +196,7 @@ class HAT(HierarchicalModel):
         self.decoder = config.stack(config.decoder_block(), rngs)
         self.final_norm, self.head = config.build_head(d, rngs, outputs=OUTPUT_SIZE + 1)
 
-    def forward(
-        self, symbols: Symbols, state: LevelState | None = None
-    ) -> tuple[Spelling, LevelState | None, tuple[Segmentation, ...]]:
+    def forward(self, symbols: Symbols, state: LevelState | None = None) -> Result:
         before = state or LevelState()
         cut, patching = self.segment(None, symbols, before.patching)
         words = cut.patches

@@ -30,6 +30,7 @@ from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS
 from bytelm.patching.levels import (
     LevelState,
+    Result,
     Segmentation,
     Symbols,
     prepend,
@@ -161,9 +162,7 @@ class HAT2(HierarchicalModel):
         self.decoder = config.stack(config.decoder_block(), rngs)
         self.final_norm, self.head = config.build_head(config.local_width, rngs)
 
-    def forward(
-        self, symbols: Symbols, state: LevelState | None = None
-    ) -> tuple[jax.Array, LevelState | None, tuple[Segmentation, ...]]:
+    def forward(self, symbols: Symbols, state: LevelState | None = None) -> Result:
         before = state or LevelState()
         x = shard_rows(self.embedding(symbols.ids, self.config.dtype))
         x, encoder = run(self.encoder, x, symbols, before.encoder)

@@ -23,6 +23,7 @@ from bytelm.patching.levels import (
     Level,
     LevelState,
     PatchingState,
+    Result,
     Segmentation,
     Symbols,
     segment,
@@ -56,22 +57,12 @@ class HierarchyConfig(BlocksConfig):
 
     def capacity(self, length: int) -> int:
         """Slots for patches in a row of `length` symbols."""
-        return slots(length, self.bytes_per_slot or self.default_bytes_per_slot)
-
-    @property
-    def slot_options(self) -> tuple[str, ...]:
-        """The options that set the levels' capacities, the outermost first: `..._per_slot`."""
-        return tuple(field.name for field in fields(self) if field.name.endswith("_per_slot"))
+        return slots(length, self.bytes_per_slot or self.segmenter.default_bytes_per_slot)
 
     @property
     @abc.abstractmethod
     def segmenter(self) -> SegmenterConfig:
         """Where patches start or end."""
-
-    @property
-    def default_bytes_per_slot(self) -> float:
-        """The value that `bytes_per_slot` None stands for."""
-        return self.segmenter.default_bytes_per_slot
 
     @property
     def scripts(self) -> tuple[str, ...]:
@@ -179,18 +170,10 @@ class HierarchicalModel(LanguageModel):
         """The vectors `[B, T, d]` that the level reads."""
         raise NotImplementedError
 
-    def forward(
-        self, symbols: Symbols, state: LevelState | None = None
-    ) -> tuple[Any, LevelState | None, tuple[Segmentation, ...]]:
+    def forward(self, symbols: Symbols, state: LevelState | None = None) -> Result:
         """From symbols to the vectors that the head reads: the method section of the paper.
 
-        Args:
-            symbols: whole rows, or the next symbols of rows.
-            state: before the symbols; None for whole rows.
-
-        Returns:
-            the vectors `[B, T, d]` and the state after the symbols (None for whole rows), and for
-            whole rows the segmentation of each level, the outermost first.
+        Reads whole rows, or with the `state` before them the next symbols of rows.
         """
         return self.level(shard_rows(self.embed(symbols)), symbols, state)
 
@@ -235,7 +218,7 @@ class HierarchicalModel(LanguageModel):
         return ModelOutput(
             logits,
             auxiliary_losses=losses,
-            statistics=(*_overflow(cuts, self.config.slot_options), *statistics),
+            statistics=(*_overflow(cuts, self.config), *statistics),
             patch_starts=patches.starts,
             states=self.final_norm(x),
         )
@@ -276,16 +259,15 @@ class HierarchicalModel(LanguageModel):
         return state.parts.full_rows
 
 
-def _overflow(cuts: tuple[Segmentation, ...], options: tuple[str, ...]) -> tuple[Ratio, ...]:
-    """The overflow of each level, given the options that set their capacities."""
+def _overflow(cuts: tuple[Segmentation, ...], config: HierarchyConfig) -> list[Ratio]:
+    """The overflow of each level; its capacity is set by an option `..._per_slot`."""
+    options = [field.name for field in fields(config) if field.name.endswith("_per_slot")]
     if len(cuts) != len(options):
         raise ValueError(
             f"the model has {len(cuts)} levels, and its config the options of capacity {options}; "
-            "name one for each level, the outermost first (`HierarchyConfig.slot_options`)."
+            "name one `..._per_slot` for each level, the outermost first."
         )
-    return tuple(
-        overflow_ratio(cut.patches, option) for cut, option in zip(cuts, options, strict=True)
-    )
+    return [overflow_ratio(cut.patches, option) for cut, option in zip(cuts, options, strict=True)]
 
 
 class PositionTable(nnx.Module):

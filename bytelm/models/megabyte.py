@@ -29,6 +29,7 @@ from bytelm.nn.mesh import shard_rows
 from bytelm.patching.levels import (
     LevelState,
     OpenPatch,
+    Result,
     Segmentation,
     Symbols,
     run,
@@ -111,9 +112,7 @@ class MegaByte(HierarchicalModel):
         self.local = config.stack(config.local_block(), rngs)
         self.final_norm, self.head = config.build_head(d, rngs)
 
-    def forward(
-        self, symbols: Symbols, state: LevelState | None = None
-    ) -> tuple[jax.Array, LevelState | None, tuple[Segmentation, ...]]:
+    def forward(self, symbols: Symbols, state: LevelState | None = None) -> Result:
         size, before = self.config.patch_size, state or LevelState()
         recent, open = before.open or (None, None)
         most = -(-symbols.ids.shape[1] // size)

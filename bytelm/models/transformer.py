@@ -18,7 +18,6 @@ from typing import ClassVar
 import jax
 from flax import nnx
 
-from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTES, Vocabulary
 from bytelm.models.blocks import BlocksConfig
 from bytelm.models.contract import Batch, LanguageModel, ModelOutput, Unembedding
@@ -63,11 +62,8 @@ class TransformerConfig(BlocksConfig):
         super().__post_init__()
         self.require_positive("width", "depth", "heads", "key_value_heads")
         self.require_positive("mlp_width", "window", "vocabulary")
-        if self.heads is None and self.width % self.head_width:
-            raise UserError(
-                f"model.width {self.width} is no multiple of model.head_width {self.head_width}; "
-                "change one of them, or set model.heads."
-            )
+        if self.heads is None:
+            self.require_heads("width")
         self.require_divisor("key_value_heads", self.heads or self.width // self.head_width)
 
     @property

@@ -286,6 +286,11 @@ class LevelState:
         return full | self.inner.full_rows if isinstance(self.inner, LevelState) else full
 
 
+Result = tuple[Any, LevelState | None, tuple[Segmentation, ...]]
+"""New vectors `[B, N, d]`; the state after the symbols, None for whole rows; and for whole rows the
+segmentations, from this level inwards."""
+
+
 @dataclass(frozen=True)
 class Level:
     """An encoder and a decoder around an inner level: `[B, N, d] -> [B, N, d]`.
@@ -318,15 +323,8 @@ class Level:
     width: int | None = None
     finish: Callable[[jax.Array, Segmentation], jax.Array] = lambda y, cut: y
 
-    def __call__(
-        self, x: jax.Array, symbols: Symbols, state: LevelState | None = None
-    ) -> tuple[jax.Array, LevelState | None, tuple[Segmentation, ...]]:
-        """Runs the level over the symbols' vectors `[B, N, d]`.
-
-        Returns:
-            the new vectors, the state after the symbols (None for whole rows), and for whole rows
-            the segmentations, from this level inwards.
-        """
+    def __call__(self, x: jax.Array, symbols: Symbols, state: LevelState | None = None) -> Result:
+        """Runs the level over the symbols' vectors `[B, N, d]`."""
         before = state or LevelState()
         x, encoder = run(self.encoder, x, symbols, before.encoder)
         cut, patching = segment(

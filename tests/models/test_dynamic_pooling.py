@@ -309,6 +309,6 @@ def test_room_follows_the_kind():
         GumbelPatches(rate=0.9): 1.0,
     }
     for segmenter, size in room.items():
-        assert DynamicPoolingConfig(segmenter=segmenter).default_bytes_per_slot == size
+        assert segmenter.default_bytes_per_slot == size
     config = DynamicPoolingConfig(segmenter=GumbelPatches(rate=0.25), bytes_per_slot=5.0)
     assert config.capacity(1000) == 201

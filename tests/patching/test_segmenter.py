@@ -144,7 +144,7 @@ def test_hat_needs_a_longest_patch():
 def test_a_family_hands_on_what_its_segmenter_needs():
     assert SpaceByteConfig(segmenter=UnigramPatches()).needs_unigram
     assert not SpaceByteConfig().needs_unigram
-    assert SpaceByteConfig(segmenter=FixedPatches(9)).default_bytes_per_slot == 8.0
+    assert FixedPatches(9).default_bytes_per_slot == 8.0
     learned = SpaceByteConfig(segmenter=EntropyPatches(hidden=10))
     extra = learned.forward_flops(100, 20.0) - SpaceByteConfig().forward_flops(100, 20.0)
     assert extra == 2.0 * 100 * 10 * (learned.local_width + 1)
