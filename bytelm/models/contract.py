@@ -189,15 +189,10 @@ class LanguageModel(nnx.Module):
         raise NotImplementedError
 
     def roll_back(self, state: Any, then: Any, ids: jax.Array, lengths: jax.Array) -> Any:
-        """The state after reading only the first `lengths` of the symbols read last.
+        """The state after reading only the first `lengths`, int32 `[B]`, of `ids`, `[B, N]`.
 
-        Reads them again; a family whose state can be cut off does that instead.
-
-        Args:
-            state: after reading `ids`.
-            then: a `snapshot` of the state before.
-            ids: int32 `[B, N]`.
-            lengths: int32 `[B]`, how many of them each row keeps (0 to N).
+        `state` is the one after all of `ids`, `then` a `snapshot` of the one before. Reads the
+        symbols again; a family whose state can be cut off does that instead.
         """
         return self.extend(ids, restore(state, then), lengths)[1]
 

@@ -99,12 +99,7 @@ class EncoderDecoder(LanguageModel):
     """A probability for the next target symbol given the inputs and the targets before it."""
 
     def read(self, inputs: jax.Array, keys: jax.Array | None = None) -> Reading:
-        """Runs the encoder up to where rows are shortened.
-
-        Args:
-            inputs: int32 `[B, S]`, PAD after each row's last symbol.
-            keys: as in `Batch`.
-        """
+        """Runs the encoder up to where rows are shortened; arguments are as in `Batch`."""
         raise NotImplementedError
 
     def encode(self, reading: Reading, length: int | None = None) -> Encoded:

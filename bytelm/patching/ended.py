@@ -80,11 +80,9 @@ def find_ended(
     first: jax.Array | None = None,
     slots_left: jax.Array | None = None,
 ) -> EndedPatches:
-    """Ends patches at the boundaries, as long as there are slots.
+    """Ends patches where `ends`, bool `[B, T]`, is True, as long as there are slots.
 
     Args:
-        ends: bool `[B, T]`, the symbols with which patches should end; False in padding.
-        document_ids: int32 `[B, T]`.
         capacity: P.
         first: bool `[B, T]`, the first symbols of documents, which need a null vector; None for
             where `document_ids` change.

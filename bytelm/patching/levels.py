@@ -138,13 +138,10 @@ class Segmentation:
         return take(*self.read(y))
 
     def read(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The patches' vectors, with the open patch's in front, and the index of each symbol's.
+        """The patches' vectors with the open patch's in front, and the index of each symbol's.
 
-        Returns:
-            `[B, 1 + P, D]` of `[B, P, D]`, the first 0 in whole rows; and int32 `[B, N]`.
-
-        Raises:
-            ValueError: in decoding, if y and the stored open patch differ in width.
+        From `[B, P, D]`: `[B, 1 + P, D]`, the first 0 in whole rows, and int32 `[B, N]`. Raises
+        ValueError in decoding if y and the stored open patch differ in width.
         """
         if self.open is not None and y.shape[-1] != self.open.vector.shape[-1]:
             raise ValueError(
@@ -206,9 +203,7 @@ def segment(
     """Cuts symbols into patches, which open at the segmenter's boundaries while there are slots.
 
     Args:
-        segmenter: finds the boundaries.
-        x: `[B, N, d]`, the vectors that it reads; None for rules.
-        symbols: to cut.
+        x: `[B, N, d]`, the vectors that the segmenter reads; None for rules.
         capacity: gives the slots of a whole row of N symbols.
         state: after the symbols before; None for whole rows.
         open: the patch that is open before the first symbol, in decoding.

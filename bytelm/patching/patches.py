@@ -66,9 +66,7 @@ def overflow_statistic(option: str) -> Statistic:
 def overflow_ratio(patches: Any, option: str = BYTES_PER_SLOT) -> Ratio:
     """The share of boundaries that overflowed, with a warning if that is much.
 
-    Args:
-        patches: `Patches` or `EndedPatches` of a level.
-        option: sets the level's capacity.
+    Of a level's `Patches` or `EndedPatches`; `option` sets its capacity.
     """
     wanted = patches.starts.sum() + patches.overflow
     warn = TooFewSlots(patches.index.shape[1] / patches.document_ids.shape[1], option)
@@ -124,13 +122,10 @@ def find_patches(
     *,
     slots_left: jax.Array | None = None,
 ) -> Patches:
-    """Opens patches at the boundaries, as long as there are slots.
+    """Opens patches at the boundaries, bool `[B, T]` (False in padding), while there are slots.
 
-    Args:
-        boundaries: bool `[B, T]`, where patches should open; False in padding.
-        document_ids: int32 `[B, T]`.
-        capacity: P.
-        slots_left: int32 `[B]`, how many may still open in each row; None for P.
+    P is the capacity. `slots_left`, int32 `[B]`, is how many may still open in each row; None for
+    P.
     """
     most = capacity if slots_left is None else jnp.minimum(slots_left, capacity)[:, None]
     opened = boundaries & (jnp.cumsum(boundaries, axis=1) <= most)  # [B, T]

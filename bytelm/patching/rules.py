@@ -71,11 +71,7 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(name: str, *, marks: Mark) -> Callable[[FindMarks], FindMarks]:
-    """Registers a function of symbols as the rule `name`; see `Rule`.
-
-    Raises:
-        UserError: if another function has the name, or `marks` is no `Mark`.
-    """
+    """Registers a function of symbols as a `Rule`; UserError if another one has the name."""
     if marks not in get_args(Mark):
         raise UserError(f'the boundary rule {name!r} has marks={marks!r}; choose "start" or "end".')
 
@@ -156,10 +152,9 @@ def find_edges(
     *,
     longest: int | None = None,
 ) -> tuple[Edges, RuleCarry]:
-    """Applies a rule to rows of symbols, or to the next symbols of rows.
+    """Applies a rule, or that of a name, to rows of symbols, or to the next symbols of rows.
 
     Args:
-        rule: or its name in `RULES`.
         ids: int32 `[B, T]`.
         document_ids: int32 `[B, T]`, as in a batch; symbols after padding (0) are ignored.
         carry: from the last call, for symbols before that are all of one document; None at the

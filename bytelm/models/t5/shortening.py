@@ -37,12 +37,9 @@ class Shortener(nnx.Module):
     """Shortens rows; a `ShorteningConfig` builds it."""
 
     def __call__(self, reading: Reading, inputs: jax.Array, keys: jax.Array | None) -> Reading:
-        """The reading with the kept states marked, or pooled, and its losses.
+        """The reading, none of whose states is removed yet, with the kept ones marked or pooled.
 
-        Args:
-            reading: states `[B, S, d]`, none of them removed yet.
-            inputs: int32 `[B, S]`.
-            keys: uint32 `[B, 2]`, a random key for each row; None in evaluation.
+        The other arguments are as in a batch.
         """
         raise NotImplementedError
 

@@ -86,13 +86,9 @@ class _Tensor(NamedTuple):
 
 
 def from_t5(weights: Mapping[str, np.ndarray], config: ByT5Config) -> dict[str, Any]:
-    """Our parameters, a nested dict of float32 arrays, from T5's tensors.
+    """Our parameters, a nested dict of float32 arrays, from T5's tensors of any dtype.
 
-    Tensors of another dtype (bfloat16, float16) become float32.
-
-    Raises:
-        UserError: if tensors are missing or unexpected, or do not have the config's shapes; it
-            names them.
+    Raises UserError, which names the tensors that are missing, unexpected or of another shape.
     """
     tensors = _tensors(config)
     weights = _with_shared(weights)
@@ -110,11 +106,7 @@ def from_t5(weights: Mapping[str, np.ndarray], config: ByT5Config) -> dict[str, 
 
 
 def to_t5(params: Mapping[str, Any], config: ByT5Config) -> dict[str, np.ndarray]:
-    """T5's tensors, in C order, from our parameters.
-
-    Raises:
-        UserError: if rows are shortened in another way than by a delete gate.
-    """
+    """T5's tensors, in C order, from our parameters; UserError if they have no form in T5."""
     ours = flatten_dict(params)
     weights = {}
     for name, tensor in _tensors(config).items():
@@ -127,12 +119,8 @@ def to_t5(params: Mapping[str, Any], config: ByT5Config) -> dict[str, np.ndarray
 def config_from_t5(saved: Mapping[str, Any], names: Iterable[str]) -> ByT5Config:
     """The config of a checkpoint, an `MrT5Config` if it has a delete gate.
 
-    Args:
-        saved: its config.json.
-        names: of its tensors.
-
-    Raises:
-        UserError: if it has another architecture; it names the differences.
+    From its config.json and the names of its tensors. Raises UserError, which names the
+    differences, for another architecture.
     """
     said = {"model_type": "t5", **_FIXED, **_T5_DEFAULTS, **saved}
     # In newer versions of Hugging Face's code, this field says whether the head is T5 v1.1's.
@@ -174,12 +162,9 @@ def config_from_t5(saved: Mapping[str, Any], names: Iterable[str]) -> ByT5Config
 
 
 def config_to_t5(config: ByT5Config) -> dict[str, Any]:
-    """The config.json of a model.
+    """The config.json of a model; UserError if T5's format cannot store it.
 
     `transformers` has neither delete gates nor `use_softmax1`, and ignores their fields.
-
-    Raises:
-        UserError: if rows are shortened in another way than by a delete gate.
     """
     said = {
         "architectures": ["T5ForConditionalGeneration"],
