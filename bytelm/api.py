@@ -12,7 +12,7 @@ import copy
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -325,12 +325,11 @@ class LoadedModel(PerSymbol):
         if self.has_encoder:
             self.warn_of_long_inputs(1 + max(map(len, prompts), default=0))
             return
+        symbols: Sequence[Sized] = prompts
         if self.tokenizer is not None:
             # The number of tokens of the continuation is unknown.
-            lengths, max_bytes = [len(self.tokenizer.encode(prompt)) for prompt in prompts], 0
-        else:
-            lengths = [len(prompt) for prompt in prompts]
-        longest = 1 + max(lengths, default=0) + max_bytes
+            symbols, max_bytes = [self.tokenizer.encode(prompt) for prompt in prompts], 0
+        longest = 1 + max(map(len, symbols), default=0) + max_bytes
         if longest > trained and getattr(self.config.model, "window", None) is None:
             warnings.warn(
                 f"prompt and continuation may take {longest} symbols, and the model was trained on "

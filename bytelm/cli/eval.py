@@ -97,7 +97,7 @@ def eval_command(arguments: Sequence[str]) -> int:
     host_memory.keep()
     loaded = load(known.checkpoint, known.step, verify=known.verify)
     default = kind(loaded.config.data, known.checkpoint)
-    evaluate_run(loaded, parse(kind, arguments, "eval", default), keep=not read_only)
+    _evaluate(loaded, parse(kind, arguments, "eval", default), keep=not read_only)
     return 0
 
 
@@ -131,12 +131,8 @@ def _listed() -> str:
     return "\n".join(["evaluations for `bytelm eval --suite NAME...`:\n", *lines])
 
 
-def evaluate_run(loaded: LoadedModel, command: EvalCommand, *, keep: bool) -> None:
-    """Evaluates a model, and prints the report and, if `keep`, writes it.
-
-    Raises:
-        UserError: for a bad source, or a report that cannot be written; it is printed before.
-    """
+def _evaluate(loaded: LoadedModel, command: EvalCommand, *, keep: bool) -> None:
+    """Evaluates a model, and prints the report, also if it cannot be written; `keep` writes it."""
     data = command.data
     _check_tokenizer(loaded, data.task.tokenizer)
     suite = _chosen(loaded, command)
