@@ -3,6 +3,7 @@
 import abc
 import json
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTE_VOCABULARY, UNSCORED
 from bytelm.data.corpus.packing import Arrays, ConcatenatedRows
 from bytelm.data.open_data import OpenData
-from bytelm.data.order import ShuffledBatches, source_seed
+from bytelm.data.order import ShuffledRows, source_seed
 from bytelm.data.sources.source import Source
 from bytelm.data.tasks.next_byte import source_script
 from bytelm.data.text_record import Split
@@ -87,13 +88,17 @@ class PackedLoader(TrainLoader):
         self._config = data.config
         rows = ConcatenatedRows(data.training_rows(seed))
         self.fingerprint = data.join_fingerprints([source.fingerprint for source in rows.sources])
-        share = (seed, data.config.batch_size, process_index, process_count)
-        self._batches_from = partial(ShuffledBatches, rows, data.weights, *share)
+        self._rows = ShuffledRows(rows, data.weights, seed)
+        self._local_size = data.config.batch_size // process_count
+        self._offset = process_index * self._local_size
         self._start(first_row=0)
 
     def _start(self, first_row: int) -> None:
         self._next_row = first_row
-        batches = grain.MapDataset.source(self._batches_from(first_row))
+        first_rows = grain.MapDataset.range(
+            first_row + self._offset, sys.maxsize, self._config.batch_size
+        )
+        batches = first_rows.map(partial(self._rows.batch, count=self._local_size))
         prefetched = batches.to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
         )

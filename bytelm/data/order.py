@@ -14,29 +14,14 @@ SMALL = 2**16
 """Most rows whose order is kept in memory; Grain's shuffle is slow for few rows."""
 
 
-class ShuffledBatches:
-    """One process's rows of each training batch, in an endless sequence of batches.
+class ShuffledRows:
+    """The rows of all sources in an endless order; the row at a place is always the same.
 
-    Every epoch shuffles every source again, and sources are mixed by their weights. The rows of all
-    processes together make the same batch for any number of processes.
+    Every epoch shuffles every source again, and sources are mixed by their weights.
     """
 
-    def __init__(
-        self,
-        rows: ConcatenatedRows,
-        weights: Sequence[float],
-        seed: int,
-        batch_size: int,
-        process_index: int,
-        process_count: int,
-        first_row: int,
-    ) -> None:
-        """Batch 0 begins at place `first_row`; `batch_size` counts the rows of all processes."""
+    def __init__(self, rows: ConcatenatedRows, weights: Sequence[float], seed: int) -> None:
         self._rows = rows
-        self._first_row = first_row
-        self._batch_size = batch_size
-        self._local_size = batch_size // process_count
-        self._offset = process_index * self._local_size
         orders = [
             EndlessShuffle(int(end) - len(source), len(source), source_seed(seed, index))
             for index, (source, end) in enumerate(zip(rows.sources, rows.ends, strict=True))
@@ -47,13 +32,9 @@ class ShuffledBatches:
                 [grain.MapDataset.source(order) for order in orders], weights
             )
 
-    def __len__(self) -> int:
-        return (sys.maxsize - self._first_row) // self._batch_size
-
-    def __getitem__(self, index: int) -> Arrays:
-        """This process's rows of a batch, as `RowSource.batch` gives them."""
-        begin = self._first_row + index * self._batch_size + self._offset
-        places = range(begin, begin + self._local_size)
+    def batch(self, first: int, count: int) -> Arrays:
+        """The rows at `count` places from `first` on, as `RowSource.batch` gives them."""
+        places = range(first, first + count)
         return self._rows.batch([self._order[place] for place in places], places)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bytelm.data import order
 from bytelm.data.corpus.packing import ConcatenatedRows, Rows, pack
-from bytelm.data.order import EndlessShuffle, ShuffledBatches, source_seed
+from bytelm.data.order import EndlessShuffle, ShuffledRows, source_seed
 
 
 def numbered_rows(*counts):
@@ -39,27 +39,24 @@ def test_each_number_once_an_epoch_in_a_new_order(small, monkeypatch):
 
 
 @given(
-    processes=st.sampled_from([1, 2, 3, 6]),
-    first_row=st.integers(0, 10**6),
-    batch=st.integers(0, 50),
+    first=st.integers(0, 10**6),
+    counts=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     sources=st.sampled_from([(17,), (5, 40)]),
 )
 @settings(max_examples=30, deadline=None)
-def test_a_batch_depends_on_seed_and_place_alone(processes, first_row, batch, sources):
-    rows, weights = numbered_rows(*sources), [2.0, 1.0][: len(sources)]
-    one = ShuffledBatches(rows, weights, 3, 1, 0, 1, 0)
-    expected = [names(one[first_row + batch * 6 + row])[0] for row in range(6)]
-    parts = [
-        names(ShuffledBatches(rows, weights, 3, 6, index, processes, first_row)[batch])
-        for index in range(processes)
-    ]
-    assert list(itertools.chain(*parts)) == expected
+def test_a_row_depends_on_seed_and_place_alone(first, counts, sources):
+    def shuffled():
+        return ShuffledRows(numbered_rows(*sources), [2.0, 1.0][: len(sources)], seed=3)
+
+    whole = names(shuffled().batch(first, sum(counts)))
+    begins = itertools.accumulate(counts[:-1], initial=first)
+    parts = [names(shuffled().batch(*part)) for part in zip(begins, counts, strict=True)]
+    assert list(itertools.chain(*parts)) == whole
 
 
 def test_a_mixture_has_the_proportions_of_its_weights():
     rows = numbered_rows(7, 100, 30)
-    batches = ShuffledBatches(rows, [0.5, 0.3, 0.2], 0, 100, 0, 1, 0)
-    drawn = [name for batch in range(10) for name in names(batches[batch])]
+    drawn = names(ShuffledRows(rows, [0.5, 0.3, 0.2], seed=0).batch(0, 1000))
     counts = np.bincount([source for source, _ in drawn])
     np.testing.assert_allclose(counts, [500, 300, 200], atol=10)
     assert {row for source, row in drawn if source == 1} == set(range(100))
