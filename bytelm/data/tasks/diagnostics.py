@@ -23,8 +23,16 @@ from bytelm.data.corpus.packing import RowSource
 from bytelm.data.corpus.spread import DrawnRows
 from bytelm.data.sources.python_library import PythonLibrary
 from bytelm.data.sources.source import SingleSource, Source
-from bytelm.data.tasks.examples import EncoderDecoderTask, Example, ExampleRows, random_of, with_end
-from bytelm.data.tasks.task import OpenText, Pair, Picked
+from bytelm.data.tasks.task import (
+    EncoderDecoderTask,
+    Example,
+    ExampleRows,
+    OpenText,
+    Pair,
+    Picked,
+    random_of,
+    with_end,
+)
 from bytelm.data.text_record import Split
 
 VOWELS = b"aeiouAEIOU"

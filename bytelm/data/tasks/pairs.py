@@ -13,8 +13,15 @@ from bytelm.data.corpus.entries import digest_of
 from bytelm.data.corpus.packing import pack, script_ids
 from bytelm.data.corpus.spread import drawn_rows
 from bytelm.data.sources.source import Source
-from bytelm.data.tasks.examples import EncoderDecoderTask, Example, ExampleRows, with_end
-from bytelm.data.tasks.task import OpenText, Pair, Picked
+from bytelm.data.tasks.task import (
+    EncoderDecoderTask,
+    Example,
+    ExampleRows,
+    OpenText,
+    Pair,
+    Picked,
+    with_end,
+)
 from bytelm.data.text_record import PLACED, Split, placed_passages
 
 logger = logging.getLogger(__name__)
@@ -31,8 +38,10 @@ class Pairs(EncoderDecoderTask):
         return 1
 
     def rows(self, data: OpenText, source: Source, split: Split, seed: int) -> "PairRows":
-        lengths = data.sequence_length, self.row_length(data.sequence_length)
-        return data.kept((source, split), lambda: PairRows(source, split, *lengths, data.scripts))
+        return data.kept(
+            (source, split),
+            lambda: PairRows(self, source, split, data.sequence_length, data.scripts),
+        )
 
     def _picked(self, data: OpenText, source: Source, wanted: int) -> Picked:
         rows = self.rows(data, source, "validation", 0)
@@ -56,20 +65,15 @@ class PairRows(ExampleRows):
     """The pairs of a split of one source, one in each row, in memory."""
 
     def __init__(
-        self,
-        source: Source,
-        split: Split,
-        input_length: int,
-        target_length: int,
-        scripts: Sequence[str] = (),
+        self, task: Pairs, source: Source, split: Split, length: int, scripts: Sequence[str] = ()
     ) -> None:
-        """Reads all pairs into rows of S inputs and T targets; without `scripts`, rows have none.
+        """Reads all pairs into rows of S = `length` inputs; without `scripts`, rows have none.
 
         Raises:
             UserError: for a bad source, a split without pairs, a pair that is longer than a row,
                 and a script that is not in `data.scripts`.
         """
-        super().__init__(input_length, target_length, bool(scripts))
+        super().__init__(length, task.row_length(length), bool(scripts))
         found = list(_pairs(source, split))
         if not found:
             raise no_text(source, split)

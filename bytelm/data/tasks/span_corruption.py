@@ -19,8 +19,14 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTES, END
 from bytelm.data.corpus.packing import Corpus, CorpusRows
 from bytelm.data.sources.source import SingleSource, Source
-from bytelm.data.tasks.examples import EncoderDecoderTask, Example, ExampleRows, random_of
-from bytelm.data.tasks.task import OpenText, Pair
+from bytelm.data.tasks.task import (
+    EncoderDecoderTask,
+    Example,
+    ExampleRows,
+    OpenText,
+    Pair,
+    random_of,
+)
 from bytelm.data.text_record import Split
 
 SENTINELS = BYTES

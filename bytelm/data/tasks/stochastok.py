@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bytelm.data.corpus.packing import Arrays, Corpus, CorpusRows, Indices, Rows
-from bytelm.data.tasks.examples import random_of
+from bytelm.data.tasks.task import random_of
 from bytelm.tokenizers.tokenizer import Tokenizer
 
 

@@ -132,8 +132,8 @@ def test_a_pair_is_never_cut(pair_config):
         r"data.sequence_length \(10\) to 11 and data.target_length \(11\) to 11"
     )
     with pytest.raises(UserError, match=message):
-        PairRows(source, "train", 10, 11)
-    rows = PairRows(source, "train", 11, 11)
+        PairRows(Pairs(target_length=11), source, "train", 10)
+    rows = PairRows(Pairs(target_length=11), source, "train", 11)
     assert len(pickle.loads(pickle.dumps(rows))) == 60
 
 

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from bytelm.core.vocabulary import END, PAD, START, UNSCORED
 from bytelm.data.corpus.packing import pack
-from bytelm.data.tasks.examples import Example, ExampleRows, random_of
 from bytelm.data.tasks.span_corruption import (
     SpanCorruption,
     SpanCorruptionRows,
     corrupt,
 )
+from bytelm.data.tasks.task import Example, ExampleRows, random_of
 from tests.models.golden import cases, load
 
 GOLDEN = cases("mrt5", lambda file: "in.length_grid" in file)
