@@ -37,6 +37,7 @@ MODULES = {
     "bytelm.training.sharding": "bytelm.nn.mesh",
     "bytelm.comparison": "bytelm.experiments",
     "bytelm.layers": "bytelm.nn",
+    "bytelm.data.sources.placement": "bytelm.data.sources.source",
     "bytelm.data.sources.python_stdlib": "bytelm.data.sources.python_library",
     "bytelm.subword": "bytelm.tokenizers",
 }

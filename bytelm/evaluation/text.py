@@ -281,9 +281,10 @@ def _as_in_run(
 ) -> SingleSource | None:
     """The source with the run's splits; None if the run did not read it."""
     text = describe_source(open_source(source, data.cache_path))["text"]
-    if text is None:  # TFDS is not installed: compare names
-        same = (had for had in run.source_configs if type(had) is type(source))
-        return source if any(source.names == had.names for had in same) else None
+    if text is None:  # TFDS is not installed: compare the other options
+        ours = {name: getattr(source, name) for name in (*SPLITTING, "weight")}
+        same = (dataclasses.replace(had, **ours) == source for had in run.source_configs)
+        return source if any(same) else None
     for had in of_run:
         if had["text"] == text:
             return dataclasses.replace(source, **{name: had[name] for name in SPLITTING})

@@ -18,28 +18,21 @@ Arrays: TypeAlias = dict[str, np.ndarray]
 
 @dataclass(eq=False, repr=False)
 class Corpus:
-    """The symbol stream of some documents: START, the bytes and END of each, in order.
-
-    Attributes:
-        symbols: uint8 `[num_symbols]`, or a wider type for tokens; START and END are FILLER.
-        starts: int64 `[num_documents + 1]`, position of each START, then `num_symbols`.
-        scripts: int32 `[num_documents]`, index of each document's script in `data.scripts`, or
-            None.
-        boundaries: bool `[num_symbols]`, whether a piece of `data.unigram` ends with the symbol,
-            or None.
-        vocabulary: the kinds of symbols.
-        byte_counts: int32 `[vocabulary.inputs]`, the length in bytes of each kind of symbol; None
-            if symbols are bytes.
-        fingerprint: hex digest of the documents' bytes and order; "" if they are in memory.
-    """
+    """The symbol stream of some documents: START, the bytes and END of each, in order."""
 
     symbols: np.ndarray | CheckedArray
+    """uint8 `[num_symbols]`, or a wider type for tokens; START and END are FILLER."""
     starts: np.ndarray
+    """int64 `[num_documents + 1]`: the position of each START, then `num_symbols`."""
     scripts: np.ndarray | None = None
+    """int32 `[num_documents]`: the index of each document's script in `data.scripts`."""
     boundaries: np.ndarray | CheckedArray | None = None
+    """bool `[num_symbols]`: whether a piece of `data.unigram` ends with the symbol."""
     vocabulary: Vocabulary = BYTE_VOCABULARY
     byte_counts: np.ndarray | None = None
+    """int32 `[vocabulary.inputs]`: the bytes of each kind of symbol; None if symbols are bytes."""
     fingerprint: str = ""
+    """Hex digest of the documents' bytes and order; "" if they are in memory."""
 
     @property
     def num_documents(self) -> int:
@@ -102,11 +95,7 @@ class Rows(CorpusRows):
         return -(-self.corpus.num_symbols // self.length)
 
     def batch(self, indices: Indices, places: Indices | None = None) -> Arrays:
-        """Several rows at once.
-
-        Args:
-            indices: B row indices; an index past the end gives a row of padding.
-            places: ignored; these rows are deterministic.
+        """Several rows at once; `places` are ignored, since these rows are deterministic.
 
         Returns:
             int32 `[B, T]` each: `ids`; `targets`, the symbol after each of them, UNSCORED if it is

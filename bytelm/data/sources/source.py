@@ -6,14 +6,13 @@ its end to the splits that the source lacks. The cuts depend only on the documen
 """
 
 import abc
-import dataclasses
 import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -152,12 +151,6 @@ class SingleSource(SourceConfig):
     def has_targets(self) -> bool:
         """Whether each document has a target, for the task `pairs`."""
         return False
-
-    @property
-    def names(self) -> dict[str, Any]:
-        """The options that identify the text, without those of splits and weight."""
-        names = {field.name for field in dataclasses.fields(self)} - {*SPLITTING, "weight"}
-        return {name: getattr(self, name) for name in names}
 
     def with_files(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> "SingleSource":
         return self
