@@ -234,24 +234,6 @@ def test_the_command(folder, run, tmp_path, capsys):
     tiny_t5.assert_same(load_file(back / WEIGHTS), load_file(folder / WEIGHTS))
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        "",
-        "--from-hf x",
-        "--to-hf x",
-        "--from-hf x --output y --to-hf z",
-        "--from-hf x --output y --step 1",
-        "--from-hf x --checkpoint y",
-        "--to-safetensors x",
-        "--to-safetensors x --to-hf y --checkpoint z",
-    ],
-)
-def test_the_command_with_half_of_what_it_needs(arguments, capsys):
-    assert main(["convert", *arguments.split()]) == 2
-    assert capsys.readouterr().err.startswith("error: say what to convert: `--from-hf")
-
-
 def test_code_in_a_file_of_pytorch_is_not_run(folder, run):
     torch = pytest.importorskip("torch")
     (folder / WEIGHTS).unlink()

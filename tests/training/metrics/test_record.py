@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from bytelm.core.statistics import BPB, BPB_WITH_END, Statistic
 from bytelm.patching.learned import TARGET, boundary_statistics
 from bytelm.patching.patches import LENGTHS, OVERFLOW
-from bytelm.training.metrics.record import Record
+from bytelm.training.metrics.record import LoopState, Record
 from bytelm.training.step import AUXILIARY, BYTES_PER_PATCH, PATCH_LENGTH, StepMetrics, Sums
 
 SCRIPTS = ("eng", "rus", "hin")
@@ -132,3 +133,31 @@ def test_no_boundaries_break_nothing():
     scalars = values(record(step(made=0, patches=0)))
     assert scalars["boundaries/rate"] == scalars["boundaries/f1"] == 0
     assert scalars["bytes_per_patch"] == 0
+
+
+def test_the_best_validation_is_the_least_and_the_first_of_equals():
+    loop = LoopState()
+    for step, bits in enumerate([2.0, math.nan, 1.5, 1.5, 1.7], 1):
+        loop.validated(step, bits)
+    assert (loop.best_step, loop.best_validation) == (3, 1.5)
+    assert (loop.validated_step, loop.last_validation) == (5, 1.7)
+
+
+def test_the_state_of_the_loop_is_restored_from_what_is_saved():
+    loop = LoopState(bytes=3, flops=4.0, hooks_step=5, validation_identity="x")
+    loop.validated(6, 1.25)
+    loop.record.seconds = 7.0
+    saved = json.loads(json.dumps(loop.saved()))
+    assert LoopState.restored(saved).saved() == loop.saved()
+
+
+def test_earlier_checkpoints_have_the_state_of_the_loop_in_their_provenance():
+    assert LoopState.from_provenance({"converted_from": "google/byt5-small"}) is None
+    first = {"bytes_seen": 3, "flops": 4.0, "validated_step": 2, "last_validation_bits": 1.5}
+    loop = LoopState.from_provenance({**first, "best_validation_bits": 1.25, "record": {}})
+    assert (loop.bytes, loop.flops, loop.hooks_step, loop.seconds) == (3, 4.0, 2, 0.0)
+    assert (loop.last_validation, loop.best_validation, loop.validation_identity) == (
+        1.5,
+        1.25,
+        None,
+    )
