@@ -31,17 +31,11 @@ def exponent(value: float) -> str:
 
 @dataclass(frozen=True)
 class Unit:
-    """How the numbers of a unit are written.
+    """How the numbers of a unit are written."""
 
-    Attributes:
-        form: a format such as ".4f", or a function that writes the number.
-        text: a number with its unit, such as "{} bpb"; None for the figure's name and the number.
-        brief: a shorter format; None for `form`.
-    """
-
-    form: str | Callable[[float], str] = ".4g"
-    text: str | None = None
-    brief: str | None = None
+    form: str | Callable[[float], str] = ".4g"  # a format, or what writes the number
+    text: str | None = None  # with the unit, as in "{} bpb"; None for the figure's name
+    brief: str | None = None  # a shorter format; None for `form`
 
     def number(self, value: float, *, brief: bool = False) -> str:
         """The number without its unit."""

@@ -52,25 +52,15 @@ def beam_search(
 
 
 class _Beams(NamedTuple):
-    """B = inputs, W = beams, N = most symbols.
+    """B = inputs, W = beams, N = most symbols."""
 
-    Attributes:
-        made: the number of symbols of each candidate.
-        symbols: int32 `[B, W, N]`, the unfinished candidates; END after their symbols.
-        scores: float32 `[B, W]`, their log-probabilities.
-        ended: int32 `[B, W, N]`, the best finished candidates.
-        ended_scores: float32 `[B, W]`, their scores with the length penalty; -inf for none.
-        logits: `[B x W, V]`, of the next symbols.
-        state: of the model.
-    """
-
-    made: jax.Array
-    symbols: jax.Array
-    scores: jax.Array
-    ended: jax.Array
-    ended_scores: jax.Array
-    logits: jax.Array
-    state: Any
+    made: jax.Array  # number of symbols of each candidate
+    symbols: jax.Array  # int32 [B, W, N], the unfinished candidates; END after their symbols
+    scores: jax.Array  # float32 [B, W], their log-probabilities
+    ended: jax.Array  # int32 [B, W, N], the best finished candidates
+    ended_scores: jax.Array  # float32 [B, W], their scores with the length penalty; -inf for none
+    logits: jax.Array  # [B x W, V], of the next symbols
+    state: Any  # of the model
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "beams", "most"))

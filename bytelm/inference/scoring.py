@@ -298,19 +298,12 @@ def place_by_document(
 
 
 class Window(NamedTuple):
-    """T inputs of a document, from its input number `first` on (0 is START).
+    """T inputs of a document, from its input number `first` on (0 is START)."""
 
-    Attributes:
-        symbols: integers, the whole document's text.
-        first: the number of the window's first input.
-        bytes: length of the document's text.
-        document: the document's number, from 0.
-    """
-
-    symbols: np.ndarray
+    symbols: np.ndarray  # integers, the whole document's text
     first: int
-    bytes: int
-    document: int
+    bytes: int  # length of the document's text
+    document: int  # number of the document, from 0
 
     def inputs(self, length: int) -> int:
         """How many of a row's `length` positions the window fills."""

@@ -183,15 +183,10 @@ class SelfAttention(nnx.Module):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Condition:
-    """Vectors for the input of every layer, each shared by many positions.
+    """Vectors for the input of every layer, each shared by many positions."""
 
-    Attributes:
-        vectors: `[B, P, condition_width]`.
-        index: int32 `[B, T]`, the vector of each position.
-    """
-
-    vectors: jax.Array
-    index: jax.Array
+    vectors: jax.Array  # [B, P, condition_width]
+    index: jax.Array  # int32 [B, T], the vector of each position
 
 
 class TransformerBlock(nnx.Module):

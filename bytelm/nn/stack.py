@@ -21,19 +21,12 @@ DEEPEST_UNROLLED = 12
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StackState:
-    """Decoding state of a stack, for the last S positions: entry p % S holds position p.
+    """Decoding state of a stack, for the last S positions: entry p % S holds position p."""
 
-    Attributes:
-        length: int32 `[B]`, how many positions each row has.
-        positions: int32 `[B, S]`, the position that each entry holds, -1 if empty.
-        group_ids: int32 `[B, S]`, the group of that position.
-        layers: the state of each block.
-    """
-
-    length: jax.Array
-    positions: jax.Array
-    group_ids: jax.Array
-    layers: tuple[Any, ...]
+    length: jax.Array  # int32 [B], positions of each row
+    positions: jax.Array  # int32 [B, S], the position that each entry holds, -1 if empty
+    group_ids: jax.Array  # int32 [B, S], the group of that position
+    layers: tuple[Any, ...]  # the state of each block
 
     @property
     def can_truncate(self) -> bool:

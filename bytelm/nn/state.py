@@ -30,14 +30,12 @@ class KeyValueCache:
 
     Entry p % S holds position p. A head's keys lie together: XLA:CPU then reads them in place,
     where it would copy another layout.
-
-    Attributes:
-        is_ring: whether new positions overwrite old ones; otherwise the cache only appends.
     """
 
     keys: jax.Array
     values: jax.Array
     is_ring: bool = field(metadata={"static": True})
+    """Whether new positions overwrite old ones; otherwise the cache only appends."""
 
 
 @jax.tree_util.register_dataclass
@@ -45,21 +43,15 @@ class KeyValueCache:
 class NewPositions:
     """N new positions of each row, and where the caches of a stack's layers store them.
 
-    Attributes:
-        entries: int32 `[B, N]`, the cache entry of each; S (dropped) for none.
-        positions: int32 `[B, N]`, counted from the row's start; -1 where a row has fewer than N.
-        group_ids: int32 `[B, N]`.
-        key_positions: int32, the positions of the keys that the new ones may see, -1 for none. If
-            N = 1, they are the cache after writing, `[B, S]`; otherwise the cache before writing
-            and the new positions, `[B, S + N]`.
-        key_groups: int32, the group ids of `key_positions`.
+    The keys that they may see are the cache after writing, `[B, S]`, if N = 1. Otherwise they are
+    the cache before writing and the new positions, `[B, S + N]`.
     """
 
-    entries: jax.Array
-    positions: jax.Array
-    group_ids: jax.Array
-    key_positions: jax.Array
-    key_groups: jax.Array
+    entries: jax.Array  # int32 [B, N], the cache entry of each; S (dropped) for none
+    positions: jax.Array  # int32 [B, N], from the row's start; -1 where a row has fewer than N
+    group_ids: jax.Array  # int32 [B, N]
+    key_positions: jax.Array  # int32 [B, S] or [B, S + N], positions of the keys, -1 for none
+    key_groups: jax.Array  # int32, their group ids
 
     def extend(
         self, cache: KeyValueCache, k: jax.Array, v: jax.Array

@@ -24,52 +24,34 @@ from bytelm.tokenizers.sorted_tokens import SortedTokens
 
 @dataclass(eq=False)
 class History:
-    """A live token history.
+    """A live token history."""
 
-    Attributes:
-        log_p: log-probability of its tokens, in nats.
-        covered: the number of their bytes.
-        read: the model's reading of its tokens, all or all but `unread`.
-        unread: its last token, if the model has yet to read it.
-        span: the sorted tokens that may come next; all of them if it covers the whole text.
-        log_mass: log-probability of its tokens followed by a token of the span, or END.
-    """
-
-    log_p: float
-    covered: int
-    read: Read
-    unread: int | None
-    span: slice
-    log_mass: float
+    log_p: float  # log-probability of its tokens, in nats
+    covered: int  # number of their bytes
+    read: Read  # the model's reading of its tokens, all or all but `unread`
+    unread: int | None  # its last token, if the model has yet to read it
+    span: slice  # the sorted tokens that may come next; all of them if it covers the whole text
+    log_mass: float  # log-probability of its tokens followed by a token of the span, or END
 
 
 @dataclass(eq=False)
 class Covers:
-    """The live histories of a text that grows byte by byte from nothing.
+    """The live histories of a text that grows byte by byte from nothing."""
 
-    Attributes:
-        reader: runs the model; its columns are the sorted tokens, then END.
-        tokens: the vocabulary.
-        limit: histories to keep; None for all.
-        canonical_ids: a tokenisation of the text to come, whose history is never dropped.
-        canonical: the history of the canonical tokens so far; None once the text goes past them.
-        dropped: how many histories were dropped.
-        dropped_bits: sum over bytes of `-log2(1 - s)`, where s is the dropped share of the live
-            histories' probability: about how many bits the text would save without a limit. An
-            estimate, not a bound: it assumes that dropped histories continue like kept ones.
-        reads: how many tokens the model has read.
-    """
-
-    reader: TokenReader
+    reader: TokenReader  # its columns are the sorted tokens, then END
     tokens: SortedTokens
-    limit: int | None
-    canonical_ids: Sequence[int]
-    dropped: int = 0
+    limit: int | None  # histories to keep; None for all
+    canonical_ids: Sequence[int]  # a tokenisation of the text, whose history is never dropped
+    dropped: int = 0  # histories dropped
     dropped_bits: float = 0.0
-    reads: int = 1
+    """Sum over bytes of `-log2(1 - s)`, where s is the dropped share of the live histories'
+    probability: about how many bits the text would save without a limit. An estimate, not a bound:
+    it assumes that dropped histories continue like kept ones."""
+    reads: int = 1  # tokens that the model has read
 
     def __post_init__(self) -> None:
         root = History(0.0, 0, self.reader.start(), None, self.tokens.everything, 0.0)
+        # Of the canonical tokens so far; None once the text goes past them.
         self.canonical: History | None = root
         self._to_come = list(reversed(self.canonical_ids))
         self._text = bytearray()

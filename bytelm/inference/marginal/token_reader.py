@@ -25,38 +25,23 @@ CHUNK = 64
 
 
 class Read(NamedTuple):
-    """A history that the model has read.
+    """A history that the model has read."""
 
-    Attributes:
-        symbols: the part that the model sees: START, unless that is too far back, and token ids.
-        row: its row of the state.
-        next_log_p: float64 `[C]`, log-probabilities of the outputs `columns`.
-    """
-
-    symbols: tuple[int, ...]
-    row: int
-    next_log_p: np.ndarray
+    symbols: tuple[int, ...]  # that the model sees: START, unless too far back, and token ids
+    row: int  # of the state
+    next_log_p: np.ndarray  # float64 [C], log-probabilities of the outputs `columns`
 
 
 @dataclass(eq=False)
 class TokenReader:
-    """A decoding state whose rows are token histories.
+    """A decoding state whose rows are token histories."""
 
-    Attributes:
-        model: its graphdef and parameters.
-        vocabulary: its symbols.
-        columns: int64 `[C]`, the outputs whose log-probabilities are returned, in this order.
-        rows: how many histories may be alive; they double when needed.
-        context: most symbols that the model sees.
-        kept: of these, how many are read again when the window moves.
-    """
-
-    model: tuple[nnx.GraphDef, Any]
+    model: tuple[nnx.GraphDef, Any]  # its graphdef and parameters
     vocabulary: Vocabulary
-    columns: np.ndarray
-    rows: int
-    context: int
-    kept: int
+    columns: np.ndarray  # int64 [C], the outputs whose log-probabilities are returned
+    rows: int  # histories that may be alive; doubled when needed
+    context: int  # most symbols that the model sees
+    kept: int  # symbols that are read again when the window moves
 
     def __post_init__(self) -> None:
         self._state = empty_state(*self.model, self.rows, self.context)
