@@ -14,7 +14,7 @@ def state_of(rows):
     entries = jnp.zeros((len(rows), 4), jnp.int32) + rows[:, None]
     appended, ring = KeyValueCache(keys, -keys, False), KeyValueCache(keys + 1, keys + 2, True)
     layers = appended, ring, {"h": keys + 3}, T5State(appended, CrossCache(keys + 4, keys + 5))
-    return StackState(rows, entries, entries + 10, layers, 4)
+    return StackState(rows, entries, entries + 10, layers)
 
 
 def assert_equal(found, expected):
