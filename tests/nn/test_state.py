@@ -52,7 +52,7 @@ def test_truncation_hides_the_last_positions():
     rows = jnp.arange(2)
     cache = KeyValueCache(jnp.zeros((2, 1, 3, 1)), jnp.zeros((2, 1, 3, 1)), False)
     positions = jnp.array([[0, 1, 2], [0, 1, -1]])
-    state = StackState(jnp.array([3, 2]), positions, jnp.zeros((2, 3), jnp.int32), (cache,), 3)
+    state = StackState(jnp.array([3, 2]), positions, jnp.zeros((2, 3), jnp.int32), (cache,))
     assert state.can_truncate
     found = state.truncate(1 + rows)
     np.testing.assert_array_equal(found.positions, [[0, -1, -1], [0, 1, -1]])
