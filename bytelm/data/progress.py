@@ -1,10 +1,11 @@
 """Progress of long work on text: a bar on a terminal, a line elsewhere."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -21,7 +22,7 @@ QUIET_SECONDS = 1.0
 """Shorter work shows nothing."""
 
 
-def bar_of_bytes(console: Console, **options: Any) -> Progress:
+def _bar(console: TerminalConsole, **options: Any) -> Progress:
     """A bar with the bytes done, their rate and the time left; it vanishes at the end."""
     text = TextColumn("{task.description}", markup=False)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
@@ -59,7 +60,7 @@ class TextProgress:
     def _show(self) -> None:
         self._shown = True
         if self._console.is_terminal:
-            self._bar = bar_of_bytes(self._console)
+            self._bar = _bar(self._console)
             self._bar.add_task(self._action, total=self._total, completed=self._done)
             self._bar.start()
         else:
@@ -76,3 +77,27 @@ class TextProgress:
         speed = (self._done - self._before) / 1e6 / seconds
         line = f"{self._action}: {size / 1e6:,.1f} MB at {speed:.1f} MB/s"
         self._console.print(line, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def shown_progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Shows a bar on a terminal, and nothing elsewhere, until the work is done.
+
+    Args:
+        what: the work, such as "scoring".
+        total: bytes to do; None if unknown.
+
+    Yields:
+        a function to call with the number of bytes just done.
+    """
+    console = TerminalConsole(sys.stderr)
+    with _bar(console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def counted(documents: Iterable[bytes], done: Callable[[int], None]) -> Iterator[bytes]:
+    """The documents; each counts as done when the next one is asked for."""
+    for document in documents:
+        yield document
+        done(len(document))

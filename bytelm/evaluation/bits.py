@@ -12,7 +12,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.intervals import LEAST_DOCUMENTS, ratio
 from bytelm.core.terminal_text import number_of
-from bytelm.evaluation.progress import counted, shown_progress
+from bytelm.data.progress import counted, shown_progress
 from bytelm.evaluation.report import DocumentBits, Result
 from bytelm.evaluation.suite import DECODER, TOKENS, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText, FirstBytes

@@ -24,8 +24,8 @@ from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.vocabulary import BYTES
+from bytelm.data.progress import shown_progress
 from bytelm.evaluation.perturbations import NOISES, Noise, check_noise, perturb
-from bytelm.evaluation.progress import shown_progress
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import DECODER, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText, FirstBytes

@@ -3,7 +3,7 @@
 import io
 
 from bytelm.data import progress
-from bytelm.data.progress import TextProgress
+from bytelm.data.progress import TextProgress, counted, shown_progress
 
 
 class Terminal(io.StringIO):
@@ -35,3 +35,17 @@ def test_a_bar_on_a_terminal(monkeypatch):
 
 def test_nothing_of_what_is_short(monkeypatch):
     assert shown(monkeypatch, io.StringIO(), 0.1) == shown(monkeypatch, Terminal(), 0.1) == ""
+
+
+def scored(monkeypatch, file):
+    monkeypatch.setattr(progress.sys, "stderr", file)
+    with shown_progress("scoring", 3000) as done:
+        assert list(counted([bytes(1000), bytes(500)], done)) == [bytes(1000), bytes(500)]
+    return file.getvalue()
+
+
+def test_an_evaluation_shows_its_bytes_on_a_terminal_alone(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    shown = scored(monkeypatch, Terminal())
+    assert "scoring" in shown and "1.5/3.0 kB" in shown
+    assert scored(monkeypatch, io.StringIO()) == ""

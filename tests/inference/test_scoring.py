@@ -189,3 +189,10 @@ def test_no_bytes_to_divide_by():
     with pytest.raises(UserError, match="no bytes"):
         scores.bits_per_byte()
     assert score_documents(Spy(), [], sequence_length=8).bytes.tolist() == []
+
+
+def test_all_bytes_are_told_as_they_are_scored():
+    told = []
+    documents = [*AWKWARD, bytes(range(100))]
+    score_documents(Spy(), documents, sequence_length=8, batch_size=2, done=told.append)
+    assert sum(told) == sum(map(len, documents)) and len(told) > 10
