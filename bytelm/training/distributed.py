@@ -134,15 +134,11 @@ class StopRequest(StopSignals):
         self._any = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     def agreed(self) -> bool:
-        """Whether to stop before the next step; the same answer in every process.
+        """Whether to stop now; all processes call it, and get the same answer.
 
         With several processes this is the answer to the previous call, so that no process waits.
         Once it is True it stays True.
         """
-        return self.agreed_midway()
-
-    def agreed_midway(self) -> bool:
-        """`agreed` for hooks between two steps; also called in every process."""
         if jax.process_count() == 1:
             return self.requested
         if not self._stopping:

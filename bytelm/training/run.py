@@ -235,7 +235,7 @@ def validate(run: TrainingRun) -> None:
     """Validates the run, unless it has to stop meanwhile."""
     run.collect()
     with run.loop.record.paused():
-        found = run.validation(run.state.params, run.stop.agreed_midway)
+        found = run.validation(run.state.params, run.stop.agreed)
         if found is None:
             run.is_stopping = True
             return
@@ -253,7 +253,7 @@ def save_if_due(run: TrainingRun) -> None:
 
 def show_sample(run: TrainingRun) -> None:
     """Shows and writes a sample of at most `train.sample_bytes`."""
-    if run.stop.agreed_midway():
+    if run.stop.agreed():
         return
     with run.loop.record.paused():
         # All processes gather the parameters; one of them generates, on one device.

@@ -25,6 +25,7 @@ from bytelm.training.cost import step_flops
 from bytelm.training.distributed import StopRequest
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.presets import ablation_names, find_file, run_file
+from tests.training.tiny_run import stop_after
 
 SECOND = {"train.seed": 1}
 
@@ -154,9 +155,8 @@ def test_an_interrupted_contender_goes_on_to_the_same_report(
     whole, copy, ablation, monkeypatch, point, step
 ):
     shutil.rmtree(copy / point)
-    asked = iter(range(2))
     with monkeypatch.context() as patch:
-        patch.setattr(StopRequest, "agreed", lambda self: next(asked) == step)
+        stop_after(patch, step)
         assert run_ablation(ablation, copy) == 143
     states = {row["contender"]: (row["state"], row["reason"]) for row in table(copy)}
     assert states.pop(point) == ("stopped", f"after step {step} of 2")

@@ -27,12 +27,12 @@ from bytelm.nn.mesh import MeshConfig, place_batch, single_device_mesh
 from bytelm.training import loop
 from bytelm.training.checkpoints.checkpoint import FOLDER, Checkpoints, load_model, save_model
 from bytelm.training.compatibility import start_from
-from bytelm.training.distributed import StopRequest
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.loop import train
 from bytelm.training.optimizer import AdamW
 from bytelm.training.program import build_program, train_program
 from bytelm.training.run_directory import remove_if_unused
+from tests.training.tiny_run import stop_after
 
 STEPS, LENGTH, ROWS = 6, 12, 8
 GATE = GateShortening(target=0.5, integral=1e-3)
@@ -126,9 +126,8 @@ def test_what_is_recorded(whole_run):
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(whole_run, tmp_path, monkeypatch):
-    done = iter(range(STEPS + 1))
     with monkeypatch.context() as patch:
-        patch.setattr(StopRequest, "agreed", lambda self: next(done) == 3)
+        stop_after(patch, 3)
         assert train(CONFIG, tmp_path).interrupted
     # More validations, which the controller takes no notice of.
     often = changed("train", validate_every=1)

@@ -13,12 +13,11 @@ from bytelm.nn.mesh import MeshConfig
 from bytelm.training import loop
 from bytelm.training.checkpoints.checkpoint import FOLDER, Checkpoints, load_model
 from bytelm.training.checkpoints.scores import best_step
-from bytelm.training.distributed import StopRequest
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.loop import train
 from bytelm.training.optimizer import AdamW, Muon
 from bytelm.training.validation import Validation
-from tests.training.tiny_run import STEPS, assert_same, params, tiny_config
+from tests.training.tiny_run import STEPS, assert_same, params, stop_after, tiny_config
 
 TIMES = ("time", "seconds", "compile_seconds")
 
@@ -41,12 +40,6 @@ def changed(config: ExperimentConfig, part: str, **values) -> ExperimentConfig:
 
 def with_source(config: ExperimentConfig, **values) -> ExperimentConfig:
     return changed(config, "data", source=dataclasses.replace(config.data.source, **values))
-
-
-def stop_after(monkeypatch, step: int, steps: int = STEPS) -> None:
-    """Makes the next run see a request to stop once it has done `step` steps."""
-    done = iter(range(steps + 1))
-    monkeypatch.setattr(StopRequest, "agreed", lambda self: next(done) == step)
 
 
 def metrics(run: Path) -> list[dict]:
@@ -210,7 +203,7 @@ def test_keeps_the_last_and_the_best(config, tmp_path, monkeypatch):
     script_validations(monkeypatch, [3.0, 1.0, 2.0])
     config = changed(config, "train", steps=9, keep=2, checkpoint_every=1)
     with monkeypatch.context() as patch:
-        stop_after(patch, 7, steps=9)
+        stop_after(patch, 7)
         train(config, tmp_path)
     train(config, tmp_path, resume=True)
     kept = sorted(int(path.name) for path in (tmp_path / FOLDER).iterdir())

@@ -6,8 +6,7 @@ from bytelm.training import loop
 from bytelm.training.loop import train
 from bytelm.training.metrics.record import LoopState
 from bytelm.training.run import Hook, standard_hooks
-from tests.training.test_loop import stop_after
-from tests.training.tiny_run import STEPS, tiny_config
+from tests.training.tiny_run import STEPS, stop_after, tiny_config
 
 
 class Between:

@@ -12,6 +12,7 @@ from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.checkpoints.checkpoint import load_model
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
+from bytelm.training.run import TrainingRun
 from bytelm.training.run_directory import text_trained_on
 
 STEPS = 6
@@ -46,6 +47,15 @@ def tiny_config(folder: Path) -> ExperimentConfig:
             tensorboard=False,
         ),
     )
+
+
+def stop_after(patch, step: int) -> None:
+    """Makes a run see a request to stop once it has done `step` steps."""
+
+    def check_stop(run: TrainingRun) -> None:
+        run.is_stopping = run.step == step and not run.is_done
+
+    patch.setattr(TrainingRun, "check_stop", check_stop)
 
 
 def params(run: Path, step: int | None = None) -> dict:

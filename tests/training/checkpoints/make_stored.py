@@ -10,17 +10,18 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pytest
 
 import bytelm
 from bytelm.data.config import DataConfig, Files
 from bytelm.data.sources.files import FilesReader
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.nn.mesh import MeshConfig
-from bytelm.training.distributed import StopRequest
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.loop import train
 from bytelm.training.optimizer import Muon
 from bytelm.training.upgrades import SCHEMA
+from tests.training.tiny_run import stop_after
 
 STORED = Path(__file__).with_name("stored")
 STOPS_AFTER = 3
@@ -69,8 +70,8 @@ def make(name: str) -> tuple[float, float]:
         mock.patch.object(FilesReader, "places", _without_folder),
     ):
         train(CONFIG, Path("whole"))
-        done = iter(range(100))
-        with mock.patch.object(StopRequest, "agreed", lambda _: next(done) == STOPS_AFTER):
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(patch, STOPS_AFTER)
             train(CONFIG, Path("spacebyte"))
     for path in Path("spacebyte/checkpoints").iterdir():
         if path.name != str(STOPS_AFTER):
