@@ -272,7 +272,8 @@ def _sample(run: TrainingRun, params: Any) -> bytes:
     if not isinstance(run.config.model, EncoderDecoderConfig):
         generator = Generator(graphdef, params, tokenizer=run.data.tokenizer)
         return generator.generate([b""], max_bytes=most, seed=run.step)[0]
-    rows = next(run.validation.batches()).inputs[:SAMPLE_INPUTS]
+    text = run.validation.text
+    rows = next(text.batches(text.sources[0])).inputs[:SAMPLE_INPUTS]
     inputs = [row[row < BYTES].astype(np.uint8).tobytes() for row in rows]
     most = min(most, run.config.data.row_length)
     targets = Transducer(graphdef, params).greedy(inputs, max_bytes=most)

@@ -1,7 +1,7 @@
 """Validation while training: a figure for all the validation text, and one for each source."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -58,11 +58,6 @@ class Validation:
         # Earlier versions counted END, and digested only the name.
         measured = f"{measure.name} without END {self.text.fingerprint}"
         self.identity = hashlib.blake2b(measured.encode(), digest_size=16).hexdigest()
-
-    def batches(self) -> Iterator[Batch]:
-        """This process's rows of all batches, source after source."""
-        for source in self.text.sources:
-            yield from self.text.batches(source)
 
     def __call__(
         self, params: Any, should_stop: Callable[[], bool] = lambda: False
