@@ -17,7 +17,7 @@ from bytelm.models.t5.weights import config_from_t5, config_to_t5, from_t5, to_t
 from bytelm.training.checkpoints.checkpoint import load_model, save_model
 from bytelm.training.checkpoints.tensor_files import Tensors, first_line, read_folder, read_json
 from bytelm.training.experiment import ExperimentConfig, to_json
-from bytelm.training.provenance import provenance
+from bytelm.training.run_directory import provenance
 
 _GENERATION = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
 _TOKENIZER = {

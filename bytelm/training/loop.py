@@ -34,9 +34,8 @@ from bytelm.training.metrics.display import Display, Reporter
 from bytelm.training.metrics.record import LoopState
 from bytelm.training.metrics.writer import MetricsWriter
 from bytelm.training.program import abstract_state, build_program
-from bytelm.training.provenance import provenance
 from bytelm.training.run import Hook, RunParts, TrainingRun, standard_hooks, train_steps
-from bytelm.training.run_directory import CONFIG, text_trained_on, write_files
+from bytelm.training.run_directory import CONFIG, provenance, text_trained_on, write_files
 from bytelm.training.step import TrainState
 from bytelm.training.validation import Validation
 

@@ -1,16 +1,23 @@
-"""The directory of a training run: its name, its lock, and its files."""
+"""The directory of a training run: its name, its lock, its files, and where they come from."""
 
 import contextlib
 import fcntl
+import importlib.metadata
 import itertools
 import json
 import os
+import platform
 import shutil
 import socket
+import subprocess
+import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from bytelm.core.errors import UserError
 from bytelm.core.files import write_whole
@@ -26,6 +33,8 @@ LOCK = ".lock"
 """Locked by the process that writes the directory."""
 _NOT_COPIED = (LOCK, "wandb_id")
 """Files that belong to one run directory alone."""
+_PACKAGES = "bytelm jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets numpy".split()
+"""Packages whose versions are recorded."""
 
 
 @contextlib.contextmanager
@@ -119,6 +128,52 @@ def text_trained_on(
         unknown = make_record([], complete=False, sources=[])
         record = (load_record(Path(earlier)) or unknown).followed_by(record)
     return record
+
+
+def provenance() -> dict[str, Any]:
+    """Code, packages, machine and command line, as JSON values; never fails.
+
+    `git` is `{"revision": 40 hex digits, "dirty": bool}`, or None outside a checkout; a package
+    that is not installed has version None; `devices` counts the devices of all processes by kind.
+    """
+    return {
+        "git": _git(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": dict(sorted(Counter(device.device_kind for device in jax.devices()).items())),
+        "processes": jax.process_count(),
+        "command": sys.argv,
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    def run(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        ).stdout.strip()
+
+    try:
+        # An installed package may lie inside the checkout of another project.
+        run("ls-files", "--error-unmatch", Path(__file__).name)
+        return {
+            "revision": run("rev-parse", "HEAD"),
+            "dirty": bool(run("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def set_unreadable_aside(folder: Path, steps: list[int]) -> None:

@@ -6,8 +6,8 @@ import sys
 import jax
 import pytest
 
-from bytelm.training import provenance as module
-from bytelm.training.provenance import provenance
+from bytelm.training import run_directory as module
+from bytelm.training.run_directory import provenance
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def make(name: str) -> tuple[float, float]:
     with (
         mock.patch("sys.argv", ["train"]),
         mock.patch("platform.platform", lambda: "Linux"),
-        mock.patch("bytelm.training.provenance._git", lambda: None),
+        mock.patch("bytelm.training.run_directory._git", lambda: None),
         mock.patch.object(FilesReader, "places", _without_folder),
     ):
         train(CONFIG, Path("whole"))
