@@ -117,11 +117,9 @@ def work_argument(
         say(usage.of_command(command, kinds))
         sys.exit(0)
     if name not in kinds:
-        what = _name(command)
-        given = f" (there is no {what} {name!r}{did_you_mean(name, kinds)})" if name else ""
-        raise UserError(
-            f"say what to do: `bytelm {what} {'|'.join(kinds)} [PRESET] [options]`{given}."
-        )
+        what = f"bytelm {_name(command)}"
+        wrong = f"there is no `{what} {name}`{did_you_mean(name, kinds)}; " if name else ""
+        raise UserError(f"{wrong}say what to do: `{what} {'|'.join(kinds)} [PRESET] [options]`.")
     return name
 
 

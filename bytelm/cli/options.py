@@ -84,6 +84,14 @@ def all_options(config: Any, prefix: str = "--") -> Iterator[Option]:
             yield option
 
 
+def configs_in(config: Any, prefix: str = "--") -> Iterator[Option]:
+    """The options that hold configs with options of their own, each before those in it."""
+    for option in options_of(config, prefix):
+        if dataclasses.is_dataclass(option.value):
+            yield option
+            yield from configs_in(option.value, option.below)
+
+
 def dashed(name: str) -> str:
     """The spelling of options: tyro takes `_` for `-` too."""
     return name.replace("_", "-")

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bytelm.cli.options import Option, dashed, names_of, options_of
+from bytelm.cli.options import Option, all_options, configs_in, dashed, names_of, options_of
 from bytelm.core.errors import UserError
 from bytelm.core.variants import Variant
 from bytelm.data.config import Files, PythonLibrary, Tfds
@@ -57,29 +57,22 @@ def choose_variants(
     return found, rest
 
 
-def variants_help(default: Any, prefix: str = "--") -> str:
+def variants_help(default: Any) -> str:
     """A line for each option that chooses a variant, with the names of all variants."""
     lines = []
-    for option in options_of(default, prefix):
-        if not dataclasses.is_dataclass(option.value):
-            continue
-        below, base = option.below, option.base
-        if base is SourceConfig:
-            lines.append(f"{below}files FILE... or {below}dataset NAME chooses the source.\n")
+    for option in configs_in(default):
+        if (base := option.base) is SourceConfig:
+            files, dataset = (f"{option.below}{name}" for name in ("files", "dataset"))
+            lines.append(f"{files} FILE... or {dataset} NAME chooses the source.\n")
         elif base:
             lines.append(f"{option.name} NAME chooses one of {', '.join(sorted(base.variants))}.\n")
-        lines.append(variants_help(option.value, below))
     return "".join(lines)
 
 
-def option_names(config: Any, prefix: str = "--") -> list[str]:
+def option_names(config: Any) -> list[str]:
     """The names of all options, with those of variants that are not chosen."""
-    names = []
-    for option in options_of(config, prefix):
-        if not dataclasses.is_dataclass(option.value):
-            names.append(option.spelling)
-            continue
-        names += option_names(option.value, option.below)
+    names = [option.spelling for option in all_options(config)]
+    for option in configs_in(config):
         if option.base:
             names += [option.name, *_owners(option.base, option.below)]
     return names
