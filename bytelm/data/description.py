@@ -63,17 +63,12 @@ def statistics(documents: Iterable[bytes], samples: int) -> SplitStatistics:
 
 @dataclass(frozen=True)
 class PatchStatistics:
-    """Figures of the patches of a rule in rows of T symbols.
-
-    Attributes:
-        sizes: int64 `[patches]`, symbols in each patch, START and END included; a patch ends with
-            its row.
-        per_row: int64 `[rows]`, patches that start in each row.
-        length: T.
-    """
+    """Figures of the patches of a rule in rows of T symbols."""
 
     sizes: np.ndarray
+    """Symbols in each patch, int64 `[patches]`, START and END included; a row ends its last one."""
     per_row: np.ndarray
+    """Patches that start in each row, int64 `[rows]`."""
     length: int
 
     @property

@@ -12,17 +12,14 @@ READ_IN_TRAINING: tuple[Split, ...] = ("train", "validation")
 
 
 class TextSize(NamedTuple):
-    """The training text of a run.
-
-    Attributes:
-        bytes: of all sources; None if unknown (a stream) or endless.
-        rows: of one pass over all sources; None as above.
-        bytes_per_row: mean by the weights of the mixture; the maximum if `bytes` is None.
-    """
+    """The training text of a run."""
 
     bytes: int | None
+    """Bytes of all sources; None if unknown (a stream) or endless."""
     rows: int | None
+    """Rows of one pass over all sources; None as above."""
     bytes_per_row: float
+    """Mean by the weights of the mixture; the maximum if `bytes` is None."""
 
 
 def text_size(data: OpenData) -> TextSize:

@@ -31,19 +31,15 @@ from bytelm.patching.rules import find_edges
 
 @dataclass(frozen=True)
 class ScriptRate:
-    """The boundary rate of one script.
-
-    Attributes:
-        script: name.
-        mean_bytes: mean bytes of a document.
-        rate: alpha, boundaries per byte.
-        deviation: sigma, standard deviation of the rate.
-    """
+    """The boundary rate of one script."""
 
     script: str
     mean_bytes: float
+    """Of a document."""
     rate: float
+    """Alpha, boundaries per byte."""
     deviation: float
+    """Sigma, standard deviation of the rate."""
 
 
 def script_rates(documents: Iterable[Document], anchor: str, rate: float) -> list[ScriptRate]:

@@ -104,20 +104,17 @@ class ReadBytes(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TextRecord:
-    """Passages and their splits.
-
-    Attributes:
-        digests: uint64 `[passages]`, unique and ascending.
-        splits: uint8 `[passages]`, masks: bit k is set if the passage was in split k of `SPLITS`.
-        complete: whether it has all text that the parameters were trained on: False if text was
-            streamed, or if the run continued one without a record.
-        sources: `describe_source` of each source (`bytelm.data.run_text`).
-    """
+    """Passages and their splits."""
 
     digests: np.ndarray
+    """Of the passages, uint64 `[passages]`, unique and ascending."""
     splits: np.ndarray
+    """Masks, uint8 `[passages]`: bit k is set if the passage was in split k of `SPLITS`."""
     complete: bool
+    """Whether it has all text that the parameters were trained on: False if text was streamed, or
+    if the run continued one without a record."""
     sources: tuple[dict[str, Any], ...] = ()
+    """`describe_source` of each source (`bytelm.data.run_text`)."""
 
     def masks(self, found: Iterable[bytes]) -> np.ndarray:
         """The mask of each passage, uint8 `[passages]`; 0 for unknown ones."""

@@ -14,20 +14,16 @@ from bytelm.models.contract import Batch
 
 @dataclass(frozen=True)
 class ValidationSource:
-    """The validation rows of one source.
-
-    Attributes:
-        name: unique name of the source.
-        rows: its rows.
-        origin: what they are picked from, in words.
-        factor: weight of sums over these rows in sums over all sources, so that each source counts
-            with its share of the mixture, however many rows it has.
-    """
+    """The validation rows of one source."""
 
     name: str
+    """Unique."""
     rows: SpreadRows | DrawnRows
     origin: str
+    """What they are picked from, in words."""
     factor: float = 1.0
+    """Weight of sums over these rows in sums over all sources, so that each source counts with its
+    share of the mixture, however many rows it has."""
 
 
 class ValidationText:

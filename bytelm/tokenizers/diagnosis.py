@@ -14,17 +14,13 @@ DROPPING = ("Whitespace", "WhitespaceSplit", "BertPreTokenizer", "CharDelimiterS
 
 
 class Part(NamedTuple):
-    """A part of a parsed file that may change text.
-
-    Attributes:
-        name: in words.
-        remedy: how a file without its effect differs, in words.
-        leave_out: removes its effect from the parsed file.
-    """
+    """A part of a parsed file that may change text."""
 
     name: str
     remedy: str
+    """How a file without its effect differs, in words."""
     leave_out: Callable[[], None]
+    """Removes its effect from the parsed file."""
 
 
 def explain(content: bytes, is_exact: Callable[[bytes], bool]) -> str:

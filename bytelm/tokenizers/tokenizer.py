@@ -119,21 +119,18 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 @dataclass(frozen=True)
 class _Library:
-    """The tokenizer in its own library.
-
-    Attributes:
-        token_bytes: see `Tokenizer`.
-        byte_ids: the token of each of the 256 bytes; -1 if it has none.
-        encode: gives the tokens of valid UTF-8.
-        apart: pattern, in one group, of text that is not given to the library.
-        find_cut: finds a safe cut of a long text; None if none is known.
-    """
+    """The tokenizer in its own library."""
 
     token_bytes: tuple[bytes, ...]
+    """See `Tokenizer`."""
     byte_ids: list[int]
+    """The token of each of the 256 bytes; -1 if it has none."""
     encode: Callable[[str], list[int]]
+    """Gives the tokens of valid UTF-8."""
     apart: re.Pattern[str]
+    """Pattern, in one group, of text that is not given to the library."""
     find_cut: FindCut | None
+    """Finds a safe cut of a long text; None if none is known."""
 
     def tokens(self, text: bytes) -> array.array:
         """The tokens of any bytes; they may not decode to the same bytes."""

@@ -189,17 +189,14 @@ class EncoderDecoderTask(Task):
 
 
 class Example(NamedTuple):
-    """The example of one row.
-
-    Attributes:
-        inputs: int32 `[at most S]`, read by the encoder; ends with END.
-        targets: int32 `[at most T]`, written by the decoder; ends with END.
-        script: index of its script in `data.scripts`; -1 for none.
-    """
+    """The example of one row."""
 
     inputs: np.ndarray
+    """Read by the encoder, int32 `[at most S]`; ends with END."""
     targets: np.ndarray
+    """Written by the decoder, int32 `[at most T]`; ends with END."""
     script: int = -1
+    """Index of its script in `data.scripts`; -1 for none."""
 
 
 PADDING = Example(np.zeros(0, np.int32), np.zeros(0, np.int32))
