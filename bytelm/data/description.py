@@ -66,7 +66,7 @@ class PatchStatistics:
     """Figures of the patches of a rule in rows of T symbols."""
 
     sizes: np.ndarray
-    """Symbols in each patch, int64 `[patches]`, START and END included; a row ends its last one."""
+    """Symbols in each patch, int64 `[patches]`, START and END included."""
     per_row: np.ndarray
     """Patches that start in each row, int64 `[rows]`."""
     length: int

@@ -63,13 +63,10 @@ def describe_source(source: Source) -> dict[str, Any]:
     is the digest of a test split of its own. `places` are the real paths and sizes of files, or the
     version of a dataset. All are None if they need TFDS and it is not installed.
     """
-    about = {
+    about: dict[str, Any] = {
         "name": source.name,
         "held_out": source.held_out,
         "split_above": source.split_above,
-        "text": None,
-        "test": None,
-        "places": None,
     }
     try:
         own = source.reader.own_splits
@@ -77,7 +74,7 @@ def describe_source(source: Source) -> dict[str, Any]:
         stored = [source.reader.inputs(split) for split in read]
         places = {split: source.reader.places(split) for split in read}
     except NotInstalledError:
-        return about
+        return about | dict.fromkeys(("text", "test", "places"))
     text = _digest([source.reader.settings, sorted(own), stored])
     test = _digest(source.reader.inputs("test")) if "test" in own else None
     return about | {"text": text, "test": test, "places": places}

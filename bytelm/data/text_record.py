@@ -137,9 +137,8 @@ class TextRecord:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hex digest of the passages and their splits."""
-        content = hashlib.blake2b(digest_size=16)
-        content.update(self.digests.astype("<u8").tobytes() + self.splits.tobytes())
-        return content.hexdigest()
+        content = self.digests.astype("<u8").tobytes() + self.splits.tobytes()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
 
     def followed_by(self, later: "TextRecord") -> "TextRecord":
         """The record of a run that first read this text and then the later one.
@@ -149,8 +148,8 @@ class TextRecord:
         again = np.isin(self.digests, later.digests)
         earlier = np.where(again, self.splits & np.uint8(TRAINED), self.splits)
         digests = np.concatenate([self.digests, later.digests])
-        merged = _merged(digests, np.concatenate([earlier, later.splits]))
-        return TextRecord(*merged, self.complete and later.complete, later.sources)
+        masks = np.concatenate([earlier, later.splits])
+        return _record(digests, masks, self.complete and later.complete, later.sources)
 
     def save(self, run: Path) -> None:
         """Writes the record into a run directory, atomically."""
@@ -167,7 +166,7 @@ def make_record(
     """The record of some passages, arrays of PLACED, which may repeat."""
     rows = np.concatenate([np.zeros(0, PLACED), *placed])
     masks = np.left_shift(np.uint8(1), rows["split"])
-    return TextRecord(*_merged(rows["digest"], masks), complete, tuple(sources))
+    return _record(rows["digest"], masks, complete, sources)
 
 
 def load_record(run: Path) -> TextRecord | None:
@@ -194,9 +193,11 @@ def placed_passages(text: bytes, split: Split) -> bytes:
     return np.array(rows, PLACED).tobytes()
 
 
-def _merged(digests: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each digest once, ascending, and the union of its masks."""
+def _record(
+    digests: np.ndarray, masks: np.ndarray, complete: bool, sources: Sequence[dict[str, Any]]
+) -> TextRecord:
+    """The record of passages that may repeat, with the union of the masks of each."""
     found, places = np.unique(digests, return_inverse=True)
-    merged = np.zeros(len(found), np.uint8)
-    np.bitwise_or.at(merged, places, masks)
-    return found, merged
+    splits = np.zeros(len(found), np.uint8)
+    np.bitwise_or.at(splits, places, masks)
+    return TextRecord(found, splits, complete, tuple(sources))

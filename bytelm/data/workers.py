@@ -35,9 +35,6 @@ class WorkerIterator:
             self._iterator = iter(dataset.mp_prefetch(options, worker_init_fn=_end_with_parent))
         self._started = False
 
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
     def __next__(self) -> Any:
         """The next element; UserError if a worker process was killed."""
         # Grain starts its threads and processes at the first element; they inherit the mask.
