@@ -38,8 +38,7 @@ def run_module(path: Path) -> types.ModuleType:
 def import_user_code(name: str) -> None:
     """Imports what `--import` names, which registers the families that it defines.
 
-    Args:
-        name: a .py file, also one within a package, or the dotted name of a module.
+    That is a .py file, also one within a package, or the dotted name of a module.
 
     Raises:
         UserError: if it is missing or fails.

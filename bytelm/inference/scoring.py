@@ -283,12 +283,9 @@ class DocumentSums:
 def place_by_document(
     found: dict[int, np.ndarray], windows: Sequence["Window"], batch: Batch, values: np.ndarray
 ) -> None:
-    """Copies the values that windows score to their documents' places.
+    """Copies the values `[B, T, ...]` that windows score to their documents' places.
 
-    Args:
-        found: by document `[symbols + 1, ...]`: values of START and of each symbol.
-        windows, batch: as `window_batches` yields them.
-        values: `[B, T, ...]`.
+    `found` has, by document, the values of START and of each symbol, `[symbols + 1, ...]`.
     """
     for row, window in enumerate(windows):
         shape = (len(window.symbols) + 1, *values.shape[2:])

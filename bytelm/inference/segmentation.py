@@ -85,9 +85,7 @@ def segment_all(
 
     Args:
         texts: one document each.
-        sequence_length: T, positions in a window.
-        stride: targets that each window after a text's first scores, 1 to T; None for T / 2.
-        batch_size: windows scored at a time.
+        sequence_length, stride, batch_size: as for `score_documents`.
 
     Raises:
         UserError: if the model has no patches, a text no bytes, or the stride is out of range.

@@ -139,13 +139,12 @@ def like_parameters(
 ) -> Any:
     """Shardings of an optimiser's state: an array that belongs to a parameter is sharded like it.
 
-    A factored array, which lacks one axis of its parameter, is sharded like the remaining axes.
+    A factored array, which lacks one axis of its parameter, is sharded like the remaining axes. An
+    array that belongs to no parameter, or has another shape, is sharded as `otherwise`.
 
     Args:
         tree: the state, or its shapes.
-        parameters: shapes of the parameters.
-        shardings: of the parameters.
-        otherwise: for arrays that belong to no parameter, or have another shape.
+        parameters, shardings: of the parameters; shapes are enough.
     """
     shapes = [leaf.shape for leaf in jax.tree.leaves(parameters)]
     known = jax.tree.leaves_with_path(shardings)

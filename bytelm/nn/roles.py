@@ -45,8 +45,7 @@ SYMBOLS: tuple[Role, ...] = ("embedding", "head", "head_bias")
 def parameter_roles(parameters: nnx.State) -> dict[str, Any]:
     """The role of each parameter, as the nested dict in which training keeps parameters.
 
-    Args:
-        parameters: of a model; shapes are enough.
+    Shapes of the parameters are enough.
 
     Raises:
         UserError: for a parameter without a role.

@@ -220,11 +220,7 @@ class MixedState:
 class MixedStack(nnx.Module):
     """Stacks of different blocks, one after another, such as attention after state-space blocks.
 
-    It is called like a `Stack`, and all blocks get the same `shared`.
-
-    Args:
-        configs: of the stacks, in order; each runs `depth` equal blocks.
-        options: as for `Stack`.
+    It is made with the options of a `Stack` and called like one. All blocks get the same `shared`.
     """
 
     def __init__(self, configs: Sequence[StackedConfig], *, rngs: nnx.Rngs, **options: Any):

@@ -93,8 +93,7 @@ class NewPositions:
 def take(state: Any, rows: jax.Array, *, fixed: bool = True) -> Any:
     """The state of N rows whose row i is a copy of row `rows[i]`, int32 `[N]`.
 
-    Args:
-        fixed: whether `Fixed` parts are copied too; False if the rows of a copy share them.
+    `Fixed` parts are copied too, unless the rows of a copy share them: `fixed=False`.
     """
 
     def part(x: Any) -> Any:
