@@ -22,6 +22,7 @@ from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.intervals import ratio, share_interval
+from bytelm.core.statistics import BITS_PER_TARGET_BYTE
 from bytelm.core.terminal_text import number_of
 from bytelm.core.vocabulary import BYTES, END, INPUT_SIZE, PAD, UNSCORED
 from bytelm.core.xla import jit_inference
@@ -218,10 +219,11 @@ def _target_figures(prefix: str, rows: _Rows) -> list[Figure]:
     """Bits per target byte without END and with it, and how many targets are the likeliest."""
 
     def bits(ending: str, nats: np.ndarray, count: np.ndarray) -> Figure:
-        name, unit = f"{prefix}bits_per_target_byte{ending}", "bits/target byte"
+        statistic = BITS_PER_TARGET_BYTE
+        name = f"{prefix}{statistic.name}{ending}"
         if not count.sum():  # all targets are empty
-            return Figure(name, math.nan, unit)
-        return ratio(name, nats / math.log(2), count, unit)
+            return Figure(name, statistic.empty, statistic.unit)
+        return ratio(name, nats / statistic.divisor, count, statistic.unit)
 
     return [
         bits("", rows.nats - rows.end_nats, rows.targets - rows.ends),

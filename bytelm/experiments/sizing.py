@@ -1,6 +1,7 @@
 """The runs of a comparison: their tokenizers, lengths and sizes."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -67,12 +68,14 @@ def comparison_runs(comparison: Comparison, tokenizers: Tokenizers, folder: Path
             inference budget.
     """
     runs = []
-    for name in comparison.contenders:
-        for multiple in comparison.learning_rates:
-            for budget in sorted(comparison.budgets):
-                for corpus in comparison.corpora:
-                    sized = _sized(comparison, name, corpus, tokenizers[corpus, name], budget)
-                    runs += [_seeded(sized, folder, multiple, seed) for seed in comparison.seeds]
+    for name, multiple, budget, corpus in itertools.product(
+        comparison.contenders,
+        comparison.learning_rates,
+        sorted(comparison.budgets),
+        comparison.corpora,
+    ):
+        sized = _sized(comparison, name, corpus, tokenizers[corpus, name], budget)
+        runs += [_seeded(sized, folder, multiple, seed) for seed in comparison.seeds]
     return runs
 
 

@@ -173,23 +173,20 @@ def _entry_json(heading: Heading, entry: Entry, difference: Difference | None) -
     }
 
 
-_FIELDS = (
-    *("corpus", "budget", "contender", "seed", "state", "reason"),
-    *("learning_rate", "steps", "upper_bound"),
-)
+_FIELDS = ("corpus", "budget", "contender", "seed", "state", "reason", "learning_rate", "steps")
 
 
 def _csv(records: Sequence[RunRecord]) -> str:
     """A row for each run with all its figures, in full precision."""
-    rows = []
+    fields, rows = (*_FIELDS, "upper_bound"), []
     for run in records:
-        row = {name: getattr(run, name) for name in _FIELDS}
+        row = {name: getattr(run, name) for name in fields}
         for name, figure in run.figures.items():
             row[name] = figure.value
             if figure.interval is not None:
                 row[f"{name}_low"], row[f"{name}_high"] = figure.interval
         rows.append(row)
-    names = dict.fromkeys([*_FIELDS, *(name for row in rows for name in row)])
+    names = dict.fromkeys([*fields, *(name for row in rows for name in row)])
     text = io.StringIO()
     writer = csv.DictWriter(text, list(names), lineterminator="\n")
     writer.writeheader()
