@@ -9,8 +9,9 @@ import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bytelm.api import LoadedModel
 from bytelm.core.checked import require_positive
 from bytelm.core.errors import UserError
 from bytelm.core.files import absolute
@@ -21,9 +22,6 @@ from bytelm.data.open_data import Documents, OpenData
 from bytelm.data.run_text import describe_source
 from bytelm.data.sources.source import SPLITTING, SingleSource, open_source
 from bytelm.data.text_record import ReadBytes, Split, TextRecord, check_split, passages
-
-if TYPE_CHECKING:
-    from bytelm.api import LoadedModel
 
 UNKNOWN = "whether it was trained on is not known, because the run has no record of all its text"
 
@@ -190,7 +188,7 @@ class FirstBytes:
 
 
 def text_to_evaluate(
-    loaded: "LoadedModel", text: EvaluationText | Texts | None, split: str | None = None
+    loaded: LoadedModel, text: EvaluationText | Texts | None, split: str | None = None
 ) -> EvaluationText:
     """The given text, or a split of the run's data if `text` is None."""
     if text is None:
@@ -200,7 +198,7 @@ def text_to_evaluate(
     return GivenText(tuple(each_text(text)), loaded.text_record)
 
 
-def evaluation_text(loaded: "LoadedModel", data: DataConfig, split: str | None = None) -> SplitText:
+def evaluation_text(loaded: LoadedModel, data: DataConfig, split: str | None = None) -> SplitText:
     """The split of sources that a model is evaluated on.
 
     With `split` None it is validation, or all documents of `data.files` if the run read less than
