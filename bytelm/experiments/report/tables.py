@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from bytelm.core.figure import in_powers
 from bytelm.core.statistics import STATISTICS
 from bytelm.experiments.records import Heading, RunRecord, SweepRow
 from bytelm.experiments.report.summary import Difference, Entry, breakdown, paired_difference
@@ -56,25 +55,25 @@ def result_columns(heading: Heading, entries: Sequence[Entry]) -> Columns:
     return {
         "contender": lambda entry: entry.contender,
         "runs done": _runs_done,
-        f"test {short}": lambda entry: _cell(entry, measure, ".4f"),
+        f"test {short}": _figure(measure),
         "95% interval": lambda entry: interval_text((f := entry.figure(measure)) and f.interval),
         "over seeds": lambda entry: interval_text(entry.spread(measure)),
-        "exact match": _mean("exact_match", ".2%"),
+        "exact match": _figure("exact_match"),
         "encoder time saved": _mean("encoder_time_saved", ".1%"),
         f"validation {short}": _mean("validation_bits", ".4f"),
-        "training FLOPs": _mean("train_flops", in_powers),
+        "training FLOPs": _figure("train_flops"),
         "training bytes/s": lambda entry: number_text(_speed(entry)),
-        "inference FLOPs/byte": _mean("inference_flops_per_byte"),
-        "at capacity": _mean("inference_flops_per_byte_capacity"),
-        "forward FLOPs/byte": _mean("forward_flops_per_byte"),
-        **{name.replace("_per_", "/").replace("_", " "): _in_its_unit(name) for name in others},
-        "bytes/token": _mean("bytes_per_token", ".2f"),
-        "parameters": _mean("parameters"),
-        "without embeddings": _mean("parameters_without_embeddings"),
+        "inference FLOPs/byte": _figure("inference_flops_per_byte"),
+        "at capacity": _figure("inference_flops_per_byte_capacity"),
+        "forward FLOPs/byte": _figure("forward_flops_per_byte"),
+        **{name.replace("_per_", "/").replace("_", " "): _figure(name) for name in others},
+        "bytes/token": _figure("bytes_per_token"),
+        "parameters": _figure("parameters"),
+        "without embeddings": _figure("parameters_without_embeddings"),
         "peak memory, MiB": _mean("peak_memory_bytes", lambda size: f"{size / 2**20:,.0f}"),
-        "training bytes": _mean("train_raw_bytes"),
-        f"{short} with end": lambda entry: _cell(entry, f"{measure}_with_end", ".4f"),
-        "context, bytes": _mean("context_bytes"),
+        "training bytes": _figure("train_raw_bytes"),
+        f"{short} with end": _figure(f"{measure}_with_end"),
+        "context, bytes": _figure("context_bytes"),
         "learning rate": lambda entry: number_text(entry.runs[0].learning_rate, ".3g"),
         "steps": lambda entry: number_text(entry.runs[0].steps),
     }
@@ -233,14 +232,14 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _mean(name: str, form: Form = ",.0f") -> Callable[[Entry], str]:
-    """A column: the mean of a figure over the runs done."""
-    return lambda entry: number_text(entry.mean(name), form)
-
-
-def _in_its_unit(name: str) -> Callable[[Entry], str]:
-    """A column: the same, written as the figure's unit says."""
+def _figure(name: str) -> Callable[[Entry], str]:
+    """A column: the mean of a figure over the runs done, written as its unit says."""
     return lambda entry: "" if (figure := entry.figure(name)) is None else figure.number
+
+
+def _mean(name: str, form: Form) -> Callable[[Entry], str]:
+    """A column: the same in another format, without the sign of a bound."""
+    return lambda entry: number_text(entry.mean(name), form)
 
 
 def _cell(entry: Entry, name: str, form: str) -> str:
