@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import printable_name
@@ -93,7 +93,7 @@ class Files(SingleSource):
     def has_targets(self) -> bool:
         return self.target_key is not None
 
-    def with_files(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> "Files":
+    def with_files(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> Self:
         changed: dict[str, Any] = {name: change(getattr(self, name)) for name in OPTIONS.values()}
         return dataclasses.replace(self, **changed)
 

@@ -49,8 +49,8 @@ def find_files(patterns: Iterable[str], option: str) -> list[Path]:
         if not found:
             raise UserError(_nothing(pattern, option))
         for name in found:
-            kept = names.setdefault(identity(name), name)
-            names[identity(name)] = min(kept, name, key=_preference)
+            file = identity(name)
+            names[file] = min(names.get(file, name), name, key=_preference)
     return sorted(map(Path, names.values()), key=lambda path: Path(os.path.abspath(path)))
 
 
@@ -84,8 +84,7 @@ def _below(directories: list[str], part: str) -> Iterable[str]:
     if part == ANY_DEPTH:
         return [found for directory in directories for found in _tree(directory)]
     if not WILDCARDS.search(part):
-        literal = [os.path.join(directory, part) for directory in directories]
-        return filter(os.path.lexists, literal)
+        return filter(os.path.lexists, (os.path.join(each, part) for each in directories))
     as_written = part.replace("[", "[[]")
     return _named(directories, as_written) or _named(directories, part)
 

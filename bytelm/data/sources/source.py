@@ -10,9 +10,9 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -107,9 +107,9 @@ class SourceConfig(Variant, name="data", key="kind"):
     def parts(self) -> tuple["SingleSource", ...]:
         """The sources of a mixture, or the source itself."""
 
-    @abc.abstractmethod
-    def with_files(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> "SourceConfig":
-        """The source with changed files, such as those in a directory."""
+    def with_files(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> Self:
+        """The source with changed files, such as those in a directory, if it has files."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,6 @@ class SingleSource(SourceConfig):
         """Whether each document has a target, for the task `pairs`."""
         return False
 
-    def with_files(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> "SingleSource":
-        return self
-
     @abc.abstractmethod
     def reader(self, cache_path: Path) -> Reader:
         """The reader of its documents, which may store digests in the cache.
@@ -181,8 +178,9 @@ class Mixture(SourceConfig):
     def parts(self) -> tuple[SingleSource, ...]:
         return tuple(part for source in self.sources for part in source.parts)
 
-    def with_files(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> "Mixture":
-        return Mixture(tuple(source.with_files(change) for source in self.sources))
+    def with_files(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> Self:
+        sources = tuple(source.with_files(change) for source in self.sources)
+        return replace(self, sources=sources)
 
 
 @dataclass(frozen=True)

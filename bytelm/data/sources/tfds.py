@@ -15,11 +15,6 @@ from bytelm.core.files import is_utf8
 from bytelm.data.sources.source import Document, NotInstalledError, Reader, SingleSource
 from bytelm.data.text_record import SPLITS, Split
 
-FOUND_SPLITS: dict[Split, tuple[str, ...]] = {
-    "train": ("train",),
-    "validation": ("validation", "valid"),
-    "test": ("test",),
-}
 NAMESPACE = re.compile(r"[\w-]+:(?![\d*]+\.)")
 """Namespace before a dataset's name, as in `huggingface:pg19`; `pg19:1.0.0` has a version."""
 
@@ -133,11 +128,12 @@ class TfdsReader(Reader):
     def splits(self) -> dict[Split, str]:
         available = list(self.builder.info.splits)
         chosen: dict[Split, str] = {}
-        for split, found in FOUND_SPLITS.items():
+        for split in SPLITS:
+            usual = ("validation", "valid") if split == "validation" else (split,)
+            found = [name for name in usual if name in available]
             named = getattr(self._config, f"{split}_split")
-            candidates = [named] if named else [name for name in found if name in available]
-            if candidates:
-                chosen[split] = candidates[0]
+            if named or found:
+                chosen[split] = named or found[0]
         for name in chosen.values():
             try:
                 self.builder.info.splits[name]
