@@ -254,4 +254,4 @@ class DynamicPooling(HierarchicalModel):
         shape = rows, self.config.width
         read = jnp.zeros(shape, self.config.dtype)
         mean = OpenMean(jnp.zeros(shape), jnp.zeros((rows,)), read)
-        return self.init_with(rows, length, encoder=self.pre, open=mean, decoder=self.post)
+        return self.init_level(rows, length, encoder=self.pre, open=mean, decoder=self.post)

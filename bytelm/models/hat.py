@@ -158,7 +158,7 @@ class Stream:
 @jax.custom_vjp
 def _reorder(x: jax.Array, index: jax.Array, inverse: jax.Array) -> jax.Array:
     """`x[b, index[b, i]]` for a permutation and its inverse, so that the gradient is a gather."""
-    return jax.vmap(lambda row, i: row[i])(x, index)
+    return take(x, index)
 
 
 _reorder.defvjp(
@@ -299,7 +299,7 @@ class HAT(HierarchicalModel):
         spelled = jnp.full((rows, self.config.longest_word), PAD, jnp.int32)
         word = OpenWord(spelled, jnp.zeros((rows,), jnp.int32))
         marks = self.config.capacity(length)
-        return self.init_with(rows, length, open=word, decoder=self.decoder, marks=marks)
+        return self.init_level(rows, length, open=word, decoder=self.decoder, marks=marks)
 
 
 def _word_numbers(words: Patches, document_ids: jax.Array) -> jax.Array:

@@ -243,4 +243,4 @@ class HAT2(HierarchicalModel):
             length=jnp.zeros((rows,), jnp.int32),
             condition=self._first(jnp.zeros((rows, 0), self.config.dtype)),
         )
-        return self.init_with(rows, length, encoder=self.encoder, open=word, decoder=self.decoder)
+        return self.init_level(rows, length, encoder=self.encoder, open=word, decoder=self.decoder)

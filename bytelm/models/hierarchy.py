@@ -181,7 +181,7 @@ class HierarchicalModel(LanguageModel):
         """The state of `forward` before the first of at most `length` symbols."""
         return self.level.init_state(rows, length, self.config.dtype)
 
-    def init_with(
+    def init_level(
         self,
         rows: int,
         length: int,

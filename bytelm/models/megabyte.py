@@ -171,4 +171,4 @@ class MegaByte(HierarchicalModel):
         """`open` holds the last P - 1 symbols, int32 `[B, P - 1]`, and the unfinished patch."""
         recent = jnp.full((rows, self.config.patch_size - 1), PAD, jnp.int32)
         patch = OpenPatch.none(rows, self.config.global_width, self.config.dtype)
-        return self.init_with(rows, length, open=(recent, patch), decoder=self.local)
+        return self.init_level(rows, length, open=(recent, patch), decoder=self.local)

@@ -251,18 +251,15 @@ def test_a_rule_that_is_defined_again_as_in_a_notebook_is_compiled_again(own_rul
     assert new == SpaceByteConfig(segmenter=RulePatches("mine"))
 
 
-def test_a_rule_of_ones_own():
-    @rule("commas of a test", marks="end")
+def test_a_rule_of_ones_own(own_rules):
+    @rule("commas", marks="end")
     def commas(symbols):
         return symbols[0] == ord(",")
 
-    try:
-        with pytest.raises(UserError, match="a boundary rule 'commas of a test' already"):
-            rule("commas of a test", marks="end")(len)
-        config = RulePatches("commas of a test")
-        found = config.build(WIDTH, NEEDS["ends"], norm=None, relu=False, rngs=nnx.Rngs(0))
-        ids = np.array([[START, *b"a,bc,,d"]], np.int32)
-        boundaries, _ = found(None, ids, np.ones_like(ids))
-        np.testing.assert_array_equal(boundaries.hard[0], ids[0] == ord(","))
-    finally:
-        del RULES["commas of a test"]
+    with pytest.raises(UserError, match="a boundary rule 'commas' already"):
+        rule("commas", marks="end")(len)
+    config = RulePatches("commas")
+    found = config.build(WIDTH, NEEDS["ends"], norm=None, relu=False, rngs=nnx.Rngs(0))
+    ids = np.array([[START, *b"a,bc,,d"]], np.int32)
+    boundaries, _ = found(None, ids, np.ones_like(ids))
+    np.testing.assert_array_equal(boundaries.hard[0], ids[0] == ord(","))
