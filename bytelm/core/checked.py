@@ -11,7 +11,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
@@ -50,11 +50,26 @@ class Checked:
         """Whether a field of this type may hold a value of a subclass."""
         return False
 
-    def require_positive(self, *names: str) -> None:
-        """Raises UserError unless each field with one of these names is None or at least 1."""
+    def require(
+        self, rule: str, fits: Callable[[Any], bool], *names: str, where: str | None = None
+    ) -> None:
+        """Raises UserError, which states the rule, unless each named field is None or fits.
+
+        `where` is the field that holds the config; None for its usual one.
+        """
+        where = where or self._config_name or type(self).__name__
         for name in names:
-            where = f"{self._config_name or type(self).__name__}.{name}"
-            require_positive(where, getattr(self, name))
+            value = getattr(self, name)
+            if value is not None and not fits(value):
+                raise UserError(f"{where}.{name} is {value}; {rule}.")
+
+    def require_positive(self, *names: str, where: str | None = None) -> None:
+        """Raises UserError unless each named field is None or at least 1."""
+        self.require("it must be at least 1", lambda x: x >= 1, *names, where=where)
+
+    def require_share(self, *names: str, where: str | None = None) -> None:
+        """Raises UserError unless each named field is None or between 0 and 1."""
+        self.require("it must be between 0 and 1", lambda x: 0 < x < 1, *names, where=where)
 
 
 def require_positive(where: str, value: float | None) -> None:

@@ -34,8 +34,7 @@ class BlocksConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         self.require_positive("head_width")
-        if self.rope_theta is not None and not self.rope_theta > 0:
-            raise UserError(f"model.rope_theta is {self.rope_theta}; it must be above 0.")
+        self.require("it must be above 0", lambda x: x > 0, "rope_theta")
         if self.rope_theta is not None and self.head_width % 2:
             raise UserError(
                 f"model.head_width is {self.head_width}; rotary positions need it even."

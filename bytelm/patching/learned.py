@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bytelm.core.checked import Checked, require_positive
+from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
 from bytelm.core.statistics import Ratio, Statistic
 from bytelm.nn.norms import NORMS, NormKind
@@ -126,10 +126,9 @@ class LearnedPatches(SegmenterConfig):
     and supervised kinds take probabilities for logits in their loss."""
 
     def check_values(self, where: str) -> None:
-        _require_rate(f"{where}.rate", self.rate)
-        if self.weight < 0:
-            raise UserError(f"{where}.weight is {self.weight}; it must be at least 0.")
-        require_positive(f"{where}.hidden", self.hidden)
+        self.require_share("rate", where=where)
+        self.require("it must be at least 0", lambda x: x >= 0, "weight", where=where)
+        self.require_positive("hidden", where=where)
 
     @property
     def default_bytes_per_slot(self) -> float:
@@ -172,8 +171,7 @@ class SampledPatches(LearnedPatches):
 
     def check_values(self, where: str) -> None:
         super().check_values(where)
-        if not self.temperature > 0:
-            raise UserError(f"{where}.temperature is {self.temperature}; it must be above 0.")
+        self.require("it must be above 0", lambda x: x > 0, "temperature", where=where)
 
     def decide(
         self, logits: jax.Array, keys: jax.Array | None, document_ids: jax.Array, positions: Any
@@ -210,7 +208,7 @@ class EntropyPatches(LearnedPatches):
 
     def check_values(self, where: str) -> None:
         super().check_values(where)
-        require_positive(f"{where}.left", self.left)
+        self.require_positive("left", where=where)
 
     def loss(self, boundaries: Boundaries, seen: Supervision) -> Target:
         log_p = jax.nn.log_softmax(jax.lax.stop_gradient(seen.predictions))
@@ -264,7 +262,7 @@ class FlexitokensPatches(SampledPatches):
         super().check_values(where)
         for number, band in enumerate(self._bands):
             place = f"{where}.bands[{number}]" if self.bands else where
-            _require_rate(f"{place}.rate", band.rate)
+            band.require_share("rate", where=place)
             least = band.rate - self.width * band.deviation
             if not 0 < least <= band.rate:
                 raise UserError(
@@ -296,11 +294,6 @@ class FlexitokensPatches(SampledPatches):
         loss = band_loss(boundaries.values, seen.counted, scripts, rates, least)
         known = seen.counted & (scripts >= 0)
         return loss, jnp.where(known, rates[jnp.maximum(scripts, 0)], 0.0).sum()
-
-
-def _require_rate(where: str, rate: float) -> None:
-    if not 0 < rate < 1:
-        raise UserError(f"{where} is {rate}; a share of symbols lies between 0 and 1.")
 
 
 def boundary_statistics(

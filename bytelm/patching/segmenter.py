@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bytelm.core.checked import did_you_mean, require_positive
+from bytelm.core.checked import did_you_mean
 from bytelm.core.errors import UserError
 from bytelm.core.statistics import Ratio
 from bytelm.core.variants import OWN_FILE, Variant, defined_in, not_imported
@@ -259,7 +259,7 @@ class RulePatches(SegmenterConfig):
                 f"{where}.rule is {self.rule!r}{did_you_mean(self.rule, names)}{hint}; "
                 f"choose one of {', '.join(names)}. {OWN_FILE}"
             )
-        require_positive(f"{where}.longest_patch", self.longest_patch)
+        self.require_positive("longest_patch", where=where)
 
     @property
     def origin(self) -> str | None:
@@ -298,7 +298,7 @@ class FixedPatches(SegmenterConfig):
     """Symbols in a patch: bytes, or in an inner level patches."""
 
     def check_values(self, where: str) -> None:
-        require_positive(f"{where}.patch_size", self.patch_size)
+        self.require_positive("patch_size", where=where)
 
     @property
     def default_bytes_per_slot(self) -> float:

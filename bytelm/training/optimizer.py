@@ -2,7 +2,6 @@
 
 import abc
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -51,10 +50,10 @@ class OptimizerConfig(Variant, name="optimizer", key="name"):
     """Whether to multiply the learning rate of each kernel by d_in^-1/2 too."""
 
     def __post_init__(self) -> None:
-        self._require("it must be positive", lambda x: x > 0, "learning_rate", "clip_norm")
-        self._require("it must be at least 0", lambda x: x >= 0, "weight_decay")
+        self.require("it must be positive", lambda x: x > 0, "learning_rate", "clip_norm")
+        self.require("it must be at least 0", lambda x: x >= 0, "weight_decay")
         fraction = "it is a fraction from 0 to 1"
-        self._require(fraction, lambda x: 0 <= x <= 1, "warmup", "decay", "final")
+        self.require(fraction, lambda x: 0 <= x <= 1, "warmup", "decay", "final")
         if self.schedule == "warmup_stable_decay" and self.warmup + self.decay > 1:
             raise UserError(
                 f"optimizer.warmup {self.warmup} and optimizer.decay {self.decay} are fractions "
@@ -73,12 +72,6 @@ class OptimizerConfig(Variant, name="optimizer", key="name"):
                 raise UserError(
                     f"optimizer: {pattern!r} is no regular expression ({error}); correct it."
                 ) from None
-
-    def _require(self, rule: str, fits: Callable[[float], bool], *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and not fits(value):
-                raise UserError(f"optimizer.{name} is {value}; {rule}.")
 
     @abc.abstractmethod
     def direction(self, roles: Any) -> optax.GradientTransformation:
@@ -172,8 +165,8 @@ class AdamW(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require("it must be positive", lambda x: x > 0, "epsilon")
-        self._require(_BELOW_1, lambda x: 0 <= x < 1, "beta1", "beta2")
+        self.require("it must be positive", lambda x: x > 0, "epsilon")
+        self.require(_BELOW_1, lambda x: 0 <= x < 1, "beta1", "beta2")
 
     def direction(self, roles: Any) -> optax.GradientTransformation:
         return optax.scale_by_adam(self.beta1, self.beta2, self.epsilon)
@@ -193,7 +186,7 @@ class Muon(AdamW):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(_BELOW_1, lambda x: 0 <= x < 1, "momentum")
+        self.require(_BELOW_1, lambda x: 0 <= x < 1, "momentum")
 
     def direction(self, roles: Any) -> optax.GradientTransformation:
         parts = {"muon": self._orthogonal(), "adamw": super().direction(roles)}

@@ -157,7 +157,7 @@ def test_a_family_hands_on_what_its_segmenter_needs():
         (RulePatches("fixed"), r"\.rule .*for a fixed length use FixedPatches"),
         (RulePatches("words", 0), r"\.longest_patch is 0"),
         (FixedPatches(0), r"\.patch_size is 0; it must be at least 1"),
-        (GumbelPatches(rate=1.0), r"\.rate is 1\.0; a share of symbols lies between"),
+        (GumbelPatches(rate=1.0), r"\.rate is 1\.0; it must be between 0 and 1"),
         (GumbelPatches(weight=-1.0), r"\.weight is -1\.0"),
         (GumbelPatches(temperature=0.0), r"\.temperature is 0\.0"),
         (EntropyPatches(left=0), r"\.left is 0"),

@@ -73,11 +73,6 @@ class ShorteningConfig(Variant, name="model.shortening", small=True, key="kind")
         """The shortener, with fresh parameters."""
 
 
-def _require_share(name: str, value: float) -> None:
-    if not 0 < value < 1:
-        raise UserError(f"model.shortening.{name} is {value}; it must be between 0 and 1.")
-
-
 @dataclass(frozen=True)
 class GateShortening(ShorteningConfig):
     """MrT5's delete gate."""
@@ -104,20 +99,15 @@ class GateShortening(ShorteningConfig):
     outweigh it; the authors train from scratch with 0.5."""
 
     def __post_init__(self) -> None:
-        if self.target is not None:
-            _require_share("target", self.target)
-            if self.weight:
-                raise UserError(
-                    f"model.shortening.target is {self.target} and its weight {self.weight}; give "
-                    "the ratio to aim at or the weight of the gate, not both."
-                )
-        for name in ("proportional", "integral", "score_weight"):
-            if getattr(self, name) < 0:
-                raise UserError(
-                    f"model.shortening.{name} is {getattr(self, name)}; it must be at least 0."
-                )
-        if self.floor >= 0:
-            raise UserError(f"model.shortening.floor is {self.floor}; it must be below 0.")
+        self.require_share("target")
+        if self.target is not None and self.weight:
+            raise UserError(
+                f"model.shortening.target is {self.target} and its weight {self.weight}; give "
+                "the ratio to aim at or the weight of the gate, not both."
+            )
+        gains = "proportional", "integral", "score_weight"
+        self.require("it must be at least 0", lambda x: x >= 0, *gains)
+        self.require("it must be below 0", lambda x: x < 0, "floor")
 
     @property
     def controllers(self) -> dict[str, RatioController]:
@@ -189,7 +179,7 @@ class DeletingShortening(ShorteningConfig):
     """Share of the inputs to delete."""
 
     def __post_init__(self) -> None:
-        _require_share("ratio", self.ratio)
+        self.require_share("ratio")
 
     def build(self, width: int, rngs: nnx.Rngs) -> "Deletion":
         return Deletion(self)
@@ -266,11 +256,8 @@ class BoundaryShortening(ShorteningConfig):
     """Weight of the prior in the loss."""
 
     def __post_init__(self) -> None:
-        _require_share("rate", self.rate)
-        if self.temperature <= 0:
-            raise UserError(
-                f"model.shortening.temperature is {self.temperature}; it must be above 0."
-            )
+        self.require_share("rate")
+        self.require("it must be above 0", lambda x: x > 0, "temperature")
 
     def forward_flops(self, width: int, length: float) -> float:
         return 2.0 * length * width * (width + 1)
@@ -322,8 +309,7 @@ class ConvolutionShortening(ShorteningConfig):
     """States that become one."""
 
     def __post_init__(self) -> None:
-        if self.stride < 2:
-            raise UserError(f"model.shortening.stride is {self.stride}; it must be at least 2.")
+        self.require("it must be at least 2", lambda x: x >= 2, "stride")
 
     def slots(self, length: int) -> int:
         return -(-length // self.stride)
