@@ -192,9 +192,7 @@ class DynamicPooling(HierarchicalModel):
         x, pre = run(self.pre, x, symbols, before.encoder, shared=biases)
         cut, patching = self._cut(x, symbols, before.patching)
         y, mean = self._means(x, cut, before.open)
-        null = self.null_group[...].astype(jnp.float32)[None, None]
-        y = jnp.where(cut.patches.null[:, :, None], null, y).astype(x.dtype)  # [B, P, width]
-        y = shard_rows(self.down_norm(y))
+        y = shard_rows(self._with_null(y, cut.patches.null, x.dtype))
         slots = symbols.inner(cut.patches.document_ids, cut.patches.total)
         y, backbone = run_patches(self.backbone, y, slots, before.inner, shared=biases)
         of_bytes, mean = self._read(y, cut, mean)
@@ -238,6 +236,11 @@ class DynamicPooling(HierarchicalModel):
         open_size = is_open.sum(axis=1) + jnp.where(goes_on, before.size, 0)
         means = sums / jnp.maximum(sizes, 1)[:, :, None]
         return means, OpenMean(open_sum, open_size, before.read)
+
+    def _with_null(self, y: jax.Array, null: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """The backbone's input `[B, P, width]`: the null vectors and the means, normalised."""
+        y = jnp.where(null[:, :, None], self.null_group[...].astype(jnp.float32)[None, None], y)
+        return self.down_norm(y.astype(dtype))
 
     def _read(
         self, y: jax.Array, cut: Segmentation, mean: OpenMean | None

@@ -233,12 +233,17 @@ class HierarchicalModel(LanguageModel):
         seen = Supervision(
             batch.ids,
             batch.document_ids,
-            batch.targets != UNSCORED,
+            self.counted(batch),
             predictions,
             batch.scripts,
             batch.boundaries,
         )
         return self.segmenter.supervise(cuts[0].boundaries, seen)
+
+    @staticmethod
+    def counted(batch: Batch) -> jax.Array:
+        """The symbols whose boundaries count in losses: those with a scored target, `[B, T]`."""
+        return batch.targets != UNSCORED
 
     def logits(self, x: Any) -> jax.Array:
         """Float32 `[B, T, outputs]`, from the vectors that `forward` returns."""

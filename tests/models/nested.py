@@ -84,7 +84,7 @@ class NestedConfig(HierarchyConfig):
     family: ClassVar[str] = "nested"
     needs: ClassVar[Needs] = Needs("start", states=True)
 
-    widths: tuple[int, int, int] = (16, 24, 32)
+    channels: tuple[int, int, int] = (16, 24, 32)
     """Channels of bytes, of patches, and of patches of patches."""
     patches_per_slot: float | None = None
     """As `bytes_per_slot`, for the inner level; None for what `inner_segmenter` needs."""
@@ -107,7 +107,7 @@ class NestedConfig(HierarchyConfig):
 
     def level_block(self, level: int) -> BlockConfig:
         window = self.window if level < 2 else None
-        return self.block(self.widths[level], 1, AttentionMask(window=window))
+        return self.block(self.channels[level], 1, AttentionMask(window=window))
 
     def global_block(self) -> BlockConfig:
         return self.level_block(2)
@@ -116,12 +116,12 @@ class NestedConfig(HierarchyConfig):
         return Nested(self, rngs=rngs)
 
     def local_flops(self, length: int, patches: float) -> float:
-        d, middle, _ = self.widths
+        d, middle, _ = self.channels
         linear = patches * d * middle + length * (middle * PLACES * d + d * OUTPUT_SIZE)
         return 2 * self.level_block(0).forward_flops(length) + 2.0 * linear
 
     def backbone_flops(self, patches: float) -> float:
-        _, middle, top = self.widths
+        _, middle, top = self.channels
         inner = self.inner_capacity(patches)
         linear = patches * middle * top + inner * middle * top
         stacks = 2 * self.level_block(1).forward_flops(patches)
@@ -134,7 +134,7 @@ class Nested(HierarchicalModel):
 
     def __init__(self, config: NestedConfig, *, rngs: nnx.Rngs):
         self.config = config
-        d, middle, top = config.widths
+        d, middle, top = config.channels
         stacks = [config.stack(config.level_block(level), rngs) for level in (0, 1, 2, 1, 0)]
         self.encoder, self.inner_encoder, self.backbone, self.inner_decoder, self.decoder = stacks
         self.embedding = Embedding(INPUT_SIZE, d, rngs=rngs)
@@ -159,7 +159,7 @@ class Nested(HierarchicalModel):
             unpool=lambda x, y, cut: x + confidence(cut) * self.inner_up(cut.spread(y)),
             decoder=self.inner_decoder,
             capacity=config.inner_capacity,
-            width=config.widths[2],
+            width=config.channels[2],
         )
         return Level(
             encoder=self.encoder,
@@ -169,7 +169,7 @@ class Nested(HierarchicalModel):
             unpool=self._by_place,
             decoder=self.decoder,
             capacity=config.capacity,
-            width=config.widths[1],
+            width=config.channels[1],
         )
 
     def _by_place(self, x: jax.Array, y: jax.Array, cut: Segmentation) -> jax.Array:

@@ -106,7 +106,7 @@ WIDE = {
     "hat2": HAT2Config(**LEVELS, encoder_depth=1, decoder_depth=1),
     "dynamic_pooling": DynamicPoolingConfig(**POOLED),
     "dynamic_pooling, rule": DynamicPoolingConfig(**POOLED, segmenter=RulePatches("whitespace")),
-    "nested": NestedConfig(widths=(256, 512, 768), head_width=32),
+    "nested": NestedConfig(channels=(256, 512, 768), head_width=32),
     "byt5": ByT5Config(**T5),
     **{
         f"mrt5, {kind}": MrT5Config(**T5, gate_depth=1, shortening=shortening())
