@@ -24,7 +24,6 @@ from bytelm.training.presets import preset_names, some_names
 T = TypeVar("T")
 Command = Callable[[Sequence[str]], int]
 STYLE = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
-HELP = {"-h", "--help"}
 
 
 def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = None) -> T:
@@ -99,8 +98,8 @@ def name_argument(
     name, rest = preset_argument(arguments)
     if name is not None:
         return name, rest
-    if HELP & set(arguments):
-        say(usage.of_preset_command(_name(command), command, what, names()))
+    if usage.HELP & set(arguments):
+        say(usage.of_preset_command(command, what, names()))
         sys.exit(0)
     article = "an" if what.startswith("a") else "a"
     raise UserError(
@@ -113,15 +112,11 @@ def work_argument(
 ) -> str:
     """The first argument, the name of a subcommand (`kinds`)."""
     name = arguments[0] if arguments else ""
-    if name in HELP:
+    if name in usage.HELP:
         say(usage.of_command(command, kinds))
         sys.exit(0)
     if name not in kinds:
-        what = f"bytelm {_name(command)}"
+        what = f"bytelm {usage.name_of(command)}"
         wrong = f"there is no `{what} {name}`{did_you_mean(name, kinds)}; " if name else ""
         raise UserError(f"{wrong}say what to do: `{what} {'|'.join(kinds)} [PRESET] [options]`.")
     return name
-
-
-def _name(command: Command) -> str:
-    return command.__name__.removesuffix("_command")

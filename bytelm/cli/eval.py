@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bytelm.api import LoadedModel, load
-from bytelm.cli.arguments import HELP, parse, parse_part
+from bytelm.cli.arguments import parse, parse_part
 from bytelm.cli.options import Count, names_of
+from bytelm.cli.usage import HELP
 from bytelm.core.config_json import to_dict
 from bytelm.core.errors import UserError
 from bytelm.core.files import check_new_file

@@ -46,7 +46,7 @@ def command(name: str) -> Callable[[Sequence[str]], int]:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        if not arguments or arguments[0] in ("-h", "--help"):
+        if not arguments or arguments[0] in usage.HELP:
             say(usage.overview({name: command(name) for name in COMMANDS}))
             return 0
         if arguments[0] == "--version":

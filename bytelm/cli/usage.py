@@ -12,6 +12,7 @@ import bytelm
 from bytelm.core.errors import UserError
 from bytelm.core.user_code import import_user_code
 
+HELP = {"-h", "--help"}
 EVERYWHERE = """
 Every command takes --help, which lists its options, and --import FILE, which first runs a Python
 file of your own (or imports a module), such as one that defines a family of models, a boundary rule
@@ -36,21 +37,20 @@ def of_command(command: Callable[..., Any], kinds: Mapping[str, type] | None = N
     return "\n".join([*lines, EVERYWHERE])
 
 
-def of_preset_command(
-    name: str, command: Callable[..., Any], what: str, names: Sequence[str]
-) -> str:
+def of_preset_command(command: Callable[..., Any], what: str, names: Sequence[str]) -> str:
     """The help of a command that needs a preset (or an ablation, ...), with a list of them."""
     width = min(100, shutil.get_terminal_size().columns)
     listed = textwrap.wrap(", ".join(names), width, break_on_hyphens=False)
-    return "\n".join(
-        [
-            of_command(command),
-            "",
-            f"`bytelm {name} {what.upper()} --help` lists the options of one of these {what}s, or",
-            "of a path to a file of your own:",
-            *listed,
-        ]
+    usage = f"`bytelm {name_of(command)} {what.upper()} --help`"
+    lists = (
+        f"{usage} lists the options of one of these {what}s, or\nof a path to a file of your own:"
     )
+    return "\n".join([of_command(command), "", lists, *listed])
+
+
+def name_of(command: Callable[..., Any]) -> str:
+    """The word that calls a command: `train` for `train_command`."""
+    return command.__name__.removesuffix("_command")
 
 
 def _docstring(command: Callable[..., Any]) -> tuple[str, str]:
