@@ -74,15 +74,12 @@ def fill_last_block(
 
 @dataclass(frozen=True)
 class _Run:
-    """The query blocks `first` to `last - 1`, which share one loop.
-
-    Each meets `keys` keys, of which up to `before` precede its own positions.
-    """
+    """The query blocks `first` to `last - 1`, which share one loop."""
 
     first: int
     last: int
-    keys: int
-    before: int
+    keys: int  # that each block meets
+    before: int  # most of these before the block's own positions
 
 
 @dataclass(frozen=True)
