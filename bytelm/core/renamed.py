@@ -38,6 +38,8 @@ MODULES = {
     "bytelm.comparison": "bytelm.experiments",
     "bytelm.layers": "bytelm.nn",
     "bytelm.data.sources.placement": "bytelm.data.sources.source",
+    "bytelm.data.splits": "bytelm.data.text_record",
+    "bytelm.data.tasks.examples": "bytelm.data.tasks.task",
     "bytelm.data.sources.python_stdlib": "bytelm.data.sources.python_library",
     "bytelm.subword": "bytelm.tokenizers",
 }

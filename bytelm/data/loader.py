@@ -1,27 +1,22 @@
-"""Batches of every task, for training and validation."""
+"""Batches of every task for training."""
 
 import abc
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import grain
-import numpy as np
 
 from bytelm.core.errors import UserError
-from bytelm.core.vocabulary import BYTE_VOCABULARY, UNSCORED
-from bytelm.data.corpus.packing import Arrays, ConcatenatedRows
+from bytelm.data.corpus.packing import ConcatenatedRows
 from bytelm.data.open_data import OpenData
-from bytelm.data.order import ShuffledRows, source_seed
-from bytelm.data.sources.source import Source
-from bytelm.data.tasks.next_byte import source_script
-from bytelm.data.text_record import Split
+from bytelm.data.order import ShuffledRows
+from bytelm.data.stream import stream_rows
 from bytelm.data.workers import WorkerIterator
 from bytelm.models.contract import Batch
-from bytelm.tokenizers.unigram import Unigram
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +127,7 @@ class StreamLoader(TrainLoader):
             "process_count": process_count,
             "workers": workers,
         }
-        batches = _stream(data, seed, process_index, process_count).batch(
+        batches = stream_rows(data, seed, process_index, process_count).batch(
             batch_size // process_count
         )
         if not workers:
@@ -170,113 +165,3 @@ def _with_tuples(state: Any) -> Any:
     if isinstance(state, dict):
         return {key: _with_tuples(value) for key, value in state.items()}
     return tuple(map(_with_tuples, state)) if isinstance(state, list) else state
-
-
-def _stream(data: OpenData, seed: int, process_index: int, process_count: int) -> grain.IterDataset:
-    """Endless rows for one process: dicts of arrays `[T]`, as `Rows` gives them.
-
-    Documents are shuffled first and then packed into rows, without losing a byte. Each process
-    reads its own share of the documents.
-    """
-    streams = [
-        _stream_of_source(data, source, source_seed(seed, index), process_index, process_count)
-        for index, source in enumerate(data.sources)
-    ]
-    return streams[0] if len(streams) == 1 else grain.IterDataset.mix(streams, data.weights)
-
-
-def _stream_of_source(
-    data: OpenData, source: Source, seed: int, process_index: int, process_count: int
-) -> grain.IterDataset:
-    config, unigram = data.config, data.unigram
-    documents = source.reader.random_access(source.stored_split("train"))
-    if documents is None:
-        raise UserError(
-            f"--data.read stream needs a TFDS dataset, and {source.name} has no random access; use "
-            "--data.read packed."
-        )
-    readers = process_count * max(config.workers, 1)
-    if len(documents) < readers:
-        raise UserError(
-            f"{source.name} has {len(documents)} documents to train on, too few for {readers} "
-            "readers; use --data.read packed."
-        )
-    script = source_script(source, config.scripts)
-    symbols = (
-        grain.MapDataset.source(documents)
-        .seed(seed)
-        .shuffle()[process_index::process_count]
-        .repeat()
-        # Grain leaves out elements that are None.
-        .map(partial(source.placement.part_in, "train"))
-        .map(partial(_symbols, script=script, unigram=unigram))
-        .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16))
-    )
-    names = ["ids", "targets"] + ["scripts"] * bool(config.scripts) + ["boundaries"] * bool(unigram)
-    return grain.experimental.ConcatThenSplitIterDataset(
-        symbols, length_struct=dict.fromkeys(names, config.sequence_length)
-    ).map(partial(_row, names=names))
-
-
-def _symbols(document: bytes, script: int | None, unigram: Unigram | None) -> Arrays:
-    """A document's symbols, their targets, scripts and boundaries, each `[N]`."""
-    ids = BYTE_VOCABULARY.frame(np.frombuffer(document, np.uint8))
-    found = {"ids": ids, "targets": np.append(ids[1:], np.int32(UNSCORED))}
-    if script is not None:
-        found["scripts"] = np.full(len(ids), script, np.int32)
-    if unigram is not None:
-        found["boundaries"] = unigram.boundaries(document)
-    return found
-
-
-def _row(packed: Arrays, names: Sequence[str]) -> Arrays:
-    row = {name: packed[name] for name in names}
-    return row | {"document_ids": packed["ids_segment_ids"]}
-
-
-class ValidationBatches:
-    """Batches of the first rows of a split, in a fixed order; can be iterated repeatedly.
-
-    Sources give rows in proportion to their weights. Rows of padding, whose targets are UNSCORED,
-    fill the last batch.
-    """
-
-    def __init__(
-        self,
-        data: OpenData,
-        rows: int | None = None,
-        split: Split = "validation",
-        *,
-        batch_size: int | None = None,
-    ) -> None:
-        """Opens the split.
-
-        Args:
-            data: the text.
-            rows: how many rows; None = all, or 1024 of a diagnostic task.
-            split: which split.
-            batch_size: rows of a batch; None = as in training.
-
-        Raises:
-            UserError: for a bad source, or a split without text.
-        """
-        task = data.config.task
-        self._batch_size = batch_size or data.config.batch_size
-        rows = task.evaluated_rows if rows is None else rows
-        total = sum(data.weights)
-        wanted = [rows and max(1, round(rows * weight / total)) for weight in data.weights]
-        self._rows = ConcatenatedRows(task.evaluation_rows(data, split, wanted))
-        sources = zip(self._rows.sources, self._rows.ends.tolist(), wanted, strict=True)
-        self._indices = np.concatenate(
-            [range(end - len(source), end)[:count] for source, end, count in sources]
-        )
-
-    def __len__(self) -> int:
-        return -(-len(self._indices) // self._batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """The batches, numpy arrays `[batch_size, T]`."""
-        padding = len(self) * self._batch_size - len(self._indices)
-        indices = np.pad(self._indices, (0, padding), constant_values=len(self._rows))
-        for batch in np.split(indices, len(self)):
-            yield Batch(**self._rows.batch(batch))

@@ -1,4 +1,4 @@
-"""The validation rows of a run, and their fingerprint."""
+"""The validation rows of a run, and the rows of an evaluation."""
 
 import hashlib
 from collections.abc import Iterator
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from bytelm.core.terminal_text import printable_name
+from bytelm.data.corpus.packing import ConcatenatedRows
 from bytelm.data.corpus.spread import DrawnRows, SpreadRows
 from bytelm.data.open_data import OpenData
+from bytelm.data.text_record import Split
 from bytelm.models.contract import Batch
 
 
@@ -95,3 +97,51 @@ def _sources(data: OpenData, rows: int) -> list[ValidationSource]:
         ValidationSource(name, each.rows, each.origin, share * size / each.rows.size)
         for name, each, share in zip(names, picked, shares, strict=True)
     ]
+
+
+class ValidationBatches:
+    """Batches of the first rows of a split, in a fixed order; can be iterated repeatedly.
+
+    Sources give rows in proportion to their weights. Rows of padding, whose targets are UNSCORED,
+    fill the last batch.
+    """
+
+    def __init__(
+        self,
+        data: OpenData,
+        rows: int | None = None,
+        split: Split = "validation",
+        *,
+        batch_size: int | None = None,
+    ) -> None:
+        """Opens the split.
+
+        Args:
+            data: the text.
+            rows: how many rows; None = all, or 1024 of a diagnostic task.
+            split: which split.
+            batch_size: rows of a batch; None = as in training.
+
+        Raises:
+            UserError: for a bad source, or a split without text.
+        """
+        task = data.config.task
+        self._batch_size = batch_size or data.config.batch_size
+        rows = task.evaluated_rows if rows is None else rows
+        total = sum(data.weights)
+        wanted = [rows and max(1, round(rows * weight / total)) for weight in data.weights]
+        self._rows = ConcatenatedRows(task.evaluation_rows(data, split, wanted))
+        sources = zip(self._rows.sources, self._rows.ends.tolist(), wanted, strict=True)
+        self._indices = np.concatenate(
+            [range(end - len(source), end)[:count] for source, end, count in sources]
+        )
+
+    def __len__(self) -> int:
+        return -(-len(self._indices) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches, numpy arrays `[batch_size, T]`."""
+        padding = len(self) * self._batch_size - len(self._indices)
+        indices = np.pad(self._indices, (0, padding), constant_values=len(self._rows))
+        for batch in np.split(indices, len(self)):
+            yield Batch(**self._rows.batch(batch))

@@ -26,9 +26,9 @@ from bytelm.core.statistics import BITS_PER_TARGET_BYTE
 from bytelm.core.terminal_text import number_of
 from bytelm.core.vocabulary import BYTES, END, INPUT_SIZE, PAD, UNSCORED
 from bytelm.core.xla import jit_inference
-from bytelm.data.loader import ValidationBatches
 from bytelm.data.progress import shown_progress
 from bytelm.data.tasks.task import Pair
+from bytelm.data.validation import ValidationBatches
 from bytelm.evaluation.report import DocumentBits, Result
 from bytelm.evaluation.suite import ENCODER, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText, SplitText

@@ -17,8 +17,8 @@ from bytelm.core.errors import UserError
 from bytelm.core.files import write_whole
 from bytelm.core.terminal_text import say
 from bytelm.data.config import DataConfig
-from bytelm.data.loader import ValidationBatches
 from bytelm.data.open_data import Documents, OpenData
+from bytelm.data.validation import ValidationBatches
 from bytelm.evaluation.bits import Bits
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import Evaluation, Scoring

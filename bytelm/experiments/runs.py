@@ -14,10 +14,10 @@ from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.files import write_whole
 from bytelm.core.terminal_text import say
-from bytelm.data.loader import ValidationBatches
 from bytelm.data.open_data import Documents, OpenData
 from bytelm.data.run_text import describe_source
 from bytelm.data.text_record import load_record
+from bytelm.data.validation import ValidationBatches
 from bytelm.experiments.records import RunState, run_figures
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.checkpoints.checkpoint import last_step

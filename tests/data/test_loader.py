@@ -11,8 +11,9 @@ import pytest
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, PAD, START, UNSCORED
 from bytelm.data.config import Files, Mixture
-from bytelm.data.loader import ValidationBatches, train_loader
+from bytelm.data.loader import train_loader
 from bytelm.data.open_data import Documents, OpenData
+from bytelm.data.validation import ValidationBatches
 from bytelm.models.contract import Batch
 from bytelm.tokenizers.unigram import Unigram
 

@@ -10,10 +10,10 @@ import pytest
 from bytelm.core.vocabulary import END, PAD, START, UNSCORED
 from bytelm.data import open_data
 from bytelm.data.config import DataConfig, Files, MergeAbc, Mixture, SpanCorruption, VowelRemoval
-from bytelm.data.loader import ValidationBatches, train_loader
+from bytelm.data.loader import train_loader
 from bytelm.data.open_data import OpenData
 from bytelm.data.run_text import run_text, text_size
-from bytelm.data.validation import ValidationText
+from bytelm.data.validation import ValidationBatches, ValidationText
 from bytelm.models.contract import Batch
 
 

@@ -17,9 +17,8 @@ from bytelm.data.config import (
     Tfds,
     VowelRemoval,
 )
-from bytelm.data.loader import ValidationBatches
 from bytelm.data.open_data import OpenData
-from bytelm.data.validation import ValidationText
+from bytelm.data.validation import ValidationBatches, ValidationText
 
 LENGTH = 32
 

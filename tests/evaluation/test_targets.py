@@ -16,8 +16,8 @@ from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, PAD, UNSCORED
 from bytelm.data.config import DataConfig, Files, Pairs, VowelRemoval
-from bytelm.data.loader import ValidationBatches
 from bytelm.data.open_data import OpenData
+from bytelm.data.validation import ValidationBatches
 from bytelm.evaluation.report import print_report, write_report
 from bytelm.evaluation.suite import evaluate
 from bytelm.evaluation.text import evaluation_text

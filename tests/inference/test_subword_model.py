@@ -14,8 +14,8 @@ from flax import nnx
 
 import bytelm
 from bytelm.core.errors import UserError
-from bytelm.data.loader import ValidationBatches
 from bytelm.data.open_data import OpenData
+from bytelm.data.validation import ValidationBatches
 from bytelm.evaluation import evaluate
 from bytelm.evaluation.report import print_report
 from bytelm.inference.generation import Generator

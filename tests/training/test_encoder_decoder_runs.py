@@ -15,8 +15,8 @@ from bytelm.cli.main import main
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, PAD, UNSCORED
 from bytelm.data.config import DataConfig, NextByte, VowelRemoval
-from bytelm.data.loader import ValidationBatches
 from bytelm.data.open_data import OpenData
+from bytelm.data.validation import ValidationBatches
 from bytelm.models.contract import DELETED
 from bytelm.models.parameters import roles_of
 from bytelm.models.t5.byt5 import ByT5Config

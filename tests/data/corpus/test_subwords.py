@@ -11,8 +11,9 @@ from bytelm.data.corpus import subwords
 from bytelm.data.corpus.cache import packed_corpus
 from bytelm.data.corpus.entries import PROGRESS
 from bytelm.data.corpus.packing import Rows, pack
-from bytelm.data.loader import ValidationBatches, train_loader
+from bytelm.data.loader import train_loader
 from bytelm.data.open_data import OpenData
+from bytelm.data.validation import ValidationBatches
 from tests.data.tokenized import DOCUMENTS, TOKENS
 
 

@@ -11,11 +11,12 @@ import pytest
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, PAD, START, UNSCORED
 from bytelm.data.config import DataConfig, Files, Pairs, VowelRemoval
-from bytelm.data.loader import ValidationBatches, train_loader
+from bytelm.data.loader import train_loader
 from bytelm.data.open_data import OpenData
 from bytelm.data.tasks.pairs import PairRows
 from bytelm.data.tasks.task import Pair
 from bytelm.data.text_record import SPLITS
+from bytelm.data.validation import ValidationBatches
 
 LINES = [{"typo": f"{n} tpyo é", "fix": [f"{n} typo é", "else"], "of": "eng"} for n in range(60)]
 

@@ -10,8 +10,9 @@ import pytest
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, START, UNSCORED
 from bytelm.data.config import DataConfig, Files, Mixture, NextByte, Tfds
-from bytelm.data.loader import ValidationBatches, train_loader
+from bytelm.data.loader import train_loader
 from bytelm.data.open_data import OpenData
+from bytelm.data.validation import ValidationBatches
 from bytelm.tokenizers.unigram import Unigram
 
 
