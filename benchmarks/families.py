@@ -210,8 +210,8 @@ def scoring_table(arguments: Arguments) -> None:
 
         def in_full_rows(score: Callable = score) -> object:
             with ExitStack() as stack:
-                for module in ("bits_per_byte", "row_lengths"):
-                    place = f"bytelm.evaluation.{module}.shortest_row"
+                for module in ("scoring", "row_lengths"):
+                    place = f"bytelm.inference.{module}.shortest_row"
                     stack.enter_context(mock.patch(place, lambda inputs, length: length))
                 return score()
 
