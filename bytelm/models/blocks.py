@@ -35,10 +35,8 @@ class BlocksConfig(ModelConfig):
     def __post_init__(self) -> None:
         self.require_positive("head_width")
         self.require("it must be above 0", lambda x: x > 0, "rope_theta")
-        if self.rope_theta is not None and self.head_width % 2:
-            raise UserError(
-                f"model.head_width is {self.head_width}; rotary positions need it even."
-            )
+        if self.rope_theta is not None:
+            self.require("rotary positions need it even", lambda x: x % 2 == 0, "head_width")
 
     def require_heads(self, *names: str) -> None:
         """Raises UserError unless the named widths are multiples of `head_width`."""

@@ -104,8 +104,8 @@ class DynamicPoolingConfig(HierarchyConfig):
             raise UserError(
                 "model.published_blocks has no MLP with a gate; set model.mlp to gelu or relu."
             )
-        if self.published_blocks and self.width % 2:
-            raise UserError(f"model.width is {self.width}; relative positions need it even.")
+        if self.published_blocks:
+            self.require("relative positions need it even", lambda x: x % 2 == 0, "width")
 
     def capacity(self, length: int) -> int:
         return super().capacity(length) + 1  # the null vector

@@ -67,16 +67,11 @@ class SpaceByteConfig(TwoWidthsConfig):
                 f"model.global_width {self.global_width} is less than model.local_width "
                 f"{self.local_width}; widening pads with zeros, so it must be at least as much."
             )
-        if self.local_depth < 2:
-            raise UserError(
-                f"model.local_depth is {self.local_depth}; it must be at least 2, for blocks "
-                "before and after the global ones."
-            )
-        if not 0 < self.initial_blocks < self.local_depth:
-            raise UserError(
-                f"model.initial_depth is {self.initial_depth}; it must be from 1 to "
-                f"{self.local_depth - 1}, to leave some of the {self.local_depth} local blocks."
-            )
+        depth = self.local_depth
+        rule = "it must be at least 2, for blocks before and after the global ones"
+        self.require(rule, lambda x: x >= 2, "local_depth")
+        rule = f"it must be from 1 to {depth - 1}, to leave some of the {depth} local blocks"
+        self.require(rule, lambda x: 0 < x < depth, "initial_depth")
 
     @property
     def initial_blocks(self) -> int:

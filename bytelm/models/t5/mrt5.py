@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bytelm.core.errors import UserError
 from bytelm.models.encoder_decoder import Encoded, RatioController, Reading
 from bytelm.models.t5.blocks import T5Block, T5Context
 from bytelm.models.t5.byt5 import ByT5, ByT5Config
@@ -39,11 +38,8 @@ class MrT5Config(ByT5Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.gate_depth < self.encoder_depth:
-            raise UserError(
-                f"model.gate_depth is {self.gate_depth}; it must be from 0 to below "
-                f"model.encoder_depth ({self.encoder_depth})."
-            )
+        rule = f"it must be from 0 to below model.encoder_depth ({self.encoder_depth})"
+        self.require(rule, lambda x: 0 <= x < self.encoder_depth, "gate_depth")
 
     @property
     def controllers(self) -> dict[str, RatioController]:
