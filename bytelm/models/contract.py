@@ -59,15 +59,10 @@ class Batch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Unembedding:
-    """Logits of a large vocabulary, not computed yet: `states @ kernel`.
+    """Logits of a large vocabulary, not computed yet: `states @ kernel`."""
 
-    Attributes:
-        states: `[B, T, d]`, normalised.
-        kernel: `[d, V]`.
-    """
-
-    states: jax.Array
-    kernel: jax.Array
+    states: jax.Array  # [B, T, d], normalised
+    kernel: jax.Array  # [d, V]
 
     def logits(self) -> jax.Array:
         """All logits, float32 `[B, T, V]`."""

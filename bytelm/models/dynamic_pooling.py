@@ -130,17 +130,11 @@ class DynamicPoolingConfig(HierarchyConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class OpenMean:
-    """An unfinished patch.
+    """An unfinished patch."""
 
-    Attributes:
-        sum: float32 `[B, width]`, of its bytes' vectors.
-        size: float32 `[B]`, the number of its bytes.
-        read: `[B, width]`, the vector that the next symbols read until it ends.
-    """
-
-    sum: jax.Array
-    size: jax.Array
-    read: jax.Array
+    sum: jax.Array  # float32 [B, width], of its bytes' vectors
+    size: jax.Array  # float32 [B], the number of its bytes
+    read: jax.Array  # [B, width], the vector that the next symbols read until it ends
 
 
 def _no_norm(x: jax.Array) -> jax.Array:

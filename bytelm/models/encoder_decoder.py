@@ -30,26 +30,18 @@ T5_IDS = np.concatenate([np.arange(BYTES) + 3, [1, 0, 2], np.arange(259, VOCABUL
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Reading:
-    """Inputs after the encoder blocks that come before the shortening of rows.
+    """Inputs after the encoder blocks that come before the shortening of rows."""
 
-    Attributes:
-        states: `[B, S, d]`.
-        positions: int32 `[B, S]`, for the biases of distances.
-        valid: bool `[B, S]`, false in padding.
-        kept: bool `[B, S]`, the valid states that shortening keeps.
-        gate: float32 `[B, S]`, added to the scores of each state unless rows are shortened.
-        deleted: bool `[B, S]`, the inputs whose states are not kept, or are merged into an earlier
-            one; None in a model that does not shorten.
-        losses: auxiliary losses, as in `ModelOutput`.
-    """
-
-    states: jax.Array
-    positions: jax.Array
-    valid: jax.Array
-    kept: jax.Array
-    gate: jax.Array
+    states: jax.Array  # [B, S, d]
+    positions: jax.Array  # int32 [B, S], for the biases of distances
+    valid: jax.Array  # bool [B, S], false in padding
+    kept: jax.Array  # bool [B, S], the valid states that shortening keeps
+    gate: jax.Array  # float32 [B, S], added to the scores of each state unless rows are shortened
     deleted: jax.Array | None = None
+    """Bool `[B, S]`, the inputs whose states are not kept, or are merged into an earlier one; None
+    in a model that does not shorten."""
     losses: dict[str, jax.Array] = field(default_factory=dict)
+    """Auxiliary losses, as in `ModelOutput`."""
 
     @property
     def counts(self) -> jax.Array:
@@ -82,17 +74,12 @@ class Reading:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Encoded:
-    """The encoder's outputs.
+    """The encoder's outputs."""
 
-    Attributes:
-        states: `[B, L, d]`.
-        bias: float32 `[B, L]`, added to the scores of each state; MASKED in padding.
-        losses: auxiliary losses, as in `ModelOutput`.
-    """
-
-    states: jax.Array
-    bias: jax.Array
+    states: jax.Array  # [B, L, d]
+    bias: jax.Array  # float32 [B, L], added to the scores of each state; MASKED in padding
     losses: dict[str, jax.Array] = field(default_factory=dict)
+    """Auxiliary losses, as in `ModelOutput`."""
 
 
 class EncoderDecoder(LanguageModel):

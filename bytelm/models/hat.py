@@ -106,30 +106,21 @@ class HATConfig(TwoWidthsConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class OpenWord:
-    """The bytes of the unfinished word.
+    """The bytes of the unfinished word."""
 
-    Attributes:
-        spelled: int32 `[B, longest_word]`, the last bytes read, the newest last.
-        length: int32 `[B]`, how many of them are of the word.
-    """
-
-    spelled: jax.Array
-    length: jax.Array
+    spelled: jax.Array  # int32 [B, longest_word], the last bytes read, the newest last
+    length: jax.Array  # int32 [B], how many of them are of the word
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Stream:
-    """One order of T bytes and the marks of P words: T + P positions.
-
-    Attributes:
-        source: int32 `[B, T + P]`, the byte (0 to T - 1) or mark (T to T + P - 1) at each position,
-            unused marks last.
-        place: int32 `[B, T + P]`, the inverse: the position of each byte, then of each mark.
-    """
+    """One order of T bytes and the marks of P words: T + P positions."""
 
     source: jax.Array
-    place: jax.Array
+    """Int32 `[B, T + P]`, the byte (0 to T - 1) or mark (T to T + P - 1) at each position, unused
+    marks last."""
+    place: jax.Array  # int32 [B, T + P], the inverse: the position of each byte, then of each mark
 
     @classmethod
     def of(cls, words: Patches) -> "Stream":

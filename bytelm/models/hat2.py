@@ -97,19 +97,12 @@ class HAT2Config(TwoWidthsConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class OpenWord:
-    """The unfinished word, as far as it has been read.
+    """The unfinished word, as far as it has been read."""
 
-    Attributes:
-        values: `[B, H, K]`, the mean value of its bytes, weighted by attention.
-        scores: `[B, H]`, the log-sum-exp of their scores.
-        length: int32 `[B]`, bytes read; 0 before the first word.
-        condition: `[B, global_width]`, the backbone's output at the word before.
-    """
-
-    values: jax.Array
-    scores: jax.Array
-    length: jax.Array
-    condition: jax.Array
+    values: jax.Array  # [B, H, K], the mean value of its bytes, weighted by attention
+    scores: jax.Array  # [B, H], the log-sum-exp of their scores
+    length: jax.Array  # int32 [B], bytes read; 0 before the first word
+    condition: jax.Array  # [B, global_width], the backbone's output at the word before
 
 
 class WordPooling(nnx.Module):

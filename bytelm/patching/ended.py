@@ -49,27 +49,16 @@ BoundaryGradient = Literal["published", "counterfactual"]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EndedPatches:
-    """The ended patches of packed rows.
+    """The ended patches of packed rows."""
 
-    Attributes:
-        index: int32 `[B, T]`, the slot of each symbol's patch; P if the patch does not end.
-        read: int32 `[B, T]`, the slot each symbol reads; NO_PATCH if its document has none.
-        ends: bool `[B, T]`, the symbols with which patches end.
-        starts: bool `[B, T]`, the symbols after them, and the first symbols of documents.
-        null: bool `[B, P]`, the slots that hold a document's null vector.
-        document_ids: int32 `[B, P]`, the document of each slot; 0 in an empty one.
-        total: int32 `[B]`, filled slots of each row.
-        overflow: int32 scalar, slots needed after the capacity was used up.
-    """
-
-    index: jax.Array
-    read: jax.Array
-    ends: jax.Array
-    starts: jax.Array
-    null: jax.Array
-    document_ids: jax.Array
-    total: jax.Array
-    overflow: jax.Array
+    index: jax.Array  # int32 [B, T], the slot of each symbol's patch; P if the patch does not end
+    read: jax.Array  # int32 [B, T], the slot each symbol reads; NO_PATCH if its document has none
+    ends: jax.Array  # bool [B, T], the symbols with which patches end
+    starts: jax.Array  # bool [B, T], the symbols after them, and the first symbols of documents
+    null: jax.Array  # bool [B, P], the slots that hold a document's null vector
+    document_ids: jax.Array  # int32 [B, P], the document of each slot; 0 in an empty one
+    total: jax.Array  # int32 [B], filled slots of each row
+    overflow: jax.Array  # int32 scalar, slots needed after the capacity was used up
 
 
 def find_ended(

@@ -29,21 +29,15 @@ from bytelm.patching.segmenter import Boundaries, Segmenter
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Symbols:
-    """The symbols of a level: whole rows, or the next N of rows that are being decoded.
+    """The symbols of a level: whole rows, or the next N of rows that are being decoded."""
 
-    Attributes:
-        ids: int32 `[B, N]`; for patches, the symbol with which each of them opens.
-        document_ids: int32 `[B, N]`, 0 in padding and beyond `lengths`.
-        positions: int32 `[B, N]`, the number of each symbol in its document, from 0.
-        lengths: int32 `[B]`, how many of the N symbols each row really has; None for whole rows.
-        keys: uint32 `[B, 2]`, random keys as in a `Batch`; None for deterministic boundaries.
-    """
-
-    ids: Any
-    document_ids: jax.Array
-    positions: Any
+    ids: Any  # int32 [B, N]; for patches, the symbol with which each of them opens
+    document_ids: jax.Array  # int32 [B, N], 0 in padding and beyond `lengths`
+    positions: Any  # int32 [B, N], the number of each symbol in its document, from 0
     lengths: Any = None
+    """Int32 `[B]`, how many of the N symbols each row really has; None for whole rows."""
     keys: jax.Array | None = None
+    """Uint32 `[B, 2]`, random keys as in a `Batch`; None for deterministic boundaries."""
 
     @classmethod
     def of_rows(
@@ -70,17 +64,11 @@ class Symbols:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PatchingState:
-    """The state of cutting symbols into patches.
+    """The state of cutting symbols into patches."""
 
-    Attributes:
-        carry: of the segmenter.
-        opened: int32 `[B]`, patches that each row has opened.
-        left: int32 `[B]`, slots that each row has left.
-    """
-
-    carry: Any
-    opened: jax.Array
-    left: jax.Array
+    carry: Any  # of the segmenter
+    opened: jax.Array  # int32 [B], patches that each row has opened
+    left: jax.Array  # int32 [B], slots that each row has left
 
     @classmethod
     def start(
@@ -98,15 +86,11 @@ class PatchingState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class OpenPatch:
-    """An unfinished patch, for the symbols that continue it.
-
-    Attributes:
-        vector: `[B, D]`, the inner level's result for the patch; 0 before a row's first patch.
-        position: int32 `[B]`, where in its document it opened.
-    """
+    """An unfinished patch, for the symbols that continue it."""
 
     vector: jax.Array
-    position: jax.Array
+    """`[B, D]`, the inner level's result for the patch; 0 before a row's first patch."""
+    position: jax.Array  # int32 [B], where in its document it opened
 
     @classmethod
     def none(cls, rows: int, width: int, dtype: jnp.dtype) -> "OpenPatch":
@@ -117,18 +101,13 @@ class OpenPatch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Segmentation:
-    """Symbols cut into patches.
-
-    Attributes:
-        boundaries: of these symbols, from the segmenter.
-        patches: the patches that these symbols opened (or ended: `EndedPatches`).
-        open: the patch that was open before the first symbol; None for whole rows.
-    """
+    """Symbols cut into patches."""
 
     symbols: Symbols
-    boundaries: Boundaries
-    patches: Any
+    boundaries: Boundaries  # of these symbols, from the segmenter
+    patches: Any  # the patches that these symbols opened (or ended: `EndedPatches`)
     open: OpenPatch | None = None
+    """The patch that was open before the first symbol; None for whole rows."""
 
     def spread(self, y: jax.Array) -> jax.Array:
         """Gives each symbol its patch's vector: `[B, P, D] -> [B, N, D]`; 0 where it has none.
@@ -258,21 +237,13 @@ def run_if_any(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LevelState:
-    """Decoding state of a level.
+    """Decoding state of a level."""
 
-    Attributes:
-        encoder: of the stack that runs before symbols are cut; None without one.
-        patching: a `PatchingState`.
-        inner: of the backbone or the inner level.
-        open: what the family remembers of the unfinished patch, such as an `OpenPatch`.
-        decoder: of the stack that runs last.
-    """
-
-    encoder: Any = None
-    patching: Any = None
-    inner: Any = None
-    open: Any = None
-    decoder: Any = None
+    encoder: Any = None  # of the stack that runs before symbols are cut; None without one
+    patching: Any = None  # a `PatchingState`
+    inner: Any = None  # of the backbone or the inner level
+    open: Any = None  # what the family remembers of the unfinished patch, such as an `OpenPatch`
+    decoder: Any = None  # of the stack that runs last
 
     @property
     def full_rows(self) -> jax.Array:

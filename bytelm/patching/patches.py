@@ -76,28 +76,18 @@ def overflow_ratio(patches: Any, option: str = BYTES_PER_SLOT) -> Ratio:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Patches:
-    """The patches of packed rows.
+    """The patches of packed rows."""
 
-    Attributes:
-        positions: int32 `[B, P]`, the symbol at which each patch opens; 0 in an empty slot.
-        valid: bool `[B, P]`, the slots that hold a patch: the first ones.
-        document_ids: int32 `[B, P]`, the document of each; 0 in an empty slot.
-        number: int32 `[B, P]`, its number among its document's patches in the row, from 0.
-        boundaries: bool `[B, T]`, the symbols at which a patch opens.
-        count: int32 `[B, T]`, patches of the row opened up to and including each symbol.
-        index: int32 `[B, T]`, the patch that holds each symbol: the last one of its document to
-            open; NO_PATCH if none.
-        overflow: int32 scalar, boundaries ignored because the capacity is used up.
-    """
-
-    positions: jax.Array
-    valid: jax.Array
-    document_ids: jax.Array
-    number: jax.Array
-    boundaries: jax.Array
-    count: jax.Array
+    positions: jax.Array  # int32 [B, P], the symbol at which each patch opens; 0 in an empty slot
+    valid: jax.Array  # bool [B, P], the slots that hold a patch: the first ones
+    document_ids: jax.Array  # int32 [B, P], the document of each; 0 in an empty slot
+    number: jax.Array  # int32 [B, P], its number among its document's patches in the row, from 0
+    boundaries: jax.Array  # bool [B, T], the symbols at which a patch opens
+    count: jax.Array  # int32 [B, T], patches of the row opened up to and including each symbol
     index: jax.Array
-    overflow: jax.Array
+    """Int32 `[B, T]`, the patch that holds each symbol: the last one of its document to open;
+    NO_PATCH if none."""
+    overflow: jax.Array  # int32 scalar, boundaries ignored because the capacity is used up
 
     @property
     def total(self) -> jax.Array:

@@ -53,17 +53,11 @@ FindMarks = Callable[[Lookback], jax.Array]
 
 
 class Rule(NamedTuple):
-    """A registered rule.
+    """A registered rule."""
 
-    Attributes:
-        name: its key in `RULES`.
-        find: whether the symbol at `[0]` is one that the rule looks for, bool `[B, T]`.
-        marks: whether that is the first symbol of a patch or the last one.
-    """
-
-    name: str
-    find: FindMarks
-    marks: Mark
+    name: str  # its key in `RULES`
+    find: FindMarks  # whether the symbol at [0] is one that the rule looks for, bool [B, T]
+    marks: Mark  # whether that is the first symbol of a patch or the last one
 
 
 RULES: dict[str, Rule] = {}
@@ -113,30 +107,22 @@ def check_rule(rule: Rule) -> None:
 
 
 class Edges(NamedTuple):
-    """Where patches start and end, bool `[B, T]` each; False in padding.
+    """Where patches start and end, bool `[B, T]` each; False in padding."""
 
-    Attributes:
-        starts: whether a patch starts at the symbol.
-        ends: whether a patch ends with the symbol, if that is known there. Rules that mark ends
-            know all but a document's last one; rules that mark starts know those of `longest`.
-    """
-
-    starts: jax.Array
+    starts: jax.Array  # whether a patch starts at the symbol
     ends: jax.Array
+    """Whether a patch ends with the symbol, if that is known there. Rules that mark ends know all
+    but a document's last one; rules that mark starts know those of `longest`."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RuleCarry:
-    """What a rule remembers of the symbols it has read.
-
-    Attributes:
-        recent: int32 `[B, LOOKBACK]`, the last symbols, the newest last; NONE before the first.
-        since: int32 `[B]`, symbols since the last start that `longest` did not cause.
-    """
+    """What a rule remembers of the symbols it has read."""
 
     recent: jax.Array
-    since: jax.Array
+    """Int32 `[B, LOOKBACK]`, the last symbols, the newest last; NONE before the first."""
+    since: jax.Array  # int32 [B], symbols since the last start that `longest` did not cause
 
     @classmethod
     def empty(cls, rows: int) -> "RuleCarry":

@@ -52,20 +52,16 @@ class T5BlockConfig(BlockConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class T5Context:
-    """The inputs that all layers of a stack share.
+    """The inputs that all layers of a stack share."""
 
-    Attributes:
-        windows: biases of the scores of self-attention, as `biased_attention` takes them.
-        keys_bias: float32 `[B, S]`, added to the scores of each key; None for 0.
-        states: `[B, S', d]`, the encoder's outputs. None in an encoder, and in decoding, where the
-            state has their keys and values.
-        states_bias: float32 `[B, S']`, added to the scores of `states`, MASKED for padding.
-    """
-
-    windows: jax.Array
+    windows: jax.Array  # biases of the scores of self-attention, as `biased_attention` takes them
     keys_bias: jax.Array | None = None
+    """Float32 `[B, S]`, added to the scores of each key; None for 0."""
     states: jax.Array | None = None
+    """`[B, S', d]`, the encoder's outputs. None in an encoder, and in decoding, where the state has
+    their keys and values."""
     states_bias: jax.Array | None = None
+    """Float32 `[B, S']`, added to the scores of `states`, MASKED for padding."""
 
 
 @jax.tree_util.register_dataclass

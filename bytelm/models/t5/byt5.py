@@ -109,15 +109,11 @@ class ByT5Config(EncoderDecoderConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ByT5State:
-    """Decoding state.
-
-    Attributes:
-        decoder: of the decoder's blocks, with their keys and values of the encoder's outputs.
-        states_bias: float32 `[B, L]`, as `Encoded.bias`.
-    """
+    """Decoding state."""
 
     decoder: StackState
-    states_bias: jax.Array
+    """Of the decoder's blocks, with their keys and values of the encoder's outputs."""
+    states_bias: jax.Array  # float32 [B, L], as `Encoded.bias`
 
 
 class ByT5(EncoderDecoder):

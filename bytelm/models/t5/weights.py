@@ -70,19 +70,12 @@ _ONE_ROW = _Form(lambda x: x[0], lambda x: x[None])
 
 
 class _Tensor(NamedTuple):
-    """Where a tensor of T5 is stored here.
+    """Where a tensor of T5 is stored here."""
 
-    Attributes:
-        path: of our parameter.
-        shape: in T5's format.
-        form: its change of layout.
-        block: its index in a stacked parameter; None in one that is not stacked.
-    """
-
-    path: tuple[str, ...]
-    shape: tuple[int, ...]
-    form: _Form
-    block: int | None = None
+    path: tuple[str, ...]  # of our parameter
+    shape: tuple[int, ...]  # in T5's format
+    form: _Form  # its change of layout
+    block: int | None = None  # its index in a stacked parameter; None in one that is not stacked
 
 
 def from_t5(weights: Mapping[str, np.ndarray], config: ByT5Config) -> dict[str, Any]:
