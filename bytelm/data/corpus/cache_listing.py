@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bytelm.core.errors import UserError
 from bytelm.core.locks import is_locked, unused
-from bytelm.core.terminal_text import printable_name
+from bytelm.core.terminal_text import printable_name, say
 from bytelm.data.corpus.entries import (
     LOCK_ENDING,
     PARTIAL_ENDING,
@@ -123,20 +123,20 @@ def manage_cache(
     status = 0
     for entry in chosen:
         if remove_entry(entry):
-            print(f"removed {_line(entry)}")
+            say(f"removed {_line(entry)}")
         else:
             status = 1
-            print(f"kept, since it is in use: {_line(entry)}")
+            say(f"kept, since it is in use: {_line(entry)}")
     for entry in cache_entries(cache_path) if verify else ():
         damaged = _damaged(entry)
         if damaged:
             status = 1
-            print(f"damaged ({', '.join(damaged)}), and rebuilt when needed: {_line(entry)}")
+            say(f"damaged ({', '.join(damaged)}), and rebuilt when needed: {_line(entry)}")
     entries = cache_entries(cache_path)
     for entry in entries:
-        print(_line(entry))
+        say(_line(entry))
     total = sum(entry.size for entry in entries)
-    print(f"{len(entries)} entries, {total / 1e6:,.1f} MB in {printable_name(cache_path)}")
+    say(f"{len(entries)} entries, {total / 1e6:,.1f} MB in {printable_name(cache_path)}")
     return status
 
 
