@@ -25,58 +25,40 @@ from bytelm.patching.rules import RULES, Mark, Rule, RuleCarry, check_rule, find
 
 
 class Boundaries(NamedTuple):
-    """The boundaries of packed rows.
-
-    Attributes:
-        hard: bool `[B, T]`, whether a patch starts at (or ends with) the symbol; False in padding.
-        values: float32 `[B, T]`, the same as numbers that carry a gradient, constant for a rule.
-        logits: float32 `[B, T]`, a predictor's logits of a boundary; None from a rule.
-    """
+    """The boundaries of packed rows."""
 
     hard: jax.Array
+    """Bool `[B, T]`, whether a patch starts at (or ends with) the symbol; False in padding."""
     values: jax.Array
+    """Float32 `[B, T]`, the same as numbers that carry a gradient, constant for a rule."""
     logits: jax.Array | None = None
+    """Float32 `[B, T]`, a predictor's logits of a boundary; None from a rule."""
 
 
 class Supervision(NamedTuple):
-    """The inputs of a segmenter's loss, `[B, T]` each.
+    """The inputs of a segmenter's loss, `[B, T]` each."""
 
-    Attributes:
-        ids: int32, the symbols.
-        document_ids: int32.
-        counted: bool, the symbols whose boundaries count.
-        predictions: float32 `[B, T, outputs]`, the model's logits of the next symbol.
-        scripts: int32, the script of each symbol, as in a batch; None if the batch has none.
-        piece_ends: bool, the symbols with which a piece of `data.unigram` ends; None likewise.
-    """
-
-    ids: jax.Array
-    document_ids: jax.Array
-    counted: jax.Array
-    predictions: jax.Array
+    ids: jax.Array  # int32, the symbols
+    document_ids: jax.Array  # int32
+    counted: jax.Array  # bool, the symbols whose boundaries count
+    predictions: jax.Array  # float32 [B, T, outputs], the model's logits of the next symbol
     scripts: jax.Array | None = None
+    """Int32, the script of each symbol, as in a batch; None if the batch has none."""
     piece_ends: jax.Array | None = None
+    """Bool, the symbols with which a piece of `data.unigram` ends; None likewise."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """A family's requirements for its segmenter, and its offers.
+    """A family's requirements for its segmenter, and its offers."""
 
-    Attributes:
-        mark: whether a patch starts at its boundary or ends with it.
-        states: the family has causal states of all bytes, which a predictor can read.
-        gradient: the family's loss reaches `Boundaries.values`.
-        known_ends: a patch's end must be known from the patch's own bytes.
-        longest: patches must have a greatest length.
-        supervised: the family computes the segmenter's own losses (`Segmenter.supervise`).
-    """
-
-    mark: Mark
-    states: bool = False
-    gradient: bool = False
-    known_ends: bool = False
-    longest: bool = False
+    mark: Mark  # whether a patch starts at its boundary or ends with it
+    states: bool = False  # the family has causal states of all bytes, which a predictor can read
+    gradient: bool = False  # the family's loss reaches `Boundaries.values`
+    known_ends: bool = False  # a patch's end must be known from the patch's own bytes
+    longest: bool = False  # patches must have a greatest length
     supervised: bool = True
+    """The family computes the segmenter's own losses (`Segmenter.supervise`)."""
 
 
 class Segmenter(nnx.Module):
