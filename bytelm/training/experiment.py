@@ -1,6 +1,5 @@
 """Configs of experiments, which are saved as JSON and rebuilt from it."""
 
-import dataclasses
 import json
 import re
 from dataclasses import dataclass, field
@@ -73,11 +72,10 @@ class TrainConfig(Checked, name="train", small=True):
     """Project of Weights & Biases to log metrics to."""
 
     def __post_init__(self) -> None:
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            least = 0 if item.name in ("seed", "sample_bytes") else 1
-            if type(value) is int and value < least:
-                raise UserError(f"train.{item.name} is {value}; it must be at least {least}.")
+        may_be_0 = ("seed", "sample_bytes")
+        counts = [name for name, value in vars(self).items() if type(value) is int]
+        self.require("it must be at least 0", lambda x: x >= 0, *may_be_0)
+        self.require_positive(*(name for name in counts if name not in may_be_0))
         if self.budget is not None:
             parse_budget(self.budget)
 
