@@ -15,8 +15,8 @@ from bytelm.nn.attention.attention import (
 )
 from bytelm.nn.linear import Dense
 from bytelm.nn.mesh import shard_rows
-from bytelm.nn.mlp import GATED, MLP, MLPKind, default_mlp_width
-from bytelm.nn.norms import NORMS, NormKind
+from bytelm.nn.norms import NORMS
+from bytelm.nn.residual import ResidualBlock, ResidualConfig
 from bytelm.nn.state import KeyValueCache, NewPositions
 
 
@@ -58,37 +58,26 @@ class StackedConfig(Protocol):
         """Matrix-product FLOPs of one forward pass of all `depth` blocks over one row."""
 
 
-@dataclass(frozen=True)
-class BlockConfig:
-    """Shape of the Transformer blocks of one stack, which it builds."""
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig(ResidualConfig):
+    """Shape of the Transformer blocks of one stack, which it builds.
 
-    width: int
-    depth: int
+    Attributes:
+        rotary_width: the channels of each head, from the first on, that are rotated; None for all.
+    """
+
     heads: int
     key_value_heads: int
     head_width: int
-    mlp: MLPKind
-    mlp_width: int | None
     qk_norm: bool
     rope_theta: float | None
+    rotary_width: int | None = None
     mask: AttentionMask
     implementation: AttentionImplementation
-    norm: NormKind = "rms"
-    scaled_init: bool = True
     condition_width: int | None = None
 
     def build(self, rngs: nnx.Rngs) -> Block:
         return TransformerBlock(self, rngs=rngs)
-
-    @property
-    def output_gain(self) -> float:
-        """Initial gain of the kernels that end a residual branch."""
-        return (2 * self.depth) ** -0.5 if self.scaled_init else 1.0
-
-    @property
-    def hidden(self) -> int:
-        """Channels inside the MLP."""
-        return self.mlp_width or default_mlp_width(self.mlp, self.width)
 
     def entries(self, length: int) -> int:
         return min(length, self.mask.window or length)
@@ -101,16 +90,17 @@ class BlockConfig:
 
     def forward_flops(self, length: float) -> float:
         inner, shared = self.heads * self.head_width, self.key_value_heads * self.head_width
-        projections = self.width * (2 * inner + 2 * shared)
-        mlp = self.width * self.hidden * (3 if self.mlp in GATED else 2)
+        projections = 4.0 * self.width * (inner + shared)
         window = min(self.mask.window or length, length)
         pairs = window * (window + 1) / 2 + (length - window) * window
         if not self.mask.causal:
             pairs = 2 * pairs - length
-        return self.depth * 2.0 * (length * (projections + mlp) + 2 * pairs * inner)
+        return self.depth * (length * (projections + self.mlp_flops) + 4.0 * pairs * inner)
 
 
-def rotary(x: jax.Array, positions: jax.Array, theta: float = 10_000.0) -> jax.Array:
+def rotary(
+    x: jax.Array, positions: jax.Array, theta: float = 10_000.0, width: int | None = None
+) -> jax.Array:
     """Rotary positions (RoPE, arXiv 2104.09864).
 
     Rotates pairs of channels of each head by an angle proportional to the position.
@@ -119,7 +109,11 @@ def rotary(x: jax.Array, positions: jax.Array, theta: float = 10_000.0) -> jax.A
         x: queries or keys `[B, T, H, K]`, K even; channel i is paired with channel i + K/2.
         positions: int32 `[B, T]` or `[1, T]`.
         theta: base of the wavelengths.
+        width: the channels of each head that are rotated, from the first on, in place of K.
     """
+    if width is not None:
+        turned = rotary(x[..., :width], positions, theta)
+        return jnp.concatenate([turned, x[..., width:]], axis=-1)
     half = x.shape[-1] // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions[..., None].astype(jnp.float32) * frequencies[None, None, :]  # [B, T, K/2]
@@ -142,13 +136,14 @@ class SelfAttention(nnx.Module):
         self.config = config
         inner = config.heads * config.head_width
         shared = config.key_value_heads * config.head_width
-        self.query = Dense(config.width, inner, rngs=rngs, tensor_axis=-1)
-        self.key = Dense(config.width, shared, rngs=rngs, tensor_axis=-1)
-        self.value = Dense(config.width, shared, rngs=rngs, tensor_axis=-1)
-        self.output = Dense(inner, config.width, rngs=rngs, gain=config.output_gain, tensor_axis=-2)
+        gain, output_gain = config.gain(config.width), config.gain(inner) * config.output_gain
+        self.query = Dense(config.width, inner, rngs=rngs, gain=gain, tensor_axis=-1)
+        self.key = Dense(config.width, shared, rngs=rngs, gain=gain, tensor_axis=-1)
+        self.value = Dense(config.width, shared, rngs=rngs, gain=gain, tensor_axis=-1)
+        self.output = Dense(inner, config.width, rngs=rngs, gain=output_gain, tensor_axis=-2)
         if config.qk_norm:
-            self.query_norm = NORMS[config.norm](config.head_width)
-            self.key_norm = NORMS[config.norm](config.head_width)
+            self.query_norm = NORMS[config.norm](config.head_width, epsilon=config.norm_epsilon)
+            self.key_norm = NORMS[config.norm](config.head_width, epsilon=config.norm_epsilon)
 
     def _heads(self, x: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         config, shape = self.config, x.shape[:2]
@@ -158,7 +153,8 @@ class SelfAttention(nnx.Module):
         if config.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
         if config.rope_theta is not None:
-            q, k = (rotary(each, positions, config.rope_theta) for each in (q, k))
+            theta, width = config.rope_theta, config.rotary_width
+            q, k = (rotary(each, positions, theta, width) for each in (q, k))
         return q, k, v
 
     def __call__(
@@ -189,20 +185,17 @@ class Condition:
     index: jax.Array  # int32 [B, T], the vector of each position
 
 
-class TransformerBlock(nnx.Module):
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))`.
+class TransformerBlock(ResidualBlock):
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))` unless it has no MLP.
 
     With a `condition_width`, a projection of each position's condition is first added to x
     (arXiv 2603.15953).
     """
 
     def __init__(self, config: BlockConfig, *, rngs: nnx.Rngs):
-        self.attention_norm = NORMS[config.norm](config.width)
+        self.attention_norm = config.build_norm()
         self.attention = SelfAttention(config, rngs=rngs)
-        self.mlp_norm = NORMS[config.norm](config.width)
-        self.mlp = MLP(
-            config.mlp, config.width, config.hidden, rngs=rngs, output_gain=config.output_gain
-        )
+        self.build_mlp(config, rngs)
         if config.condition_width is not None:
             inner = config.heads * config.head_width
             self.condition_value = Dense(config.condition_width, inner, rngs=rngs, tensor_axis=-1)
@@ -218,8 +211,7 @@ class TransformerBlock(nnx.Module):
         shared: Condition | None = None,
     ) -> jax.Array:
         x = self._conditioned(shard_rows(x), shared)
-        x = x + self.attention(self.attention_norm(x), group_ids, positions)
-        return x + self.mlp(self.mlp_norm(x))
+        return self.add_mlp(x + self.attention(self.attention_norm(x), group_ids, positions))
 
     def _conditioned(self, x: jax.Array, condition: Condition | None) -> jax.Array:
         if condition is None:
@@ -237,5 +229,4 @@ class TransformerBlock(nnx.Module):
     ) -> tuple[jax.Array, KeyValueCache]:
         x = self._conditioned(x, shared)
         mixed, state = self.attention.extend(self.attention_norm(x), state, new)
-        x = x + mixed
-        return x + self.mlp(self.mlp_norm(x)), state
+        return self.add_mlp(x + mixed), state

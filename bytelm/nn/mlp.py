@@ -27,12 +27,19 @@ class MLP(nnx.Module):
     """
 
     def __init__(
-        self, kind: MLPKind, width: int, hidden: int, *, rngs: nnx.Rngs, output_gain: float
+        self,
+        kind: MLPKind,
+        width: int,
+        hidden: int,
+        *,
+        rngs: nnx.Rngs,
+        gain: float = 1.0,
+        output_gain: float,
     ):
         self.kind = kind
         if kind in GATED:
-            self.gate = Dense(width, hidden, rngs=rngs, tensor_axis=-1)
-        self.up = Dense(width, hidden, rngs=rngs, tensor_axis=-1)
+            self.gate = Dense(width, hidden, rngs=rngs, gain=gain, tensor_axis=-1)
+        self.up = Dense(width, hidden, rngs=rngs, gain=gain, tensor_axis=-1)
         self.down = Dense(hidden, width, rngs=rngs, gain=output_gain, tensor_axis=-2)
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from bytelm.nn.mesh import path_name
 
 Role = Literal[
     "matrix",
+    "convolution",
     "projection",
     "head",
     "head_bias",
@@ -23,9 +24,11 @@ Role = Literal[
     "bias",
     "vector",
     "gate",
+    "recurrence",
 ]
 """
 - matrix: the kernel of a hidden layer inside a stack, which Muon trains
+- convolution: the kernel of a convolution of each channel by itself
 - projection: the kernel of a layer between stacks, or of a small network next to them
 - head, head_bias: the kernel and bias of the layer that gives the logits
 - embedding: a table of the vectors of symbols
@@ -34,9 +37,10 @@ Role = Literal[
 - bias: a vector that is added
 - vector: a learned vector in place of one computed from text, or a query
 - gate: weights that decide which states of a row are kept
+- recurrence: the decay rates and skips of the heads of a recurrent layer
 """
 ROLES: tuple[Role, ...] = get_args(Role)
-KERNELS: tuple[Role, ...] = ("matrix", "projection", "head", "gate")
+KERNELS: tuple[Role, ...] = ("matrix", "convolution", "projection", "head", "gate")
 """The roles of parameters that multiply states; they are decayed by default."""
 SYMBOLS: tuple[Role, ...] = ("embedding", "head", "head_bias")
 """The roles of parameters whose number grows with the vocabulary."""

@@ -22,7 +22,7 @@ DEVIATION = 0.02
 """Initial standard deviation of all kernels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RelativeBlockConfig(BlockConfig):
     """Shape of Transformer-XL's blocks; norm, RoPE and initialisation are their own."""
 

@@ -26,7 +26,7 @@ from bytelm.nn.attention.blockwise import MASKED
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense
 from bytelm.nn.mesh import shard_rows
-from bytelm.nn.mlp import MLP
+from bytelm.nn.mlp import MLP, MLPKind
 from bytelm.nn.norms import RMSNorm
 from bytelm.nn.state import Fixed, KeyValueCache, NewPositions
 
@@ -36,10 +36,11 @@ FARTHEST = 128
 """This distance and all larger ones share a bucket."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class T5BlockConfig(BlockConfig):
     """Shape of T5's blocks."""
 
+    mlp: MLPKind
     cross: bool = False
     """Whether the blocks attend to an encoder's states."""
     softmax1: bool = False
