@@ -3,6 +3,7 @@
 from bytelm.models import dynamic_pooling as dynamic_pooling
 from bytelm.models import hat as hat
 from bytelm.models import hat2 as hat2
+from bytelm.models import mamba as mamba
 from bytelm.models import megabyte as megabyte
 from bytelm.models import spacebyte as spacebyte
 from bytelm.models import transformer as transformer

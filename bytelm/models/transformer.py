@@ -12,8 +12,10 @@ expect of the residual stream. The untied head starts at zero, so an untrained m
 byte exactly log2(257) bits.
 """
 
+import abc
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 from flax import nnx
@@ -22,26 +24,24 @@ from bytelm.core.vocabulary import BYTES, Vocabulary
 from bytelm.models.blocks import BlocksConfig
 from bytelm.models.contract import Batch, LanguageModel, ModelOutput, Unembedding
 from bytelm.nn.attention.attention import AttentionMask
-from bytelm.nn.block import BlockConfig
+from bytelm.nn.block import BlockConfig, StackedConfig
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import RMSNorm
-from bytelm.nn.stack import StackState
+from bytelm.nn.stack import MixedStack, MixedState, Stack, StackState
 
 LARGE = 2048
 """Vocabularies from this size on have their loss computed in chunks."""
 
 
 @dataclass(frozen=True)
-class TransformerConfig(BlocksConfig):
-    """A flat Transformer."""
+class FlatConfig(BlocksConfig):
+    """Base of the families that read every symbol with one stack of blocks."""
 
-    family: ClassVar[str] = "transformer"
+    norm_epsilon: ClassVar[float | None] = None
 
     width: int = 256
     """Channels of the residual stream."""
-    depth: int = 6
-    """Number of blocks."""
     heads: int | None = None
     """Query heads; None for width / head_width."""
     key_value_heads: int | None = None
@@ -60,8 +60,11 @@ class TransformerConfig(BlocksConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_positive("width", "depth", "heads", "key_value_heads")
+        self.require_positive("width", "heads", "key_value_heads")
         self.require_positive("mlp_width", "window", "vocabulary")
+
+    def require_attention_heads(self) -> None:
+        """Raises UserError unless attention blocks can have the heads that are asked for."""
         if self.heads is None:
             self.require_heads("width")
         self.require_divisor("key_value_heads", self.heads or self.width // self.head_width)
@@ -70,34 +73,66 @@ class TransformerConfig(BlocksConfig):
     def symbols(self) -> Vocabulary:
         return Vocabulary(self.vocabulary)
 
-    @property
-    def blocks(self) -> BlockConfig:
-        """The shape of the blocks."""
+    def attention_blocks(self, depth: int, **options: Any) -> BlockConfig:
+        """The shape of so many blocks with attention."""
         return self.block(
             self.width,
-            self.depth,
+            depth,
             AttentionMask(window=self.window),
             heads=self.heads,
             key_value_heads=self.key_value_heads,
             mlp_width=self.mlp_width,
+            **options,
         )
 
-    def build(self, rngs: nnx.Rngs) -> "Transformer":
-        return Transformer(self, rngs=rngs)
+    @property
+    @abc.abstractmethod
+    def stacked(self) -> Sequence[StackedConfig]:
+        """The blocks in their order, equal ones together."""
+
+    @abc.abstractmethod
+    def build_stack(self, rngs: nnx.Rngs) -> Stack | MixedStack:
+        """A stack of them."""
+
+    def build(self, rngs: nnx.Rngs) -> "FlatModel":
+        return FlatModel(self, rngs=rngs)
 
     def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
         head = 2.0 * sequence_length * self.width * self.symbols.outputs
-        return self.blocks.forward_flops(sequence_length) + head
+        return sum((blocks.forward_flops(sequence_length) for blocks in self.stacked), head)
 
 
-class Transformer(LanguageModel):
-    """The model that a `TransformerConfig` builds."""
+@dataclass(frozen=True)
+class TransformerConfig(FlatConfig):
+    """A flat Transformer."""
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+    family: ClassVar[str] = "transformer"
+
+    depth: int = 6
+    """Number of blocks."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_positive("depth")
+        self.require_attention_heads()
+
+    @property
+    def stacked(self) -> Sequence[BlockConfig]:
+        return (self.attention_blocks(self.depth),)
+
+    def build_stack(self, rngs: nnx.Rngs) -> Stack:
+        return self.stack(self.stacked[0], rngs)
+
+
+class FlatModel(LanguageModel):
+    """The model that a `FlatConfig` builds."""
+
+    def __init__(self, config: FlatConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.embedding = Embedding(config.symbols.inputs, config.width, rngs=rngs)
-        self.stack = config.stack(config.blocks, rngs)
-        self.final_norm = RMSNorm(config.width)
+        self.stack = config.build_stack(rngs)
+        epsilon, dtype = config.norm_epsilon, config.dtype
+        self.final_norm = RMSNorm(config.width, epsilon=epsilon, dtype=dtype)
         if not config.tied_head:
             self.head = Dense(
                 config.width, config.symbols.outputs, rngs=rngs, gain=0.0, role="head"
@@ -117,19 +152,15 @@ class Transformer(LanguageModel):
             return Unembedding(x * self.config.width**-0.5, table.T)
         return Unembedding(x, self.head.kernel[...])
 
-    def init_state(self, batch_size: int, max_length: int) -> StackState:
+    def init_state(self, batch_size: int, max_length: int) -> StackState | MixedState:
         return self.stack.init_state(batch_size, max_length, self.config.dtype)
 
-    def extend(
-        self, ids: jax.Array, state: StackState, lengths: jax.Array
-    ) -> tuple[jax.Array, StackState]:
+    def extend(self, ids: jax.Array, state: Any, lengths: jax.Array) -> tuple[jax.Array, Any]:
         x = self.embedding(ids, self.config.dtype)
         x, state = self.stack.extend(x, state, lengths)
         return self._unembedding(x).logits(), state
 
-    def roll_back(
-        self, state: StackState, then: StackState, ids: jax.Array, lengths: jax.Array
-    ) -> StackState:
-        if state.can_truncate:
+    def roll_back(self, state: Any, then: Any, ids: jax.Array, lengths: jax.Array) -> Any:
+        if isinstance(state, StackState) and state.can_truncate:
             return state.truncate(then.length + lengths)
         return super().roll_back(state, then, ids, lengths)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bytelm.nn.block import Block, StackedConfig
+from bytelm.nn.norms import LayerNorm, RMSNorm
 from bytelm.nn.state import NewPositions, snapshot
 
 Remat = Literal["none", "dots", "full"]
@@ -221,15 +222,30 @@ class MixedStack(nnx.Module):
     """Stacks of different blocks, one after another, such as attention after state-space blocks.
 
     It is made with the options of a `Stack` and called like one. All blocks get the same `shared`.
+
+    Args:
+        stream: dtype of the residual stream; None for that of the input.
+        norm: the last norm; None for none.
     """
 
-    def __init__(self, configs: Sequence[StackedConfig], *, rngs: nnx.Rngs, **options: Any):
+    def __init__(
+        self,
+        configs: Sequence[StackedConfig],
+        *,
+        rngs: nnx.Rngs,
+        stream: jnp.dtype | None = None,
+        norm: RMSNorm | LayerNorm | None = None,
+        **options: Any,
+    ):
         self.stacks = nnx.List([Stack(config, rngs=rngs, **options) for config in configs])
+        self.stream = stream
+        self.norm = norm
 
     def __call__(self, x: jax.Array, group_ids: jax.Array | None, **options: Any) -> jax.Array:
+        x = x.astype(self.stream or x.dtype)
         for stack in self.stacks:
             x = stack(x, group_ids, **options)
-        return x
+        return x if self.norm is None else self.norm(x)
 
     def init_state(
         self, batch: int, max_length: int, dtype: jnp.dtype, shared: Any = None
@@ -240,8 +256,9 @@ class MixedStack(nnx.Module):
     def extend(
         self, x: jax.Array, state: MixedState, lengths: jax.Array, **options: Any
     ) -> tuple[jax.Array, MixedState]:
+        x = x.astype(self.stream or x.dtype)
         states = []
         for stack, part in zip(self.stacks, state.stacks, strict=True):
             x, part = stack.extend(x, part, lengths, **options)
             states.append(part)
-        return x, MixedState(tuple(states))
+        return x if self.norm is None else self.norm(x), MixedState(tuple(states))

@@ -13,7 +13,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTES
 from bytelm.models import ModelConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
-from bytelm.models.transformer import TransformerConfig
+from bytelm.models.transformer import FlatConfig
 from bytelm.nn.mesh import path_name
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.checkpoint import SavedModel, last_step, load_model
@@ -103,7 +103,7 @@ def _symbols(size: int) -> str:
 
 
 def _vocabulary_advice(model: ModelConfig, size: int) -> str:
-    if not isinstance(model, TransformerConfig):
+    if not isinstance(model, FlatConfig):
         return f"the family {model.family} reads bytes only: leave out --data.tokenizer"
     named = "name its tokenizer with --data.tokenizer, or " if size == BYTES else ""
     return f"{named}give --model.vocabulary {size}"
