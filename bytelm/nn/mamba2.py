@@ -64,7 +64,7 @@ class Mamba2Config(ResidualConfig):
     def forward_flops(self, length: float) -> float:
         inputs = 2.0 * self.width * (2 * self.inner + 2 * self.state_width + self.heads)
         linear = inputs + 2.0 * self.inner * self.width + self.mlp_flops
-        mixing = ssd_flops(length, self.chunk, self.inner, self.state_width)
+        mixing = ssd_flops(length, self.chunk, self.heads, self.head_width, self.state_width)
         return self.depth * (length * linear + mixing)
 
 

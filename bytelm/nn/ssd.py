@@ -25,11 +25,13 @@ from bytelm.nn.attention.blockwise import MASKED
 
 ALIGNMENT = 8
 """Chunks of a longer row are a multiple of this, or the longest that is allowed."""
-CHUNKS_TOGETHER = 16
-"""Chunks that an accelerator computes at a time, which bounds the memory of their weights. A CPU
-takes one at a time, whose arrays fit into its caches."""
 
 einsum = partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+
+def chunks_together() -> int:
+    """How many chunks are computed at a time: one on CPU, whose arrays fit into its caches."""
+    return 1 if jax.default_backend() == "cpu" else 16
 
 
 def chunk_sizes(length: float, longest: int) -> tuple[int, int]:
@@ -39,10 +41,11 @@ def chunk_sizes(length: float, longest: int) -> tuple[int, int]:
     return int(-(-length // size)), int(-(-size // 1))
 
 
-def ssd_flops(length: float, longest: int, inner: int, state_width: int) -> float:
-    """FLOPs of the matrix products of `ssd` over one row, `inner` = H P channels."""
+def ssd_flops(length: float, longest: int, heads: int, width: int, state_width: int) -> float:
+    """FLOPs of the matrix products of `ssd` over one row; `width` is P, `state_width` n."""
     count, size = chunk_sizes(length, longest)
-    within = 2.0 * size * (state_width + inner)
+    inner = heads * width
+    within = 2.0 * size * (heads + state_width + inner)
     between = 4.0 * state_width * inner if count > 1 else 0.0
     return count * size * (within + between)
 
@@ -79,7 +82,7 @@ def ssd(
     if state is not None and length == 1:
         return _step(x, dt, rates, keys, queries, runs, state)
     count, size = chunk_sizes(length, longest)
-    together = together or (1 if jax.default_backend() == "cpu" else CHUNKS_TOGETHER)
+    together = together or chunks_together()
     turns = -(-count // together)
     together = -(-count // turns)
     filler = turns * together * size - length
@@ -112,11 +115,17 @@ def _chunks(
     """K chunks, from the state `[B, n, H, P]` and run `[B]` before them; None for no state."""
     x, dt, keys, queries, runs = arrays  # [B, K, Q, ...]
     dtype = x.dtype
-    total = jnp.cumsum(dt * rates[None, None, None, :], axis=2)  # [B, K, Q, H]
-    x = (x * dt[..., None]).astype(dtype)
-    by_head = total.swapaxes(2, 3)  # [B, K, H, Q]
-    visible = runs[:, :, :, None] == runs[:, :, None, :]
+    visible = runs[:, :, :, None] == runs[:, :, None, :]  # [B, K, Q, Q]
     visible &= jnp.tril(jnp.ones(visible.shape[2:], bool))[None, None]
+    # Exponents from the start of the chunk or, in it, of the run on, which no other run can reach.
+    total = einsum(
+        "bkij,bkjh->bkih",
+        visible.astype(jnp.float32),
+        dt * rates[None, None, None, :],
+        precision=lax.Precision.HIGHEST,
+    )  # [B, K, Q, H]
+    by_head = total.swapaxes(2, 3)  # [B, K, H, Q]
+    x = (x * dt[..., None]).astype(dtype)
     decays = _decays(by_head[..., :, None] - by_head[..., None, :], visible[:, :, None])
     scores = einsum("bkin,bkjn->bkij", queries, keys)
     weights = (scores[:, :, None] * decays).astype(dtype)  # [B, K, H, Q, Q]

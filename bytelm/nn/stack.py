@@ -237,20 +237,26 @@ class MixedStack(nnx.Module):
         norm: RMSNorm | LayerNorm | None = None,
         **options: Any,
     ):
-        self.stacks = nnx.List([Stack(config, rngs=rngs, **options) for config in configs])
+        # Names of parameters in files are text, so their keys are too.
+        self.stacks = nnx.Dict(
+            {str(index): Stack(each, rngs=rngs, **options) for index, each in enumerate(configs)}
+        )
         self.stream = stream
         self.norm = norm
 
+    def _in_order(self) -> list[Stack]:
+        return [self.stacks[str(index)] for index in range(len(self.stacks))]
+
     def __call__(self, x: jax.Array, group_ids: jax.Array | None, **options: Any) -> jax.Array:
         x = x.astype(self.stream or x.dtype)
-        for stack in self.stacks:
+        for stack in self._in_order():
             x = stack(x, group_ids, **options)
         return x if self.norm is None else self.norm(x)
 
     def init_state(
         self, batch: int, max_length: int, dtype: jnp.dtype, shared: Any = None
     ) -> MixedState:
-        states = (stack.init_state(batch, max_length, dtype, shared) for stack in self.stacks)
+        states = (stack.init_state(batch, max_length, dtype, shared) for stack in self._in_order())
         return MixedState(tuple(states))
 
     def extend(
@@ -258,7 +264,7 @@ class MixedStack(nnx.Module):
     ) -> tuple[jax.Array, MixedState]:
         x = x.astype(self.stream or x.dtype)
         states = []
-        for stack, part in zip(self.stacks, state.stacks, strict=True):
+        for stack, part in zip(self._in_order(), state.stacks, strict=True):
             x, part = stack.extend(x, part, lengths, **options)
             states.append(part)
         return x if self.norm is None else self.norm(x), MixedState(tuple(states))

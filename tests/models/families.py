@@ -23,6 +23,7 @@ from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
+from bytelm.models.mamba import MambaConfig
 from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.parameters import abstract_model, roles_of
 from bytelm.models.spacebyte import SpaceByteConfig
@@ -52,6 +53,9 @@ LENGTH = 16
 ROWS = 16
 
 small = functools.partial(TransformerConfig, width=32, depth=2, head_width=8, mlp_width=48)
+mamba = functools.partial(
+    MambaConfig, width=16, head_width=8, mlp_width=24, state_width=6, layout="m2", chunk=4
+)
 levels = {"local_width": 16, "global_width": 32, "global_depth": 1, "head_width": 8}
 # A slot for every symbol; the variants that overflow have fewer.
 spacebyte = functools.partial(SpaceByteConfig, **levels, local_depth=2, bytes_per_slot=1.0)
@@ -84,6 +88,10 @@ FAMILIES: dict[str, ModelConfig] = {
     ),
     "transformer of many tokens, tied, gelu, scanned and rematerialised": small(
         vocabulary=3000, tied_head=True, mlp="gelu", scan=True, remat="full"
+    ),
+    "mamba": mamba(),
+    "mamba, MLPs and attention, scanned and rematerialised": mamba(
+        layout="M1t1m1T1", window=5, chunk=8, convolution_width=3, scan=True, remat="full"
     ),
     "spacebyte": spacebyte(window=5),
     "spacebyte, published block, fixed patches, overflow": spacebyte(

@@ -7,6 +7,7 @@ pairs) is below 5% of all: that is the tolerance. It is far less than any produc
 
 import dataclasses
 from math import prod
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.models.hierarchy import HierarchyConfig
+from bytelm.models.mamba import MambaConfig
 from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.t5.byt5 import ByT5Config
@@ -35,7 +37,10 @@ FLAT = {name: c for name, c in FAMILIES.items() if isinstance(c, TransformerConf
 
 
 def program(config, length):
-    """The forward pass over one row, where it can be with attention that multiplies every pair."""
+    """The forward pass over one row, without loops over parts of it where it can be.
+
+    Attention multiplies every pair, and Mamba-2 computes all its chunks together.
+    """
     row = jax.ShapeDtypeStruct((1, length), jnp.int32)
     batch = Batch(row, row, row)
     if isinstance(config, EncoderDecoderConfig):
@@ -46,7 +51,8 @@ def program(config, length):
         config = dataclasses.replace(config, attention="reference")
     graphdef, state = nnx.split(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))
     forward = jax.jit(lambda state, batch: nnx.merge(graphdef, state)(batch).logits)
-    return forward.trace(state, batch)
+    with mock.patch("bytelm.nn.ssd.chunks_together", lambda: 16):
+        return forward.trace(state, batch)
 
 
 def counted_flops(config, length):
@@ -100,6 +106,8 @@ T5 = {
 POOLED = {"width": 256, "pre_depth": 1, "backbone_depth": 2, "post_depth": 1, "head_width": 32}
 WIDE = {
     "transformer": TransformerConfig(width=256, depth=2, head_width=32),
+    "mamba": MambaConfig(width=256, layout="m2M1", state_width=32, chunk=8),
+    "mamba, attention": MambaConfig(width=256, head_width=32, layout="t1m1T1", state_width=32),
     "spacebyte": SpaceByteConfig(**LEVELS, local_depth=2),
     "megabyte": MegaByteConfig(**LEVELS, local_depth=2, patch_size=8),
     "hat": HATConfig(**LEVELS, encoder_depth=1, decoder_depth=1, bytes_per_slot=8.0),

@@ -54,6 +54,14 @@ OUTSIDE_STACKS = {
     "down_norm/bias": "bias",
 }
 """The role of each parameter outside the stacks, by the end of its path; scales are norms."""
+IN_BLOCKS = {
+    "convolution/kernel": "convolution",
+    "kernel": "matrix",
+    "log_rate": "recurrence",
+    "skip": "recurrence",
+    "bias": "bias",
+}
+"""The role of each parameter of a block, by the first of these that its path ends with."""
 
 
 @pytest.fixture(params=ALL, scope="module")
@@ -71,7 +79,7 @@ def test_every_parameter_has_the_role_of_its_kind(roles):
         if path.endswith("scale"):
             assert role == "norm", path
         elif "blocks/" in path:
-            assert role == ("matrix" if path.endswith("kernel") else "bias"), path
+            assert role == next(r for end, r in IN_BLOCKS.items() if path.endswith(end)), path
         else:
             found = {r for end, r in OUTSIDE_STACKS.items() if f"/{path}".endswith(f"/{end}")}
             missing = f"add {path!r} with its role {role!r} to OUTSIDE_STACKS, which says {found}"
@@ -81,7 +89,7 @@ def test_every_parameter_has_the_role_of_its_kind(roles):
 def test_roles_group_parameters_as_regular_expressions_of_paths_did(roles):
     """Those of Muon, of weight decay, and of what is counted apart."""
     for path, role in roles.items():
-        assert (role == "matrix") == bool(re.search("blocks/.*kernel$", path)), path
+        assert (role == "matrix") == bool(re.search("blocks/.*(?<!convolution/)kernel$", path))
         assert (role in KERNELS) == path.endswith("kernel"), path
         counted_apart = "embedding" in path or path.startswith("head")
         assert (role in ("embedding", "head", "head_bias")) == counted_apart, path

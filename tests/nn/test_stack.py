@@ -278,14 +278,14 @@ def test_blocks_of_different_types_are_one_stack(scan):
         lambda leaf: jnp.asarray(rng.normal(0.0, 0.5, leaf.shape), jnp.float32),
         nnx.to_pure_dict(shapes),
     )
-    assert {len(leaf) for leaf in jax.tree.leaves(params["stacks"][0])} == {2}
+    assert {len(leaf) for leaf in jax.tree.leaves(params["stacks"]["0"])} == {2}
     whole = jax.jit(lambda params, group_ids: nnx.merge(graphdef, params)(LONGER, group_ids))
     expected = whole(params, GROUPS)
     assert np.abs(expected - whole(params, np.ones_like(GROUPS))).max() > 0.1
     found = run_in_pieces(graphdef, params, LENGTHS)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     unstacked = nnx.merge(graphdef, params)
-    for stack in unstacked.stacks:
+    for stack in unstacked.stacks.values():
         stack.unstack()
     found = run_in_pieces(*nnx.split(unstacked), LENGTHS)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
