@@ -5,6 +5,7 @@ and over `fsdp` along the largest of its last two axes that divides; small ones 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from bytelm.core.errors import UserError
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 """The axes that divide the rows of a batch."""
+HEAD_AXIS = "tensor"
+"""The axis that divides the heads of a layer."""
 SMALLEST_SHARDED = 2**14
 """Parameters with fewer elements are replicated: gathering them would cost more than it saves."""
 
@@ -204,3 +207,37 @@ def replicate(x: jax.Array) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
+def on_each_device(
+    function: Callable[..., Any], by_head: tuple[Any, ...], by_row: tuple[Any, ...]
+) -> Any:
+    """Calls `function(*by_head, *by_row)` for each device's rows and heads.
+
+    It keeps apart what the compiler cannot partition, such as a kernel, or partitions badly.
+
+    Args:
+        by_head: arrays `[B, ., H, ...]`, whose H may differ, or None. The results are such too.
+        by_row: arrays `[B, ...]`, or None.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = {
+        name: mesh.shape[name]
+        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind == AxisType.Auto
+    }
+    rows = tuple(name for name in BATCH_AXES if name in sizes)
+    if math.prod(sizes.values()) == 1:
+        return function(*by_head, *by_row)
+    divided = [x for x in by_head if x is not None]
+    divides_rows = divided[0].shape[0] % math.prod(sizes[name] for name in rows) == 0
+    divides_heads = HEAD_AXIS in sizes and all(x.shape[2] % sizes[HEAD_AXIS] == 0 for x in divided)
+    row_spec = PartitionSpec(rows if divides_rows else None)
+    head_spec = PartitionSpec(*row_spec, None, HEAD_AXIS if divides_heads else None)
+    return jax.shard_map(
+        function,
+        in_specs=(head_spec,) * len(by_head) + (row_spec,) * len(by_row),
+        out_specs=head_spec,
+        axis_names=set(sizes),
+        check_vma=False,
+    )(*by_head, *by_row)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from bytelm.nn.attention.blockwise import MASKED
+from bytelm.nn.mesh import on_each_device
 
 ALIGNMENT = 8
 """Chunks of a longer row are a multiple of this, or the longest that is allowed."""
@@ -78,11 +79,26 @@ def ssd(
     Returns:
         y as x, and the state after the last position, None for whole rows.
     """
+    arrays = (x, dt, dt * rates[None, None, :], state), (keys, queries, runs)
+    if state is not None and x.shape[1] == 1:
+        return on_each_device(_step, *arrays)
+    return on_each_device(partial(_scan, longest, together or chunks_together()), *arrays)
+
+
+def _scan(
+    longest: int,
+    together: int,
+    x: jax.Array,
+    dt: jax.Array,
+    exponents: jax.Array,
+    state: jax.Array | None,
+    keys: jax.Array,
+    queries: jax.Array,
+    runs: jax.Array,
+) -> tuple[jax.Array, jax.Array | None]:
+    """A loop over chunks, of which `together` are computed in each turn."""
     length = x.shape[1]
-    if state is not None and length == 1:
-        return _step(x, dt, rates, keys, queries, runs, state)
     count, size = chunk_sizes(length, longest)
-    together = together or chunks_together()
     turns = -(-count // together)
     together = -(-count // turns)
     filler = turns * together * size - length
@@ -92,28 +108,23 @@ def ssd(
         return padded.reshape(len(array), turns, together, size, *array.shape[2:]).swapaxes(0, 1)
 
     # Positions that fill the last chunk have dt 0, and leave the state as it is.
-    arrays = *map(parts, (x, dt, keys, queries)), parts(runs, "edge")  # [turns, B, K, Q, ...]
-    step = jax.checkpoint(partial(_chunks, rates))
+    arrays = *map(parts, (x, dt, exponents, keys, queries)), parts(runs, "edge")
+    turn = jax.checkpoint(_chunks)  # of arrays [turns, B, K, Q, ...]
     if state is None and count == 1:
-        carry, y = step(None, tuple(array[0] for array in arrays))
+        _, y = turn(None, tuple(array[0] for array in arrays))
         return y.reshape(x.shape), None
     shape = (len(x), keys.shape[2], *x.shape[2:])
     start = jnp.zeros(shape, jnp.float32) if state is None else state
-    carry = start, jnp.zeros_like(runs[:, 0])
-    if turns == 1:
-        carry, y = step(carry, tuple(array[0] for array in arrays))
-    else:
-        carry, y = lax.scan(step, carry, arrays)
-        y = y.swapaxes(0, 1)
-    y = y.reshape(len(x), length + filler, *x.shape[2:])[:, :length]
+    carry, y = lax.scan(turn, (start, jnp.zeros_like(runs[:, 0])), arrays)
+    y = y.swapaxes(0, 1).reshape(len(x), length + filler, *x.shape[2:])[:, :length]
     return y, None if state is None else carry[0]
 
 
 def _chunks(
-    rates: jax.Array, before: tuple[jax.Array, jax.Array] | None, arrays: tuple[jax.Array, ...]
+    before: tuple[jax.Array, jax.Array] | None, arrays: tuple[jax.Array, ...]
 ) -> tuple[Any, jax.Array]:
     """K chunks, from the state `[B, n, H, P]` and run `[B]` before them; None for no state."""
-    x, dt, keys, queries, runs = arrays  # [B, K, Q, ...]
+    x, dt, exponents, keys, queries, runs = arrays  # [B, K, Q, ...]
     dtype = x.dtype
     visible = runs[:, :, :, None] == runs[:, :, None, :]  # [B, K, Q, Q]
     visible &= jnp.tril(jnp.ones(visible.shape[2:], bool))[None, None]
@@ -121,7 +132,7 @@ def _chunks(
     total = einsum(
         "bkij,bkjh->bkih",
         visible.astype(jnp.float32),
-        dt * rates[None, None, None, :],
+        exponents,
         precision=lax.Precision.HIGHEST,
     )  # [B, K, Q, H]
     by_head = total.swapaxes(2, 3)  # [B, K, H, Q]
@@ -167,14 +178,14 @@ def _states(state: jax.Array, kept: jax.Array, added: jax.Array) -> jax.Array:
 def _step(
     x: jax.Array,
     dt: jax.Array,
-    rates: jax.Array,
+    exponents: jax.Array,
+    state: jax.Array,
     keys: jax.Array,
     queries: jax.Array,
     runs: jax.Array,
-    state: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """One position after a state, by the recurrence itself."""
-    kept = _decays(dt[:, 0] * rates[None, :], runs == 0)  # [B, H]
+    kept = _decays(exponents[:, 0], runs == 0)  # [B, H]
     added = keys[:, 0, :, None, None] * (x * dt[..., None])  # [B, n, H, P]
     state = kept[:, None, :, None] * state + added
     y = einsum("bn,bnhp->bhp", queries[:, 0].astype(jnp.float32), state)

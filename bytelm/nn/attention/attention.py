@@ -7,22 +7,17 @@ grouped-query attention), K = head size, N = new positions, S = entries of a cac
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from math import prod
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
 
 from bytelm.nn.attention.blockwise import MASKED, blockwise_attention
 from bytelm.nn.attention.kernels import cudnn_attention, cudnn_supports, splash_attention
 from bytelm.nn.attention.mask import AttentionMask
-from bytelm.nn.mesh import BATCH_AXES
+from bytelm.nn.mesh import on_each_device
 
 AttentionImplementation = Literal["auto", "reference", "xla", "cudnn", "splash"]
-
-HEAD_AXIS = "tensor"
-"""The mesh axis that divides the heads."""
 
 
 def attention(
@@ -58,7 +53,7 @@ def attention(
     if mask.window is not None and mask.window >= q.shape[1]:
         mask = replace(mask, window=None)
     attend = partial(IMPLEMENTATIONS[implementation], mask=mask)
-    return _on_each_device(attend, q, k, v, group_ids)
+    return on_each_device(attend, (q, k, v), (group_ids,))
 
 
 def cached_attention(
@@ -127,33 +122,3 @@ def _best_implementation(
     looks_ahead = mask.window is not None and not mask.causal  # cuDNN's windows only look back
     supported = backend == "gpu" and not looks_ahead and cudnn_supports(q, group_ids)
     return "cudnn" if supported else "xla"
-
-
-def _on_each_device(
-    attend: Callable[..., jax.Array],
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    group_ids: jax.Array | None,
-) -> jax.Array:
-    """Calls `attend` for each device's rows and heads; the compiler cannot partition a kernel."""
-    mesh = jax.sharding.get_abstract_mesh()
-    sizes = {
-        name: mesh.shape[name]
-        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-        if kind == AxisType.Auto
-    }
-    rows = tuple(name for name in BATCH_AXES if name in sizes)
-    if prod(sizes.values()) == 1:
-        return attend(q, k, v, group_ids)
-    divides_rows = q.shape[0] % prod(sizes[name] for name in rows) == 0
-    divides_heads = HEAD_AXIS in sizes and k.shape[2] % sizes[HEAD_AXIS] == 0
-    by_row = PartitionSpec(rows if divides_rows else None)
-    by_head = PartitionSpec(*by_row, None, HEAD_AXIS if divides_heads else None)
-    return jax.shard_map(
-        attend,
-        in_specs=(by_head, by_head, by_head, by_row),
-        out_specs=by_head,
-        axis_names=set(sizes),
-        check_vma=False,
-    )(q, k, v, group_ids)
