@@ -150,11 +150,11 @@ def _chunks(
     to_end = _decays(total[:, :, -1:] - total, (runs == last[:, :, None])[..., None])
     added = einsum("bkjn,bkjhp->bknhp", keys, (x * to_end[..., None]).astype(dtype))
     kept = _decays(total[:, :, -1], (first == last)[..., None])  # [B, K, H]
-    states = _states(state, kept, added)  # [B, K + 1, n, H, P]
+    states, state = _states(state, kept, added)  # [B, K, n, H, P]
     from_start = _decays(total, (runs == first[:, :, None])[..., None])  # [B, K, Q, H]
-    read = einsum("bkin,bknhp->bkihp", queries, states[:, :-1].astype(dtype))
+    read = einsum("bkin,bknhp->bkihp", queries, states.astype(dtype))
     y = y + read * from_start[..., None]
-    return (states[:, -1], last[:, -1]), y.astype(dtype)
+    return (state, last[:, -1]), y.astype(dtype)
 
 
 def _decays(exponents: jax.Array, visible: jax.Array) -> jax.Array:
@@ -162,17 +162,19 @@ def _decays(exponents: jax.Array, visible: jax.Array) -> jax.Array:
     return jnp.exp(jnp.where(visible, exponents, MASKED))
 
 
-def _states(state: jax.Array, kept: jax.Array, added: jax.Array) -> jax.Array:
-    """The states before, between and after chunks that keep and add to it, `[B, K + 1, ...]`."""
+def _states(state: jax.Array, kept: jax.Array, added: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The states before chunks that keep and add to it, `[B, K, ...]`, and after the last one."""
     kept = kept[:, :, None, :, None]  # [B, K, 1, H, 1]
+    first = added[:, :1] + kept[:, :1] * state[:, None]
+    if added.shape[1] == 1:
+        return state[:, None], first[:, 0]
 
     def join(earlier: Any, later: Any) -> Any:
         return earlier[0] * later[0], later[0] * earlier[1] + later[1]
 
-    first = added[:, :1] + kept[:, :1] * state[:, None]
     added = jnp.concatenate([first, added[:, 1:]], axis=1)
     after = lax.associative_scan(join, (kept, added), axis=1)[1]
-    return jnp.concatenate([state[:, None], after], axis=1)
+    return jnp.concatenate([state[:, None], after[:, :-1]], axis=1), after[:, -1]
 
 
 def _step(
