@@ -14,6 +14,7 @@ Shapes: B = rows, T = positions, H = heads, P = channels of a head, n = channels
 Q = positions of a chunk, K = chunks.
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -37,9 +38,12 @@ def chunks_together() -> int:
 
 def chunk_sizes(length: float, longest: int) -> tuple[int, int]:
     """Into how many chunks a row is divided, and how many positions each has: (K, Q)."""
+    length = math.ceil(length)
     count = -(-length // longest)
-    size = length if count == 1 else min(longest, ALIGNMENT * -(-length // (ALIGNMENT * count)))
-    return int(-(-length // size)), int(-(-size // 1))
+    if count == 1:
+        return 1, length
+    size = min(longest, ALIGNMENT * -(-length // (ALIGNMENT * count)))
+    return -(-length // size), size
 
 
 def ssd_flops(length: float, longest: int, heads: int, width: int, state_width: int) -> float:

@@ -92,6 +92,35 @@ def test_residual_branches_start_small_in_deep_stacks(name):
     assert float(block[part][layer]["kernel"].std()) == pytest.approx(1 / 80, rel=0.05)
 
 
+def test_kernels_may_start_by_one_deviation_and_the_branches_of_several_stacks():
+    shape = config(width=64, head_width=16, mlp_width=64, deviation=0.02, additions=25)
+    block = nnx.to_pure_dict(nnx.state(TransformerBlock(shape, rngs=nnx.Rngs(0))))
+    for part, layer in (("attention", "query"), ("mlp", "up")):
+        assert float(block[part][layer]["kernel"].std()) == pytest.approx(0.02, rel=0.05)
+    for part, layer in (("attention", "output"), ("mlp", "down")):
+        assert float(block[part][layer]["kernel"].std()) == pytest.approx(0.004, rel=0.05)
+
+
+def test_a_block_without_an_mlp_has_one_branch():
+    shape = config(mlp=None, mlp_width=None)
+    assert (shape.hidden, shape.output_gain) == (0, 2**-0.5)
+    block = TransformerBlock(shape, rngs=nnx.Rngs(0))
+    assert set(nnx.to_pure_dict(nnx.state(block))) == {"attention_norm", "attention"}
+    x = normal(B, T, WIDTH)
+    expected = x + block.attention(block.attention_norm(x), None)
+    np.testing.assert_allclose(block(x, None), expected, atol=1e-6)
+
+
+def test_branches_of_a_wide_residual_stream_may_be_narrow():
+    shape = config(dtype=jnp.dtype("bfloat16"), norm_epsilon=0.5)
+    block, x = TransformerBlock(shape, rngs=nnx.Rngs(0)), normal(B, T, WIDTH)
+    assert block(x, None).dtype == jnp.float32
+    normed = block.mlp_norm(x)
+    assert normed.dtype == jnp.bfloat16
+    expected = x / np.sqrt((np.asarray(x) ** 2).mean(-1, keepdims=True) + 0.5)
+    np.testing.assert_allclose(normed.astype(jnp.float32), expected, atol=0.02)
+
+
 def normal(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
@@ -105,6 +134,13 @@ def test_it_is_a_rotation_of_pairs_in_the_complex_plane():
     np.testing.assert_allclose(
         rotary(jnp.asarray(x), jnp.asarray(positions), theta), wanted, atol=1e-4
     )
+
+
+def test_the_first_channels_alone_may_be_rotated():
+    x, positions = normal(2, 5, 3, 8), jnp.arange(5)[None, :]
+    found = rotary(x, positions, 500.0, 4)
+    np.testing.assert_allclose(found[..., :4], rotary(x[..., :4], positions, 500.0), atol=1e-6)
+    np.testing.assert_array_equal(found[..., 4:], x[..., 4:])
 
 
 def test_scores_depend_on_the_distance_alone():
