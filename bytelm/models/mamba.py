@@ -48,7 +48,7 @@ class MambaConfig(FlatConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_positive("expansion", "state_width", "convolution_width", "chunk")
-        if any(letter in "tT" for letter, _ in self.blocks.parts):
+        if any(letter in "tT" for letter, _ in self._layout.parts):
             self.require_attention_heads()
         if self.expansion * self.width % self.head_width:
             raise UserError(
@@ -57,7 +57,7 @@ class MambaConfig(FlatConfig):
             )
 
     @property
-    def blocks(self) -> Layout:
+    def _layout(self) -> Layout:
         return Layout.parse(self.layout, "model.layout")
 
     @property
@@ -76,7 +76,7 @@ class MambaConfig(FlatConfig):
             **options,
         )
         attention = self.attention_blocks(1, **options)
-        return self.blocks.configs(attention, mamba)
+        return self._layout.configs(attention, mamba)
 
     def build_stack(self, rngs: nnx.Rngs) -> MixedStack:
         stream = jnp.dtype("float32")

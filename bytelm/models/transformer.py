@@ -117,11 +117,16 @@ class TransformerConfig(FlatConfig):
         self.require_attention_heads()
 
     @property
+    def blocks(self) -> BlockConfig:
+        """The shape of the blocks."""
+        return self.attention_blocks(self.depth)
+
+    @property
     def stacked(self) -> Sequence[BlockConfig]:
-        return (self.attention_blocks(self.depth),)
+        return (self.blocks,)
 
     def build_stack(self, rngs: nnx.Rngs) -> Stack:
-        return self.stack(self.stacked[0], rngs)
+        return self.stack(self.blocks, rngs)
 
 
 class FlatModel(LanguageModel):
