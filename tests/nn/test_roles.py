@@ -27,7 +27,7 @@ def test_roles_survive_stacking():
 def test_a_parameter_without_a_role_is_refused(metadata):
     block = Block(nnx.Rngs(0))
     block.mark = nnx.Param(jnp.zeros(3), **metadata)
-    with pytest.raises(UserError, match=r"the parameter mark has the role .* one of matrix, proj"):
+    with pytest.raises(UserError, match=r"the parameter mark has the role .* one of matrix, conv"):
         parameter_roles(nnx.state(block, nnx.Param))
 
 
