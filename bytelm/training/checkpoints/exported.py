@@ -47,7 +47,7 @@ tags: [byte-level, {family}]
 
 # {name}
 
-A language model of the family `{family}`, trained with bytelm. It reads and writes {symbols}.
+A language model of the family `{family}`, {origin} with bytelm. It reads and writes {symbols}.
 
 | | |
 |---|---|
@@ -151,7 +151,7 @@ def load_exported(folder: Path, *, verify: bool = True) -> SavedModel:
     found = read_folder(folder)
     if found is None:
         raise UserError(f"{folder} has neither {WEIGHTS} nor {INDEX}.")
-    weights = unflatten_dict(found, sep=".")
+    weights = unflatten_dict({name: np.asarray(x) for name, x in found.items()}, sep=".")
     try:
         params = _placed(move_parameters(weights, moved_parameters(saved_config)), target)
         if verify:
@@ -210,13 +210,11 @@ def model_card(saved: SavedModel, name: str) -> str:
     config, loop = saved.config, saved.loop
     total, without_tables = count_parameters(config.model)
     has_encoder = isinstance(config.model, EncoderDecoderConfig)
-    rows = {
-        "Parameters": f"{total:,}, of which {total - without_tables:,} in embeddings and head",
-        "Training data": "; ".join(source.label for source in config.data.source_configs),
-        "Steps": f"{saved.step:,}",
-        "Symbols in a row": f"{config.data.sequence_length:,}",
-    }
+    rows = {"Parameters": f"{total:,}, of which {total - without_tables:,} in embeddings and head"}
     if loop is not None:
+        rows["Training data"] = "; ".join(source.label for source in config.data.source_configs)
+        rows["Steps"] = f"{saved.step:,}"
+        rows["Symbols in a row"] = f"{config.data.sequence_length:,}"
         rows["Bytes seen in training"] = f"{loop.bytes:,.0f}"
         rows["FLOPs of training"] = f"{loop.flops:.3g}"
     if isinstance(source := saved.provenance.get("converted_from"), str):
@@ -229,6 +227,7 @@ def model_card(saved: SavedModel, name: str) -> str:
         imports=_IMPORTS.format(files=files) if files else "",
         name=name,
         family=config.model.family,
+        origin="converted" if loop is None else "trained",
         symbols="bytes" if saved.tokenizer is None else "tokens of the tokenizer in this folder",
         rows="\n".join(f"| {what} | {value} |" for what, value in rows.items()),
         use='print(model.generate(["an input"])[0])'

@@ -1,18 +1,32 @@
-"""Reading folders of tensors: one file, or shards with an index, with Hugging Face's names."""
+"""Folders of tensors: one file, or shards with an index, with Hugging Face's names."""
 
+import functools
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 
 from bytelm.core.errors import UserError
 
 WEIGHTS = "model.safetensors"
-Tensors = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that stays in its file; `np.asarray` reads it, each time anew."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.read(), dtype)
+
+
+Tensors = dict[str, StoredTensor]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -26,16 +40,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_safetensors(path: Path) -> Tensors:
+def open_safetensors(path: Path) -> Tensors:
     """The tensors of a file, by name; UserError if it cannot be read."""
     try:
-        return load_file(path)
+        file = safe_open(path, framework="np")
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}.") from error
+    return {
+        name: StoredTensor(
+            tuple(file.get_slice(name).get_shape()), functools.partial(file.get_tensor, name)
+        )
+        for name in file.offset_keys()
+    }
 
 
 def read_folder(
-    folder: Path, name: str = WEIGHTS, read: Callable[[Path], Tensors] = read_safetensors
+    folder: Path, name: str = WEIGHTS, read: Callable[[Path], Tensors] = open_safetensors
 ) -> Tensors | None:
     """The tensors of the file `name` in a folder, or of the shards in its index; None without."""
     index = folder / f"{name}.index.json"

@@ -1,6 +1,5 @@
 """Models of all families as folders of safetensors: there and back, whole, and checked."""
 
-import json
 import logging
 import shutil
 from dataclasses import replace
@@ -92,7 +91,7 @@ def test_shards(tmp_path):
 def test_the_card_says_what_it_is(folder):
     card = (folder / "README.md").read_text()
     for said in (
-        "family `spacebyte`",
+        "family `spacebyte`, trained with bytelm",
         "| Training data | text.txt |",
         "| Bytes seen in training | 12,345 |",
         "| FLOPs of training | 6.02e+23 |",
@@ -242,4 +241,6 @@ def test_the_command(tmp_path, capsys):
     assert_same(found.params, bytelm.load(run).params)
     with pytest.raises(UserError, match="no checkpoint of step 3; it has 0"):
         bytelm.load(folder, 3)
-    assert "Converted from" in json.dumps((tmp_path / "model" / "README.md").read_text())
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "`byt5`, converted with bytelm" in card and "Converted from" in card
+    assert "Training data" not in card
