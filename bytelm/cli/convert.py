@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bytelm.api import load
 from bytelm.cli.arguments import parse
@@ -15,45 +15,48 @@ from bytelm.training.conversion import from_hf, to_hf
 
 @dataclass(frozen=True)
 class ConvertCommand:
-    """Writes a model as safetensors, or converts ByT5 and MrT5 from and to Hugging Face's T5."""
+    """Writes a model as safetensors, or converts one from and to the format of released models."""
 
     from_hf: str | None = None
-    """Folder, or name of a model on the Hugging Face hub, to convert to a run."""
+    """Folder, or name of a model on the Hugging Face hub, to convert to a run: ByT5 or MrT5 in T5's
+    format."""
     output: Path | None = None
     """With --from-hf: the run directory to write."""
     to_hf: Path | None = None
-    """Folder to write, which `transformers` loads."""
+    """Folder to write in the format of the family's released models."""
     checkpoint: Path | None = None
     """With --to-hf and --to-safetensors: the run directory to read."""
     step: Step | None = None
     """With --to-hf and --to-safetensors: which checkpoint: a step, or `best` in validation; none =
     the last."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """With --to-hf: dtype of the tensors; none = float32."""
     to_safetensors: Path | None = None
     """Folder to write a model of any family to, which `bytelm.load` and all commands read."""
 
 
 def convert_command(arguments: Sequence[str]) -> int:
-    """Writes a model as safetensors, or converts ByT5 and MrT5 from and to Hugging Face's T5.
+    """Writes a model as safetensors, or converts one from and to the format of released models.
 
     `bytelm convert --to-safetensors FOLDER --checkpoint RUN | --from-hf PATH_OR_NAME --output RUN |
-    --to-hf FOLDER --checkpoint RUN`
+    --to-hf FOLDER --checkpoint RUN [--dtype bfloat16]`
     """
     command = parse(ConvertCommand, arguments, "convert")
 
     given: dict[str, Any] = {
         name: value for name, value in vars(command).items() if value is not None
     }
-    step = given.pop("step", None)
+    step, dtype = given.pop("step", None), given.pop("dtype", None)
     match given:
-        case {"from_hf": source, "output": run} if len(given) == 2 and step is None:
-            from_hf(source, run)
-            say(f"done; checkpoint of step 0 in {run}")
-        case {"to_safetensors": folder, "checkpoint": run} if len(given) == 2:
+        case {"from_hf": source, "output": run} if len(given) == 2 and step is dtype is None:
+            note = from_hf(source, run)
+            say(f"done; checkpoint of step 0 in {run}. {note}".removesuffix(". "))
+        case {"to_safetensors": folder, "checkpoint": run} if len(given) == 2 and dtype is None:
             load(run, step).save(folder)
             say(f"done; parameters, config and model card in {folder}")
         case {"to_hf": folder, "checkpoint": run} if len(given) == 2:
-            to_hf(run, folder, chosen_step(run, step))
-            say(f"done; T5's config and weights in {folder}")
+            note = to_hf(run, folder, chosen_step(run, step), dtype or "float32")
+            say(f"done; config and weights in {folder}. {note}".removesuffix(". "))
         case _:
             raise UserError(
                 "say what to convert: `--from-hf PATH_OR_NAME --output RUN`, `--to-hf FOLDER "

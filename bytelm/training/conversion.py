@@ -1,90 +1,101 @@
-"""ByT5 and MrT5 from and to folders in Hugging Face's T5 format."""
+"""Checkpoints that others have released, from and to their folders of config.json and tensors."""
 
 import json
-import pickle
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from bytelm.core.errors import UserError
 from bytelm.core.files import new_folder
 from bytelm.data.config import DataConfig, SpanCorruption
-from bytelm.models.t5.byt5 import ByT5Config
-from bytelm.models.t5.mrt5 import MrT5Config
-from bytelm.models.t5.weights import config_from_t5, config_to_t5, from_t5, to_t5
+from bytelm.models.released.format import ReleasedFormat
+from bytelm.models.released.t5 import T5Format
 from bytelm.training.checkpoints.checkpoint import load_model, save_model
-from bytelm.training.checkpoints.tensor_files import Tensors, first_line, read_folder, read_json
+from bytelm.training.checkpoints.tensor_files import (
+    WEIGHTS,
+    Tensors,
+    first_line,
+    read_folder,
+    read_json,
+)
+from bytelm.training.checkpoints.torch_files import open_torch
 from bytelm.training.experiment import ExperimentConfig, to_json
 from bytelm.training.run_directory import provenance
 
-_GENERATION = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
-_TOKENIZER = {
-    "tokenizer_class": "ByT5Tokenizer",
-    "eos_token": "</s>",
-    "pad_token": "<pad>",
-    "unk_token": "<unk>",
-    "extra_ids": 125,
-}
+CONFIG = "config.json"
+FORMATS: tuple[tuple[ReleasedFormat, DataConfig], ...] = (
+    (T5Format(), DataConfig(task=SpanCorruption(), sequence_length=1024)),
+)
+"""Each format with the task and the rows that its models were trained on."""
 
 
-def from_hf(source: str, run_dir: Path) -> None:
-    """Writes a run directory with one checkpoint, at step 0, of a ByT5 or MrT5 in float32.
+def from_hf(source: str, run_dir: Path) -> str:
+    """Writes a run directory with one checkpoint, at step 0, of a released model in float32.
 
     Args:
         source: a folder with config.json and model.safetensors or pytorch_model.bin, in one file or
-            in shards with an index; or the name of a model on the Hugging Face hub.
+            in shards with an index, or with one file of PyTorch's, `NAME.pt`; or the name of a
+            model on the Hugging Face hub.
         run_dir: a new or empty folder.
 
+    Returns:
+        What to know of the converted model, in a sentence; nothing for most.
+
     Raises:
-        UserError: if the source cannot be read or has another architecture, or `run_dir` has files.
+        UserError: if the source cannot be read or is of no known format, or `run_dir` has files.
     """
     with new_folder(run_dir) as partial:
-        folder = Path(source) if Path(source).is_dir() else _download(source)
-        weights = _read_weights(folder)
-        model = config_from_t5(read_json(folder / "config.json"), weights)
-        params = from_t5(weights, model)
-        data = DataConfig(task=SpanCorruption(), sequence_length=1024)
+        folder = Path(source) if Path(source).exists() else _download(source)
+        weights, file = _open_weights(folder)
+        form, data, saved = _recognised(folder, file)
+        model = form.read_config(saved, weights)
         config = ExperimentConfig(model=model, data=data)
         (partial / "config.json").write_text(to_json(config))
-        save_model(partial, config, params, {**provenance(), "converted_from": source})
+        origin = {**provenance(), "converted_from": source}
+        save_model(partial, config, form.read(weights, model), origin)
+    return form.note(model)
 
 
-def to_hf(run: Path, folder: Path, step: int | None = None) -> None:
-    """Writes a folder that `transformers` loads, from a checkpoint of a ByT5 or MrT5.
+def to_hf(run: Path, folder: Path, step: int | None = None, dtype: str = "float32") -> str:
+    """Writes a folder in the format of released models of the family.
 
-    `transformers` loads an MrT5 as a T5, with a warning, and ignores its gate; the code of MrT5's
-    authors computes the whole model.
+    `transformers` loads a ByT5. It loads an MrT5 as a T5, with a warning, and ignores its gate; the
+    code of MrT5's authors computes the whole model.
+
+    Args:
+        dtype: of the tensors, "float32", "bfloat16" or "float16"; those that the format always has
+            in float32 stay so.
+
+    Returns:
+        What to know of the files, in a sentence; nothing for most.
 
     Raises:
-        UserError: if there is no such checkpoint of this family, or `folder` has files.
+        UserError: if there is no such checkpoint, its family has no released format or this model
+            has no place in it, or `folder` has files.
     """
     with new_folder(folder) as partial:
         saved = load_model(run, step)
         model = saved.config.model
-        if not isinstance(model, ByT5Config):
+        form = next((form for form, _ in FORMATS if isinstance(model, form.model)), None)
+        if form is None:
             raise UserError(
-                f"{run} has a model of the family {model.family}; only byt5 and mrt5 have T5's "
-                "format."
+                f"{run} has a model of the family {model.family}, which has no released format; "
+                f"only models of {_known_formats()} can be converted."
             )
-        # START and the targets of a row. Without a length, `transformers` stops after 19 bytes.
-        longest = 1 + saved.config.data.row_length
-        files = {
-            "config.json": config_to_t5(model),
-            "generation_config.json": {**_GENERATION, "max_length": longest},
-            "tokenizer_config.json": _TOKENIZER,
-        }
-        for name, content in files.items():
+        for name, content in form.files(model, saved.config.data.row_length).items():
             (partial / name).write_text(json.dumps(content, indent=2) + "\n")
-        weights = to_t5(saved.params, model)
-        save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
-    if isinstance(model, MrT5Config) or model.softmax1:
-        warnings.warn(
-            f"transformers computes {folder} as a plain T5, without the delete gate and softmax1; "
-            "the code of MrT5's authors has both.",
-            stacklevel=2,
-        )
+        weights = form.write(saved.params, model, dtype)
+        try:
+            save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{folder} could not be written: {first_line(error)}.") from error
+    if lost := form.lost(model):
+        warnings.warn(f"of {folder}: {lost}.", stacklevel=2)
+    return form.note(model)
 
 
 def _download(name: str) -> Path:
@@ -100,8 +111,8 @@ def _download(name: str) -> Path:
         ) from None
     folder = Path()
     try:
-        for weights in ("model*.safetensors*", "pytorch_model*.bin*"):
-            folder = Path(snapshot_download(name, allow_patterns=["config.json", weights]))
+        for weights in ("model*.safetensors*", "pytorch_model*.bin*", "*.pt"):
+            folder = Path(snapshot_download(name, allow_patterns=[CONFIG, weights]))
             if any(folder.glob(weights)):
                 break
     except Exception as error:  # of the network
@@ -112,27 +123,40 @@ def _download(name: str) -> Path:
     return folder
 
 
-def _read_weights(folder: Path) -> Tensors:
-    if (found := read_folder(folder)) is None:
-        found = read_folder(folder, "pytorch_model.bin", _torch_file)
-    if found is None:
-        raise UserError(
-            f"{folder} has neither model.safetensors nor pytorch_model.bin, nor an index of either."
-        )
-    return found
+def _open_weights(folder: Path) -> tuple[Tensors, Path]:
+    """The tensors of a folder, and the file that has them or would if they were not in shards."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file; name the folder that holds it and its {CONFIG}.")
+    if (found := read_folder(folder)) is not None:
+        return found, folder / WEIGHTS
+    if (found := read_folder(folder, "pytorch_model.bin", open_torch)) is not None:
+        return found, folder / "pytorch_model.bin"
+    files = sorted(folder.glob("*.pt"))
+    if len(files) == 1:
+        return open_torch(files[0]), files[0]
+    several = f", and {len(files)} files *.pt" if files else ", nor an index of either, nor a *.pt"
+    raise UserError(f"{folder} has neither {WEIGHTS} nor pytorch_model.bin{several}.")
 
 
-def _torch_file(path: Path) -> Tensors:
-    try:
-        import torch
-    except ImportError:
-        raise UserError(
-            f"{path} is a PyTorch file, and torch is not installed; run `pip install torch`, or "
-            "convert the file to model.safetensors."
-        ) from None
-    try:
-        # weights_only: no code in the file is run.
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} cannot be read: {first_line(error)}.") from error
-    return {name: tensor.float().numpy() for name, tensor in tensors.items()}
+def _recognised(folder: Path, file: Path) -> tuple[ReleasedFormat, DataConfig, dict[str, Any]]:
+    """The format of a folder with this file of tensors, its data, and the content of config.json.
+
+    A published model whose files come without a config is known by the name of its file.
+    """
+    if not (folder / CONFIG).is_file():
+        for form, data in FORMATS:
+            if (known := form.known_config(file.stem)) is not None:
+                return form, data, known
+    saved = read_json(folder / CONFIG)
+    for form, data in FORMATS:
+        if form.recognises(saved):
+            return form, data, saved
+    said = f", whose model_type is {saved['model_type']!r}," if "model_type" in saved else ""
+    raise UserError(
+        f"{folder / CONFIG}{said} is of no known format; only those of {_known_formats()} can be "
+        "converted."
+    )
+
+
+def _known_formats() -> str:
+    return " and ".join(form.name for form, _ in FORMATS)

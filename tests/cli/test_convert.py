@@ -13,6 +13,7 @@ from tests.cli.running import fails
         "--from-hf x --checkpoint run",
         "--to-hf folder",
         "--from-hf x --output run --step 3",
+        "--from-hf x --output run --dtype bfloat16",
         "--from-hf x --output run --to-hf folder",
         "--to-hf folder --output run",
         "--to-hf folder --to-safetensors other --checkpoint run",

@@ -1,4 +1,4 @@
-"""Conversion from and to Hugging Face's folders."""
+"""Conversion from and to the folders of released checkpoints."""
 
 import json
 import sys
@@ -13,13 +13,15 @@ import bytelm
 from bytelm.cli.main import main
 from bytelm.core.errors import UserError
 from bytelm.data.config import SpanCorruption
-from bytelm.models.t5.weights import config_from_t5, from_t5
+from bytelm.models.released.t5 import T5Format
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.checkpoints.checkpoint import load_model, save_model
 from bytelm.training.conversion import from_hf, to_hf
 from bytelm.training.experiment import ExperimentConfig, load_json
 from tests.models import tiny_t5
 from tests.models.tiny_t5 import CONFIG, WEIGHTS, write_folder
+from tests.training.checkpoints import torch_writer
+from tests.training.checkpoints.torch_writer import write_tensors
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_there_and_back_gives_the_same_bits(family, tmp_path, run):
     loaded = load_model(run)
     weights = load_file(source / WEIGHTS)
     assert loaded.step == 0 and loaded.provenance["converted_from"] == str(source)
-    assert loaded.config.model == config_from_t5(saved, weights)
+    assert loaded.config.model == T5Format().read_config(saved, weights)
     assert (loaded.config.data.task, loaded.config.data.sequence_length) == (
         SpanCorruption(),
         1024,
@@ -97,7 +99,7 @@ def test_shards(folder, run):
     index = folder / f"{WEIGHTS}.index.json"
     index.write_text(json.dumps({"weight_map": files}))
     from_hf(str(folder), run)
-    wanted = from_t5(weights, config_from_t5(tiny_t5.BYT5, weights))
+    wanted = T5Format().read(weights, T5Format().read_config(tiny_t5.BYT5, weights))
     found = load_model(run).params["head"]["kernel"]
     np.testing.assert_array_equal(found, wanted["head"]["kernel"])
 
@@ -147,10 +149,32 @@ def test_tensors_that_are_not_those_of_the_config(folder, run):
     assert "missing encoder.block.3.layer.0.layer_norm.weight" in refused(folder, run)
 
 
-def test_a_file_of_pytorch_without_pytorch(folder, run, monkeypatch):
-    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "byt5.pt"])
+def test_a_file_of_pytorch_without_pytorch(name, folder, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert "torch is not installed" in refused(folder, run)
+    weights = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    write_tensors(folder / name, weights)
+    from_hf(str(folder), run)
+    to_hf(run, run.with_name("back"))
+    tiny_t5.assert_same(load_file(run.with_name("back") / WEIGHTS), weights)
+
+
+def test_several_files_of_pytorch(folder, run):
+    (folder / WEIGHTS).unlink()
+    for name in "ab":
+        write_tensors(folder / f"{name}.pt", {})
+    assert "nor pytorch_model.bin, and 2 files *.pt" in refused(folder, run)
+
+
+def test_a_file_in_place_of_its_folder(folder, run):
+    assert "is a file; name the folder that holds it" in refused(folder / WEIGHTS, run)
+
+
+def test_a_format_that_is_not_known(folder, run):
+    (folder / CONFIG).write_text('{"model_type": "bert"}')
+    message = refused(folder, run)
+    assert "whose model_type is 'bert'" in message and "those of T5 can" in message
 
 
 def test_neither_a_folder_nor_a_name(tmp_path, run):
@@ -234,8 +258,26 @@ def test_the_command(folder, run, tmp_path, capsys):
     tiny_t5.assert_same(load_file(back / WEIGHTS), load_file(folder / WEIGHTS))
 
 
-def test_code_in_a_file_of_pytorch_is_not_run(folder, run):
-    torch = pytest.importorskip("torch")
+def test_code_in_a_file_of_pytorch_is_not_run(folder, run, tmp_path):
     (folder / WEIGHTS).unlink()
-    torch.save({"shared.weight": print}, folder / "pytorch_model.bin")
-    assert "pytorch_model.bin cannot be read" in refused(folder, run)
+    call = torch_writer.call(
+        torch_writer.name("os", "mkdir"), torch_writer.value(str(tmp_path / "x"))
+    )
+    content = torch_writer.dict_of({"shared.weight": call})
+    torch_writer.write(folder / "pytorch_model.bin", content, {})
+    assert "asks for os.mkdir" in refused(folder, run)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_dtype_of_the_tensors(dtype, run, tmp_path):
+    weights = {
+        name: np.linspace(-2, 2, np.prod(shape), dtype=np.float32).reshape(shape)
+        for name, shape in tiny_t5.shapes(tiny_t5.BYT5).items()
+    }
+    from_hf(str(write_folder(tmp_path / "hf", tiny_t5.BYT5, weights)), run)
+    to_hf(run, tmp_path / "back", dtype=dtype)
+    found = load_file(tmp_path / "back" / WEIGHTS)
+    assert {str(x.dtype) for x in found.values()} == {dtype}
+    for name, array in weights.items():
+        np.testing.assert_array_equal(found[name], array.astype(found[name].dtype))

@@ -1,0 +1,1 @@
+"""The formats of checkpoints that others have released: a file for each."""
