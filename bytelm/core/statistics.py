@@ -9,6 +9,7 @@ The trainer sums ratios over devices, micro-batches and steps, divides them at t
 and shows the results. It knows no names.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -59,6 +60,12 @@ class Statistic:
             warn: hashable and comparable, such as a function or a frozen dataclass.
         """
         return Ratio(total, count, self, tuple(parts), warn)
+
+    def at(self, level: int) -> "Statistic":
+        """The same of a level: itself for 1, the outermost, else named as in "overflow/level_2"."""
+        if level == 1:
+            return self
+        return dataclasses.replace(self, name=f"{self.name}/level_{level}")
 
 
 @jax.tree_util.register_dataclass

@@ -14,7 +14,8 @@ HITS = Statistic("test/hits", "share")
 @pytest.fixture(autouse=True, scope="module")
 def forget():
     yield
-    del STATISTICS[HITS.name]
+    for name in [name for name in STATISTICS if name.startswith(HITS.name)]:
+        del STATISTICS[name]
 
 
 def too_many(values):
@@ -57,6 +58,16 @@ def test_parts_are_figures_of_their_own_where_they_count_anything():
     ]
     of_all = HITS(np.array([1, 3]), 4, parts=("a", "b"))
     assert [figure.value for figure in of_all.figures] == [0.25, 0.75]
+
+
+def test_an_inner_level_has_a_name_of_its_own():
+    assert HITS.at(1) is HITS
+    inner = HITS.at(2)
+    assert inner(1, 4).figures == [Figure("test/hits/level_2", 0.25, "share")]
+    parts = inner(np.array([1, 3]), 4, parts=("a", "b")).figures
+    assert [figure.name for figure in parts] == ["test/hits/level_2/a", "test/hits/level_2/b"]
+    assert recorded("validation/test/hits/level_2/a", 0.25).unit == "share"
+    assert HITS.at(2) == inner  # so that sums of two programs have one structure
 
 
 def test_a_ratio_of_nothing():
