@@ -1,5 +1,6 @@
 """`bytelm segment`."""
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,11 @@ from bytelm.cli.options import Count
 from bytelm.core.errors import UserError
 from bytelm.core.files import check_new_file, write_whole
 from bytelm.core.terminal_text import say
-from bytelm.evaluation.segmentation import print_segmentation, segmentation_page
+from bytelm.evaluation.segmentation import (
+    print_segmentation,
+    segmentation_json,
+    segmentation_page,
+)
 from bytelm.training.checkpoints.scores import Step
 
 
@@ -32,8 +37,10 @@ class SegmentCommand:
     """Symbols that each window scores, with the rest as context; none = half a row."""
     html: Path | None = None
     """Also write a page with a heat map of bits per byte under the patches."""
+    json: Path | None = None
+    """Also write the patches and their bits as JSON, with those of all levels nested."""
     overwrite: bool = False
-    """Let --html replace a page."""
+    """Let --html and --json replace a file."""
 
 
 def segment_command(arguments: Sequence[str]) -> int:
@@ -42,20 +49,26 @@ def segment_command(arguments: Sequence[str]) -> int:
     `bytelm segment --checkpoint RUN --text TEXT [options]`
     """
     command = parse(SegmentCommand, arguments, "segment")
-    page = command.html
-    if page and page.is_file() and not command.overwrite:
-        raise UserError(f"{page} exists; add --overwrite to replace it, or choose another --html.")
-    if page and not page.is_file():
-        check_new_file(page, "--html")
+    for option, path in (("--html", command.html), ("--json", command.json)):
+        if path and path.is_file() and not command.overwrite:
+            raise UserError(
+                f"{path} exists; add --overwrite to replace it, or choose another {option}."
+            )
+        if path and not path.is_file():
+            check_new_file(path, option)
     text = _text(command)
 
     loaded = load(command.checkpoint, command.step)
     segmentation = loaded.segment(text, stride=command.stride)
     print_segmentation(segmentation)
-    if page:
+    if command.html:
         title = f"Patches of {command.checkpoint} at step {loaded.step}"
-        write_whole(page, segmentation_page(segmentation, title))
-        say(f"page: {page}")
+        write_whole(command.html, segmentation_page(segmentation, title))
+        say(f"page: {command.html}")
+    if command.json:
+        content = {"step": loaded.step, **segmentation_json(segmentation)}
+        write_whole(command.json, json.dumps(content) + "\n")
+        say(f"patches: {command.json}")
     return 0
 
 

@@ -29,6 +29,11 @@ STATISTICS: dict[str, "Statistic"] = {}
 """All declared statistics, by name."""
 
 
+def name_at(name: str, level: int) -> str:
+    """The name of a figure of a level: the plain one for 1, the outermost; else "NAME/level_2"."""
+    return name if level == 1 else f"{name}/level_{level}"
+
+
 @dataclass(frozen=True)
 class Statistic:
     """The name and unit of a ratio.
@@ -63,9 +68,7 @@ class Statistic:
 
     def at(self, level: int) -> "Statistic":
         """The same of a level: itself for 1, the outermost, else named as in "overflow/level_2"."""
-        if level == 1:
-            return self
-        return dataclasses.replace(self, name=f"{self.name}/level_{level}")
+        return dataclasses.replace(self, name=name_at(self.name, level)) if level > 1 else self
 
 
 @jax.tree_util.register_dataclass

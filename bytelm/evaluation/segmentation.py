@@ -4,11 +4,11 @@ import functools
 import html
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from rich.console import Console
@@ -19,13 +19,23 @@ from bytelm.core.console import TerminalConsole
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.intervals import ratio
+from bytelm.core.statistics import name_at
 from bytelm.core.terminal_text import number_of, printable
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import PATCHES, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText, FirstBytes
-from bytelm.inference.segmentation import Segmentation, length_histogram
+from bytelm.inference.segmentation import (
+    Patch,
+    Segmentation,
+    length_classes,
+    length_histogram,
+)
+from bytelm.patching.learned import RATE
+from bytelm.patching.marks import BPB_AT_LAG
+from bytelm.patching.patches import BYTES_PER_PATCH, LENGTHS, OVERFLOW, SYMBOLS_PER_PATCH
 
 _STYLES = ("black on bright_cyan", "black on bright_yellow")
+_BAR_STYLE = "bold"
 _WIDEST_BAR = 20
 
 _COLOURS = ((59, 125, 216), (232, 185, 60), (215, 48, 31))
@@ -36,50 +46,116 @@ _TOP = 95
 
 @dataclass(frozen=True)
 class PatchStatistics(Evaluation):
-    """Lengths of patches, and how well their starts agree with those of words."""
+    """Lengths of patches, their agreement with words, and bits by distance from a boundary."""
 
     name: ClassVar[str] = "segmentation"
     needs: ClassVar[tuple[Need, ...]] = (PATCHES,)
 
     def run(self, loaded: LoadedModel, text: EvaluationText, scoring: Scoring) -> Result:
-        """Figures `bytes_per_patch`, and `word_start/...` and `whitespace_start/...`: precision,
-        recall and F1 of patch starts.
+        """Figures of each level, those of inner levels named as in `overflow/level_2`.
+
+        - `bytes_per_patch`, and of inner levels `symbols_per_patch`;
+        - `boundaries/rate`, boundaries per symbol, and `overflow`, the share of them without a
+          slot; a level's symbols are the boundaries of the level around it, or START and the bytes;
+        - `word_start/...` and `whitespace_start/...`: precision, recall and F1 of patch starts;
+        - `bpb_at_lag/...`: bits of the bytes at each lag after a boundary, and
+          `boundary_enrichment` (arXiv 2601.22805): those at lag 1, the bytes right after a
+          boundary, over those of all bytes (`bytelm.patching.marks`).
         """
         documents = list(filter(None, FirstBytes(text.documents(), scoring.max_bytes)))
         if not documents:
             raise UserError("the documents hold no bytes; choose a source or split that has text.")
         cut = loaded.segment_all(documents, stride=scoring.stride, batch_size=scoring.batch_size)
-        sizes = np.array([len(found.text) for found in cut])
-        counts = np.array([len(found.lengths) for found in cut])
-        figures = [ratio("bytes_per_patch", sizes, counts, "B/patch")]
-        words = functools.reduce(operator.add, [found.word_agreement for found in cut])
-        spaces = functools.reduce(operator.add, [found.space_agreement for found in cut])
-        figures += [
-            Figure(f"{name}/{measure}", getattr(agreement, measure), "share")
-            for name, agreement in (("word_start", words), ("whitespace_start", spaces))
-            for measure in ("precision", "recall", "f1")
-        ]
-        lengths = np.concatenate([found.lengths for found in cut])
-        return Result(
-            tuple(figures),
-            (number_of(len(lengths), "patch", "patches"),),
-            {"patches": len(lengths), "patches_by_length": length_histogram(lengths)},
-        )
+        figures: list[Figure] = []
+        details: list[dict[str, Any]] = []
+        for level in range(1, len(cut[0].levels) + 1):
+            found = [each.at(level) for each in cut]
+            figures += [*_sizes(cut, level), *_boundaries(cut, level)]
+            figures += [*_agreement(found, level), *_bits_at_lags(found, level)]
+            lengths = np.concatenate([each.lengths for each in found])
+            histogram = length_histogram(lengths)
+            details.append({"patches": len(lengths), "patches_by_length": histogram})
+        patches = number_of(details[0]["patches"], "patch", "patches")
+        return Result(tuple(figures), (patches,), {"levels": details})
+
+
+def _sizes(cut: Sequence[Segmentation], level: int) -> Iterable[Figure]:
+    """Bytes, and in an inner level symbols, per patch."""
+    patches = [each.levels[level - 1].starts.sum() for each in cut]
+    sizes = [len(each.text) for each in cut]
+    yield ratio(BYTES_PER_PATCH.at(level).name, sizes, patches, BYTES_PER_PATCH.unit)
+    if level > 1:
+        symbols = [each.levels[level - 2].starts.sum() for each in cut]
+        yield ratio(SYMBOLS_PER_PATCH.at(level).name, symbols, patches, SYMBOLS_PER_PATCH.unit)
+
+
+def _boundaries(cut: Sequence[Segmentation], level: int) -> Iterable[Figure]:
+    """The rate of boundaries, and the share of them that found no slot."""
+    made = sum(each.levels[level - 1].boundaries.sum() for each in cut)
+    ignored = sum(each.levels[level - 1].ignored.sum() for each in cut)
+    if level == 1:
+        symbols = sum(len(each.text) + 1 for each in cut)
+    else:
+        symbols = sum(each.levels[level - 2].boundaries.sum() for each in cut)
+    yield from RATE.at(level)(made + ignored, symbols).figures
+    yield from OVERFLOW.at(level)(ignored, made + ignored).figures
+
+
+def _agreement(found: Sequence[Segmentation], level: int) -> Iterable[Figure]:
+    """How well patch starts agree with those of words and of whitespace."""
+    words = functools.reduce(operator.add, [each.word_agreement for each in found])
+    spaces = functools.reduce(operator.add, [each.space_agreement for each in found])
+    for name, agreement in (("word_start", words), ("whitespace_start", spaces)):
+        for measure in ("precision", "recall", "f1"):
+            value = getattr(agreement, measure)
+            yield Figure(f"{name_at(name, level)}/{measure}", value, "share")
+
+
+def _bits_at_lags(found: Sequence[Segmentation], level: int) -> Iterable[Figure]:
+    """Bits of the bytes at each lag, and at lag 1 in proportion to those of all bytes."""
+    classes = [length_classes(each.lags) for each in found]
+    bits = np.zeros((len(found), len(LENGTHS)))  # [documents, classes]
+    counts = np.zeros_like(bits)
+    for document, (each, lags) in enumerate(zip(found, classes, strict=True)):
+        bits[document] = np.bincount(lags, each.nats / math.log(2), len(LENGTHS))
+        counts[document] = np.bincount(lags, minlength=len(LENGTHS))
+    for lag, name in enumerate(LENGTHS):
+        if counts[:, lag].any():
+            name = f"{BPB_AT_LAG.at(level).name}/{name}"
+            yield ratio(name, bits[:, lag], counts[:, lag], BPB_AT_LAG.unit)
+    with np.errstate(invalid="ignore"):
+        first = bits[:, 0].sum() / counts[:, 0].sum()
+        enrichment = float(first / (bits.sum() / counts.sum()))
+    yield Figure(name_at("boundary_enrichment", level), enrichment)
 
 
 def print_segmentation(segmentation: Segmentation, console: Console | None = None) -> None:
     """Prints the text with its patches in alternating colours, and figures below it.
 
-    Without colours, a | separates patches.
+    Bars stand where patches of inner levels start: one more for each level. Without colours, a bar
+    also separates patches of the outermost level.
     """
     console = console or TerminalConsole()
-    text = Text("" if console.color_system else "|").join(
-        Text(visible(piece), _STYLES[number % 2])
-        for number, piece in enumerate(segmentation.pieces)
-    )
+    coloured = bool(console.color_system)
+    text = Text()
+    patches = zip(segmentation.pieces, segmentation.depths.tolist(), strict=True)
+    for number, (piece, depth) in enumerate(patches):
+        if number:
+            text.append("|" * (depth - coloured), _BAR_STYLE)
+        text.append(visible(piece), _STYLES[number % 2])
     console.print(text, soft_wrap=True)
-    for line in ("", *_summary(segmentation), "", *_bars(segmentation.lengths)):
+    lines = ["", *_legend(len(segmentation.levels), coloured), *_summary(segmentation)]
+    for line in lines:
         console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def _legend(levels: int, coloured: bool) -> list[str]:
+    """Says what the bars mean, if there are several levels."""
+    if levels == 1:
+        return []
+    first = 2 if coloured else 1
+    bars = [f"{'|' * (n + 1 - first)} a patch of level {n}" for n in range(first, levels + 1)]
+    return [f"here start: {', '.join(bars)}", ""]
 
 
 def visible(piece: bytes) -> str:
@@ -91,24 +167,34 @@ def visible(piece: bytes) -> str:
     return printable(text).replace("\t", "␉\t").replace("\n", "␊\n")
 
 
-def _summary(segmentation: Segmentation) -> list[str]:
-    lengths = segmentation.lengths
-    agreement = {
-        "at": segmentation.word_agreement,
-        "at the whitespace before": segmentation.space_agreement,
-    }
-    return [
-        f"{number_of(len(segmentation.text), 'byte')}, "
-        f"{number_of(len(lengths), 'patch', 'patches')}, "
-        f"{lengths.mean():.2f} bytes per patch (longest {lengths.max():,})",
-        f"{segmentation.bits_per_byte:.4f} bits per byte; "
-        f"end of text {segmentation.end_nats / math.log(2):.2f} bits",
-        *(
-            f"patches that start {place} a word: precision {_share(words.precision)}, recall "
-            f"{_share(words.recall)}, F1 {_share(words.f1)}"
-            for place, words in agreement.items()
-        ),
-    ]
+def _summary(segmentation: Segmentation) -> Iterable[str]:
+    """Figures of the text, and of the patches of each level."""
+    symbols = len(segmentation.text)
+    for level in range(1, len(segmentation.levels) + 1):
+        cut = segmentation.at(level)
+        patches = number_of(len(cut.lengths), "patch", "patches")
+        size = f"{cut.lengths.mean():.2f} bytes per patch (longest {cut.lengths.max():,})"
+        if level == 1:
+            yield f"{number_of(symbols, 'byte')}, {patches}, {size}"
+            yield (
+                f"{cut.bits_per_byte:.4f} bits per byte; "
+                f"end of text {cut.end_nats / math.log(2):.2f} bits"
+            )
+        else:
+            yield ""
+            each = f"{symbols / len(cut.lengths):.2f} of level {level - 1} in each"
+            yield f"level {level}: {patches}, {size}, {each}"
+        for place, words in (
+            ("at", cut.word_agreement),
+            ("at the whitespace before", cut.space_agreement),
+        ):
+            yield (
+                f"patches that start {place} a word: precision {_share(words.precision)}, recall "
+                f"{_share(words.recall)}, F1 {_share(words.f1)}"
+            )
+        yield ""
+        yield from _bars(cut.lengths)
+        symbols = len(cut.lengths)
 
 
 def _share(value: float) -> str:
@@ -125,26 +211,56 @@ def _bars(lengths: np.ndarray) -> Iterable[str]:
         yield f"{label:>12}  {bar:{_WIDEST_BAR}}  {count:,} ({count / len(lengths):.1%})"
 
 
+def segmentation_json(segmentation: Segmentation) -> dict[str, Any]:
+    """The patches as JSON values: those of the innermost level, which hold those around it."""
+
+    def patch(found: Patch) -> dict[str, Any]:
+        values: dict[str, Any] = {"start": found.first, "bytes": found.last - found.first}
+        values["bits"] = found.nats / math.log(2) if math.isfinite(found.nats) else None
+        if found.parts:
+            return {**values, "patches": [patch(part) for part in found.parts]}
+        piece = segmentation.text[found.first : found.last]
+        return {**values, "text": piece.decode("utf-8", "backslashreplace")}
+
+    return {
+        "bytes": len(segmentation.text),
+        "levels": len(segmentation.levels),
+        "patches": [patch(found) for found in segmentation.nested],
+    }
+
+
 def segmentation_page(segmentation: Segmentation, title: str) -> str:
-    """A self-contained page of HTML, with a heat map of bits per byte under the patches."""
+    """A self-contained page of HTML, with a heat map of bits per byte under the patches.
+
+    The map has a line for each level.
+    """
     costs = segmentation.patch_bits_per_byte
     finite = costs[np.isfinite(costs)]
     top = max(1.0, float(np.percentile(finite, _TOP)) if len(finite) else 1.0)
-    patches = "".join(
-        f'<span style="border-color:{_colour(cost / top)}" '
-        f'title="{len(piece)} bytes, {cost:.2f} bits per byte">'
-        f"{html.escape(visible(piece))}</span>"
-        for piece, cost in zip(segmentation.pieces, costs, strict=True)
-    )
-    lines = [*_summary(segmentation), *_bars(segmentation.lengths)]
+    levels = len(segmentation.levels)
+
+    def span(patch: Patch, level: int) -> str:
+        piece = segmentation.text[patch.first : patch.last]
+        cost = patch.nats / math.log(2) / len(piece)
+        inside = "".join(span(part, level - 1) for part in patch.parts)
+        size, style = f"{len(piece)} bytes", f'style="border-color:{_colour(cost / top)}'
+        if level > 1:
+            size = f"level {level}: {size}, {len(patch.parts)} patches"
+            style = f'class="inner" {style};padding-bottom:{0.6 * (level - 1):.1f}em'
+        return (
+            f'<span {style}" title="{size}, {cost:.2f} bits per byte">'
+            f"{inside or html.escape(visible(piece))}</span>"
+        )
+
     template = files(__package__) / "segmentation_page.html"
     return Template(template.read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
         gradient=", ".join(_colour(step / 8) for step in range(9)),
         middle=f"{top / 2:.2f}",
         top=f"{top:.2f}",
-        patches=patches,
-        summary=html.escape("\n".join(lines)),
+        height=f"{1.6 + 0.6 * levels:.1f}",
+        patches="".join(span(patch, levels) for patch in segmentation.nested),
+        summary=html.escape("\n".join(_summary(segmentation))),
     )
 
 

@@ -33,6 +33,7 @@ from bytelm.core.xla import jit_inference
 from bytelm.inference.row_lengths import by_length, shortest_row
 from bytelm.models.contract import Batch, ModelOutput
 from bytelm.nn.mesh import MeshConfig, place_batch
+from bytelm.patching.marks import PatchMarks
 from bytelm.tokenizers.tokenizer import Tokenizer
 
 Result = TypeVar("Result")
@@ -98,11 +99,11 @@ class Scorer:
             self._params = jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
 
     def __call__(self, batch: Batch) -> jax.Array:
-        return self.nats_and_starts(batch)[0]
+        return self.nats_and_marks(batch)[0]
 
-    def nats_and_starts(self, batch: Batch) -> tuple[jax.Array, jax.Array | None]:
-        """The nats, and which ids start a patch, bool `[B, T]`; None in a model without patches."""
-        return self.run(_nats_and_starts, batch)
+    def nats_and_marks(self, batch: Batch) -> tuple[jax.Array, tuple[PatchMarks, ...]]:
+        """The nats, and the patches of each level, the outermost first; none in a flat model."""
+        return self.run(_nats_and_marks, batch)
 
     def run(self, function: Callable[[ModelOutput, jax.Array], Result], batch: Batch) -> Result:
         """Applies a function to the model's output and the targets.
@@ -175,8 +176,10 @@ def _some_rows(batch: Batch, rows: slice) -> Batch:
     return jax.tree.map(lambda leaf: leaf[rows], batch)
 
 
-def _nats_and_starts(output: ModelOutput, targets: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-    return output.nats(targets), output.patch_starts
+def _nats_and_marks(
+    output: ModelOutput, targets: jax.Array
+) -> tuple[jax.Array, tuple[PatchMarks, ...]]:
+    return output.nats(targets), output.levels
 
 
 def default_stride(sequence_length: int) -> int:

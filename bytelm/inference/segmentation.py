@@ -5,12 +5,15 @@ the window that scores it; its patch start comes from the window that reads it t
 byte. START belongs to no patch here: the first byte of the text starts one.
 """
 
+import dataclasses
 import itertools
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from bytelm.core.errors import UserError
@@ -25,20 +28,53 @@ _WHITESPACE = re.compile(
 
 
 @dataclass(frozen=True)
+class LevelPatches:
+    """A level's patches of a text; inputs are START and the bytes.
+
+    Attributes:
+        starts: bool `[bytes]`, whether a patch starts with the byte; True for the first.
+        boundaries: bool `[1 + bytes]`, the inputs at whose boundary a patch opens, or ends.
+        ignored: bool `[1 + bytes]`, the inputs at whose boundary the row had no slot left.
+    """
+
+    starts: np.ndarray
+    boundaries: np.ndarray
+    ignored: np.ndarray
+
+
+class Patch(NamedTuple):
+    """The bytes of a text from `first` to before `last`, and the patches that make it up."""
+
+    first: int
+    last: int
+    nats: float
+    parts: "tuple[Patch, ...]" = ()
+
+
+@dataclass(frozen=True)
 class Segmentation:
-    """A text of at least one byte, cut into patches.
+    """A text of at least one byte, cut into patches; those of an inner level are made of patches.
 
     Attributes:
         text: its bytes.
-        starts: bool `[bytes]`, whether a patch starts with the byte; True for the first.
+        levels: the patches of each level, the outermost first; that one's have properties here.
         nats: float64 `[bytes]`, of each byte.
         end_nats: of END.
     """
 
     text: bytes
-    starts: np.ndarray
+    levels: tuple[LevelPatches, ...]
     nats: np.ndarray
     end_nats: float
+
+    def at(self, level: int) -> "Segmentation":
+        """The text cut by this level, in place of the outermost, 1, and by those inside it."""
+        return dataclasses.replace(self, levels=self.levels[level - 1 :])
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Bool `[bytes]`, whether a patch starts with the byte; True for the first."""
+        return self.levels[0].starts
 
     @property
     def bits_per_byte(self) -> float:
@@ -57,10 +93,37 @@ class Segmentation:
         return [self.text[first:last] for first, last in itertools.pairwise(bounds)]
 
     @property
+    def depths(self) -> np.ndarray:
+        """In how many levels a patch starts where each patch does, int64 `[patches]`."""
+        return np.sum([level.starts[self.starts] for level in self.levels], axis=0)
+
+    @property
+    def nested(self) -> list[Patch]:
+        """The patches of the innermost level, made of those of the level around it, and so on."""
+        patches: list[Patch] = []
+        for level in self.levels:
+            starts, parts = np.flatnonzero(level.starts), patches
+            nats = np.add.reduceat(self.nats, starts).tolist()
+            bounds = [*starts.tolist(), len(self.text)]
+            cuts = np.searchsorted([part.first for part in parts], bounds).tolist()
+            patches = [
+                Patch(bounds[i], bounds[i + 1], nats[i], tuple(parts[cuts[i] : cuts[i + 1]]))
+                for i in range(len(starts))
+            ]
+        return patches
+
+    @property
     def patch_bits_per_byte(self) -> np.ndarray:
         """Bits per byte of each patch, float64 `[patches]`."""
         sums = np.add.reduceat(self.nats, np.flatnonzero(self.starts))
         return sums / (math.log(2) * self.lengths)
+
+    @property
+    def lags(self) -> np.ndarray:
+        """The lag of each byte (`bytelm.patching.marks`), from 1, int64 `[bytes]`."""
+        index = np.arange(len(self.text))
+        boundaries = np.where(self.levels[0].boundaries[:-1], index, 0)
+        return 1 + index - np.maximum.accumulate(boundaries)
 
     @property
     def word_agreement(self) -> "BoundaryAgreement":
@@ -93,22 +156,33 @@ def segment_all(
     if not all(texts):
         raise UserError("the text is empty; give one of at least one byte.")
     nats: dict[int, np.ndarray] = {}  # by document, [bytes + 1]: of each target, END last
-    starts: dict[int, np.ndarray] = {}  # by document, [bytes + 1]: of each input, START first
+    marks: dict[
+        int, np.ndarray
+    ] = {}  # by document, [1 + bytes, fields of all levels' `PatchMarks`]
     batches = window_batches(texts, sequence_length, stride, batch_size)
-    for windows, batch, (row_nats, row_starts) in in_flight(scorer.nats_and_starts, batches):
-        if row_starts is None:
+    for windows, batch, (row_nats, levels) in in_flight(scorer.nats_and_marks, batches):
+        if not levels:
             raise UserError(
                 "the model is flat: it has no patches to show; choose a checkpoint of a family "
                 "with patches."
             )
         place_by_document(nats, windows, batch, np.asarray(row_nats, np.float64))
-        place_by_document(starts, windows, batch, np.asarray(row_starts))
+        fields = [(level.starts, level.boundaries, level.ignored) for level in levels]
+        place_by_document(marks, windows, batch, np.stack(jax.tree.leaves(fields), axis=2))
     found = []
     for document, text in enumerate(texts):
-        byte_starts, costs = starts[document][1:], nats[document]
-        byte_starts[0] = True
-        found.append(Segmentation(text, byte_starts, costs[:-1], float(costs[-1])))
+        of_levels = np.split(marks[document], marks[document].shape[1] // 3, axis=1)
+        costs = nats[document]
+        cut = tuple(_of_level(*level.T) for level in of_levels)
+        found.append(Segmentation(text, cut, costs[:-1], float(costs[-1])))
     return found
+
+
+def _of_level(starts: np.ndarray, boundaries: np.ndarray, ignored: np.ndarray) -> LevelPatches:
+    """The patches of a text, from marks of its inputs, bool `[1 + bytes]` each."""
+    starts = starts[1:].copy()
+    starts[0] = True
+    return LevelPatches(starts, boundaries, ignored)
 
 
 @dataclass(frozen=True)
@@ -167,6 +241,10 @@ def whitespace_starts(text: bytes) -> np.ndarray:
 
 def length_histogram(lengths: np.ndarray) -> dict[str, int]:
     """How many patches have each of the `LENGTHS`, given their bytes, int `[patches]`."""
-    classes = np.searchsorted(list(LENGTHS.values())[:-1], lengths)
-    counts = np.bincount(classes, minlength=len(LENGTHS))
+    counts = np.bincount(length_classes(lengths), minlength=len(LENGTHS))
     return dict(zip(LENGTHS, counts.tolist(), strict=True))
+
+
+def length_classes(lengths: np.ndarray) -> np.ndarray:
+    """The place of each length in `LENGTHS`, int64."""
+    return np.searchsorted(list(LENGTHS.values())[:-1], lengths)

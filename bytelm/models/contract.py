@@ -15,6 +15,7 @@ from bytelm.core.vocabulary import UNSCORED, Vocabulary
 from bytelm.nn.linear import project
 from bytelm.nn.stack import Stack
 from bytelm.nn.state import restore
+from bytelm.patching.marks import PatchMarks
 from bytelm.patching.patches import OVERFLOW
 
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
@@ -109,8 +110,7 @@ class ModelOutput:
             end, the cost of predicting whether one ends at t. It counts where the target does.
         auxiliary_losses: scalars in nats per scored symbol, added to the training loss.
         statistics: ratios over the batch that the family reports, such as its rate of boundaries.
-        patch_starts: bool `[B, T]` or None, the symbols with which patches begin, in a family
-            that has patches.
+        levels: the patches of each level, the outermost first; empty in a flat family.
         deleted: bool `[B, S]` or None, the inputs that a shortening encoder does not keep.
         states: `[B, T, d]` or None, the head's inputs after each byte.
     """
@@ -119,9 +119,14 @@ class ModelOutput:
     segmentation_nats: jax.Array | None = None
     auxiliary_losses: dict[str, jax.Array] = field(default_factory=dict)
     statistics: tuple[Ratio, ...] = ()
-    patch_starts: jax.Array | None = None
+    levels: tuple[PatchMarks, ...] = ()
     deleted: jax.Array | None = None
     states: jax.Array | None = None
+
+    @property
+    def patch_starts(self) -> jax.Array | None:
+        """The bytes with which patches of the outermost level begin, bool `[B, T]`."""
+        return self.levels[0].starts if self.levels else None
 
     @property
     def overflow(self) -> jax.Array | None:

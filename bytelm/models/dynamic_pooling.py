@@ -224,7 +224,7 @@ class DynamicPooling(HierarchicalModel):
         sizes = sizes.at[:, 0].add(before.size)
         is_open = (cut.symbols.document_ids > 0) & (patches.index == patches.null.shape[1])
         is_open = is_open.astype(jnp.float32)  # [B, T]
-        goes_on = ~patches.ends.any(axis=1)  # [B]
+        goes_on = ~patches.boundaries.any(axis=1)  # [B]
         open_sum = (x.astype(jnp.float32) * is_open[:, :, None]).sum(axis=1)
         open_sum += jnp.where(goes_on[:, None], before.sum, 0)
         open_size = is_open.sum(axis=1) + jnp.where(goes_on, before.size, 0)

@@ -41,6 +41,7 @@ from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS
 from bytelm.nn.stack import StackState
 from bytelm.patching.levels import LevelState, Result, Segmentation, Symbols, run, run_if_any, take
+from bytelm.patching.marks import find_marks
 from bytelm.patching.patches import (
     Patches,
     find_patches,
@@ -268,7 +269,7 @@ class HAT(HierarchicalModel):
             logits,
             segmentation_nats,
             statistics=(overflow_ratio(cut.patches),),
-            patch_starts=cut.patches.boundaries,
+            levels=find_marks((cut,), self.config.needs.mark),
             states=self.final_norm(spelling.of_bytes),
         )
 

@@ -28,6 +28,7 @@ from bytelm.patching.levels import (
     Symbols,
     segment,
 )
+from bytelm.patching.marks import find_marks
 from bytelm.patching.patches import overflow_ratio, slots
 from bytelm.patching.segmenter import Needs, Segmenter, SegmenterConfig, Supervision
 
@@ -213,13 +214,13 @@ class HierarchicalModel(LanguageModel):
     def __call__(self, batch: Batch) -> ModelOutput:
         symbols = Symbols.of_rows(batch.ids, batch.document_ids, batch.keys)
         x, _, cuts = self.forward(symbols)
-        logits, patches = self.logits(x), cuts[0].patches
+        logits = self.logits(x)
         losses, statistics = self.supervise(cuts, batch, logits)
         return ModelOutput(
             logits,
             auxiliary_losses=losses,
             statistics=(*_overflow(cuts, self.config), *statistics),
-            patch_starts=patches.starts,
+            levels=find_marks(cuts, self.config.needs.mark),
             states=self.final_norm(x),
         )
 
@@ -272,7 +273,8 @@ def _overflow(cuts: tuple[Segmentation, ...], config: HierarchyConfig) -> list[R
             f"the model has {len(cuts)} levels, and its config the options of capacity {options}; "
             "name one `..._per_slot` for each level, the outermost first."
         )
-    return [overflow_ratio(cut.patches, option) for cut, option in zip(cuts, options, strict=True)]
+    levels = enumerate(zip(cuts, options, strict=True), start=1)
+    return [overflow_ratio(cut.patches, option, level) for level, (cut, option) in levels]
 
 
 class PositionTable(nnx.Module):

@@ -53,8 +53,7 @@ class EndedPatches:
 
     index: jax.Array  # int32 [B, T], the slot of each symbol's patch; P if the patch does not end
     read: jax.Array  # int32 [B, T], the slot each symbol reads; NO_PATCH if its document has none
-    ends: jax.Array  # bool [B, T], the symbols with which patches end
-    starts: jax.Array  # bool [B, T], the symbols after them, and the first symbols of documents
+    boundaries: jax.Array  # bool [B, T], the symbols with which patches end
     null: jax.Array  # bool [B, P], the slots that hold a document's null vector
     document_ids: jax.Array  # int32 [B, P], the document of each slot; 0 in an empty one
     total: jax.Array  # int32 [B], filled slots of each row
@@ -87,17 +86,24 @@ def find_ended(
     following = slots.count[:, ::2]  # [B, T], the slot that is filled next
     document = jnp.take_along_axis(slots.document_ids, jnp.minimum(following, capacity - 1), axis=1)
     does_end = (following < capacity) & (document == document_ids) & (document_ids > 0)
-    ended = slots.boundaries[:, 1::2]  # [B, T]
     return EndedPatches(
         index=jnp.where(does_end, following, capacity),
         read=slots.index[:, 1::2],
-        ends=ended,
-        starts=(jnp.pad(ended[:, :-1], ((0, 0), (1, 0))) & (document_ids > 0)) | first,
+        boundaries=slots.boundaries[:, 1::2],
         null=slots.valid & (slots.positions % 2 == 0),
         document_ids=slots.document_ids,
         total=slots.total,
         overflow=slots.overflow,
     )
+
+
+def after_ends(ends: jax.Array, document_ids: jax.Array) -> jax.Array:
+    """The first symbols of documents and those after `ends`, all bool `[B, T]`.
+
+    `document_ids` `[B, T]` are 0 or False in padding.
+    """
+    first = jnp.diff(document_ids.astype(jnp.int32), axis=1, prepend=0) != 0
+    return (first | jnp.pad(ends[:, :-1], ((0, 0), (1, 0)))) & (document_ids > 0)
 
 
 def gather_sum(x: jax.Array, patches: EndedPatches) -> tuple[jax.Array, jax.Array]:
@@ -147,7 +153,7 @@ def _mean_backward(gradient, residuals, g):
     next_size = _take(sizes[:, :, None], following)  # [B, T, 1]
     share = own_size / jnp.maximum(own_size + next_size, 1)
     present = (next_g * (next_mean - own_mean) * share).sum(axis=2)  # [B, T]
-    return dx.astype(x.dtype), jnp.where(patches.ends, present, without), None
+    return dx.astype(x.dtype), jnp.where(patches.boundaries, present, without), None
 
 
 gather_mean.defvjp(_mean_forward, _mean_backward)
@@ -187,7 +193,7 @@ def _spread_backward(gradient, residuals, g):
     removed = change(patches.read, patches.read - 1)
     # Where no patch ends any more, the vector of the one that would end is not known.
     inserted = jnp.where(patches.index < slots, inserted, 0)
-    return dy.astype(y.dtype), jnp.where(patches.ends, removed, inserted), None
+    return dy.astype(y.dtype), jnp.where(patches.boundaries, removed, inserted), None
 
 
 spread_ended.defvjp(_spread_forward, _spread_backward)

@@ -24,6 +24,11 @@ NO_PATCH = -1
 """The patch of symbols in padding, and of those before their document's first patch."""
 LENGTHS = {"1": 1, "2": 2, "3-4": 4, "5-8": 8, "9-16": 16, "17-32": 32, "33+": math.inf}
 """Classes of patch lengths, and the longest of each."""
+BYTES_PER_PATCH = Statistic("bytes_per_patch", "B/patch")
+SYMBOLS_PER_PATCH = Statistic("symbols_per_patch", "symbols/patch")
+"""Of an inner level, whose symbols are the patches of the level around it."""
+PATCH_LENGTH = Statistic("patch_length", "share")
+"""Share of the patches that have each length in bytes, in the classes of `LENGTHS`."""
 OVERFLOW = Statistic("overflow", "share")
 """Share of the boundaries that are ignored because the capacity is used up."""
 BYTES_PER_SLOT = "bytes_per_slot"
@@ -40,37 +45,32 @@ class TooFewSlots:
 
     symbols_per_slot: float
     option: str = BYTES_PER_SLOT
+    level: int = 1
 
     def __call__(self, values: Mapping[str, float]) -> str | None:
-        overflow = values[overflow_statistic(self.option).name]
+        overflow = values[OVERFLOW.at(self.level).name]
         if overflow <= MOST_OVERFLOW:
             return None
-        # Enough for the mean row and a tenth more; or, if rows differ, more than now. An inner
-        # level's mean is not measured, but its patches are at least as long as its slots.
-        is_outermost = self.option == BYTES_PER_SLOT
-        length = values["bytes_per_patch"] if is_outermost else self.symbols_per_slot
-        enough = min(length * (1 - overflow) / 1.1, 0.8 * self.symbols_per_slot)
+        # Enough for the mean row and a tenth more; or, if rows differ, more than now.
+        is_outermost = self.level == 1
+        length = BYTES_PER_PATCH if is_outermost else SYMBOLS_PER_PATCH.at(self.level)
+        enough = min(values[length.name] * (1 - overflow) / 1.1, 0.8 * self.symbols_per_slot)
         return (
-            f"{overflow:.1%} of the patches{'' if is_outermost else ' of an inner level'} found no "
-            f"free slot in their row, and their {'bytes' if is_outermost else 'symbols'} "
+            f"{overflow:.1%} of the patches{'' if is_outermost else f' of level {self.level}'} "
+            f"found no free slot in their row, and their {'bytes' if is_outermost else 'symbols'} "
             f"stayed in the patch before; set model.{self.option} to {max(1.0, enough):.2f} or "
             "less."
         )
 
 
-def overflow_statistic(option: str) -> Statistic:
-    """`OVERFLOW` of the outermost level; an inner level's is named after its option."""
-    return OVERFLOW if option == BYTES_PER_SLOT else Statistic(f"{OVERFLOW.name}/{option}", "share")
-
-
-def overflow_ratio(patches: Any, option: str = BYTES_PER_SLOT) -> Ratio:
+def overflow_ratio(patches: Any, option: str = BYTES_PER_SLOT, level: int = 1) -> Ratio:
     """The share of boundaries that overflowed, with a warning if that is much.
 
     Of a level's `Patches` or `EndedPatches`; `option` sets its capacity.
     """
-    wanted = patches.starts.sum() + patches.overflow
-    warn = TooFewSlots(patches.index.shape[1] / patches.document_ids.shape[1], option)
-    return overflow_statistic(option)(patches.overflow, wanted, warn=warn)
+    wanted = patches.total.sum() + patches.overflow
+    warn = TooFewSlots(patches.index.shape[1] / patches.document_ids.shape[1], option, level)
+    return OVERFLOW.at(level)(patches.overflow, wanted, warn=warn)
 
 
 @jax.tree_util.register_dataclass
@@ -93,11 +93,6 @@ class Patches:
     def total(self) -> jax.Array:
         """int32 `[B]`, patches of each row."""
         return self.valid.sum(axis=1)
-
-    @property
-    def starts(self) -> jax.Array:
-        """The first symbols of patches, bool `[B, T]`."""
-        return self.boundaries
 
 
 def slots(symbols: float, symbols_per_slot: float) -> int:
@@ -149,10 +144,15 @@ def count_lengths(starts: jax.Array, document_ids: jax.Array) -> jax.Array:
     following = jax.lax.cummin(index, axis=1, reverse=True)
     following = jnp.pad(following[:, 1:], ((0, 0), (0, 1)), constant_values=length)
     lengths = following - jnp.arange(length)[None, :]  # [B, T]
+    return sum_by_length(starts.astype(jnp.int32), lengths)
+
+
+def sum_by_length(values: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Sums of values `[B, T]` by the classes of their lengths, int `[B, T]`: `[len(LENGTHS)]`."""
     longest = jnp.array(list(LENGTHS.values())[:-1])
     classes = (lengths[:, :, None] > longest[None, None, :]).sum(axis=2)  # [B, T]
-    found = (classes[:, :, None] == jnp.arange(len(LENGTHS))[None, None, :]) & starts[:, :, None]
-    return found.sum(axis=(0, 1))
+    found = classes[:, :, None] == jnp.arange(len(LENGTHS))[None, None, :]
+    return jnp.where(found, values[:, :, None], 0).sum(axis=(0, 1))
 
 
 def positions_in_run(values: jax.Array) -> jax.Array:

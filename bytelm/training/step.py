@@ -27,13 +27,18 @@ from bytelm.core.vocabulary import PAD, UNSCORED, Vocabulary
 from bytelm.models import Batch, ModelConfig, ModelOutput
 from bytelm.models.contract import DELETED
 from bytelm.models.encoder_decoder import ControllerState, EncoderDecoderConfig, RatioController
-from bytelm.patching.patches import LENGTHS, count_lengths
+from bytelm.patching.marks import BPB_AT_LAG, PatchMarks, find_lags
+from bytelm.patching.patches import (
+    BYTES_PER_PATCH,
+    LENGTHS,
+    PATCH_LENGTH,
+    SYMBOLS_PER_PATCH,
+    count_lengths,
+    sum_by_length,
+)
 
 AUXILIARY = Statistic("auxiliary")
 """Auxiliary losses by name, in nats per scored symbol."""
-BYTES_PER_PATCH = Statistic("bytes_per_patch", "B/patch")
-PATCH_LENGTH = Statistic("patch_length", "share")
-"""Share of the patches that have each length, in the classes of `LENGTHS`."""
 
 
 @jax.tree_util.register_dataclass
@@ -256,7 +261,7 @@ def score(
     nats = output.nats(batch.targets)  # [B, T]
     is_text = (batch.targets >= 0) & (batch.targets < setup.vocabulary.end)  # [B, T]
     bytes_of = is_text.astype(jnp.int32) if batch.byte_counts is None else batch.byte_counts
-    text_nats = jnp.where(is_text, nats, 0.0).sum()
+    text_nats = jnp.where(is_text, nats, 0.0)  # [B, T]
     total, size, symbols = nats.sum(), bytes_of.sum(), (batch.targets != UNSCORED).sum()
     inputs: Any = None if batch.inputs is None else (batch.inputs != PAD).sum()
     # An encoder's losses are means over inputs; a micro-batch has a share of all inputs.
@@ -264,11 +269,11 @@ def score(
     losses, of_loss = output.auxiliary_losses, weights or {}
     auxiliary = sum((of_loss.get(name, 1.0) * loss for name, loss in losses.items()), jnp.zeros(()))
     if inputs is None:
-        bits = (BPB(text_nats, size), BPB_WITH_END(total, size))
+        bits = (BPB(text_nats.sum(), size), BPB_WITH_END(total, size))
         patches = None if output.patch_starts is None else output.patch_starts.sum()
     else:
         bits = (
-            BITS_PER_TARGET_BYTE(text_nats, size),
+            BITS_PER_TARGET_BYTE(text_nats.sum(), size),
             BITS_PER_TARGET_BYTE_WITH_END(total, symbols),
         )
         patches = inputs if output.deleted is None else inputs - output.deleted.sum()
@@ -280,7 +285,7 @@ def score(
         patches=patches,
         statistics=(
             *bits,
-            *_of_patches(output, batch, bytes_of, setup.scripts),
+            *_of_levels(output.levels, batch, text_nats, bytes_of, setup.scripts),
             *_of_deletions(output, batch, setup.scripts),
             *output.statistics,
             *(
@@ -292,16 +297,31 @@ def score(
     return total + auxiliary * share, sums
 
 
-def _of_patches(
-    output: ModelOutput, batch: Batch, bytes_of: jax.Array, scripts: tuple[str, ...]
+def _of_levels(
+    levels: tuple[PatchMarks, ...],
+    batch: Batch,
+    text_nats: jax.Array,
+    bytes_of: jax.Array,
+    scripts: tuple[str, ...],
 ) -> list[Ratio]:
-    """Bytes per patch, in all and by script, and shares of patch lengths."""
-    starts = output.patch_starts  # [B, T]
-    if starts is None:
-        return []
-    lengths = count_lengths(starts, batch.document_ids)
-    in_all, *by_script = _ratios(BYTES_PER_PATCH, bytes_of, starts, batch.scripts, scripts)
-    return [in_all, PATCH_LENGTH(lengths, lengths.sum(), parts=LENGTHS), *by_script]
+    """Of each level: sizes of patches, in all and by script; lengths; bits at each lag."""
+    found: list[Ratio] = []
+    for level, marks in enumerate(levels, start=1):
+        lengths = count_lengths(marks.starts, batch.document_ids)
+        lags = find_lags(marks.boundaries, batch.document_ids)  # [B, T]
+        at_lag = (sum_by_length(values, lags) for values in (text_nats, bytes_of))
+        size = BYTES_PER_PATCH.at(level)
+        in_all, *by_script = _ratios(size, bytes_of, marks.starts, batch.scripts, scripts)
+        found += [
+            in_all,
+            PATCH_LENGTH.at(level)(lengths, lengths.sum(), parts=LENGTHS),
+            *by_script,
+            BPB_AT_LAG.at(level)(*at_lag, parts=LENGTHS),
+        ]
+        if level > 1:
+            symbols = levels[level - 2].starts.sum()
+            found.append(SYMBOLS_PER_PATCH.at(level)(symbols, marks.starts.sum()))
+    return found
 
 
 def _of_deletions(output: ModelOutput, batch: Batch, scripts: tuple[str, ...]) -> list[Ratio]:

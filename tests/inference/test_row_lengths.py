@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bytelm.inference.row_lengths import SHORTEST, by_length, shortest_row
-from bytelm.inference.scoring import Scorer, _nats_and_starts, score_documents
+from bytelm.inference.scoring import Scorer, _nats_and_marks, score_documents
 from bytelm.inference.segmentation import segment_all
 from tests.models.families import FAMILIES, split_model, with_slots
 
@@ -53,7 +53,7 @@ def test_short_rows_give_the_scores_of_full_ones(name):
     """Also where patches overflow: a short row has less room for them."""
     scorer = Scorer(*split_model(FAMILIES[name]))
     whole = score_documents(
-        lambda batch: scorer._run(_nats_and_starts, batch)[0][0],
+        lambda batch: scorer._run(_nats_and_marks, batch)[0][0],
         TEXTS,
         sequence_length=LENGTH,
         batch_size=1,

@@ -214,7 +214,7 @@ def found_patches(config: ModelConfig) -> Callable[[Any, Batch], list[tuple[Any,
             return []
         symbols = Symbols.of_rows(batch.ids, batch.document_ids)
         found = [cut.patches for cut in model.forward(symbols)[2]]
-        return [(patches.starts.sum(axis=1), patches.overflow) for patches in found]
+        return [(patches.total, patches.overflow) for patches in found]
 
     return run
 

@@ -11,9 +11,14 @@ from bytelm.core.errors import UserError
 from bytelm.core.statistics import warnings
 from bytelm.patching.learned import EntropyPatches
 from bytelm.patching.levels import Symbols
-from bytelm.patching.patches import find_patches, overflow_ratio, slots
+from bytelm.patching.patches import (
+    BYTES_PER_PATCH,
+    SYMBOLS_PER_PATCH,
+    find_patches,
+    overflow_ratio,
+    slots,
+)
 from bytelm.patching.segmenter import FixedPatches
-from bytelm.training.step import BYTES_PER_PATCH
 from tests.models.families import ROWS, decoder, empty_state, random_rows, split_model
 from tests.models.nested import NestedConfig
 
@@ -35,20 +40,22 @@ def test_a_row_is_full_when_any_of_its_levels_is(config, fills):
 def test_each_level_tells_of_its_own_overflow_and_names_its_option():
     output = nnx.merge(*split_model(FEW_INSIDE))(random_rows(0))
     outer, inner = output.statistics[:2]
-    assert (outer.statistic.name, inner.statistic.name) == ("overflow", "overflow/patches_per_slot")
+    assert (outer.statistic.name, inner.statistic.name) == ("overflow", "overflow/level_2")
     assert outer.total == 0 < inner.total
     # Where the slots inside do not suffice, a longer row may have other scores.
     assert output.overflow == inner.total
-    found = warnings((*output.statistics, BYTES_PER_PATCH(16, 4)))
+    sizes = BYTES_PER_PATCH(16, 4), SYMBOLS_PER_PATCH.at(2)(4, 2)
+    found = warnings((*output.statistics, *sizes))
     assert found.keys() == {inner.statistic.name}
-    assert "of an inner level found no free slot" in found[inner.statistic.name]
+    assert "of level 2 found no free slot" in found[inner.statistic.name]
     assert "set model.patches_per_slot to " in found[inner.statistic.name]
 
 
 def test_the_capacity_that_a_warning_of_an_inner_level_names_is_enough():
     patches = find_patches(np.arange(24)[None, :] % 2 == 0, np.ones((1, 24), int), 4)
-    ratio = overflow_ratio(patches, "patches_per_slot")
-    warning = ratio.warn({ratio.statistic.name: ratio.value})
+    ratio = overflow_ratio(patches, "patches_per_slot", level=2)
+    size = SYMBOLS_PER_PATCH.at(2)(24, patches.total.sum())
+    warning = ratio.warn({each.statistic.name: each.value for each in (ratio, size)})
     enough = float(re.search("to ([0-9.]+) or less", warning)[1])
     assert 1 < enough <= 2 and slots(24, enough) >= 12
 
@@ -65,7 +72,7 @@ def test_any_segmenter_that_fits_can_cut_inside():
     )
     assert config.inner_capacity(16) == 9  # an eighth more than 8
     cuts = nnx.merge(*split_model(config)).forward(Symbols.of_rows(*random_ids()))[2]
-    outer, inner = (cut.patches.starts.sum(axis=1) for cut in cuts)
+    outer, inner = (cut.patches.total for cut in cuts)
     np.testing.assert_array_equal(inner, -(-outer // 2))
 
 

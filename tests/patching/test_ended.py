@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bytelm.patching.ended import find_ended, gather_mean, spread_ended
+from bytelm.patching.ended import after_ends, find_ended, gather_mean, spread_ended
 from bytelm.patching.patches import NO_PATCH
 from tests.models import golden
 
@@ -34,7 +34,8 @@ def test_a_symbol_reads_the_patch_that_ended_last():
     assert found.null.tolist() == [[True, False, False, False, False, False]]
     assert found.index.tolist() == [[1, 1, 1, 2, 2, 3, 6, 6]]
     assert found.read.tolist() == [[0, 0, 1, 1, 2, 3, 3, 3]]
-    assert found.starts.tolist() == [[1, 0, 0, 1, 0, 1, 1, 0]]
+    starts = after_ends(found.boundaries, jnp.ones((1, 8), jnp.int32))
+    assert starts.tolist() == [[1, 0, 0, 1, 0, 1, 1, 0]]
     assert found.total.tolist() == [4]
     assert found.overflow == 0
 
@@ -57,7 +58,7 @@ def test_a_full_row_ends_no_more_patches(capacity):
     found = ended(ends, capacity=capacity)
     kept = capacity - 1  # the null vector takes one
     assert found.total.tolist() == [capacity]
-    assert found.ends.sum() == kept and found.overflow == 3 - kept
+    assert found.boundaries.sum() == kept and found.overflow == 3 - kept
     assert found.read.max() == kept
 
 

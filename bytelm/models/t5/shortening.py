@@ -23,7 +23,7 @@ from bytelm.core.vocabulary import END, PAD, START
 from bytelm.models.encoder_decoder import RatioController, Reading
 from bytelm.nn.linear import Dense
 from bytelm.nn.norms import RMSNorm
-from bytelm.patching.ended import find_ended, gather_mean
+from bytelm.patching.ended import after_ends, find_ended, gather_mean
 from bytelm.patching.patches import positions_in_run
 from bytelm.patching.predictor import BoundaryPredictor, binomial_prior, relaxed_bernoulli, uniforms
 
@@ -294,7 +294,7 @@ class BoundaryPooling(Shortener):
             states=pooled.astype(reading.states.dtype),
             valid=exists,
             kept=exists,
-            deleted=valid & ~patches.starts & (reading.positions > 0),
+            deleted=valid & ~after_ends(patches.boundaries, valid) & (reading.positions > 0),
             losses={"boundaries": config.weight * binomial_prior(numbers, valid, config.rate)},
         )
 

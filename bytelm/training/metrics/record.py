@@ -84,10 +84,14 @@ class Record:
         if metrics.skipped_in_row:
             sums = jax.tree.map(np.zeros_like, sums)
         if self._restored is not None:
-            # A checkpoint has only the numbers; the first step has their structure.
-            before = map(np.asarray, self._restored)
-            self.sums = jax.tree.unflatten(jax.tree.structure(sums), before)
+            # A checkpoint has only the numbers; the first step has their structure. Another version
+            # may have had other statistics, and then the record begins with this step.
+            before, structure = list(map(np.asarray, self._restored)), jax.tree.structure(sums)
             self._restored = None
+            if len(before) == structure.num_leaves:
+                self.sums = jax.tree.unflatten(structure, before)
+            else:
+                self.steps, self.flops = 1, flops
         self.sums = added(self.sums, sums)
 
     def figures(self, step_flops: Callable[[float], float], peak: float) -> list[Figure]:

@@ -8,9 +8,9 @@ import pytest
 
 from bytelm.core.statistics import BPB, BPB_WITH_END, Statistic
 from bytelm.patching.learned import TARGET, boundary_statistics
-from bytelm.patching.patches import LENGTHS, OVERFLOW
+from bytelm.patching.patches import BYTES_PER_PATCH, LENGTHS, OVERFLOW, PATCH_LENGTH
 from bytelm.training.metrics.record import LoopState, Record
-from bytelm.training.step import AUXILIARY, BYTES_PER_PATCH, PATCH_LENGTH, StepMetrics, Sums
+from bytelm.training.step import AUXILIARY, StepMetrics, Sums
 
 SCRIPTS = ("eng", "rus", "hin")
 
@@ -118,6 +118,14 @@ def test_a_saved_record_goes_on(again):
     wanted = record(step(), step(nats=7.0))
     assert jax.tree.all(jax.tree.map(np.array_equal, restored.sums, wanted.sums))
     assert (restored.steps, restored.flops) == (2, 200.0)
+
+
+def test_a_record_with_other_statistics_begins_with_the_next_step():
+    saved = json.loads(json.dumps(record(flat(step())).saved()))
+    restored = Record.restored(saved)
+    restored.add(step(nats=7.0), 100.0)
+    assert jax.tree.all(jax.tree.map(np.array_equal, restored.sums, record(step(nats=7.0)).sums))
+    assert (restored.steps, restored.flops) == (1, 100.0)
 
 
 def test_the_record_of_an_older_checkpoint_begins_anew():
