@@ -54,6 +54,13 @@ def test_ablate_and_segment(capsys, tmp_path, lines, monkeypatch):
     assert "&lt;" in written
     error = fails(capsys, *segment, "--text", "other", "--html", str(page))
     assert "page.html exists; add --overwrite" in error
+    patches = tmp_path / "patches.json"
+    assert main([*segment, "--text", "line", "--json", str(patches)]) == 0
+    found = json.loads(patches.read_text())
+    assert (found["step"], found["bytes"], found["levels"]) == (1, 4, 1)
+    assert "".join(patch["text"] for patch in found["patches"]) == "line"
+    error = fails(capsys, *segment, "--text", "other", "--json", str(patches))
+    assert "patches.json exists; add --overwrite" in error and "another --json" in error
     assert page.read_text() == written
     options = ["--file", str(lines), "--html", str(page), "--overwrite"]
     assert main([*segment, *options]) == 0

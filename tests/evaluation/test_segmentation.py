@@ -1,21 +1,31 @@
 import io
+import json
 import math
 import re
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
 from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import END, START, Vocabulary
 from bytelm.data.config import DataConfig
-from bytelm.evaluation.segmentation import print_segmentation, segmentation_page, visible
+from bytelm.evaluation.segmentation import (
+    print_segmentation,
+    segmentation_json,
+    segmentation_page,
+    visible,
+)
 from bytelm.evaluation.suite import evaluate
 from bytelm.inference.segmentation import Segmentation
+from bytelm.patching.patches import LENGTHS
 from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.step import StepSetup, eval_step
 from tests.inference.test_segmentation import by_hand
-from tests.models.families import FAMILIES, LENGTH, split_model
+from tests.models.families import FAMILIES, LENGTH, padded, split_model
 
 TEXTS = ["one two three", "", "some more words here", "naïve  日本"] * 4
 
@@ -36,13 +46,74 @@ def test_figures_are_sums_over_the_documents():
     words = [found.word_agreement for found in cut]
     hits, expected = (sum(getattr(w, name) for w in words) for name in ("hits", "expected"))
     assert report.figures["word_start/recall"].value == pytest.approx(hits / expected)
-    assert set(report.figures) == {"bytes_per_patch"} | {
-        f"{start}/{measure}"
-        for start in ("word_start", "whitespace_start")
-        for measure in ("precision", "recall", "f1")
+    others = {"bytes_per_patch", "boundaries/rate", "overflow", "boundary_enrichment"}
+    assert set(report.figures) == others | {
+        *(f"word_start/{measure}" for measure in ("precision", "recall", "f1")),
+        *(f"whitespace_start/{measure}" for measure in ("precision", "recall", "f1")),
+        *(f"bpb_at_lag/{lag}" for lag in ("1", "2", "3-4", "5-8")),
     }
-    details = report.results["segmentation"].details
+    (details,) = report.results["segmentation"].details["levels"]
     assert details["patches"] == len(lengths) == sum(details["patches_by_length"].values())
+
+
+def test_figures_of_every_level_by_hand(monkeypatch):
+    cut = by_hand(b"abcdefg", 2, 5, inner=((5,),))
+    cut.nats[:] = math.log(2) * np.array([8, 1, 2, 4, 3, 5, 6])
+    cut.levels[0].ignored[7] = True
+    monkeypatch.setattr(LoadedModel, "segment_all", lambda *_, **options: [cut])
+    report = evaluate(load("nested"), ["abcdefg"], ["segmentation"])
+    wanted = {
+        "bytes_per_patch": 7 / 3,
+        "boundaries/rate": (1 + 3 + 1) / 8,  # START, three bytes, and one without a slot
+        "overflow": 1 / 5,
+        "bpb_at_lag/1": (8 + 1 + 4 + 6) / 4,
+        "bpb_at_lag/2": (2 + 3) / 2,
+        "bpb_at_lag/3-4": 5,
+        "boundary_enrichment": (8 + 1 + 4 + 6) / 4 / (29 / 7),
+        "bytes_per_patch/level_2": 7 / 2,
+        "symbols_per_patch/level_2": 3 / 2,
+        "boundaries/rate/level_2": 3 / 4,
+        "overflow/level_2": 0,
+        "bpb_at_lag/level_2/1": (8 + 1 + 6) / 3,
+        "bpb_at_lag/level_2/2": 2,
+        "bpb_at_lag/level_2/3-4": (4 + 3) / 2,
+        "bpb_at_lag/level_2/5-8": 5,
+        "boundary_enrichment/level_2": 5 / (29 / 7),
+    }
+    found = {name: f.value for name, f in report.figures.items() if "_start" not in name}
+    assert found == pytest.approx(wanted)
+    agreement = {name for name in report.figures if "_start" in name}
+    assert len(agreement) == 12 and "word_start/level_2/precision" in agreement
+    inner = report.results["segmentation"].details["levels"][1]
+    assert inner == {
+        "patches": 2,
+        "patches_by_length": {**dict.fromkeys(LENGTHS, 0), "2": 1, "5-8": 1},
+    }
+
+
+@pytest.mark.parametrize("family", ["nested", "hat"])
+def test_validation_and_evaluation_measure_the_same(family):
+    """Of documents that fit in a row."""
+    graphdef, params = split_model(FAMILIES[family])
+    batch = padded(*([START, *text, END] for text in (b"one two three", b"a b  cd e")))
+    setup = StepSetup(graphdef, None, Vocabulary(), {})
+    sums = jax.jit(lambda params: eval_step(setup, params, batch))(params)
+    trained = {figure.name: figure for ratio in sums.statistics for figure in ratio.figures}
+    report = evaluate(load(family), [b"one two three", b"a b  cd e"], ["segmentation"])
+    shared = [name for name in report.figures if name.startswith(("bpb_at_lag", "overflow"))]
+    assert len(shared) >= 4
+    for name in shared:
+        assert report.figures[name].value == pytest.approx(trained[name].value, rel=1e-4)
+        assert report.figures[name].unit == trained[name].unit
+
+
+def test_no_boundaries_have_no_overflow(monkeypatch):
+    cut = by_hand(b"abc")
+    cut.levels[0].boundaries[:] = False
+    monkeypatch.setattr(LoadedModel, "segment_all", lambda *_, **options: [cut])
+    figures = evaluate(load("spacebyte"), ["abc"], ["segmentation"]).figures
+    assert figures["overflow"].value == figures["boundaries/rate"].value == 0
+    assert figures["boundary_enrichment"].value == 1
 
 
 def test_texts_and_models_without_patches():
@@ -74,6 +145,67 @@ def test_patches_without_colours_have_bars_between_and_figures_below():
         assert figure in shown
     assert "precision 50.0%, recall 12.5%, F1 20.0%" in shown
     assert re.search(r"\n +1 .*1 \(33\.3%\)\n +2 +0 \(0\.0%\)\n", shown)
+
+
+NESTED = b"one two three. four"
+INNER = ((7, 14), (14,))
+
+
+def test_inner_levels_have_more_bars():
+    without = printed(by_hand(NESTED, 3, 7, 13, 14, inner=INNER), color_system=None)
+    assert without.startswith("one| two|| three|.||| four\n")
+    assert (
+        "here start: | a patch of level 1, || a patch of level 2, ||| a patch of level 3" in without
+    )
+    assert (
+        "level 2: 3 patches, 6.33 bytes per patch (longest 7), 1.67 of level 1 in each" in without
+    )
+    assert (
+        "level 3: 2 patches, 9.50 bytes per patch (longest 14), 1.50 of level 2 in each" in without
+    )
+    shown = printed(
+        by_hand(NESTED, 3, 7, 13, 14, inner=INNER), force_terminal=True, color_system="standard"
+    )
+    assert re.sub(r"\x1b\[[\d;]*m", "", shown).startswith("one two| three.|| four\n")
+    assert "here start: | a patch of level 2, || a patch of level 3" in shown
+
+
+def test_the_page_nests_the_patches_of_all_levels():
+    page = segmentation_page(by_hand(NESTED, 3, 7, 13, 14, inner=INNER), "nested")
+    text = re.search(r'<section class="text">(.*)</section>', page, re.DOTALL)[1]
+    assert re.sub("<[^>]*>", "", text) == NESTED.decode()
+    assert text.count("<span") == text.count("</span>") == 5 + 3 + 2
+    titles = re.findall(r'title="([^"]*)"', text)
+    assert titles[:3] == [
+        "level 3: 14 bytes, 2 patches, 2.00 bits per byte",
+        "level 2: 7 bytes, 2 patches, 2.00 bits per byte",
+        "3 bytes, 2.00 bits per byte",
+    ]
+    assert "line-height" not in text and "1rem/3.4 monospace" in page
+
+
+def test_json_nests_the_patches_of_all_levels():
+    cut = by_hand(b"a\xffbc", 2, inner=((2,),))
+    cut.nats[3] = math.inf
+    found = json.loads(json.dumps(segmentation_json(cut), allow_nan=False))
+    assert found == {
+        "bytes": 4,
+        "levels": 2,
+        "patches": [
+            {
+                "start": 0,
+                "bytes": 2,
+                "bits": 4.0,
+                "patches": [{"start": 0, "bytes": 2, "bits": 4.0, "text": "a\\xff"}],
+            },
+            {
+                "start": 2,
+                "bytes": 2,
+                "bits": None,
+                "patches": [{"start": 2, "bytes": 2, "bits": None, "text": "bc"}],
+            },
+        ],
+    }
 
 
 def test_a_character_cut_in_two_and_bytes_that_are_none():

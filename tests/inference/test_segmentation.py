@@ -1,20 +1,24 @@
 import math
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import START
 from bytelm.data.config import DataConfig
 from bytelm.inference.segmentation import (
+    LevelPatches,
+    Patch,
     Segmentation,
     boundary_agreement,
     length_histogram,
     whitespace_starts,
     word_starts,
 )
-from bytelm.models.contract import ModelConfig
+from bytelm.models.contract import Batch, ModelConfig
 from bytelm.patching.rules import find_edges
 from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
@@ -35,12 +39,20 @@ def model() -> LoadedModel:
     return loaded(FAMILIES["spacebyte"])
 
 
-def by_hand(text: bytes, *starts: int, bits: float = 2.0) -> Segmentation:
-    """A text whose patches start at byte 0 and at `starts`, at `bits` a byte."""
-    flags = np.zeros(len(text), bool)
-    flags[[0, *starts]] = True
+def by_hand(
+    text: bytes, *starts: int, bits: float = 2.0, inner: tuple[tuple[int, ...], ...] = ()
+) -> Segmentation:
+    """A text whose patches start at byte 0 and at `starts`, at `bits` a byte.
+
+    `inner` has the same of each inner level. START is a boundary too.
+    """
+
+    def level(starts: tuple[int, ...]) -> LevelPatches:
+        flags = np.isin(np.arange(len(text)), [0, *starts])
+        return LevelPatches(flags, np.append(True, flags), np.zeros(len(text) + 1, bool))
+
     nats = np.full(len(text), bits * math.log(2))
-    return Segmentation(text, flags, nats, 5 * math.log(2))
+    return Segmentation(text, tuple(map(level, (starts, *inner))), nats, 5 * math.log(2))
 
 
 @pytest.mark.parametrize("stride", [None, 3, LENGTH])
@@ -74,6 +86,66 @@ def test_the_bits_of_patches_add_up_to_those_of_the_text(model):
     assert found.patch_bits_per_byte[0] == pytest.approx(
         found.nats[:first].sum() / first / math.log(2)
     )
+
+
+@pytest.fixture(scope="module")
+def nested() -> LoadedModel:
+    return loaded(FAMILIES["nested"])
+
+
+@pytest.mark.parametrize("stride", [None, LENGTH])
+def test_each_level_is_cut_across_windows(nested, stride):
+    found = nested.segment(TEXT, stride=stride)
+    outer, inner = found.levels
+    assert outer.starts.sum() > inner.starts.sum() > 5
+    for level in (outer, inner):
+        assert level.starts.shape == (len(TEXT),) and level.starts[0]
+        assert level.boundaries.shape == level.ignored.shape == (1 + len(TEXT),)
+        assert not level.ignored.any()
+    assert not (inner.starts & ~outer.starts).any()
+    np.testing.assert_array_equal(found.at(2).starts, inner.starts)
+    assert b"".join(found.at(2).pieces) == TEXT
+    assert found.at(2).bits_per_byte == found.bits_per_byte
+
+
+def test_levels_in_one_window_are_those_of_the_model(nested):
+    text = TEXT[: LENGTH - 1]
+    ids = np.array([[START, *text]], np.int32)
+    graphdef, params = split_model(FAMILIES["nested"])
+    rows = Batch(ids, ids, np.ones_like(ids))
+    levels = jax.jit(lambda batch: nnx.merge(graphdef, params)(batch).levels)(rows)
+    for found, expected in zip(nested.segment(text).levels, levels, strict=True):
+        np.testing.assert_array_equal(found.boundaries, expected.boundaries[0])
+        np.testing.assert_array_equal(found.starts[1:], expected.starts[0, 2:])
+
+
+def test_patches_of_inner_levels_hold_those_of_the_level_around():
+    found = by_hand(b"abcdefg", 2, 3, 5, bits=1 / math.log(2), inner=((3, 5), (5,)))
+    assert found.depths.tolist() == [3, 1, 2, 3]
+    ab, c, de, fg = (Patch(*bounds, 2.0) for bounds in ((0, 2), (2, 3), (3, 5), (5, 7)))
+    c = c._replace(nats=1.0)
+    inner = Patch(0, 3, 3.0, (ab, c)), Patch(3, 5, 2.0, (de,)), Patch(5, 7, 2.0, (fg,))
+    assert found.at(1).nested == [Patch(0, 5, 5.0, inner[:2]), Patch(5, 7, 2.0, inner[2:])]
+    assert found.at(3).nested == [Patch(0, 5, 5.0), Patch(5, 7, 2.0)]
+
+
+def test_the_byte_after_a_boundary_has_lag_1():
+    # Boundaries: START, and the bytes 0, 2 and 5, each of which predicts the next byte.
+    assert by_hand(b"abcdefg", 2, 5).lags.tolist() == [1, 1, 2, 1, 2, 3, 1]
+    assert by_hand(b"abcdefg", 2, 5, inner=((5,),)).at(2).lags.tolist() == [1, 1, 2, 3, 4, 5, 1]
+
+
+@pytest.mark.parametrize(
+    ("family", "first"),
+    [("spacebyte", 1), ("hat", 0), ("dynamic_pooling, whitespace", 0)],
+)
+def test_lag_1_is_the_first_or_the_second_byte_of_a_patch(family, first):
+    """The first where patches end at boundaries, since then its vector is known before it."""
+    found = loaded(FAMILIES[family]).segment(b"ab cde f ghij")
+    at_boundary, starts = np.flatnonzero(found.lags == 1), np.flatnonzero(found.starts)
+    assert len(starts) >= 4
+    expected = starts[1:] + first
+    np.testing.assert_array_equal(at_boundary[at_boundary > first], expected)
 
 
 def test_a_flat_model_and_an_empty_text_are_refused(model):

@@ -46,6 +46,7 @@ from bytelm.patching.learned import (
     UnigramPatches,
 )
 from bytelm.patching.levels import Symbols
+from bytelm.patching.marks import PatchMarks, find_marks
 from bytelm.patching.segmenter import FixedPatches, RulePatches
 from tests.models.nested import NestedConfig
 
@@ -203,18 +204,19 @@ def forward(config: ModelConfig) -> Callable[[Any, Batch], jax.Array]:
 
 
 @functools.cache
-def found_patches(config: ModelConfig) -> Callable[[Any, Batch], list[tuple[Any, Any]]]:
-    """(params, batch) -> patches of each row, and overflow of all rows, of each level."""
+def found_patches(config: ModelConfig) -> Callable[[Any, Batch], list[tuple[Any, Any, PatchMarks]]]:
+    """(params, batch) -> patches of each row, overflow of all rows, and marks of each level."""
     graphdef, _ = split_model(config)
 
     @jax.jit
-    def run(params: Any, batch: Batch) -> list[tuple[jax.Array, jax.Array]]:
+    def run(params: Any, batch: Batch) -> list[tuple[jax.Array, jax.Array, PatchMarks]]:
         model = nnx.merge(graphdef, params)
         if not isinstance(model, HierarchicalModel):
             return []
-        symbols = Symbols.of_rows(batch.ids, batch.document_ids)
-        found = [cut.patches for cut in model.forward(symbols)[2]]
-        return [(patches.total, patches.overflow) for patches in found]
+        cuts = model.forward(Symbols.of_rows(batch.ids, batch.document_ids))[2]
+        marks = find_marks(cuts, model.config.needs.mark)
+        found = [cut.patches for cut in cuts]
+        return [(p.total, p.overflow, m) for p, m in zip(found, marks, strict=True)]
 
     return run
 

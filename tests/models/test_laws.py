@@ -298,9 +298,19 @@ def test_the_rows_of_the_laws_have_patches_and_overflow_at_every_level(config):
     """Otherwise the other laws would say nothing about a level."""
     levels = found_patches(config)(split_model(config)[1], random_rows(13))
     overflows = "overflow" in next(name for name, c in FAMILIES.items() if c is config)
-    for level, (opened, overflow) in enumerate(levels):
+    for level, (opened, overflow, _) in enumerate(levels):
         assert opened.mean() >= 3, f"level {level}: too few patches; shorten them (longest_patch)"
         assert (overflow > 0) == overflows, f"level {level}: {overflow} boundaries overflow"
+
+
+def test_patches_of_inner_levels_are_made_of_those_around_them(config):
+    batch = random_rows(13)
+    levels = [marks for _, _, marks in found_patches(config)(split_model(config)[1], batch)]
+    around = batch.document_ids > 0
+    for level in levels:
+        assert (np.asarray(level.starts) <= around).all() and np.asarray(level.starts)[:, 0].all()
+        assert not (np.asarray(level.boundaries) & np.asarray(level.ignored)).any()
+        around = np.asarray(level.starts)
 
 
 ALL = {**FAMILIES, **ENCODER_DECODERS}

@@ -19,6 +19,7 @@ from bytelm.patching.patches import (
     positions_in_run,
     slots,
     spread_first,
+    sum_by_length,
 )
 
 ROWS, LENGTH, WIDTH = 6, 30, 4
@@ -278,3 +279,16 @@ def test_overflow_is_a_warning_with_the_capacity_to_set():
     # There are slots enough for the mean row already, so it is some rows that need more.
     told = TooFewSlots(symbols_per_slot=3.0)({"overflow": 0.02, "bytes_per_patch": 5.5})
     assert "to 2.40 or less" in told
+
+
+def test_overflow_of_an_inner_level_names_the_level_and_its_option():
+    values = {"overflow/level_2": 0.2, "symbols_per_patch/level_2": 2.2}
+    told = TooFewSlots(3.0, "patches_per_slot", level=2)(values)
+    assert "of level 2 found no free slot" in told and "their symbols stayed" in told
+    assert "set model.patches_per_slot to 1.60 or less" in told
+
+
+def test_sums_by_length():
+    lengths = np.array([[1, 2, 2, 3], [4, 40, 5, 1]])
+    found = sum_by_length(np.arange(8.0).reshape(2, 4), lengths)
+    np.testing.assert_array_equal(found, [0 + 7, 1 + 2, 3 + 4, 6, 0, 0, 5])

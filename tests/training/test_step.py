@@ -16,10 +16,11 @@ from bytelm.models.parameters import roles_of
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn import mesh
 from bytelm.nn.mesh import MeshConfig, place_batch
+from bytelm.patching.marks import PatchMarks
 from bytelm.training import step
 from bytelm.training.optimizer import Muon
 from bytelm.training.program import train_program
-from bytelm.training.step import StepSetup, eval_step, train_step
+from bytelm.training.step import StepSetup, _of_levels, eval_step, train_step
 from tests.models.families import random_rows, split_model
 
 CONFIG = TransformerConfig(width=32, depth=1, head_width=8, mlp_width=48)
@@ -263,3 +264,34 @@ def test_every_byte_of_every_document_is_scored_once():
     # All parameters zero: every symbol is as likely as any other.
     assert sums.measure.total == pytest.approx(size * np.log(257), rel=1e-6)
     assert sums.nats == pytest.approx((size + len(documents)) * np.log(257), rel=1e-6)
+
+
+def test_the_patches_of_every_level_are_measured():
+    def marks(*starts):
+        flags = np.isin(np.arange(8), starts)[None, :]
+        return PatchMarks(flags, flags, np.zeros_like(flags))
+
+    levels = marks(0, 2, 5, 6), marks(0, 5)
+    counted = np.int32([[1, 1, 1, 1, 1, 1, 1, 0]])  # the last target is END
+    nats = np.log(2) * counted * [[8, 1, 2, 4, 3, 5, 6, 7]]
+    batch = Batch(None, None, np.ones((1, 8), np.int32))
+    found = jax.jit(lambda: _of_levels(levels, batch, jnp.array(nats), counted, ()))()
+    values = {figure.name: figure.value for ratio in found for figure in ratio.figures}
+    wanted = {
+        "bytes_per_patch": 7 / 4,
+        "patch_length/1": 1 / 4,
+        "patch_length/2": 2 / 4,
+        "patch_length/3-4": 1 / 4,
+        "bpb_at_lag/1": (8 + 2 + 5 + 6) / 4,  # after the first bytes of patches
+        "bpb_at_lag/2": (1 + 4) / 2,
+        "bpb_at_lag/3-4": 3,
+        "bytes_per_patch/level_2": 7 / 2,
+        "symbols_per_patch/level_2": 4 / 2,
+        "patch_length/level_2/3-4": 1 / 2,
+        "patch_length/level_2/5-8": 1 / 2,
+        "bpb_at_lag/level_2/1": (8 + 5) / 2,
+        "bpb_at_lag/level_2/2": (1 + 6) / 2,
+        "bpb_at_lag/level_2/3-4": (2 + 4) / 2,
+        "bpb_at_lag/level_2/5-8": 3,
+    }
+    assert {name: value for name, value in values.items() if value} == pytest.approx(wanted)
