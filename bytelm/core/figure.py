@@ -58,6 +58,7 @@ UNITS: dict[str, Unit] = {
     "FLOP": Unit(in_powers, "{} FLOP"),
     "FLOP/byte": Unit(",.0f", "{} FLOP/byte"),
     "B/patch": Unit(".2f", "{} B/patch"),
+    "symbols/patch": Unit(".2f", "{} symbols/patch"),
     "B/token": Unit(".2f", "{} B/token"),
     "lr": Unit(exponent, "lr {}"),
     "norm": Unit(".3g"),
