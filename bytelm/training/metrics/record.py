@@ -86,10 +86,10 @@ class Record:
         if self._restored is not None:
             # A checkpoint has only the numbers; the first step has their structure. Another version
             # may have had other statistics, and then the record begins with this step.
-            before, structure = list(map(np.asarray, self._restored)), jax.tree.structure(sums)
-            self._restored = None
-            if len(before) == structure.num_leaves:
-                self.sums = jax.tree.unflatten(structure, before)
+            before, self._restored = self._restored, None
+            leaves, structure = jax.tree.flatten(sums)
+            if len(before) == len(leaves):
+                self.sums = jax.tree.unflatten(structure, map(np.asarray, before))
             else:
                 self.steps, self.flops = 1, flops
         self.sums = added(self.sums, sums)
