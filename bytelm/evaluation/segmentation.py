@@ -113,10 +113,9 @@ def _agreement(found: Sequence[Segmentation], level: int) -> Iterable[Figure]:
 
 def _bits_at_lags(found: Sequence[Segmentation], level: int) -> Iterable[Figure]:
     """Bits of the bytes at each lag, and at lag 1 in proportion to those of all bytes."""
-    classes = [length_classes(each.lags) for each in found]
-    bits = np.zeros((len(found), len(LENGTHS)))  # [documents, classes]
-    counts = np.zeros_like(bits)
-    for document, (each, lags) in enumerate(zip(found, classes, strict=True)):
+    bits, counts = np.zeros((2, len(found), len(LENGTHS)))  # [documents, classes] each
+    for document, each in enumerate(found):
+        lags = length_classes(each.lags)
         bits[document] = np.bincount(lags, each.nats / math.log(2), len(LENGTHS))
         counts[document] = np.bincount(lags, minlength=len(LENGTHS))
     for lag, name in enumerate(LENGTHS):
