@@ -27,6 +27,7 @@ from bytelm.patching.levels import (
     Segmentation,
     Symbols,
     segment,
+    take,
 )
 from bytelm.patching.marks import find_marks
 from bytelm.patching.patches import overflow_ratio, slots
@@ -163,6 +164,11 @@ class HierarchicalModel(LanguageModel):
     head: Dense
 
     @property
+    def segmenters(self) -> tuple[Segmenter, ...]:
+        """Those of all levels, the outermost first."""
+        return (self.segmenter,)
+
+    @property
     def level(self) -> Level:
         """The level of bytes, around those inside and the backbone."""
         raise NotImplementedError
@@ -227,7 +233,7 @@ class HierarchicalModel(LanguageModel):
     def supervise(
         self, cuts: tuple[Segmentation, ...], batch: Batch, predictions: jax.Array
     ) -> tuple[dict[str, jax.Array], tuple[Ratio, ...]]:
-        """Losses and statistics of boundaries: here, those of the outermost level, the first cut.
+        """Losses and statistics of the boundaries of all levels, the outermost first.
 
         `predictions` are the logits of the next symbol, `[B, T, outputs]`.
         """
@@ -239,7 +245,16 @@ class HierarchicalModel(LanguageModel):
             batch.scripts,
             batch.boundaries,
         )
-        return self.segmenter.supervise(cuts[0].boundaries, seen)
+        losses: dict[str, jax.Array] = {}
+        statistics: list[Ratio] = []
+        outer: Segmentation | None = None
+        for segmenter, cut in zip(self.segmenters, cuts, strict=True):
+            seen = seen if outer is None else _inside(seen, outer)
+            own_losses, own_statistics = segmenter.supervise(cut.boundaries, seen)
+            losses |= own_losses
+            statistics += own_statistics
+            outer = cut
+        return losses, tuple(statistics)
 
     @staticmethod
     def counted(batch: Batch) -> jax.Array:
@@ -263,6 +278,13 @@ class HierarchicalModel(LanguageModel):
 
     def full_rows(self, state: HierarchyState) -> jax.Array:
         return state.parts.full_rows
+
+
+def _inside(seen: Supervision, cut: Segmentation) -> Supervision:
+    """What the segmenter inside the level of this cut sees: its symbols are the patches."""
+    inner = cut.inner_symbols
+    counted = take(seen.counted, cut.patches.positions) & cut.patches.valid
+    return Supervision(inner.ids, inner.document_ids, counted, None, level=seen.level + 1)
 
 
 def _overflow(cuts: tuple[Segmentation, ...], config: HierarchyConfig) -> list[Ratio]:

@@ -46,6 +46,13 @@ F1 = Statistic("boundaries/f1", "share")
 COLLAPSED = (0.005, 0.9)
 """Below and above these rates learned boundaries have collapsed."""
 
+
+
+def loss_name(level: int) -> str:
+    """The name of the own loss of a segmenter at a level, in `ModelOutput.auxiliary_losses`."""
+    return "boundaries" if level == 1 else f"boundaries/level_{level}"
+
+
 Target = tuple[jax.Array, jax.Array]
 """A loss, and the number of boundaries in the batch that it aims at."""
 
@@ -96,14 +103,13 @@ class LearnedSegmenter(Segmenter):
         self, boundaries: Boundaries, seen: Supervision
     ) -> tuple[dict[str, jax.Array], tuple[Ratio, ...]]:
         """The loss `boundaries`; the rate of boundaries, and their agreement with whitespace."""
-        whitespace = find_edges("whitespace", seen.ids, seen.document_ids)[0].ends
-        statistics = boundary_statistics(boundaries.hard, whitespace, seen.counted)
+        statistics = statistics_at(boundaries.hard, seen)
         target = self.config.loss(boundaries, seen)
         if target is None:
             return {}, statistics
         loss, wanted = target
-        ratios = (*statistics, TARGET(wanted, seen.counted.sum()))
-        return {"boundaries": self.config.weight * loss}, ratios
+        ratios = (*statistics, TARGET.at(seen.level)(wanted, seen.counted.sum()))
+        return {loss_name(seen.level): self.config.weight * loss}, ratios
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,6 @@ class LearnedPatches(SegmenterConfig):
 
     module: ClassVar[type[Any]] = LearnedSegmenter
     reads_states: ClassVar[bool] = True
-    needs_supervision: ClassVar[bool] = True
 
     rate: float = 0.2
     """Expected share of the symbols that are boundaries. It sets the predictor's first probability,
@@ -200,6 +205,7 @@ class EntropyPatches(LearnedPatches):
     """Predicts where the model's own predictive entropy spikes."""
 
     kind: ClassVar[str] = "entropy"
+    needs_supervision: ClassVar[bool] = True
 
     rate: float = 0.25
     """Expected share of the symbols that are boundaries."""
@@ -211,6 +217,7 @@ class EntropyPatches(LearnedPatches):
         self.require_positive("left", where=where)
 
     def loss(self, boundaries: Boundaries, seen: Supervision) -> Target:
+        assert seen.predictions is not None
         log_p = jax.nn.log_softmax(jax.lax.stop_gradient(seen.predictions))
         entropy = -(jnp.exp(log_p) * log_p).sum(axis=-1)
         spikes = entropy_spikes(entropy, seen.counted, self.left)
@@ -222,6 +229,7 @@ class UnigramPatches(LearnedPatches):
     """Predicts where the pieces of a SentencePiece Unigram model end (`data.unigram`)."""
 
     kind: ClassVar[str] = "unigram"
+    needs_supervision: ClassVar[bool] = True
     needs_unigram: ClassVar[bool] = True
 
     def loss(self, boundaries: Boundaries, seen: Supervision) -> Target | None:
@@ -248,6 +256,7 @@ class FlexitokensPatches(SampledPatches):
     """Learned end to end, within a band of boundary rates (arXiv 2507.12720)."""
 
     kind: ClassVar[str] = "flexitokens"
+    needs_supervision: ClassVar[bool] = True
 
     rate: float = 1 / 3
     """alpha, the highest rate of boundaries without `bands`; also the initial rate."""
@@ -296,6 +305,14 @@ class FlexitokensPatches(SampledPatches):
         return loss, jnp.where(known, rates[jnp.maximum(scripts, 0)], 0.0).sum()
 
 
+def statistics_at(hard: jax.Array, seen: Supervision) -> tuple[Ratio, ...]:
+    """The rate of boundaries bool `[B, T]`; of bytes, also their agreement with whitespace."""
+    if seen.level > 1:
+        return (_rate(hard & seen.counted, seen.counted, seen.level),)
+    whitespace = find_edges("whitespace", seen.ids, seen.document_ids)[0].ends
+    return boundary_statistics(hard, whitespace, seen.counted)
+
+
 def boundary_statistics(
     boundaries: jax.Array, whitespace: jax.Array, counted: jax.Array
 ) -> tuple[Ratio, ...]:
@@ -304,18 +321,31 @@ def boundary_statistics(
     made, there = boundaries.sum(), whitespace.sum()
     hits = (boundaries & whitespace).sum()
     return (
-        RATE(made, counted.sum(), warn=_collapse),
+        _rate(boundaries, counted),
         PRECISION(hits, made),
         RECALL(hits, there),
         F1(2 * hits, made + there),
     )
 
 
-def _collapse(values: Mapping[str, float]) -> str | None:
-    rate = values[RATE.name]
-    if COLLAPSED[0] < rate < COLLAPSED[1]:
-        return None
-    return (
-        f"{rate:.1%} of the symbols are boundaries: the segmentation has collapsed; raise "
-        "model.segmenter.weight, or lower the learning rate."
-    )
+def _rate(boundaries: jax.Array, counted: jax.Array, level: int = 1) -> Ratio:
+    return RATE.at(level)(boundaries.sum(), counted.sum(), warn=Collapse(level))
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """Warns of too few or too many boundaries in a level."""
+
+    level: int = 1
+
+    def __call__(self, values: Mapping[str, float]) -> str | None:
+        rate = values[RATE.at(self.level).name]
+        if COLLAPSED[0] < rate < COLLAPSED[1]:
+            return None
+        inner = self.level > 1
+        symbols = f"symbols of level {self.level}" if inner else "symbols"
+        weight = "the weight of its segmenter" if inner else "model.segmenter.weight"
+        return (
+            f"{rate:.1%} of the {symbols} are boundaries: the segmentation has collapsed; raise "
+            f"{weight}, or lower the learning rate."
+        )

@@ -276,6 +276,7 @@ class Level:
         capacity: gives the slots of a row of N symbols.
         width: D, the channels of y in `unpool`, as `finish` returns it. None if `unpool` gives y
             to the first symbols of patches alone: no open patch is then remembered.
+        stored: dtype of the open patch's vector; None for that of the activations.
         finish: (y, segmentation) -> y, applied to the inner level's result before unpooling.
     """
 
@@ -287,6 +288,7 @@ class Level:
     decoder: Stack
     capacity: Callable[[int], int]
     width: int | None = None
+    stored: jnp.dtype | None = None
     finish: Callable[[jax.Array, Segmentation], jax.Array] = lambda y, cut: y
 
     def __call__(self, x: jax.Array, symbols: Symbols, state: LevelState | None = None) -> Result:
@@ -317,7 +319,8 @@ class Level:
     def init_state(self, rows: int, length: int, dtype: jnp.dtype) -> LevelState:
         """The state before the first symbol of rows of at most `length` symbols."""
         capacity = self.capacity(length)
-        open = None if self.width is None else OpenPatch.none(rows, self.width, dtype)
+        stored = self.stored or dtype
+        open = None if self.width is None else OpenPatch.none(rows, self.width, stored)
         return LevelState(
             encoder=self.encoder.init_state(rows, length, dtype),
             patching=PatchingState.start(self.segmenter, rows, length, capacity, dtype),

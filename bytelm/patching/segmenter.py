@@ -33,6 +33,9 @@ class Boundaries(NamedTuple):
     """Float32 `[B, T]`, the same as numbers that carry a gradient, constant for a rule."""
     logits: jax.Array | None = None
     """Float32 `[B, T]`, a predictor's logits of a boundary; None from a rule."""
+    probabilities: jax.Array | None = None
+    """Float32 `[B, T]`, the probability of a boundary, with its gradient; None where it is just
+    decided."""
 
 
 class Supervision(NamedTuple):
@@ -41,11 +44,14 @@ class Supervision(NamedTuple):
     ids: jax.Array  # int32, the symbols
     document_ids: jax.Array  # int32
     counted: jax.Array  # bool, the symbols whose boundaries count
-    predictions: jax.Array  # float32 [B, T, outputs], the model's logits of the next symbol
+    predictions: jax.Array | None
+    """Float32 `[B, T, outputs]`, the model's logits of the next symbol; None in an inner level."""
     scripts: jax.Array | None = None
     """Int32, the script of each symbol, as in a batch; None if the batch has none."""
     piece_ends: jax.Array | None = None
     """Bool, the symbols with which a piece of `data.unigram` ends; None likewise."""
+    level: int = 1
+    """1 where the symbols are bytes, 2 where they are patches of bytes, and so on."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Needs:
     known_ends: bool = False  # a patch's end must be known from the patch's own bytes
     longest: bool = False  # patches must have a greatest length
     supervised: bool = True
-    """The family computes the segmenter's own losses (`Segmenter.supervise`)."""
+    """The symbols are bytes, for which a batch has scripts, and the model has predictions."""
 
 
 class Segmenter(nnx.Module):
@@ -110,7 +116,7 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
     needs_gradient: ClassVar[bool] = False
     """Whether only the model's loss can teach it where boundaries belong."""
     needs_supervision: ClassVar[bool] = False
-    """Whether it learns by a loss of its own."""
+    """Whether its own loss needs more of the symbols than its boundaries."""
     needs_unigram: ClassVar[bool] = False
     """Whether training needs the pieces of `data.unigram`."""
 
@@ -163,7 +169,7 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
         if self.reads_states and not needs.states:
             reason = "reads states of symbols, which the family has not computed when it cuts them"
         elif self.needs_supervision and not needs.supervised:
-            reason = "learns by a loss of its own, which the family does not compute in this place"
+            reason = "learns from what is known of bytes alone, and cuts patches in this place"
         elif self.needs_gradient and not needs.gradient:
             reason = "learns from the model's loss, which does not reach it in this family"
         elif needs.known_ends and not self.knows_ends:

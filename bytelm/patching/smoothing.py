@@ -1,0 +1,65 @@
+"""H-Net's way from patches back to symbols (arXiv 2507.07955, section 2.2.2).
+
+Vectors of patches are averaged over time with the probabilities of their boundaries, so that a
+patch that hardly begins changes little:
+
+    z_k = P_k y_k + (1 - P_k) z_{k-1},  P_k = clip(p_k, 1e-4, 1 - 1e-4),  z_{-1} = 0,
+
+from each document's first patch on. Each symbol then gets its patch's z times its confidence, which
+is 1 and whose gradient is that of the probability of what was decided: p at a boundary, and 1 - p
+elsewhere. Rules decide with p = 0 or 1.
+
+Shapes: B = rows, N = symbols, P = patches, D = channels.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from bytelm.patching.levels import Segmentation
+from bytelm.patching.patches import gather_first
+from bytelm.patching.segmenter import Boundaries
+
+LEAST = 1e-4
+"""P is kept this far from 0 and 1."""
+
+
+def probabilities(boundaries: Boundaries) -> jax.Array:
+    """float32 `[B, N]`, of a boundary at each symbol."""
+    return boundaries.values if boundaries.probabilities is None else boundaries.probabilities
+
+
+def smoothed(y: jax.Array, cut: Segmentation) -> jax.Array:
+    """The average z of the patches' vectors: `[B, P, D]` to float32 `[B, P, D]`.
+
+    In decoding it goes on from the vector of the open patch.
+    """
+    p = probabilities(cut.boundaries)[:, :, None]  # [B, N, 1]
+    p = jnp.clip(gather_first(p, cut.patches), LEAST, 1 - LEAST)  # [B, P, 1]
+    kept = jnp.where(cut.patches.number[:, :, None] > 0, 1 - p, 0.0)
+    first = jnp.zeros_like(y[:, 0]) if cut.open is None else cut.open.vector
+    return moving_average(p * y.astype(jnp.float32), kept, first.astype(jnp.float32))
+
+
+@jax.checkpoint  # the backward pass stores its inputs alone
+def moving_average(new: jax.Array, kept: jax.Array, first: jax.Array) -> jax.Array:
+    """z_k = new_k + kept_k z_{k-1}, float32 `[B, P, D]`, `[B, P, 1]` and `[B, D]` (z_{-1})."""
+
+    def join(
+        earlier: tuple[jax.Array, jax.Array], later: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        return earlier[0] * later[0], later[0] * earlier[1] + later[1]
+
+    new = new.at[:, 0].add(kept[:, 0] * first)
+    return jax.lax.associative_scan(join, (kept, new), axis=1)[1]
+
+
+def confidence(cut: Segmentation) -> jax.Array:
+    """1, with the gradient of the probability of what was decided: float32 `[B, N, 1]`.
+
+    A boundary that found no free slot has no gradient.
+    """
+    p, wanted = probabilities(cut.boundaries), cut.boundaries.hard
+    decided = jnp.where(wanted, p, 1 - p)
+    overflowed = wanted & ~cut.patches.boundaries
+    decided = jnp.where(overflowed, 1.0, decided)[:, :, None]
+    return 1 + (decided - jax.lax.stop_gradient(decided))
