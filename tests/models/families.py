@@ -178,8 +178,13 @@ def with_slots(config: ModelConfig) -> ModelConfig:
     """The config with a slot for every symbol, so that no row overflows."""
     if not isinstance(config, HierarchyConfig):
         return config
-    slots = [field.name for field in dataclasses.fields(config) if field.name.endswith("_per_slot")]
-    return dataclasses.replace(config, **dict.fromkeys(slots, 1.0))
+    slots = {
+        field.name: (1.0,) * len(value) if isinstance(value, tuple) else 1.0
+        for field in dataclasses.fields(config)
+        if field.name.endswith("_per_slot")
+        for value in [getattr(config, field.name)]
+    }
+    return dataclasses.replace(config, **slots)
 
 
 @functools.cache
