@@ -8,7 +8,8 @@ from flax import nnx
 from bytelm.core.errors import UserError
 from bytelm.models.contract import ModelConfig
 from bytelm.nn.attention.attention import AttentionImplementation, AttentionMask
-from bytelm.nn.block import BlockConfig
+from bytelm.nn.block import BlockConfig, StackedConfig
+from bytelm.nn.mamba2 import Mamba2Config
 from bytelm.nn.mlp import MLPKind
 from bytelm.nn.stack import Remat, Stack
 
@@ -85,6 +86,47 @@ class BlocksConfig(ModelConfig):
             **options,
         )
 
-    def stack(self, block: BlockConfig, rngs: nnx.Rngs) -> Stack:
+    def stack(self, block: StackedConfig, rngs: nnx.Rngs) -> Stack:
         """A stack of these blocks, with the options `scan` and `remat`."""
         return Stack(block, rngs=rngs, scan=self.scan, remat=self.remat)
+
+
+@dataclass(frozen=True)
+class MixedBlocksConfig(BlocksConfig):
+    """Options of the families whose stacks may have Mamba-2 blocks, with heads of `head_width`."""
+
+    expansion: int = 2
+    """Channels inside a Mamba-2 block, as a multiple of those of its stack."""
+    state_width: int = 128
+    """Channels of its keys and queries: a head's state has head_width x state_width numbers."""
+    convolution_width: int = 4
+    """Positions that its convolution sees."""
+    chunk: int = 64
+    """Positions that it computes at a time; this only changes speed and rounding."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_positive("expansion", "state_width", "convolution_width", "chunk")
+
+    def require_mamba_heads(self, where: str, width: int) -> None:
+        """Raises UserError unless Mamba-2 blocks of this width, an option `where`, have heads."""
+        if self.expansion * width % self.head_width:
+            raise UserError(
+                f"model.expansion x {where} is {self.expansion * width}, no multiple of "
+                f"model.head_width {self.head_width}; change one of them."
+            )
+
+    def mamba_block(self, width: int, mlp_width: int | None = None, **options: Any) -> Mamba2Config:
+        """The Mamba-2 blocks of one stack, with an MLP, and depth 1 for a `Layout` to change."""
+        return Mamba2Config(
+            width=width,
+            depth=1,
+            mlp=self.mlp,
+            mlp_width=mlp_width,
+            inner=self.expansion * width,
+            head_width=self.head_width,
+            state_width=self.state_width,
+            convolution_width=self.convolution_width,
+            chunk=self.chunk,
+            **options,
+        )

@@ -18,7 +18,7 @@ from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS, LayerNorm, NormKind, RMSNorm
-from bytelm.nn.stack import Stack
+from bytelm.nn.stack import AnyStack
 from bytelm.patching.levels import (
     Level,
     LevelState,
@@ -117,9 +117,9 @@ class HierarchyConfig(BlocksConfig):
         """
         return self.global_block().forward_flops(patches)
 
-    @abc.abstractmethod
     def global_block(self) -> BlockConfig:
-        """The shape of the backbone's blocks."""
+        """The shape of the backbone's blocks, of which `backbone_flops` counts the cost."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class HierarchicalModel(LanguageModel):
 
     config: HierarchyConfig
     segmenter: Segmenter
-    backbone: Stack
+    backbone: AnyStack
     final_norm: Callable[[jax.Array], jax.Array]
     head: Dense
 
@@ -193,9 +193,9 @@ class HierarchicalModel(LanguageModel):
         rows: int,
         length: int,
         *,
-        encoder: Stack | None = None,
+        encoder: AnyStack | None = None,
         open: Any,
-        decoder: Stack,
+        decoder: AnyStack,
         marks: int = 0,
     ) -> LevelState:
         """`init_parts` of a family whose level is no `Level`.

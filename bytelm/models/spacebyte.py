@@ -31,17 +31,20 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE
+from bytelm.models.blocks import MixedBlocksConfig
 from bytelm.models.hierarchy import HierarchicalModel, PositionTable, TwoWidthsConfig
 from bytelm.nn.attention.attention import AttentionMask
-from bytelm.nn.block import BlockConfig
+from bytelm.nn.block import BlockConfig, StackedConfig
+from bytelm.nn.layout import Layout
 from bytelm.nn.linear import Embedding
+from bytelm.nn.stack import AnyStack, MixedStack
 from bytelm.patching.levels import Level, Segmentation, Symbols
 from bytelm.patching.patches import gather_first, spread_first
 from bytelm.patching.segmenter import Needs, RulePatches, SegmenterConfig
 
 
 @dataclass(frozen=True)
-class SpaceByteConfig(TwoWidthsConfig):
+class SpaceByteConfig(MixedBlocksConfig, TwoWidthsConfig):
     """SpaceByte; the defaults are its layout with today's blocks (RMSNorm, SwiGLU, RoPE)."""
 
     family: ClassVar[str] = "spacebyte"
@@ -51,6 +54,10 @@ class SpaceByteConfig(TwoWidthsConfig):
     """Local blocks, before and after the global ones together."""
     initial_depth: int | None = None
     """Local blocks before the global ones; None for half of them, rounded down."""
+    local_layout: tuple[str, str] | None = None
+    """Local blocks before and after the global ones in the letters of `bytelm.nn.layout`, such as
+    m4 and m4, which is SpaceByte++ (arXiv 2507.07955); None for `local_depth` Transformer
+    blocks."""
     window: int | None = None
     """A byte sees itself and the window - 1 bytes before it in the local blocks; None for d."""
     segmenter: SegmenterConfig = field(default=RulePatches("spacelike"))
@@ -72,20 +79,45 @@ class SpaceByteConfig(TwoWidthsConfig):
         self.require(rule, lambda x: x >= 2, "local_depth")
         rule = f"it must be from 1 to {depth - 1}, to leave some of the {depth} local blocks"
         self.require(rule, lambda x: 0 < x < depth, "initial_depth")
+        parts = (part for layout in self.local_layouts for part in layout.parts)
+        if any(letter in "mM" for letter, _ in parts):
+            self.require_mamba_heads("model.local_width", self.local_width)
 
     @property
     def initial_blocks(self) -> int:
         return self.local_depth // 2 if self.initial_depth is None else self.initial_depth
 
+    @property
+    def local_layouts(self) -> list[Layout]:
+        """Of the blocks before the global ones and of those after; none without `local_layout`."""
+        return [Layout.parse(text, "model.local_layout") for text in self.local_layout or ()]
+
     def local_block(self, depth: int) -> BlockConfig:
         mask = AttentionMask(window=self.window or self.local_width)
         return self.block(self.local_width, depth, mask)
+
+    @property
+    def local_blocks(self) -> list[list[StackedConfig]]:
+        """The blocks before the global ones, and those after."""
+        if self.local_layout is None:
+            depths = self.initial_blocks, self.local_depth - self.initial_blocks
+            return [[self.local_block(depth)] for depth in depths]
+        mamba = self.mamba_block(self.local_width, norm=self.norm, scaled_init=self.scaled_init)
+        return [layout.configs(self.local_block(1), mamba) for layout in self.local_layouts]
+
+    def local_stack(self, index: int, rngs: nnx.Rngs) -> AnyStack:
+        """The stack of `local_blocks[index]`."""
+        blocks = self.local_blocks[index]
+        if self.local_layout is None:
+            return self.stack(blocks[0], rngs)
+        return MixedStack(blocks, rngs=rngs, scan=self.scan, remat=self.remat)
 
     def build(self, rngs: nnx.Rngs) -> "SpaceByte":
         return SpaceByte(self, rngs=rngs)
 
     def local_flops(self, length: int, patches: float) -> float:
-        local = self.local_block(self.local_depth).forward_flops(length)
+        blocks = (block for stack in self.local_blocks for block in stack)
+        local = sum(block.forward_flops(length) for block in blocks)
         local += self.segmenter.forward_flops(self.local_width, length)
         return local + 2.0 * length * self.local_width * OUTPUT_SIZE
 
@@ -103,11 +135,10 @@ class SpaceByte(HierarchicalModel):
             size = config.learned_positions
             self.local_positions = PositionTable(size, d, rngs=rngs)
             self.global_positions = PositionTable(config.capacity(size), width, rngs=rngs)
-        self.initial = config.stack(config.local_block(config.initial_blocks), rngs)
+        self.initial = config.local_stack(0, rngs)
         self.segmenter = config.build_segmenter(d, rngs)
         self.backbone = config.stack(config.global_block(), rngs)
-        final_blocks = config.local_depth - config.initial_blocks
-        self.final = config.stack(config.local_block(final_blocks), rngs)
+        self.final = config.local_stack(1, rngs)
         self.final_norm, self.head = config.build_head(d, rngs)
 
     @property

@@ -268,3 +268,7 @@ class MixedStack(nnx.Module):
             x, part = stack.extend(x, part, lengths, **options)
             states.append(part)
         return x if self.norm is None else self.norm(x), MixedState(tuple(states))
+
+
+AnyStack = Stack | MixedStack
+"""What runs blocks one after another."""

@@ -47,7 +47,6 @@ COLLAPSED = (0.005, 0.9)
 """Below and above these rates learned boundaries have collapsed."""
 
 
-
 def loss_name(level: int) -> str:
     """The name of the own loss of a segmenter at a level, in `ModelOutput.auxiliary_losses`."""
     return "boundaries" if level == 1 else f"boundaries/level_{level}"

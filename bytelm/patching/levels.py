@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from bytelm.nn.mesh import shard_rows
-from bytelm.nn.stack import Stack, StackState
+from bytelm.nn.stack import AnyStack
 from bytelm.patching.patches import NO_PATCH, find_patches, positions_in_run
 from bytelm.patching.segmenter import Boundaries, Segmenter
 
@@ -210,8 +210,8 @@ def prepend(first: jax.Array, values: jax.Array) -> jax.Array:
 
 
 def run(
-    stack: Stack, x: jax.Array, symbols: Symbols, state: StackState | None, **options: Any
-) -> tuple[jax.Array, StackState | None]:
+    stack: AnyStack, x: jax.Array, symbols: Symbols, state: Any, **options: Any
+) -> tuple[jax.Array, Any]:
     """Runs a stack over the symbols' vectors `[B, N, d]`, with the options of `Stack`."""
     if state is None:
         return stack(x, options.pop("group_ids", symbols.document_ids), **options), None
@@ -219,8 +219,8 @@ def run(
 
 
 def run_patches(
-    backbone: Stack, y: jax.Array, symbols: Symbols, state: StackState | None, **options: Any
-) -> tuple[jax.Array, StackState | None]:
+    backbone: AnyStack, y: jax.Array, symbols: Symbols, state: Any, **options: Any
+) -> tuple[jax.Array, Any]:
     """`run` over patches `[B, P, D]`; in decoding, only if any row has opened one."""
     return run_if_any(symbols, lambda: run(backbone, y, symbols, state, **options), y, state)
 
@@ -280,12 +280,12 @@ class Level:
         finish: (y, segmentation) -> y, applied to the inner level's result before unpooling.
     """
 
-    encoder: Stack
+    encoder: AnyStack
     segmenter: Segmenter
     pool: Callable[[jax.Array, Segmentation], jax.Array]
-    inner: "Stack | Level"
+    inner: "AnyStack | Level"
     unpool: Callable[[jax.Array, jax.Array, Segmentation], jax.Array]
-    decoder: Stack
+    decoder: AnyStack
     capacity: Callable[[int], int]
     width: int | None = None
     stored: jnp.dtype | None = None

@@ -83,9 +83,7 @@ class Router(Segmenter):
         last = jnp.take_along_axis(seen, count[:, None, None], axis=1)[:, 0]
         return Boundaries(hard, values, probabilities=p), (last, begun | (count > 0))
 
-    def init_carry(
-        self, rows: int, length: int, dtype: jnp.dtype
-    ) -> tuple[jax.Array, jax.Array]:
+    def init_carry(self, rows: int, length: int, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
         return jnp.zeros((rows, self.width), dtype), jnp.zeros((rows,), bool)
 
     def supervise(

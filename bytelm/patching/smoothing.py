@@ -6,8 +6,8 @@ patch that hardly begins changes little:
     z_k = P_k y_k + (1 - P_k) z_{k-1},  P_k = clip(p_k, 1e-4, 1 - 1e-4),  z_{-1} = 0,
 
 from each document's first patch on. Each symbol then gets its patch's z times its confidence, which
-is 1 and whose gradient is that of the probability of what was decided: p at a boundary, and 1 - p
-elsewhere. Rules decide with p = 0 or 1.
+is 1 and has the gradient of the likelier probability: of p at a boundary, and of 1 - p elsewhere.
+Rules decide with p = 0 or 1.
 
 Shapes: B = rows, N = symbols, P = patches, D = channels.
 """
@@ -53,13 +53,17 @@ def moving_average(new: jax.Array, kept: jax.Array, first: jax.Array) -> jax.Arr
     return jax.lax.associative_scan(join, (kept, new), axis=1)[1]
 
 
-def confidence(cut: Segmentation) -> jax.Array:
-    """1, with the gradient of the probability of what was decided: float32 `[B, N, 1]`.
+def decided(boundaries: Boundaries) -> jax.Array:
+    """The probability of the likelier of a boundary and none, float32 `[B, N]`."""
+    p = probabilities(boundaries)
+    return jnp.where(p > 0.5, p, 1 - p)
 
-    A boundary that found no free slot has no gradient.
+
+def confidence(cut: Segmentation) -> jax.Array:
+    """1, with the gradient of `decided`: float32 `[B, N, 1]`.
+
+    Boundaries that found no free slot have no gradient.
     """
-    p, wanted = probabilities(cut.boundaries), cut.boundaries.hard
-    decided = jnp.where(wanted, p, 1 - p)
-    overflowed = wanted & ~cut.patches.boundaries
-    decided = jnp.where(overflowed, 1.0, decided)[:, :, None]
-    return 1 + (decided - jax.lax.stop_gradient(decided))
+    overflowed = cut.boundaries.hard & ~cut.patches.boundaries
+    c = jnp.where(overflowed, 1.0, decided(cut.boundaries))[:, :, None]
+    return 1 + (c - jax.lax.stop_gradient(c))

@@ -225,9 +225,10 @@ def _longer_run_advice(old: ExperimentConfig, step: int) -> str:
     """How to train longer with the same optimiser, without a jump."""
     schedule = old.optimizer.schedule
     decay = old.train.steps - max(1, round(old.optimizer.decay * old.train.steps))
-    if schedule == "warmup_stable_decay" and step >= decay:
+    falls_late = schedule.startswith("warmup_stable")
+    if falls_late and step >= decay:
         return f"to train longer without a jump, resume before its decay, with --step up to {decay}"
-    if schedule in ("warmup_stable_decay", "constant"):
+    if falls_late or schedule == "constant":
         return "its warm-up is a share of all steps; set optimizer.warmup to one that is over"
     return (
         f"a {schedule} schedule ends with its run: for one that can be trained longer choose "

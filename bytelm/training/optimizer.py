@@ -27,13 +27,20 @@ class OptimizerConfig(Variant, name="optimizer", key="name"):
 
     learning_rate: float = 1e-3
     """Peak learning rate."""
-    schedule: Literal["cosine", "quarter_cosine", "warmup_stable_decay", "constant"] = "cosine"
+    schedule: Literal[
+        "cosine",
+        "quarter_cosine",
+        "warmup_stable_decay",
+        "warmup_stable_sqrt_decay",
+        "constant",
+    ] = "cosine"
     """Shape after the warm-up: half a cosine (from its top to its bottom), a quarter (from its top
-    to its zero), constant and then linear in the last `decay` of the steps, or constant."""
+    to its zero), constant and then falling in the last `decay` of the steps, linearly or as
+    1 - sqrt(x) (arXiv 2405.18392), or constant."""
     warmup: float = 0.02
     """Fraction of the steps in which the learning rate rises linearly from 0."""
     decay: float = 0.2
-    """Fraction of the steps in which "warmup_stable_decay" falls."""
+    """Fraction of the steps in which a schedule that is first constant falls."""
     final: float = 0.1
     """Learning rate at the last step, as a fraction of the peak."""
     weight_decay: float = 0.1
@@ -54,7 +61,7 @@ class OptimizerConfig(Variant, name="optimizer", key="name"):
         self.require("it must be at least 0", lambda x: x >= 0, "weight_decay")
         fraction = "it is a fraction from 0 to 1"
         self.require(fraction, lambda x: 0 <= x <= 1, "warmup", "decay", "final")
-        if self.schedule == "warmup_stable_decay" and self.warmup + self.decay > 1:
+        if self.schedule.startswith("warmup_stable") and self.warmup + self.decay > 1:
             raise UserError(
                 f"optimizer.warmup {self.warmup} and optimizer.decay {self.decay} are fractions "
                 "of the same run and add up to more than 1; lower one of them."
@@ -98,9 +105,11 @@ class OptimizerConfig(Variant, name="optimizer", key="name"):
             schedules.append(_quarter_cosine(peak, last, max(1, steps - warmup)))
         else:
             schedules.append(optax.constant_schedule(peak))
-        if self.schedule == "warmup_stable_decay":
+        if self.schedule.startswith("warmup_stable"):
             decay = max(1, round(self.decay * steps))
-            schedules.append(optax.linear_schedule(peak, last, decay))
+            is_linear = self.schedule == "warmup_stable_decay"
+            fall = optax.linear_schedule if is_linear else _sqrt_decay
+            schedules.append(fall(peak, last, decay))
             ends.append(steps - decay)
         joined = optax.join_schedules(schedules, ends)
         # The first step already moves, and the last one has the final rate.
@@ -218,5 +227,12 @@ def _fits(one: str, path: str, role: Role) -> bool:
 def _quarter_cosine(peak: float, last: float, steps: int) -> optax.Schedule:
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         return last + (peak - last) * jnp.cos(0.5 * jnp.pi * jnp.minimum(step, steps) / steps)
+
+    return schedule
+
+
+def _sqrt_decay(peak: float, last: float, steps: int) -> optax.Schedule:
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        return peak + (last - peak) * jnp.sqrt(jnp.clip(step / steps, 0.0, 1.0))
 
     return schedule

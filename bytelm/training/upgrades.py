@@ -216,6 +216,15 @@ def _chosen(fields: Saved, names: tuple[str, ...]) -> Saved:
     return {name: fields[name] for name in names if name in fields}
 
 
+def _mix_local_blocks(config: Saved) -> None:
+    """SpaceByte's local blocks may be Mamba-2."""
+    model = part(config, "model")
+    if model.get("family") == "spacebyte":
+        added = {"expansion": 2, "state_width": 128, "convolution_width": 4, "chunk": 64}
+        for name, value in {"local_layout": None, **added}.items():
+            model.setdefault(name, value)
+
+
 UPGRADES = (
     Upgrade(_add_fields_of_before_schemas),
     Upgrade(_rename_fields),
@@ -227,6 +236,7 @@ UPGRADES = (
     ),
     Upgrade(_part_optimizers),
     Upgrade(_choose_source_and_task),
+    Upgrade(_mix_local_blocks),
 )
 """The first one leads to schema 1, and so on."""
 

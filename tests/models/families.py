@@ -23,6 +23,7 @@ from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
+from bytelm.models.hnet import HNetConfig
 from bytelm.models.mamba import MambaConfig
 from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.parameters import abstract_model, roles_of
@@ -47,6 +48,7 @@ from bytelm.patching.learned import (
 )
 from bytelm.patching.levels import Symbols
 from bytelm.patching.marks import PatchMarks, find_marks
+from bytelm.patching.router import RouterPatches
 from bytelm.patching.segmenter import FixedPatches, RulePatches
 from tests.models.nested import NestedConfig
 
@@ -78,6 +80,9 @@ dynamic_pooling = functools.partial(
     bytes_per_slot=1.0,
 )
 
+hnet = functools.partial(
+    HNetConfig, widths=(16, 24), head_width=8, state_width=6, chunk=4, bytes_per_slot=1.0
+)
 nested = functools.partial(
     NestedConfig, head_width=8, segmenter=RulePatches("spacelike", longest_patch=2)
 )
@@ -105,6 +110,8 @@ FAMILIES: dict[str, ModelConfig] = {
         bytes_per_slot=5.0,
     ),
     "spacebyte, sampled, overflow": spacebyte(segmenter=GumbelPatches(0.4), bytes_per_slot=4.0),
+    "spacebyte, router": spacebyte(segmenter=RouterPatches()),
+    "spacebyte, Mamba-2": spacebyte(local_layout=("m1", "t1m1"), state_width=6, chunk=4),
     "spacebyte, unigram, layer norm": spacebyte(segmenter=UnigramPatches(0.5), norm="layer"),
     "megabyte": megabyte(),
     "megabyte, published block, overflow": megabyte(
@@ -146,7 +153,20 @@ FAMILIES: dict[str, ModelConfig] = {
     "dynamic_pooling, spacelike, overflow": dynamic_pooling(
         segmenter=RulePatches("spacelike"), bytes_per_slot=4.0
     ),
+    "dynamic_pooling, router": dynamic_pooling(segmenter=RouterPatches()),
     "dynamic_pooling, gumbel": dynamic_pooling(),
+    "hnet, attention": hnet(layout="T1 [t1] T1", windows=(5, None), heads=(2, 2)),
+    "hnet, two stages, Mamba-2, overflow": hnet(
+        layout="m1 [T1m1 [T1] m1] m1",
+        widths=(16, 16, 24),
+        windows=(5, 4, None),
+        bytes_per_slot=2.0,
+        patches_per_slot=(2.0,),
+    ),
+    "hnet, published symbols, scanned and rematerialised": hnet(
+        layout="m2 [M1] T1", published_symbols=True, scan=True, remat="full"
+    ),
+    "hnet, space": hnet(layout="m1 [T1] m1", segmenter=RulePatches("spacelike", longest_patch=4)),
     "nested": nested(bytes_per_slot=1.0, patches_per_slot=1.0),
     "nested, overflow": nested(bytes_per_slot=2.0, patches_per_slot=2.0),
 }

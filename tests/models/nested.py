@@ -6,7 +6,7 @@ and repeats them (arXiv 2507.07955). Each level remembers its own unfinished pat
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,60 +17,14 @@ from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
-from bytelm.patching.levels import Level, Segmentation, take
+from bytelm.patching.levels import Level, Segmentation
 from bytelm.patching.patches import gather_first, slots
-from bytelm.patching.segmenter import Boundaries, Needs, RulePatches, Segmenter, SegmenterConfig
+from bytelm.patching.router import RouterPatches
+from bytelm.patching.segmenter import Needs, RulePatches, Segmenter, SegmenterConfig
+from bytelm.patching.smoothing import confidence, smoothed
 
 PLACES = 3
 """Linear maps of the outer level; later places of a patch begin again with the first."""
-
-
-class Router(Segmenter):
-    """The inner level's segmenter: a patch starts where neighbours are unlike each other."""
-
-    def __init__(self, config, width, needs, *, rngs, **options):
-        self.width = width
-        self.query = Dense(width, width, rngs=rngs, role="projection")
-        self.key = Dense(width, width, rngs=rngs, role="projection")
-
-    def init_carry(self, rows, length, dtype):
-        return jnp.zeros((rows, self.width), dtype), jnp.zeros((rows,), bool)
-
-    def __call__(self, x, ids, document_ids, carry=None, keys=None):
-        before, begun = self.init_carry(len(x), x.shape[1], x.dtype) if carry is None else carry
-        previous = jnp.concatenate([before[:, None], x[:, :-1]], axis=1)  # [B, N, d]
-        q, k = (_unit(y.astype(jnp.float32)) for y in (self.query(previous), self.key(x)))
-        p = (1 - (q * k).sum(axis=2)) / 2  # [B, N]
-        first = jnp.diff(document_ids, axis=1, prepend=0) != 0
-        if carry is not None:
-            first = first.at[:, 0].set(~begun)
-        valid = document_ids > 0
-        p = jnp.where(first, 1.0, p)
-        # The vectors are those of the last symbol that there is.
-        count = valid.sum(axis=1)
-        last = take(jnp.concatenate([before[:, None], x], axis=1), count[:, None])[:, 0]
-        return Boundaries((p > 0.5) & valid, p), (last, begun | (count > 0))
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    return x * jax.lax.rsqrt((x * x).sum(axis=-1, keepdims=True) + 1e-6)
-
-
-@dataclass(frozen=True)
-class RouterPatches(SegmenterConfig):
-    """Patches start where neighbours are unlike each other."""
-
-    kind: ClassVar[str] = "router"
-    module: ClassVar[type[Any]] = Router
-    reads_states: ClassVar[bool] = True
-    needs_gradient: ClassVar[bool] = True
-
-    @property
-    def default_bytes_per_slot(self) -> float:
-        return 2.0
-
-    def forward_flops(self, width: int, length: float) -> float:
-        return 4.0 * length * width * width
 
 
 INNER_NEEDS = Needs("start", states=True, gradient=True, supervised=False)
@@ -90,7 +44,7 @@ class NestedConfig(HierarchyConfig):
     """As `bytes_per_slot`, for the inner level; None for what `inner_segmenter` needs."""
     segmenter: SegmenterConfig = field(default=RulePatches("spacelike"))
     """Where the patches of bytes start."""
-    inner_segmenter: SegmenterConfig = field(default=RouterPatches())
+    inner_segmenter: SegmenterConfig = field(default=RouterPatches(target=3.0))
     """Where the patches of patches start."""
     window: int = 4
     """Bytes, and patches, that the stacks outside the backbone see."""
@@ -147,6 +101,10 @@ class Nested(HierarchicalModel):
         self.final_norm, self.head = config.build_head(d, rngs)
 
     @property
+    def segmenters(self) -> tuple[Segmenter, ...]:
+        return self.segmenter, self.router
+
+    @property
     def level(self) -> Level:
         """Bytes and patches, around patches and patches of patches."""
         config = self.config
@@ -160,6 +118,7 @@ class Nested(HierarchicalModel):
             decoder=self.inner_decoder,
             capacity=config.inner_capacity,
             width=config.channels[2],
+            stored=jnp.dtype("float32"),
         )
         return Level(
             encoder=self.encoder,
@@ -180,24 +139,3 @@ class Nested(HierarchicalModel):
 
     def embed(self, symbols):
         return self.embedding(symbols.ids, self.config.dtype)
-
-
-def smoothed(y: jax.Array, cut: Segmentation) -> jax.Array:
-    """The moving average of the patches' vectors, with the probabilities of the boundaries."""
-    p = jnp.clip(take(cut.boundaries.values, cut.patches.positions), 1e-4, 1 - 1e-4)  # [B, P]
-    kept = jnp.where(cut.patches.number > 0, 1 - p, 0.0)[:, :, None]  # [B, P, 1]
-    new = p[:, :, None] * y.astype(jnp.float32)
-    if cut.open is not None:
-        new = new.at[:, 0].add(kept[:, 0] * cut.open.vector.astype(jnp.float32))
-
-    def join(earlier, later):
-        return earlier[0] * later[0], later[0] * earlier[1] + later[1]
-
-    return jax.lax.associative_scan(join, (kept, new), axis=1)[1].astype(y.dtype)
-
-
-def confidence(cut: Segmentation) -> jax.Array:
-    """1, whose gradient is that of the probability of what was decided, `[B, N, 1]`."""
-    p, hard = cut.boundaries.values, cut.boundaries.hard
-    decided = jnp.where(hard, p, 1 - p)[:, :, None]
-    return decided + jax.lax.stop_gradient(1 - decided)

@@ -22,6 +22,7 @@ from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.models.hierarchy import HierarchyConfig
+from bytelm.models.hnet import HNetConfig
 from bytelm.models.mamba import MambaConfig
 from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.spacebyte import SpaceByteConfig
@@ -114,6 +115,11 @@ WIDE = {
     "hat2": HAT2Config(**LEVELS, encoder_depth=1, decoder_depth=1),
     "dynamic_pooling": DynamicPoolingConfig(**POOLED),
     "dynamic_pooling, rule": DynamicPoolingConfig(**POOLED, segmenter=RulePatches("whitespace")),
+    "spacebyte, Mamba-2": SpaceByteConfig(**LEVELS, local_layout=("m1", "m1"), chunk=8),
+    "hnet": HNetConfig(layout="m2 [T1] m1", widths=(256, 512), head_width=32, chunk=8),
+    "hnet, two stages": HNetConfig(
+        layout="m1 [T1m1 [T2] m1] m1", widths=(256, 256, 512), head_width=32, chunk=8
+    ),
     "nested": NestedConfig(channels=(256, 512, 768), head_width=32),
     "byt5": ByT5Config(**T5),
     **{

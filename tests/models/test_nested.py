@@ -61,7 +61,7 @@ def test_the_capacity_that_a_warning_of_an_inner_level_names_is_enough():
 
 
 def test_an_inner_segmenter_is_refused_under_its_own_name_and_for_its_own_reason():
-    refusal = r"^model\.inner_segmenter entropy does not fit .* loss of its own, which the family"
+    refusal = r"^model\.inner_segmenter entropy does not fit .* known of bytes alone, and cuts"
     with pytest.raises(UserError, match=refusal):
         dataclasses.replace(CONFIG, inner_segmenter=EntropyPatches())
 

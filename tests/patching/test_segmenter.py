@@ -17,6 +17,7 @@ from bytelm.models.hat2 import HAT2Config
 from bytelm.models.parameters import abstract_model
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.patching.learned import EntropyPatches, GumbelPatches, UnigramPatches
+from bytelm.patching.router import RouterPatches
 from bytelm.patching.rules import RULES, find_edges, rule
 from bytelm.patching.segmenter import FixedPatches, Needs, RulePatches, SegmenterConfig
 from tests.models.nested import NestedConfig
@@ -32,6 +33,7 @@ SEGMENTERS = {
     "gumbel": GumbelPatches(0.4),
     "gumbel, published": GumbelPatches(0.4, published=True),
     "entropy": EntropyPatches(rate=0.4),
+    "router": RouterPatches(),
 }
 each = pytest.mark.parametrize("name", SEGMENTERS)
 each_mark = pytest.mark.parametrize("mark", NEEDS)
@@ -118,8 +120,8 @@ def test_what_follows_changes_no_boundary_and_documents_stand_alone(name, mark):
 @pytest.mark.parametrize(
     ("family", "fitting", "refused"),
     [
-        (SpaceByteConfig, ["words", "fixed", "gumbel", "entropy"], {}),
-        (DynamicPoolingConfig, ["words", "space", "fixed", "gumbel", "entropy"], {}),
+        (SpaceByteConfig, ["words", "fixed", "gumbel", "entropy", "router"], {}),
+        (DynamicPoolingConfig, ["words", "space", "fixed", "gumbel", "entropy", "router"], {}),
         (HAT2Config, ["whitespace", "fixed", "entropy"], {"gumbel": "the model's loss"}),
         (
             HATConfig,
@@ -161,6 +163,8 @@ def test_a_family_hands_on_what_its_segmenter_needs():
         (GumbelPatches(weight=-1.0), r"\.weight is -1\.0"),
         (GumbelPatches(temperature=0.0), r"\.temperature is 0\.0"),
         (EntropyPatches(left=0), r"\.left is 0"),
+        (RouterPatches(target=1.0), r"\.target is 1\.0; it must be above 1"),
+        (RouterPatches(weight=-1.0), r"\.weight is -1\.0; it must be at least 0"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_own_path(config, message):
@@ -171,7 +175,7 @@ def test_a_wrong_value_is_named_with_its_own_path(config, message):
 
 
 def test_all_segmenters_are_registered():
-    known = {"rule", "fixed", "gumbel", "entropy", "unigram", "flexitokens"}
+    known = {"rule", "fixed", "gumbel", "entropy", "unigram", "flexitokens", "router"}
     assert known <= set(SegmenterConfig.variants)
 
 

@@ -56,6 +56,7 @@ def constant(kind=AdamW, **fields):
         # 100 steps, of which 10 warm up and the last 20 decay, to a quarter of the peak of 2.
         ("cosine", {0: 0.2, 4: 1, 9: 2, 54: 1.25, 99: 0.5, 120: 0.5}),
         ("warmup_stable_decay", {0: 0.2, 4: 1, 9: 2, 79: 2, 89: 1.25, 99: 0.5, 120: 0.5}),
+        ("warmup_stable_sqrt_decay", {4: 1, 9: 2, 79: 2, 84: 1.25, 99: 0.5, 120: 0.5}),
         ("constant", {0: 0.2, 4: 1, 9: 2, 99: 2, 120: 2}),
     ],
 )
@@ -65,7 +66,9 @@ def test_learning_rate_at_the_steps_that_matter(schedule, wanted):
     assert {step: float(rates(step)) for step in wanted} == pytest.approx(wanted, abs=1e-6)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "warmup_stable_decay", "constant"])
+@pytest.mark.parametrize(
+    "schedule", ["cosine", "warmup_stable_decay", "warmup_stable_sqrt_decay", "constant"]
+)
 def test_learning_rate_without_warm_up_starts_near_the_peak(schedule):
     config = AdamW(learning_rate=2, schedule=schedule, warmup=0, decay=0.5)
     assert 1.9 < float(config.learning_rates(10)(0)) <= 2
@@ -73,7 +76,8 @@ def test_learning_rate_without_warm_up_starts_near_the_peak(schedule):
 
 
 @pytest.mark.parametrize(
-    "schedule", ["cosine", "quarter_cosine", "warmup_stable_decay", "constant"]
+    "schedule",
+    ["cosine", "quarter_cosine", "warmup_stable_decay", "warmup_stable_sqrt_decay", "constant"],
 )
 @pytest.mark.parametrize("kind", [AdamW, Muon])
 def test_a_learning_rate_given_to_the_update_is_that_of_the_config(schedule, kind):
