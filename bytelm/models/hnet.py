@@ -33,6 +33,7 @@ Differences from the authors' code, which has no trainer:
 Shapes: B = rows, T = bytes, N = symbols of a stage, P = patches, D = channels of a stage.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -111,7 +112,7 @@ class HNetConfig(MixedBlocksConfig, HierarchyConfig):
         super().__post_init__()
         self._check_stages()
         self.require("it must be above 0", lambda x: x > 0, "deviation")
-        for index, segmenter in enumerate(self.inner_segmenters):
+        for index, segmenter in enumerate(self.segmenters[1:]):
             where = f"model.inner_segmenters[{index}]"
             segmenter.check(INNER_NEEDS, self.family, where=where)
 
@@ -246,6 +247,7 @@ class HNetConfig(MixedBlocksConfig, HierarchyConfig):
 _INSIDE = " between the outermost and the backbone"
 
 
+@functools.cache
 def read_stages(layout: str) -> tuple[tuple[Layout, ...], ...]:
     """The stages of a layout, as in `HNetConfig.stages`; UserError if it has none.
 
