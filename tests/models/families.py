@@ -168,7 +168,9 @@ FAMILIES: dict[str, ModelConfig] = {
     ),
     "hnet, space": hnet(layout="m1 [T1] m1", segmenter=RulePatches("spacelike", longest_patch=4)),
     "nested": nested(bytes_per_slot=1.0, patches_per_slot=1.0),
-    "nested, overflow": nested(bytes_per_slot=2.0, patches_per_slot=2.0),
+    "nested, overflow": nested(
+        bytes_per_slot=2.0, inner_segmenter=FixedPatches(2), patches_per_slot=2.7
+    ),
 }
 
 t5 = {
