@@ -35,7 +35,6 @@ Shapes: B = rows, T = bytes, N = symbols of a stage, P = patches, D = channels o
 
 import functools
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -48,9 +47,10 @@ from bytelm.core.vocabulary import BYTES, END, INPUT_SIZE, OUTPUT_SIZE
 from bytelm.models.blocks import MixedBlocksConfig
 from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
 from bytelm.nn.attention.attention import AttentionMask
-from bytelm.nn.block import StackedConfig
+from bytelm.nn.block import BlockConfig
 from bytelm.nn.layout import Layout
 from bytelm.nn.linear import Dense, Embedding
+from bytelm.nn.mamba2 import Mamba2Config
 from bytelm.nn.norms import NORMS
 from bytelm.nn.stack import AnyStack, MixedStack
 from bytelm.patching.levels import Level, Segmentation, Symbols
@@ -187,7 +187,7 @@ class HNetConfig(MixedBlocksConfig, HierarchyConfig):
         given = (self.bytes_per_slot, *(self.patches_per_slot or (None,) * (len(self.stages) - 2)))
         return slots(symbols, given[stage] or self.segmenters[stage].default_bytes_per_slot)
 
-    def stacked(self, stage: int, layout: Layout) -> Sequence[StackedConfig]:
+    def stacked(self, stage: int, layout: Layout) -> list[BlockConfig | Mamba2Config]:
         """The blocks of a stack of a stage."""
         width, heads = self.widths[stage], self.attention_heads(stage)
         mlp_width = (self.mlp_widths[stage] if self.mlp_widths else 0) or None

@@ -34,9 +34,10 @@ from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE
 from bytelm.models.blocks import MixedBlocksConfig
 from bytelm.models.hierarchy import HierarchicalModel, PositionTable, TwoWidthsConfig
 from bytelm.nn.attention.attention import AttentionMask
-from bytelm.nn.block import BlockConfig, StackedConfig
+from bytelm.nn.block import BlockConfig
 from bytelm.nn.layout import Layout
 from bytelm.nn.linear import Embedding
+from bytelm.nn.mamba2 import Mamba2Config
 from bytelm.nn.stack import AnyStack, MixedStack
 from bytelm.patching.levels import Level, Segmentation, Symbols
 from bytelm.patching.patches import gather_first, spread_first
@@ -97,7 +98,7 @@ class SpaceByteConfig(MixedBlocksConfig, TwoWidthsConfig):
         return self.block(self.local_width, depth, mask)
 
     @property
-    def local_blocks(self) -> list[list[StackedConfig]]:
+    def local_blocks(self) -> list[list[BlockConfig | Mamba2Config]]:
         """The blocks before the global ones, and those after."""
         if self.local_layout is None:
             depths = self.initial_blocks, self.local_depth - self.initial_blocks
