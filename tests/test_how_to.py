@@ -26,7 +26,9 @@ SPACEBYTE = (
     "--model.global-depth 1 --model.head-width 8"
 )
 TRANSFORMER = RUN + "--model.width 16 --model.depth 1 --model.head-width 8"
+HNET = RUN + "--model.layout m1[T1]m1 --model.widths 32 64 --model.mlp-widths 0 128"
 SIZES = {
+    "hnet_tiny": HNET,
     "spacebyte_tiny": SPACEBYTE,
     "mixture.py": SPACEBYTE,
     "patches.py": SPACEBYTE,

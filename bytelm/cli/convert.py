@@ -19,7 +19,7 @@ class ConvertCommand:
 
     from_hf: str | None = None
     """Folder, or name of a model on the Hugging Face hub, to convert to a run: ByT5 or MrT5 in T5's
-    format."""
+    format, or H-Net in that of its authors."""
     output: Path | None = None
     """With --from-hf: the run directory to write."""
     to_hf: Path | None = None

@@ -13,6 +13,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.files import new_folder
 from bytelm.data.config import DataConfig, SpanCorruption
 from bytelm.models.released.format import ReleasedFormat
+from bytelm.models.released.hnet import HNetFormat
 from bytelm.models.released.t5 import T5Format
 from bytelm.training.checkpoints.checkpoint import load_model, save_model
 from bytelm.training.checkpoints.tensor_files import (
@@ -29,6 +30,7 @@ from bytelm.training.run_directory import provenance
 CONFIG = "config.json"
 FORMATS: tuple[tuple[ReleasedFormat, DataConfig], ...] = (
     (T5Format(), DataConfig(task=SpanCorruption(), sequence_length=1024)),
+    (HNetFormat(), DataConfig(sequence_length=8192)),
 )
 """Each format with the task and the rows that its models were trained on."""
 

@@ -1,9 +1,12 @@
 """Conversion from and to the folders of released checkpoints."""
 
 import json
+import os
 import sys
 import types
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -12,13 +15,17 @@ from safetensors.numpy import load_file, save_file
 import bytelm
 from bytelm.cli.main import main
 from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import END, START
 from bytelm.data.config import SpanCorruption
+from bytelm.models import Batch
 from bytelm.models.released.t5 import T5Format
 from bytelm.models.transformer import TransformerConfig
+from bytelm.patching.levels import Symbols
 from bytelm.training.checkpoints.checkpoint import load_model, save_model
 from bytelm.training.conversion import from_hf, to_hf
 from bytelm.training.experiment import ExperimentConfig, load_json
 from tests.models import tiny_t5
+from tests.models.golden_hnet import official_logits
 from tests.models.tiny_t5 import CONFIG, WEIGHTS, write_folder
 from tests.training.checkpoints import torch_writer
 from tests.training.checkpoints.torch_writer import write_tensors
@@ -174,7 +181,7 @@ def test_a_file_in_place_of_its_folder(folder, run):
 def test_a_format_that_is_not_known(folder, run):
     (folder / CONFIG).write_text('{"model_type": "bert"}')
     message = refused(folder, run)
-    assert "whose model_type is 'bert'" in message and "those of T5 can" in message
+    assert "whose model_type is 'bert'" in message and "those of T5 and H-Net" in message
 
 
 def test_neither_a_folder_nor_a_name(tmp_path, run):
@@ -281,3 +288,58 @@ def test_the_dtype_of_the_tensors(dtype, run, tmp_path):
     assert {str(x.dtype) for x in found.values()} == {dtype}
     for name, array in weights.items():
         np.testing.assert_array_equal(found[name], array.astype(found[name].dtype))
+
+
+CHECKPOINTS = [
+    pytest.param(folder, id=folder.name)
+    for folder in sorted(
+        Path(os.environ.get("BYTELM_GOLDEN_DIR", "nowhere"), "hnet").glob("checkpoint_*")
+    )
+] or [pytest.param(None, marks=pytest.mark.skip(reason="BYTELM_GOLDEN_DIR is not set"))]
+
+
+@pytest.fixture(params=CHECKPOINTS)
+def golden_folder(request):
+    return request.param
+
+
+def test_a_golden_h_net_gives_the_logits_and_boundaries_of_its_authors(golden_folder, run):
+    from_hf(str(golden_folder), run)
+    with np.load(golden_folder / "logits.npz") as wanted:
+        tokens = wanted["in.tokens"]
+        ids = np.where(tokens == 254, START, np.where(tokens == 255, END, tokens))
+        saved = load_model(run)
+        model, batch = nnx.merge(saved.graphdef, saved.params), Batch(ids, ids, np.ones_like(ids))
+        cuts = model.forward(Symbols.of_rows(batch.ids, batch.document_ids))[2]
+        found = official_logits(model(batch).logits)
+        np.testing.assert_allclose(found, wanted["out.logits"], rtol=0, atol=1e-4)
+        here = np.ones(ids.shape, bool)
+        for stage, cut in enumerate(cuts):
+            boundaries = cut.boundaries.hard[here]
+            np.testing.assert_array_equal(boundaries, wanted[f"out.s{stage}.boundary_mask"])
+            p = cut.boundaries.probabilities[here]
+            np.testing.assert_allclose(p, wanted[f"out.s{stage}.boundary_prob"], atol=1e-6)
+            here = cut.patches.valid
+
+
+def test_a_golden_h_net_there_and_back(golden_folder, run, tmp_path):
+    from_hf(str(golden_folder), run)
+    weights = load_file(golden_folder / WEIGHTS)
+    dtype = str(weights["embeddings.weight"].dtype)
+    to_hf(run, tmp_path / "back", dtype=dtype)
+    found = load_file(tmp_path / "back" / WEIGHTS)
+    assert found.keys() == weights.keys()
+    for name, tensor in weights.items():
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
+        assert found[name].tobytes() == tensor.tobytes(), name
+    again = json.loads((tmp_path / "back" / CONFIG).read_text())
+    assert again == json.loads((golden_folder / CONFIG).read_text())
+
+    pt = tmp_path / "pt"
+    pt.mkdir()
+    write_tensors(pt / "hnet.pt", weights)
+    (pt / CONFIG).write_bytes((golden_folder / CONFIG).read_bytes())
+    from_hf(str(pt), tmp_path / "from_pt")
+    other, params = load_model(tmp_path / "from_pt"), load_model(run).params
+    assert other.config == load_model(run).config
+    jax.tree.map(np.testing.assert_array_equal, other.params, params)
