@@ -2,13 +2,15 @@
 
     python -m benchmarks.families
 
-Six tables, each from turns in one run, on this machine's Python standard library as text:
+Eight tables, each from turns in one run, on this machine's Python standard library as text:
 
 - a training step at one length: bytes/s, temporary memory, and the share of time ("rest") of all
   but the blocks: the patching, the embedding, the head and the optimiser;
 - training steps as the length grows, with as many bytes in a step;
 - scoring of short texts in rows of the whole length, and in rows of the length that they need;
-- cached decoding of text, byte by byte, by models of equal size;
+- cached decoding of text, byte by byte, by models of equal size, and ("decoding_flops") of equal
+  FLOPs per byte; H-Net has patches by a rule, since an untrained router's are not those of text;
+- memory of the decoding state as the text grows, in all and outside the backbone;
 - training steps of dynamic token pooling with learned boundaries, against a flat Transformer of
   the same depth and width, with slots for 1.25 times the expected patches: with attention in
   blocks, whose memory is linear in the row, and ("pooling_quadratic") with whole rows of scores,
@@ -43,6 +45,7 @@ from bytelm.models import Batch, ModelConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
+from bytelm.models.hnet import HNetConfig
 from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.parameters import roles_of
 from bytelm.models.spacebyte import SpaceByteConfig
@@ -51,13 +54,23 @@ from bytelm.nn.attention.attention import AttentionImplementation
 from bytelm.nn.mesh import MeshConfig, row_share
 from bytelm.nn.stack import Stack
 from bytelm.patching.learned import GumbelPatches
+from bytelm.patching.segmenter import RulePatches
 from bytelm.training import host_memory
 from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 from bytelm.training.timing import RepeatedStep, in_turns, repeated_step
 
-Contender = Literal["flat, window", "megabyte", "spacebyte", "hat", "hat2"]
-Table = Literal["step", "lengths", "scoring", "decoding", "pooling", "pooling_quadratic"]
+Contender = Literal["flat, window", "megabyte", "spacebyte", "hat", "hat2", "hnet"]
+Table = Literal[
+    "step",
+    "lengths",
+    "scoring",
+    "decoding",
+    "decoding_flops",
+    "state",
+    "pooling",
+    "pooling_quadratic",
+]
 
 TEXTS, SHORT_TEXT = 128, 88
 """How many short texts are scored, and their bytes."""
@@ -88,7 +101,7 @@ class Arguments:
     contenders: tuple[Contender, ...] = typing.get_args(Contender)
     """Models to measure next to the flat one, in the first three tables."""
     pooled_lengths: tuple[int, ...] = (2048, 8192)
-    """Symbols in a row, and in a step, in the fourth table; the first of them in the fifth."""
+    """Symbols in a row, and in a step, in the last table but one; the first of them in the last."""
     shortening: tuple[int, ...] = (2, 4)
     """Bytes per patch, in the last tables."""
     rounds: int = 5
@@ -112,6 +125,12 @@ def families(arguments: Arguments) -> dict[str, Callable[[int], ModelConfig]]:
         ),
         "hat": lambda width: HATConfig(**halves, global_width=width),
         "hat2": lambda width: HAT2Config(**halves, global_width=width, window=local),
+        "hnet": lambda width: HNetConfig(
+            layout=f"m{depth // 2} [T{depth}] m{depth // 2}",
+            widths=(local, max(width, local)),
+            state_width=64,
+            bytes_per_slot=BYTES_PER_SLOT,
+        ),
     }
     chosen = {name: contenders[name] for name in arguments.contenders}
     return {"flat": lambda width: TransformerConfig(width=width, depth=depth), **chosen}
@@ -245,26 +264,68 @@ def decoding(config: ModelConfig, text: np.ndarray) -> Callable[[], object]:
     return lambda: jax.block_until_ready(run(params, text))
 
 
-def decoding_table(arguments: Arguments) -> None:
+def decoding_configs(
+    arguments: Arguments, wanted: float, measure: Callable[[ModelConfig], float]
+) -> dict[str, ModelConfig]:
+    """Models to decode with, whose measure is closest to the wanted one."""
+    configs = {n: closest(make, wanted, measure) for n, make in families(arguments).items()}
+    return {
+        name: dataclasses.replace(config, segmenter=RulePatches("spacelike"))
+        if isinstance(config, HNetConfig)
+        else config
+        for name, config in configs.items()
+    }
+
+
+def equal_flops(arguments: Arguments) -> dict[str, ModelConfig]:
+    """Models to decode with, of the FLOPs per byte that the first table's have."""
+    measure = partial(flops_per_byte, length=arguments.length)
+    wanted = measure(TransformerConfig(width=arguments.width, depth=arguments.depth))
+    return decoding_configs(arguments, wanted, measure)
+
+
+def decoding_table(arguments: Arguments, configs: dict[str, ModelConfig]) -> None:
     """Cached decoding."""
     ids = text_batch(arguments.decoded, arguments.decoded).ids[0]
     text = np.concatenate([[START], ids[1:]]).astype(np.int32)
-    makers = families(arguments)
-    configs = {n: closest(make, arguments.parameters, parameters) for n, make in makers.items()}
     runs = {name: decoding(config, text) for name, config in configs.items()}
     timings = in_turns(runs, rounds=arguments.rounds, warm_up=1)
     rows = [
         (
             name,
             f"{parameters(configs[name]) / 1e6:.1f}",
+            f"{flops_per_byte(configs[name], arguments.length) / 1e6:.1f}",
             f"{len(text) / timing.median:,.0f}",
             f"{len(text) / timing.least:,.0f}",
             f"{timings['flat'].median / timing.median:.1f}",
         )
         for name, timing in timings.items()
     ]
-    columns = ("", "M params", "bytes/s, median", "best", "x flat")
+    columns = ("", "M params", "MFLOP/B", "bytes/s, median", "best", "x flat")
     show(f"Cached decoding of {len(text)} bytes, batch 1", columns, rows)
+
+
+def state_bytes(config: ModelConfig, length: int) -> tuple[int, int]:
+    """Bytes of the decoding state of one row, and of those outside the backbone."""
+
+    def size(state: Any) -> int:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+    state = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)).init_state(1, length))
+    inner = getattr(state, "parts", state)
+    while hasattr(inner, "inner"):
+        inner = inner.inner
+    return size(state), size(state) - size(inner)
+
+
+def state_table(arguments: Arguments) -> None:
+    """Memory of the decoding state."""
+    rows = []
+    for name, config in equal_flops(arguments).items():
+        sizes = [state_bytes(config, length) for length in arguments.lengths]
+        rows.append((name, *(f"{a / 2**10:,.0f} ({b / 2**10:,.0f})" for a, b in sizes)))
+    columns = ("KiB (outside)", *(f"T {length}" for length in arguments.lengths))
+    show("Decoding state of one row", columns, rows)
 
 
 def pooling_table(
@@ -314,7 +375,11 @@ def main(arguments: Arguments) -> None:
         "step": step_table,
         "lengths": lengths_table,
         "scoring": scoring_table,
-        "decoding": decoding_table,
+        "decoding": lambda arguments: decoding_table(
+            arguments, decoding_configs(arguments, arguments.parameters, parameters)
+        ),
+        "decoding_flops": lambda arguments: decoding_table(arguments, equal_flops(arguments)),
+        "state": state_table,
         "pooling": partial(pooling_table, attention="auto", lengths=arguments.pooled_lengths),
         "pooling_quadratic": partial(
             pooling_table, attention="reference", lengths=arguments.pooled_lengths[:1]

@@ -11,10 +11,12 @@ from bytelm.experiments.comparison import Comparison, Contender, TokenizerConfig
 from bytelm.models import ModelConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.hat import HATConfig
+from bytelm.models.hnet import HNetConfig
 from bytelm.models.megabyte import MegaByteConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.patching.learned import GumbelPatches
+from bytelm.patching.router import RouterPatches
 from bytelm.patching.segmenter import RulePatches
 from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig
@@ -81,6 +83,12 @@ comparison = Comparison(
             HATConfig(
                 local_width=80, encoder_depth=1, decoder_depth=2, global_width=160, global_depth=3,
                 head_width=16, bytes_per_slot=3.5,
+            )
+        ),
+        "hnet": contender(
+            HNetConfig(
+                layout="m2 [T3] m2", widths=(80, 160), head_width=16, state_width=32,
+                segmenter=RouterPatches(target=4.0), deviation=None,
             )
         ),
         "pooling_whitespace": pooled(RulePatches("whitespace"), 4.0),
