@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import jax
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
@@ -57,8 +58,9 @@ def from_hf(source: str, run_dir: Path) -> str:
         model = form.read_config(saved, weights)
         config = ExperimentConfig(model=model, data=data)
         (partial / "config.json").write_text(to_json(config))
-        origin = {**provenance(), "converted_from": source}
-        save_model(partial, config, form.read(weights, model), origin)
+        # Orbax writes JAX's arrays with one copy of them, and NumPy's with nearly two.
+        params = jax.device_put(form.read(weights, model))
+        save_model(partial, config, params, {**provenance(), "converted_from": source})
     return form.note(model)
 
 
