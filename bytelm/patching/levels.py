@@ -150,7 +150,8 @@ class Segmentation:
     def inner_symbols(self) -> Symbols:
         """The patches as the symbols of the inner level, each with the id of its first symbol."""
         patches = self.patches
-        ids = take(self.symbols.ids, patches.positions)  # [B, P]
+        ids = self.symbols.ids if self.boundaries.ids is None else self.boundaries.ids
+        ids = take(ids, patches.positions)  # [B, P]
         return self.symbols.inner(patches.document_ids, patches.total, ids, patches.number)
 
     def after(self, y: jax.Array) -> OpenPatch | None:

@@ -36,6 +36,8 @@ class Boundaries(NamedTuple):
     probabilities: jax.Array | None = None
     """Float32 `[B, T]`, the probability of a boundary, with its gradient; None where it is just
     decided."""
+    ids: jax.Array | None = None
+    """Int32 `[B, T]`, the ids that the inner level reads; None for those of the symbols."""
 
 
 class Supervision(NamedTuple):
