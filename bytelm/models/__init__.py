@@ -1,5 +1,6 @@
 """Model families, one file each. Importing this package registers them, and all segmenters."""
 
+from bytelm.models import aunet as aunet
 from bytelm.models import dynamic_pooling as dynamic_pooling
 from bytelm.models import hat as hat
 from bytelm.models import hat2 as hat2

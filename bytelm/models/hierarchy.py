@@ -40,6 +40,8 @@ class HierarchyConfig(BlocksConfig):
 
     needs: ClassVar[Needs]
     """What the family needs of its segmenter."""
+    norm_epsilon: ClassVar[float | None] = None
+    """Added to the mean square in all norms; None for the default of the kind."""
 
     bytes_per_slot: float | None = None
     """Symbols of a row for each slot, rounded up to whole slots. None takes 4 for rules, an eighth
@@ -76,6 +78,7 @@ class HierarchyConfig(BlocksConfig):
 
     def block(self, width: int, depth: int, mask: AttentionMask, **options: Any) -> BlockConfig:
         options |= {"norm": self.norm, "scaled_init": self.scaled_init}
+        options |= {"norm_epsilon": self.norm_epsilon}
         return super().block(width, depth, mask, **options)
 
     def build_segmenter(
@@ -95,12 +98,16 @@ class HierarchyConfig(BlocksConfig):
         norm, relu = None if normed_states else self.norm, self.mlp == "relu"
         return config.build(width, needs, norm=norm, relu=relu, rngs=rngs)
 
+    def build_norm(self, width: int) -> RMSNorm | LayerNorm:
+        """A norm between stacks."""
+        return NORMS[self.norm](width, epsilon=self.norm_epsilon)
+
     def build_head(
         self, width: int, rngs: nnx.Rngs, outputs: int = OUTPUT_SIZE
     ) -> tuple[RMSNorm | LayerNorm, Dense]:
         """The final norm and the linear layer that computes logits."""
         gain = 0.0 if self.scaled_init else 1.0
-        return NORMS[self.norm](width), Dense(width, outputs, rngs=rngs, gain=gain, role="head")
+        return self.build_norm(width), Dense(width, outputs, rngs=rngs, gain=gain, role="head")
 
     def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
         patches = self.capacity(sequence_length) if patches is None else patches
