@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import jax
 import numpy as np
 from rich.table import Column, Table
 from rich.text import Text
@@ -17,6 +18,7 @@ from bytelm.data.sources.source import Document, Source
 from bytelm.data.tasks.task import Pair, Task
 from bytelm.data.text_record import SPLITS, Split
 from bytelm.patching.rules import RULES, find_edges
+from bytelm.patching.word_levels import WordGroups, split_levels
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 PERCENT = [f"{quantile:.0%}" for quantile in QUANTILES]
@@ -31,6 +33,9 @@ SYMBOLS_AT_ONCE = 2**18
 """About how many symbols one call cuts into patches."""
 MOST_OVERFLOW = 0.001
 """Share of the patches that may overflow at the advised capacity."""
+GROUPS = WordGroups().groups
+LEVELS = {f"{WordGroups.kind}, {words}": level for level, words in enumerate(GROUPS, start=1)}
+"""The nested levels of `WordGroups`, by the words in a patch."""
 
 
 @dataclass
@@ -81,18 +86,24 @@ class PatchStatistics:
 
 
 def patch_statistics(rule: str, rows: Rows) -> PatchStatistics:
-    """Cuts rows, at least one, into patches by a rule, as a model does."""
+    """Cuts rows, at least one, into patches by a rule or a level of `LEVELS`, as a model does."""
     batch_size = min(len(rows), max(1, SYMBOLS_AT_ONCE // rows.length))
     sizes, per_row = [], []
     for first in range(0, len(rows), batch_size):
         batch = rows.batch(range(first, first + batch_size))
-        starts = np.asarray(find_edges(rule, batch["ids"], batch["document_ids"])[0].starts)
+        starts = np.asarray(_starts(rule, batch["ids"], batch["document_ids"]))
         # A patch ends where the next one, another document, padding or another row starts.
         edges = starts | (np.diff(batch["document_ids"], axis=1, prepend=-1) != 0)
         positions = np.flatnonzero(edges)
         sizes.append(np.diff(positions, append=edges.size)[starts.reshape(-1)[positions]])
         per_row.append(starts.sum(axis=1))
     return PatchStatistics(np.concatenate(sizes), np.concatenate(per_row)[: len(rows)], rows.length)
+
+
+def _starts(rule: str, ids: np.ndarray, document_ids: np.ndarray) -> jax.Array:
+    if rule in LEVELS:
+        return split_levels(ids, document_ids, GROUPS)[0] >= LEVELS[rule]
+    return find_edges(rule, ids, document_ids)[0].starts
 
 
 def describe(data: OpenData, samples: int = 3) -> None:
@@ -215,11 +226,9 @@ def _patch_table(rows: dict[str | None, Rows]) -> Table:
         f"{first.length:,}, over the first {first.corpus.num_bytes:,} bytes of train"
         + (f" and up to {PATCHED_BYTES_OF_SCRIPT:,} of each script" if has_scripts else ""),
         caption=f"With model.bytes_per_slot, fewer than {MOST_OVERFLOW:.1%} of the patches "
-        "overflow.",
+        "overflow; what a level inside another takes is the quotient of theirs.",
     )
-    for rule in RULES:
-        if rule == "fixed":
-            continue
+    for rule in [*(name for name in RULES if name != "fixed"), *LEVELS]:
         for script, part in rows.items():
             found = patch_statistics(rule, part)
             names: list[str | Text] = [rule if part is first else "", Text(script or "all")]

@@ -94,9 +94,11 @@ class AUNetConfig(HierarchyConfig):
                 f"model.patches_per_slot has {len(self.patches_per_slot)} values; give one for "
                 f"each of the {stacks - 2} levels inside that of bytes, or none."
             )
-        for name in ("widths", "depths", "windows", "head_widths", "mlp_widths", "patches_per_slot"):
-            if any(value is not None and value < 1 for value in getattr(self, name)):
-                raise UserError(f"model.{name} is {getattr(self, name)}; each must be at least 1.")
+        self.require(
+            "each must be at least 1",
+            lambda values: all(value is None or value >= 1 for value in values),
+            *("widths", "depths", "windows", "head_widths", "mlp_widths", "patches_per_slot"),
+        )
         if list(self.widths) != sorted(self.widths):
             raise UserError(
                 f"model.widths {self.widths} shrink inward; a patch stands for several symbols, so "

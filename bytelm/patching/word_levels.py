@@ -27,6 +27,7 @@ Shapes: B = rows, T = symbols.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -73,6 +74,8 @@ class WordCarry:
         return cls(jnp.full((rows, LOOKBACK), NONE, jnp.int32), zeros, zeros)
 
 
+# Compiled as a whole even outside of other programs: data tools call it for texts of many lengths.
+@partial(jax.jit, static_argnames=("groups", "published"))
 def split_levels(
     ids: jax.Array,
     document_ids: jax.Array,
@@ -107,9 +110,10 @@ def split_levels(
     run = _count(counted, counted & (kinds != previous), carry.run)
     words = _count(completes, begins | (kinds == EDGE) | (blank & after_blank), carry.words)
     splits = begins | (ids == START) | (counted & (run % RUN == 1))
-    splits |= _opens_lines(kinds, begins) if published else (kinds == LINE) & _in(
-        previous, LETTER, NUMBER, EDGE
-    )
+    if published:
+        splits |= _opens_lines(kinds, begins)
+    else:
+        splits |= (kinds == LINE) & ~after_blank & (previous != OTHER)
     level = sum((words % size == 0).astype(jnp.int32) for size in groups)
     levels = jnp.where(splits, len(groups), jnp.where(completes, level, 0))
 
@@ -147,7 +151,7 @@ def _kinds(extended: jax.Array, first: jax.Array) -> tuple[jax.Array, jax.Array,
 
 
 def _opens_lines(kinds: jax.Array, begins: jax.Array) -> jax.Array:
-    """The whitespace with which a match of `\\s*[\\r\\n]` starts, given all that follows."""
+    r"""The whitespace with which a match of `\s*[\r\n]` starts, given all that follows."""
     index = jnp.arange(kinds.shape[1])[None, :]
     blank, line = _is_blank(kinds), kinds == LINE
     ends_run = begins | ((kinds != PART) & ~blank)
@@ -166,11 +170,7 @@ def _opens_lines(kinds: jax.Array, begins: jax.Array) -> jax.Array:
 
 
 def _is_blank(kinds: jax.Array) -> jax.Array:
-    return _in(kinds, SPACE, LINE)
-
-
-def _in(kinds: jax.Array, *wanted: int) -> jax.Array:
-    return jnp.isin(kinds, jnp.array(wanted))
+    return (kinds == SPACE) | (kinds == LINE)
 
 
 def _count(flags: jax.Array, restarts: jax.Array, before: jax.Array) -> jax.Array:

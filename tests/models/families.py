@@ -18,6 +18,7 @@ from flax import nnx
 
 from bytelm.core.vocabulary import OUTPUT_SIZE, PAD, START, UNSCORED
 from bytelm.models import Batch, ModelConfig
+from bytelm.models.aunet import AUNetConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hat import HATConfig
@@ -82,6 +83,14 @@ dynamic_pooling = functools.partial(
 
 hnet = functools.partial(
     HNetConfig, widths=(16, 24), head_width=8, state_width=6, chunk=4, bytes_per_slot=1.0
+)
+aunet = functools.partial(
+    AUNetConfig,
+    widths=(16, 24),
+    depths=(1, 1),
+    windows=(5, None),
+    head_width=8,
+    bytes_per_slot=1.0,
 )
 nested = functools.partial(
     NestedConfig, head_width=8, segmenter=RulePatches("spacelike", longest_patch=2)
@@ -167,6 +176,25 @@ FAMILIES: dict[str, ModelConfig] = {
         layout="m2 [M1] T1", published_symbols=True, scan=True, remat="full"
     ),
     "hnet, space": hnet(layout="m1 [T1] m1", segmenter=RulePatches("spacelike", longest_patch=4)),
+    "aunet": aunet(depths=(2, 1)),
+    "aunet of bytes, words and pairs, overflow, scanned and rematerialised": aunet(
+        widths=(16, 24, 32),
+        depths=(2, 1, 1),
+        windows=(5, 4, None),
+        bytes_per_slot=2.0,
+        patches_per_slot=(2.0,),
+        scan=True,
+        remat="full",
+    ),
+    "aunet of four widths, published block": aunet(
+        widths=(16, 16, 24, 24),
+        depths=(1, 1, 1, 1),
+        windows=(5, 4, 3, 4),
+        head_widths=(8, 16, 12, 8),
+        patches_per_slot=(1.0, 1.0),
+        qk_norm=False,
+        scaled_init=False,
+    ),
     "nested": nested(bytes_per_slot=1.0, patches_per_slot=1.0),
     "nested, overflow": nested(
         bytes_per_slot=2.0, inner_segmenter=FixedPatches(2), patches_per_slot=2.7

@@ -17,6 +17,7 @@ from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
 from bytelm.models import Batch, ModelConfig
+from bytelm.models.aunet import AUNetConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hat import HATConfig
@@ -119,6 +120,9 @@ WIDE = {
     "hnet": HNetConfig(layout="m2 [T1] m1", widths=(256, 512), head_width=32, chunk=8),
     "hnet, two stages": HNetConfig(
         layout="m1 [T1m1 [T2] m1] m1", widths=(256, 256, 512), head_width=32, chunk=8
+    ),
+    "aunet": AUNetConfig(
+        widths=(256, 512, 768), depths=(1, 1, 2), windows=(16, None, None), head_width=32
     ),
     "nested": NestedConfig(channels=(256, 512, 768), head_width=32),
     "byt5": ByT5Config(**T5),

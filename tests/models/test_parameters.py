@@ -38,6 +38,7 @@ OUTSIDE_STACKS = {
     "inner_down/kernel": "projection",
     "inner_up/kernel": "projection",
     "up/kernel": "projection",
+    "up_by_place/kernel": "projection",
     "up/bias": "bias",
     "down/kernel": "projection",
     "down/bias": "bias",

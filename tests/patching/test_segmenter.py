@@ -20,6 +20,7 @@ from bytelm.patching.learned import EntropyPatches, GumbelPatches, UnigramPatche
 from bytelm.patching.router import RouterPatches
 from bytelm.patching.rules import RULES, find_edges, rule
 from bytelm.patching.segmenter import FixedPatches, Needs, RulePatches, SegmenterConfig
+from bytelm.patching.word_levels import WordGroups
 from tests.models.nested import NestedConfig
 
 ROWS, LENGTH, WIDTH = 8, 40, 6
@@ -30,6 +31,7 @@ NEEDS = {
 SEGMENTERS = {
     **{rule: RulePatches(rule, 7) for rule in RULES if rule != "fixed"},
     "fixed": FixedPatches(3),
+    "word_groups": WordGroups(),
     "gumbel": GumbelPatches(0.4),
     "gumbel, published": GumbelPatches(0.4, published=True),
     "entropy": EntropyPatches(rate=0.4),
@@ -175,7 +177,16 @@ def test_a_wrong_value_is_named_with_its_own_path(config, message):
 
 
 def test_all_segmenters_are_registered():
-    known = {"rule", "fixed", "gumbel", "entropy", "unigram", "flexitokens", "router"}
+    known = {
+        "rule",
+        "fixed",
+        "word_groups",
+        "gumbel",
+        "entropy",
+        "unigram",
+        "flexitokens",
+        "router",
+    }
     assert known <= set(SegmenterConfig.variants)
 
 
