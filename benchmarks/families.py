@@ -42,6 +42,7 @@ from bytelm.data.loader import train_loader
 from bytelm.data.open_data import OpenData
 from bytelm.inference.scoring import Scorer, score_documents
 from bytelm.models import Batch, ModelConfig
+from bytelm.models.aunet import AUNetConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
@@ -60,7 +61,7 @@ from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 from bytelm.training.timing import RepeatedStep, in_turns, repeated_step
 
-Contender = Literal["flat, window", "megabyte", "spacebyte", "hat", "hat2", "hnet"]
+Contender = Literal["flat, window", "megabyte", "spacebyte", "hat", "hat2", "hnet", "aunet"]
 Table = Literal[
     "step",
     "lengths",
@@ -129,6 +130,12 @@ def families(arguments: Arguments) -> dict[str, Callable[[int], ModelConfig]]:
             layout=f"m{depth // 2} [T{depth}] m{depth // 2}",
             widths=(local, max(width, local)),
             state_width=64,
+            bytes_per_slot=BYTES_PER_SLOT,
+        ),
+        "aunet": lambda width: AUNetConfig(
+            widths=(local, max(local, (local + width) // 128 * 64), max(local, width)),
+            depths=(max(1, depth // 3), max(1, depth // 6), depth),
+            windows=(local, None, None),
             bytes_per_slot=BYTES_PER_SLOT,
         ),
     }

@@ -1,19 +1,21 @@
-"""Patchers x families: where patches start or end, in three families, at equal steps.
+"""Patchers x families: where patches start or end, in four families, at equal steps.
 
 `fixed` has 6 bytes per patch, about the mean of `spacelike` in English. `entropy` learns to
 predict spikes of the model's own entropy, `gumbel` learns from the model's loss. `gumbel` does not
-fit HAT 2, in which no gradient reaches the segmenter.
+fit HAT 2 and AU-Net, in which no gradient reaches the segmenter.
 """
 
 from dataclasses import replace
 
 from bytelm.data.config import DataConfig
 from bytelm.experiments.ablation import Ablation
+from bytelm.models.aunet import AUNetConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.patching.learned import EntropyPatches, GumbelPatches
 from bytelm.patching.segmenter import FixedPatches, RulePatches
+from bytelm.patching.word_levels import WordGroups
 from bytelm.recipes.small import small_muon
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 
@@ -21,6 +23,7 @@ PATCHERS = {
     "spacelike": RulePatches("spacelike", longest_patch=64),
     "whitespace": RulePatches("whitespace", longest_patch=64),
     "words": RulePatches("words", longest_patch=64),
+    "word_groups": WordGroups(),
     "fixed": FixedPatches(6),
     "entropy": EntropyPatches(rate=0.2),
     "gumbel": GumbelPatches(rate=0.2),
@@ -33,6 +36,9 @@ FAMILIES = {
         width=128, pre_depth=1, backbone_depth=4, post_depth=1, **SLOTS
     ),
     "hat2": HAT2Config(encoder_depth=2, decoder_depth=2, window=128, **LEVELS),
+    "aunet": AUNetConfig(
+        widths=(96, 128, 192), depths=(1, 1, 3), windows=(128, None, None), **SLOTS
+    ),
 }
 
 ablation = Ablation(
@@ -48,6 +54,6 @@ ablation = Ablation(
         f"{family}-{patcher}": {"model": replace(model, segmenter=segmenter)}
         for family, model in FAMILIES.items()
         for patcher, segmenter in PATCHERS.items()
-        if (family, patcher) != ("hat2", "gumbel")
+        if patcher != "gumbel" or family not in ("hat2", "aunet")
     },
 )

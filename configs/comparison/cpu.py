@@ -9,6 +9,7 @@ from bytelm.data.config import DataConfig, Files
 from bytelm.evaluation.robustness import Robustness
 from bytelm.experiments.comparison import Comparison, Contender, TokenizerConfig
 from bytelm.models import ModelConfig
+from bytelm.models.aunet import AUNetConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.hnet import HNetConfig
@@ -89,6 +90,12 @@ comparison = Comparison(
             HNetConfig(
                 layout="m2 [T3] m2", widths=(80, 160), head_width=16, state_width=32,
                 segmenter=RouterPatches(target=4.0), deviation=None,
+            )
+        ),
+        "aunet": contender(
+            AUNetConfig(
+                widths=(80, 128, 192), depths=(1, 1, 3), windows=(128, None, None), head_width=16,
+                bytes_per_slot=4.0,
             )
         ),
         "pooling_whitespace": pooled(RulePatches("whitespace"), 4.0),
