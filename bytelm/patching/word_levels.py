@@ -17,8 +17,8 @@ The code finds splits with regular expressions over whole documents, which see t
 whitespace holds a line break, its first character becomes a split of all levels, though it is one
 only if the line break follows. Here a byte's level is that of the text which ends with it, as in
 the code's own generation. `published=True` gives the levels of the code's training, for whole rows:
-they tell a model that a line break will come. Levels of words alone (level 1) differ only where
-whitespace begins a document or follows another split.
+they tell a model that a line break will come. Level 1 splits there in any case, unless the
+whitespace begins a document, or follows punctuation and its line breaks.
 
 Text that is no UTF-8: a byte that can begin or continue no character counts as punctuation; one
 that could has level 0, and if its character breaks off it counts as a letter from then on.

@@ -89,16 +89,19 @@ def transition_parameters(weights, prefix):
 
 def stack_parameters(weights, prefix, head_width):
     """Of a `Stack`; they rotate neighbouring channels together, we channels half a head apart."""
-    depth = len({name.split(".")[3] for name in weights if name.startswith(f"{prefix}.layers")})
+    layers = f"{prefix}.layers."
+    depth = len({name[len(layers) :].split(".")[0] for name in weights if name.startswith(layers)})
     order = np.r_[0:head_width:2, 1:head_width:2]
 
     def stacked(name):
-        return jnp.stack([weights[f"{prefix}.layers.{n}.{name}.weight"] for n in range(depth)])
+        return jnp.stack([weights[f"{layers}{n}.{name}.weight"] for n in range(depth)])
 
     def dense(name, reordered=False):
         kernel = stacked(name).swapaxes(1, 2)
-        heads = kernel.reshape(*kernel.shape[:2], -1, head_width)
-        return {"kernel": heads[..., order].reshape(kernel.shape) if reordered else kernel}
+        if reordered:
+            heads = kernel.reshape(*kernel.shape[:2], -1, head_width)
+            kernel = heads[..., order].reshape(kernel.shape)
+        return {"kernel": kernel}
 
     return {
         "blocks": {
@@ -187,7 +190,8 @@ def run(case, weights, config):
 def level_head(weights, x):
     """The published option, which our model does not have."""
     normed = x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + 1e-5)
-    return (normed * weights["level_mask_norm.weight"]) @ weights["level_mask.weight"].T
+    scale = weights["level_mask_norm.weight"][None, None, :]
+    return (normed * scale) @ weights["level_mask.weight"].T
 
 
 def golden_graph(case, config):

@@ -1,5 +1,6 @@
 """Characters of UTF-8 against Python's own decoder."""
 
+import codecs
 import unicodedata
 
 import jax
@@ -38,11 +39,13 @@ def test_the_kind_of_every_code_point():
 
 
 def is_beginning(part):
-    """Whether some character begins with these bytes."""
-    if len(part) == 4:
+    """Whether some character begins with these bytes, and is longer."""
+    if part[:1] == b"\xed" and part[1:2] >= b"\xa0":
+        return False  # Python waits for the last byte of a surrogate, which is no character
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(part) == ""
+    except UnicodeDecodeError:
         return False
-    last = [bytes([byte]) for byte in range(0x80, 0xC0)]
-    return any(is_whole(part + byte) or is_beginning(part + byte) for byte in last)
 
 
 def is_whole(part):
@@ -53,8 +56,8 @@ def is_whole(part):
 
 
 def test_every_sequence_of_bytes_that_can_and_cannot_be_a_character():
-    edges = [0x00, 0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC1, 0xC2, 0xDF, 0xE0, 0xE1]
-    edges += [0xEC, 0xED, 0xEE, 0xEF, 0xF0, 0xF1, 0xF3, 0xF4, 0xF5, 0xFF]
+    edges = [0x41, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC1, 0xC2, 0xDF, 0xE0, 0xED, 0xEF]
+    edges += [0xF0, 0xF4, 0xF5]
     columns = np.meshgrid(edges, edges, edges, edges, indexing="ij")
     rows = np.stack([column.reshape(-1) for column in columns], axis=1).astype(np.int32)
     back = [rows[:, 3 - k : 4 - k] for k in range(4)]
@@ -64,7 +67,7 @@ def test_every_sequence_of_bytes_that_can_and_cannot_be_a_character():
         whole = [tail for tail in tails if is_whole(tail)]
         if whole:
             assert (kind, size) == (expected(ord(whole[0].decode())), len(whole[0]))
-        elif any(tail[0] >= 0xC2 and is_beginning(tail) for tail in tails):
+        elif any(is_beginning(tail) for tail in tails):
             assert kind == PART
         else:
             assert (kind, size) == (OTHER, 1)

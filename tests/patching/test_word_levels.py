@@ -1,6 +1,5 @@
 """Levels of splits against the published regular expressions, and the authors' own numbers."""
 
-import codecs
 import functools
 import re
 import unicodedata
@@ -14,6 +13,7 @@ from bytelm.core.vocabulary import END, PAD, START
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.patching.word_levels import WordCarry, WordGroups, split_levels
 from tests.models import golden
+from tests.patching.test_characters import is_beginning, is_whole
 from tests.patching.test_rules import TEXTS
 
 GROUPS = (1, 2, 4)
@@ -47,25 +47,16 @@ def found(texts, published=False):
 def characters(text):
     """(class, bytes) of each character: a letter, 1, a space, a line break, or other."""
     while text:
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        for size in range(1, len(text) + 1):
-            try:
-                character = decoder.decode(text[size - 1 : size])
-            except UnicodeDecodeError:
-                broken = max(size - 1, 1)
-                break
-            if character:
-                yield simple(character), size
-                broken = 0
-                break
+        size = next((n for n in range(1, 5) if is_whole(text[:n])), 0)
+        heads = range(1, min(3, len(text)) + 1)
+        broken = max((n for n in heads if is_beginning(text[:n])), default=0)
+        if size:
+            yield simple(text[:size].decode()), size
+        elif broken:
+            yield from [("a", 1)] * broken
         else:
-            broken, size = len(text), 0
-        if broken:
-            # A byte that begins nothing is punctuation, a beginning without an end letters.
-            begins = text[0] >= 0xC2 and text[0] <= 0xF4
-            yield from [("a" if begins else ".", 1)] * broken
-            size = broken
-        text = text[size:]
+            yield ".", 1
+        text = text[size or broken or 1 :]
 
 
 def simple(character):
