@@ -28,7 +28,6 @@ what follows stays with the last patch. Different here:
 `scaled_init=False` and `qk_norm=False` give the published block.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar
@@ -126,12 +125,13 @@ class AUNetConfig(HierarchyConfig):
     def level_head_widths(self) -> tuple[int, ...]:
         return self.head_widths or (self.head_width,) * len(self.widths)
 
-    def level_capacity(self, level: int) -> Callable[[float], int]:
-        """Slots for the patches of so many symbols."""
+    def level_capacity(self, level: int, symbols: float) -> int:
+        """Slots for patches in a row of so many symbols."""
         if level == 0:
-            return self.capacity
-        size = self.patches_per_slot[level - 1] if self.patches_per_slot else PATCHES_PER_SLOT
-        return partial(slots, symbols_per_slot=size)
+            size = self.bytes_per_slot or self.segmenter.default_bytes_per_slot
+        else:
+            size = self.patches_per_slot[level - 1] if self.patches_per_slot else PATCHES_PER_SLOT
+        return slots(symbols, size)
 
     def level_block(self, level: int) -> BlockConfig:
         """The blocks of an encoder or a decoder, or of the backbone."""
@@ -172,7 +172,7 @@ class AUNetConfig(HierarchyConfig):
     def backbone_flops(self, patches: float) -> float:
         total = 0.0
         for level in range(1, self.levels):
-            inner = self.level_capacity(level)(patches)
+            inner = self.level_capacity(level, patches)
             total, patches = total + self.level_flops(level, patches, inner), inner
         return total + self.global_block().forward_flops(patches)
 
@@ -234,7 +234,7 @@ class AUNetLevel(nnx.Module):
             finish=self._projected,
             unpool=self._added,
             decoder=self.decoder,
-            capacity=self.config.level_capacity(self.level),
+            capacity=partial(self.config.level_capacity, self.level),
             width=PLACES * self.config.widths[self.level],
         )
 

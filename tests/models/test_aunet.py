@@ -361,6 +361,7 @@ def test_golden_aunet_transition(path):
     patches = find_patches(jnp.asarray(hard), ones, case.cfg["cap"])
     cut = Segmentation(Symbols.of_rows(ones, ones), Boundaries(jnp.asarray(hard), hard), patches)
 
+    @jax.jit
     def products(weights, fine, coarse):
         level = nnx.merge(graphdef, nnx.to_pure_dict(state) | transition_parameters(weights, kind))
         down = level._pooled(fine, cut)
@@ -378,7 +379,7 @@ def test_golden_aunet_transition(path):
     golden.assert_close(up, case.out[f"{kind}.up"])
     for index, (part, states) in enumerate([("down", "fine"), ("up", "coarse")]):
         gradient = jax.grad(lambda *args, i=index: products(*args)[0][i], argnums=(0, 1, 2))
-        weights, fine, coarse = gradient(*arguments)
+        weights, fine, coarse = jax.jit(gradient)(*arguments)
         got = {f"{kind}.{part}.{name.removeprefix(kind + '.')}": g for name, g in weights.items()}
         got[f"{kind}.{part}.{states}"] = fine if states == "fine" else coarse
         wanted = {name: g for name, g in case.grad.items() if name.startswith(f"{kind}.{part}.")}
@@ -422,9 +423,15 @@ def test_another_segmenter_cuts_the_bytes_and_inner_patches_are_pairs():
         patches_per_slot=(1.0,),
         segmenter=RulePatches("spacelike"),
     )
-    model = config.build(nnx.Rngs(0))
     ids = np.array([[START, *b"a bc d ef "]], np.int32)
-    _, _, (outer, inner) = model.forward(Symbols.of_rows(ids, np.ones_like(ids)))
-    assert np.flatnonzero(outer.patches.starts[0]).tolist() == [0, 2, 5, 7, 10]
-    assert np.flatnonzero(inner.patches.starts[0]).tolist() == [0, 2, 4]
+
+    @jax.jit
+    def starts(ids):
+        model = config.build(nnx.Rngs(0))
+        cuts = model.forward(Symbols.of_rows(ids, jnp.ones_like(ids)))[2]
+        return [cut.patches.starts[0] for cut in cuts]
+
+    outer, inner = starts(ids)
+    assert np.flatnonzero(outer).tolist() == [0, 2, 5, 7, 10]
+    assert np.flatnonzero(inner).tolist() == [0, 2, 4]
     assert dataclasses.replace(config, segmenter=EntropyPatches()).segmenter.kind == "entropy"
