@@ -198,12 +198,15 @@ class AUNet(HierarchicalModel):
         self.final_norm, self.head = config.build_head(width, rngs)
 
     @property
+    def segmenters(self) -> tuple[Segmenter, ...]:
+        return self.segmenter, *self.inner_segmenters
+
+    @property
     def level(self) -> Level:
         """All levels, around the backbone."""
         inner: Stack | Level = self.backbone
-        segmenters = [self.segmenter, *self.inner_segmenters]
         for level in reversed(range(self.config.levels)):
-            inner = self.levels[str(level)].around(inner, segmenters[level])
+            inner = self.levels[str(level)].around(inner, self.segmenters[level])
         assert isinstance(inner, Level)
         return inner
 
