@@ -41,7 +41,7 @@ from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
-from bytelm.nn.stack import Stack
+from bytelm.nn.stack import AnyStack
 from bytelm.patching.levels import Level, Segmentation, Symbols, take
 from bytelm.patching.patches import gather_first, slots
 from bytelm.patching.segmenter import FixedPatches, Needs, Segmenter, SegmenterConfig
@@ -204,7 +204,7 @@ class AUNet(HierarchicalModel):
     @property
     def level(self) -> Level:
         """All levels, around the backbone."""
-        inner: Stack | Level = self.backbone
+        inner: AnyStack | Level = self.backbone
         for level in reversed(range(self.config.levels)):
             inner = self.levels[str(level)].around(inner, self.segmenters[level])
         assert isinstance(inner, Level)
@@ -227,7 +227,7 @@ class AUNetLevel(nnx.Module):
         self.up = Dense(inner, width, rngs=rngs, role="projection")
         self.up_by_place = Dense(inner, PLACES * width, rngs=rngs, role="projection")
 
-    def around(self, inner: Stack | Level, segmenter: Segmenter) -> Level:
+    def around(self, inner: AnyStack | Level, segmenter: Segmenter) -> Level:
         """The level, with the one inside or the backbone, and with what cuts it."""
         return Level(
             encoder=self.encoder,
