@@ -97,6 +97,8 @@ class Arguments:
     """Symbols in a step."""
     decoded: int = 384
     """Bytes decoded in a run."""
+    context: int = 0
+    """Bytes that the decoding state has room for, if more: attention reads all of it."""
     parameters: float = 20e6
     """Parameters of each model that decodes."""
     contenders: tuple[Contender, ...] = typing.get_args(Contender)
@@ -254,8 +256,8 @@ def parameters(config: ModelConfig) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract)))
 
 
-def decoding(config: ModelConfig, text: np.ndarray) -> Callable[[], object]:
-    """Reads text byte by byte through the cache, as generation does."""
+def decoding(config: ModelConfig, text: np.ndarray, room: int) -> Callable[[], object]:
+    """Reads text byte by byte through a cache of `room` bytes, as generation does."""
     graphdef, params = nnx.split(config.build(nnx.Rngs(0)).for_decoding())
 
     @jax.jit
@@ -266,7 +268,7 @@ def decoding(config: ModelConfig, text: np.ndarray) -> Callable[[], object]:
             logits, cache = model.extend(symbol[None, None], cache, jnp.ones((1,), jnp.int32))
             return cache, logits.argmax()
 
-        return jax.lax.scan(step, model.init_state(1, len(text)), ids)[1]
+        return jax.lax.scan(step, model.init_state(1, room), ids)[1]
 
     return lambda: jax.block_until_ready(run(params, text))
 
@@ -295,7 +297,8 @@ def decoding_table(arguments: Arguments, configs: dict[str, ModelConfig]) -> Non
     """Cached decoding."""
     ids = text_batch(arguments.decoded, arguments.decoded).ids[0]
     text = np.concatenate([[START], ids[1:]]).astype(np.int32)
-    runs = {name: decoding(config, text) for name, config in configs.items()}
+    room = max(len(text), arguments.context)
+    runs = {name: decoding(config, text, room) for name, config in configs.items()}
     timings = in_turns(runs, rounds=arguments.rounds, warm_up=1)
     rows = [
         (
@@ -309,7 +312,7 @@ def decoding_table(arguments: Arguments, configs: dict[str, ModelConfig]) -> Non
         for name, timing in timings.items()
     ]
     columns = ("", "M params", "MFLOP/B", "bytes/s, median", "best", "x flat")
-    show(f"Cached decoding of {len(text)} bytes, batch 1", columns, rows)
+    show(f"Cached decoding of {len(text)} bytes, cache for {room}, batch 1", columns, rows)
 
 
 def state_bytes(config: ModelConfig, length: int) -> tuple[int, int]:
