@@ -429,7 +429,7 @@ def test_another_segmenter_cuts_the_bytes_and_inner_patches_are_pairs():
     def starts(ids):
         model = config.build(nnx.Rngs(0))
         cuts = model.forward(Symbols.of_rows(ids, jnp.ones_like(ids)))[2]
-        return [cut.patches.starts[0] for cut in cuts]
+        return [cut.patches.boundaries[0] for cut in cuts]
 
     outer, inner = starts(ids)
     assert np.flatnonzero(outer).tolist() == [0, 2, 5, 7, 10]
