@@ -196,9 +196,7 @@ FAMILIES: dict[str, ModelConfig] = {
         scaled_init=False,
     ),
     "nested": nested(bytes_per_slot=1.0, patches_per_slot=1.0),
-    "nested, overflow": nested(
-        bytes_per_slot=2.0, inner_segmenter=FixedPatches(2), patches_per_slot=2.7
-    ),
+    "nested, overflow": nested(bytes_per_slot=2.0, patches_per_slot=2.0),
 }
 
 t5 = {
