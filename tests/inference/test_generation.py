@@ -13,7 +13,7 @@ from bytelm.inference.generation import Generator, store_weights
 from bytelm.inference.sampling import Sampling
 from bytelm.models.contract import Batch, LanguageModel
 from bytelm.models.transformer import TransformerConfig
-from tests.models.families import FAMILIES, split_model
+from tests.models.families import FAMILIES, split_model, with_slots
 
 PROMPTS = [b"a prompt", b"", bytes(range(200, 240))]
 GREEDY = Sampling(temperature=0.0)
@@ -103,6 +103,17 @@ def test_text_depends_on_seed_row_and_position_alone(generator):
     assert twice[0] != twice[1]
     other = make_generator(hashing(), prefill=5, chunk=13)
     assert other.generate(PROMPTS, max_bytes=30, seed=5) == whole
+
+
+@pytest.mark.parametrize("name", ["mamba", "hnet, two stages, Mamba-2, overflow", "aunet"])
+def test_prompts_of_different_lengths_give_together_what_each_gives_alone(name):
+    # A row's slots depend on the length of the state, which is that of the longest prompt.
+    found = next(config for known, config in FAMILIES.items() if known.startswith(name))
+    generator = Generator(*split_model(with_slots(found)), prefill=16, chunk=8)
+    together = generator.generate(PROMPTS, max_bytes=12, sampling=GREEDY)
+    alone = (generator.generate([prompt], max_bytes=12, sampling=GREEDY) for prompt in PROMPTS)
+    assert together == [text for (text,) in alone]
+    assert len(set(together)) == len(PROMPTS)
 
 
 def test_streaming_gives_the_same_bytes_chunk_by_chunk(generator):
