@@ -124,8 +124,9 @@ class Scorer:
         """`run` on the first `short` symbols of each row; the others are padding."""
         length = batch.ids.shape[1]
         if short >= length:
-            return self._run(function, batch)[0]
-        found, overflow = self._run(function, jax.tree.map(lambda leaf: leaf[:, :short], batch))
+            return self._run(function, batch, length)[0]
+        cut = jax.tree.map(lambda leaf: leaf[:, :short], batch)
+        found, overflow = self._run(function, cut, length)
         if overflow is not None and int(overflow):
             # Shorter rows have a smaller capacity for patches. Where it does not suffice, try half
             # as many rows of twice the length, up to full length, where overflow is the model's.
@@ -135,41 +136,48 @@ class Scorer:
                 self._run_short(function, _some_rows(batch, slice(at, at + rows)), 2 * short)
                 for at in range(0, count, rows)
             ]
-            return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-
-        def lengthened(leaf: jax.Array) -> jax.Array:
-            if leaf.ndim < 2:
-                return leaf
-            return jnp.pad(leaf, ((0, 0), (0, length - short), *[(0, 0)] * (leaf.ndim - 2)))
-
-        return jax.tree.map(lengthened, found)
+            return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        return found
 
     def _run(
-        self, function: Callable[[ModelOutput, jax.Array], Result], batch: Batch
+        self, function: Callable[[ModelOutput, jax.Array], Result], batch: Batch, length: int
     ) -> tuple[Result, jax.Array | None]:
-        """The function's result, and the overflow: None in a model without patches."""
-        if self._mesh is None:
-            return _apply(function, self._graphdef, self._params, batch)
+        """The function's result, and the overflow: None in a model without patches.
+
+        Results by symbol are padded to `length`.
+        """
         rows = len(batch.ids)
+        if self._mesh is None:
+            return _apply(function, self._graphdef, self._params, batch, rows, length)
         more = ((0, -rows % self._mesh.size), (0, 0))
         batch = place_batch(jax.tree.map(lambda leaf: np.pad(leaf, more), batch), self._mesh)
         with jax.set_mesh(self._mesh):
-            found, overflow = _apply(function, self._graphdef, self._params, batch)
-            return jax.tree.map(lambda leaf: leaf[:rows], found), overflow
+            return _apply(function, self._graphdef, self._params, batch, rows, length)
 
 
-@jit_inference(static_argnums=(0, 1))
+# One program cuts and pads too: on a CPU with several devices, programs of single operations that
+# wait for one another can come to a standstill.
+@jit_inference(static_argnums=(0, 1, 4, 5))
 def _apply(
     function: Callable[[ModelOutput, jax.Array], Result],
     graphdef: nnx.GraphDef,
     params: Any,
     batch: Batch,
+    rows: int,
+    length: int,
 ) -> tuple[Result, jax.Array | None]:
     unscored = jnp.full_like(batch.targets, UNSCORED)
     output = nnx.merge(graphdef, params)(
         dataclasses.replace(batch, targets=unscored, byte_counts=None)
     )
-    return function(output, batch.targets), output.overflow
+
+    def fitted(leaf: jax.Array) -> jax.Array:
+        if leaf.ndim < 2:
+            return leaf[:rows]
+        more = length - batch.ids.shape[1]
+        return jnp.pad(leaf[:rows], ((0, 0), (0, more), *[(0, 0)] * (leaf.ndim - 2)))
+
+    return jax.tree.map(fitted, function(output, batch.targets)), output.overflow
 
 
 def _some_rows(batch: Batch, rows: slice) -> Batch:
