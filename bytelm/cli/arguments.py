@@ -40,8 +40,8 @@ def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = 
         variants = variants_help(default)
     if variants:
         variants = f"\n\n{variants}\nThe options of the chosen variants are listed below."
-    known = option_names(kind if default is None else default)
-    with in_a_sentence(arguments, ["--help", "--import", *known]):
+    own, of_others = option_names(kind if default is None else default)
+    with in_a_sentence(arguments, ["--help", "--import", *own], of_others):
         command = tyro.cli(
             kind,
             args=others,
@@ -57,7 +57,7 @@ def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = 
 
 def parse_part(kind: type[T], arguments: Sequence[str], program: str) -> tuple[T, Sequence[str]]:
     """Parses only the options of `kind`; returns the other arguments too, such as --help."""
-    with in_a_sentence(arguments, ()):
+    with in_a_sentence(arguments):
         return tyro.cli(
             kind,
             args=arguments,

@@ -24,14 +24,15 @@ VALUES = {
 
 
 @contextlib.contextmanager
-def in_a_sentence(arguments: Sequence[str], known: Iterable[str]) -> Iterator[None]:
+def in_a_sentence(arguments: Sequence[str], *known: Iterable[str]) -> Iterator[None]:
     """Within the context, `tyro.cli` raises UserError for a mistake.
 
     The hook is no stable part of tyro: where it differs, tyro prints its box and exits.
 
     Args:
         arguments: of the command.
-        known: names of options, from which similar ones are suggested.
+        known: names of options, from which similar ones are suggested: the first names that have
+            any.
     """
 
     def refuse(event: Any) -> None:
@@ -43,7 +44,7 @@ def in_a_sentence(arguments: Sequence[str], known: Iterable[str]) -> Iterator[No
         yield
 
 
-def _mistake(event: Any, arguments: Sequence[str], known: Iterable[str]) -> str:
+def _mistake(event: Any, arguments: Sequence[str], known: Sequence[Iterable[str]]) -> str:
     """What is wrong, from one of tyro's `ParseErrorEvent`."""
     help = f"; `{event.prog} --help` lists all options."
     words = getattr(event, "tokens", []) or getattr(event, "unrecognized_tokens", [])
@@ -57,12 +58,13 @@ def _mistake(event: Any, arguments: Sequence[str], known: Iterable[str]) -> str:
     return _wrong_value(event.argument.display_name(), event.argument.lowered.metavar, arguments)
 
 
-def _unknown(words: Sequence[str], arguments: Sequence[str], known: Iterable[str]) -> str:
+def _unknown(words: Sequence[str], arguments: Sequence[str], known: Sequence[Iterable[str]]) -> str:
     """For words that belong to no option: a mistyped option, or a value too many."""
     for word in words:
         if word.startswith("-"):
             name = word.partition("=")[0]
-            near = " or ".join(_similar(name, known))
+            found = (_similar(name, names) for names in known)
+            near = " or ".join(next(filter(None, found), []))
             return f"there is no option {name}" + (f" (did you mean {near}?)" if near else "")
     for option, values in _given(arguments):
         if words[0] in values:

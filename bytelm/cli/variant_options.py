@@ -69,13 +69,11 @@ def variants_help(default: Any) -> str:
     return "".join(lines)
 
 
-def option_names(config: Any) -> list[str]:
-    """The names of all options, with those of variants that are not chosen."""
-    names = [option.spelling for option in all_options(config)]
-    for option in configs_in(config):
-        if option.base:
-            names += [option.name, *_owners(option.base, option.below)]
-    return names
+def option_names(config: Any) -> tuple[list[str], list[str]]:
+    """The names of a config's options, and those of variants that are not chosen."""
+    bases = [option for option in configs_in(config) if option.base]
+    own = [option.spelling for option in all_options(config)] + [base.name for base in bases]
+    return own, [name for each in bases if each.base for name in _owners(each.base, each.below)]
 
 
 def _chosen(base: type[Variant], option: Option, arguments: list[str]) -> Variant:

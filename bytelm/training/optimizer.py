@@ -233,6 +233,6 @@ def _quarter_cosine(peak: float, last: float, steps: int) -> optax.Schedule:
 
 def _sqrt_decay(peak: float, last: float, steps: int) -> optax.Schedule:
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
-        return peak + (last - peak) * jnp.sqrt(jnp.clip(step / steps, 0.0, 1.0))
+        return last + (peak - last) * (1 - jnp.sqrt(jnp.clip(step / steps, 0.0, 1.0)))
 
     return schedule

@@ -362,7 +362,7 @@ def test_any_segmenter_cuts_the_inner_stage_too(segmenter):
     model = nnx.merge(*split_model(config))
     batch = random_rows(1)
     cuts = model.forward(Symbols.of_rows(batch.ids, batch.document_ids))[2]
-    assert 0 < cuts[1].patches.starts.sum() <= cuts[0].patches.starts.sum()
+    assert 0 < cuts[1].patches.total.sum() <= cuts[0].patches.total.sum()
     _, gradient, _ = backward(config)(split_model(config)[1], batch, jnp.ones(batch.ids.shape))
     if isinstance(segmenter, GumbelPatches):
         leaves = jax.tree.leaves(gradient["stages"]["1"]["segmenter"]["predictor"])
