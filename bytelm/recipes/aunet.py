@@ -121,7 +121,7 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError("give one preset: python -m bytelm.recipes.aunet PRESET.")
         say(by_the_laws(load_preset(arguments[0])))
     except UserError as error:
-        print(error, file=sys.stderr)
+        say(str(error), sys.stderr)
         return 2
     return 0
 
