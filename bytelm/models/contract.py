@@ -1,6 +1,7 @@
 """The interface of every model family: a config that builds a model of the next symbol."""
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
@@ -60,14 +61,17 @@ class Batch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Unembedding:
-    """Logits of a large vocabulary, not computed yet: `states @ kernel`."""
+    """Logits of a large vocabulary, not computed yet: `finish(states @ kernel)`."""
 
     states: jax.Array  # [B, T, d], normalised
     kernel: jax.Array  # [d, V]
+    finish: Callable[[jax.Array], jax.Array] | None = field(
+        default=None, metadata={"static": True}
+    )  # [..., V] -> [..., outputs]
 
     def logits(self) -> jax.Array:
-        """All logits, float32 `[B, T, V]`."""
-        return _logits(self.states, self.kernel)
+        """All logits, float32 `[B, T, outputs]`."""
+        return self._logits(self.states)
 
     def nats(self, targets: jax.Array) -> jax.Array:
         """Cross-entropy of targets int32 `[B, T]`, float32, without `[B, T, V]` in memory.
@@ -85,16 +89,16 @@ class Unembedding:
 
         @jax.checkpoint
         def of_chunk(states: jax.Array, targets: jax.Array) -> jax.Array:
-            logits = _logits(states, self.kernel)
+            logits = self._logits(states)
             return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
         nats = jax.lax.map(lambda arrays: of_chunk(*arrays), (chunks(self.states), chunks(targets)))
         return jnp.swapaxes(nats, 0, 1).reshape(rows, -1)[:, :length]
 
-
-def _logits(states: jax.Array, kernel: jax.Array) -> jax.Array:
-    flat = project(states.reshape(-1, states.shape[-1]), kernel)
-    return flat.reshape(*states.shape[:-1], -1).astype(jnp.float32)
+    def _logits(self, states: jax.Array) -> jax.Array:
+        flat = project(states.reshape(-1, states.shape[-1]), self.kernel)
+        logits = flat.reshape(*states.shape[:-1], -1).astype(jnp.float32)
+        return logits if self.finish is None else self.finish(logits)
 
 
 @jax.tree_util.register_dataclass

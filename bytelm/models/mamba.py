@@ -30,11 +30,12 @@ class MambaConfig(MixedBlocksConfig, FlatConfig):
     """A flat Mamba-2 model."""
 
     family: ClassVar[str] = "mamba"
-    norm_epsilon: ClassVar[float] = 1e-5
 
     layout: str = "m12"
     """The blocks in their order, such as "T1m4": m and M are Mamba-2 without and with an MLP, t and
     T attention without and with an MLP."""
+    norm_epsilon: float = 1e-5
+    """Added to the mean square in all norms."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +51,7 @@ class MambaConfig(MixedBlocksConfig, FlatConfig):
     def stacked(self) -> Sequence[StackedConfig]:
         options: dict[str, Any] = {"norm_epsilon": self.norm_epsilon, "dtype": self.dtype}
         mamba = self.mamba_block(self.width, self.mlp_width, **options)
-        attention = self.attention_blocks(1, **options)
+        attention = self.attention_blocks(1, dtype=self.dtype)
         return self._layout.configs(attention, mamba)
 
     def build_stack(self, rngs: nnx.Rngs) -> MixedStack:

@@ -4,7 +4,7 @@ A decoder-only Transformer as in Llama (arXiv 2302.13971): embedding, pre-norm b
 self-attention with rotary positions and an MLP, a final RMSNorm, and a head over the 256 bytes and
 END. Documents packed into one row do not see each other. With a `vocabulary` of subword tokens it
 is the subword model that byte models are compared with; the logits of a large vocabulary are never
-held for a whole batch.
+held for a whole batch. Some options are for published models (`bytelm.models.released.decoder`).
 
 Initialisation: kernels are normal of variance 1/d_in; those that end a residual branch have it
 divided by 2 x depth (GPT-2). The embedding has standard deviation 1, the scale that the norms
@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTES, Vocabulary
 from bytelm.models.blocks import BlocksConfig
 from bytelm.models.contract import Batch, LanguageModel, ModelOutput, Unembedding
 from bytelm.nn.attention.attention import AttentionMask
-from bytelm.nn.block import BlockConfig, StackedConfig
+from bytelm.nn.block import BlockConfig, NormSpan, StackedConfig
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import RMSNorm
@@ -32,13 +34,13 @@ from bytelm.nn.stack import MixedStack, MixedState, Stack, StackState
 
 LARGE = 2048
 """Vocabularies from this size on have their loss computed in chunks."""
+NEVER = -1e9
+"""A logit without probability."""
 
 
 @dataclass(frozen=True)
 class FlatConfig(BlocksConfig):
     """Base of the families that read every symbol with one stack of blocks."""
-
-    norm_epsilon: ClassVar[float | None] = None
 
     width: int = 256
     """Channels of the residual stream."""
@@ -54,14 +56,46 @@ class FlatConfig(BlocksConfig):
     window: int | None = None
     """A position sees itself and the window - 1 positions before it; None for all before it."""
     tied_head: bool = False
-    """Whether the head is the embedding, scaled by 1/sqrt(width)."""
+    """Whether the head is the embedding."""
+    scaled_head: bool = True
+    """Whether a tied head is scaled by 1/sqrt(width)."""
+    norm_epsilon: float = 1e-6
+    """Added to the mean square in all norms."""
     vocabulary: int = BYTES
     """Symbols of text: 256 for bytes, or the number of tokens of `data.tokenizer`."""
+    end_row: int | None = None
+    """The row of the tables that stands for END, in a published model, whose tables have no rows of
+    our own for END, START and PAD; None for these."""
+    start_row: int | None = None
+    """With `end_row`: the row that stands for START."""
+    spare_rows: int = 0
+    """With `end_row`: rows of the tables after those of text."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_positive("width", "heads", "key_value_heads")
         self.require_positive("mlp_width", "window", "vocabulary")
+        self.require("it must be above 0", lambda x: x > 0, "norm_epsilon")
+        self.require("it must be at least 0", lambda x: x >= 0, "spare_rows")
+        self._check_published_symbols()
+
+    def _check_published_symbols(self) -> None:
+        rows = self.vocabulary + self.spare_rows
+        self.require(
+            f"the rows of the tables are 0 to {rows - 1}, by model.vocabulary and model.spare_rows",
+            lambda x: 0 <= x < rows,
+            "start_row",
+            "end_row",
+        )
+        if (self.start_row is None) != (self.end_row is None):
+            raise UserError(
+                "only one of model.start_row and model.end_row is set; set both, or neither."
+            )
+        if self.end_row is None and self.spare_rows:
+            raise UserError(
+                f"model.spare_rows is {self.spare_rows}, and there is no model.end_row; set it "
+                "too, or leave out both."
+            )
 
     def require_attention_heads(self) -> None:
         """Raises UserError unless attention blocks can have the heads that are asked for."""
@@ -73,6 +107,38 @@ class FlatConfig(BlocksConfig):
     def symbols(self) -> Vocabulary:
         return Vocabulary(self.vocabulary)
 
+    @property
+    def table_rows(self) -> tuple[int, int]:
+        """Rows of the embedding, and outputs of the head."""
+        if self.end_row is None:
+            return self.symbols.inputs, self.symbols.outputs
+        return (self.vocabulary + self.spare_rows,) * 2
+
+    def rows_of(self, ids: jax.Array) -> jax.Array:
+        """The row of the embedding for each symbol."""
+        if self.end_row is None:
+            return ids
+        special = jnp.array([self.end_row, self.start_row, self.end_row])  # END, START, PAD
+        return jnp.where(ids < self.vocabulary, ids, special[jnp.clip(ids - self.vocabulary, 0, 2)])
+
+    def of_symbols(self, logits: jax.Array) -> jax.Array:
+        """The logits of text and END, `[..., V + 1]`, from those of all rows, `[..., rows]`.
+
+        If END's row is among those of text, where it is no text, the probability of the spare rows
+        takes its place there; otherwise that is divided among all symbols.
+        """
+        if self.end_row is None:
+            return logits
+        size, place = self.vocabulary, self.end_row
+        end = logits[..., place : place + 1]
+        if place >= size:
+            return jnp.concatenate([logits[..., :size], end], axis=-1)
+        spare = jnp.full_like(end, NEVER)
+        if self.spare_rows:
+            spare = jax.nn.logsumexp(logits[..., size:], axis=-1, keepdims=True)
+        parts = [logits[..., :place], spare, logits[..., place + 1 : size], end]
+        return jnp.concatenate(parts, axis=-1)
+
     def attention_blocks(self, depth: int, **options: Any) -> BlockConfig:
         """The shape of so many blocks with attention."""
         return self.block(
@@ -82,6 +148,7 @@ class FlatConfig(BlocksConfig):
             heads=self.heads,
             key_value_heads=self.key_value_heads,
             mlp_width=self.mlp_width,
+            norm_epsilon=self.norm_epsilon,
             **options,
         )
 
@@ -98,7 +165,7 @@ class FlatConfig(BlocksConfig):
         return FlatModel(self, rngs=rngs)
 
     def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
-        head = 2.0 * sequence_length * self.width * self.symbols.outputs
+        head = 2.0 * sequence_length * self.width * self.table_rows[1]
         return sum((blocks.forward_flops(sequence_length) for blocks in self.stacked), head)
 
 
@@ -110,6 +177,12 @@ class TransformerConfig(FlatConfig):
 
     depth: int = 6
     """Number of blocks."""
+    qk_norm_over: NormSpan = "head"
+    """What `qk_norm` normalises: each head, or all heads together, as in OLMo 2."""
+    qkv_bias: bool = False
+    """Whether queries, keys and values have biases, as in Qwen 2."""
+    norm_after: bool = False
+    """Whether the result of attention and MLP is normalised, as in OLMo 2, and not their input."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,7 +192,12 @@ class TransformerConfig(FlatConfig):
     @property
     def blocks(self) -> BlockConfig:
         """The shape of the blocks."""
-        return self.attention_blocks(self.depth)
+        return self.attention_blocks(
+            self.depth,
+            qk_norm_over=self.qk_norm_over,
+            qkv_bias=self.qkv_bias,
+            norm_after=self.norm_after,
+        )
 
     @property
     def stacked(self) -> Sequence[BlockConfig]:
@@ -134,34 +212,35 @@ class FlatModel(LanguageModel):
 
     def __init__(self, config: FlatConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.embedding = Embedding(config.symbols.inputs, config.width, rngs=rngs)
+        inputs, outputs = config.table_rows
+        self.embedding = Embedding(inputs, config.width, rngs=rngs)
         self.stack = config.build_stack(rngs)
         epsilon, dtype = config.norm_epsilon, config.dtype
         self.final_norm = RMSNorm(config.width, epsilon=epsilon, dtype=dtype)
         if not config.tied_head:
-            self.head = Dense(
-                config.width, config.symbols.outputs, rngs=rngs, gain=0.0, role="head"
-            )
+            self.head = Dense(config.width, outputs, rngs=rngs, gain=0.0, role="head")
 
     def __call__(self, batch: Batch) -> ModelOutput:
-        x = shard_rows(self.embedding(batch.ids, self.config.dtype))
+        x = shard_rows(self.embedding(self.config.rows_of(batch.ids), self.config.dtype))
         x = self.stack(x, batch.document_ids)
         head = self._unembedding(x)
         is_large = self.config.vocabulary >= LARGE
         return ModelOutput(head if is_large else head.logits(), states=head.states)
 
     def _unembedding(self, x: jax.Array) -> Unembedding:
-        x = self.final_norm(x)
-        if self.config.tied_head:
-            table = self.embedding.embedding[...][: self.config.symbols.outputs]
-            return Unembedding(x * self.config.width**-0.5, table.T)
-        return Unembedding(x, self.head.kernel[...])
+        config, x = self.config, self.final_norm(x)
+        if not config.tied_head:
+            return Unembedding(x, self.head.kernel[...], config.of_symbols)
+        if config.scaled_head:
+            x = x * config.width**-0.5
+        table = self.embedding.embedding[...][: config.table_rows[1]]
+        return Unembedding(x, table.T, config.of_symbols)
 
     def init_state(self, batch_size: int, max_length: int) -> StackState | MixedState:
         return self.stack.init_state(batch_size, max_length, self.config.dtype)
 
     def extend(self, ids: jax.Array, state: Any, lengths: jax.Array) -> tuple[jax.Array, Any]:
-        x = self.embedding(ids, self.config.dtype)
+        x = self.embedding(self.config.rows_of(ids), self.config.dtype)
         x, state = self.stack.extend(x, state, lengths)
         return self._unembedding(x).logits(), state
 

@@ -1,7 +1,7 @@
-"""The interface of a stack's blocks, and the pre-norm Transformer block."""
+"""The interface of a stack's blocks, and the Transformer block."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS
 from bytelm.nn.residual import ResidualBlock, ResidualConfig
 from bytelm.nn.state import KeyValueCache, NewPositions
+
+NormSpan = Literal["head", "all"]
+"""What a norm of queries and keys covers: each head by itself, or all heads together."""
 
 
 class Block(Protocol):
@@ -63,6 +66,8 @@ class BlockConfig(ResidualConfig):
     """Shape of the Transformer blocks of one stack, which it builds.
 
     Attributes:
+        qk_norm_over: what `qk_norm` normalises: each "head", or "all" heads together.
+        qkv_bias: whether queries, keys and values have biases.
         rotary_width: the channels of each head, from the first on, that are rotated; None for all.
     """
 
@@ -70,6 +75,8 @@ class BlockConfig(ResidualConfig):
     key_value_heads: int
     head_width: int
     qk_norm: bool
+    qk_norm_over: NormSpan = "head"
+    qkv_bias: bool = False
     rope_theta: float | None
     rotary_width: int | None = None
     mask: AttentionMask
@@ -129,7 +136,8 @@ class SelfAttention(nnx.Module):
     """Multi-head attention with grouped queries, rotary positions and optional q/k norms.
 
     `[B, T, width] -> [B, T, width]`. With `qk_norm`, each head of q and k is normalised before
-    the rotation (arXiv 2302.05442). Positions count from the row's start unless they are given.
+    the rotation (arXiv 2302.05442), or all heads together (arXiv 2501.00656). Positions count from
+    the row's start unless they are given.
     """
 
     def __init__(self, config: BlockConfig, *, rngs: nnx.Rngs):
@@ -137,20 +145,27 @@ class SelfAttention(nnx.Module):
         inner = config.heads * config.head_width
         shared = config.key_value_heads * config.head_width
         gain, output_gain = config.gain(config.width), config.gain(inner) * config.output_gain
-        self.query = Dense(config.width, inner, rngs=rngs, gain=gain, tensor_axis=-1)
-        self.key = Dense(config.width, shared, rngs=rngs, gain=gain, tensor_axis=-1)
-        self.value = Dense(config.width, shared, rngs=rngs, gain=gain, tensor_axis=-1)
+
+        def projection(outputs: int) -> Dense:
+            options: dict[str, Any] = {"gain": gain, "bias": config.qkv_bias, "tensor_axis": -1}
+            return Dense(config.width, outputs, rngs=rngs, **options)
+
+        self.query, self.key, self.value = map(projection, (inner, shared, shared))
         self.output = Dense(inner, config.width, rngs=rngs, gain=output_gain, tensor_axis=-2)
         if config.qk_norm:
-            self.query_norm = NORMS[config.norm](config.head_width, epsilon=config.norm_epsilon)
-            self.key_norm = NORMS[config.norm](config.head_width, epsilon=config.norm_epsilon)
+            widths = (inner, shared) if config.qk_norm_over == "all" else (config.head_width,) * 2
+            self.query_norm, self.key_norm = (
+                NORMS[config.norm](width, epsilon=config.norm_epsilon) for width in widths
+            )
 
     def _heads(self, x: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        config, shape = self.config, x.shape[:2]
-        q = self.query(x).reshape(*shape, config.heads, config.head_width)
-        k = self.key(x).reshape(*shape, config.key_value_heads, config.head_width)
-        v = self.value(x).reshape(*shape, config.key_value_heads, config.head_width)
-        if config.qk_norm:
+        config = self.config
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        together = config.qk_norm_over == "all"
+        if config.qk_norm and together:
+            q, k = self.query_norm(q), self.key_norm(k)
+        q, k, v = (each.reshape(*x.shape[:2], -1, config.head_width) for each in (q, k, v))
+        if config.qk_norm and not together:
             q, k = self.query_norm(q), self.key_norm(k)
         if config.rope_theta is not None:
             theta, width = config.rope_theta, config.rotary_width
@@ -188,6 +203,8 @@ class Condition:
 class TransformerBlock(ResidualBlock):
     """`x + attention(norm(x))`, then `x + mlp(norm(x))` unless it has no MLP.
 
+    With `norm_after` the norms are after attention and MLP, as in OLMo 2 (arXiv 2501.00656).
+
     With a `condition_width`, a projection of each position's condition is first added to x
     (arXiv 2603.15953).
     """
@@ -211,7 +228,8 @@ class TransformerBlock(ResidualBlock):
         shared: Condition | None = None,
     ) -> jax.Array:
         x = self._conditioned(shard_rows(x), shared)
-        return self.add_mlp(x + self.attention(self.attention_norm(x), group_ids, positions))
+        mixed = self.attention(self.before(self.attention_norm, x), group_ids, positions)
+        return self.add_mlp(x + self.after(self.attention_norm, mixed))
 
     def _conditioned(self, x: jax.Array, condition: Condition | None) -> jax.Array:
         if condition is None:
@@ -228,5 +246,5 @@ class TransformerBlock(ResidualBlock):
         self, x: jax.Array, state: KeyValueCache, new: NewPositions, shared: Condition | None = None
     ) -> tuple[jax.Array, KeyValueCache]:
         x = self._conditioned(x, shared)
-        mixed, state = self.attention.extend(self.attention_norm(x), state, new)
-        return self.add_mlp(x + mixed), state
+        mixed, state = self.attention.extend(self.before(self.attention_norm, x), state, new)
+        return self.add_mlp(x + self.after(self.attention_norm, mixed)), state

@@ -251,7 +251,8 @@ class Mamba2Block(ResidualBlock):
         shared: None = None,
     ) -> jax.Array:
         x = shard_rows(x)
-        return self.add_mlp(x + self.mixer(self.mixer_norm(x), group_ids))
+        mixed = self.mixer(self.before(self.mixer_norm, x), group_ids)
+        return self.add_mlp(x + self.after(self.mixer_norm, mixed))
 
     def init_state(
         self, batch: int, length: int, dtype: jnp.dtype, shared: None = None
@@ -261,5 +262,5 @@ class Mamba2Block(ResidualBlock):
     def extend(
         self, x: jax.Array, state: Mamba2State, new: NewPositions, shared: None = None
     ) -> tuple[jax.Array, Mamba2State]:
-        mixed, state = self.mixer.extend(self.mixer_norm(x), state, new)
-        return self.add_mlp(x + mixed), state
+        mixed, state = self.mixer.extend(self.before(self.mixer_norm, x), state, new)
+        return self.add_mlp(x + self.after(self.mixer_norm, mixed)), state

@@ -1,4 +1,4 @@
-"""What pre-norm blocks share, whatever mixes their positions: residual branches and the MLP."""
+"""What residual blocks share, whatever mixes their positions: branches, norms and the MLP."""
 
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ class ResidualConfig:
         mlp: None for blocks without one.
         mlp_width: channels inside the MLP; None for the default of its kind.
         norm_epsilon: added to the mean square in the norms; None for the default of the kind.
+        norm_after: whether the result of a branch is normalised, in place of its input.
         scaled_init: whether kernels that end a branch start smaller by a factor
             `1 / sqrt(additions)`.
         additions: the branches that are added to the residual stream, if it passes further
@@ -34,6 +35,7 @@ class ResidualConfig:
     mlp_width: int | None
     norm: NormKind = "rms"
     norm_epsilon: float | None = None
+    norm_after: bool = False
     scaled_init: bool = True
     additions: int | None = None
     deviation: float | None = None
@@ -67,14 +69,18 @@ class ResidualConfig:
         return 2.0 * self.width * self.hidden * (3 if self.mlp in GATED else 2)
 
     def build_norm(self) -> RMSNorm | LayerNorm:
-        """The norm before a branch."""
+        """The norm of a branch."""
         return NORMS[self.norm](self.width, epsilon=self.norm_epsilon, dtype=self.dtype)
 
 
 class ResidualBlock(nnx.Module):
-    """Base of pre-norm blocks, whose last branch is an MLP, if they have one."""
+    """Base of residual blocks, whose last branch is an MLP, if they have one.
+
+    A branch adds `branch(norm(x))` to x, or `norm(branch(x))` with `norm_after`.
+    """
 
     def build_mlp(self, config: ResidualConfig, rngs: nnx.Rngs) -> None:
+        self.norm_after = config.norm_after
         if config.mlp is not None:
             self.mlp_norm = config.build_norm()
             self.mlp = MLP(
@@ -86,5 +92,15 @@ class ResidualBlock(nnx.Module):
                 output_gain=config.gain(config.hidden) * config.output_gain,
             )
 
+    def before(self, norm: RMSNorm | LayerNorm, x: jax.Array) -> jax.Array:
+        """What a branch reads."""
+        return x if self.norm_after else norm(x)
+
+    def after(self, norm: RMSNorm | LayerNorm, y: jax.Array) -> jax.Array:
+        """What it adds."""
+        return norm(y) if self.norm_after else y
+
     def add_mlp(self, x: jax.Array) -> jax.Array:
-        return x + self.mlp(self.mlp_norm(x)) if hasattr(self, "mlp") else x
+        if not hasattr(self, "mlp"):
+            return x
+        return x + self.after(self.mlp_norm, self.mlp(self.before(self.mlp_norm, x)))

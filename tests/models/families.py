@@ -104,6 +104,17 @@ FAMILIES: dict[str, ModelConfig] = {
     "transformer of many tokens, tied, gelu, scanned and rematerialised": small(
         vocabulary=3000, tied_head=True, mlp="gelu", scan=True, remat="full"
     ),
+    "transformer, biases, norms after and over all heads, published symbols": small(
+        qkv_bias=True,
+        norm_after=True,
+        qk_norm=True,
+        qk_norm_over="all",
+        key_value_heads=2,
+        norm_epsilon=1e-3,
+        start_row=254,
+        end_row=255,
+        spare_rows=3,
+    ),
     "mamba": mamba(),
     "mamba, MLPs and attention, scanned and rematerialised": mamba(
         layout="M1t1m1T1", window=5, chunk=8, convolution_width=3, scan=True, remat="full"

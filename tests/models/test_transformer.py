@@ -78,6 +78,20 @@ def test_a_tied_model_has_no_head_of_its_own():
     assert params[1].keys() - params[0].keys() == {"head"}
 
 
+def test_a_spare_row_can_stand_for_start_and_end():
+    # Then all other spare rows are left out, and the logits of text stay as they are.
+    config = small(start_row=258, end_row=258, spare_rows=4)
+    params = split_model(config)[1]
+    assert params["head"]["kernel"].shape == (32, 260)
+    found = forward(config)(params, random_rows(1))
+    kept = [*range(256), 258]
+    columns = {**params, "head": {"kernel": params["head"]["kernel"][:, kept]}}
+    table = params["embedding"]["embedding"]
+    rows = jnp.concatenate([table[:256], table[258:259], table[258:259], table[:1]])
+    wanted = forward(small())({**columns, "embedding": {"embedding": rows}}, random_rows(1))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 def test_it_is_registered_under_its_family():
     assert ModelConfig.variants["transformer"] is TransformerConfig
 
@@ -93,6 +107,11 @@ def test_it_is_registered_under_its_family():
         ({"width": 100}, r"width 100 is no multiple of model\.head_width 64"),
         ({"heads": 4, "key_value_heads": 3}, r"key_value_heads 3 does not divide the 4"),
         ({"key_value_heads": 8}, r"key_value_heads 8 does not divide the 4"),
+        ({"norm_epsilon": 0.0}, r"model\.norm_epsilon is 0\.0; it must be above 0"),
+        ({"start_row": 3}, r"only one of model\.start_row and model\.end_row is set"),
+        ({"start_row": 3, "end_row": 256}, r"model\.end_row is 256; the rows of the tables are 0"),
+        ({"spare_rows": 2}, r"model\.spare_rows is 2, and there is no model\.end_row"),
+        ({"spare_rows": -1}, r"model\.spare_rows is -1; it must be at least 0"),
     ],
 )
 def test_a_bad_config_is_named(fields, message):
