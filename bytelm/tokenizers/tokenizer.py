@@ -1,7 +1,7 @@
 """Subword tokenizers as exact codes of bytes: the tokens of any text decode to the same text.
 
 The libraries take valid UTF-8. Other bytes, and characters that a library would change, are encoded
-as tokens of single bytes.
+as tokens of single bytes. The normalizer NFC is left out.
 """
 
 import array
@@ -151,8 +151,9 @@ class _Library:
 def _read(path: str, content: bytes) -> _Library:
     try:
         if content.lstrip()[:1] == b"{":
-            json_library = tokenizers.Tokenizer.from_buffer(content)
-            found = _hugging_face(path, json_library, json.loads(content))
+            description = _without_nfc(json.loads(content))
+            json_library = tokenizers.Tokenizer.from_buffer(json.dumps(description).encode())
+            found = _hugging_face(path, json_library, description)
         else:
             found = _sentencepiece(SentencePieceProcessor.from_proto(content))
     except (RuntimeError, ValueError) as error:
@@ -166,6 +167,18 @@ def _read(path: str, content: bytes) -> _Library:
             "write any bytes; choose a byte-level tokenizer or one with byte fallback."
         )
     return found
+
+
+def _without_nfc(description: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer.json without the normalizer NFC, which Qwen's have.
+
+    Text in NFC has the same tokens without it, and other text is then encoded as it is.
+    """
+    kept = [s for s in steps(description.get("normalizer"), "normalizers") if s["type"] != "NFC"]
+    if not kept:
+        return {**description, "normalizer": None}
+    normalizer = kept[0] if len(kept) == 1 else {"type": "Sequence", "normalizers": kept}
+    return {**description, "normalizer": normalizer}
 
 
 def _hugging_face(

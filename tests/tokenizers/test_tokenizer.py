@@ -169,7 +169,6 @@ def with_normalizer(tokenizer, normalizer):
     ("normalizer", "text"),
     [
         (normalizers.Lowercase(), "b'A"),
-        (normalizers.NFC(), r"\\x81"),
         (normalizers.NFD(), r"\\xc3"),
         (normalizers.NFKC(), ""),
         (normalizers.Strip(), ""),
@@ -179,6 +178,18 @@ def with_normalizer(tokenizer, normalizer):
 def test_a_tokenizer_that_changes_text(trained, normalizer, text):
     with pytest.raises(UserError, match=rf"changed\.json cannot write back .*{text}.*at byte \d"):
         Tokenizer("changed.json", with_normalizer(trained["bpe"], normalizer))
+
+
+def test_nfc_is_left_out(trained):
+    content = with_normalizer(
+        trained["bpe"], normalizers.Sequence([normalizers.NFC(), normalizers.NFC()])
+    )
+    tokenizer = Tokenizer("nfc.json", content)
+    assert tokenizer.content == content
+    for text in ("caf\u00e9", "cafe\u0301"):  # in NFC, and not
+        assert tokenizer.decode(tokenizer.encode(text.encode())) == text.encode()
+    composed = "caf\u00e9".encode()
+    assert tokenizer.encode(composed).tolist() == trained["bpe"].encode(composed).tolist()
 
 
 def test_a_text_that_is_changed(trained):
