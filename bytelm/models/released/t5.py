@@ -114,7 +114,8 @@ class T5Format(ReleasedFormat[ByT5Config]):
                 f"the checkpoint is not a ByT5 or MrT5: in its config.json, {'; '.join(differing)}."
             )
         sizes = {ours: said[theirs] for theirs, ours in _SIZES.items()}
-        softmax1 = bool(said.get("use_softmax1"))
+        # The class of MrT5's released folders always has it, and saves no such field.
+        softmax1 = bool(said.get("use_softmax1", said["model_type"] == "mrt5"))
         if not blocks:
             return ByT5Config(**sizes, softmax1=softmax1)
         gate = GateShortening(floor=floor, noise=bool(said.get("use_gumbel_noise")))
