@@ -1,5 +1,6 @@
 """Checkpoints that others have released, from and to their folders of config.json and tensors."""
 
+import dataclasses
 import json
 import re
 import warnings
@@ -12,10 +13,14 @@ from safetensors.numpy import save_file
 
 from bytelm.core.errors import UserError
 from bytelm.core.files import new_folder
-from bytelm.data.config import DataConfig, SpanCorruption
+from bytelm.data.carried import carry
+from bytelm.data.config import DataConfig, NextByte, SpanCorruption
+from bytelm.models.released.decoder import DecoderFormat
 from bytelm.models.released.format import ReleasedFormat
 from bytelm.models.released.hnet import HNetFormat
 from bytelm.models.released.t5 import T5Format
+from bytelm.tokenizers.published import token_name, tokenizer_json
+from bytelm.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from bytelm.training.checkpoints.checkpoint import load_model, save_model
 from bytelm.training.checkpoints.tensor_files import (
     WEIGHTS,
@@ -29,11 +34,14 @@ from bytelm.training.experiment import ExperimentConfig, to_json
 from bytelm.training.run_directory import provenance
 
 CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
 FORMATS: tuple[tuple[ReleasedFormat, DataConfig], ...] = (
     (T5Format(), DataConfig(task=SpanCorruption(), sequence_length=1024)),
     (HNetFormat(), DataConfig(sequence_length=8192)),
+    (DecoderFormat(), DataConfig(sequence_length=2048)),
 )
-"""Each format with the task and the rows that its models were trained on."""
+"""Each format with the task and the rows that its models were trained on, unless config.json says
+how long they were."""
 
 
 def from_hf(source: str, run_dir: Path) -> str:
@@ -41,8 +49,8 @@ def from_hf(source: str, run_dir: Path) -> str:
 
     Args:
         source: a folder with config.json and model.safetensors or pytorch_model.bin, in one file or
-            in shards with an index, or with one file of PyTorch's, `NAME.pt`; or the name of a
-            model on the Hugging Face hub.
+            in shards with an index, or with one file of PyTorch's, `NAME.pt`, and for a model that
+            reads tokens tokenizer.json; or the name of a model on the Hugging Face hub.
         run_dir: a new or empty folder.
 
     Returns:
@@ -56,6 +64,13 @@ def from_hf(source: str, run_dir: Path) -> str:
         weights, file = _open_weights(folder)
         form, data, saved = _recognised(folder, file)
         model = form.read_config(saved, weights)
+        if length := form.row_length(saved):
+            data = dataclasses.replace(data, sequence_length=length)
+        if form.has_tokenizer:
+            tokenizer = _tokenizer(folder)
+            model = form.with_tokens(model, tokenizer.token_bytes)
+            data = dataclasses.replace(data, task=NextByte(tokenizer=tokenizer.path))
+            carry(partial, tokenizer, None)
         config = ExperimentConfig(model=model, data=data)
         (partial / "config.json").write_text(to_json(config))
         # Orbax writes JAX's arrays with one copy of them, and NumPy's with nearly two.
@@ -67,8 +82,8 @@ def from_hf(source: str, run_dir: Path) -> str:
 def to_hf(run: Path, folder: Path, step: int | None = None, dtype: str = "float32") -> str:
     """Writes a folder in the format of released models of the family.
 
-    `transformers` loads a ByT5. It loads an MrT5 as a T5, with a warning, and ignores its gate; the
-    code of MrT5's authors computes the whole model.
+    `transformers` loads a ByT5 and a decoder. It loads an MrT5 as a T5, with a warning, and ignores
+    its gate; the code of MrT5's authors computes the whole model.
 
     Args:
         dtype: of the tensors, "float32", "bfloat16" or "float16"; those that the format always has
@@ -90,7 +105,14 @@ def to_hf(run: Path, folder: Path, step: int | None = None, dtype: str = "float3
                 f"{run} has a model of the family {model.family}, which has no released format; "
                 f"only models of {_known_formats()} can be converted."
             )
-        for name, content in form.files(model, saved.config.data.row_length).items():
+        files = form.files(model, saved.config.data.row_length)
+        if form.has_tokenizer:
+            start, end = (files[CONFIG][f"{name}_token_id"] for name in ("bos", "eos"))
+            found = tokenizer_json(saved.tokenizer, end)
+            (partial / TOKENIZER).write_bytes(found)
+            names = {"bos_token": token_name(found, start), "eos_token": token_name(found, end)}
+            files[f"tokenizer_{CONFIG}"] = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+        for name, content in files.items():
             (partial / name).write_text(json.dumps(content, indent=2) + "\n")
         weights = form.write(saved.params, model, dtype)
         try:
@@ -116,7 +138,7 @@ def _download(name: str) -> Path:
     folder = Path()
     try:
         for weights in ("model*.safetensors*", "pytorch_model*.bin*", "*.pt"):
-            folder = Path(snapshot_download(name, allow_patterns=[CONFIG, weights]))
+            folder = Path(snapshot_download(name, allow_patterns=[CONFIG, TOKENIZER, weights]))
             if any(folder.glob(weights)):
                 break
     except Exception as error:  # of the network
@@ -142,6 +164,16 @@ def _open_weights(folder: Path) -> tuple[Tensors, Path]:
     raise UserError(f"{folder} has neither {WEIGHTS} nor pytorch_model.bin{several}.")
 
 
+def _tokenizer(folder: Path) -> Tokenizer:
+    path = folder / TOKENIZER
+    if not path.is_file():
+        raise UserError(
+            f"{folder} has no {TOKENIZER}, which says what the tokens of the model are; put there "
+            "the one that it was published with."
+        )
+    return load_tokenizer(path)
+
+
 def _recognised(folder: Path, file: Path) -> tuple[ReleasedFormat, DataConfig, dict[str, Any]]:
     """The format of a folder with this file of tensors, its data, and the content of config.json.
 
@@ -163,4 +195,4 @@ def _recognised(folder: Path, file: Path) -> tuple[ReleasedFormat, DataConfig, d
 
 
 def _known_formats() -> str:
-    return " and ".join(form.name for form, _ in FORMATS)
+    return ", ".join(form.name for form, _ in FORMATS)

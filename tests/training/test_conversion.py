@@ -18,8 +18,8 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, START
 from bytelm.data.config import SpanCorruption
 from bytelm.models import Batch
+from bytelm.models.mamba import MambaConfig
 from bytelm.models.released.t5 import T5Format
-from bytelm.models.transformer import TransformerConfig
 from bytelm.patching.levels import Symbols
 from bytelm.training.checkpoints.checkpoint import load_model, save_model
 from bytelm.training.conversion import from_hf, to_hf
@@ -181,7 +181,7 @@ def test_a_file_in_place_of_its_folder(folder, run):
 def test_a_format_that_is_not_known(folder, run):
     (folder / CONFIG).write_text('{"model_type": "bert"}')
     message = refused(folder, run)
-    assert "whose model_type is 'bert'" in message and "those of T5 and H-Net" in message
+    assert "whose model_type is 'bert'" in message and "those of T5, H-Net, Llama" in message
 
 
 def test_neither_a_folder_nor_a_name(tmp_path, run):
@@ -218,7 +218,7 @@ def test_a_model_on_the_hub(folder, run, monkeypatch):
 
     use_hub(monkeypatch, download)
     from_hf("google/byt5-small", run)
-    assert asked == [("google/byt5-small", CONFIG, "model*.safetensors*")]
+    assert asked == [("google/byt5-small", CONFIG, "tokenizer.json", "model*.safetensors*")]
     assert load_model(run).provenance["converted_from"] == "google/byt5-small"
 
 
@@ -242,10 +242,10 @@ def test_an_empty_folder_may_be_written(folder, run):
 
 
 def test_another_family_has_no_place_in_the_format(run, tmp_path):
-    model = TransformerConfig(width=16, depth=1, head_width=8)
+    model = MambaConfig(width=16, layout="m1", head_width=8)
     params = nnx.to_pure_dict(nnx.split(model.build(nnx.Rngs(0)))[1])
     save_model(run, ExperimentConfig(model=model), params, {})
-    with pytest.raises(UserError, match="has a model of the family transformer"):
+    with pytest.raises(UserError, match="has a model of the family mamba"):
         to_hf(run, tmp_path / "back")
     assert leftovers(tmp_path / "back") == []
 

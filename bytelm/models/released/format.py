@@ -5,7 +5,7 @@ rearranged, so converting there and back gives the same bits.
 """
 
 import abc
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import ml_dtypes
@@ -85,11 +85,13 @@ class ReleasedFormat(abc.ABC, Generic[C]):
     Attributes:
         name: for messages.
         model: whose models it stores.
+        has_tokenizer: whether the models read the tokens of a tokenizer.json; then `with_tokens`.
         absent: what the absence of a tensor means, if there is more to say.
     """
 
     name: ClassVar[str]
     model: ClassVar[type[ModelConfig]]
+    has_tokenizer: ClassVar[bool] = False
     absent: ClassVar[Mapping[str, str]] = {}
 
     @abc.abstractmethod
@@ -116,6 +118,14 @@ class ReleasedFormat(abc.ABC, Generic[C]):
 
     def known_config(self, name: str) -> dict[str, Any] | None:
         """The config.json of a published checkpoint that comes without one, by its file's name."""
+        return None
+
+    def with_tokens(self, config: C, tokens: Sequence[bytes]) -> C:
+        """The config of a model whose tokens have these bytes; UserError if they do not fit it."""
+        return config
+
+    def row_length(self, saved: Mapping[str, Any]) -> int | None:
+        """The longest rows that the model was trained on, if its config.json says so."""
         return None
 
     def note(self, config: C) -> str:
