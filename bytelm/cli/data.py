@@ -1,19 +1,37 @@
 """`bytelm data`."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from bytelm.cli.arguments import parse, preset_argument, work_argument
 from bytelm.cli.options import Bounds, Count
+from bytelm.core.errors import UserError
+from bytelm.core.files import check_new_file
+from bytelm.core.terminal_text import say
 from bytelm.data.config import DataConfig
 from bytelm.data.corpus.cache_listing import manage_cache
+from bytelm.data.corpus.packing import Rows, pack
 from bytelm.data.description import describe
-from bytelm.data.open_data import OpenData
+from bytelm.data.open_data import OpenData, training_text
 from bytelm.data.script_rates import print_rates
 from bytelm.data.write_tokenizer import write_unigram
+from bytelm.evaluation.entropies import (
+    EntropySample,
+    find_limit,
+    plot_entropies,
+    print_entropies,
+    sample_entropies,
+)
+from bytelm.models.entropy_patches import EntropyModelPatches
+from bytelm.patching.entropy import EntropyRule
+from bytelm.training.entropy_models import read_entropy_model
 from bytelm.training.presets import load_preset
+
+UNNAMED = Path("-")
+"""Stands for a checkpoint that is not given."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +85,51 @@ class RatesCommand:
     """Boundaries per byte of the anchor."""
 
 
+@dataclass(frozen=True)
+class EntropiesCommand:
+    """Finds the threshold of an entropy model for a mean length of patches, on text of train.
+
+    It shows the histogram of the entropies, figures of the patches, and patches of some rows.
+    """
+
+    data: DataConfig
+    checkpoint: Path
+    """The entropy model: a run directory or an exported folder."""
+    bytes_per_patch: float = 4.5
+    """The wanted mean, unless --threshold or --rise is given."""
+    threshold: float | None = None
+    """Show the patches of this threshold, in nats."""
+    rise: float | None = None
+    """Show the patches of this rise of the entropy, in nats; with --find threshold, a condition
+    besides the threshold to find."""
+    find: Literal["threshold", "rise"] | None = None
+    """What to find; none = the threshold, unless one of them is given."""
+    longest_patch: Count | None = None
+    """Most bytes in a patch; none = no limit."""
+    reset: bool = False
+    """Whether the entropy model's context begins again at each newline."""
+    sample_bytes: Count = 500_000
+    """Most bytes of text, of documents in random order."""
+    samples: Annotated[int, Bounds(0)] = 3
+    """Rows whose first patches are shown."""
+    plot: Path | None = None
+    """Also draw the histogram into this new file, .png or .svg."""
+
+
 DATA_COMMANDS: dict[str, type[Any]] = {
     "describe": DescribeCommand,
     "unigram": UnigramCommand,
     "rates": RatesCommand,
+    "entropies": EntropiesCommand,
     "cache": CacheCommand,
 }
 """Subcommands, and the options of each."""
 
 
 def data_command(arguments: Sequence[str]) -> int:
-    """Describes text, trains Unigram models, measures rates of scripts, and lists the cache.
+    """Describes text, trains Unigram models, measures rates and entropies, and lists the cache.
 
-    `bytelm data describe|unigram|rates|cache [PRESET] [options]`
+    `bytelm data describe|unigram|rates|entropies|cache [PRESET] [options]`
     """
     name = work_argument(arguments, data_command, DATA_COMMANDS)
     if name == "cache":
@@ -91,7 +141,11 @@ def data_command(arguments: Sequence[str]) -> int:
         )
     preset, rest = preset_argument(arguments[1:])
     config = load_preset(preset).data if preset else DataConfig()
-    command = parse(DATA_COMMANDS[name], rest, f"data {name}", DATA_COMMANDS[name](config))
+    if name == "entropies":
+        default = EntropiesCommand(config, checkpoint=UNNAMED)
+    else:
+        default = DATA_COMMANDS[name](config)
+    command = parse(DATA_COMMANDS[name], rest, f"data {name}", default)
     data = OpenData(command.data)
     if isinstance(command, DescribeCommand):
         describe(data, command.samples)
@@ -99,4 +153,53 @@ def data_command(arguments: Sequence[str]) -> int:
         write_unigram(data, command.pieces, command.max_bytes, command.output)
     elif isinstance(command, RatesCommand):
         print_rates(data, command.anchor, command.rate)
+    elif isinstance(command, EntropiesCommand):
+        _show_entropies(command, data)
     return 0
+
+
+def _show_entropies(command: EntropiesCommand, data: OpenData) -> None:
+    if command.checkpoint == UNNAMED:
+        raise UserError(
+            "name the entropy model with --checkpoint RUN (`bytelm train entropy_tiny` trains one)."
+        )
+    if command.plot is not None:
+        check_new_file(command.plot, "--plot")
+    options = {name: getattr(command, name) for name in ("rise", "longest_patch", "reset")}
+    limit = command.find
+    if limit is None and command.threshold is None and command.rise is None:
+        limit = "threshold"
+    threshold = 0.0 if limit == "threshold" else command.threshold
+    options["rise"] = 0.0 if limit == "rise" else command.rise
+    patches, params = read_entropy_model(
+        EntropyModelPatches(str(command.checkpoint), threshold=threshold, **options)
+    )
+    texts = training_text(data, command.sample_bytes)
+    sample = sample_entropies(patches, params, Rows(pack(texts), data.sequence_length))
+    rule = patches.entropy_rule
+    if limit is not None:
+        rule = find_limit(sample, rule, command.bytes_per_patch, limit)
+    print_entropies(sample, rule, command.samples)
+    if command.plot is not None:
+        plot_entropies(sample, [rule], command.plot)
+        say(f"plot: {command.plot}")
+    say(f"for a model: {_model_options(command, rule, sample)}")
+
+
+def _model_options(command: EntropiesCommand, rule: EntropyRule, sample: EntropySample) -> str:
+    """The options of a model that cuts text so."""
+    mean = sample.num_bytes / len(sample.patches(rule).sizes)
+    values = {
+        "checkpoint": shlex.quote(str(command.checkpoint)),
+        "threshold": rule.threshold,
+        "rise": rule.rise,
+        "longest-patch": rule.longest,
+        "bytes-per-patch": f"{mean:.2f}",
+    }
+    given = [
+        f"--model.segmenter.{name} {value}" for name, value in values.items() if value is not None
+    ]
+    if rule.threshold is None:
+        given.insert(1, "--model.segmenter.threshold None")
+    reset = ["--model.segmenter.reset"] if command.reset else []
+    return " ".join(["--model.segmenter entropy_model", *given, *reset])

@@ -2,12 +2,14 @@
 
 import dataclasses
 import typing
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from bytelm.core.checked import converted, did_you_mean, field_types
 from bytelm.core.errors import UserError
 from bytelm.core.variants import Variant
+
+T = TypeVar("T")
 
 _DEFINED_IN = "defined_in"
 """Key of a saved variant of a user's own: the file that defines it."""
@@ -97,6 +99,19 @@ def files_needed(config: Any) -> list[str]:
                 yield from walk(item)
 
     return list(dict.fromkeys(walk(to_dict(config))))
+
+
+def mapped(config: Any, kind: type[T], function: Callable[[T], T]) -> Any:
+    """The config with `function(part)` in place of each part of a type, wherever in it."""
+    if isinstance(config, kind):
+        return function(config)
+    if isinstance(config, tuple):
+        return tuple(mapped(item, kind, function) for item in config)
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return config
+    old = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    new = {name: mapped(value, kind, function) for name, value in old.items()}
+    return config if new == old else dataclasses.replace(config, **new)
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[tuple[str, Any, Any]]:

@@ -66,6 +66,9 @@ def statistics(documents: Iterable[bytes], samples: int) -> SplitStatistics:
     return found
 
 
+_ARRAYS = ("sizes", "per_row")
+
+
 @dataclass(frozen=True)
 class PatchStatistics:
     """Figures of the patches of a rule in rows of T symbols."""
@@ -88,16 +91,22 @@ class PatchStatistics:
 def patch_statistics(rule: str, rows: Rows) -> PatchStatistics:
     """Cuts rows, at least one, into patches by a rule or a level of `LEVELS`, as a model does."""
     batch_size = min(len(rows), max(1, SYMBOLS_AT_ONCE // rows.length))
-    sizes, per_row = [], []
+    found = []
     for first in range(0, len(rows), batch_size):
         batch = rows.batch(range(first, first + batch_size))
         starts = np.asarray(_starts(rule, batch["ids"], batch["document_ids"]))
-        # A patch ends where the next one, another document, padding or another row starts.
-        edges = starts | (np.diff(batch["document_ids"], axis=1, prepend=-1) != 0)
-        positions = np.flatnonzero(edges)
-        sizes.append(np.diff(positions, append=edges.size)[starts.reshape(-1)[positions]])
-        per_row.append(starts.sum(axis=1))
-    return PatchStatistics(np.concatenate(sizes), np.concatenate(per_row)[: len(rows)], rows.length)
+        found.append(statistics_of_starts(starts, batch["document_ids"]))
+    sizes, per_row = (np.concatenate([getattr(x, name) for x in found]) for name in _ARRAYS)
+    return PatchStatistics(sizes, per_row[: len(rows)], rows.length)
+
+
+def statistics_of_starts(starts: np.ndarray, document_ids: np.ndarray) -> PatchStatistics:
+    """Of rows in which patches start where `starts`, bool `[B, T]`, is True."""
+    # A patch ends where the next one, another document, padding or another row starts.
+    edges = starts | (np.diff(document_ids, axis=1, prepend=-1) != 0)
+    positions = np.flatnonzero(edges)
+    sizes = np.diff(positions, append=edges.size)[starts.reshape(-1)[positions]]
+    return PatchStatistics(sizes, starts.sum(axis=1), starts.shape[1])
 
 
 def _starts(rule: str, ids: np.ndarray, document_ids: np.ndarray) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from bytelm.models import aunet as aunet
 from bytelm.models import dynamic_pooling as dynamic_pooling
+from bytelm.models import entropy_patches as entropy_patches
 from bytelm.models import hat as hat
 from bytelm.models import hat2 as hat2
 from bytelm.models import hnet as hnet

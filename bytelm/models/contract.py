@@ -259,5 +259,9 @@ class ModelConfig(Variant, name="model", small=True, key="family"):
                 the computation. A flat model ignores it.
 
         A multiply-add counts 2; attention counts the pairs that the mask allows, without document
-        boundaries. Training costs three times as much.
+        boundaries. Training costs three times as much, but for `frozen_flops`.
         """
+
+    def frozen_flops(self, sequence_length: int) -> float:
+        """The part of `forward_flops` of models that are not trained, such as an entropy model."""
+        return 0.0

@@ -94,7 +94,7 @@ class HATConfig(TwoWidthsConfig):
         stream = length + patches
         word = stream / max(patches, 1.0)  # a word of the mean length, its mark included
         encoder, decoder = self.encoder_block(), self.decoder_block()
-        local = 0.0
+        local = self.segmenter.forward_flops(self.local_width, length)
         for block, pairs in ((encoder, word * word), (decoder, word * (word + 1) / 2)):
             inner = block.heads * block.head_width
             alone = block.forward_flops(1) - block.depth * 4.0 * inner

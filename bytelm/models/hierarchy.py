@@ -113,6 +113,9 @@ class HierarchyConfig(BlocksConfig):
         patches = self.capacity(sequence_length) if patches is None else patches
         return self.local_flops(sequence_length, patches) + self.backbone_flops(patches)
 
+    def frozen_flops(self, sequence_length: int) -> float:
+        return self.segmenter.frozen_flops(sequence_length)
+
     @abc.abstractmethod
     def local_flops(self, length: int, patches: float) -> float:
         """FLOPs, as in `forward_flops`, of all but the backbone."""

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from bytelm.models.contract import ModelConfig
-from bytelm.nn.roles import SYMBOLS, parameter_roles
+from bytelm.nn.roles import SYMBOLS, Role, parameter_roles
 
 
 @functools.lru_cache(maxsize=8)
@@ -23,8 +23,19 @@ def roles_of(config: ModelConfig) -> dict[str, Any]:
 
 
 def count_parameters(config: ModelConfig) -> tuple[int, int]:
-    """How many parameters there are, and how many without embeddings and the head."""
-    parameters = abstract_model(config)[1]
-    sizes = jax.tree.map(lambda x: int(np.prod(x.shape)), nnx.to_pure_dict(parameters))
-    found = list(zip(jax.tree.leaves(sizes), jax.tree.leaves(roles_of(config)), strict=True))
+    """How many parameters are trained, and how many without embeddings and the head."""
+    found = _sizes(config)
     return sum(size for size, _ in found), sum(n for n, role in found if role not in SYMBOLS)
+
+
+def count_frozen(config: ModelConfig) -> int:
+    """How many parameters are carried and not trained, such as those of an entropy model."""
+    return sum(size for size, role in _sizes(config, frozen=True))
+
+
+def _sizes(config: ModelConfig, *, frozen: bool = False) -> list[tuple[int, Role]]:
+    """The size and role of each parameter that is trained, or frozen."""
+    parameters = nnx.to_pure_dict(abstract_model(config)[1])
+    sizes = (int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(parameters))
+    found = zip(sizes, jax.tree.leaves(roles_of(config)), strict=True)
+    return [(size, role) for size, role in found if (role == "frozen") == frozen]

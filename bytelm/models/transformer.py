@@ -239,9 +239,17 @@ class FlatModel(LanguageModel):
     def init_state(self, batch_size: int, max_length: int) -> StackState | MixedState:
         return self.stack.init_state(batch_size, max_length, self.config.dtype)
 
-    def extend(self, ids: jax.Array, state: Any, lengths: jax.Array) -> tuple[jax.Array, Any]:
+    def extend(
+        self,
+        ids: jax.Array,
+        state: Any,
+        lengths: jax.Array,
+        *,
+        group_ids: jax.Array | None = None,
+    ) -> tuple[jax.Array, Any]:
+        """As in `LanguageModel`; symbols see those with their own `group_ids`, int32 `[B, N]`."""
         x = self.embedding(self.config.rows_of(ids), self.config.dtype)
-        x, state = self.stack.extend(x, state, lengths)
+        x, state = self.stack.extend(x, state, lengths, group_ids=group_ids)
         return self._unembedding(x).logits(), state
 
     def roll_back(self, state: Any, then: Any, ids: jax.Array, lengths: jax.Array) -> Any:

@@ -25,6 +25,7 @@ Role = Literal[
     "vector",
     "gate",
     "recurrence",
+    "frozen",
 ]
 """
 - matrix: the kernel of a hidden layer inside a stack, which Muon trains
@@ -38,6 +39,7 @@ Role = Literal[
 - vector: a learned vector in place of one computed from text, or a query
 - gate: weights that decide which states of a row are kept
 - recurrence: the decay rates and skips of the heads of a recurrent layer
+- frozen: any parameter of a model that another one carries and does not train (`freeze`)
 """
 ROLES: tuple[Role, ...] = get_args(Role)
 KERNELS: tuple[Role, ...] = ("matrix", "convolution", "projection", "head", "gate")
@@ -68,6 +70,27 @@ def parameter_roles(parameters: nnx.State) -> dict[str, Any]:
         role, parameters, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
     )
     return dict(nnx.to_pure_dict(roles))
+
+
+def freeze(module: nnx.Module) -> None:
+    """Makes all parameters of a module frozen.
+
+    They are stored, placed and exported like others. They have no gradient, no place in the
+    optimiser, no decay, and do not count among the parameters of the model.
+    """
+    for _, variable in nnx.iter_graph(module):
+        if isinstance(variable, nnx.Param):
+            variable.set_metadata(role="frozen")
+
+
+def trained(tree: Any, roles: Any) -> Any:
+    """A tree of the parameters without the frozen ones: None, which JAX takes for no leaf."""
+    return jax.tree.map(lambda role, leaf: None if role == "frozen" else leaf, roles, tree)
+
+
+def with_trained(tree: Any, part: Any) -> Any:
+    """The whole tree, with the leaves of a tree of `trained` parameters in place of its own."""
+    return jax.tree.map(lambda old, new: old if new is None else new, tree, part)
 
 
 def map_roles(function: Callable[[str, Role], Any], roles: Any) -> Any:

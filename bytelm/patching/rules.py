@@ -175,27 +175,64 @@ def _find_edges(
         jnp.where(age < back, NONE, extended[:, LOOKBACK - back : LOOKBACK - back + length])
         for back in range(LOOKBACK + 1)
     ]
-    valid = document_ids > 0
     begins = symbols[1] == NONE
     if rule.marks == "start":
         starts, ends = rule.find(symbols), jnp.zeros(ids.shape, bool)
     else:
         starts, ends = begins | rule.find(symbols[1:]), rule.find(symbols)
-    last = _last_true(starts | begins, 0)
-    since = jnp.arange(length)[None, :] - last
-    carried = ~(jnp.cumsum(starts | begins, axis=1) > 0)
-    since = jnp.where(carried, since + carry.since[:, None], since)
-    if longest is not None:
-        starts |= (since > 0) & (since % longest == 0)
-        ends |= (since + 1) % longest == 0
-
-    count = jnp.cumprod(document_ids == document_ids[:, :1], axis=1).sum(axis=1) * valid[:, 0]
+    edges, since = split_longer(starts, ends, begins, document_ids, carry.since, longest)
+    count = count_own(document_ids)
     recent = jnp.take_along_axis(
         extended, count[:, None] + jnp.arange(LOOKBACK)[None, :], axis=1, mode="clip"
     )
+    return edges, RuleCarry(recent, since)
+
+
+def split_longer(
+    starts: jax.Array,
+    ends: jax.Array,
+    begins: jax.Array,
+    document_ids: jax.Array,
+    since: jax.Array,
+    longest: int | None,
+) -> tuple[Edges, jax.Array]:
+    """Splits patches of more than `longest` symbols, which are all of that length but the last.
+
+    Args:
+        starts, ends: bool `[B, T]`, without this limit.
+        begins: bool `[B, T]`, the first symbols of documents.
+        document_ids: int32 `[B, T]`, as in a batch.
+        since: int32 `[B]`, symbols since the last of the `starts` before.
+
+    Returns:
+        the edges, and `since` after the last symbol of each row's first document.
+    """
+    valid, index = document_ids > 0, jnp.arange(starts.shape[1])[None, :]
+    found = starts | begins
+    distance = index - _last_true(found, 0)
+    carried = ~(jnp.cumsum(found, axis=1) > 0)
+    distance = jnp.where(carried, distance + since[:, None], distance)
+    if longest is not None:
+        starts |= (distance > 0) & (distance % longest == 0)
+        ends |= (distance + 1) % longest == 0
+    after = last_own(distance, document_ids, since - 1) + 1
+    return Edges(starts & valid, ends & valid), after
+
+
+def count_own(document_ids: jax.Array) -> jax.Array:
+    """The symbols of each row's first document, int32 `[B]`; 0 in a row of padding."""
+    is_own = jnp.cumprod(document_ids == document_ids[:, :1], axis=1)
+    return is_own.sum(axis=1) * (document_ids[:, 0] > 0)
+
+
+def last_own(values: jax.Array, document_ids: jax.Array, before: jax.Array) -> jax.Array:
+    """Of `[B, T]`, the value at the last symbol of each row's first document, `[B]`.
+
+    It is `before`, `[B]`, in a row of padding.
+    """
+    count = count_own(document_ids)
     index = jnp.maximum(count - 1, 0)[:, None]
-    after = jnp.where(count > 0, jnp.take_along_axis(since, index, axis=1)[:, 0] + 1, carry.since)
-    return Edges(starts & valid, ends & valid), RuleCarry(recent, after)
+    return jnp.where(count > 0, jnp.take_along_axis(values, index, axis=1)[:, 0], before)
 
 
 def _last_true(flags: jax.Array, before: int) -> jax.Array:

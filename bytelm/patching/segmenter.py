@@ -91,7 +91,8 @@ class Segmenter(nnx.Module):
             keys: uint32 `[B, 2]`, a random key for each row, in training.
 
         Returns:
-            the boundaries, and the carry after the last symbol of each row's first document.
+            the boundaries, and the carry after the last symbol of each row's first document; None
+            after whole rows if it holds the states of a model.
         """
         raise NotImplementedError
 
@@ -119,6 +120,8 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
     """Whether only the model's loss can teach it where boundaries belong."""
     needs_supervision: ClassVar[bool] = False
     """Whether its own loss needs more of the symbols than its boundaries."""
+    needs_bytes: ClassVar[bool] = False
+    """Whether its symbols must be bytes."""
     needs_unigram: ClassVar[bool] = False
     """Whether training needs the pieces of `data.unigram`."""
 
@@ -144,6 +147,10 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
 
     def forward_flops(self, width: int, length: float) -> float:
         """Floating-point operations of its matrix products, for `length` states of `width`."""
+        return 0.0
+
+    def frozen_flops(self, length: float) -> float:
+        """Those among them of a model that is not trained."""
         return 0.0
 
     def build(
@@ -172,6 +179,8 @@ class SegmenterConfig(Variant, name="model.segmenter", small=True, key="kind"):
             reason = "reads states of symbols, which the family has not computed when it cuts them"
         elif self.needs_supervision and not needs.supervised:
             reason = "learns from what is known of bytes alone, and cuts patches in this place"
+        elif self.needs_bytes and not needs.supervised:
+            reason = "reads bytes, and cuts patches in this place"
         elif self.needs_gradient and not needs.gradient:
             reason = "learns from the model's loss, which does not reach it in this family"
         elif needs.known_ends and not self.knows_ends:

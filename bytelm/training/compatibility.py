@@ -13,8 +13,10 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTES
 from bytelm.models import ModelConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
+from bytelm.models.parameters import roles_of
 from bytelm.models.transformer import FlatConfig
 from bytelm.nn.mesh import path_name
+from bytelm.nn.roles import trained
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.checkpoint import SavedModel, last_step, load_model
 from bytelm.training.checkpoints.scores import FOLDER
@@ -28,6 +30,7 @@ FREE = (
     "data.task.tokenizer",  # its path; the data's fingerprint covers its content
     "data.task.unigram",  # likewise
     "data.workers",
+    "model.segmenter.checkpoint",  # its path; the digest covers its parameters
     "train.budget",  # the steps that follow from it are compared
     "train.log_every",
     "train.validate_every",
@@ -48,6 +51,8 @@ _SAME_MEANING = (
     "remat",
     "scaled_init",
     "scan",
+    "segmenter.bytes_per_patch",
+    "segmenter.checkpoint",
     "segmenter.temperature",
     "segmenter.weight",
     "shortening.bias",
@@ -268,12 +273,17 @@ def start_from(
 def read_initial(
     config: ExperimentConfig, params: Any, *, tokenizer: Tokenizer | None = None, verify: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    """The other run's parameters by name, and the differences; `params` may be abstract."""
+    """The other run's parameters by name, and the differences; `params` may be abstract.
+
+    Frozen ones, of an entropy model, are not among them: the new run has its own.
+    """
     run = str(config.train.initial)
     found = load_model(Path(run), verify=verify)
     if len(set(gather_json(found.step))) > 1:
         raise UserError(f"processes read different checkpoints of train.initial {run}.")
-    saved, fresh = flatten_dict(found.params, sep="/"), flatten_dict(params, sep="/")
+    own = trained(found.params, roles_of(found.config.model))
+    saved = {name: leaf for name, leaf in flatten_dict(own, sep="/").items() if leaf is not None}
+    fresh = flatten_dict(params, sep="/")
     for name, leaf in saved.items():
         if name not in fresh:
             raise UserError(

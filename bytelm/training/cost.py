@@ -13,7 +13,7 @@ from bytelm.data.open_data import OpenData
 from bytelm.data.run_text import text_size
 from bytelm.data.validation import ValidationText
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
-from bytelm.models.parameters import count_parameters
+from bytelm.models.parameters import count_frozen, count_parameters
 from bytelm.training.experiment import ExperimentConfig, parse_budget
 
 
@@ -26,14 +26,16 @@ def row_flops(config: ExperimentConfig, patches: float | None = None) -> float:
 
 
 def step_flops(config: ExperimentConfig, patches: float | None = None) -> float:
-    """FLOPs of a training step, three times those of the forward pass.
+    """FLOPs of a training step: three times those of the forward pass, once those of frozen models.
 
     Args:
         patches: in all rows of the step (with an encoder: states that it keeps); None for the
             capacity, which is computed.
     """
     rows = config.data.batch_size
-    return 3.0 * rows * row_flops(config, None if patches is None else patches / rows)
+    forward = row_flops(config, None if patches is None else patches / rows)
+    frozen = config.model.frozen_flops(config.data.sequence_length)
+    return rows * (3.0 * forward - 2.0 * frozen)
 
 
 def with_steps(config: ExperimentConfig, data: OpenData) -> ExperimentConfig:
@@ -72,12 +74,13 @@ def run_facts(config: ExperimentConfig, open_data: OpenData, mesh: Mesh) -> dict
     train, data, size = config.train, config.data, text_size(open_data)
     parameters, without_embeddings = count_parameters(config.model)
     step_bytes = data.batch_size * size.bytes_per_row
-    flops = step_flops(config)
+    flops, frozen = step_flops(config), config.model.frozen_flops(data.sequence_length)
     epoch_steps = None if size.rows is None else size.rows / data.batch_size
     return {
         "family": config.model.family,
         "parameters": parameters,
         "parameters_without_embeddings": without_embeddings,
+        "frozen_parameters": count_frozen(config.model),
         "dtype": config.model.dtype.name,
         "device": mesh.devices.flat[0].device_kind,
         "devices": mesh.size,
@@ -97,6 +100,7 @@ def run_facts(config: ExperimentConfig, open_data: OpenData, mesh: Mesh) -> dict
         "context_bytes": size.bytes_per_row,
         "flops_per_byte": flops / step_bytes,
         "flops": train.steps * flops,
+        "frozen_flops_per_byte": data.batch_size * frozen / step_bytes,
     }
 
 
@@ -115,17 +119,20 @@ def header(facts: dict[str, Any], validation: ValidationText, run_dir: Path) -> 
     context = f"{length:,} {symbols}"
     if symbols == "tokens":
         context += f", about {facts['context_bytes']:,.0f} bytes"
+    frozen = facts["frozen_parameters"]
+    carried = f", and {frozen:,} frozen" if frozen else ""
+    of_them = f" ({with_prefix(facts['frozen_flops_per_byte'], 'FLOP')} frozen)" if frozen else ""
     lines = {
         "model": f"{facts['family']}, {facts['parameters']:,} parameters "
-        f"({facts['parameters_without_embeddings']:,} without embeddings and head), "
-        f"{facts['dtype']}",
+        f"({facts['parameters_without_embeddings']:,} without embeddings and head)"
+        f"{carried}, {facts['dtype']}",
         "devices": f"{facts['devices']} x {facts['device']}: {mesh}",
         "steps": f"{facts['steps']:,}{budget} of {facts['rows_per_step']:,} rows of {length:,} "
         f"{symbols}: {with_prefix(facts['bytes_per_step'], 'B')} a step, "
         f"{with_prefix(facts['bytes'], 'B')} in all",
         "text": text,
         "validation": _validation(validation),
-        "FLOPs": f"{with_prefix(facts['flops_per_byte'], 'FLOP')} per byte, "
+        "FLOPs": f"{with_prefix(facts['flops_per_byte'], 'FLOP')} per byte{of_them}, "
         f"{facts['flops']:.3g} for the run",
         "context": context,
         "run": str(run_dir),

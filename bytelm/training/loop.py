@@ -28,6 +28,7 @@ from bytelm.training.compatibility import (
 )
 from bytelm.training.cost import header, run_facts, with_steps
 from bytelm.training.distributed import StopRequest
+from bytelm.training.entropy_models import fill_entropy_model, with_entropy_model
 from bytelm.training.experiment import ExperimentConfig, as_saved, load_json, saved_form
 from bytelm.training.hardware import peak_flops
 from bytelm.training.metrics.display import Display, Reporter
@@ -76,7 +77,7 @@ def train(
             without a finite loss and gradient.
         Stopped: for a signal before the end of the first step.
     """
-    config, data = _resolved(config, run_dir, resume=resume)
+    config, data = _resolved(config, run_dir, resume=resume, verify=verify)
     if step is not None and not resume:
         raise UserError(f"--step {step} says where to resume; add --resume.")
     if resume:
@@ -126,16 +127,18 @@ class _Start(NamedTuple):
 
 
 def _resolved(
-    config: ExperimentConfig, run_dir: Path, *, resume: bool
+    config: ExperimentConfig, run_dir: Path, *, resume: bool, verify: bool = True
 ) -> tuple[ExperimentConfig, OpenData]:
-    """The config with its number of steps, and its data.
+    """The config with its entropy model and its number of steps, and its data.
 
-    A resumed run reads its own copies of tokenizers, not the files in the config.
+    A resumed run has its own tokenizers and entropy model, and does not read those in the config.
     """
-    config = saved_form(config)
-    path, given = run_dir / CONFIG, config.data
+    config, path = saved_form(config), run_dir / CONFIG
+    saved = load_json(path) if resume and path.exists() else None
+    config = with_entropy_model(config, saved, verify=verify)
+    given = config.data
     if resume:
-        given = with_copies(given, run_dir, load_json(path).data if path.exists() else None)
+        given = with_copies(given, run_dir, None if saved is None else saved.data)
     elif path.exists():
         raise UserError(
             f"{run_dir} already holds a run; add --resume to go on with it, or choose another "
@@ -199,12 +202,14 @@ def _start(parts: RunParts, stop: StopRequest, start: _Start) -> tuple[TrainingR
 
 
 def _first_state(parts: RunParts, verify: bool) -> TrainState:
-    """The state before the first step, with the parameters of `train.initial`, if any."""
+    """The state before the first step, with an entropy model's parameters and `train.initial`'s."""
     config, program = parts.config, parts.program
-    state = program.init(config.train.seed)
+    state, shardings = program.init(config.train.seed), program.shardings.params
+    params = fill_entropy_model(config.model, state.params, shardings, verify=verify)
+    state = dataclasses.replace(state, params=params)
     if config.train.initial is None:
         return state
-    tokenizer, shardings = parts.data.tokenizer, program.shardings.params
+    tokenizer = parts.data.tokenizer
     params, differences = start_from(
         config, state.params, shardings, tokenizer=tokenizer, verify=verify
     )

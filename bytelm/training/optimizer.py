@@ -11,7 +11,7 @@ import optax
 
 from bytelm.core.errors import UserError
 from bytelm.core.variants import Variant
-from bytelm.nn.roles import KERNELS, ROLES, Role, map_roles
+from bytelm.nn.roles import KERNELS, ROLES, Role, map_roles, trained
 
 MUON_RMS = 0.2
 """Root mean square of a Muon update, that of a typical AdamW update (arXiv 2502.16982)."""
@@ -118,9 +118,11 @@ class OptimizerConfig(Variant, name="optimizer", key="name"):
     def build(self, steps: int, roles: Any) -> optax.GradientTransformationExtraArgs:
         """The optimiser for a run of `steps` steps and parameters with these roles.
 
-        Its `update` takes a peak `learning_rate` in place of the config's, so that runs that differ
-        only in it can share a compiled step.
+        It is for the parameters that are not frozen (`bytelm.nn.roles.trained`). Its `update` takes
+        a peak `learning_rate` in place of the config's, so that runs that differ only in it can
+        share a compiled step.
         """
+        roles = trained(roles, roles)
         return optax.chain(
             optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity(),
             self.direction(roles),

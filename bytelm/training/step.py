@@ -27,6 +27,7 @@ from bytelm.core.vocabulary import PAD, UNSCORED, Vocabulary
 from bytelm.models import Batch, ModelConfig, ModelOutput
 from bytelm.models.contract import DELETED
 from bytelm.models.encoder_decoder import ControllerState, EncoderDecoderConfig, RatioController
+from bytelm.nn.roles import parameter_roles, trained, with_trained
 from bytelm.patching.marks import BPB_AT_LAG, PatchMarks, find_lags
 from bytelm.patching.patches import (
     BYTES_PER_PATCH,
@@ -49,7 +50,7 @@ class TrainState:
     Attributes:
         step: steps done, int32.
         params: nested dict of float32 arrays.
-        optimizer: the optimiser's state.
+        optimizer: the optimiser's state, of the parameters that are not frozen.
         rng: key data for the random numbers of all steps.
         skipped: steps whose loss or gradient was not finite, int32.
         skipped_in_row: how many of the last steps were skipped, int32.
@@ -151,11 +152,12 @@ def init_state(
 ) -> TrainState:
     """The state before the first step: fresh parameters from an int32 seed."""
     key = jax.random.key(seed)
-    params = nnx.to_pure_dict(nnx.state(model.build(nnx.Rngs(params=key))))
+    parameters = nnx.state(model.build(nnx.Rngs(params=key)))
+    params = nnx.to_pure_dict(parameters)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        optimizer=optimizer.init(params),
+        optimizer=optimizer.init(trained(params, parameter_roles(parameters))),
         rng=jax.random.key_data(jax.random.fold_in(key, 1)),
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_row=jnp.zeros((), jnp.int32),
@@ -174,15 +176,16 @@ def train_step(
     batch = dataclasses.replace(batch, keys=_row_keys(state, len(batch.ids)))
     controllers = setup.controllers
     weights = {name: each.weight(state.controllers[name]) for name, each in controllers.items()}
+    params = _trained(setup, state.params)
     grads, sums = _batch_gradients(setup, state.params, batch, weights)
     grads = jax.tree.map(lambda g: g / sums.symbols, grads)
     norm = optax.tree.norm(grads)
     peak = {} if learning_rate is None else {"learning_rate": learning_rate}
     update = optax.with_extra_args_support(setup.optimizer).update
-    updates, optimizer = update(grads, state.optimizer, state.params, **peak)
+    updates, optimizer = update(grads, state.optimizer, params, **peak)
     advanced = dataclasses.replace(
         state,
-        params=optax.apply_updates(state.params, updates),
+        params=with_trained(state.params, optax.apply_updates(params, updates)),
         optimizer=optimizer,
         controllers={
             name: each.update(state.controllers[name], sums.ratio(DELETED))
@@ -207,12 +210,21 @@ def eval_step(setup: StepSetup, params: Any, batch: Batch) -> Sums:
     return score(params, batch, setup)[1]
 
 
+def _trained(setup: StepSetup, params: Any) -> Any:
+    """The parameters that are not frozen."""
+    return trained(params, parameter_roles(nnx.state(nnx.merge(setup.graphdef, params))))
+
+
 def _batch_gradients(
     setup: StepSetup, params: Any, batch: Batch, weights: dict[str, jax.Array]
 ) -> tuple[Any, Sums]:
     """Gradients of the loss summed over the batch, and the batch's sums."""
-    loss = partial(score, setup=setup, weights=weights, symbols_per_input=_symbols_per_input(batch))
-    gradients = partial(jax.grad(loss, has_aux=True), params)
+    per_input = _symbols_per_input(batch)
+
+    def loss(part: Any, batch: Batch) -> tuple[jax.Array, Sums]:
+        return score(with_trained(params, part), batch, setup, weights, per_input)
+
+    gradients = partial(jax.grad(loss, has_aux=True), _trained(setup, params))
     if setup.accumulation == 1:
         return gradients(batch)
     micro_batches = jax.tree.map(lambda rows: _divided(rows, setup.accumulation), batch)

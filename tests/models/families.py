@@ -21,6 +21,7 @@ from bytelm.models import Batch, ModelConfig
 from bytelm.models.aunet import AUNetConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
+from bytelm.models.entropy_patches import EntropyModelPatches
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
 from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
@@ -131,6 +132,13 @@ FAMILIES: dict[str, ModelConfig] = {
     ),
     "spacebyte, sampled, overflow": spacebyte(segmenter=GumbelPatches(0.4), bytes_per_slot=4.0),
     "spacebyte, router": spacebyte(segmenter=RouterPatches()),
+    "spacebyte, entropy model": spacebyte(
+        segmenter=EntropyModelPatches(
+            threshold=2.5,
+            longest_patch=4,
+            model=TransformerConfig(width=8, head_width=8, depth=1, window=5),
+        )
+    ),
     "spacebyte, Mamba-2": spacebyte(local_layout=("m1", "t1m1"), state_width=6, chunk=4),
     "spacebyte, unigram, layer norm": spacebyte(segmenter=UnigramPatches(0.5), norm="layer"),
     "megabyte": megabyte(),
@@ -254,7 +262,7 @@ def split_model(config: ModelConfig) -> tuple[nnx.GraphDef, dict[str, Any]]:
 
     def noise(leaf: jax.ShapeDtypeStruct, role: Role) -> jax.Array:
         mean = 1.0 if role == "norm" else 0.0
-        deviation = 1.0 if role == "embedding" else 0.2
+        deviation = 1.0 if role in ("embedding", "frozen") else 0.2
         return jnp.asarray(rng.normal(mean, deviation, leaf.shape), leaf.dtype)
 
     return graphdef, jax.tree.map(noise, nnx.to_pure_dict(state), roles_of(config))

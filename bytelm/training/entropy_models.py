@@ -1,0 +1,128 @@
+"""Entropy models of segmenters: read from their checkpoints when a run starts, then carried by it.
+
+The config of a run has the entropy model's own config and the digest of its parameters; the
+checkpoints of the run hold the parameters themselves. So nothing is read from the entropy model's
+folder when the run resumes, or is evaluated, exported or converted.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from bytelm.core.config_json import mapped
+from bytelm.core.errors import UserError
+from bytelm.models import ModelConfig
+from bytelm.models.entropy_patches import EntropyModelPatches, EntropySegmenter
+from bytelm.models.parameters import abstract_model
+from bytelm.training.checkpoints.checkpoint import load_model
+from bytelm.training.checkpoints.digests import digest_arrays, digest_json
+from bytelm.training.experiment import ExperimentConfig
+
+WHERE = "model.segmenter"
+
+
+def with_entropy_model(
+    config: ExperimentConfig, resumed: ExperimentConfig | None = None, *, verify: bool = True
+) -> ExperimentConfig:
+    """The config with the entropy model that its segmenter names, if it has such a segmenter.
+
+    Args:
+        resumed: the saved config of the run that is resumed, which has its own.
+        verify: whether to compare the entropy model with its digests.
+
+    Raises:
+        UserError: if there is no entropy model, it cannot be one, or it is not that of the run.
+    """
+    own = None if resumed is None else entropy_patches(resumed.model)
+
+    def read(patches: EntropyModelPatches) -> EntropyModelPatches:
+        if own is not None and patches.checkpoint in (None, own.checkpoint):
+            return _like(patches, own)
+        if patches.model is not None or patches.checkpoint is None:
+            return patches
+        found, _ = read_entropy_model(patches, verify=verify)
+        if own is not None and own.digest == found.digest:
+            return _like(patches, own)
+        if own is not None:
+            raise UserError(
+                f"{WHERE}.checkpoint {patches.checkpoint} is not the entropy model that the run "
+                "was started with; leave the option out, or start a new run."
+            )
+        return found
+
+    model = mapped(config.model, EntropyModelPatches, read)
+    if (patches := entropy_patches(model)) is not None:
+        _ = patches.entropy_model  # an error if it has none
+    return replace(config, model=model)
+
+
+def read_entropy_model(
+    patches: EntropyModelPatches, *, verify: bool = True
+) -> tuple[EntropyModelPatches, Any]:
+    """A segmenter's config with the entropy model that it names, and the model's parameters."""
+    try:
+        found = load_model(Path(str(patches.checkpoint)), verify=verify)
+    except UserError as error:
+        raise UserError(f"{WHERE}.checkpoint: {error}") from error
+    patches.check_model(found.config.model, WHERE)
+    digest = entropy_digest(found.params)
+    return replace(patches, model=found.config.model, digest=digest), found.params
+
+
+def entropy_patches(model: ModelConfig) -> EntropyModelPatches | None:
+    """The segmenter of a model that has an entropy model; only the one for bytes can."""
+    found: list[EntropyModelPatches] = []
+
+    def keep(patches: EntropyModelPatches) -> EntropyModelPatches:
+        found.append(patches)
+        return patches
+
+    mapped(model, EntropyModelPatches, keep)
+    return next(iter(found), None)
+
+
+def fill_entropy_model(model: ModelConfig, params: Any, shardings: Any, *, verify: bool) -> Any:
+    """Fresh parameters of a run, with those of the entropy model from its checkpoint.
+
+    Args:
+        params, shardings: nested dicts, where the parameters are placed.
+
+    Raises:
+        UserError: if the checkpoint is not the one that the config was made with.
+    """
+    values, places = flatten_dict(params, sep="/"), flatten_dict(shardings, sep="/")
+    for prefix, patches in _segmenters(model):
+        if patches.digest is None:
+            continue
+        found, own = read_entropy_model(patches, verify=verify)
+        if found.digest != patches.digest:
+            raise UserError(
+                f"{WHERE}.checkpoint {patches.checkpoint} has other parameters than the config "
+                "says; the run there went on: give the command again."
+            )
+        for name, leaf in flatten_dict(own, sep="/").items():
+            path = f"{prefix}/model/{name}"
+            values[path] = jax.device_put(leaf, places[path])
+    return unflatten_dict(values, sep="/")
+
+
+def entropy_digest(params: Any) -> str:
+    """The digest of an entropy model's parameters, a nested dict."""
+    return digest_json("params", digest_arrays("params", params))["params"]
+
+
+def _segmenters(model: ModelConfig) -> Iterator[tuple[str, EntropyModelPatches]]:
+    """The segmenters with an entropy model, each with the path of its parameters."""
+    whole = nnx.merge(*abstract_model(model))
+    for path, module in nnx.iter_modules(whole):
+        if isinstance(module, EntropySegmenter):
+            yield "/".join(map(str, path)), module.config
+
+
+def _like(patches: EntropyModelPatches, own: EntropyModelPatches) -> EntropyModelPatches:
+    return replace(patches, checkpoint=own.checkpoint, model=own.model, digest=own.digest)

@@ -1,0 +1,130 @@
+"""Runs whose segmenter has an entropy model: they carry it, and never train it."""
+
+import shutil
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from bytelm.core.errors import UserError
+from bytelm.models.entropy_patches import EntropyModelPatches
+from bytelm.models.parameters import count_frozen, count_parameters
+from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.models.transformer import TransformerConfig
+from bytelm.training.checkpoints.checkpoint import Checkpoints, load_model
+from bytelm.training.checkpoints.exported import export, load_exported
+from bytelm.training.compatibility import read_initial
+from bytelm.training.entropy_models import entropy_digest, with_entropy_model
+from bytelm.training.loop import train
+from bytelm.training.program import abstract_state
+from tests.training.tiny_run import assert_same, params, stop_after
+
+FROZEN = "segmenter/model/"
+
+
+@pytest.fixture(scope="module")
+def entropy_run(whole, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("entropy_model") / "run"
+    shutil.copytree(whole, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def patched(config, entropy_run):
+    """The config of a SpaceByte with a trained entropy model."""
+    model = SpaceByteConfig(
+        local_width=16,
+        local_depth=2,
+        global_width=16,
+        global_depth=1,
+        head_width=8,
+        bytes_per_slot=2.0,
+        segmenter=EntropyModelPatches(str(entropy_run), threshold=5.0, longest_patch=8),
+    )
+    return replace(config, model=model, train=replace(config.train, steps=4))
+
+
+@pytest.fixture(scope="module")
+def carrying(patched, tmp_path_factory):
+    """Its run of 4 steps, with checkpoints after 2 and 4."""
+    run = tmp_path_factory.mktemp("carrying")
+    train(patched, run)
+    return run
+
+
+def frozen_of(tree):
+    found = flatten_dict(tree, sep="/")
+    return {name.removeprefix(FROZEN): x for name, x in found.items() if name.startswith(FROZEN)}
+
+
+def test_a_checkpoint_is_whole_and_its_entropy_model_untouched(
+    carrying, entropy_run, patched, tmp_path
+):
+    original = params(entropy_run)
+    for step in (2, 4):
+        found = frozen_of(params(carrying, step))
+        assert_same(found, flatten_dict(original, sep="/"))
+    saved = load_model(carrying)
+    segmenter = saved.config.model.segmenter
+    assert segmenter.model == load_model(entropy_run).config.model
+    assert segmenter.digest == entropy_digest(original)
+    export(saved, tmp_path / "folder")
+    assert_same(load_exported(tmp_path / "folder").params, saved.params)
+
+    optimizer = jax.tree.leaves(abstract_state(saved.config).optimizer)
+    moments = sum(x.size for x in optimizer if x.ndim)
+    assert moments == 2 * count_parameters(saved.config.model)[0]
+    assert count_frozen(saved.config.model) == sum(x.size for x in jax.tree.leaves(original))
+
+
+def test_a_run_resumes_without_the_folder_of_the_entropy_model(
+    carrying, patched, entropy_run, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        train(patched, run)
+    moved = entropy_run.rename(entropy_run.with_name("moved"))
+    try:
+        train(patched, run, resume=True)
+        other = replace(patched.model.segmenter, checkpoint=str(moved))
+        same = replace(patched, model=replace(patched.model, segmenter=other))
+        saved = Checkpoints(run, 1).config()
+        assert with_entropy_model(same, saved).model == saved.model
+    finally:
+        moved.rename(entropy_run)
+    assert_same(params(run), params(carrying))
+
+
+def test_another_entropy_model_is_refused_when_resuming(carrying, patched, whole, tmp_path):
+    other = replace(patched.model.segmenter, checkpoint=str(carrying))
+    config = replace(patched, model=replace(patched.model, segmenter=other))
+    with pytest.raises(UserError, match=r"is not the entropy model that the run was started with"):
+        train(config, carrying, resume=True)
+
+
+def test_another_run_starts_from_all_but_the_entropy_model(carrying, patched):
+    config = with_entropy_model(patched)
+    started = replace(config, train=replace(config.train, initial=str(carrying)))
+    fresh = jax.tree.map(np.asarray, params(carrying))
+    found, differences = read_initial(started, fresh, verify=True)
+    assert not differences and found and not any(name.startswith(FROZEN) for name in found)
+
+
+def test_errors(patched, config, tmp_path):
+    def given(**changes):
+        segmenter = EntropyModelPatches(**changes)
+        return replace(patched, model=replace(patched.model, segmenter=segmenter))
+
+    with pytest.raises(
+        UserError, match=r"has no entropy model; name the run of one with --model.s"
+    ):
+        train(given(), tmp_path / "run")
+    with pytest.raises(UserError, match=r"model.segmenter.checkpoint: .*none is no run directory"):
+        train(given(checkpoint=str(tmp_path / "none")), tmp_path / "run")
+    subwords = replace(config, model=TransformerConfig(width=16, head_width=8, vocabulary=300))
+    assert subwords.model.symbols.size == 300
+    with pytest.raises(UserError, match="reads 300 tokens, and an entropy model must read bytes"):
+        given(checkpoint="x", model=subwords.model)
