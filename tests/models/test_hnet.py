@@ -18,7 +18,17 @@ from bytelm.patching.router import RouterPatches
 from bytelm.patching.segmenter import RulePatches
 from bytelm.patching.smoothing import decided
 from tests.models import golden
-from tests.models.families import FAMILIES, backward, forward, hnet, random_rows, split_model
+from tests.models.families import (
+    FAMILIES,
+    ROWS,
+    backward,
+    decoder,
+    empty_state,
+    forward,
+    hnet,
+    random_rows,
+    split_model,
+)
 from tests.models.golden_hnet import (
     document_ids,
     evaluate,
@@ -367,6 +377,19 @@ def test_any_segmenter_cuts_the_inner_stage_too(segmenter):
     if isinstance(segmenter, GumbelPatches):
         leaves = jax.tree.leaves(gradient["stages"]["1"]["segmenter"]["predictor"])
         assert all((np.asarray(leaf) != 0).any() for leaf in leaves)
+
+
+def test_decoding_in_bfloat16_keeps_averages_in_float32():
+    config = FAMILIES["hnet, two stages, Mamba-2, overflow"]
+    config = dataclasses.replace(config, compute_dtype="bfloat16")
+    params, extend = decoder(config)
+    batch, state = random_rows(3), empty_state(config)
+    for lengths in (9, 0, 5):
+        logits, state = extend(params, batch.ids, state, np.full(ROWS, lengths, np.int32))
+        assert np.isfinite(logits).all()
+    outer = state.parts
+    assert {part.open.vector.dtype for part in (outer, outer.inner)} == {jnp.dtype("float32")}
+    assert outer.patching.carry[0].dtype == jnp.bfloat16
 
 
 def test_overflow_keeps_all_bytes_and_counts_in_the_ratio_loss():

@@ -12,9 +12,12 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bytelm.models import Batch
+from bytelm.models.aunet import AUNetConfig
+from bytelm.models.hnet import HNetConfig
 from bytelm.models.parameters import roles_of
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import AXES, BATCH_AXES
+from bytelm.patching.router import RouterPatches
 from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 
@@ -35,12 +38,28 @@ MODEL = TransformerConfig(
 )
 
 
+NESTED = {
+    "hnet": HNetConfig(
+        layout="m1 [T1m1 [T2] m1T1] m1",
+        widths=(256, 256, 512),
+        segmenter=RouterPatches(target=3.0),
+        compute_dtype="bfloat16",
+        remat="full",
+    ),
+    "aunet": AUNetConfig(widths=(256, 384, 512), depths=(1, 1, 2), compute_dtype="bfloat16"),
+}
+
+
 @pytest.fixture(scope="module")
 def compiled():
-    """The train step of MODEL for 8 chips of a TPU v5p: 2 x 2 x 2 of (data, fsdp, tensor)."""
+    return compiled_step(MODEL)
+
+
+def compiled_step(model):
+    """The train step for 8 chips of a TPU v5p: 2 x 2 x 2 of (data, fsdp, tensor)."""
     chips = topologies.get_topology_desc("v5p:2x2x2", "tpu").devices
     mesh = Mesh(np.reshape(chips, (2, 2, 2)), AXES, axis_types=(AxisType.Auto,) * 3)
-    program = train_program(MODEL, AdamW().build(100, roles_of(MODEL)), mesh)
+    program = train_program(model, AdamW().build(100, roles_of(model)), mesh)
     state = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         program.abstract_state,
@@ -84,3 +103,11 @@ def test_attention_is_the_splash_kernel(compiled):
     quadratic = [dims for dims in shapes if dims.count(LENGTH) >= 2]
     assert not quadratic
     assert max(map(math.prod, shapes)) < ROWS * LENGTH * LENGTH
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_nested_levels_compile_and_divide_their_memory(name):
+    program, step = compiled_step(NESTED[name])
+    whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(program.abstract_state))
+    # Small parameters, of which these models have many, are whole everywhere.
+    assert step.memory_analysis().argument_size_in_bytes < 0.5 * whole
