@@ -40,7 +40,7 @@ from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE
 from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
-from bytelm.nn.linear import Dense, Embedding
+from bytelm.nn.linear import Dense
 from bytelm.nn.stack import AnyStack
 from bytelm.patching.levels import Level, Segmentation, Symbols, take
 from bytelm.patching.patches import gather_first, slots
@@ -186,7 +186,7 @@ class AUNet(HierarchicalModel):
         self.config = config
         width = config.widths[0]
         scale = 1.0 if config.scaled_init else width**-0.5
-        self.embedding = Embedding(INPUT_SIZE, width, rngs=rngs, scale=scale)
+        self.embedding = config.build_embedding(INPUT_SIZE, width, rngs, scale)
         self.segmenter = config.build_segmenter(width, rngs)
         inside = range(1, config.levels)
         self.inner_segmenters = nnx.List([config.inner_segmenter(level, rngs) for level in inside])
@@ -211,7 +211,7 @@ class AUNet(HierarchicalModel):
         return inner
 
     def embed(self, symbols: Symbols) -> jax.Array:
-        return self.embedding(symbols.ids, self.config.dtype)
+        return self.embedding.read(symbols, self.config.dtype)
 
 
 class AUNetLevel(nnx.Module):

@@ -3,14 +3,19 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from bytelm.core.errors import UserError
+from bytelm.core.vocabulary import PAD
 from bytelm.models.contract import ModelConfig
+from bytelm.models.embedding import SymbolEmbedding
 from bytelm.nn.attention.attention import AttentionImplementation, AttentionMask
 from bytelm.nn.block import BlockConfig, StackedConfig
 from bytelm.nn.mamba2 import Mamba2Config
 from bytelm.nn.mlp import MLPKind
+from bytelm.nn.ngrams import LONGEST, MULTIPLIERS, NGrams
 from bytelm.nn.stack import Remat, Stack
 
 
@@ -32,12 +37,53 @@ class BlocksConfig(ModelConfig):
     """What the backward pass recomputes: nothing, all but matrix products ("dots"), or "full"."""
     attention: AttentionImplementation = "auto"
     """Attention back end; "auto" picks the fastest exact one for the machine."""
+    ngrams: tuple[int, ...] = ()
+    """Sizes of the n-grams of bytes whose hashed embeddings are added to each byte's, such as 3 4 5
+    6 7 8 (arXiv 2412.09871); none for no n-grams."""
+    ngram_functions: int = 1
+    """Hash functions, each with a table for every size."""
+    ngram_rows: int = 500_002
+    """Rows of each table."""
 
     def __post_init__(self) -> None:
         self.require_positive("head_width")
         self.require("it must be above 0", lambda x: x > 0, "rope_theta")
+        self._check_ngrams()
         if self.rope_theta is not None:
             self.require("rotary positions need it even", lambda x: x % 2 == 0, "head_width")
+
+    def _check_ngrams(self) -> None:
+        sizes, most = self.ngrams, len(MULTIPLIERS)
+        if len(set(sizes)) < len(sizes) or not all(2 <= size <= LONGEST for size in sizes):
+            raise UserError(
+                f"model.ngrams is {sizes}; give different sizes from 2 to {LONGEST}, or none."
+            )
+        self.require_positive("ngram_rows")
+        self.require(f"it must be from 1 to {most}", lambda x: 1 <= x <= most, "ngram_functions")
+        total = self.ngram_functions * len(sizes) * self.ngram_rows
+        if total >= 2**31:
+            raise UserError(
+                f"model.ngram_rows is {self.ngram_rows}, which makes {total} rows of all tables; "
+                "there must be less than 2**31."
+            )
+
+    @property
+    def lookback(self) -> int:
+        """How many symbols before the next one a model's embedding still reads."""
+        return max(self.ngrams, default=1) - 1
+
+    def build_embedding(
+        self, size: int, width: int, rngs: nnx.Rngs, scale: float = 1.0
+    ) -> SymbolEmbedding:
+        """The embedding of symbols, with the n-grams that `ngrams` asks for."""
+        ngrams = None
+        if self.ngrams:
+            ngrams = NGrams(self.ngrams, self.ngram_functions, self.ngram_rows, width, rngs=rngs)
+        return SymbolEmbedding(size, width, ngrams, rngs=rngs, scale=scale)
+
+    def no_symbols(self, rows: int) -> jax.Array | None:
+        """`Symbols.before` at the start of rows; None if the embedding does not look back."""
+        return jnp.full((rows, self.lookback), PAD, jnp.int32) if self.lookback else None
 
     def require_heads(self, *names: str) -> None:
         """Raises UserError unless the named widths are multiples of `head_width`."""

@@ -37,7 +37,7 @@ from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE
 from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
-from bytelm.nn.linear import Dense, Embedding
+from bytelm.nn.linear import Dense
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.mlp import GATED
 from bytelm.nn.norms import NORMS, LayerNorm, RMSNorm
@@ -45,7 +45,6 @@ from bytelm.nn.stack import Stack
 from bytelm.nn.transformer_xl import DEVIATION, PositionBiases, RelativeBlockConfig
 from bytelm.patching.ended import (
     BoundaryGradient,
-    find_ended,
     gather_mean,
     gather_sum,
     spread_ended,
@@ -53,13 +52,13 @@ from bytelm.patching.ended import (
 from bytelm.patching.learned import GumbelPatches
 from bytelm.patching.levels import (
     LevelState,
-    PatchingState,
     Result,
     Segmentation,
     Symbols,
     prepend,
     run,
     run_patches,
+    segment_ended,
     take,
 )
 from bytelm.patching.segmenter import Needs, SegmenterConfig
@@ -151,7 +150,7 @@ class DynamicPooling(HierarchicalModel):
         self.config = config
         width, published = config.width, config.published_blocks
         scale = DEVIATION if published else 1.0
-        self.embedding = Embedding(INPUT_SIZE, width, rngs=rngs, scale=scale)
+        self.embedding = config.build_embedding(INPUT_SIZE, width, rngs, scale)
         self.pre = self._stack(config.pre_depth, rngs)
         self.segmenter = config.build_segmenter(width, rngs, normed_states=published)
         self.null_group = nnx.Param(jax.random.normal(rngs.params(), (width,)), role="vector")
@@ -182,9 +181,11 @@ class DynamicPooling(HierarchicalModel):
 
     def forward(self, symbols: Symbols, state: LevelState | None = None) -> Result:
         before, biases = state or LevelState(), self._biases
-        x = shard_rows(self.embedding(symbols.ids, self.config.dtype))
+        x = shard_rows(self.embedding.read(symbols, self.config.dtype))
         x, pre = run(self.pre, x, symbols, before.encoder, shared=biases)
-        cut, patching = self._cut(x, symbols, before.patching)
+        cut, patching = segment_ended(
+            self.segmenter, x, symbols, self.config.capacity, before.patching, null=True
+        )
         y, mean = self._means(x, cut, before.open)
         y = shard_rows(self._with_null(y, cut.patches.null, x.dtype))
         slots = symbols.inner(cut.patches.document_ids, cut.patches.total)
@@ -194,21 +195,6 @@ class DynamicPooling(HierarchicalModel):
         if state is None:
             return x, None, (cut,)
         return x, LevelState(pre, patching, backbone, mean, post), ()
-
-    def _cut(
-        self, x: jax.Array, symbols: Symbols, state: PatchingState | None
-    ) -> tuple[Segmentation, PatchingState | None]:
-        """Ends patches at the segmenter's boundaries, while there are slots."""
-        ids, document_ids, length = symbols.ids, symbols.document_ids, x.shape[1]
-        carry = None if state is None else state.carry
-        boundaries, carry = self.segmenter(x, ids, document_ids, carry, symbols.keys)
-        ends = boundaries.hard
-        if state is None:
-            patches = find_ended(ends, document_ids, self.config.capacity(length))
-            return Segmentation(symbols, boundaries, patches), None
-        first = (symbols.positions == 0) & (document_ids > 0)
-        patches = find_ended(ends, document_ids, length + 1, first=first, slots_left=state.left)
-        return Segmentation(symbols, boundaries, patches), state.after(carry, patches.total)
 
     def _means(
         self, x: jax.Array, cut: Segmentation, before: OpenMean | None

@@ -184,7 +184,7 @@ class HAT(HierarchicalModel):
         self.backbone = config.stack(config.global_block(), rngs)
         self.backbone_norm = NORMS[config.norm](width)
         self.to_decoder = Dense(width, d, rngs=rngs, role="projection")
-        self.decoder_embedding = Embedding(INPUT_SIZE, d, rngs=rngs)
+        self.decoder_embedding = config.build_embedding(INPUT_SIZE, d, rngs)
         self.decoder = config.stack(config.decoder_block(), rngs)
         self.final_norm, self.head = config.build_head(d, rngs, outputs=OUTPUT_SIZE + 1)
 
@@ -197,7 +197,7 @@ class HAT(HierarchicalModel):
         stream, numbers = Stream.of(words), _word_numbers(words, symbols.document_ids)
         if state is not None:
             numbers = state.patching.opened[:, None] + numbers
-        x = self.decoder_embedding(symbols.ids, self.config.dtype)
+        x = self.decoder_embedding.read(symbols, self.config.dtype)
         x = shard_rows(stream.join(x, y))  # [B, T + P, d]
         following = jnp.where(words.valid, take(numbers, words.positions) + 1, 0)  # [B, P]
         groups = stream.join(numbers, following)  # the word that each position spells

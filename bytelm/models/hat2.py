@@ -25,7 +25,7 @@ from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE
 from bytelm.models.hierarchy import HierarchicalModel, TwoWidthsConfig
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig, Condition, rotary
-from bytelm.nn.linear import Dense, Embedding
+from bytelm.nn.linear import Dense
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS
 from bytelm.patching.levels import (
@@ -143,7 +143,7 @@ class HAT2(HierarchicalModel):
 
     def __init__(self, config: HAT2Config, *, rngs: nnx.Rngs):
         self.config = config
-        self.embedding = Embedding(INPUT_SIZE, config.local_width, rngs=rngs)
+        self.embedding = config.build_embedding(INPUT_SIZE, config.local_width, rngs)
         self.encoder = config.stack(config.encoder_block(), rngs)
         self.segmenter = config.build_segmenter(config.local_width, rngs)
         self.pooling = WordPooling(config, rngs=rngs)
@@ -157,7 +157,7 @@ class HAT2(HierarchicalModel):
 
     def forward(self, symbols: Symbols, state: LevelState | None = None) -> Result:
         before = state or LevelState()
-        x = shard_rows(self.embedding(symbols.ids, self.config.dtype))
+        x = shard_rows(self.embedding.read(symbols, self.config.dtype))
         x, encoder = run(self.encoder, x, symbols, before.encoder)
         cut, patching = self.segment(x, symbols, before.patching)
         y, complete, index, word = self._words(x, cut, state)

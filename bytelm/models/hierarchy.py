@@ -155,10 +155,11 @@ class TwoWidthsConfig(HierarchyConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class HierarchyState:
-    """Decoding state: the symbols read, int32 `[B]`, and the state of the level of bytes."""
+    """Decoding state."""
 
-    length: jax.Array
-    parts: Any
+    length: jax.Array  # int32 [B], the symbols read
+    parts: Any  # of the level of bytes
+    recent: jax.Array | None  # int32 [B, K], the last symbols, as `Symbols.before`
 
 
 class HierarchicalModel(LanguageModel):
@@ -277,14 +278,15 @@ class HierarchicalModel(LanguageModel):
 
     def init_state(self, batch_size: int, max_length: int) -> HierarchyState:
         length = jnp.zeros((batch_size,), jnp.int32)
-        return HierarchyState(length, self.init_parts(batch_size, max_length))
+        parts = self.init_parts(batch_size, max_length)
+        return HierarchyState(length, parts, self.config.no_symbols(batch_size))
 
     def extend(
         self, ids: jax.Array, state: HierarchyState, lengths: jax.Array
     ) -> tuple[jax.Array, HierarchyState]:
-        symbols = Symbols.following(ids, state.length, lengths)
+        symbols = Symbols.following(ids, state.length, lengths, state.recent)
         x, parts, _ = self.forward(symbols, state.parts)
-        return self.logits(x), HierarchyState(state.length + lengths, parts)
+        return self.logits(x), HierarchyState(state.length + lengths, parts, symbols.recent)
 
     def full_rows(self, state: HierarchyState) -> jax.Array:
         return state.parts.full_rows

@@ -49,7 +49,7 @@ from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.layout import Layout
-from bytelm.nn.linear import Dense, Embedding
+from bytelm.nn.linear import Dense
 from bytelm.nn.mamba2 import Mamba2Config
 from bytelm.nn.norms import NORMS
 from bytelm.nn.stack import AnyStack, MixedStack
@@ -337,7 +337,7 @@ class HNet(HierarchicalModel):
         inputs, outputs = INPUT_SIZE, OUTPUT_SIZE
         if config.published_symbols:
             inputs = outputs = BYTES
-        self.embedding = Embedding(inputs, width, rngs=rngs)
+        self.embedding = config.build_embedding(inputs, width, rngs)
         stages = range(len(config.stages))
         self.stages = nnx.Dict({str(stage): Stage(config, stage, rngs=rngs) for stage in stages})
         gain = 1.0 if config.deviation is None else config.deviation * width**0.5
@@ -365,7 +365,7 @@ class HNet(HierarchicalModel):
         if self.config.published_symbols:
             special = jnp.array([END_BYTE, BEGIN_BYTE, 0])  # END, START, PAD
             ids = jnp.where(ids < BYTES, ids, special[jnp.maximum(ids - END, 0)])
-        return self.embedding(ids, self.config.dtype)
+        return self.embedding.read(symbols, self.config.dtype, ids)
 
     def logits(self, x: jax.Array) -> jax.Array:
         logits = super().logits(x)

@@ -106,7 +106,7 @@ class MegaByte(HierarchicalModel):
         self.backbone = config.stack(config.global_block(), rngs)
         self.to_local = Dense(config.share, d, rngs=rngs, role="projection")
         self.to_local_bias = nnx.Param(jnp.zeros((d,)), role="bias")
-        self.local_embedding = Embedding(INPUT_SIZE, d, rngs=rngs)
+        self.local_embedding = config.build_embedding(INPUT_SIZE, d, rngs)
         self.local_positions = PositionTable(config.patch_size, d, rngs=rngs)
         self.local_pad = nnx.Param(jax.random.normal(rngs.params(), (d,)), role="vector")
         self.local = config.stack(config.local_block(), rngs)
@@ -157,7 +157,7 @@ class MegaByte(HierarchicalModel):
         # A patch that goes on gets nothing from the global model after its first P symbols.
         served = cut.in_patch & (offsets < config.patch_size)  # [B, T]
         place = symbols.positions % config.patch_size
-        x = self.local_embedding(symbols.ids, config.dtype)
+        x = self.local_embedding.read(symbols, config.dtype)
         x = x + self.local_positions(place, x.dtype)
         pad = self.local_pad[...].astype(x.dtype)[None, None, :]
         x = jnp.where(((place == 0) & served)[:, :, None], pad, x)

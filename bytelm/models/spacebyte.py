@@ -36,7 +36,6 @@ from bytelm.models.hierarchy import HierarchicalModel, PositionTable, TwoWidthsC
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.layout import Layout
-from bytelm.nn.linear import Embedding
 from bytelm.nn.mamba2 import Mamba2Config
 from bytelm.nn.stack import AnyStack, MixedStack
 from bytelm.patching.levels import Level, Segmentation, Symbols
@@ -131,7 +130,7 @@ class SpaceByte(HierarchicalModel):
     def __init__(self, config: SpaceByteConfig, *, rngs: nnx.Rngs):
         self.config = config
         d, width = config.local_width, config.global_width
-        self.embedding = Embedding(INPUT_SIZE, d, rngs=rngs)
+        self.embedding = config.build_embedding(INPUT_SIZE, d, rngs)
         if config.learned_positions is not None:
             size = config.learned_positions
             self.local_positions = PositionTable(size, d, rngs=rngs)
@@ -156,7 +155,7 @@ class SpaceByte(HierarchicalModel):
         )
 
     def embed(self, symbols: Symbols) -> jax.Array:
-        x = self.embedding(symbols.ids, self.config.dtype)
+        x = self.embedding.read(symbols, self.config.dtype)
         if self.config.learned_positions is not None:
             x = x + self.local_positions(symbols.positions, x.dtype)
         return x

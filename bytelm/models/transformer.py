@@ -27,10 +27,11 @@ from bytelm.models.blocks import BlocksConfig
 from bytelm.models.contract import Batch, LanguageModel, ModelOutput, Unembedding
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig, NormSpan, StackedConfig
-from bytelm.nn.linear import Dense, Embedding
+from bytelm.nn.linear import Dense
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import RMSNorm
-from bytelm.nn.stack import MixedStack, MixedState, Stack, StackState
+from bytelm.nn.stack import MixedStack, Stack, StackState
+from bytelm.patching.levels import Symbols
 
 LARGE = 2048
 """Vocabularies from this size on have their loss computed in chunks."""
@@ -78,6 +79,11 @@ class FlatConfig(BlocksConfig):
         self.require("it must be above 0", lambda x: x > 0, "norm_epsilon")
         self.require("it must be at least 0", lambda x: x >= 0, "spare_rows")
         self._check_published_symbols()
+        if self.ngrams and self.vocabulary != BYTES:
+            raise UserError(
+                "model.ngrams are n-grams of bytes, and this model reads tokens; leave one of "
+                "model.ngrams and data.tokenizer out."
+            )
 
     def _check_published_symbols(self) -> None:
         rows = self.vocabulary + self.spare_rows
@@ -207,21 +213,37 @@ class TransformerConfig(FlatConfig):
         return self.stack(self.blocks, rngs)
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FlatState:
+    """Decoding state."""
+
+    stack: Any  # a `StackState` or a `MixedState`
+    recent: jax.Array | None  # int32 [B, K], the last symbols, as `Symbols.before`
+
+    def following(self, ids: jax.Array, lengths: jax.Array) -> Symbols:
+        """The next symbols `[B, N]` of the rows."""
+        return Symbols.following(ids, self.stack.length, lengths, self.recent)
+
+
 class FlatModel(LanguageModel):
     """The model that a `FlatConfig` builds."""
 
     def __init__(self, config: FlatConfig, *, rngs: nnx.Rngs):
         self.config = config
         inputs, outputs = config.table_rows
-        self.embedding = Embedding(inputs, config.width, rngs=rngs)
+        self.embedding = config.build_embedding(inputs, config.width, rngs)
         self.stack = config.build_stack(rngs)
         epsilon, dtype = config.norm_epsilon, config.dtype
         self.final_norm = RMSNorm(config.width, epsilon=epsilon, dtype=dtype)
         if not config.tied_head:
             self.head = Dense(config.width, outputs, rngs=rngs, gain=0.0, role="head")
 
+    def _read(self, symbols: Symbols) -> jax.Array:
+        return self.embedding.read(symbols, self.config.dtype, self.config.rows_of(symbols.ids))
+
     def __call__(self, batch: Batch) -> ModelOutput:
-        x = shard_rows(self.embedding(self.config.rows_of(batch.ids), self.config.dtype))
+        x = shard_rows(self._read(Symbols.of_rows(batch.ids, batch.document_ids)))
         x = self.stack(x, batch.document_ids)
         head = self._unembedding(x)
         is_large = self.config.vocabulary >= LARGE
@@ -236,23 +258,27 @@ class FlatModel(LanguageModel):
         table = self.embedding.embedding[...][: config.table_rows[1]]
         return Unembedding(x, table.T, config.of_symbols)
 
-    def init_state(self, batch_size: int, max_length: int) -> StackState | MixedState:
-        return self.stack.init_state(batch_size, max_length, self.config.dtype)
+    def init_state(self, batch_size: int, max_length: int) -> FlatState:
+        stack = self.stack.init_state(batch_size, max_length, self.config.dtype)
+        return FlatState(stack, self.config.no_symbols(batch_size))
 
     def extend(
         self,
         ids: jax.Array,
-        state: Any,
+        state: FlatState,
         lengths: jax.Array,
         *,
         group_ids: jax.Array | None = None,
-    ) -> tuple[jax.Array, Any]:
+    ) -> tuple[jax.Array, FlatState]:
         """As in `LanguageModel`; symbols see those with their own `group_ids`, int32 `[B, N]`."""
-        x = self.embedding(self.config.rows_of(ids), self.config.dtype)
-        x, state = self.stack.extend(x, state, lengths, group_ids=group_ids)
-        return self._unembedding(x).logits(), state
+        symbols = state.following(ids, lengths)
+        x, stack = self.stack.extend(self._read(symbols), state.stack, lengths, group_ids=group_ids)
+        return self._unembedding(x).logits(), FlatState(stack, symbols.recent)
 
-    def roll_back(self, state: Any, then: Any, ids: jax.Array, lengths: jax.Array) -> Any:
-        if isinstance(state, StackState) and state.can_truncate:
-            return state.truncate(then.length + lengths)
+    def roll_back(
+        self, state: FlatState, then: FlatState, ids: jax.Array, lengths: jax.Array
+    ) -> FlatState:
+        if isinstance(state.stack, StackState) and state.stack.can_truncate:
+            stack = state.stack.truncate(then.stack.length + lengths)
+            return FlatState(stack, then.following(ids, lengths).recent)
         return super().roll_back(state, then, ids, lengths)

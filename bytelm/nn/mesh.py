@@ -126,15 +126,33 @@ def parameter_spec(shape: tuple[int, ...], tensor_axis: int | None, mesh: Mesh) 
 
 
 def parameter_shardings(abstract: nnx.State, mesh: Mesh) -> dict[str, Any]:
-    """Shardings of a model's parameters, as a nested dict."""
+    """Shardings of a model's parameters, as a nested dict.
+
+    Raises:
+        UserError: for large tables that the mesh does not divide.
+    """
 
     def sharding(variable: nnx.Variable) -> NamedSharding:
-        tensor_axis = variable.get_metadata().get("tensor_axis")
-        return NamedSharding(mesh, parameter_spec(variable.shape, tensor_axis, mesh))
+        metadata = variable.get_metadata()
+        spec = parameter_spec(variable.shape, metadata.get("tensor_axis"), mesh)
+        if metadata.get("role") == "ngrams" and math.prod(variable.shape) >= SMALLEST_SHARDED:
+            _check_table(variable.shape, spec, mesh)
+        return NamedSharding(mesh, spec)
 
     return nnx.to_pure_dict(
         jax.tree.map(sharding, abstract, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
     )
+
+
+def _check_table(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> None:
+    """Raises UserError unless the mesh divides a table, which may be most of a model."""
+    for axis in ("fsdp", "tensor"):
+        if mesh.shape[axis] > 1 and axis not in spec:
+            raise UserError(
+                f"the tables of n-grams have {shape[0]} rows of {shape[1]} channels, which "
+                f"mesh.{axis} {mesh.shape[axis]} does not divide; choose model.ngram_rows so that "
+                "it divides all rows."
+            )
 
 
 def like_parameters(

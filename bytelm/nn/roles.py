@@ -19,6 +19,7 @@ Role = Literal[
     "head",
     "head_bias",
     "embedding",
+    "ngrams",
     "positions",
     "norm",
     "bias",
@@ -33,6 +34,7 @@ Role = Literal[
 - projection: the kernel of a layer between stacks, or of a small network next to them
 - head, head_bias: the kernel and bias of the layer that gives the logits
 - embedding: a table of the vectors of symbols
+- ngrams: tables of the vectors of n-grams, of which a batch reads few rows
 - positions: a table or biases of positions or distances
 - norm: the scale of a normalisation
 - bias: a vector that is added
@@ -44,8 +46,8 @@ Role = Literal[
 ROLES: tuple[Role, ...] = get_args(Role)
 KERNELS: tuple[Role, ...] = ("matrix", "convolution", "projection", "head", "gate")
 """The roles of parameters that multiply states; they are decayed by default."""
-SYMBOLS: tuple[Role, ...] = ("embedding", "head", "head_bias")
-"""The roles of parameters whose number grows with the vocabulary."""
+SYMBOLS: tuple[Role, ...] = ("embedding", "ngrams", "head", "head_bias")
+"""The roles of parameters whose number grows with the vocabulary, or with tables of n-grams."""
 
 
 def parameter_roles(parameters: nnx.State) -> dict[str, Any]:

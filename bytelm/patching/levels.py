@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.stack import AnyStack
+from bytelm.patching.ended import find_ended
 from bytelm.patching.patches import NO_PATCH, find_patches, positions_in_run
 from bytelm.patching.segmenter import Boundaries, Segmenter
 
@@ -38,6 +39,9 @@ class Symbols:
     """Int32 `[B]`, how many of the N symbols each row really has; None for whole rows."""
     keys: jax.Array | None = None
     """Uint32 `[B, 2]`, random keys as in a `Batch`; None for deterministic boundaries."""
+    before: jax.Array | None = None
+    """Int32 `[B, K]`, the last K symbols before these, the newest last, if the model looks back;
+    None for whole rows."""
 
     @classmethod
     def of_rows(
@@ -47,11 +51,25 @@ class Symbols:
         return cls(ids, document_ids, positions_in_run(document_ids), keys=keys)
 
     @classmethod
-    def following(cls, ids: jax.Array, seen: jax.Array, lengths: jax.Array) -> "Symbols":
+    def following(
+        cls,
+        ids: jax.Array,
+        seen: jax.Array,
+        lengths: jax.Array,
+        before: jax.Array | None = None,
+    ) -> "Symbols":
         """The next symbols `[B, N]` of rows that have read `seen` `[B]` symbols before."""
         offsets = jnp.arange(ids.shape[1])[None, :]  # [1, N]
         document_ids = (offsets < lengths[:, None]).astype(jnp.int32)  # [B, N]
-        return cls(ids, document_ids, seen[:, None] + offsets, lengths)
+        return cls(ids, document_ids, seen[:, None] + offsets, lengths, before=before)
+
+    @property
+    def recent(self) -> jax.Array | None:
+        """`before` for the symbols after these."""
+        if self.before is None:
+            return None
+        index = self.lengths[:, None] + jnp.arange(self.before.shape[1])[None, :]  # [B, K]
+        return take(jnp.concatenate([self.before, self.ids], axis=1), index)
 
     def inner(
         self, document_ids: jax.Array, total: jax.Array, ids: Any = None, positions: Any = None
@@ -198,6 +216,36 @@ def segment(
     patches = find_patches(starts, symbols.document_ids, most or length, slots_left=state.left)
     patches = replace(patches, number=state.opened[:, None] + patches.number)
     return Segmentation(symbols, boundaries, patches, open), state.after(carry, patches.total)
+
+
+def segment_ended(
+    segmenter: Segmenter,
+    x: jax.Array | None,
+    symbols: Symbols,
+    capacity: Callable[[int], int],
+    state: PatchingState | None,
+    *,
+    null: bool,
+) -> tuple[Segmentation, PatchingState | None]:
+    """`segment` for patches that are read once they have ended (`bytelm.patching.ended`).
+
+    With `null` the slot of a null vector comes before a document's first symbol; without, this
+    symbol is a patch of its own, so that every symbol has one to read.
+    """
+    carry = None if state is None else state.carry
+    boundaries, carry = segmenter(x, symbols.ids, symbols.document_ids, carry, symbols.keys)
+    first = (symbols.positions == 0) & (symbols.document_ids > 0)
+    if not null:
+        boundaries = boundaries._replace(hard=boundaries.hard | first)
+        first = jnp.zeros_like(first)
+    ends, length = boundaries.hard, boundaries.hard.shape[1]
+    if state is None:
+        patches = find_ended(ends, symbols.document_ids, capacity(length), first=first)
+        return Segmentation(symbols, boundaries, patches), None
+    patches = find_ended(
+        ends, symbols.document_ids, length + null, first=first, slots_left=state.left
+    )
+    return Segmentation(symbols, boundaries, patches), state.after(carry, patches.total)
 
 
 def take(values: jax.Array, index: jax.Array) -> jax.Array:

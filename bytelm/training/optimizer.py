@@ -55,6 +55,9 @@ class OptimizerConfig(Variant, name="optimizer", key="name"):
     The first pair that fits a parameter holds."""
     fan_in_scaling: bool = False
     """Whether to multiply the learning rate of each kernel by d_in^-1/2 too."""
+    lazy_tables: bool = True
+    """Whether the rows of tables of n-grams that a batch does not read stay as they are, with no
+    decay and no momentum; otherwise every step passes over all rows, as BLT's authors do."""
 
     def __post_init__(self) -> None:
         self.require("it must be positive", lambda x: x > 0, "learning_rate", "clip_norm")

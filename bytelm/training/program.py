@@ -68,16 +68,20 @@ def train_program(
     mesh: Mesh,
     accumulation: int = 1,
     scripts: tuple[str, ...] = (),
+    *,
+    lazy_tables: bool = True,
 ) -> TrainProgram:
     """The program of a model, an optimiser and a mesh, which is compiled when it is called.
 
     Args:
         accumulation: micro-batches in a batch; the result is that of the whole batch.
         scripts: names, by the numbers in the batches.
+        lazy_tables: as the option of optimisers.
     """
     graphdef, abstract_params = abstract_model(model)
+    controllers = controllers_of(model)
     setup = StepSetup(
-        graphdef, optimizer, model.symbols, controllers_of(model), accumulation, scripts
+        graphdef, optimizer, model.symbols, controllers, accumulation, scripts, lazy_tables
     )
     init = functools.partial(init_state, model, optimizer)
     abstract_state = jax.eval_shape(init, 0)
@@ -163,4 +167,5 @@ def _program(
     mesh: Mesh,
 ) -> TrainProgram:
     transformation = optimizer.build(steps, roles_of(model))
-    return train_program(model, transformation, mesh, accumulation, scripts)
+    lazy = optimizer.lazy_tables
+    return train_program(model, transformation, mesh, accumulation, scripts, lazy_tables=lazy)

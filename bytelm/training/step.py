@@ -24,7 +24,7 @@ from bytelm.core.statistics import (
     Statistic,
 )
 from bytelm.core.vocabulary import PAD, UNSCORED, Vocabulary
-from bytelm.models import Batch, ModelConfig, ModelOutput
+from bytelm.models import Batch, LanguageModel, ModelConfig, ModelOutput
 from bytelm.models.contract import DELETED
 from bytelm.models.encoder_decoder import ControllerState, EncoderDecoderConfig, RatioController
 from bytelm.nn.roles import parameter_roles, trained, with_trained
@@ -37,6 +37,7 @@ from bytelm.patching.patches import (
     count_lengths,
     sum_by_length,
 )
+from bytelm.training.touched import Touched, on_rows, put_rows, take_rows, touched_rows
 
 AUXILIARY = Statistic("auxiliary")
 """Auxiliary losses by name, in nats per scored symbol."""
@@ -132,6 +133,7 @@ class StepSetup:
         controllers: of the weights of auxiliary losses, by the names of the losses.
         accumulation: micro-batches in a batch, run one after another.
         scripts: names, by the numbers in the batches.
+        lazy_tables: whether a step changes only the rows of tables of n-grams that its batch reads.
     """
 
     graphdef: nnx.GraphDef
@@ -140,6 +142,7 @@ class StepSetup:
     controllers: Mapping[str, RatioController]
     accumulation: int = 1
     scripts: tuple[str, ...] = ()
+    lazy_tables: bool = True
 
 
 def controllers_of(model: ModelConfig) -> Mapping[str, RatioController]:
@@ -174,10 +177,12 @@ def train_step(
         learning_rate: the peak of the schedule, float32; None for the optimiser's own.
     """
     batch = dataclasses.replace(batch, keys=_row_keys(state, len(batch.ids)))
+    touched = touched_rows(_model(setup, state.params), batch) if setup.lazy_tables else {}
+    whole, state = state, _take_rows(state, touched)
     controllers = setup.controllers
     weights = {name: each.weight(state.controllers[name]) for name, each in controllers.items()}
     params = _trained(setup, state.params)
-    grads, sums = _batch_gradients(setup, state.params, batch, weights)
+    grads, sums = _batch_gradients(setup, state.params, batch, weights, touched)
     grads = jax.tree.map(lambda g: g / sums.symbols, grads)
     norm = optax.tree.norm(grads)
     peak = {} if learning_rate is None else {"learning_rate": learning_rate}
@@ -202,7 +207,23 @@ def train_step(
         skipped=state.skipped + is_skipped,
         skipped_in_row=(state.skipped_in_row + 1) * is_skipped,
     )
+    new_state = dataclasses.replace(
+        new_state,
+        params=put_rows(whole.params, new_state.params, touched),
+        optimizer=put_rows(whole.optimizer, new_state.optimizer, touched),
+    )
     return new_state, StepMetrics(sums, norm, new_state.skipped, new_state.skipped_in_row, weights)
+
+
+def _model(setup: StepSetup, params: Any) -> LanguageModel:
+    model: LanguageModel = nnx.merge(setup.graphdef, params)
+    return model
+
+
+def _take_rows(state: TrainState, touched: Touched) -> TrainState:
+    """The state with only these rows of the tables."""
+    params, optimizer = take_rows(state.params, touched), take_rows(state.optimizer, touched)
+    return dataclasses.replace(state, params=params, optimizer=optimizer)
 
 
 def eval_step(setup: StepSetup, params: Any, batch: Batch) -> Sums:
@@ -216,13 +237,18 @@ def _trained(setup: StepSetup, params: Any) -> Any:
 
 
 def _batch_gradients(
-    setup: StepSetup, params: Any, batch: Batch, weights: dict[str, jax.Array]
+    setup: StepSetup,
+    params: Any,
+    batch: Batch,
+    weights: dict[str, jax.Array],
+    touched: Touched,
 ) -> tuple[Any, Sums]:
     """Gradients of the loss summed over the batch, and the batch's sums."""
     per_input = _symbols_per_input(batch)
 
     def loss(part: Any, batch: Batch) -> tuple[jax.Array, Sums]:
-        return score(with_trained(params, part), batch, setup, weights, per_input)
+        whole = with_trained(params, part)
+        return score(whole, batch, setup, weights, per_input, touched)
 
     gradients = partial(jax.grad(loss, has_aux=True), _trained(setup, params))
     if setup.accumulation == 1:
@@ -262,14 +288,16 @@ def score(
     setup: StepSetup,
     weights: Mapping[str, jax.Array] | None = None,
     symbols_per_input: jax.Array | None = None,
+    touched: Touched | None = None,
 ) -> tuple[jax.Array, Sums]:
     """The training loss summed over a batch's scored symbols, and the sums for its figures.
 
     Args:
         weights: of auxiliary losses in the training loss, by name; 1 for others.
         symbols_per_input: of the whole batch, for a micro-batch of an encoder.
+        touched: the rows that tables in `params` hold; None for all.
     """
-    output = nnx.merge(setup.graphdef, params)(batch)
+    output = on_rows(_model(setup, params), touched or {})(batch)
     nats = output.nats(batch.targets)  # [B, T]
     is_text = (batch.targets >= 0) & (batch.targets < setup.vocabulary.end)  # [B, T]
     bytes_of = is_text.astype(jnp.int32) if batch.byte_counts is None else batch.byte_counts

@@ -225,6 +225,40 @@ def _mix_local_blocks(config: Saved) -> None:
             model.setdefault(name, value)
 
 
+_BYTE_FAMILIES = (
+    "transformer",
+    "mamba",
+    "spacebyte",
+    "megabyte",
+    "hat",
+    "hat2",
+    "dynamic_pooling",
+    "hnet",
+    "aunet",
+)
+
+
+_OF_FLAT = {"scaled_head": True, "end_row": None, "start_row": None, "spare_rows": 0}
+_OF_TRANSFORMERS = {"qk_norm_over": "head", "qkv_bias": False, "norm_after": False}
+
+
+def _add_ngrams_and_published_blocks(config: Saved) -> None:
+    """Models of bytes may read n-grams; flat ones may have the blocks of published decoders."""
+    model, optimizer = part(config, "model"), part(config, "optimizer")
+    family = model.get("family")
+    added: Saved = {}
+    if family in _BYTE_FAMILIES:
+        added |= {"ngrams": [], "ngram_functions": 1, "ngram_rows": 500_002}
+    if family in ("transformer", "mamba"):
+        added |= {**_OF_FLAT, "norm_epsilon": 1e-6 if family == "transformer" else 1e-5}
+    if family == "transformer":
+        added |= _OF_TRANSFORMERS
+    for name, value in added.items():
+        model.setdefault(name, value)
+    if optimizer:
+        optimizer.setdefault("lazy_tables", True)
+
+
 UPGRADES = (
     Upgrade(_add_fields_of_before_schemas),
     Upgrade(_rename_fields),
@@ -237,6 +271,7 @@ UPGRADES = (
     Upgrade(_part_optimizers),
     Upgrade(_choose_source_and_task),
     Upgrade(_mix_local_blocks),
+    Upgrade(_add_ngrams_and_published_blocks),
 )
 """The first one leads to schema 1, and so on."""
 

@@ -57,6 +57,8 @@ from tests.models.nested import NestedConfig
 LENGTH = 16
 ROWS = 16
 
+# Few rows, so that n-grams share them.
+ngrams = {"ngrams": (2, 3, 5), "ngram_functions": 2, "ngram_rows": 32}
 small = functools.partial(TransformerConfig, width=32, depth=2, head_width=8, mlp_width=48)
 mamba = functools.partial(
     MambaConfig, width=16, head_width=8, mlp_width=24, state_width=6, layout="m2", chunk=4
@@ -102,6 +104,7 @@ FAMILIES: dict[str, ModelConfig] = {
     "transformer, window, grouped and qk-norm": small(
         window=5, key_value_heads=2, qk_norm=True, mlp="relu"
     ),
+    "transformer, n-grams": small(depth=1, **ngrams),
     "transformer of many tokens, tied, gelu, scanned and rematerialised": small(
         vocabulary=3000, tied_head=True, mlp="gelu", scan=True, remat="full"
     ),
@@ -139,10 +142,13 @@ FAMILIES: dict[str, ModelConfig] = {
             model=TransformerConfig(width=8, head_width=8, depth=1, window=5),
         )
     ),
-    "spacebyte, Mamba-2": spacebyte(local_layout=("m1", "t1m1"), state_width=6, chunk=4),
+    "spacebyte, Mamba-2, n-grams": spacebyte(
+        local_layout=("m1", "t1m1"), state_width=6, chunk=4, **ngrams
+    ),
     "spacebyte, unigram, layer norm": spacebyte(segmenter=UnigramPatches(0.5), norm="layer"),
     "megabyte": megabyte(),
-    "megabyte, published block, overflow": megabyte(
+    "megabyte, published block, n-grams, overflow": megabyte(
+        **ngrams,
         norm="layer",
         mlp="relu",
         rope_theta=None,
@@ -160,13 +166,13 @@ FAMILIES: dict[str, ModelConfig] = {
         remat="full",
         bytes_per_slot=4.0,
     ),
-    "hat, fixed": hat(segmenter=FixedPatches(4)),
-    "hat2, entropy": hat2(segmenter=EntropyPatches(rate=0.5)),
+    "hat, fixed, n-grams": hat(segmenter=FixedPatches(4), **ngrams),
+    "hat2, entropy, n-grams": hat2(segmenter=EntropyPatches(rate=0.5), **ngrams),
     "dynamic_pooling, words": dynamic_pooling(segmenter=RulePatches("words", longest_patch=4)),
     "dynamic_pooling, whitespace": dynamic_pooling(
         segmenter=RulePatches("whitespace", longest_patch=4)
     ),
-    "dynamic_pooling, fixed": dynamic_pooling(segmenter=FixedPatches(3)),
+    "dynamic_pooling, fixed, n-grams": dynamic_pooling(segmenter=FixedPatches(3), **ngrams),
     "dynamic_pooling, entropy, scanned and rematerialised": dynamic_pooling(
         segmenter=EntropyPatches(), scan=True, remat="full"
     ),
@@ -194,7 +200,9 @@ FAMILIES: dict[str, ModelConfig] = {
     "hnet, published symbols, scanned and rematerialised": hnet(
         layout="m2 [M1] T1", published_symbols=True, scan=True, remat="full"
     ),
-    "hnet, space": hnet(layout="m1 [T1] m1", segmenter=RulePatches("spacelike", longest_patch=4)),
+    "hnet, space, n-grams": hnet(
+        layout="m1 [T1] m1", segmenter=RulePatches("spacelike", longest_patch=4), **ngrams
+    ),
     "aunet": aunet(depths=(2, 1)),
     "aunet of bytes, words and pairs, overflow, scanned and rematerialised": aunet(
         widths=(16, 24, 32),
@@ -205,7 +213,8 @@ FAMILIES: dict[str, ModelConfig] = {
         scan=True,
         remat="full",
     ),
-    "aunet of four widths, published block": aunet(
+    "aunet of four widths, published block, n-grams": aunet(
+        **ngrams,
         widths=(16, 16, 24, 24),
         depths=(1, 1, 1, 1),
         windows=(5, 4, 3, 4),

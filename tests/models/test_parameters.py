@@ -18,6 +18,9 @@ OUTSIDE_STACKS = {
     "decoder_embedding/embedding": "embedding",
     "global_embedding/embedding": "embedding",
     "local_embedding/embedding": "embedding",
+    "embedding/ngrams/table": "ngrams",
+    "decoder_embedding/ngrams/table": "ngrams",
+    "local_embedding/ngrams/table": "ngrams",
     "head/kernel": "head",
     "head/bias": "head_bias",
     "to_backbone/kernel": "projection",
@@ -98,12 +101,13 @@ def test_roles_group_parameters_as_regular_expressions_of_paths_did(roles):
         assert (role == "matrix") == bool(re.search("blocks/.*(?<!convolution/)kernel$", path))
         assert (role in KERNELS) == path.endswith("kernel"), path
         counted_apart = "embedding" in path or path.startswith("head")
-        assert (role in ("embedding", "head", "head_bias")) == counted_apart, path
+        assert (role in ("embedding", "ngrams", "head", "head_bias")) == counted_apart, path
 
 
 def test_the_count(config, roles):
     leaves = jax.tree.leaves_with_path(nnx.to_pure_dict(abstract_model(config)[1]))
-    apart = sum(leaf.size for path, leaf in leaves if path_name(path).split("/")[-1] == "embedding")
+    ends = ("/embedding", "ngrams/table")
+    apart = sum(leaf.size for path, leaf in leaves if path_name(path).endswith(ends))
     apart += sum(leaf.size for path, leaf in leaves if path_name(path).startswith("head"))
     total = sum(leaf.size for _, leaf in leaves)
     assert count_parameters(config) == (total, total - apart)

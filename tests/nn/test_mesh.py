@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bytelm.core.errors import UserError
@@ -10,6 +11,7 @@ from bytelm.nn.mesh import (
     MeshConfig,
     check_batch,
     like_parameters,
+    parameter_shardings,
     parameter_spec,
     place_batch,
 )
@@ -76,6 +78,25 @@ def test_where_a_parameter_lies(shape, tensor_axis, mesh, wanted):
     data, fsdp, tensor = mesh
     built = MeshConfig(data, fsdp, tensor).build()
     assert parameter_spec(shape, tensor_axis, built) == PartitionSpec(*wanted)
+
+
+def test_a_table_of_ngrams_must_be_divided():
+    def shardings(rows, **mesh):
+        table = nnx.Param(
+            jax.ShapeDtypeStruct((rows, 33), np.float32), role="ngrams", tensor_axis=-2
+        )
+        return parameter_shardings(nnx.State({"table": table}), MeshConfig(**mesh).build())
+
+    with pytest.raises(UserError, match=r"mesh.fsdp 2 does not divide"):
+        shardings(3_000_012, fsdp=2, tensor=2)
+    assert shardings(3_000_012, tensor=4)["table"].spec == PartitionSpec("tensor", None)
+    assert shardings(3_000_012, fsdp=4)["table"].spec == PartitionSpec("fsdp", None)
+    message = (
+        "3000012 rows of 33 channels, which mesh.{} 8 does not divide; choose model.ngram_rows"
+    )
+    for axis in ("fsdp", "tensor"):
+        with pytest.raises(UserError, match=message.format(axis)):
+            shardings(3_000_012, **{axis: 8})
 
 
 def test_optimizer_state_lies_where_its_parameter_lies():

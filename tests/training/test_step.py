@@ -23,7 +23,9 @@ from bytelm.training.program import train_program
 from bytelm.training.step import StepSetup, _of_levels, eval_step, train_step
 from tests.models.families import random_rows, split_model
 
-CONFIG = TransformerConfig(width=32, depth=1, head_width=8, mlp_width=48)
+CONFIG = TransformerConfig(
+    width=32, depth=1, head_width=8, mlp_width=48, ngrams=(2, 3), ngram_rows=64
+)
 ONE_DEVICE = (1, 1, 1)
 
 

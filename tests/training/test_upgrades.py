@@ -16,7 +16,9 @@ from bytelm.data.config import (
     Tfds,
 )
 from bytelm.models import ModelConfig
+from bytelm.models.mamba import MambaConfig
 from bytelm.models.spacebyte import SpaceByteConfig
+from bytelm.models.transformer import TransformerConfig
 from bytelm.patching.learned import GumbelPatches
 from bytelm.patching.segmenter import FixedPatches, RulePatches
 from bytelm.training.experiment import ExperimentConfig, as_saved, from_saved
@@ -98,6 +100,18 @@ def test_an_optimiser_has_its_own_fields():
     for kind, there in (("adamw", False), ("muon", True)):
         saved = {"optimizer": {"name": kind, "momentum": 0.95}}
         assert ("momentum" in upgraded(saved)["optimizer"]) == there
+
+
+@pytest.mark.parametrize("family", [SpaceByteConfig, TransformerConfig, MambaConfig])
+def test_models_without_ngrams_and_published_blocks(family):
+    config = ExperimentConfig(family())
+    saved = as_saved(config) | {"schema": 7}
+    del saved["optimizer"]["lazy_tables"]
+    for name in ("ngrams", "ngram_functions", "ngram_rows"):
+        del saved["model"][name]
+    for name in ("norm_epsilon", "scaled_head", "end_row", "qkv_bias", "norm_after"):
+        saved["model"].pop(name, None)
+    assert from_saved(saved) == config
 
 
 def test_a_newer_config_is_refused():
