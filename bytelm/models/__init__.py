@@ -1,6 +1,7 @@
 """Model families, one file each. Importing this package registers them, and all segmenters."""
 
 from bytelm.models import aunet as aunet
+from bytelm.models import blt as blt
 from bytelm.models import dynamic_pooling as dynamic_pooling
 from bytelm.models import entropy_patches as entropy_patches
 from bytelm.models import hat as hat

@@ -19,6 +19,7 @@ from flax import nnx
 from bytelm.core.vocabulary import OUTPUT_SIZE, PAD, START, UNSCORED
 from bytelm.models import Batch, ModelConfig
 from bytelm.models.aunet import AUNetConfig
+from bytelm.models.blt import BLTConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.entropy_patches import EntropyModelPatches
@@ -93,6 +94,18 @@ aunet = functools.partial(
     depths=(1, 1),
     windows=(5, None),
     head_width=8,
+    bytes_per_slot=1.0,
+)
+blt = functools.partial(
+    BLTConfig,
+    local_width=16,
+    global_width=24,
+    global_depth=1,
+    head_width=8,
+    window=5,
+    decoder_depth=2,
+    **ngrams,
+    segmenter=RulePatches("spacelike", longest_patch=4),
     bytes_per_slot=1.0,
 )
 nested = functools.partial(
@@ -222,6 +235,29 @@ FAMILIES: dict[str, ModelConfig] = {
         patches_per_slot=(1.0, 1.0),
         qk_norm=False,
         scaled_init=False,
+    ),
+    "blt": blt(global_width=32, global_head_width=16),
+    "blt, all layers, several patches, mean, grouped, overflow, scanned and rematerialised": blt(
+        encoder_depth=2,
+        encoder_cross="all",
+        encoder_patches=2,
+        decoder_patches=3,
+        pooling=("avg",),
+        cross_heads=1,
+        local_key_value_heads=1,
+        global_key_value_heads=1,
+        bytes_per_slot=4.0,
+        scan=True,
+        remat="full",
+    ),
+    "blt, first layer, unbounded patches, published block": blt(
+        decoder_cross="first",
+        segmenter=EntropyPatches(rate=0.4),
+        scaled_init=False,
+        qk_norm=False,
+    ),
+    "blt without cross-attention": blt(
+        encoder_cross="none", decoder_cross="none", pooling=("max", "min"), encoder_depth=2
     ),
     "nested": nested(bytes_per_slot=1.0, patches_per_slot=1.0),
     "nested, overflow": nested(bytes_per_slot=2.0, patches_per_slot=2.0),

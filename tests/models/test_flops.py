@@ -18,6 +18,7 @@ from jax.extend.core import jaxprs_in_params
 
 from bytelm.models import Batch, ModelConfig
 from bytelm.models.aunet import AUNetConfig
+from bytelm.models.blt import BLTConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.hat import HATConfig
@@ -123,6 +124,20 @@ WIDE = {
     ),
     "aunet": AUNetConfig(
         widths=(256, 512, 768), depths=(1, 1, 2), windows=(16, None, None), head_width=32
+    ),
+    "blt": BLTConfig(**LEVELS, ngram_rows=64, window=None),
+    "blt, other options": BLTConfig(
+        **LEVELS,
+        ngram_rows=64,
+        window=None,
+        encoder_depth=2,
+        encoder_cross="all",
+        decoder_cross="first",
+        decoder_patches=2,
+        vectors=3,
+    ),
+    "blt without cross-attention": BLTConfig(
+        **LEVELS, ngram_rows=64, window=None, encoder_cross="none", decoder_cross="none"
     ),
     "nested": NestedConfig(channels=(256, 512, 768), head_width=32),
     "byt5": ByT5Config(**T5),
