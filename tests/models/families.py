@@ -250,9 +250,11 @@ FAMILIES: dict[str, ModelConfig] = {
         scan=True,
         remat="full",
     ),
-    "blt, first layer, unbounded patches, published block": blt(
+    "blt, entropy model, first layer, unbounded patches, published block": blt(
         decoder_cross="first",
-        segmenter=EntropyPatches(rate=0.4),
+        segmenter=EntropyModelPatches(
+            threshold=2.5, model=TransformerConfig(width=8, head_width=8, depth=1, window=5)
+        ),
         scaled_init=False,
         qk_norm=False,
     ),
