@@ -90,7 +90,10 @@ def config(request):
 
 @pytest.fixture(scope="module")
 def roles(config):
-    return {path_name(path): role for path, role in jax.tree.leaves_with_path(roles_of(config))}
+    """Of the parameters that are trained."""
+    found = {path_name(path): role for path, role in jax.tree.leaves_with_path(roles_of(config))}
+    assert all("segmenter/model/" in path for path, role in found.items() if role == "frozen")
+    return {path: role for path, role in found.items() if role != "frozen"}
 
 
 def test_every_parameter_has_the_role_of_its_kind(roles):
@@ -116,6 +119,7 @@ def test_roles_group_parameters_as_regular_expressions_of_paths_did(roles):
 
 def test_the_count(config, roles):
     leaves = jax.tree.leaves_with_path(nnx.to_pure_dict(abstract_model(config)[1]))
+    leaves = [(path, leaf) for path, leaf in leaves if path_name(path) in roles]
     ends = ("/embedding", "ngrams/table")
     apart = sum(leaf.size for path, leaf in leaves if path_name(path).endswith(ends))
     apart += sum(leaf.size for path, leaf in leaves if path_name(path).startswith("head"))
