@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from bytelm.data.config import DataConfig
 from bytelm.data.corpus.cache import PackedCorpus, packed_corpus
+from bytelm.data.corpus.entropies import EntropyReader, with_entropies
 from bytelm.data.corpus.packing import Corpus, RowSource
 from bytelm.data.corpus.subwords import token_corpus, with_pieces
 from bytelm.data.order import EndlessShuffle, source_seed
@@ -23,9 +24,18 @@ class OpenData:
     A program opens its data once and passes this object to everything that reads text.
     """
 
-    def __init__(self, config: DataConfig, sources: Sequence[Source] | None = None) -> None:
-        """Opens nothing yet; `sources`, if given, replace those of the config."""
-        self.config = config
+    def __init__(
+        self,
+        config: DataConfig,
+        sources: Sequence[Source] | None = None,
+        *,
+        entropies: EntropyReader | None = None,
+    ) -> None:
+        """Opens nothing yet; `sources`, if given, replace those of the config.
+
+        With a reader, training rows have entropies, which are stored in the cache.
+        """
+        self.config, self._entropies = config, entropies
         self.sequence_length = config.sequence_length
         self.scripts = config.scripts
         if sources is not None:
@@ -86,9 +96,13 @@ class OpenData:
     def _corpus(self, source: Source, split: Split) -> Corpus:
         packed = self.packed(source, split).with_scripts(self.config.scripts)
         if self.unigram is not None:
-            return with_pieces(packed, self.unigram, self.config.cache_path)
+            packed = with_pieces(packed, self.unigram, self.config.cache_path)
         if self.tokenizer is not None:
             return token_corpus(packed, self.tokenizer, self.config.cache_path)
+        if self._entropies is not None and split == "train":
+            return with_entropies(
+                packed, self._entropies, self.sequence_length, self.config.cache_path
+            )
         return packed
 
     def training_rows(self, seed: int) -> list[RowSource]:

@@ -26,7 +26,6 @@ from bytelm.data.description import (
 )
 from bytelm.models.entropy_patches import EntropyModelPatches
 from bytelm.patching.entropy import STEP, EntropyRule, entropy_edges
-from bytelm.patching.segmenter import Needs
 
 Limit = Literal["threshold", "rise"]
 
@@ -67,7 +66,7 @@ class EntropySample:
 
 def sample_entropies(patches: EntropyModelPatches, params: Any, rows: Rows) -> EntropySample:
     """Computes the entropies of rows with the parameters of the entropy model, a nested dict."""
-    graphdef = _graph(patches)
+    graphdef, _ = nnx.split(nnx.eval_shape(lambda: patches.build_alone(nnx.Rngs(0))))
 
     @jax.jit
     def run(params: Any, ids: jax.Array, document_ids: jax.Array) -> jax.Array:
@@ -80,12 +79,6 @@ def sample_entropies(patches: EntropyModelPatches, params: Any, rows: Rows) -> E
         found.append((ids, document_ids, np.asarray(run(params, ids, document_ids))))
     parts = (np.concatenate(each)[: len(rows)] for each in zip(*found, strict=True))
     return EntropySample(*parts)
-
-
-def _graph(patches: EntropyModelPatches) -> nnx.GraphDef:
-    needs = Needs("start")
-    built = nnx.eval_shape(lambda: patches.build(1, needs, norm=None, relu=False, rngs=nnx.Rngs(0)))
-    return nnx.split(built)[0]
 
 
 def find_limit(

@@ -44,6 +44,7 @@ class Batch:
             where symbols are bytes.
         inputs: int32 `[B, S]` or None, an encoder's inputs: bytes, END, then PAD. Each row then
             holds one document: START and its targets.
+        entropies: float32 `[B, T]` or None, in nats after each symbol, from an entropy model.
         keys: uint32 `[B, 2]` or None, a random key for each row in training; None makes the model
             deterministic, as in evaluation.
     """
@@ -55,6 +56,7 @@ class Batch:
     boundaries: Any = None
     byte_counts: Any = None
     inputs: Any = None
+    entropies: Any = None
     keys: Any = None
 
 

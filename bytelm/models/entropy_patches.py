@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bytelm.core.config_json import mapped
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTES
 from bytelm.models.contract import Batch, ModelConfig
@@ -146,6 +147,10 @@ class EntropyModelPatches(SegmenterConfig):
     """Whether the entropy model's context begins again at each newline."""
     bytes_per_patch: float = 4.5
     """The mean that these thresholds give; it sets the default number of slots."""
+    stored: bool = False
+    """Whether the entropies of training's text are computed once, and stored in `data.cache_dir`
+    with the packed text; otherwise each step computes those of its rows. The patches are the same.
+    """
     published_symbols: bool = False
     """Whether the entropy model has the 260 symbols of the released ones."""
     model: ModelConfig | None = None
@@ -187,6 +192,10 @@ class EntropyModelPatches(SegmenterConfig):
             )
         return replace(self.model, compute_dtype="float32")
 
+    def build_alone(self, rngs: nnx.Rngs) -> EntropySegmenter:
+        """The segmenter for its entropies alone."""
+        return EntropySegmenter(self, 1, Needs("start"), rngs=rngs)
+
     @property
     def entropy_rule(self) -> EntropyRule:
         return EntropyRule(self.threshold, self.rise, self.longest_patch)
@@ -211,3 +220,15 @@ class EntropyModelPatches(SegmenterConfig):
 
     def frozen_flops(self, length: float) -> float:
         return self.entropy_model.forward_flops(int(length))
+
+
+def entropy_patches(model: ModelConfig) -> EntropyModelPatches | None:
+    """The segmenter of a model that has an entropy model; only the one for bytes can."""
+    found: list[EntropyModelPatches] = []
+
+    def keep(patches: EntropyModelPatches) -> EntropyModelPatches:
+        found.append(patches)
+        return patches
+
+    mapped(model, EntropyModelPatches, keep)
+    return next(iter(found), None)

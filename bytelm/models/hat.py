@@ -263,7 +263,8 @@ class HAT(HierarchicalModel):
         return OpenWord(spelled, jnp.minimum(length, longest))
 
     def __call__(self, batch: Batch) -> ModelOutput:
-        spelling, _, (cut,) = self.forward(Symbols.of_rows(batch.ids, batch.document_ids))
+        symbols = Symbols.of_rows(batch.ids, batch.document_ids, entropies=batch.entropies)
+        spelling, _, (cut,) = self.forward(symbols)
         logits, segmentation_nats = self._logits_and_ends(spelling)
         return ModelOutput(
             logits,

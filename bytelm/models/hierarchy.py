@@ -229,7 +229,7 @@ class HierarchicalModel(LanguageModel):
         return segment(self.segmenter, x, symbols, self.config.capacity, state, **options)
 
     def __call__(self, batch: Batch) -> ModelOutput:
-        symbols = Symbols.of_rows(batch.ids, batch.document_ids, batch.keys)
+        symbols = Symbols.of_rows(batch.ids, batch.document_ids, batch.keys, batch.entropies)
         x, _, cuts = self.forward(symbols)
         logits = self.logits(x)
         losses, statistics = self.supervise(cuts, batch, logits)

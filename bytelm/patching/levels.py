@@ -42,13 +42,20 @@ class Symbols:
     before: jax.Array | None = None
     """Int32 `[B, K]`, the last K symbols before these, the newest last, if the model looks back;
     None for whole rows."""
+    entropies: jax.Array | None = None
+    """Float32 `[B, N]`, as in a `Batch`, for a segmenter with an entropy model."""
 
     @classmethod
     def of_rows(
-        cls, ids: jax.Array, document_ids: jax.Array, keys: jax.Array | None = None
+        cls,
+        ids: jax.Array,
+        document_ids: jax.Array,
+        keys: jax.Array | None = None,
+        entropies: jax.Array | None = None,
     ) -> "Symbols":
         """Whole rows of packed documents, int32 `[B, N]`."""
-        return cls(ids, document_ids, positions_in_run(document_ids), keys=keys)
+        positions = positions_in_run(document_ids)
+        return cls(ids, document_ids, positions, keys=keys, entropies=entropies)
 
     @classmethod
     def following(
@@ -188,6 +195,14 @@ class Segmentation:
         return take(self.symbols.positions, self.patches.positions)
 
 
+def find_boundaries(
+    segmenter: Segmenter, x: jax.Array | None, symbols: Symbols, carry: Any
+) -> tuple[Boundaries, Any]:
+    """The boundaries of symbols, whose states are x `[B, N, d]`, and the segmenter's carry."""
+    known = {} if symbols.entropies is None else {"entropies": symbols.entropies}
+    return segmenter(x, symbols.ids, symbols.document_ids, carry, symbols.keys, **known)
+
+
 def segment(
     segmenter: Segmenter,
     x: jax.Array | None,
@@ -208,7 +223,7 @@ def segment(
         most: of the N symbols that can start a patch, if that is known to be below N.
     """
     carry = None if state is None else state.carry
-    boundaries, carry = segmenter(x, symbols.ids, symbols.document_ids, carry, symbols.keys)
+    boundaries, carry = find_boundaries(segmenter, x, symbols, carry)
     starts, length = boundaries.hard, boundaries.hard.shape[1]
     if state is None:
         patches = find_patches(starts, symbols.document_ids, capacity(length))
@@ -233,7 +248,7 @@ def segment_ended(
     symbol is a patch of its own, so that every symbol has one to read.
     """
     carry = None if state is None else state.carry
-    boundaries, carry = segmenter(x, symbols.ids, symbols.document_ids, carry, symbols.keys)
+    boundaries, carry = find_boundaries(segmenter, x, symbols, carry)
     first = (symbols.positions == 0) & (symbols.document_ids > 0)
     if not null:
         boundaries = boundaries._replace(hard=boundaries.hard | first)

@@ -13,6 +13,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTES
 from bytelm.models import ModelConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
+from bytelm.models.entropy_patches import entropy_patches
 from bytelm.models.parameters import roles_of
 from bytelm.models.transformer import FlatConfig
 from bytelm.nn.mesh import path_name
@@ -31,6 +32,7 @@ FREE = (
     "data.task.unigram",  # likewise
     "data.workers",
     "model.segmenter.checkpoint",  # its path; the digest covers its parameters
+    "model.segmenter.stored",
     "train.budget",  # the steps that follow from it are compared
     "train.log_every",
     "train.validate_every",
@@ -53,6 +55,7 @@ _SAME_MEANING = (
     "scan",
     "segmenter.bytes_per_patch",
     "segmenter.checkpoint",
+    "segmenter.stored",
     "segmenter.temperature",
     "segmenter.weight",
     "shortening.bias",
@@ -275,13 +278,15 @@ def read_initial(
 ) -> tuple[dict[str, Any], list[str]]:
     """The other run's parameters by name, and the differences; `params` may be abstract.
 
-    Frozen ones, of an entropy model, are not among them: the new run has its own.
+    Frozen ones, of an entropy model, are not among them if the new run has its own.
     """
     run = str(config.train.initial)
     found = load_model(Path(run), verify=verify)
     if len(set(gather_json(found.step))) > 1:
         raise UserError(f"processes read different checkpoints of train.initial {run}.")
-    own = trained(found.params, roles_of(found.config.model))
+    patches, own = entropy_patches(config.model), found.params
+    if patches is None or patches.checkpoint is not None:
+        own = trained(own, roles_of(found.config.model))
     saved = {name: leaf for name, leaf in flatten_dict(own, sep="/").items() if leaf is not None}
     fresh = flatten_dict(params, sep="/")
     for name, leaf in saved.items():

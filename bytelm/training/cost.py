@@ -13,6 +13,7 @@ from bytelm.data.open_data import OpenData
 from bytelm.data.run_text import text_size
 from bytelm.data.validation import ValidationText
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
+from bytelm.models.entropy_patches import entropy_patches
 from bytelm.models.parameters import count_frozen, count_parameters
 from bytelm.training.experiment import ExperimentConfig, parse_budget
 
@@ -26,7 +27,9 @@ def row_flops(config: ExperimentConfig, patches: float | None = None) -> float:
 
 
 def step_flops(config: ExperimentConfig, patches: float | None = None) -> float:
-    """FLOPs of a training step: three times those of the forward pass, once those of frozen models.
+    """FLOPs of a training step: three times those of the forward pass.
+
+    Those of an entropy model count once, or not at all if its entropies are stored.
 
     Args:
         patches: in all rows of the step (with an encoder: states that it keeps); None for the
@@ -35,7 +38,9 @@ def step_flops(config: ExperimentConfig, patches: float | None = None) -> float:
     rows = config.data.batch_size
     forward = row_flops(config, None if patches is None else patches / rows)
     frozen = config.model.frozen_flops(config.data.sequence_length)
-    return rows * (3.0 * forward - 2.0 * frozen)
+    patches_of = entropy_patches(config.model)
+    times = 0.0 if patches_of is not None and patches_of.stored else 1.0
+    return rows * (3.0 * (forward - frozen) + times * frozen)
 
 
 def with_steps(config: ExperimentConfig, data: OpenData) -> ExperimentConfig:

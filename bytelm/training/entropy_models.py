@@ -5,21 +5,31 @@ checkpoints of the run hold the parameters themselves. So nothing is read from t
 folder when the run resumes, or is evaluated, exported or converted.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from bytelm.core.config_json import mapped
+from bytelm.core.config_json import mapped, to_dict
 from bytelm.core.errors import UserError
+from bytelm.data.config import NextByte
+from bytelm.data.corpus.entropies import EntropyReader
 from bytelm.models import ModelConfig
-from bytelm.models.entropy_patches import EntropyModelPatches, EntropySegmenter
+from bytelm.models.entropy_patches import (
+    EntropyModelPatches,
+    EntropySegmenter,
+    entropy_patches,
+)
 from bytelm.models.parameters import abstract_model
-from bytelm.training.checkpoints.checkpoint import load_model
+from bytelm.nn.mesh import single_device_mesh
+from bytelm.patching.entropy import STEP
+from bytelm.training.checkpoints.checkpoint import last_step, load_model
 from bytelm.training.checkpoints.digests import digest_arrays, digest_json
 from bytelm.training.experiment import ExperimentConfig
 
@@ -31,6 +41,8 @@ def with_entropy_model(
 ) -> ExperimentConfig:
     """The config with the entropy model that its segmenter names, if it has such a segmenter.
 
+    If none is named, it is that of the run of `train.initial`.
+
     Args:
         resumed: the saved config of the run that is resumed, which has its own.
         verify: whether to compare the entropy model with its digests.
@@ -39,6 +51,9 @@ def with_entropy_model(
         UserError: if there is no entropy model, it cannot be one, or it is not that of the run.
     """
     own = None if resumed is None else entropy_patches(resumed.model)
+    named = entropy_patches(config.model)
+    if own is None and named is not None and named.checkpoint is None and config.train.initial:
+        own = entropy_patches(load_model(Path(config.train.initial), verify=verify).config.model)
 
     def read(patches: EntropyModelPatches) -> EntropyModelPatches:
         if own is not None and patches.checkpoint in (None, own.checkpoint):
@@ -74,18 +89,6 @@ def read_entropy_model(
     return replace(patches, model=found.config.model, digest=digest), found.params
 
 
-def entropy_patches(model: ModelConfig) -> EntropyModelPatches | None:
-    """The segmenter of a model that has an entropy model; only the one for bytes can."""
-    found: list[EntropyModelPatches] = []
-
-    def keep(patches: EntropyModelPatches) -> EntropyModelPatches:
-        found.append(patches)
-        return patches
-
-    mapped(model, EntropyModelPatches, keep)
-    return next(iter(found), None)
-
-
 def fill_entropy_model(model: ModelConfig, params: Any, shardings: Any, *, verify: bool) -> Any:
     """Fresh parameters of a run, with those of the entropy model from its checkpoint.
 
@@ -97,7 +100,7 @@ def fill_entropy_model(model: ModelConfig, params: Any, shardings: Any, *, verif
     """
     values, places = flatten_dict(params, sep="/"), flatten_dict(shardings, sep="/")
     for prefix, patches in _segmenters(model):
-        if patches.digest is None:
+        if patches.digest is None or patches.checkpoint is None:
             continue
         found, own = read_entropy_model(patches, verify=verify)
         if found.digest != patches.digest:
@@ -109,6 +112,52 @@ def fill_entropy_model(model: ModelConfig, params: Any, shardings: Any, *, verif
             path = f"{prefix}/model/{name}"
             values[path] = jax.device_put(leaf, places[path])
     return unflatten_dict(values, sep="/")
+
+
+def entropy_reader(config: ExperimentConfig, run: Path | None) -> EntropyReader | None:
+    """What computes stored entropies for the text of a run; None if they are not to be stored.
+
+    Nothing is read until there is text without entropies.
+
+    Args:
+        config: with its entropy model.
+        run: the directory of the run that is resumed; None for a new one.
+
+    Raises:
+        UserError: if the task has other rows than those of packed text.
+    """
+    patches = entropy_patches(config.model)
+    if patches is None or not patches.stored:
+        return None
+    task = config.data.task
+    if not isinstance(task, NextByte) or task.streamed or task.shard_bytes or task.stochastok:
+        raise UserError(
+            f"{WHERE}.stored is on, and the rows of this text are not the same in each epoch or "
+            "are never packed; leave the option out."
+        )
+    names = ("model", "digest", "reset", "published_symbols")
+    read_as = {name: to_dict(getattr(patches, name)) for name in names}
+    digest = digest_json("model", {**read_as, "step": STEP})["model"]
+    graphdef, _ = nnx.split(nnx.eval_shape(lambda: patches.build_alone(nnx.Rngs(0))))
+
+    @functools.cache
+    def params() -> Any:
+        if run is not None and last_step(run) is not None:
+            found = flatten_dict(load_model(run).params, sep="/")
+            prefix = f"{next(_segmenters(config.model))[0]}/model/"
+            own = {n.removeprefix(prefix): x for n, x in found.items() if n.startswith(prefix)}
+            return unflatten_dict(own, sep="/")
+        return read_entropy_model(patches)[1]
+
+    @jax.jit
+    def entropies(params: Any, ids: jax.Array, document_ids: jax.Array) -> jax.Array:
+        return nnx.merge(graphdef, {"model": params}).entropies(ids, document_ids)
+
+    def read(ids: np.ndarray, document_ids: np.ndarray) -> np.ndarray:
+        with jax.set_mesh(single_device_mesh()):
+            return np.asarray(entropies(params(), ids, document_ids))
+
+    return EntropyReader(digest, read)
 
 
 def entropy_digest(params: Any) -> str:

@@ -28,7 +28,11 @@ from bytelm.training.compatibility import (
 )
 from bytelm.training.cost import header, run_facts, with_steps
 from bytelm.training.distributed import StopRequest
-from bytelm.training.entropy_models import fill_entropy_model, with_entropy_model
+from bytelm.training.entropy_models import (
+    entropy_reader,
+    fill_entropy_model,
+    with_entropy_model,
+)
 from bytelm.training.experiment import ExperimentConfig, as_saved, load_json, saved_form
 from bytelm.training.hardware import peak_flops
 from bytelm.training.metrics.display import Display, Reporter
@@ -78,6 +82,9 @@ def train(
         Stopped: for a signal before the end of the first step.
     """
     config, data = _resolved(config, run_dir, resume=resume, verify=verify)
+    entropies = entropy_reader(config, run_dir if resume else None)
+    if entropies is not None:
+        data = OpenData(data.config, data.sources, entropies=entropies)
     if step is not None and not resume:
         raise UserError(f"--step {step} says where to resume; add --resume.")
     if resume:

@@ -2,6 +2,8 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,14 +11,18 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from bytelm.core.errors import UserError
-from bytelm.models.entropy_patches import EntropyModelPatches
+from bytelm.data.config import NextByte
+from bytelm.data.loader import train_loader
+from bytelm.data.open_data import OpenData
+from bytelm.models.entropy_patches import EntropyModelPatches, EntropySegmenter
 from bytelm.models.parameters import count_frozen, count_parameters
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.checkpoints.checkpoint import Checkpoints, load_model
 from bytelm.training.checkpoints.exported import export, load_exported
 from bytelm.training.compatibility import read_initial
-from bytelm.training.entropy_models import entropy_digest, with_entropy_model
+from bytelm.training.cost import step_flops
+from bytelm.training.entropy_models import entropy_digest, entropy_reader, with_entropy_model
 from bytelm.training.loop import train
 from bytelm.training.program import abstract_state
 from tests.training.tiny_run import assert_same, params, stop_after
@@ -111,6 +117,32 @@ def test_another_run_starts_from_all_but_the_entropy_model(carrying, patched):
     fresh = jax.tree.map(np.asarray, params(carrying))
     found, differences = read_initial(started, fresh, verify=True)
     assert not differences and found and not any(name.startswith(FROZEN) for name in found)
+
+
+def test_stored_entropies_give_the_same_run_and_are_computed_once(
+    carrying, patched, tmp_path, monkeypatch
+):
+    segmenter = replace(patched.model.segmenter, stored=True)
+    config = replace(patched, model=replace(patched.model, segmenter=segmenter))
+    assert step_flops(with_entropy_model(config)) < step_flops(with_entropy_model(patched))
+    train(config, tmp_path / "first")
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=0, atol=1e-5),
+        params(tmp_path / "first"),
+        params(carrying),
+    )
+    entry = [path.name for path in (Path(config.data.cache_dir) / "entropies").iterdir()]
+    monkeypatch.setattr(EntropySegmenter, "entropies", None)  # nobody calls it any more
+    batches = train_loader(
+        OpenData(config.data, entropies=entropy_reader(with_entropy_model(config), None)), 0
+    )
+    assert next(batches).entropies.shape == (8, 32)
+    batches.close()
+    assert len([name for name in entry if name.endswith("-32")]) == 1
+
+    shards = replace(config, data=replace(config.data, task=NextByte(shard_bytes=100)))
+    with pytest.raises(UserError, match=r"model.segmenter.stored is on, and the rows of this text"):
+        entropy_reader(with_entropy_model(shards), None)
 
 
 def test_errors(patched, config, tmp_path):

@@ -25,6 +25,8 @@ SCRIPTS = "scripts.bin"
 """Index of each document's script in the summary's `scripts`, if scripts are known."""
 BOUNDARIES = "boundaries.bin"
 """Whether a piece ends with each symbol; each Unigram model has its own directory."""
+ENTROPIES = "entropies.bin"
+"""The entropy after each symbol; each entropy model and length of rows has its own directory."""
 START_BYTES = 8
 SCRIPT_BYTES = 4
 PASSAGES = "passages.bin"
@@ -65,6 +67,7 @@ class PackedCorpus(Corpus):
         self._script_numbers = self._entry.checked(SCRIPTS, "<i4") if known else None
         self._script_names: Sequence[str] = ()
         self._boundaries: Entry | None = None
+        self._entropies: Entry | None = None
 
     def with_scripts(self, names: Sequence[str]) -> "PackedCorpus":
         """The same corpus with the index in `names` of each document's script.
@@ -87,6 +90,13 @@ class PackedCorpus(Corpus):
         found.boundaries = found._boundaries.array(BOUNDARIES, np.bool_)
         return found
 
+    def with_entropies(self, directory: Path) -> "PackedCorpus":
+        """The same corpus with entropies; FileNotFoundError if `directory` is not complete."""
+        found = copy.copy(self)
+        found._entropies = Entry(directory)
+        found.entropies = found._entropies.array(ENTROPIES, "<i2")
+        return found
+
     @property
     def passages(self) -> np.ndarray:
         """The passages of all documents that were read to pack this split, as PLACED."""
@@ -95,14 +105,20 @@ class PackedCorpus(Corpus):
     def __reduce__(self) -> tuple[Callable[..., "PackedCorpus"], tuple[object, ...]]:
         """Worker processes map the files themselves."""
         boundaries = self._boundaries and self._boundaries.directory
-        return _reopened, (self.directory, self.name, self._script_names, boundaries)
+        entropies = self._entropies and self._entropies.directory
+        return _reopened, (self.directory, self.name, self._script_names, boundaries, entropies)
 
 
 def _reopened(
-    directory: Path, name: str, scripts: Sequence[str], boundaries: Path | None
+    directory: Path,
+    name: str,
+    scripts: Sequence[str],
+    boundaries: Path | None,
+    entropies: Path | None,
 ) -> PackedCorpus:
     corpus = PackedCorpus(directory, name).with_scripts(scripts)
-    return corpus if boundaries is None else corpus.with_boundaries(boundaries)
+    corpus = corpus if boundaries is None else corpus.with_boundaries(boundaries)
+    return corpus if entropies is None else corpus.with_entropies(entropies)
 
 
 def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpus:

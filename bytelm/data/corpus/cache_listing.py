@@ -22,7 +22,13 @@ from bytelm.data.corpus.entries import (
 )
 from bytelm.data.sources.python_library import PREPARED, PREPARED_LOCK
 
-KINDS = {"packed": "text", "tokens": "tokens", "boundaries": "pieces", PREPARED: "python_stdlib"}
+KINDS = {
+    "packed": "text",
+    "tokens": "tokens",
+    "boundaries": "pieces",
+    "entropies": "entropies",
+    PREPARED: "python_stdlib",
+}
 """The folders of the cache, and names for their entries."""
 DAY = 86400.0
 

@@ -9,6 +9,7 @@ import numpy as np
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTE_VOCABULARY, Vocabulary
 from bytelm.data.corpus.entries import CheckedArray
+from bytelm.patching.entropy import STEP
 
 FILLER = b"\0"
 """Stands for START and END in the packed bytes; `starts` distinguishes them from text."""
@@ -28,6 +29,8 @@ class Corpus:
     """int32 `[num_documents]`: the index of each document's script in `data.scripts`."""
     boundaries: np.ndarray | CheckedArray | None = None
     """bool `[num_symbols]`: whether a piece of `data.unigram` ends with the symbol."""
+    entropies: np.ndarray | CheckedArray | None = None
+    """int16 `[num_symbols]`: the entropy after each symbol in its row, in multiples of `STEP`."""
     vocabulary: Vocabulary = BYTE_VOCABULARY
     byte_counts: np.ndarray | None = None
     """int32 `[vocabulary.inputs]`: the bytes of each kind of symbol; None if symbols are bytes."""
@@ -101,7 +104,7 @@ class Rows(CorpusRows):
             int32 `[B, T]` each: `ids`; `targets`, the symbol after each of them, UNSCORED if it is
             START or missing; `document_ids`, 1, 2, ... in each row, 0 for padding. If the corpus
             has them: `scripts` of the symbols' documents, -1 for padding; `byte_counts` of the
-            targets; `boundaries`, bool `[B, T]`, False for padding.
+            targets; `boundaries`, bool `[B, T]`, False for padding; `entropies`, float32 `[B, T]`.
         """
         return self._starting_at(np.asarray(indices, np.int64) * self.length, self.length)
 
@@ -145,10 +148,9 @@ class Rows(CorpusRows):
         if self.corpus.scripts is not None:
             batch["scripts"] = self._scripts(self.corpus.scripts, first, document_ids)
         if self.corpus.boundaries is not None:
-            batch["boundaries"] = np.zeros(ids.shape, np.bool_)
-            for row, position in zip(batch["boundaries"], first.tolist(), strict=True):
-                marks = self.corpus.boundaries[position : position + length]
-                row[: len(marks)] = marks
+            batch["boundaries"] = _cut(self.corpus.boundaries, first, length, np.bool_)
+        if self.corpus.entropies is not None:
+            batch["entropies"] = _cut(self.corpus.entropies, first, length, np.float32) * STEP
         return batch
 
     def _scripts(
@@ -173,6 +175,17 @@ class Rows(CorpusRows):
         # The last of `starts` ends the last document and starts none.
         starting = found < self.corpus.num_symbols
         symbols.reshape(-1)[before + 1] = np.where(starting, vocabulary.start, vocabulary.pad)
+
+
+def _cut(
+    values: np.ndarray | CheckedArray, first: np.ndarray, length: int, dtype: type
+) -> np.ndarray:
+    """The values of rows of `length` symbols that begin at `first`, `[B]`: `[B, T]`."""
+    found: np.ndarray = np.zeros((len(first), length), dtype)
+    for row, position in zip(found, first.tolist(), strict=True):
+        part = values[position : position + length]
+        row[: len(part)] = part
+    return found
 
 
 class RowSource(Protocol):

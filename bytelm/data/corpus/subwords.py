@@ -118,25 +118,46 @@ def write_documents(
 
     `write` writes one document into the open files; `parts` says what documents are cut into.
     """
+
+    def write_one(index: int, files: dict[str, BinaryIO]) -> None:
+        write(corpus.document(index), files)
+
+    places = corpus.starts - 2 * np.arange(len(corpus.starts))  # bytes of text before each document
+    content, action = f"the {parts} of {corpus.name}", f"cutting {corpus.name} into {parts}"
+    what = (content, action, "documents")
+    write_in_order(directory, what, names, places, write_one)
+
+
+def write_in_order(
+    directory: Path,
+    what: tuple[str, str, str],
+    names: Sequence[str],
+    places: np.ndarray,
+    write: Callable[[int, dict[str, BinaryIO]], None],
+) -> None:
+    """Writes files with these names part by part, after what a stopped process has saved.
+
+    Args:
+        what: the content in words, what is done to the text, and what the parts are.
+        places: int `[parts + 1]`, the bytes of text before each part, and last all of them.
+        write: writes the part with this index into the open files.
+    """
+    content, action, parts = what
     saved = _saved(directory, names)
     done, digests = saved or (0, dict.fromkeys(names, b""))
-    content = f"the {parts} of {corpus.name}"
     if saved:
-        logger.warning("continuing %s after %d documents", content, done)
+        logger.warning("continuing %s after %d %s", content, done, parts)
     elif (directory / PROGRESS).exists():
         logger.warning("the unfinished part of %s is damaged; it starts over", content)
-    before = int(corpus.starts[done]) - 2 * done
     files: dict[str, BinaryIO] = {
         name: (directory / name).open("ab" if saved else "wb") for name in names
     }
     try:
         save_at = time.monotonic() + SAVE_SECONDS
-        action = f"cutting {corpus.name} into {parts}"
-        with TextProgress(action, corpus.num_bytes, done=before) as progress:
-            for index in range(done, corpus.num_documents):
-                text = corpus.document(index)
-                write(text, files)
-                progress.advance(len(text))
+        with TextProgress(action, int(places[-1]), done=int(places[done])) as progress:
+            for index in range(done, len(places) - 1):
+                write(index, files)
+                progress.advance(int(places[index + 1] - places[index]))
                 if time.monotonic() >= save_at:
                     _save(directory, files, index + 1, digests)
                     save_at = time.monotonic() + SAVE_SECONDS
@@ -149,7 +170,7 @@ def write_documents(
 
 
 def _saved(directory: Path, names: Sequence[str]) -> tuple[int, dict[str, bytes]] | None:
-    """The number of saved documents, and the digests of their files, cut to what was saved.
+    """The number of saved parts, and the digests of their files, cut to what was saved.
 
     None if nothing was saved, or it is damaged.
     """
@@ -172,7 +193,7 @@ def _saved(directory: Path, names: Sequence[str]) -> tuple[int, dict[str, bytes]
 def _save(
     directory: Path, files: dict[str, BinaryIO], done: int, digests: dict[str, bytes]
 ) -> None:
-    """Saves that `done` documents are written; updates the digests of the last save."""
+    """Saves that `done` parts are written; updates the digests of the last save."""
     for name, file in files.items():
         file.flush()
         os.fsync(file.fileno())
