@@ -26,7 +26,7 @@ norm before the predictor and one before the head. Differences from the authors'
 """
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.mlp import GATED
-from bytelm.nn.norms import NORMS, LayerNorm, RMSNorm
+from bytelm.nn.norms import NORMS, LayerNorm
 from bytelm.nn.stack import Stack
 from bytelm.nn.transformer_xl import DEVIATION, PositionBiases, RelativeBlockConfig
 from bytelm.patching.ended import (
@@ -88,9 +88,13 @@ class DynamicPoolingConfig(HierarchyConfig):
     boundary_gradient: BoundaryGradient = "counterfactual"
     """How the model's loss reaches a predictor that samples: "published", which hardly does, or
     "counterfactual", by the change that each boundary makes; see `bytelm.patching.ended`."""
+    inner_norms: bool = True
+    """Whether what the backbone and a predictor of boundaries read is normalised; not so in the
+    models of arXiv 2608.15454."""
     published_blocks: bool = False
     """The authors' blocks: post-norm, relative attention, biases; `mlp` "gelu" (exact) or "relu",
-    and `norm`, `qk_norm`, `rope_theta` and `scaled_init` left unused. Quadratic in memory."""
+    and `norm`, `inner_norms`, `qk_norm`, `rope_theta` and `scaled_init` left unused. Quadratic in
+    memory."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -137,7 +141,7 @@ class OpenMean:
 
 
 def _no_norm(x: jax.Array) -> jax.Array:
-    """The published post-norm blocks end in a norm."""
+    """In place of the norm after the published post-norm blocks, or without `inner_norms`."""
     return x
 
 
@@ -152,7 +156,8 @@ class DynamicPooling(HierarchicalModel):
         scale = DEVIATION if published else 1.0
         self.embedding = config.build_embedding(INPUT_SIZE, width, rngs, scale)
         self.pre = self._stack(config.pre_depth, rngs)
-        self.segmenter = config.build_segmenter(width, rngs, normed_states=published)
+        bare = published or not config.inner_norms
+        self.segmenter = config.build_segmenter(width, rngs, normed_states=bare)
         self.null_group = nnx.Param(jax.random.normal(rngs.params(), (width,)), role="vector")
         self.backbone = self._stack(config.backbone_depth, rngs)
         self.post = self._stack(config.post_depth, rngs)
@@ -162,12 +167,12 @@ class DynamicPooling(HierarchicalModel):
             position = DEVIATION * jax.random.normal(rngs.params(), shape)
             self.content_bias = nnx.Param(content, role="bias")
             self.position_bias = nnx.Param(position, role="bias")
-            self.down_norm: LayerNorm | RMSNorm = LayerNorm(width, bias=True)
+            self.down_norm: Any = LayerNorm(width, bias=True)
             self.final_norm = _no_norm
             gain = DEVIATION * width**0.5
             self.head = Dense(width, OUTPUT_SIZE, rngs=rngs, gain=gain, bias=True, role="head")
         else:
-            self.down_norm = NORMS[config.norm](width)
+            self.down_norm = NORMS[config.norm](width) if config.inner_norms else _no_norm
             self.final_norm, self.head = config.build_head(width, rngs)
 
     def _stack(self, depth: int, rngs: nnx.Rngs) -> Stack:

@@ -16,8 +16,9 @@ from bytelm.core.files import new_folder
 from bytelm.data.carried import carry
 from bytelm.data.config import DataConfig, NextByte, SpanCorruption
 from bytelm.models.released.decoder import DecoderFormat
-from bytelm.models.released.format import ReleasedFormat
+from bytelm.models.released.format import ReleasedFormat, WrittenFormat
 from bytelm.models.released.hnet import HNetFormat
+from bytelm.models.released.lca import FlatLcaFormat, PooledLcaFormat
 from bytelm.models.released.t5 import T5Format
 from bytelm.tokenizers.published import token_name, tokenizer_json
 from bytelm.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -39,6 +40,8 @@ FORMATS: tuple[tuple[ReleasedFormat, DataConfig], ...] = (
     (T5Format(), DataConfig(task=SpanCorruption(), sequence_length=1024)),
     (HNetFormat(), DataConfig(sequence_length=8192)),
     (DecoderFormat(), DataConfig(sequence_length=2048)),
+    (FlatLcaFormat(), DataConfig(sequence_length=4096)),
+    (PooledLcaFormat(), DataConfig(sequence_length=4096)),
 )
 """Each format with the task and the rows that its models were trained on, unless config.json says
 how long they were."""
@@ -99,7 +102,8 @@ def to_hf(run: Path, folder: Path, step: int | None = None, dtype: str = "float3
     with new_folder(folder) as partial:
         saved = load_model(run, step)
         model = saved.config.model
-        form = next((form for form, _ in FORMATS if isinstance(model, form.model)), None)
+        written = (form for form, _ in FORMATS if isinstance(form, WrittenFormat))
+        form = next((form for form in written if isinstance(model, form.model)), None)
         if form is None:
             raise UserError(
                 f"{run} has a model of the family {model.family}, which has no released format; "

@@ -190,7 +190,9 @@ FAMILIES: dict[str, ModelConfig] = {
         segmenter=EntropyPatches(), scan=True, remat="full"
     ),
     "dynamic_pooling, unigram": dynamic_pooling(segmenter=UnigramPatches()),
-    "dynamic_pooling, flexitokens": dynamic_pooling(segmenter=FlexitokensPatches()),
+    "dynamic_pooling, flexitokens, no inner norms": dynamic_pooling(
+        segmenter=FlexitokensPatches(), inner_norms=False
+    ),
     "dynamic_pooling, published blocks": dynamic_pooling(
         segmenter=GumbelPatches(published=True),
         boundary_gradient="published",

@@ -102,11 +102,23 @@ def weights(saved, dtype=np.float32):
 
 def logits(saved, tensors, ids):
     """What the model gives for one row of token ids `[T]`, in float64: `[T, rows]`."""
-    w = {name: np.asarray(tensor, np.float64) for name, tensor in tensors.items()}
-    kind, head, length = saved["model_type"], head_width(saved), len(ids)
+    w = wide(tensors)
+    x = blocks(saved, w, w["model.embed_tokens.weight"][ids])
+    head_table = w.get("lm_head.weight", w["model.embed_tokens.weight"])
+    return rms(saved, x, w["model.norm.weight"]) @ head_table.T
 
-    def rms(x, scale):
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + saved["rms_norm_eps"]) * scale
+
+def wide(tensors):
+    return {name: np.asarray(tensor, np.float64) for name, tensor in tensors.items()}
+
+
+def rms(saved, x, scale):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + saved["rms_norm_eps"]) * scale
+
+
+def blocks(saved, w, x):
+    """All blocks over `[T, d]`."""
+    kind, head, length = saved["model_type"], head_width(saved), len(x)
 
     def rotated(x):
         half = head // 2
@@ -121,10 +133,16 @@ def logits(saved, tensors, ids):
 
         q, k, v = map(projected, "qkv")
         if kind == "olmo2":
-            q, k = rms(q, w[f"{layer}.q_norm.weight"]), rms(k, w[f"{layer}.k_norm.weight"])
+            q, k = (
+                rms(saved, q, w[f"{layer}.q_norm.weight"]),
+                rms(saved, k, w[f"{layer}.k_norm.weight"]),
+            )
         q, k, v = (each.reshape(length, -1, head) for each in (q, k, v))
         if kind == "qwen3":
-            q, k = rms(q, w[f"{layer}.q_norm.weight"]), rms(k, w[f"{layer}.k_norm.weight"])
+            q, k = (
+                rms(saved, q, w[f"{layer}.q_norm.weight"]),
+                rms(saved, k, w[f"{layer}.k_norm.weight"]),
+            )
         q, k = rotated(q), rotated(k)
         k, v = (np.repeat(each, q.shape[1] // each.shape[1], axis=1) for each in (k, v))
         scores = np.einsum("qhc,khc->hqk", q, k) / np.sqrt(head)
@@ -138,7 +156,6 @@ def logits(saved, tensors, ids):
         gate, up = (x @ w[f"{layer}.{part}_proj.weight"].T for part in ("gate", "up"))
         return (gate / (1 + np.exp(-gate)) * up) @ w[f"{layer}.down_proj.weight"].T
 
-    x = w["model.embed_tokens.weight"][ids]
     for block in range(saved["num_hidden_layers"]):
         layer = f"model.layers.{block}"
         branches = ((attention, "self_attn"), (mlp, "mlp"))
@@ -147,13 +164,12 @@ def logits(saved, tensors, ids):
                 branches, ("post_attention", "post_feedforward"), strict=True
             ):
                 y = branch(x, f"{layer}.{name}")
-                x = x + rms(y, w[f"{layer}.{norm}_layernorm.weight"])
+                x = x + rms(saved, y, w[f"{layer}.{norm}_layernorm.weight"])
         else:
             for (branch, name), norm in zip(branches, ("input", "post_attention"), strict=True):
-                y = rms(x, w[f"{layer}.{norm}_layernorm.weight"])
+                y = rms(saved, x, w[f"{layer}.{norm}_layernorm.weight"])
                 x = x + branch(y, f"{layer}.{name}")
-    head_table = w.get("lm_head.weight", w["model.embed_tokens.weight"])
-    return rms(x, w["model.norm.weight"]) @ head_table.T
+    return x
 
 
 def log_probabilities(saved, tensors, ids):

@@ -26,6 +26,7 @@ from bytelm.training.conversion import from_hf, to_hf
 from bytelm.training.experiment import ExperimentConfig, load_json
 from tests.models import tiny_t5
 from tests.models.golden_hnet import official_logits
+from tests.models.released import test_lca
 from tests.models.tiny_t5 import CONFIG, WEIGHTS, write_folder
 from tests.training.checkpoints import torch_writer
 from tests.training.checkpoints.torch_writer import write_tensors
@@ -288,6 +289,26 @@ def test_the_dtype_of_the_tensors(dtype, run, tmp_path):
     assert {str(x.dtype) for x in found.values()} == {dtype}
     for name, array in weights.items():
         np.testing.assert_array_equal(found[name], array.astype(found[name].dtype))
+
+
+def test_byte_models_of_lca_mbp(tmp_path, run):
+    for name, saved, depths in (
+        ("flat", test_lca.FLAT, (3,)),
+        ("pooled", test_lca.POOLED, (1, 2, 1)),
+    ):
+        tensors = test_lca.weights(saved, depths)
+        from_hf(str(write_folder(tmp_path / name, saved, tensors)), run / name)
+        assert load_model(run / name).config.data.sequence_length == 64
+    with pytest.raises(UserError, match="family dynamic_pooling, which has no released format"):
+        to_hf(run / "pooled", tmp_path / "back")
+    # The flat one is a Llama of byte tokens.
+    to_hf(run / "flat", tmp_path / "back")
+    written = json.loads((tmp_path / "back" / CONFIG).read_text())
+    assert (written["model_type"], written["vocab_size"]) == ("llama", 261)
+    assert written["bos_token_id"] == written["eos_token_id"] == 256
+    back = load_file(tmp_path / "back" / WEIGHTS)["lm_head.weight"]
+    theirs = test_lca.weights(test_lca.FLAT, (3,))["head.weight"]
+    np.testing.assert_array_equal(back[:257], theirs[[*range(3, 259), 1]])
 
 
 CHECKPOINTS = [

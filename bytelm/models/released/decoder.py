@@ -22,9 +22,9 @@ from bytelm.models.released.format import (
     TRANSPOSED,
     Form,
     Path,
-    ReleasedFormat,
     Shape,
     Tensor,
+    WrittenFormat,
     whole,
 )
 from bytelm.models.transformer import TransformerConfig
@@ -64,7 +64,7 @@ _ROPE_THETA = 10_000.0
 """For a config.json without one."""
 
 
-class DecoderFormat(ReleasedFormat[TransformerConfig]):
+class DecoderFormat(WrittenFormat[TransformerConfig]):
     """The formats of all `_KINDS`."""
 
     name = "Llama, Mistral, Qwen 2, Qwen 3, OLMo 2"

@@ -80,7 +80,7 @@ def whole(path: Path, shape: Shape, form: Form = SAME) -> Tensor:
 
 
 class ReleasedFormat(abc.ABC, Generic[C]):
-    """A format of released checkpoints.
+    """A format of released checkpoints, from which models are read.
 
     Attributes:
         name: for messages.
@@ -106,13 +106,6 @@ class ReleasedFormat(abc.ABC, Generic[C]):
         """
 
     @abc.abstractmethod
-    def files(self, config: C, row_length: int) -> dict[str, dict[str, Any]]:
-        """The JSON files of a model that was trained with rows of so many symbols, by name.
-
-        Raises UserError if the format cannot store the model.
-        """
-
-    @abc.abstractmethod
     def tensors(self, config: C) -> dict[str, Tensor]:
         """All tensors of a model, by name, those of a stack in the order of its blocks."""
 
@@ -130,10 +123,6 @@ class ReleasedFormat(abc.ABC, Generic[C]):
 
     def note(self, config: C) -> str:
         """What to know of a model that was converted from the format or to it, in a sentence."""
-        return ""
-
-    def lost(self, config: C) -> str:
-        """What programs that read the format do not compute of a model; empty for nothing."""
         return ""
 
     def read(self, weights: Mapping[str, Any], config: C) -> dict[str, Any]:
@@ -168,29 +157,6 @@ class ReleasedFormat(abc.ABC, Generic[C]):
                     raise UserError(f"{name} differs from {other}, which is the same tensor.")
         return unflatten_dict(found)
 
-    def write(
-        self, params: Mapping[str, Any], config: C, dtype: str = "float32"
-    ) -> dict[str, np.ndarray]:
-        """The format's tensors, in C order, from our parameters.
-
-        Raises UserError if the format cannot store the model.
-        """
-        ours = flatten_dict(params)
-        weights = {}
-        for name, tensor in self.tensors(config).items():
-            if not tensor.written:
-                continue
-            parts = []
-            for part in tensor.parts:
-                value = np.asarray(ours[part.path])
-                parts.append(
-                    part.form.theirs(value if tensor.block is None else value[tensor.block])
-                )
-            value = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            wanted = DTYPES["float32" if tensor.wide else dtype]
-            weights[name] = np.ascontiguousarray(value, wanted)
-        return weights
-
     def _check(self, weights: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         there = {place for name in weights if name in tensors for place in tensors[name].places}
         missing = [
@@ -216,3 +182,41 @@ class ReleasedFormat(abc.ABC, Generic[C]):
         problems += [said for name, said in self.absent.items() if name in missing]
         if problems:
             raise UserError(f"the tensors do not fit its config.json: {'; '.join(problems)}.")
+
+
+class WrittenFormat(ReleasedFormat[C]):
+    """A format in which models of ours are written too."""
+
+    @abc.abstractmethod
+    def files(self, config: C, row_length: int) -> dict[str, dict[str, Any]]:
+        """The JSON files of a model that was trained with rows of so many symbols, by name.
+
+        Raises UserError if the format cannot store the model.
+        """
+
+    def lost(self, config: C) -> str:
+        """What programs that read the format do not compute of a model; empty for nothing."""
+        return ""
+
+    def write(
+        self, params: Mapping[str, Any], config: C, dtype: str = "float32"
+    ) -> dict[str, np.ndarray]:
+        """The format's tensors, in C order, from our parameters.
+
+        Raises UserError if the format cannot store the model.
+        """
+        ours = flatten_dict(params)
+        weights = {}
+        for name, tensor in self.tensors(config).items():
+            if not tensor.written:
+                continue
+            parts = []
+            for part in tensor.parts:
+                value = np.asarray(ours[part.path])
+                parts.append(
+                    part.form.theirs(value if tensor.block is None else value[tensor.block])
+                )
+            value = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            wanted = DTYPES["float32" if tensor.wide else dtype]
+            weights[name] = np.ascontiguousarray(value, wanted)
+        return weights

@@ -26,8 +26,8 @@ from bytelm.models.released.format import (
     Form,
     Part,
     Path,
-    ReleasedFormat,
     Tensor,
+    WrittenFormat,
     whole,
 )
 from bytelm.nn.block import BlockConfig
@@ -78,7 +78,7 @@ _CONVOLUTION = Form(lambda x: x[:, 0].T, lambda x: x.T[:, None])
 """`[channels, 1, width]` there, `[width, channels]` here."""
 
 
-class HNetFormat(ReleasedFormat[HNetConfig]):
+class HNetFormat(WrittenFormat[HNetConfig]):
     """The format of H-Net's authors."""
 
     name = "H-Net"

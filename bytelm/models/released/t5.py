@@ -14,7 +14,7 @@ import numpy as np
 
 from bytelm.core.errors import UserError
 from bytelm.models.encoder_decoder import T5_IDS, VOCABULARY
-from bytelm.models.released.format import SAME, TRANSPOSED, Form, ReleasedFormat, Tensor, whole
+from bytelm.models.released.format import SAME, TRANSPOSED, Form, Tensor, WrittenFormat, whole
 from bytelm.models.t5.blocks import BUCKETS, FARTHEST
 from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.models.t5.mrt5 import MrT5Config
@@ -68,7 +68,7 @@ _HEAD = Form(lambda x: x[T5_IDS].T, lambda x: x.T[_SYMBOLS])
 _ONE_ROW = Form(lambda x: x[0], lambda x: x[None])
 
 
-class T5Format(ReleasedFormat[ByT5Config]):
+class T5Format(WrittenFormat[ByT5Config]):
     """Hugging Face's T5."""
 
     name = "T5"
