@@ -1,8 +1,10 @@
 """Training recipe of H-Net (arXiv 2507.07955, section 3.1), for the presets in `configs/`.
 
 100B tokens of FineWeb-Edu, about 4.6 bytes each, in rows of 8192 bytes and batches of 256; AdamW
-with a linear warm-up over 10% of the steps and a decay over the last 20%. The paper states no
-betas, weight decay or clipping; those are ours. Each stage has its own learning rate.
+with a linear warm-up over 10% of the steps and a decay over the last 20%, which the paper calls
+inverse-square-root and does not write out: we read it as 1 - sqrt(x), the form in use with such
+schedules. It states no betas, weight decay or clipping; those are ours. Each stage has its own
+learning rate.
 """
 
 from collections.abc import Sequence

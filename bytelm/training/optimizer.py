@@ -36,7 +36,7 @@ class OptimizerConfig(Variant, name="optimizer", key="name"):
     ] = "cosine"
     """Shape after the warm-up: half a cosine (from its top to its bottom), a quarter (from its top
     to its zero), constant and then falling in the last `decay` of the steps, linearly or as
-    1 - sqrt(x) (arXiv 2405.18392), or constant."""
+    1 - sqrt(x) of the part done (arXiv 2405.18392), or constant."""
     warmup: float = 0.02
     """Fraction of the steps in which the learning rate rises linearly from 0."""
     decay: float = 0.2
