@@ -340,8 +340,9 @@ class Level:
         capacity: gives the slots of a row of N symbols.
         width: D, the channels of y in `unpool`, as `finish` returns it. None if `unpool` gives y
             to the first symbols of patches alone: no open patch is then remembered.
-        stored: dtype of the open patch's vector; None for that of the activations.
-        finish: (y, segmentation) -> y, applied to the inner level's result before unpooling.
+        stored: dtype of y in `unpool`, and of the open patch's vector; None for that of `pool`.
+        finish: (y, segmentation) -> y, applied to the inner level's result before unpooling; in
+            decoding, only if any row has opened a patch.
     """
 
     encoder: AnyStack
@@ -363,7 +364,6 @@ class Level:
             self.segmenter, x, symbols, self.capacity, before.patching, open=before.open
         )
         y, inner, inside = self._run_inner(self.pool(x, cut), cut, before.inner)
-        y = self.finish(y, cut)
         x = self.unpool(x, y, cut)
         x, decoder = run(self.decoder, x, symbols, before.decoder)
         if state is None:
@@ -373,12 +373,21 @@ class Level:
     def _run_inner(
         self, y: jax.Array, cut: Segmentation, state: Any
     ) -> tuple[jax.Array, Any, tuple[Segmentation, ...]]:
+        """The finished result for the patches' vectors `[B, P, D]`, as `unpool` reads it."""
         inner, y, symbols = self.inner, shard_rows(y), cut.inner_symbols
-        if not isinstance(inner, Level):
-            return *run_patches(inner, y, symbols, state), ()
-        if state is None:
-            return inner(y, symbols)
-        return *run_if_any(symbols, lambda: inner(y, symbols, state)[:2], y, state), ()
+        dtype = self.stored or y.dtype
+
+        def finished() -> tuple[jax.Array, tuple[Any, tuple[Segmentation, ...]]]:
+            inside: tuple[Segmentation, ...] = ()
+            if isinstance(inner, Level):
+                result, after, inside = inner(y, symbols, state)
+            else:
+                result, after = run(inner, y, symbols, state)
+            return self.finish(result, cut).astype(dtype), (after, inside)
+
+        nothing = jnp.zeros((*y.shape[:2], self.width or y.shape[-1]), dtype)
+        result, (after, inside) = run_if_any(symbols, finished, nothing, (state, ()))
+        return result, after, inside
 
     def init_state(self, rows: int, length: int, dtype: jnp.dtype) -> LevelState:
         """The state before the first symbol of rows of at most `length` symbols."""
