@@ -16,6 +16,7 @@ from bytelm.experiments.plan import Plan, command_line
 from bytelm.experiments.records import Heading, run_figures
 from bytelm.experiments.runs import Run, RunResult
 from bytelm.training.cost import row_flops, step_flops, with_steps
+from bytelm.training.entropy_models import with_entropy_model
 from bytelm.training.hardware import describe_machine
 
 
@@ -46,6 +47,7 @@ def ablation_runs(ablation: Ablation, output: Path) -> list[Run]:
     """All runs of an ablation, at every learning rate."""
     runs = []
     for contender, config in ablation.configs.items():
+        config = with_entropy_model(config)
         with contextlib.suppress(UserError):  # the run itself fails for that reason, others go on
             config = with_steps(config, OpenData(config.data))
         flops = step_flops(config)

@@ -17,6 +17,7 @@ from bytelm.experiments.contenders import changed
 from bytelm.experiments.runs import Run
 from bytelm.tokenizers.training import train_tokenizer
 from bytelm.training.cost import row_flops, step_flops
+from bytelm.training.entropy_models import with_entropy_model
 from bytelm.training.experiment import ExperimentConfig, saved_form
 
 TOKENIZER_BYTES = 10**8
@@ -136,7 +137,8 @@ def _contender_config(
                 shard_bytes=comparison.shard_bytes,
             ),
         )
-        return saved_form(changed(contender.config, {"data": data, **contender.at.get(budget, {})}))
+        config = changed(contender.config, {"data": data, **contender.at.get(budget, {})})
+        return with_entropy_model(saved_form(config))
     except UserError as error:
         raise UserError(f"contender {name} of the comparison: {error}") from None
 

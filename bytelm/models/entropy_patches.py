@@ -21,6 +21,7 @@ from flax import nnx
 from bytelm.core.config_json import mapped
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTES
+from bytelm.models.blocks import BlocksConfig
 from bytelm.models.contract import Batch, ModelConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.transformer import FlatConfig
@@ -156,7 +157,7 @@ class EntropyModelPatches(SegmenterConfig):
     model: ModelConfig | None = None
     """The entropy model, which a run takes from the checkpoint."""
     digest: str | None = None
-    """Of the entropy model's parameters; None for fresh ones, which only tests need."""
+    """Of the entropy model's parameters; None for fresh ones."""
 
     def check_values(self, where: str) -> None:
         self.require_positive("longest_patch", "bytes_per_patch", where=where)
@@ -167,7 +168,7 @@ class EntropyModelPatches(SegmenterConfig):
 
     def check_model(self, model: ModelConfig, where: str) -> None:
         """Raises UserError unless this can be the entropy model."""
-        name = self.checkpoint or "model"
+        name = f"of {where}" if self.checkpoint is None else self.checkpoint
         size = model.symbols.size
         wanted = PUBLISHED_SYMBOLS - 1 if self.published_symbols else BYTES
         if isinstance(model, EncoderDecoderConfig):
@@ -178,19 +179,25 @@ class EntropyModelPatches(SegmenterConfig):
             reason = f"reads {size} tokens, and an entropy model must read bytes"
         elif self.reset and not isinstance(model, FlatConfig):
             reason = f"is of the family {model.family}, and reset needs a transformer or a mamba"
+        elif self.reset and isinstance(model, FlatConfig) and model.ngrams:
+            reason = "reads n-grams, which look past the newlines of reset"
         else:
             return
-        raise UserError(f"{where}.checkpoint {name} {reason}; name another run.")
+        raise UserError(
+            f"the entropy model {name} {reason}; name the run of another one with "
+            f"{where}.checkpoint."
+        )
 
     @property
     def entropy_model(self) -> ModelConfig:
-        """The entropy model, in float32; UserError if the checkpoint has not been read."""
+        """The entropy model, with exact products; UserError if no checkpoint has been read."""
         if self.model is None:
             raise UserError(
                 "model.segmenter entropy_model has no entropy model; name the run of one with "
                 "--model.segmenter.checkpoint (`bytelm train entropy_tiny` trains one)."
             )
-        return replace(self.model, compute_dtype="float32")
+        kernels = {"attention": "xla"} if isinstance(self.model, BlocksConfig) else {}
+        return replace(self.model, compute_dtype="float32", **kernels)
 
     def build_alone(self, rngs: nnx.Rngs) -> EntropySegmenter:
         """The segmenter for its entropies alone."""

@@ -41,7 +41,7 @@ def with_entropy_model(
 ) -> ExperimentConfig:
     """The config with the entropy model that its segmenter names, if it has such a segmenter.
 
-    If none is named, it is that of the run of `train.initial`.
+    If none is named, it is that of the run of `train.initial`, with whose parameters it comes.
 
     Args:
         resumed: the saved config of the run that is resumed, which has its own.
@@ -50,10 +50,15 @@ def with_entropy_model(
     Raises:
         UserError: if there is no entropy model, it cannot be one, or it is not that of the run.
     """
-    own = None if resumed is None else entropy_patches(resumed.model)
-    named = entropy_patches(config.model)
-    if own is None and named is not None and named.checkpoint is None and config.train.initial:
-        own = entropy_patches(load_model(Path(config.train.initial), verify=verify).config.model)
+    named, own = entropy_patches(config.model), None
+    if resumed is not None:
+        own = entropy_patches(resumed.model)
+    elif named is not None and config.train.initial is not None:
+        start = entropy_patches(load_model(Path(config.train.initial), verify=verify).config.model)
+        is_same = start is not None and named.digest is not None and named.digest == start.digest
+        if start is not None and (named.checkpoint is None or is_same):
+            own = replace(start, checkpoint=None)
+            config = replace(config, model=_without_checkpoint(config.model))
 
     def read(patches: EntropyModelPatches) -> EntropyModelPatches:
         if own is not None and patches.checkpoint in (None, own.checkpoint):
@@ -129,6 +134,11 @@ def entropy_reader(config: ExperimentConfig, run: Path | None) -> EntropyReader 
     patches = entropy_patches(config.model)
     if patches is None or not patches.stored:
         return None
+    if patches.digest is None:
+        raise UserError(
+            f"{WHERE}.stored is on, and the entropy model was never trained; name a trained one "
+            f"with --{WHERE}.checkpoint."
+        )
     task = config.data.task
     if not isinstance(task, NextByte) or task.streamed or task.shard_bytes or task.stochastok:
         raise UserError(
@@ -174,4 +184,11 @@ def _segmenters(model: ModelConfig) -> Iterator[tuple[str, EntropyModelPatches]]
 
 
 def _like(patches: EntropyModelPatches, own: EntropyModelPatches) -> EntropyModelPatches:
-    return replace(patches, checkpoint=own.checkpoint, model=own.model, digest=own.digest)
+    names = ("checkpoint", "model", "digest", "published_symbols")
+    return replace(patches, **{name: getattr(own, name) for name in names})
+
+
+def _without_checkpoint(model: ModelConfig) -> ModelConfig:
+    forget = functools.partial(replace, checkpoint=None)
+    found: ModelConfig = mapped(model, EntropyModelPatches, forget)
+    return found

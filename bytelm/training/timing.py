@@ -16,6 +16,7 @@ from bytelm.data.open_data import OpenData
 from bytelm.models.contract import Batch
 from bytelm.nn.mesh import place_batch, row_share
 from bytelm.training.compatibility import check_supply
+from bytelm.training.entropy_models import with_entropy_model
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.program import TrainProgram, build_program
 
@@ -92,7 +93,7 @@ def repeated_step(program: TrainProgram, batch: Batch, mesh: jax.sharding.Mesh) 
 def profile(config: ExperimentConfig, trace_dir: Path, steps: int) -> None:
     """Traces `steps` training steps of a fresh model; UserError if it cannot be written."""
     check_folder(trace_dir, "--trace-dir")
-    data = OpenData(config.data)
+    data, config = OpenData(config.data), with_entropy_model(config)
     check_supply(config, data.tokenizer)
     mesh = config.mesh.build()
     with jax.set_mesh(mesh):

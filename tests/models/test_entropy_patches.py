@@ -254,10 +254,14 @@ def test_flops_are_those_of_both_models():
     "patches, error",
     [
         ({}, r"has no entropy model; name the run of one with --model.segmenter.checkpoint"),
-        ({"model": TransformerConfig(vocabulary=500)}, "reads 500 tokens, and an entropy model mu"),
+        (
+            {"model": TransformerConfig(vocabulary=500)},
+            r"entropy model of model.segmenter reads 500 tokens, and an e",
+        ),
         ({"model": ByT5Config()}, "is of the family byt5, which has an encoder"),
         ({"model": SpaceByteConfig(), "reset": True}, "of the family spacebyte, and reset needs"),
         ({"model": small, "published_symbols": True}, "has 257 outputs, and the released ones hav"),
+        ({"model": replace(small, ngrams=(3,)), "reset": True}, "reads n-grams, which look past t"),
         ({"model": small, "threshold": None}, "has neither a threshold nor a rise"),
         ({"model": small, "longest_patch": 0}, "longest_patch is 0; it must be at least 1"),
     ],

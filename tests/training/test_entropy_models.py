@@ -111,6 +111,27 @@ def test_another_entropy_model_is_refused_when_resuming(carrying, patched, whole
         train(config, carrying, resume=True)
 
 
+def test_a_run_takes_the_entropy_model_of_train_initial_if_it_names_none(
+    carrying, patched, tmp_path
+):
+    unnamed = replace(patched.model.segmenter, checkpoint=None, threshold=4.0)
+    config = replace(
+        patched,
+        model=replace(patched.model, segmenter=unnamed),
+        train=replace(
+            patched.train,
+            steps=1,
+            initial=str(carrying),
+            initial_differences=("segmenter.threshold",),
+        ),
+    )
+    train(config, tmp_path / "run")
+    assert_same(frozen_of(params(tmp_path / "run")), frozen_of(params(carrying)))
+    found = load_model(tmp_path / "run").config.model.segmenter
+    assert found.digest == load_model(carrying).config.model.segmenter.digest
+    assert found.checkpoint is None
+
+
 def test_another_run_starts_from_all_but_the_entropy_model(carrying, patched):
     config = with_entropy_model(patched)
     started = replace(config, train=replace(config.train, initial=str(carrying)))
