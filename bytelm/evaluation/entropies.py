@@ -33,8 +33,8 @@ ROWS_AT_ONCE = 8
 BINS, WIDEST_BAR = 24, 48
 LARGEST = 8 * BYTES
 """Limits are searched up to so many 256ths of a nat: 8 nats, more than the entropy of any byte."""
-SHORTEST, FEWEST = 1.1, 3.0
-"""Below so many bytes per patch, or patches per row, a limit says nothing about the text."""
+SHORTEST, FEWEST = 1.1, 2
+"""Below so many bytes per patch, or patches per row that a limit makes, it is of no use."""
 SHOWN_BYTES = 160
 
 
@@ -122,13 +122,16 @@ def _with(rule: EntropyRule, limit: Limit, value: Any) -> EntropyRule:
     return replace(rule, threshold=value) if limit == "threshold" else replace(rule, rise=value)
 
 
-def collapse(found: PatchStatistics, num_bytes: int) -> str | None:
-    """A warning if patches are single bytes or whole rows."""
-    mean, in_row = num_bytes / len(found.sizes), float(np.median(found.per_row))
+def collapse(sample: EntropySample, starts: np.ndarray) -> str | None:
+    """A warning if patches, which start where bool `[R, T]`, are single bytes or whole rows."""
+    mean = sample.num_bytes / starts.sum()
+    # The first two symbols of a document start patches in any case.
+    first = np.diff(sample.document_ids, axis=1, prepend=0) != 0
+    found = (starts & ~first & ~np.roll(first, 1, axis=1)).sum(axis=1)
     if mean < SHORTEST:
         return f"nearly every byte is a patch ({mean:.2f} bytes per patch): raise the threshold"
-    if in_row < FEWEST:
-        return f"a row has {in_row:.0f} patches, hardly any: lower the threshold"
+    if np.median(found) < FEWEST:
+        return f"half of the rows have {np.median(found):.0f} patches or fewer: lower the threshold"
     return None
 
 
@@ -159,7 +162,7 @@ def print_entropies(sample: EntropySample, rule: EntropyRule, texts: int) -> Non
     starts = sample.starts(rule)
     for row in range(min(texts, len(starts))):
         console.print(Text(_shown(sample.ids[row], starts[row])), soft_wrap=True)
-    if warning := collapse(found, sample.num_bytes):
+    if warning := collapse(sample, starts):
         console.print(Text(f"warning: {warning}."), soft_wrap=True)
 
 

@@ -1,6 +1,15 @@
 """`bytelm data` and its kinds of work."""
 
+import json
+
+import jax
+import pytest
+from flax import nnx
+
 from bytelm.cli.main import main
+from bytelm.models.transformer import TransformerConfig
+from bytelm.training.checkpoints.checkpoint import save_model
+from bytelm.training.experiment import ExperimentConfig
 from tests.cli.running import fails
 
 
@@ -12,3 +21,35 @@ def test_data_describe(capsys, lines):
 
 def test_an_unknown_kind_of_work_on_data(capsys):
     assert "did you mean describe?" in fails(capsys, "data", "descibe")
+
+
+@pytest.fixture
+def entropy_run(tmp_path):
+    """An entropy model of random parameters, never trained."""
+    model = TransformerConfig(width=8, head_width=8, depth=1, window=8)
+    built = model.build(nnx.Rngs(0))
+    built.head.kernel.set_value(jax.random.normal(jax.random.key(0), built.head.kernel.shape))
+    save_model(tmp_path / "run", ExperimentConfig(model), nnx.to_pure_dict(nnx.state(built)), {})
+    return tmp_path / "run"
+
+
+def test_data_entropies(capsys, lines, entropy_run):
+    text = ["--data.files", str(lines), "--data.held-out", "0", "--data.sequence-length", "64"]
+    named = ["data", "entropies", "--checkpoint", str(entropy_run), *text]
+    assert main([*named, "--bytes-per-patch", "3", "--plot", str(lines.with_name("a.png"))]) == 0
+    printed = capsys.readouterr().out
+    assert "entropy of the next byte" in printed and lines.with_name("a.png").is_file()
+    options = printed.splitlines()[-1].removeprefix("for a model: ").split()
+    assert options[:2] == ["--model.segmenter", "entropy_model"]
+    # What it prints is what `train` takes.
+    given = ["train", "spacebyte_tiny", *options, "--print-config"]
+    assert main(given) == 0
+    saved = json.loads(capsys.readouterr().out)["model"]["segmenter"]
+    assert saved["checkpoint"] == str(entropy_run) and 0 < saved["threshold"] < 6
+
+    assert main([*named, "--find", "rise", "--bytes-per-patch", "3", "--samples", "0"]) == 0
+    assert "--model.segmenter.threshold None" in capsys.readouterr().out
+    assert main([*named, "--threshold", "20"]) == 0
+    assert "warning: half of the rows have 0" in capsys.readouterr().out
+    assert "name the entropy model with --checkpoint" in fails(capsys, "data", "entropies", *text)
+    assert "is no run directory" in fails(capsys, *named[:3], str(lines.parent / "none"), *text)

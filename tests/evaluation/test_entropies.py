@@ -49,12 +49,13 @@ def test_a_mean_that_no_threshold_gives(sample):
 
 
 def test_single_bytes_and_whole_rows_are_warned_of(sample, capsys):
-    for threshold, warning in ((0.0, "nearly every byte is a patch"), (7.0, "a row has 2 patches")):
-        found = sample.patches(EntropyRule(threshold))
-        assert str(collapse(found, sample.num_bytes)).startswith(warning)
-        print_entropies(sample, EntropyRule(threshold), 0)
+    few = "half of the rows have 0 patches or fewer"
+    for threshold, warning in ((0.0, "nearly every byte is a patch"), (7.0, few)):
+        rule = EntropyRule(threshold)
+        assert str(collapse(sample, sample.starts(rule))).startswith(warning)
+        print_entropies(sample, rule, 0)
         assert warning in capsys.readouterr().out
-    assert collapse(sample.patches(EntropyRule(3.0)), sample.num_bytes) is None
+    assert collapse(sample, sample.starts(EntropyRule(3.0))) is None
 
 
 def test_what_is_printed_and_drawn(sample, capsys, tmp_path):
