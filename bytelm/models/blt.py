@@ -58,6 +58,7 @@ from bytelm.patching.cross_attention import (
     PatchKeys,
     PoolingKind,
 )
+from bytelm.patching.ended import segment_ended
 from bytelm.patching.levels import (
     LevelState,
     Result,
@@ -65,7 +66,6 @@ from bytelm.patching.levels import (
     Symbols,
     run,
     run_if_any,
-    segment_ended,
     take,
 )
 from bytelm.patching.segmenter import Needs, RulePatches, SegmenterConfig

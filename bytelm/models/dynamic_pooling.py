@@ -47,6 +47,7 @@ from bytelm.patching.ended import (
     BoundaryGradient,
     gather_mean,
     gather_sum,
+    segment_ended,
     spread_ended,
 )
 from bytelm.patching.learned import GumbelPatches
@@ -58,7 +59,6 @@ from bytelm.patching.levels import (
     prepend,
     run,
     run_patches,
-    segment_ended,
     take,
 )
 from bytelm.patching.segmenter import Needs, SegmenterConfig

@@ -34,6 +34,7 @@ gradient. Let C be the patch around t, k its slot, and o_k the vector that symbo
 Shapes: B = rows, T = symbols, P = slots, d = channels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -41,7 +42,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from bytelm.patching.levels import PatchingState, Segmentation, Symbols, find_boundaries
 from bytelm.patching.patches import NO_PATCH, find_patches
+from bytelm.patching.segmenter import Segmenter
 
 BoundaryGradient = Literal["published", "counterfactual"]
 
@@ -95,6 +98,36 @@ def find_ended(
         total=slots.total,
         overflow=slots.overflow,
     )
+
+
+def segment_ended(
+    segmenter: Segmenter,
+    x: jax.Array | None,
+    symbols: Symbols,
+    capacity: Callable[[int], int],
+    state: PatchingState | None,
+    *,
+    null: bool,
+) -> tuple[Segmentation, PatchingState | None]:
+    """Cuts symbols into patches that are read once they have ended, like `levels.segment`.
+
+    With `null` the slot of a null vector comes before a document's first symbol; without, this
+    symbol is a patch of its own, so that every symbol has one to read.
+    """
+    carry = None if state is None else state.carry
+    boundaries, carry = find_boundaries(segmenter, x, symbols, carry)
+    first = (symbols.positions == 0) & (symbols.document_ids > 0)
+    if not null:
+        boundaries = boundaries._replace(hard=boundaries.hard | first)
+        first = jnp.zeros_like(first)
+    ends, length = boundaries.hard, boundaries.hard.shape[1]
+    if state is None:
+        patches = find_ended(ends, symbols.document_ids, capacity(length), first=first)
+        return Segmentation(symbols, boundaries, patches), None
+    patches = find_ended(
+        ends, symbols.document_ids, length + null, first=first, slots_left=state.left
+    )
+    return Segmentation(symbols, boundaries, patches), state.after(carry, patches.total)
 
 
 def after_ends(ends: jax.Array, document_ids: jax.Array) -> jax.Array:

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.stack import AnyStack
-from bytelm.patching.ended import find_ended
 from bytelm.patching.patches import NO_PATCH, find_patches, positions_in_run
 from bytelm.patching.segmenter import Boundaries, Segmenter
 
@@ -231,36 +230,6 @@ def segment(
     patches = find_patches(starts, symbols.document_ids, most or length, slots_left=state.left)
     patches = replace(patches, number=state.opened[:, None] + patches.number)
     return Segmentation(symbols, boundaries, patches, open), state.after(carry, patches.total)
-
-
-def segment_ended(
-    segmenter: Segmenter,
-    x: jax.Array | None,
-    symbols: Symbols,
-    capacity: Callable[[int], int],
-    state: PatchingState | None,
-    *,
-    null: bool,
-) -> tuple[Segmentation, PatchingState | None]:
-    """`segment` for patches that are read once they have ended (`bytelm.patching.ended`).
-
-    With `null` the slot of a null vector comes before a document's first symbol; without, this
-    symbol is a patch of its own, so that every symbol has one to read.
-    """
-    carry = None if state is None else state.carry
-    boundaries, carry = find_boundaries(segmenter, x, symbols, carry)
-    first = (symbols.positions == 0) & (symbols.document_ids > 0)
-    if not null:
-        boundaries = boundaries._replace(hard=boundaries.hard | first)
-        first = jnp.zeros_like(first)
-    ends, length = boundaries.hard, boundaries.hard.shape[1]
-    if state is None:
-        patches = find_ended(ends, symbols.document_ids, capacity(length), first=first)
-        return Segmentation(symbols, boundaries, patches), None
-    patches = find_ended(
-        ends, symbols.document_ids, length + null, first=first, slots_left=state.left
-    )
-    return Segmentation(symbols, boundaries, patches), state.after(carry, patches.total)
 
 
 def take(values: jax.Array, index: jax.Array) -> jax.Array:
