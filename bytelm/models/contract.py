@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from bytelm.core.losses import AuxiliaryLoss
 from bytelm.core.statistics import Ratio, Statistic
 from bytelm.core.variants import Variant
 from bytelm.core.vocabulary import UNSCORED, Vocabulary
@@ -114,7 +115,7 @@ class ModelOutput:
             Encoder-decoder models have more outputs, which are never a target.
         segmentation_nats: float32 `[B, T]` or None; in a family that also predicts where patches
             end, the cost of predicting whether one ends at t. It counts where the target does.
-        auxiliary_losses: scalars in nats per scored symbol, added to the training loss.
+        auxiliary_losses: in nats per scored symbol, added to the training loss.
         statistics: ratios over the batch that the family reports, such as its rate of boundaries.
         levels: the patches of each level, the outermost first; empty in a flat family.
         deleted: bool `[B, S]` or None, the inputs that a shortening encoder does not keep.
@@ -123,7 +124,7 @@ class ModelOutput:
 
     head: jax.Array | Unembedding
     segmentation_nats: jax.Array | None = None
-    auxiliary_losses: dict[str, jax.Array] = field(default_factory=dict)
+    auxiliary_losses: dict[str, AuxiliaryLoss] = field(default_factory=dict)
     statistics: tuple[Ratio, ...] = ()
     levels: tuple[PatchMarks, ...] = ()
     deleted: jax.Array | None = None

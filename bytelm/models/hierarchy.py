@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bytelm.core.losses import AuxiliaryLoss
 from bytelm.core.statistics import Ratio
 from bytelm.core.vocabulary import OUTPUT_SIZE, UNSCORED
 from bytelm.models.blocks import BlocksConfig
@@ -243,7 +244,7 @@ class HierarchicalModel(LanguageModel):
 
     def supervise(
         self, cuts: tuple[Segmentation, ...], batch: Batch, predictions: jax.Array
-    ) -> tuple[dict[str, jax.Array], tuple[Ratio, ...]]:
+    ) -> tuple[dict[str, AuxiliaryLoss], tuple[Ratio, ...]]:
         """Losses and statistics of the boundaries of all levels, the outermost first.
 
         `predictions` are the logits of the next symbol, `[B, T, outputs]`.
@@ -256,7 +257,7 @@ class HierarchicalModel(LanguageModel):
             batch.scripts,
             batch.boundaries,
         )
-        losses: dict[str, jax.Array] = {}
+        losses: dict[str, AuxiliaryLoss] = {}
         statistics: list[Ratio] = []
         outer: Segmentation | None = None
         for segmenter, cut in zip(self.segmenters, cuts, strict=True):

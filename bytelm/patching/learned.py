@@ -17,6 +17,7 @@ from flax import nnx
 
 from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
+from bytelm.core.losses import AuxiliaryLoss
 from bytelm.core.statistics import Ratio, Statistic
 from bytelm.nn.norms import NORMS, NormKind
 from bytelm.patching.patches import positions_in_run
@@ -100,7 +101,7 @@ class LearnedSegmenter(Segmenter):
 
     def supervise(
         self, boundaries: Boundaries, seen: Supervision
-    ) -> tuple[dict[str, jax.Array], tuple[Ratio, ...]]:
+    ) -> tuple[dict[str, AuxiliaryLoss], tuple[Ratio, ...]]:
         """The loss `boundaries`; the rate of boundaries, and their agreement with whitespace."""
         statistics = statistics_at(boundaries.hard, seen)
         target = self.config.loss(boundaries, seen)

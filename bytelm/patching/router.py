@@ -15,19 +15,19 @@ and G the mean of p, both over all symbols of a level in the batch, it is
     N / (N - 1) ((N - 1) F G + (1 - F) (1 - G)).
 
 The gradient comes through G alone, and pushes p up while F < 1/N. The authors' F and G are those of
-one device, ours those of the whole batch, or of a micro-batch in gradient accumulation. Boundaries
-without a free slot count in F.
+one device, ours those of the whole batch. Boundaries without a free slot count in F.
 
 Shapes: B = rows, T = symbols, d = channels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bytelm.core.losses import AuxiliaryLoss, BatchLoss
 from bytelm.core.statistics import Ratio, Statistic
 from bytelm.nn.linear import Dense
 from bytelm.patching.learned import TARGET, loss_name, statistics_at
@@ -88,20 +88,24 @@ class Router(Segmenter):
 
     def supervise(
         self, boundaries: Boundaries, seen: Supervision
-    ) -> tuple[dict[str, jax.Array], tuple[Ratio, ...]]:
+    ) -> tuple[dict[str, AuxiliaryLoss], tuple[Ratio, ...]]:
         """The loss `boundaries`; the rate of boundaries, its target, and G."""
         assert boundaries.probabilities is not None
         counted, level = seen.document_ids > 0, seen.level
-        size, target = counted.sum(), self.config.target
-        mean = jnp.where(counted, boundaries.probabilities, 0.0).sum()
-        loss = ratio_loss(boundaries.hard, boundaries.probabilities, counted, target)
+        loss = RatioLoss(
+            symbols=counted.sum(),
+            boundaries=(boundaries.hard & counted).sum(),
+            probability=jnp.where(counted, boundaries.probabilities, 0.0).sum(),
+            target=self.config.target,
+            weight=self.config.weight,
+            statistic=RATIO_LOSS.at(level),
+        )
         statistics = (
             *statistics_at(boundaries.hard, seen._replace(counted=counted)),
-            TARGET.at(level)(size / target, size),
-            PROBABILITY.at(level)(mean, size),
-            RATIO_LOSS.at(level)(loss * size, size),
+            TARGET.at(level)(loss.symbols / loss.target, loss.symbols),
+            PROBABILITY.at(level)(loss.probability, loss.symbols),
         )
-        return {loss_name(level): self.config.weight * loss}, statistics
+        return {loss_name(level): loss}, statistics
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -110,19 +114,23 @@ def unit(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(square, LEAST_NORM**2))
 
 
-def ratio_loss(hard: jax.Array, p: jax.Array, counted: jax.Array, target: float) -> jax.Array:
-    """The scalar of the module's docstring.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RatioLoss(BatchLoss):
+    """The loss of the module's docstring."""
 
-    Args:
-        hard: bool `[B, T]`, the boundaries.
-        p: float32 `[B, T]`, their probabilities.
-        counted: bool `[B, T]`, the symbols that count.
-        target: N, above 1.
-    """
-    size = jnp.maximum(counted.sum(), 1)
-    share = (hard & counted).sum() / size
-    mean = jnp.where(counted, p, 0.0).sum() / size
-    return target / (target - 1) * ((target - 1) * share * mean + (1 - share) * (1 - mean))
+    symbols: jax.Array  # int32
+    boundaries: jax.Array  # int32
+    probability: jax.Array  # float32, the sum of p
+    target: float = field(metadata={"static": True})  # N, above 1
+    weight: float = field(metadata={"static": True})
+    statistic: Statistic = field(default=RATIO_LOSS, metadata={"static": True})
+
+    @property
+    def value(self) -> jax.Array:
+        size = jnp.maximum(self.symbols, 1)
+        share, mean, n = self.boundaries / size, self.probability / size, self.target
+        return n / (n - 1) * ((n - 1) * share * mean + (1 - share) * (1 - mean))
 
 
 @dataclass(frozen=True)

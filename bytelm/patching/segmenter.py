@@ -18,6 +18,7 @@ from flax import nnx
 
 from bytelm.core.checked import did_you_mean
 from bytelm.core.errors import UserError
+from bytelm.core.losses import AuxiliaryLoss
 from bytelm.core.statistics import Ratio
 from bytelm.core.variants import OWN_FILE, Variant, defined_in, not_imported
 from bytelm.nn.norms import NormKind
@@ -102,7 +103,7 @@ class Segmenter(nnx.Module):
 
     def supervise(
         self, boundaries: Boundaries, seen: Supervision
-    ) -> tuple[dict[str, jax.Array], tuple[Ratio, ...]]:
+    ) -> tuple[dict[str, AuxiliaryLoss], tuple[Ratio, ...]]:
         """Losses, as in `ModelOutput.auxiliary_losses`, and statistics."""
         return {}, ()
 

@@ -5,7 +5,7 @@ walking its graph in Python at every call would cost more than a small model's s
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from bytelm.core.statistics import (
     Ratio,
     Statistic,
 )
-from bytelm.core.vocabulary import PAD, UNSCORED, Vocabulary
+from bytelm.core.vocabulary import PAD, Vocabulary
 from bytelm.models import Batch, LanguageModel, ModelConfig, ModelOutput
 from bytelm.models.contract import DELETED
 from bytelm.models.encoder_decoder import ControllerState, EncoderDecoderConfig, RatioController
@@ -37,10 +37,8 @@ from bytelm.patching.patches import (
     count_lengths,
     sum_by_length,
 )
+from bytelm.training.auxiliary import Whole, batch_losses, part_of_losses
 from bytelm.training.touched import Touched, on_rows, put_rows, take_rows, touched_rows
-
-AUXILIARY = Statistic("auxiliary")
-"""Auxiliary losses by name, in nats per scored symbol."""
 
 
 @jax.tree_util.register_dataclass
@@ -244,31 +242,33 @@ def _batch_gradients(
     touched: Touched,
 ) -> tuple[Any, Sums]:
     """Gradients of the loss summed over the batch, and the batch's sums."""
-    per_input = _symbols_per_input(batch)
 
-    def loss(part: Any, batch: Batch) -> tuple[jax.Array, Sums]:
-        whole = with_trained(params, part)
-        return score(whole, batch, setup, weights, per_input, touched)
+    def loss(part: Any, batch: Batch, whole: Whole | None = None) -> tuple[jax.Array, Sums]:
+        return score(with_trained(params, part), batch, setup, weights, touched, whole)
 
     gradients = partial(jax.grad(loss, has_aux=True), _trained(setup, params))
     if setup.accumulation == 1:
         return gradients(batch)
     micro_batches = jax.tree.map(lambda rows: _divided(rows, setup.accumulation), batch)
-    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradients, batch))
-    total, _ = jax.lax.scan(
-        lambda total, part: (jax.tree.map(jnp.add, total, gradients(part)), None),
-        zeros,
-        micro_batches,
+    # A forward pass in advance, of which only what these sums depend on is computed.
+    losses = _summed(
+        lambda part: batch_losses(on_rows(_model(setup, params), touched)(part)), micro_batches
     )
-    return total
+    whole = Whole.of(batch, losses)
+    return _summed(partial(gradients, whole=whole), micro_batches)
 
 
-def _symbols_per_input(batch: Batch) -> jax.Array | None:
-    """Scored symbols of a batch for each symbol that an encoder reads; None without one."""
-    if batch.inputs is None:
-        return None
-    scored, inputs = (batch.targets != UNSCORED).sum(), (batch.inputs != PAD).sum()
-    return scored / jnp.maximum(inputs, 1)
+def _summed(function: Callable[[Batch], Any], micro_batches: Batch) -> Any:
+    """The sum of a function of each micro-batch, run one after another."""
+    first = jax.tree.map(lambda rows: rows[0], micro_batches)
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(function, first))
+    if not jax.tree.leaves(zeros):
+        return zeros
+
+    def add(total: Any, part: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(part)), None
+
+    return jax.lax.scan(add, zeros, micro_batches)[0]
 
 
 def _row_keys(state: TrainState, rows: int) -> jax.Array:
@@ -287,27 +287,25 @@ def score(
     batch: Batch,
     setup: StepSetup,
     weights: Mapping[str, jax.Array] | None = None,
-    symbols_per_input: jax.Array | None = None,
     touched: Touched | None = None,
+    whole: Whole | None = None,
 ) -> tuple[jax.Array, Sums]:
     """The training loss summed over a batch's scored symbols, and the sums for its figures.
 
     Args:
         weights: of auxiliary losses in the training loss, by name; 1 for others.
-        symbols_per_input: of the whole batch, for a micro-batch of an encoder.
         touched: the rows that tables in `params` hold; None for all.
+        whole: the batch of a micro-batch.
     """
     output = on_rows(_model(setup, params), touched or {})(batch)
     nats = output.nats(batch.targets)  # [B, T]
     is_text = (batch.targets >= 0) & (batch.targets < setup.vocabulary.end)  # [B, T]
     bytes_of = is_text.astype(jnp.int32) if batch.byte_counts is None else batch.byte_counts
     text_nats = jnp.where(is_text, nats, 0.0)  # [B, T]
-    total, size, symbols = nats.sum(), bytes_of.sum(), (batch.targets != UNSCORED).sum()
-    inputs: Any = None if batch.inputs is None else (batch.inputs != PAD).sum()
-    # An encoder's losses are means over inputs; a micro-batch has a share of all inputs.
-    share: Any = symbols if symbols_per_input is None else inputs * symbols_per_input
-    losses, of_loss = output.auxiliary_losses, weights or {}
-    auxiliary = sum((of_loss.get(name, 1.0) * loss for name, loss in losses.items()), jnp.zeros(()))
+    total, size = nats.sum(), bytes_of.sum()
+    own = Whole.of(batch, batch_losses(output))
+    symbols, inputs = own.symbols, own.inputs
+    auxiliary, of_losses = part_of_losses(output.auxiliary_losses, weights or {}, own, whole or own)
     if inputs is None:
         bits = (BPB(text_nats.sum(), size), BPB_WITH_END(total, size))
         patches = None if output.patch_starts is None else output.patch_starts.sum()
@@ -328,13 +326,10 @@ def score(
             *_of_levels(output.levels, batch, text_nats, bytes_of, setup.scripts),
             *_of_deletions(output, batch, setup.scripts),
             *output.statistics,
-            *(
-                AUXILIARY((loss * share)[None], symbols, parts=(name,))
-                for name, loss in losses.items()
-            ),
+            *of_losses,
         ),
     )
-    return total + auxiliary * share, sums
+    return total + auxiliary, sums
 
 
 def _of_levels(

@@ -166,7 +166,8 @@ def evaluate(case: Case, config: HNetConfig) -> tuple[Result, dict[str, Any]]:
         targets = jnp.where(scored, batch.targets, 0)
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         nats = jnp.where(scored, nats, 0)
-        loss = nats.sum() / scored.sum() + sum(output.auxiliary_losses.values())
+        auxiliary = [loss.weight * loss.value for loss in output.auxiliary_losses.values()]
+        loss = nats.sum() / scored.sum() + sum(auxiliary)
         return loss, Result(logits, nats, loss, output.auxiliary_losses, stacks, cuts)
 
     gradient = jax.jit(jax.grad(run, has_aux=True))

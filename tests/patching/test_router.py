@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from bytelm.core.statistics import warnings
-from bytelm.patching.router import RouterPatches, ratio_loss
+from bytelm.patching.router import RatioLoss, RouterPatches
 from bytelm.patching.segmenter import Boundaries, Needs, Supervision
 from bytelm.patching.smoothing import decided
 from tests.models import golden
@@ -115,21 +115,27 @@ def ratio_case(request):
     return golden.load(request.param)
 
 
+def ratio_loss(p, hard, counted, target):
+    here = hard & counted
+    sums = counted.sum(), here.sum(), jnp.where(counted, p, 0).sum()
+    return RatioLoss(*sums, target, weight=0.5).value
+
+
 def test_golden_ratio_loss(ratio_case):
     case = ratio_case
     for index in range(case.cfg["n_cases"]):
         name = f"c{index}"
         pair, hard = case.input[f"{name}.boundary_prob"], case.input[f"{name}.boundary_mask"]
         everywhere, target = np.ones_like(hard), float(case.input[f"{name}.N"])
-        loss, gradient = jax.value_and_grad(ratio_loss, argnums=1)(
-            hard, jnp.asarray(pair[..., 1]), everywhere, target
+        loss, gradient = jax.value_and_grad(ratio_loss)(
+            jnp.asarray(pair[..., 1]), hard, everywhere, target
         )
         golden.assert_close(loss, case.out[f"{name}.loss"], PROBABILITIES)
         wanted = case.grad[f"{name}.boundary_prob"]
         golden.assert_close(gradient, wanted[..., 1], GRADIENTS * np.sqrt((wanted**2).mean()))
         if f"{name}.valid" in case.input:
             valid = case.input[f"{name}.valid"]
-            loss = ratio_loss(hard, pair[..., 1], valid, target)
+            loss = ratio_loss(pair[..., 1], hard, valid, target)
             golden.assert_close(loss, case.out[f"{name}.loss_valid_only"], PROBABILITIES)
 
 
@@ -189,11 +195,13 @@ def test_its_loss_and_statistics_are_those_of_its_level(level):
     share, mean = 3 / 12, (3 * 0.9 + 9 * 0.2) / 12
     wanted = 2.5 / 1.5 * (1.5 * share * mean + (1 - share) * (1 - mean))
     end = "" if level == 1 else f"/level_{level}"
-    assert losses == {f"boundaries{end}": pytest.approx(0.5 * wanted)}
+    (name, loss), *_ = losses.items()
+    assert (len(losses), name, loss.weight) == (1, f"boundaries{end}", 0.5)
+    assert loss.value == pytest.approx(wanted)
+    assert loss.statistic.name == f"boundaries/ratio_loss{end}"
     values = {ratio.statistic.name: ratio.value for ratio in statistics}
     assert values[f"boundaries/rate{end}"] == share
     assert values[f"boundaries/probability{end}"] == pytest.approx(mean)
-    assert values[f"boundaries/ratio_loss{end}"] == pytest.approx(wanted)
     assert values[f"boundaries/target{end}"] == pytest.approx(0.4)
     assert ("boundaries/f1" in values) == (level == 1)
     assert not warnings(statistics)

@@ -9,8 +9,9 @@ import pytest
 from bytelm.core.statistics import BPB, BPB_WITH_END, Statistic
 from bytelm.patching.learned import TARGET, boundary_statistics
 from bytelm.patching.patches import BYTES_PER_PATCH, LENGTHS, OVERFLOW, PATCH_LENGTH
+from bytelm.training.auxiliary import AUXILIARY
 from bytelm.training.metrics.record import LoopState, Record
-from bytelm.training.step import AUXILIARY, StepMetrics, Sums
+from bytelm.training.step import StepMetrics, Sums
 
 SCRIPTS = ("eng", "rus", "hin")
 
