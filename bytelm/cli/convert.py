@@ -19,8 +19,8 @@ class ConvertCommand:
 
     from_hf: str | None = None
     """Folder, or name of a model on the Hugging Face hub, to convert to a run: ByT5 or MrT5 in T5's
-    format, H-Net or a byte model of LCA-MBP in that of its authors, or a Llama, Mistral, Qwen 2,
-    Qwen 3 or OLMo 2."""
+    format, H-Net or a byte model of LCA-MBP in that of its authors, or a BLT, Llama, Mistral,
+    Qwen 2, Qwen 3 or OLMo 2."""
     output: Path | None = None
     """With --from-hf: the run directory to write."""
     to_hf: Path | None = None

@@ -15,7 +15,8 @@ before or after the backbone; a document's first symbol is a patch of its own.
 
 Their ids: 0 is PAD here, 1 START, 2 END, b + 4 byte b; 3, their delimiter of subwords, is nothing.
 They read and predict all 260, we read 259 and predict the 256 bytes and END. Conversion reorders
-rows; what is left out is never a target. Hashes are those of their ids.
+rows; what is left out is never a target, and a converted model keeps it (`published_symbols`).
+Hashes are those of their ids.
 
 Different here:
 
@@ -46,6 +47,7 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import INPUT_SIZE, OUTPUT_SIZE
+from bytelm.models.entropy_patches import PUBLISHED_SYMBOLS
 from bytelm.models.hierarchy import HierarchicalModel, TwoWidthsConfig
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
@@ -115,6 +117,10 @@ class BLTConfig(TwoWidthsConfig):
     ngrams: tuple[int, ...] = (3, 4, 5, 6, 7, 8)
     """Sizes of the n-grams of bytes whose hashed embeddings are added to each byte's."""
 
+    published_symbols: bool = False
+    """Whether the tables have rows for all symbols of the released models; those that are none of
+    ours are never read, and get no probability."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_positive("encoder_depth", "decoder_depth", "window", "vectors")
@@ -158,6 +164,13 @@ class BLTConfig(TwoWidthsConfig):
         """Channels of a patch's vector before the backbone."""
         has_queries = self.encoder_cross != "none"
         return self.local_width * (self.vectors if has_queries else len(self.pooling))
+
+    @property
+    def table_rows(self) -> tuple[int, int]:
+        """Rows of the embedding, and outputs of the head; those that are no symbols come last."""
+        if self.published_symbols:
+            return PUBLISHED_SYMBOLS, PUBLISHED_SYMBOLS
+        return INPUT_SIZE, OUTPUT_SIZE
 
     @property
     def stages(self) -> int:
@@ -205,7 +218,7 @@ class BLTConfig(TwoWidthsConfig):
 
     def local_flops(self, length: int, patches: float) -> float:
         d, width, keys = self.local_width, self.global_width, patches * self.vectors
-        linear = float(length * d * OUTPUT_SIZE)
+        linear = float(length * d * self.table_rows[1])
         if self.encoder_cross != "none":
             linear += keys * d * d + self.stages * 2 * d * d * (length + keys)
         if self.patch_width != width:
@@ -239,7 +252,8 @@ class BLT(HierarchicalModel):
         self.config = config
         d, width = config.local_width, config.global_width
         scale = 1.0 if config.scaled_init else d**-0.5
-        self.embedding = config.build_embedding(INPUT_SIZE, d, rngs, scale)
+        inputs, outputs = config.table_rows
+        self.embedding = config.build_embedding(inputs, d, rngs, scale)
         # Names of parameters in files are text, so their keys are too.
         self.encoder = nnx.Dict(
             {str(stage): EncoderStage(config, rngs=rngs) for stage in range(config.stages)}
@@ -255,7 +269,10 @@ class BLT(HierarchicalModel):
         block, is_first = config.decoder_block(), config.decoder_cross == "first"
         self.decoder_cross = config.build_cross(block, rngs) if is_first else None
         self.decoder = config.stack(block, rngs)
-        self.final_norm, self.head = config.build_head(d, rngs)
+        self.final_norm, self.head = config.build_head(d, rngs, outputs)
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        return super().logits(x)[:, :, :OUTPUT_SIZE]
 
     @property
     def _stages(self) -> list[EncoderStage]:

@@ -15,6 +15,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.files import new_folder
 from bytelm.data.carried import carry
 from bytelm.data.config import DataConfig, NextByte, SpanCorruption
+from bytelm.models.released.blt import BLTFormat
 from bytelm.models.released.decoder import DecoderFormat
 from bytelm.models.released.format import ReleasedFormat, WrittenFormat
 from bytelm.models.released.hnet import HNetFormat
@@ -31,6 +32,7 @@ from bytelm.training.checkpoints.tensor_files import (
     read_json,
 )
 from bytelm.training.checkpoints.torch_files import open_torch
+from bytelm.training.entropy_models import with_digest
 from bytelm.training.experiment import ExperimentConfig, to_json
 from bytelm.training.run_directory import provenance
 
@@ -39,6 +41,7 @@ TOKENIZER = "tokenizer.json"
 FORMATS: tuple[tuple[ReleasedFormat, DataConfig], ...] = (
     (T5Format(), DataConfig(task=SpanCorruption(), sequence_length=1024)),
     (HNetFormat(), DataConfig(sequence_length=8192)),
+    (BLTFormat(), DataConfig(sequence_length=8192)),
     (DecoderFormat(), DataConfig(sequence_length=2048)),
     (FlatLcaFormat(), DataConfig(sequence_length=4096)),
     (PooledLcaFormat(), DataConfig(sequence_length=4096)),
@@ -74,10 +77,10 @@ def from_hf(source: str, run_dir: Path) -> str:
             model = form.with_tokens(model, tokenizer.token_bytes)
             data = dataclasses.replace(data, task=NextByte(tokenizer=tokenizer.path))
             carry(partial, tokenizer, None)
-        config = ExperimentConfig(model=model, data=data)
-        (partial / "config.json").write_text(to_json(config))
         # Orbax writes JAX's arrays with one copy of them, and NumPy's with nearly two.
         params = jax.device_put(form.read(weights, model))
+        config = ExperimentConfig(model=with_digest(model, params), data=data)
+        (partial / "config.json").write_text(to_json(config))
         save_model(partial, config, params, {**provenance(), "converted_from": source})
     return form.note(model)
 

@@ -175,6 +175,17 @@ def entropy_digest(params: Any) -> str:
     return digest_json("params", digest_arrays("params", params))["params"]
 
 
+def with_digest(model: ModelConfig, params: Any) -> ModelConfig:
+    """The config of a model with these parameters, with the digest of its entropy model."""
+    flat = flatten_dict(params, sep="/")
+    starts = [f"{prefix}/model/" for prefix, _ in _segmenters(model)]
+    if not starts:
+        return model
+    own = {n.removeprefix(starts[0]): x for n, x in flat.items() if n.startswith(starts[0])}
+    digest = entropy_digest(unflatten_dict(own, sep="/"))
+    return mapped(model, EntropyModelPatches, lambda patches: replace(patches, digest=digest))
+
+
 def _segmenters(model: ModelConfig) -> Iterator[tuple[str, EntropyModelPatches]]:
     """The segmenters with an entropy model, each with the path of its parameters."""
     whole = nnx.merge(*abstract_model(model))

@@ -259,6 +259,15 @@ def _add_ngrams_and_published_blocks(config: Saved) -> None:
         optimizer.setdefault("lazy_tables", True)
 
 
+def _add_parts_of_released_models(config: Saved) -> None:
+    """Dynamic pooling may lack norms, and BLT have further rows, as in released models."""
+    model = part(config, "model")
+    if model.get("family") == "dynamic_pooling":
+        model.setdefault("inner_norms", True)
+    if model.get("family") == "blt":
+        model.setdefault("published_symbols", False)
+
+
 UPGRADES = (
     Upgrade(_add_fields_of_before_schemas),
     Upgrade(_rename_fields),
@@ -272,6 +281,7 @@ UPGRADES = (
     Upgrade(_choose_source_and_task),
     Upgrade(_mix_local_blocks),
     Upgrade(_add_ngrams_and_published_blocks),
+    Upgrade(_add_parts_of_released_models),
 )
 """The first one leads to schema 1, and so on."""
 

@@ -259,6 +259,7 @@ FAMILIES: dict[str, ModelConfig] = {
         ),
         scaled_init=False,
         qk_norm=False,
+        published_symbols=True,
     ),
     "blt without cross-attention": blt(
         encoder_cross="none", decoder_cross="none", pooling=("max", "min"), encoder_depth=2

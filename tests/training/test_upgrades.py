@@ -16,6 +16,8 @@ from bytelm.data.config import (
     Tfds,
 )
 from bytelm.models import ModelConfig
+from bytelm.models.blt import BLTConfig
+from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.mamba import MambaConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
@@ -111,6 +113,16 @@ def test_models_without_ngrams_and_published_blocks(family):
         del saved["model"][name]
     for name in ("norm_epsilon", "scaled_head", "end_row", "qkv_bias", "norm_after"):
         saved["model"].pop(name, None)
+    assert from_saved(saved) == config
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [(DynamicPoolingConfig, "inner_norms"), (BLTConfig, "published_symbols")]
+)
+def test_models_without_parts_of_released_models(family, name):
+    config = ExperimentConfig(family())
+    saved = as_saved(config) | {"schema": 8}
+    del saved["model"][name]
     assert from_saved(saved) == config
 
 
