@@ -187,6 +187,9 @@ class TransformerConfig(FlatConfig):
     """What `qk_norm` normalises: each head, or all heads together, as in OLMo 2."""
     qkv_bias: bool = False
     """Whether queries, keys and values have biases, as in Qwen 2."""
+    rope_scaling: tuple[float, ...] = ()
+    """Scaling of rotary positions as in Llama 3.1: factor, low and high factor of frequencies, and
+    positions trained before; empty for none."""
     norm_after: bool = False
     """Whether the result of attention and MLP is normalised, as in OLMo 2, and not their input."""
 
@@ -194,6 +197,12 @@ class TransformerConfig(FlatConfig):
         super().__post_init__()
         self.require_positive("depth")
         self.require_attention_heads()
+        scaling = self.rope_scaling
+        if scaling and (len(scaling) != 4 or min(scaling) <= 0 or scaling[1] >= scaling[2]):
+            raise UserError(
+                f"model.rope_scaling is {scaling}; give four numbers above 0, the third greater "
+                "than the second, such as 8 1 4 8192."
+            )
 
     @property
     def blocks(self) -> BlockConfig:
@@ -202,6 +211,7 @@ class TransformerConfig(FlatConfig):
             self.depth,
             qk_norm_over=self.qk_norm_over,
             qkv_bias=self.qkv_bias,
+            rope_scaling=self.rope_scaling,
             norm_after=self.norm_after,
         )
 

@@ -69,6 +69,7 @@ class BlockConfig(ResidualConfig):
         qk_norm_over: what `qk_norm` normalises: each "head", or "all" heads together.
         qkv_bias: whether queries, keys and values have biases.
         rotary_width: the channels of each head, from the first on, that are rotated; None for all.
+        rope_scaling: as in `rotary`.
     """
 
     heads: int
@@ -79,6 +80,7 @@ class BlockConfig(ResidualConfig):
     qkv_bias: bool = False
     rope_theta: float | None
     rotary_width: int | None = None
+    rope_scaling: tuple[float, ...] = ()
     mask: AttentionMask
     implementation: AttentionImplementation
     condition_width: int | None = None
@@ -106,7 +108,11 @@ class BlockConfig(ResidualConfig):
 
 
 def rotary(
-    x: jax.Array, positions: jax.Array, theta: float = 10_000.0, width: int | None = None
+    x: jax.Array,
+    positions: jax.Array,
+    theta: float = 10_000.0,
+    width: int | None = None,
+    scaling: tuple[float, ...] = (),
 ) -> jax.Array:
     """Rotary positions (RoPE, arXiv 2104.09864).
 
@@ -117,12 +123,21 @@ def rotary(
         positions: int32 `[B, T]` or `[1, T]`.
         theta: base of the wavelengths.
         width: the channels of each head that are rotated, from the first on, in place of K.
+        scaling: Llama 3.1's, for longer texts: a factor, the fewest and the most turns, and how
+            many positions the model was first trained on. Channels that made fewer turns in these
+            rotate slower by the factor, those that made more as before, those in between in part.
+            Empty for none.
     """
     if width is not None:
-        turned = rotary(x[..., :width], positions, theta)
+        turned = rotary(x[..., :width], positions, theta, scaling=scaling)
         return jnp.concatenate([turned, x[..., width:]], axis=-1)
     half = x.shape[-1] // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    if scaling:
+        factor, fewest, most, length = scaling
+        turns = length * frequencies / (2 * jnp.pi)
+        kept = jnp.clip((turns - fewest) / (most - fewest), 0, 1)
+        frequencies = frequencies * (kept + (1 - kept) / factor)
     angles = positions[..., None].astype(jnp.float32) * frequencies[None, None, :]  # [B, T, K/2]
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     cos = jnp.concatenate([cos, cos], axis=-1)[:, :, None, :]
@@ -168,8 +183,8 @@ class SelfAttention(nnx.Module):
         if config.qk_norm and not together:
             q, k = self.query_norm(q), self.key_norm(k)
         if config.rope_theta is not None:
-            theta, width = config.rope_theta, config.rotary_width
-            q, k = (rotary(each, positions, theta, width) for each in (q, k))
+            options = (config.rope_theta, config.rotary_width, config.rope_scaling)
+            q, k = (rotary(each, positions, *options) for each in (q, k))
         return q, k, v
 
     def __call__(

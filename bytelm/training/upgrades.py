@@ -260,12 +260,14 @@ def _add_ngrams_and_published_blocks(config: Saved) -> None:
 
 
 def _add_parts_of_released_models(config: Saved) -> None:
-    """Dynamic pooling may lack norms, and BLT have further rows, as in released models."""
+    """Options of released models: norms of dynamic pooling, rows of BLT, scaled rotation."""
     model = part(config, "model")
     if model.get("family") == "dynamic_pooling":
         model.setdefault("inner_norms", True)
     if model.get("family") == "blt":
         model.setdefault("published_symbols", False)
+    if model.get("family") == "transformer":
+        model.setdefault("rope_scaling", [])
 
 
 UPGRADES = (

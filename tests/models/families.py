@@ -128,6 +128,7 @@ FAMILIES: dict[str, ModelConfig] = {
         qk_norm_over="all",
         key_value_heads=2,
         norm_epsilon=1e-3,
+        rope_scaling=(8.0, 1.0, 4.0, 100.0),
         start_row=254,
         end_row=255,
         spare_rows=3,

@@ -107,6 +107,8 @@ def test_it_is_registered_under_its_family():
         ({"width": 100}, r"width 100 is no multiple of model\.head_width 64"),
         ({"heads": 4, "key_value_heads": 3}, r"key_value_heads 3 does not divide the 4"),
         ({"key_value_heads": 8}, r"key_value_heads 8 does not divide the 4"),
+        ({"rope_scaling": (8.0, 1.0, 4.0)}, r"model\.rope_scaling is .*; give four numbers"),
+        ({"rope_scaling": (8.0, 4.0, 1.0, 9.0)}, r"rope_scaling is .* greater than the second"),
         ({"norm_epsilon": 0.0}, r"model\.norm_epsilon is 0\.0; it must be above 0"),
         ({"start_row": 3}, r"only one of model\.start_row and model\.end_row is set"),
         ({"start_row": 3, "end_row": 256}, r"model\.end_row is 256; the rows of the tables are 0"),

@@ -33,6 +33,17 @@ BASE = {
 LLAMA = {**BASE, "architectures": ["LlamaForCausalLM"], "model_type": "llama"}
 CASES = {
     "llama": LLAMA,
+    "llama, scaled": {
+        **LLAMA,
+        "head_dim": 12,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 100,
+        },
+    },
     "llama, tied, spare rows": {**LLAMA, "tie_word_embeddings": True, "vocab_size": TOKENS + 7},
     "mistral": {
         **BASE,
@@ -122,7 +133,15 @@ def blocks(saved, w, x):
 
     def rotated(x):
         half = head // 2
-        angles = np.arange(length)[:, None] / saved["rope_theta"] ** (np.arange(half) / half)
+        turn = 1 / saved["rope_theta"] ** (np.arange(half) / half)
+        if scaling := saved.get("rope_scaling"):
+            turns = scaling["original_max_position_embeddings"] * turn / (2 * np.pi)
+            low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+            smooth = (turns - low) / (high - low)
+            slow = turn / scaling["factor"]
+            between = (1 - smooth) * slow + smooth * turn
+            turn = np.where(turns < low, slow, np.where(turns > high, turn, between))
+        angles = np.arange(length)[:, None] * turn
         cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
         a, b = x[..., :half], x[..., half:]
         return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)

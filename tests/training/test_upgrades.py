@@ -117,7 +117,12 @@ def test_models_without_ngrams_and_published_blocks(family):
 
 
 @pytest.mark.parametrize(
-    ("family", "name"), [(DynamicPoolingConfig, "inner_norms"), (BLTConfig, "published_symbols")]
+    ("family", "name"),
+    [
+        (DynamicPoolingConfig, "inner_norms"),
+        (BLTConfig, "published_symbols"),
+        (TransformerConfig, "rope_scaling"),
+    ],
 )
 def test_models_without_parts_of_released_models(family, name):
     config = ExperimentConfig(family())

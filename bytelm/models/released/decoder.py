@@ -60,6 +60,13 @@ _SIZES = {
 """Our name for each size in config.json."""
 _WITHOUT = ("attention_bias", "mlp_bias", "use_sliding_window", "quantization_config")
 """Fields of config.json that must be missing, null or false."""
+_SCALING = (
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+)
+"""What the rotary positions of Llama 3.1 say, in the order of `rope_scaling`."""
 _ROPE_THETA = 10_000.0
 """For a config.json without one."""
 
@@ -116,6 +123,7 @@ class DecoderFormat(WrittenFormat[TransformerConfig]):
                 key_value_heads=saved.get("num_key_value_heads"),
                 norm_epsilon=saved["rms_norm_eps"],
                 rope_theta=rope["rope_theta"],
+                rope_scaling=_scaling(rope),
                 window=saved.get("sliding_window") if kind == "mistral" else None,
                 tied_head=bool(saved.get("tie_word_embeddings")),
                 scaled_head=False,
@@ -188,11 +196,28 @@ def _rope(saved: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _rope_type(rope: Mapping[str, Any]) -> Any:
+    return rope.get("rope_type", rope.get("type", "default"))
+
+
+def _scaling(rope: Mapping[str, Any]) -> tuple[float, ...]:
+    return tuple(rope[name] for name in _SCALING) if _rope_type(rope) == "llama3" else ()
+
+
 def _unsupported(saved: Mapping[str, Any], rope: Mapping[str, Any]) -> list[str]:
     problems = []
-    scaling = rope.get("rope_type", rope.get("type", "default"))
-    if scaling != "default":
-        problems.append(f"rotary positions are scaled (rope_type {scaling!r}), which is not done")
+    scaling = _rope_type(rope)
+    if scaling == "llama3":
+        numbers = {name: rope.get(name) for name in _SCALING}
+        problems += [
+            f"{name} is {value!r} and not a number"
+            for name, value in numbers.items()
+            if type(value) not in (int, float)
+        ]
+    elif scaling != "default":
+        problems.append(
+            f"rotary positions are scaled in a way (rope_type {scaling!r}) that is not supported"
+        )
     rotated = rope.get("partial_rotary_factor", saved.get("partial_rotary_factor", 1.0))
     if rotated not in (None, 1.0):
         problems.append(f"partial_rotary_factor is {rotated!r} and not 1")
@@ -241,7 +266,11 @@ def _kind(config: TransformerConfig) -> str:
 
 
 def _config_json(config: TransformerConfig, row_length: int) -> dict[str, Any]:
-    kind, heads = _kind(config), config.blocks.heads
+    kind, heads, scaling = _kind(config), config.blocks.heads, None
+    if config.rope_scaling:
+        *factors, length = config.rope_scaling
+        numbers = (*factors, int(length))
+        scaling = {"rope_type": "llama3", **dict(zip(_SCALING, numbers, strict=True))}
     said = {
         "architectures": [_CLASSES[kind]],
         "model_type": kind,
@@ -256,7 +285,7 @@ def _config_json(config: TransformerConfig, row_length: int) -> dict[str, Any]:
         "max_position_embeddings": row_length,
         "rms_norm_eps": config.norm_epsilon,
         "rope_theta": config.rope_theta,
-        "rope_scaling": None,
+        "rope_scaling": scaling,
         "tie_word_embeddings": _is_tied(config),
         "attention_bias": False,
     }

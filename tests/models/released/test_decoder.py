@@ -81,8 +81,8 @@ def test_old_and_new_ways_to_write_the_same():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "scaled (rope_type 'llama3')"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "scaled (rope_type 'linear')"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor is None and"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "in a way (rope_type 'linear')"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5 and not 1"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu' and not 'silu'"),
         ({"attention_bias": True}, "attention_bias is True, which is not supported"),
