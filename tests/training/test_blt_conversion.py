@@ -83,9 +83,11 @@ def test_greedy_bytes_are_those_of_transformers(expected, run):
     wanted = [text(expected[f"out.p{number}.generated"]) for number in range(len(texts))]
     count = int(expected["cfg.n_new"])
     assert {len(each) for each in wanted} == {count}
-    # Together, and each alone.
-    assert model.generate(texts, max_bytes=count, temperature=0) == wanted
-    assert [model.generate([t], max_bytes=count, temperature=0)[0] for t in texts] == wanted
+    # Eight rows of different lengths together, and each alone.
+    rows = [*texts, *(texts[0][:length] for length in (0, 1, 4, 9, 21, 33))]
+    together = model.generate(rows, max_bytes=count, temperature=0)
+    assert together[: len(wanted)] == wanted
+    assert [model.generate([row], max_bytes=count, temperature=0)[0] for row in rows] == together
 
 
 def test_there_and_back_gives_the_same_files(folder, run, tmp_path):

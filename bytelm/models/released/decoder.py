@@ -258,6 +258,8 @@ def _kind(config: TransformerConfig) -> str:
         problems.append(f"model.mlp is {config.mlp!r} and not 'swiglu'")
     if config.rope_theta is None:
         problems.append("model.rope_theta is not set")
+    if config.ngrams:
+        problems.append(f"model.ngrams is {config.ngrams} and not empty")
     if problems:
         raise UserError(
             f"the formats of {DecoderFormat.name} cannot store the model: {'; '.join(problems)}."

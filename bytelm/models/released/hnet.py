@@ -57,6 +57,7 @@ _FIXED: dict[str, Any] = {
     "qk_norm": False,
     "rope_theta": 10_000.0,
     "head_width": 64,
+    "ngrams": (),
 }
 """Our options that every released model has."""
 _MLP_MULTIPLE = 128

@@ -132,6 +132,7 @@ def test_a_model_of_ours_is_written_with_one_token_for_start_and_end(options):
     [
         ({"mlp": "gelu"}, "model.mlp is 'gelu' and not 'swiglu'"),
         ({"rope_theta": None}, "model.rope_theta is not set"),
+        ({"ngrams": (3,), "ngram_rows": 7}, "model.ngrams is (3,) and not empty"),
         ({"qk_norm": True, "window": 5}, "model.window is set, which only Mistral's has"),
         ({"norm_after": True}, "no format has all of model.qkv_bias is False, model.qk_norm is F"),
     ],

@@ -226,6 +226,7 @@ def test_tensors_that_do_not_fit(weights, config):
         ({"head_width": 32}, "model.head_width is 32 and not 64"),
         ({"mlp_widths": (0, 128, 96)}, "an MLP has 96 channels, no multiple of 128"),
         ({"segmenter": RulePatches("spacelike"), "inner_segmenters": ()}, "a segmenter is rule"),
+        ({"ngrams": (3,), "ngram_rows": 7}, "model.ngrams is (3,) and not ()"),
     ],
 )
 def test_models_that_the_format_cannot_store(changes, said, config):
