@@ -20,12 +20,13 @@ from bytelm.core.vocabulary import OUTPUT_SIZE, PAD, START, UNSCORED
 from bytelm.models import Batch, ModelConfig
 from bytelm.models.aunet import AUNetConfig
 from bytelm.models.blt import BLTConfig
+from bytelm.models.contract import ModelOutput
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.entropy_patches import EntropyModelPatches
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
-from bytelm.models.hierarchy import HierarchicalModel, HierarchyConfig
+from bytelm.models.hierarchy import HierarchyConfig
 from bytelm.models.hnet import HNetConfig
 from bytelm.models.mamba import MambaConfig
 from bytelm.models.megabyte import MegaByteConfig
@@ -49,8 +50,6 @@ from bytelm.patching.learned import (
     GumbelPatches,
     UnigramPatches,
 )
-from bytelm.patching.levels import Symbols
-from bytelm.patching.marks import PatchMarks, find_marks
 from bytelm.patching.router import RouterPatches
 from bytelm.patching.segmenter import FixedPatches, RulePatches
 from tests.models.nested import NestedConfig
@@ -320,26 +319,14 @@ def split_model(config: ModelConfig) -> tuple[nnx.GraphDef, dict[str, Any]]:
 
 
 @functools.cache
-def forward(config: ModelConfig) -> Callable[[Any, Batch], jax.Array]:
-    """(params, batch) -> logits."""
-    graphdef, _ = split_model(config)
-    return jax.jit(lambda params, batch: nnx.merge(graphdef, params)(batch).logits)
-
-
-@functools.cache
-def found_patches(config: ModelConfig) -> Callable[[Any, Batch], list[tuple[Any, Any, PatchMarks]]]:
-    """(params, batch) -> patches of each row, overflow of all rows, and marks of each level."""
+def forward(config: ModelConfig) -> Callable[[Any, Batch], ModelOutput]:
+    """(params, batch) -> the model's output, whose head is its logits."""
     graphdef, _ = split_model(config)
 
     @jax.jit
-    def run(params: Any, batch: Batch) -> list[tuple[jax.Array, jax.Array, PatchMarks]]:
-        model = nnx.merge(graphdef, params)
-        if not isinstance(model, HierarchicalModel):
-            return []
-        cuts = model.forward(Symbols.of_rows(batch.ids, batch.document_ids))[2]
-        marks = find_marks(cuts, model.config.needs.mark)
-        found = [cut.patches for cut in cuts]
-        return [(p.total, p.overflow, m) for p, m in zip(found, marks, strict=True)]
+    def run(params: Any, batch: Batch) -> ModelOutput:
+        output = nnx.merge(graphdef, params)(batch)
+        return dataclasses.replace(output, head=output.logits)
 
     return run
 
@@ -384,9 +371,16 @@ def decoder(config: ModelConfig) -> tuple[Any, Callable]:
 
 @functools.cache
 def rolled_back(config: ModelConfig) -> Callable:
-    """(params of `decoder`, state, snapshot, ids, lengths) -> state, as `roll_back` does it."""
-    graphdef, _ = nnx.split(nnx.merge(*split_model(config)).for_decoding())
-    return jax.jit(lambda params, *args: nnx.merge(graphdef, params).roll_back(*args))
+    """(state, snapshot, ids, lengths) -> state, as the model for decoding rolls it back."""
+    params, extend = decoder(config)
+    model = nnx.merge(*split_model(config)).for_decoding()
+
+    def run(*args: Any) -> Any:
+        # It reads again with the `extend` that is compiled already.
+        with mock.patch.object(type(model), "extend", lambda _, *given: extend(params, *given)):
+            return model.roll_back(*args)
+
+    return run
 
 
 @functools.cache

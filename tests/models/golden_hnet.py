@@ -15,7 +15,7 @@ from flax import nnx
 
 from bytelm.core.vocabulary import BYTES, END, UNSCORED
 from bytelm.models import Batch
-from bytelm.models.hnet import HNetConfig
+from bytelm.models.hnet import HNet, HNetConfig
 from bytelm.nn.layout import Layout
 from bytelm.nn.stack import MixedStack
 from bytelm.patching.levels import Segmentation, Symbols
@@ -146,30 +146,41 @@ class Result:
     cuts: tuple[Segmentation, ...]
 
 
-def evaluate(case: Case, config: HNetConfig) -> tuple[Result, dict[str, Any]]:
-    """The result, and the gradients of the loss by the official names."""
-    graphdef, run_stack = golden_graph(case, config), MixedStack.__call__
+def evaluate(
+    case: Case, config: HNetConfig, *, gradients: bool = True
+) -> tuple[Result, dict[str, Any]]:
+    """The result, and the gradients of the loss by the official names if they are wanted."""
+    graphdef, run_stack, forward = golden_graph(case, config), MixedStack.__call__, HNet.forward
 
     def run(weights: dict[str, jax.Array], batch: Batch) -> tuple[jax.Array, Result]:
-        stacks = []
+        stacks, cuts = [], []
 
         def recorded(self: MixedStack, x: jax.Array, *args: Any, **options: Any) -> jax.Array:
             y = run_stack(self, x, *args, **options)
             stacks.append((x, y))
             return y
 
+        def cut(self: HNet, symbols: Symbols) -> Any:
+            found = forward(self, symbols)
+            cuts.extend(found[2])
+            return found
+
         model = nnx.merge(graphdef, model_parameters(weights, config))
-        with mock.patch.object(MixedStack, "__call__", recorded):
-            cuts = model.forward(Symbols.of_rows(batch.ids, batch.document_ids))[2]
-        output = model(batch)
+        with (
+            mock.patch.object(MixedStack, "__call__", recorded),
+            mock.patch.object(HNet, "forward", cut),
+        ):
+            output = model(batch)
         logits, scored = official_logits(output.logits), batch.targets >= 0
         targets = jnp.where(scored, batch.targets, 0)
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         nats = jnp.where(scored, nats, 0)
         auxiliary = [loss.weight * loss.value for loss in output.auxiliary_losses.values()]
         loss = nats.sum() / scored.sum() + sum(auxiliary)
-        return loss, Result(logits, nats, loss, output.auxiliary_losses, stacks, cuts)
+        return loss, Result(logits, nats, loss, output.auxiliary_losses, stacks, tuple(cuts))
 
+    if not gradients:
+        return jax.device_get(jax.jit(run)(case.param, golden_batch(case)))[1], {}
     gradient = jax.jit(jax.grad(run, has_aux=True))
     grad, result = jax.device_get(gradient(case.param, golden_batch(case)))
     return result, grad

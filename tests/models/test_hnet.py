@@ -13,7 +13,6 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTES, END, START
 from bytelm.models.hnet import BEGIN_BYTE, CONFUSION, END_BYTE, HNetConfig, read_stages
 from bytelm.patching.learned import EntropyPatches, GumbelPatches
-from bytelm.patching.levels import Symbols
 from bytelm.patching.router import RouterPatches
 from bytelm.patching.segmenter import RulePatches
 from bytelm.patching.smoothing import decided
@@ -28,6 +27,7 @@ from tests.models.families import (
     hnet,
     random_rows,
     split_model,
+    with_slots,
 )
 from tests.models.golden_hnet import (
     document_ids,
@@ -130,7 +130,8 @@ def test_golden_with_the_fewest_slots_that_suffice(case):
     config, (result, _) = golden_config(case.cfg), golden_result(case)
     starts = result.cuts[0].patches.boundaries
     size = starts.shape[1] / starts.sum(axis=1).max()
-    fewer, _ = evaluate(case, dataclasses.replace(config, bytes_per_slot=float(size)))
+    config = dataclasses.replace(config, bytes_per_slot=float(size))
+    fewer, _ = evaluate(case, config, gradients=False)
     assert fewer.cuts[0].patches.valid.shape[1] < result.cuts[0].patches.valid.shape[1]
     here = document_ids(case) > 0
     golden.assert_close(fewer.logits[here], case.out["logits"][here])
@@ -148,6 +149,7 @@ def decoding(case):
     return params, extend, state
 
 
+@functools.cache
 def prefilled(case):
     params, extend, state = decoding(case)
     count, tokens = case.cfg["n_prefill"], case.input["tokens"]
@@ -339,8 +341,8 @@ def test_published_symbols_read_and_say_start_and_end_as_bytes():
     batch, params = random_rows(0), split_model(config)[1]
     as_bytes = np.where(batch.ids == START, BEGIN_BYTE, batch.ids)
     as_bytes = np.where(as_bytes == END, END_BYTE, as_bytes)
-    found = np.asarray(forward(config)(params, batch))
-    same = forward(config)(params, dataclasses.replace(batch, ids=as_bytes))
+    found = np.asarray(forward(config)(params, batch).logits)
+    same = forward(config)(params, dataclasses.replace(batch, ids=as_bytes)).logits
     np.testing.assert_array_equal(found, same)
     np.testing.assert_allclose(found[:, :, END] - found[:, :, END_BYTE], CONFUSION, rtol=1e-5)
     # Nothing else takes part of the probability.
@@ -370,11 +372,10 @@ def test_any_segmenter_cuts_the_inner_stage_too(segmenter):
         inner_segmenters=(segmenter,),
         patches_per_slot=(1.0,),
     )
-    model = nnx.merge(*split_model(config))
-    batch = random_rows(1)
-    cuts = model.forward(Symbols.of_rows(batch.ids, batch.document_ids))[2]
-    assert 0 < cuts[1].patches.total.sum() <= cuts[0].patches.total.sum()
-    _, gradient, _ = backward(config)(split_model(config)[1], batch, jnp.ones(batch.ids.shape))
+    params, batch = split_model(config)[1], random_rows(1)
+    outer, inner = (level.boundaries.sum() for level in forward(config)(params, batch).levels)
+    assert 0 < inner <= outer
+    _, gradient, _ = backward(config)(params, batch, jnp.ones(batch.ids.shape))
     if isinstance(segmenter, GumbelPatches):
         leaves = jax.tree.leaves(gradient["stages"]["1"]["segmenter"]["predictor"])
         assert all((np.asarray(leaf) != 0).any() for leaf in leaves)
@@ -396,8 +397,9 @@ def test_decoding_in_bfloat16_keeps_averages_in_float32():
 def test_overflow_keeps_all_bytes_and_counts_in_the_ratio_loss():
     config = hnet(layout="t1 [t1] t1", bytes_per_slot=4.0)
     batch = random_rows(2)
-    few = nnx.merge(*split_model(config))(batch)
-    many = nnx.merge(*split_model(dataclasses.replace(config, bytes_per_slot=1.0)))(batch)
+    few, many = (
+        forward(each)(split_model(each)[1], batch) for each in (config, with_slots(config))
+    )
     assert few.overflow > 0 == many.overflow
     assert np.isfinite(few.nats(batch.targets)).all()
     assert few.auxiliary_losses == many.auxiliary_losses

@@ -35,7 +35,6 @@ from tests.models.families import (
     decoder,
     empty_state,
     forward,
-    found_patches,
     padded,
     random_rows,
     rolled_back,
@@ -57,8 +56,12 @@ def config(request):
     return request.param
 
 
+def output_of(config, batch):
+    return forward(config)(split_model(config)[1], batch)
+
+
 def logits(config, batch):
-    return np.asarray(forward(config)(split_model(config)[1], batch))
+    return np.asarray(output_of(config, batch).logits)
 
 
 def gradients(config, batch, weights):
@@ -229,7 +232,7 @@ def test_rolling_back_is_never_having_read_on(config):
     draft = np.concatenate([ids[:, start:], ids[:, :start]], axis=1)
     then = snapshot(state)
     _, state = extend(params, draft, state, read_drafts.astype(np.int32))
-    state = rolled_back(config)(params, state, then, draft, kept.astype(np.int32))
+    state = rolled_back(config)(state, then, draft, kept.astype(np.int32))
 
     places = np.arange(LENGTH)
     is_draft = (places[None, :] >= start) & (places[None, :] < start + kept[:, None])
@@ -249,10 +252,11 @@ def test_every_leaf_of_a_state_has_the_batch_axis_first(config):
     assert {leaf.shape[0] for leaf in jax.tree.leaves(state)} == {ROWS}
     # Rows can be moved: in another order they give the same logits.
     params, extend = decoder(config)
-    batch, order = random_rows(19), np.roll(np.arange(ROWS), 3)
+    batch, order, first = random_rows(19), np.roll(np.arange(ROWS), 3), jnp.arange(2)
     half = np.full(ROWS, LENGTH // 2, np.int32)
     _, state = extend(params, batch.ids, state, half)
-    moved = take(put(state, jnp.arange(2), take(state, jnp.array([5, 6]))), order)
+    move = jax.jit(lambda state: take(put(state, first, take(state, jnp.array([5, 6]))), order))
+    moved = move(state)
     source = np.arange(ROWS)
     source[:2] = 5, 6
     wanted, _ = extend(params, batch.ids[source][order], moved, half)
@@ -296,21 +300,22 @@ def test_every_family_is_held_to_the_laws():
 
 def test_the_rows_of_the_laws_have_patches_and_overflow_at_every_level(config):
     """Otherwise the other laws would say nothing about a level."""
-    levels = found_patches(config)(split_model(config)[1], random_rows(13))
+    levels = jax.device_get(output_of(config, random_rows(13)).levels)
     overflows = "overflow" in next(name for name, c in FAMILIES.items() if c is config)
-    for level, (opened, overflow, _) in enumerate(levels):
-        assert opened.mean() >= 3, f"level {level}: too few patches; shorten them (longest_patch)"
-        assert (overflow > 0) == overflows, f"level {level}: {overflow} boundaries overflow"
+    for number, level in enumerate(levels, start=1):
+        opened, overflow = np.mean(level.boundaries.sum(axis=1)), level.ignored.sum()
+        assert opened >= 3, f"level {number}: too few patches; shorten them (longest_patch)"
+        assert (overflow > 0) == overflows, f"level {number}: {overflow} boundaries overflow"
 
 
 def test_patches_of_inner_levels_are_made_of_those_around_them(config):
     batch = random_rows(13)
-    levels = [marks for _, _, marks in found_patches(config)(split_model(config)[1], batch)]
+    levels = jax.device_get(output_of(config, batch).levels)
     around = batch.document_ids > 0
     for level in levels:
-        assert (np.asarray(level.starts) <= around).all() and np.asarray(level.starts)[:, 0].all()
-        assert not (np.asarray(level.boundaries) & np.asarray(level.ignored)).any()
-        around = np.asarray(level.starts)
+        assert (level.starts <= around).all() and level.starts[:, 0].all()
+        assert not (level.boundaries & level.ignored).any()
+        around = level.starts
 
 
 ALL = {**FAMILIES, **ENCODER_DECODERS}

@@ -10,7 +10,6 @@ from flax import nnx
 from bytelm.core.errors import UserError
 from bytelm.core.statistics import warnings
 from bytelm.patching.learned import EntropyPatches
-from bytelm.patching.levels import Symbols
 from bytelm.patching.patches import (
     BYTES_PER_PATCH,
     SYMBOLS_PER_PATCH,
@@ -19,7 +18,14 @@ from bytelm.patching.patches import (
     slots,
 )
 from bytelm.patching.segmenter import FixedPatches
-from tests.models.families import ROWS, decoder, empty_state, random_rows, split_model
+from tests.models.families import (
+    ROWS,
+    decoder,
+    empty_state,
+    forward,
+    random_rows,
+    split_model,
+)
 from tests.models.nested import NestedConfig
 
 CONFIG = NestedConfig(head_width=8, bytes_per_slot=1.0, patches_per_slot=1.0)
@@ -38,7 +44,7 @@ def test_a_row_is_full_when_any_of_its_levels_is(config, fills):
 
 
 def test_each_level_tells_of_its_own_overflow_and_names_its_option():
-    output = nnx.merge(*split_model(FEW_INSIDE))(random_rows(0))
+    output = forward(FEW_INSIDE)(split_model(FEW_INSIDE)[1], random_rows(0))
     outer, inner = output.statistics[:2]
     assert (outer.statistic.name, inner.statistic.name) == ("overflow", "overflow/level_2")
     assert outer.total == 0 < inner.total
@@ -71,11 +77,6 @@ def test_any_segmenter_that_fits_can_cut_inside():
         CONFIG, inner_segmenter=FixedPatches(2), patches_per_slot=None, bytes_per_slot=2.0
     )
     assert config.inner_capacity(16) == 9  # an eighth more than 8
-    cuts = nnx.merge(*split_model(config)).forward(Symbols.of_rows(*random_ids()))[2]
-    outer, inner = (cut.patches.total for cut in cuts)
+    levels = forward(config)(split_model(config)[1], random_rows(0)).levels
+    outer, inner = (level.boundaries.sum(axis=1) for level in levels)
     np.testing.assert_array_equal(inner, -(-outer // 2))
-
-
-def random_ids():
-    batch = random_rows(0)
-    return batch.ids, batch.document_ids
