@@ -1,6 +1,7 @@
 """Every test runs on eight virtual CPU devices, unless JAX_PLATFORMS chooses other hardware."""
 
 import atexit
+import ctypes
 import gc
 import os
 import resource
@@ -47,22 +48,41 @@ def pytest_collection_finish():
     gc.set_threshold(50_000)
 
 
+MOST_MEMORY = 2 * 2**30
+"""Bytes of resident memory from which a process forgets what it compiled."""
 MOST_MAPS = 30_000
-"""Mappings of memory from which a process forgets what it compiled; Linux ends it at 65,530."""
+"""Mappings of memory from which it does at the end of a file; Linux ends it at 65,530."""
+most_memory = MOST_MEMORY
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
-    """Lets go of the programs of earlier files: each of them holds mappings of memory."""
-    maps = Path("/proc/self/maps")
-    if nextitem is None or nextitem.path == item.path or not maps.exists():
+    """Lets go of the programs of earlier tests: each of them holds memory and mappings of it."""
+    global most_memory
+    if not Path("/proc/self/statm").exists():
         return
-    if maps.read_bytes().count(b"\n") > MOST_MAPS:
-        import jax
+    ends = nextitem is None or nextitem.path != item.path
+    if memory() < most_memory and not (ends and maps() > MOST_MAPS):
+        return
+    import jax
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what earlier tests left open
-            jax.clear_caches()
-            gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what earlier tests left open
+        jax.clear_caches()
+        gc.collect()
+    # The C library keeps what was freed until it is asked to give it back.
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+    most_memory = max(MOST_MEMORY, memory() + MOST_MEMORY // 4)
+
+
+def memory():
+    """Bytes of this process's resident memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def maps():
+    return Path("/proc/self/maps").read_bytes().count(b"\n")  # takes a while when there are many
 
 
 @pytest.fixture(scope="session", autouse=True)
