@@ -18,6 +18,8 @@ VALUES = {
     "PATH": "a path",
     "[INT [INT ...]]": "whole numbers",
     "[FLOAT [FLOAT ...]]": "numbers",
+    "[{None}|INT [{None}|INT ...]]": "whole numbers or None",
+    "{STR STR}": "two texts",
     "[STR FLOAT [STR FLOAT ...]]": "pairs of a text and a number",
 }
 """Words for tyro's names of types."""
@@ -89,9 +91,10 @@ def _similar(name: str, known: Iterable[str], most: int = 3) -> list[str]:
 
 def _wrong_value(name: str, metavar: str, arguments: Sequence[str]) -> str:
     """For an option whose value is missing, or not of its type: tyro's `metavar`."""
-    wanted = []
-    for kind in metavar.split("|"):
-        wanted += kind.strip("{}").split(",") if kind.startswith("{") else [VALUES.get(kind, kind)]
+    wanted: list[str] = []
+    for kind in [metavar] if metavar in VALUES else metavar.split("|"):
+        is_choice = kind.startswith("{") and kind not in VALUES
+        wanted += kind.strip("{}").split(",") if is_choice else [VALUES.get(kind, kind)]
     *others, last = sorted(wanted, key=lambda word: word == "None")
     either = f"{', '.join(others)} or {last}" if others else last
     values = next((values for option, values in _given(arguments) if option == name), [])

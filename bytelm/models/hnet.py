@@ -128,9 +128,10 @@ class HNetConfig(MixedBlocksConfig, HierarchyConfig):
                     f"{wanted}: one for each stage{_INSIDE if wanted < count else ''}, the "
                     "outermost first."
                 )
-            bad = [x for x in getattr(self, name) if isinstance(x, int | float) and x < 1]
-            if bad and name != "mlp_widths":
-                raise UserError(f"model.{name} has the value {bad[0]}; it must be at least 1.")
+            least = 0 if name == "mlp_widths" else 1
+            bad = [x for x in getattr(self, name) if isinstance(x, int | float) and x < least]
+            if bad:
+                raise UserError(f"model.{name} has the value {bad[0]}; the least is {least}.")
         for stage, layouts in enumerate(stages):
             letters = {letter for layout in layouts for letter, _ in layout.parts}
             self._check_stage(stage, letters)
@@ -266,9 +267,10 @@ def read_stages(layout: str) -> tuple[tuple[Layout, ...], ...]:
                 'ENCODER [INNER] DECODER, such as "m4 [T22] m4".'
             )
     if not stages:
+        lacking = "whose brackets do not match" if {"[", "]"} & {*rest} else "which has no stage"
         raise UserError(
-            f"model.layout is {layout!r}, which has no stage; write ENCODER [INNER] DECODER, such "
-            'as "m4 [T22] m4".'
+            f"model.layout is {layout!r}, {lacking}; write ENCODER [INNER] DECODER, such as "
+            '"m4 [T22] m4".'
         )
     return (*stages, (Layout.parse(rest, where),))
 

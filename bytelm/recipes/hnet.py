@@ -4,14 +4,16 @@
 with a linear warm-up over 10% of the steps and a decay over the last 20%, which the paper calls
 inverse-square-root and does not write out: we read it as 1 - sqrt(x), the form in use with such
 schedules. It states no betas, weight decay or clipping; those are ours. Each stage has its own
-learning rate.
+learning rate. The models for Chinese and for code have 46B tokens. The text here is C4, since TFDS
+has no FineWeb-Edu.
 """
 
 from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Tfds
+from bytelm.data.sources.source import SingleSource
 from bytelm.models import ModelConfig
 from bytelm.models.hnet import HNetConfig
 from bytelm.nn.mesh import MeshConfig
@@ -22,7 +24,9 @@ from bytelm.training.optimizer import AdamW
 BYTES_PER_TOKEN = 4.6
 """Of GPT-2's tokens on FineWeb-Edu (N_GPT)."""
 LENGTH, BATCH = 8192, 256
-STEPS = round(100e9 * BYTES_PER_TOKEN / (LENGTH * BATCH))
+TOKENS, TOKENS_OF_OTHERS = 100e9, 46e9
+"""Of English text, and of Chinese text or code."""
+ENGLISH = Tfds(dataset="c4/en")
 PUBLISHED_DECAY = (r"^(?!.*(mixer/norm/scale|convolution/bias|residual/bias)$)",)
 """`optimizer.decayed` as the authors' helper marks weights: all but biases of convolutions and of
 the residual map, and the norm inside Mamba-2. It also decays the norms of blocks and stacks, the
@@ -61,6 +65,8 @@ def hnet(
     widths: tuple[int, ...],
     mlp_widths: tuple[int, ...],
     learning_rate: float,
+    source: SingleSource = ENGLISH,
+    tokens: float = TOKENS,
     **options: Any,
 ) -> ExperimentConfig:
     """A run of H-Net as published, with a router in each stage unless `options` say otherwise.
@@ -77,16 +83,27 @@ def hnet(
         remat="dots",
         **{"segmenter": RouterPatches(target=target), **options},
     )
-    return run(model, learning_rate, lr_multipliers(widths, (target,) * stages))
+    return run(
+        model,
+        learning_rate,
+        lr_multipliers(widths, (target,) * stages),
+        source=source,
+        tokens=tokens,
+    )
 
 
 def run(
-    model: ModelConfig, learning_rate: float, multipliers: tuple[tuple[str, float], ...] = ()
+    model: ModelConfig,
+    learning_rate: float,
+    multipliers: tuple[tuple[str, float], ...] = (),
+    *,
+    source: SingleSource = ENGLISH,
+    tokens: float = TOKENS,
 ) -> ExperimentConfig:
-    """A run of any model with the paper's data and schedule."""
+    """A run of any model with the paper's batches and schedule, over so many tokens of text."""
     return ExperimentConfig(
         model=model,
-        data=DataConfig(sequence_length=LENGTH, batch_size=BATCH, workers=8),
+        data=DataConfig(source=source, sequence_length=LENGTH, batch_size=BATCH, workers=8),
         optimizer=AdamW(
             learning_rate=learning_rate,
             schedule="warmup_stable_sqrt_decay",
@@ -97,6 +114,10 @@ def run(
         ),
         mesh=MeshConfig(fsdp=8),
         train=TrainConfig(
-            steps=STEPS, validate_every=2000, checkpoint_every=1000, log_every=20, keep=3
+            steps=round(tokens * BYTES_PER_TOKEN / (LENGTH * BATCH)),
+            validate_every=2000,
+            checkpoint_every=1000,
+            log_every=20,
+            keep=3,
         ),
     )

@@ -36,6 +36,14 @@ TRAIN = "train transformer_tiny"
         (f"{TRAIN} --data.held-out a", "--data.held-out is 'a'; it must be a number."),
         (f"{TRAIN} --model.width --resume", "--model.width needs a value after it: a whole number"),
         (f"{TRAIN} --optimizer.lr-multipliers matrix", "is 'matrix'; it must be pairs of a text"),
+        (
+            "train aunet_tiny --model.windows 128 none",
+            "--model.windows is '128 none'; it must be whole numbers or None.",
+        ),
+        (
+            "train spacebyte_tiny --model.local-layout m4",
+            "--model.local-layout is 'm4'; it must be two texts or None.",
+        ),
         ("train --run-dir", "--run-dir needs a value after it: a path or None."),
         ("generate", "`bytelm generate` needs --checkpoint; `bytelm generate --help` lists all"),
         ("generate --checkpont x", "no option --checkpont (did you mean --checkpoint?)"),

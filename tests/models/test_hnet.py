@@ -247,6 +247,7 @@ TWO = {"layout": "m1 [m1 [T1] m1] m1", "widths": (64, 64, 128)}
     ("fields", "message"),
     [
         ({"layout": "m4"}, r"model\.layout is 'm4', which has no stage; write ENCODER"),
+        ({"layout": "m4 [T8 m4"}, r"model\.layout is 'm4 \[T8 m4', whose brackets do not match"),
         ({"layout": "m4 [x3] m4"}, r"a part of model\.layout is 'x3', which is no layout such"),
         ({"layout": "m4 [T8]"}, r"model\.layout is 'm4 \[T8\]', in which a stage has no decoder"),
         ({"layout": "[T8] m4"}, r"in which a stage has no encoder; write each as ENCODER \[INNER"),
@@ -255,7 +256,7 @@ TWO = {"layout": "m1 [m1 [T1] m1] m1", "widths": (64, 64, 128)}
             {"widths": (64,)},
             r"widths has 1 values, and .* needs 2: one for each stage, the outermo",
         ),
-        ({"widths": (64, 0)}, r"model\.widths has the value 0; it must be at least 1"),
+        ({"widths": (64, 0)}, r"model\.widths has the value 0; the least is 1"),
         ({"widths": (128, 64)}, r"model\.widths \(128, 64\) become smaller towards the inside"),
         (
             {"widths": (64, 100)},
@@ -272,7 +273,8 @@ TWO = {"layout": "m1 [m1 [T1] m1] m1", "widths": (64, 64, 128)}
             {"rotary_widths": (32, 66)},
             r"rotary_widths has 66 for heads of 64 .* no more than those",
         ),
-        ({"windows": (0, None)}, r"model\.windows has the value 0; it must be at least 1"),
+        ({"mlp_widths": (-5, 0)}, r"mlp_widths has the value -5; the least is 0"),
+        ({"windows": (0, None)}, r"model\.windows has the value 0; the least is 1"),
         (
             {"patches_per_slot": (2.0,)},
             r"needs 0: one for each stage between the outermost and the",

@@ -11,7 +11,7 @@ import pytest
 from bytelm.models.hnet import HNetConfig
 from bytelm.models.parameters import count_parameters, roles_of
 from bytelm.nn.mesh import path_name
-from bytelm.recipes.hnet import PUBLISHED_DECAY, STEPS, lr_multipliers, published_multipliers
+from bytelm.recipes.hnet import PUBLISHED_DECAY, lr_multipliers, published_multipliers
 from bytelm.training.optimizer import AdamW
 from bytelm.training.presets import load_preset
 from tests.models.golden_hnet import golden_config, model_parameters
@@ -48,7 +48,23 @@ def test_presets_have_the_learning_rates_of_the_paper(name, factors):
     *inner, (_, outer) = load_preset(name).optimizer.lr_multipliers
     found = (outer, *(factor for _, factor in inner))
     assert found == pytest.approx(factors, abs=0.005)
-    assert pytest.approx(219_000, rel=0.01) == STEPS
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "steps"),
+    [
+        ("hnet_1stage_l", "c4/en", 219_000),
+        ("hnet_space_xl", "c4/en", 219_000),
+        ("spacebyte_pp_l", "c4/en", 219_000),
+        ("mamba_185m", "c4/en", 219_000),
+        ("hnet_2stage_xl_chinese", "wiki40b/zh-cn", 101_000),
+        ("hnet_2stage_xl_code", "python_stdlib", 101_000),
+    ],
+)
+def test_presets_read_as_much_text_as_published(name, text, steps):
+    config = load_preset(name)
+    assert config.data.source.label == text
+    assert config.train.steps == pytest.approx(steps, rel=0.005)
 
 
 def test_targets_set_the_learning_rates():
