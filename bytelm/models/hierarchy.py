@@ -303,12 +303,12 @@ def _inside(seen: Supervision, cut: Segmentation) -> Supervision:
 def _overflow(cuts: tuple[Segmentation, ...], config: HierarchyConfig) -> list[Ratio]:
     """The overflow of each level; its capacity is set by an option `..._per_slot`.
 
-    A tuple has the capacities of all levels further inside: `patches_per_slot.0` and so on.
+    A tuple has the capacities of all levels further inside: `patches_per_slot[0]` and so on.
     """
     options = [field.name for field in fields(config) if field.name.endswith("_per_slot")]
     if isinstance(getattr(config, options[-1]), tuple):
         *outer, name = options
-        options = [*outer, *(f"{name}.{index}" for index in range(len(cuts) - len(outer)))]
+        options = [*outer, *(f"{name}[{index}]" for index in range(len(cuts) - len(outer)))]
     if len(cuts) != len(options):
         raise ValueError(
             f"the model has {len(cuts)} levels, and its config the options of capacity {options}; "

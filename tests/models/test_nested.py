@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.core.statistics import warnings
+from bytelm.models.hierarchy import _overflow
+from bytelm.models.hnet import HNetConfig
 from bytelm.patching.learned import EntropyPatches
 from bytelm.patching.patches import (
     BYTES_PER_PATCH,
@@ -64,6 +67,14 @@ def test_the_capacity_that_a_warning_of_an_inner_level_names_is_enough():
     warning = ratio.warn({each.statistic.name: each.value for each in (ratio, size)})
     enough = float(re.search("to ([0-9.]+) or less", warning)[1])
     assert 1 < enough <= 2 and slots(24, enough) >= 12
+
+
+def test_a_warning_names_the_item_of_a_tuple_of_capacities():
+    patches = find_patches(np.ones((1, 24), bool), np.ones((1, 24), int), 4)
+    config = HNetConfig(layout="m1 [m1 [T1] m1] m1", widths=(64, 64, 64))
+    ratios = _overflow((SimpleNamespace(patches=patches),) * 2, config)
+    told = [ratio.warn.option for ratio in ratios]
+    assert told == ["bytes_per_slot", "patches_per_slot[0]"]
 
 
 def test_an_inner_segmenter_is_refused_under_its_own_name_and_for_its_own_reason():
