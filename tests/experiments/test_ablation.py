@@ -285,7 +285,9 @@ def test_seeds_are_averaged_and_rates_are_swept(ablation, tmp_path, capsys, monk
     made = []
     train_program = program.train_program
     monkeypatch.setattr(
-        program, "train_program", lambda *all: made.append(all) or train_program(*all)
+        program,
+        "train_program",
+        lambda *all, **options: made.append(all) or train_program(*all, **options),
     )
     two = {"deep": {"model.global_depth": 2}, "base": {}}
     many = Ablation(ablation.base, two, "base", seeds=(3, 4), learning_rates=(1.0, 2.0))

@@ -182,7 +182,7 @@ def test_a_file_in_place_of_its_folder(folder, run):
 def test_a_format_that_is_not_known(folder, run):
     (folder / CONFIG).write_text('{"model_type": "bert"}')
     message = refused(folder, run)
-    assert "whose model_type is 'bert'" in message and "those of T5, H-Net, Llama" in message
+    assert "whose model_type is 'bert'" in message and "those of T5, H-Net, BLT, Llama" in message
 
 
 def test_neither_a_folder_nor_a_name(tmp_path, run):

@@ -216,8 +216,8 @@ def test_a_step_with_a_non_finite_loss_is_skipped(muon_run):
 def test_a_step_with_a_non_finite_gradient_is_skipped(monkeypatch):
     score = step.score
 
-    def with_a_kink(params, batch, **options):
-        loss, sums = score(params, batch, **options)
+    def with_a_kink(params, *inputs, **options):
+        loss, sums = score(params, *inputs, **options)
         # Zero, with the gradient 0 x infinity.
         return loss + jnp.sqrt(0 * params["head"]["kernel"].sum()), sums
 
