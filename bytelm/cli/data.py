@@ -172,7 +172,8 @@ def _show_entropies(command: EntropiesCommand, data: OpenData) -> None:
     threshold = 0.0 if limit == "threshold" else command.threshold
     options["rise"] = 0.0 if limit == "rise" else command.rise
     patches, params = read_entropy_model(
-        EntropyModelPatches(str(command.checkpoint), threshold=threshold, **options)
+        EntropyModelPatches(str(command.checkpoint), threshold=threshold, **options),
+        option="--checkpoint",
     )
     texts = training_text(data, command.sample_bytes)
     sample = sample_entropies(patches, params, Rows(pack(texts), data.sequence_length))

@@ -68,6 +68,11 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (UserError, OSError) as error:
+    except UserError as error:
         say(f"error: {error}", sys.stderr)
+        return 2
+    except OSError as error:
+        is_of_file = error.filename is not None and error.strerror is not None
+        what = f"{error.filename}: {error.strerror}" if is_of_file else str(error)
+        say(f"error: {what}", sys.stderr)
         return 2

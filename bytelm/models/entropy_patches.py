@@ -164,11 +164,11 @@ class EntropyModelPatches(SegmenterConfig):
         if self.threshold is None and self.rise is None:
             raise UserError(f"{where} has neither a threshold nor a rise; give one of them.")
         if self.model is not None:
-            self.check_model(self.model, where)
+            self.check_model(self.model, f"{where}.checkpoint")
 
-    def check_model(self, model: ModelConfig, where: str) -> None:
-        """Raises UserError unless this can be the entropy model."""
-        name = f"of {where}" if self.checkpoint is None else self.checkpoint
+    def check_model(self, model: ModelConfig, option: str) -> None:
+        """Raises UserError unless this can be the entropy model; `option` names another one."""
+        name = "of the segmenter" if self.checkpoint is None else self.checkpoint
         size = model.symbols.size
         wanted = PUBLISHED_SYMBOLS - 1 if self.published_symbols else BYTES
         if isinstance(model, EncoderDecoderConfig):
@@ -184,8 +184,7 @@ class EntropyModelPatches(SegmenterConfig):
         else:
             return
         raise UserError(
-            f"the entropy model {name} {reason}; name the run of another one with "
-            f"{where}.checkpoint."
+            f"the entropy model {name} {reason}; name the run of another one with {option}."
         )
 
     @property

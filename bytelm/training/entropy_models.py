@@ -82,14 +82,18 @@ def with_entropy_model(
 
 
 def read_entropy_model(
-    patches: EntropyModelPatches, *, verify: bool = True
+    patches: EntropyModelPatches, *, option: str = f"{WHERE}.checkpoint", verify: bool = True
 ) -> tuple[EntropyModelPatches, Any]:
-    """A segmenter's config with the entropy model that it names, and the model's parameters."""
+    """A segmenter's config with the entropy model that it names, and the model's parameters.
+
+    Raises:
+        UserError: if `option` names no checkpoint, or one of another kind of model.
+    """
     try:
         found = load_model(Path(str(patches.checkpoint)), verify=verify)
     except UserError as error:
-        raise UserError(f"{WHERE}.checkpoint: {error}") from error
-    patches.check_model(found.config.model, WHERE)
+        raise UserError(f"{option}: {error}") from error
+    patches.check_model(found.config.model, option)
     digest = entropy_digest(found.params)
     return replace(patches, model=found.config.model, digest=digest), found.params
 

@@ -52,4 +52,5 @@ def test_data_entropies(capsys, lines, entropy_run):
     assert main([*named, "--threshold", "20"]) == 0
     assert "warning: half of the rows have 0" in capsys.readouterr().out
     assert "name the entropy model with --checkpoint" in fails(capsys, "data", "entropies", *text)
-    assert "is no run directory" in fails(capsys, *named[:3], str(lines.parent / "none"), *text)
+    none = str(lines.parent / "none")
+    assert f"error: --checkpoint: {none} is no run" in fails(capsys, *named[:3], none, *text)

@@ -21,6 +21,12 @@ def test_unknown_command(capsys):
     assert "did you mean train?" in fails(capsys, "trian")
 
 
+def test_a_file_that_is_not_there(capsys, tmp_path):
+    missing = tmp_path / "missing.txt"
+    assert main(["segment", "--checkpoint", str(tmp_path), "--file", str(missing)]) == 2
+    assert capsys.readouterr().err == f"error: {missing}: No such file or directory\n"
+
+
 @pytest.mark.parametrize("command", [("eval",), ("generate",), ("segment", "--text", "a")])
 def test_path_that_is_no_run(capsys, tmp_path, command):
     assert "is no run directory" in fails(capsys, *command, "--checkpoint", str(tmp_path / "no"))

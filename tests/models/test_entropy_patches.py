@@ -256,7 +256,7 @@ def test_flops_are_those_of_both_models():
         ({}, r"has no entropy model; name the run of one with --model.segmenter.checkpoint"),
         (
             {"model": TransformerConfig(vocabulary=500)},
-            r"entropy model of model.segmenter reads 500 tokens, and an e",
+            r"model of the segmenter reads 500 tokens, .* with model.segmenter.checkpoint",
         ),
         ({"model": ByT5Config()}, "is of the family byt5, which has an encoder"),
         ({"model": SpaceByteConfig(), "reset": True}, "of the family spacebyte, and reset needs"),
