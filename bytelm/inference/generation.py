@@ -2,12 +2,11 @@
 
 A subword model reads a prompt's canonical tokens and generates tokens, whose bytes are returned.
 
-Prompts are read in chunks of one size, so that new lengths need no compilation. Then a compiled
-loop generates a chunk of symbols for every row, and the host returns their bytes. The random key of
-symbol i of row r depends only on (seed, r, i), so neither other rows nor chunk sizes change a text.
+Prompts are read in chunks of one size, so that new lengths need no compilation. Then the compiled
+loop of `bytelm.inference.decoding` writes a chunk of symbols for every row, and the host returns
+their bytes. The random key of symbol i of row r depends only on (seed, r, i).
 """
 
-import functools
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -18,8 +17,15 @@ import numpy as np
 from flax import nnx
 
 from bytelm.core.errors import UserError
-from bytelm.core.vocabulary import BYTE_VOCABULARY, Vocabulary
-from bytelm.inference.sampling import Sampling, sample
+from bytelm.core.vocabulary import BYTE_VOCABULARY
+from bytelm.inference.decoding import (
+    empty_state,
+    first_symbols,
+    read_rows,
+    row_keys,
+    write_chunk,
+)
+from bytelm.inference.sampling import Sampling
 from bytelm.inference.stopping import StopFilter
 from bytelm.models.contract import LanguageModel
 from bytelm.models.encoder_decoder import EncoderDecoder
@@ -149,35 +155,34 @@ class Generator:
     ) -> Iterator[list[bytes]]:
         if not prompts:
             return
-        keys = _row_keys(jax.random.key(seed), len(prompts))
         logits, state = self.start(prompts, max_bytes)
-        rows = [StopFilter(stop, max_bytes, self._tokenizer) for _ in prompts]
+        filters = [StopFilter(stop, max_bytes, self._tokenizer) for _ in prompts]
+        if not max_bytes:
+            return
+        keys = row_keys(jax.random.key(seed), len(prompts))
+        rows = first_symbols(logits, state, keys, sampling, self._vocabulary)
+        first = np.asarray(rows.pending)[:, None]
+        yield [each.feed(symbols) for each, symbols in zip(filters, first, strict=True)]
         warned = False
-        for made in range(0, max_bytes, self._chunk):
-            count = min(self._chunk, max_bytes - made)
-            running = np.array([not row.ended for row in rows])
-            symbols, logits, state, full = _decode(
+        for made in range(1, max_bytes, self._chunk):
+            running = np.array([not each.ended for each in filters])
+            if not running.any():
+                return
+            rows, symbols, counts, full = write_chunk(
                 self.graphdef,
                 self.params,
-                logits,
-                state,
-                running,
-                keys,
-                np.int32(made),
-                np.int32(count),
+                rows.select(running),
+                np.int32(min(self._chunk, max_bytes - made)),
                 sampling,
                 self._chunk,
                 self._vocabulary,
             )
-            symbols = np.asarray(symbols)[:, :count]
-            new = [row.feed(symbols) for row, symbols in zip(rows, symbols, strict=True)]
+            written = zip(filters, np.asarray(symbols), np.asarray(counts), strict=True)
+            yield [each.feed(symbols[:count]) for each, symbols, count in written]
             if full is not None and not warned and (full := np.asarray(full)).any():
                 warned = True
                 _warn_of_overflow(full)
-            yield new
-            if all(row.ended for row in rows):
-                return
-        yield [row.flush() for row in rows]
+        yield [each.flush() for each in filters]
 
     def start(self, prompts: Sequence[bytes], max_bytes: int) -> tuple[jax.Array, Any]:
         """The logits after each prompt, `[B, outputs]`, and the state after reading them."""
@@ -215,101 +220,3 @@ def _warn_of_overflow(full: np.ndarray) -> None:
         "or bytes_per_slot (in an inner level, its own option) avoids it.",
         stacklevel=3,
     )
-
-
-@functools.partial(jax.jit, static_argnames="rows")
-def _row_keys(key: jax.Array, rows: int) -> jax.Array:
-    """A random key for each row, from `key` and the row's number only."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(rows))
-
-
-@functools.partial(jax.jit, static_argnames=("graphdef", "rows", "length"))
-def empty_state(graphdef: nnx.GraphDef, params: Any, rows: int, length: int) -> Any:
-    """`LanguageModel.init_state`, compiled."""
-    return nnx.merge(graphdef, params).init_state(rows, length)
-
-
-def read_rows(
-    graphdef: nnx.GraphDef,
-    params: Any,
-    ids: np.ndarray,
-    lengths: np.ndarray,
-    state: Any,
-    outputs: int,
-    chunk: int,
-) -> tuple[jax.Array, Any]:
-    """Reads `lengths` symbols of each row `[B, N]`, `chunk` of them at a time.
-
-    Returns:
-        the logits after each row, `[B, outputs]`, and the state.
-    """
-    logits = jnp.zeros((len(ids), outputs), jnp.float32)
-    for first in range(0, ids.shape[1], chunk):
-        present = np.clip(lengths - first, 0, chunk)
-        piece = ids[:, first : first + chunk]
-        logits, state = read_chunk(graphdef, params, piece, present, logits, state)
-    return logits, state
-
-
-@functools.partial(jax.jit, static_argnames="graphdef", donate_argnames=("logits", "state"))
-def read_chunk(
-    graphdef: nnx.GraphDef,
-    params: Any,
-    ids: jax.Array,
-    lengths: jax.Array,
-    logits: jax.Array,
-    state: Any,
-) -> tuple[jax.Array, Any]:
-    """Reads `lengths` more symbols of each row; rows with none keep their logits."""
-    new, state = nnx.merge(graphdef, params).extend(ids, state, lengths)
-    last = jnp.maximum(lengths - 1, 0)[:, None, None]
-    new = jnp.take_along_axis(new, last, axis=1)[:, 0]
-    return jnp.where(lengths[:, None] > 0, new, logits), state
-
-
-@functools.partial(
-    jax.jit,
-    static_argnames=("graphdef", "chunk", "vocabulary"),
-    donate_argnames=("logits", "state"),
-)
-def _decode(
-    graphdef: nnx.GraphDef,
-    params: Any,
-    logits: jax.Array,
-    state: Any,
-    running: jax.Array,
-    keys: jax.Array,
-    made: jax.Array,
-    count: jax.Array,
-    sampling: Sampling,
-    chunk: int,
-    vocabulary: Vocabulary,
-) -> tuple[jax.Array, jax.Array, Any, jax.Array | None]:
-    """Generates up to `count` <= `chunk` symbols of each running row, fewer if all rows end.
-
-    Returns:
-        symbols int32 `[B, chunk]`, END after a row's end; the next logits; the next state; and
-        which rows are full, as `LanguageModel.full_rows`.
-    """
-    model = nnx.merge(graphdef, params)
-
-    def unfinished(carry: tuple) -> jax.Array:
-        index, running = carry[:2]
-        return (index < count) & running.any()
-
-    def step(carry: tuple) -> tuple:
-        index, running, symbols, logits, state = carry
-        step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, made + index)
-        # Outputs past the vocabulary (T5's spare ids) are never sampled.
-        chosen = sample(logits[:, : vocabulary.outputs], step_keys, sampling)
-        symbol = jnp.where(running, chosen, vocabulary.end)
-        running &= symbol != vocabulary.end
-        logits, state = model.extend(
-            jnp.where(running, symbol, vocabulary.pad)[:, None], state, running.astype(jnp.int32)
-        )
-        return index + 1, running, symbols.at[:, index].set(symbol), logits[:, 0], state
-
-    symbols = jnp.full((len(logits), chunk), vocabulary.end, jnp.int32)
-    carry = (jnp.int32(0), running, symbols, logits, state)
-    _, _, symbols, logits, state = jax.lax.while_loop(unfinished, step, carry)
-    return symbols, logits, state, model.full_rows(state)

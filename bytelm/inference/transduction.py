@@ -16,7 +16,8 @@ from flax import nnx
 
 from bytelm.core.vocabulary import END, PAD, START
 from bytelm.core.xla import jit_inference
-from bytelm.inference.generation import Generator, read_rows
+from bytelm.inference.decoding import read_rows
+from bytelm.inference.generation import Generator
 from bytelm.inference.sampling import Sampling
 from bytelm.models.encoder_decoder import VOCABULARY, Encoded, Reading
 

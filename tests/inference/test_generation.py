@@ -8,7 +8,7 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, INPUT_SIZE, OUTPUT_SIZE, START
-from bytelm.inference import generation
+from bytelm.inference import decoding
 from bytelm.inference.generation import Generator, store_weights
 from bytelm.inference.sampling import Sampling
 from bytelm.models.contract import Batch, LanguageModel
@@ -143,10 +143,10 @@ def test_stop_strings_cut_the_text_and_no_other_row(generator):
 
 def test_no_prompt_length_compiles_anything_again(generator):
     generator.generate([b"short"], max_bytes=9)
-    sizes = [f._cache_size() for f in (generation.read_chunk, generation._decode)]
+    sizes = [f._cache_size() for f in (decoding.read_chunk, decoding.write_chunk)]
     generator.generate([bytes(70)], max_bytes=20, seed=3)
     generator.generate([b"x"], max_bytes=1, sampling=Sampling(temperature=0.7))
-    assert [f._cache_size() for f in (generation.read_chunk, generation._decode)] == sizes
+    assert [f._cache_size() for f in (decoding.read_chunk, decoding.write_chunk)] == sizes
 
 
 def test_bfloat16_weights_are_stored_and_used():

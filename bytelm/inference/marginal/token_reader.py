@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from bytelm.core.vocabulary import Vocabulary
-from bytelm.inference.generation import empty_state, read_rows
+from bytelm.inference.decoding import empty_state, read_rows
 from bytelm.nn.state import put, take
 
 CHUNK = 64
