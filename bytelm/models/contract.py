@@ -15,8 +15,8 @@ from bytelm.core.statistics import Ratio, Statistic
 from bytelm.core.variants import Variant
 from bytelm.core.vocabulary import UNSCORED, Vocabulary
 from bytelm.nn.linear import project
-from bytelm.nn.stack import Stack
-from bytelm.nn.state import restore
+from bytelm.nn.stack import Stack, watch
+from bytelm.nn.state import restore, snapshot
 from bytelm.patching.marks import PatchMarks
 from bytelm.patching.patches import OVERFLOW
 
@@ -164,6 +164,16 @@ class ModelOutput:
         return jnp.where(scored, nats, 0.0)
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Verification:
+    """Symbols that were read, and the states before and after them, for `LanguageModel.keep`."""
+
+    ids: jax.Array  # int32 [B, N]
+    then: Any  # a snapshot of the state before
+    after: Any
+
+
 class LanguageModel(nnx.Module):
     """A probability for the next symbol given the symbols before it.
 
@@ -195,13 +205,25 @@ class LanguageModel(nnx.Module):
         """
         raise NotImplementedError
 
-    def roll_back(self, state: Any, then: Any, ids: jax.Array, lengths: jax.Array) -> Any:
-        """The state after reading only the first `lengths`, int32 `[B]`, of `ids`, `[B, N]`.
+    def verify(
+        self, ids: jax.Array, state: Any, lengths: jax.Array
+    ) -> tuple[jax.Array, "Verification"]:
+        """`extend` by drafted symbols, of which `keep` may then take back the last.
 
-        `state` is the one after all of `ids`, `then` a `snapshot` of the one before. Reads the
-        symbols again; a family whose state can be cut off does that instead.
+        Returns:
+            logits float32 `[B, N, outputs]` as of `extend`, and what `keep` needs.
         """
-        return self.extend(ids, restore(state, then), lengths)[1]
+        before = watch(state)
+        logits, after = self.extend(ids, before, lengths)
+        return logits, Verification(ids, snapshot(before), after)
+
+    def keep(self, verified: "Verification", kept: jax.Array) -> Any:
+        """The state after only the first `kept`, int32 `[B]`, of the symbols of `verify`.
+
+        The model reads them again, but its stacks return the outputs that they know, so that little
+        is computed: what is no stack, and the states of blocks that overwrite (windows, Mamba-2).
+        """
+        return self.extend(verified.ids, restore(verified.after, verified.then), kept)[1]
 
     def full_rows(self, state: Any) -> jax.Array | None:
         """The rows that can open no more patches, bool `[B]`; None in a family without patches."""

@@ -30,7 +30,7 @@ from bytelm.nn.block import BlockConfig, NormSpan, StackedConfig
 from bytelm.nn.linear import Dense
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import RMSNorm
-from bytelm.nn.stack import MixedStack, Stack, StackState
+from bytelm.nn.stack import MixedStack, Stack
 from bytelm.patching.levels import Symbols
 
 LARGE = 2048
@@ -284,11 +284,3 @@ class FlatModel(LanguageModel):
         symbols = state.following(ids, lengths)
         x, stack = self.stack.extend(self._read(symbols), state.stack, lengths, group_ids=group_ids)
         return self._unembedding(x).logits(), FlatState(stack, symbols.recent)
-
-    def roll_back(
-        self, state: FlatState, then: FlatState, ids: jax.Array, lengths: jax.Array
-    ) -> FlatState:
-        if isinstance(state.stack, StackState) and state.stack.can_truncate:
-            stack = state.stack.truncate(then.stack.length + lengths)
-            return FlatState(stack, then.following(ids, lengths).recent)
-        return super().roll_back(state, then, ids, lengths)

@@ -10,7 +10,7 @@ from flax import nnx
 
 from bytelm.nn.block import Block, StackedConfig
 from bytelm.nn.norms import LayerNorm, RMSNorm
-from bytelm.nn.state import NewPositions, snapshot
+from bytelm.nn.state import NewPositions, Watched, restore, snapshot
 
 Remat = Literal["none", "dots", "full"]
 Carry = TypeVar("Carry")
@@ -29,15 +29,68 @@ class StackState:
     group_ids: jax.Array  # int32 [B, S], the group of that position
     layers: tuple[Any, ...]  # the state of each block
 
-    @property
-    def can_truncate(self) -> bool:
-        """Whether all layers keep every position, so that the last ones can be cut off."""
-        return not jax.tree.leaves(snapshot(self.layers))
 
-    def truncate(self, length: jax.Array) -> "StackState":
-        """The state after the first `length` positions, int32 `[B]`, if `can_truncate`."""
-        positions = jnp.where(self.positions < length[:, None], self.positions, -1)
-        return replace(self, length=length, positions=positions)
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Unread(Watched):
+    """A stack's state before positions of which the last may be taken back: `watch`."""
+
+    state: StackState
+
+    @property
+    def length(self) -> jax.Array:
+        return self.state.length
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Read(Watched):
+    """A stack's state after these positions.
+
+    If the stack reads them again, fewer of them, it returns the same outputs, and its state is the
+    one after the fewer. Only layers whose state does not last compute a part again.
+    """
+
+    state: StackState  # after all of the positions
+    then: StackState  # a snapshot of the one before
+    inputs: tuple[jax.Array | None, ...]
+    """`[B, N, width]`, the inputs of each layer; None if its state lasts."""
+    output: jax.Array  # [B, N, width]
+
+    @property
+    def length(self) -> jax.Array:
+        return self.then.length
+
+    @classmethod
+    def nothing(cls, before: StackState, shapes: "Read") -> "Read":
+        """After none of the positions; `shapes` has the shapes of what else it holds."""
+        zeros = [jax.tree.map(jnp.zeros_like, each) for each in (shapes.inputs, shapes.output)]
+        return cls(before, snapshot(before), *zeros)
+
+
+def watch(state: Any) -> Any:
+    """The state of a model before symbols of which the last may be taken back."""
+    return jax.tree.map(
+        lambda part: Unread(part) if isinstance(part, StackState) else part,
+        state,
+        is_leaf=lambda part: isinstance(part, StackState),
+    )
+
+
+def unread(state: Any, after: Callable[[], Any]) -> Any:
+    """The state after no symbols, of the structure that `after()` has after some."""
+
+    def is_watched(part: Any) -> bool:
+        return isinstance(part, Watched)
+
+    def part(before: Any, shapes: Any) -> Any:
+        if isinstance(before, Unread):
+            return Read.nothing(before.state, shapes)
+        return restore(before.state, before.then) if isinstance(before, Read) else before
+
+    if not any(map(is_watched, jax.tree.leaves(state, is_leaf=is_watched))):
+        return state
+    return jax.tree.map(part, state, jax.eval_shape(after), is_leaf=is_watched)
 
 
 class Stack(nnx.Module):
@@ -178,32 +231,73 @@ class Stack(nnx.Module):
             group_ids: int32 `[B, N]`; positions see their own group only. None for one group.
             shared: as in `__call__`, or a function that computes it from the `NewPositions`.
         """
-        entry_count = state.positions.shape[1]
-        offsets = jnp.arange(x.shape[1])[None, :]  # [1, N]
-        new_length = state.length + lengths
-        positions = state.length[:, None] + offsets  # [B, N]
-        valid = offsets < lengths[:, None]
-        kept = valid & (positions >= new_length[:, None] - entry_count)
-        rows = jnp.arange(x.shape[0])[:, None]
-        entries = jnp.where(kept, positions % entry_count, entry_count)
-        positions = jnp.where(valid, positions, -1)
-        group_ids = jnp.zeros_like(positions) if group_ids is None else group_ids
-        all_positions = state.positions.at[rows, entries].set(positions, mode="drop")
-        all_groups = state.group_ids.at[rows, entries].set(group_ids, mode="drop")
-        keys = all_positions, all_groups  # [B, S]
-        if x.shape[1] > 1:
-            keys = (
-                jnp.concatenate([state.positions, positions], axis=1),  # [B, S + N]
-                jnp.concatenate([state.group_ids, group_ids], axis=1),
-            )
-        new = NewPositions(entries, positions, group_ids, *keys)
+        if isinstance(state, Unread):
+            return self._read(x, state.state, lengths, group_ids, shared)
+        if isinstance(state, Read):
+            return self._keep(state, lengths, group_ids, shared)
+        new, after = _next_positions(state, x.shape[1], lengths, group_ids)
         shared = shared(new) if callable(shared) else shared
-
         layers = []
         for block, layer in zip(self.layers(), state.layers, strict=True):
             x, layer = block.extend(x, layer, new, shared)
             layers.append(layer)
-        return x, StackState(new_length, all_positions, all_groups, tuple(layers))
+        return x, replace(after, layers=tuple(layers))
+
+    def _read(
+        self, x: jax.Array, state: StackState, lengths: jax.Array, group_ids: Any, shared: Any
+    ) -> tuple[jax.Array, Read]:
+        """`extend`, and what `_keep` needs."""
+        new, after = _next_positions(state, x.shape[1], lengths, group_ids)
+        shared = shared(new) if callable(shared) else shared
+        inputs, layers, then = [], [], snapshot(state)
+        for block, layer, changing in zip(self.layers(), state.layers, then.layers, strict=True):
+            inputs.append(x if jax.tree.leaves(changing) else None)
+            x, layer = block.extend(x, layer, new, shared)
+            layers.append(layer)
+        return x, Read(replace(after, layers=tuple(layers)), then, tuple(inputs), x)
+
+    def _keep(
+        self, read: Read, lengths: jax.Array, group_ids: Any, shared: Any
+    ) -> tuple[jax.Array, StackState]:
+        """`extend` by the first `lengths` of positions that were read before."""
+        new, after = _next_positions(read.then, read.output.shape[1], lengths, group_ids)
+        shared = shared(new) if callable(shared) else shared
+        layers = []
+        parts = zip(self.layers(), read.state.layers, read.then.layers, read.inputs, strict=True)
+        for block, layer, then, x in parts:
+            if x is not None:  # of the outputs the compiler keeps nothing
+                layer = block.extend(x, restore(layer, then), new, shared)[1]
+            layers.append(layer)
+        return read.output, replace(after, layers=tuple(layers))
+
+
+def _next_positions(
+    state: StackState, count: int, lengths: jax.Array, group_ids: jax.Array | None
+) -> tuple[NewPositions, StackState]:
+    """`count` new positions of each row, and the state after them, still with its layers' old one.
+
+    Arguments as in `Stack.extend`.
+    """
+    entry_count = state.positions.shape[1]
+    offsets = jnp.arange(count)[None, :]  # [1, N]
+    new_length = state.length + lengths
+    positions = state.length[:, None] + offsets  # [B, N]
+    valid = offsets < lengths[:, None]
+    kept = valid & (positions >= new_length[:, None] - entry_count)
+    rows = jnp.arange(len(lengths))[:, None]
+    entries = jnp.where(kept, positions % entry_count, entry_count)
+    positions = jnp.where(valid, positions, -1)
+    group_ids = jnp.zeros_like(positions) if group_ids is None else group_ids
+    all_positions = state.positions.at[rows, entries].set(positions, mode="drop")
+    all_groups = state.group_ids.at[rows, entries].set(group_ids, mode="drop")
+    keys = all_positions, all_groups  # [B, S]
+    if count > 1:
+        keys = (
+            jnp.concatenate([state.positions, positions], axis=1),  # [B, S + N]
+            jnp.concatenate([state.group_ids, group_ids], axis=1),
+        )
+    new = NewPositions(entries, positions, group_ids, *keys)
+    return new, StackState(new_length, all_positions, all_groups, state.layers)
 
 
 @jax.tree_util.register_dataclass

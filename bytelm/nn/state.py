@@ -4,8 +4,9 @@ A state is a pytree. All its leaves have the batch axis first, so these function
 families. A block may keep any state; attention keeps a `KeyValueCache`.
 
 To undo the reading of rejected symbols, take a `snapshot` before reading, `restore` it, and read
-the accepted symbols again (`LanguageModel.roll_back`). A snapshot is small: it leaves out the parts
-that reading never overwrites, which are caches that append and `Fixed` parts.
+the accepted symbols again (`LanguageModel.verify` and `keep`, in which stacks need not compute
+again). A snapshot is small: it leaves out the parts that reading never overwrites, which are caches
+that append and `Fixed` parts.
 
 Shapes: B = rows, N = new positions, S = entries of a cache, G = key heads, K = head size.
 """
@@ -21,6 +22,10 @@ from bytelm.nn.attention.mask import AttentionMask
 
 class Fixed:
     """Base of the parts of a state that reading never changes, such as an encoder's outputs."""
+
+
+class Watched:
+    """Base of the parts of a state that themselves remember how to take symbols back."""
 
 
 @jax.tree_util.register_dataclass
@@ -125,4 +130,5 @@ def _lasts(part: Any) -> bool:
 
     A cache that appends then has further entries, which the restored stack treats as empty.
     """
-    return isinstance(part, Fixed) or (isinstance(part, KeyValueCache) and not part.is_ring)
+    appends = isinstance(part, KeyValueCache) and not part.is_ring
+    return appends or isinstance(part, Fixed | Watched)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from bytelm.nn.mesh import shard_rows
-from bytelm.nn.stack import AnyStack
+from bytelm.nn.stack import AnyStack, unread
 from bytelm.patching.patches import NO_PATCH, find_patches, positions_in_run
 from bytelm.patching.segmenter import Boundaries, Segmenter
 
@@ -264,7 +264,11 @@ def run_if_any(
     """`run()` if any row has one of the symbols, else zeros like y and the old state."""
     if symbols.lengths is None:
         return run()
-    return jax.lax.cond((symbols.lengths > 0).any(), run, lambda: (jnp.zeros_like(y), state))
+    return jax.lax.cond(
+        (symbols.lengths > 0).any(),
+        run,
+        lambda: (jnp.zeros_like(y), unread(state, lambda: run()[1])),
+    )
 
 
 @jax.tree_util.register_dataclass

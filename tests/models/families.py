@@ -370,17 +370,18 @@ def decoder(config: ModelConfig) -> tuple[Any, Callable]:
 
 
 @functools.cache
-def rolled_back(config: ModelConfig) -> Callable:
-    """(state, snapshot, ids, lengths) -> state, as the model for decoding rolls it back."""
-    params, extend = decoder(config)
-    model = nnx.merge(*split_model(config)).for_decoding()
+def verifier(config: ModelConfig) -> Callable:
+    """(ids, state, lengths, kept) -> logits, and the state after the first `kept` symbols."""
+    graphdef, _ = nnx.split(nnx.merge(*split_model(config)).for_decoding())
+    params, _ = decoder(config)
 
-    def run(*args: Any) -> Any:
-        # It reads again with the `extend` that is compiled already.
-        with mock.patch.object(type(model), "extend", lambda _, *given: extend(params, *given)):
-            return model.roll_back(*args)
+    @jax.jit
+    def run(params: Any, ids: jax.Array, state: Any, lengths: jax.Array, kept: jax.Array):
+        model = nnx.merge(graphdef, params)
+        logits, verified = model.verify(ids, state, lengths)
+        return logits, model.keep(verified, kept)
 
-    return run
+    return functools.partial(run, params)
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from bytelm.nn.mesh import (
     place_batch,
     single_device_mesh,
 )
-from bytelm.nn.state import put, snapshot, take
+from bytelm.nn.state import put, take
 from bytelm.training.checkpoints.checkpoint import Checkpoints
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.metrics.record import LoopState
@@ -37,8 +37,8 @@ from tests.models.families import (
     forward,
     padded,
     random_rows,
-    rolled_back,
     split_model,
+    verifier,
     with_slots,
 )
 from tests.models.nested import NestedConfig
@@ -220,7 +220,7 @@ def test_decoding_in_uneven_chunks_equals_the_full_forward(config):
     np.testing.assert_allclose(values, logits(config, batch), atol=TOLERANCE)
 
 
-def test_rolling_back_is_never_having_read_on(config):
+def test_taking_drafts_back_is_never_having_read_on(config):
     """Rows read 6 symbols, then up to 5 drafted ones of which some are rejected, then the rest."""
     params, extend = decoder(config)
     right, drafted = random_rows(17), random_rows(18)
@@ -228,23 +228,25 @@ def test_rolling_back_is_never_having_read_on(config):
     read_drafts = rows % (drafts + 1)
     kept = rows % (read_drafts + 1)
     _, state = extend(params, right.ids, empty_state(config), np.full(ROWS, start, np.int32))
-    ids = np.concatenate([right.ids[:, :start], drafted.ids[:, start:]], axis=1)
-    draft = np.concatenate([ids[:, start:], ids[:, :start]], axis=1)
-    then = snapshot(state)
-    _, state = extend(params, draft, state, read_drafts.astype(np.int32))
-    state = rolled_back(config)(state, then, draft, kept.astype(np.int32))
+    draft = drafted.ids[:, start : start + drafts]
+    read_drafts, kept = read_drafts.astype(np.int32), kept.astype(np.int32)
+    verified, state = verifier(config)(draft, state, read_drafts, kept)
 
     places = np.arange(LENGTH)
     is_draft = (places[None, :] >= start) & (places[None, :] < start + kept[:, None])
-    ids = np.where(is_draft, ids, right.ids)
+    ids = np.where(is_draft, drafted.ids, right.ids)
+    expected = logits(config, dataclasses.replace(right, ids=ids))
+    for place in range(drafts):
+        counts = place < kept
+        got, wanted = verified[counts, place], expected[counts, start + place]
+        np.testing.assert_allclose(got, wanted, atol=TOLERANCE)
     after = np.roll(ids, -start, axis=1)
     for step in range(4):
         at = (kept + step)[:, None]
         new, state = extend(
             params, np.take_along_axis(after, at, axis=1), state, np.ones(ROWS, np.int32)
         )
-        expected = logits(config, dataclasses.replace(right, ids=ids))[rows, start + at[:, 0]]
-        np.testing.assert_allclose(new[:, 0], expected, atol=TOLERANCE)
+        np.testing.assert_allclose(new[:, 0], expected[rows, start + at[:, 0]], atol=TOLERANCE)
 
 
 def test_every_leaf_of_a_state_has_the_batch_axis_first(config):

@@ -46,14 +46,3 @@ def test_a_snapshot_leaves_out_what_is_not_overwritten():
     assert_equal(found.layers[3], after.layers[3])
     assert_equal(found.layers[1:3], before.layers[1:3])
     assert_equal((found.length, found.positions), (before.length, before.positions))
-
-
-def test_truncation_hides_the_last_positions():
-    rows = jnp.arange(2)
-    cache = KeyValueCache(jnp.zeros((2, 1, 3, 1)), jnp.zeros((2, 1, 3, 1)), False)
-    positions = jnp.array([[0, 1, 2], [0, 1, -1]])
-    state = StackState(jnp.array([3, 2]), positions, jnp.zeros((2, 3), jnp.int32), (cache,))
-    assert state.can_truncate
-    found = state.truncate(1 + rows)
-    np.testing.assert_array_equal(found.positions, [[0, -1, -1], [0, 1, -1]])
-    np.testing.assert_array_equal(found.length, [1, 2])

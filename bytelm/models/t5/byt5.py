@@ -10,7 +10,7 @@ Differences from the published code; a converted checkpoint computes the same:
 - There is no dropout; T5 v1.1 was pre-trained without it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
@@ -171,8 +171,3 @@ class ByT5(EncoderDecoder):
         x = self.embedding(ids, self.config.dtype)
         x, decoder = self.decoder.extend(x, state.decoder, lengths, shared=context)
         return self._logits(x), ByT5State(decoder, state.states_bias)
-
-    def roll_back(
-        self, state: ByT5State, then: ByT5State, ids: jax.Array, lengths: jax.Array
-    ) -> ByT5State:
-        return replace(state, decoder=state.decoder.truncate(then.decoder.length + lengths))
