@@ -215,17 +215,18 @@ class Stack(nnx.Module):
     def extend(
         self,
         x: jax.Array,
-        state: StackState,
+        state: Any,
         lengths: jax.Array,
         *,
         group_ids: jax.Array | None = None,
         shared: Any | Callable[[NewPositions], Any] = None,
-    ) -> tuple[jax.Array, StackState]:
+    ) -> tuple[jax.Array, Any]:
         """Runs N new positions of each row.
 
         Args:
             x: `[B, N, width]`.
-            state: of the positions before; rows must not grow past `max_length`.
+            state: a `StackState` of the positions before, watched or not; rows must not grow past
+                `max_length`.
             lengths: int32 `[B]`, how many of the N positions each row really has, from the first
                 on. Outputs past them are finite and meaningless; the state ignores them.
             group_ids: int32 `[B, N]`; positions see their own group only. None for one group.
