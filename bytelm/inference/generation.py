@@ -215,8 +215,8 @@ class Generator:
 
 def _warn_of_overflow(full: np.ndarray) -> None:
     warnings.warn(
-        f"no patch can open any more in {int(full.sum())} of {len(full)} texts: later bytes go on "
-        "in the last patch, and depend on max_bytes and on the longest prompt; a lower max_bytes "
-        "or bytes_per_slot (in an inner level, its own option) avoids it.",
+        f"patches found no free slot in {int(full.sum())} of {len(full)} texts, and their bytes "
+        "stayed in the patch before; a lower model.bytes_per_slot (in an inner level, its own "
+        "option) avoids it.",
         stacklevel=3,
     )

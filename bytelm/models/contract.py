@@ -226,7 +226,7 @@ class LanguageModel(nnx.Module):
         return self.extend(verified.ids, restore(verified.after, verified.then), kept)[1]
 
     def full_rows(self, state: Any) -> jax.Array | None:
-        """The rows that can open no more patches, bool `[B]`; None in a family without patches."""
+        """The rows in which a patch found no slot, bool `[B]`; None in a family without patches."""
         return None
 
     def for_decoding(self) -> Self:

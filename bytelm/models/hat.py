@@ -21,7 +21,8 @@ so that an end is known without the next byte. With single spaces between words 
 published rule. UAX-29 words, the paper's variant, need the next byte and belong to the second
 version (`hat2.py`). START is a word. END may follow any byte; `[W]` comes before it only if the
 last byte was whitespace. Words longer than `longest_patch` bytes are split. When all slots of a row
-are filled, the last word goes on, and its decoder sees `longest_word` + 1 positions.
+are filled, the last word goes on; its decoder sees `longest_word` + 1 positions. In decoding there
+may be slots again later; the encoder then reads the word's last `longest_word` bytes.
 """
 
 from dataclasses import dataclass, field, replace
@@ -220,7 +221,10 @@ class HAT(HierarchicalModel):
             ids, document_ids, ended = cut.symbols.ids, cut.symbols.document_ids, words
             if before.open is not None:
                 ids, document_ids, ended = self._with_unfinished(cut, before.open)
-            y = self._encode(ids, ended, _word_numbers(ended, document_ids))
+            numbers = _word_numbers(ended, document_ids)
+            if before.open is not None:
+                numbers = self._of_kept(numbers, ended)
+            y = self._encode(ids, ended, numbers)
             y, backbone = run(self.backbone, y, cut.inner_symbols, before.inner)
             return self.to_decoder(self.backbone_norm(y)), backbone
 
@@ -238,6 +242,18 @@ class HAT(HierarchicalModel):
         document_ids = jnp.concatenate([before, cut.symbols.document_ids], axis=1)
         ends = jnp.pad(words.boundaries, ((0, 0), (longest, 0)))
         return ids, document_ids, find_patches(ends, document_ids, words.positions.shape[1])
+
+    def _of_kept(self, numbers: jax.Array, words: Patches) -> jax.Array:
+        """The numbers of words, 0 for bytes that a word had before its last `longest_word`.
+
+        A word that went on where slots were used up is longer, and its first bytes are forgotten.
+        """
+        index = jnp.arange(numbers.shape[1])[None, :]
+        end = take(
+            words.positions,
+            jnp.minimum(words.count - words.boundaries, words.positions.shape[1] - 1),
+        )
+        return jnp.where(index > end - self.config.longest_word, numbers, 0)
 
     def _encode(self, ids: jax.Array, words: Patches, numbers: jax.Array) -> jax.Array:
         """The vector of each word that ends, `[B, P, global_width]`."""
@@ -291,8 +307,7 @@ class HAT(HierarchicalModel):
     def init_parts(self, rows: int, length: int) -> LevelState:
         spelled = jnp.full((rows, self.config.longest_word), PAD, jnp.int32)
         word = OpenWord(spelled, jnp.zeros((rows,), jnp.int32))
-        marks = self.config.capacity(length)
-        return self.init_level(rows, length, open=word, decoder=self.decoder, marks=marks)
+        return self.init_level(rows, length, open=word, decoder=self.decoder, marks=True)
 
 
 def _word_numbers(words: Patches, document_ids: jax.Array) -> jax.Array:

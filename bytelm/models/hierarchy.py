@@ -20,6 +20,7 @@ from bytelm.nn.linear import Dense
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS, LayerNorm, NormKind, RMSNorm
 from bytelm.nn.stack import AnyStack
+from bytelm.patching.budget import Budget
 from bytelm.patching.levels import (
     Level,
     LevelState,
@@ -208,19 +209,19 @@ class HierarchicalModel(LanguageModel):
         encoder: AnyStack | None = None,
         open: Any,
         decoder: AnyStack,
-        marks: int = 0,
+        marks: bool = False,
     ) -> LevelState:
         """`init_parts` of a family whose level is no `Level`.
 
-        Its decoder reads so many `marks` in addition to the symbols.
+        With `marks` its decoder reads one for each patch, in addition to the symbols.
         """
-        dtype, capacity = self.config.dtype, self.config.capacity(length)
+        dtype, budget = self.config.dtype, Budget.of(self.config.capacity, length)
         return LevelState(
             encoder=encoder and encoder.init_state(rows, length, dtype),
-            patching=PatchingState.start(self.segmenter, rows, length, capacity, dtype),
-            inner=self.backbone.init_state(rows, capacity, dtype),
+            patching=PatchingState.start(self.segmenter, rows, length, budget, dtype),
+            inner=self.backbone.init_state(rows, budget.entries, dtype),
             open=open,
-            decoder=decoder.init_state(rows, length + marks, dtype),
+            decoder=decoder.init_state(rows, length + marks * budget.entries, dtype),
         )
 
     def segment(

@@ -60,7 +60,12 @@ class EndedPatches:
     null: jax.Array  # bool [B, P], the slots that hold a document's null vector
     document_ids: jax.Array  # int32 [B, P], the document of each slot; 0 in an empty one
     total: jax.Array  # int32 [B], filled slots of each row
-    overflow: jax.Array  # int32 scalar, slots needed after the capacity was used up
+    ignored: jax.Array  # int32 [B], slots needed after the capacity was used up
+
+    @property
+    def overflow(self) -> jax.Array:
+        """Int32 scalar, those of all rows."""
+        return self.ignored.sum()
 
 
 def find_ended(
@@ -77,7 +82,7 @@ def find_ended(
         capacity: P.
         first: bool `[B, T]`, the first symbols of documents, which need a null vector; None for
             where `document_ids` change.
-        slots_left: int32 `[B]`, how many each row may still fill; None for P.
+        slots_left: int32 `[B, T]`, how many may be filled up to each symbol; None for P.
     """
     rows, length = ends.shape
     if first is None:
@@ -85,6 +90,8 @@ def find_ended(
     # Each symbol fills up to two slots: a null vector before it, and the patch that it ends.
     wanted = jnp.stack([first, ends], axis=2).reshape(rows, 2 * length)  # [B, 2T]
     doubled = jnp.repeat(document_ids, 2, axis=1)  # [B, 2T]
+    if slots_left is not None:
+        slots_left = jnp.repeat(slots_left, 2, axis=1)  # [B, 2T]
     slots = find_patches(wanted, doubled, capacity, slots_left=slots_left)
     following = slots.count[:, ::2]  # [B, T], the slot that is filled next
     document = jnp.take_along_axis(slots.document_ids, jnp.minimum(following, capacity - 1), axis=1)
@@ -96,7 +103,7 @@ def find_ended(
         null=slots.valid & (slots.positions % 2 == 0),
         document_ids=slots.document_ids,
         total=slots.total,
-        overflow=slots.overflow,
+        ignored=slots.ignored,
     )
 
 
@@ -124,10 +131,11 @@ def segment_ended(
     if state is None:
         patches = find_ended(ends, symbols.document_ids, capacity(length), first=first)
         return Segmentation(symbols, boundaries, patches), None
+    slots_left = state.slots_left(symbols.positions)
     patches = find_ended(
-        ends, symbols.document_ids, length + null, first=first, slots_left=state.left
+        ends, symbols.document_ids, length + null, first=first, slots_left=slots_left
     )
-    return Segmentation(symbols, boundaries, patches), state.after(carry, patches.total)
+    return Segmentation(symbols, boundaries, patches), state.after(carry, patches)
 
 
 def after_ends(ends: jax.Array, document_ids: jax.Array) -> jax.Array:

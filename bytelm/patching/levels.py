@@ -14,7 +14,7 @@ Shapes: B = rows, N = symbols, P = patches, d and D = channels of symbols and of
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.stack import AnyStack, unread
+from bytelm.patching.budget import Budget
 from bytelm.patching.patches import NO_PATCH, find_patches, positions_in_run
 from bytelm.patching.segmenter import Boundaries, Segmenter
 
@@ -92,19 +93,27 @@ class PatchingState:
 
     carry: Any  # of the segmenter
     opened: jax.Array  # int32 [B], patches that each row has opened
-    left: jax.Array  # int32 [B], slots that each row has left
+    ignored: jax.Array  # int32 [B], its boundaries that found no slot
+    most: jax.Array  # int32 [B], patches that it may open in all; with 0 it opens no more
+    budget: Budget = field(metadata={"static": True})
 
     @classmethod
     def start(
-        cls, segmenter: Segmenter, rows: int, length: int, capacity: int, dtype: jnp.dtype
+        cls, segmenter: Segmenter, rows: int, length: int, budget: Budget, dtype: jnp.dtype
     ) -> "PatchingState":
         """Before the first of at most `length` symbols."""
-        zeros = jnp.zeros((rows,), jnp.int32)
-        return cls(segmenter.init_carry(rows, length, dtype), zeros, zeros + capacity)
+        carry, zeros = segmenter.init_carry(rows, length, dtype), jnp.zeros((rows,), jnp.int32)
+        return cls(carry, zeros, zeros, zeros + budget.entries, budget)
 
-    def after(self, carry: Any, total: jax.Array) -> "PatchingState":
-        """After symbols that opened `total` patches, int32 `[B]`."""
-        return PatchingState(carry, self.opened + total, self.left - total)
+    def slots_left(self, positions: jax.Array) -> jax.Array:
+        """Slots that each row has left at symbols of these numbers, int32 `[B, N]`."""
+        slots = jnp.minimum(self.budget.at(positions), self.most[:, None])
+        return jnp.maximum(slots - self.opened[:, None], 0)
+
+    def after(self, carry: Any, patches: Any) -> "PatchingState":
+        """After symbols that opened or ended these `patches`."""
+        opened, ignored = self.opened + patches.total, self.ignored + patches.ignored
+        return replace(self, carry=carry, opened=opened, ignored=ignored)
 
 
 @jax.tree_util.register_dataclass
@@ -227,9 +236,10 @@ def segment(
     if state is None:
         patches = find_patches(starts, symbols.document_ids, capacity(length))
         return Segmentation(symbols, boundaries, patches), None
-    patches = find_patches(starts, symbols.document_ids, most or length, slots_left=state.left)
+    slots_left = state.slots_left(symbols.positions)
+    patches = find_patches(starts, symbols.document_ids, most or length, slots_left=slots_left)
     patches = replace(patches, number=state.opened[:, None] + patches.number)
-    return Segmentation(symbols, boundaries, patches, open), state.after(carry, patches.total)
+    return Segmentation(symbols, boundaries, patches, open), state.after(carry, patches)
 
 
 def take(values: jax.Array, index: jax.Array) -> jax.Array:
@@ -284,8 +294,8 @@ class LevelState:
 
     @property
     def full_rows(self) -> jax.Array:
-        """The rows in which the slots of the level, or of one inside, are used up, bool `[B]`."""
-        full = self.patching.left == 0
+        """The rows in which patches of the level, or of one inside, found no slot, bool `[B]`."""
+        full = self.patching.ignored > 0
         return full | self.inner.full_rows if isinstance(self.inner, LevelState) else full
 
 
@@ -364,13 +374,20 @@ class Level:
 
     def init_state(self, rows: int, length: int, dtype: jnp.dtype) -> LevelState:
         """The state before the first symbol of rows of at most `length` symbols."""
-        capacity = self.capacity(length)
-        stored = self.stored or dtype
+        return self._init_state(rows, length, Budget.of(self.capacity, length), dtype)
+
+    def _init_state(self, rows: int, length: int, budget: Budget, dtype: jnp.dtype) -> LevelState:
+        stored, entries = self.stored or dtype, budget.entries
+        if isinstance(self.inner, Level):
+            inside = budget.inside(self.inner.capacity)
+            inner: Any = self.inner._init_state(rows, entries, inside, dtype)
+        else:
+            inner = self.inner.init_state(rows, entries, dtype)
         open = None if self.width is None else OpenPatch.none(rows, self.width, stored)
         return LevelState(
             encoder=self.encoder.init_state(rows, length, dtype),
-            patching=PatchingState.start(self.segmenter, rows, length, capacity, dtype),
-            inner=self.inner.init_state(rows, capacity, dtype),
+            patching=PatchingState.start(self.segmenter, rows, length, budget, dtype),
+            inner=inner,
             open=open,
             decoder=self.decoder.init_state(rows, length, dtype),
         )

@@ -87,7 +87,12 @@ class Patches:
     index: jax.Array
     """Int32 `[B, T]`, the patch that holds each symbol: the last one of its document to open;
     NO_PATCH if none."""
-    overflow: jax.Array  # int32 scalar, boundaries ignored because the capacity is used up
+    ignored: jax.Array  # int32 [B], boundaries ignored because the capacity is used up
+
+    @property
+    def overflow(self) -> jax.Array:
+        """Int32 scalar, the ignored boundaries of all rows."""
+        return self.ignored.sum()
 
     @property
     def total(self) -> jax.Array:
@@ -109,12 +114,17 @@ def find_patches(
 ) -> Patches:
     """Opens patches at the boundaries, bool `[B, T]` (False in padding), while there are slots.
 
-    P is the capacity. `slots_left`, int32 `[B]`, is how many may still open in each row; None for
-    P.
+    P is the capacity. `slots_left`, int32 `[B, T]`, is how many may open up to each symbol, no
+    fewer than up to the one before; None for P.
     """
-    most = capacity if slots_left is None else jnp.minimum(slots_left, capacity)[:, None]
-    opened = boundaries & (jnp.cumsum(boundaries, axis=1) <= most)  # [B, T]
-    count = jnp.cumsum(opened, axis=1)  # [B, T]
+    wanted = jnp.cumsum(boundaries, axis=1)  # [B, T]
+    if slots_left is None:
+        count = jnp.minimum(wanted, capacity)
+    else:
+        # A boundary without a slot is lost, however many slots come later.
+        lost = jnp.maximum(wanted - jnp.minimum(slots_left, capacity), 0)
+        count = wanted - jax.lax.cummax(jnp.where(boundaries, lost, 0), axis=1)
+    opened = jnp.diff(count, axis=1, prepend=0) > 0  # [B, T]
     positions = jax.vmap(lambda row: jnp.nonzero(row, size=capacity, fill_value=0)[0])(opened)
     valid = jnp.arange(capacity)[None, :] < count[:, -1:]  # [B, P]
     documents = jnp.where(valid, jnp.take_along_axis(document_ids, positions, axis=1), 0)
@@ -128,7 +138,7 @@ def find_patches(
         boundaries=opened,
         count=count,
         index=jnp.where(own & (document_ids > 0), last, NO_PATCH),
-        overflow=boundaries.sum() - opened.sum(),
+        ignored=wanted[:, -1] - count[:, -1],
     )
 
 

@@ -111,7 +111,8 @@ def members_of(
     """Which symbols each patch reads: its own, and those of the window - 1 patches before it.
 
     In decoding `before` is the unfinished patch, and `opened`, int32 `[B]`, counts the patches
-    before these symbols.
+    before these symbols. A patch then reads as many symbols as the caches have entries: where slots
+    were used up, it has more than its greatest length.
     """
     documents = cut.patches.document_ids
     slots = documents.shape[1]
@@ -123,6 +124,25 @@ def members_of(
     stacked = jnp.stack(groups, axis=1)  # [B, W, N]
     if before is None or before.numbers is None:
         return Members(stacked)
+    size, positions = before.numbers.shape[1], cut.symbols.positions
+    ends = _ends(cut)
+    of_group = take(ends, jnp.minimum(stacked, slots - 1).reshape(len(ends), -1))
+    is_kept = positions[:, None, :] > of_group.reshape(stacked.shape) - size
+    stacked = jnp.where(is_kept, stacked, slots)
     patch = opened[:, None, None] + jnp.arange(min(window, slots))[None, :, None]  # [B, J, 1]
     number = before.numbers[:, None, :]  # [B, 1, S]
-    return Members(stacked, (number >= 0) & (number <= patch) & (number > patch - window))
+    last = positions[:, :1] - 1  # [B, 1]
+    entries = last - (last - jnp.arange(size)[None, :]) % size  # [B, S], their positions
+    is_kept = entries[:, None, :] > ends[:, : patch.shape[1], None] - size
+    return Members(stacked, is_kept & (number >= 0) & (number <= patch) & (number > patch - window))
+
+
+def _ends(cut: Segmentation) -> jax.Array:
+    """The position of each patch's last symbol, int32 `[B, P]`; 0 in an empty slot."""
+    slots = cut.patches.null.shape[1]
+    index = jnp.where(cut.patches.boundaries, cut.patches.index, slots)
+
+    def row(positions: jax.Array, index: jax.Array) -> jax.Array:
+        return jnp.zeros((slots,), jnp.int32).at[index].set(positions, mode="drop")
+
+    return jax.vmap(row)(cut.symbols.positions, index)

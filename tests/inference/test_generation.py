@@ -13,7 +13,7 @@ from bytelm.inference.generation import Generator, store_weights
 from bytelm.inference.sampling import Sampling
 from bytelm.models.contract import Batch, LanguageModel
 from bytelm.models.transformer import TransformerConfig
-from tests.models.families import FAMILIES, split_model, with_slots
+from tests.models.families import FAMILIES, split_model
 
 PROMPTS = [b"a prompt", b"", bytes(range(200, 240))]
 GREEDY = Sampling(temperature=0.0)
@@ -107,9 +107,8 @@ def test_text_depends_on_seed_row_and_position_alone(generator):
 
 @pytest.mark.parametrize("name", ["mamba", "hnet, two stages, Mamba-2, overflow", "aunet"])
 def test_prompts_of_different_lengths_give_together_what_each_gives_alone(name):
-    # A row's slots depend on the length of the state, which is that of the longest prompt.
     found = next(config for known, config in FAMILIES.items() if known.startswith(name))
-    generator = Generator(*split_model(with_slots(found)), prefill=16, chunk=8)
+    generator = Generator(*split_model(found), prefill=16, chunk=8)
     together = generator.generate(PROMPTS, max_bytes=12, sampling=GREEDY)
     alone = (generator.generate([prompt], max_bytes=12, sampling=GREEDY) for prompt in PROMPTS)
     assert together == [text for (text,) in alone]
@@ -192,3 +191,15 @@ def test_a_row_without_room_for_patches_is_told(name, overflows):
     messages = [str(warning.message) for warning in told if warning.category is UserWarning]
     assert len(messages) == overflows
     assert all("in 1 of 2 texts" in message for message in messages)
+
+
+def test_a_row_overflows_with_others_and_more_bytes_as_it_does_alone():
+    config = FAMILIES["hat2, whitespace, overflow, scanned and rematerialised"]
+    prompts = [b"a b " * 120, b"a", b"c d " * 400]
+    alone = Generator(*split_model(config), prefill=16, chunk=8)
+    other = Generator(*split_model(config), prefill=128, chunk=32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (text,) = alone.generate(prompts[:1], max_bytes=60, sampling=GREEDY)
+        first, *_ = other.generate(prompts, max_bytes=900, sampling=GREEDY)
+    assert first[:60] == text

@@ -385,10 +385,15 @@ def verifier(config: ModelConfig) -> Callable:
 
 
 @functools.cache
-def empty_state(config: ModelConfig) -> Any:
-    """For `ROWS` rows of `LENGTH` symbols; made by one program, which compiles faster than many."""
+def empty_state(config: ModelConfig, length: int = LENGTH, shortest: int = LENGTH) -> Any:
+    """For `ROWS` rows of symbols; made by one program, which compiles faster than many.
+
+    They first have the slots of whole rows of `shortest` symbols. Those of `LENGTH` then overflow
+    in decoding as in scoring.
+    """
     graphdef, params = split_model(config)
-    return jax.jit(lambda params: nnx.merge(graphdef, params).init_state(ROWS, LENGTH))(params)
+    with mock.patch("bytelm.patching.budget.SHORTEST", shortest):
+        return jax.jit(lambda params: nnx.merge(graphdef, params).init_state(ROWS, length))(params)
 
 
 def random_rows(seed: int, rows: int = ROWS, length: int = LENGTH) -> Batch:

@@ -267,6 +267,30 @@ def test_every_leaf_of_a_state_has_the_batch_axis_first(config):
     np.testing.assert_allclose(wanted[:, : LENGTH // 2], expected[:, LENGTH // 2 :], atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("name", [name for name in FAMILIES if "overflow" in name])
+def test_overflow_depends_on_the_symbols_before_alone(name):
+    """Neither on the state's length nor on how many symbols are read at a time."""
+    config, total = FAMILIES[name], 40
+    params, extend = decoder(config)
+    ids = random_rows(22, rows=1, length=total).ids
+    expected = None
+    for length in (total, 2 * total):
+        state, done = empty_state(config, length, shortest=8), np.zeros(ROWS, np.int32)
+        values = np.zeros((ROWS, total, config.symbols.outputs), np.float32)
+        while done.min() < total:
+            # Row k reads up to k + 1 symbols at a time.
+            lengths = np.minimum(np.arange(1, ROWS + 1), total - done).astype(np.int32)
+            at = done[:, None] + np.arange(LENGTH)[None, :]
+            new, state = extend(params, ids[0, np.minimum(at, total - 1)], state, lengths)
+            for row, count in enumerate(lengths):
+                values[row, done[row] : done[row] + count] = new[row, :count]
+            done += lengths
+        expected = values[0] if expected is None else expected
+        for row in range(ROWS):
+            np.testing.assert_allclose(values[row], expected, atol=TOLERANCE, err_msg=f"row {row}")
+        assert nnx.merge(*split_model(config)).full_rows(state).all()
+
+
 def test_sharded_over_every_mesh_axis_equals_one_device(config, monkeypatch):
     monkeypatch.setattr("bytelm.nn.mesh.SMALLEST_SHARDED", 1)
     batch = random_rows(16)

@@ -40,9 +40,9 @@ def test_a_row_is_full_when_any_of_its_levels_is(config, fills):
     params, extend = decoder(config)
     lengths = np.full(ROWS, 15, np.int32)
     _, state = extend(params, random_rows(0).ids, empty_state(config), lengths)
-    assert not (state.parts.patching.left == 0).any()
+    assert not state.parts.patching.ignored.any()
     full = nnx.merge(*split_model(config)).full_rows(state)
-    np.testing.assert_array_equal(full, state.parts.inner.patching.left == 0)
+    np.testing.assert_array_equal(full, state.parts.inner.patching.ignored > 0)
     assert full.any() == fills
 
 

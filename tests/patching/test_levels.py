@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bytelm.patching.budget import Budget
 from bytelm.patching.levels import (
     OpenPatch,
     PatchingState,
@@ -37,7 +38,8 @@ def cut(symbols, starts, state=None, open_patch=None):
 
 
 def empty(capacity):
-    return PatchingState.start(Given(STARTS), 1, 6, capacity, jnp.dtype("float32"))
+    budget = Budget.of(lambda length: capacity, 6)
+    return PatchingState.start(Given(STARTS), 1, 6, budget, jnp.dtype("float32"))
 
 
 def whole(document_ids):
@@ -83,7 +85,7 @@ def test_slots_that_are_left_limit_the_patches_of_all_calls_together():
     segmentation, state = cut(following(2, 4, seen=2), STARTS[:, 2:], state)
     np.testing.assert_array_equal(segmentation.patches.boundaries, [[1, 0, 0, 0]])
     np.testing.assert_array_equal(segmentation.patches.number[:, :1], [[1]])
-    assert (int(state.opened[0]), int(state.left[0])) == (2, 0)
+    assert (int(state.opened[0]), int(state.ignored[0])) == (2, 1)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

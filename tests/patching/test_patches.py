@@ -54,7 +54,7 @@ def find_slowly(boundaries, document_ids, capacity, left):
         patches = []  # (symbol, document)
         for t in range(LENGTH):
             if boundaries[row, t]:
-                if len(patches) < min(capacity, left[row]):
+                if len(patches) < min(capacity, left[row, t]):
                     patches.append((t, document_ids[row, t]))
                     opened[row, t] = True
                 else:
@@ -82,6 +82,9 @@ def find_slowly(boundaries, document_ids, capacity, left):
 @pytest.mark.parametrize("limited", [False, True])
 def test_patches_open_while_there_are_slots(capacity, limited):
     left = np.int32([0, 2, 1, 4, 3, 100] if limited else [LENGTH] * ROWS)
+    # A lost boundary stays lost where more slots come.
+    more = np.arange(LENGTH)[None, :] >= np.int32([[9], [9], [0], [12], [20], [0]])
+    left = left[:, None] + 2 * more
     found = find(BOUNDARIES, DOCUMENTS, capacity, slots_left=left if limited else None)
     expected = find_slowly(BOUNDARIES, DOCUMENTS, capacity, left)
     number = np.where(found.valid, found.number, 0)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bytelm.patching.budget import Budget
 from bytelm.patching.levels import OpenPatch, PatchingState, Segmentation, Symbols, segment, take
 from bytelm.patching.patches import find_patches, gather_first
 from bytelm.patching.segmenter import Boundaries, Segmenter
@@ -120,7 +121,9 @@ def test_golden_steps(case):
     own = {k: v[row : row + 1] for k, v in rows(case, "masked").items()}
     length = int(own["document_ids"].sum())
     hard, p, inner = own["boundary_mask"], own["boundary_prob"][:, :, 1], own["inner"]
-    state = PatchingState.start(Given(hard, p), 1, length, length, jnp.dtype("float32"))
+    state = PatchingState.start(
+        Given(hard, p), 1, length, Budget.of(lambda n: n, length), jnp.dtype("float32")
+    )
     open_patch = OpenPatch.none(1, inner.shape[2], jnp.dtype("float32"))
     opened, steps = 0, []
     for first, last in [(0, prefill), *((at, at + 1) for at in range(prefill, length))]:
