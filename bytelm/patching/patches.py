@@ -55,11 +55,13 @@ class TooFewSlots:
         is_outermost = self.level == 1
         length = BYTES_PER_PATCH if is_outermost else SYMBOLS_PER_PATCH.at(self.level)
         enough = min(values[length.name] * (1 - overflow) / 1.1, 0.8 * self.symbols_per_slot)
+        cure = f"set model.{self.option} to {max(1.0, enough):.2f} or less"
+        if enough < 1:
+            cure = f"most symbols are boundaries: change model.segmenter, or {cure}"
         return (
             f"{overflow:.1%} of the patches{'' if is_outermost else f' of level {self.level}'} "
             f"found no free slot in their row, and their {'bytes' if is_outermost else 'symbols'} "
-            f"stayed in the patch before; set model.{self.option} to {max(1.0, enough):.2f} or "
-            "less."
+            f"stayed in the patch before; {cure}."
         )
 
 

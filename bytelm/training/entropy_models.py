@@ -63,7 +63,7 @@ def with_entropy_model(
     def read(patches: EntropyModelPatches) -> EntropyModelPatches:
         if own is not None and patches.checkpoint in (None, own.checkpoint):
             return _like(patches, own)
-        if patches.model is not None or patches.checkpoint is None:
+        if patches.checkpoint is None or (own is None and patches.model is not None):
             return patches
         found, _ = read_entropy_model(patches, verify=verify)
         if own is not None and own.digest == found.digest:
@@ -114,8 +114,8 @@ def fill_entropy_model(model: ModelConfig, params: Any, shardings: Any, *, verif
         found, own = read_entropy_model(patches, verify=verify)
         if found.digest != patches.digest:
             raise UserError(
-                f"{WHERE}.checkpoint {patches.checkpoint} has other parameters than the config "
-                "says; the run there went on: give the command again."
+                f"{WHERE}.checkpoint {patches.checkpoint} no longer has the parameters that the "
+                "run was started with; put them back, or start a new run."
             )
         for name, leaf in flatten_dict(own, sep="/").items():
             path = f"{prefix}/model/{name}"

@@ -282,6 +282,9 @@ def test_overflow_is_a_warning_with_the_capacity_to_set():
     # There are slots enough for the mean row already, so it is some rows that need more.
     told = TooFewSlots(symbols_per_slot=3.0)({"overflow": 0.02, "bytes_per_patch": 5.5})
     assert "to 2.40 or less" in told
+    # Nearly a boundary for each byte, as from an entropy model with another one's threshold.
+    told = enough({"overflow": 0.7, "bytes_per_patch": 3.5})
+    assert "change model.segmenter, or set model.bytes_per_slot to 1.00 or less" in told
 
 
 def test_overflow_of_an_inner_level_names_the_level_and_its_option():

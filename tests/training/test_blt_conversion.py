@@ -116,6 +116,16 @@ def test_what_is_not_known_is_named(folder):
             {"global_config": {**saved["global_config"], "rms_norm_eps": 1e-6}},
             "global_config.rms_norm_eps is 1e-06 and not 1e-05",
         ),
+        ({"max_patch_length": "4"}, "max_patch_length is '4' and not a whole number"),
+        ({"patching_threshold": float("nan")}, "patching_threshold is nan and not a number"),
+        (
+            {"patcher_config": {**saved["patcher_config"], "rms_norm_eps": None}},
+            "patcher_config.rms_norm_eps is None and not a number",
+        ),
+        (
+            {"patcher_config": {**saved["patcher_config"], "rope_parameters": [1]}},
+            "patcher_config.rope_theta is None and not a number",
+        ),
     ):
         with pytest.raises(UserError, match="no BLT that is known") as error:
             BLTFormat().read_config({**saved, **changes}, ())

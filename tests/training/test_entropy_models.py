@@ -23,6 +23,7 @@ from bytelm.training.checkpoints.exported import export, load_exported
 from bytelm.training.compatibility import read_initial
 from bytelm.training.cost import step_flops
 from bytelm.training.entropy_models import entropy_digest, entropy_reader, with_entropy_model
+from bytelm.training.experiment import load_json
 from bytelm.training.loop import train
 from bytelm.training.program import abstract_state
 from tests.training.tiny_run import assert_same, params, stop_after
@@ -107,8 +108,25 @@ def test_a_run_resumes_without_the_folder_of_the_entropy_model(
 def test_another_entropy_model_is_refused_when_resuming(carrying, patched, whole, tmp_path):
     other = replace(patched.model.segmenter, checkpoint=str(carrying))
     config = replace(patched, model=replace(patched.model, segmenter=other))
-    with pytest.raises(UserError, match=r"is not the entropy model that the run was started with"):
-        train(config, carrying, resume=True)
+    # Also if the other options are those of the run's config.json, which has the entropy model.
+    saved = load_json(carrying / "config.json")
+    named = replace(saved.model.segmenter, checkpoint=str(carrying))
+    for given in (config, replace(saved, model=replace(saved.model, segmenter=named))):
+        with pytest.raises(UserError, match=r"is not the entropy model that the run was started"):
+            train(given, carrying, resume=True)
+
+
+def test_an_entropy_model_that_was_trained_on_does_not_start_the_run(
+    carrying, patched, whole, tmp_path
+):
+    folder = tmp_path / "entropy_model"
+    shutil.copytree(whole, folder)
+    named = replace(patched.model.segmenter, checkpoint=str(folder))
+    config = with_entropy_model(replace(patched, model=replace(patched.model, segmenter=named)))
+    shutil.rmtree(folder)
+    shutil.copytree(carrying, folder)
+    with pytest.raises(UserError, match="no longer has the parameters that the run was started"):
+        train(config, tmp_path / "run")
 
 
 def test_a_run_takes_the_entropy_model_of_train_initial_if_it_names_none(

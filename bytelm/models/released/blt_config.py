@@ -1,5 +1,6 @@
 """The config.json of a BLT in Hugging Face's format: read, and written."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -126,11 +127,17 @@ def _require_known(saved: Mapping[str, Any]) -> None:
     problems += [
         f"{n} is {value!r} and not a whole number" for n, value in sizes if not _is_size(value)
     ]
-    groups, threshold = saved.get("encoder_hash_byte_group_size"), saved.get("patching_threshold")
+    groups, longest = saved.get("encoder_hash_byte_group_size"), saved.get("max_patch_length")
     if not isinstance(groups, list) or not groups or not all(map(_is_size, groups)):
         problems.append(f"encoder_hash_byte_group_size is {groups!r} and no list of whole numbers")
-    if type(threshold) not in (int, float):
-        problems.append(f"patching_threshold is {threshold!r} and not a number")
+    if longest is not None and type(longest) is not int:
+        problems.append(f"max_patch_length is {longest!r} and not a whole number")
+    numbers = [("patching_threshold", saved.get("patching_threshold"))]
+    for name, part in parts.items():
+        if isinstance(part, dict):
+            numbers.append((f"{name}.rms_norm_eps", part.get("rms_norm_eps")))
+            numbers.append((f"{name}.rope_theta", _theta(part)))
+    problems += [f"{n} is {x!r} and not a number" for n, x in numbers if not _is_number(x)]
     wanted: list[tuple[str, Any, Any]] = [
         (name, saved.get(name, value), value) for name, value in _FIXED.items()
     ]
@@ -174,8 +181,13 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and value > 0
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
 def _rope(part: Mapping[str, Any]) -> Mapping[str, Any]:
-    return part.get("rope_parameters") or part.get("rope_scaling") or {}
+    said = part.get("rope_parameters") or part.get("rope_scaling")
+    return said if isinstance(said, dict) else {}
 
 
 def _theta(part: Mapping[str, Any]) -> Any:

@@ -10,6 +10,7 @@ The published tables have a row for each token, and often some more. START is re
 written with one further token for the first two: START is only read, and END only predicted.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -83,23 +84,17 @@ class DecoderFormat(WrittenFormat[TransformerConfig]):
     }
 
     def recognises(self, saved: Mapping[str, Any]) -> bool:
-        return saved.get("model_type") in _KINDS
+        return saved.get("model_type") in tuple(_KINDS)
 
     def read_config(self, saved: Mapping[str, Any], names: Iterable[str]) -> TransformerConfig:
         kind, rope = saved["model_type"], _rope(saved)
         problems = [
-            f"{name} is {saved.get(name)!r} and not a whole number"
+            f"{name} is {saved.get(name)!r} and not a whole number above 0"
             for name in _SIZES
-            if type(saved.get(name)) is not int
+            if type(saved.get(name)) is not int or saved[name] < 1
         ]
-        problems += [
-            f"{name} is {value!r} and not a number"
-            for name, value in (
-                ("rms_norm_eps", saved.get("rms_norm_eps")),
-                ("rope_theta", rope["rope_theta"]),
-            )
-            if type(value) not in (int, float)
-        ]
+        numbers = {"rms_norm_eps": saved.get("rms_norm_eps"), "rope_theta": rope["rope_theta"]}
+        problems += _no_numbers(numbers)
         problems += [
             f"{name} is {saved[name]!r}, which is not supported"
             for name in _WITHOUT
@@ -107,8 +102,11 @@ class DecoderFormat(WrittenFormat[TransformerConfig]):
         ]
         problems += _unsupported(saved, rope)
         start, end = _special_tokens(saved)
-        if type(start) is not int or type(end) is not int:
-            problems.append(f"eos_token_id is {saved.get('eos_token_id')!r} and not a token")
+        problems += [
+            f"{name} is {saved.get(name)!r} and not a token"
+            for name, token in (("bos_token_id", start), ("eos_token_id", end))
+            if type(token) is not int and (name == "eos_token_id" or saved.get(name) is not None)
+        ]
         if problems:
             raise UserError(
                 f"the checkpoint cannot be converted: in its config.json, {'; '.join(problems)}."
@@ -205,15 +203,14 @@ def _scaling(rope: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def _unsupported(saved: Mapping[str, Any], rope: Mapping[str, Any]) -> list[str]:
-    problems = []
     scaling = _rope_type(rope)
+    problems = [
+        f"{name} is {saved[name]!r} and no object"
+        for name in ("rope_scaling", "rope_parameters")
+        if saved.get(name) is not None and not isinstance(saved[name], dict)
+    ]
     if scaling == "llama3":
-        numbers = {name: rope.get(name) for name in _SCALING}
-        problems += [
-            f"{name} is {value!r} and not a number"
-            for name, value in numbers.items()
-            if type(value) not in (int, float)
-        ]
+        problems += _no_numbers({name: rope.get(name) for name in _SCALING})
     elif scaling != "default":
         problems.append(
             f"rotary positions are scaled in a way (rope_type {scaling!r}) that is not supported"
@@ -223,10 +220,21 @@ def _unsupported(saved: Mapping[str, Any], rope: Mapping[str, Any]) -> list[str]
         problems.append(f"partial_rotary_factor is {rotated!r} and not 1")
     if saved.get("hidden_act", "silu") != "silu":
         problems.append(f"hidden_act is {saved['hidden_act']!r} and not 'silu'")
-    layers = set(saved.get("layer_types") or ())
-    if saved["model_type"] != "mistral" and layers - {"full_attention"}:
-        problems.append(f"layer_types has {', '.join(sorted(layers))}, and not only full_attention")
+    layers = saved.get("layer_types") or []
+    if not isinstance(layers, list):
+        problems.append(f"layer_types is {layers!r} and no list")
+    elif saved["model_type"] != "mistral" and any(name != "full_attention" for name in layers):
+        names = sorted(set(map(str, layers)))
+        problems.append(f"layer_types has {', '.join(names)}, and not only full_attention")
     return problems
+
+
+def _no_numbers(fields: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name} is {value!r} and not a number"
+        for name, value in fields.items()
+        if type(value) not in (int, float) or not math.isfinite(value)
+    ]
 
 
 def _special_tokens(saved: Mapping[str, Any]) -> tuple[Any, Any]:
