@@ -41,8 +41,10 @@ _STYLE: Any = {
 }
 _PAGE_COLOURS = {colour: f"var(--c{number})" for number, colour in enumerate(COLOURS)}
 _PAGE_COLOURS |= {_INK: "var(--ink)", _RULE: "var(--rule)"}
-_LONGEST = 26
+_LONGEST = 30
 """Letters of a label; the tables have the whole name."""
+_ROW = 0.19
+"""Inches of a label's line in the legend, whose letters have 9 points."""
 _SVG = "http://www.w3.org/2000/svg"
 
 
@@ -170,7 +172,8 @@ def write_png(charts: Sequence[Chart], path: Path) -> None:
     columns = min(2, max(1, len(charts)))
     rows = max(1, math.ceil(len(charts) / columns))
     with rc_context(_STYLE):
-        figure = Figure(figsize=(7.5 * columns, 4.6 * rows), layout="constrained")
+        height = max([4.6, *map(_height, charts)])
+        figure = Figure(figsize=(7.5 * columns, height * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).flat
         for axes, chart in zip(panels, charts, strict=False):
             _draw(axes, chart)
@@ -191,7 +194,7 @@ def svg(chart: Chart) -> str:
     Points show their figures as a tooltip.
     """
     with rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 4), layout="constrained")
+        figure = Figure(figsize=(6.4, max(4.0, _height(chart))), layout="constrained")
         tooltips = _draw(figure.subplots(), chart)
         image = io.BytesIO()
         figure.savefig(image, format="svg", transparent=True, metadata={"Date": None})
@@ -221,6 +224,11 @@ def _inline(text: str, chart: Chart, tooltips: dict[str, str]) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
+def _height(chart: Chart) -> float:
+    """Inches in which a chart's legend fits, with the title and the other texts around the axes."""
+    return 1.2 + _ROW * len(chart.series)
+
+
 def _draw(axes: Axes, chart: Chart) -> dict[str, str]:
     """Draws a chart; returns the tooltips of its points by their ids."""
     axes.set(xlabel=chart.x, ylabel=chart.y)
@@ -242,7 +250,8 @@ def _draw(axes: Axes, chart: Chart) -> dict[str, str]:
         axes.step(*zip(*steps, strict=True), where="post", **style)
     # From top to bottom as the lines end.
     handles = sorted(last_heights, key=lambda handle: -last_heights[handle])
-    legend = axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    place: Any = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+    legend = axes.legend(handles=handles, fontsize=9, **place)
     for label in legend.get_texts():
         label.set_parse_math(False)
     return tooltips

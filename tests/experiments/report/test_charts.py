@@ -120,3 +120,19 @@ def test_the_png(charts, tmp_path):
 
 def test_names_are_no_mathematics(tmp_path):
     write_png(pareto([run("$x_{$", 1e14, 3.0, 1e14)]), tmp_path / "chart.png")
+
+
+def test_many_contenders_have_a_taller_chart(tmp_path):
+    runs = [run(f"dynamic_pooling-words-{n}", 1e14, 2 + n / 50, 1e14 + n) for n in range(26)]
+    charts = pareto(runs)
+    write_png(charts, tmp_path / "chart.png")  # a warning would say that the legend has no room
+    tree = ElementTree.fromstring(svg(charts[0]))
+    *_, width, height = map(float, tree.get("viewBox").split())
+    labels = [
+        each
+        for each in tree.iter()
+        if each.tag.endswith("text") and (each.text or "").startswith("dynamic_pooling-words-")
+    ]
+    assert len(labels) == 26
+    assert all(0 < float(label.get("x")) < width for label in labels)
+    assert all(10 < float(label.get("y")) < height for label in labels)
