@@ -132,7 +132,8 @@ def print_segmentation(segmentation: Segmentation, console: Console | None = Non
     """Prints the text with its patches in alternating colours, and figures below it.
 
     Bars stand where patches of inner levels start: one more for each level. Without colours, a bar
-    also separates patches of the outermost level.
+    also separates patches of the outermost level, and the text's own bars and backslashes have a
+    backslash before them.
     """
     console = console or TerminalConsole()
     coloured = bool(console.color_system)
@@ -141,20 +142,26 @@ def print_segmentation(segmentation: Segmentation, console: Console | None = Non
     for number, (piece, depth) in enumerate(patches):
         if number:
             text.append("|" * (depth - coloured), _BAR_STYLE)
-        text.append(visible(piece), _STYLES[number % 2])
+        text.append(visible(piece if coloured else _escaped(piece)), _STYLES[number % 2])
     console.print(text, soft_wrap=True)
-    lines = ["", *_legend(len(segmentation.levels), coloured), *_summary(segmentation)]
+    lines = ["", *_legend(segmentation, coloured), *_summary(segmentation)]
     for line in lines:
         console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
-def _legend(levels: int, coloured: bool) -> list[str]:
-    """Says what the bars mean, if there are several levels."""
-    if levels == 1:
-        return []
-    first = 2 if coloured else 1
+def _escaped(piece: bytes) -> bytes:
+    """A patch in which no bar, and no byte written as a number, can be taken for another."""
+    return piece.replace(b"\\", rb"\\").replace(b"|", rb"\|")
+
+
+def _legend(segmentation: Segmentation, coloured: bool) -> list[str]:
+    """Says what the bars mean, if there are several levels or some are the text's own."""
+    levels, first = len(segmentation.levels), 2 if coloured else 1
     bars = [f"{'|' * (n + 1 - first)} a patch of level {n}" for n in range(first, levels + 1)]
-    return [f"here start: {', '.join(bars)}", ""]
+    lines = [f"here start: {', '.join(bars)}"] if levels > 1 else []
+    if not coloured and _escaped(segmentation.text) != segmentation.text:
+        lines.append(r"of the text: \| and \\")
+    return [*lines, ""] if lines else []
 
 
 def visible(piece: bytes) -> str:

@@ -7,7 +7,8 @@ patch that hardly begins changes little:
 
 from each document's first patch on. Each symbol then gets its patch's z times its confidence, which
 is 1 and has the gradient of the likelier probability: of p at a boundary, and of 1 - p elsewhere.
-Rules decide with p = 0 or 1.
+Rules decide with p = 0 or 1, and so do sampled boundaries, whose p has the gradient of the relaxed
+sample; that passes straight through the clip, beyond whose ends these p lie.
 
 Shapes: B = rows, N = symbols, P = patches, D = channels.
 """
@@ -33,11 +34,17 @@ def smoothed(y: jax.Array, cut: Segmentation) -> jax.Array:
 
     In decoding it goes on from the vector of the open patch.
     """
-    p = probabilities(cut.boundaries)[:, :, None]  # [B, N, 1]
-    p = jnp.clip(gather_first(p, cut.patches), LEAST, 1 - LEAST)  # [B, P, 1]
+    p = gather_first(probabilities(cut.boundaries)[:, :, None], cut.patches)  # [B, P, 1]
+    clipped = jnp.clip(p, LEAST, 1 - LEAST)
+    p = clipped if cut.boundaries.probabilities is not None else _straight(p, clipped)
     kept = jnp.where(cut.patches.number[:, :, None] > 0, 1 - p, 0.0)
     first = jnp.zeros_like(y[:, 0]) if cut.open is None else cut.open.vector
     return moving_average(p * y.astype(jnp.float32), kept, first.astype(jnp.float32))
+
+
+def _straight(x: jax.Array, value: jax.Array) -> jax.Array:
+    """The value, with the gradient of x."""
+    return value + (x - jax.lax.stop_gradient(x))
 
 
 @jax.checkpoint  # the backward pass stores its inputs alone
@@ -66,4 +73,4 @@ def confidence(cut: Segmentation) -> jax.Array:
     """
     overflowed = cut.boundaries.hard & ~cut.patches.boundaries
     c = jnp.where(overflowed, 1.0, decided(cut.boundaries))[:, :, None]
-    return 1 + (c - jax.lax.stop_gradient(c))
+    return _straight(c, jnp.ones_like(c))

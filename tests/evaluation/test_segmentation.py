@@ -147,6 +147,15 @@ def test_patches_without_colours_have_bars_between_and_figures_below():
     assert re.search(r"\n +1 .*1 \(33\.3%\)\n +2 +0 \(0\.0%\)\n", shown)
 
 
+def test_bars_of_the_text_are_not_those_between_patches():
+    text = rb"a|b\\xff" + b"\xff|"
+    shown = printed(by_hand(text, 2, 4), color_system=None)
+    assert shown.startswith(r"a\||b\\|\\xff\xff\|" + "\n\nof the text: " + r"\| and \\" + "\n\n")
+    coloured = printed(by_hand(text, 2, 4), force_terminal=True, color_system="standard")
+    plain = re.sub(r"\x1b\[[\d;]*m", "", coloured)
+    assert plain.startswith(r"a|b\\xff\xff|" + "\n\n10 bytes")
+
+
 NESTED = b"one two three. four"
 INNER = ((7, 14), (14,))
 

@@ -179,3 +179,21 @@ def test_a_boundary_without_a_slot_has_no_gradient_of_its_confidence():
 
     gradient = jax.grad(total)(jnp.where(hard, 0.9, 0.2))
     np.testing.assert_array_equal(gradient, [[1, -1, 1, -1, 0, -1]])
+
+
+def test_sampled_boundaries_learn_from_the_average():
+    hard = np.arange(6)[None] % 2 == 0
+    ids = np.ones((1, 6), np.int32)
+    y = jnp.array([1.0, 3.0, 4.0])[None, :, None]
+
+    def last(soft):  # as `relaxed_bernoulli` makes values
+        values = soft + jax.lax.stop_gradient(hard - soft)
+        boundaries = Boundaries(hard, values)
+        return smoothed(y, Segmentation(Symbols.of_rows(ids, ids), boundaries, patches))[0, 2, 0]
+
+    patches = find_patches(hard, ids, 3)
+    value, gradient = jax.value_and_grad(last)(jnp.full((1, 6), 0.6))
+    assert value == pytest.approx(4.0, abs=1e-3)
+    # z_2 = P_2 y_2 + (1 - P_2) z_1: more of P_2 is more of y_2 and less of z_1.
+    assert gradient[0, 4] == pytest.approx(4.0 - 3.0, abs=1e-3)
+    np.testing.assert_array_equal(gradient[0, [1, 3, 5]], 0)
