@@ -25,7 +25,9 @@ from bytelm.core.errors import UserError
 from bytelm.core.texts import Text, Texts, each_text, text_bytes
 from bytelm.data.text_record import TextRecord, load_record
 from bytelm.inference.beam_search import beam_search
-from bytelm.inference.generation import Generator, Weights, store_weights
+from bytelm.inference.draft_choice import DraftKind, choose_draft
+from bytelm.inference.drafters import Small
+from bytelm.inference.generation import Draft, Generator, Weights, store_weights
 from bytelm.inference.marginal.marginal import ByteMarginal
 from bytelm.inference.per_symbol import PerSymbol
 from bytelm.inference.row_lengths import SHORTEST
@@ -247,6 +249,9 @@ class LoadedModel(PerSymbol):
         stop: Texts = (),
         beams: int = 1,
         covers: int | None = None,
+        draft: DraftKind = "none",
+        draft_length: int = 8,
+        draft_model: "LoadedModel | None" = None,
     ) -> list[bytes]:
         """Continues each prompt, all in one batch; with an encoder, writes the target of each.
 
@@ -264,6 +269,12 @@ class LoadedModel(PerSymbol):
                 nothing is random then.
             covers: for a subword model: sample bytes from `byte_marginal` with this many
                 histories; None to sample tokens.
+            draft: what guesses the next bytes, so that the model reads several at once: "stale",
+                the model without its backbone, for models with patches; "lookup", what followed the
+                last bytes before; or "auto". The text is the same as without, and drafting stops
+                where it does not pay.
+            draft_length: most bytes drafted at a time.
+            draft_model: a small model with the same vocabulary that drafts, in place of `draft`.
 
         Returns:
             the continuations, without the prompts and END.
@@ -274,15 +285,18 @@ class LoadedModel(PerSymbol):
         starts = list(each_text(prompts))
         self._warn_beyond_training(starts, max_bytes)
         stops = list(each_text(stop))
+        drafts = self._draft(draft, draft_length, draft_model)
         if beams != 1:
             if not self.has_encoder:
                 raise UserError("beam search needs a family with an encoder; leave out beams.")
+            if drafts is not None:
+                raise UserError("a beam search takes no drafts; leave out draft.")
             return beam_search(
                 self.transducer, starts, beams=beams, max_bytes=max_bytes, stop=stops
             )
         sampling = Sampling(temperature, top_k, top_p, min_p)
         return self._generator(covers).generate(
-            starts, max_bytes=max_bytes, sampling=sampling, seed=seed, stop=stops
+            starts, max_bytes=max_bytes, sampling=sampling, seed=seed, stop=stops, draft=drafts
         )
 
     def stream(
@@ -297,15 +311,31 @@ class LoadedModel(PerSymbol):
         seed: int = 0,
         stop: Texts = (),
         covers: int | None = None,
+        draft: DraftKind = "none",
+        draft_length: int = 8,
+        draft_model: "LoadedModel | None" = None,
     ) -> Iterator[bytes]:
         """Yields the continuation of one prompt as it is generated. Arguments as for `generate`."""
         start = text_bytes(prompt)
         self._warn_beyond_training([start], max_bytes)
         sampling, stops = Sampling(temperature, top_k, top_p, min_p), list(each_text(stop))
+        drafts = self._draft(draft, draft_length, draft_model)
         texts = self._generator(covers).stream(
-            [start], max_bytes=max_bytes, sampling=sampling, seed=seed, stop=stops
+            [start], max_bytes=max_bytes, sampling=sampling, seed=seed, stop=stops, draft=drafts
         )
         return (text for (text,) in texts)
+
+    def _draft(self, kind: DraftKind, most: int, small: "LoadedModel | None") -> Draft | None:
+        if small is None:
+            return choose_draft(kind, most, has_patches=self.has_patches)
+        if small.has_encoder or _token_bytes(small) != _token_bytes(self):
+            raise UserError(
+                "the draft checkpoint reads and writes other symbols than the model; give one of a "
+                "decoder with the same tokenizer, or without one if the model has none."
+            )
+        generator = small._forms.generator
+        drafter = Small(generator.graphdef, generator.params)
+        return choose_draft(kind, most, has_patches=self.has_patches, small=drafter)
 
     def _generator(self, covers: int | None) -> Generator:
         return self._forms.generator if covers is None else self.byte_marginal(covers)
@@ -336,6 +366,10 @@ class LoadedModel(PerSymbol):
                 f"rows of {trained}: expect it to get worse beyond them.",
                 stacklevel=3,
             )
+
+
+def _token_bytes(model: LoadedModel) -> Any:
+    return None if model.tokenizer is None else model.tokenizer.token_bytes
 
 
 @dataclass(frozen=True)

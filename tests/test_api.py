@@ -18,7 +18,7 @@ from bytelm.models.transformer import TransformerConfig
 from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
 from tests.evaluation.test_robustness import Pairs
-from tests.models.families import FAMILIES, split_model
+from tests.models.families import ENCODER_DECODERS, FAMILIES, split_model
 
 TEXTS = ["naïve", b"\xff\x00", "longer than one window of sixteen", ""]
 
@@ -143,3 +143,23 @@ def test_the_package_has_its_names_and_modules_and_no_others():
     assert all(getattr(bytelm, name) is getattr(bytelm.api, name) for name in bytelm.__all__)
     for name in ("lod", "__main__", "__wrapped__"):
         assert not hasattr(bytelm, name)
+
+
+def test_drafts_are_checked_and_change_no_text(model):
+    options = {"max_bytes": 12, "temperature": 0.9, "seed": 1}
+    wanted = model.generate(["a b a b"], **options)
+    assert model.generate(["a b a b"], draft="lookup", draft_length=3, **options) == wanted
+    assert b"".join(model.stream("a b a b", draft_model=model, **options)) == wanted[0]
+    with pytest.raises(UserError, match="draft stale needs a model with patches"):
+        model.generate("a", draft="stale")
+    with pytest.raises(UserError, match="draft-length is 0"):
+        model.stream("a", draft="lookup", draft_length=0)
+    with pytest.raises(UserError, match="two drafters"):
+        model.generate("a", draft="lookup", draft_model=model)
+    graphdef, params = split_model(ENCODER_DECODERS["byt5"])
+    config = dataclasses.replace(model.config, model=ENCODER_DECODERS["byt5"])
+    translator = LoadedModel(SavedModel(config, 7, graphdef, params, {}))
+    with pytest.raises(UserError, match="writes targets of inputs; leave out draft"):
+        translator.generate("a", draft="lookup")
+    with pytest.raises(UserError, match="other symbols than the model"):
+        model.generate("a", draft_model=translator)

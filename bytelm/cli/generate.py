@@ -14,6 +14,7 @@ from bytelm.cli.arguments import parse
 from bytelm.cli.options import Bounds, Count
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import printable
+from bytelm.inference.draft_choice import LONGEST_DRAFT, DraftKind
 from bytelm.training.checkpoints.scores import Step
 
 
@@ -51,6 +52,13 @@ class GenerateCommand:
     """With --byte-marginal: token histories kept at each byte."""
     beams: Count = 1
     """With an encoder: width of a beam search for the likeliest target; 1 for none."""
+    draft: DraftKind = "none"
+    """What guesses the next bytes, so that several are read at once; the text stays the same. stale
+    needs a model with patches; lookup repeats what followed the same bytes before."""
+    draft_checkpoint: Path | None = None
+    """The run directory of a small model that drafts."""
+    draft_length: Annotated[int, Bounds(1, LONGEST_DRAFT)] = 8
+    """Most bytes drafted at a time; it adapts to what pays."""
     weights: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the weights; bfloat16 is faster."""
     raw: bool = False
@@ -76,12 +84,19 @@ def generate_command(arguments: Sequence[str]) -> int:
         for prompt in command.prompt
     ]
     names = ("max_bytes", "temperature", "top_k", "top_p", "min_p", "seed", "beams")
+    small = command.draft_checkpoint
+    drafts: dict[str, Any] = {
+        "draft": command.draft,
+        "draft_length": command.draft_length,
+        "draft_model": small and load(small, weights=command.weights, verify=command.verify),
+    }
     write_continuations(
         loaded,
         prompts,
         raw=command.raw,
         covers=command.covers if command.byte_marginal else None,
         stop=[os.fsencode(text) for text in command.stop],
+        **drafts,
         **{name: getattr(command, name) for name in names},
     )
     return 0

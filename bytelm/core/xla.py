@@ -41,3 +41,8 @@ def jit_inference(**arguments: Any) -> Callable[[Function], Function]:
         return call
 
     return decorated
+
+
+def programs(function: Any) -> int:
+    """How many programs of a jitted function are compiled."""
+    return function._cache_size()

@@ -45,7 +45,7 @@ def beam_search(
         raise UserError(f"max-bytes is {max_bytes}; beam search needs at least 1.")
     if not inputs:
         return []
-    logits, state = model.start(inputs, max_bytes, beams)
+    logits, state, _ = model.start(inputs, max_bytes, beams=beams)
     found = _search(model.graphdef, model.params, logits, state, beams, max_bytes, length_penalty)
     rows = [StopFilter(stop) for _ in inputs]
     return [row.feed(text) + row.flush() for row, text in zip(rows, np.asarray(found), strict=True)]

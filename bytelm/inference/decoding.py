@@ -4,10 +4,17 @@
 pending symbol, which the next call of the model reads. The random key of symbol i of a row depends
 only on the row's key and i, so neither other rows nor the sizes of chunks change a text.
 
-Shapes: B = rows, N = symbols read, V = outputs.
+A round reads the pending symbol and k drafted ones in one call (`bytelm.inference.drafters`). It
+draws the symbol after each of them as it would without drafts, with the same key; a draft is
+accepted if it is the symbol drawn in its place and all drafts before it were accepted. So drafts
+change no text, sampled or not (drafter-invariant speculative decoding, arXiv 2408.07978), and rows
+accept different numbers of them.
+
+Shapes: B = rows, N = symbols read, V = outputs, k = drafts of a round.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +24,7 @@ import numpy as np
 from flax import nnx
 
 from bytelm.core.vocabulary import Vocabulary
+from bytelm.inference.drafters import Context, Drafter
 from bytelm.inference.sampling import Sampling, sample
 from bytelm.models.contract import LanguageModel
 
@@ -31,6 +39,7 @@ class Rows:
     keys: jax.Array  # random key of each row [B]
     made: jax.Array  # int32 [B], symbols written, the pending one included
     running: jax.Array  # bool [B], the rows that go on
+    drafting: Any = None  # the drafter's state, after the same symbols as `state`
 
     def select(self, running: jax.Array) -> "Rows":
         """Only these of the running rows go on, bool `[B]`."""
@@ -44,9 +53,14 @@ def row_keys(key: jax.Array, rows: int) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "rows", "length"))
-def empty_state(graphdef: nnx.GraphDef, params: Any, rows: int, length: int) -> Any:
-    """`LanguageModel.init_state`, compiled."""
-    return nnx.merge(graphdef, params).init_state(rows, length)
+def empty_state(
+    graphdef: nnx.GraphDef, params: Any, rows: int, length: int, drafter: Drafter | None = None
+) -> tuple[Any, Any]:
+    """`LanguageModel.init_state` and that of the drafter, compiled."""
+    model: LanguageModel = nnx.merge(graphdef, params)
+    if drafter is None:
+        return model.init_state(rows, length), None
+    return drafter.init_model(model, rows, length), drafter.init_state(rows, length)
 
 
 def read_rows(
@@ -57,21 +71,27 @@ def read_rows(
     state: Any,
     outputs: int,
     chunk: int,
-) -> tuple[jax.Array, Any]:
+    drafter: Drafter | None = None,
+    drafting: Any = None,
+) -> tuple[jax.Array, Any, Any]:
     """Reads `lengths` symbols of each row `[B, N]`, `chunk` of them at a time.
 
     Returns:
-        the logits after each row, `[B, V]`, and the state.
+        the logits after each row, `[B, V]`, the state, and that of the drafter.
     """
     logits = jnp.zeros((len(ids), outputs), jnp.float32)
     for first in range(0, ids.shape[1], chunk):
         present = np.clip(lengths - first, 0, chunk)
         piece = ids[:, first : first + chunk]
-        logits, state = read_chunk(graphdef, params, piece, present, logits, state)
-    return logits, state
+        logits, state, drafting = read_chunk(
+            graphdef, params, piece, present, logits, state, drafter, drafting
+        )
+    return logits, state, drafting
 
 
-@functools.partial(jax.jit, static_argnames="graphdef", donate_argnames=("logits", "state"))
+@functools.partial(
+    jax.jit, static_argnames="graphdef", donate_argnames=("logits", "state", "drafting")
+)
 def read_chunk(
     graphdef: nnx.GraphDef,
     params: Any,
@@ -79,26 +99,51 @@ def read_chunk(
     lengths: jax.Array,
     logits: jax.Array,
     state: Any,
-) -> tuple[jax.Array, Any]:
+    drafter: Drafter | None,
+    drafting: Any,
+) -> tuple[jax.Array, Any, Any]:
     """Reads `lengths` more symbols of each row; rows with none keep their logits."""
-    new, state = nnx.merge(graphdef, params).extend(ids, state, lengths)
+    model: LanguageModel = nnx.merge(graphdef, params)
+    new, state = model.extend(ids, state, lengths)
+    if drafter is not None:
+        drafting = drafter.read_prompt(drafting, ids, lengths)
     last = jnp.maximum(lengths - 1, 0)[:, None, None]
     new = jnp.take_along_axis(new, last, axis=1)[:, 0]
-    return jnp.where(lengths[:, None] > 0, new, logits), state
+    return jnp.where(lengths[:, None] > 0, new, logits), state, drafting
 
 
 @functools.partial(jax.jit, static_argnames="vocabulary", donate_argnames="state")
 def first_symbols(
-    logits: jax.Array, state: Any, keys: jax.Array, sampling: Sampling, vocabulary: Vocabulary
+    logits: jax.Array,
+    state: Any,
+    keys: jax.Array,
+    sampling: Sampling,
+    vocabulary: Vocabulary,
+    drafting: Any = None,
 ) -> Rows:
     """Rows whose first symbol is drawn from the logits after their prompts, `[B, V]`."""
     made = jnp.zeros((len(logits),), jnp.int32)
-    pending = _choose(logits, keys, made, sampling, vocabulary)
-    return Rows(state, pending, keys, made + 1, pending != vocabulary.end)
+    pending = _choose(logits[:, None], keys, made, sampling, vocabulary)[:, 0]
+    return Rows(state, pending, keys, made + 1, pending != vocabulary.end, drafting)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Written:
+    """Symbols that a chunk of rounds wrote."""
+
+    symbols: jax.Array  # int32 [B, chunk + k]
+    counts: jax.Array  # int32 [B], how many these are; the last may be END
+    full: jax.Array | None  # bool [B], as `LanguageModel.full_rows`
+    rounds: jax.Array  # int32 scalar
+    accepted: jax.Array
+    """Int32 `[k + 1]`, how often a row that went on accepted 0, 1, ..., k drafts in a round."""
 
 
 @functools.partial(
-    jax.jit, static_argnames=("graphdef", "chunk", "vocabulary"), donate_argnames="rows"
+    jax.jit,
+    static_argnames=("graphdef", "chunk", "vocabulary", "drafts"),
+    donate_argnames="rows",
 )
 def write_chunk(
     graphdef: nnx.GraphDef,
@@ -108,50 +153,128 @@ def write_chunk(
     sampling: Sampling,
     chunk: int,
     vocabulary: Vocabulary,
-) -> tuple[Rows, jax.Array, jax.Array, jax.Array | None]:
-    """Writes `count` <= `chunk` more symbols of each running row, fewer if all rows end.
+    drafter: Drafter | None = None,
+    drafts: int = 0,
+) -> tuple[Rows, Written]:
+    """Rounds, until the row that is furthest has about `chunk` more symbols or all rows end.
 
-    Returns:
-        the rows; their new symbols, int32 `[B, chunk]`; how many these are, int32 `[B]`, of which
-        the last may be END; and which rows are full, as `LanguageModel.full_rows`.
+    No running row writes more than `count`, int32 `[]` or `[B]`. With a `drafter`
+    each round has up to `drafts` drafted symbols.
     """
     model: LanguageModel = nnx.merge(graphdef, params)
-    before = rows.made
+    before, width = rows.made, chunk + drafts
+    count = jnp.broadcast_to(count, before.shape)
 
-    def unfinished(carry: tuple[Rows, jax.Array]) -> jax.Array:
-        rows, _ = carry
-        return (rows.running & (rows.made - before < count)).any()
+    def active(rows: Rows) -> jax.Array:
+        return rows.running & (rows.made - before < count)
 
-    def round(carry: tuple[Rows, jax.Array]) -> tuple[Rows, jax.Array]:
-        rows, symbols = carry
-        reading = rows.running & (rows.made - before < count)
-        ids = jnp.where(reading, rows.pending, vocabulary.pad)[:, None]
-        logits, state = model.extend(ids, rows.state, reading.astype(jnp.int32))
-        chosen = _choose(logits[:, 0], rows.keys, rows.made, sampling, vocabulary)
-        column = jnp.where(reading, rows.made - before, chunk)
-        symbols = symbols.at[jnp.arange(len(chosen)), column].set(chosen, mode="drop")
-        rows = Rows(
-            state,
-            jnp.where(reading, chosen, rows.pending),
-            rows.keys,
-            rows.made + reading,
-            rows.running & ~(reading & (chosen == vocabulary.end)),
+    def unfinished(carry: tuple[Rows, Written]) -> jax.Array:
+        rows, written = carry
+        return active(rows).any() & (written.counts.max() + drafts < width)
+
+    def round(carry: tuple[Rows, Written]) -> tuple[Rows, Written]:
+        rows, written = carry
+        # Symbols that a row may not write are not read: states have no room for more.
+        most = jnp.where(active(rows), jnp.minimum(count - written.counts, 1 + drafts), 0)
+        rows, chosen, new = _round(model, rows, most, sampling, vocabulary, drafter, drafts)
+        places = jnp.arange(chosen.shape[1])[None, :]
+        columns = jnp.where(places < new[:, None], written.counts[:, None] + places, width)
+        symbols = written.symbols.at[jnp.arange(len(new))[:, None], columns].set(
+            chosen, mode="drop"
         )
-        return rows, symbols
+        tally = written.accepted.at[jnp.where(most > 0, new - 1, drafts + 1)].add(1, mode="drop")
+        counts = written.counts + new
+        return rows, Written(symbols, counts, None, written.rounds + 1, tally)
 
-    symbols = jnp.full((len(before), chunk), vocabulary.end, jnp.int32)
-    rows, symbols = jax.lax.while_loop(unfinished, round, (rows, symbols))
-    return rows, symbols, rows.made - before, model.full_rows(rows.state)
+    symbols = jnp.full((len(before), width), vocabulary.end, jnp.int32)
+    tally = jnp.zeros((drafts + 1,), jnp.int32)
+    written = Written(symbols, jnp.zeros_like(before), None, jnp.int32(0), tally)
+    rows, written = jax.lax.while_loop(unfinished, round, (rows, written))
+    return rows, replace(written, full=model.full_rows(rows.state))
+
+
+def _round(
+    model: LanguageModel,
+    rows: Rows,
+    most: jax.Array,
+    sampling: Sampling,
+    vocabulary: Vocabulary,
+    drafter: Drafter | None,
+    drafts: int,
+) -> tuple[Rows, jax.Array, jax.Array]:
+    """One round, in which a row writes up to `most`, int32 `[B]`, symbols.
+
+    Returns:
+        the rows, the symbols drawn, int32 `[B, 1 + k]`, and how many of them are new, int32 `[B]`.
+    """
+
+    def choose(logits: jax.Array, place: Any) -> jax.Array:
+        first = rows.made + place
+        return _choose(logits[:, None], rows.keys, first, sampling, vocabulary)[:, 0]
+
+    ids = jnp.where(most > 0, rows.pending, vocabulary.pad)[:, None]
+    if drafter is not None and drafts:
+        context = Context(model, rows.state, rows.pending, most, choose)
+        found = drafter.draft(context, rows.drafting, drafts)
+        rows = replace(rows, state=found.state, drafting=found.drafting)
+        ids = jnp.concatenate([ids, found.ids], axis=1)
+        most = jnp.minimum(most, 1 + found.counts)
+
+    def read(ids: jax.Array) -> tuple[Rows, jax.Array, jax.Array]:
+        logits, keep = _verify(model, ids, rows.state, most)
+        chosen = _choose(logits, rows.keys, rows.made, sampling, vocabulary)
+        new = _count_new(ids, chosen, most, vocabulary)
+        drafting = rows.drafting
+        if drafter is not None:
+            drafting = drafter.read(drafting, ids, new)
+        last = jnp.take_along_axis(chosen, jnp.maximum(new - 1, 0)[:, None], axis=1)[:, 0]
+        pending = jnp.where(new > 0, last, rows.pending)
+        running = rows.running & ((new == 0) | (last != vocabulary.end))
+        after = Rows(keep(new), pending, rows.keys, rows.made + new, running, drafting)
+        return after, jnp.pad(chosen, ((0, 0), (0, 1 + drafts - ids.shape[1]))), new
+
+    if drafter is None or not drafts or not drafter.may_find_none:
+        return read(ids)
+    return jax.lax.cond((most > 1).any(), lambda: read(ids), lambda: read(ids[:, :1]))
+
+
+def _verify(
+    model: LanguageModel, ids: jax.Array, state: Any, lengths: jax.Array
+) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
+    """`LanguageModel.verify`, and what gives the state after the symbols that are kept."""
+    if ids.shape[1] == 1:  # the pending symbols, which are all kept
+        logits, after = model.extend(ids, state, lengths)
+        return logits, lambda kept: after
+    logits, verified = model.verify(ids, state, lengths)
+    return logits, lambda kept: model.keep(verified, kept)
+
+
+def _count_new(
+    ids: jax.Array, chosen: jax.Array, reading: jax.Array, vocabulary: Vocabulary
+) -> jax.Array:
+    """The symbols that rows get, int32 `[B]`: one more than the drafts that they accept.
+
+    Args:
+        ids: int32 `[B, 1 + k]`, the pending symbol and the drafts.
+        chosen: int32 `[B, 1 + k]`, the symbols drawn after each of them.
+        reading: int32 `[B]`, how many of the ids are to be read; a row gets no more symbols.
+    """
+    accepted = (ids[:, 1:] == chosen[:, :-1]) & (chosen[:, :-1] != vocabulary.end)
+    new = 1 + jnp.cumprod(accepted, axis=1).sum(axis=1)
+    return jnp.minimum(new, reading)
 
 
 def _choose(
     logits: jax.Array,
     keys: jax.Array,
-    index: jax.Array,
+    first: jax.Array,
     sampling: Sampling,
     vocabulary: Vocabulary,
 ) -> jax.Array:
-    """Symbol number `index`, int32 `[B]`, of each row, drawn from logits `[B, V]`."""
-    keys = jax.vmap(jax.random.fold_in)(keys, index)
+    """Symbols number `first`, int32 `[B]`, and following of each row, from logits `[B, N, V]`."""
+    rows, count, _ = logits.shape
+    numbers = first[:, None] + jnp.arange(count)[None, :]  # [B, N]
+    fold = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
     # Outputs past the vocabulary (T5's spare ids) are never sampled.
-    return sample(logits[:, : vocabulary.outputs], keys, sampling)
+    flat = logits[:, :, : vocabulary.outputs].reshape(rows * count, -1)
+    return sample(flat, fold(keys, numbers).reshape(-1), sampling).reshape(rows, count)

@@ -7,9 +7,11 @@ loop of `bytelm.inference.decoding` writes a chunk of symbols for every row, and
 their bytes. The random key of symbol i of row r depends only on (seed, r, i).
 """
 
+import time
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +20,18 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTE_VOCABULARY
+from bytelm.core.xla import programs
 from bytelm.inference.decoding import (
+    Rows,
+    Written,
     empty_state,
     first_symbols,
     read_rows,
     row_keys,
     write_chunk,
 )
+from bytelm.inference.draft_length import DraftLength
+from bytelm.inference.drafters import Drafter
 from bytelm.inference.sampling import Sampling
 from bytelm.inference.stopping import StopFilter
 from bytelm.models.contract import LanguageModel
@@ -70,6 +77,16 @@ def _class(graphdef: nnx.GraphDef) -> type[nnx.Module]:
     return root.type
 
 
+@dataclass(frozen=True)
+class Draft:
+    """What drafts symbols, and how many in a round at most."""
+
+    drafter: Drafter
+    most: int = 8
+    adapts: bool = True
+    """Whether each chunk drafts as many as pay, by the time that chunks took; otherwise `most`."""
+
+
 class Generator:
     """Continues prompts with one model.
 
@@ -86,6 +103,9 @@ class Generator:
     Raises:
         UserError: if the family has no `extend`.
     """
+
+    no_drafts: ClassVar[str | None] = None
+    """Why symbols cannot be drafted; None if they can."""
 
     def __init__(
         self,
@@ -106,6 +126,7 @@ class Generator:
         self.graphdef, self.params = nnx.split(nnx.merge(graphdef, params).for_decoding())
         self._prefill = prefill
         self._chunk = chunk
+        self._lengths: dict[tuple[type[Drafter], int, int], DraftLength] = {}
 
     def generate(self, prompts: Sequence[bytes], **options: Any) -> list[bytes]:
         """The continuation of each prompt, without the prompt. Arguments as for `stream`."""
@@ -122,6 +143,7 @@ class Generator:
         sampling: Sampling | None = None,
         seed: int = 0,
         stop: Sequence[bytes] = (),
+        draft: Draft | None = None,
     ) -> Iterator[list[bytes]]:
         """Yields the next bytes of every row, until all rows have ended.
 
@@ -132,6 +154,7 @@ class Generator:
             seed: of the random choices.
             stop: byte strings; a row ends just before the first of them that occurs. END always
                 ends it.
+            draft: what drafts symbols, and how many at most; it does not change the text.
 
         Raises:
             UserError: for an option out of range.
@@ -143,7 +166,9 @@ class Generator:
             raise UserError(f"max-bytes is {max_bytes}; it must be at least 0.")
         if not all(stop):
             raise UserError("a stop string is empty; give at least one byte, or none at all.")
-        return self._stream(prompts, max_bytes, sampling, seed, stop)
+        if draft is not None and self.no_drafts is not None:
+            raise UserError(f"{self.no_drafts}; leave out draft.")
+        return self._stream(prompts, max_bytes, sampling, seed, stop, draft)
 
     def _stream(
         self,
@@ -152,40 +177,65 @@ class Generator:
         sampling: Sampling,
         seed: int,
         stop: Sequence[bytes],
+        draft: Draft | None,
     ) -> Iterator[list[bytes]]:
         if not prompts:
             return
-        logits, state = self.start(prompts, max_bytes)
+        drafter = None if draft is None else draft.drafter
+        logits, state, drafting = self.start(prompts, max_bytes, drafter)
         filters = [StopFilter(stop, max_bytes, self._tokenizer) for _ in prompts]
         if not max_bytes:
             return
         keys = row_keys(jax.random.key(seed), len(prompts))
-        rows = first_symbols(logits, state, keys, sampling, self._vocabulary)
+        rows = first_symbols(logits, state, keys, sampling, self._vocabulary, drafting)
         first = np.asarray(rows.pending)[:, None]
         yield [each.feed(symbols) for each, symbols in zip(filters, first, strict=True)]
-        warned = False
-        for made in range(1, max_bytes, self._chunk):
-            running = np.array([not each.ended for each in filters])
-            if not running.any():
-                return
-            rows, symbols, counts, full = write_chunk(
-                self.graphdef,
-                self.params,
-                rows.select(running),
-                np.int32(min(self._chunk, max_bytes - made)),
-                sampling,
-                self._chunk,
-                self._vocabulary,
-            )
-            written = zip(filters, np.asarray(symbols), np.asarray(counts), strict=True)
-            yield [each.feed(symbols[:count]) for each, symbols, count in written]
-            if full is not None and not warned and (full := np.asarray(full)).any():
+        warned, made = False, np.ones(len(prompts), np.int32)
+        while (running := np.array([not each.ended for each in filters])).any():
+            if not (left := (max_bytes - made) * running).any():
+                break
+            rows, written = self._write(rows.select(running), left, sampling, draft)
+            made += written.counts
+            news = zip(filters, written.symbols, written.counts, strict=True)
+            yield [each.feed(symbols[:count]) for each, symbols, count in news]
+            if written.full is not None and not warned and written.full.any():
                 warned = True
-                _warn_of_overflow(full)
+                _warn_of_overflow(written.full)
         yield [each.flush() for each in filters]
 
-    def start(self, prompts: Sequence[bytes], max_bytes: int) -> tuple[jax.Array, Any]:
-        """The logits after each prompt, `[B, outputs]`, and the state after reading them."""
+    def _write(
+        self, rows: Rows, left: np.ndarray, sampling: Sampling, draft: Draft | None
+    ) -> tuple[Rows, Written]:
+        """A chunk, with as many drafts as pay; row r writes at most `left[r]` symbols."""
+        length = self._length(draft, len(left)) if draft is not None and draft.adapts else None
+        drafts = 0 if draft is None else draft.most if length is None else length.next()
+        compiled, start = programs(write_chunk), time.perf_counter()
+        rows, written = write_chunk(
+            self.graphdef,
+            self.params,
+            rows,
+            left,
+            sampling,
+            self._chunk,
+            self._vocabulary,
+            None if draft is None else draft.drafter,
+            drafts,
+        )
+        written = jax.device_get(written)
+        seconds = time.perf_counter() - start
+        if length is not None and programs(write_chunk) == compiled:
+            length.record(drafts, seconds, int(written.rounds), written.accepted)
+        return rows, written
+
+    def _length(self, draft: Draft, rows: int) -> DraftLength:
+        """What is known of this drafter's speed with so many rows, in this and earlier calls."""
+        key = type(draft.drafter), draft.most, rows
+        return self._lengths.setdefault(key, DraftLength(draft.most))
+
+    def start(
+        self, prompts: Sequence[bytes], max_bytes: int, drafter: Drafter | None = None
+    ) -> tuple[jax.Array, Any, Any]:
+        """The logits after each prompt, `[B, outputs]`, the model's state and the drafter's."""
         vocabulary, tokenizer = self._vocabulary, self._tokenizer
         texts = [
             np.frombuffer(prompt, np.uint8) if tokenizer is None else tokenizer.encode(prompt)
@@ -202,18 +252,26 @@ class Generator:
         while length < width + max_bytes:
             length *= 2
         try:
-            state = empty_state(self.graphdef, self.params, len(prompts), length)
+            state, drafting = empty_state(self.graphdef, self.params, len(prompts), length, drafter)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
             raise UserError(
                 f"there is no memory for {len(prompts)} texts of {length} symbols; lower "
                 "max-bytes, or give fewer or shorter prompts."
             ) from error
         return read_rows(
-            self.graphdef, self.params, ids, lengths, state, vocabulary.outputs, self._prefill
+            self.graphdef,
+            self.params,
+            ids,
+            lengths,
+            state,
+            vocabulary.outputs,
+            self._prefill,
+            drafter,
+            drafting,
         )
 
 
-def _warn_of_overflow(full: np.ndarray) -> None:
+def _warn_of_overflow(full: Any) -> None:
     warnings.warn(
         f"patches found no free slot in {int(full.sum())} of {len(full)} texts, and their bytes "
         "stayed in the patch before; a lower model.bytes_per_slot (in an inner level, its own "

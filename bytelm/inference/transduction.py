@@ -17,6 +17,7 @@ from flax import nnx
 from bytelm.core.vocabulary import END, PAD, START
 from bytelm.core.xla import jit_inference
 from bytelm.inference.decoding import read_rows
+from bytelm.inference.drafters import Drafter
 from bytelm.inference.generation import Generator
 from bytelm.inference.sampling import Sampling
 from bytelm.models.encoder_decoder import VOCABULARY, Encoded, Reading
@@ -45,13 +46,22 @@ class Transducer(Generator):
     In `generate` and `stream` the prompts are the inputs.
     """
 
+    no_drafts = "drafts go on with a text, and this model writes targets of inputs"
+
     def encode_inputs(self, inputs: np.ndarray) -> Encoded:
         """Runs the encoder on rows from `pad_inputs`, shortened as far as they allow."""
         reading = read_inputs(self.graphdef, self.params, inputs)
         length = min(round_up(int(reading.counts.max())), inputs.shape[1])
         return encode_reading(self.graphdef, self.params, reading, length)
 
-    def start(self, prompts: Sequence[bytes], max_bytes: int, beams: int = 1) -> tuple[Any, Any]:
+    def start(
+        self,
+        prompts: Sequence[bytes],
+        max_bytes: int,
+        drafter: Drafter | None = None,
+        *,
+        beams: int = 1,
+    ) -> tuple[Any, Any, None]:
         """The logits after START, `[B x beams, VOCABULARY]`, and the state after it."""
         encoded = self.encode_inputs(pad_inputs(prompts))
         length = round_up(1 + max_bytes)

@@ -116,6 +116,18 @@ class PatchingState:
         return replace(self, carry=carry, opened=opened, ignored=ignored)
 
 
+def without_patches(state: Any) -> Any:
+    """The decoding state of a model whose open patches take all symbols that follow."""
+
+    def is_patching(part: Any) -> bool:
+        return isinstance(part, PatchingState)
+
+    def part(part: Any) -> Any:
+        return replace(part, left=jnp.zeros_like(part.left)) if is_patching(part) else part
+
+    return jax.tree.map(part, state, is_leaf=is_patching)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class OpenPatch:

@@ -22,7 +22,7 @@ from flax import nnx
 
 from bytelm.core.checked import require_positive
 from bytelm.core.errors import UserError
-from bytelm.inference.generation import Generator
+from bytelm.inference.generation import Draft, Generator
 from bytelm.inference.marginal.covers import Covers
 from bytelm.inference.marginal.token_reader import TokenReader
 from bytelm.inference.sampling import Sampling, sample
@@ -73,6 +73,8 @@ class ByteMarginal(Generator):
     Raises:
         UserError: for a number out of range.
     """
+
+    no_drafts = "bytes summed over tokenisations are sampled one by one"
 
     def __init__(
         self,
@@ -152,6 +154,7 @@ class ByteMarginal(Generator):
         sampling: Sampling,
         seed: int,
         stop: Sequence[bytes],
+        draft: Draft | None = None,
     ) -> Iterator[list[bytes]]:
         for row, prompt in enumerate(prompts):
             key = jax.random.fold_in(jax.random.key(seed), row)

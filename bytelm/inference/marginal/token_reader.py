@@ -44,7 +44,7 @@ class TokenReader:
     kept: int  # symbols that are read again when the window moves
 
     def __post_init__(self) -> None:
-        self._state = empty_state(*self.model, self.rows, self.context)
+        self._state, _ = empty_state(*self.model, self.rows, self.context)
 
     def start(self) -> Read:
         """Reads START; call it before `extend`."""
@@ -98,9 +98,9 @@ class TokenReader:
         ids = np.full((len(targets), -(-self.kept // chunk) * chunk), self.vocabulary.pad, np.int32)
         ids[: len(rows), : self.kept] = symbols
         lengths = np.full(len(targets), self.kept, np.int32)
-        state = empty_state(*self.model, len(targets), self.context)
+        state, _ = empty_state(*self.model, len(targets), self.context)
         outputs = self.vocabulary.outputs
-        logits, state = read_rows(*self.model, ids, lengths, state, outputs, chunk)
+        logits, state, _ = read_rows(*self.model, ids, lengths, state, outputs, chunk)
         self._state = _put(self._state, targets, state)
         return self._reads(symbols, rows, logits)
 

@@ -1,0 +1,45 @@
+import numpy as np
+
+from bytelm.inference.draft_length import RETRY, DraftLength
+
+
+def run(length, chunks, seconds, accept):
+    """The draft lengths of so many chunks of 8 rounds, which take `seconds(k)` each.
+
+    A draft is accepted with probability `accept` if those before it were.
+    """
+    chosen = []
+    for _ in range(chunks):
+        k = length.next()
+        shares = accept ** np.arange(k + 1)
+        length.record(k, 8 * seconds(k), 8, 800 * (shares - np.append(shares[1:], 0.0)))
+        chosen.append(k)
+    return chosen
+
+
+def test_it_is_off_where_drafts_do_not_pay():
+    # Eight rows: a round with drafts costs as many times as much as it reads symbols.
+    chosen = run(DraftLength(8), 3 * RETRY, lambda k: 1.0 + k, 0.6)
+    assert chosen[:2] == [4, 0]
+    assert chosen.count(0) >= 0.9 * len(chosen)
+
+
+def test_it_grows_where_nearly_all_drafts_are_accepted():
+    chosen = run(DraftLength(16), 12, lambda k: 1.0 + 0.05 * k, 0.98)
+    assert chosen[-1] == 16
+
+
+def test_it_takes_few_where_few_are_accepted():
+    chosen = run(DraftLength(16), 12, lambda k: 1.0 + 0.15 * k, 0.5)
+    assert chosen[-1] in (1, 2)
+
+
+def test_it_follows_a_change_of_the_text():
+    length = DraftLength(4)
+    assert run(length, RETRY, lambda k: 1.0 + 0.2 * k, 0.05)[-2] in (0, 1)
+    assert run(length, 8 * RETRY, lambda k: 1.0 + 0.2 * k, 0.95)[-2] == 4
+
+
+def test_only_numbers_up_to_the_most_are_chosen():
+    assert DraftLength(6).lengths == [0, 1, 2, 4, 6]
+    assert DraftLength(1).lengths == [0, 1]

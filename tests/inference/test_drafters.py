@@ -1,0 +1,259 @@
+"""Drafts change no text, in families of all kinds."""
+
+import functools
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy import special, stats
+
+from bytelm.core.vocabulary import BYTE_VOCABULARY, END, INPUT_SIZE, OUTPUT_SIZE, START
+from bytelm.inference.decoding import first_symbols, row_keys, write_chunk
+from bytelm.inference.drafters import Drafter, Drafts, Lookup, Small, Stale
+from bytelm.inference.generation import Draft
+from bytelm.inference.sampling import Sampling
+from tests.inference.test_generation import GREEDY, PROMPTS, Bigram, hashing, make_generator
+from tests.models.families import (
+    FAMILIES,
+    LENGTH,
+    ROWS,
+    decoder,
+    empty_state,
+    random_rows,
+    split_model,
+)
+
+ONE_OF_EACH = {config.family: name for name, config in reversed(FAMILIES.items())}  # the first
+SAMPLING = Sampling(temperature=0.7)
+DRAFTS = 3
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Scripted(Drafter):
+    """Drafts from known texts; its state counts the symbols that it has read of them."""
+
+    texts: jax.Array  # int32 [B, T], where the first is the first pending symbol
+
+    def read(self, state, ids, lengths):
+        return state + lengths
+
+    def draft(self, context, state, count):
+        places = state[:, None] + 1 + jnp.arange(count)[None, :]
+        ids = jnp.take_along_axis(self.texts, places, axis=1, mode="clip")
+        return Drafts(ids, jnp.full_like(state, count), context.state, state)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Rows of a family before they write, and what they write without drafts."""
+
+    graphdef: nnx.GraphDef
+    params: Any
+    logits: jax.Array
+    state: Any
+    keys: jax.Array
+    room: np.ndarray  # int32 [B], symbols that a row may write after the first
+    texts: np.ndarray  # int32 [B, T]
+
+    def write(self, drafter, drafting):
+        """(rows, what was written) in one chunk, with up to DRAFTS drafts a round."""
+        state = jax.tree.map(jnp.copy, self.state)
+        rows = first_symbols(self.logits, state, self.keys, SAMPLING, BYTE_VOCABULARY, drafting)
+        return write_chunk(
+            self.graphdef,
+            self.params,
+            rows,
+            self.room,
+            SAMPLING,
+            LENGTH,
+            BYTE_VOCABULARY,
+            drafter,
+            DRAFTS,
+        )
+
+    def check(self, written):
+        """Each row is as it is without drafts, or has that beginning if other rows were faster."""
+        assert (written.counts[written.counts < self.room] > 0).all()
+        for row, text in enumerate(self.texts):
+            count = int(written.counts[row])
+            wanted = text[1 : 1 + count]
+            np.testing.assert_array_equal(written.symbols[row, :count], wanted)
+            assert count == self.room[row] or END in wanted or count > LENGTH - DRAFTS
+
+
+@functools.cache
+def start_of(name):
+    config = FAMILIES[name]
+    params, extend = decoder(config)
+    graphdef, _ = nnx.split(nnx.merge(*split_model(config)).for_decoding())
+    lengths = (np.arange(ROWS) % 4 + 1).astype(np.int32)
+    logits, state = extend(params, random_rows(31).ids, empty_state(config), lengths)
+    logits = logits[np.arange(ROWS), lengths - 1]
+    keys = row_keys(jax.random.key(7), ROWS)
+    room = (LENGTH - lengths).astype(np.int32)
+
+    rows = first_symbols(logits, jax.tree.map(jnp.copy, state), keys, SAMPLING, BYTE_VOCABULARY)
+    texts, ones = [rows.pending], np.ones(ROWS, np.int32)
+    now = state
+    for made in range(1, room.max() + 1):
+        new, now = extend(params, texts[-1][:, None], now, ones * (made <= room))
+        texts.append(choose(new, keys, ones * made))
+    return Start(graphdef, params, logits, state, keys, room, np.stack(texts, axis=1))
+
+
+@jax.jit
+def choose(logits, keys, numbers):
+    """Draws symbols by the rule of `bytelm.inference.decoding`, written once more."""
+    keys = jax.vmap(jax.random.fold_in)(keys, numbers)
+    gumbel = jax.vmap(lambda key: jax.random.gumbel(key, (OUTPUT_SIZE,)))(keys)
+    return jnp.argmax(logits[:, 0] / SAMPLING.temperature + gumbel, axis=-1).astype(jnp.int32)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH.values())
+def test_accepting_some_drafts_is_plain_decoding(name):
+    start = start_of(name)
+    wrong = np.random.default_rng(3).random(start.texts.shape) < 0.3
+    texts = np.where(wrong, (start.texts + 1) % 256, start.texts)
+    drafter = Scripted(jnp.asarray(texts, jnp.int32))
+    _, written = start.write(drafter, jnp.zeros(ROWS, jnp.int32))
+    start.check(written)
+    assert (written.accepted > 0).all() and written.rounds < LENGTH
+
+
+DECODERS_WITH_PATCHES = [
+    name for name in ONE_OF_EACH.values() if hasattr(FAMILIES[name], "segmenter")
+]
+
+
+@pytest.mark.parametrize("name", DECODERS_WITH_PATCHES)
+def test_a_stale_backbone_drafts_and_changes_no_text(name):
+    start = start_of(name)
+    _, written = start.write(Stale(), None)
+    start.check(written)
+    assert written.accepted[1:].sum() > 0
+
+
+def bigram(seed, noise=0.0):
+    """Three bytes and END follow any symbol, with probabilities that depend on it."""
+    logits = np.full((INPUT_SIZE, OUTPUT_SIZE), -np.inf, np.float32)
+    rng = np.random.default_rng(seed)
+    logits[:, [*b"abc", END]] = 1.5 * rng.normal(size=(INPUT_SIZE, 4))
+    logits += noise * np.random.default_rng(1).normal(size=logits.shape)
+    return Bigram(jnp.asarray(logits))
+
+
+def small(model):
+    return Small(*nnx.split(model))
+
+
+DRAFTERS = {
+    "lookup": Lookup(shortest=1, longest=3),
+    "small": small(bigram(0, noise=1.0)),
+    "itself": Stale(),
+}
+
+
+@pytest.fixture(scope="module")
+def sampled():
+    """4000 texts of up to 4 bytes by each drafter, and by none."""
+    generator = make_generator(bigram(0), chunk=4)
+    options = {"max_bytes": 4, "seed": 3}
+    plain = generator.generate([b"aba"] * 4000, **options)
+    drafts = {name: Draft(drafter, 3, adapts=False) for name, drafter in DRAFTERS.items()}
+    made = {
+        name: generator.generate([b"aba"] * 4000, draft=draft, **options)
+        for name, draft in drafts.items()
+    }
+    return plain, made
+
+
+@pytest.mark.parametrize("name", DRAFTERS)
+def test_drafts_do_not_change_the_distribution(name, sampled):
+    plain, made = sampled[0], sampled[1][name]
+    assert made == plain
+    table = special.log_softmax(np.asarray(bigram(0).table[...], np.float64), axis=1)
+
+    def probability(text):
+        symbols = [ord("a"), *text] + [END] * (len(text) < 4)
+        return np.exp(sum(table[pair] for pair in itertools.pairwise(symbols)))
+
+    texts = [bytes(text) for size in range(5) for text in itertools.product(b"abc", repeat=size)]
+    expected = len(made) * np.array([probability(text) for text in texts])
+    observed = np.array([made.count(text) for text in texts])
+    assert observed.sum() == len(made) and np.isclose(expected.sum(), len(made))
+    rare = expected < 5  # one class together
+    observed, expected = (
+        np.append(counts[~rare], counts[rare].sum()) for counts in (observed, expected)
+    )
+    assert stats.chisquare(observed, expected).pvalue > 0.001
+
+
+@pytest.fixture(scope="module")
+def generators():
+    """One model, and draftings that accept much, little, and what was there before."""
+    model = hashing()
+    other = hashing()
+    other.table[...] = other.table[...] + 0.5 * jax.random.normal(jax.random.key(5), (997, 257))
+    draftings = [
+        Draft(small(model), 4, adapts=False),
+        Draft(small(other), 4, adapts=False),
+        Draft(Lookup(shortest=1), 4, adapts=False),
+        Draft(small(other), 8),
+    ]
+    return make_generator(model), draftings
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_options_mean_the_same_with_drafts(generators, index):
+    generator, draft = generators[0], generators[1][index]
+
+    def same(**options):
+        wanted = generator.generate(PROMPTS, **options)
+        assert generator.generate(PROMPTS, draft=draft, **options) == wanted
+        return wanted
+
+    whole = same(max_bytes=30, seed=5)
+    same(max_bytes=30, sampling=GREEDY)
+    same(max_bytes=11, seed=5)
+    same(max_bytes=1)
+    assert same(max_bytes=30, seed=5, stop=[whole[0][7:9]])[0] == whole[0][:7]
+    one = generator.generate(PROMPTS[:1], max_bytes=30, seed=5, draft=draft)
+    assert one == whole[:1]
+
+
+def test_an_accepted_end_ends_a_row():
+    follows = np.arange(INPUT_SIZE)
+    follows[START], follows[ord("a")], follows[ord("b")] = ord("a"), ord("b"), END
+    table = jnp.asarray(follows[:, None] == np.arange(OUTPUT_SIZE)[None, :], jnp.float32)
+    generator = make_generator(Bigram(table), chunk=5)
+    draft = Draft(small(Bigram(table)), 4, adapts=False)
+    prompts = [b"a", b"b", b"x", b""]
+    made = generator.generate(prompts, max_bytes=12, sampling=GREEDY, draft=draft)
+    assert made == [b"b", b"", b"x" * 12, b"ab"]
+
+
+def test_lookup_repeats_what_followed_the_longest_match():
+    lookup = Lookup(shortest=2, longest=4)
+    texts = [b"one two; one three; one t", b"abcabcab", b"no repetition", b""]
+    ids = np.zeros((4, 40), np.int32)
+    for row, text in zip(ids, texts, strict=True):
+        row[: 1 + len(text)] = START, *text
+    read = jnp.array([len(text) for text in texts])
+    state = lookup.read(lookup.init_state(4, 40), jnp.asarray(ids), read)
+    pending = ids[np.arange(4), read]
+
+    @dataclass
+    class Given:
+        state: Any
+        pending: Any
+
+    found = lookup.draft(Given(None, jnp.asarray(pending)), state, 5)
+    np.testing.assert_array_equal(found.counts, [5, 5, 0, 0])
+    # Of equally long matches the last counts; a match up to the end goes on in a circle.
+    assert [bytes(row) for row in np.asarray(found.ids[:2], np.uint8)] == [b"hree;", b"cabca"]
