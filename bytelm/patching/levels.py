@@ -123,7 +123,7 @@ def without_patches(state: Any) -> Any:
         return isinstance(part, PatchingState)
 
     def part(part: Any) -> Any:
-        return replace(part, left=jnp.zeros_like(part.left)) if is_patching(part) else part
+        return replace(part, most=jnp.zeros_like(part.most)) if is_patching(part) else part
 
     return jax.tree.map(part, state, is_leaf=is_patching)
 
