@@ -44,8 +44,8 @@ class EvalCommand:
     verify: bool = True
     """Whether to compare the checkpoint with its digests."""
     split: str | None = None
-    """Which split: train, validation or test; none = validation, or all documents of other
-    --data.files. Documents of the run's text keep their splits."""
+    """Which split: train, validation or test; none = the one whose files are given, or validation,
+    or all documents of other --data.files. Documents of the run's text keep their splits."""
     stride: Count | None = None
     """Symbols that each window scores, with the rest as context; none = half a row."""
     batch_size: Count = 16

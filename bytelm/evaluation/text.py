@@ -9,6 +9,7 @@ import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bytelm.api import LoadedModel
@@ -20,6 +21,7 @@ from bytelm.core.texts import Texts, each_text
 from bytelm.data.config import DataConfig, Files, Mixture
 from bytelm.data.open_data import Documents, OpenData
 from bytelm.data.run_text import describe_source
+from bytelm.data.sources.files import OPTIONS
 from bytelm.data.sources.source import SPLITTING, SingleSource, open_source
 from bytelm.data.text_record import ReadBytes, Split, TextRecord, check_split, passages
 
@@ -132,10 +134,13 @@ class SplitText(EvaluationText):
 
     @property
     def name(self) -> str:
-        first = self.config.source_configs[0]
-        several = isinstance(first, Files) and len(first.files) > 1
-        more = " and others" if len(self.data.names) > 1 or several else ""
-        return printable_name(self.data.names[0]) + more
+        first, found = self.config.source_configs[0], self.data.names[0]
+        files: tuple[str, ...] = ()
+        if isinstance(first, Files):
+            own = getattr(first, OPTIONS[self.split])
+            files, found = own or first.files, Path(own[0]).name if own else found
+        more = " and others" if len(self.data.names) > 1 or len(files) > 1 else ""
+        return printable_name(found) + more
 
     def documents(self) -> Documents:
         return Documents(self.data, self.split)
@@ -201,8 +206,9 @@ def text_to_evaluate(
 def evaluation_text(loaded: LoadedModel, data: DataConfig, split: str | None = None) -> SplitText:
     """The split of sources that a model is evaluated on.
 
-    With `split` None it is validation, or all documents of `data.files` if the run read less than
-    half of them.
+    With `split` None it is the one whose files the data name and the run did not have, validation
+    before test; if there are none, validation, or all documents of `data.files` if the run read
+    less than half of them.
 
     Raises:
         UserError: for a split of another name, or a bad source.
@@ -216,10 +222,9 @@ def evaluation_text(loaded: LoadedModel, data: DataConfig, split: str | None = N
     as_run = [_as_in_run(source, data, run, of_run) for source in data.source_configs]
     is_run_text = None not in as_run
     files = data.source
-    if isinstance(files, Files) and known is None and not is_run_text:
-        had = run.source.validation_files if isinstance(run.source, Files) else ()
-        names_validation = files.validation_files not in ((), had)
-        if not names_validation and not _is_of_run(files, data, run, record):
+    if isinstance(files, Files) and known is None:
+        known = _split_named(files, run)
+        if known is None and not is_run_text and not _is_of_run(files, data, run, record):
             whole = dataclasses.replace(files, held_out=0.0, validation_files=(), test_files=())
             opened = OpenData(dataclasses.replace(data, source=whole))
             return SplitText(opened, "train", record, True, False)
@@ -286,6 +291,16 @@ def _as_in_run(
     for had in of_run:
         if had["text"] == text:
             return dataclasses.replace(source, **{name: had[name] for name in SPLITTING})
+    return None
+
+
+def _split_named(files: Files, run: DataConfig) -> Split | None:
+    """The split whose files are named, and are not those of the run."""
+    splits: tuple[Split, ...] = ("validation", "test")
+    for split in splits:
+        named, had = (getattr(source, OPTIONS[split], ()) for source in (files, run.source))
+        if named not in ((), had):
+            return split
     return None
 
 

@@ -187,6 +187,18 @@ def test_files_of_their_own(config, tmp_path, monkeypatch):
     assert counts(run, named) == (1, 2)
 
 
+def test_files_of_another_split_choose_it(run, config, tmp_path):
+    test, copy = write(tmp_path / "test.jsonl", OTHERS), write(tmp_path / "copy.jsonl", ["other"])
+    for changes in ({"test_files": (test,)}, {"files": (copy,), "test_files": (test,)}):
+        data = with_changes(config, **changes)
+        assert scored(run, data) == OTHERS
+        text = evaluation_text(run, data)
+        assert (text.label, text.name) == ("test", "test.jsonl")
+    both = with_changes(config, validation_files=(copy,), test_files=(test,))
+    assert scored(run, both) == ["other"]
+    assert evaluation_text(run, both).name == "copy.jsonl"
+
+
 def test_a_mixture(config, tmp_path):
     second = write(tmp_path / "second.jsonl", OTHERS)
     source = Files(files=config.source.files, held_out=0.1)
