@@ -8,7 +8,7 @@ with `bytelm data entropies`.
     bytelm train entropy_100m
 """
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Tfds
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.roles import ROLES
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
@@ -26,7 +26,7 @@ config = ExperimentConfig(
         norm_epsilon=1e-5,
         remat="dots",
     ),
-    data=DataConfig(sequence_length=8192, batch_size=64, workers=8),
+    data=DataConfig(source=Tfds(dataset="c4/en"), sequence_length=8192, batch_size=64, workers=8),
     optimizer=AdamW(
         learning_rate=4e-4, warmup=500 / STEPS, final=0.1, clip_norm=10.0, decayed=ROLES
     ),

@@ -1,6 +1,6 @@
-"""A flat byte Transformer of 1.1B parameters, its parameters divided over 8 devices."""
+"""A flat byte Transformer of 1.1B parameters on C4, its parameters divided over 8 devices."""
 
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, Tfds
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
@@ -16,7 +16,7 @@ config = ExperimentConfig(
         rope_theta=500_000.0,
         remat="dots",
     ),
-    data=DataConfig(sequence_length=8192, batch_size=128, workers=8),
+    data=DataConfig(source=Tfds(dataset="c4/en"), sequence_length=8192, batch_size=128, workers=8),
     optimizer=AdamW(
         learning_rate=6e-4, schedule="warmup_stable_decay", warmup=0.01, weight_decay=0.1
     ),

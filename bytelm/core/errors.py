@@ -1,4 +1,4 @@
-"""The one exception type for mistakes that a user can put right."""
+"""The exception for mistakes that a user can put right."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints the message without a traceback and exits with status 2.
     """
+
+
+class StoppedError(UserError):
+    """What went wrong when a run saved its state because a signal asked it to stop."""

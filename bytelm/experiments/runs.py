@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from bytelm.core.config_json import differences, to_dict
-from bytelm.core.errors import UserError
+from bytelm.core.errors import StoppedError, UserError
 from bytelm.core.figure import Figure
 from bytelm.core.files import write_whole
 from bytelm.core.terminal_text import say
@@ -134,7 +134,8 @@ def carry_out(
         return Outcome("done", report=_tested(run, test, asked or {}))
     except (UserError, jax.errors.JaxRuntimeError) as error:  # the latter when memory runs out
         say(f"{run.name} failed: {error}")
-        return Outcome("failed", str(error))
+        state: RunState = "stopped" if isinstance(error, StoppedError) else "failed"
+        return Outcome(state, str(error))
 
 
 def check_saved(run: Run) -> None:

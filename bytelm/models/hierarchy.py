@@ -47,9 +47,10 @@ class HierarchyConfig(BlocksConfig):
 
     bytes_per_slot: float | None = None
     """Symbols of a row for each slot, rounded up to whole slots. None takes 4 for rules, an eighth
-    more slots than fixed patches fill in one document, or a quarter more than the expected rate of
-    learned boundaries. When all slots are filled no more patches open, and the last one takes the
-    symbols that follow. `bytelm data describe` reports the value that a corpus needs."""
+    more slots than fixed patches fill in one document, a quarter more than the expected number of
+    learned boundaries or of patches by an entropy model, and a half more than that of a router.
+    When all slots are filled no more patches open, and the last one takes the symbols that follow.
+    `bytelm data describe` reports the value that a corpus needs."""
     norm: NormKind = "rms"
     """RMSNorm, or LayerNorm with a scale and no shift."""
     scaled_init: bool = True

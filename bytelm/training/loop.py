@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from bytelm.core import fallible_output
-from bytelm.core.errors import UserError
+from bytelm.core.errors import StoppedError, UserError
 from bytelm.data.carried import with_copies
 from bytelm.data.loader import train_loader
 from bytelm.data.open_data import OpenData
@@ -78,7 +78,7 @@ def train(
     Raises:
         UserError: for a config that cannot run here, a run that cannot be resumed, a full disk,
             text that cannot be read (after a checkpoint), or `train.max_skipped` steps in a row
-            without a finite loss and gradient.
+            without a finite loss and gradient; StoppedError if a signal came before that.
         Stopped: for a signal before the end of the first step.
     """
     config, data = _resolved(config, run_dir, resume=resume, verify=verify)
@@ -99,6 +99,10 @@ def train(
             if not stop.requested:
                 run.raise_failure()
             run.checkpoints.close()
+        except UserError as error:
+            if stop.requested:
+                raise StoppedError(str(error)) from error
+            raise
         finally:
             run.batches.close()
         return TrainResult(run_dir, run.step, run.loop.last_validation, run.is_stopping)

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from bytelm.core.errors import UserError
+from bytelm.core.errors import StoppedError, UserError
 from bytelm.core.figure import Figure
 from bytelm.data.config import DataConfig, Files
 from bytelm.data.text_record import FILE
-from bytelm.experiments.runs import Run, RunResult, _read_report, check_text
+from bytelm.experiments.runs import Outcome, Run, RunResult, _read_report, carry_out, check_text
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig
 from tests.training.tiny_run import keep_record
@@ -80,6 +80,16 @@ def test_the_same_text(runs, config, tmp_path):
     )
     moved_config = dataclasses.replace(config, data=data)
     check_text([dataclasses.replace(runs[0], config=moved_config)])
+
+
+def test_a_run_that_fails_after_a_signal_is_stopped(runs, monkeypatch):
+    for error, state in ((UserError, "failed"), (StoppedError, "stopped")):
+
+        def fails(*arguments, error=error, **options):
+            raise error("the disk is full")
+
+        monkeypatch.setattr("bytelm.experiments.runs.train", fails)
+        assert carry_out(runs[1]) == Outcome(state, "the disk is full")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from bytelm.core.errors import UserError
+from bytelm.data.config import DataConfig
 from bytelm.experiments.comparison import Comparison
 from bytelm.models.parameters import abstract_model, roles_of
 from bytelm.nn.mesh import path_name
@@ -39,6 +40,14 @@ def test_every_preset_is_found_and_loads_from_anywhere(name, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     assert name in preset_names()
     assert isinstance(load_preset(name), ExperimentConfig)
+
+
+def test_large_presets_do_not_train_on_the_default_text():
+    # There is no dataset of code.
+    for name in set(NAMES) - {"hnet_2stage_xl_code"}:
+        config = load_preset(name)
+        symbols = config.data.batch_size * config.data.sequence_length * (config.train.steps or 0)
+        assert symbols < 1e8 or config.data.source != DataConfig().source, name
 
 
 def test_ablations_are_no_presets():

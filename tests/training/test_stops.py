@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from bytelm.core.errors import UserError
+from bytelm.core.errors import StoppedError, UserError
 from bytelm.core.stopping import Stopped
 from bytelm.data.loader import PackedLoader
 from bytelm.training import run
-from bytelm.training.checkpoints.checkpoint import last_step
+from bytelm.training.checkpoints.checkpoint import Checkpoints, last_step
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.loop import train
 from bytelm.training.run import TrainingRun
@@ -57,6 +57,16 @@ def test_a_stop_in_validation_saves_at_once(
     assert last_step(tmp_path) == 3
     assert train(config, tmp_path, resume=True).step == STEPS
     assert_same(params(tmp_path), params(whole_run))
+
+
+def test_a_save_that_fails_after_a_signal_says_that_it_was_to_stop(config, tmp_path, monkeypatch):
+    def fails(*arguments, **options):
+        send(signal.SIGTERM)
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(Checkpoints, "save", fails)
+    with pytest.raises(StoppedError, match="the disk is full"):
+        train(config, tmp_path)
 
 
 def test_a_stop_before_the_first_step_ends_the_run_at_once(config, tmp_path, monkeypatch):
