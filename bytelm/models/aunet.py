@@ -122,6 +122,14 @@ class AUNetConfig(HierarchyConfig):
         return len(self.widths) - 1
 
     @property
+    def head_shape(self) -> tuple[int, int]:
+        return self.widths[0], OUTPUT_SIZE
+
+    def draft_blocks(self, depth: int, window: int | None) -> BlockConfig:
+        block = replace(self.level_block(0), depth=depth)
+        return block if window is None else replace(block, mask=AttentionMask(window=window))
+
+    @property
     def level_head_widths(self) -> tuple[int, ...]:
         return self.head_widths or (self.head_width,) * len(self.widths)
 
@@ -196,6 +204,7 @@ class AUNet(HierarchicalModel):
         )
         self.backbone = config.stack(config.global_block(), rngs)
         self.final_norm, self.head = config.build_head(width, rngs)
+        self.build_draft(config, rngs)
 
     @property
     def segmenters(self) -> tuple[Segmenter, ...]:

@@ -1,7 +1,8 @@
 """Options of the families whose stacks are causal Transformer blocks (`bytelm.nn.block`)."""
 
-from dataclasses import dataclass
-from typing import Any
+import abc
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,14 @@ from flax import nnx
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import PAD
 from bytelm.models.contract import ModelConfig
+from bytelm.models.draft import DraftConfig, NoDraft
 from bytelm.models.embedding import SymbolEmbedding
 from bytelm.nn.attention.attention import AttentionImplementation, AttentionMask
 from bytelm.nn.block import BlockConfig, StackedConfig
 from bytelm.nn.mamba2 import Mamba2Config
 from bytelm.nn.mlp import MLPKind
 from bytelm.nn.ngrams import LONGEST, MULTIPLIERS, NGrams
-from bytelm.nn.stack import Remat, Stack
+from bytelm.nn.stack import Outputs, Remat, Stack
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,17 @@ class BlocksConfig(ModelConfig):
     """Hash functions, each with a table for every size."""
     ngram_rows: int = 500_002
     """Rows of each table."""
+    draft: DraftConfig = field(default_factory=NoDraft)
+    """Heads that predict symbols further ahead, for faster decoding."""
+
+    is_flat: ClassVar[bool] = False
+    """Whether one stack of blocks reads every symbol."""
 
     def __post_init__(self) -> None:
         self.require_positive("head_width")
         self.require("it must be above 0", lambda x: x > 0, "rope_theta")
         self._check_ngrams()
+        self.draft.check(self)
         if self.rope_theta is not None:
             self.require("rotary positions need it even", lambda x: x % 2 == 0, "head_width")
 
@@ -66,6 +74,22 @@ class BlocksConfig(ModelConfig):
                 f"model.ngram_rows is {self.ngram_rows}, which makes {total} rows of all tables; "
                 "there must be less than 2**31."
             )
+
+    @property
+    @abc.abstractmethod
+    def head_shape(self) -> tuple[int, int]:
+        """Channels of the vectors that the head reads, and its outputs."""
+
+    def draft_blocks(self, depth: int, window: int | None) -> BlockConfig:
+        """The blocks of draft heads; a window of None is that of the blocks over symbols."""
+        window = window or getattr(self, "window", None)
+        return self.block(self.head_shape[0], depth, AttentionMask(window=window))
+
+    def frozen_by_draft(self, length: int) -> float:
+        """`frozen_flops` where draft heads alone may be trained."""
+        if self.draft.train_model:
+            return 0.0
+        return self.forward_flops(length) - self.draft.forward_flops(self, length)
 
     @property
     def lookback(self) -> int:
@@ -132,9 +156,9 @@ class BlocksConfig(ModelConfig):
             **options,
         )
 
-    def stack(self, block: StackedConfig, rngs: nnx.Rngs) -> Stack:
+    def stack(self, block: StackedConfig, rngs: nnx.Rngs, outputs: Outputs = "last") -> Stack:
         """A stack of these blocks, with the options `scan` and `remat`."""
-        return Stack(block, rngs=rngs, scan=self.scan, remat=self.remat)
+        return Stack(block, rngs=rngs, scan=self.scan, remat=self.remat, outputs=outputs)
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,14 @@ class BLTConfig(TwoWidthsConfig):
         heads, hidden = self.local_key_value_heads, self.local_mlp_width
         return self.block(self.local_width, depth, mask, key_value_heads=heads, mlp_width=hidden)
 
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        return self.local_width, self.table_rows[1]
+
+    def draft_blocks(self, depth: int, window: int | None) -> BlockConfig:
+        block = self.local_block(depth)
+        return block if window is None else replace(block, mask=AttentionMask(window=window))
+
     def encoder_block(self) -> BlockConfig:
         """The blocks of one stage."""
         additions = 2 * self.encoder_depth
@@ -270,9 +278,10 @@ class BLT(HierarchicalModel):
         self.decoder_cross = config.build_cross(block, rngs) if is_first else None
         self.decoder = config.stack(block, rngs)
         self.final_norm, self.head = config.build_head(d, rngs, outputs)
+        self.build_draft(config, rngs)
 
-    def logits(self, x: jax.Array) -> jax.Array:
-        return super().logits(x)[:, :, :OUTPUT_SIZE]
+    def of_symbols(self, logits: jax.Array) -> jax.Array:
+        return logits[:, :, :OUTPUT_SIZE]
 
     @property
     def _stages(self) -> list[EncoderStage]:

@@ -82,7 +82,15 @@ class Unembedding:
         Positions are divided into chunks: the logits of one chunk exist at a time, and the gradient
         recomputes them.
         """
-        rows, length = targets.shape
+        return self._map(optax.softmax_cross_entropy_with_integer_labels, targets)
+
+    def best(self) -> jax.Array:
+        """The likeliest output, int32 `[B, T]`, computed in chunks too."""
+        return self._map(lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.int32))
+
+    def _map(self, function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+        """A function of logits, and of arrays `[B, T]`, chunk by chunk: `[B, T]`."""
+        rows, length = self.states.shape[:2]
         count = min(length, -(-rows * length * self.kernel.shape[1] // LOGITS))
         size = -(-length // count)
 
@@ -91,12 +99,11 @@ class Unembedding:
             return jnp.swapaxes(filled.reshape(rows, -1, size, *x.shape[2:]), 0, 1)
 
         @jax.checkpoint
-        def of_chunk(states: jax.Array, targets: jax.Array) -> jax.Array:
-            logits = self._logits(states)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        def of_chunk(states: jax.Array, *arrays: jax.Array) -> jax.Array:
+            return function(self._logits(states), *arrays)
 
-        nats = jax.lax.map(lambda arrays: of_chunk(*arrays), (chunks(self.states), chunks(targets)))
-        return jnp.swapaxes(nats, 0, 1).reshape(rows, -1)[:, :length]
+        found = jax.lax.map(lambda parts: of_chunk(*parts), tuple(map(chunks, (self.states, *arrays))))
+        return jnp.swapaxes(found, 0, 1).reshape(rows, -1)[:, :length]
 
     def _logits(self, states: jax.Array) -> jax.Array:
         flat = project(states.reshape(-1, states.shape[-1]), self.kernel)
@@ -150,6 +157,13 @@ class ModelOutput:
         """Float32 `[B, T, outputs]`."""
         return self.head.logits() if isinstance(self.head, Unembedding) else self.head
 
+    @property
+    def best(self) -> jax.Array:
+        """The likeliest next symbol, int32 `[B, T]`."""
+        if isinstance(self.head, Unembedding):
+            return self.head.best()
+        return jnp.argmax(self.head, axis=-1).astype(jnp.int32)
+
     def nats(self, targets: jax.Array) -> jax.Array:
         """The cost of each target `[B, T]` in nats, float32 `[B, T]`; 0 where UNSCORED."""
         scored = targets != UNSCORED
@@ -179,6 +193,9 @@ class LanguageModel(nnx.Module):
 
     `__call__` scores whole rows; `init_state` and `extend` give the same numbers step by step.
     """
+
+    draft: Any = None
+    """Draft heads (`bytelm.models.draft`), if there are any."""
 
     def __call__(self, batch: Batch) -> ModelOutput:
         """Logits for every position of `batch`; its targets are ignored."""

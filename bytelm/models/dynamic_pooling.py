@@ -121,6 +121,10 @@ class DynamicPoolingConfig(HierarchyConfig):
     def global_block(self) -> BlockConfig:
         return self.blocks(self.backbone_depth)
 
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        return self.width, OUTPUT_SIZE
+
     def build(self, rngs: nnx.Rngs) -> "DynamicPooling":
         return DynamicPooling(self, rngs=rngs)
 
@@ -174,6 +178,7 @@ class DynamicPooling(HierarchicalModel):
         else:
             self.down_norm = NORMS[config.norm](width) if config.inner_norms else _no_norm
             self.final_norm, self.head = config.build_head(width, rngs)
+        self.build_draft(config, rngs)
 
     def _stack(self, depth: int, rngs: nnx.Rngs) -> Stack:
         return self.config.stack(self.config.blocks(depth), rngs)

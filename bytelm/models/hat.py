@@ -88,6 +88,10 @@ class HATConfig(TwoWidthsConfig):
         mask = AttentionMask(window=self.longest_word + 1)
         return self.block(self.local_width, self.decoder_depth, mask)
 
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        return self.local_width, OUTPUT_SIZE + 1
+
     def build(self, rngs: nnx.Rngs) -> "HAT":
         return HAT(self, rngs=rngs)
 
@@ -188,6 +192,7 @@ class HAT(HierarchicalModel):
         self.decoder_embedding = config.build_embedding(INPUT_SIZE, d, rngs)
         self.decoder = config.stack(config.decoder_block(), rngs)
         self.final_norm, self.head = config.build_head(d, rngs, outputs=OUTPUT_SIZE + 1)
+        self.build_draft(config, rngs)
 
     def forward(self, symbols: Symbols, state: LevelState | None = None) -> Result:
         before = state or LevelState()
@@ -282,22 +287,34 @@ class HAT(HierarchicalModel):
         symbols = Symbols.of_rows(batch.ids, batch.document_ids, entropies=batch.entropies)
         spelling, _, (cut,) = self.forward(symbols)
         logits, segmentation_nats = self._logits_and_ends(spelling)
-        return ModelOutput(
+        output = ModelOutput(
             logits,
             segmentation_nats,
             statistics=(overflow_ratio(cut.patches),),
             levels=find_marks((cut,), self.config.needs.mark),
             states=self.final_norm(spelling.of_bytes),
         )
+        return self.with_draft(output, spelling, batch)
 
     def logits(self, x: Spelling) -> jax.Array:
         return self._logits_and_ends(x)[0]
 
+    def read_by_heads(self, x: Spelling) -> jax.Array:
+        """What gives the next byte's logits: after a byte that ends a word, the vector of a mark."""
+        of_marks = spread_first(x.of_marks, x.words)  # [B, T, d]
+        return jnp.where(x.words.boundaries[:, :, None], of_marks, x.of_bytes)
+
+    def unembed(self, x: jax.Array, kernel: jax.Array | None = None) -> jax.Array:
+        return super().unembed(x, kernel)[:, :, :WORD_END]
+
+    def embed_symbols(self, ids: jax.Array) -> jax.Array:
+        return self.decoder_embedding(ids, self.config.dtype)
+
     def _logits_and_ends(self, spelling: Spelling) -> tuple[jax.Array, jax.Array]:
         """Logits of the next byte `[B, T, OUTPUT_SIZE]`, and nats of the end of words `[B, T]`."""
         words = spelling.words
-        of_bytes = super().logits(spelling.of_bytes)  # [B, T, OUTPUT_SIZE + 1]
-        of_marks = super().logits(spelling.of_marks)  # [B, P, OUTPUT_SIZE + 1]
+        of_bytes = super().unembed(spelling.of_bytes)  # [B, T, OUTPUT_SIZE + 1]
+        of_marks = super().unembed(spelling.of_marks)  # [B, P, OUTPUT_SIZE + 1]
         spelled, end = of_bytes[:, :, :WORD_END], of_bytes[:, :, WORD_END]
         end -= jax.nn.logsumexp(spelled, axis=-1)
         next_word = spread_first(of_marks[:, :, :WORD_END], words)

@@ -154,6 +154,7 @@ class HAT2(HierarchicalModel):
         )
         self.decoder = config.stack(config.decoder_block(), rngs)
         self.final_norm, self.head = config.build_head(config.local_width, rngs)
+        self.build_draft(config, rngs)
 
     def forward(self, symbols: Symbols, state: LevelState | None = None) -> Result:
         before = state or LevelState()

@@ -13,10 +13,11 @@ from bytelm.core.losses import AuxiliaryLoss
 from bytelm.core.statistics import Ratio
 from bytelm.core.vocabulary import OUTPUT_SIZE, UNSCORED
 from bytelm.models.blocks import BlocksConfig
-from bytelm.models.contract import Batch, LanguageModel, ModelOutput
+from bytelm.models.contract import Batch, ModelOutput
+from bytelm.models.draft import DraftingModel
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
-from bytelm.nn.linear import Dense
+from bytelm.nn.linear import Dense, Embedding, project
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS, LayerNorm, NormKind, RMSNorm
 from bytelm.nn.stack import AnyStack
@@ -114,14 +115,16 @@ class HierarchyConfig(BlocksConfig):
 
     def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
         patches = self.capacity(sequence_length) if patches is None else patches
-        return self.local_flops(sequence_length, patches) + self.backbone_flops(patches)
+        draft = self.draft.forward_flops(self, sequence_length)
+        return self.local_flops(sequence_length, patches) + self.backbone_flops(patches) + draft
 
     def frozen_flops(self, sequence_length: int) -> float:
-        return self.segmenter.frozen_flops(sequence_length)
+        by_draft = self.frozen_by_draft(sequence_length)
+        return by_draft or self.segmenter.frozen_flops(sequence_length)
 
     @abc.abstractmethod
     def local_flops(self, length: int, patches: float) -> float:
-        """FLOPs, as in `forward_flops`, of all but the backbone."""
+        """FLOPs, as in `forward_flops`, of all but the backbone and draft heads."""
 
     def backbone_flops(self, patches: float) -> float:
         """FLOPs of the backbone, or of the levels inside.
@@ -151,6 +154,10 @@ class TwoWidthsConfig(HierarchyConfig):
         self.require_positive("global_depth")
         self.require_heads("local_width", "global_width")
 
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        return self.local_width, OUTPUT_SIZE
+
     def global_block(self) -> BlockConfig:
         return self.block(self.global_width, self.global_depth, AttentionMask())
 
@@ -163,9 +170,10 @@ class HierarchyState:
     length: jax.Array  # int32 [B], the symbols read
     parts: Any  # of the level of bytes
     recent: jax.Array | None  # int32 [B, K], the last symbols, as `Symbols.before`
+    draft: Any = None  # of draft heads, if they read along
 
 
-class HierarchicalModel(LanguageModel):
+class HierarchicalModel(DraftingModel):
     """Base of the hierarchical families: one forward pass, used for scoring and for decoding.
 
     A family is its `embed` and its `level`, or it has a `forward` and an `init_parts` of its own.
@@ -173,6 +181,7 @@ class HierarchicalModel(LanguageModel):
 
     config: HierarchyConfig
     segmenter: Segmenter
+    embedding: Embedding
     backbone: AnyStack
     final_norm: Callable[[jax.Array], jax.Array]
     head: Dense
@@ -236,13 +245,14 @@ class HierarchicalModel(LanguageModel):
         x, _, cuts = self.forward(symbols)
         logits = self.logits(x)
         losses, statistics = self.supervise(cuts, batch, logits)
-        return ModelOutput(
+        output = ModelOutput(
             logits,
             auxiliary_losses=losses,
             statistics=(*_overflow(cuts, self.config), *statistics),
             levels=find_marks(cuts, self.config.needs.mark),
             states=self.final_norm(x),
         )
+        return self.with_draft(output, x, batch)
 
     def supervise(
         self, cuts: tuple[Segmentation, ...], batch: Batch, predictions: jax.Array
@@ -277,7 +287,21 @@ class HierarchicalModel(LanguageModel):
 
     def logits(self, x: Any) -> jax.Array:
         """Float32 `[B, T, outputs]`, from the vectors that `forward` returns."""
-        return self.head(self.final_norm(x)).astype(jnp.float32)
+        return self.unembed(x)
+
+    def unembed(self, x: jax.Array, kernel: jax.Array | None = None) -> jax.Array:
+        states = self.final_norm(x)
+        if kernel is None:
+            return self.of_symbols(self.head(states).astype(jnp.float32))
+        flat = project(states.reshape(-1, states.shape[-1]), kernel).astype(jnp.float32)
+        return self.of_symbols(flat.reshape(*states.shape[:-1], -1))
+
+    def of_symbols(self, logits: jax.Array) -> jax.Array:
+        """The logits of bytes and END, `[..., outputs]`, from those of all outputs of the head."""
+        return logits
+
+    def embed_symbols(self, ids: jax.Array) -> jax.Array:
+        return self.embedding(ids, self.config.dtype)
 
     def init_state(self, batch_size: int, max_length: int) -> HierarchyState:
         length = jnp.zeros((batch_size,), jnp.int32)
@@ -289,7 +313,8 @@ class HierarchicalModel(LanguageModel):
     ) -> tuple[jax.Array, HierarchyState]:
         symbols = Symbols.following(ids, state.length, lengths, state.recent)
         x, parts, _ = self.forward(symbols, state.parts)
-        return self.logits(x), HierarchyState(state.length + lengths, parts, symbols.recent)
+        draft, length = self.extend_draft(x, state.draft, lengths), state.length + lengths
+        return self.logits(x), HierarchyState(length, parts, symbols.recent, draft)
 
     def full_rows(self, state: HierarchyState) -> jax.Array:
         return state.parts.full_rows

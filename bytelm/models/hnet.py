@@ -36,6 +36,7 @@ Shapes: B = rows, T = bytes, N = symbols of a stage, P = patches, D = channels o
 import functools
 import re
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any, ClassVar
 
 import jax
@@ -178,7 +179,7 @@ class HNetConfig(MixedBlocksConfig, HierarchyConfig):
             return self.rotary_widths[stage]
         return self.widths[stage] // self.attention_heads(stage) // 4 * 2
 
-    def window(self, stage: int) -> int | None:
+    def stage_window(self, stage: int) -> int | None:
         if self.windows:
             return self.windows[stage]
         return WINDOW if stage < len(self.stages) - 1 else None
@@ -198,7 +199,7 @@ class HNetConfig(MixedBlocksConfig, HierarchyConfig):
             "deviation": self.deviation,
             "dtype": self.dtype,
         }
-        mask, rotary = AttentionMask(window=self.window(stage)), self.rotary_width(stage)
+        mask, rotary = AttentionMask(window=self.stage_window(stage)), self.rotary_width(stage)
         attention = self.block(width, 1, mask, heads=heads, rotary_width=rotary, **options)
         attention = replace(attention, head_width=width // heads)
         options |= {"norm": self.norm, "scaled_init": self.scaled_init}
@@ -230,7 +231,7 @@ class HNetConfig(MixedBlocksConfig, HierarchyConfig):
         return flops
 
     def local_flops(self, length: int, patches: float) -> float:
-        return self.stage_flops(0, length) + 2.0 * length * self.widths[0] * self._outputs
+        return self.stage_flops(0, length) + 2.0 * length * prod(self.head_shape)
 
     def backbone_flops(self, patches: float) -> float:
         flops, symbols = 0.0, patches
@@ -241,8 +242,11 @@ class HNetConfig(MixedBlocksConfig, HierarchyConfig):
         return flops
 
     @property
-    def _outputs(self) -> int:
-        return BYTES if self.published_symbols else OUTPUT_SIZE
+    def head_shape(self) -> tuple[int, int]:
+        return self.widths[0], BYTES if self.published_symbols else OUTPUT_SIZE
+
+    def draft_blocks(self, depth: int, window: int | None) -> BlockConfig:
+        return super().draft_blocks(depth, window or self.stage_window(0))
 
 
 _INSIDE = " between the outermost and the backbone"
@@ -345,6 +349,7 @@ class HNet(HierarchicalModel):
         gain = 1.0 if config.deviation is None else config.deviation * width**0.5
         self.head = Dense(width, outputs, rngs=rngs, gain=gain, role="head")
         self.final_norm = _no_norm
+        self.build_draft(config, rngs)
 
     def _in_order(self) -> list[Stage]:
         return [self.stages[str(stage)] for stage in range(len(self.stages))]
@@ -363,14 +368,19 @@ class HNet(HierarchicalModel):
         return level
 
     def embed(self, symbols: Symbols) -> jax.Array:
-        ids = symbols.ids
-        if self.config.published_symbols:
-            special = jnp.array([END_BYTE, BEGIN_BYTE, 0])  # END, START, PAD
-            ids = jnp.where(ids < BYTES, ids, special[jnp.maximum(ids - END, 0)])
-        return self.embedding.read(symbols, self.config.dtype, ids)
+        return self.embedding.read(symbols, self.config.dtype, self._rows_of(symbols.ids))
 
-    def logits(self, x: jax.Array) -> jax.Array:
-        logits = super().logits(x)
+    def embed_symbols(self, ids: jax.Array) -> jax.Array:
+        return super().embed_symbols(self._rows_of(ids))
+
+    def _rows_of(self, ids: jax.Array) -> jax.Array:
+        """The row of the embedding for each symbol."""
+        if not self.config.published_symbols:
+            return ids
+        special = jnp.array([END_BYTE, BEGIN_BYTE, 0])  # END, START, PAD
+        return jnp.where(ids < BYTES, ids, special[jnp.maximum(ids - END, 0)])
+
+    def of_symbols(self, logits: jax.Array) -> jax.Array:
         if self.config.published_symbols:
             end = logits[:, :, END_BYTE:]
             logits = jnp.concatenate([logits[:, :, :END_BYTE], end - CONFUSION, end], axis=2)

@@ -56,4 +56,5 @@ class MambaConfig(MixedBlocksConfig, FlatConfig):
 
     def build_stack(self, rngs: nnx.Rngs) -> MixedStack:
         stream = jnp.dtype("float32")
-        return MixedStack(self.stacked, rngs=rngs, stream=stream, scan=self.scan, remat=self.remat)
+        options: dict[str, Any] = {"scan": self.scan, "remat": self.remat, "outputs": self.outputs}
+        return MixedStack(self.stacked, rngs=rngs, stream=stream, **options)

@@ -111,6 +111,10 @@ class MegaByte(HierarchicalModel):
         self.local_pad = nnx.Param(jax.random.normal(rngs.params(), (d,)), role="vector")
         self.local = config.stack(config.local_block(), rngs)
         self.final_norm, self.head = config.build_head(d, rngs)
+        self.build_draft(config, rngs)
+
+    def embed_symbols(self, ids: jax.Array) -> jax.Array:
+        return self.local_embedding(ids, self.config.dtype)
 
     def forward(self, symbols: Symbols, state: LevelState | None = None) -> Result:
         size, before = self.config.patch_size, state or LevelState()

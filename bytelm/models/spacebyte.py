@@ -140,6 +140,7 @@ class SpaceByte(HierarchicalModel):
         self.backbone = config.stack(config.global_block(), rngs)
         self.final = config.local_stack(1, rngs)
         self.final_norm, self.head = config.build_head(d, rngs)
+        self.build_draft(config, rngs)
 
     @property
     def level(self) -> Level:

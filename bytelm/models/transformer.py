@@ -14,7 +14,7 @@ byte exactly log2(257) bits.
 
 import abc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax
@@ -24,13 +24,14 @@ from flax import nnx
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTES, Vocabulary
 from bytelm.models.blocks import BlocksConfig
-from bytelm.models.contract import Batch, LanguageModel, ModelOutput, Unembedding
+from bytelm.models.contract import Batch, ModelOutput, Unembedding
+from bytelm.models.draft import DraftingModel
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig, NormSpan, StackedConfig
 from bytelm.nn.linear import Dense
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import RMSNorm
-from bytelm.nn.stack import MixedStack, Stack
+from bytelm.nn.stack import MixedStack, Outputs, Stack
 from bytelm.patching.levels import Symbols
 
 LARGE = 2048
@@ -42,6 +43,8 @@ NEVER = -1e9
 @dataclass(frozen=True)
 class FlatConfig(BlocksConfig):
     """Base of the families that read every symbol with one stack of blocks."""
+
+    is_flat: ClassVar[bool] = True
 
     width: int = 256
     """Channels of the residual stream."""
@@ -120,6 +123,19 @@ class FlatConfig(BlocksConfig):
             return self.symbols.inputs, self.symbols.outputs
         return (self.vocabulary + self.spare_rows,) * 2
 
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        return self.width, self.table_rows[1]
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the stack returns: draft heads may read the vectors before its last block."""
+        return "last two" if self.draft.shortened else "last"
+
+    def draft_blocks(self, depth: int, window: int | None) -> BlockConfig:
+        blocks = self.attention_blocks(depth)
+        return blocks if window is None else replace(blocks, mask=AttentionMask(window=window))
+
     def rows_of(self, ids: jax.Array) -> jax.Array:
         """The row of the embedding for each symbol."""
         if self.end_row is None:
@@ -172,7 +188,11 @@ class FlatConfig(BlocksConfig):
 
     def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
         head = 2.0 * sequence_length * self.width * self.table_rows[1]
+        head += self.draft.forward_flops(self, sequence_length)
         return sum((blocks.forward_flops(sequence_length) for blocks in self.stacked), head)
+
+    def frozen_flops(self, sequence_length: int) -> float:
+        return self.frozen_by_draft(sequence_length)
 
 
 @dataclass(frozen=True)
@@ -207,12 +227,16 @@ class TransformerConfig(FlatConfig):
     @property
     def blocks(self) -> BlockConfig:
         """The shape of the blocks."""
-        return self.attention_blocks(
-            self.depth,
+        return self.attention_blocks(self.depth)
+
+    def attention_blocks(self, depth: int, **options: Any) -> BlockConfig:
+        return super().attention_blocks(
+            depth,
             qk_norm_over=self.qk_norm_over,
             qkv_bias=self.qkv_bias,
             rope_scaling=self.rope_scaling,
             norm_after=self.norm_after,
+            **options,
         )
 
     @property
@@ -220,7 +244,7 @@ class TransformerConfig(FlatConfig):
         return (self.blocks,)
 
     def build_stack(self, rngs: nnx.Rngs) -> Stack:
-        return self.stack(self.blocks, rngs)
+        return self.stack(self.blocks, rngs, outputs=self.outputs)
 
 
 @jax.tree_util.register_dataclass
@@ -230,13 +254,14 @@ class FlatState:
 
     stack: Any  # a `StackState` or a `MixedState`
     recent: jax.Array | None  # int32 [B, K], the last symbols, as `Symbols.before`
+    draft: Any = None  # of draft heads, if they read along
 
     def following(self, ids: jax.Array, lengths: jax.Array) -> Symbols:
         """The next symbols `[B, N]` of the rows."""
         return Symbols.following(ids, self.stack.length, lengths, self.recent)
 
 
-class FlatModel(LanguageModel):
+class FlatModel(DraftingModel):
     """The model that a `FlatConfig` builds."""
 
     def __init__(self, config: FlatConfig, *, rngs: nnx.Rngs):
@@ -248,6 +273,7 @@ class FlatModel(LanguageModel):
         self.final_norm = RMSNorm(config.width, epsilon=epsilon, dtype=dtype)
         if not config.tied_head:
             self.head = Dense(config.width, outputs, rngs=rngs, gain=0.0, role="head")
+        self.build_draft(config, rngs)
 
     def _read(self, symbols: Symbols) -> jax.Array:
         return self.embedding.read(symbols, self.config.dtype, self.config.rows_of(symbols.ids))
@@ -255,12 +281,25 @@ class FlatModel(LanguageModel):
     def __call__(self, batch: Batch) -> ModelOutput:
         x = shard_rows(self._read(Symbols.of_rows(batch.ids, batch.document_ids)))
         x = self.stack(x, batch.document_ids)
-        head = self._unembedding(x)
+        head = self.unembed(self._last(x))
         is_large = self.config.vocabulary >= LARGE
-        return ModelOutput(head if is_large else head.logits(), states=head.states)
+        output = ModelOutput(head if is_large else head.logits(), states=head.states)
+        return self.with_draft(output, x, batch)
 
-    def _unembedding(self, x: jax.Array) -> Unembedding:
+    def _last(self, x: jax.Array) -> jax.Array:
+        """The last block's output, of the stack's."""
+        return x[:, :, 1] if self.config.draft.shortened else x
+
+    def read_by_heads(self, x: jax.Array) -> jax.Array:
+        return x[:, :, 0] if self.config.draft.shortened else x
+
+    def embed_symbols(self, ids: jax.Array) -> jax.Array:
+        return self.embedding(self.config.rows_of(ids), self.config.dtype)
+
+    def unembed(self, x: jax.Array, kernel: jax.Array | None = None) -> Unembedding:
         config, x = self.config, self.final_norm(x)
+        if kernel is not None:
+            return Unembedding(x, kernel, config.of_symbols)
         if not config.tied_head:
             return Unembedding(x, self.head.kernel[...], config.of_symbols)
         if config.scaled_head:
@@ -283,4 +322,5 @@ class FlatModel(LanguageModel):
         """As in `LanguageModel`; symbols see those with their own `group_ids`, int32 `[B, N]`."""
         symbols = state.following(ids, lengths)
         x, stack = self.stack.extend(self._read(symbols), state.stack, lengths, group_ids=group_ids)
-        return self._unembedding(x).logits(), FlatState(stack, symbols.recent)
+        draft = self.extend_draft(x, state.draft, lengths)
+        return self.unembed(self._last(x)).logits(), FlatState(stack, symbols.recent, draft)

@@ -13,6 +13,10 @@ from bytelm.nn.norms import LayerNorm, RMSNorm
 from bytelm.nn.state import NewPositions, Watched, restore, snapshot
 
 Remat = Literal["none", "dots", "full"]
+Outputs = Literal["last", "last two", "parallel"]
+"""What a stack returns: the output of its last block, `[B, T, width]`; `[B, T, 2, width]`, the last
+block's input and output; or `[B, T, depth, width]`, that of each block, all of which read the same.
+"""
 Carry = TypeVar("Carry")
 
 DEEPEST_UNROLLED = 12
@@ -55,7 +59,7 @@ class Read(Watched):
     then: StackState  # a snapshot of the one before
     inputs: tuple[jax.Array | None, ...]
     """`[B, N, width]`, the inputs of each layer; None if its state lasts."""
-    output: jax.Array  # [B, N, width]
+    output: jax.Array  # [B, N, width], or as `Outputs` says
 
     @property
     def length(self) -> jax.Array:
@@ -105,6 +109,7 @@ class Stack(nnx.Module):
             (faster on CPU); None chooses by depth.
         remat: what the backward pass recomputes: nothing ("none"), all but the results of matrix
             products ("dots"), or the whole block ("full", least memory).
+        outputs: what it returns.
     """
 
     def __init__(
@@ -114,8 +119,10 @@ class Stack(nnx.Module):
         rngs: nnx.Rngs,
         scan: bool | None = None,
         remat: Remat = "none",
+        outputs: Outputs = "last",
     ):
         self.config = config
+        self.outputs = outputs
         self.scan = config.depth > DEEPEST_UNROLLED if scan is None else scan
         self.remat = remat
 
@@ -140,12 +147,13 @@ class Stack(nnx.Module):
         by_layer = zip(*(jnp.unstack(leaf) for leaf in leaves), strict=True)
         return [nnx.merge(graphdef, jax.tree.unflatten(structure, layer)) for layer in by_layer]
 
-    def _rematerialised(self, function: Callable) -> Callable:
+    def _rematerialised(self, function: Callable, prevent_cse: bool | None = None) -> Callable:
         if self.remat == "none":
             return function
         policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
         policy = policies[self.remat]
-        return jax.checkpoint(function, policy=policy, prevent_cse=not self.scan)
+        prevent_cse = not self.scan if prevent_cse is None else prevent_cse
+        return jax.checkpoint(function, policy=policy, prevent_cse=prevent_cse)
 
     def fold(
         self,
@@ -196,7 +204,36 @@ class Stack(nnx.Module):
         def step(block: Block, x: jax.Array) -> jax.Array:
             return block(x, group_ids, positions, shared)
 
-        return self.fold(step, x, first=first, last=last)
+        if self.outputs == "last":
+            return self.fold(step, x, first=first, last=last)
+        if self.outputs == "parallel":
+            found = self.map(lambda block, x, _: (x, step(block, x)), x, None)[1]
+            return jnp.moveaxis(found, 0, 2)
+        before = self.fold(step, x, last=self.config.depth - 1)
+        return jnp.stack([before, self.fold(step, before, first=self.config.depth - 1)], axis=2)
+
+    def map(
+        self, step: Callable[[Any, Carry, Any], tuple[Carry, Any]], carry: Carry, items: Any
+    ) -> tuple[Carry, Any]:
+        """Runs `step(block, carry, item) -> carry, result` as a scan over blocks and items.
+
+        The leaves of items and of the stacked results are `[depth, ...]`.
+        """
+        blocks = self.blocks
+        if isinstance(blocks, nnx.List):
+            graphdef = nnx.split(blocks[0])[0]
+            stacked = jax.tree.map(lambda *x: jnp.stack(x), *(nnx.split(x)[1] for x in blocks))
+        else:
+            graphdef, stacked = nnx.split(blocks)
+
+        def layer(carry: Carry, of_layer: tuple[nnx.State, Any]) -> tuple[Carry, Any]:
+            params, item = of_layer
+            return step(nnx.merge(graphdef, params), carry, item)
+
+        found: tuple[Carry, Any] = jax.lax.scan(
+            self._rematerialised(layer, prevent_cse=False), carry, (stacked, items)
+        )
+        return found
 
     def init_state(
         self, batch: int, max_length: int, dtype: jnp.dtype, shared: Any = None
@@ -238,11 +275,22 @@ class Stack(nnx.Module):
             return self._keep(state, lengths, group_ids, shared)
         new, after = _next_positions(state, x.shape[1], lengths, group_ids)
         shared = shared(new) if callable(shared) else shared
-        layers = []
+        xs, layers = [x], []
         for block, layer in zip(self.layers(), state.layers, strict=True):
-            x, layer = block.extend(x, layer, new, shared)
+            x, layer = block.extend(self._input(xs), layer, new, shared)
+            xs.append(x)
             layers.append(layer)
-        return x, replace(after, layers=tuple(layers))
+        return self._output(xs), replace(after, layers=tuple(layers))
+
+    def _input(self, xs: list[jax.Array]) -> jax.Array:
+        """What the next block reads, of the stack's input and the outputs of the blocks so far."""
+        return xs[0] if self.outputs == "parallel" else xs[-1]
+
+    def _output(self, xs: list[jax.Array]) -> jax.Array:
+        """What the stack returns, of its input and the outputs of all blocks."""
+        if self.outputs == "last":
+            return xs[-1]
+        return jnp.stack(xs[1:] if self.outputs == "parallel" else xs[-2:], axis=2)
 
     def _read(
         self, x: jax.Array, state: StackState, lengths: jax.Array, group_ids: Any, shared: Any
@@ -250,11 +298,13 @@ class Stack(nnx.Module):
         """`extend`, and what `_keep` needs."""
         new, after = _next_positions(state, x.shape[1], lengths, group_ids)
         shared = shared(new) if callable(shared) else shared
-        inputs, layers, then = [], [], snapshot(state)
+        xs, inputs, layers, then = [x], [], [], snapshot(state)
         for block, layer, changing in zip(self.layers(), state.layers, then.layers, strict=True):
-            inputs.append(x if jax.tree.leaves(changing) else None)
-            x, layer = block.extend(x, layer, new, shared)
+            inputs.append(self._input(xs) if jax.tree.leaves(changing) else None)
+            x, layer = block.extend(self._input(xs), layer, new, shared)
+            xs.append(x)
             layers.append(layer)
+        x = self._output(xs)
         return x, Read(replace(after, layers=tuple(layers)), then, tuple(inputs), x)
 
     def _keep(
@@ -321,6 +371,7 @@ class MixedStack(nnx.Module):
     Args:
         stream: dtype of the residual stream; None for that of the input.
         norm: the last norm; None for none.
+        outputs: of the last stack.
     """
 
     def __init__(
@@ -330,11 +381,18 @@ class MixedStack(nnx.Module):
         rngs: nnx.Rngs,
         stream: jnp.dtype | None = None,
         norm: RMSNorm | LayerNorm | None = None,
+        outputs: Outputs = "last",
         **options: Any,
     ):
+        *_, last = range(len(configs))
         # Names of parameters in files are text, so their keys are too.
         self.stacks = nnx.Dict(
-            {str(index): Stack(each, rngs=rngs, **options) for index, each in enumerate(configs)}
+            {
+                str(index): Stack(
+                    each, rngs=rngs, outputs=outputs if index == last else "last", **options
+                )
+                for index, each in enumerate(configs)
+            }
         )
         self.stream = stream
         self.norm = norm

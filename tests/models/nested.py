@@ -63,6 +63,10 @@ class NestedConfig(HierarchyConfig):
         window = self.window if level < 2 else None
         return self.block(self.channels[level], 1, AttentionMask(window=window))
 
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        return self.channels[0], OUTPUT_SIZE
+
     def global_block(self) -> BlockConfig:
         return self.level_block(2)
 
@@ -99,6 +103,7 @@ class Nested(HierarchicalModel):
         self.inner_up = Dense(top, middle, rngs=rngs, role="projection")
         self.up = Dense(middle, PLACES * d, rngs=rngs, role="projection")
         self.final_norm, self.head = config.build_head(d, rngs)
+        self.build_draft(config, rngs)
 
     @property
     def segmenters(self) -> tuple[Segmenter, ...]:
