@@ -67,8 +67,8 @@ class DraftConfig(Variant, name="model.draft", small=True, key="kind"):
     """Base of the kinds of draft heads."""
 
     kind: ClassVar[str]
-    train_model: ClassVar[bool] = True
-    shortened: ClassVar[bool] = False
+    train_model = True
+    shortened = False
 
     def build(self, model: "BlocksConfig", rngs: nnx.Rngs) -> "DraftHeads | None":
         """The heads of a model, with fresh parameters in float32."""

@@ -85,7 +85,7 @@ def model_config(case: Case) -> BLTConfig:
     )
 
 
-def _kernel(weight: jax.Array) -> dict[str, jax.Array]:
+def kernel(weight: jax.Array) -> dict[str, jax.Array]:
     return {"kernel": weight.T}
 
 
@@ -100,7 +100,7 @@ def _cross(weights: Mapping[str, jax.Array], name: str) -> dict[str, Any]:
         "query_norm": {"scale": weights[f"{name}.cross_attn_norm_q.weight"]},
         "key_norm": {"scale": weights[f"{name}.cross_attn_norm_kv.weight"]},
         **{
-            part: _kernel(weights[f"{name}.w{part[0]}.weight"])
+            part: kernel(weights[f"{name}.w{part[0]}.weight"])
             for part in ("query", "key", "value", "output")
         },
     }
@@ -110,29 +110,42 @@ def _blocks(
     weights: Mapping[str, jax.Array], name: str, layers: range, head_width: int, cross: bool = False
 ) -> dict[str, Any]:
     """The blocks of these layers of a part, stacked."""
+    crossing = f"{name}.cross_attn_layers" if cross else None
+    return {"blocks": blocks(weights, f"{name}.layers", layers, head_width, crossing)}
+
+
+def blocks(
+    weights: Mapping[str, jax.Array],
+    name: str,
+    layers: range,
+    head_width: int,
+    crossing: str | None = None,
+) -> dict[str, Any]:
+    """The blocks of these layers, stacked, with the cross-attentions of that name."""
 
     def block(layer: int) -> dict[str, Any]:
-        w = {k: weights[f"{name}.layers.{layer}.{k}.weight"] for k in NAMES}
+        w = {k: weights[f"{name}.{layer}.{k}.weight"] for k in NAMES}
         found = {
             "attention_norm": {"scale": w["attention_norm"]},
             "mlp_norm": {"scale": w["ffn_norm"]},
             "attention": {
-                "query": _kernel(_halves(w["attention.wq"], head_width)),
-                "key": _kernel(_halves(w["attention.wk"], head_width)),
-                "value": _kernel(w["attention.wv"]),
-                "output": _kernel(w["attention.wo"]),
+                "query": kernel(_halves(w["attention.wq"], head_width)),
+                "key": kernel(_halves(w["attention.wk"], head_width)),
+                "value": kernel(w["attention.wv"]),
+                "output": kernel(w["attention.wo"]),
             },
             "mlp": {
-                "gate": _kernel(w["feed_forward.w1"]),
-                "up": _kernel(w["feed_forward.w3"]),
-                "down": _kernel(w["feed_forward.w2"]),
+                "gate": kernel(w["feed_forward.w1"]),
+                "up": kernel(w["feed_forward.w3"]),
+                "down": kernel(w["feed_forward.w2"]),
             },
         }
-        if cross:
-            found["cross"] = _cross(weights, f"{name}.cross_attn_layers.{layer}")
+        if crossing is not None:
+            found["cross"] = _cross(weights, f"{crossing}.{layer}")
         return found
 
-    return {"blocks": jax.tree.map(lambda *x: jnp.stack(x), *map(block, layers))}
+    found: dict[str, Any] = jax.tree.map(lambda *x: jnp.stack(x), *map(block, layers))
+    return found
 
 
 NAMES = (
@@ -163,21 +176,21 @@ def model_parameters(weights: Mapping[str, jax.Array], config: BLTConfig) -> dic
             found["encoder"][str(stage)] = part
         if config.encoder_cross != "none":
             name = f"{encoder}.patch_embedding_projection.weight"
-            found["to_queries"] = _kernel(weights[name])
+            found["to_queries"] = kernel(weights[name])
     if "global_transformer.layers.0.ffn_norm.weight" in weights:
         if config.patch_width != config.global_width:
             name = "global_transformer.token_embedding_projection.weight"
-            found["to_global"] = _kernel(weights[name])
+            found["to_global"] = kernel(weights[name])
         layers = range(config.global_depth)
         found["backbone"] = _blocks(weights, "global_transformer", layers, wide_head)
     if f"{decoder}.norm.weight" in weights:
-        found["to_decoder"] = _kernel(weights[f"{decoder}.patch_embedding_projection.weight"])
+        found["to_decoder"] = kernel(weights[f"{decoder}.patch_embedding_projection.weight"])
         layers, everywhere = range(config.decoder_depth), config.decoder_cross == "all"
         found["decoder"] = _blocks(weights, decoder, layers, head, everywhere)
         if config.decoder_cross == "first":
             found["decoder_cross"] = _cross(weights, f"{decoder}.cross_attn_layers.0")
         found["final_norm"] = {"scale": weights[f"{decoder}.norm.weight"]}
-        found["head"] = _kernel(weights[f"{decoder}.output.weight"][OUTPUTS])
+        found["head"] = kernel(weights[f"{decoder}.output.weight"][OUTPUTS])
     return found
 
 
