@@ -102,7 +102,9 @@ class Unembedding:
         def of_chunk(states: jax.Array, *arrays: jax.Array) -> jax.Array:
             return function(self._logits(states), *arrays)
 
-        found = jax.lax.map(lambda parts: of_chunk(*parts), tuple(map(chunks, (self.states, *arrays))))
+        found = jax.lax.map(
+            lambda parts: of_chunk(*parts), tuple(map(chunks, (self.states, *arrays)))
+        )
         return jnp.swapaxes(found, 0, 1).reshape(rows, -1)[:, :length]
 
     def _logits(self, states: jax.Array) -> jax.Array:

@@ -300,7 +300,7 @@ class HAT(HierarchicalModel):
         return self._logits_and_ends(x)[0]
 
     def read_by_heads(self, x: Spelling) -> jax.Array:
-        """What gives the next byte's logits: after a byte that ends a word, the vector of a mark."""
+        """What gives the next byte's logits; after a byte that ends a word, its mark's vector."""
         of_marks = spread_first(x.of_marks, x.words)  # [B, T, d]
         return jnp.where(x.words.boundaries[:, :, None], of_marks, x.of_bytes)
 

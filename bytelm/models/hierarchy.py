@@ -14,10 +14,11 @@ from bytelm.core.statistics import Ratio
 from bytelm.core.vocabulary import OUTPUT_SIZE, UNSCORED
 from bytelm.models.blocks import BlocksConfig
 from bytelm.models.contract import Batch, ModelOutput
-from bytelm.models.draft import DraftingModel
+from bytelm.models.drafting import DraftingModel
+from bytelm.models.embedding import SymbolEmbedding
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
-from bytelm.nn.linear import Dense, Embedding, project
+from bytelm.nn.linear import Dense, project
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS, LayerNorm, NormKind, RMSNorm
 from bytelm.nn.stack import AnyStack
@@ -181,7 +182,7 @@ class HierarchicalModel(DraftingModel):
 
     config: HierarchyConfig
     segmenter: Segmenter
-    embedding: Embedding
+    embedding: SymbolEmbedding
     backbone: AnyStack
     final_norm: Callable[[jax.Array], jax.Array]
     head: Dense

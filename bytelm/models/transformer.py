@@ -25,7 +25,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTES, Vocabulary
 from bytelm.models.blocks import BlocksConfig
 from bytelm.models.contract import Batch, ModelOutput, Unembedding
-from bytelm.models.draft import DraftingModel
+from bytelm.models.drafting import DraftingModel
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig, NormSpan, StackedConfig
 from bytelm.nn.linear import Dense

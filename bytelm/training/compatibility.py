@@ -14,14 +14,13 @@ from bytelm.core.vocabulary import BYTES
 from bytelm.models import ModelConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.entropy_patches import entropy_patches
-from bytelm.models.parameters import roles_of
 from bytelm.models.transformer import FlatConfig
 from bytelm.nn.mesh import path_name
-from bytelm.nn.roles import trained
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.checkpoint import SavedModel, last_step, load_model
 from bytelm.training.checkpoints.scores import FOLDER
 from bytelm.training.distributed import gather_json
+from bytelm.training.entropy_models import in_entropy_model
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.metrics.writer import read_records
 
@@ -50,6 +49,7 @@ _SAME_MEANING = (
     "boundary_gradient",
     "bytes_per_slot",
     "compute_dtype",
+    "draft",
     "remat",
     "scaled_init",
     "scan",
@@ -251,7 +251,7 @@ def start_from(
     *,
     tokenizer: Tokenizer | None = None,
     verify: bool = True,
-) -> tuple[Any, list[str]]:
+) -> tuple[Any, list[str], list[str]]:
     """The parameters of the last checkpoint of `train.initial`, and fresh ones that it lacks.
 
     Args:
@@ -260,7 +260,8 @@ def start_from(
         verify: whether to compare the checkpoint with its digests.
 
     Returns:
-        the parameters; and the differences between the two models, as "field: old -> new".
+        the parameters; the differences between the two models, as "field: old -> new"; and the
+        names of the parameters that are fresh, or of whole parts, such as "draft".
 
     Raises:
         UserError: if there is no checkpoint; if its parameters mean something else in the new
@@ -270,7 +271,17 @@ def start_from(
     saved, changes = read_initial(config, params, tokenizer=tokenizer, verify=verify)
     places = flatten_dict(shardings, sep="/")
     placed = {name: jax.device_put(leaf, places[name]) for name, leaf in saved.items()}
-    return unflatten_dict({**flatten_dict(params, sep="/"), **placed}, sep="/"), changes
+    fresh, carried = flatten_dict(params, sep="/"), in_entropy_model(config.model)
+    lacked = _parts_lacked({name for name in fresh if not carried(name)}, set(saved))
+    return unflatten_dict({**fresh, **placed}, sep="/"), changes, lacked
+
+
+def _parts_lacked(wanted: set[str], saved: set[str]) -> list[str]:
+    """The parameters that are not saved, or where all of a part is not, the part."""
+    parts = {name.partition("/")[0] for name in saved}
+    lacked = (name.partition("/")[0] for name in wanted - saved)
+    whole = {part for part in lacked if part not in parts}
+    return sorted(whole | {n for n in wanted - saved if n.partition("/")[0] in parts})
 
 
 def read_initial(
@@ -284,10 +295,10 @@ def read_initial(
     found = load_model(Path(run), verify=verify)
     if len(set(gather_json(found.step))) > 1:
         raise UserError(f"processes read different checkpoints of train.initial {run}.")
-    patches, own = entropy_patches(config.model), found.params
+    patches, saved = entropy_patches(config.model), flatten_dict(found.params, sep="/")
     if patches is None or patches.checkpoint is not None:
-        own = trained(own, roles_of(found.config.model))
-    saved = {name: leaf for name, leaf in flatten_dict(own, sep="/").items() if leaf is not None}
+        carried = in_entropy_model(found.config.model)
+        saved = {name: leaf for name, leaf in saved.items() if not carried(name)}
     fresh = flatten_dict(params, sep="/")
     for name, leaf in saved.items():
         if name not in fresh:

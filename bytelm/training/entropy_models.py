@@ -6,7 +6,7 @@ folder when the run resumes, or is evaluated, exported or converted.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,6 +188,12 @@ def with_digest(model: ModelConfig, params: Any) -> ModelConfig:
     own = {n.removeprefix(starts[0]): x for n, x in flat.items() if n.startswith(starts[0])}
     digest = entropy_digest(unflatten_dict(own, sep="/"))
     return mapped(model, EntropyModelPatches, lambda patches: replace(patches, digest=digest))
+
+
+def in_entropy_model(model: ModelConfig) -> Callable[[str], bool]:
+    """Whether the parameter of a name, such as "head/kernel", is one of a carried entropy model."""
+    prefixes = tuple(f"{prefix}/model/" for prefix, _ in _segmenters(model))
+    return lambda name: name.startswith(prefixes)
 
 
 def _segmenters(model: ModelConfig) -> Iterator[tuple[str, EntropyModelPatches]]:

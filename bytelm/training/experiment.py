@@ -43,7 +43,7 @@ class TrainConfig(Checked, name="train", small=True):
     """Seed of the parameters and of the order of the data."""
     initial: str | None = None
     """Start from the last parameters of this run directory; parameters that the other model lacks,
-    such as a delete gate, start fresh. None = all parameters start fresh."""
+    such as those of draft heads or a delete gate, start fresh. None = all start fresh."""
     initial_differences: tuple[str, ...] = ()
     """Fields of the model, such as window or segmenter, in which the run of train.initial may
     differ, even though its parameters then mean something else."""

@@ -221,13 +221,15 @@ def _first_state(parts: RunParts, verify: bool) -> TrainState:
     if config.train.initial is None:
         return state
     tokenizer = parts.data.tokenizer
-    params, differences = start_from(
+    params, differences, lacked = start_from(
         config, state.params, shardings, tokenizer=tokenizer, verify=verify
     )
     if differences:
         parts.display.message(
             f"differs from train.initial {config.train.initial}: {'; '.join(differences)}"
         )
+    if lacked:
+        parts.display.message(f"start fresh, because train.initial lacks them: {', '.join(lacked)}")
     return dataclasses.replace(state, params=params)
 
 

@@ -270,6 +270,14 @@ def _add_parts_of_released_models(config: Saved) -> None:
         model.setdefault("rope_scaling", [])
 
 
+def _add_draft_heads(config: Saved) -> None:
+    """Models of bytes or tokens may have draft heads."""
+    for path in ("model", "model.segmenter.model"):
+        model = part(config, path)
+        if model.get("family", "transformer") in (*_BYTE_FAMILIES, "blt") and model:
+            model.setdefault("draft", {"kind": "none"})
+
+
 UPGRADES = (
     Upgrade(_add_fields_of_before_schemas),
     Upgrade(_rename_fields),
@@ -284,6 +292,7 @@ UPGRADES = (
     Upgrade(_mix_local_blocks),
     Upgrade(_add_ngrams_and_published_blocks),
     Upgrade(_add_parts_of_released_models),
+    Upgrade(_add_draft_heads),
 )
 """The first one leads to schema 1, and so on."""
 

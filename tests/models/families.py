@@ -21,6 +21,7 @@ from bytelm.models import Batch, ModelConfig
 from bytelm.models.aunet import AUNetConfig
 from bytelm.models.blt import BLTConfig
 from bytelm.models.contract import ModelOutput
+from bytelm.models.draft import BlockDraft, ChainDraft
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.entropy_patches import EntropyModelPatches
@@ -132,11 +133,15 @@ FAMILIES: dict[str, ModelConfig] = {
         end_row=255,
         spare_rows=3,
     ),
+    "transformer, window, draft blocks on a shortened trunk": small(
+        depth=2, window=5, draft=BlockDraft(3, shortened=True)
+    ),
     "mamba": mamba(),
     "mamba, MLPs and attention, scanned and rematerialised": mamba(
         layout="M1t1m1T1", window=5, chunk=8, convolution_width=3, scan=True, remat="full"
     ),
     "spacebyte": spacebyte(window=5),
+    "spacebyte, draft chain": spacebyte(window=5, draft=ChainDraft(4)),
     "spacebyte, published block, fixed patches, overflow": spacebyte(
         norm="layer",
         mlp="relu",

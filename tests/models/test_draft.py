@@ -13,7 +13,8 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import UNSCORED
 from bytelm.models import Batch
 from bytelm.models.contract import ModelOutput
-from bytelm.models.draft import BlockDraft, ChainDraft, DraftingModel, Item, LinearDraft, NoDraft
+from bytelm.models.draft import BlockDraft, ChainDraft, Item, LinearDraft, NoDraft
+from bytelm.models.drafting import DraftingModel
 from bytelm.models.parameters import abstract_model, count_frozen, count_parameters, roles_of
 from bytelm.nn.roles import trained
 from tests.models import golden_mtp
@@ -101,7 +102,9 @@ def heads(request):
         nats = jnp.concatenate([output.nats(ahead[0])[None], nats])[:, :, :size]
         return nats.mean(axis=(1, 2)).sum(), (golden_mtp.theirs(logits), nats, z[:, :size])
 
-    shapes = jax.eval_shape(lambda p: golden_mtp.parameters(dataclasses.replace(case, param=p), config), case.param)
+    shapes = jax.eval_shape(
+        lambda p: golden_mtp.parameters(dataclasses.replace(case, param=p), config), case.param
+    )
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, nnx.to_pure_dict(state))
     (total, found), grad = jax.jit(jax.value_and_grad(loss, has_aux=True))(case.param)
 
@@ -151,7 +154,11 @@ def test_golden_decoding_by_heads(path):
     case = load(path)
     config = golden_mtp.model_config(case)
     graphdef, _ = abstract_model(config)
-    params, wanted, count = golden_mtp.parameters(case, config), case.cfg["max_new_tokens"], config.draft.heads
+    params, wanted, count = (
+        golden_mtp.parameters(case, config),
+        case.cfg["max_new_tokens"],
+        config.draft.heads,
+    )
     prompts = [case.input[f"p{number}.prompt"] for number in range(case.cfg["n_prompts"])]
     longest = max(map(len, prompts))
 
@@ -232,3 +239,161 @@ def test_heads_of_evabyte(path):
     wanted = case.grad["lm_head.weight"]
     scale = np.abs(wanted).max()
     np.testing.assert_allclose(rows.reshape(wanted.shape) / scale, wanted / scale, atol=GRADIENTS)
+
+
+@functools.cache
+def of_whole_rows(config):
+    """(params, batch) -> the heads' logits after each symbol: `[n - 1, B, T, V]`."""
+    graphdef, _ = split_model(config)
+
+    @jax.jit
+    def run(params, batch):
+        model = nnx.merge(graphdef, params)
+        _, x = vectors_of(model, batch)
+        shifts = range(1, config.draft.heads)
+        symbols = jnp.stack([jnp.roll(batch.ids, -shift, axis=1) for shift in shifts])
+        return stacked_logits(model, x, batch, symbols)
+
+    return run
+
+
+@pytest.mark.parametrize("config", WITH_HEADS.values(), ids=WITH_HEADS.keys())
+def test_drafts_after_rejected_symbols_are_those_of_whole_rows(config):
+    """Rows read 5 symbols, then up to 4 of which some are taken back, then draft."""
+    _, params = split_model(config)
+    batch, rows, ahead = random_rows(23), np.arange(ROWS), config.draft.heads - 1
+    expected = np.asarray(of_whole_rows(config)(params, batch))
+    params, _ = decoder(config)
+    graphdef = nnx.split(nnx.merge(*split_model(config)).for_decoding())[0]
+    read = rows % 5
+    kept = (rows // 5) % (read + 1)
+
+    @jax.jit
+    def drafted(params, ids, follow):
+        model = nnx.merge(graphdef, params)
+        state = model.init_drafting(ROWS, LENGTH)
+        _, state = model.extend(ids[:, :5], state, jnp.full(ROWS, 5))
+        # What is taken back was wrong.
+        wrong = jnp.where(jnp.arange(4)[None] < kept[:, None], ids[:, 5:9], 7)
+        _, verified = model.verify(wrong, state, jnp.asarray(read))
+        state = model.keep(verified, jnp.asarray(kept))
+        found = []
+
+        def choose(logits, index):
+            found.append(logits)
+            return follow[:, index + 1]
+
+        model.draft_symbols(state, follow[:, 0], ahead, choose)
+        return jnp.stack(found)
+
+    at = 4 + kept
+    follow = batch.ids[rows[:, None], at[:, None] + 1 + np.arange(ahead + 1)]
+    found = drafted(params, batch.ids, follow)
+    np.testing.assert_allclose(found, expected[:, rows, at], atol=2e-4)
+
+
+@pytest.mark.parametrize("draft", KINDS.values(), ids=KINDS.keys())
+def test_losses_and_statistics_of_heads_by_hand(draft):
+    """Two documents in a row: targets are never in the other one, nor after the row."""
+    config = small(
+        depth=1, draft=dataclasses.replace(draft, weights=(0.5, 2.0, 0.25)[: draft.ahead])
+    )
+    graphdef, params = split_model(config)
+    batch = random_rows(24)
+    batch.document_ids[:, 9:] = 2
+    batch.targets[0, 3] = UNSCORED
+    logits = np.asarray(of_whole_rows(config)(params, batch), np.float64)
+
+    def run(params):
+        output = nnx.merge(graphdef, params)(batch)
+        return output.logits, output.auxiliary_losses["draft"], output.statistics
+
+    main, loss, statistics = jax.device_get(jax.jit(run)(params))
+    best = main.argmax(-1)
+    log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    nats, counts, agrees, accepted = [], [], [], []
+    for head in range(draft.ahead):
+        found = []
+        for row, t in np.ndindex(ROWS, LENGTH):
+            at = t + head + 1
+            inside = at < LENGTH and batch.document_ids[row, at] == batch.document_ids[row, t]
+            if inside and batch.targets[row, at] != UNSCORED:
+                agree = log[head, row, t].argmax() == best[row, at]
+                found.append((-log[head, row, t, batch.targets[row, at]], agree, row, t))
+        nats.append(sum(n for n, *_ in found))
+        counts.append(len(found))
+        agrees.append({(row, t) for _, agree, row, t in found if agree})
+    for _, _, row, t in found:
+        right = [(row, t) in agree for agree in agrees]
+        accepted.append(1 + [*right, False].index(False))
+    weights = config.draft.weights
+    scored = (batch.targets != UNSCORED).sum()
+    np.testing.assert_allclose(loss, np.dot(weights, nats) / scored, rtol=1e-5)
+    bits, agreement, expected = statistics
+    np.testing.assert_allclose(bits.total, nats, rtol=1e-5)
+    np.testing.assert_array_equal(bits.count, counts)
+    np.testing.assert_array_equal(agreement.total, [len(agree) for agree in agrees])
+    assert (expected.total, expected.count) == (sum(accepted), len(accepted))
+
+
+def test_no_heads_change_nothing_and_heads_do_not_change_the_model():
+    plain, with_heads = small(), small(draft=ChainDraft(3))
+    for name, wanted in flat_of(plain).items():
+        np.testing.assert_array_equal(flat_of(with_heads)[name], wanted, err_msg=name)
+    assert not any(name.startswith("draft") for name in flat_of(plain))
+
+
+@functools.cache
+def flat_of(config):
+    leaves = jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(config.build(nnx.Rngs(3)))))
+    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+
+
+def test_heads_alone_are_trained():
+    heads = spacebyte(draft=LinearDraft(4, train_model=False))
+    roles = roles_of(heads)
+    named = {name for name, leaf in jax.tree.leaves_with_path(trained(roles, roles)) if leaf}
+    assert {path[0].key for path in named} == {"draft"}
+    whole, alone = count_parameters(spacebyte()), count_parameters(heads)
+    assert alone[0] == 3 * 16 * 257 and count_frozen(heads) == whole[0]
+    assert heads.frozen_flops(32) == spacebyte().forward_flops(32)
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda: LinearDraft(1), "model.draft.heads is 1; it must be from 2 to 64"),
+        (lambda: LinearDraft(65), "model.draft.heads is 65; it must be from 2 to 64"),
+        (lambda: ChainDraft(4, weights=(1.0,)), "has 1 values, and there are 3 heads after"),
+        (lambda: ChainDraft(2, weights=(-1.0,)), "none may be below 0"),
+        (lambda: spacebyte(draft=BlockDraft(shortened=True)), "needs a flat family, and spacebyte"),
+    ],
+)
+def test_bad_heads_are_refused(make, said):
+    with pytest.raises(UserError, match=said):
+        make()
+
+
+def test_a_block_narrower_than_a_head_is_refused():
+    config = dataclasses.replace(FAMILIES["mamba"], head_width=32, draft=BlockDraft())
+    with pytest.raises(UserError, match="less than one head of model"):
+        config.build(nnx.Rngs(0))
+
+
+def test_the_logits_of_one_head_exist_at_a_time():
+    def temporary(heads):
+        config = small(depth=1, vocabulary=1900, draft=LinearDraft(heads))
+        graphdef, state = abstract_model(config)
+        row = jax.ShapeDtypeStruct((4, 64), jnp.int32)
+        batch = Batch(row, row, row, keys=jax.ShapeDtypeStruct((4, 2), jnp.uint32))
+
+        def loss(params, batch):
+            output = nnx.merge(graphdef, params)(batch)
+            return output.nats(batch.targets).mean() + output.auxiliary_losses["draft"]
+
+        compiled = jax.jit(jax.grad(loss)).lower(nnx.to_pure_dict(state), batch).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    logits, kernel = 4 * 64 * 1901 * 4, 32 * 1901 * 4
+    # Six heads more: their gradients, not their logits.
+    assert temporary(8) - temporary(2) < 6 * 2 * kernel + logits < 6 * logits

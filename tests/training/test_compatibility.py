@@ -14,6 +14,7 @@ from flax import nnx
 from bytelm.core.errors import UserError
 from bytelm.data.text_record import load_record
 from bytelm.experiments.contenders import changed
+from bytelm.models.draft import BlockDraft
 from bytelm.models.hat import HATConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
@@ -266,13 +267,30 @@ def test_what_changes_the_meaning_has_to_be_allowed(runs, family, field, value):
     assert f"--train.initial-differences {field}." in str(error.value)
     with pytest.raises(UserError):
         start(runs[family], model, "depth", "qk_norm")
-    params, said = start(runs[family], model, field)
-    assert said == [listed]
+    params, said, lacked = start(runs[family], model, field)
+    assert said == [listed] and not lacked
     jax.tree.map(np.testing.assert_array_equal, params, split_model(OLD[family])[1])
 
 
 def test_what_does_not_is_said(runs):
     model = dataclasses.replace(OLD["transformer"], remat="full", compute_dtype="bfloat16")
-    _, said = start(runs["transformer"], model)
+    _, said, _ = start(runs["transformer"], model)
     assert said == ["compute_dtype: 'auto' -> 'bfloat16'", "remat: 'none' -> 'full'"]
     assert start(runs["transformer"], OLD["transformer"])[1] == []
+
+
+def test_heads_are_added_to_a_trained_model(runs, tmp_path):
+    old = OLD["transformer"]
+    model = dataclasses.replace(old, draft=BlockDraft(3, train_model=False))
+    params, _, lacked = start(runs["transformer"], model)
+    assert lacked == ["draft"]
+    fresh = params.pop("draft")
+    jax.tree.map(np.testing.assert_array_equal, params, split_model(old)[1])
+    # A frozen model is read like any other.
+    save_model(tmp_path / "run", ExperimentConfig(model=model), split_model(model)[1], {})
+    more = dataclasses.replace(old, draft=BlockDraft(3))
+    params, _, lacked = start(tmp_path / "run", more)
+    assert not lacked and jax.tree.structure(params["draft"]) == jax.tree.structure(fresh)
+    jax.tree.map(np.testing.assert_array_equal, params, split_model(model)[1])
+    with pytest.raises(UserError, match="parameters draft/stack/blocks"):
+        start(tmp_path / "run", old)

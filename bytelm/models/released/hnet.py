@@ -306,7 +306,7 @@ def _config_json(config: HNetConfig) -> dict[str, Any]:
     for encoder, decoder in reversed(outer):
         arch_layout = [_text(encoder), arch_layout, _text(decoder)]
     stages = range(len(config.stages))
-    windows = map(config.window, stages)
+    windows = map(config.stage_window, stages)
     said = {
         "arch_layout": arch_layout,
         "d_model": list(config.widths),
