@@ -25,7 +25,7 @@ import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -34,19 +34,39 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.core.variants import Variant
-from bytelm.models.contract import ModelOutput
+from bytelm.models.contract import ModelOutput, Unembedding
 from bytelm.nn.block import BlockConfig, StackedConfig
 from bytelm.nn.linear import Dense
 from bytelm.nn.mlp import MLPKind
 from bytelm.nn.residual import ResidualBlock, ResidualConfig
-from bytelm.nn.stack import Stack
-
-if TYPE_CHECKING:
-    from bytelm.models.blocks import BlocksConfig
-    from bytelm.models.drafting import DraftingModel
+from bytelm.nn.stack import Remat, Stack
 
 MOST = 64
 """The largest number of heads."""
+
+
+class DraftedConfig(Protocol):
+    """What heads need of a model's config (`bytelm.models.blocks.BlocksConfig`)."""
+
+    family: ClassVar[str]
+    is_flat: ClassVar[bool]
+
+    @property
+    def draft(self) -> "DraftConfig": ...
+    @property
+    def mlp(self) -> MLPKind: ...
+    @property
+    def remat(self) -> Remat: ...
+    @property
+    def head_shape(self) -> tuple[int, int]: ...
+    def draft_blocks(self, depth: int, window: int | None) -> BlockConfig: ...
+
+
+class DraftedModel(Protocol):
+    """What heads need of a model (`bytelm.models.drafting.DraftingModel`)."""
+
+    def unembed(self, x: jax.Array, kernel: jax.Array | None = None) -> jax.Array | Unembedding: ...
+    def embed_symbols(self, ids: jax.Array) -> jax.Array: ...
 
 
 @dataclass(frozen=True)
@@ -57,15 +77,15 @@ class DraftConfig(Variant, name="model.draft", small=True, key="kind"):
     train_model = True
     shortened = False
 
-    def build(self, model: "BlocksConfig", rngs: nnx.Rngs) -> "DraftHeads | None":
+    def build(self, model: DraftedConfig, rngs: nnx.Rngs) -> "DraftHeads | None":
         """The heads of a model, with fresh parameters in float32."""
         return None
 
-    def forward_flops(self, model: "BlocksConfig", length: int) -> float:
+    def forward_flops(self, model: DraftedConfig, length: int) -> float:
         """FLOPs of all heads after the first, as in `ModelConfig.forward_flops`."""
         return 0.0
 
-    def check(self, model: "BlocksConfig") -> None:
+    def check(self, model: DraftedConfig) -> None:
         """Raises UserError if a model cannot have these heads."""
 
 
@@ -107,18 +127,18 @@ class HeadsConfig(DraftConfig):
         """How many heads there are after the first."""
         return self.heads - 1
 
-    def build(self, model: "BlocksConfig", rngs: nnx.Rngs) -> "DraftHeads":
+    def build(self, model: DraftedConfig, rngs: nnx.Rngs) -> "DraftHeads":
         return self.module(self, self.stacked(model), model, rngs=rngs)
 
-    def forward_flops(self, model: "BlocksConfig", length: int) -> float:
+    def forward_flops(self, model: DraftedConfig, length: int) -> float:
         width, outputs = model.head_shape
         return self.block_flops(model, length) + 2.0 * self.ahead * length * width * outputs
 
     @abc.abstractmethod
-    def stacked(self, model: "BlocksConfig") -> StackedConfig:
+    def stacked(self, model: DraftedConfig) -> StackedConfig:
         """What each head has of its own."""
 
-    def block_flops(self, model: "BlocksConfig", length: int) -> float:
+    def block_flops(self, model: DraftedConfig, length: int) -> float:
         """FLOPs of all that comes before the heads' logits."""
         return self.stacked(model).forward_flops(length)
 
@@ -149,7 +169,7 @@ class DraftHeads(nnx.Module):
         self,
         config: HeadsConfig,
         blocks: StackedConfig,
-        model: "BlocksConfig",
+        model: DraftedConfig,
         *,
         rngs: nnx.Rngs,
     ):
@@ -182,7 +202,7 @@ class DraftHeads(nnx.Module):
         return self.step(head, h, jnp.ones(h.shape[:2], jnp.int32), embedded)
 
     def score(
-        self, model: "DraftingModel", z: jax.Array, document_ids: jax.Array, items: Item
+        self, model: DraftedModel, z: jax.Array, document_ids: jax.Array, items: Item
     ) -> tuple[jax.Array, jax.Array | None]:
         """The nats of all targets, and in evaluation where the heads agree: `[n - 1, B, T]` both.
 
@@ -244,7 +264,7 @@ class LinearDraft(HeadsConfig):
     kind: ClassVar[str] = "linear"
     module: ClassVar[type[DraftHeads]] = LinearHeads
 
-    def stacked(self, model: "BlocksConfig") -> StackedConfig:
+    def stacked(self, model: DraftedConfig) -> StackedConfig:
         return _Matrices(self.ahead, *model.head_shape)
 
 
@@ -286,7 +306,7 @@ class BlockDraft(HeadsConfig):
         super().__post_init__()
         self.require_positive("window")
 
-    def stacked(self, model: "BlocksConfig") -> BlockConfig:
+    def stacked(self, model: DraftedConfig) -> BlockConfig:
         blocks = model.draft_blocks(self.ahead, self.window)
         if not blocks.heads:
             raise UserError(
@@ -295,7 +315,7 @@ class BlockDraft(HeadsConfig):
             )
         return blocks
 
-    def check(self, model: "BlocksConfig") -> None:
+    def check(self, model: DraftedConfig) -> None:
         if self.shortened and not model.is_flat:
             raise UserError(
                 f"model.draft.shortened needs a flat family, and {model.family} has patches; leave "
@@ -356,7 +376,7 @@ class ChainDraft(HeadsConfig):
         super().__post_init__()
         self.require_positive("mlp_width")
 
-    def stacked(self, model: "BlocksConfig") -> ChainBlockConfig:
+    def stacked(self, model: DraftedConfig) -> ChainBlockConfig:
         kind: MLPKind = model.mlp
         width, shape = model.head_shape[0], model.draft_blocks(self.ahead, None)
         return ChainBlockConfig(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,8 @@ from bytelm.core.errors import UserError
 from bytelm.core.statistics import Ratio, Statistic
 from bytelm.core.vocabulary import UNSCORED
 from bytelm.models.contract import Batch, LanguageModel, ModelOutput, Unembedding
-from bytelm.models.draft import DraftHeads, Item
+from bytelm.models.draft import DraftedConfig, DraftHeads, Item
 from bytelm.nn.roles import freeze
-
-if TYPE_CHECKING:
-    from bytelm.models.blocks import BlocksConfig
 
 Choose = Callable[[jax.Array, int], jax.Array]
 """(logits `[B, V]`, number of the draft, from 0) -> the drafted symbols, int32 `[B]`."""
@@ -41,7 +38,7 @@ class DraftingModel(LanguageModel):
     config: Any
     draft: DraftHeads | None
 
-    def build_draft(self, config: "BlocksConfig", rngs: nnx.Rngs) -> None:
+    def build_draft(self, config: DraftedConfig, rngs: nnx.Rngs) -> None:
         """Adds the heads of the config, if there are any."""
         if not config.draft.train_model:
             freeze(self)
