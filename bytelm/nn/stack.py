@@ -147,13 +147,12 @@ class Stack(nnx.Module):
         by_layer = zip(*(jnp.unstack(leaf) for leaf in leaves), strict=True)
         return [nnx.merge(graphdef, jax.tree.unflatten(structure, layer)) for layer in by_layer]
 
-    def _rematerialised(self, function: Callable, prevent_cse: bool | None = None) -> Callable:
+    def _rematerialised(self, function: Callable) -> Callable:
         if self.remat == "none":
             return function
         policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
         policy = policies[self.remat]
-        prevent_cse = not self.scan if prevent_cse is None else prevent_cse
-        return jax.checkpoint(function, policy=policy, prevent_cse=prevent_cse)
+        return jax.checkpoint(function, policy=policy, prevent_cse=not self.scan)
 
     def fold(
         self,
@@ -230,9 +229,8 @@ class Stack(nnx.Module):
             params, item = of_layer
             return step(nnx.merge(graphdef, params), carry, item)
 
-        found: tuple[Carry, Any] = jax.lax.scan(
-            self._rematerialised(layer, prevent_cse=False), carry, (stacked, items)
-        )
+        layer = self._rematerialised(layer)
+        found: tuple[Carry, Any] = jax.lax.scan(layer, carry, (stacked, items))
         return found
 
     def init_state(
@@ -273,39 +271,34 @@ class Stack(nnx.Module):
             return self._read(x, state.state, lengths, group_ids, shared)
         if isinstance(state, Read):
             return self._keep(state, lengths, group_ids, shared)
+        return self._run(x, state, lengths, group_ids, shared)[:2]
+
+    def _run(
+        self, x: jax.Array, state: StackState, lengths: jax.Array, group_ids: Any, shared: Any
+    ) -> tuple[jax.Array, StackState, list[jax.Array]]:
+        """`extend`, and the inputs of all blocks."""
         new, after = _next_positions(state, x.shape[1], lengths, group_ids)
         shared = shared(new) if callable(shared) else shared
-        xs, layers = [x], []
+        xs, layers, is_parallel = [x], [], self.outputs == "parallel"
         for block, layer in zip(self.layers(), state.layers, strict=True):
-            x, layer = block.extend(self._input(xs), layer, new, shared)
+            x, layer = block.extend(x, layer, new, shared)
             xs.append(x)
+            x = xs[0] if is_parallel else x
             layers.append(layer)
-        return self._output(xs), replace(after, layers=tuple(layers))
-
-    def _input(self, xs: list[jax.Array]) -> jax.Array:
-        """What the next block reads, of the stack's input and the outputs of the blocks so far."""
-        return xs[0] if self.outputs == "parallel" else xs[-1]
-
-    def _output(self, xs: list[jax.Array]) -> jax.Array:
-        """What the stack returns, of its input and the outputs of all blocks."""
-        if self.outputs == "last":
-            return xs[-1]
-        return jnp.stack(xs[1:] if self.outputs == "parallel" else xs[-2:], axis=2)
+        if self.outputs != "last":
+            x = jnp.stack(xs[1:] if is_parallel else xs[-2:], axis=2)
+        inputs = [xs[0]] * len(layers) if is_parallel else xs[:-1]
+        return x, replace(after, layers=tuple(layers)), inputs
 
     def _read(
         self, x: jax.Array, state: StackState, lengths: jax.Array, group_ids: Any, shared: Any
     ) -> tuple[jax.Array, Read]:
         """`extend`, and what `_keep` needs."""
-        new, after = _next_positions(state, x.shape[1], lengths, group_ids)
-        shared = shared(new) if callable(shared) else shared
-        xs, inputs, layers, then = [x], [], [], snapshot(state)
-        for block, layer, changing in zip(self.layers(), state.layers, then.layers, strict=True):
-            inputs.append(self._input(xs) if jax.tree.leaves(changing) else None)
-            x, layer = block.extend(self._input(xs), layer, new, shared)
-            xs.append(x)
-            layers.append(layer)
-        x = self._output(xs)
-        return x, Read(replace(after, layers=tuple(layers)), then, tuple(inputs), x)
+        then = snapshot(state)
+        x, after, inputs = self._run(x, state, lengths, group_ids, shared)
+        changes = map(jax.tree.leaves, then.layers)
+        kept = tuple(x if leaves else None for x, leaves in zip(inputs, changes, strict=True))
+        return x, Read(after, then, kept, x)
 
     def _keep(
         self, read: Read, lengths: jax.Array, group_ids: Any, shared: Any

@@ -274,7 +274,7 @@ def _add_draft_heads(config: Saved) -> None:
     """Models of bytes or tokens may have draft heads."""
     for path in ("model", "model.segmenter.model"):
         model = part(config, path)
-        if model.get("family", "transformer") in (*_BYTE_FAMILIES, "blt") and model:
+        if model.get("family") in (*_BYTE_FAMILIES, "blt"):
             model.setdefault("draft", {"kind": "none"})
 
 

@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bytelm.core.errors import UserError
 from bytelm.models.contract import ModelConfig
+from bytelm.models.draft import NoDraft
 from bytelm.models.parameters import abstract_model
 
 C = TypeVar("C", bound=ModelConfig)
@@ -196,7 +197,8 @@ class WrittenFormat(ReleasedFormat[C]):
 
     def lost(self, config: C) -> str:
         """What programs that read the format do not compute of a model; empty for nothing."""
-        return ""
+        has_heads = not isinstance(getattr(config, "draft", NoDraft()), NoDraft)
+        return "its draft heads are left out" if has_heads else ""
 
     def write(
         self, params: Mapping[str, Any], config: C, dtype: str = "float32"
