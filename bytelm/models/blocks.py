@@ -1,6 +1,5 @@
 """Options of the families whose stacks are causal Transformer blocks (`bytelm.nn.block`)."""
 
-import abc
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -76,9 +75,12 @@ class BlocksConfig(ModelConfig):
             )
 
     @property
-    @abc.abstractmethod
     def head_shape(self) -> tuple[int, int]:
-        """Channels of the vectors that the head reads, and its outputs."""
+        """Channels of the vectors that the head reads, and its outputs; draft heads need them."""
+        raise UserError(
+            f"the family {self.family} cannot have draft heads; leave out model.draft, or give its "
+            "config a head_shape and let its model call build_draft."
+        )
 
     def draft_blocks(self, depth: int, window: int | None) -> BlockConfig:
         """The blocks of draft heads; a window of None is that of the blocks over symbols."""
