@@ -26,6 +26,7 @@ from bytelm.core.texts import Text, Texts, each_text, text_bytes
 from bytelm.data.text_record import TextRecord, load_record
 from bytelm.inference.beam_search import beam_search
 from bytelm.inference.draft_choice import DraftKind, choose_draft
+from bytelm.inference.draft_length import DraftLength
 from bytelm.inference.drafters import Small
 from bytelm.inference.generation import Draft, Generator, Weights, store_weights
 from bytelm.inference.marginal.marginal import ByteMarginal
@@ -141,6 +142,11 @@ class LoadedModel(PerSymbol):
     def has_patches(self) -> bool:
         """Whether the model cuts texts into patches."""
         return not self.has_encoder and self._forms.has_patches
+
+    @property
+    def draft_lengths(self) -> list[DraftLength]:
+        """What was measured while drafting, for each drafter and number of rows."""
+        return list(self._forms.generator.draft_lengths.values())
 
     @property
     def transducer(self) -> Transducer:

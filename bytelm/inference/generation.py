@@ -99,6 +99,7 @@ class Generator:
 
     Attributes:
         graphdef, params: of the model, in its form for decoding.
+        draft_lengths: what was measured of each drafter: its class, its most drafts, the rows.
 
     Raises:
         UserError: if the family has no `extend`.
@@ -126,7 +127,7 @@ class Generator:
         self.graphdef, self.params = nnx.split(nnx.merge(graphdef, params).for_decoding())
         self._prefill = prefill
         self._chunk = chunk
-        self._lengths: dict[tuple[type[Drafter], int, int], DraftLength] = {}
+        self.draft_lengths: dict[tuple[type[Drafter], int, int], DraftLength] = {}
 
     def generate(self, prompts: Sequence[bytes], **options: Any) -> list[bytes]:
         """The continuation of each prompt, without the prompt. Arguments as for `stream`."""
@@ -230,7 +231,7 @@ class Generator:
     def _length(self, draft: Draft, rows: int) -> DraftLength:
         """What is known of this drafter's speed with so many rows, in this and earlier calls."""
         key = type(draft.drafter), draft.most, rows
-        return self._lengths.setdefault(key, DraftLength(draft.most))
+        return self.draft_lengths.setdefault(key, DraftLength(draft.most))
 
     def start(
         self, prompts: Sequence[bytes], max_bytes: int, drafter: Drafter | None = None
