@@ -1,4 +1,4 @@
-"""Whole comparisons of tiny models: what they run, what they do not run again, what they refuse."""
+"""Whole comparisons of tiny models: what they run, and what they do not run again."""
 
 import csv
 import dataclasses
@@ -6,107 +6,17 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from bytelm.cli.main import main
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig, Files
-from bytelm.evaluation.robustness import Robustness
-from bytelm.experiments import compare, runs, sizing
+from bytelm.experiments import compare, runs
 from bytelm.experiments import plan as plan_module
-from bytelm.experiments.compare import ComparisonPlan, run_comparison
-from bytelm.experiments.comparison import Comparison, Contender, TokenizerConfig, in_folder
+from bytelm.experiments.compare import run_comparison
 from bytelm.experiments.contenders import count_tasks
 from bytelm.experiments.measurements import document_beginnings
 from bytelm.experiments.sizing import bytes_per_symbol
-from bytelm.models.spacebyte import SpaceByteConfig
-from bytelm.models.t5.byt5 import ByT5Config
-from bytelm.models.transformer import TransformerConfig
-from bytelm.nn.mesh import MeshConfig
-from bytelm.training.cost import row_flops
 from bytelm.training.distributed import StopRequest
-from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.optimizer import AdamW
-
-FLAT = TransformerConfig(width=16, depth=1, head_width=8)
-
-
-def experiment(model, sequence_length=32) -> ExperimentConfig:
-    return ExperimentConfig(
-        model=model,
-        data=DataConfig(sequence_length=sequence_length, batch_size=4),
-        optimizer=AdamW(learning_rate=1e-2, warmup=1),
-        mesh=MeshConfig(data=1),
-    )
-
-
-CONTENDERS = {
-    "bytes": Contender(experiment(FLAT)),
-    "bpe": Contender(
-        experiment(dataclasses.replace(FLAT, vocabulary=264), 16), TokenizerConfig("bpe", 264)
-    ),
-    "spacebyte": Contender(
-        experiment(
-            SpaceByteConfig(
-                local_width=16,
-                local_depth=2,
-                global_width=16,
-                global_depth=1,
-                head_width=8,
-                bytes_per_slot=2.0,
-            )
-        )
-    ),
-}
-
-
-TWO = {name: CONTENDERS[name] for name in ("bpe", "spacebyte")}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    words = {"english": ["to", "be", "or", "not", "\n"], "german": ["sein", "oder", "nicht", "\n"]}
-    for language, choice in words.items():
-        for seed, name in enumerate(("train", "valid", "test", "other.test")):
-            text = " ".join(np.random.default_rng(seed).choice(choice, 700))
-            (folder / f"{language}.{name}.txt").write_text(text)
-    return folder
-
-
-def corpus(language: str, folder: Path) -> DataConfig:
-    return DataConfig(
-        source=Files(
-            files=(f"{language}.train.txt",),
-            validation_files=(f"{language}.valid.txt",),
-            test_files=(f"{language}*test.txt",),
-        ),
-        cache_dir=str(folder / "cache"),
-    )
-
-
-@pytest.fixture(scope="module")
-def comparison(root) -> Comparison:
-    smallest = 3 * 4 * row_flops(CONTENDERS["spacebyte"].config)
-    return Comparison(
-        title="Toys",
-        contenders=TWO,
-        baseline="bpe",
-        budgets=(2 * smallest, 3 * smallest),
-        corpora={"english": corpus("english", root)},
-        learning_rates=(0.5, 1.0),
-        shard_bytes=32,
-        robustness=Robustness(kinds=("delete",), rates=(0.1,)),
-        robustness_bytes=500,
-        adaptation={"german": corpus("german", root)},
-        timed_steps=1,
-    )
-
-
-def plan_of(comparison: Comparison, output: Path, root: Path) -> ComparisonPlan:
-    """The plan as `run_comparison` makes it."""
-    return ComparisonPlan(in_folder(comparison, root), output)
+from tests.experiments.toys import CONTENDERS, TWO, plan_of
 
 
 def rows(output: Path) -> dict[tuple[str, str], dict[str, str]]:
@@ -233,20 +143,6 @@ def test_no_report_on_the_way_forgets_a_run_that_is_done(whole, comparison, root
         assert records == reports[-1]
 
 
-def test_a_tokenizer_may_be_of_less_text(comparison, root, tmp_path, monkeypatch):
-    asked = []
-    text = sizing.training_text
-    monkeypatch.setattr(
-        sizing, "training_text", lambda *given: asked.append(given[-1]) or text(*given)
-    )
-    limited = dataclasses.replace(CONTENDERS["bpe"], tokenizer=TokenizerConfig("bpe", 264, 900))
-    contenders = {"bpe": CONTENDERS["bpe"], "limited": limited}
-    plan = plan_of(dataclasses.replace(comparison, contenders=contenders), tmp_path, root)
-    assert asked == [sizing.TOKENIZER_BYTES, 900]
-    used = {run.contender: Path(run.config.data.task.tokenizer).name for run in plan.sweep}
-    assert used == {"bpe": "english-bpe-264.json", "limited": "english-bpe-264-of-900.json"}
-
-
 def test_noise_is_in_the_beginnings_of_all_documents():
     documents = [b"abcdef", b"xy", b"0123456789"]
     assert document_beginnings(documents, 10) == [b"abcd", b"xy", b"0123"]
@@ -325,135 +221,6 @@ def test_tasks_do_one_run_each(comparison, root, tmp_path, capsys):
     assert sum("done" in line for line in capsys.readouterr().out.splitlines()) >= 3
     report = next(output.glob("runs/*/test_report.json"))
     assert json.loads(report.read_text())["figures"]["bpb"]["value"] > 0
-
-
-def test_tasks_are_counted_and_nothing_is_written(comparison, root, tmp_path, capsys, monkeypatch):
-    file = tmp_path / "declared.py"
-    file.write_text(
-        "from bytelm.data.config import DataConfig, Files, NextByte\n"
-        "from bytelm.experiments.comparison import Comparison, Contender, TokenizerConfig\n"
-        "from bytelm.models.transformer import TransformerConfig\n"
-        "from bytelm.training.experiment import ExperimentConfig\n"
-        "flat = ExperimentConfig(TransformerConfig(vocabulary=264))\n"
-        "comparison = Comparison(\n"
-        "    'Toys',\n"
-        "    {'a': Contender(flat, TokenizerConfig('bpe', 264)), 'b': Contender(flat)},\n"
-        "    'a',\n"
-        f"    (1e9, 1e10), {{'english': {corpus('english', tmp_path)!r}}}, seeds=(0, 1),\n"
-        "    learning_rates=(0.5, 1.0, 2.0),\n"
-        ")\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    before = sorted(tmp_path.rglob("*"))
-    assert main(["compare", "declared.py", "--root", str(root), "--tasks"]) == 0
-    assert capsys.readouterr().out == "6 14\n"
-    assert [
-        path for path in sorted(tmp_path.rglob("*")) if "__pycache__" not in path.parts
-    ] == before
-    one_rate = dataclasses.replace(comparison, learning_rates=(1.0,))
-    assert count_tasks(one_rate) == (0, 4)
-
-
-def test_budgets_of_bytes_and_of_inference(comparison, root, tmp_path):
-    of_bytes = dataclasses.replace(comparison, axis="raw_bytes", budgets=(2000.0,), adaptation={})
-    for run in plan_of(of_bytes, tmp_path / "bytes", root).sweep:
-        size = run.config.train.steps * run.bytes_per_step
-        assert 2000 - run.bytes_per_step < size <= 2000
-    contenders = {
-        "bytes": dataclasses.replace(
-            CONTENDERS["bytes"], sizes=({"model.depth": 1}, {"model.depth": 3})
-        )
-    }
-    deep = (
-        row_flops(
-            dataclasses.replace(
-                CONTENDERS["bytes"].config, model=dataclasses.replace(FLAT, depth=3)
-            )
-        )
-        / 32
-    )
-    of_inference = dataclasses.replace(
-        comparison,
-        baseline="bytes",
-        contenders=contenders,
-        axis="inference_flops",
-        budgets=(deep,),
-        raw_bytes=1000.0,
-    )
-    assert {
-        run.config.model.depth for run in plan_of(of_inference, tmp_path / "i", root).sweep
-    } == {3}
-    far = dataclasses.replace(of_inference, budgets=(10 * deep,))
-    with pytest.raises(UserError, match=r"the size nearest to .* give it a size within 10%"):
-        plan_of(far, tmp_path / "far", root)
-
-
-def test_a_budget_too_small_for_one_step_is_refused_before_anything_runs(
-    comparison, root, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(runs, "train", None)
-    small = dataclasses.replace(comparison, budgets=(10.0,))
-    with pytest.raises(UserError, match="contender bpe: a budget of 10 FLOPs is too small"):
-        run_comparison(small, tmp_path / "out", root=root)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"contenders": {}}, "has no contenders"),
-        ({"budgets": (1e9, 1e9)}, "names one of its budgets twice"),
-        ({"budgets": (-1.0,)}, "must be above 0"),
-        ({"baseline": "other"}, "the baseline 'other' is not a contender"),
-        ({"contenders": {"bytes": CONTENDERS["bytes"], "a/b": CONTENDERS["bpe"]}}, "'a/b'"),
-        (
-            {"contenders": {"bytes": CONTENDERS["bytes"], "Bytes": CONTENDERS["bytes"]}},
-            "contenders of one name",
-        ),
-        ({"axis": "inference_flops"}, "raw_bytes is the amount"),
-        (
-            {"contenders": {"bytes": Contender(experiment(ByT5Config()))}},
-            "contender bytes has an encoder",
-        ),
-        (
-            {"contenders": {"bytes": Contender(experiment(FLAT), sizes=({}, {}))}},
-            "several sizes",
-        ),
-        ({"adaptation": {"english": DataConfig()}}, "corpora and adaptations of one name"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused(comparison, changes, message):
-    with pytest.raises(UserError, match=message):
-        dataclasses.replace(
-            comparison, **{"baseline": "bytes", "contenders": CONTENDERS, **changes}
-        )
-
-
-def test_a_wrong_field_of_a_contender_is_named(comparison, root, tmp_path):
-    contenders = {
-        "bytes": Contender(experiment(FLAT), at={comparison.budgets[0]: {"model.widht": 4}})
-    }
-    wrong = dataclasses.replace(comparison, baseline="bytes", contenders=contenders)
-    with pytest.raises(UserError, match=r"contender bytes .*model\.widht.*did you mean"):
-        plan_of(wrong, tmp_path / "out", root)
-
-
-def test_a_contender_with_rows_of_its_own_is_refused(comparison, root, tmp_path):
-    own = CONTENDERS["bytes"].config
-    data = dataclasses.replace(
-        own.data, task=dataclasses.replace(own.data.task, unigram="unigram.model")
-    )
-    contenders = {"bytes": Contender(dataclasses.replace(own, data=data))}
-    wrong = dataclasses.replace(comparison, baseline="bytes", contenders=contenders)
-    with pytest.raises(
-        UserError, match=r"contender bytes of the comparison: data\.shard_bytes is 32"
-    ):
-        plan_of(wrong, tmp_path / "out", root)
-
-
-def test_files_that_are_not_there_are_named_before_anything_is_written(comparison, tmp_path):
-    with pytest.raises(UserError, match=r"english\.train\.txt, and no file .* with --root"):
-        run_comparison(comparison, tmp_path / "out", root=tmp_path)
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_directory_of_another_comparison_is_left_alone(whole, comparison, root):

@@ -1,6 +1,5 @@
-"""Every implementation against a NumPy oracle in float64, and what a mask promises."""
+"""What a mask promises in every implementation, on a mesh too, and attention to a cache."""
 
-import dataclasses
 from functools import partial
 
 import jax
@@ -13,156 +12,13 @@ from bytelm.core.errors import UserError
 from bytelm.nn.attention import blockwise, kernels
 from bytelm.nn.attention.attention import AttentionMask, attention, cached_attention
 from bytelm.nn.state import NewPositions
-
-HEADS, SIZE = 4, 8
-WINDOWS = (None, 5, 130)
-MASKS = (
-    *(AttentionMask(window=window) for window in WINDOWS),
-    AttentionMask(causal=False),
-    AttentionMask(causal=False, window=5),
-    AttentionMask(causal=False, window=130),
+from tests.nn.attention.oracle import (
+    MASKS,
+    QUICK_TO_COMPILE,
+    assert_equals_oracle,
+    make_inputs,
+    oracle,
 )
-ON_CPU = jax.default_backend() == "cpu"
-QUICK_TO_COMPILE = {"xla_backend_optimization_level": "0"} if ON_CPU else {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """Arrays of one call, and the gradient of its output."""
-
-    q: np.ndarray
-    k: np.ndarray
-    v: np.ndarray
-    gradient: np.ndarray
-    group_ids: np.ndarray | None
-
-
-def make_inputs(batch, length, groups, documents, size=SIZE):
-    generator = np.random.default_rng(length)
-    q, gradient = generator.normal(size=(2, batch, length, HEADS, size)).astype(np.float32)
-    k, v = generator.normal(size=(2, batch, length, groups, size)).astype(np.float32)
-    if not documents:
-        return Inputs(q, k, v, gradient, None)
-    # Documents 1, 2, ... of uneven lengths, then padding.
-    starts = generator.random((batch, length)) < 8 / length
-    group_ids = 1 + np.cumsum(starts, axis=1, dtype=np.int32)
-    group_ids[:, length - length // 6 :] = 0
-    return Inputs(q, k, v, gradient, group_ids)
-
-
-def oracle(inputs, mask):
-    """Output and gradients of q, k and v by the textbook formulas, in float64."""
-    q, k, v, gradient = (
-        x.astype(np.float64) for x in (inputs.q, inputs.k, inputs.v, inputs.gradient)
-    )
-    batch, length, heads, size = q.shape
-    sharing = heads // k.shape[2]
-    k, v = (np.repeat(x, sharing, axis=2) for x in (k, v))
-    distance = np.arange(length)[:, None] - np.arange(length)
-    visible = np.broadcast_to(distance >= 0 if mask.causal else True, (batch, length, length))
-    if mask.window is not None:
-        visible = visible & (np.abs(distance) < mask.window)
-    if inputs.group_ids is not None:
-        visible = visible & (inputs.group_ids[:, :, None] == inputs.group_ids[:, None, :])
-    scores = np.einsum("bthk,bshk->bhts", q, k) / np.sqrt(size)
-    scores = np.where(visible[:, None], scores, -np.inf)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    out = np.einsum("bhts,bshk->bthk", weights, v)
-    d_weights = np.einsum("bthk,bshk->bhts", gradient, v)
-    d_scores = weights * (d_weights - (weights * d_weights).sum(axis=-1, keepdims=True))
-    d_scores /= np.sqrt(size)
-    dq = np.einsum("bhts,bshk->bthk", d_scores, k)
-    dk = np.einsum("bhts,bthk->bshk", d_scores, q)
-    dv = np.einsum("bhts,bthk->bshk", weights, gradient)
-    dk, dv = (x.reshape(batch, length, -1, sharing, size).sum(axis=3) for x in (dk, dv))
-    return out, dq, dk, dv
-
-
-def run(function, inputs, dtype=jnp.float32):
-    """Output and gradients of `function(q, k, v, group_ids)`, as `oracle`."""
-
-    @partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
-    def both(q, k, v, gradient, group_ids):
-        out, pull = jax.vjp(lambda *qkv: function(*qkv, group_ids), q, k, v)
-        return out, *pull(gradient)
-
-    floats = (jnp.asarray(x, dtype) for x in (inputs.q, inputs.k, inputs.v, inputs.gradient))
-    return both(*floats, inputs.group_ids)
-
-
-def assert_equals_oracle(function, inputs, mask, tolerance=2e-5, dtype=jnp.float32):
-    for name, got, expected in zip(
-        ("output", "dq", "dk", "dv"),
-        run(function, inputs, dtype),
-        oracle(inputs, mask),
-        strict=True,
-    ):
-        np.testing.assert_allclose(
-            np.asarray(got, np.float64), expected, atol=tolerance, rtol=tolerance, err_msg=name
-        )
-
-
-@pytest.mark.parametrize(
-    ("length", "window", "groups", "documents"),
-    [
-        (1, None, 2, True),
-        (7, 5, 4, True),
-        (128, None, 4, True),
-        (200, None, 2, False),
-        (200, 5, 1, True),
-        (200, 130, 4, True),
-        (257, None, 1, True),
-        (257, 130, 2, False),
-    ],
-)
-@pytest.mark.parametrize("in_turn", [True, False])
-def test_xla_equals_oracle(length, window, groups, documents, in_turn, monkeypatch):
-    if in_turn:
-        monkeypatch.setattr(blockwise, "CACHED_SCORES", 0)
-    mask, inputs = AttentionMask(window=window), make_inputs(2, length, groups, documents)
-    assert_equals_oracle(
-        lambda *args: attention(*args[:3], mask, args[3], implementation="xla"), inputs, mask
-    )
-
-
-@pytest.mark.parametrize(
-    ("length", "window", "documents"),
-    [(150, None, False), (7, 5, True), (257, 5, False), (257, 130, True)],
-)
-def test_xla_without_causality(length, window, documents, monkeypatch):
-    monkeypatch.setattr(blockwise, "CACHED_SCORES", 0)
-    mask = AttentionMask(causal=False, window=window)
-    inputs = make_inputs(1, length, 2, documents)
-    assert_equals_oracle(
-        lambda *args: attention(*args[:3], mask, args[3], implementation="xla"), inputs, mask
-    )
-
-
-@pytest.mark.parametrize("documents", [True, False])
-def test_xla_with_some_rows_at_a_time(documents, monkeypatch):
-    length, window = 200, 130
-    block, keys = 104, 208
-    monkeypatch.setattr(blockwise, "CACHED_SCORES", 3 * HEADS * block * keys)
-    monkeypatch.setattr(blockwise, "FEW_ROWS", 2)
-    plan = blockwise._Plan(2, block, 2, AttentionMask(window=window), 1.0)
-    # Three rows find room: two of four are taken together, and five one by one.
-    assert [plan.rows_together(rows, HEADS) for rows in (1, 3, 4, 5, 6)] == [1, 3, 2, None, 3]
-    mask, inputs = AttentionMask(window=window), make_inputs(4, length, 2, documents)
-    assert_equals_oracle(
-        lambda *args: attention(*args[:3], mask, args[3], implementation="xla"), inputs, mask
-    )
-
-
-@pytest.mark.parametrize(("causal", "window"), [(True, None), (True, 150), (False, 150)])
-def test_xla_with_loops_over_blocks(causal, window, monkeypatch):
-    monkeypatch.setattr(blockwise, "MAX_RUNS", 2)
-    monkeypatch.setattr(blockwise, "CACHED_SCORES", 0)
-    mask = AttentionMask(causal, window)
-    inputs = make_inputs(1, 580, groups=2, documents=True)
-    assert_equals_oracle(
-        lambda *args: attention(*args[:3], mask, args[3], implementation="xla"), inputs, mask
-    )
 
 
 @pytest.mark.parametrize("mask", MASKS)
@@ -171,71 +27,6 @@ def test_reference_equals_oracle(mask):
     assert_equals_oracle(
         lambda *args: attention(*args[:3], mask, args[3], implementation="reference"), inputs, mask
     )
-
-
-@pytest.fixture
-def splash_interpreted(monkeypatch):
-    """Splash attention in Pallas's interpreter, which any backend can run."""
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-
-    interpreted = partial(splash.make_splash_mha, interpret=True)
-    monkeypatch.setattr(splash, "make_splash_mha", interpreted)
-
-
-@pytest.fixture
-def cudnn_in_xla(monkeypatch):
-    """The computation that cuDNN is asked for, in XLA."""
-    plain = jax.nn.dot_product_attention
-
-    def unfused(*arrays, implementation, **options):
-        assert implementation == "cudnn"
-        return plain(*arrays, implementation="xla", **options)
-
-    monkeypatch.setattr(jax.nn, "dot_product_attention", unfused)
-
-
-@pytest.mark.parametrize(
-    ("length", "causal", "window", "groups", "documents"),
-    [(200, True, None, 2, True), (257, True, 130, 1, False), (257, False, 130, 1, True)],
-)
-def test_splash_equals_oracle(length, causal, window, groups, documents, splash_interpreted):
-    inputs = make_inputs(1, length, groups, documents)
-    mask = AttentionMask(causal, window)
-    splash = partial(kernels.splash_attention, mask=mask)
-    assert_equals_oracle(splash, inputs, mask)
-
-
-@pytest.mark.parametrize(
-    ("length", "causal", "window", "groups", "documents"),
-    [(200, True, None, 2, True), (257, True, 130, 1, False), (257, False, 130, 1, True)],
-)
-def test_documents_as_channels_equal_oracle(
-    length, causal, window, groups, documents, cudnn_in_xla
-):
-    inputs = make_inputs(2, length, groups, documents)
-    mask = AttentionMask(causal, window)
-    unfused = partial(kernels.cudnn_attention, mask=mask)
-    assert_equals_oracle(unfused, inputs, mask, tolerance=2e-3)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU")
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("documents", [False, True])
-def test_gpu_equals_oracle(mask, documents):
-    looks_ahead = mask.window is not None and not mask.causal  # which cuDNN cannot
-    for implementation in ("auto", "xla") if looks_ahead else ("auto", "cudnn", "xla"):
-        for length, groups in ((128, 4), (200, 2), (257, 1)):
-            inputs = make_inputs(2, length, groups, documents, 64)
-            assert_equals_oracle(
-                lambda *args, implementation=implementation: attention(
-                    *args[:3], mask, args[3], implementation=implementation
-                ),
-                inputs,
-                mask,
-                tolerance=5e-2,
-                dtype=jnp.bfloat16,
-            )
 
 
 @pytest.mark.parametrize("mask", MASKS)
@@ -281,69 +72,6 @@ def test_gradient_reaches_only_what_is_seen(causal, window):
         np.testing.assert_array_equal(reached, np.arange(first, last + 1))
 
 
-@pytest.mark.parametrize(
-    ("causal", "window", "in_turn"),
-    [(True, None, False), (True, None, True), (True, 64, False), (False, 64, True)],
-)
-def test_memory_is_linear_in_length(causal, window, in_turn, monkeypatch):
-    monkeypatch.setattr(blockwise, "MAX_RUNS", 2)
-    if in_turn:
-        monkeypatch.setattr(blockwise, "CACHED_SCORES", 0)
-
-    def temporary_bytes(length):
-        def loss(q, k, v, group_ids):
-            mask = AttentionMask(causal, window)
-            return attention(q, k, v, mask, group_ids, implementation="xla").sum()
-
-        x = jax.ShapeDtypeStruct((1, length, 2, 16), jnp.float32)
-        ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
-        lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x, ids)
-        compiled = lowered.compile(compiler_options=QUICK_TO_COMPILE)
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    short, long = temporary_bytes(2048), temporary_bytes(4096)
-    assert long < 2.2 * short
-    assert long < 4096**2  # not even one byte for each pair
-
-
-@pytest.mark.parametrize("together", [True, False])
-def test_a_scan_over_layers_keeps_no_masks(together, monkeypatch):
-    monkeypatch.setattr(blockwise, "MAX_RUNS", 2)
-    if not together:
-        monkeypatch.setattr(blockwise, "CACHED_SCORES", 0)
-
-    def temporary_bytes(length):
-        def loss(x, scales, group_ids):
-            def layer(x, scale):
-                mixed = attention(scale * x, x, x, AttentionMask(), group_ids)
-                return x + mixed, None
-
-            return jax.lax.scan(layer, x, scales)[0].sum()
-
-        x = jax.ShapeDtypeStruct((1, length, 2, 16), jnp.float32)
-        ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
-        lowered = jax.jit(jax.grad(loss)).lower(x, jax.ShapeDtypeStruct((2,), jnp.float32), ids)
-        compiled = lowered.compile(compiler_options=QUICK_TO_COMPILE)
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    assert temporary_bytes(4096) < 2.2 * temporary_bytes(2048)
-
-
-@pytest.mark.parametrize(
-    ("causal", "window", "keys"),
-    [
-        (True, None, [128, 256, 384, 512]),
-        (True, 33, [128, 160]),
-        (True, 130, [128, 256, 264]),
-        (False, 33, [192]),
-    ],
-)
-def test_a_block_meets_the_keys_of_its_window(causal, window, keys):
-    plan = blockwise._Plan(4, 128, sharing=1, mask=AttentionMask(causal, window), scale=1.0)
-    assert [run.keys for run in plan.runs()] == keys
-    assert [run.first for run in plan.runs()[1:]] == [run.last for run in plan.runs()[:-1]]
-
-
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("implementation", ["xla", "splash"])
 def test_divided_over_a_mesh(implementation, causal, splash_interpreted):
@@ -363,46 +91,6 @@ def test_rows_that_the_mesh_does_not_divide():
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     with jax.set_mesh(mesh):
         assert_equals_oracle(lambda *args: attention(*args[:3], mask, args[3]), inputs, mask)
-
-
-def abstract_inputs(dtype=jnp.bfloat16):
-    q = jax.ShapeDtypeStruct((2, 300, 4, 64), dtype)
-    k = jax.ShapeDtypeStruct((2, 300, 2, 64), dtype)
-    return q, k, k, jax.ShapeDtypeStruct((2, 300), jnp.int32)
-
-
-def lowered(platform, implementation, window):
-    """The program for a platform that this machine need not have, forward and backward."""
-
-    def loss(q, k, v, group_ids):
-        mask = AttentionMask(window=window)
-        out = attention(q, k, v, mask, group_ids, implementation=implementation)
-        return out.astype(jnp.float32).sum()
-
-    traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*abstract_inputs())
-    return traced.lower(lowering_platforms=(platform,)).as_text()
-
-
-@pytest.mark.parametrize("window", [None, 130])
-def test_splash_lowers_for_tpu(window):
-    program = lowered("tpu", "splash", window)
-    assert program.count("tpu_custom_call") >= 3  # forward, and the gradients of q and of k and v
-    assert "300x300" not in program
-
-
-@pytest.mark.parametrize("window", [None, 130])
-def test_cudnn_lowers_for_cuda(window, monkeypatch):
-    from jax._src.cudnn import fused_attention_stablehlo as cudnn
-
-    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
-    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
-    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)
-    program = lowered("cuda", "cudnn", window)
-    assert "__cudnn$fmhaSoftmax(" in program
-    assert "__cudnn$fmhaSoftmaxBackward(" in program
-    # cuDNN counts the position itself, as we do.
-    assert f"sliding_window_length\\22: {window or 0}" in program
-    assert "300x300" not in program
 
 
 def attend_to_cache(
