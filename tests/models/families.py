@@ -273,6 +273,45 @@ FAMILIES: dict[str, ModelConfig] = {
     "nested, overflow": nested(bytes_per_slot=2.0, patches_per_slot=2.0),
 }
 
+# Laws that speak of a row or of decoding hold for each of FAMILIES. Those of a step say something
+# new of what only a new kind of parameter, block or loss can break: these hold for the variants
+# below, at least one of each family.
+SHARDED = (
+    "transformer, window, grouped and qk-norm",
+    "transformer of many tokens, tied, gelu, scanned and rematerialised",
+    "transformer, biases, norms after and over all heads, published symbols",
+    "mamba, MLPs and attention, scanned and rematerialised",
+    "spacebyte, published block, fixed patches, overflow",
+    "spacebyte, entropy model",
+    "spacebyte, Mamba-2, n-grams",
+    "megabyte",
+    "hat",
+    "hat2, whitespace, overflow, scanned and rematerialised",
+    "dynamic_pooling, unigram",
+    "dynamic_pooling, published blocks",
+    "dynamic_pooling, flexitokens, no inner norms",
+    "hnet, two stages, Mamba-2, overflow",
+    "aunet of four widths, published block, n-grams",
+    "blt, all layers, several patches, mean, grouped, overflow, scanned and rematerialised",
+    "nested, overflow",
+)
+"""Every kind of parameter, and blocks in a row and scanned."""
+TRAINED = (
+    "transformer, n-grams",
+    "mamba",
+    "spacebyte, router",
+    "megabyte",
+    "hat",
+    "hat2, entropy, n-grams",
+    "dynamic_pooling, unigram",
+    "dynamic_pooling, gumbel",
+    "hnet, attention",
+    "aunet",
+    "blt",
+    "nested",
+)
+"""Tables of n-grams, and segmenters with losses of their own."""
+
 t5 = {
     "width": 16,
     "encoder_depth": 3,

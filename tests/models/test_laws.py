@@ -31,6 +31,8 @@ from tests.models.families import (
     FAMILIES,
     LENGTH,
     ROWS,
+    SHARDED,
+    TRAINED,
     backward,
     decoder,
     empty_state,
@@ -291,7 +293,9 @@ def test_overflow_depends_on_the_symbols_before_alone(name):
         assert nnx.merge(*split_model(config)).full_rows(state).all()
 
 
-def test_sharded_over_every_mesh_axis_equals_one_device(config, monkeypatch):
+@pytest.mark.parametrize("name", SHARDED)
+def test_sharded_over_every_mesh_axis_equals_one_device(name, monkeypatch):
+    config = FAMILIES[name]
     monkeypatch.setattr("bytelm.nn.mesh.SMALLEST_SHARDED", 1)
     batch = random_rows(16)
     weights = np.ones((ROWS, LENGTH), np.float32)
@@ -322,6 +326,23 @@ def test_every_family_is_held_to_the_laws():
     with_encoder = {kind for kind in own if issubclass(kind, EncoderDecoderConfig)}
     assert with_encoder == set(map(type, ENCODER_DECODERS.values()))
     assert own - with_encoder == set(map(type, FAMILIES.values())) - {NestedConfig}
+    families = {config.family for config in FAMILIES.values()}
+    for names in (SHARDED, TRAINED):
+        assert {FAMILIES[name].family for name in names} == families
+
+
+@functools.cache
+def kinds_of_parameters(config):
+    """(The last two names of its path, its role) of each parameter."""
+    roles = jax.tree.leaves_with_path(roles_of(config))
+    names = ([key.key for key in path if not str(key.key).isdecimal()] for path, _ in roles)
+    return {(*path[-2:], role) for path, (_, role) in zip(names, roles, strict=True)}
+
+
+def test_every_kind_of_parameter_is_sharded(config):
+    """One that only a new variant has: add the variant to `SHARDED`."""
+    sharded = (kinds_of_parameters(FAMILIES[name]) for name in SHARDED)
+    assert kinds_of_parameters(config) <= set().union(*sharded)
 
 
 def test_the_rows_of_the_laws_have_patches_and_overflow_at_every_level(config):
@@ -345,9 +366,7 @@ def test_patches_of_inner_levels_are_made_of_those_around_them(config):
 
 
 ALL = {**FAMILIES, **ENCODER_DECODERS}
-ACCUMULATED = {config.family: name for name, config in FAMILIES.items()}
-ACCUMULATED["hnet"] = "hnet, two stages, Mamba-2, overflow"  # with losses of its routers
-ONE_OF_ALL = {config.family: name for name, config in ALL.items()}.values()
+RESUMED = [*TRAINED, *{config.family: name for name, config in ENCODER_DECODERS.items()}.values()]
 
 
 @functools.cache
@@ -356,7 +375,7 @@ def training(config, accumulation=1):
     return train_program(config, optimizer, single_device_mesh(), accumulation)
 
 
-@pytest.mark.parametrize("name", ACCUMULATED.values())
+@pytest.mark.parametrize("name", TRAINED)
 def test_accumulated_micro_batches_equal_the_whole_batch(name):
     # Rows hold more and more padding, so that a mean of the micro-batches' means is another.
     batch = random_rows(20)
@@ -392,7 +411,7 @@ def first_moment(state):
     return adam[0].mu
 
 
-@pytest.mark.parametrize("name", ONE_OF_ALL)
+@pytest.mark.parametrize("name", RESUMED)
 def test_a_resumed_run_goes_on_bit_for_bit(name, tmp_path):
     config, mesh = ALL[name], single_device_mesh()
     rows = random_batch if isinstance(config, EncoderDecoderConfig) else random_rows

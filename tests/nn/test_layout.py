@@ -56,8 +56,16 @@ def test_a_layout_that_is_none_is_refused(text):
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_a_stack_of_a_layout_has_a_wide_stream_and_a_last_norm(remat):
     configs = Layout.parse("T1m2t1M1", "layout").configs(ATTENTION, MAMBA)
-    stream, norm = jnp.dtype("float32"), RMSNorm(8, dtype=jnp.dtype("bfloat16"))
-    stack = MixedStack(configs, rngs=nnx.Rngs(0), stream=stream, norm=norm, remat=remat, scan=True)
+    stream = jnp.dtype("float32")
+
+    @nnx.jit
+    def build():
+        norm = RMSNorm(8, dtype=jnp.dtype("bfloat16"))
+        return MixedStack(
+            configs, rngs=nnx.Rngs(0), stream=stream, norm=norm, remat=remat, scan=True
+        )
+
+    stack = build()
     x = jax.random.normal(jax.random.key(0), (2, 11, 8), jnp.bfloat16)
     groups = np.repeat(np.int32([[1, 2, 3]]), [5, 1, 5], axis=1).repeat(2, axis=0)
     graphdef, params = nnx.split(stack)
@@ -66,10 +74,13 @@ def test_a_stack_of_a_layout_has_a_wide_stream_and_a_last_norm(remat):
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.square(y.astype(jnp.float32)).mean(axis=2), 1, rtol=0.05)
     # The stream of the first stack's output is float32: the norm sees more than bfloat16 could say.
-    narrow = MixedStack(configs, rngs=nnx.Rngs(0), remat=remat, scan=True)
-    assert narrow(x, jnp.asarray(groups)).dtype == jnp.bfloat16
-    wide = MixedStack(configs, rngs=nnx.Rngs(0), stream=stream, remat=remat, scan=True)
-    assert wide(x, jnp.asarray(groups)).dtype == jnp.float32
+    for option, dtype in (({}, jnp.bfloat16), ({"stream": stream}, jnp.float32)):
+        other = nnx.eval_shape(
+            lambda option=option: MixedStack(
+                configs, rngs=nnx.Rngs(0), remat=remat, scan=True, **option
+            )(x, jnp.asarray(groups))
+        )
+        assert other.dtype == dtype
 
     state = stack.init_state(2, 11, jnp.dtype("bfloat16"))
     extend = jax.jit(

@@ -44,21 +44,27 @@ def cut_of(inputs, p):
     return Segmentation(Symbols.of_rows(document_ids, document_ids), boundaries, patches)
 
 
+@jax.jit
+def joined_back(inputs):
+    """The segmentation, and what joins the patches to the symbols; compiled as one program."""
+    cut = cut_of(inputs, inputs["boundary_prob"][:, :, 1])
+    z = cut.spread(smoothed(inputs["inner"], cut))
+    joined = z * confidence(cut) + inputs["residual"]
+    return cut, gather_first(inputs["hidden"], cut.patches), z, joined, decided(cut.boundaries)
+
+
 def test_golden_values(case, layout):
     inputs = rows(case, layout)
-    cut = cut_of(inputs, inputs["boundary_prob"][:, :, 1])
+    cut, chunks, z, joined, chosen = joined_back(inputs)
     wanted = {k.partition(".")[2]: v for k, v in case.out.items() if k.startswith(layout)}
     if layout == "packed":
         wanted = {k: v[None] for k, v in wanted.items()}
     here, filled = inputs["document_ids"] > 0, np.asarray(cut.patches.valid)
     assert cut.patches.overflow == 0
-    chunks = gather_first(jnp.asarray(inputs["hidden"]), cut.patches)
     golden.assert_close(chunks[filled], wanted["chunks"][filled], 0)
-    z = cut.spread(smoothed(jnp.asarray(inputs["inner"]), cut))
     golden.assert_close(z[here], wanted["dechunked"][here], 1e-5)
-    joined = z * confidence(cut) + inputs["residual"]
     golden.assert_close(joined[here], wanted["combined"][here], 1e-5)
-    golden.assert_close(decided(cut.boundaries)[here], wanted["selected_probs"][here][:, 0], 1e-6)
+    golden.assert_close(chosen[here], wanted["selected_probs"][here][:, 0], 1e-6)
 
 
 def test_golden_gradients(case, layout):
@@ -86,7 +92,7 @@ def test_golden_gradients(case, layout):
     found = {
         "ema.inner": of_ema[0],
         "ema.boundary_prob": of_ema[1],
-        "chunks.hidden": jax.grad(chunks)(jnp.asarray(inputs["hidden"])),
+        "chunks.hidden": jax.jit(jax.grad(chunks))(inputs["hidden"]),
         "combined.inner": of_combined[0],
         "combined.boundary_prob": of_combined[1],
         "combined.residual": of_combined[2],
@@ -125,17 +131,21 @@ def test_golden_steps(case):
         Given(hard, p), 1, length, Budget.of(lambda n: n, length), jnp.dtype("float32")
     )
     open_patch = OpenPatch.none(1, inner.shape[2], jnp.dtype("float32"))
+
+    @jax.jit
+    def read(hard, p, ids, first, opened, state, open_patch):
+        symbols = Symbols.following(ids, first, jnp.array([hard.shape[1]]))
+        cut, state = segment(Given(hard, p), None, symbols, lambda n: n, state, open=open_patch)
+        slots = jnp.minimum(opened + jnp.arange(hard.shape[1]), inner.shape[1] - 1)[None]
+        z = smoothed(take(jnp.asarray(inner), slots), cut)
+        return cut.spread(z)[:, -1], opened + cut.patches.total[0], state, cut.after(z)
+
     opened, steps = 0, []
     for first, last in [(0, prefill), *((at, at + 1) for at in range(prefill, length))]:
-        symbols = Symbols.following(
-            own["document_ids"][:, first:last], jnp.array([first]), jnp.array([last - first])
-        )
-        given = Given(hard[:, first:last], p[:, first:last])
-        cut, state = segment(given, None, symbols, lambda n: n, state, open=open_patch)
-        slots = np.minimum(opened + np.arange(last - first), inner.shape[1] - 1)[None]
-        z = smoothed(take(jnp.asarray(inner), slots), cut)
-        steps.append(np.asarray(cut.spread(z)[:, -1]))
-        open_patch, opened = cut.after(z), opened + int(cut.patches.total[0])
+        given = (values[:, first:last] for values in (hard, p, own["document_ids"]))
+        last_of_them, *after = read(*given, np.array([first]), opened, state, open_patch)
+        opened, state, open_patch = after
+        steps.append(np.asarray(last_of_them))
         if first == 0:
             golden.assert_close(open_patch.vector, case.out["step.state_after_prefill"], 1e-5)
     golden.assert_close(
@@ -177,7 +187,7 @@ def test_a_boundary_without_a_slot_has_no_gradient_of_its_confidence():
         )
         return confidence(cut).sum()
 
-    gradient = jax.grad(total)(jnp.where(hard, 0.9, 0.2))
+    gradient = jax.jit(jax.grad(total))(jnp.where(hard, 0.9, 0.2))
     np.testing.assert_array_equal(gradient, [[1, -1, 1, -1, 0, -1]])
 
 

@@ -330,9 +330,15 @@ def test_a_golden_h_net_gives_the_logits_and_boundaries_of_its_authors(golden_fo
         tokens = wanted["in.tokens"]
         ids = np.where(tokens == 254, START, np.where(tokens == 255, END, tokens))
         saved = load_model(run)
-        model, batch = nnx.merge(saved.graphdef, saved.params), Batch(ids, ids, np.ones_like(ids))
-        cuts = model.forward(Symbols.of_rows(batch.ids, batch.document_ids))[2]
-        found = official_logits(model(batch).logits)
+
+        @jax.jit
+        def run(params, batch):
+            model = nnx.merge(saved.graphdef, params)
+            cuts = model.forward(Symbols.of_rows(batch.ids, batch.document_ids))[2]
+            return model(batch).logits, cuts
+
+        logits, cuts = jax.device_get(run(saved.params, Batch(ids, ids, np.ones_like(ids))))
+        found = official_logits(logits)
         np.testing.assert_allclose(found, wanted["out.logits"], rtol=0, atol=1e-4)
         here = np.ones(ids.shape, bool)
         for stage, cut in enumerate(cuts):
