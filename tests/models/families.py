@@ -274,8 +274,7 @@ FAMILIES: dict[str, ModelConfig] = {
 }
 
 # Laws that speak of a row or of decoding hold for each of FAMILIES. Those of a step say something
-# new of what only a new kind of parameter, block or loss can break: these hold for the variants
-# below, at least one of each family.
+# new of what only a new kind of parameter, block or loss can break: they hold for those below.
 SHARDED = (
     "transformer, window, grouped and qk-norm",
     "transformer of many tokens, tied, gelu, scanned and rematerialised",
@@ -303,14 +302,21 @@ TRAINED = (
     "megabyte",
     "hat",
     "hat2, entropy, n-grams",
-    "dynamic_pooling, unigram",
     "dynamic_pooling, gumbel",
     "hnet, attention",
     "aunet",
     "blt",
     "nested",
 )
-"""Tables of n-grams, and segmenters with losses of their own."""
+"""For checkpoints, which hold what a family trains."""
+ACCUMULATED = (
+    "transformer, n-grams",
+    "spacebyte, router",
+    "hat2, entropy, n-grams",
+    "dynamic_pooling, unigram",
+    "dynamic_pooling, gumbel",
+)
+"""Flat and with patches; tables of n-grams, and segmenters with losses or noise of their own."""
 
 t5 = {
     "width": 16,

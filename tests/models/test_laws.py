@@ -27,6 +27,7 @@ from bytelm.training.metrics.record import LoopState
 from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 from tests.models.families import (
+    ACCUMULATED,
     ENCODER_DECODERS,
     FAMILIES,
     LENGTH,
@@ -375,7 +376,7 @@ def training(config, accumulation=1):
     return train_program(config, optimizer, single_device_mesh(), accumulation)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", ACCUMULATED)
 def test_accumulated_micro_batches_equal_the_whole_batch(name):
     # Rows hold more and more padding, so that a mean of the micro-batches' means is another.
     batch = random_rows(20)
