@@ -279,8 +279,10 @@ SHARDED = (
     "transformer, window, grouped and qk-norm",
     "transformer of many tokens, tied, gelu, scanned and rematerialised",
     "transformer, biases, norms after and over all heads, published symbols",
+    "transformer, window, draft blocks on a shortened trunk",
     "mamba, MLPs and attention, scanned and rematerialised",
     "spacebyte, published block, fixed patches, overflow",
+    "spacebyte, draft chain",
     "spacebyte, entropy model",
     "spacebyte, Mamba-2, n-grams",
     "megabyte",
@@ -311,12 +313,13 @@ TRAINED = (
 """For checkpoints, which hold what a family trains."""
 ACCUMULATED = (
     "transformer, n-grams",
+    "transformer, window, draft blocks on a shortened trunk",
     "spacebyte, router",
     "hat2, entropy, n-grams",
     "dynamic_pooling, unigram",
     "dynamic_pooling, gumbel",
 )
-"""Flat and with patches; tables of n-grams, and segmenters with losses or noise of their own."""
+"""Tables of n-grams; draft heads and segmenters, which have losses or noise of their own."""
 
 t5 = {
     "width": 16,
