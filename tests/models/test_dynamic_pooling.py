@@ -9,15 +9,12 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
 from bytelm.core.errors import UserError
-from bytelm.core.vocabulary import UNSCORED
 from bytelm.models import Batch
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
-from bytelm.nn.mesh import place_batch, single_device_mesh
 from bytelm.patching.learned import (
     Band,
     EntropyPatches,
@@ -29,7 +26,6 @@ from bytelm.patching.learned import (
 from bytelm.patching.segmenter import Boundaries, FixedPatches, RulePatches, Supervision
 from bytelm.training import step
 from bytelm.training.experiment import ExperimentConfig, as_saved, from_saved
-from bytelm.training.program import train_program
 from tests.models import golden, golden_hourglass
 from tests.models.families import LENGTH, ROWS, dynamic_pooling, random_rows, split_model
 
@@ -159,19 +155,6 @@ def test_sampled_boundaries_are_causal_under_byte_flips():
     changed = (np.asarray(before.logits) != np.asarray(after.logits)).any(axis=-1)
     assert not changed[earlier].any()
     assert np.diag(changed)[1:].all()
-
-
-def test_accumulation_changes_neither_noise_nor_losses():
-    config, mesh = sampled(), single_device_mesh()
-    rows = random_rows(3)
-    targets = np.where(np.arange(LENGTH) < np.arange(ROWS)[:, None], rows.targets, UNSCORED)
-    rows = place_batch(dataclasses.replace(rows, targets=targets), mesh)
-    once, twice = (train_program(config, optax.sgd(0.1), mesh, count) for count in (1, 2))
-    state = once.init(0)
-    with jax.set_mesh(mesh):
-        copy = jax.tree.map(jnp.copy, state)
-        sums = jax.device_get([once.train(copy, rows)[1], twice.train(state, rows)[1]])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *sums)
 
 
 def test_each_row_and_each_step_has_noise_of_its_own():

@@ -386,7 +386,6 @@ def test_accumulated_micro_batches_equal_the_whole_batch(name):
         ids=np.where(scored, batch.ids, PAD),
         targets=np.where(scored, batch.targets, UNSCORED),
         document_ids=scored.astype(np.int32),
-        keys=np.random.default_rng(21).integers(0, 2**32, (ROWS, 2), dtype=np.uint32),
     )
 
     def step(accumulation):

@@ -145,10 +145,11 @@ def muon_run():
 def test_a_step_is_a_function_that_can_be_called_alone():
     run, batch = descent(ONE_DEVICE), ragged_rows(1)
     setup = StepSetup(run.program.graphdef, optax.sgd(1.0), CONFIG.symbols, {})
-    state, metrics = train_step(setup, run.start, batch)
+    train, evaluate = (jax.jit(functools.partial(f, setup)) for f in (train_step, eval_step))
+    state, metrics = train(run.start, batch)
     check_equal_descent(state, metrics)
     wanted = jax.device_get(run.program.evaluate(run.start.params, batch))
-    assert eval_step(setup, run.start.params, batch).nats == pytest.approx(wanted.nats, rel=1e-6)
+    assert evaluate(run.start.params, batch).nats == pytest.approx(wanted.nats, rel=1e-6)
 
 
 def bits(tree):
