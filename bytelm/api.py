@@ -275,10 +275,11 @@ class LoadedModel(PerSymbol):
                 nothing is random then.
             covers: for a subword model: sample bytes from `byte_marginal` with this many
                 histories; None to sample tokens.
-            draft: what guesses the next bytes, so that the model reads several at once: "stale",
-                the model without its backbone, for models with patches; "lookup", what followed the
-                last bytes before; or "auto". The text is the same as without, and drafting stops
-                where it does not pay.
+            draft: what guesses the next bytes, so that the model reads several at once: "heads",
+                the model's draft heads; "stale", the model without its backbone, for models with
+                patches; "lookup", what followed the last bytes before; or "auto", the first of
+                these that it has. The text is the same as without, and drafting stops where it does
+                not pay.
             draft_length: most bytes drafted at a time.
             draft_model: a small model with the same vocabulary that drafts, in place of `draft`.
 
@@ -333,7 +334,8 @@ class LoadedModel(PerSymbol):
 
     def _draft(self, kind: DraftKind, most: int, small: "LoadedModel | None") -> Draft | None:
         if small is None:
-            return choose_draft(kind, most, has_patches=self.has_patches)
+            heads = getattr(getattr(self.config.model, "draft", None), "ahead", 0)
+            return choose_draft(kind, most, heads=heads, has_patches=self.has_patches)
         if small.has_encoder or _token_bytes(small) != _token_bytes(self):
             raise UserError(
                 "the draft checkpoint reads and writes other symbols than the model; give one of a "
@@ -341,7 +343,7 @@ class LoadedModel(PerSymbol):
             )
         generator = small._forms.generator
         drafter = Small(generator.graphdef, generator.params)
-        return choose_draft(kind, most, has_patches=self.has_patches, small=drafter)
+        return choose_draft(kind, most, small=drafter)
 
     def _generator(self, covers: int | None) -> Generator:
         return self._forms.generator if covers is None else self.byte_marginal(covers)

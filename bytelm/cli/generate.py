@@ -53,8 +53,9 @@ class GenerateCommand:
     beams: Count = 1
     """With an encoder: width of a beam search for the likeliest target; 1 for none."""
     draft: DraftKind = "none"
-    """What guesses the next bytes, so that several are read at once; the text stays the same. stale
-    needs a model with patches; lookup repeats what followed the same bytes before."""
+    """What guesses the next bytes, so that several are read at once; the text stays the same: the
+    model's draft heads, the model without its backbone (stale), or what followed the same bytes
+    before (lookup)."""
     draft_checkpoint: Path | None = None
     """The run directory of a small model that drafts."""
     draft_length: Annotated[int, Bounds(1, LONGEST_DRAFT)] = 8

@@ -116,6 +116,20 @@ class Stale(Drafter):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Heads(Drafter):
+    """The model's own draft heads; a round has at most as many drafts as heads after the first."""
+
+    def init_model(self, model: Any, rows: int, length: int) -> Any:
+        return model.init_drafting(rows, length)
+
+    def draft(self, context: Context, state: None, count: int) -> Drafts:
+        model: Any = context.model
+        ids = model.draft_symbols(context.state, context.pending, count, context.choose)
+        return Drafts(ids, jnp.full_like(context.most, count), context.state, None)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class History:
     """The symbols that rows have read."""
 

@@ -1,5 +1,6 @@
 """Drafts change no text, in families of all kinds."""
 
+import dataclasses
 import functools
 import itertools
 from dataclasses import dataclass
@@ -13,17 +14,23 @@ from flax import nnx
 from scipy import special, stats
 
 from bytelm.core.vocabulary import BYTE_VOCABULARY, END, INPUT_SIZE, OUTPUT_SIZE, START
-from bytelm.inference.decoding import first_symbols, row_keys, write_chunk
-from bytelm.inference.drafters import Drafter, Drafts, Lookup, Small, Stale
+from bytelm.inference.decoding import (
+    empty_state,
+    first_symbols,
+    read_chunk,
+    row_keys,
+    write_chunk,
+)
+from bytelm.inference.drafters import Drafter, Drafts, Heads, Lookup, Small, Stale
 from bytelm.inference.generation import Draft
 from bytelm.inference.sampling import Sampling
 from tests.inference.test_generation import GREEDY, PROMPTS, Bigram, hashing, make_generator
+from tests.models import families
 from tests.models.families import (
     FAMILIES,
     LENGTH,
     ROWS,
     decoder,
-    empty_state,
     random_rows,
     split_model,
 )
@@ -58,11 +65,12 @@ class Start:
     logits: jax.Array
     state: Any
     keys: jax.Array
+    lengths: np.ndarray  # int32 [B], symbols of the prompts
     room: np.ndarray  # int32 [B], symbols that a row may write after the first
     texts: np.ndarray  # int32 [B, T]
 
-    def write(self, drafter, drafting):
-        """(rows, what was written) in one chunk, with up to DRAFTS drafts a round."""
+    def write(self, drafter, drafting, drafts=DRAFTS):
+        """(rows, what was written) in one chunk, with up to so many drafts a round."""
         state = jax.tree.map(jnp.copy, self.state)
         rows = first_symbols(self.logits, state, self.keys, SAMPLING, BYTE_VOCABULARY, drafting)
         return write_chunk(
@@ -74,7 +82,7 @@ class Start:
             LENGTH,
             BYTE_VOCABULARY,
             drafter,
-            DRAFTS,
+            drafts,
         )
 
     def check(self, written):
@@ -93,7 +101,7 @@ def start_of(name):
     params, extend = decoder(config)
     graphdef, _ = nnx.split(nnx.merge(*split_model(config)).for_decoding())
     lengths = (np.arange(ROWS) % 4 + 1).astype(np.int32)
-    logits, state = extend(params, random_rows(31).ids, empty_state(config), lengths)
+    logits, state = extend(params, random_rows(31).ids, families.empty_state(config), lengths)
     logits = logits[np.arange(ROWS), lengths - 1]
     keys = row_keys(jax.random.key(7), ROWS)
     room = (LENGTH - lengths).astype(np.int32)
@@ -104,7 +112,7 @@ def start_of(name):
     for made in range(1, room.max() + 1):
         new, now = extend(params, texts[-1][:, None], now, ones * (made <= room))
         texts.append(choose(new, keys, ones * made))
-    return Start(graphdef, params, logits, state, keys, room, np.stack(texts, axis=1))
+    return Start(graphdef, params, logits, state, keys, lengths, room, np.stack(texts, axis=1))
 
 
 @jax.jit
@@ -124,6 +132,20 @@ def test_accepting_some_drafts_is_plain_decoding(name):
     _, written = start.write(drafter, jnp.zeros(ROWS, jnp.int32))
     start.check(written)
     assert (written.accepted > 0).all() and written.rounds < LENGTH
+
+
+WITH_HEADS = [name for name in FAMILIES if "draft" in name]
+
+
+@pytest.mark.parametrize("name", WITH_HEADS)
+def test_heads_draft_and_change_no_text(name):
+    start = start_of(name)
+    graphdef, params = start.graphdef, start.params
+    state, _ = empty_state(graphdef, params, ROWS, LENGTH, Heads())
+    ids, logits = random_rows(31).ids, jnp.copy(start.logits)
+    _, state, _ = read_chunk(graphdef, params, ids, start.lengths, logits, state, None, None)
+    _, written = dataclasses.replace(start, state=state).write(Heads(), None, drafts=2)
+    start.check(written)
 
 
 DECODERS_WITH_PATCHES = [
