@@ -14,7 +14,7 @@ from bytelm.core.terminal_text import say
 from bytelm.data.config import DataConfig
 from bytelm.data.corpus.cache_listing import manage_cache
 from bytelm.data.corpus.packing import Rows, pack
-from bytelm.data.description import describe
+from bytelm.data.description import describe, samples_of_scripts
 from bytelm.data.open_data import OpenData, training_text
 from bytelm.data.script_rates import print_rates
 from bytelm.data.write_tokenizer import write_unigram
@@ -23,6 +23,7 @@ from bytelm.evaluation.entropies import (
     find_limit,
     plot_entropies,
     print_entropies,
+    print_scripts,
     sample_entropies,
 )
 from bytelm.models.entropy_patches import EntropyModelPatches
@@ -89,7 +90,8 @@ class RatesCommand:
 class EntropiesCommand:
     """Finds the threshold of an entropy model for a mean length of patches, on text of train.
 
-    It shows the histogram of the entropies, figures of the patches, and patches of some rows.
+    It shows the histogram of the entropies, figures of the patches, and patches of some rows; of
+    text with scripts also the mean of each, next to that of the rule `spacelike`.
     """
 
     data: DataConfig
@@ -109,7 +111,7 @@ class EntropiesCommand:
     reset: bool = False
     """Whether the entropy model's context begins again at each newline."""
     sample_bytes: Count = 500_000
-    """Most bytes of text, of documents in random order."""
+    """Most bytes of text, of documents in random order, and of each script the first ones."""
     samples: Annotated[int, Bounds(0)] = 3
     """Rows whose first patches are shown."""
     plot: Path | None = None
@@ -181,10 +183,32 @@ def _show_entropies(command: EntropiesCommand, data: OpenData) -> None:
     if limit is not None:
         rule = find_limit(sample, rule, command.bytes_per_patch, limit)
     print_entropies(sample, rule, command.samples)
+    _show_scripts(command, data, patches, params, rule)
     if command.plot is not None:
         plot_entropies(sample, [rule], command.plot)
         say(f"plot: {command.plot}")
     say(f"for a model: {_model_options(command, rule, sample)}")
+
+
+def _show_scripts(
+    command: EntropiesCommand,
+    data: OpenData,
+    patches: EntropyModelPatches,
+    params: Any,
+    rule: EntropyRule,
+) -> None:
+    """Patches of each script, if documents have scripts."""
+    size = command.sample_bytes
+    documents = (text for source in data.sources for text in source.documents("train"))
+    texts = samples_of_scripts(documents, 0, size)
+    rows = {
+        script: Rows(pack(found), data.sequence_length)
+        for script, found in texts.items()
+        if script is not None
+    }
+    if rows:
+        samples = {name: sample_entropies(patches, params, part) for name, part in rows.items()}
+        print_scripts(samples, rows, rule)
 
 
 def _model_options(command: EntropiesCommand, rule: EntropyRule, sample: EntropySample) -> str:

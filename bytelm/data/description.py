@@ -193,7 +193,9 @@ def _describe_source(source: Source, samples: int, length: int, console: Termina
             lengths.add_row(split, *(f"{value:,.0f}" for value in values))
         shown += [(split, document) for document in found.samples]
     console.print(table, lengths, sep="\n")
-    texts_of_scripts = _samples_of_train(source.documents("train"))
+    texts_of_scripts = samples_of_scripts(
+        source.documents("train"), PATCHED_BYTES, PATCHED_BYTES_OF_SCRIPT
+    )
     rows = {script: Rows(pack(texts), length) for script, texts in texts_of_scripts.items()}
     if rows:
         console.print(_patch_table(rows))
@@ -205,16 +207,18 @@ def _table(title: str, columns: Iterable[str]) -> Table:
     return Table(*(Column(name, justify="right") for name in columns), title=title)
 
 
-def _samples_of_train(documents: Iterable[Document]) -> dict[str | None, list[bytes]]:
+def samples_of_scripts(
+    documents: Iterable[Document], all_bytes: int, script_bytes: int
+) -> dict[str | None, list[bytes]]:
     """The first texts of all scripts together (None) and of each known script.
 
-    The last text is cut, so that the texts have at most as many bytes as are patched.
+    The last text is cut, so that the texts have at most as many bytes, of all and of each script.
     """
     samples: dict[str | None, list[bytes]] = {}
-    left: dict[str | None, int] = {None: PATCHED_BYTES}
+    left: dict[str | None, int] = {None: all_bytes}
     for text, script, _ in documents:
         for name in dict.fromkeys([None, script]):
-            size = left.setdefault(name, PATCHED_BYTES_OF_SCRIPT)
+            size = left.setdefault(name, script_bytes)
             if size > 0:
                 samples.setdefault(name, []).append(text[:size])
                 left[name] -= len(text)

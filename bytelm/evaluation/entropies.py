@@ -1,7 +1,7 @@
 """Entropies of a text, and the thresholds that cut it into patches of a wanted mean length."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from bytelm.data.description import (
     PERCENT,
     QUANTILES,
     PatchStatistics,
+    patch_statistics,
     printable,
     statistics_of_starts,
 )
@@ -36,6 +37,8 @@ LARGEST = 8 * BYTES
 SHORTEST, FEWEST = 1.1, 2
 """Below so many bytes per patch, or patches per row that a limit makes, it is of no use."""
 SHOWN_BYTES = 160
+SPACE = "spacelike"
+"""The rule that patches of each script are compared with."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +69,24 @@ class EntropySample:
 
 def sample_entropies(patches: EntropyModelPatches, params: Any, rows: Rows) -> EntropySample:
     """Computes the entropies of rows with the parameters of the entropy model, a nested dict."""
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: patches.build_alone(nnx.Rngs(0))))
-
-    @jax.jit
-    def run(params: Any, ids: jax.Array, document_ids: jax.Array) -> jax.Array:
-        return nnx.merge(graphdef, {"model": params}).entropies(ids, document_ids)
-
     found: list[tuple[np.ndarray, ...]] = []
     for first in range(0, len(rows), ROWS_AT_ONCE):
         batch = rows.batch(range(first, first + ROWS_AT_ONCE))
         ids, document_ids = batch["ids"], batch["document_ids"]
-        found.append((ids, document_ids, np.asarray(run(params, ids, document_ids))))
+        found.append(
+            (ids, document_ids, np.asarray(_entropies(patches, params, ids, document_ids)))
+        )
     parts = (np.concatenate(each)[: len(rows)] for each in zip(*found, strict=True))
     return EntropySample(*parts)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _entropies(
+    patches: EntropyModelPatches, params: Any, ids: jax.Array, document_ids: jax.Array
+) -> jax.Array:
+    graphdef, _ = nnx.split(nnx.eval_shape(lambda: patches.build_alone(nnx.Rngs(0))))
+    entropies: jax.Array = nnx.merge(graphdef, {"model": params}).entropies(ids, document_ids)
+    return entropies
 
 
 def find_limit(
@@ -164,6 +172,20 @@ def print_entropies(sample: EntropySample, rule: EntropyRule, texts: int) -> Non
         console.print(Text(_shown(sample.ids[row], starts[row])), soft_wrap=True)
     if warning := collapse(sample, starts):
         console.print(Text(f"warning: {warning}."), soft_wrap=True)
+
+
+def print_scripts(
+    samples: Mapping[str, EntropySample], rows: Mapping[str, Rows], rule: EntropyRule
+) -> None:
+    """Prints the bytes per patch of each script, and those of the rule `SPACE` on the same rows."""
+    figures = ("script", "bytes", "bytes per patch", *PERCENT, SPACE)
+    table = Table(*(Column(name, justify="right", overflow="fold") for name in figures))
+    for script, sample in samples.items():
+        found, spaces = sample.patches(rule).sizes, patch_statistics(SPACE, rows[script]).sizes
+        quantiles = (f"{size:,.0f}" for size in np.quantile(found, QUANTILES))
+        means = (f"{sample.num_bytes / len(sizes):.2f}" for sizes in (found, spaces))
+        table.add_row(Text(script), f"{sample.num_bytes:,}", next(means), *quantiles, next(means))
+    TerminalConsole().print(table)
 
 
 def _shown(ids: np.ndarray, starts: np.ndarray) -> str:

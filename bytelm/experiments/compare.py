@@ -160,7 +160,8 @@ def _notes(comparison: Comparison, timed_on: str) -> tuple[str, ...]:
         f"All contenders read the same text in the same order, in shuffled shards of "
         f"{comparison.shard_bytes} bytes; validation is on the same text for all.",
         "Training FLOPs count the matrix products of three forward passes with all slots of "
-        "patches in use; inference FLOPs per byte count the patches that the test text had.",
+        "patches in use, and one of a frozen entropy model; inference FLOPs per byte count the "
+        "patches that the test text had.",
         "Training bytes per second are from steps of all contenders in turns, so that a slow hour "
         f"affects all equally, on {timed_on}; those of the runs themselves are in runs.csv."
         if timed_on

@@ -51,6 +51,18 @@ def test_data_entropies(capsys, lines, entropy_run):
     assert "--model.segmenter.threshold None" in capsys.readouterr().out
     assert main([*named, "--threshold", "20"]) == 0
     assert "warning: half of the rows have 0" in capsys.readouterr().out
+    assert "spacelike" not in printed
+    texts = [
+        {"text": word * 20, "script": script}
+        for script, word in (("eng", "an owl "), ("zho", "猫"))
+    ]
+    lines.write_text("".join(json.dumps(each) + "\n" for each in texts))
+    assert main([*named, "--threshold", "2", "--data.script-key", "script"]) == 0
+    cells = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert [[cell.strip() for cell in row[1:3]] for row in cells[-2:]] == [
+        ["eng", "140"],
+        ["zho", "60"],
+    ]
     assert "name the entropy model with --checkpoint" in fails(capsys, "data", "entropies", *text)
     none = str(lines.parent / "none")
     assert f"error: --checkpoint: {none} is no run" in fails(capsys, *named[:3], none, *text)
