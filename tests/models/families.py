@@ -342,6 +342,8 @@ ENCODER_DECODERS: dict[str, EncoderDecoderConfig] = {
     "mrt5, boundary": shallow(shortening=BoundaryShortening()),
     "mrt5, convolution": shallow(shortening=ConvolutionShortening(stride=3)),
 }
+STEPPED = ("byt5", "mrt5", "mrt5, softmax1, scanned and rematerialised", "mrt5, convolution")
+"""Every kind of parameter and loss, for the law of steps in micro-batches and on a mesh."""
 
 
 def with_slots(config: ModelConfig) -> ModelConfig:

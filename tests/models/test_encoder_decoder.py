@@ -19,7 +19,7 @@ from bytelm.nn.linear import Embedding
 from bytelm.nn.mesh import MeshConfig, place_batch, single_device_mesh
 from bytelm.training.program import train_program
 from tests.models import golden
-from tests.models.families import ENCODER_DECODERS
+from tests.models.families import ENCODER_DECODERS, STEPPED
 
 ROWS, INPUTS, TARGETS = 8, 13, 6
 
@@ -240,6 +240,7 @@ def trained(config, batch, mesh_config=None, accumulation=1):
         return jax.device_get(steps.train(state, place_batch(batch, mesh)))
 
 
+@pytest.mark.parametrize("config", STEPPED, indirect=True)
 def test_sharded_micro_batches_train_as_the_whole_batch_on_one_device(config):
     batch = random_batch()  # rows of different lengths
     alone, wanted = trained(config, batch)

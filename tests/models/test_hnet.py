@@ -49,9 +49,24 @@ def golden_result(case):
     return evaluate(case, golden_config(case.cfg))
 
 
-@pytest.fixture(params=golden.cases("hnet", lambda file: "out.loss_total" in file), scope="module")
+def is_of_model(file):
+    return "out.loss_total" in file
+
+
+@pytest.fixture(params=golden.cases("hnet", is_of_model), scope="module")
 def case(request):
     return golden.load(request.param)
+
+
+def layouts_of_rows():
+    """A case for each way to lay documents out in rows."""
+    seen = set()
+
+    def is_new(file):
+        new = is_of_model(file) and str(file["cfg.mode"]) not in seen
+        return new and not seen.add(str(file["cfg.mode"]))
+
+    return golden.cases("hnet", is_new)
 
 
 @pytest.fixture(params=golden.cases("hnet", lambda file: "out.step.logits" in file), scope="module")
@@ -125,6 +140,7 @@ def test_golden_gradients(case):
         golden.assert_close(gradients[name], wanted, GRADIENTS * np.sqrt((wanted**2).mean()))
 
 
+@pytest.mark.parametrize("case", layouts_of_rows(), indirect=True)
 def test_golden_with_the_fewest_slots_that_suffice(case):
     # Those of the outermost stage; how many an inner one needs depends on that.
     config, (result, _) = golden_config(case.cfg), golden_result(case)
