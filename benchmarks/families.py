@@ -9,7 +9,8 @@ Eight tables, each from turns in one run, on this machine's Python standard libr
 - training steps as the length grows, with as many bytes in a step;
 - scoring of short texts in rows of the whole length, and in rows of the length that they need;
 - cached decoding of text, byte by byte, by models of equal size, and ("decoding_flops") of equal
-  FLOPs per byte; H-Net has patches by a rule, since an untrained router's are not those of text;
+  FLOPs per byte; H-Net has patches by a rule, since an untrained router's are not those of text
+  (BLT has them in all tables, for its own come from another model);
 - memory of the decoding state as the text grows, in all and outside the backbone;
 - training steps of dynamic token pooling with learned boundaries, against a flat Transformer of
   the same depth and width, with slots for 1.25 times the expected patches: with attention in
@@ -43,6 +44,7 @@ from bytelm.data.open_data import OpenData
 from bytelm.inference.scoring import Scorer, score_documents
 from bytelm.models import Batch, ModelConfig
 from bytelm.models.aunet import AUNetConfig
+from bytelm.models.blt import BLTConfig
 from bytelm.models.dynamic_pooling import DynamicPoolingConfig
 from bytelm.models.hat import HATConfig
 from bytelm.models.hat2 import HAT2Config
@@ -61,7 +63,7 @@ from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 from bytelm.training.timing import RepeatedStep, in_turns, repeated_step
 
-Contender = Literal["flat, window", "megabyte", "spacebyte", "hat", "hat2", "hnet", "aunet"]
+Contender = Literal["flat, window", "megabyte", "spacebyte", "hat", "hat2", "hnet", "aunet", "blt"]
 Table = Literal[
     "step",
     "lengths",
@@ -79,6 +81,8 @@ WIDTHS = range(128, 2049, 64)
 """Widths of the backbone to choose from."""
 BYTES_PER_SLOT = 5.5
 """Capacity of the backbones, in bytes per slot."""
+NGRAM_ROWS = 1000
+"""Of each of BLT's six tables, which are parameters of the models of equal size."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,9 @@ def families(arguments: Arguments) -> dict[str, Callable[[int], ModelConfig]]:
             depths=(max(1, depth // 3), max(1, depth // 6), depth),
             windows=(local, None, None),
             bytes_per_slot=BYTES_PER_SLOT,
+        ),
+        "blt": lambda width: BLTConfig(
+            **halves, global_width=width, window=local, ngram_rows=NGRAM_ROWS
         ),
     }
     chosen = {name: contenders[name] for name in arguments.contenders}

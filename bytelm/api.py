@@ -44,6 +44,7 @@ from bytelm.inference.segmentation import Segmentation, segment_all
 from bytelm.inference.transduction import Transducer
 from bytelm.models.contract import Batch
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
+from bytelm.models.parameters import roles_of
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.checkpoint import SavedModel, load_model
 from bytelm.training.checkpoints.exported import SHARD_BYTES, export
@@ -63,7 +64,7 @@ def load(
         checkpoint: a run directory, or a folder that `LoadedModel.save` wrote.
         step: which checkpoint, "best" for the best in validation; None for the last one.
         weights: dtype of the parameters in memory. "bfloat16" halves their size; texts are then
-            scored and continued with the rounded parameters.
+            scored and continued with the rounded parameters. An entropy model stays as it is.
         verify: whether to compare the parameters with the digests saved with them.
 
     Raises:
@@ -91,7 +92,8 @@ class LoadedModel(PerSymbol):
         self.config = saved.config
         self.step = saved.step
         self.graphdef = saved.graphdef
-        self.params = store_weights(saved.params, weights)
+        roles = None if weights == "float32" else roles_of(saved.config.model)
+        self.params = store_weights(saved.params, weights, roles)
         self.tokenizer = saved.tokenizer
         self.context = saved.config.data.sequence_length
         self._saved = dataclasses.replace(saved, params={})

@@ -36,6 +36,7 @@ from bytelm.inference.sampling import Sampling
 from bytelm.inference.stopping import StopFilter
 from bytelm.models.contract import LanguageModel
 from bytelm.models.encoder_decoder import EncoderDecoder
+from bytelm.nn.roles import trained, with_trained
 from bytelm.tokenizers.tokenizer import Tokenizer
 
 Weights = Literal["float32", "bfloat16"]
@@ -48,18 +49,21 @@ SHORTEST = 256
 """States hold this many symbols times a power of two, so that few shapes are compiled."""
 
 
-def store_weights(params: Any, weights: Weights) -> Any:
+def store_weights(params: Any, weights: Weights, roles: Any = None) -> Any:
     """The parameters, rounded to the dtype `weights`.
 
     bfloat16 halves their memory, and the memory traffic that limits decoding. The model still
-    computes in its own compute dtype.
+    computes in its own compute dtype. Frozen parameters, by their `roles`, stay as they are: with
+    another entropy model patches would end elsewhere.
     """
     dtype = jnp.dtype(weights)
 
     def store(value: jax.Array) -> jax.Array:
         return value.astype(dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
 
-    return jax.tree.map(store, params)
+    if roles is None:
+        return jax.tree.map(store, params)
+    return with_trained(params, jax.tree.map(store, trained(params, roles)))
 
 
 def missing_methods(graphdef: nnx.GraphDef) -> list[str]:

@@ -22,11 +22,12 @@ from tests.models.families import FAMILIES, random_rows
 
 CONFIG = TransformerConfig(width=128, depth=1)
 TIED = "transformer of many tokens, tied, gelu, scanned and rematerialised"
+BLT = "blt, entropy model, first layer, unbounded patches, published block"
 SIZES = {"width": 32, "encoder_depth": 2, "decoder_depth": 1, "heads": 1, "mlp_width": 48}
 CASES = {
     **{
         name: FAMILIES[name]
-        for name in (TIED, "hat", "dynamic_pooling, published blocks", "hnet, attention")
+        for name in (TIED, "hat", "dynamic_pooling, published blocks", "hnet, attention", BLT)
     },
     "mrt5": MrT5Config(**SIZES, gate_depth=1),
 }

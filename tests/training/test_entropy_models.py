@@ -6,10 +6,12 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+import bytelm
 from bytelm.core.errors import UserError
 from bytelm.data.config import NextByte
 from bytelm.data.loader import train_loader
@@ -84,6 +86,13 @@ def test_a_checkpoint_is_whole_and_its_entropy_model_untouched(
     moments = sum(x.size for x in optimizer if x.ndim)
     assert moments == 2 * count_parameters(saved.config.model)[0]
     assert count_frozen(saved.config.model) == sum(x.size for x in jax.tree.leaves(original))
+
+
+def test_weights_in_bfloat16_leave_the_entropy_model_as_it_is(carrying):
+    found = flatten_dict(bytelm.load(carrying, weights="bfloat16").params, sep="/")
+    kinds = {name: x.dtype for name, x in found.items()}
+    assert {kind for name, kind in kinds.items() if FROZEN in name} == {np.dtype("float32")}
+    assert {kind for name, kind in kinds.items() if FROZEN not in name} == {jnp.bfloat16.dtype}
 
 
 def test_a_run_resumes_without_the_folder_of_the_entropy_model(
