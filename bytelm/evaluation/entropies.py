@@ -94,7 +94,8 @@ def find_limit(
 ) -> EntropyRule:
     """The rule with the threshold or rise that comes closest to a mean length of patches.
 
-    It is a multiple of `STEP`, as entropies are, so that none lies between two of them.
+    It lies in the middle between two multiples of `STEP`, which entropies are. So the patches are
+    also those of a program that does not round them.
 
     Raises:
         UserError: if no limit gives patches as long, or as short.
@@ -123,7 +124,7 @@ def find_limit(
         else:
             last = middle
     best = min((first, last), key=lambda step: abs(mean(step) - bytes_per_patch))
-    return _with(rule, limit, best * STEP)
+    return _with(rule, limit, (best + 0.5) * STEP)
 
 
 def _with(rule: EntropyRule, limit: Limit, value: Any) -> EntropyRule:
