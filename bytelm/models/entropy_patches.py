@@ -109,7 +109,7 @@ class EntropySegmenter(Segmenter):
             edges, of_rule = entropy_edges(rule, found, document_ids, carry.rule)
             after = EntropyModelCarry(state, context, of_rule)
         hard = edges.starts if self.mark == "start" else edges.ends
-        return Boundaries(hard, hard.astype(jnp.float32)), after
+        return Boundaries.decided(hard), after
 
     def init_carry(self, rows: int, length: int, dtype: jnp.dtype) -> EntropyModelCarry:
         return EntropyModelCarry(

@@ -40,6 +40,11 @@ class Boundaries(NamedTuple):
     ids: jax.Array | None = None
     """Int32 `[B, T]`, the ids that the inner level reads; None for those of the symbols."""
 
+    @classmethod
+    def decided(cls, hard: jax.Array, ids: jax.Array | None = None) -> "Boundaries":
+        """Those of a rule: nothing has a gradient."""
+        return cls(hard, hard.astype(jnp.float32), ids=ids)
+
 
 class Supervision(NamedTuple):
     """The inputs of a segmenter's loss, `[B, T]` each."""
@@ -219,8 +224,7 @@ class RuleSegmenter(Segmenter):
         keys: jax.Array | None = None,
     ) -> tuple[Boundaries, RuleCarry]:
         edges, carry = find_edges(self.rule, ids, document_ids, carry, longest=self.longest)
-        hard = edges.starts if self.mark == "start" else edges.ends
-        return Boundaries(hard, hard.astype(jnp.float32)), carry
+        return Boundaries.decided(edges.starts if self.mark == "start" else edges.ends), carry
 
     def init_carry(self, rows: int, length: int, dtype: jnp.dtype) -> RuleCarry:
         return RuleCarry.empty(rows)

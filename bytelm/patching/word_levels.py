@@ -207,8 +207,7 @@ class WordLevels(Segmenter):
     ) -> tuple[Boundaries, WordCarry]:
         groups, published = self.config.groups, self.config.published
         levels, carry = split_levels(ids, document_ids, groups, carry, published=published)
-        hard = levels > 0
-        return Boundaries(hard, hard.astype(jnp.float32), ids=levels), carry
+        return Boundaries.decided(levels > 0, ids=levels), carry
 
     def init_carry(self, rows: int, length: int, dtype: jnp.dtype) -> WordCarry:
         return WordCarry.empty(rows)
@@ -262,8 +261,7 @@ class AtLeast(Segmenter):
         carry: Any = None,
         keys: jax.Array | None = None,
     ) -> tuple[Boundaries, tuple[()]]:
-        hard = (ids >= self.level) & (document_ids > 0)
-        return Boundaries(hard, hard.astype(jnp.float32)), ()
+        return Boundaries.decided((ids >= self.level) & (document_ids > 0)), ()
 
     def init_carry(self, rows: int, length: int, dtype: jnp.dtype) -> tuple[()]:
         return ()

@@ -1,8 +1,9 @@
 """Patchers x families: where patches start or end, in four families, at equal steps.
 
 `fixed` has 6 bytes per patch, about the mean of `spacelike` in English. `entropy` learns to
-predict spikes of the model's own entropy, `gumbel` learns from the model's loss. `gumbel` does not
-fit HAT 2 and AU-Net, in which no gradient reaches the segmenter.
+predict spikes of the model's own entropy, and cuts hardly at all before it has learned that, in the
+first ten steps or so. `gumbel` learns from the model's loss; it does not fit HAT 2 and AU-Net, in
+which no gradient reaches the segmenter.
 """
 
 from dataclasses import replace
