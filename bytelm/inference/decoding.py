@@ -28,6 +28,9 @@ from bytelm.inference.drafters import Context, Drafter
 from bytelm.inference.sampling import Sampling, sample
 from bytelm.models.contract import LanguageModel
 
+SHORTEST = 256
+"""States hold this many symbols times a power of two, so that few shapes are compiled."""
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -46,10 +49,18 @@ class Rows:
         return replace(self, running=self.running & running)
 
 
-@functools.partial(jax.jit, static_argnames="rows")
-def row_keys(key: jax.Array, rows: int) -> jax.Array:
-    """A random key for each row, from `key` and the row's number only."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(rows))
+@jax.jit
+def row_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
+    """A random key for each row, from `key` and the row's number, integer `[B]`, only."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
+
+
+def state_length(symbols: int) -> int:
+    """The length of the state for rows of at most so many symbols."""
+    length = SHORTEST
+    while length < symbols:
+        length *= 2
+    return length
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "rows", "length"))

@@ -7,9 +7,10 @@ loop of `bytelm.inference.decoding` writes a chunk of symbols for every row, and
 their bytes. The random key of symbol i of row r depends only on (seed, r, i).
 """
 
+import contextlib
+import functools
 import time
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -18,9 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bytelm.core.checked import require_positive
 from bytelm.core.errors import UserError
+from bytelm.core.memory import free_memory
 from bytelm.core.vocabulary import BYTE_VOCABULARY
 from bytelm.core.xla import programs
+from bytelm.inference.batching import Batching, Prompt, warn_of_overflow
 from bytelm.inference.decoding import (
     Rows,
     Written,
@@ -28,6 +32,7 @@ from bytelm.inference.decoding import (
     first_symbols,
     read_rows,
     row_keys,
+    state_length,
     write_chunk,
 )
 from bytelm.inference.draft_length import DraftLength
@@ -45,8 +50,8 @@ PREFILL = 128
 """Prompt symbols of each row that are read at a time."""
 CHUNK = 32
 """Symbols of each row that are generated before the host looks at them."""
-SHORTEST = 256
-"""States hold this many symbols times a power of two, so that few shapes are compiled."""
+ROWS = 16
+"""Texts that are written at a time."""
 
 
 def store_weights(params: Any, weights: Weights, roles: Any = None) -> Any:
@@ -104,6 +109,7 @@ class Generator:
     Attributes:
         graphdef, params: of the model, in its form for decoding.
         draft_lengths: what was measured of each drafter: its class, its most drafts, the rows.
+        tokenizer, vocabulary: of its symbols.
 
     Raises:
         UserError: if the family has no `extend`.
@@ -126,19 +132,69 @@ class Generator:
                 f"{_class(graphdef).__name__} cannot write text: it has no "
                 f"{' and no '.join(missing)}; it can still be trained and evaluated."
             )
-        self._tokenizer = tokenizer
-        self._vocabulary = BYTE_VOCABULARY if tokenizer is None else tokenizer.vocabulary
+        self.tokenizer = tokenizer
+        self.vocabulary = BYTE_VOCABULARY if tokenizer is None else tokenizer.vocabulary
         self.graphdef, self.params = nnx.split(nnx.merge(graphdef, params).for_decoding())
         self._prefill = prefill
         self._chunk = chunk
         self.draft_lengths: dict[tuple[type[Drafter], int, int], DraftLength] = {}
 
-    def generate(self, prompts: Sequence[bytes], **options: Any) -> list[bytes]:
-        """The continuation of each prompt, without the prompt. Arguments as for `stream`."""
+    def generate(
+        self, prompts: Sequence[bytes], *, max_bytes: int, rows: int = ROWS, **options: Any
+    ) -> list[bytes]:
+        """The continuation of each prompt, without the prompt. Arguments as for `stream`.
+
+        More prompts than `rows` are written by `complete`, with the same texts.
+        """
+        if len(prompts) > rows:
+            numbered = (Prompt(text, max_bytes, i) for i, text in enumerate(prompts))
+            return list(self.complete(numbered, rows=rows, **options))
         texts = [b""] * len(prompts)
-        for new in self.stream(prompts, **options):
+        for new in self.stream(prompts, max_bytes=max_bytes, **options):
             texts = [text + more for text, more in zip(texts, new, strict=True)]
         return texts
+
+    def complete(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        rows: int = ROWS,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        stop: Sequence[bytes] = (),
+        draft: Draft | None = None,
+    ) -> Iterator[bytes]:
+        """Yields the continuation of each of any number of prompts, in order.
+
+        At most `rows` are written at a time (`bytelm.inference.batching`). Other arguments as for
+        `stream`, and so are the texts.
+        """
+        require_positive("rows", rows)
+        sampling = self._checked(sampling, seed, stop, draft)
+        return self._complete(prompts, rows, sampling, seed, stop, draft)
+
+    def _complete(
+        self,
+        prompts: Iterable[Prompt],
+        rows: int,
+        sampling: Sampling,
+        seed: int,
+        stop: Sequence[bytes],
+        draft: Draft | None,
+    ) -> Iterator[bytes]:
+        return Batching(self, rows, sampling, seed, stop, draft).run(prompts)
+
+    def _checked(
+        self, sampling: Sampling | None, seed: int, stop: Sequence[bytes], draft: Draft | None
+    ) -> Sampling:
+        """The sampling, by default from the model's own distribution; raises as `stream` does."""
+        if not 0 <= seed < 2**31:
+            raise UserError(f"seed is {seed}; it must be from 0 to below 2**31.")
+        if not all(stop):
+            raise UserError("a stop string is empty; give at least one byte, or none at all.")
+        if draft is not None and self.no_drafts is not None:
+            raise UserError(f"{self.no_drafts}; leave out draft.")
+        return (sampling or Sampling()).check()
 
     def stream(
         self,
@@ -164,15 +220,9 @@ class Generator:
         Raises:
             UserError: for an option out of range.
         """
-        sampling = (sampling or Sampling()).check()
-        if not 0 <= seed < 2**31:
-            raise UserError(f"seed is {seed}; it must be from 0 to below 2**31.")
+        sampling = self._checked(sampling, seed, stop, draft)
         if max_bytes < 0:
             raise UserError(f"max-bytes is {max_bytes}; it must be at least 0.")
-        if not all(stop):
-            raise UserError("a stop string is empty; give at least one byte, or none at all.")
-        if draft is not None and self.no_drafts is not None:
-            raise UserError(f"{self.no_drafts}; leave out draft.")
         return self._stream(prompts, max_bytes, sampling, seed, stop, draft)
 
     def _stream(
@@ -183,46 +233,48 @@ class Generator:
         seed: int,
         stop: Sequence[bytes],
         draft: Draft | None,
+        first: int = 0,
     ) -> Iterator[list[bytes]]:
+        """`stream`, whose rows have the numbers from `first` on."""
         if not prompts:
             return
         drafter = None if draft is None else draft.drafter
         logits, state, drafting = self.start(prompts, max_bytes, drafter)
-        filters = [StopFilter(stop, max_bytes, self._tokenizer) for _ in prompts]
+        filters = [StopFilter(stop, max_bytes, self.tokenizer) for _ in prompts]
         if not max_bytes:
             return
-        keys = row_keys(jax.random.key(seed), len(prompts))
-        rows = first_symbols(logits, state, keys, sampling, self._vocabulary, drafting)
-        first = np.asarray(rows.pending)[:, None]
-        yield [each.feed(symbols) for each, symbols in zip(filters, first, strict=True)]
+        keys = row_keys(jax.random.key(seed), first + np.arange(len(prompts)))
+        rows = first_symbols(logits, state, keys, sampling, self.vocabulary, drafting)
+        pending = np.asarray(rows.pending)[:, None]
+        yield [each.feed(symbols) for each, symbols in zip(filters, pending, strict=True)]
         warned, made = False, np.ones(len(prompts), np.int32)
         while (running := np.array([not each.ended for each in filters])).any():
             if not (left := (max_bytes - made) * running).any():
                 break
-            rows, written = self._write(rows.select(running), left, sampling, draft)
+            rows, written = self.write(rows, left, sampling, draft)
             made += written.counts
             news = zip(filters, written.symbols, written.counts, strict=True)
             yield [each.feed(symbols[:count]) for each, symbols, count in news]
             if written.full is not None and not warned and written.full.any():
                 warned = True
-                _warn_of_overflow(written.full)
+                warn_of_overflow(written.full)
         yield [each.flush() for each in filters]
 
-    def _write(
+    def write(
         self, rows: Rows, left: np.ndarray, sampling: Sampling, draft: Draft | None
     ) -> tuple[Rows, Written]:
-        """A chunk, with as many drafts as pay; row r writes at most `left[r]` symbols."""
+        """A chunk, with as many drafts as pay; row r gets `left[r]` symbols at most, and ends if 0."""
         length = self._length(draft, len(left)) if draft is not None and draft.adapts else None
         drafts = 0 if draft is None else draft.most if length is None else length.next()
         compiled, start = programs(write_chunk), time.perf_counter()
         rows, written = write_chunk(
             self.graphdef,
             self.params,
-            rows,
-            left,
+            rows.select(jnp.asarray(left > 0)),
+            np.asarray(left, np.int32),
             sampling,
             self._chunk,
-            self._vocabulary,
+            self.vocabulary,
             None if draft is None else draft.drafter,
             drafts,
         )
@@ -241,45 +293,53 @@ class Generator:
         self, prompts: Sequence[bytes], max_bytes: int, drafter: Drafter | None = None
     ) -> tuple[jax.Array, Any, Any]:
         """The logits after each prompt, `[B, outputs]`, the model's state and the drafter's."""
-        vocabulary, tokenizer = self._vocabulary, self._tokenizer
-        texts = [
-            np.frombuffer(prompt, np.uint8) if tokenizer is None else tokenizer.encode(prompt)
-            for prompt in prompts
-        ]
-        lengths = np.array([1 + len(text) for text in texts], np.int32)
-        width = self._prefill * -(-int(np.max(lengths)) // self._prefill)
-        ids = np.full((len(prompts), width), vocabulary.pad, np.int32)
-        ids[:, 0] = vocabulary.start
-        for row, text in zip(ids, texts, strict=True):
-            row[1 : 1 + len(text)] = text
+        texts = [self.symbols_of(prompt) for prompt in prompts]
+        length = state_length(max(map(len, texts)) + max_bytes)
+        return self.read(texts, *self.empty_state(len(texts), length, drafter), drafter)
 
-        length = SHORTEST
-        while length < width + max_bytes:
-            length *= 2
-        try:
-            state, drafting = empty_state(self.graphdef, self.params, len(prompts), length, drafter)
-        except (jax.errors.JaxRuntimeError, MemoryError) as error:
-            raise UserError(
-                f"there is no memory for {len(prompts)} texts of {length} symbols; lower "
-                "max-bytes, or give fewer or shorter prompts."
-            ) from error
+    def symbols_of(self, prompt: bytes) -> np.ndarray:
+        """START and the symbols of a prompt, int32."""
+        tokenizer = self.tokenizer
+        text = np.frombuffer(prompt, np.uint8) if tokenizer is None else tokenizer.encode(prompt)
+        return np.concatenate([[self.vocabulary.start], text]).astype(np.int32)
+
+    def read(
+        self, texts: Sequence[np.ndarray], state: Any, drafting: Any, drafter: Drafter | None
+    ) -> tuple[jax.Array, Any, Any]:
+        """Reads the next symbols of each row, any number; returns what `start` does."""
+        lengths = np.array([len(text) for text in texts], np.int32)
+        width = self._prefill * -(-int(lengths.max()) // self._prefill)
+        ids = np.full((len(texts), width), self.vocabulary.pad, np.int32)
+        for row, text in zip(ids, texts, strict=True):
+            row[: len(text)] = text
         return read_rows(
             self.graphdef,
             self.params,
             ids,
             lengths,
             state,
-            vocabulary.outputs,
+            self.vocabulary.outputs,
             self._prefill,
             drafter,
             drafting,
         )
 
+    def empty_state(self, rows: int, length: int, drafter: Drafter | None) -> tuple[Any, Any]:
+        """The model's and the drafter's state of rows of at most `length` symbols.
 
-def _warn_of_overflow(full: Any) -> None:
-    warnings.warn(
-        f"patches found no free slot in {int(full.sum())} of {len(full)} texts, and their bytes "
-        "stayed in the patch before; a lower model.bytes_per_slot (in an inner level, its own "
-        "option) avoids it.",
-        stacklevel=3,
-    )
+        Raises UserError if there is no memory.
+        """
+        needed, free = rows * self.state_size(length, drafter), free_memory()
+        with contextlib.suppress(jax.errors.JaxRuntimeError, MemoryError):
+            if free is None or needed <= free:
+                return empty_state(self.graphdef, self.params, rows, length, drafter)
+        raise UserError(
+            f"there is no memory for {rows} texts of {length} symbols, which need "
+            f"{needed / 2**30:.1f} GiB; lower max-bytes, or give fewer or shorter prompts."
+        )
+
+    def state_size(self, length: int, drafter: Drafter | None) -> int:
+        """Bytes of these states, of one row."""
+        states = functools.partial(empty_state, self.graphdef, rows=1, length=length)
+        abstract = jax.eval_shape(lambda params: states(params, drafter=drafter), self.params)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))

@@ -22,6 +22,7 @@ from flax import nnx
 
 from bytelm.core.checked import require_positive
 from bytelm.core.errors import UserError
+from bytelm.inference.batching import Prompt, in_batches
 from bytelm.inference.generation import Draft, Generator
 from bytelm.inference.marginal.covers import Covers
 from bytelm.inference.marginal.token_reader import TokenReader
@@ -147,6 +148,9 @@ class ByteMarginal(Generator):
             covers.feed(byte)
         return covers
 
+    def _complete(self, prompts: Iterable[Prompt], rows: int, *options: Any) -> Iterator[bytes]:
+        return in_batches(self, prompts, rows, *options[:3])
+
     def _stream(
         self,
         prompts: Sequence[bytes],
@@ -155,9 +159,10 @@ class ByteMarginal(Generator):
         seed: int,
         stop: Sequence[bytes],
         draft: Draft | None = None,
+        first: int = 0,
     ) -> Iterator[list[bytes]]:
         for row, prompt in enumerate(prompts):
-            key = jax.random.fold_in(jax.random.key(seed), row)
+            key = jax.random.fold_in(jax.random.key(seed), first + row)
             text = StopFilter(stop, max_bytes)
             covers = self._covers(prompt)
             for position in range(max_bytes):
