@@ -12,7 +12,7 @@ import copy
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from flax import nnx
 from bytelm.core.errors import UserError
 from bytelm.core.texts import Text, Texts, each_text, text_bytes
 from bytelm.data.text_record import TextRecord, load_record
+from bytelm.inference.batching import Prompt
 from bytelm.inference.beam_search import beam_search
 from bytelm.inference.draft_choice import DraftKind, choose_draft
 from bytelm.inference.draft_length import DraftLength
 from bytelm.inference.drafters import Small
-from bytelm.inference.generation import Draft, Generator, Weights, store_weights
+from bytelm.inference.generation import ROWS, Draft, Generator, Weights, store_weights
 from bytelm.inference.marginal.marginal import ByteMarginal
 from bytelm.inference.per_symbol import PerSymbol
 from bytelm.inference.row_lengths import SHORTEST
@@ -333,6 +334,33 @@ class LoadedModel(PerSymbol):
             [start], max_bytes=max_bytes, sampling=sampling, seed=seed, stop=stops, draft=drafts
         )
         return (text for (text,) in texts)
+
+    def complete(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        rows: int = ROWS,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        seed: int = 0,
+        stop: Texts = (),
+        covers: int | None = None,
+        draft: DraftKind = "none",
+        draft_length: int = 8,
+        draft_model: "LoadedModel | None" = None,
+    ) -> Iterator[bytes]:
+        """Yields the continuation of each of any number of prompts, in order.
+
+        At most `rows` are written at a time, and a row whose text has ended takes the next prompt.
+        The texts are those of `generate`. Other arguments as for `generate`.
+        """
+        sampling, stops = Sampling(temperature, top_k, top_p, min_p), list(each_text(stop))
+        drafts = self._draft(draft, draft_length, draft_model)
+        return self._generator(covers).complete(
+            prompts, rows=rows, sampling=sampling, seed=seed, stop=stops, draft=drafts
+        )
 
     def _draft(self, kind: DraftKind, most: int, small: "LoadedModel | None") -> Draft | None:
         if small is None:

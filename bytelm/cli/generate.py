@@ -4,7 +4,7 @@ import codecs
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,9 +12,14 @@ from typing import Annotated, Any, Literal
 from bytelm.api import LoadedModel, load
 from bytelm.cli.arguments import parse
 from bytelm.cli.options import Bounds, Count
+from bytelm.cli.prompt_files import Continuations, PromptFile, write_file
 from bytelm.core.errors import UserError
-from bytelm.core.terminal_text import printable
+from bytelm.core.terminal_text import number_of, printable, printable_name
+from bytelm.data.progress import shown_progress
+from bytelm.inference.batching import Prompt
 from bytelm.inference.draft_choice import LONGEST_DRAFT, DraftKind
+from bytelm.inference.generation import ROWS
+from bytelm.training.checkpoints.digests import digest_arrays
 from bytelm.training.checkpoints.scores import Step
 
 
@@ -31,6 +36,14 @@ class GenerateCommand:
     prompt: tuple[str, ...] = ("",)
     """Texts to continue, or inputs of an encoder, all in one batch; - reads bytes from standard
     input."""
+    prompts: Path | None = None
+    """In place of --prompt: a file with a line of JSON for each of any number of prompts, such as
+    {"prompt": "It was"}, each with "id" and "max_bytes" if needed. Rows that end make room."""
+    output: Path | None = None
+    """With --prompts: the file that gets {"id": ..., "text": ...} for each prompt, in order. The
+    command goes on where it was stopped."""
+    rows: Count = ROWS
+    """With --prompts: texts that are written at a time."""
     max_bytes: Annotated[int, Bounds(0, 2**31 - 1)] = 256
     """Most bytes of a continuation."""
     temperature: float = 1.0
@@ -77,6 +90,8 @@ def generate_command(arguments: Sequence[str]) -> int:
             "--raw writes only the bytes of a continuation, and nothing would separate several; "
             "give one --prompt."
         )
+    if command.prompts is not None or command.output is not None:
+        return _generate_file(command)
     if command.prompt.count("-") > 1:
         raise UserError("standard input can be read once; give one --prompt -.")
     loaded = load(command.checkpoint, command.step, weights=command.weights, verify=command.verify)
@@ -85,21 +100,55 @@ def generate_command(arguments: Sequence[str]) -> int:
         for prompt in command.prompt
     ]
     names = ("max_bytes", "temperature", "top_k", "top_p", "min_p", "seed", "beams")
-    small = command.draft_checkpoint
-    drafts: dict[str, Any] = {
-        "draft": command.draft,
-        "draft_length": command.draft_length,
-        "draft_model": small and load(small, weights=command.weights, verify=command.verify),
-    }
     write_continuations(
         loaded,
         prompts,
         raw=command.raw,
         covers=command.covers if command.byte_marginal else None,
         stop=[os.fsencode(text) for text in command.stop],
-        **drafts,
+        **_drafts(command),
         **{name: getattr(command, name) for name in names},
     )
+    return 0
+
+
+def _drafts(command: GenerateCommand) -> dict[str, Any]:
+    """The options of drafting, for `LoadedModel`."""
+    small = command.draft_checkpoint
+    return {
+        "draft": command.draft,
+        "draft_length": command.draft_length,
+        "draft_model": small and load(small, weights=command.weights, verify=command.verify),
+    }
+
+
+def _generate_file(command: GenerateCommand) -> int:
+    """Continues the prompts of a file."""
+    if command.prompts is None or command.output is None:
+        raise UserError("--prompts and --output belong together; give both, or --prompt alone.")
+    if command.prompt != ("",) or command.raw or command.beams != 1:
+        raise UserError("--prompts goes with neither --prompt, --raw nor --beams; leave them out.")
+    file = PromptFile.checked(command.prompts, command.max_bytes)
+    loaded = load(command.checkpoint, command.step, weights=command.weights, verify=command.verify)
+    covers = command.covers if command.byte_marginal else None
+    stop = [os.fsencode(text) for text in command.stop]
+    names = ("temperature", "top_k", "top_p", "min_p", "seed")
+    options: dict[str, Any] = {name: getattr(command, name) for name in names}
+    options["covers"] = covers
+    given = {"rows": command.rows, "stop": stop, **options, **_drafts(command)}
+
+    def complete(prompts: Iterable[Prompt]) -> Iterator[bytes]:
+        return loaded.complete(prompts, **given)
+
+    complete(())  # checks the options
+    job = {"prompts": file.digest, "checkpoint": digest_arrays("params", loaded.params), **options}
+    job |= {"stop": list(command.stop), "max_bytes": command.max_bytes}
+    with (
+        Continuations(command.output, job) as output,
+        shown_progress("continuing", file.count, done=output.done, counts=True) as done,
+    ):
+        write_file(file, output, complete, done)
+    print(f"{printable_name(command.output)}: {number_of(file.count, 'continuation')}")
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeRemainingColumn,
@@ -22,10 +23,11 @@ QUIET_SECONDS = 1.0
 """Shorter work shows nothing."""
 
 
-def _bar(console: TerminalConsole, **options: Any) -> Progress:
-    """A bar with the bytes done, their rate and the time left; it vanishes at the end."""
+def _bar(console: TerminalConsole, *, counts: bool = False, **options: Any) -> Progress:
+    """A bar with the bytes done and their rate, or counts, and the time left; it vanishes."""
     text = TextColumn("{task.description}", markup=False)
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    done = (MofNCompleteColumn(),) if counts else (DownloadColumn(), TransferSpeedColumn())
+    columns = (BarColumn(), *done, TimeRemainingColumn())
     return Progress(text, *columns, console=console, transient=True, **options)
 
 
@@ -80,19 +82,23 @@ class TextProgress:
 
 
 @contextlib.contextmanager
-def shown_progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def shown_progress(
+    what: str, total: int | None, *, done: int = 0, counts: bool = False
+) -> Iterator[Callable[[int], None]]:
     """Shows a bar on a terminal, and nothing elsewhere, until the work is done.
 
     Args:
         what: the work, such as "scoring".
         total: bytes to do; None if unknown.
+        done: of these, what was done before.
+        counts: whether they are no bytes but a count of something.
 
     Yields:
         a function to call with the number of bytes just done.
     """
     console = TerminalConsole(sys.stderr)
-    with _bar(console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
+    with _bar(console, counts=counts, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total, completed=done)
         yield lambda count: progress.advance(task, count)
 
 

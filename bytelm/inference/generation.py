@@ -263,7 +263,10 @@ class Generator:
     def write(
         self, rows: Rows, left: np.ndarray, sampling: Sampling, draft: Draft | None
     ) -> tuple[Rows, Written]:
-        """A chunk, with as many drafts as pay; row r gets `left[r]` symbols at most, and ends if 0."""
+        """A chunk, with as many drafts as pay; row r gets `left[r]` symbols at most.
+
+        A row with none left ends.
+        """
         length = self._length(draft, len(left)) if draft is not None and draft.adapts else None
         drafts = 0 if draft is None else draft.most if length is None else length.next()
         compiled, start = programs(write_chunk), time.perf_counter()
