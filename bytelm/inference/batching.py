@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 PART = 32
 """Prompts that are taken together, times the rows; of so many the texts are held in memory."""
 
+SHORTEST_PREFIX = 16
+"""A shared prefix of fewer symbols is not read by itself."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -149,7 +152,7 @@ class Batching:
         rows, written = self._generator.write(rows, left, self._sampling, self._draft)
         for row, each in writing.items():
             if each.left:
-                each.feed(written.symbols[row, : written.counts[row]])
+                each.feed(np.asarray(written.symbols[row, : written.counts[row]]))
         if written.full is not None and written.full.any() and not self._warned:
             self._warned = True
             warn_of_overflow(written.full)
@@ -172,17 +175,17 @@ class Batching:
     def _starts(self, length: int, prefix: np.ndarray) -> Any:
         """The states of two rows: before the first symbol, and after the prefix."""
         generator, drafter = self._generator, self._drafter
-        states = generator.empty_state(2, length, drafter)
+        state, drafting = generator.empty_state(2, length, drafter)
         if not 0 < len(prefix) < length:
-            return states
-        return generator.read([prefix[:0], prefix], *states, drafter)[1:]
+            return state, drafting
+        return generator.read([prefix[:0], prefix], state, drafting, drafter)[1:]
 
     def _no_rows(self, count: int, starts: Any) -> Rows:
         """Rows that write nothing."""
         zeros = np.zeros(count, np.int32)
         state, drafting = _take_states(starts, zeros)
-        none, keys = jnp.asarray(zeros), row_keys(self._key, zeros)
-        return Rows(state, none, keys, none, none > 0, drafting)
+        pending, made = jnp.asarray(zeros), jnp.asarray(zeros)
+        return Rows(state, pending, row_keys(self._key, zeros), made, made > 0, drafting)
 
     def _read(
         self, taken: list[Waiting], size: int, starts: Any, prefix: np.ndarray
@@ -195,8 +198,8 @@ class Batching:
         shares[: len(taken)] = [each.shares for each in taken]
         symbols = [each.symbols[skipped * each.shares :] for each in taken]
         symbols += [prefix[:0]] * (size - len(taken))
-        states = _take_states(starts, shares)
-        logits, state, drafting = generator.read(symbols, *states, self._drafter)
+        state, drafting = _take_states(starts, shares)
+        logits, state, drafting = generator.read(symbols, state, drafting, self._drafter)
         keys = row_keys(self._key, numbers)
         rows = first_symbols(logits, state, keys, self._sampling, generator.vocabulary, drafting)
         first = np.asarray(rows.pending)
@@ -212,6 +215,7 @@ class Batching:
 def _share(waiting: list[Waiting]) -> np.ndarray:
     """The symbols of the prefix that is read once; marks the prompts that begin with it."""
     text, length = shared_prefix([each.symbols for each in waiting])
+    length = length if length >= SHORTEST_PREFIX else 0
     prefix = waiting[text].symbols[:length]
     for each in waiting:
         begins = np.array_equal(each.symbols[:length], prefix)
@@ -248,7 +252,7 @@ def in_batches(
             yield from texts
 
 
-def warn_of_overflow(full: np.ndarray) -> None:
+def warn_of_overflow(full: Any) -> None:
     """Warns of patches that found no slot, in these rows, bool `[B]`."""
     warnings.warn(
         f"patches found no free slot in {int(full.sum())} of {len(full)} texts, and their bytes "

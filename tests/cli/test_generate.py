@@ -1,4 +1,5 @@
 import io
+import json
 import sys
 
 import pytest
@@ -68,3 +69,27 @@ def test_output_that_is_not_utf8_gets_escapes(model, monkeypatch):
 def test_several_prompts_without_a_separator_are_refused_before_loading(capsys, options, message):
     assert main(["generate", "--checkpoint", "nowhere", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_prompts_of_a_file_get_the_texts_that_they_get_together(model, monkeypatch, tmp_path):
+    prompts, output = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    texts = ["one", "two", "naïve"]
+    prompts.write_text("".join(json.dumps({"prompt": text, "id": text}) + "\n" for text in texts))
+    monkeypatch.setattr("bytelm.cli.generate.load", lambda *_, **options: model)
+    command = ["generate", "--checkpoint", "run", "--max-bytes", "6", "--seed", "3"]
+    files = ["--prompts", str(prompts), "--output", str(output)]
+    assert main([*command, *files, "--rows", "2"]) == 0
+    lines = map(json.loads, output.read_text().splitlines())
+    expected = [text.decode(errors="surrogateescape") for text in model.generate(texts, **OPTIONS)]
+    assert [(line["id"], line["text"]) for line in lines] == list(zip(texts, expected, strict=True))
+
+
+def test_files_of_prompts_go_with_no_single_prompt(capsys, tmp_path):
+    command = ["generate", "--checkpoint", "nowhere"]
+    for options in (["--output", "x"], ["--prompts", "x", "--output", "y", "--beams", "3"]):
+        assert main([*command, *options]) == 2
+    assert main([*command, "--prompts", str(tmp_path / "no"), "--output", "y"]) == 2
+    together, beams, missing = capsys.readouterr().err.splitlines()
+    assert (
+        "belong together" in together and "leave them out" in beams and "cannot be read" in missing
+    )

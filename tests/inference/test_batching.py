@@ -10,7 +10,8 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import OUTPUT_SIZE
 from bytelm.inference import batching, decoding, generation
 from bytelm.inference.batching import Prompt
-from bytelm.inference.generation import Generator
+from bytelm.inference.drafters import Lookup
+from bytelm.inference.generation import Draft, Generator
 from bytelm.inference.sampling import Sampling
 from tests.inference.test_generation import Hashing, make_generator
 from tests.models.families import FAMILIES, split_model
@@ -113,7 +114,7 @@ def test_prompts_are_taken_and_texts_given_as_they_come(generator):
 
 def test_a_family_of_levels_writes_the_same_text_in_any_row():
     generator = Generator(*split_model(FAMILIES["nested, overflow"]), prefill=16, chunk=8)
-    greedy, prefix = Sampling(temperature=0.0), b"the same start "
+    greedy, prefix = Sampling(temperature=0.0), b"the same start of a text "
     prompts = [Prompt(prefix * (i % 2) + bytes([97 + i]) * (i + 1), 5 + i, i) for i in range(10)]
     texts = list(generator.complete(prompts, rows=ROWS, sampling=greedy))
     for prompt, text in zip(prompts, texts, strict=True):
@@ -129,6 +130,11 @@ def test_fewer_rows_where_memory_is_short(generator, expected, monkeypatch):
     monkeypatch.setattr(generation, "free_memory", lambda: size // 2)
     with pytest.raises(UserError, match="there is no memory for 2 texts of 256 symbols"):
         list(generator.complete(make_prompts(3), rows=ROWS))
+
+
+def test_drafts_change_no_text(generator, expected):
+    draft = Draft(Lookup(), most=3, adapts=False)
+    assert list(generator.complete(make_prompts(60), rows=ROWS, seed=5, draft=draft)) == expected
 
 
 def test_bad_rows_are_refused(generator):
