@@ -292,9 +292,8 @@ class LoadedModel(PerSymbol):
         Raises:
             UserError: for an option out of range.
         """
-        starts = list(each_text(prompts))
+        starts, stops = list(each_text(prompts)), list(each_text(stop))
         self._warn_beyond_training(starts, max_bytes)
-        stops = list(each_text(stop))
         drafts = self._draft(draft, draft_length, draft_model)
         if beams != 1:
             if not self.has_encoder:
@@ -314,53 +313,44 @@ class LoadedModel(PerSymbol):
         prompt: Text,
         *,
         max_bytes: int = 256,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
         seed: int = 0,
-        stop: Texts = (),
         covers: int | None = None,
-        draft: DraftKind = "none",
-        draft_length: int = 8,
-        draft_model: "LoadedModel | None" = None,
+        **options: Any,
     ) -> Iterator[bytes]:
         """Yields the continuation of one prompt as it is generated. Arguments as for `generate`."""
         start = text_bytes(prompt)
         self._warn_beyond_training([start], max_bytes)
-        sampling, stops = Sampling(temperature, top_k, top_p, min_p), list(each_text(stop))
-        drafts = self._draft(draft, draft_length, draft_model)
         texts = self._generator(covers).stream(
-            [start], max_bytes=max_bytes, sampling=sampling, seed=seed, stop=stops, draft=drafts
+            [start], max_bytes=max_bytes, seed=seed, **self._choices(**options)
         )
         return (text for (text,) in texts)
 
     def complete(
-        self,
-        prompts: Iterable[Prompt],
-        *,
-        rows: int = ROWS,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        seed: int = 0,
-        stop: Texts = (),
-        covers: int | None = None,
-        draft: DraftKind = "none",
-        draft_length: int = 8,
-        draft_model: "LoadedModel | None" = None,
+        self, prompts: Iterable[Prompt], *, rows: int = ROWS, seed: int = 0, **options: Any
     ) -> Iterator[bytes]:
         """Yields the continuation of each of any number of prompts, in order.
 
         At most `rows` are written at a time, and a row whose text has ended takes the next prompt.
-        The texts are those of `generate`. Other arguments as for `generate`.
+        Other arguments as for `stream`, but for `max_bytes`, which each prompt has.
         """
+        generator = self._generator(options.pop("covers", None))
+        return generator.complete(prompts, rows=rows, seed=seed, **self._choices(**options))
+
+    def _choices(
+        self,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        stop: Texts = (),
+        draft: DraftKind = "none",
+        draft_length: int = 8,
+        draft_model: "LoadedModel | None" = None,
+    ) -> dict[str, Any]:
+        """These options of `generate`, for a `Generator`."""
         sampling, stops = Sampling(temperature, top_k, top_p, min_p), list(each_text(stop))
         drafts = self._draft(draft, draft_length, draft_model)
-        return self._generator(covers).complete(
-            prompts, rows=rows, sampling=sampling, seed=seed, stop=stops, draft=drafts
-        )
+        return {"sampling": sampling, "stop": stops, "draft": drafts}
 
     def _draft(self, kind: DraftKind, most: int, small: "LoadedModel | None") -> Draft | None:
         if small is None:

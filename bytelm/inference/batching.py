@@ -15,21 +15,21 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bytelm.core.memory import free_memory
-from bytelm.inference.decoding import Rows, first_symbols, row_keys, state_length
+from bytelm.core.vocabulary import Vocabulary
+from bytelm.inference.decoding import Rows, Written, first_symbols, row_keys, state_length
+from bytelm.inference.drafters import Drafter
 from bytelm.inference.sampling import Sampling
 from bytelm.inference.shared_prefix import shared_prefix
 from bytelm.inference.stopping import StopFilter
 from bytelm.nn.state import put, take
-
-if TYPE_CHECKING:
-    from bytelm.inference.generation import Draft, Generator
+from bytelm.tokenizers.tokenizer import Tokenizer
 
 PART = 32
 """Prompts that are taken together, times the rows; of so many the texts are held in memory."""
@@ -80,17 +80,38 @@ class Writing:
             self.text += self.filter.flush()
 
 
+class Engine(Protocol):
+    """What a `bytelm.inference.generation.Generator` does, and rows are made of."""
+
+    tokenizer: Tokenizer | None
+    vocabulary: Vocabulary
+
+    def symbols_of(self, prompt: bytes) -> np.ndarray: ...
+
+    def state_size(self, length: int, drafter: Drafter | None) -> int: ...
+
+    def empty_state(self, rows: int, length: int, drafter: Drafter | None) -> tuple[Any, Any]: ...
+
+    def read(
+        self, texts: Sequence[np.ndarray], state: Any, drafting: Any, drafter: Drafter | None
+    ) -> tuple[jax.Array, Any, Any]: ...
+
+    def write(
+        self, rows: Rows, left: np.ndarray, sampling: Sampling, draft: Any
+    ) -> tuple[Rows, Written]: ...
+
+
 class Batching:
-    """Continues prompts with a `Generator` in at most `rows` rows."""
+    """Continues prompts in at most `rows` rows; `draft` is a `Draft` or None."""
 
     def __init__(
         self,
-        generator: "Generator",
+        generator: Engine,
         rows: int,
         sampling: Sampling,
         seed: int,
         stop: Sequence[bytes],
-        draft: "Draft | None",
+        draft: Any,
     ):
         self._generator, self._rows, self._stop, self._draft = generator, rows, stop, draft
         self._sampling, self._key = sampling, jax.random.key(seed)
@@ -231,25 +252,6 @@ def _put_rows(rows: Rows, index: jax.Array, new: Rows) -> Rows:
 @jax.jit
 def _take_states(states: Any, rows: jax.Array) -> Any:
     return take(states, rows)
-
-
-def in_batches(
-    generator: "Generator",
-    prompts: Iterable[Prompt],
-    rows: int,
-    sampling: Sampling,
-    seed: int,
-    stop: Sequence[bytes],
-) -> Iterator[bytes]:
-    """`Batching.run` for other generators: in batches of at most `rows` that end together."""
-    for max_bytes, same in itertools.groupby(prompts, key=lambda prompt: prompt.max_bytes):
-        while batch := list(itertools.islice(same, rows)):
-            texts = [b""] * len(batch)
-            starts = [prompt.text for prompt in batch]
-            options = sampling, seed, stop, None, batch[0].number
-            for new in generator._stream(starts, max_bytes, *options):
-                texts = [text + more for text, more in zip(texts, new, strict=True)]
-            yield from texts
 
 
 def warn_of_overflow(full: Any) -> None:

@@ -9,6 +9,7 @@ their bytes. The random key of symbol i of row r depends only on (seed, r, i).
 
 import contextlib
 import functools
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -115,6 +116,8 @@ class Generator:
         UserError: if the family has no `extend`.
     """
 
+    makes_room: ClassVar[bool] = True
+    """Whether a row whose text has ended can take another prompt while the others go on."""
     no_drafts: ClassVar[str | None] = None
     """Why symbols cannot be drafted; None if they can."""
 
@@ -182,7 +185,16 @@ class Generator:
         stop: Sequence[bytes],
         draft: Draft | None,
     ) -> Iterator[bytes]:
-        return Batching(self, rows, sampling, seed, stop, draft).run(prompts)
+        if self.makes_room:
+            yield from Batching(self, rows, sampling, seed, stop, draft).run(prompts)
+            return
+        for max_bytes, same in itertools.groupby(prompts, key=lambda prompt: prompt.max_bytes):
+            while batch := list(itertools.islice(same, rows)):
+                starts, texts = [prompt.text for prompt in batch], [b""] * len(batch)
+                options = max_bytes, sampling, seed, stop, draft, batch[0].number
+                for new in self._stream(starts, *options):
+                    texts = [text + more for text, more in zip(texts, new, strict=True)]
+                yield from texts
 
     def _checked(
         self, sampling: Sampling | None, seed: int, stop: Sequence[bytes], draft: Draft | None

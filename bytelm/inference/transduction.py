@@ -6,7 +6,7 @@ encoder blocks cost as much as the states that are kept.
 """
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,6 @@ from flax import nnx
 
 from bytelm.core.vocabulary import END, PAD, START
 from bytelm.core.xla import jit_inference
-from bytelm.inference.batching import Prompt, in_batches
 from bytelm.inference.decoding import read_rows
 from bytelm.inference.drafters import Drafter
 from bytelm.inference.generation import Generator
@@ -47,6 +46,7 @@ class Transducer(Generator):
     In `generate` and `stream` the prompts are the inputs.
     """
 
+    makes_room = False
     no_drafts = "drafts go on with a text, and this model writes targets of inputs"
 
     def encode_inputs(self, inputs: np.ndarray) -> Encoded:
@@ -70,9 +70,6 @@ class Transducer(Generator):
         starts = np.full((len(prompts) * beams, 1), START, np.int32)
         lengths = np.ones(len(starts), np.int32)
         return read_rows(self.graphdef, self.params, starts, lengths, state, VOCABULARY, chunk=1)
-
-    def _complete(self, prompts: Iterable[Prompt], rows: int, *options: Any) -> Iterator[bytes]:
-        return in_batches(self, prompts, rows, *options[:3])
 
     def greedy(self, inputs: Sequence[bytes], *, max_bytes: int) -> list[bytes]:
         """The targets that take the most probable next byte each time."""

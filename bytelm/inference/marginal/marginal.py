@@ -22,7 +22,6 @@ from flax import nnx
 
 from bytelm.core.checked import require_positive
 from bytelm.core.errors import UserError
-from bytelm.inference.batching import Prompt, in_batches
 from bytelm.inference.generation import Draft, Generator
 from bytelm.inference.marginal.covers import Covers
 from bytelm.inference.marginal.token_reader import TokenReader
@@ -75,6 +74,7 @@ class ByteMarginal(Generator):
         UserError: for a number out of range.
     """
 
+    makes_room = False
     no_drafts = "bytes summed over tokenisations are sampled one by one"
 
     def __init__(
@@ -147,9 +147,6 @@ class ByteMarginal(Generator):
         for byte in text:
             covers.feed(byte)
         return covers
-
-    def _complete(self, prompts: Iterable[Prompt], rows: int, *options: Any) -> Iterator[bytes]:
-        return in_batches(self, prompts, rows, *options[:3])
 
     def _stream(
         self,
