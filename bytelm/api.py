@@ -309,20 +309,14 @@ class LoadedModel(PerSymbol):
         )
 
     def stream(
-        self,
-        prompt: Text,
-        *,
-        max_bytes: int = 256,
-        seed: int = 0,
-        covers: int | None = None,
-        **options: Any,
+        self, prompt: Text, *, max_bytes: int = 256, seed: int = 0, **options: Any
     ) -> Iterator[bytes]:
         """Yields the continuation of one prompt as it is generated. Arguments as for `generate`."""
         start = text_bytes(prompt)
         self._warn_beyond_training([start], max_bytes)
-        texts = self._generator(covers).stream(
-            [start], max_bytes=max_bytes, seed=seed, **self._choices(**options)
-        )
+        generator = self._generator(options.pop("covers", None))
+        choices = self._choices(**options)
+        texts = generator.stream([start], max_bytes=max_bytes, seed=seed, **choices)
         return (text for (text,) in texts)
 
     def complete(
