@@ -315,9 +315,8 @@ class LoadedModel(PerSymbol):
         start = text_bytes(prompt)
         self._warn_beyond_training([start], max_bytes)
         generator = self._generator(options.pop("covers", None))
-        choices = self._choices(**options)
-        texts = generator.stream([start], max_bytes=max_bytes, seed=seed, **choices)
-        return (text for (text,) in texts)
+        options = {"max_bytes": max_bytes, "seed": seed, **self._choices(**options)}
+        return (text for (text,) in generator.stream([start], **options))
 
     def complete(
         self, prompts: Iterable[Prompt], *, rows: int = ROWS, seed: int = 0, **options: Any
@@ -342,9 +341,9 @@ class LoadedModel(PerSymbol):
         draft_model: "LoadedModel | None" = None,
     ) -> dict[str, Any]:
         """These options of `generate`, for a `Generator`."""
-        sampling, stops = Sampling(temperature, top_k, top_p, min_p), list(each_text(stop))
-        drafts = self._draft(draft, draft_length, draft_model)
-        return {"sampling": sampling, "stop": stops, "draft": drafts}
+        draft_with = self._draft(draft, draft_length, draft_model)
+        sampling = Sampling(temperature, top_k, top_p, min_p)
+        return {"sampling": sampling, "stop": list(each_text(stop)), "draft": draft_with}
 
     def _draft(self, kind: DraftKind, most: int, small: "LoadedModel | None") -> Draft | None:
         if small is None:
