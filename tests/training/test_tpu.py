@@ -13,6 +13,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bytelm.models import Batch
 from bytelm.models.aunet import AUNetConfig
+from bytelm.models.blt import BLTConfig
+from bytelm.models.entropy_patches import EntropyModelPatches
 from bytelm.models.hnet import HNetConfig
 from bytelm.models.parameters import roles_of
 from bytelm.models.transformer import TransformerConfig
@@ -47,6 +49,18 @@ NESTED = {
         remat="full",
     ),
     "aunet": AUNetConfig(widths=(256, 384, 512), depths=(1, 1, 2), compute_dtype="bfloat16"),
+    "blt": BLTConfig(
+        local_width=256,
+        global_width=512,
+        global_depth=2,
+        decoder_depth=2,
+        window=WINDOW,
+        ngram_rows=5003,
+        segmenter=EntropyModelPatches(
+            model=TransformerConfig(width=128, depth=1, head_width=64, window=WINDOW)
+        ),
+        compute_dtype="bfloat16",
+    ),
 }
 
 
