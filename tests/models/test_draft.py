@@ -16,7 +16,10 @@ from bytelm.models.contract import ModelOutput
 from bytelm.models.draft import BlockDraft, ChainDraft, Item, LinearDraft, NoDraft
 from bytelm.models.drafting import DraftingModel
 from bytelm.models.parameters import abstract_model, count_frozen, count_parameters, roles_of
+from bytelm.nn.mesh import MeshConfig, parameter_shardings, place_batch, single_device_mesh
 from bytelm.nn.roles import trained
+from bytelm.training.optimizer import AdamW
+from bytelm.training.program import train_program
 from tests.models import golden_mtp
 from tests.models.families import (
     FAMILIES,
@@ -29,6 +32,7 @@ from tests.models.families import (
     split_model,
 )
 from tests.models.golden import GRADIENTS, LOGITS, cases, load
+from tests.models.test_flops import matmul_flops
 
 WITH_HEADS = {
     name: config
@@ -357,6 +361,68 @@ def test_heads_alone_are_trained():
     whole, alone = count_parameters(spacebyte()), count_parameters(heads)
     assert alone[0] == 3 * 16 * 257 and count_frozen(heads) == whole[0]
     assert heads.frozen_flops(32) == spacebyte().forward_flops(32)
+
+
+def losses_of(config):
+    """(params, batch) -> the main loss plus the heads', per symbol, and the gradients."""
+    graphdef, _ = split_model(config)
+
+    def loss(params, batch):
+        output = nnx.merge(graphdef, params)(batch)
+        return output.nats(batch.targets).mean() + output.auxiliary_losses["draft"]
+
+    return jax.value_and_grad(loss)
+
+
+@pytest.mark.parametrize("draft", [LinearDraft(3), BlockDraft(3)], ids=["linear", "block"])
+def test_heads_sharded_over_every_mesh_axis_are_those_of_one_device(draft, monkeypatch):
+    monkeypatch.setattr("bytelm.nn.mesh.SMALLEST_SHARDED", 1)
+    config = small(depth=1, draft=draft)
+    batch, params = random_rows(25), split_model(config)[1]
+    batch = dataclasses.replace(batch, keys=np.ones((ROWS, 2), np.uint32))
+    wanted = jax.device_get(jax.jit(losses_of(config))(params, batch))
+    mesh = MeshConfig(data=2, fsdp=2, tensor=2).build()
+    placed = jax.device_put(params, parameter_shardings(abstract_model(config)[1], mesh))
+    assert any(len(leaf.sharding.spec) for leaf in jax.tree.leaves(placed["draft"]))
+    with jax.set_mesh(mesh):
+        got = jax.jit(losses_of(config))(placed, place_batch(batch, mesh))
+    for path, leaf in jax.tree.leaves_with_path(wanted):
+        value = dict(jax.tree.leaves_with_path(got))[path]
+        scale = max(np.abs(leaf).max(), 1e-2)
+        np.testing.assert_allclose(value / scale, leaf / scale, atol=2e-4, err_msg=str(path))
+
+
+@pytest.mark.parametrize("draft", KINDS.values(), ids=KINDS.keys())
+def test_flops_of_heads_are_those_of_the_traced_matrix_products(draft):
+    def products(config):
+        graphdef, state = abstract_model(config)
+        row = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        batch = Batch(row, row, row, keys=jax.ShapeDtypeStruct((1, 2), jnp.uint32))
+
+        def run(params, batch):
+            output = nnx.merge(graphdef, params)(batch)
+            return output.logits, output.auxiliary_losses
+
+        return matmul_flops(jax.jit(run).trace(nnx.to_pure_dict(state), batch).jaxpr)
+
+    config = small(draft=draft)
+    added = products(config) - products(small())
+    assert added == draft.forward_flops(config, 1) > 0
+    assert config.forward_flops(9) == small().forward_flops(9) + draft.forward_flops(config, 9)
+
+
+def test_a_step_changes_nothing_but_the_heads_where_all_else_is_frozen():
+    config, mesh = small(depth=1, draft=LinearDraft(3, train_model=False)), single_device_mesh()
+    optimizer = AdamW(warmup=0.0).build(4, roles_of(config))
+    program = train_program(config, optimizer, mesh, 1)
+    with jax.set_mesh(mesh):
+        start = program.init(0)
+        before = jax.device_get(start.params)
+        state, _ = program.train(start, place_batch(random_rows(26), mesh))
+    after = jax.device_get(state.params)
+    assert np.abs(after.pop("draft")["stack"]["blocks"]["kernel"]).min(axis=(1, 2)).all()
+    del before["draft"]
+    jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
 @pytest.mark.parametrize(
