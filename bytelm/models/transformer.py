@@ -133,7 +133,7 @@ class FlatConfig(BlocksConfig):
         return "last two" if self.draft.shortened else "last"
 
     def draft_blocks(self, depth: int, window: int | None) -> BlockConfig:
-        blocks = self.attention_blocks(depth)
+        blocks = self.attention_blocks(depth, dtype=self.dtype)
         return blocks if window is None else replace(blocks, mask=AttentionMask(window=window))
 
     def rows_of(self, ids: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.models import Batch
+from bytelm.models.draft import LinearDraft
 from bytelm.models.parameters import abstract_model
 from bytelm.models.released.decoder import DecoderFormat
 from bytelm.models.transformer import TransformerConfig
@@ -115,6 +116,12 @@ def test_a_head_that_is_missing():
     del tensors["lm_head.weight"]
     with pytest.raises(UserError, match=r"tie_word_embeddings in its config\.json is not true"):
         FORMAT.read(tensors, read_config(LLAMA, tensors))
+
+
+def test_draft_heads_are_left_out():
+    plain, heads = small(), small(draft=LinearDraft(2))
+    assert not FORMAT.lost(plain) and FORMAT.lost(heads) == "its draft heads are left out"
+    assert FORMAT.tensors(heads) == FORMAT.tensors(plain)
 
 
 @pytest.mark.parametrize("options", [{}, {"tied_head": True}], ids=["untied", "tied"])
