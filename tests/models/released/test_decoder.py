@@ -121,7 +121,7 @@ def test_a_head_that_is_missing():
 def test_draft_heads_are_left_out():
     plain, heads = small(), small(draft=LinearDraft(2))
     assert not FORMAT.lost(plain) and FORMAT.lost(heads) == "its draft heads are left out"
-    assert FORMAT.tensors(heads) == FORMAT.tensors(plain)
+    assert FORMAT.tensors(heads).keys() == FORMAT.tensors(plain).keys()
 
 
 @pytest.mark.parametrize("options", [{}, {"tied_head": True}], ids=["untied", "tied"])
