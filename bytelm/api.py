@@ -293,7 +293,7 @@ class LoadedModel(PerSymbol):
             UserError: for an option out of range.
         """
         starts, stops = list(each_text(prompts)), list(each_text(stop))
-        self._warn_beyond_training(starts, max_bytes)
+        self.warn_beyond_training(starts, max_bytes)
         drafts = self._draft(draft, draft_length, draft_model)
         if beams != 1:
             if not self.has_encoder:
@@ -313,7 +313,7 @@ class LoadedModel(PerSymbol):
     ) -> Iterator[bytes]:
         """Yields the continuation of one prompt as it is generated. Arguments as for `generate`."""
         start = text_bytes(prompt)
-        self._warn_beyond_training([start], max_bytes)
+        self.warn_beyond_training([start], max_bytes)
         generator = self._generator(options.pop("covers", None))
         options = {"max_bytes": max_bytes, "seed": seed, **self._choices(**options)}
         return (text for (text,) in generator.stream([start], **options))
@@ -371,7 +371,7 @@ class LoadedModel(PerSymbol):
                 stacklevel=4,
             )
 
-    def _warn_beyond_training(self, prompts: Sequence[bytes], max_bytes: int) -> None:
+    def warn_beyond_training(self, prompts: Sequence[bytes], max_bytes: int) -> None:
         trained = self.config.data.sequence_length
         if self.has_encoder:
             self.warn_of_long_inputs(1 + max(map(len, prompts), default=0))
@@ -381,7 +381,7 @@ class LoadedModel(PerSymbol):
             # The number of tokens of the continuation is unknown.
             symbols, max_bytes = [self.tokenizer.encode(prompt) for prompt in prompts], 0
         longest = 1 + max(map(len, symbols), default=0) + max_bytes
-        if longest > trained and getattr(self.config.model, "window", None) is None:
+        if longest > trained and self._forms.generator.remembers_all(trained):
             warnings.warn(
                 f"prompt and continuation may take {longest} symbols, and the model was trained on "
                 f"rows of {trained}: expect it to get worse beyond them.",

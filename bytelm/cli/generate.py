@@ -141,6 +141,7 @@ def _generate_file(command: GenerateCommand) -> int:
         return loaded.complete(prompts, **given)
 
     complete(())  # checks the options
+    loaded.warn_beyond_training([file.longest.text], file.longest.max_bytes)
     job = {"prompts": file.digest, "checkpoint": digest_arrays("params", loaded.params), **options}
     job |= {"stop": list(command.stop), "max_bytes": command.max_bytes}
     with (

@@ -5,7 +5,6 @@ the output says of what it is; a stopped command goes on after the last whole li
 changed.
 """
 
-import dataclasses
 import fcntl
 import hashlib
 import itertools
@@ -23,6 +22,7 @@ from bytelm.core.texts import text_bytes
 from bytelm.inference.batching import Prompt
 
 FIELDS = {"prompt", "id", "max_bytes"}
+NO_PROMPT = Prompt(b"", 0, 0)
 SECONDS = 1.0
 """How often finished lines are forced to the disk."""
 
@@ -35,22 +35,26 @@ class PromptFile:
         max_bytes: longest continuation of a prompt that does not say its own.
         count: of its prompts.
         digest: of its content.
+        longest: the prompt that may take most bytes, with its continuation.
     """
 
     path: Path
     max_bytes: int
     count: int = 0
     digest: str = ""
+    longest: Prompt = NO_PROMPT
 
     @classmethod
     def checked(cls, path: Path, max_bytes: int) -> "PromptFile":
         """The file, all of whose lines are right; else raises UserError."""
         file, hashed = cls(path, max_bytes), hashlib.blake2b(digest_size=16)
         try:
-            count = sum(1 for _ in file.prompts(watch=hashed.update))
+            count, longest = 0, file.longest
+            for prompt, _ in file.prompts(watch=hashed.update):
+                count, longest = count + 1, max(prompt, longest, key=lambda x: x.most)
         except OSError as error:
             raise UserError(f"--prompts {path} cannot be read: {error.strerror}.") from error
-        return dataclasses.replace(file, count=count, digest=hashed.hexdigest())
+        return cls(path, max_bytes, count, hashed.hexdigest(), longest)
 
     def prompts(
         self, first: int = 0, watch: Callable[[bytes], None] = lambda line: None

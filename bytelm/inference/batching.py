@@ -47,6 +47,11 @@ class Prompt:
     number: int
     """Of the row in whose place it is: with the seed it decides the random choices."""
 
+    @property
+    def most(self) -> int:
+        """Bytes that it may take with its continuation."""
+        return len(self.text) + self.max_bytes
+
 
 @dataclass
 class Waiting:

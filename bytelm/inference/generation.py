@@ -353,6 +353,13 @@ class Generator:
             f"{needed / 2**30:.1f} GiB; lower max-bytes, or give fewer or shorter prompts."
         )
 
+    def remembers_all(self, length: int) -> bool:
+        """Whether more than `length` symbols need a larger state.
+
+        Otherwise windows and recurrent states forget, and texts may be of any length.
+        """
+        return self.state_size(length, None) < self.state_size(2 * length, None)
+
     def state_size(self, length: int, drafter: Drafter | None) -> int:
         """Bytes of these states, of one row."""
         states = functools.partial(empty_state, self.graphdef, rows=1, length=length)
