@@ -166,6 +166,8 @@ def _show_entropies(command: EntropiesCommand, data: OpenData) -> None:
             "name the entropy model with --checkpoint RUN (`bytelm train entropy_tiny` trains one)."
         )
     if command.plot is not None:
+        if command.plot.suffix not in (".png", ".svg"):
+            raise UserError(f"--plot {command.plot} must end in .png or .svg; name it so.")
         check_new_file(command.plot, "--plot")
     options = {name: getattr(command, name) for name in ("rise", "longest_patch", "reset")}
     limit = command.find
@@ -213,7 +215,8 @@ def _show_scripts(
 
 def _model_options(command: EntropiesCommand, rule: EntropyRule, sample: EntropySample) -> str:
     """The options of a model that cuts text so."""
-    mean = sample.num_bytes / len(sample.patches(rule).sizes)
+    found = sample.patches(rule)
+    mean = sample.num_bytes / len(found.sizes)
     values = {
         "checkpoint": shlex.quote(str(command.checkpoint)),
         "threshold": rule.threshold,
@@ -227,4 +230,5 @@ def _model_options(command: EntropiesCommand, rule: EntropyRule, sample: Entropy
     if rule.threshold is None:
         given.insert(1, "--model.segmenter.threshold None")
     reset = ["--model.segmenter.reset"] if command.reset else []
-    return " ".join(["--model.segmenter entropy_model", *given, *reset])
+    slots = f"--model.bytes-per-slot {found.bytes_per_slot:.2f}"
+    return " ".join(["--model.segmenter entropy_model", *given, *reset, slots])

@@ -44,7 +44,9 @@ def test_data_entropies(capsys, lines, entropy_run):
     # What it prints is what `train` takes.
     given = ["train", "spacebyte_tiny", *options, "--print-config"]
     assert main(given) == 0
-    saved = json.loads(capsys.readouterr().out)["model"]["segmenter"]
+    model = json.loads(capsys.readouterr().out)["model"]
+    assert 1 <= model["bytes_per_slot"] < 64
+    saved = model["segmenter"]
     assert saved["checkpoint"] == str(entropy_run) and 0 < saved["threshold"] < 6
 
     assert main([*named, "--find", "rise", "--bytes-per-patch", "3", "--samples", "0"]) == 0
@@ -64,5 +66,6 @@ def test_data_entropies(capsys, lines, entropy_run):
         ["zho", "60"],
     ]
     assert "name the entropy model with --checkpoint" in fails(capsys, "data", "entropies", *text)
+    assert "must end in .png or .svg" in fails(capsys, *named, "--plot", "a.xyz")
     none = str(lines.parent / "none")
     assert f"error: --checkpoint: {none} is no run" in fails(capsys, *named[:3], none, *text)
