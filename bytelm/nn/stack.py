@@ -10,7 +10,7 @@ from flax import nnx
 
 from bytelm.nn.block import Block, StackedConfig
 from bytelm.nn.norms import LayerNorm, RMSNorm
-from bytelm.nn.state import NewPositions, Watched, restore, snapshot
+from bytelm.nn.state import KeyValueCache, NewPositions, Watched, restore, snapshot
 
 Remat = Literal["none", "dots", "full"]
 Outputs = Literal["last", "last two", "parallel"]
@@ -315,6 +315,13 @@ class Stack(nnx.Module):
         return read.output, replace(after, layers=tuple(layers))
 
 
+def _has_rings(state: StackState) -> bool:
+    def is_ring(part: Any) -> bool:
+        return isinstance(part, KeyValueCache) and part.is_ring
+
+    return any(map(is_ring, jax.tree.leaves(state.layers, is_leaf=is_ring)))
+
+
 def _next_positions(
     state: StackState, count: int, lengths: jax.Array, group_ids: jax.Array | None
 ) -> tuple[NewPositions, StackState]:
@@ -335,7 +342,7 @@ def _next_positions(
     all_positions = state.positions.at[rows, entries].set(positions, mode="drop")
     all_groups = state.group_ids.at[rows, entries].set(group_ids, mode="drop")
     keys = all_positions, all_groups  # [B, S]
-    if count > 1:
+    if count > 1 and _has_rings(state):
         keys = (
             jnp.concatenate([state.positions, positions], axis=1),  # [B, S + N]
             jnp.concatenate([state.group_ids, group_ids], axis=1),

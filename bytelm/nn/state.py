@@ -48,8 +48,8 @@ class KeyValueCache:
 class NewPositions:
     """N new positions of each row, and where the caches of a stack's layers store them.
 
-    The keys that they may see are the cache after writing, `[B, S]`, if N = 1. Otherwise they are
-    the cache before writing and the new positions, `[B, S + N]`.
+    The keys that they may see are the cache after writing, `[B, S]`, if N = 1 or the cache only
+    appends. Otherwise they are the cache before writing and the new positions, `[B, S + N]`.
     """
 
     entries: jax.Array  # int32 [B, N], the cache entry of each; S (dropped) for none
@@ -69,7 +69,7 @@ class NewPositions:
         k, v = (new.swapaxes(1, 2).astype(cache.keys.dtype) for new in (k, v))  # [B, G, N, K]
         keys, values = self._write(cache.keys, k), self._write(cache.values, v)
         written = KeyValueCache(keys, values, cache.is_ring)
-        if k.shape[2] == 1:
+        if k.shape[2] == 1 or not cache.is_ring:
             return written, keys, values
         # A ring may already have lost keys that the first new positions still see.
         keys = jnp.concatenate([cache.keys, k], axis=2)
