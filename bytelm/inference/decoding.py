@@ -193,7 +193,9 @@ def write_chunk(
         symbols = written.symbols.at[jnp.arange(len(new))[:, None], columns].set(
             chosen, mode="drop"
         )
-        tally = written.accepted.at[jnp.where(most > 0, new - 1, drafts + 1)].add(1, mode="drop")
+        tally = written.accepted  # without drafts it follows from the counts
+        if drafts:
+            tally = tally.at[jnp.where(most > 0, new - 1, drafts + 1)].add(1, mode="drop")
         counts = written.counts + new
         return rows, Written(symbols, counts, None, written.rounds + 1, tally)
 
@@ -201,7 +203,8 @@ def write_chunk(
     tally = jnp.zeros((drafts + 1,), jnp.int32)
     written = Written(symbols, jnp.zeros_like(before), None, jnp.int32(0), tally)
     rows, written = jax.lax.while_loop(unfinished, round, (rows, written))
-    return rows, replace(written, full=model.full_rows(rows.state))
+    tally = written.accepted if drafts else written.counts.sum()[None]
+    return rows, replace(written, full=model.full_rows(rows.state), accepted=tally)
 
 
 def _round(
@@ -234,11 +237,14 @@ def _round(
     def read(ids: jax.Array) -> tuple[Rows, jax.Array, jax.Array]:
         logits, keep = _verify(model, ids, rows.state, most)
         chosen = _choose(logits, rows.keys, rows.made, sampling, vocabulary)
-        new = _count_new(ids, chosen, most, vocabulary)
+        drafted = ids.shape[1] > 1
+        new = _count_new(ids, chosen, most, vocabulary) if drafted else most
         drafting = rows.drafting
         if drafter is not None:
             drafting = drafter.read(drafting, ids, new)
-        last = jnp.take_along_axis(chosen, jnp.maximum(new - 1, 0)[:, None], axis=1)[:, 0]
+        last = chosen[:, 0]
+        if drafted:
+            last = jnp.take_along_axis(chosen, jnp.maximum(new - 1, 0)[:, None], axis=1)[:, 0]
         pending = jnp.where(new > 0, last, rows.pending)
         running = rows.running & ((new == 0) | (last != vocabulary.end))
         after = Rows(keep(new), pending, rows.keys, rows.made + new, running, drafting)
