@@ -15,7 +15,8 @@ from bytelm.core.statistics import Ratio, Statistic
 from bytelm.core.variants import Variant
 from bytelm.core.vocabulary import UNSCORED, Vocabulary
 from bytelm.nn.linear import project
-from bytelm.nn.stack import Stack, watch
+from bytelm.nn.stack import Stack
+from bytelm.nn.stack_state import watch
 from bytelm.nn.state import restore, snapshot
 from bytelm.patching.marks import PatchMarks
 from bytelm.patching.patches import OVERFLOW

@@ -40,7 +40,7 @@ from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS
-from bytelm.nn.stack import StackState
+from bytelm.nn.stack_state import StackState
 from bytelm.patching.levels import LevelState, Result, Segmentation, Symbols, run, run_if_any, take
 from bytelm.patching.marks import find_marks
 from bytelm.patching.patches import (

@@ -10,7 +10,8 @@ from flax import nnx
 
 from bytelm.nn.block import Block, StackedConfig
 from bytelm.nn.norms import LayerNorm, RMSNorm
-from bytelm.nn.state import KeyValueCache, NewPositions, Watched, restore, snapshot
+from bytelm.nn.stack_state import Read, StackState, Unread, next_positions
+from bytelm.nn.state import NewPositions, restore, snapshot
 
 Remat = Literal["none", "dots", "full"]
 Outputs = Literal["last", "last two", "parallel"]
@@ -21,80 +22,6 @@ Carry = TypeVar("Carry")
 
 DEEPEST_UNROLLED = 12
 """Up to this depth a stack is unrolled by default: faster steps, and compilation is still short."""
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class StackState:
-    """Decoding state of a stack, for the last S positions: entry p % S holds position p."""
-
-    length: jax.Array  # int32 [B], positions of each row
-    positions: jax.Array  # int32 [B, S], the position that each entry holds, -1 if empty
-    group_ids: jax.Array  # int32 [B, S], the group of that position
-    layers: tuple[Any, ...]  # the state of each block
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Unread(Watched):
-    """A stack's state before positions of which the last may be taken back: `watch`."""
-
-    state: StackState
-
-    @property
-    def length(self) -> jax.Array:
-        return self.state.length
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Read(Watched):
-    """A stack's state after these positions.
-
-    If the stack reads them again, fewer of them, it returns the same outputs, and its state is the
-    one after the fewer. Only layers whose state does not last compute a part again.
-    """
-
-    state: StackState  # after all of the positions
-    then: StackState  # a snapshot of the one before
-    inputs: tuple[jax.Array | None, ...]
-    """`[B, N, width]`, the inputs of each layer; None if its state lasts."""
-    output: jax.Array  # [B, N, width], or as `Outputs` says
-
-    @property
-    def length(self) -> jax.Array:
-        return self.then.length
-
-    @classmethod
-    def nothing(cls, before: StackState, shapes: "Read") -> "Read":
-        """After none of the positions; `shapes` has the shapes of what else it holds."""
-        zeros = [jax.tree.map(jnp.zeros_like, each) for each in (shapes.inputs, shapes.output)]
-        return cls(before, snapshot(before), *zeros)
-
-
-def watch(state: Any) -> Any:
-    """The state of a model before symbols of which the last may be taken back."""
-    return jax.tree.map(
-        lambda part: Unread(part) if isinstance(part, StackState) else part,
-        state,
-        is_leaf=lambda part: isinstance(part, StackState),
-    )
-
-
-def unread(state: Any, after: Callable[[], Any]) -> Any:
-    """The state after no symbols, of the structure that `after()` has after some."""
-
-    def is_watched(part: Any) -> bool:
-        return isinstance(part, Watched)
-
-    def part(before: Any, shapes: Any) -> Any:
-        if isinstance(before, Unread):
-            return Read.nothing(before.state, shapes)
-        return restore(before.state, before.then) if isinstance(before, Read) else before
-
-    if not any(map(is_watched, jax.tree.leaves(state, is_leaf=is_watched))):
-        return state
-    return jax.tree.map(part, state, jax.eval_shape(after), is_leaf=is_watched)
 
 
 class Stack(nnx.Module):
@@ -277,7 +204,7 @@ class Stack(nnx.Module):
         self, x: jax.Array, state: StackState, lengths: jax.Array, group_ids: Any, shared: Any
     ) -> tuple[jax.Array, StackState, list[jax.Array]]:
         """`extend`, and the inputs of all blocks."""
-        new, after = _next_positions(state, x.shape[1], lengths, group_ids)
+        new, after = next_positions(state, x.shape[1], lengths, group_ids)
         shared = shared(new) if callable(shared) else shared
         xs, layers, is_parallel = [x], [], self.outputs == "parallel"
         for block, layer in zip(self.layers(), state.layers, strict=True):
@@ -304,7 +231,7 @@ class Stack(nnx.Module):
         self, read: Read, lengths: jax.Array, group_ids: Any, shared: Any
     ) -> tuple[jax.Array, StackState]:
         """`extend` by the first `lengths` of positions that were read before."""
-        new, after = _next_positions(read.then, read.output.shape[1], lengths, group_ids)
+        new, after = next_positions(read.then, read.output.shape[1], lengths, group_ids)
         shared = shared(new) if callable(shared) else shared
         layers = []
         parts = zip(self.layers(), read.state.layers, read.then.layers, read.inputs, strict=True)
@@ -313,42 +240,6 @@ class Stack(nnx.Module):
                 layer = block.extend(x, restore(layer, then), new, shared)[1]
             layers.append(layer)
         return read.output, replace(after, layers=tuple(layers))
-
-
-def _has_rings(state: StackState) -> bool:
-    def is_ring(part: Any) -> bool:
-        return isinstance(part, KeyValueCache) and part.is_ring
-
-    return any(map(is_ring, jax.tree.leaves(state.layers, is_leaf=is_ring)))
-
-
-def _next_positions(
-    state: StackState, count: int, lengths: jax.Array, group_ids: jax.Array | None
-) -> tuple[NewPositions, StackState]:
-    """`count` new positions of each row, and the state after them, still with its layers' old one.
-
-    Arguments as in `Stack.extend`.
-    """
-    entry_count = state.positions.shape[1]
-    offsets = jnp.arange(count)[None, :]  # [1, N]
-    new_length = state.length + lengths
-    positions = state.length[:, None] + offsets  # [B, N]
-    valid = offsets < lengths[:, None]
-    kept = valid & (positions >= new_length[:, None] - entry_count)
-    rows = jnp.arange(len(lengths))[:, None]
-    entries = jnp.where(kept, positions % entry_count, entry_count)
-    positions = jnp.where(valid, positions, -1)
-    group_ids = jnp.zeros_like(positions) if group_ids is None else group_ids
-    all_positions = state.positions.at[rows, entries].set(positions, mode="drop")
-    all_groups = state.group_ids.at[rows, entries].set(group_ids, mode="drop")
-    keys = all_positions, all_groups  # [B, S]
-    if count > 1 and _has_rings(state):
-        keys = (
-            jnp.concatenate([state.positions, positions], axis=1),  # [B, S + N]
-            jnp.concatenate([state.group_ids, group_ids], axis=1),
-        )
-    new = NewPositions(entries, positions, group_ids, *keys)
-    return new, StackState(new_length, all_positions, all_groups, state.layers)
 
 
 @jax.tree_util.register_dataclass

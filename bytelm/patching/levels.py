@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from bytelm.nn.mesh import shard_rows
-from bytelm.nn.stack import AnyStack, unread
+from bytelm.nn.stack import AnyStack
+from bytelm.nn.stack_state import unread
 from bytelm.patching.budget import Budget
 from bytelm.patching.patches import NO_PATCH, find_patches, positions_in_run
 from bytelm.patching.segmenter import Boundaries, Segmenter

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bytelm.models.t5.blocks import CrossCache, T5State
-from bytelm.nn.stack import StackState
+from bytelm.nn.stack_state import StackState
 from bytelm.nn.state import KeyValueCache, put, restore, snapshot, take
 
 

@@ -30,7 +30,8 @@ from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import RMSNorm
-from bytelm.nn.stack import Remat, Stack, StackState
+from bytelm.nn.stack import Remat, Stack
+from bytelm.nn.stack_state import StackState
 from bytelm.nn.state import NewPositions
 
 
