@@ -103,7 +103,7 @@ def start_of(name):
     lengths = (np.arange(ROWS) % 4 + 1).astype(np.int32)
     logits, state = extend(params, random_rows(31).ids, families.empty_state(config), lengths)
     logits = logits[np.arange(ROWS), lengths - 1]
-    keys = row_keys(jax.random.key(7), ROWS)
+    keys = row_keys(jax.random.key(7), jnp.arange(ROWS))
     room = (LENGTH - lengths).astype(np.int32)
 
     rows = first_symbols(logits, jax.tree.map(jnp.copy, state), keys, SAMPLING, BYTE_VOCABULARY)
