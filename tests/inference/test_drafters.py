@@ -15,6 +15,7 @@ from scipy import special, stats
 
 from bytelm.core.vocabulary import BYTE_VOCABULARY, END, INPUT_SIZE, OUTPUT_SIZE, START
 from bytelm.inference.decoding import (
+    _count_new,
     empty_state,
     first_symbols,
     read_chunk,
@@ -34,6 +35,7 @@ from tests.models.families import (
     random_rows,
     split_model,
 )
+from tests.models.golden import cases, load
 
 ONE_OF_EACH = {config.family: name for name, config in reversed(FAMILIES.items())}  # the first
 SAMPLING = Sampling(temperature=0.7)
@@ -279,3 +281,17 @@ def test_lookup_repeats_what_followed_the_longest_match():
     np.testing.assert_array_equal(found.counts, [5, 5, 0, 0])
     # Of equally long matches the last counts; a match up to the end goes on in a circle.
     assert [bytes(row) for row in np.asarray(found.ids[:2], np.uint8)] == [b"hree;", b"cabca"]
+
+
+@pytest.mark.parametrize(
+    "path", cases("evabyte", lambda names: "in.chain7.r0.node_logits" in names)
+)
+def test_golden_chains_are_accepted_as_published(path):
+    case = load(path)
+    for number in range(case.cfg["n_rows"]):
+        row = f"chain7.r{number}"
+        ids = case.input[f"{row}.head_logits"].argmax(axis=-1)[None]
+        chosen = case.input[f"{row}.node_logits"].argmax(axis=-1)[None]
+        new = _count_new(jnp.asarray(ids), jnp.asarray(chosen), jnp.array([8]), BYTE_VOCABULARY)
+        assert new[0] - 1 == case.out[f"{row}.accept_length"]
+        np.testing.assert_array_equal(ids[0, : new[0]], case.out[f"{row}.new_tokens"])
