@@ -94,7 +94,7 @@ class BlockConfig(ResidualConfig):
     def empty_cache(self, batch: int, length: int, dtype: jnp.dtype) -> KeyValueCache:
         """The keys and values of one layer before the first of at most `length` positions."""
         shape = (batch, self.key_value_heads, self.entries(length), self.head_width)
-        is_ring = self.entries(length) < length
+        is_ring = bool(self.entries(length) < length)
         return KeyValueCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), is_ring)
 
     def forward_flops(self, length: float) -> float:

@@ -229,7 +229,9 @@ def decode(case: Case, config: HierarchyConfig, parameters: Parameters, length: 
     graphdef = checked_graph(case, config, parameters)
     model = nnx.merge(graphdef, jax.jit(parameters)(case.param))
     ids = symbols(case.input["tokens"])
-    cache, ones = model.init_state(len(ids), length), jnp.ones(len(ids), jnp.int32)
+    with mock.patch("bytelm.patching.budget.SHORTEST", length):  # the slots of a whole row
+        cache = model.init_state(len(ids), length)
+    ones = jnp.ones(len(ids), jnp.int32)
     graphdef, params = nnx.split(model.for_decoding())
     extend = jax.jit(lambda params, *args: nnx.merge(graphdef, params).extend(*args))
     logits = []

@@ -31,7 +31,7 @@ from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.models.t5.shortening import ShorteningConfig
-from bytelm.models.transformer import TransformerConfig
+from bytelm.models.transformer import FlatConfig, TransformerConfig
 from bytelm.patching.segmenter import RulePatches
 from tests.models.families import FAMILIES
 from tests.models.nested import NestedConfig
@@ -46,10 +46,12 @@ def program(config, length):
     """
     row = jax.ShapeDtypeStruct((1, length), jnp.int32)
     batch = Batch(row, row, row)
+    keys = jax.ShapeDtypeStruct((1, 2), jnp.uint32)  # as in training
     if isinstance(config, EncoderDecoderConfig):
         targets = jax.ShapeDtypeStruct((1, length // 2), jnp.int32)
-        keys = jax.ShapeDtypeStruct((1, 2), jnp.uint32)  # as in training
         batch = Batch(targets, targets, targets, inputs=row, keys=keys)
+    elif isinstance(config, FlatConfig):  # whose draft heads compute less in training
+        batch = Batch(row, row, row, keys=keys)
     else:
         config = dataclasses.replace(config, attention="reference")
     graphdef, state = nnx.split(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -6,9 +7,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bytelm.core.config_json import mapped
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig
 from bytelm.experiments.comparison import Comparison
+from bytelm.models.entropy_patches import EntropyModelPatches
 from bytelm.models.parameters import abstract_model, roles_of
 from bytelm.nn.mesh import path_name
 from bytelm.training.cost import row_flops
@@ -65,10 +68,14 @@ def test_comparisons_are_no_presets():
 @pytest.mark.parametrize("name", sorted(COMPARISONS))
 def test_contenders_of_a_comparison_take_about_as_many_flops_for_a_byte(name):
     comparison = run_file(CONFIGS / f"{name}.py", "comparison", Comparison)
+    entropy_model = load_preset("entropy_tiny").model  # where a run of it is named
     costs = {}
     for contender, declared in comparison.contenders.items():
-        data = declared.config.data
-        costs[contender] = row_flops(declared.config) * data.batch_size
+        config = declared.config
+        model = mapped(
+            config.model, EntropyModelPatches, lambda patches: replace(patches, model=entropy_model)
+        )
+        costs[contender] = row_flops(replace(config, model=model)) * config.data.batch_size
     assert max(costs.values()) < 1.6 * min(costs.values()), costs
 
 
