@@ -64,7 +64,8 @@ def cases(folder: str, wanted: Callable[[Mapping[str, np.ndarray]], bool]) -> li
     """The files of a system whose contents are `wanted`, as parameters of a test or fixture."""
     directory = os.environ.get("BYTELM_GOLDEN_DIR")
     if directory is None:
-        return [pytest.param(None, marks=pytest.mark.skip(reason="BYTELM_GOLDEN_DIR is not set"))]
+        skip = pytest.mark.skip(reason="BYTELM_GOLDEN_DIR is not set")
+        return [pytest.param(None, id="none", marks=skip)]
     files = sorted(Path(directory, folder).glob("*.npz"))
     if not files:
         raise FileNotFoundError(f"BYTELM_GOLDEN_DIR is {directory}, and {folder} there is empty")

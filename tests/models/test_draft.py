@@ -76,9 +76,7 @@ def vectors_of(model, batch):
     return output, found[0]
 
 
-@pytest.fixture(
-    scope="module", params=cases("mtp", lambda names: "in.targets" in names), ids=lambda p: p.stem
-)
+@pytest.fixture(scope="module", params=cases("mtp", lambda names: "in.targets" in names))
 def heads(request):
     """A case of heads, and what our model makes of it."""
     case = load(request.param)
