@@ -236,7 +236,7 @@ class Small(Drafter):
         """Reads the rest of the history, 1 + k symbols at a time: those of a round in one call."""
         history, size = state.history, 1 + count
 
-        def behind(state: SmallState) -> jax.Array:
+        def has_unread(state: SmallState) -> jax.Array:
             return (state.read < history.length).any()
 
         def read(state: SmallState) -> SmallState:
@@ -246,4 +246,4 @@ class Small(Drafter):
             _, own = model.extend(ids, state.model, lengths)
             return replace(state, read=state.read + lengths, model=own)
 
-        return jax.lax.while_loop(behind, read, state)
+        return jax.lax.while_loop(has_unread, read, state)

@@ -32,7 +32,7 @@ WITHOUT_CHANNELS = ("random", "fixed")
 
 
 def inputs_of(texts, size=SIZE):
-    """The texts with END, and PAD behind; None is a row without any input."""
+    """The texts, each with END and then PAD; None is a row without any input."""
     inputs = np.full((len(texts), size), PAD, np.int32)
     for row, text in zip(inputs, texts, strict=True):
         if text is not None:
