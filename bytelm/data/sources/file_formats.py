@@ -19,12 +19,17 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-Format = Literal["text", "lines"]
+Format = Literal["text", "lines", "table"]
 FORMATS: dict[str, Format] = {
     ".txt": "text",
     ".jsonl": "lines",
     ".ndjson": "lines",
     ".json": "lines",
+    ".csv": "table",
+    ".tsv": "table",
+    ".parquet": "table",
+    ".arrow": "table",
+    ".feather": "table",
 }
 CHUNK = 2**16
 UTF8_MARK = b"\xef\xbb\xbf"
@@ -33,8 +38,10 @@ UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 JSON_OBJECT = re.compile(rb'\s*\{\s*"[^"\n]*"\s*:')
 ENDING = re.compile(r"\.[a-z][a-z0-9]*")
 """File endings; the `.5` of `part-0.5` is none."""
+OWN_COMPRESSION = (".parquet", ".arrow", ".feather")
+"""Formats that compress their own blocks."""
 ADVICE = dict.fromkeys((".zip", ".tar", ".tgz", ".7z"), "unpack it first") | dict.fromkeys(
-    (".parquet", ".arrow", ".csv", ".tsv"), "write its rows as JSON lines first"
+    (".warc", ".wet"), "extract its text into JSON lines first"
 )
 
 
@@ -136,14 +143,31 @@ def endings(path: Path) -> tuple[str, str]:
     return found if ENDING.fullmatch(found) else "", compression
 
 
+def is_table(path: Path) -> bool:
+    """Whether the file's name says that it holds rows of a table."""
+    return FORMATS.get(endings(path)[0]) == "table"
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether the file's name says that its text is longer than the file."""
+    ending, compression = endings(path)
+    return bool(compression) or ending in OWN_COMPRESSION
+
+
 def check_ending(path: Path, option: str) -> None:
     """UserError for a file with the ending of an unknown format."""
-    ending, _ = endings(path)
+    ending, compression = endings(path)
     if ending and ending not in FORMATS:
         advice = ADVICE.get(ending, "rename it, link to it by such a name, or narrow the pattern")
         raise UserError(
-            f"{option}: {path} ends in neither .txt (one document) nor .jsonl (one a line), with "
-            f"or without {', '.join(COMPRESSIONS)} after it; {advice}."
+            f"{option}: {path} ends in none of .txt (one document), .jsonl (one a line), .csv and "
+            f".tsv, with or without {', '.join(COMPRESSIONS)} after it, nor in "
+            f"{', '.join(OWN_COMPRESSION)}; {advice}."
+        )
+    if compression and ending in OWN_COMPRESSION:
+        raise UserError(
+            f"{option}: {path} is compressed twice, as {ending[1:]} files compress their own "
+            f"blocks; take the {compression} off by unpacking it."
         )
 
 

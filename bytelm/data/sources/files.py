@@ -1,4 +1,4 @@
-"""Documents in local files: text (one document) or JSON lines (one a line), also compressed."""
+"""Documents in local files: text (one document), JSON lines (one a line) or tables (one a row)."""
 
 import dataclasses
 import io
@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import printable_name
@@ -22,12 +22,17 @@ from bytelm.data.sources.file_formats import (
     check_whole,
     endings,
     format_of,
+    is_compressed,
+    is_table,
     json_lines,
     opened,
 )
 from bytelm.data.sources.local_files import content_digests, find_files, identity
 from bytelm.data.sources.source import Document, Reader, SingleSource
 from bytelm.data.text_record import Split
+
+if TYPE_CHECKING:
+    from bytelm.data.sources.tables import Value
 
 COMPRESSION_RATIO = 2
 """Least ratio of text to its compressed size; with it, a full disk is reported early."""
@@ -50,22 +55,24 @@ class Files(SingleSource):
     kind: ClassVar[str] = "files"
 
     files: tuple[str, ...] = ()
-    """Globs of .txt files (one document each) and .jsonl files (one a line), or their names; .json
-    and .ndjson are JSON lines too, and any may end in .gz, .bz2, .xz or .zst."""
+    """Globs of .txt files (one document each), .jsonl files (one a line), .csv, .tsv, .parquet,
+    .arrow and .feather files (one a row), or their names; .json and .ndjson are JSON lines too, and
+    text, lines and CSV may end in .gz, .bz2, .xz or .zst."""
     validation_files: tuple[str, ...] = ()
     """Globs of the validation files; none = chosen by hash from the documents in `files`."""
     test_files: tuple[str, ...] = ()
     """Globs of the test files; none = chosen by hash from the documents in `files`."""
     text_key: str | None = None
-    """Key of the text in a JSON line; none = `text`."""
+    """Key of the text in a JSON line, or column of it in a table, also a nested one such as
+    `page.text`; none = `text`, or a table's only column of text."""
     target_key: str | None = None
-    """Key of the target in a JSON line, for the task `pairs`; the text is the input. If the target
-    is a list, its first string is used."""
+    """Key or column of the target, for the task `pairs`; the text is the input. If the target is a
+    list, its first string is used."""
     script_key: str | None = None
-    """Key of the document's script in a JSON line; none = unknown, or `script`."""
+    """Key or column of the document's script; none = unknown, or `script`."""
     skip_bad: bool = False
-    """Count and skip broken JSON lines, lines without the key, and damaged compressed files instead
-    of stopping."""
+    """Count and skip broken JSON lines, lines without the key, rows without a value, and damaged
+    compressed files and tables instead of stopping."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,7 +156,7 @@ class FilesReader(Reader):
     def size(self, split: Split) -> int:
         """Bytes of the documents; a lower bound if files are compressed."""
         return sum(
-            path.stat().st_size * (COMPRESSION_RATIO if endings(path)[1] else 1)
+            path.stat().st_size * (COMPRESSION_RATIO if is_compressed(path) else 1)
             for path in self._files[split]
         )
 
@@ -170,7 +177,7 @@ class FilesReader(Reader):
     def _is_skipped(self, path: Path) -> bool:
         try:
             if self._config.skip_bad:
-                check_whole(path)
+                all(True for _ in self._rows(path)) if is_table(path) else check_whole(path)
         except DAMAGE as error:
             self.skipped += 1
             logger.warning("%s is damaged, and skipped: %s", printable_name(path), error)
@@ -178,6 +185,9 @@ class FilesReader(Reader):
         return False
 
     def _documents(self, path: Path) -> Iterator[Document]:
+        if is_table(path):
+            yield from self._of_rows(path)
+            return
         name = printable_name(path)
         with opened(path) as (stream, compression):
             if compression is not None and compression is not COMPRESSIONS.get(endings(path)[1]):
@@ -213,21 +223,42 @@ class FilesReader(Reader):
             )
 
     def _of_lines(self, path: Path, stream: io.BufferedReader) -> Iterator[Document]:
-        config = self._config
         for number, line in json_lines(path, stream):
             try:
-                document = _document(line, config)
+                document = _document(line, self._config)
             except ValueError as error:
-                if config.skip_bad:
-                    self.skipped += 1
-                    continue
-                keys = ["--data.text-key"] + ["--data.script-key"] * bool(config.script_key)
-                keys += ["--data.target-key"] * bool(config.target_key)
-                raise UserError(
-                    f"{path}, line {number}: {error}; mend the line, name another key with "
-                    f"{' or '.join(keys)}, or skip such lines with --data.skip-bad."
-                ) from error
-            yield document
+                self._skip(path, f"line {number}", error)
+            else:
+                yield document
+
+    def _of_rows(self, path: Path) -> Iterator[Document]:
+        for number, row in self._rows(path):
+            try:
+                document = _document_of_row(row, self._config)
+            except ValueError as error:
+                self._skip(path, f"row {number}", error)
+            else:
+                yield document
+
+    def _rows(self, path: Path) -> "Iterator[tuple[int, tuple[Value, ...]]]":
+        from bytelm.data.sources.tables import table_rows  # only here, since pyarrow loads slowly
+
+        config = self._config
+        more = [name for name in (config.script_key, config.target_key) if name is not None]
+        return table_rows(path, [config.text_key, *more])
+
+    def _skip(self, path: Path, place: str, error: ValueError) -> None:
+        """Counts a bad line or row; UserError unless such are skipped."""
+        config, what = self._config, place.partition(" ")[0]
+        if config.skip_bad:
+            self.skipped += 1
+            return
+        keys = ["--data.text-key"] + ["--data.script-key"] * bool(config.script_key)
+        keys += ["--data.target-key"] * bool(config.target_key)
+        raise UserError(
+            f"{path}, {place}: {error}; mend the {what}, name another key with "
+            f"{' or '.join(keys)}, or skip such {what}s with --data.skip-bad."
+        ) from error
 
 
 def _document(line: bytes, config: Files) -> Document:
@@ -240,6 +271,17 @@ def _document(line: bytes, config: Files) -> Document:
     script = None if config.script_key is None else _utf8(record, config.script_key).decode()
     target = None if config.target_key is None else _target(record, config.target_key)
     return Document(text, script, target)
+
+
+def _document_of_row(row: "tuple[Value, ...]", config: Files) -> Document:
+    """The document in a row of a table; ValueError if a value is missing."""
+    firsts = [value[0] if isinstance(value, list) and value else value for value in row]
+    found = [value for value in firsts if isinstance(value, bytes)]
+    if len(found) < len(row):
+        raise ValueError("a value is missing")
+    text, *more = found
+    script = more.pop(0).decode(errors="replace") if config.script_key is not None else None
+    return Document(text, script, more[0] if more else None)
 
 
 def _target(record: object, key: str) -> bytes:

@@ -109,8 +109,8 @@ def test_a_pattern_that_matches_nothing(tmp_path):
 
 
 def test_another_kind_of_file(tmp_path):
-    (tmp_path / "a.csv.gz").write_bytes(b"")
-    with pytest.raises(UserError, match=r"a\.csv\.gz ends in neither"):
+    (tmp_path / "a.warc.gz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"a\.warc\.gz ends in none"):
         read(tmp_path / "*")
 
 

@@ -1,0 +1,178 @@
+"""Documents in the columns of tables: Parquet, Arrow, CSV and TSV files, read as streams.
+
+Memory holds some rows of the wanted columns at a time, whatever the size of a row group. The bytes
+of a value are those stored: nothing is decoded.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.compute
+import pyarrow.csv
+import pyarrow.parquet
+
+from bytelm.core.errors import UserError
+from bytelm.data.sources.file_formats import UTF16_MARKS, DamagedError, endings, opened
+
+ROWS = 256
+"""Rows of Parquet that are decoded at a time."""
+BUFFER_BYTES = 2**20
+"""Of a Parquet column, read from disk at a time."""
+BLOCK_BYTES = 2**26
+"""Of a CSV file, parsed at a time; a row must fit."""
+ARROW_FILE = b"ARROW1"
+"""Begins an Arrow file; an Arrow stream, as Hugging Face's `datasets` writes it, has no mark."""
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+Batches = Iterator[pyarrow.RecordBatch]
+Value = bytes | list[bytes | None] | None
+"""Of a string or binary column, or of a column of lists of them; None where it is null."""
+
+
+def table_rows(
+    path: Path, columns: Sequence[str | None]
+) -> Iterator[tuple[int, tuple[Value, ...]]]:
+    """The rows of a table, numbered from 1, with the values of some columns.
+
+    Args:
+        path: its ending names the format.
+        columns: names, or dotted paths of nested fields; None for `text`, or the only column of
+            strings.
+
+    Raises:
+        UserError: for a column that the table lacks, or that is no text.
+        DamagedError: for a damaged file.
+        OSError: for a file that cannot be read.
+    """
+    try:
+        with _opened(path) as (schema, batches):
+            paths = [_find_column(schema, name, path) for name in columns]
+            number = 0
+            for batch in batches([".".join(found) for found in paths]):
+                values = [_values(batch, found) for found in paths]
+                for row in zip(*values, strict=True):
+                    number += 1
+                    yield number, row
+    except (pyarrow.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        raise DamagedError(str(error).partition("\n")[0]) from error
+
+
+@contextmanager
+def _opened(
+    path: Path,
+) -> Iterator[tuple[pyarrow.Schema, Callable[[Sequence[str]], Batches]]]:
+    """The schema of a table, and a function from dotted paths to the batches of its rows."""
+    ending = endings(path)[0]
+    if ending in DELIMITERS:
+        with _opened_csv(path, DELIMITERS[ending]) as found:
+            yield found
+    elif ending == ".parquet":
+        with pyarrow.parquet.ParquetFile(
+            path, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+        ) as file:
+            yield (
+                file.schema_arrow,
+                lambda columns: file.iter_batches(ROWS, columns=columns, use_threads=False),
+            )
+    else:
+        with path.open("rb") as file:
+            is_file = file.read(len(ARROW_FILE)) == ARROW_FILE
+        with pyarrow.memory_map(str(path)) as mapped:
+            if is_file:
+                reader = pyarrow.ipc.open_file(mapped)
+                batches = map(reader.get_batch, range(reader.num_record_batches))
+            else:
+                batches = reader = pyarrow.ipc.open_stream(mapped)
+            yield reader.schema, lambda columns: batches
+
+
+@contextmanager
+def _opened_csv(
+    path: Path, delimiter: str
+) -> Iterator[tuple[pyarrow.Schema, Callable[[Sequence[str]], Batches]]]:
+    """As `_opened`; all columns are bytes."""
+    read = pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False)
+    parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    with opened(path) as (stream, _):
+        if stream.peek(2).startswith(UTF16_MARKS):
+            raise UserError(
+                f"{path} is in UTF-16; convert it, for example with `iconv -f UTF-16 -t UTF-8`."
+            )
+        names = pyarrow.csv.open_csv(stream, read, parse).schema.names
+    schema = pyarrow.schema([(name, pyarrow.binary()) for name in names])
+    with opened(path) as (stream, _):
+
+        def batches(columns: Sequence[str]) -> Batches:
+            convert = pyarrow.csv.ConvertOptions(
+                column_types=schema, include_columns=list(columns), check_utf8=False
+            )
+            return iter(pyarrow.csv.open_csv(stream, read, parse, convert))
+
+        yield schema, batches
+
+
+def _find_column(schema: pyarrow.Schema, name: str | None, path: Path) -> list[str]:
+    """The fields from a column down to the text that `name` names."""
+    texts = {".".join(found): found for found in _texts([], schema)}
+    if name in texts:
+        return texts[name]
+    has = f"it has {', '.join(texts)}" if texts else "it has none"
+    if name is not None:
+        raise UserError(f"{path} has no column of text {name!r}; {has}.")
+    if "text" in texts:
+        return texts["text"]
+    if len(texts) != 1:
+        raise UserError(
+            f"it is unclear which column of {path} is the text; {has}: name one with "
+            "--data.text-key."
+        )
+    return next(iter(texts.values()))
+
+
+def _texts(above: list[str], fields: Any) -> Iterator[list[str]]:
+    """The fields of text, and of lists of text, in a schema or a nested type."""
+    for field in fields:
+        here, kind = [*above, field.name], field.type
+        if pyarrow.types.is_struct(kind):
+            yield from _texts(here, [kind.field(index) for index in range(kind.num_fields)])
+        elif _is_text(kind) or (_is_list(kind) and _is_text(kind.value_type)):
+            yield here
+
+
+def _is_list(kind: pyarrow.DataType) -> bool:
+    return bool(pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind))
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    if pyarrow.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return any(
+        is_kind(kind)
+        for is_kind in (
+            pyarrow.types.is_string,
+            pyarrow.types.is_large_string,
+            pyarrow.types.is_string_view,
+            pyarrow.types.is_binary,
+            pyarrow.types.is_large_binary,
+            pyarrow.types.is_binary_view,
+        )
+    )
+
+
+def _values(batch: pyarrow.RecordBatch, path: list[str]) -> list[Value]:
+    """The values of a column, or of a field in it, as bytes."""
+    column = batch.column(path[0])
+    for name in path[1:]:
+        column = pyarrow.compute.struct_field(column, name)
+    wanted = pyarrow.large_binary()
+    if _is_list(column.type):
+        wanted = pyarrow.large_list(wanted)
+    elif pyarrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    found: list[Value] = column.cast(wanted).to_pylist()
+    return found
