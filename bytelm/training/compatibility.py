@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,7 @@ def start_from(
     Raises:
         UserError: if there is no checkpoint; if its parameters mean something else in the new
             model, and `train.initial_differences` does not allow it; or if the new model lacks
-            some of them, or has them in other shapes.
+            some of them, but for draft heads, or has them in other shapes.
     """
     saved, changes = read_initial(config, params, tokenizer=tokenizer, verify=verify)
     places = flatten_dict(shardings, sep="/")
@@ -289,7 +290,8 @@ def read_initial(
 ) -> tuple[dict[str, Any], list[str]]:
     """The other run's parameters by name, and the differences; `params` may be abstract.
 
-    Frozen ones, of an entropy model, are not among them if the new run has its own.
+    Frozen ones, of an entropy model, are not among them if the new run has its own; nor are draft
+    heads that the new model lacks, or has in another form.
     """
     run = str(config.train.initial)
     found = load_model(Path(run), verify=verify)
@@ -300,6 +302,8 @@ def read_initial(
         carried = in_entropy_model(found.config.model)
         saved = {name: leaf for name, leaf in saved.items() if not carried(name)}
     fresh = flatten_dict(params, sep="/")
+    if _shapes_of_heads(saved) != _shapes_of_heads(fresh):
+        saved = {name: leaf for name, leaf in saved.items() if not _is_of_heads(name)}
     for name, leaf in saved.items():
         if name not in fresh:
             raise UserError(
@@ -312,6 +316,15 @@ def read_initial(
                 f"{list(fresh[name].shape)}; choose the sizes that it was trained with."
             )
     return saved, _check_meaning(found, config, tokenizer)
+
+
+def _shapes_of_heads(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: leaf.shape for name, leaf in params.items() if _is_of_heads(name)}
+
+
+def _is_of_heads(name: str) -> bool:
+    """Whether a parameter is of draft heads, without which a model gives the same."""
+    return name.partition("/")[0] == "draft"
 
 
 def _check_meaning(

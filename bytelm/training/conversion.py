@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from bytelm.core.errors import UserError
 from bytelm.core.files import new_folder
@@ -30,6 +29,7 @@ from bytelm.training.checkpoints.tensor_files import (
     first_line,
     read_folder,
     read_json,
+    write_safetensors,
 )
 from bytelm.training.checkpoints.torch_files import open_torch
 from bytelm.training.entropy_models import with_digest
@@ -123,7 +123,7 @@ def to_hf(run: Path, folder: Path, step: int | None = None, dtype: str = "float3
             (partial / name).write_text(json.dumps(content, indent=2) + "\n")
         weights = form.write(saved.params, model, dtype)
         try:
-            save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
+            write_safetensors(weights, partial / WEIGHTS, "pt")
         except (OSError, SafetensorError) as error:
             raise UserError(f"{folder} could not be written: {first_line(error)}.") from error
     if lost := form.lost(model):

@@ -14,7 +14,7 @@ from flax import nnx
 from bytelm.core.errors import UserError
 from bytelm.data.text_record import load_record
 from bytelm.experiments.contenders import changed
-from bytelm.models.draft import BlockDraft
+from bytelm.models.draft import BlockDraft, LinearDraft
 from bytelm.models.hat import HATConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
@@ -292,5 +292,10 @@ def test_heads_are_added_to_a_trained_model(runs, tmp_path):
     params, _, lacked = start(tmp_path / "run", more)
     assert not lacked and jax.tree.structure(params["draft"]) == jax.tree.structure(fresh)
     jax.tree.map(np.testing.assert_array_equal, params, split_model(model)[1])
-    with pytest.raises(UserError, match="parameters draft/stack/blocks"):
-        start(tmp_path / "run", old)
+    # A model without heads, or with others, starts from the rest.
+    params, said, lacked = start(tmp_path / "run", old)
+    assert said[0] == "draft.kind: 'block' -> 'none'" and not lacked
+    whole = split_model(model)[1]
+    jax.tree.map(np.testing.assert_array_equal, params, {name: whole[name] for name in params})
+    _, said, lacked = start(tmp_path / "run", dataclasses.replace(old, draft=LinearDraft(3)))
+    assert said[0] == "draft.kind: 'block' -> 'linear'" and lacked == ["draft"]

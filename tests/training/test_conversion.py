@@ -80,6 +80,7 @@ def test_there_and_back_gives_the_same_bits(family, tmp_path, run):
     # As many targets as a row has in training, and the START before them.
     assert json.loads((back / "generation_config.json").read_text())["max_length"] == 190
     assert leftovers(back) == [back]
+    assert (back / WEIGHTS).stat().st_mode == (back / CONFIG).stat().st_mode
 
 
 def test_a_converted_run_writes_targets(tmp_path, run):

@@ -18,7 +18,6 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import SingleDeviceSharding
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from bytelm.core.config_json import files_needed
 from bytelm.core.errors import UserError
@@ -29,7 +28,13 @@ from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.parameters import abstract_model, count_parameters
 from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.digests import check, digest_arrays, digest_json
-from bytelm.training.checkpoints.tensor_files import WEIGHTS, first_line, read_folder, read_json
+from bytelm.training.checkpoints.tensor_files import (
+    WEIGHTS,
+    first_line,
+    read_folder,
+    read_json,
+    write_safetensors,
+)
 from bytelm.training.experiment import ExperimentConfig, as_saved, from_saved, to_json
 from bytelm.training.metrics.record import LoopState, Record
 from bytelm.training.upgrades import move_parameters, moved_parameters
@@ -172,12 +177,12 @@ def _write_weights(params: Any, folder: Path, shard_bytes: int) -> None:
             shards.append({})
         shards[-1][name] = array
     if len(shards) == 1:
-        save_file(shards[0], folder / WEIGHTS, metadata={"format": "bytelm"})
+        write_safetensors(shards[0], folder / WEIGHTS, "bytelm")
         return
     places: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "bytelm"})
+        write_safetensors(shard, folder / file, "bytelm")
         places |= dict.fromkeys(shard, file)
     size = sum(array.nbytes for shard in shards for array in shard.values())
     index = {"metadata": {"total_size": size}, "weight_map": places}

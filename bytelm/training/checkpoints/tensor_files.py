@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from bytelm.core.errors import UserError
 
@@ -52,6 +53,14 @@ def open_safetensors(path: Path) -> Tensors:
         )
         for name in file.offset_keys()
     }
+
+
+def write_safetensors(tensors: dict[str, np.ndarray], path: Path, form: str) -> None:
+    """Writes a new file of tensors, readable as other new files are; `form` is noted in it."""
+    path.touch(exist_ok=False)
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata={"format": form})
+    path.chmod(mode)  # safetensors replaces the file by one that its owner alone may read
 
 
 def read_folder(

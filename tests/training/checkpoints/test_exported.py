@@ -82,6 +82,7 @@ def test_shards(tmp_path):
         arrays = load_file(tmp_path / "model" / file).values()
         assert len(arrays) == 1 or sum(x.nbytes for x in arrays) <= 5000
     assert_same(load_model(tmp_path / "model").params, saved.params)
+    assert len({path.stat().st_mode for path in (tmp_path / "model").iterdir()}) == 1
     (tmp_path / "model" / files[2]).unlink()
     assert f"{files[2]} cannot be read" in refused(tmp_path / "model")
     (tmp_path / "model" / INDEX).write_text('{"weight_map": {"x": "../../etc/passwd"}}')
@@ -137,7 +138,7 @@ def test_nothing_is_left_of_an_export_that_fails(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bytelm.training.checkpoints.exported.save_file", full)
+    monkeypatch.setattr("bytelm.training.checkpoints.tensor_files.save_file", full)
     with pytest.raises(UserError, match=r"could not be written.*No space left"):
         export(model("hat"), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
