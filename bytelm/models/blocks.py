@@ -87,11 +87,12 @@ class BlocksConfig(ModelConfig):
         window = window or getattr(self, "window", None)
         return self.block(self.head_shape[0], depth, AttentionMask(window=window))
 
-    def frozen_by_draft(self, length: int) -> float:
+    def frozen_by_draft(self, length: int, patches: float | None) -> float:
         """`frozen_flops` where draft heads alone may be trained."""
-        if self.draft.train_model:
-            return 0.0
-        return self.forward_flops(length) - self.draft.forward_flops(self, length)
+        return 0.0 if self.draft.train_model else self.forward_flops(length, patches)
+
+    def draft_flops(self, sequence_length: int) -> float:
+        return self.draft.forward_flops(self, sequence_length)
 
     @property
     def lookback(self) -> int:

@@ -304,9 +304,14 @@ class ModelConfig(Variant, name="model", small=True, key="family"):
                 the computation. A flat model ignores it.
 
         A multiply-add counts 2; attention counts the pairs that the mask allows, without document
-        boundaries. Training costs three times as much, but for `frozen_flops`.
+        boundaries. Draft heads do not count, since the likelihood does not need them. A step of
+        training costs three times as much, with `draft_flops` and but for `frozen_flops`.
         """
 
-    def frozen_flops(self, sequence_length: int) -> float:
-        """The part of `forward_flops` of models that are not trained, such as an entropy model."""
+    def frozen_flops(self, sequence_length: int, patches: float | None = None) -> float:
+        """The part of `forward_flops` of what is not trained, such as an entropy model."""
+        return 0.0
+
+    def draft_flops(self, sequence_length: int) -> float:
+        """FLOPs, as in `forward_flops`, of draft heads after the first."""
         return 0.0

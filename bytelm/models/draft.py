@@ -82,7 +82,7 @@ class DraftConfig(Variant, name="model.draft", small=True, key="kind"):
         return None
 
     def forward_flops(self, model: DraftedConfig, length: int) -> float:
-        """FLOPs of all heads after the first, as in `ModelConfig.forward_flops`."""
+        """`ModelConfig.draft_flops` of rows of so many symbols."""
         return 0.0
 
     def check(self, model: DraftedConfig) -> None:

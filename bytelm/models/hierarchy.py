@@ -116,16 +116,15 @@ class HierarchyConfig(BlocksConfig):
 
     def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
         patches = self.capacity(sequence_length) if patches is None else patches
-        draft = self.draft.forward_flops(self, sequence_length)
-        return self.local_flops(sequence_length, patches) + self.backbone_flops(patches) + draft
+        return self.local_flops(sequence_length, patches) + self.backbone_flops(patches)
 
-    def frozen_flops(self, sequence_length: int) -> float:
-        by_draft = self.frozen_by_draft(sequence_length)
+    def frozen_flops(self, sequence_length: int, patches: float | None = None) -> float:
+        by_draft = self.frozen_by_draft(sequence_length, patches)
         return by_draft or self.segmenter.frozen_flops(sequence_length)
 
     @abc.abstractmethod
     def local_flops(self, length: int, patches: float) -> float:
-        """FLOPs, as in `forward_flops`, of all but the backbone and draft heads."""
+        """FLOPs, as in `forward_flops`, of all but the backbone."""
 
     def backbone_flops(self, patches: float) -> float:
         """FLOPs of the backbone, or of the levels inside.

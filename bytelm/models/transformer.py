@@ -188,11 +188,10 @@ class FlatConfig(BlocksConfig):
 
     def forward_flops(self, sequence_length: int, patches: float | None = None) -> float:
         head = 2.0 * sequence_length * self.width * self.table_rows[1]
-        head += self.draft.forward_flops(self, sequence_length)
         return sum((blocks.forward_flops(sequence_length) for blocks in self.stacked), head)
 
-    def frozen_flops(self, sequence_length: int) -> float:
-        return self.frozen_by_draft(sequence_length)
+    def frozen_flops(self, sequence_length: int, patches: float | None = None) -> float:
+        return self.frozen_by_draft(sequence_length, patches)
 
 
 @dataclass(frozen=True)

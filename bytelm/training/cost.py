@@ -27,20 +27,22 @@ def row_flops(config: ExperimentConfig, patches: float | None = None) -> float:
 
 
 def step_flops(config: ExperimentConfig, patches: float | None = None) -> float:
-    """FLOPs of a training step: three times those of the forward pass.
+    """FLOPs of a training step: three times those of the forward pass and of draft heads.
 
-    Those of an entropy model count once, or not at all if its entropies are stored.
+    Those of what is not trained count once, and of an entropy model whose entropies are stored
+    not at all.
 
     Args:
         patches: in all rows of the step (with an encoder: states that it keeps); None for the
             capacity, which is computed.
     """
-    rows = config.data.batch_size
-    forward = row_flops(config, None if patches is None else patches / rows)
-    frozen = config.model.frozen_flops(config.data.sequence_length)
-    patches_of = entropy_patches(config.model)
-    times = 0.0 if patches_of is not None and patches_of.stored else 1.0
-    return rows * (3.0 * (forward - frozen) + times * frozen)
+    rows, model, length = config.data.batch_size, config.model, config.data.sequence_length
+    of_row = None if patches is None else patches / rows
+    forward, frozen = row_flops(config, of_row), model.frozen_flops(length, of_row)
+    patches_of = entropy_patches(model)
+    stored = patches_of is not None and patches_of.stored
+    unused = patches_of.frozen_flops(length) if patches_of is not None and stored else 0.0
+    return rows * (3.0 * (forward - frozen + model.draft_flops(length)) + frozen - unused)
 
 
 def with_steps(config: ExperimentConfig, data: OpenData) -> ExperimentConfig:

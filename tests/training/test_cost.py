@@ -8,6 +8,8 @@ import pytest
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, Files, VowelRemoval
 from bytelm.data.open_data import OpenData
+from bytelm.models.draft import LinearDraft
+from bytelm.models.entropy_patches import EntropyModelPatches
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.checkpoints.checkpoint import save_model
@@ -16,7 +18,7 @@ from bytelm.training.experiment import ExperimentConfig, TrainConfig, parse_budg
 from bytelm.training.loop import dry_run
 from bytelm.training.program import build_program
 from bytelm.training.validation import Validation
-from tests.models.families import split_model
+from tests.models.families import spacebyte, split_model
 
 DOCUMENTS = 100
 LENGTH = 30  # bytes of each; START and END come to it
@@ -49,6 +51,27 @@ def test_what_a_budget_may_be():
     for wrong in ("10e9", "10 GB", "0 bytes", "-1 epochs", "1e999 flops", "1.2.3 bytes", "bytes"):
         with pytest.raises(UserError, match=r"train\.budget is '.*' or '1e18 flops'"):
             TrainConfig(budget=wrong)
+
+
+def test_a_step_counts_what_is_trained_three_times_and_draft_heads():
+    data = DataConfig(sequence_length=32, batch_size=2)
+
+    def cost(model, patches):
+        return step_flops(ExperimentConfig(model, data), patches)
+
+    small = TransformerConfig(width=8, depth=1, head_width=8)
+    stored = EntropyModelPatches(threshold=1.0, stored=True, model=small)
+    for options in ({}, {"segmenter": stored}):
+        plain = spacebyte(**options)
+        trained = spacebyte(**options, draft=LinearDraft(3))
+        alone = spacebyte(**options, draft=LinearDraft(3, train_model=False))
+        of_heads = 2 * trained.draft_flops(32)
+        unused = plain.frozen_flops(32)  # entropies that are stored
+        for patches in (None, 6.0):
+            of_row = plain.forward_flops(32, patches and patches / 2) - unused
+            assert cost(plain, patches) == 2 * 3 * of_row
+            assert cost(trained, patches) == 2 * 3 * of_row + 3 * of_heads
+            assert cost(alone, patches) == 2 * of_row + 3 * of_heads
 
 
 def test_steps_follow_from_a_budget(config):
