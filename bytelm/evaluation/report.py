@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
+from bytelm.core.chart import Chart
 from bytelm.core.config_json import to_dict
 from bytelm.core.console import TerminalConsole
 from bytelm.core.figure import Figure, json_values
@@ -38,6 +39,9 @@ class Result:
         notes: sentences that explain them, shown below the table.
         details: more for the JSON report, such as counts and examples.
         documents: with these, ablations and comparisons pair two models; empty if not measured.
+        charts: such as loss by position; drawn on the page, and in the JSON report.
+        text: describes text that is not the suite's, from `bytelm.evaluation.text.own_text`; its
+            sentence on what was trained on is shown below the table.
         seconds: how long it took.
     """
 
@@ -45,6 +49,8 @@ class Result:
     notes: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
     documents: DocumentBits = DocumentBits(np.empty(0), np.empty(0, np.int64))
+    charts: tuple[Chart, ...] = ()
+    text: dict[str, Any] | None = None
     seconds: float = 0.0
 
 
@@ -81,6 +87,12 @@ class Report:
             "suite": self.suite,
             "figures": {name: figure.to_json() for name, figure in self.figures.items()},
             "details": {name: json_values(each.details) for name, each in self.results.items()},
+            "charts": {
+                name: [chart.to_json() for chart in each.charts]
+                for name, each in self.results.items()
+                if each.charts
+            },
+            "own_text": {name: each.text for name, each in self.results.items() if each.text},
             "text": self.text,
             "context": self.context,
             "stride": self.stride,
@@ -101,6 +113,11 @@ def print_report(report: Report, console: Console | None = None) -> None:
             table.add_row(figure.name, figure.number, figure.unit, figure.interval_text)
         table.add_section()
     notes = [note for result in report.results.values() for note in result.notes]
+    notes += [
+        f"{each.text['source']}: {describe_text(each.text)}"
+        for each in report.results.values()
+        if each.text
+    ]
     if text:
         notes.append(describe_text(text))
     seconds = sum(result.seconds for result in report.results.values())

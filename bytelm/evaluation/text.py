@@ -6,6 +6,7 @@ had there, wherever they are stored now; text that the run never read is scored 
 
 import abc
 import dataclasses
+import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -65,23 +66,28 @@ class EvaluationText(abc.ABC):
         """Describes the first bytes of the text, and how many were trained on, ready for JSON.
 
         A document counts if any part of it was trained on. `trained_on_documents` and
-        `trained_on_bytes` are None if that is unknown.
+        `trained_on_bytes` are None if that is unknown. `fingerprint` is a hex digest of the bytes
+        of all documents, wherever they are stored.
         """
         left = _bytes_to_read(max_bytes)
         sizes: list[int] = []
         counts: list[ReadBytes] = []
+        content = hashlib.blake2b(digest_size=16)
         for document in self.inputs():
             if left <= 0:
                 break
-            sizes.append(min(len(document), left))
+            size = min(len(document), left)
+            content.update(b"%d " % size + document[:size])
+            sizes.append(size)
             counts.append(self.record.count(document, left) if self.record else ReadBytes(0, 0))
-            left -= len(document)
+            left -= size
         known = self.record is not None and self.record.complete
         return {
             "split": self.label,
             "source": self.name,
             "documents": len(sizes),
             "bytes": sum(sizes),
+            "fingerprint": content.hexdigest(),
             "trained_on_documents": sum(c.trained > 0 for c in counts) if known else None,
             "trained_on_bytes": sum(c.trained for c in counts) if known else None,
             **self._changes(sum(sizes) - sum(count.read for count in counts)),
@@ -98,8 +104,8 @@ class GivenText(EvaluationText):
 
     given: tuple[bytes, ...]
     record: TextRecord | None = None
+    name: str = "the documents given"
     label = "all"
-    name = "the documents given"
 
     def documents(self) -> tuple[bytes, ...]:
         return self.given
@@ -190,6 +196,19 @@ class FirstBytes:
             left -= len(document)
             if left <= 0:
                 return
+
+
+def own_text(loaded: LoadedModel, documents: Iterable[bytes], name: str) -> dict[str, Any]:
+    """Describes text that an evaluation reads by itself, for `Result.text`.
+
+    It says how many of its bytes the run was trained on, and has a fingerprint of its content.
+
+    Args:
+        documents: whole, as the run would have read them: passages that a run has read are known
+            by their content, and a sentence alone is not the document that contains it.
+        name: of the text, such as that of its file.
+    """
+    return GivenText(tuple(documents), loaded.text_record, printable_name(name)).about()
 
 
 def text_to_evaluate(

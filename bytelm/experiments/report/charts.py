@@ -5,9 +5,8 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from xml.etree import ElementTree
 
 from matplotlib import rc_context
@@ -16,6 +15,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
+from bytelm.core.chart import Chart, Point, Series
 from bytelm.core.figure import in_powers
 from bytelm.core.files import write_whole
 from bytelm.experiments.records import MEASURES, Heading
@@ -46,43 +46,6 @@ _LONGEST = 30
 _ROW = 0.19
 """Inches of a label's line in the legend, whose letters have 9 points."""
 _SVG = "http://www.w3.org/2000/svg"
-
-
-class Point(NamedTuple):
-    """A place on a chart, with the ends of its interval where it has one."""
-
-    x: float
-    y: float
-    interval: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Series:
-    """A contender's lines, each from left to right; `number` chooses colour and marker."""
-
-    label: str
-    number: int
-    paths: tuple[tuple[Point, ...], ...]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Contenders' bits against a cost on a logarithmic scale.
-
-    Attributes:
-        title: the corpus and the budget.
-        x, y: labels of the axes.
-        front: the Pareto front, from left to right; empty for none.
-        curves: whether paths are learning curves, with bits on a logarithmic scale and a mark at
-            the last point only.
-    """
-
-    title: str
-    x: str
-    y: str
-    series: tuple[Series, ...]
-    front: tuple[tuple[float, float], ...] = ()
-    curves: bool = False
 
 
 Paths = dict[str, list[list[Point]]]
@@ -119,7 +82,8 @@ def cost_charts(
         if paths:
             points = [point[:2] for (path,) in paths.values() for point in path]
             shown = tuple(pareto_front(points)) if front else ()
-            charts.append(Chart(title, label, bits_label, _series(entries, paths), shown))
+            series = _series(entries, paths)
+            charts.append(Chart(title, label, bits_label, series, log_x=True, front=shown))
     return charts
 
 
@@ -139,7 +103,8 @@ def curve_charts(heading: Heading, entries: Sequence[Entry]) -> list[Chart]:
                 paths[run.contender].append(path)
         if paths:
             series = _series(entries, paths)
-            charts.append(Chart(title, "training FLOPs", bits_label, series, curves=True))
+            axes = title, "training FLOPs", bits_label
+            charts.append(Chart(*axes, series, log_x=True, log_y=True, marks_ends=True))
     return charts
 
 
@@ -232,7 +197,7 @@ def _height(chart: Chart) -> float:
 def _draw(axes: Axes, chart: Chart) -> dict[str, str]:
     """Draws a chart; returns the tooltips of its points by their ids."""
     axes.set(xlabel=chart.x, ylabel=chart.y)
-    axes.set(xscale="log", yscale="log" if chart.curves else "linear")
+    axes.set(xscale="log" if chart.log_x else "linear", yscale="log" if chart.log_y else "linear")
     axes.autoscale(enable=False)
     axes.grid()
     tooltips: dict[str, str] = {}
@@ -241,7 +206,7 @@ def _draw(axes: Axes, chart: Chart) -> dict[str, str]:
         handle = _draw_series(axes, chart, series, tooltips)
         last_heights[handle] = series.paths[0][-1].y
     axes.set_xlim(_ends(axes.xaxis, 1.5))
-    axes.set_ylim(_ends(axes.yaxis, 1.01 if chart.curves else 0.01))
+    axes.set_ylim(_ends(axes.yaxis, 1.01 if chart.log_y else 0.01))
     for axis in (axes.xaxis, axes.yaxis):
         _set_ticks(axis)
     if chart.front:
@@ -266,7 +231,7 @@ def _draw_series(axes: Axes, chart: Chart, series: Series, tooltips: dict[str, s
         label = f"{label[: _LONGEST - 1]}…"
     for path in series.paths:
         axes.plot([p.x for p in path], [p.y for p in path], color=colour, alpha=0.8)
-        for point in path[-1:] if chart.curves else path:
+        for point in path[-1:] if chart.marks_ends else path:
             name = f"point{len(tooltips)}"
             tooltips[name] = _tooltip(chart, series, point)
             axes.plot(point.x, point.y, marker, color=colour, gid=name)

@@ -4,9 +4,10 @@ import collections
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bytelm.core.chart import Chart
 from bytelm.core.intervals import LEAST_DOCUMENTS
 from bytelm.experiments.records import MEASURES, Heading, RunRecord
-from bytelm.experiments.report.charts import Chart, cost_charts, curve_charts
+from bytelm.experiments.report.charts import cost_charts, curve_charts
 from bytelm.experiments.report.summary import Entry, gather, groups
 from bytelm.experiments.report.tables import (
     BREAKDOWNS,
