@@ -124,12 +124,21 @@ class LoadedModel(PerSymbol):
     @property
     def scorer(self) -> Scorer:
         """Scores batches; raises UserError for a family with an encoder."""
+        self._require_decoder()
+        return self._forms.scorer
+
+    @property
+    def generator(self) -> Generator:
+        """Reads and writes texts step by step; raises UserError for a family with an encoder."""
+        self._require_decoder()
+        return self._forms.generator
+
+    def _require_decoder(self) -> None:
         if self.has_encoder:
             raise UserError(
                 f"the family {self.config.model.family} models targets given inputs, not whole "
                 "texts; `generate` writes its targets, and the evaluation `targets` scores them."
             )
-        return self._forms.scorer
 
     @functools.cached_property
     def text_record(self) -> TextRecord | None:

@@ -6,7 +6,7 @@ windows, as in `bytelm.inference.scoring`.
 
 import abc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,8 @@ import numpy as np
 
 from bytelm.core.errors import UserError
 from bytelm.core.texts import Text, Texts, each_text
+from bytelm.inference.continuations import COVERS, Pair, Score, score_continuations
+from bytelm.inference.generation import ROWS, Generator
 from bytelm.inference.marginal.marginal import ByteMarginal
 from bytelm.inference.scoring import Scorer, place_by_document, window_batches
 from bytelm.models.contract import Batch, ModelOutput
@@ -29,6 +31,10 @@ class PerSymbol(abc.ABC):
     @property
     @abc.abstractmethod
     def scorer(self) -> Scorer: ...
+
+    @property
+    @abc.abstractmethod
+    def generator(self) -> Generator: ...
 
     @abc.abstractmethod
     def byte_marginal(self, covers: int | None = 32) -> ByteMarginal:
@@ -120,6 +126,36 @@ class PerSymbol(abc.ABC):
         stop = None if with_end else -1
         sums = [nats[first:stop].sum() for first, nats in zip(read, found, strict=True)]
         return -np.array(sums, np.float64)
+
+    def score_continuations(
+        self, pairs: Sequence[Pair], *, covers: int | None = None, rows: int = ROWS
+    ) -> Iterator[tuple[int, Score]]:
+        """Yields the number and the score of each pair, out of order, as soon as it is known.
+
+        A context that several continuations share is read once (`bytelm.inference.continuations`):
+        use it for multiple choice. A context that is too long is cut from the left, with a warning.
+
+        Args:
+            pairs: contexts and continuations, either of which may be empty.
+            covers: for a subword model: histories to keep (`byte_marginal`), and sum over all
+                tokenisations; None for canonical tokens, unless one begins in the context and ends
+                in the continuation.
+            rows: contexts or continuations read at a time.
+
+        Raises:
+            UserError: for a family with an encoder, or one that cannot read step by step.
+        """
+        generator, marginal = self.generator, None
+        if covers is not None or self.tokenizer is not None:
+            marginal = self.byte_marginal(covers or COVERS)
+        return score_continuations(
+            generator,
+            pairs,
+            context=self.context,
+            rows=rows,
+            marginal=marginal,
+            always=covers is not None,
+        )
 
     def _symbols_within(self, context: bytes, text: bytes) -> int:
         """How many symbols of a text are completely within its context."""

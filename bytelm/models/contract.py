@@ -225,6 +225,11 @@ class LanguageModel(nnx.Module):
         """
         raise NotImplementedError
 
+    def advance(self, ids: jax.Array, state: Any, lengths: jax.Array) -> tuple[ModelOutput, Any]:
+        """`extend`, with all that the cost of the next symbols needs (`ModelOutput.nats`)."""
+        logits, state = self.extend(ids, state, lengths)
+        return ModelOutput(logits), state
+
     def verify(
         self, ids: jax.Array, state: Any, lengths: jax.Array
     ) -> tuple[jax.Array, "Verification"]:

@@ -299,6 +299,9 @@ class HAT(HierarchicalModel):
     def logits(self, x: Spelling) -> jax.Array:
         return self._logits_and_ends(x)[0]
 
+    def predict(self, x: Spelling) -> ModelOutput:
+        return ModelOutput(*self._logits_and_ends(x))
+
     def read_by_heads(self, x: Spelling) -> jax.Array:
         """What gives the next byte's logits; after a byte that ends a word, its mark's vector."""
         of_marks = spread_first(x.of_marks, x.words)  # [B, T, d]

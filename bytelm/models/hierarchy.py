@@ -311,10 +311,20 @@ class HierarchicalModel(DraftingModel):
     def extend(
         self, ids: jax.Array, state: HierarchyState, lengths: jax.Array
     ) -> tuple[jax.Array, HierarchyState]:
+        output, state = self.advance(ids, state, lengths)
+        return output.logits, state
+
+    def advance(
+        self, ids: jax.Array, state: HierarchyState, lengths: jax.Array
+    ) -> tuple[ModelOutput, HierarchyState]:
         symbols = Symbols.following(ids, state.length, lengths, state.recent)
         x, parts, _ = self.forward(symbols, state.parts)
         draft, length = self.extend_draft(x, state.draft, lengths), state.length + lengths
-        return self.logits(x), HierarchyState(length, parts, symbols.recent, draft)
+        return self.predict(x), HierarchyState(length, parts, symbols.recent, draft)
+
+    def predict(self, x: Any) -> ModelOutput:
+        """The logits, and what else the next symbols cost, from the vectors of `forward`."""
+        return ModelOutput(self.logits(x))
 
     def full_rows(self, state: HierarchyState) -> jax.Array:
         return state.parts.full_rows

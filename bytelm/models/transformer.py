@@ -280,10 +280,11 @@ class FlatModel(DraftingModel):
     def __call__(self, batch: Batch) -> ModelOutput:
         x = shard_rows(self._read(Symbols.of_rows(batch.ids, batch.document_ids)))
         x = self.stack(x, batch.document_ids)
-        head = self.unembed(self._last(x))
+        return self.with_draft(self._output(self.unembed(self._last(x))), x, batch)
+
+    def _output(self, head: Unembedding) -> ModelOutput:
         is_large = self.config.vocabulary >= LARGE
-        output = ModelOutput(head if is_large else head.logits(), states=head.states)
-        return self.with_draft(output, x, batch)
+        return ModelOutput(head if is_large else head.logits(), states=head.states)
 
     def _last(self, x: jax.Array) -> jax.Array:
         """The last block's output, of the stack's."""
@@ -319,7 +320,23 @@ class FlatModel(DraftingModel):
         group_ids: jax.Array | None = None,
     ) -> tuple[jax.Array, FlatState]:
         """As in `LanguageModel`; symbols see those with their own `group_ids`, int32 `[B, N]`."""
+        head, state = self._extend(ids, state, lengths, group_ids)
+        return head.logits(), state
+
+    def advance(
+        self, ids: jax.Array, state: FlatState, lengths: jax.Array
+    ) -> tuple[ModelOutput, FlatState]:
+        head, state = self._extend(ids, state, lengths)
+        return self._output(head), state
+
+    def _extend(
+        self,
+        ids: jax.Array,
+        state: FlatState,
+        lengths: jax.Array,
+        group_ids: jax.Array | None = None,
+    ) -> tuple[Unembedding, FlatState]:
         symbols = state.following(ids, lengths)
         x, stack = self.stack.extend(self._read(symbols), state.stack, lengths, group_ids=group_ids)
         draft = self.extend_draft(x, state.draft, lengths)
-        return self.unembed(self._last(x)).logits(), FlatState(stack, symbols.recent, draft)
+        return self.unembed(self._last(x)), FlatState(stack, symbols.recent, draft)

@@ -130,6 +130,19 @@ class ByteMarginal(Generator):
             tokens_read=reads,
         )
 
+    def continuation(self, context: bytes, continuation: bytes) -> tuple[float, bool]:
+        """Nats of a continuation's bytes after a context, and whether each is the likeliest there.
+
+        Raises:
+            UserError: if the tokenizer cannot reproduce the text.
+        """
+        covers = self._covers(context + continuation, fed=len(context))
+        before, greedy = covers.log_mass, True
+        for byte in continuation:
+            greedy = greedy and int(covers.next_bytes().argmax()) == byte
+            covers.feed(byte)
+        return before - covers.log_mass, greedy
+
     def next_bytes(self, prefix: bytes) -> np.ndarray:
         """Probabilities of the 256 bytes and END after any bytes, float64 `[257]`.
 
@@ -141,10 +154,11 @@ class ByteMarginal(Generator):
         """
         return _normalised(self._covers(prefix))
 
-    def _covers(self, text: bytes) -> Covers:
+    def _covers(self, text: bytes, fed: int | None = None) -> Covers:
+        """The covers of a text's first `fed` bytes, or of all of them."""
         canonical = self._encode(text).tolist()
         covers = Covers(self._new_reader(), self._tokens, self._limit, canonical)
-        for byte in text:
+        for byte in text[:fed]:
             covers.feed(byte)
         return covers
 
