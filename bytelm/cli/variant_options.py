@@ -12,11 +12,16 @@ from typing import Any
 from bytelm.cli.options import Option, all_options, configs_in, dashed, names_of, options_of
 from bytelm.core.errors import UserError
 from bytelm.core.variants import Variant
-from bytelm.data.config import Files, PythonLibrary, Tfds
+from bytelm.data.config import Files, HuggingFace, PythonLibrary, Tfds
+from bytelm.data.sources.hugging_face import PREFIX
 from bytelm.data.sources.source import SourceConfig
 
 FILE_OPTIONS = ("--data.files", "--data.validation-files", "--data.test-files")
-CHOOSES = {"files": "--data.files", "tfds": "--data.dataset"}
+CHOOSES = {
+    "files": "--data.files",
+    "hugging_face": "--data.dataset hf:NAME",
+    "tfds": "--data.dataset",
+}
 """Options that choose a source by naming it."""
 KEPT = ("held_out", "split_above")
 """Fields that a newly named source takes from the old one."""
@@ -114,7 +119,8 @@ def _named_source(value: SourceConfig, arguments: list[str], below: str) -> Sour
     if dataset == PythonLibrary.kind:
         new = PythonLibrary(**_common(value, KEPT))
         return value if isinstance(value, PythonLibrary) else new
-    base = value if isinstance(value, Tfds) else Tfds(dataset="-", **_common(value, KEPT))
+    kind = HuggingFace if str(dataset).startswith(PREFIX) else Tfds
+    base = value if isinstance(value, kind) else kind(dataset="-", **_common(value, KEPT))
     return dataclasses.replace(base, dataset=str(dataset))
 
 

@@ -10,6 +10,7 @@ import tyro
 from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
 from bytelm.data.sources.files import Files
+from bytelm.data.sources.hugging_face import HuggingFace
 from bytelm.data.sources.python_library import PythonLibrary
 from bytelm.data.sources.source import Mixture, SingleSource, SourceConfig
 from bytelm.data.sources.tfds import Tfds
@@ -23,6 +24,7 @@ __all__ = [
     "ContextualVowelRemoval",
     "DataConfig",
     "Files",
+    "HuggingFace",
     "MergeAbc",
     "Mixture",
     "NextByte",

@@ -1,4 +1,4 @@
-"""Training rows from a dataset too large to pack: Grain reads its ArrayRecord shards.
+"""Training rows from a dataset too large to pack: Grain reads its examples by index.
 
 Worker processes import this module, so it imports no models.
 """
@@ -41,8 +41,8 @@ def _stream_of_source(
     documents = source.reader.random_access(source.stored_split("train"))
     if documents is None:
         raise UserError(
-            f"--data.read stream needs a TFDS dataset, and {source.name} has no random access; use "
-            "--data.read packed."
+            "--data.read stream needs a dataset of TFDS or of Hugging Face on this machine, and "
+            f"{source.name} has no random access; use --data.read packed."
         )
     readers = process_count * max(config.workers, 1)
     if len(documents) < readers:

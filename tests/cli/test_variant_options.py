@@ -102,9 +102,9 @@ def test_a_task_is_chosen_with_its_options():
         (["--data.mean-span", "3"], "option of span_corruption, and data.task is next_byte; add "),
         (
             ["--data.train-split", "x"],
-            "option of tfds, and data.source is python_.* --data.dataset",
+            "option of hugging_face and tfds, and data.source is python_.* --data.dataset",
         ),
-        (["--data.text-key", "x"], "option of files and tfds, and .*; add --data.files"),
+        (["--data.text-key", "x"], "option of files and hugging.*, and .*; add --data.files"),
     ],
 )
 def test_what_cannot_be_chosen(arguments, message):

@@ -232,9 +232,11 @@ class FilesReader(Reader):
                 yield document
 
     def _of_rows(self, path: Path) -> Iterator[Document]:
+        from bytelm.data.sources.tables import document_of
+
         for number, row in self._rows(path):
             try:
-                document = _document_of_row(row, self._config)
+                document = document_of(row, has_script=self._config.script_key is not None)
             except ValueError as error:
                 self._skip(path, f"row {number}", error)
             else:
@@ -271,17 +273,6 @@ def _document(line: bytes, config: Files) -> Document:
     script = None if config.script_key is None else _utf8(record, config.script_key).decode()
     target = None if config.target_key is None else _target(record, config.target_key)
     return Document(text, script, target)
-
-
-def _document_of_row(row: "tuple[Value, ...]", config: Files) -> Document:
-    """The document in a row of a table; ValueError if a value is missing."""
-    firsts = [value[0] if isinstance(value, list) and value else value for value in row]
-    found = [value for value in firsts if isinstance(value, bytes)]
-    if len(found) < len(row):
-        raise ValueError("a value is missing")
-    text, *more = found
-    script = more.pop(0).decode(errors="replace") if config.script_key is not None else None
-    return Document(text, script, more[0] if more else None)
 
 
 def _target(record: object, key: str) -> bytes:

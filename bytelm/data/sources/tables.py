@@ -4,7 +4,7 @@ Memory holds some rows of the wanted columns at a time, whatever the size of a r
 of a value are those stored: nothing is decoded.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow.parquet
 
 from bytelm.core.errors import UserError
 from bytelm.data.sources.file_formats import UTF16_MARKS, DamagedError, endings, opened
+from bytelm.data.sources.source import Document
 
 ROWS = 256
 """Rows of Parquet that are decoded at a time."""
@@ -49,17 +50,39 @@ def table_rows(
     """
     try:
         with _opened(path) as (schema, batches):
-            paths = [_find_column(schema, name, path) for name in columns]
-            number = 0
-            for batch in batches([".".join(found) for found in paths]):
-                values = [_values(batch, found) for found in paths]
-                for row in zip(*values, strict=True):
-                    number += 1
-                    yield number, row
+            paths = [find_column(schema, name, str(path)) for name in columns]
+            yield from numbered_rows(batches([".".join(found) for found in paths]), paths)
     except (pyarrow.ArrowException, OSError) as error:
         if getattr(error, "errno", None) is not None:
             raise
         raise DamagedError(str(error).partition("\n")[0]) from error
+
+
+def numbered_rows(
+    batches: Iterable[pyarrow.RecordBatch], paths: Sequence[list[str]]
+) -> Iterator[tuple[int, tuple[Value, ...]]]:
+    """The rows of batches, numbered from 1, with the values at `find_column`'s paths."""
+    rows = (
+        row
+        for batch in batches
+        for row in zip(*(_values(batch, path) for path in paths), strict=True)
+    )
+    return enumerate(rows, start=1)
+
+
+def document_of(row: tuple[Value, ...], *, has_script: bool) -> Document:
+    """The document of a text, its script if it has one, and its target if the row has more.
+
+    Raises:
+        ValueError: if a value is missing.
+    """
+    firsts = [value[0] if isinstance(value, list) and value else value for value in row]
+    found = [value for value in firsts if isinstance(value, bytes)]
+    if len(found) < len(row):
+        raise ValueError("a value is missing")
+    text, *more = found
+    script = more.pop(0).decode(errors="replace") if has_script else None
+    return Document(text, script, more[0] if more else None)
 
 
 @contextmanager
@@ -116,19 +139,23 @@ def _opened_csv(
         yield schema, batches
 
 
-def _find_column(schema: pyarrow.Schema, name: str | None, path: Path) -> list[str]:
-    """The fields from a column down to the text that `name` names."""
+def find_column(schema: pyarrow.Schema, name: str | None, table: str) -> list[str]:
+    """The fields from a column down to the text that `name` names.
+
+    Raises:
+        UserError: for a column that the table lacks, or that is no text.
+    """
     texts = {".".join(found): found for found in _texts([], schema)}
     if name in texts:
         return texts[name]
     has = f"it has {', '.join(texts)}" if texts else "it has none"
     if name is not None:
-        raise UserError(f"{path} has no column of text {name!r}; {has}.")
+        raise UserError(f"{table} has no column of text {name!r}; {has}.")
     if "text" in texts:
         return texts["text"]
     if len(texts) != 1:
         raise UserError(
-            f"it is unclear which column of {path} is the text; {has}: name one with "
+            f"it is unclear which column of {table} is the text; {has}: name one with "
             "--data.text-key."
         )
     return next(iter(texts.values()))
