@@ -1,5 +1,6 @@
 """Confidence intervals: of a ratio of sums over documents (bootstrap), and of a share (Wilson)."""
 
+from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
@@ -47,31 +48,61 @@ def bootstrap_interval(
     if not denominators.sum() > 0:
         raise ValueError("the denominators must sum to more than zero")
 
-    if np.count_nonzero(denominators) < LEAST_DOCUMENTS:
+    return bootstrap(lambda sums: sums[0] / sums[1], numerators, denominators)
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], np.ndarray], *columns: ArrayLike
+) -> tuple[float, float] | None:
+    """95% percentile bootstrap interval of a function of sums over documents.
+
+    Documents are resampled whole, as in `bootstrap_interval`, of all columns together.
+
+    Args:
+      statistic: from the sums of the columns, float64 `[columns, samples]`, to `[samples]`.
+      columns: float `[documents]` each. The last one says what counts, such as raw bytes: a
+        document with 0 does not, nor does a resample of only such documents.
+
+    Returns:
+      Both ends of the interval; None for fewer than `LEAST_DOCUMENTS` documents that count.
+    """
+    values = np.array(columns, np.float64)  # [columns, documents]
+    if np.count_nonzero(values[-1]) < LEAST_DOCUMENTS:
         return None
-    documents = len(numerators)
+    documents = values.shape[1]
     generator = np.random.default_rng(0)
-    sums = np.empty((2, SAMPLES))  # of numerators and denominators
+    sums = np.empty((len(values), SAMPLES))
     rows = max(1, _CHUNK // documents)
     for first in range(0, SAMPLES, rows):
         chunk = slice(first, min(first + rows, SAMPLES))
         size = (chunk.stop - chunk.start, documents)
         drawn = generator.integers(documents, size=size, dtype=np.int32)  # [chunk, documents]
-        sums[0, chunk] = numerators[drawn].sum(axis=1)
-        sums[1, chunk] = denominators[drawn].sum(axis=1)
-    numerator_sums, denominator_sums = sums[:, sums[1] > 0]
+        for column, sums_of_column in zip(values, sums, strict=True):
+            sums_of_column[chunk] = column[drawn].sum(axis=1)
+    found = statistic(sums[:, sums[-1] > 0])
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(numerator_sums / denominator_sums, [tail, 1 - tail])
+    low, high = np.quantile(found, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def ratio(name: str, numerators: ArrayLike, denominators: ArrayLike, unit: str = "") -> Figure:
+def ratio(
+    name: str,
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    unit: str = "",
+    *,
+    empty: float | None = None,
+) -> Figure:
     """The figure `sum(numerators) / sum(denominators)`, with its `bootstrap_interval`.
 
+    `empty` is the ratio if the denominators sum to zero.
+
     Raises:
-      UserError: if the denominators sum to zero.
+      UserError: if they do, and `empty` is None.
     """
     count = np.sum(denominators)
+    if not count > 0 and empty is not None:
+        return Figure(name, empty, unit)
     if not count > 0:
         raise UserError(
             f"the documents hold no bytes that count for {name}; choose a source or split that has "

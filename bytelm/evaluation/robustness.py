@@ -13,7 +13,7 @@ tokens end, which flatters it inside words. The exact next byte is that of
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,13 +23,14 @@ import numpy as np
 from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
+from bytelm.core.intervals import bootstrap, ratio
 from bytelm.core.vocabulary import BYTES
 from bytelm.data.progress import shown_progress
 from bytelm.evaluation.perturbations import NOISES, Noise, check_noise, perturb
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import DECODER, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText, FirstBytes
-from bytelm.inference.scoring import DocumentSums, in_flight, window_batches
+from bytelm.inference.scoring import DocumentScores, DocumentSums, in_flight, window_batches
 from bytelm.models.contract import Batch, ModelOutput
 from bytelm.tokenizers.sorted_tokens import SortedTokens
 from bytelm.tokenizers.tokenizer import Tokenizer
@@ -59,14 +60,18 @@ class Robustness(Evaluation):
         """Figures `perturbed/KIND/RATE/bpb` and `.../accuracy`; `none/0` is the unchanged text.
 
         Accuracy is the share of bytes that the model finds likeliest; each byte counts once, in
-        the window that scores it.
+        the window that scores it. `perturbed/KIND/mean_bpb` and `.../mean_accuracy` are the areas
+        under the curves over the rates, from 0 to the highest, in trapezoids, divided by that rate:
+        the means over all rates between.
         """
         documents = list(FirstBytes(text.documents(), scoring.max_bytes))
         count_right: CountRight = _bytes_right
         if loaded.tokenizer is not None:
             count_right = NextBytes(loaded.tokenizer).bytes_right
-        figures = _score("perturbed/none/0", documents, loaded, scoring, count_right)
+        plain = _score("perturbed/none/0", documents, loaded, scoring, count_right)
+        figures = plain.figures("perturbed/none/0", bound=loaded.tokenizer is not None)
         for kind in self.kinds:
+            curve = {0.0: plain}
             for rate in self.rates:
                 noisy = [
                     perturb(document, kind, rate, seed=self.seed, document=number)
@@ -77,7 +82,10 @@ class Robustness(Evaluation):
                         f"{kind} at rate {rate:g} leaves no bytes; choose a lower rate."
                     )
                 name = f"perturbed/{kind}/{rate:g}"
-                figures += _score(name, noisy, loaded, scoring, count_right)
+                curve[rate] = _score(name, noisy, loaded, scoring, count_right)
+                figures += curve[rate].figures(name, bound=loaded.tokenizer is not None)
+            if max(curve) > 0:
+                figures += _means(f"perturbed/{kind}", curve)
         return Result(tuple(figures), details={"documents": len(documents)})
 
 
@@ -98,13 +106,15 @@ class NextBytes:
         self.tokens = tokenizer.vocabulary.size
         self._steps: dict[int, list[_Step]] = {}
 
-    def bytes_right(self, loaded: LoadedModel, batch: Batch) -> tuple[jax.Array, int]:
-        """Nats of a batch's targets `[B, T]`, and the number of bytes that are the likeliest."""
+    def bytes_right(self, loaded: LoadedModel, batch: Batch) -> tuple[jax.Array, np.ndarray]:
+        """Nats of a batch's targets `[B, T]`, and how many bytes of a row are right, `[B]`."""
         nats, logits = loaded.scorer.run(_nats_and_logits, batch)
         host_logits, targets = np.asarray(logits), np.asarray(batch.targets)
         is_token = (targets >= 0) & (targets < self.tokens)  # [B, T]
-        places = zip(*np.nonzero(is_token), strict=True)
-        return nats, sum(self.right(host_logits[at], int(targets[at])) for at in places)
+        right = np.zeros(len(targets), np.int64)
+        for at in zip(*np.nonzero(is_token), strict=True):
+            right[at[0]] += self.right(host_logits[at], int(targets[at]))
+        return nats, right
 
     def right(self, logits: np.ndarray, token: int) -> int:
         """How many bytes of a token are the likeliest at their places, by logits `[outputs]`."""
@@ -129,8 +139,20 @@ class NextBytes:
         return steps
 
 
+class _Scored(NamedTuple):
+    """Scores of documents, and how many bytes of each are the likeliest, int64 `[documents]`."""
+
+    scores: DocumentScores
+    right: np.ndarray
+
+    def figures(self, name: str, *, bound: bool) -> list[Figure]:
+        """Bits per byte and accuracy."""
+        accuracy = ratio(f"{name}/accuracy", self.right, self.scores.bytes, "share")
+        return [self.scores.bpb(f"{name}/bpb", bound=bound), accuracy]
+
+
 CountRight = Callable[[LoadedModel, Batch], tuple[jax.Array, Any]]
-"""Returns nats of a batch's targets `[B, T]`, and the number of right bytes by row or in all."""
+"""Returns nats of a batch's targets `[B, T]`, and the number of right bytes of each row, `[B]`."""
 
 
 def _score(
@@ -139,8 +161,8 @@ def _score(
     loaded: LoadedModel,
     scoring: Scoring,
     count_right: CountRight,
-) -> list[Figure]:
-    sums, right = DocumentSums(loaded.tokenizer), 0
+) -> _Scored:
+    sums, right = DocumentSums(loaded.tokenizer), np.zeros(len(documents), np.int64)
     batches = window_batches(
         documents, loaded.context, scoring.stride, scoring.batch_size, loaded.tokenizer
     )
@@ -148,10 +170,31 @@ def _score(
     with shown_progress(f"scoring {name}", sum(map(len, documents))) as done:
         for windows, batch, (nats, hits) in in_flight(run, batches):
             done(sums.add(windows, batch, nats))
-            right += int(np.sum(hits))
-    scores = sums.scores()
-    bpb = scores.bpb(f"{name}/bpb", bound=loaded.tokenizer is not None)
-    return [bpb, Figure(f"{name}/accuracy", right / int(scores.bytes.sum()), "share")]
+            of_rows = np.asarray(hits)[: len(windows)]
+            np.add.at(right, [window.document for window in windows], of_rows)
+    return _Scored(sums.scores(), right)
+
+
+def _means(name: str, curve: Mapping[float, _Scored]) -> Iterator[Figure]:
+    """The means of bits per byte and accuracy over all rates, from a curve with rate 0."""
+    rates = sorted(curve)
+    # The area of trapezoids is a weighted sum of the points.
+    widths = np.diff(rates, prepend=rates[0], append=rates[-1])
+    weights = (widths[:-1] + widths[1:]) / 2 / rates[-1]  # [rates]
+
+    def mean(sums: np.ndarray) -> np.ndarray:
+        return weights @ (sums[0::2] / sums[1::2])
+
+    scored = [curve[rate] for rate in rates]
+    for measure, unit, values in (
+        ("mean_bpb", "bpb", [each.scores.bits() for each in scored]),
+        ("mean_accuracy", "share", [each.right for each in scored]),
+    ):
+        sizes = [each.scores.bytes for each in scored]
+        columns = [column for pair in zip(values, sizes, strict=True) for column in pair]
+        low, high = bootstrap(mean, *columns) or (None, None)
+        value = float(mean(np.array(columns, np.float64).sum(axis=1)))
+        yield Figure(f"{name}/{measure}", value, unit, low, high)
 
 
 def _bytes_right(loaded: LoadedModel, batch: Batch) -> tuple[jax.Array, jax.Array]:

@@ -4,7 +4,13 @@ import pytest
 from bytelm.core import intervals
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
-from bytelm.core.intervals import LEAST_DOCUMENTS, bootstrap_interval, share_interval
+from bytelm.core.intervals import (
+    LEAST_DOCUMENTS,
+    bootstrap,
+    bootstrap_interval,
+    ratio,
+    share_interval,
+)
 
 
 def make_documents(count, seed):
@@ -98,3 +104,16 @@ def test_a_ratio_has_its_interval():
 def test_bad_input(numerators, denominators, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_interval(numerators, denominators)
+
+
+def test_any_function_of_sums_has_an_interval():
+    bits, sizes = make_documents(40, seed=5)
+    other = bits[::-1]
+    assert bootstrap(lambda sums: sums[0] / sums[1], bits, sizes) == bootstrap_interval(bits, sizes)
+    low, high = bootstrap(lambda sums: (sums[0] - 3 * sums[1]) / sums[2], bits, other, sizes)
+    assert (low, high) == pytest.approx(bootstrap_interval(bits - 3 * other, sizes))
+    assert bootstrap(lambda sums: sums[0], sizes[:3]) is None
+
+
+def test_a_ratio_of_nothing_may_have_a_value():
+    assert ratio("none", [0, 0], [0, 0], "share", empty=1.0) == Figure("none", 1.0, "share")

@@ -1,66 +1,25 @@
 from types import SimpleNamespace
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
-from bytelm.core.vocabulary import BYTE_VOCABULARY, END, START, Vocabulary
+from bytelm.core.vocabulary import END, START, Vocabulary
 from bytelm.data.config import DataConfig
 from bytelm.evaluation.perturbations import NOISES, perturb
 from bytelm.evaluation.robustness import NextBytes, Robustness
-from bytelm.evaluation.suite import Scoring, evaluate
-from bytelm.evaluation.text import GivenText
-from bytelm.inference.scoring import Scorer
-from bytelm.models.contract import LanguageModel, ModelOutput, Unembedding
+from bytelm.evaluation.suite import evaluate
 from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
+from tests.evaluation.table_models import CONTEXT, Pairs, Table, loaded, run, table, values
 from tests.models.families import FAMILIES, LENGTH, split_model
-
-CONTEXT = 8
-
-
-class Pairs:
-    """A tokenizer whose tokens are the bytes, and `ab`."""
-
-    vocabulary = Vocabulary(257)
-    token_bytes = (*(bytes([byte]) for byte in range(256)), b"ab")
-    byte_counts = np.array([1] * 256 + [2, 0, 0, 0], np.int32)
-
-    def encode(self, text):
-        whole = text.replace(b"ab", b"\xff")
-        return np.array([256 if byte == 0xFF else byte for byte in whole], np.int32)
-
-
-class Table(LanguageModel):
-    """Logits that depend on the last symbol alone; `[inputs, outputs]`."""
-
-    def __init__(self, logits, lazy=False):
-        self.logits = nnx.Param(jnp.asarray(logits, jnp.float32))
-        self.lazy = lazy
-
-    def __call__(self, batch):
-        if not self.lazy:
-            return ModelOutput(self.logits[...][batch.ids])
-        states = jnp.eye(len(self.logits))[batch.ids]
-        return ModelOutput(Unembedding(states, self.logits[...]))
-
-
-def loaded(model, tokenizer=None):
-    return SimpleNamespace(scorer=Scorer(*nnx.split(model)), context=CONTEXT, tokenizer=tokenizer)
 
 
 def robustness(model, documents, *, stride=None, batch_size=8, max_bytes=None, **options):
     """The figures' values by name."""
-    scoring = Scoring(stride, batch_size, max_bytes)
-    result = Robustness(**options).run(model, GivenText(tuple(documents)), scoring)
-    return {figure.name: figure.value for figure in result.figures}
-
-
-def table(vocabulary=BYTE_VOCABULARY):
-    return np.zeros((vocabulary.inputs, vocabulary.outputs))
+    scoring = {"stride": stride, "batch_size": batch_size, "max_bytes": max_bytes}
+    return values(run(Robustness(**options), model, documents, **scoring))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +43,9 @@ def test_a_constant_model_spends_8_bits_a_byte_on_any_noise(constant):
     documents = [bytes(range(256)), b"\xff\xfe plain", b""]
     found = robustness(constant, documents, rates=(0.3,), stride=3)
     assert set(found) == {"perturbed/none/0/bpb", "perturbed/none/0/accuracy"} | {
-        f"perturbed/{kind}/0.3/{name}" for kind in NOISES for name in ("bpb", "accuracy")
+        f"perturbed/{kind}/{name}"
+        for kind in NOISES
+        for name in ("0.3/bpb", "0.3/accuracy", "mean_bpb", "mean_accuracy")
     }
     for name, value in found.items():
         if name.endswith("bpb"):
@@ -111,6 +72,25 @@ def test_each_byte_counts_once_and_the_end_never(echo, stride, batch_size):
     assert more["perturbed/repeat/1/bpb"] < found["perturbed/none/0/bpb"]
 
 
+def test_means_are_areas_under_the_curves_over_rates(echo):
+    documents = [b"aabbbbcc", b"ab", b"cccccccc"] * 4
+    model, options = echo, {"kinds": ("case", "repeat")}
+    result = run(Robustness(rates=(1, 0.25), **options), model, documents)
+    found = values(result)
+    for kind in options["kinds"]:
+        for measure in ("bpb", "accuracy"):
+            none, low, high = (
+                found[f"perturbed/{name}/{measure}"]
+                for name in ("none/0", f"{kind}/0.25", f"{kind}/1")
+            )
+            area = 0.25 * (none + low) / 2 + 0.75 * (low + high) / 2
+            assert found[f"perturbed/{kind}/mean_{measure}"] == pytest.approx(area, rel=1e-12)
+    assert not {"perturbed/case/mean_bpb"} & set(
+        values(run(Robustness(kinds=("case",), rates=(0,)), model, documents))
+    )
+    assert all(figure.low <= figure.value <= figure.high for figure in result.figures)
+
+
 def test_the_end_is_a_wrong_guess_for_a_byte():
     logits = table()
     logits[:, END] = 9
@@ -124,7 +104,7 @@ def test_the_end_is_a_wrong_guess_for_a_byte():
 def test_bytes_of_tokens_are_right_one_by_one(lazy):
     logits = table(Pairs.vocabulary)
     logits[:, 256] = 9  # `ab` is always thought likeliest
-    found = robustness(loaded(Table(logits, lazy), Pairs()), [b"ababx" * 4, b"abba"], kinds=())
+    found = robustness(loaded(Table(logits, lazy=lazy), Pairs()), [b"ababx" * 4, b"abba"], kinds=())
     assert found["perturbed/none/0/accuracy"] == (4 * 4 + 2 + 1) / 24  # the last: an `a` alone
 
 
