@@ -2,6 +2,7 @@
 
 from bytelm.evaluation.bits import Bits, Marginal
 from bytelm.evaluation.languages import Languages
+from bytelm.evaluation.positions import Positions
 from bytelm.evaluation.robustness import Robustness
 from bytelm.evaluation.segmentation import PatchStatistics
 from bytelm.evaluation.suite import Evaluation, Scoring, evaluate
@@ -13,6 +14,7 @@ __all__ = [
     "Languages",
     "Marginal",
     "PatchStatistics",
+    "Positions",
     "Robustness",
     "Scoring",
     "Targets",

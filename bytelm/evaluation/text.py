@@ -177,6 +177,7 @@ class FirstBytes:
 
     Attributes:
         cut: whether the last iteration cut its last document, perhaps inside a word.
+        given: how many documents the last iteration has given so far.
 
     Raises:
         UserError: if `max_bytes` is below 1.
@@ -186,12 +187,13 @@ class FirstBytes:
         require_positive("max-bytes", max_bytes)
         self._documents = documents
         self._max_bytes = max_bytes
-        self.cut = False
+        self.cut, self.given = False, 0
 
     def __iter__(self) -> Iterator[bytes]:
-        self.cut, left = False, _bytes_to_read(self._max_bytes)
+        self.cut, self.given, left = False, 0, _bytes_to_read(self._max_bytes)
         for document in self._documents:
             self.cut = len(document) > left
+            self.given += 1
             yield document[:left]
             left -= len(document)
             if left <= 0:

@@ -14,10 +14,11 @@ import numpy as np
 
 from bytelm.core.errors import UserError
 from bytelm.core.texts import Text, Texts, each_text
+from bytelm.inference.by_document import by_document
 from bytelm.inference.continuations import COVERS, Pair, Score, score_continuations
 from bytelm.inference.generation import ROWS, Generator
 from bytelm.inference.marginal.marginal import ByteMarginal
-from bytelm.inference.scoring import Scorer, place_by_document, window_batches
+from bytelm.inference.scoring import Scorer, window_batches
 from bytelm.models.contract import Batch, ModelOutput
 from bytelm.tokenizers.tokenizer import Tokenizer
 
@@ -175,10 +176,11 @@ class PerSymbol(abc.ABC):
         self, run: Callable[[Batch], Any], texts: Texts, stride: int | None, batch_size: int
     ) -> list[np.ndarray]:
         """Collects each text's `[symbols + 1, ...]` from arrays `[B, T, ...]` of windows."""
-        found: dict[int, np.ndarray] = {}
         batches = window_batches(each_text(texts), self.context, stride, batch_size, self.tokenizer)
-        for windows, batch in batches:
-            place_by_document(found, windows, batch, np.asarray(run(batch), np.float32))
+        found = {
+            document.number: document.values.astype(np.float32, copy=False)
+            for document in by_document(run, batches)
+        }
         return [found[number] for number in sorted(found)]
 
 

@@ -103,7 +103,7 @@ class Scorer:
 
     def nats_and_marks(self, batch: Batch) -> tuple[jax.Array, tuple[PatchMarks, ...]]:
         """The nats, and the patches of each level, the outermost first; none in a flat model."""
-        return self.run(_nats_and_marks, batch)
+        return self.run(nats_and_marks, batch)
 
     def run(self, function: Callable[[ModelOutput, jax.Array], Result], batch: Batch) -> Result:
         """Applies a function to the model's output and the targets.
@@ -184,9 +184,10 @@ def _some_rows(batch: Batch, rows: slice) -> Batch:
     return jax.tree.map(lambda leaf: leaf[rows], batch)
 
 
-def _nats_and_marks(
+def nats_and_marks(
     output: ModelOutput, targets: jax.Array
 ) -> tuple[jax.Array, tuple[PatchMarks, ...]]:
+    """For `Scorer.run`: nats of the targets, float32 `[B, T]`, and the patches of each level."""
     return output.nats(targets), output.levels
 
 
@@ -289,20 +290,6 @@ class DocumentSums:
         found = [self._found[number] for number in sorted(self._found)]
         nats, end_nats, counts, symbols = np.array(found, np.float64).reshape(-1, 4).T.copy()
         return DocumentScores(nats, end_nats, counts.astype(np.int64), symbols.astype(np.int64))
-
-
-def place_by_document(
-    found: dict[int, np.ndarray], windows: Sequence["Window"], batch: Batch, values: np.ndarray
-) -> None:
-    """Copies the values `[B, T, ...]` that windows score to their documents' places.
-
-    `found` has, by document, the values of START and of each symbol, `[symbols + 1, ...]`.
-    """
-    for row, window in enumerate(windows):
-        shape = (len(window.symbols) + 1, *values.shape[2:])
-        document = found.setdefault(window.document, np.empty(shape, values.dtype))
-        positions = np.flatnonzero(batch.targets[row] != UNSCORED)  # [scored]
-        document[window.first + positions] = values[row, positions]
 
 
 class Window(NamedTuple):

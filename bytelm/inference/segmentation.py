@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from bytelm.core.errors import UserError
-from bytelm.inference.scoring import Scorer, in_flight, place_by_document, window_batches
+from bytelm.inference.by_document import Document, by_document
+from bytelm.inference.scoring import Scorer, window_batches
 from bytelm.patching.patches import LENGTHS
 
 _WHITESPACE = re.compile(
@@ -155,27 +155,25 @@ def segment_all(
     """
     if not all(texts):
         raise UserError("the text is empty; give one of at least one byte.")
-    nats: dict[int, np.ndarray] = {}  # by document, [bytes + 1]: of each target, END last
-    marks: dict[
-        int, np.ndarray
-    ] = {}  # by document, [1 + bytes, fields of all levels' `PatchMarks`]
     batches = window_batches(texts, sequence_length, stride, batch_size)
-    for windows, batch, (row_nats, levels) in in_flight(scorer.nats_and_marks, batches):
-        if not levels:
-            raise UserError(
-                "the model is flat: it has no patches to show; choose a checkpoint of a family "
-                "with patches."
-            )
-        place_by_document(nats, windows, batch, np.asarray(row_nats, np.float64))
-        fields = [(level.starts, level.boundaries, level.ignored) for level in levels]
-        place_by_document(marks, windows, batch, np.stack(jax.tree.leaves(fields), axis=2))
-    found = []
-    for document, text in enumerate(texts):
-        of_levels = np.split(marks[document], marks[document].shape[1] // 3, axis=1)
-        costs = nats[document]
-        cut = tuple(_of_level(*level.T) for level in of_levels)
-        found.append(Segmentation(text, cut, costs[:-1], float(costs[-1])))
-    return found
+    found = {
+        document.number: segmentation_of(document)
+        for document in by_document(scorer.nats_and_marks, batches)
+    }
+    return [found[number] for number in sorted(found)]
+
+
+def segmentation_of(document: Document) -> Segmentation:
+    """The patches of a document of at least one byte, whose values are of `nats_and_marks`."""
+    nats, levels = document.values
+    if not levels:
+        raise UserError(
+            "the model is flat: it has no patches to show; choose a checkpoint of a family with "
+            "patches."
+        )
+    cut = tuple(_of_level(level.starts, level.boundaries, level.ignored) for level in levels)
+    costs, text = nats.astype(np.float64), document.symbols.astype(np.uint8).tobytes()
+    return Segmentation(text, cut, costs[:-1], float(costs[-1]))
 
 
 def _of_level(starts: np.ndarray, boundaries: np.ndarray, ignored: np.ndarray) -> LevelPatches:

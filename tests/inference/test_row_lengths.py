@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bytelm.inference.row_lengths import SHORTEST, by_length, shortest_row
-from bytelm.inference.scoring import Scorer, _nats_and_marks, score_documents
+from bytelm.inference.scoring import Scorer, nats_and_marks, score_documents
 from bytelm.inference.segmentation import segment_all
 from tests.models.families import FAMILIES, split_model, with_slots
 
@@ -59,7 +59,7 @@ def test_short_rows_give_the_scores_of_full_ones(name):
     assert (with_slots(FAMILIES[name]) != FAMILIES[name]) == (name in OVERFLOWING)
     scorer = Scorer(*split_model(FAMILIES[name]))
     whole = score_documents(
-        lambda batch: scorer._run(_nats_and_marks, batch, LENGTH)[0][0],
+        lambda batch: scorer._run(nats_and_marks, batch, LENGTH)[0][0],
         TEXTS,
         sequence_length=LENGTH,
         batch_size=1,
