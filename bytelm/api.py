@@ -87,11 +87,12 @@ class LoadedModel(PerSymbol):
         graphdef, params: `nnx.merge(graphdef, params)` is the model.
         tokenizer: of a subword model; None where symbols are bytes.
         context: symbols in a scored window; see `with_context`.
+        run: its run directory or exported folder, if it was loaded from one.
     """
 
     def __init__(self, saved: SavedModel, weights: Weights = "float32"):
         self.config = saved.config
-        self.step = saved.step
+        self.step, self.run = saved.step, saved.run
         self.graphdef = saved.graphdef
         roles = None if weights == "float32" else roles_of(saved.config.model)
         self.params = store_weights(saved.params, weights, roles)
@@ -107,9 +108,7 @@ class LoadedModel(PerSymbol):
         return other
 
     def save(self, folder: str | Path, *, shard_bytes: int = SHARD_BYTES) -> None:
-        """Writes the model as safetensors, with its config, tokenizer and a model card.
-
-        `bytelm.load(folder)` reads it back, bit for bit.
+        """Writes a model that `load` reads back: safetensors, config, tokenizer, a model card.
 
         Args:
             folder: a new or empty folder; it appears when everything is written.
@@ -143,7 +142,7 @@ class LoadedModel(PerSymbol):
     @functools.cached_property
     def text_record(self) -> TextRecord | None:
         """The record of the run's text; None for an older run."""
-        return None if self._saved.run is None else load_record(self._saved.run)
+        return None if self.run is None else load_record(self.run)
 
     @property
     def has_encoder(self) -> bool:

@@ -14,11 +14,11 @@ from bytelm.cli.options import Count, names_of
 from bytelm.cli.usage import HELP
 from bytelm.core.config_json import to_dict
 from bytelm.core.errors import UserError
-from bytelm.core.files import check_new_file
-from bytelm.core.terminal_text import printable_name, say
+from bytelm.core.files import check_new_file, write_whole
+from bytelm.core.terminal_text import command_line, printable_name, say
 from bytelm.data.config import DataConfig
 from bytelm.evaluation import Evaluation, evaluate
-from bytelm.evaluation.report import print_report, report_name, write_report
+from bytelm.evaluation.report import print_report, report_name, report_page, write_report
 from bytelm.evaluation.suite import check_options, default_suite, named, reads_text
 from bytelm.evaluation.text import SplitText, evaluation_text
 from bytelm.tokenizers.tokenizer import load_tokenizer
@@ -54,7 +54,8 @@ class EvalCommand:
     """Score only the first so many bytes: the last document is cut, without END; none = all of the
     split. With an encoder: stop after the row that reaches so many inputs."""
     output: Path | None = None
-    """New file for the JSON report; none = in the run directory, named after the settings."""
+    """New file for the JSON report; none = in the run directory, named after the settings. A page
+    of HTML with its charts is written next to it."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,14 @@ def eval_command(arguments: Sequence[str]) -> int:
         raise UserError("name the run to evaluate: --checkpoint RUN.")
 
     if known.output is not None:
+        page = known.output.with_suffix(".html")
+        if known.output == page:
+            raise UserError(
+                f"--output {page} names the page of HTML; name the JSON report, such as "
+                f"{page.with_suffix('.json')}, next to which the page is written."
+            )
         check_new_file(known.output)
+        check_new_file(page)
     read_only = known.output is None and not os.access(known.checkpoint, os.W_OK)
     if read_only and known.checkpoint.is_dir():
         warnings.warn(
@@ -155,6 +163,8 @@ def _evaluate(loaded: LoadedModel, command: EvalCommand, *, keep: bool) -> None:
     try:
         path = command.checkpoint / _report_name(loaded, command, suite, text)
         output = write_report(content, command.output, path)
+        page = output.with_suffix(".html")
+        write_whole(page, report_page(report, command_line()))
     except OSError as error:
         print_report(report)
         raise UserError(
@@ -162,13 +172,18 @@ def _evaluate(loaded: LoadedModel, command: EvalCommand, *, keep: bool) -> None:
             "with --output."
         ) from error
     print_report(report)  # after writing it: the reader of our output, such as head, may end early
-    say(f"report: {printable_name(output)}")
+    say(f"report: {printable_name(output)} and {printable_name(page.name)}")
 
 
 def _chosen(loaded: LoadedModel, command: EvalCommand) -> list[Evaluation]:
     """The chosen evaluations, with their options."""
-    evaluations = map(named, command.suite or default_suite(loaded))
+    evaluations = map(named, _names(command) or default_suite(loaded))
     return [getattr(command, evaluation.name, evaluation) for evaluation in evaluations]
+
+
+def _names(command: EvalCommand) -> tuple[str, ...]:
+    """The names of the suite, which may also be joined by commas."""
+    return tuple(name for part in command.suite for name in part.split(",") if name)
 
 
 def _report_name(
@@ -183,7 +198,7 @@ def _report_name(
         "" if text is None else source + text.label,
         command.data if text is None else text.config,
         loaded.config.data,
-        suite="-".join(command.suite) or None,
+        suite="-".join(_names(command)) or None,
         stride=command.stride,
         max_bytes=command.max_bytes,
         **{

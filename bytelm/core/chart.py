@@ -1,5 +1,6 @@
 """What is on a chart: lines or bars of points. `bytelm.evaluation.page.drawing` draws it."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -50,12 +51,20 @@ class Chart:
     def of(
         cls, title: str, x: str, y: str, lines: Mapping[str, Iterable[Point]], **options: Any
     ) -> Self:
-        """A chart with one line for each name; points that are not finite are left out."""
+        """A chart with one line for each name, without points that have no place on it.
+
+        Those are not finite, or not positive on a logarithmic axis.
+        """
+        chart = cls(title, x, y, (), **options)
         series = tuple(
-            Series(name, number, (tuple(filter(_is_finite, points)),))
+            Series(name, number, (tuple(filter(chart._has_place, points)),))
             for number, (name, points) in enumerate(lines.items())
         )
-        return cls(title, x, y, tuple(each for each in series if each.paths[0]), **options)
+        return dataclasses.replace(chart, series=tuple(each for each in series if each.paths[0]))
+
+    def _has_place(self, point: Point) -> bool:
+        axes = ((point.x, self.log_x), (point.y, self.log_y))
+        return all(math.isfinite(value) and (value > 0 or not log) for value, log in axes)
 
     @classmethod
     def histogram(
@@ -94,10 +103,6 @@ class Chart:
         series = tuple(Series(name, n, tuple(p)) for n, (name, p) in enumerate(lines.items()))
         fields = {name: value for name, value in saved.items() if name != "lines"}
         return cls(**{**fields, "series": series, "bars": tuple(saved.get("bars", ()))})
-
-
-def _is_finite(point: Point) -> bool:
-    return math.isfinite(point.x) and math.isfinite(point.y)
 
 
 def _numbers(point: Point) -> list[float]:

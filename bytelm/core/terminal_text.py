@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import shlex
 import sys
 from typing import TextIO
 
@@ -75,3 +76,8 @@ def log_to_terminal() -> None:
         for handler in plain:
             logging.root.removeHandler(handler)
         logging.root.addHandler(_StandardError())
+
+
+def command_line() -> str:
+    """The command that runs, for its report."""
+    return shlex.join(["bytelm", *sys.argv[1:]])

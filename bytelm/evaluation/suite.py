@@ -17,6 +17,7 @@ from bytelm.core.texts import Texts
 from bytelm.core.variants import OWN_FILE, Variant
 from bytelm.evaluation.report import Report, Result
 from bytelm.evaluation.text import EvaluationText, GivenText, text_to_evaluate
+from bytelm.training.checkpoints.digests import digest_of_all
 from bytelm.training.hardware import describe_machine
 
 
@@ -195,7 +196,9 @@ def evaluate(
         results[evaluation.name] = dataclasses.replace(result, seconds=seconds)
         _check_figures(results)
     return Report(
+        run="" if loaded.run is None else loaded.run.absolute().name,
         step=loaded.step,
+        digest=digest_of_all(loaded.params),
         suite=[to_dict(each) for each in chosen],
         results=results,
         text=read.about(max_bytes) if reads_text(chosen) else None,

@@ -8,11 +8,12 @@ from typing import Any
 from bytelm.core.config_json import differences, to_dict
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
+from bytelm.core.terminal_text import command_line
 from bytelm.data.open_data import OpenData
 from bytelm.experiments.ablation import Ablation
 from bytelm.experiments.contenders import changed
 from bytelm.experiments.measurements import measure_run
-from bytelm.experiments.plan import Plan, command_line
+from bytelm.experiments.plan import Plan
 from bytelm.experiments.records import Heading, run_figures
 from bytelm.experiments.runs import Run, RunResult
 from bytelm.training.cost import row_flops, step_flops, with_steps

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bytelm.core.figure import Figure
-from bytelm.core.terminal_text import say
+from bytelm.core.terminal_text import command_line, say
 from bytelm.data.config import Files
 from bytelm.evaluation.languages import Languages
 from bytelm.evaluation.suite import Evaluation
@@ -17,7 +17,7 @@ from bytelm.experiments.measurements import (
     measure_speeds,
     read_speeds,
 )
-from bytelm.experiments.plan import Plan, Stage, command_line
+from bytelm.experiments.plan import Plan, Stage
 from bytelm.experiments.records import Heading, run_figures
 from bytelm.experiments.runs import Outcome, Run, RunResult, carry_out
 from bytelm.experiments.sizing import adapted_run, comparison_runs, run_name, train_tokenizers

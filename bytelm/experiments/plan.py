@@ -1,8 +1,6 @@
 """The plan of an ablation or a comparison: its runs, and which of them remain."""
 
 import math
-import shlex
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -272,8 +270,3 @@ class Plan(ABC):
     def _train_only(self, run: Run) -> Outcome:
         """Does a run of the sweep, which may be a final run that is tested already."""
         return self.outcome(run) if self.is_done(run) else carry_out(run)
-
-
-def command_line() -> str:
-    """The command that runs the plan, for its report."""
-    return shlex.join(["bytelm", *sys.argv[1:]])

@@ -25,8 +25,8 @@ def test_evaluations_are_kept_and_checked_before_the_work(capsys, tmp_path, line
     checkpoint = ("eval", "--checkpoint", str(run))
     for settings in ((), (), ("--stride", "3"), ("--max-bytes", "30"), ("--step", "best")):
         assert main((*checkpoint, *settings)) == 0
-    names = sorted(path.name for path in run.glob("eval_*"))
-    steps = {json.loads((run / name).read_text())["step"] for name in names}
+    names = sorted(path.name for path in run.glob("eval_*.json"))
+    steps = {json.loads((run / name).read_text())["checkpoint"]["step"] for name in names}
     assert len(names) == 5 and 2 in steps
     assert "eval_step_2_validation-2.json" in names
     assert "eval_step_2_validation_stride-3.json" in names
@@ -81,9 +81,12 @@ def test_a_suite_is_listed_chosen_and_refused(capsys, tmp_path, lines):
     assert "no option --robustness.knds (did you mean --robustness.kinds?)" in error
     assert "is now `--suite bits marginal`" in fails(capsys, "eval", "--byte-marginal")
     noise = ("--robustness.kinds", "case", "delete", "--robustness.rates", "0.5")
-    assert main((*evaluate, "bits", "robustness", *noise)) == 0
+    assert main((*evaluate, "bits,robustness", *noise)) == 0
     (report,) = run.glob("eval_step_2_validation_suite-bits-robustness_*.json")
     assert "robustness.kinds-case-delete" in report.name
     figures = json.loads(report.read_text())["figures"]
     assert figures["perturbed/none/0/bpb"]["value"] == figures["bpb"]["value"]
     assert "perturbed/case/0.5/accuracy" in figures and "gzip_bpb" in figures
+    assert report.with_suffix(".html").read_text().startswith("<!DOCTYPE html>")
+    error = fails(capsys, *evaluate, "bits", "--output", str(tmp_path / "x.html"))
+    assert "name the JSON report" in error

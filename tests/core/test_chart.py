@@ -6,7 +6,7 @@ from bytelm.core.chart import Chart, Point
 
 def test_a_chart_is_made_of_lines_saved_and_read():
     lines = {
-        "delete": [Point(0, 2.0), Point(0.1, 2.5, (2.4, 2.6)), Point(0.2, math.nan)],
+        "delete": [Point(0, 2.0), Point(0.1, 2.5, (2.4, 2.6)), Point(0.2, math.nan), Point(1, 0)],
         "none": [Point(0, math.inf)],
     }
     chart = Chart.of("Noise", "rate", "bpb", lines, log_y=True)

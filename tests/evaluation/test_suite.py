@@ -1,5 +1,6 @@
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -37,6 +38,8 @@ def length(monkeypatch):
 def loaded():
     return SimpleNamespace(
         step=3,
+        run=Path("runs/mine"),
+        params={"weight": np.ones(2, np.float32)},
         context=16,
         default_stride=8,
         has_encoder=False,
@@ -51,10 +54,25 @@ def test_an_evaluation_is_registered_run_and_reported(length, loaded):
     assert report.figures["length"] == Figure("length", 3, "bytes")
     assert report.text["bytes"] == 3 and report.text["trained_on_bytes"] is None
     found = evaluate(loaded, GivenText((b"abc",)), [length(factor=2)], max_bytes=2).to_json()
-    assert found["figures"]["length"] == {"name": "length", "value": 4, "unit": "bytes"}
-    assert found["suite"][0]["factor"] == 2
+    assert found["figures"]["length"] == {
+        "name": "length",
+        "value": 4,
+        "unit": "bytes",
+        "evaluation": "length",
+    }
     assert found["details"] == {"length": {"of": "the documents given"}}
-    assert (found["stride"], found["max_bytes"], found["step"]) == (8, 2, 3)
+    settings = found["settings"]
+    assert settings["suite"][0]["factor"] == 2
+    assert (settings["stride"], settings["max_bytes"]) == (8, 2)
+    assert found["schema"] == 2 and found["version"]
+    checkpoint = found["checkpoint"]
+    assert (checkpoint["run"], checkpoint["step"], len(checkpoint["digest"])) == ("mine", 3, 32)
+    loaded.params["weight"][1] = 2
+    again = evaluate(loaded, GivenText((b"abc",)), ["length"], max_bytes=2).to_json()
+    assert again["checkpoint"]["digest"] != checkpoint["digest"]
+    assert (
+        again["text"]["fingerprint"] == found["text"]["fingerprint"] != report.text["fingerprint"]
+    )
 
 
 def test_nothing_is_run_if_one_evaluation_does_not_fit(length, loaded):

@@ -2,16 +2,14 @@
 
 import collections
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from bytelm.core.chart import Chart
 from bytelm.core.intervals import LEAST_DOCUMENTS
+from bytelm.evaluation.page.page import Section
 from bytelm.experiments.records import MEASURES, Heading, RunRecord
 from bytelm.experiments.report.charts import cost_charts, curve_charts
 from bytelm.experiments.report.summary import Entry, gather, groups
 from bytelm.experiments.report.tables import (
     BREAKDOWNS,
-    Table,
     best_at_an_edge,
     breakdown_tables,
     difference_table,
@@ -20,17 +18,6 @@ from bytelm.experiments.report.tables import (
     sweep_table,
     unfinished_tables,
 )
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the report; `image` is the name of the PNG file with its charts."""
-
-    title: str
-    sentences: tuple[str, ...] = ()
-    tables: tuple[Table, ...] = ()
-    charts: tuple[Chart, ...] = ()
-    image: str = ""
 
 
 def sections_of(heading: Heading, records: Sequence[RunRecord]) -> list[Section]:

@@ -1,44 +1,16 @@
 """The tables of a report: results, differences, breakdowns, learning rates, unfinished runs."""
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 from bytelm.core.statistics import STATISTICS
+from bytelm.evaluation.page.tables import Table, one_line, tabulate
 from bytelm.experiments.records import Heading, RunRecord, SweepRow
 from bytelm.experiments.report.summary import Difference, Entry, breakdown, paired_difference
 
-Item = TypeVar("Item")
 Columns = dict[str, Callable[[Entry], str]]
 Form = str | Callable[[float], str]
 """A format such as ".4f", or a function that writes the number."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of cells as plain text, empty without a figure; the first column names the rows.
-
-    `prose` is for cells that hold words rather than figures.
-    """
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    caption: str = ""
-    prose: bool = False
-
-
-def tabulate(
-    items: Sequence[Item],
-    columns: Mapping[str, Callable[[Item], str]],
-    *,
-    caption: str = "",
-    prose: bool = False,
-) -> Table:
-    """A row for each item; columns that are empty for all items are left out."""
-    cells = {name: [cell(item) for item in items] for name, cell in columns.items()}
-    shown = {name: column for name, column in cells.items() if any(column)}
-    return Table(tuple(shown), tuple(zip(*shown.values(), strict=True)), caption, prose)
 
 
 def result_table(heading: Heading, entries: Sequence[Entry]) -> Table:
@@ -225,11 +197,6 @@ def interval_text(ends: tuple[float, float] | None, form: str = ".4f") -> str:
 def state_text(state: str, reason: str) -> str:
     """The state of a run, and why."""
     return f"{state}: {one_line(reason)}" if reason else state
-
-
-def one_line(text: str) -> str:
-    """The text with each run of whitespace as a space."""
-    return " ".join(text.split())
 
 
 def _figure(name: str) -> Callable[[Entry], str]:

@@ -4,12 +4,8 @@ import csv
 import dataclasses
 import io
 import json
-import re
 from collections.abc import Sequence
-from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from rich.console import Console
@@ -18,11 +14,13 @@ from rich.table import Table as RichTable
 
 from bytelm.core.console import TerminalConsole
 from bytelm.core.files import write_whole
+from bytelm.evaluation.page.drawing import write_png
+from bytelm.evaluation.page.page import Section, page
+from bytelm.evaluation.page.tables import escape_markdown, markdown
 from bytelm.experiments.records import Heading, RunRecord
-from bytelm.experiments.report.charts import COLOURS, DARK_COLOURS, svg, write_png
-from bytelm.experiments.report.sections import Section, chart_sections, progress, sections_of
+from bytelm.experiments.report.sections import chart_sections, progress, sections_of
 from bytelm.experiments.report.summary import Difference, Entry, gather, groups
-from bytelm.experiments.report.tables import Table, brief_table, differences, one_line
+from bytelm.experiments.report.tables import brief_table, differences
 
 
 def write_report(
@@ -73,70 +71,13 @@ def _markdown(heading: Heading, records: Sequence[RunRecord], sections: Sequence
     return "\n\n".join(parts) + "\n"
 
 
-def markdown(table: Table) -> str:
-    """The table in GitHub's Markdown, below its caption."""
-    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
-    rows = "\n".join(f"| {' | '.join(map(escape_markdown, line))} |" for line in lines)
-    return f"**{escape_markdown(table.caption)}**\n\n{rows}"
-
-
-def escape_markdown(text: str) -> str:
-    """Plain text as one line of Markdown, in which no character has a special meaning."""
-    escaped = re.sub(r"([\\`*\[\]|]|\b_|_\b)", r"\\\1", one_line(text))
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
 def _page(heading: Heading, records: Sequence[RunRecord], sections: Sequence[Section]) -> str:
-    """One page of HTML that needs nothing else, for any screen, light or dark, and for paper."""
-    template = Template((files(__package__) / "page.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        title=escape(heading.title),
-        colours=_variables(COLOURS),
-        dark_colours=_variables(DARK_COLOURS),
-        progress=progress(records),
-        command=escape(heading.command),
-        machine=escape(heading.machine),
-        links="".join(
-            f'<li><a href="#s{number}">{escape(section.title)}</a></li>'
-            for number, section in enumerate(sections)
-        ),
-        sections="\n".join(_section(number, section) for number, section in enumerate(sections)),
-    )
-
-
-def _variables(colours: Sequence[str]) -> str:
-    return " ".join(f"--c{number}: {colour};" for number, colour in enumerate(colours))
-
-
-def _section(number: int, section: Section) -> str:
-    parts = [
-        f'<section id="s{number}">\n<h2>{escape(section.title)}</h2>',
-        *(f"<p>{escape(sentence)}</p>" for sentence in section.sentences),
-        *map(_table, section.tables),
-    ]
-    if section.charts:
-        figures = "\n".join(
-            f"<figure>\n<figcaption>{escape(chart.title)}</figcaption>\n{svg(chart)}\n</figure>"
-            for chart in section.charts
-        )
-        parts.append(f'<div class="charts">\n{figures}\n</div>')
-    return "\n".join([*parts, "</section>"])
-
-
-def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.columns)
-    rows = "\n".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        f"{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>"
-        for row in table.rows
-    )
-    caption = escape(table.caption)
-    kind = ' class="prose"' if table.prose else ""
-    # A table that is too wide scrolls by itself, by keyboard too.
-    return (
-        f'<div class="scroll" role="region" aria-label="{caption}" tabindex="0">\n'
-        f"<table{kind}>\n<caption><span>{caption}</span></caption>\n<thead><tr>{head}</tr></thead>\n"
-        f"<tbody>\n{rows}\n</tbody>\n</table>\n</div>"
+    return page(
+        heading.title,
+        sections,
+        lead=progress(records),
+        command=heading.command,
+        machine=heading.machine,
     )
 
 

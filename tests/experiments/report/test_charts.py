@@ -6,16 +6,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bytelm.evaluation.page.drawing import COLOURS, DARK_COLOURS, MARKERS, svg, write_png
 from bytelm.experiments.records import Heading, RunRecord, run_figures
-from bytelm.experiments.report.charts import (
-    COLOURS,
-    DARK_COLOURS,
-    MARKERS,
-    cost_charts,
-    curve_charts,
-    svg,
-    write_png,
-)
+from bytelm.experiments.report.charts import cost_charts, curve_charts
 from bytelm.experiments.report.summary import gather
 
 HEADING = Heading("Toys", "train_flops", "flat", "bytelm compare", "a machine")

@@ -4,6 +4,7 @@ import pytest
 
 from bytelm.core.figure import Figure, in_powers
 from bytelm.core.statistics import STATISTICS, Statistic, recorded
+from bytelm.evaluation.page.tables import escape_markdown, markdown
 from bytelm.experiments.records import Heading, RunRecord
 from bytelm.experiments.report.summary import gather
 from bytelm.experiments.report.tables import (
@@ -13,7 +14,6 @@ from bytelm.experiments.report.tables import (
     state_text,
     tabulate,
 )
-from bytelm.experiments.report.write import escape_markdown, markdown
 
 COLUMNS = {"name": str, "length": lambda word: number_text(len(word)), "nothing": lambda word: ""}
 

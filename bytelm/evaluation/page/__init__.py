@@ -1,0 +1,1 @@
+"""Tables and charts, and pages of them: of a report, of results, of a comparison."""
