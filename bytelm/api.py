@@ -13,13 +13,10 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.core.texts import Text, Texts, each_text, text_bytes
@@ -29,24 +26,21 @@ from bytelm.inference.beam_search import beam_search
 from bytelm.inference.draft_choice import DraftKind, choose_draft
 from bytelm.inference.draft_length import DraftLength
 from bytelm.inference.drafters import Small
+from bytelm.inference.forms import Forms
 from bytelm.inference.generation import ROWS, Draft, Generator, Weights, store_weights
 from bytelm.inference.marginal.marginal import ByteMarginal
 from bytelm.inference.per_symbol import PerSymbol
-from bytelm.inference.row_lengths import SHORTEST
 from bytelm.inference.sampling import Sampling
 from bytelm.inference.scoring import (
     DocumentScores,
     Scorer,
     default_stride,
-    empty_batch,
     score_documents,
 )
 from bytelm.inference.segmentation import Segmentation, segment_all
 from bytelm.inference.transduction import Transducer
-from bytelm.models.contract import Batch
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.parameters import roles_of
-from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.checkpoint import SavedModel, load_model
 from bytelm.training.checkpoints.exported import SHARD_BYTES, export
 from bytelm.training.checkpoints.scores import Step, chosen_step
@@ -99,7 +93,7 @@ class LoadedModel(PerSymbol):
         self.tokenizer = saved.tokenizer
         self.context = saved.config.data.sequence_length
         self._saved = dataclasses.replace(saved, params={})
-        self._forms = _Forms(self.graphdef, self.params, self.tokenizer, self.has_encoder)
+        self._forms = Forms(self.graphdef, self.params, self.tokenizer, self.has_encoder)
 
     def with_context(self, context: int) -> "LoadedModel":
         """The same model and parameters, reading texts in windows of this length."""
@@ -399,30 +393,3 @@ class LoadedModel(PerSymbol):
 
 def _token_bytes(model: LoadedModel) -> Any:
     return None if model.tokenizer is None else model.tokenizer.token_bytes
-
-
-@dataclass(frozen=True)
-class _Forms:
-    """The parameters in the form that each use needs, made when first needed."""
-
-    graphdef: nnx.GraphDef
-    params: Any
-    tokenizer: Tokenizer | None
-    has_encoder: bool
-
-    @functools.cached_property
-    def scorer(self) -> Scorer:
-        return Scorer(self.graphdef, self.params)
-
-    @functools.cached_property
-    def generator(self) -> Generator:
-        if self.has_encoder:
-            return Transducer(self.graphdef, self.params)
-        return Generator(self.graphdef, self.params, tokenizer=self.tokenizer)
-
-    @functools.cached_property
-    def has_patches(self) -> bool:
-        def starts(params: Any, batch: Batch) -> Any:
-            return nnx.merge(self.graphdef, params)(batch).patch_starts
-
-        return jax.eval_shape(starts, self.params, empty_batch(1, SHORTEST)) is not None

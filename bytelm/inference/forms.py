@@ -1,0 +1,42 @@
+"""The forms of a model's parameters: for scoring, for generation."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+
+from bytelm.inference.generation import Generator
+from bytelm.inference.row_lengths import SHORTEST
+from bytelm.inference.scoring import Scorer, empty_batch
+from bytelm.inference.transduction import Transducer
+from bytelm.models.contract import Batch
+from bytelm.tokenizers.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Forms:
+    """The parameters in the form that each use needs, made when first needed."""
+
+    graphdef: nnx.GraphDef
+    params: Any
+    tokenizer: Tokenizer | None
+    has_encoder: bool
+
+    @functools.cached_property
+    def scorer(self) -> Scorer:
+        return Scorer(self.graphdef, self.params)
+
+    @functools.cached_property
+    def generator(self) -> Generator:
+        if self.has_encoder:
+            return Transducer(self.graphdef, self.params)
+        return Generator(self.graphdef, self.params, tokenizer=self.tokenizer)
+
+    @functools.cached_property
+    def has_patches(self) -> bool:
+        def starts(params: Any, batch: Batch) -> Any:
+            return nnx.merge(self.graphdef, params)(batch).patch_starts
+
+        return jax.eval_shape(starts, self.params, empty_batch(1, SHORTEST)) is not None
