@@ -21,7 +21,7 @@ import numpy as np
 from bytelm.core.errors import UserError
 from bytelm.core.texts import Text, Texts, each_text, text_bytes
 from bytelm.data.text_record import TextRecord, load_record
-from bytelm.inference.batching import Prompt
+from bytelm.inference.batching import Prompt, in_order
 from bytelm.inference.beam_search import beam_search
 from bytelm.inference.draft_choice import DraftKind, choose_draft
 from bytelm.inference.draft_length import DraftLength
@@ -328,8 +328,27 @@ class LoadedModel(PerSymbol):
         At most `rows` are written at a time, and a row whose text has ended takes the next prompt.
         Other arguments as for `stream`, but for `max_bytes`, which each prompt has.
         """
+        return in_order(self.as_completed(prompts, rows=rows, seed=seed, **options))
+
+    def as_completed(
+        self, prompts: Iterable[Prompt], *, rows: int = ROWS, seed: int = 0, **options: Any
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yields the place of each prompt, from 0, and its continuation, as they end.
+
+        Arguments as for `complete`.
+        """
         generator = self._generator(options.pop("covers", None))
-        return generator.complete(prompts, rows=rows, seed=seed, **self._choices(**options))
+        choices = self._choices(**options)
+        return generator.as_completed(self._watched(prompts), rows=rows, seed=seed, **choices)
+
+    def _watched(self, prompts: Iterable[Prompt]) -> Iterator[Prompt]:
+        """The prompts, with a warning of the first one that goes beyond training."""
+        trained = self.config.data.sequence_length
+        watching = self.has_encoder or self._forms.generator.remembers_all(trained)
+        for prompt in prompts:
+            if watching and self.warn_beyond_training([prompt.text], prompt.max_bytes):
+                watching = False
+            yield prompt
 
     def _choices(
         self,
@@ -363,7 +382,7 @@ class LoadedModel(PerSymbol):
     def _generator(self, covers: int | None) -> Generator:
         return self._forms.generator if covers is None else self.byte_marginal(covers)
 
-    def warn_of_long_inputs(self, longest: int) -> None:
+    def warn_of_long_inputs(self, longest: int) -> bool:
         """Warns if an input is longer than the inputs in training; `longest` counts symbols."""
         trained = self.config.data.sequence_length
         if longest > trained:
@@ -372,23 +391,25 @@ class LoadedModel(PerSymbol):
                 f"{trained}: expect it to do worse on longer ones.",
                 stacklevel=4,
             )
+        return longest > trained
 
-    def warn_beyond_training(self, prompts: Sequence[bytes], max_bytes: int) -> None:
+    def warn_beyond_training(self, prompts: Sequence[bytes], max_bytes: int) -> bool:
+        """Whether it warned."""
         trained = self.config.data.sequence_length
         if self.has_encoder:
-            self.warn_of_long_inputs(1 + max(map(len, prompts), default=0))
-            return
+            return self.warn_of_long_inputs(1 + max(map(len, prompts), default=0))
         symbols: Sequence[Sized] = prompts
         if self.tokenizer is not None:
             # The number of tokens of the continuation is unknown.
             symbols, max_bytes = [self.tokenizer.encode(prompt) for prompt in prompts], 0
         longest = 1 + max(map(len, symbols), default=0) + max_bytes
-        if longest > trained and self._forms.generator.remembers_all(trained):
+        if is_beyond := longest > trained and self._forms.generator.remembers_all(trained):
             warnings.warn(
                 f"prompt and continuation may take {longest} symbols, and the model was trained on "
                 f"rows of {trained}: expect it to get worse beyond them.",
                 stacklevel=3,
             )
+        return is_beyond
 
 
 def _token_bytes(model: LoadedModel) -> Any:

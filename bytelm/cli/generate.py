@@ -137,18 +137,18 @@ def _generate_file(command: GenerateCommand) -> int:
     options["covers"] = covers
     given = {"rows": command.rows, "stop": stop, **options, **_drafts(command)}
 
-    def complete(prompts: Iterable[Prompt]) -> Iterator[bytes]:
-        return loaded.complete(prompts, **given)
+    def as_completed(prompts: Iterable[Prompt]) -> Iterator[tuple[int, bytes]]:
+        return loaded.as_completed(prompts, **given)
 
-    complete(())  # checks the options
-    loaded.warn_beyond_training([file.longest.text], file.longest.max_bytes)
-    job = {"prompts": file.digest, "checkpoint": digest_arrays("params", loaded.params), **options}
+    as_completed(())  # checks the options
+    job = {"content of --prompts": file.digest, **options}
+    job |= {"checkpoint": digest_arrays("params", loaded.params)}
     job |= {"stop": list(command.stop), "max_bytes": command.max_bytes}
     with (
         Continuations(command.output, job) as output,
-        shown_progress("continuing", file.count, done=output.done, counts=True) as done,
+        shown_progress("continuing", file.count, done=output.written, counts=True) as done,
     ):
-        write_file(file, output, complete, done)
+        write_file(file, output, as_completed, done)
     print(f"{printable_name(command.output)}: {number_of(file.count, 'continuation')}")
     return 0
 

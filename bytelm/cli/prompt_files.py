@@ -1,18 +1,18 @@
 """`bytelm generate --prompts FILE --output FILE`: a file of prompts, and one of continuations.
 
 Both have a line of JSON for each prompt, in the same order. While the work goes on, a file next to
-the output says of what it is; a stopped command goes on after the last whole line if nothing has
-changed.
+the output says of what it is and holds continuations that wait for earlier ones, so that a stopped
+command loses only the texts that it was writing. It goes on if nothing has changed.
 """
 
 import fcntl
 import hashlib
-import itertools
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -22,60 +22,86 @@ from bytelm.core.texts import text_bytes
 from bytelm.inference.batching import Prompt
 
 FIELDS = {"prompt", "id", "max_bytes"}
-NO_PROMPT = Prompt(b"", 0, 0)
+DIGEST = 8
+"""Bytes of the digest of a line."""
 SECONDS = 1.0
 """How often finished lines are forced to the disk."""
 
 
 @dataclass(frozen=True)
 class PromptFile:
-    """A file of prompts, which can be read several times.
+    """A file of prompts, which can be read several times and must stay as it is.
 
     Attributes:
         max_bytes: longest continuation of a prompt that does not say its own.
         count: of its prompts.
-        digest: of its content.
-        longest: the prompt that may take most bytes, with its continuation.
+        lines: the digests of its lines, one after another; None while it is checked.
     """
 
     path: Path
     max_bytes: int
     count: int = 0
-    digest: str = ""
-    longest: Prompt = NO_PROMPT
+    lines: bytes | None = None
 
     @classmethod
     def checked(cls, path: Path, max_bytes: int) -> "PromptFile":
         """The file, all of whose lines are right; else raises UserError."""
-        file, hashed = cls(path, max_bytes), hashlib.blake2b(digest_size=16)
+        lines = bytearray()
         try:
-            count, longest = 0, file.longest
-            for prompt, _ in file.prompts(watch=hashed.update):
-                count, longest = count + 1, max(prompt, longest, key=lambda x: x.most)
+            if path.exists() and not path.is_file():
+                raise UserError(
+                    f"--prompts {path} is no file that can be read twice; write the prompts into "
+                    "one."
+                )
+            count = sum(1 for _ in cls(path, max_bytes).prompts(lines=lines))
         except OSError as error:
             raise UserError(f"--prompts {path} cannot be read: {error.strerror}.") from error
-        return cls(path, max_bytes, count, hashed.hexdigest(), longest)
+        return cls(path, max_bytes, count, bytes(lines))
 
-    def prompts(
-        self, first: int = 0, watch: Callable[[bytes], None] = lambda line: None
-    ) -> Iterator[tuple[Prompt, dict[str, Any]]]:
-        """The prompts from number `first` on, each with what its output line begins with."""
+    @property
+    def digest(self) -> str:
+        """Of its content."""
+        return _digest(self.lines or b"").hex()
+
+    def prompts(self, lines: bytearray | None = None) -> Iterator[tuple[Prompt, dict[str, Any]]]:
+        """The prompts, each with what its output line begins with.
+
+        Args:
+            lines: gets the digests of the lines.
+
+        Raises:
+            UserError: at a line that is wrong, or other than it was when it was checked.
+        """
+        lines = bytearray() if lines is None else lines
         number = 0
         with self.path.open("rb") as file:
             for line_number, line in enumerate(file, start=1):
-                watch(line)
+                place, start = f"{self.path}:{line_number}", len(lines)
+                lines += _digest(line)
+                if self.lines is not None and self.lines[start : start + DIGEST] != lines[start:]:
+                    raise self._changed(place)
                 if not line.strip():
                     continue
-                if number >= first:
-                    yield self._prompt(line, number, f"{self.path}:{line_number}")
+                yield self._prompt(line, number, place)
                 number += 1
+        if self.lines is not None and len(self.lines) != len(lines):
+            raise self._changed(f"the end of {self.path}")
+
+    def _changed(self, place: str) -> UserError:
+        return UserError(
+            f"{place} has changed since the command began; put it back as it was and go on, or "
+            "choose another --output."
+        )
 
     def _prompt(self, line: bytes, number: int, place: str) -> tuple[Prompt, dict[str, Any]]:
         try:
             value = json.loads(line)
-        except ValueError as error:
-            reason = f"column {error.colno}" if isinstance(error, json.JSONDecodeError) else "UTF-8"
-            raise UserError(f"{place} is not valid JSON ({reason}).") from None
+        except json.JSONDecodeError as error:
+            raise UserError(f"{place} is not valid JSON (column {error.colno}).") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{place} is not valid JSON (UTF-8).") from None
+        except (ValueError, RecursionError):
+            raise UserError(f"{place} has a number or a nesting that is too long.") from None
         if not isinstance(value, dict) or not isinstance(value.get("prompt"), str):
             raise UserError(f'{place} has no text "prompt"; write lines like {{"prompt": "It"}}.')
         if unknown := sorted(value.keys() - FIELDS):
@@ -94,14 +120,15 @@ class PromptFile:
 class Continuations:
     """The file of continuations that a command writes, from the start or where another stopped.
 
-    A context that closes it.
+    Its lines are in the order of the prompts. Continuations that end before an earlier one wait in
+    a file next to it, whose first line says of what job they are. A context that closes both.
 
     Attributes:
-        done: lines that were there before.
+        done: lines of the output.
     """
 
     def __init__(self, path: Path, job: Mapping[str, Any]):
-        """Opens the file.
+        """Opens the files.
 
         Args:
             job: of what it is, ready for JSON; another one is refused.
@@ -110,24 +137,38 @@ class Continuations:
             UserError: if it exists and is finished, of another job, or being written.
         """
         self._path = path
-        self._job = path.with_name(f"{path.name}.unfinished")
-        if self._job.exists() and path.exists():
+        self._waiting_path = path.with_name(f"{path.name}.unfinished")
+        first = json.dumps(job).encode() + b"\n"
+        self._head = len(first)
+        if self._waiting_path.exists() and path.exists():
             self._check(job)
         else:
             check_new_file(path)
-            write_whole(self._job, json.dumps(job, indent=1))
-        self._file = path.open("ab+", buffering=0)
+            write_whole(self._waiting_path, first)
+        self._file = path.open("ab", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
             raise UserError(f"--output {path} is being written by another command.") from None
-        self.done = self._cut_off()
+        self.done = sum(1 for _ in _whole_lines(path))
+        _, *waiting = map(json.loads, _whole_lines(self._waiting_path))
+        self._ahead = {number: line for number, line in waiting if number >= self.done}
+        self._waiting = self._waiting_path.open("ab", buffering=0)
         self._synced = time.monotonic()
+
+    @property
+    def written(self) -> int:
+        """Continuations that are there, with those that wait."""
+        return self.done + len(self._ahead)
+
+    def __contains__(self, number: int) -> bool:
+        """Whether the continuation of the prompt with this number is there."""
+        return number < self.done or number in self._ahead
 
     def _check(self, job: Mapping[str, Any]) -> None:
         try:
-            begun = json.loads(self._job.read_bytes())
+            begun = json.loads(next(_whole_lines(self._waiting_path), b""))
         except (OSError, ValueError):
             begun = {}
         for name, value in job.items():
@@ -137,47 +178,82 @@ class Continuations:
                     "another --output."
                 )
 
-    def _cut_off(self) -> int:
-        """Removes a line that was not written whole; returns how many there are."""
-        self._file.seek(0)
-        lines, size = 0, 0
-        for line in self._file:
-            if line.endswith(b"\n"):
-                lines, size = lines + 1, size + len(line)
-        self._file.truncate(size)
-        return lines
+    def put(self, number: int, kept: Mapping[str, Any], text: bytes) -> None:
+        """Writes the continuation of a prompt; bytes that are no UTF-8 become lone surrogates."""
+        line = json.dumps({**kept, "text": text.decode(errors="surrogateescape")})
+        self._ahead[number] = line
+        if number > self.done:
+            _append(self._waiting, json.dumps([number, line]))
+        while (following := self._ahead.pop(self.done, None)) is not None:
+            _append(self._file, following)
+            self.done += 1
+        is_old = time.monotonic() - self._synced > SECONDS
+        if is_old or (not self._ahead and self._waiting.tell() > self._head):
+            self._sync()
 
-    def append(self, kept: Mapping[str, Any], text: bytes) -> None:
-        """Writes a line; bytes that are no UTF-8 become the escapes of lone surrogates."""
-        value = {**kept, "text": text.decode(errors="surrogateescape")}
-        line = memoryview(json.dumps(value).encode() + b"\n")
-        while line:
-            line = line[self._file.write(line) or 0 :]
-        if time.monotonic() - self._synced > SECONDS:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
+    def _sync(self) -> None:
+        """Forces all to the disk, and forgets what no longer waits."""
+        os.fsync(self._file.fileno())
+        if self._ahead:
+            os.fsync(self._waiting.fileno())
+        else:
+            self._waiting.seek(self._waiting.truncate(self._head))
+        self._synced = time.monotonic()
 
     def finish(self) -> None:
         """Says that all lines are there."""
         os.fsync(self._file.fileno())
-        self._job.unlink(missing_ok=True)
+        self._waiting_path.unlink(missing_ok=True)
 
     def __enter__(self) -> "Continuations":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._waiting.close()
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=DIGEST).digest()
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file; at its end, removes a line that was not written whole."""
+    size = 0
+    with path.open("r+b") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield line
+                size += len(line)
+        file.truncate(size)
+
+
+def _append(file: FileIO, line: str) -> None:
+    left = memoryview(line.encode() + b"\n")
+    while left:
+        left = left[file.write(left) or 0 :]
 
 
 def write_file(
     file: PromptFile,
     output: Continuations,
-    complete: Callable[[Iterator[Prompt]], Iterator[bytes]],
+    as_completed: Callable[[Iterator[Prompt]], Iterator[tuple[int, bytes]]],
     done: Callable[[int], None],
 ) -> None:
-    """Writes the continuations that are not there yet; `done` is told of each."""
-    read, own = itertools.tee(file.prompts(output.done))
-    for text, (_, kept) in zip(complete(prompt for prompt, _ in read), own, strict=True):
-        output.append(kept, text)
+    """Writes the continuations that are not there yet; `done` is told of each.
+
+    Args:
+        as_completed: `bytelm.inference.generation.Generator.as_completed`.
+    """
+    begun: dict[int, tuple[int, dict[str, Any]]] = {}  # by place: the number, and what is kept
+
+    def prompts() -> Iterator[Prompt]:
+        missing = (each for each in file.prompts() if each[0].number not in output)
+        for place, (prompt, kept) in enumerate(missing):
+            begun[place] = prompt.number, kept
+            yield prompt
+
+    for place, text in as_completed(prompts()):
+        output.put(*begun.pop(place), text)
         done(1)
     output.finish()

@@ -47,11 +47,6 @@ class Prompt:
     number: int
     """Of the row in whose place it is: with the seed it decides the random choices."""
 
-    @property
-    def most(self) -> int:
-        """Bytes that it may take with its continuation."""
-        return len(self.text) + self.max_bytes
-
 
 @dataclass
 class Waiting:
@@ -123,16 +118,12 @@ class Batching:
         self._drafter = None if draft is None else draft.drafter
         self._warned = False
 
-    def run(self, prompts: Iterable[Prompt]) -> Iterator[bytes]:
-        """Yields the continuation of each prompt, in order."""
-        prompts = iter(prompts)
+    def run(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, bytes]]:
+        """Yields the place of each prompt, from 0, and its continuation, as they end."""
+        prompts, first = iter(prompts), 0
         while part := list(itertools.islice(prompts, PART * self._rows)):
-            texts, following = dict[int, bytes](), 0
-            for place, text in self._part(part):
-                texts[place] = text
-                while following in texts:
-                    yield texts.pop(following)
-                    following += 1
+            yield from ((first + place, text) for place, text in self._part(part))
+            first += len(part)
 
     def _part(self, part: Sequence[Prompt]) -> Iterator[tuple[int, bytes]]:
         """Yields places in the part and their texts, as they end."""
@@ -236,6 +227,16 @@ class Batching:
             row.feed(symbol[None])
             begun.append(row)
         return rows, begun
+
+
+def in_order(ended: Iterable[tuple[int, bytes]]) -> Iterator[bytes]:
+    """The texts of `Batching.run` in the order of their prompts."""
+    texts, following = dict[int, bytes](), 0
+    for place, text in ended:
+        texts[place] = text
+        while following in texts:
+            yield texts.pop(following)
+            following += 1
 
 
 def _share(waiting: list[Waiting]) -> np.ndarray:

@@ -25,7 +25,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.memory import free_memory
 from bytelm.core.vocabulary import BYTE_VOCABULARY
 from bytelm.core.xla import programs
-from bytelm.inference.batching import Batching, Prompt, warn_of_overflow
+from bytelm.inference.batching import Batching, Prompt, in_order, warn_of_overflow
 from bytelm.inference.decoding import (
     Rows,
     Written,
@@ -157,7 +157,11 @@ class Generator:
             texts = [text + more for text, more in zip(texts, new, strict=True)]
         return texts
 
-    def complete(
+    def complete(self, prompts: Iterable[Prompt], **options: Any) -> Iterator[bytes]:
+        """Yields the texts of `as_completed` in the order of their prompts."""
+        return in_order(self.as_completed(prompts, **options))
+
+    def as_completed(
         self,
         prompts: Iterable[Prompt],
         *,
@@ -166,17 +170,22 @@ class Generator:
         seed: int = 0,
         stop: Sequence[bytes] = (),
         draft: Draft | None = None,
-    ) -> Iterator[bytes]:
-        """Yields the continuation of each of any number of prompts, in order.
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yields the continuation of each of any number of prompts as it ends.
 
         At most `rows` are written at a time (`bytelm.inference.batching`). Other arguments as for
         `stream`, and so are the texts.
+
+        Yields:
+            the place of a prompt among all, from 0, and its continuation.
         """
         require_positive("rows", rows)
         sampling = self._checked(sampling, seed, stop, draft)
-        return self._complete(prompts, rows, sampling, seed, stop, draft)
+        if self.makes_room:
+            return Batching(self, rows, sampling, seed, stop, draft).run(prompts)
+        return enumerate(self._in_batches(prompts, rows, sampling, seed, stop, draft))
 
-    def _complete(
+    def _in_batches(
         self,
         prompts: Iterable[Prompt],
         rows: int,
@@ -185,14 +194,13 @@ class Generator:
         stop: Sequence[bytes],
         draft: Draft | None,
     ) -> Iterator[bytes]:
-        if self.makes_room:
-            yield from Batching(self, rows, sampling, seed, stop, draft).run(prompts)
-            return
+        """Yields the texts of whole batches, one after another."""
+        options = sampling, seed, stop, draft
         for max_bytes, same in itertools.groupby(prompts, key=lambda prompt: prompt.max_bytes):
             while batch := list(itertools.islice(same, rows)):
                 starts, texts = [prompt.text for prompt in batch], [b""] * len(batch)
-                options = max_bytes, sampling, seed, stop, draft, batch[0].number
-                for new in self._stream(starts, *options):
+                numbers = [prompt.number for prompt in batch]
+                for new in self._stream(starts, max_bytes, *options, numbers):
                     texts = [text + more for text, more in zip(texts, new, strict=True)]
                 yield from texts
 
@@ -245,9 +253,9 @@ class Generator:
         seed: int,
         stop: Sequence[bytes],
         draft: Draft | None,
-        first: int = 0,
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[list[bytes]]:
-        """`stream`, whose rows have the numbers from `first` on."""
+        """`stream`, whose rows have these numbers, by default from 0 on."""
         if not prompts:
             return
         drafter = None if draft is None else draft.drafter
@@ -255,7 +263,8 @@ class Generator:
         filters = [StopFilter(stop, max_bytes, self.tokenizer) for _ in prompts]
         if not max_bytes:
             return
-        keys = row_keys(jax.random.key(seed), first + np.arange(len(prompts)))
+        numbers = range(len(prompts)) if numbers is None else numbers
+        keys = row_keys(jax.random.key(seed), np.array(numbers))
         rows = first_symbols(logits, state, keys, sampling, self.vocabulary, drafting)
         pending = np.asarray(rows.pending)[:, None]
         yield [each.feed(symbols) for each, symbols in zip(filters, pending, strict=True)]

@@ -11,6 +11,7 @@ from bytelm.cli.main import main
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import escape_unwritable
 from bytelm.data.config import DataConfig
+from bytelm.inference.batching import Prompt
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
@@ -82,6 +83,14 @@ def test_prompts_of_a_file_get_the_texts_that_they_get_together(model, monkeypat
     lines = map(json.loads, output.read_text().splitlines())
     expected = [text.decode(errors="surrogateescape") for text in model.generate(texts, **OPTIONS)]
     assert [(line["id"], line["text"]) for line in lines] == list(zip(texts, expected, strict=True))
+
+
+def test_long_prompts_are_told_once(model):
+    long = [Prompt(b"x" * 20, 1, number) for number in range(2)]
+    texts = model.complete([Prompt(b"x", 1, 9), *long], seed=3)
+    with pytest.warns(UserWarning, match="may take 22 symbols, and the model was trained") as told:
+        assert len(list(texts)) == 3
+    assert len(told) == 1
 
 
 def test_files_of_prompts_go_with_no_single_prompt(capsys, tmp_path):

@@ -36,9 +36,8 @@ def generator():
 
 def alone(generator, prompt, **options):
     """The text of a prompt in a batch of its own, in the row of its number."""
-    pieces = generator._stream(
-        [prompt.text], prompt.max_bytes, Sampling(), 5, options.get("stop", ()), None, prompt.number
-    )
+    given = Sampling(), 5, options.get("stop", ()), None, [prompt.number]
+    pieces = generator._stream([prompt.text], prompt.max_bytes, *given)
     return b"".join(piece for (piece,) in pieces)
 
 

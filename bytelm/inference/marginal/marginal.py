@@ -170,10 +170,11 @@ class ByteMarginal(Generator):
         seed: int,
         stop: Sequence[bytes],
         draft: Draft | None = None,
-        first: int = 0,
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[list[bytes]]:
-        for row, prompt in enumerate(prompts):
-            key = jax.random.fold_in(jax.random.key(seed), first + row)
+        numbers = range(len(prompts)) if numbers is None else numbers
+        for row, (prompt, number) in enumerate(zip(prompts, numbers, strict=True)):
+            key = jax.random.fold_in(jax.random.key(seed), number)
             text = StopFilter(stop, max_bytes)
             covers = self._covers(prompt)
             for position in range(max_bytes):
