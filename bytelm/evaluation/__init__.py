@@ -1,6 +1,7 @@
 """Evaluations of trained models. Importing one here registers it."""
 
 from bytelm.evaluation.bits import Bits, Marginal
+from bytelm.evaluation.boundaries import Boundaries
 from bytelm.evaluation.languages import Languages
 from bytelm.evaluation.positions import Positions
 from bytelm.evaluation.robustness import Robustness
@@ -10,6 +11,7 @@ from bytelm.evaluation.targets import Targets
 
 __all__ = [
     "Bits",
+    "Boundaries",
     "Evaluation",
     "Languages",
     "Marginal",

@@ -1,9 +1,7 @@
 """The patches that a model cuts text into: an evaluation, and one text on a terminal or a page."""
 
-import functools
 import html
 import math
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -46,7 +44,7 @@ _TOP = 95
 
 @dataclass(frozen=True)
 class PatchStatistics(Evaluation):
-    """Lengths of patches, their agreement with words, and bits by distance from a boundary."""
+    """Lengths of patches, and bits by distance from a boundary."""
 
     name: ClassVar[str] = "segmentation"
     needs: ClassVar[tuple[Need, ...]] = (PATCHES,)
@@ -57,7 +55,6 @@ class PatchStatistics(Evaluation):
         - `bytes_per_patch`, and of inner levels `symbols_per_patch`;
         - `boundaries/rate`, boundaries per symbol, and `overflow`, the share of them without a
           slot; a level's symbols are the boundaries of the level around it, or START and the bytes;
-        - `word_start/...` and `whitespace_start/...`: precision, recall and F1 of patch starts;
         - `bpb_at_lag/...`: bits of the bytes at each lag after a boundary, and
           `boundary_enrichment` (arXiv 2601.22805): those at lag 1, the bytes right after a
           boundary, over those of all bytes (`bytelm.patching.marks`).
@@ -71,7 +68,7 @@ class PatchStatistics(Evaluation):
         for level in range(1, len(cut[0].levels) + 1):
             found = [each.at(level) for each in cut]
             figures += [*_sizes(cut, level), *_boundaries(cut, level)]
-            figures += [*_agreement(found, level), *_bits_at_lags(found, level)]
+            figures += _bits_at_lags(found, level)
             lengths = np.concatenate([each.lengths for each in found])
             histogram = length_histogram(lengths)
             details.append({"patches": len(lengths), "patches_by_length": histogram})
@@ -99,16 +96,6 @@ def _boundaries(cut: Sequence[Segmentation], level: int) -> Iterable[Figure]:
         symbols = sum(each.levels[level - 2].boundaries.sum() for each in cut)
     yield from RATE.at(level)(made + ignored, symbols).figures
     yield from OVERFLOW.at(level)(ignored, made + ignored).figures
-
-
-def _agreement(found: Sequence[Segmentation], level: int) -> Iterable[Figure]:
-    """How well patch starts agree with those of words and of whitespace."""
-    words = functools.reduce(operator.add, [each.word_agreement for each in found])
-    spaces = functools.reduce(operator.add, [each.space_agreement for each in found])
-    for name, agreement in (("word_start", words), ("whitespace_start", spaces)):
-        for measure in ("precision", "recall", "f1"):
-            value = getattr(agreement, measure)
-            yield Figure(f"{name_at(name, level)}/{measure}", value, "share")
 
 
 def _bits_at_lags(found: Sequence[Segmentation], level: int) -> Iterable[Figure]:

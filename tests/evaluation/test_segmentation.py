@@ -43,13 +43,8 @@ def test_figures_are_sums_over_the_documents():
     assert report.figures["bytes_per_patch"].value == pytest.approx(lengths.mean())
     low, high = report.figures["bytes_per_patch"].interval
     assert low < lengths.mean() < high
-    words = [found.word_agreement for found in cut]
-    hits, expected = (sum(getattr(w, name) for w in words) for name in ("hits", "expected"))
-    assert report.figures["word_start/recall"].value == pytest.approx(hits / expected)
     others = {"bytes_per_patch", "boundaries/rate", "overflow", "boundary_enrichment"}
     assert set(report.figures) == others | {
-        *(f"word_start/{measure}" for measure in ("precision", "recall", "f1")),
-        *(f"whitespace_start/{measure}" for measure in ("precision", "recall", "f1")),
         *(f"bpb_at_lag/{lag}" for lag in ("1", "2", "3-4", "5-8")),
     }
     (details,) = report.results["segmentation"].details["levels"]
@@ -80,10 +75,8 @@ def test_figures_of_every_level_by_hand(monkeypatch):
         "bpb_at_lag/level_2/5-8": 5,
         "boundary_enrichment/level_2": 5 / (29 / 7),
     }
-    found = {name: f.value for name, f in report.figures.items() if "_start" not in name}
+    found = {name: figure.value for name, figure in report.figures.items()}
     assert found == pytest.approx(wanted)
-    agreement = {name for name in report.figures if "_start" in name}
-    assert len(agreement) == 12 and "word_start/level_2/precision" in agreement
     inner = report.results["segmentation"].details["levels"][1]
     assert inner == {
         "patches": 2,
