@@ -3,18 +3,22 @@
 from bytelm.evaluation.bits import Bits, Marginal
 from bytelm.evaluation.boundaries import Boundaries
 from bytelm.evaluation.languages import Languages
+from bytelm.evaluation.next_word import NextWord
 from bytelm.evaluation.positions import Positions
 from bytelm.evaluation.robustness import Robustness
 from bytelm.evaluation.segmentation import PatchStatistics
 from bytelm.evaluation.suite import Evaluation, Scoring, evaluate
 from bytelm.evaluation.targets import Targets
+from bytelm.evaluation.utf8 import UTF8
 
 __all__ = [
+    "UTF8",
     "Bits",
     "Boundaries",
     "Evaluation",
     "Languages",
     "Marginal",
+    "NextWord",
     "PatchStatistics",
     "Positions",
     "Robustness",

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from bytelm.api import LoadedModel
+from bytelm.core.chart import Chart, Point
 from bytelm.core.figure import Figure
 from bytelm.core.intervals import ratio
 from bytelm.core.statistics import name_at
@@ -29,6 +30,8 @@ from bytelm.patching.patches import LENGTHS
 
 MOST_RANGES = 40
 """Ranges of positions; the last ends after 16 x 2^39 bytes, or more."""
+AXES = ("position of the byte", "bits per byte")
+"""Labels of the charts' axes."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,19 @@ class Positions(Evaluation):
             in_patches.append([_sums(bits, lengths, length_classes(each)) for each in places])
         names = [f"bpb_at_position/{name}" for name in self._names(in_document)]
         figures = list(_figures(names, in_document))
+        curve = {"documents": [Point(_end(f.name), f.value, f.interval) for f in figures]}
+        charts = [Chart.of("Bits by position in the document", *AXES, curve, log_x=True)]
+        of_levels: dict[str, dict[str, float]] = {}
         for level, sums in enumerate(zip(*in_patches, strict=True), start=1):
             names = [f"{name_at('bpb_in_patch', level)}/{name}" for name in LENGTHS]
-            figures += _figures(names, sums)
-        details = {"documents": len(in_document), "context": loaded.context}
+            found = list(_figures(names, sums))
+            of_levels[f"level {level}"] = {f.name.rpartition("/")[2]: f.value for f in found}
+            figures += found
+        if of_levels:
+            charts.append(Chart.histogram("Bits by position in the patch", *AXES, of_levels))
+        details = {"documents": len(in_document), "ranges": _counts(in_document)}
         note = f"{number_of(len(in_document), 'document')}; context {loaded.context}"
-        return Result(tuple(figures), (note,), {**details, "ranges": _counts(in_document)})
+        return Result(tuple(figures), (note,), details, charts=tuple(charts))
 
     def _ranges(self, positions: np.ndarray) -> np.ndarray:
         """The number of each position's range, from 0."""
@@ -76,6 +86,11 @@ class Positions(Evaluation):
         begins = [1, *(end + 1 for end in ends)]
         pairs = zip(begins, ends, strict=False)
         return [str(end) if begin == end else f"{begin}-{end}" for begin, end in pairs]
+
+
+def _end(name: str) -> int:
+    """The last position of the range of a figure, such as 32 for "bpb_at_position/17-32"."""
+    return int(name.rpartition("/")[2].rpartition("-")[2])
 
 
 def position_in_patch(starts: np.ndarray) -> np.ndarray:

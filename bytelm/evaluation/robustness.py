@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from bytelm.api import LoadedModel
+from bytelm.core.chart import Chart, Point
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.intervals import bootstrap, ratio
@@ -70,6 +71,7 @@ class Robustness(Evaluation):
             count_right = NextBytes(loaded.tokenizer).bytes_right
         plain = _score("perturbed/none/0", documents, loaded, scoring, count_right)
         figures = plain.figures("perturbed/none/0", bound=loaded.tokenizer is not None)
+        curves: dict[str, list[Point]] = {}
         for kind in self.kinds:
             curve = {0.0: plain}
             for rate in self.rates:
@@ -86,7 +88,11 @@ class Robustness(Evaluation):
                 figures += curve[rate].figures(name, bound=loaded.tokenizer is not None)
             if max(curve) > 0:
                 figures += _means(f"perturbed/{kind}", curve)
-        return Result(tuple(figures), details={"documents": len(documents)})
+            found = {rate: scored.scores.bpb() for rate, scored in sorted(curve.items())}
+            curves[kind] = [Point(rate, bpb.value, bpb.interval) for rate, bpb in found.items()]
+        chart = Chart.of("Noise", "share of the characters hit", "bits per byte", curves)
+        charts = (chart,) if curves else ()
+        return Result(tuple(figures), details={"documents": len(documents)}, charts=charts)
 
 
 class _Step(NamedTuple):
