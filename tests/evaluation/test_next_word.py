@@ -57,7 +57,7 @@ def test_a_right_word_is_what_greedy_decoding_writes():
             right += written == symbols[first : last + 1]
             total += 1
     found = run(NextWord(), loaded(Table(logits)), texts, stride=3)
-    assert found.details == {"words": total, "right": right} and right > 10
+    assert found.details == {"words": total, "right": right} and right > 5
     accuracy = found.figures[0]
     assert accuracy.low < accuracy.value < accuracy.high
 
