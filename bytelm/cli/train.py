@@ -17,6 +17,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.files import check_folder
 from bytelm.core.stopping import Stopped
 from bytelm.core.terminal_text import say
+from bytelm.evaluation import while_training
 from bytelm.training import distributed, host_memory
 from bytelm.training.experiment import ExperimentConfig, TrainConfig, load_json, to_json
 from bytelm.training.loop import dry_run, train
@@ -79,7 +80,7 @@ def train_command(arguments: Sequence[str]) -> int:
     usual_place = Path("runs") / Path(preset).stem
     if command.dry_run:
         where = command.run_dir or unused_directory(usual_place)
-        dry_run(command.config, where, resume=command.resume)
+        dry_run(command.config, where, resume=command.resume, evaluator=while_training)
         return 0
     return _train(command, usual_place)
 
@@ -96,6 +97,7 @@ def _train(command: TrainCommand, usual_place: Path) -> int:
                 step=command.step,
                 verify=command.verify,
                 allow_config_change=command.allow_config_change,
+                evaluator=while_training,
             )
         except (UserError, Stopped):
             if is_main:

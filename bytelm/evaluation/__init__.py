@@ -9,6 +9,7 @@ from bytelm.evaluation.robustness import Robustness
 from bytelm.evaluation.segmentation import PatchStatistics
 from bytelm.evaluation.suite import Evaluation, Scoring, evaluate
 from bytelm.evaluation.targets import Targets
+from bytelm.evaluation.training_suite import while_training
 from bytelm.evaluation.utf8 import UTF8
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "Scoring",
     "Targets",
     "evaluate",
+    "while_training",
 ]

@@ -18,6 +18,7 @@ from bytelm.data.open_data import Documents, OpenData
 from bytelm.data.run_text import describe_source
 from bytelm.data.text_record import load_record
 from bytelm.data.validation import ValidationBatches
+from bytelm.evaluation import while_training
 from bytelm.experiments.records import RunState, run_figures
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.checkpoints.checkpoint import last_step
@@ -164,7 +165,7 @@ def _train(run: Run) -> int | None:
     with lock(run.directory):
         (run.directory / TEST_REPORT).unlink(missing_ok=True)  # of earlier parameters
         try:
-            result = train(run.config, run.directory, resume=True)
+            result = train(run.config, run.directory, resume=True, evaluator=while_training)
         except UserError:
             remove_if_unused(run.directory)
             raise

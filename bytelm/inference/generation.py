@@ -65,7 +65,8 @@ def store_weights(params: Any, weights: Weights, roles: Any = None) -> Any:
     dtype = jnp.dtype(weights)
 
     def store(value: jax.Array) -> jax.Array:
-        return value.astype(dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
+        is_float = jnp.issubdtype(value.dtype, jnp.floating)
+        return value.astype(dtype) if is_float and value.dtype != dtype else value
 
     if roles is None:
         return jax.tree.map(store, params)

@@ -36,6 +36,9 @@ FREE = (
     "train.budget",  # the steps that follow from it are compared
     "train.log_every",
     "train.validate_every",
+    "train.evaluations",
+    "train.evaluate_every",
+    "train.evaluation_bytes",
     "train.sample_bytes",
     "train.checkpoint_every",
     "train.keep",

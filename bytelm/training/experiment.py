@@ -56,6 +56,13 @@ class TrainConfig(Checked, name="train", small=True):
     validation_rows: int = 64
     """About how many rows each validation scores, always the same ones: spread over the documents
     of the validation split, and in a mixture over its sources by their weights."""
+    evaluations: tuple[str, ...] = ()
+    """Evaluations to run during training (`bytelm eval --suite list`), each as its name or as one
+    text with options, such as "robustness kinds=case,delete rates=0.1"."""
+    evaluate_every: int = 1000
+    """Steps between two runs of `evaluations`; there is always one after the last step."""
+    evaluation_bytes: int | None = 100_000
+    """They read the first so many bytes of the validation split; none = all."""
     sample_bytes: int = 200
     """Bytes of text to generate after each validation; 0 for none."""
     checkpoint_every: int = 250

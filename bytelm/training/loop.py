@@ -39,7 +39,16 @@ from bytelm.training.metrics.display import Display, Reporter
 from bytelm.training.metrics.record import LoopState
 from bytelm.training.metrics.writer import MetricsWriter
 from bytelm.training.program import abstract_state, build_program
-from bytelm.training.run import Hook, RunParts, TrainingRun, standard_hooks, train_steps
+from bytelm.training.run import (
+    Evaluator,
+    Hook,
+    MakeEvaluator,
+    RunParts,
+    TrainingRun,
+    model_of,
+    standard_hooks,
+    train_steps,
+)
 from bytelm.training.run_directory import CONFIG, provenance, text_trained_on, write_files
 from bytelm.training.step import TrainState
 from bytelm.training.validation import Validation
@@ -63,6 +72,7 @@ def train(
     step: int | None = None,
     verify: bool = True,
     allow_config_change: bool = False,
+    evaluator: MakeEvaluator | None = None,
 ) -> TrainResult:
     """Trains a model, from the beginning or from the last checkpoint in `run_dir`.
 
@@ -74,6 +84,7 @@ def train(
             are set aside.
         verify: whether to compare checkpoints with their digests.
         allow_config_change: whether config and data may differ from those of the checkpoint.
+        evaluator: what runs `train.evaluations`: `bytelm.evaluation.while_training`.
 
     Raises:
         UserError: for a config that cannot run here, a run that cannot be resumed, a full disk,
@@ -92,7 +103,8 @@ def train(
     mesh = config.mesh.build()
     with fallible_output.may_fail(), jax.set_mesh(mesh), StopRequest(mesh) as stop:
         parts = _prepare(config, data, run_dir, mesh)
-        run, hooks = _start(parts, stop, _Start(resume, step, verify, allow_config_change))
+        start = _Start(resume, step, verify, allow_config_change, _evaluator(parts, evaluator))
+        run, hooks = _start(parts, stop, start)
         try:
             with run.reporter:
                 train_steps(run, hooks)
@@ -108,7 +120,13 @@ def train(
         return TrainResult(run_dir, run.step, run.loop.last_validation, run.is_stopping)
 
 
-def dry_run(config: ExperimentConfig, run_dir: Path, *, resume: bool = False) -> None:
+def dry_run(
+    config: ExperimentConfig,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    evaluator: MakeEvaluator | None = None,
+) -> None:
     """Checks a config as `train` does, and shows the header of its run.
 
     Nothing is compiled, and only the cache of packed text is written.
@@ -122,6 +140,7 @@ def dry_run(config: ExperimentConfig, run_dir: Path, *, resume: bool = False) ->
     with jax.set_mesh(mesh):
         parts = _prepare(config, data, run_dir, mesh)
         parts.batches.close()
+        _evaluator(parts, evaluator)
         if config.train.initial is not None and not resume:
             params = parts.program.abstract_state.params
             read_initial(config, params, tokenizer=data.tokenizer, verify=True)
@@ -135,6 +154,7 @@ class _Start(NamedTuple):
     step: int | None
     verify: bool
     allow_config_change: bool
+    evaluator: Evaluator | None
 
 
 def _resolved(
@@ -203,13 +223,14 @@ def _start(parts: RunParts, stop: StopRequest, start: _Start) -> tuple[TrainingR
         checkpoints=checkpoints,
         reporter=Reporter(config, loop, parts.display, peak, writer),
         write_files=write,
+        evaluator=start.evaluator,
         stop=stop,
         provenance=origin,
         state=state,
         loop=loop,
         step=step,
     )
-    return run, standard_hooks(config.train.validate_every, samples=_has_samples(parts))
+    return run, standard_hooks(config.train, samples=_has_samples(parts))
 
 
 def _first_state(parts: RunParts, verify: bool) -> TrainState:
@@ -286,6 +307,23 @@ def _compare_validations(loop: LoopState, identity: str, message: Callable[[str]
         )
     loop.last_validation = loop.best_validation = None
     loop.validation_identity = identity
+
+
+def _evaluator(parts: RunParts, make: MakeEvaluator | None) -> Evaluator | None:
+    """What runs `train.evaluations`, checked before the first step; None for no evaluations."""
+    if not parts.config.train.evaluations:
+        return None
+    if make is None:
+        raise UserError(
+            "train.evaluations need what runs them: call "
+            "`train(..., evaluator=bytelm.evaluation.while_training)`."
+        )
+    if jax.process_count() > 1:
+        raise UserError(
+            "train.evaluations need a single process; leave them out, and run `bytelm eval` on the "
+            "checkpoints."
+        )
+    return make(model_of(parts, parts.program.abstract_state.params, 0), parts.data)
 
 
 def _has_samples(parts: RunParts) -> bool:

@@ -1,7 +1,7 @@
 """A run while it trains: its steps, and the hooks between them, which validate, save and sample."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bytelm.core.errors import UserError
+from bytelm.core.figure import Figure
 from bytelm.core.vocabulary import BYTES
 from bytelm.data.loader import TrainLoader
 from bytelm.data.open_data import OpenData
@@ -20,8 +21,9 @@ from bytelm.models import Batch
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.nn.mesh import place_batch, single_device_mesh
 from bytelm.training.checkpoints.checkpoint import Checkpoints
+from bytelm.training.checkpoints.exported import SavedModel
 from bytelm.training.distributed import StopRequest, gather_json
-from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.metrics.display import Display, Reporter, format_duration
 from bytelm.training.metrics.record import LoopState
 from bytelm.training.program import TrainProgram
@@ -29,6 +31,12 @@ from bytelm.training.run_directory import CONFIG
 from bytelm.training.step import StepMetrics, TrainState
 from bytelm.training.validation import Validation
 
+Found = Mapping[str, Sequence[Figure]]
+"""Figures by the name of their evaluation."""
+Evaluator = Callable[[SavedModel], Found]
+"""Runs `train.evaluations` on the model as it is."""
+MakeEvaluator = Callable[[SavedModel, OpenData], Evaluator]
+"""Checks `train.evaluations` for a model, whose parameters may be abstract, and its data."""
 SAMPLE_INPUTS = 3
 """How many inputs of the validation text a sample shows with their targets."""
 
@@ -59,6 +67,7 @@ class TrainingRun(RunParts):
 
     Attributes:
         write_files: writes the files of its directory; None in a process that writes none.
+        evaluator: None for no evaluations.
         provenance: of its checkpoints.
         step: steps done.
         is_stopping: whether it ends before all steps are done.
@@ -67,6 +76,7 @@ class TrainingRun(RunParts):
     checkpoints: Checkpoints
     reporter: Reporter
     write_files: Callable[[], None] | None
+    evaluator: Evaluator | None
     stop: StopRequest
     provenance: dict[str, Any]
     state: TrainState
@@ -210,10 +220,15 @@ class Hook:
         return is_new and (run.is_done or run.step % self.every == 0)
 
 
-def standard_hooks(every: int, *, samples: bool) -> list[Hook]:
-    """The hooks of every run: samples, if any, may take long and come after the checkpoint."""
-    hooks = [Hook(validate, every), Hook(save_if_due, when_stopping=True)]
-    return [*hooks, Hook(show_sample, every)] if samples else hooks
+def standard_hooks(train: TrainConfig, *, samples: bool) -> list[Hook]:
+    """The hooks of every run: samples, if any, may take long and come after the checkpoint.
+
+    Evaluations come before it, so that a run that is killed meanwhile repeats them.
+    """
+    hooks = [Hook(validate, train.validate_every)]
+    hooks += [Hook(evaluate, train.evaluate_every)] if train.evaluations else []
+    hooks += [Hook(save_if_due, when_stopping=True)]
+    return [*hooks, Hook(show_sample, train.validate_every)] if samples else hooks
 
 
 def train_steps(run: TrainingRun, hooks: Sequence[Hook]) -> None:
@@ -256,14 +271,35 @@ def show_sample(run: TrainingRun) -> None:
     if run.stop.agreed():
         return
     with run.loop.record.paused():
-        # All processes gather the parameters; one of them generates, on one device.
-        whole = jax.tree.map(lambda _: NamedSharding(run.mesh, PartitionSpec()), run.state.params)
-        gathered = jax.jit(lambda params: params, out_shardings=whole)(run.state.params)
-        params = jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)
+        params = _gathered(run)
         if run.write_files:
             with jax.set_mesh(single_device_mesh()):
                 text = _sample(run, params)
             run.reporter.sample(run.step, text.decode("utf-8", "replace"))
+
+
+def evaluate(run: TrainingRun) -> None:
+    """Runs `train.evaluations`, which need a single process."""
+    assert run.evaluator is not None
+    run.collect()
+    with run.loop.record.paused():
+        model = model_of(run, _gathered(run), run.step)
+        with jax.set_mesh(single_device_mesh()):
+            found = run.evaluator(model)
+        run.reporter.evaluated(run.step, found)
+
+
+def model_of(run: RunParts, params: Any, step: int) -> SavedModel:
+    """The model of a run with these parameters, as if it were loaded."""
+    graphdef, tokenizer = run.program.graphdef, run.data.tokenizer
+    return SavedModel(run.config, step, graphdef, params, {}, tokenizer=tokenizer, run=run.run_dir)
+
+
+def _gathered(run: TrainingRun) -> Any:
+    """The parameters on one device of each process; all processes gather them."""
+    whole = jax.tree.map(lambda _: NamedSharding(run.mesh, PartitionSpec()), run.state.params)
+    gathered = jax.jit(lambda params: params, out_shardings=whole)(run.state.params)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)
 
 
 def _sample(run: TrainingRun, params: Any) -> bytes:

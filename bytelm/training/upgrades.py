@@ -278,6 +278,14 @@ def _add_draft_heads(config: Saved) -> None:
             model.setdefault("draft", {"kind": "none"})
 
 
+def _add_evaluations(config: Saved) -> None:
+    """Evaluations may run during training."""
+    if train := part(config, "train"):
+        train.setdefault("evaluations", [])
+        train.setdefault("evaluate_every", 1000)
+        train.setdefault("evaluation_bytes", 100_000)
+
+
 UPGRADES = (
     Upgrade(_add_fields_of_before_schemas),
     Upgrade(_rename_fields),
@@ -293,6 +301,7 @@ UPGRADES = (
     Upgrade(_add_ngrams_and_published_blocks),
     Upgrade(_add_parts_of_released_models),
     Upgrade(_add_draft_heads),
+    Upgrade(_add_evaluations),
 )
 """The first one leads to schema 1, and so on."""
 

@@ -7,7 +7,6 @@ from importlib.resources import files
 from string import Template
 
 from bytelm.core.chart import Chart
-from bytelm.evaluation.page.drawing import COLOURS, DARK_COLOURS, svg
 from bytelm.evaluation.page.tables import Table
 
 
@@ -24,6 +23,8 @@ class Section:
 
 def page(title: str, sections: Sequence[Section], *, lead: str, command: str, machine: str) -> str:
     """One page of HTML that needs nothing else, for any screen, light or dark, and for paper."""
+    from bytelm.evaluation.page.drawing import COLOURS, DARK_COLOURS  # Matplotlib takes a second
+
     template = Template((files(__package__) / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(title),
@@ -51,6 +52,8 @@ def _section(number: int, section: Section) -> str:
         *map(_table, section.tables),
     ]
     if section.charts:
+        from bytelm.evaluation.page.drawing import svg
+
         figures = "\n".join(
             f"<figure>\n<figcaption>{escape(chart.title)}</figcaption>\n{svg(chart)}\n</figure>"
             for chart in section.charts

@@ -4,7 +4,7 @@ import collections
 import functools
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Self
 
@@ -24,6 +24,8 @@ from bytelm.training.metrics.record import SETTLED, LoopState, Record
 from bytelm.training.metrics.writer import MetricsWriter
 from bytelm.training.step import StepMetrics, Sums
 
+SHOWN = 3
+"""Figures of an evaluation that are shown; all are written."""
 _RATE_WINDOW = 50
 """Updates whose speed gives the time left."""
 
@@ -186,6 +188,20 @@ class Reporter:
         self._display.update(step, figures)
         if self._writer:
             scalars = {figure.name: figure.value for figure in figures}
+            self._writer.write(step, {**scalars, **self._loop.metrics()})
+
+    def evaluated(self, step: int, found: Mapping[str, Sequence[Figure]]) -> None:
+        """Shows the first figures of each evaluation, and writes them all."""
+        for name, figures in found.items():
+            shown = ", ".join(f"{figure.name} {figure.number}" for figure in figures[:SHOWN])
+            more = f" and {len(figures) - SHOWN} more" if len(figures) > SHOWN else ""
+            self.message(f"{name} at step {step}: {shown}{more}")
+        if self._writer and found:
+            scalars = {
+                f"evaluation/{name}/{figure.name}": figure.value
+                for name, figures in found.items()
+                for figure in figures
+            }
             self._writer.write(step, {**scalars, **self._loop.metrics()})
 
     def warn(self, step: int, sums: Sums | None, when: str) -> None:
