@@ -2,6 +2,7 @@
 
 from bytelm.evaluation.bits import Bits, Marginal
 from bytelm.evaluation.boundaries import Boundaries
+from bytelm.evaluation.harness import Harness
 from bytelm.evaluation.languages import Languages
 from bytelm.evaluation.next_word import NextWord
 from bytelm.evaluation.positions import Positions
@@ -17,6 +18,7 @@ __all__ = [
     "Bits",
     "Boundaries",
     "Evaluation",
+    "Harness",
     "Languages",
     "Marginal",
     "NextWord",

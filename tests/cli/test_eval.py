@@ -5,11 +5,16 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from bytelm.cli.eval import _names as names_of_suite
 from bytelm.cli.main import main
+from bytelm.data.config import DataConfig
 from tests.cli.running import fails, train
+
+LOADED = SimpleNamespace(config=SimpleNamespace(data=DataConfig()))
 
 
 def test_eval_needs_a_checkpoint(capsys):
@@ -63,6 +68,18 @@ def test_a_run_that_is_read_only_is_evaluated_and_printed(capsys, tmp_path, line
     with pytest.warns(UserWarning, match="name a file for it with --output"):
         assert main(["eval", "--checkpoint", str(run)]) == 0
     assert "bpb_with_end" in capsys.readouterr().out and not list(run.glob("eval_*"))
+
+
+def test_tasks_of_the_harness_have_short_names(monkeypatch):
+    seen = []
+    monkeypatch.setattr("bytelm.cli.eval.load", lambda *_, **__: LOADED)
+    monkeypatch.setattr(
+        "bytelm.cli.eval._evaluate", lambda loaded, command, keep: seen.append(command)
+    )
+    command = ("eval", "--checkpoint", "run", "--harness", "a", "b", "--harness-path=tasks")
+    assert main(command) == 0 and main((*command, "--suite", "bits")) == 0
+    assert seen[0].harness.tasks == ("a", "b") and seen[0].harness.path == "tasks"
+    assert [names_of_suite(each) for each in seen] == [("harness",), ("bits", "harness")]
 
 
 def test_a_suite_is_listed_chosen_and_refused(capsys, tmp_path, lines):

@@ -1,0 +1,3 @@
+from tests.tokenizers.subword_fixtures import corpus, foreign, trained
+
+__all__ = ["corpus", "foreign", "trained"]
