@@ -17,7 +17,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.files import check_new_file, write_whole
 from bytelm.core.terminal_text import command_line, printable_name, say
 from bytelm.data.config import DataConfig
-from bytelm.evaluation import Evaluation, evaluate
+from bytelm.evaluation import Evaluation, Harness, evaluate
 from bytelm.evaluation.report import print_report, report_name, report_page, write_report
 from bytelm.evaluation.suite import check_options, default_suite, named, reads_text
 from bytelm.evaluation.text import SplitText, evaluation_text
@@ -27,6 +27,9 @@ from bytelm.training.checkpoints.scores import Step
 
 MOVED = {"--byte-marginal": "--suite bits marginal", "--covers": "--marginal.covers"}
 """Old options -> new ones."""
+
+SHORT = {"--harness": "--harness.tasks", "--harness-path": "--harness.path"}
+"""Short names of options of the evaluation `harness`."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,9 @@ class _FirstOptions:
 def eval_command(arguments: Sequence[str]) -> int:
     """Evaluates a checkpoint: exact bits per byte over whole documents, or other evaluations.
 
-    `bytelm eval --checkpoint RUN [--suite NAME...] [options]`
+    `bytelm eval --checkpoint RUN [--suite NAME...] [--harness TASK...] [options]`
     """
+    arguments = _whole_names(arguments)
     for name in names_of(arguments):
         if name in MOVED:
             raise UserError(f"{name} is now `{MOVED[name]}`.")
@@ -182,8 +186,19 @@ def _chosen(loaded: LoadedModel, command: EvalCommand) -> list[Evaluation]:
 
 
 def _names(command: EvalCommand) -> tuple[str, ...]:
-    """The names of the suite, which may also be joined by commas."""
-    return tuple(name for part in command.suite for name in part.split(",") if name)
+    """The names of the suite, which may also be joined by commas; tasks of the harness add it."""
+    names = tuple(name for part in command.suite for name in part.split(",") if name)
+    tasks = getattr(command, Harness.name).tasks
+    return (*names, Harness.name) if tasks and Harness.name not in names else names
+
+
+def _whole_names(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the names that options of the harness have in their class."""
+    whole = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        whole.append(SHORT.get(name, name) + equals + value)
+    return whole
 
 
 def _report_name(

@@ -1,8 +1,11 @@
 """The evaluation `harness`: tasks of lm-evaluation-harness, in a report like all others."""
 
 import contextlib
+import dataclasses
 import importlib.util
+import itertools
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,17 +13,20 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any, ClassVar
 
+import numpy as np
+
 from bytelm.api import LoadedModel
 from bytelm.core.checked import did_you_mean
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
-from bytelm.core.intervals import CONFIDENCE, SAMPLES
+from bytelm.core.intervals import CONFIDENCE, SAMPLES, ratio, share_interval
 from bytelm.core.terminal_text import number_of
+from bytelm.core.texts import text_bytes
 from bytelm.evaluation.harness.answers import Answers
-from bytelm.evaluation.report import Result
+from bytelm.evaluation.report import Items, Result
 from bytelm.evaluation.suite import DECODER, Evaluation, Need, Scoring
-from bytelm.evaluation.text import EvaluationText
-from bytelm.training.checkpoints.digests import digest_arrays
+from bytelm.evaluation.text import EvaluationText, own_text
+from bytelm.training.checkpoints.digests import digest_of_all
 
 CHOICES = {
     "acc": "accuracy_sum",
@@ -37,6 +43,9 @@ OURS = "acc", "acc_bytes", "acc_mutual_info"
 
 DETAILS = "versions", "n-shot", "n-samples", "higher_is_better", "lm_eval_version"
 """What the report has of `lm_eval`'s results, besides the metrics."""
+
+DEVIATIONS = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+"""Standard errors between a figure and the ends of its interval."""
 
 UNITS = dict.fromkeys([*CHOICES, "exact_match", "f1", "bleu"], "share") | {"bits_per_byte": "bpb"}
 
@@ -92,13 +101,15 @@ class Harness(Evaluation):
                     num_fewshot=self.shots,
                     limit=self.limit,
                     bootstrap_iters=SAMPLES,
-                    log_samples=False,
                 )
             answers.remove_file()
+        figures, items = _figures(found, choices, loaded)
         return Result(
-            tuple(_figures(found, choices, loaded)),
+            tuple(figures),
             tuple(_notes(found, choices, loaded, model)),
             {name: found[name] for name in DETAILS},
+            items=items,
+            text=_own_text(found, loaded),
         )
 
 
@@ -166,52 +177,91 @@ def _leaves(tasks: Sequence[Any]) -> Iterator[Any]:
 @contextlib.contextmanager
 def _answers(loaded: LoadedModel, covers: int | None) -> Iterator[Answers]:
     """The answers of a stopped evaluation of this model, if its run can be written to."""
-    run = loaded._saved.run
+    run = loaded.run
     path = None if run is None else run / f"harness_step_{loaded.step}.unfinished"
     if path is None or not os.access(path.parent, os.W_OK):
         path = None
-    model = None if path is None else [digest_arrays("params", loaded.params), loaded.context]
+    model = None if path is None else [digest_of_all(loaded.params), loaded.context]
     with Answers(path, [model, covers]) as answers:
         yield answers
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Lets `lm_eval` log problems only, without bars, and without processes for a bootstrap."""
-    logger = logging.getLogger("lm_eval")
-    level, before = logger.level, {name: os.environ.get(name) for name in _QUIET}
+    """Lets `lm_eval` log errors only, and bootstrap in this process, where JAX has threads."""
+    logger, name = logging.getLogger("lm_eval"), "DISABLE_MULTIPROC"
+    level, before = logger.level, os.environ.get(name)
     logger.setLevel(logging.ERROR)
-    os.environ |= _QUIET
+    os.environ[name] = "1"
     try:
         yield
     finally:
         logger.setLevel(level)
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
+        if before is None:
+            del os.environ[name]
 
 
-_QUIET = {"DISABLE_MULTIPROC": "1", "TQDM_DISABLE": "1"}
-
-
-def _figures(found: Mapping[str, Any], choices: set[str], loaded: LoadedModel) -> Iterator[Figure]:
-    """The metrics of each task, and of each group that has its own."""
-    deviations = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+def _figures(
+    found: Mapping[str, Any], choices: set[str], loaded: LoadedModel
+) -> tuple[list[Figure], dict[str, Items]]:
+    """The metrics of each task, and of each group that has its own; and the parts of their sums."""
+    figures: list[Figure] = []
+    items: dict[str, Items] = {}
     for task, metrics in {**found["results"], **found.get("groups", {})}.items():
+        samples = found["samples"].get(task, [])
         for key, value in metrics.items():
             metric, _, filtered = key.partition(",")
             if not filtered or metric.endswith("_stderr") or not isinstance(value, int | float):
                 continue
-            name = CHOICES.get(metric, metric) if task in choices else metric
-            name += "" if filtered == "none" else f"/{filtered}"
+            own = CHOICES.get(metric, metric) if task in choices else metric
+            name = f"harness/{task}/{own}" + ("" if filtered == "none" else f"/{filtered}")
+            parts = _items(metric, [each for each in samples if each["filter"] == filtered])
             error = metrics.get(f"{metric}_stderr,{filtered}")
-            low = high = None
-            if isinstance(error, int | float):
-                low, high = value - deviations * error, value + deviations * error
-            bound = metric == "bits_per_byte" and loaded.tokenizer is not None
-            unit = UNITS.get(metric, "")
-            yield Figure(f"harness/{task}/{name}", float(value), unit, low, high, bound)
+            figures.append(_figure(name, metric, float(value), error, parts, loaded))
+            if parts is not None:
+                items[name] = parts
+    return figures, items
+
+
+def _items(metric: str, samples: Sequence[Mapping[str, Any]]) -> Items | None:
+    """Each document's part of a metric that is a mean, or bits over bytes; None for others."""
+    values = [sample.get(metric) for sample in samples]
+    if metric == "bits_per_byte" and values:
+        likelihoods, sizes = np.array(values, np.float64).T
+        return Items(-likelihoods / math.log(2), sizes)
+    if values and all(isinstance(value, int | float) for value in values):
+        return Items(np.array(values, np.float64), np.ones(len(values)))
+    return None
+
+
+def _figure(
+    name: str,
+    metric: str,
+    value: float,
+    error: float | str | None,
+    items: Items | None,
+    loaded: LoadedModel,
+) -> Figure:
+    """A metric with its interval: Wilson's of a share of hits, or from its standard error."""
+    unit = UNITS.get(metric, "")
+    if metric == "bits_per_byte" and items is not None and items.counts.sum():
+        figure = ratio(name, items.sums, items.counts, unit)
+        return dataclasses.replace(figure, bound=loaded.tokenizer is not None)
+    low = high = None
+    if items is not None and set(items.sums) <= {0.0, 1.0}:
+        low, high = share_interval(int(items.sums.sum()), len(items.sums))
+    elif isinstance(error, int | float):
+        low, high = value - DEVIATIONS * error, value + DEVIATIONS * error
+    return Figure(name, value, unit, low, high)
+
+
+def _own_text(found: Mapping[str, Any], loaded: LoadedModel) -> dict[str, Any] | None:
+    """Describes the contexts and the documents that were read."""
+    samples = itertools.chain.from_iterable(found["samples"].values())
+    requests = itertools.chain.from_iterable(sample["arguments"] for sample in samples)
+    texts = dict.fromkeys(request[0] for request in requests if request[0])
+    names = ", ".join(found["samples"])
+    return own_text(loaded, map(text_bytes, texts), f"the tasks {names}") if texts else None
 
 
 def _notes(

@@ -243,7 +243,7 @@ def test_options_of_generation(flat):
 def test_what_cannot_be_done_is_said_in_a_sentence(flat, folder, monkeypatch):
     from bytelm.evaluation.harness.model import BytelmLM
 
-    with pytest.raises(UserError, match="no task 'chosing' in .*choosing.*have choosing, reading"):
+    with pytest.raises(UserError, match=r"no task 'chosing' in .*choosing.*have choosing, reading"):
         evaluate(flat, suite=[Harness(tasks=("chosing",), path=str(folder))])
     with pytest.raises(UserError, match="name tasks of lm_eval: --harness TASK"):
         evaluate(flat, suite=[Harness()])
@@ -251,7 +251,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(flat, folder, monkeypatch):
         evaluate(flat, suite=[Harness(tasks=("a",), path="nowhere")])
     with pytest.raises(UserError, match="models targets given inputs"):
         BytelmLM(loaded(ENCODER_DECODERS["byt5"]))
-    with pytest.raises(UserError, match="no option 'chekpoint'.*checkpoint"):
+    with pytest.raises(UserError, match=r"no option 'chekpoint'.*checkpoint"):
         BytelmLM.create_from_arg_string("chekpoint=run")
     with pytest.raises(UserError, match="checkpoint=RUN"):
         BytelmLM.create_from_arg_string("")
