@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bytelm.core.errors import UserError
+from bytelm.core.terminal_text import number_of
 from bytelm.data.corpus.entries import SUMMARY, Entry, build_once, open_or_build, read_summary
 from bytelm.data.corpus.packing import FILLER, Corpus, script_ids
 from bytelm.data.progress import TextProgress
@@ -41,6 +42,7 @@ class PackedCorpus(Corpus):
     Attributes:
         name: the source's name.
         skipped: number of bad records that packing skipped.
+        repeated: number of documents that were left out because they came before.
         cut: number of parts of long documents.
     """
 
@@ -61,6 +63,7 @@ class PackedCorpus(Corpus):
         self.directory = directory
         self.name = name
         self.skipped: int = summary["skipped"]
+        self.repeated: int = summary.get("repeated", 0)
         self.cut: int = summary["cut"]
         # Small files are checked now, because damaged text is repacked only on opening.
         known = summary.get("scripts")
@@ -68,6 +71,14 @@ class PackedCorpus(Corpus):
         self._script_names: Sequence[str] = ()
         self._boundaries: Entry | None = None
         self._entropies: Entry | None = None
+
+    def about_repeated(self, split: Split) -> str:
+        """How many documents were left out, in words."""
+        size = self._entry.summary["repeated_bytes"]
+        return (
+            f"{self.name}: {number_of(self.repeated, 'document')} of what holds the {split} split, "
+            f"{number_of(size, 'byte')}, came before or are held out, and were left out"
+        )
 
     def with_scripts(self, names: Sequence[str]) -> "PackedCorpus":
         """The same corpus with the index in `names` of each document's script.
@@ -152,6 +163,8 @@ def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpu
         logger.warning(
             "%s (%s): %d bad lines or files were skipped", source.name, split, corpus.skipped
         )
+    if corpus.repeated:
+        _say_once(corpus.directory, corpus.about_repeated(split))
     if corpus.cut and split == "train" and source.record is None:
         _say_once(corpus.directory, _how_it_is_cut(source, corpus.cut))
     return corpus
@@ -207,6 +220,8 @@ def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
         "name": source.name,
         "fingerprint": digest.hexdigest(),
         "skipped": source.reader.skipped,
+        "repeated": source.reader.repeated,
+        "repeated_bytes": source.reader.repeated_bytes,
         "settings": source.settings(split),
         "documents": documents,
         "bytes": position - 2 * documents,

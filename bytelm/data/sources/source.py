@@ -64,6 +64,8 @@ class Reader(abc.ABC):
     name: str
     skipped = 0
     """Bad records that the last iteration over documents has skipped."""
+    repeated = repeated_bytes = 0
+    """Documents, and their bytes, that it left out because they came before."""
 
     @property
     @abc.abstractmethod
@@ -124,6 +126,9 @@ class SingleSource(SourceConfig):
     """A document longer than this many bytes is split by position: its beginning is trained on and
     its end is held out, `held_out` of it for each split that the source lacks. none = every
     document is in one split."""
+    deduplicate: bool = False
+    """Leave out documents whose text an earlier one has, or one of a stored split that is held
+    out."""
     weight: float = 1.0
     """Share of a mixture's rows that come from this source, relative to the other weights."""
 
@@ -339,5 +344,8 @@ class Source:
 
 def open_source(config: SingleSource, cache_path: Path) -> Source:
     """Opens one source; UserError for a mistake in the config, or missing files."""
+    from bytelm.data.sources.distinct import DistinctReader
+
     reader = config.reader(cache_path)
+    reader = DistinctReader(reader) if config.deduplicate else reader
     return Source(reader, config.held_out, config.script, config.split_above)
