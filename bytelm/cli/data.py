@@ -16,7 +16,10 @@ from bytelm.data.corpus.cache_listing import manage_cache
 from bytelm.data.corpus.packing import Rows, pack
 from bytelm.data.description import describe, samples_of_scripts
 from bytelm.data.open_data import OpenData, training_text
+from bytelm.data.overlap import all_texts, named_source, print_overlap, shared_text
+from bytelm.data.progress import shown_progress
 from bytelm.data.script_rates import print_rates
+from bytelm.data.sources.source import open_source
 from bytelm.data.write_tokenizer import write_unigram
 from bytelm.evaluation.entropies import (
     EntropySample,
@@ -56,6 +59,18 @@ class CacheCommand:
     """Names of entries to remove, or their beginnings; entries in use are kept."""
     remove_unused: float | None = None
     """Remove entries that were not used for so many days; 0 for all that are not in use."""
+
+
+@dataclass(frozen=True)
+class OverlapCommand:
+    """Finds text of one source that another one holds too, such as a test set's in training text.
+
+    `bytelm data overlap 'train/*.jsonl' test.jsonl` says how much of the second is in the first: of
+    all documents, those in windows of 60 bytes.
+    """
+
+    text_key: str | None = None
+    """Key or column of the text in both; none = `text`, or a table's only column of text."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,7 @@ class EntropiesCommand:
 
 DATA_COMMANDS: dict[str, type[Any]] = {
     "describe": DescribeCommand,
+    "overlap": OverlapCommand,
     "unigram": UnigramCommand,
     "rates": RatesCommand,
     "entropies": EntropiesCommand,
@@ -129,9 +145,10 @@ DATA_COMMANDS: dict[str, type[Any]] = {
 
 
 def data_command(arguments: Sequence[str]) -> int:
-    """Describes text, trains Unigram models, measures rates and entropies, and lists the cache.
+    """Describes and compares text, trains Unigram models, measures rates, and lists the cache.
 
-    `bytelm data describe|unigram|rates|entropies|cache [PRESET] [options]`
+    `bytelm data describe|unigram|rates|entropies|cache [PRESET] [options]`, or
+    `bytelm data overlap FILES FILES`
     """
     name = work_argument(arguments, data_command, DATA_COMMANDS)
     if name == "cache":
@@ -141,6 +158,8 @@ def data_command(arguments: Sequence[str]) -> int:
         return manage_cache(
             where, verify=cache.verify, remove=cache.remove, remove_unused=cache.remove_unused
         )
+    if name == "overlap":
+        return _show_overlap(arguments[1:])
     preset, rest = preset_argument(arguments[1:])
     config = load_preset(preset).data if preset else DataConfig()
     if name == "entropies":
@@ -157,6 +176,25 @@ def data_command(arguments: Sequence[str]) -> int:
         print_rates(data, command.anchor, command.rate)
     elif isinstance(command, EntropiesCommand):
         _show_entropies(command, data)
+    return 0
+
+
+def _show_overlap(arguments: Sequence[str]) -> int:
+    count = next((i for i, each in enumerate(arguments) if each.startswith("-")), len(arguments))
+    command = parse(OverlapCommand, arguments[count:], "data overlap", OverlapCommand())
+    if count != 2:
+        raise UserError(
+            "name the text that may hold it, and the text to look for: `bytelm data overlap "
+            "'train/*.jsonl' test.jsonl`; each is a pattern of files or the name of a dataset."
+        )
+    where = DataConfig().cache_path
+    others, mine = (
+        open_source(named_source(each, command.text_key), where) for each in arguments[:2]
+    )
+    size = sum(others.reader.size(split) for split in others.reader.own_splits)
+    with shown_progress(f"reading {others.name}", size) as done:
+        shared = shared_text(list(all_texts(mine)), all_texts(others), done)
+    print_overlap(shared, mine.name, others.name)
     return 0
 
 
