@@ -286,6 +286,14 @@ def _add_evaluations(config: Saved) -> None:
         train.setdefault("evaluation_bytes", 100_000)
 
 
+def _keep_repeated_documents(config: Saved) -> None:
+    """Sources kept documents that they have twice."""
+    source = part(config, "data.source")
+    for each in source.get("sources", [source]):
+        if isinstance(each, dict) and "kind" in each:
+            each.setdefault("deduplicate", False)
+
+
 UPGRADES = (
     Upgrade(_add_fields_of_before_schemas),
     Upgrade(_rename_fields),
@@ -302,6 +310,7 @@ UPGRADES = (
     Upgrade(_add_parts_of_released_models),
     Upgrade(_add_draft_heads),
     Upgrade(_add_evaluations),
+    Upgrade(_keep_repeated_documents),
 )
 """The first one leads to schema 1, and so on."""
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import optax
@@ -128,6 +129,13 @@ def test_models_without_parts_of_released_models(family, name):
     config = ExperimentConfig(family())
     saved = as_saved(config) | {"schema": 8}
     del saved["model"][name]
+    assert from_saved(saved) == config
+
+
+def test_sources_that_keep_repeated_documents():
+    config = dataclasses.replace(CONFIG, data=DataConfig(source=Files(files=("a.txt",))))
+    saved = as_saved(config) | {"schema": 11}
+    del saved["data"]["source"]["deduplicate"]
     assert from_saved(saved) == config
 
 
