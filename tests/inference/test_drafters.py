@@ -25,8 +25,9 @@ from bytelm.inference.decoding import (
 from bytelm.inference.drafters import Drafter, Drafts, Heads, Lookup, Small, Stale
 from bytelm.inference.generation import Draft
 from bytelm.inference.sampling import Sampling
+from bytelm.models.parameters import abstract_model
 from tests.inference.test_generation import GREEDY, PROMPTS, Bigram, hashing, make_generator
-from tests.models import families
+from tests.models import families, golden_mtp
 from tests.models.families import (
     FAMILIES,
     LENGTH,
@@ -295,3 +296,34 @@ def test_golden_chains_are_accepted_as_published(path):
         new = _count_new(jnp.asarray(ids), jnp.asarray(chosen), jnp.array([8]), BYTE_VOCABULARY)
         assert new[0] - 1 == case.out[f"{row}.accept_length"]
         np.testing.assert_array_equal(ids[0, : new[0]], case.out[f"{row}.new_tokens"])
+
+
+@pytest.mark.parametrize("path", cases("mtp", lambda names: "cfg.max_new_tokens" in names))
+def test_golden_heads_draft_in_the_loop_as_published(path):
+    """All prompts in one batch: the bytes, the rounds, and how many drafts these accept."""
+    case = load(path)
+    config, numbers = golden_mtp.model_config(case), range(case.cfg["n_prompts"])
+    graphdef, params = abstract_model(config)[0], golden_mtp.parameters(case, config)
+    prompts = [case.input[f"p{number}.prompt"] for number in numbers]
+    accepted = [case.out[f"p{number}.accepted"] for number in numbers]
+    lengths, most = np.array([len(prompt) for prompt in prompts]), max(map(sum, accepted))
+    ids = np.stack([np.pad(prompt, (0, max(lengths) - len(prompt))) for prompt in prompts])
+
+    rows, drafts, symbols = len(prompts), config.draft.heads - 1, config.symbols
+    state, _ = empty_state(graphdef, params, rows, int(max(lengths) + most + 1), Heads())
+    logits = jnp.zeros((rows, symbols.outputs))
+    logits, state, _ = read_chunk(graphdef, params, ids, lengths, logits, state, None, None)
+    keys = row_keys(jax.random.key(0), jnp.arange(rows))
+    start = first_symbols(logits, state, keys, GREEDY, symbols)
+    tokens = [[first] for first in np.array(start.pending)]  # before its memory is used again
+    room = np.array([sum(each) for each in accepted], np.int32)
+    _, written = write_chunk(
+        graphdef, params, start, room, GREEDY, int(most), symbols, Heads(), drafts
+    )
+    for number, made in zip(numbers, tokens, strict=True):
+        made += written.symbols[number, : room[number]].tolist()
+        np.testing.assert_array_equal(made[:-1], case.out[f"p{number}.tokens"])
+    assert written.rounds == max(map(len, accepted))
+    found = np.bincount(np.concatenate(accepted) - 1, minlength=1 + drafts)
+    np.testing.assert_array_equal(written.accepted, found)
+    assert found[1:].all()
