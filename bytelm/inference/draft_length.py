@@ -1,4 +1,9 @@
-"""How many symbols to draft: chosen by measured seconds of rounds and by the drafts accepted."""
+"""How many symbols to draft: chosen by measured seconds of rounds and by the drafts accepted.
+
+Each number of drafts is a program to compile, which takes longer than a short text. So one that was
+not tried yet has to save more than that, in the rest of the text, or in as many more texts as there
+were: then it costs at most as much as it would have saved.
+"""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +12,9 @@ import numpy as np
 LENGTHS = (0, 1, 2, 4, 8, 16, 32)
 """Drafts of a round; each number that is tried is compiled."""
 FIRST = 4
-"""What is tried first."""
+"""What is tried first, after 0."""
+HOPE = 2.0
+"""How many times as fast drafts are taken to be before any were tried."""
 DECAY = 0.8
 """How much older chunks count for each later one of the same length."""
 GAIN = 1.05
@@ -61,37 +68,51 @@ class DraftLength:
     most: int
     measured: dict[int, Measured] = field(default_factory=dict)
     chunks: int = 0
+    spent: float = 0.0
+    """Seconds of all chunks but those that compiled."""
+    compiling: float = 0.0
+    """Seconds of the last chunk that compiled."""
 
     @property
     def lengths(self) -> list[int]:
         """All that may be chosen."""
         return sorted({*(k for k in LENGTHS if k < self.most), self.most})
 
-    def next(self) -> int:
-        """The drafts of the next chunk."""
+    def next(self, left: int) -> int:
+        """The drafts of the next chunk, when a row gets `left` more symbols at most."""
         known = self.measured
-        for length in (min(FIRST, self.most), 0):
-            if length not in known:
-                return length
+        if 0 not in known:
+            return 0
         speeds = {k: known[k].speed if k in known else self._promise(k) for k in self.lengths}
         best = max(known, key=lambda k: speeds[k])
         promising = max(speeds, key=lambda k: speeds[k])
+        if len(known) == 1:
+            promising = min(FIRST, self.most)
         if promising not in known and speeds[promising] > GAIN * speeds[best]:
-            return promising
+            seconds = max(left / speeds[best], self.spent)
+            if seconds * (1 - speeds[best] / speeds[promising]) > self.compiling:
+                return promising
         others = [k for k in known if k != best]
         if others and self.chunks % RETRY == RETRY - 1:
             return max(others, key=lambda k: speeds[k])
         return best
 
+    def record_compiling(self, seconds: float) -> None:
+        """Counts a chunk that compiled its program."""
+        self.compiling = seconds
+
     def record(self, length: int, seconds: float, rounds: int, accepted: np.ndarray) -> None:
         """Counts a chunk that compiled nothing; arguments as of `decoding.Written`."""
         self.chunks += 1
+        self.spent += seconds
         if rounds and accepted.sum():
             self.measured.setdefault(length, Measured()).add(seconds, rounds, accepted)
 
     def _promise(self, length: int) -> float:
         """The speed of a length that was not tried, from those that were."""
         known = sorted(self.measured)
+        if known == [0]:
+            return HOPE * self.measured[0].speed
         costs = [self.measured[k].cost for k in known]
         slope = max((costs[-1] - costs[0]) / (known[-1] - known[0]), 0.0)
         cost = costs[-1] + slope * (length - known[-1])

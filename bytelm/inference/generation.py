@@ -290,7 +290,7 @@ class Generator:
         A row with none left ends.
         """
         length = self._length(draft, len(left)) if draft is not None and draft.adapts else None
-        drafts = 0 if draft is None else draft.most if length is None else length.next()
+        drafts = 0 if draft is None else draft.most if length is None else length.next(int(left.max()))
         compiled, start = programs(write_chunk), time.perf_counter()
         rows, written = write_chunk(
             self.graphdef,
@@ -307,6 +307,8 @@ class Generator:
         seconds = time.perf_counter() - start
         if length is not None and programs(write_chunk) == compiled:
             length.record(drafts, seconds, int(written.rounds), written.accepted)
+        elif length is not None:
+            length.record_compiling(seconds)
         return rows, written
 
     def _length(self, draft: Draft, rows: int) -> DraftLength:
