@@ -63,7 +63,9 @@ def state_length(symbols: int) -> int:
     return length
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "rows", "length"))
+# With unused arguments the result is committed to the parameters' device, as all later states are:
+# otherwise what reads them would be compiled twice.
+@functools.partial(jax.jit, static_argnames=("graphdef", "rows", "length"), keep_unused=True)
 def empty_state(
     graphdef: nnx.GraphDef, params: Any, rows: int, length: int, drafter: Drafter | None = None
 ) -> tuple[Any, Any]:
@@ -90,7 +92,7 @@ def read_rows(
     Returns:
         the logits after each row, `[B, V]`, the state, and that of the drafter.
     """
-    logits = jnp.zeros((len(ids), outputs), jnp.float32)
+    logits = _no_logits(state, len(ids), outputs)
     for first in range(0, ids.shape[1], chunk):
         present = np.clip(lengths - first, 0, chunk)
         piece = ids[:, first : first + chunk]
@@ -98,6 +100,11 @@ def read_rows(
             graphdef, params, piece, present, logits, state, drafter, drafting
         )
     return logits, state, drafting
+
+
+@functools.partial(jax.jit, static_argnames=("rows", "outputs"), keep_unused=True)
+def _no_logits(state: Any, rows: int, outputs: int) -> jax.Array:
+    return jnp.zeros((rows, outputs), jnp.float32)
 
 
 @functools.partial(
@@ -179,15 +186,16 @@ def write_chunk(
     def active(rows: Rows) -> jax.Array:
         return rows.running & (rows.made - before < count)
 
-    def unfinished(carry: tuple[Rows, Written]) -> jax.Array:
-        rows, written = carry
+    def unfinished(rows: Rows, written: Written, *_: Any) -> jax.Array:
         return active(rows).any() & (written.counts.max() + drafts < width)
 
-    def round(carry: tuple[Rows, Written]) -> tuple[Rows, Written]:
-        rows, written = carry
+    def draft(rows: Rows, written: Written) -> tuple[Rows, Reading]:
         # Symbols that a row may not write are not read: states have no room for more.
         most = jnp.where(active(rows), jnp.minimum(count - written.counts, 1 + drafts), 0)
-        rows, chosen, new = _round(model, rows, most, sampling, vocabulary, drafter, drafts)
+        return _draft(model, rows, most, sampling, vocabulary, drafter, drafts)
+
+    def read(rows: Rows, written: Written, reading: Reading) -> tuple[Rows, Written]:
+        rows, chosen, new = _read(model, rows, reading, sampling, vocabulary, drafter)
         places = jnp.arange(chosen.shape[1])[None, :]
         columns = jnp.where(places < new[:, None], written.counts[:, None] + places, width)
         symbols = written.symbols.at[jnp.arange(len(new))[:, None], columns].set(
@@ -195,19 +203,57 @@ def write_chunk(
         )
         tally = written.accepted  # without drafts it follows from the counts
         if drafts:
-            tally = tally.at[jnp.where(most > 0, new - 1, drafts + 1)].add(1, mode="drop")
+            tally = tally.at[jnp.where(new > 0, new - 1, drafts + 1)].add(1, mode="drop")
         counts = written.counts + new
         return rows, Written(symbols, counts, None, written.rounds + 1, tally)
 
     symbols = jnp.full((len(before), width), vocabulary.end, jnp.int32)
     tally = jnp.zeros((drafts + 1,), jnp.int32)
     written = Written(symbols, jnp.zeros_like(before), None, jnp.int32(0), tally)
-    rows, written = jax.lax.while_loop(unfinished, round, (rows, written))
+
+    if drafter is None or not drafts or not drafter.may_find_none:
+
+        def round(carry: Any) -> Any:
+            rows, reading = draft(*carry)
+            return read(rows, carry[1], reading)
+
+        carry = rows, written
+        rows, written = jax.lax.while_loop(lambda carry: unfinished(*carry), round, carry)
+    else:
+        # Loops for rounds with drafts and without: branches in one loop would copy all caches.
+        def rounds(carry: Any, drafted: bool) -> Any:
+            def goes_on(carry: Any) -> jax.Array:
+                return unfinished(*carry) & ((carry[2].lengths > 1).any() == drafted)
+
+            def round(carry: Any) -> Any:
+                rows, written, reading = carry
+                ids = reading.ids if drafted else reading.ids[:, :1]
+                rows, written = read(rows, written, replace(reading, ids=ids))
+                rows, reading = draft(rows, written)
+                return rows, written, reading
+
+            return jax.lax.while_loop(goes_on, round, carry)
+
+        rows, reading = draft(rows, written)
+        rows, written, _ = jax.lax.while_loop(
+            lambda carry: unfinished(*carry),
+            lambda carry: rounds(rounds(carry, drafted=False), drafted=True),
+            (rows, written, reading),
+        )
     tally = written.accepted if drafts else written.counts.sum()[None]
     return rows, replace(written, full=model.full_rows(rows.state), accepted=tally)
 
 
-def _round(
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Reading:
+    """What a round reads."""
+
+    ids: jax.Array  # int32 [B, N], the pending symbols and the drafts
+    lengths: jax.Array  # int32 [B], how many of these each row reads
+
+
+def _draft(
     model: LanguageModel,
     rows: Rows,
     most: jax.Array,
@@ -215,44 +261,49 @@ def _round(
     vocabulary: Vocabulary,
     drafter: Drafter | None,
     drafts: int,
-) -> tuple[Rows, jax.Array, jax.Array]:
-    """One round, in which a row writes up to `most`, int32 `[B]`, symbols.
-
-    Returns:
-        the rows, the symbols drawn, int32 `[B, 1 + k]`, and how many of them are new, int32 `[B]`.
-    """
+) -> tuple[Rows, Reading]:
+    """What is read in a round in which a row writes up to `most`, int32 `[B]`, symbols."""
 
     def choose(logits: jax.Array, place: Any) -> jax.Array:
         first = rows.made + place
         return _choose(logits[:, None], rows.keys, first, sampling, vocabulary)[:, 0]
 
     ids = jnp.where(most > 0, rows.pending, vocabulary.pad)[:, None]
-    if drafter is not None and drafts:
-        context = Context(model, rows.state, rows.pending, most, choose)
-        found = drafter.draft(context, rows.drafting, drafts)
-        rows = replace(rows, state=found.state, drafting=found.drafting)
-        ids = jnp.concatenate([ids, found.ids], axis=1)
-        most = jnp.minimum(most, 1 + found.counts)
+    if drafter is None or not drafts:
+        return rows, Reading(ids, most)
+    context = Context(model, rows.state, rows.pending, most, choose)
+    found = drafter.draft(context, rows.drafting, drafts)
+    ids = jnp.concatenate([ids, found.ids], axis=1)
+    rows = replace(rows, state=found.state, drafting=found.drafting)
+    return rows, Reading(ids, jnp.minimum(most, 1 + found.counts))
 
-    def read(ids: jax.Array) -> tuple[Rows, jax.Array, jax.Array]:
-        logits, keep = _verify(model, ids, rows.state, most)
-        chosen = _choose(logits, rows.keys, rows.made, sampling, vocabulary)
-        drafted = ids.shape[1] > 1
-        new = _count_new(ids, chosen, most, vocabulary) if drafted else most
-        drafting = rows.drafting
-        if drafter is not None:
-            drafting = drafter.read(drafting, ids, new)
-        last = chosen[:, 0]
-        if drafted:
-            last = jnp.take_along_axis(chosen, jnp.maximum(new - 1, 0)[:, None], axis=1)[:, 0]
-        pending = jnp.where(new > 0, last, rows.pending)
-        running = rows.running & ((new == 0) | (last != vocabulary.end))
-        after = Rows(keep(new), pending, rows.keys, rows.made + new, running, drafting)
-        return after, jnp.pad(chosen, ((0, 0), (0, 1 + drafts - ids.shape[1]))), new
 
-    if drafter is None or not drafts or not drafter.may_find_none:
-        return read(ids)
-    return jax.lax.cond((most > 1).any(), lambda: read(ids), lambda: read(ids[:, :1]))
+def _read(
+    model: LanguageModel,
+    rows: Rows,
+    reading: Reading,
+    sampling: Sampling,
+    vocabulary: Vocabulary,
+    drafter: Drafter | None,
+) -> tuple[Rows, jax.Array, jax.Array]:
+    """Reads pending symbols and drafts.
+
+    Returns:
+        the rows, the symbols drawn, int32 `[B, N]`, and how many of them are new, int32 `[B]`.
+    """
+    ids, lengths = reading.ids, reading.lengths
+    logits, keep = _verify(model, ids, rows.state, lengths)
+    chosen = _choose(logits, rows.keys, rows.made, sampling, vocabulary)
+    drafted = ids.shape[1] > 1
+    new = _count_new(ids, chosen, lengths, vocabulary) if drafted else lengths
+    drafting = rows.drafting if drafter is None else drafter.read(rows.drafting, ids, new)
+    last = chosen[:, 0]
+    if drafted:
+        last = jnp.take_along_axis(chosen, jnp.maximum(new - 1, 0)[:, None], axis=1)[:, 0]
+    pending = jnp.where(new > 0, last, rows.pending)
+    running = rows.running & ((new == 0) | (last != vocabulary.end))
+    after = Rows(keep(new), pending, rows.keys, rows.made + new, running, drafting)
+    return after, chosen, new
 
 
 def _verify(
