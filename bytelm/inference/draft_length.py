@@ -72,6 +72,8 @@ class DraftLength:
     """Seconds of all chunks but those that compiled."""
     compiling: float = 0.0
     """Seconds of the last chunk that compiled."""
+    compiled: set[int] = field(default_factory=set)
+    """What has been compiled, even if it was not measured yet."""
 
     @property
     def lengths(self) -> list[int]:
@@ -90,16 +92,18 @@ class DraftLength:
             promising = min(FIRST, self.most)
         if promising not in known and speeds[promising] > GAIN * speeds[best]:
             seconds = max(left / speeds[best], self.spent)
-            if seconds * (1 - speeds[best] / speeds[promising]) > self.compiling:
+            saved = seconds * (1 - speeds[best] / speeds[promising])
+            if promising in self.compiled or saved > self.compiling:
                 return promising
         others = [k for k in known if k != best]
         if others and self.chunks % RETRY == RETRY - 1:
             return max(others, key=lambda k: speeds[k])
         return best
 
-    def record_compiling(self, seconds: float) -> None:
+    def record_compiling(self, length: int, seconds: float) -> None:
         """Counts a chunk that compiled its program."""
         self.compiling = seconds
+        self.compiled.add(length)
 
     def record(self, length: int, seconds: float, rounds: int, accepted: np.ndarray) -> None:
         """Counts a chunk that compiled nothing; arguments as of `decoding.Written`."""

@@ -308,7 +308,7 @@ class Generator:
         if length is not None and programs(write_chunk) == compiled:
             length.record(drafts, seconds, int(written.rounds), written.accepted)
         elif length is not None:
-            length.record_compiling(seconds)
+            length.record_compiling(drafts, seconds)
         return rows, written
 
     def _length(self, draft: Draft, rows: int) -> DraftLength:

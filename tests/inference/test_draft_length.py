@@ -50,12 +50,13 @@ def test_what_is_compiled_must_save_as_much():
         return 1.0 + 0.1 * k
 
     short = DraftLength(8)
-    short.record_compiling(100.0)
+    short.record_compiling(0, 100.0)
     assert run(short, 5, speed, 0.9, left=50) == [0] * 5  # half of 50 seconds are saved at best
     # As many chunks again save as much, also in other texts.
     assert run(short, 30, speed, 0.9, left=50)[-1] > 0
     assert run(DraftLength(8), 5, speed, 0.9, left=50)[1] > 0
 
+    assert run(DraftLength(8, compiled={4}, compiling=100.0), 2, speed, 0.9, left=50) == [0, 4]
     long = DraftLength(8)
-    long.record_compiling(100.0)
+    long.record_compiling(0, 100.0)
     assert run(long, 2, speed, 0.9, left=500) == [0, 4]
