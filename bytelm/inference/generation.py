@@ -290,7 +290,9 @@ class Generator:
         A row with none left ends.
         """
         length = self._length(draft, len(left)) if draft is not None and draft.adapts else None
-        drafts = 0 if draft is None else draft.most if length is None else length.next(int(left.max()))
+        drafts = 0 if draft is None else draft.most
+        if length is not None:
+            drafts = length.next(int(left.max()))
         compiled, start = programs(write_chunk), time.perf_counter()
         rows, written = write_chunk(
             self.graphdef,
