@@ -1,6 +1,6 @@
 """How many drafts coupling accepts, against the bound of rejection sampling, for two models.
 
-    python -m benchmarks.coupling --checkpoint runs/large --draft-checkpoint runs/small --text prose.txt
+    python -m benchmarks.coupling --checkpoint runs/large --draft-checkpoint runs/a --text b.txt
 
 At each symbol of a text, p is the large model's distribution and q that of the model that drafts.
 Rejection sampling (arXiv 2211.17192) accepts a draft with probability sum(min(p, q)), which no rule

@@ -1,6 +1,6 @@
 """Bytes per second of generation with and without drafts, for a trained checkpoint.
 
-    python -m benchmarks.drafts --checkpoint runs/flat --texts prose.txt code.py --draft heads lookup
+    python -m benchmarks.drafts --checkpoint runs/flat --texts prose.txt code.py --draft heads
 
 Random weights accept nothing, so this needs a trained model. Each row continues a passage of a
 text, the same for all contenders, which take turns. They write the same bytes, but where rounding
