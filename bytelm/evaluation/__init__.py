@@ -2,6 +2,7 @@
 
 from bytelm.evaluation.bits import Bits, Marginal
 from bytelm.evaluation.boundaries import Boundaries
+from bytelm.evaluation.capacity import Capacity
 from bytelm.evaluation.harness import Harness
 from bytelm.evaluation.languages import Languages
 from bytelm.evaluation.next_word import NextWord
@@ -17,6 +18,7 @@ __all__ = [
     "UTF8",
     "Bits",
     "Boundaries",
+    "Capacity",
     "Evaluation",
     "Harness",
     "Languages",

@@ -81,10 +81,10 @@ class Boundaries(Evaluation):
             kinds = byte_kinds(content)
             found.append([_count(level[1:], yardsticks, kinds) for level in document.values])
         details |= {"documents": len(found)}
-        notes = [number_of(len(found), "document")]
+        notes: list[str] = []
         if morphemes is not None:
             details |= {"words": words, "known_words": known}
-            notes.append(f"{known:,} of {number_of(words, 'word')} are in {self.morphemes}")
+            notes = [f"{known:,} of {number_of(words, 'word')} are in {self.morphemes}"]
         levels = [list(counts) for counts in zip(*found, strict=True)]
         figures = [
             figure

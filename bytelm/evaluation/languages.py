@@ -1,10 +1,10 @@
-"""The cost of the same sentences in each language, in bits and in patches.
+"""The cost of the same sentences in each language, in bits, patches and FLOPs.
 
 Bits per byte and per character are hard to compare between languages, because scripts need more or
 fewer bytes and characters for the same content. So parallel text is compared by the sentence: the
 premium of a language is its bits over those of a reference language, for the same sentences.
-Premiums of patches and of bytes are defined in the same way, like those of tokens in Petrov et al.
-2023 ("Language Model Tokenizers Introduce Unfairness Between Languages").
+Premiums of patches, FLOPs and bytes are defined in the same way, like those of tokens in Petrov et
+al. 2023 ("Language Model Tokenizers Introduce Unfairness Between Languages").
 
 Each sentence is scored as a document, so no translation has more context than another.
 Bits are those of its bytes; END, which says that no other sentence follows, is not counted.
@@ -20,12 +20,14 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from bytelm.api import LoadedModel
+from bytelm.core.chart import Chart
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.intervals import ratio
 from bytelm.core.terminal_text import number_of
 from bytelm.data.sources.file_formats import DAMAGE, json_lines, opened
 from bytelm.data.sources.local_files import find_files
+from bytelm.evaluation.flops import reading_flops
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import DECODER, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText
@@ -33,7 +35,7 @@ from bytelm.evaluation.text import EvaluationText
 
 @dataclass(frozen=True)
 class Languages(Evaluation):
-    """Bits, patches and bytes per sentence in each language of parallel text."""
+    """Bits, patches, FLOPs and bytes per sentence in each language of parallel text."""
 
     name: ClassVar[str] = "languages"
     needs: ClassVar[tuple[Need, ...]] = (DECODER,)
@@ -61,7 +63,9 @@ class Languages(Evaluation):
         parallel = read_parallel(self.files)
         figures = self.compare(loaded, parallel, scoring)
         sentences = len(parallel[self.reference][: self.max_sentences])
-        return Result(figures, details={"languages": list(parallel), "sentences": sentences})
+        details = {"languages": list(parallel), "sentences": sentences}
+        chart = _chart(figures, list(parallel), self.reference)
+        return Result(figures, details=details, charts=(chart,))
 
     def compare(
         self, loaded: LoadedModel, parallel: Mapping[str, Sequence[bytes]], scoring: Scoring
@@ -71,7 +75,8 @@ class Languages(Evaluation):
         The figures of each language are named `language/CODE/` and: `bits_per_sentence`; its
         `premium` over the reference language, with an interval for sentences drawn together with
         their translations; `patches_per_sentence` and `patches_premium`; `bytes_per_sentence` and
-        `bytes_premium`; `bytes_per_character` and `bytes_per_character_premium`;
+        `bytes_premium`; `flops_per_sentence`, forward FLOPs for these patches, and `flops_premium`;
+        `bytes_per_patch`; `bytes_per_character` and `bytes_per_character_premium`;
         `bits_per_character`; `bpb`. Patches are tokens in a subword model, and bytes in a flat byte
         model; characters are Unicode code points.
 
@@ -111,22 +116,29 @@ class _Counts(NamedTuple):
 
     bits: np.ndarray
     patches: np.ndarray
+    flops: np.ndarray
     bytes: np.ndarray
     characters: np.ndarray
 
 
 def _count(loaded: LoadedModel, sentences: Sequence[bytes], scoring: Scoring) -> _Counts:
     stride, batch_size = scoring.stride, scoring.batch_size
+    lengths = np.array(list(map(len, sentences)), np.float64)
     if loaded.has_patches:
         cut = loaded.segment_all(sentences, stride=stride, batch_size=batch_size)
         bits = np.array([found.nats.sum() / math.log(2) for found in cut])
         patches = np.array([len(found.lengths) for found in cut], np.float64)
+        vectors = [int(found.levels[0].boundaries.sum()) for found in cut]
+        flops = [
+            reading_flops(loaded, len(text) + 1, count)
+            for text, count in zip(sentences, vectors, strict=True)
+        ]
     else:
         scores = loaded.score_documents(sentences, stride=stride, batch_size=batch_size)
         bits, patches = scores.bits(), scores.symbols.astype(np.float64)
+        flops = [reading_flops(loaded, symbols + 1, None) for symbols in scores.symbols.tolist()]
     characters = [len(text.decode(errors="surrogateescape")) for text in sentences]
-    lengths = np.array(list(map(len, sentences)), np.float64)
-    return _Counts(bits, patches, lengths, np.array(characters, np.float64))
+    return _Counts(bits, patches, np.array(flops), lengths, np.array(characters, np.float64))
 
 
 def _figures(found: _Counts, reference: _Counts) -> list[Figure]:
@@ -136,14 +148,28 @@ def _figures(found: _Counts, reference: _Counts) -> list[Figure]:
         Figure("bits_per_sentence", float(found.bits.mean())),
         ratio("premium", found.bits, reference.bits),
         Figure("patches_per_sentence", float(found.patches.mean())),
-        Figure("patches_premium", float(ours.patches / theirs.patches)),
+        ratio("patches_premium", found.patches, reference.patches),
+        Figure("flops_per_sentence", float(found.flops.mean()), "FLOP"),
+        ratio("flops_premium", found.flops, reference.flops),
         Figure("bytes_per_sentence", float(found.bytes.mean())),
-        Figure("bytes_premium", float(ours.bytes / theirs.bytes)),
+        ratio("bytes_premium", found.bytes, reference.bytes),
+        ratio("bytes_per_patch", found.bytes, found.patches, "B/patch"),
         Figure("bytes_per_character", float(density)),
         Figure("bytes_per_character_premium", float(density / (theirs.bytes / theirs.characters))),
         Figure("bits_per_character", float(ours.bits / ours.characters)),
         Figure("bpb", float(ours.bits / ours.bytes), "bpb"),
     ]
+
+
+def _chart(figures: Sequence[Figure], languages: Sequence[str], reference: str) -> Chart:
+    """The premiums of each language, in bars."""
+    values = {figure.name: figure.value for figure in figures}
+    kinds = {"bits": "premium"} | {n: f"{n}_premium" for n in ("patches", "flops", "bytes")}
+    bars = {
+        kind: {language: values[f"language/{language}/{name}"] for language in languages}
+        for kind, name in kinds.items()
+    }
+    return Chart.histogram("Premiums of languages", "language", f"relative to {reference}", bars)
 
 
 def read_parallel(files: Sequence[str]) -> dict[str, list[bytes]]:

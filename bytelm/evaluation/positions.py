@@ -19,7 +19,6 @@ from bytelm.core.chart import Chart, Point
 from bytelm.core.figure import Figure
 from bytelm.core.intervals import ratio
 from bytelm.core.statistics import name_at
-from bytelm.core.terminal_text import number_of
 from bytelm.evaluation.reading import byte_lengths, read_documents
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import DECODER, Evaluation, Need, Scoring
@@ -74,8 +73,7 @@ class Positions(Evaluation):
         if of_levels:
             charts.append(Chart.histogram("Bits by position in the patch", *AXES, of_levels))
         details = {"documents": len(in_document), "ranges": _counts(in_document)}
-        note = f"{number_of(len(in_document), 'document')}; context {loaded.context}"
-        return Result(tuple(figures), (note,), details, charts=tuple(charts))
+        return Result(tuple(figures), details=details, charts=tuple(charts))
 
     def _ranges(self, positions: np.ndarray) -> np.ndarray:
         """The number of each position's range, from 0."""

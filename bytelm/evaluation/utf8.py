@@ -70,12 +70,14 @@ class UTF8(Evaluation):
             states = symbol_states(pieces)  # [N + 1]
             found.append(_of_document(document.values[np.arange(len(states)), states], states))
         figures = _mass_figures(found)
-        notes = [number_of(len(found), "document")]
-        details: dict[str, Any] = {"places": int(sum(each.places.sum() for each in found))}
+        notes: list[str] = []
+        places = int(sum(each.places.sum() for each in found))
+        details: dict[str, Any] = {"documents": len(found), "places": places}
         if self.samples:
             of_samples, details["invalid_samples"] = self._sample(loaded)
             figures += of_samples
-            notes.append(f"{number_of(self.samples, 'sample')}, seed {self.seed}")
+            count = number_of(self.samples, "sample")
+            notes = [f"{count} of at most {self.sample_bytes} bytes, seed {self.seed}"]
         return Result(tuple(figures), tuple(notes), details)
 
     def _sample(self, loaded: LoadedModel) -> tuple[list[Figure], list[str]]:

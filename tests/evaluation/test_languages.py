@@ -1,6 +1,7 @@
 import json
 import lzma
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,9 +22,14 @@ PARALLEL = {"rus": RUSSIAN, "eng": ENGLISH}
 
 
 class Flat:
-    """A model that spends 3 bits on each byte and 5 on each END, and has two bytes in a token."""
+    """A model that spends 3 bits on each byte and 5 on each END, and has two bytes in a token.
+
+    It takes 10 FLOPs for START and for each token.
+    """
 
     has_encoder = has_patches = False
+    context = 64
+    config = SimpleNamespace(model=SimpleNamespace(forward_flops=lambda length, _: 10 * length))
 
     def score_documents(self, documents, *, stride, batch_size):
         lengths = np.array([len(document) for document in documents])
@@ -53,6 +59,9 @@ def test_figures_by_hand():
             "language/xyz/premium": 1.5,
             "language/xyz/patches_per_sentence": 1.5,
             "language/xyz/patches_premium": 1,
+            "language/xyz/flops_per_sentence": 25,
+            "language/xyz/flops_premium": 1,
+            "language/xyz/bytes_per_patch": 2,
             "language/xyz/bytes_per_sentence": 3,
             "language/xyz/bytes_premium": 1.5,
             "language/xyz/bytes_per_character": 1.5,
@@ -63,6 +72,9 @@ def test_figures_by_hand():
             "language/eng/premium": 1,
             "language/eng/patches_per_sentence": 1.5,
             "language/eng/patches_premium": 1,
+            "language/eng/flops_per_sentence": 25,
+            "language/eng/flops_premium": 1,
+            "language/eng/bytes_per_patch": 4 / 3,
             "language/eng/bytes_per_sentence": 2,
             "language/eng/bytes_premium": 1,
             "language/eng/bytes_per_character": 1,
@@ -105,11 +117,22 @@ def test_a_model_with_patches_from_a_file_to_figures(tmp_path):
     report = evaluate(model, None, [Languages(files=(path,))])
     found = {name: figure.value for name, figure in report.figures.items()}
     assert report.text is None
+    (chart,) = report.results["languages"].charts
+    assert chart.bars == ("eng", "rus")
+    assert [line.label for line in chart.series] == ["bits", "patches", "flops", "bytes"]
     for code, sentences in PARALLEL.items():
         scores = model.score_documents(sentences, batch_size=1)
         bits = scores.bits().sum()
         patches = sum(len(model.segment(text, batch_size=1).pieces) for text in sentences)
+        flops = 0.0
+        for text in sentences:
+            vectors = model.segment(text).levels[0].boundaries.sum()
+            windows = max((len(text) + 1) / LENGTH, 1)
+            length = min(len(text) + 1, LENGTH)
+            flops += windows * model.config.model.forward_flops(length, vectors / windows)
         expected = {
+            "flops_per_sentence": flops / 3,
+            "bytes_per_patch": scores.bytes.sum() / patches,
             "bits_per_sentence": bits / 3,
             "patches_per_sentence": patches / 3,
             "bytes_per_sentence": scores.bytes.sum() / 3,
