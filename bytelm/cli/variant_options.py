@@ -23,6 +23,8 @@ CHOOSES = {
     "tfds": "--data.dataset",
 }
 """Options that choose a source by naming it."""
+MOST_NAMED = 3
+"""Variants that an error names one by one."""
 KEPT = ("held_out", "split_above")
 """Fields that a newly named source takes from the old one."""
 KEPT_OF_FILES = ("text_key", "script_key", "target_key", "skip_bad")
@@ -137,10 +139,18 @@ def _check_options(
     own = {option.below + dashed(field.name) for field in dataclasses.fields(value)}
     owners = _owners(base, option.below)
     for name in names_of(arguments):
-        if name in own or name not in owners:
+        # An option below one that this variant lacks, such as --model.draft.heads.
+        parts = name.removeprefix(option.below).split(".")
+        above = (option.below + ".".join(parts[:count]) for count in range(1, len(parts) + 1))
+        if (found := next((each for each in above if each in owners), None)) in (None, *own):
             continue
-        kinds = owners[name]
+        kinds = owners[str(found)]
         chosen = getattr(value, base.variant_key, type(value).__name__)
+        if len(kinds) > MOST_NAMED:
+            raise UserError(
+                f"{option.name.removeprefix('--')} {chosen} has no {found}; leave {name} out, or "
+                f"choose another {option.name}, such as {kinds[0]}."
+            )
         choose = CHOOSES.get(kinds[0], f"{option.name} {kinds[0]}")
         raise UserError(
             f"{name} is an option of {' and '.join(kinds)}, and {option.name.removeprefix('--')} "

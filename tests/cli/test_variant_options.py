@@ -21,6 +21,7 @@ from bytelm.data.config import (
     Tfds,
 )
 from bytelm.evaluation import Bits
+from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.optimizer import AdamW, Muon
@@ -110,6 +111,14 @@ def test_a_task_is_chosen_with_its_options():
 def test_what_cannot_be_chosen(arguments, message):
     with pytest.raises(UserError, match=message):
         read(DataConfig(), *arguments)
+
+
+@pytest.mark.parametrize("option", ["--model.draft", "--model.draft.heads"])
+def test_what_most_families_have_and_one_has_not(option):
+    config = ExperimentConfig(model=ByT5Config())
+    told = rf"model byt5 has no --model\.draft; leave {option} out, or choose another --model"
+    with pytest.raises(UserError, match=told):
+        choose_variants(config, [option, "4"])
 
 
 def test_another_optimiser_keeps_what_all_have():
