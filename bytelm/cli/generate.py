@@ -184,6 +184,8 @@ def write_continuations(
             sys.stdout.flush()
         return
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for part in itertools.chain(shown, parts):
-        print(printable(decoder.decode(part)), end="", flush=True)
-    print(printable(decoder.decode(b"", final=True)))
+    try:
+        for part in itertools.chain(shown, parts):
+            print(printable(decoder.decode(part)), end="", flush=True)
+    finally:  # what is said of an error has a line of its own
+        print(printable(decoder.decode(b"", final=True)))

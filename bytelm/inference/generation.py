@@ -23,6 +23,7 @@ from flax import nnx
 from bytelm.core.checked import require_positive
 from bytelm.core.errors import UserError
 from bytelm.core.memory import free_memory
+from bytelm.core.terminal_text import number_of
 from bytelm.core.vocabulary import BYTE_VOCABULARY
 from bytelm.core.xla import programs
 from bytelm.inference.batching import Batching, Prompt, in_order, warn_of_overflow
@@ -363,7 +364,7 @@ class Generator:
             if free is None or needed <= free:
                 return empty_state(self.graphdef, self.params, rows, length, drafter)
         raise UserError(
-            f"there is no memory for {rows} texts of {length} symbols, which need "
+            f"there is no memory for {number_of(rows, 'text')} of {length:,} symbols, which take "
             f"{needed / 2**30:.1f} GiB; lower max-bytes, or give fewer or shorter prompts."
         )
 

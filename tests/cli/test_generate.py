@@ -57,6 +57,14 @@ def test_wrong_options_are_refused_before_the_prompt_is_shown(model, monkeypatch
     assert written(out) == b""
 
 
+def test_an_error_after_the_prompt_has_its_own_line(model, monkeypatch):
+    out = ascii_output(monkeypatch)
+    monkeypatch.setattr("bytelm.inference.generation.free_memory", lambda: 0)
+    with pytest.raises(UserError, match="no memory for 1 text of 256 symbols"):
+        write_continuations(model, [b"prompt"], raw=False, **OPTIONS)
+    assert written(out) == b"prompt\n"
+
+
 def test_output_that_is_not_utf8_gets_escapes(model, monkeypatch):
     out = ascii_output(monkeypatch)
     write_continuations(model, ["naïve\x1b".encode(), b"\xff"], raw=False, **OPTIONS)
