@@ -11,6 +11,7 @@ from bytelm.evaluation.robustness import Robustness
 from bytelm.evaluation.segmentation import PatchStatistics
 from bytelm.evaluation.suite import Evaluation, Scoring, evaluate
 from bytelm.evaluation.targets import Targets
+from bytelm.evaluation.tasks.tasks import Tasks
 from bytelm.evaluation.training_suite import while_training
 from bytelm.evaluation.utf8 import UTF8
 
@@ -29,6 +30,7 @@ __all__ = [
     "Robustness",
     "Scoring",
     "Targets",
+    "Tasks",
     "evaluate",
     "while_training",
 ]

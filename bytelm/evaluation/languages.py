@@ -10,11 +10,9 @@ Each sentence is scored as a document, so no translation has more context than a
 Bits are those of its bytes; END, which says that no other sentence follows, is not counted.
 """
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -25,7 +23,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.intervals import ratio
 from bytelm.core.terminal_text import number_of
-from bytelm.data.sources.file_formats import DAMAGE, json_lines, opened
+from bytelm.data.sources.json_objects import json_objects
 from bytelm.data.sources.local_files import find_files
 from bytelm.evaluation.flops import reading_flops
 from bytelm.evaluation.report import Result
@@ -186,7 +184,8 @@ def read_parallel(files: Sequence[str]) -> dict[str, list[bytes]]:
     """
     documents: dict[str, dict[str, list[bytes]]] = {}
     for path in find_files(files, "the parallel text"):
-        for name, language, text in _read(path):
+        for line in json_objects(path):
+            name, language, text = map(line.text, ("id", "lang", "text"))
             translations = documents.setdefault(language, {})
             if name in translations:
                 raise UserError(f"document {name} appears twice in {language}; take one out.")
@@ -221,28 +220,3 @@ def _aligned(documents: Mapping[str, Mapping[str, Sequence[bytes]]]) -> dict[str
         language: [line for name in expected for line in found[name]]
         for language, found in documents.items()
     }
-
-
-def _read(path: Path) -> Iterator[list[str]]:
-    """The id, the language and the text of each document of a file, one a line."""
-    try:
-        with opened(path) as (stream, _):
-            for number, line in json_lines(path, stream):
-                yield _document(line, f"{path}, line {number}")
-    except (OSError, *DAMAGE) as error:
-        raise UserError(f"{path} cannot be read, or is damaged: {error}.") from error
-
-
-def _document(line: bytes, where: str) -> list[str]:
-    keys = ("id", "lang", "text")
-    try:
-        record = json.loads(line)
-        for key in keys:
-            if not isinstance(record[key], str):
-                raise UserError(f"{where}: the value of {key!r} is not a string.")
-            record[key].encode()  # fails for half of a character
-        return [record[key] for key in keys]
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{where} is not a JSON object with the strings id, lang and text: {error}."
-        ) from error

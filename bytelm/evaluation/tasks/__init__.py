@@ -1,0 +1,1 @@
+"""Tasks from files: questions whose answers are written or chosen."""
