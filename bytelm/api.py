@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from bytelm.codec.codec import Codec
 from bytelm.core.errors import UserError
 from bytelm.core.texts import Text, Texts, each_text, text_bytes
 from bytelm.data.text_record import TextRecord, load_record
@@ -31,17 +32,13 @@ from bytelm.inference.generation import ROWS, Draft, Generator, Weights, store_w
 from bytelm.inference.marginal.marginal import ByteMarginal
 from bytelm.inference.per_symbol import PerSymbol
 from bytelm.inference.sampling import Sampling
-from bytelm.inference.scoring import (
-    DocumentScores,
-    Scorer,
-    default_stride,
-    score_documents,
-)
+from bytelm.inference.scoring import DocumentScores, Scorer, default_stride, score_documents
 from bytelm.inference.segmentation import Segmentation, segment_all
 from bytelm.inference.transduction import Transducer
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.parameters import roles_of
 from bytelm.training.checkpoints.checkpoint import SavedModel, load_model
+from bytelm.training.checkpoints.codec import codec_of
 from bytelm.training.checkpoints.exported import SHARD_BYTES, export
 from bytelm.training.checkpoints.scores import Step, chosen_step
 
@@ -158,6 +155,11 @@ class LoadedModel(PerSymbol):
         """Writes the targets of inputs, in a family with an encoder."""
         assert isinstance(self._forms.generator, Transducer)
         return self._forms.generator
+
+    @property
+    def codec(self) -> Codec:
+        """Compresses files with the model; raises UserError for a family with an encoder."""
+        return codec_of(self._saved, self.params, self._forms.generator, self.context)
 
     def byte_marginal(self, covers: int | None = 32) -> ByteMarginal:
         """Sums a subword model's probabilities over all tokenisations of a text.

@@ -14,6 +14,7 @@ FLOORS = (
     "tokenizers",
     "data",
     "inference",
+    "codec",
     "training",
     "api",
     "evaluation",

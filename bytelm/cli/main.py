@@ -15,11 +15,16 @@ from bytelm.core.errors import UserError
 from bytelm.core.stopping import StopSignals
 from bytelm.core.terminal_text import escape_unwritable, log_to_terminal, printable, say
 
-COMMANDS = "train eval generate segment ablate compare data tokenizer convert profile".split()
+COMMANDS = """
+train eval generate segment compress decompress ablate compare data tokenizer convert profile
+""".split()
 """Each is the function `NAME_command` of the module of its name."""
 
 TRAINING = ("train", "ablate", "compare")
 """Commands that continue when they can no longer print."""
+
+COMPILING = "eval generate segment compress decompress ablate compare profile".split()
+"""Commands that keep what they compile; `train` does so itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +64,7 @@ def _run(arguments: Sequence[str]) -> int:
                 f"there is no command {name!r}{did_you_mean(name, COMMANDS)}; there are "
                 f"{', '.join(COMMANDS)}."
             )
-        if name in ("eval", "generate", "segment", "ablate", "compare", "profile"):
+        if name in COMPILING:
             from bytelm.core import compilation_cache  # imports JAX
 
             compilation_cache.keep_programs()

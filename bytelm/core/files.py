@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from bytelm.core.errors import UserError
 
@@ -53,8 +54,27 @@ def write_new(path: Path, content: str) -> None:
     Raises:
         FileExistsError: if the file exists; it is left as it is.
     """
+    with new_file(path) as file:
+        file.write(content.encode())
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file to write into and read, which becomes `path` when all is written.
+
+    Raises:
+        FileExistsError: if `path` exists by then; it is left as it is.
+    """
     partial = _temporary(path)
-    partial.write_bytes(content.encode())
+    try:
+        with partial.open("w+b") as file:
+            yield file
+        _put_new(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _put_new(partial: Path, path: Path) -> None:
     try:
         os.link(partial, path)
     except FileExistsError:
@@ -62,8 +82,6 @@ def write_new(path: Path, content: str) -> None:
     except OSError:  # a file system without links
         with path.open("xb"):
             os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_next(path: Path, content: str) -> Path:

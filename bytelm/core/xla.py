@@ -17,6 +17,8 @@ _YNNPACK = _WIDE_LOOPS | {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 }
 """Matrix products, and nothing else, by YNNPACK, which also uses bfloat16 units."""
+_REPEATABLE = {"xla_gpu_deterministic_ops": True}
+"""On a GPU: no atomic sums, and no choice of kernels by their measured time."""
 
 
 def training_options(dtype: jnp.dtype) -> dict[str, str]:
@@ -24,14 +26,22 @@ def training_options(dtype: jnp.dtype) -> dict[str, str]:
     return _YNNPACK if dtype == jnp.bfloat16 else _EIGEN
 
 
-def jit_inference(**arguments: Any) -> Callable[[Function], Function]:
-    """`jax.jit` with these arguments and the options that suit inference, in any dtype."""
+def jit_inference(*, repeatable: bool = False, **arguments: Any) -> Callable[[Function], Function]:
+    """`jax.jit` with these arguments and the options that suit inference, in any dtype.
+
+    Args:
+        repeatable: whether other processes on such a machine must compute the same bits.
+    """
 
     def decorated(function: Function) -> Function:
         @functools.cache
         def compiled() -> Function:
             # Deferred to the first call, because `default_backend` initialises the backend.
-            options = _YNNPACK if jax.default_backend() == "cpu" else None
+            options: dict[str, Any] | None = None
+            if jax.default_backend() == "cpu":
+                options = _YNNPACK
+            elif repeatable and jax.default_backend() == "gpu":
+                options = _REPEATABLE
             return jax.jit(function, compiler_options=options, **arguments)
 
         @functools.wraps(function)

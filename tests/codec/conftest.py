@@ -1,0 +1,3 @@
+from tests.tokenizers.subword_fixtures import corpus, trained
+
+__all__ = ["corpus", "trained"]
