@@ -84,7 +84,7 @@ def draft_step_by_step(
     `extend` is that of a model whose state has read all but the pending symbol; also that state, as
     before but for entries that it takes for empty.
     """
-    then = snapshot(state)
+    then = snapshot(state, count)
 
     def step(carry: tuple[jax.Array, Any], place: jax.Array) -> tuple[Any, jax.Array]:
         symbol, state = carry
@@ -108,7 +108,7 @@ class Stale(Drafter):
 
     def draft(self, context: Context, state: Any, count: int) -> Drafts:
         before = context.state
-        then, closed = snapshot(before), without_patches(before)
+        then, closed = snapshot(before, count), without_patches(before)
         ids, after = draft_step_by_step(context.model.extend, context, closed, count)
         found = jnp.full_like(context.most, count)
         return Drafts(ids, found, restore(after, then), state)

@@ -376,10 +376,13 @@ class BLT(HierarchicalModel):
         config, dtype = self.config, self.config.dtype
         d, longest = config.local_width, config.segmenter.longest
         entries = min(length, config.encoder_patches * longest if longest else length)
-        empty = jnp.zeros((rows, config.crossing_heads, entries, d // config.crossing_heads), dtype)
+        heads, spare = config.crossing_heads, 0 if entries < length else None
         patch = UnfinishedPatch.none(
             tuple(jnp.zeros((rows, d), dtype) for _ in config.pooling),
-            tuple(KeyValueCache(empty, empty, entries < length) for _ in self._encoder_crosses),
+            tuple(
+                KeyValueCache.empty(rows, heads, entries, d // heads, dtype, spare)
+                for _ in self._encoder_crosses
+            ),
         )
         keys = jnp.zeros((rows, config.decoder_patches, self.to_decoder.kernel.shape[-1]), dtype)
         open = patch, keys.reshape(*keys.shape[:2], -1, d)

@@ -240,7 +240,7 @@ class LanguageModel(nnx.Module):
         """
         before = watch(state)
         logits, after = self.extend(ids, before, lengths)
-        return logits, Verification(ids, snapshot(before), after)
+        return logits, Verification(ids, snapshot(before, ids.shape[1]), after)
 
     def keep(self, verified: "Verification", kept: jax.Array) -> Any:
         """The state after only the first `kept`, int32 `[B]`, of the symbols of `verify`.

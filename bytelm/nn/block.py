@@ -19,6 +19,9 @@ from bytelm.nn.norms import NORMS
 from bytelm.nn.residual import ResidualBlock, ResidualConfig
 from bytelm.nn.state import KeyValueCache, NewPositions
 
+SPARE = 16
+"""Entries of a cache past the window, or the window if that is less: rejected drafts of as many
+symbols can be taken back."""
 NormSpan = Literal["head", "all"]
 """What a norm of queries and keys covers: each head by itself, or all heads together."""
 
@@ -89,13 +92,15 @@ class BlockConfig(ResidualConfig):
         return TransformerBlock(self, rngs=rngs)
 
     def entries(self, length: int) -> int:
-        return min(length, self.mask.window or length)
+        window = self.mask.window or length
+        return min(length, window + min(window, SPARE))
 
     def empty_cache(self, batch: int, length: int, dtype: jnp.dtype) -> KeyValueCache:
         """The keys and values of one layer before the first of at most `length` positions."""
-        shape = (batch, self.key_value_heads, self.entries(length), self.head_width)
-        is_ring = bool(self.entries(length) < length)
-        return KeyValueCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), is_ring)
+        entries, window = self.entries(length), self.mask.window or length
+        spare = entries - window + 1 if entries < length else None
+        heads, size = self.key_value_heads, self.head_width
+        return KeyValueCache.empty(batch, heads, entries, size, dtype, spare)
 
     def forward_flops(self, length: float) -> float:
         inner, shared = self.heads * self.head_width, self.key_value_heads * self.head_width
@@ -202,7 +207,7 @@ class SelfAttention(nnx.Module):
         """Attention of N new positions `[B, N, width]` over the cache and over themselves."""
         q, k, v = self._heads(x, new.positions)  # [B, N, H, K], [B, N, G, K]
         cache, keys, values = new.extend(cache, k, v)
-        mixed = cached_attention(q, keys, values, new.visible(self.config.mask))
+        mixed = cached_attention(q, keys, values, new.visible(self.config.mask), new.used)
         return self.output(mixed.reshape(*x.shape[:2], -1)), cache
 
 

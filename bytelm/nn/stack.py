@@ -221,7 +221,7 @@ class Stack(nnx.Module):
         self, x: jax.Array, state: StackState, lengths: jax.Array, group_ids: Any, shared: Any
     ) -> tuple[jax.Array, Read]:
         """`extend`, and what `_keep` needs."""
-        then = snapshot(state)
+        then = snapshot(state, x.shape[1])
         x, after, inputs = self._run(x, state, lengths, group_ids, shared)
         changes = map(jax.tree.leaves, then.layers)
         kept = tuple(x if leaves else None for x, leaves in zip(inputs, changes, strict=True))

@@ -60,7 +60,7 @@ class Read(Watched):
     def nothing(cls, before: StackState, shapes: "Read") -> "Read":
         """After none of the positions; `shapes` has the shapes of what else it holds."""
         zeros = [jax.tree.map(jnp.zeros_like, each) for each in (shapes.inputs, shapes.output)]
-        return cls(before, snapshot(before), *zeros)
+        return cls(before, snapshot(before, shapes.output.shape[1]), *zeros)
 
 
 def watch(state: Any) -> Any:
@@ -88,13 +88,14 @@ def unread(state: Any, after: Callable[[], Any]) -> Any:
     return jax.tree.map(part, state, jax.eval_shape(after), is_leaf=is_watched)
 
 
-def has_rings(state: StackState) -> bool:
-    """Whether any layer overwrites the keys and values of earlier positions."""
+def lasts(state: StackState, count: int) -> bool:
+    """`KeyValueCache.lasts` of all layers."""
 
-    def is_ring(part: Any) -> bool:
-        return isinstance(part, KeyValueCache) and part.is_ring
+    def is_cache(part: Any) -> bool:
+        return isinstance(part, KeyValueCache)
 
-    return any(map(is_ring, jax.tree.leaves(state.layers, is_leaf=is_ring)))
+    parts = jax.tree.leaves(state.layers, is_leaf=is_cache)
+    return all(part.lasts(count) for part in parts if is_cache(part))
 
 
 def next_positions(
@@ -116,11 +117,12 @@ def next_positions(
     group_ids = jnp.zeros_like(positions) if group_ids is None else group_ids
     all_positions = state.positions.at[rows, entries].set(positions, mode="drop")
     all_groups = state.group_ids.at[rows, entries].set(group_ids, mode="drop")
-    keys = all_positions, all_groups  # [B, S]
-    if count > 1 and has_rings(state):
+    keys = all_positions, all_groups, jnp.minimum(new_length.max(), entry_count)  # [B, S]
+    if not lasts(state, count):
         keys = (
             jnp.concatenate([state.positions, positions], axis=1),  # [B, S + N]
             jnp.concatenate([state.group_ids, group_ids], axis=1),
+            jnp.int32(entry_count + count),
         )
     new = NewPositions(entries, positions, group_ids, *keys)
     return new, StackState(new_length, all_positions, all_groups, state.layers)

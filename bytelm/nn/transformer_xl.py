@@ -123,9 +123,11 @@ class RelativeBlock(nnx.Module):
         self, x: jax.Array, state: KeyValueCache, new: NewPositions, shared: PositionBiases
     ) -> tuple[jax.Array, KeyValueCache]:
         q, k, v = (self._heads(project(x)) for project in (self.query, self.key, self.value))
-        state, keys, values = new.extend(state, k, v)  # [B, H, S, K]
-        keys, values = (each.swapaxes(1, 2).astype(x.dtype) for each in (keys, values))
-        r = self._distances(state.keys.shape[2], x.dtype)  # [S, H, K]
+        state, *both = new.extend(state, k, v)
+        keys, values = (
+            jnp.concatenate(parts, axis=2).swapaxes(1, 2).astype(x.dtype) for parts in both
+        )  # [B, S, H, K]
+        r = self._distances(keys.shape[1], x.dtype)  # [S, H, K]
         by_key, by_distance = self._products(q, keys, r, shared)  # [B, H, N, S]
         index = jnp.clip(new.distances, 0, len(r) - 1)[:, None]
         by_distance = jnp.take_along_axis(by_distance, index, axis=3)

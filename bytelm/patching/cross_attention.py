@@ -165,7 +165,9 @@ def _of_cache(
     """
     assert visible is not None
     q = q[:, : visible.shape[1]].astype(jnp.float32)
-    keys, values = (each.astype(jnp.float32) for each in (cache.keys, cache.values))
+    keys, values = (
+        jnp.concatenate(parts, axis=2).astype(jnp.float32) for parts in (cache.keys, cache.values)
+    )
     scores = jnp.einsum("bjkhc,bhsc->bjkhs", q, keys)
     visible = visible[:, :, None, None]  # [B, J, 1, 1, S]
     scores = jnp.where(visible, scores, LEAST_SCORE)

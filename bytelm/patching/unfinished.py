@@ -40,8 +40,8 @@ class UnfinishedPatch:
         """For rows that have read nothing yet; `pooled` and caches are zeros."""
         numbers = None
         if caches:
-            rows, _, entries, _ = caches[0].keys.shape
-            numbers = jnp.full((rows, entries), -1, jnp.int32)
+            entries = sum(part.shape[2] for part in caches[0].keys)
+            numbers = jnp.full((len(pooled[0]), entries), -1, jnp.int32)
         return cls(pooled, jnp.zeros((len(pooled[0]),)), numbers, caches)
 
     def after(
@@ -62,7 +62,9 @@ class UnfinishedPatch:
         entries = jnp.where(kept, symbols.positions % size, size)
         rows = jnp.arange(len(places))[:, None]
         numbers = self.numbers.at[rows, entries].set(number, mode="drop")
-        where = NewPositions(entries, symbols.positions, number, self.numbers, self.numbers)
+        where = NewPositions(
+            entries, symbols.positions, number, self.numbers, self.numbers, jnp.int32(size)
+        )
         written = (
             where.extend(cache, *pair)[0] for cache, pair in zip(self.caches, new, strict=True)
         )

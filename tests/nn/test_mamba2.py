@@ -149,7 +149,7 @@ def test_a_state_is_restored_from_its_snapshot(stack, extend):
     state = nnx.merge(graphdef, params).init_state(2, 19, jnp.float32)
     _, before = read(extend, state, (0, 0), np.int32([6, 3]), 11)
     _, after = read(extend, before, (6, 3), np.int32([4, 8]), 11)
-    restored = restore(after, snapshot(before))
+    restored = restore(after, snapshot(before, 3))
     jax.tree.map(np.testing.assert_array_equal, restored.layers, before.layers)
     y, _ = read(extend, restored, (6, 3), np.int32([1, 1]), 1)
     expected, _ = read(extend, before, (6, 3), np.int32([1, 1]), 1)

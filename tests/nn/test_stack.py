@@ -102,13 +102,15 @@ def test_a_window_bounds_the_cache():
             return stack.init_state(2, length, jnp.dtype("bfloat16"))
 
         assert len(state.layers) == DEPTH
-        assert {layer.keys.dtype for layer in state.layers} == {jnp.dtype("bfloat16")}
-        (is_ring,) = {layer.is_ring for layer in state.layers}
-        return state.layers[0].keys.shape, is_ring
+        assert {layer.keys[0].dtype for layer in state.layers} == {jnp.dtype("bfloat16")}
+        (spare,) = {layer.spare for layer in state.layers}
+        (keys,) = state.layers[0].keys
+        return keys.shape, spare
 
-    assert entries(None, 20) == ((2, 2, 20, 4), False)
-    assert entries(5, 20) == ((2, 2, 5, 4), True)
-    assert entries(30, 20) == ((2, 2, 20, 4), False)
+    assert entries(None, 20) == ((2, 2, 20, 4), None)
+    assert entries(5, 20) == ((2, 2, 10, 4), 6)
+    assert entries(40, 90) == ((2, 2, 56, 4), 17)
+    assert entries(30, 20) == ((2, 2, 20, 4), None)
 
 
 def test_unstacking_changes_the_form_and_not_the_numbers(parameters, outputs):
@@ -164,8 +166,11 @@ def run_in_pieces(graphdef, params, lengths, condition=None):
 LENGTHS = [(3, 1), (2, 3), (0, 2), (1, 1), (3, 2)]
 
 
-@pytest.mark.parametrize("window", [None, 3])
-def test_pieces_of_packed_documents_equal_the_whole(window):
+@pytest.mark.parametrize("first_part", [256, 2])
+@pytest.mark.parametrize(("window", "spare"), [(None, 16), (3, 16), (3, 0)])
+def test_pieces_of_packed_documents_equal_the_whole(window, spare, first_part, monkeypatch):
+    monkeypatch.setattr("bytelm.nn.block.SPARE", spare)
+    monkeypatch.setattr("bytelm.nn.state.FIRST_PART", first_part)
     graphdef, params = random_stack(window=window)
     whole = jax.jit(lambda params, group_ids: nnx.merge(graphdef, params)(LONGER, group_ids))
     expected = whole(params, GROUPS)

@@ -245,7 +245,10 @@ class T5Block(nnx.Module):
         """A decoder's new positions; `shared.windows` are those of `new.key_positions`."""
         normed = self.attention_norm(x)
         own, *keys_and_values = new.extend(state.own, *self.attention.keys_and_values(normed))
-        k, v = (each.swapaxes(1, 2).astype(x.dtype) for each in keys_and_values)  # [B, S, H, K]
+        k, v = (
+            jnp.concatenate(parts, axis=2).swapaxes(1, 2).astype(x.dtype)
+            for parts in keys_and_values
+        )  # [B, S, H, K]
         x = x + self.attention(normed, k, v, shared.windows, shared.keys_bias)
         x = self._read_encoder(x, state.cross.keys, state.cross.values, shared)
         return x + self.mlp(self.mlp_norm(x)), T5State(own, state.cross)

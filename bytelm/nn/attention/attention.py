@@ -4,7 +4,8 @@ Shapes: B = rows, T = positions, H = query heads, G = key heads (H a multiple of
 grouped-query attention), K = head size, N = new positions, S = entries of a cache.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -18,6 +19,9 @@ from bytelm.nn.attention.mask import AttentionMask
 from bytelm.nn.mesh import on_each_device
 
 AttentionImplementation = Literal["auto", "reference", "xla", "cudnn", "splash"]
+PartSums = tuple[jax.Array, jax.Array, jax.Array]
+"""Of one part of the keys, float32 `[B G, M, .]`: each query's greatest score, the sum of its
+weights, and the sum of the values times their weights `[B G, M, K]`."""
 
 
 def attention(
@@ -57,36 +61,69 @@ def attention(
 
 
 def cached_attention(
-    q: jax.Array, k_cache: jax.Array, v_cache: jax.Array, visible: jax.Array
+    q: jax.Array,
+    keys: Sequence[jax.Array],
+    values: Sequence[jax.Array],
+    visible: jax.Array,
+    used: jax.Array,
 ) -> jax.Array:
     """Attention of new positions over a cache that holds the old ones and themselves.
 
+    Parts that begin past the entries in use are not read. To read them would change no bit.
+
     Args:
         q: `[B, N, H, K]`, N = 1 in the loop of generation.
-        k_cache: `[B, G, S, K]` in any floating dtype, in any order of positions.
-        v_cache: `[B, G, S, K]`.
+        keys: the parts of the cache, `[B, G, ., K]` each and S entries together, in any floating
+            dtype and any order of positions.
+        values: as keys.
         visible: bool `[B, N, S]`, the entries that each query sees; the output of one that sees
             none is finite and meaningless.
+        used: int32 scalar; no query sees entries from this one on.
 
     Returns:
         `[B, N, H, K]` in the dtype of q.
     """
     rows, new, heads, size = q.shape
-    groups, entries = k_cache.shape[1:3]
-    dtype = q.dtype
+    groups = keys[0].shape[1]
+    queries = q.reshape(rows, new, groups, -1, size).transpose(0, 2, 3, 1, 4)
+    queries = queries.reshape(rows * groups, -1, size)  # [B G, M, K], M = (H/G) N
+
+    def read(k: jax.Array, v: jax.Array, visible: jax.Array) -> PartSums:
+        return _read_part(queries, k, v, visible)
+
+    def skip(*_: jax.Array) -> PartSums:
+        zeros = jnp.zeros(queries.shape, jnp.float32)
+        return zeros[..., :1] + MASKED, zeros[..., :1], zeros
+
+    found, start = [], 0
+    for k, v in zip(keys, values, strict=True):
+        part = k, v, visible[:, :, start : start + k.shape[2]]
+        found.append(jax.lax.cond(used > start, read, skip, *part) if start else read(*part))
+        start += k.shape[2]
+    tops, totals, sums = zip(*found, strict=True)
+    top = functools.reduce(jnp.maximum, tops)
+    shares = [jnp.exp(each - top) for each in tops]
+    out, total = (
+        functools.reduce(jnp.add, map(jnp.multiply, shares, parts)) for parts in (sums, totals)
+    )
+    return (out / total).reshape(rows, heads, new, size).swapaxes(1, 2).astype(q.dtype)
+
+
+def _read_part(queries: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array) -> PartSums:
+    """Attention of queries `[B G, M, K]` over keys and values `[B, G, S, K]`, not normalised."""
+    rows, new, entries = visible.shape
+    k, v = (x.reshape(-1, *x.shape[2:]) for x in (k, v))  # [B G, S, K]
     if jax.default_backend() == "cpu":  # it has no bf16 products accumulated in float32
-        q, k_cache, v_cache = (x.astype(jnp.float32) for x in (q, k_cache, v_cache))
-    queries = q.reshape(rows, new, groups, -1, size).transpose(0, 2, 4, 3, 1)
-    queries = queries.reshape(rows * groups, size, -1)  # [B G, K, (H/G) N]
-    k_cache, v_cache = (x.reshape(rows * groups, entries, size) for x in (k_cache, v_cache))
-    scores = jnp.einsum("zsk,zkm->zsm", k_cache, queries, preferred_element_type=jnp.float32)
-    scores = scores.swapaxes(1, 2).reshape(rows, -1, new, entries)  # [B, H, N, S]
-    scores = jnp.where(visible[:, None], scores * size**-0.5, MASKED)
-    weights = jax.nn.softmax(scores, axis=-1)
-    weights = weights.astype(v_cache.dtype).reshape(rows * groups, -1, entries)
-    out = jnp.einsum("zms,zsk->zmk", weights, v_cache, preferred_element_type=jnp.float32)
-    out = out.reshape(rows, heads, new, size).swapaxes(1, 2)
-    return out.astype(dtype)
+        queries, k, v = (x.astype(jnp.float32) for x in (queries, k, v))
+    scores = jnp.einsum("zmk,zsk->zms", queries, k, preferred_element_type=jnp.float32)
+    scores = scores.reshape(rows, -1, new, entries) * k.shape[-1] ** -0.5  # [B, H, N, S]
+    scores = jnp.where(visible[:, None], scores, MASKED).reshape(*queries.shape[:2], entries)
+    top = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - top)
+    sums = jnp.einsum(
+        "zms,zsk->zmk", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+    return top, weights.sum(axis=-1, keepdims=True), sums
 
 
 def _reference(

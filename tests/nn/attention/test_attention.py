@@ -96,8 +96,9 @@ def test_rows_that_the_mesh_does_not_divide():
 def attend_to_cache(
     q, k_cache, v_cache, positions, key_positions, mask, *, query_groups, key_groups
 ):
-    new = NewPositions(None, positions, query_groups, key_positions, key_groups)
-    return cached_attention(q, k_cache, v_cache, new.visible(mask))
+    entries = key_positions.shape[1]
+    new = NewPositions(None, positions, query_groups, key_positions, key_groups, entries)
+    return cached_attention(q, [k_cache], [v_cache], new.visible(mask), new.used)
 
 
 @pytest.mark.parametrize("window", [None, 3])
@@ -140,6 +141,23 @@ def test_cached_equals_whole(window, dtype):
             query_groups=zeros[:, one],
         )
         np.testing.assert_allclose(out, expected[:, one], atol=tolerance, rtol=tolerance)
+
+
+def test_parts_past_the_entries_in_use_are_not_read():
+    """To read them would change no bit, so a row does not depend on longer rows."""
+    inputs = make_inputs(2, 12, groups=2, documents=False)
+    keys, values = (x.swapaxes(1, 2) for x in (inputs.k, inputs.v))
+    parts = [[x[:, :, :4], x[:, :, 4:8], x[:, :, 8:]] for x in (keys, values)]
+    visible = np.broadcast_to(np.arange(12) < [[[3]], [[7]]], (2, 1, 12))
+    attend = jax.jit(cached_attention)
+    expected = attend(inputs.q[:, 6:7], *parts, visible, 12)
+    mask = AttentionMask()
+    np.testing.assert_allclose(expected[1, 0], oracle(inputs, mask)[0][1, 6], atol=2e-5)
+    np.testing.assert_array_equal(attend(inputs.q[:, 6:7], *parts, visible, 8), expected)
+    parts = [[*first, np.full_like(last, np.nan)] for *first, last in parts]
+    np.testing.assert_array_equal(attend(inputs.q[:, 6:7], *parts, visible, 8), expected)
+    alone = attend(inputs.q[:, 6:7], *parts, visible, 4)
+    np.testing.assert_array_equal(alone[0], expected[0])
 
 
 @pytest.mark.parametrize("window", [None, 3])
