@@ -78,5 +78,11 @@ def sample(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
 
     `keys` are JAX random keys, `[B]`; a row's symbol depends on its own key only.
     """
-    symbols = jax.vmap(jax.random.categorical)(keys, log_probabilities(logits, sampling))
+
+    def drawn() -> jax.Array:
+        return jax.vmap(jax.random.categorical)(keys, log_probabilities(logits, sampling))
+
+    # Random numbers cost more than all else here, and at temperature 0 they decide nothing.
+    greedy = jnp.equal(sampling.temperature, 0)
+    symbols = jax.lax.cond(greedy, lambda: jnp.argmax(logits, axis=-1), drawn)
     return symbols.astype(jnp.int32)
