@@ -14,7 +14,8 @@ from bytelm.core.console import TerminalConsole
 from bytelm.core.terminal_text import printable_name
 from bytelm.data.corpus.packing import Rows, pack
 from bytelm.data.open_data import OpenData
-from bytelm.data.sources.source import Document, Source
+from bytelm.data.sources.reader import Document
+from bytelm.data.sources.source import Source
 from bytelm.data.tasks.task import Pair, Task
 from bytelm.data.text_record import SPLITS, Split
 from bytelm.patching.rules import RULES, find_edges

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 from bytelm.data.corpus.entries import digest_of
 from bytelm.data.open_data import OpenData
-from bytelm.data.sources.source import NotInstalledError, Source
+from bytelm.data.sources.reader import NotInstalledError
+from bytelm.data.sources.source import Source
 from bytelm.data.text_record import Split, TextRecord, make_record
 
 READ_IN_TRAINING: tuple[Split, ...] = ("train", "validation")

@@ -25,7 +25,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import START
 from bytelm.data.corpus.packing import Rows, pack
 from bytelm.data.open_data import OpenData
-from bytelm.data.sources.source import Document
+from bytelm.data.sources.reader import Document
 from bytelm.patching.rules import find_edges
 
 

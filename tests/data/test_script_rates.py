@@ -8,7 +8,7 @@ import pytest
 from bytelm.cli.main import main
 from bytelm.core.errors import UserError
 from bytelm.data.script_rates import script_rates
-from bytelm.data.sources.source import Document
+from bytelm.data.sources.reader import Document
 
 ENGLISH = [b"ab cd", b"a b c ", b"abcdefgh   x"]
 """1 of 5, 3 of 6 and 1 of 12 bytes end a run of whitespace's first character."""
@@ -81,4 +81,4 @@ def test_command(tmp_path, capsys):
 
 def test_unknown_data_command(capsys):
     assert main(["data", "rate"]) == 2
-    assert "bytelm data describe|unigram|rates" in capsys.readouterr().err
+    assert "bytelm data describe|overlap|unigram|rates" in capsys.readouterr().err

@@ -208,7 +208,7 @@ def test_scripts_that_are_not_known(marked, config):
 def test_files_are_not_streamed(config, tmp_path):
     (tmp_path / "a.txt").write_text("text")
     files = DataConfig(source=Files(files=(str(tmp_path / "a.txt"),)), task=NextByte(read="stream"))
-    with pytest.raises(UserError, match=r"needs a TFDS dataset.*--data.read packed"):
+    with pytest.raises(UserError, match=r"needs a dataset of TFDS or.*--data.read packed"):
         train_loader(OpenData(files), seed=0)
 
 

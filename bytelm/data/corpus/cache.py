@@ -15,7 +15,8 @@ from bytelm.core.terminal_text import number_of
 from bytelm.data.corpus.entries import SUMMARY, Entry, build_once, open_or_build, read_summary
 from bytelm.data.corpus.packing import FILLER, Corpus, script_ids
 from bytelm.data.progress import TextProgress
-from bytelm.data.sources.source import NotInstalledError, Source
+from bytelm.data.sources.reader import NotInstalledError
+from bytelm.data.sources.source import Source
 from bytelm.data.text_record import PLACED, SPLITS, Split, placed_passages
 
 FORMAT = 3

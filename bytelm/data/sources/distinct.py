@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 
-from bytelm.data.sources.source import Document, Reader
+from bytelm.data.sources.reader import Document, Reader
 from bytelm.data.text_record import SPLITS, Split
 
 DIGEST_BYTES = 16

@@ -28,7 +28,8 @@ from bytelm.data.sources.file_formats import (
     opened,
 )
 from bytelm.data.sources.local_files import content_digests, find_files, identity
-from bytelm.data.sources.source import Document, Reader, SingleSource
+from bytelm.data.sources.reader import Document, Reader
+from bytelm.data.sources.source import SingleSource
 from bytelm.data.text_record import Split
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bytelm.core.errors import UserError
-from bytelm.data.sources.source import Document, NotInstalledError, Reader, SingleSource
+from bytelm.data.sources.reader import Document, NotInstalledError, Reader
+from bytelm.data.sources.source import SingleSource
 from bytelm.data.text_record import SPLITS, Split
 
 PREFIX = "hf:"

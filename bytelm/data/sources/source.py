@@ -12,12 +12,14 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol, Self
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from bytelm.core.errors import UserError
 from bytelm.core.variants import Variant
+from bytelm.data.sources.distinct import DistinctReader
+from bytelm.data.sources.reader import Document, Reader
 from bytelm.data.text_record import LONGEST, SPLITS, Split, TextRecord, digest, passages
 
 LEAST_SPLIT = 4 * LONGEST
@@ -27,75 +29,12 @@ SPLITTING = ("held_out", "split_above")
 """Options of how a source is split."""
 
 
-class NotInstalledError(UserError):
-    """A package that reads the source is missing; text packed earlier can still be used."""
-
-
-class Document(NamedTuple):
-    """A document of a source."""
-
-    text: bytes
-    """Possibly empty."""
-    script: str | None = None
-    """Name of its script or language, such as `eng`."""
-    target: bytes | None = None
-    """The expected output for `text`, if `target_key` is set."""
-
-
 class Placed(NamedTuple):
     """A document, or a part of a long one, and its split."""
 
     document: Document
     split: Split
     is_part: bool
-
-
-class Texts(Protocol):
-    """The texts of documents by index."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> bytes: ...
-
-
-class Reader(abc.ABC):
-    """Reads the stored documents of a source."""
-
-    name: str
-    skipped = 0
-    """Bad records that the last iteration over documents has skipped."""
-    repeated = repeated_bytes = 0
-    """Documents, and their bytes, that it left out because they came before."""
-
-    @property
-    @abc.abstractmethod
-    def own_splits(self) -> frozenset[Split]:
-        """The stored splits; the others are taken from the train split."""
-
-    @property
-    @abc.abstractmethod
-    def settings(self) -> dict[str, object]:
-        """The options that decide which documents are read, as JSON values."""
-
-    @abc.abstractmethod
-    def inputs(self, split: Split) -> object:
-        """A JSON value that changes when the stored documents do."""
-
-    def places(self, split: Split) -> object:
-        """Where the documents are stored, as a JSON value, such as paths and sizes of files."""
-        return self.inputs(split)
-
-    @abc.abstractmethod
-    def size(self, split: Split) -> int:
-        """Approximate bytes of the documents."""
-
-    @abc.abstractmethod
-    def documents(self, split: Split) -> Iterator[Document]:
-        """The documents, in a fixed order."""
-
-    def random_access(self, split: Split) -> Texts | None:
-        """The texts by index; None if documents can only be read in order."""
-        return None
 
 
 @dataclass(frozen=True)
@@ -344,8 +283,6 @@ class Source:
 
 def open_source(config: SingleSource, cache_path: Path) -> Source:
     """Opens one source; UserError for a mistake in the config, or missing files."""
-    from bytelm.data.sources.distinct import DistinctReader
-
     reader = config.reader(cache_path)
     reader = DistinctReader(reader) if config.deduplicate else reader
     return Source(reader, config.held_out, config.script, config.split_above)

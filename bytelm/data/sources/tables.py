@@ -16,7 +16,7 @@ import pyarrow.parquet
 
 from bytelm.core.errors import UserError
 from bytelm.data.sources.file_formats import UTF16_MARKS, DamagedError, endings, opened
-from bytelm.data.sources.source import Document
+from bytelm.data.sources.reader import Document
 
 ROWS = 256
 """Rows of Parquet that are decoded at a time."""

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 from bytelm.core.errors import UserError
 from bytelm.core.files import is_utf8
-from bytelm.data.sources.source import Document, NotInstalledError, Reader, SingleSource
+from bytelm.data.sources.reader import Document, NotInstalledError, Reader
+from bytelm.data.sources.source import SingleSource
 from bytelm.data.text_record import SPLITS, Split
 
 NAMESPACE = re.compile(r"[\w-]+:(?![\d*]+\.)")

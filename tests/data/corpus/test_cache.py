@@ -21,7 +21,8 @@ from bytelm.core.locks import exclusive
 from bytelm.data.config import DataConfig, Files, Tfds
 from bytelm.data.corpus.cache import PackedCorpus, packed_corpus
 from bytelm.data.open_data import OpenData
-from bytelm.data.sources.source import Document, Placed, Source
+from bytelm.data.sources.reader import Document
+from bytelm.data.sources.source import Placed, Source
 from bytelm.data.sources.tfds import TfdsReader
 from bytelm.data.text_record import SPLITS
 
@@ -219,7 +220,8 @@ from pathlib import Path
 from bytelm.data.corpus.cache import packed_corpus
 from bytelm.data.config import DataConfig, Files
 from bytelm.data.open_data import OpenData
-from bytelm.data.sources.source import Document, Placed, Source
+from bytelm.data.sources.reader import Document
+from bytelm.data.sources.source import Placed, Source
 
 def slow(self, split):
     yield Placed(Document(b"x" * 100_000), "train", False)

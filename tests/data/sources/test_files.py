@@ -13,7 +13,7 @@ from bytelm.core.errors import UserError
 from bytelm.data.config import Files
 from bytelm.data.sources.file_formats import zstd
 from bytelm.data.sources.files import FilesReader
-from bytelm.data.sources.source import Document
+from bytelm.data.sources.reader import Document
 
 COMPRESSORS = {
     "": bytes,

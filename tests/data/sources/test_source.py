@@ -8,7 +8,8 @@ import pytest
 
 from bytelm.data.config import DataConfig, Files, Mixture, PythonLibrary, Tfds
 from bytelm.data.open_data import OpenData
-from bytelm.data.sources.source import Document, Placement, Source
+from bytelm.data.sources.reader import Document
+from bytelm.data.sources.source import Placement, Source
 from bytelm.data.text_record import PLACED, SPLITS, make_record, passages, placed_passages
 from tests.data.test_text_record import TEXTS, lines
 

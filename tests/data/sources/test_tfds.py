@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from bytelm.core.errors import UserError
 from bytelm.data.config import Tfds
-from bytelm.data.sources.source import Document
+from bytelm.data.sources.reader import Document
 from bytelm.data.sources.tfds import NotInstalledError, TfdsReader
 
 
