@@ -28,12 +28,12 @@ import numpy as np
 from bytelm.api import LoadedModel
 from bytelm.core.chart import Chart
 from bytelm.core.figure import Figure
-from bytelm.core.intervals import bootstrap, ratio
+from bytelm.core.intervals import bootstrap
 from bytelm.core.statistics import name_at
 from bytelm.core.terminal_text import number_of
 from bytelm.evaluation.characters import KINDS, byte_kinds
 from bytelm.evaluation.morphemes import Morphemes, read_morphemes
-from bytelm.evaluation.reading import read_documents
+from bytelm.evaluation.reading import Ratios, in_order, read_documents
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import PATCHES, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText
@@ -69,7 +69,7 @@ class Boundaries(Evaluation):
           bytes; the kinds are `bytelm.evaluation.characters.KINDS`.
         """
         morphemes, details = self._morphemes()
-        found: list[list[_Counts]] = []  # of each document, by level
+        found: dict[int, list[_Counts]] = {}  # of each document, by level
         words = known = 0
         for document, _ in read_documents(loaded, text, scoring, _starts):
             content = document.symbols.astype(np.uint8).tobytes()
@@ -79,20 +79,21 @@ class Boundaries(Evaluation):
                 yardsticks["morpheme"] = _Yardstick(expected, places)
                 words, known = words + more[0], known + more[1]
             kinds = byte_kinds(content)
-            found.append([_count(level[1:], yardsticks, kinds) for level in document.values])
+            counts = [_count(level[1:], yardsticks, kinds) for level in document.values]
+            found[document.number] = counts
         details |= {"documents": len(found)}
         notes: list[str] = []
         if morphemes is not None:
             details |= {"words": words, "known_words": known}
             notes = [f"{known:,} of {number_of(words, 'word')} are in {self.morphemes}"]
-        levels = [list(counts) for counts in zip(*found, strict=True)]
-        figures = [
-            figure
-            for level, counts in enumerate(levels, start=1)
-            for figure in (*_agreement(counts, level), *_lifts(counts, level))
-        ]
-        charts = _charts({figure.name: figure.value for figure in figures}, len(levels))
-        return Result(tuple(figures), tuple(notes), details, charts=charts)
+        ratios, levels = Ratios(), list(zip(*in_order(found), strict=True))
+        for level, of_level in enumerate(levels, start=1):
+            _add_agreement(ratios, of_level, level)
+            ratios.figures += _lifts(of_level, level)
+        charts = _charts({figure.name: figure.value for figure in ratios.figures}, len(levels))
+        return Result(
+            tuple(ratios.figures), tuple(notes), details, items=ratios.items, charts=charts
+        )
 
     def _morphemes(self) -> tuple[Morphemes | None, dict[str, Any]]:
         """The morphemes of the file, if there is one, and its digest."""
@@ -166,8 +167,8 @@ def evenly(number: int, places: int) -> np.ndarray:
     return np.diff(np.arange(places + 1) * number // max(places, 1)) > 0
 
 
-def _agreement(counts: Sequence[_Counts], level: int) -> Iterable[Figure]:
-    """Precision, recall and F1, and F1 of the controls."""
+def _add_agreement(ratios: Ratios, counts: Sequence[_Counts], level: int) -> None:
+    """Adds precision, recall and F1, and F1 of the controls."""
     for name in counts[0].agreement:
         columns = zip(*(each.agreement[name] for each in counts), strict=True)
         sums = _Agreement(*(np.array(column, np.float64) for column in columns))
@@ -180,7 +181,7 @@ def _agreement(counts: Sequence[_Counts], level: int) -> Iterable[Figure]:
             ("even_f1", 2 * sums.even_hits, either),
         ):
             full_name = f"{name_at(name, level)}/{measure}"
-            yield ratio(full_name, hits, all_of_them, "share", empty=math.nan)
+            ratios.add(full_name, hits, all_of_them, "share", empty=math.nan)
 
 
 def _lifts(counts: Sequence[_Counts], level: int) -> Iterable[Figure]:

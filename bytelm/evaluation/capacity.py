@@ -19,9 +19,8 @@ from bytelm.api import LoadedModel
 from bytelm.core.chart import Chart, Point
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
-from bytelm.core.intervals import ratio
 from bytelm.evaluation.flops import reading_flops
-from bytelm.evaluation.reading import read_documents
+from bytelm.evaluation.reading import Ratios, in_order, read_documents
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import DECODER, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText
@@ -51,13 +50,15 @@ class Capacity(Evaluation):
         - `information_capacity`: bits saved for a byte (and the bias) over log2 of its FLOPs;
         - `parameters` and `parameters_without_embeddings`.
         """
-        saved, sizes, inputs, patches = [], [], 0, 0
+        found: dict[int, tuple[float, int]] = {}  # of each document: bits saved, bytes
+        inputs = patches = 0
         for document, _ in read_documents(loaded, text, scoring, nats_and_marks):
             nats, levels = document.values
-            saved.append(8 * document.bytes - nats[:-1].sum(dtype=np.float64) / math.log(2))
-            sizes.append(document.bytes)
+            bits = float(nats[:-1].sum(dtype=np.float64)) / math.log(2)
+            found[document.number] = 8 * document.bytes - bits, document.bytes
             inputs += len(nats)
             patches += int(levels[0].boundaries.sum()) if levels else 0
+        saved, sizes = zip(*in_order(found), strict=True)
         rows, size = inputs / loaded.context, sum(sizes)
         row_flops = reading_flops(loaded, loaded.context, patches / rows if patches else None)
         flops = row_flops * rows / size
@@ -66,14 +67,15 @@ class Capacity(Evaluation):
                 f"the family {loaded.config.model.family} counts {flops} FLOPs for a byte, of "
                 "which there is no capacity; leave capacity out of the suite."
             )
-        bits = ratio("saved_bits_per_byte", saved, sizes, "bits/byte")
-        figures = [bits, Figure("forward_flops_per_byte", flops, "FLOP/byte")]
+        ratios = Ratios()
+        per_byte = ratios.add("saved_bits_per_byte", saved, sizes, "bits/byte")
+        figures = [per_byte, Figure("forward_flops_per_byte", flops, "FLOP/byte")]
         if patches:
             full = reading_flops(loaded, loaded.context, None) * rows / size
             figures.append(Figure("forward_flops_per_byte_at_capacity", full, "FLOP/byte"))
-        per_gflop = _scaled(bits, 1e9 / flops, name="saved_bits_per_gflop", unit="bits/GFLOP")
+        per_gflop = _scaled(per_byte, 1e9 / flops, name="saved_bits_per_gflop", unit="bits/GFLOP")
         scale, name = 1 / math.log2(flops), "information_capacity"
-        capacity = _scaled(bits, scale, shift=self.bias * scale, name=name, unit="")
+        capacity = _scaled(per_byte, scale, shift=self.bias * scale, name=name, unit="")
         every, inner = count_parameters(loaded.config.model)
         figures += [
             *(per_gflop, capacity),
@@ -85,7 +87,7 @@ class Capacity(Evaluation):
         notes = () if loaded.tokenizer is None else (OF_TOKENS,)
         details = {"documents": len(sizes), "patches": patches}
         chart = Chart.of("Information capacity", *axes, points, log_x=True)
-        return Result(tuple(figures), notes, details, charts=(chart,))
+        return Result(tuple(figures), notes, details, items=ratios.items, charts=(chart,))
 
 
 def _scaled(figure: Figure, scale: float, *, shift: float = 0.0, name: str, unit: str) -> Figure:

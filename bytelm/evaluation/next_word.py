@@ -7,7 +7,6 @@ greedy decoding stays on the text as long as all its bytes are right. (Where a w
 the stride, its bytes may have different context.)
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,9 +15,8 @@ import numpy as np
 
 from bytelm.api import LoadedModel
 from bytelm.core.chart import Chart
-from bytelm.core.intervals import ratio
 from bytelm.core.terminal_text import number_of
-from bytelm.evaluation.reading import read_documents
+from bytelm.evaluation.reading import Ratios, in_order, read_documents
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import BYTES, DECODER, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText
@@ -39,7 +37,7 @@ class NextWord(Evaluation):
 
         A word that the end of a cut document may have cut does not count.
         """
-        counts: list[np.ndarray] = []  # of each document, [2, classes]: right words, all words
+        counts: dict[int, np.ndarray] = {}  # of each document, [2, classes]: right words, all words
         for document, cut in read_documents(loaded, text, scoring, _is_best):
             first, last = word_bounds(document.symbols.astype(np.uint8).tobytes())
             if cut:
@@ -47,18 +45,13 @@ class NextWord(Evaluation):
             wrong = np.cumsum(np.append(0, ~document.values))  # before each symbol and END
             right = wrong[last + 1] == wrong[first]
             classes = length_classes(last - first)
-            counts.append(
-                np.stack(
-                    [np.bincount(c, minlength=len(LENGTHS)) for c in (classes[right], classes)]
-                )
-            )
-        right_words, words = np.stack(counts, axis=1)  # [documents, classes] each
-        name = "next_word_accuracy"
-        figures = [ratio(name, right_words.sum(axis=1), words.sum(axis=1), "share")]
+            of_both = [np.bincount(c, minlength=len(LENGTHS)) for c in (classes[right], classes)]
+            counts[document.number] = np.stack(of_both)
+        right_words, words = np.stack(in_order(counts), axis=1)  # [documents, classes] each
+        ratios, name = Ratios(), "next_word_accuracy"
+        ratios.add(name, right_words.sum(axis=1), words.sum(axis=1), "share")
         by_length = [
-            ratio(
-                f"{name}/{length}", right_words[:, place], words[:, place], "share", empty=math.nan
-            )
+            ratios.add(f"{name}/{length}", right_words[:, place], words[:, place], "share")
             for place, length in enumerate(LENGTHS)
             if words[:, place].any()
         ]
@@ -66,7 +59,7 @@ class NextWord(Evaluation):
         chart = Chart.histogram("Next words", "bytes of the word", "share right", {"words": bars})
         details = {"words": int(words.sum()), "right": int(right_words.sum())}
         notes = (number_of(details["words"], "word"),)
-        return Result((*figures, *by_length), notes, details, charts=(chart,))
+        return Result(tuple(ratios.figures), notes, details, items=ratios.items, charts=(chart,))
 
 
 def _is_best(output: ModelOutput, targets: jax.Array) -> jax.Array:

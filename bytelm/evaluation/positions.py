@@ -17,9 +17,8 @@ import numpy as np
 from bytelm.api import LoadedModel
 from bytelm.core.chart import Chart, Point
 from bytelm.core.figure import Figure
-from bytelm.core.intervals import ratio
 from bytelm.core.statistics import name_at
-from bytelm.evaluation.reading import byte_lengths, read_documents
+from bytelm.evaluation.reading import Ratios, byte_lengths, in_order, read_documents
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import DECODER, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText
@@ -50,30 +49,35 @@ class Positions(Evaluation):
         """Figures `bpb_at_position/1-16`, `.../17-32`, ...; in families with patches, of each level
         also `bpb_in_patch/1`, `/2`, `/3-4`, ...: of the bytes with these positions in their patch.
         """
-        in_document: list[_Sums] = []
-        in_patches: list[list[_Sums]] = []  # of each document, by level
+        in_documents: dict[int, _Sums] = {}
+        in_patches: dict[int, list[_Sums]] = {}  # of each document, by level
         for document, _ in read_documents(loaded, text, scoring, nats_and_marks):
             nats, levels = document.values
             bits = nats[:-1].astype(np.float64) / np.log(2)
             lengths = byte_lengths(loaded, document.symbols)
             positions = 1 + np.cumsum(lengths) - lengths
-            in_document.append(_sums(bits, lengths, self._ranges(positions)))
-            places = (position_in_patch(level.starts[1:]) for level in levels)
-            in_patches.append([_sums(bits, lengths, length_classes(each)) for each in places])
-        names = [f"bpb_at_position/{name}" for name in self._names(in_document)]
-        figures = list(_figures(names, in_document))
-        curve = {"documents": [Point(_end(f.name), f.value, f.interval) for f in figures]}
-        charts = [Chart.of("Bits by position in the document", *AXES, curve, log_x=True)]
-        of_levels: dict[str, dict[str, float]] = {}
-        for level, sums in enumerate(zip(*in_patches, strict=True), start=1):
-            names = [f"{name_at('bpb_in_patch', level)}/{name}" for name in LENGTHS]
-            found = list(_figures(names, sums))
-            of_levels[f"level {level}"] = {f.name.rpartition("/")[2]: f.value for f in found}
-            figures += found
-        if of_levels:
-            charts.append(Chart.histogram("Bits by position in the patch", *AXES, of_levels))
-        details = {"documents": len(in_document), "ranges": _counts(in_document)}
-        return Result(tuple(figures), details=details, charts=tuple(charts))
+            in_documents[document.number] = _sums(bits, lengths, self._ranges(positions))
+            in_patches[document.number] = [
+                _sums(bits, lengths, length_classes(position_in_patch(level.starts[1:])))
+                for level in levels
+            ]
+        ratios, sums = Ratios(), in_order(in_documents)
+        figures = _add(ratios, "bpb_at_position", self._names(sums), sums)
+        curve = [Point(_end(figure.name), figure.value, figure.interval) for figure in figures]
+        title = "Bits by position in the document"
+        charts = [Chart.of(title, *AXES, {"documents": curve}, log_x=True)]
+        bars: dict[str, dict[str, float]] = {}
+        for level, of_level in enumerate(zip(*in_order(in_patches), strict=True), start=1):
+            figures = _add(ratios, name_at("bpb_in_patch", level), list(LENGTHS), of_level)
+            bars[f"level {level}"] = {f.name.rpartition("/")[2]: f.value for f in figures}
+        if bars:
+            charts.append(Chart.histogram("Bits by position in the patch", *AXES, bars))
+        return Result(
+            tuple(ratios.figures),
+            details={"documents": len(sums), "ranges": _counts(sums)},
+            items=ratios.items,
+            charts=tuple(charts),
+        )
 
     def _ranges(self, positions: np.ndarray) -> np.ndarray:
         """The number of each position's range, from 0."""
@@ -118,11 +122,13 @@ def _table(arrays: Iterable[np.ndarray]) -> np.ndarray:
     return np.stack([np.pad(row, (0, width - len(row))) for row in rows])
 
 
-def _figures(names: Sequence[str], sums: Sequence[_Sums]) -> Iterable[Figure]:
-    """Bits per byte of each class that has bytes."""
+def _add(ratios: Ratios, name: str, classes: Sequence[str], sums: Sequence[_Sums]) -> list[Figure]:
+    """Adds the bits per byte of each class that has bytes, and returns them."""
     bits, sizes = _table(each.bits for each in sums), _table(each.bytes for each in sums)
-    for place in np.flatnonzero(sizes.any(axis=0)).tolist():
-        yield ratio(names[place], bits[:, place], sizes[:, place], "bpb")
+    return [
+        ratios.add(f"{name}/{classes[place]}", bits[:, place], sizes[:, place], "bpb")
+        for place in np.flatnonzero(sizes.any(axis=0)).tolist()
+    ]
 
 
 def _counts(sums: Sequence[_Sums]) -> list[dict[str, Any]]:

@@ -20,9 +20,9 @@ import numpy as np
 
 from bytelm.api import LoadedModel
 from bytelm.core.figure import Figure
-from bytelm.core.intervals import ratio, share_interval
+from bytelm.core.intervals import share_interval
 from bytelm.core.terminal_text import number_of
-from bytelm.evaluation.reading import read_documents
+from bytelm.evaluation.reading import Ratios, in_order, read_documents
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import DECODER, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText
@@ -64,24 +64,25 @@ class UTF8(Evaluation):
           end inside a character.
         """
         mass = InvalidMass(invalid_symbols(loaded.tokenizer))
-        found: list[_Mass] = []
+        found: dict[int, _Mass] = {}
         for document, _ in read_documents(loaded, text, scoring, mass):
             pieces = _pieces(document.symbols, loaded.tokenizer)
             states = symbol_states(pieces)  # [N + 1]
-            found.append(_of_document(document.values[np.arange(len(states)), states], states))
-        figures = _mass_figures(found)
+            masses = document.values[np.arange(len(states)), states]  # [N + 1]
+            found[document.number] = _of_document(masses, states)
+        ratios, parts = Ratios(), in_order(found)
+        _add_mass(ratios, parts)
         notes: list[str] = []
-        places = int(sum(each.places.sum() for each in found))
+        places = int(sum(each.places.sum() for each in parts))
         details: dict[str, Any] = {"documents": len(found), "places": places}
         if self.samples:
-            of_samples, details["invalid_samples"] = self._sample(loaded)
-            figures += of_samples
+            details["invalid_samples"] = self._sample(loaded, ratios)
             count = number_of(self.samples, "sample")
             notes = [f"{count} of at most {self.sample_bytes} bytes, seed {self.seed}"]
-        return Result(tuple(figures), tuple(notes), details)
+        return Result(tuple(ratios.figures), tuple(notes), details, items=ratios.items)
 
-    def _sample(self, loaded: LoadedModel) -> tuple[list[Figure], list[str]]:
-        """The figures of samples, and some that are no UTF-8."""
+    def _sample(self, loaded: LoadedModel, ratios: Ratios) -> list[str]:
+        """Adds the figures of samples; returns some that are no UTF-8."""
         texts = loaded.generate(
             [b""] * self.samples,
             max_bytes=self.sample_bytes,
@@ -91,13 +92,11 @@ class UTF8(Evaluation):
         invalid = [invalid_bytes(text, cut=len(text) >= self.sample_bytes) for text in texts]
         valid = invalid.count(0)
         low, high = share_interval(valid, len(texts))
+        ratios.figures.append(Figure("valid_samples", valid / len(texts), "share", low, high))
         lengths = list(map(len, texts))
-        figures = [
-            Figure("valid_samples", valid / len(texts), "share", low, high),
-            ratio("invalid_sample_bytes", invalid, lengths, "share", empty=0.0),
-        ]
+        ratios.add("invalid_sample_bytes", invalid, lengths, "share", empty=0.0)
         wrong = [repr(text) for text, count in zip(texts, invalid, strict=True) if count]
-        return figures, wrong[:SHOWN]
+        return wrong[:SHOWN]
 
 
 def invalid_bytes(text: bytes, *, cut: bool = False) -> int:
@@ -182,16 +181,15 @@ def _of_document(mass: np.ndarray, states: np.ndarray) -> _Mass:
     return _Mass(sums, np.bincount(inside, minlength=2), float(mass.max()))
 
 
-def _mass_figures(found: Sequence[_Mass]) -> list[Figure]:
+def _add_mass(ratios: Ratios, found: Sequence[_Mass]) -> None:
+    """Adds the mean mass of all places, and of those between and inside characters; the highest."""
     mass = np.stack([each.mass for each in found])  # [documents, 2]
     places = np.stack([each.places for each in found])
-    parts = [
-        ratio(f"invalid_mass/{part}", mass[:, place], places[:, place])
-        for place, part in enumerate(("between", "inside"))
-        if places[:, place].any()
-    ]
-    highest = Figure("invalid_mass_max", max(each.highest for each in found))
-    return [ratio("invalid_mass", mass.sum(axis=1), places.sum(axis=1)), *parts, highest]
+    ratios.add("invalid_mass", mass.sum(axis=1), places.sum(axis=1))
+    for place, part in enumerate(("between", "inside")):
+        if places[:, place].any():
+            ratios.add(f"invalid_mass/{part}", mass[:, place], places[:, place])
+    ratios.figures.append(Figure("invalid_mass_max", max(each.highest for each in found)))
 
 
 def _pieces(symbols: np.ndarray, tokenizer: Tokenizer | None) -> Iterable[bytes]:

@@ -48,9 +48,9 @@ class Table(LanguageModel):
         return ModelOutput(Unembedding(states, self.logits[...]), levels=levels)
 
 
-def loaded(model, tokenizer=None):
+def loaded(model, tokenizer=None, context=CONTEXT):
     """What evaluations read of a `LoadedModel`."""
-    return SimpleNamespace(scorer=Scorer(*nnx.split(model)), context=CONTEXT, tokenizer=tokenizer)
+    return SimpleNamespace(scorer=Scorer(*nnx.split(model)), context=context, tokenizer=tokenizer)
 
 
 def table(vocabulary=BYTE_VOCABULARY):

@@ -57,6 +57,17 @@ def test_documents_give_an_interval_and_a_cut_one_ends(model):
         run(Positions(), model, [b"", b""])
 
 
+def test_parts_of_figures_are_in_the_order_of_the_documents():
+    model = loaded(Table(LOGITS, levels=2), context=128)
+    texts = [b"a" * 150, b"ab", b"", b"c" * 300, b"x"]  # long and short ones in other batches
+    result = run(Positions(first=64), model, texts, batch_size=1)
+    assert list(result.items) == [figure.name for figure in result.figures]
+    first = result.items["bpb_at_position/1-64"]
+    assert first.counts.tolist() == [64, 2, 64, 1]
+    expected = [text_bits(BITS, text)[:64].sum() for text in texts if text]
+    np.testing.assert_allclose(first.sums, expected, rtol=1e-5)
+
+
 def test_a_token_counts_where_it_begins():
     logits, bits = random_table(Pairs.vocabulary, seed=1)
     flat = loaded(Table(logits), Pairs())
