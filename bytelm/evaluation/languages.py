@@ -11,7 +11,7 @@ Bits are those of its bytes; END, which says that no other sentence follows, is 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -28,7 +28,7 @@ from bytelm.data.sources.local_files import find_files
 from bytelm.evaluation.flops import reading_flops
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import DECODER, Evaluation, Need, Scoring
-from bytelm.evaluation.text import EvaluationText
+from bytelm.evaluation.text import EvaluationText, own_text
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class Languages(Evaluation):
         sentences = len(parallel[self.reference][: self.max_sentences])
         details = {"languages": list(parallel), "sentences": sentences}
         chart = _chart(figures, list(parallel), self.reference)
-        return Result(figures, details=details, charts=(chart,))
+        documents = (text.encode() for *_, text in _documents(self.files))
+        text_of_files = own_text(loaded, documents, " ".join(self.files))
+        return Result(figures, details=details, charts=(chart,), text=text_of_files)
 
     def compare(
         self, loaded: LoadedModel, parallel: Mapping[str, Sequence[bytes]], scoring: Scoring
@@ -183,16 +185,21 @@ def read_parallel(files: Sequence[str]) -> dict[str, list[bytes]]:
         UserError: for files that cannot be read, and for languages that are not aligned.
     """
     documents: dict[str, dict[str, list[bytes]]] = {}
-    for path in find_files(files, "the parallel text"):
-        for line in json_objects(path):
-            name, language, text = map(line.text, ("id", "lang", "text"))
-            translations = documents.setdefault(language, {})
-            if name in translations:
-                raise UserError(f"document {name} appears twice in {language}; take one out.")
-            translations[name] = text.encode().removesuffix(b"\n").split(b"\n")
+    for name, language, text in _documents(files):
+        translations = documents.setdefault(language, {})
+        if name in translations:
+            raise UserError(f"document {name} appears twice in {language}; take one out.")
+        translations[name] = text.encode().removesuffix(b"\n").split(b"\n")
     if not documents:
         raise UserError(f"{' '.join(files)}: the files hold no document.")
     return _aligned(documents)
+
+
+def _documents(files: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The id, the language and the text of each document of all files."""
+    for path in find_files(files, "the parallel text"):
+        for line in json_objects(path):
+            yield tuple(map(line.text, ("id", "lang", "text")))
 
 
 def _aligned(documents: Mapping[str, Mapping[str, Sequence[bytes]]]) -> dict[str, list[bytes]]:

@@ -117,6 +117,8 @@ def test_a_model_with_patches_from_a_file_to_figures(tmp_path):
     report = evaluate(model, None, [Languages(files=(path,))])
     found = {name: figure.value for name, figure in report.figures.items()}
     assert report.text is None
+    about = report.results["languages"].text
+    assert about["documents"] == 4 and about["bytes"] == sum(map(len, (*ENGLISH, *RUSSIAN))) + 6
     (chart,) = report.results["languages"].charts
     assert chart.bars == ("eng", "rus")
     assert [line.label for line in chart.series] == ["bits", "patches", "flops", "bytes"]
