@@ -62,7 +62,8 @@ class Positions(Evaluation):
                 for level in levels
             ]
         ratios, sums = Ratios(), in_order(in_documents)
-        figures = _add(ratios, "bpb_at_position", self._names(sums), sums)
+        bound = loaded.tokenizer is not None
+        figures = _add(ratios, "bpb_at_position", self._names(sums), sums, bound=bound)
         curve = [Point(_end(figure.name), figure.value, figure.interval) for figure in figures]
         title = "Bits by position in the document"
         charts = [Chart.of(title, *AXES, {"documents": curve}, log_x=True)]
@@ -122,12 +123,14 @@ def _table(arrays: Iterable[np.ndarray]) -> np.ndarray:
     return np.stack([np.pad(row, (0, width - len(row))) for row in rows])
 
 
-def _add(ratios: Ratios, name: str, classes: Sequence[str], sums: Sequence[_Sums]) -> list[Figure]:
+def _add(
+    ratios: Ratios, name: str, classes: Sequence[str], sums: Sequence[_Sums], *, bound: bool = False
+) -> list[Figure]:
     """Adds the bits per byte of each class that has bytes, and returns them."""
     bits, sizes = _table(each.bits for each in sums), _table(each.bytes for each in sums)
     return [
-        ratios.add(f"{name}/{classes[place]}", bits[:, place], sizes[:, place], "bpb")
-        for place in np.flatnonzero(sizes.any(axis=0)).tolist()
+        ratios.add(f"{name}/{classes[at]}", bits[:, at], sizes[:, at], "bpb", bound=bound)
+        for at in np.flatnonzero(sizes.any(axis=0)).tolist()
     ]
 
 

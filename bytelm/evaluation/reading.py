@@ -1,5 +1,6 @@
 """Documents of a text as a model reads them, and figures that are sums over documents."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -100,8 +101,13 @@ class Ratios:
         unit: str = "",
         *,
         empty: float | None = None,
+        bound: bool = False,
     ) -> Figure:
-        """Adds a figure, and returns it. Arguments as for `bytelm.core.intervals.ratio`."""
-        self.figures.append(ratio(name, sums, counts, unit, empty=empty))
+        """Adds a figure, and returns it.
+
+        Arguments as for `bytelm.core.intervals.ratio` and `Figure`.
+        """
+        figure = ratio(name, sums, counts, unit, empty=empty)
+        self.figures.append(dataclasses.replace(figure, bound=bound))
         self.items[name] = Items(np.asarray(sums, np.float64), np.asarray(counts, np.float64))
         return self.figures[-1]

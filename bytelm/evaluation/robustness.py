@@ -24,10 +24,11 @@ from bytelm.api import LoadedModel
 from bytelm.core.chart import Chart, Point
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
-from bytelm.core.intervals import bootstrap, ratio
+from bytelm.core.intervals import bootstrap
 from bytelm.core.vocabulary import BYTES
 from bytelm.data.progress import shown_progress
 from bytelm.evaluation.perturbations import NOISES, Noise, check_noise, perturb
+from bytelm.evaluation.reading import Ratios
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import DECODER, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText, FirstBytes
@@ -70,7 +71,8 @@ class Robustness(Evaluation):
         if loaded.tokenizer is not None:
             count_right = NextBytes(loaded.tokenizer).bytes_right
         plain = _score("perturbed/none/0", documents, loaded, scoring, count_right)
-        figures = plain.figures("perturbed/none/0", bound=loaded.tokenizer is not None)
+        ratios, bound = Ratios(), loaded.tokenizer is not None
+        plain.add_to(ratios, "perturbed/none/0", bound=bound)
         curves: dict[str, list[Point]] = {}
         for kind in self.kinds:
             curve = {0.0: plain}
@@ -85,14 +87,15 @@ class Robustness(Evaluation):
                     )
                 name = f"perturbed/{kind}/{rate:g}"
                 curve[rate] = _score(name, noisy, loaded, scoring, count_right)
-                figures += curve[rate].figures(name, bound=loaded.tokenizer is not None)
+                curve[rate].add_to(ratios, name, bound=bound)
             if max(curve) > 0:
-                figures += _means(f"perturbed/{kind}", curve)
+                ratios.figures += _means(f"perturbed/{kind}", curve, bound=bound)
             found = {rate: scored.scores.bpb() for rate, scored in sorted(curve.items())}
             curves[kind] = [Point(rate, bpb.value, bpb.interval) for rate, bpb in found.items()]
-        chart = Chart.of("Noise", "share of the characters hit", "bits per byte", curves)
-        charts = (chart,) if curves else ()
-        return Result(tuple(figures), details={"documents": len(documents)}, charts=charts)
+        axes = ("share of the characters hit", "bits per byte")
+        charts = (Chart.of("Robustness: bits per byte", *axes, curves),) if curves else ()
+        details = {"documents": len(documents)}
+        return Result(tuple(ratios.figures), details=details, items=ratios.items, charts=charts)
 
 
 class _Step(NamedTuple):
@@ -151,10 +154,11 @@ class _Scored(NamedTuple):
     scores: DocumentScores
     right: np.ndarray
 
-    def figures(self, name: str, *, bound: bool) -> list[Figure]:
-        """Bits per byte and accuracy."""
-        accuracy = ratio(f"{name}/accuracy", self.right, self.scores.bytes, "share")
-        return [self.scores.bpb(f"{name}/bpb", bound=bound), accuracy]
+    def add_to(self, ratios: Ratios, name: str, *, bound: bool) -> None:
+        """Adds bits per byte and accuracy."""
+        bytes_read = self.scores.bytes
+        ratios.add(f"{name}/bpb", self.scores.bits(), bytes_read, "bpb", bound=bound)
+        ratios.add(f"{name}/accuracy", self.right, bytes_read, "share")
 
 
 CountRight = Callable[[LoadedModel, Batch], tuple[jax.Array, Any]]
@@ -181,7 +185,7 @@ def _score(
     return _Scored(sums.scores(), right)
 
 
-def _means(name: str, curve: Mapping[float, _Scored]) -> Iterator[Figure]:
+def _means(name: str, curve: Mapping[float, _Scored], *, bound: bool) -> Iterator[Figure]:
     """The means of bits per byte and accuracy over all rates, from a curve with rate 0."""
     rates = sorted(curve)
     # The area of trapezoids is a weighted sum of the points.
@@ -200,7 +204,8 @@ def _means(name: str, curve: Mapping[float, _Scored]) -> Iterator[Figure]:
         columns = [column for pair in zip(values, sizes, strict=True) for column in pair]
         low, high = bootstrap(mean, *columns) or (None, None)
         value = float(mean(np.array(columns, np.float64).sum(axis=1)))
-        yield Figure(f"{name}/{measure}", value, unit, low, high)
+        is_bound = bound and unit == "bpb"
+        yield Figure(f"{name}/{measure}", value, unit, low, high, is_bound)
 
 
 def _bytes_right(loaded: LoadedModel, batch: Batch) -> tuple[jax.Array, jax.Array]:
