@@ -27,6 +27,7 @@ class Bits(Evaluation):
 
     name: ClassVar[str] = "bits"
     needs: ClassVar[tuple[Need, ...]] = (DECODER,)
+    choosing: ClassVar[tuple[str, ...]] = ("compressors",)
 
     compressors: bool = True
     """Whether to compress the documents with `gzip -9` and `xz -9e` too."""

@@ -62,11 +62,13 @@ class Evaluation(Variant, name="suite", key="name"):
         name: on the command line.
         needs: what it needs of the model, checked before anything is run.
         reads_text: whether it reads the text of the suite.
+        choosing: options that choose which figures there are, and change none of them.
     """
 
     name: ClassVar[str]
     needs: ClassVar[tuple[Need, ...]] = ()
     reads_text: ClassVar[bool] = True
+    choosing: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         _check_name(cls)

@@ -34,11 +34,49 @@ def tabulate(
     return Table(tuple(shown), tuple(zip(*shown.values(), strict=True)), caption, prose)
 
 
-def markdown(table: Table) -> str:
+def markdown(table: Table, *, caption: bool = True) -> str:
     """The table in GitHub's Markdown, below its caption."""
     lines = [table.columns, ["---"] * len(table.columns), *table.rows]
     rows = "\n".join(f"| {' | '.join(map(escape_markdown, line))} |" for line in lines)
-    return f"**{escape_markdown(table.caption)}**\n\n{rows}"
+    return f"**{escape_markdown(table.caption)}**\n\n{rows}" if caption else rows
+
+
+def latex(table: Table) -> str:
+    """The table in LaTeX, with the lines of the package booktabs and its caption."""
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(map(escape_latex, cells)) + r" \\"
+
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{escape_latex(table.caption)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+            r"\toprule",
+            line(table.columns),
+            r"\midrule",
+            *map(line, table.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "\u2264": r"$\le$",
+    "\u2265": r"$\ge$",
+}
+
+
+def escape_latex(text: str) -> str:
+    """Plain text as LaTeX, in which no character has a special meaning."""
+    return "".join(_LATEX.get(character, character) for character in one_line(text))
 
 
 def escape_markdown(text: str) -> str:
