@@ -46,6 +46,10 @@ class Layout:
         starts = range(0, self.block, self.stretch)
         return [block[start : start + self.stretch] for start in starts]
 
+    def divide(self, file: bytes) -> list[bytes]:
+        """The stretches of a whole file that hold any bytes."""
+        return [file[start : start + self.stretch] for start in range(0, len(file), self.stretch)]
+
     def blocks(self, size: int) -> Iterator[tuple[int, bool]]:
         """The bytes of each block of a file of `size` bytes, and whether it is the last."""
         for start in range(0, size, self.block):

@@ -3,6 +3,7 @@
 from bytelm.evaluation.bits import Bits, Marginal
 from bytelm.evaluation.boundaries import Boundaries
 from bytelm.evaluation.capacity import Capacity
+from bytelm.evaluation.codec import CodedBits
 from bytelm.evaluation.harness import Harness
 from bytelm.evaluation.languages import Languages
 from bytelm.evaluation.next_word import NextWord
@@ -20,6 +21,7 @@ __all__ = [
     "Bits",
     "Boundaries",
     "Capacity",
+    "CodedBits",
     "Evaluation",
     "Harness",
     "Languages",

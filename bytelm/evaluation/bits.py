@@ -3,9 +3,11 @@
 import lzma
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+import brotli
 
 from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
@@ -13,6 +15,7 @@ from bytelm.core.figure import Figure
 from bytelm.core.intervals import LEAST_DOCUMENTS, ratio
 from bytelm.core.terminal_text import number_of
 from bytelm.data.progress import counted, shown_progress
+from bytelm.data.sources.file_formats import zstd
 from bytelm.evaluation.report import DocumentBits, Result
 from bytelm.evaluation.suite import DECODER, TOKENS, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText, FirstBytes
@@ -23,17 +26,17 @@ CANONICAL = "\u2264: an upper bound, of the canonical tokens alone; marginal cou
 
 @dataclass(frozen=True)
 class Bits(Evaluation):
-    """Exact bits per byte of whole documents, next to gzip and xz on the same bytes."""
+    """Exact bits per byte of whole documents, next to gzip, xz, zstd and brotli on them."""
 
     name: ClassVar[str] = "bits"
     needs: ClassVar[tuple[Need, ...]] = (DECODER,)
     choosing: ClassVar[tuple[str, ...]] = ("compressors",)
 
     compressors: bool = True
-    """Whether to compress the documents with `gzip -9` and `xz -9e` too."""
+    """Whether to compress the documents with `gzip -9`, `xz -9e`, `zstd -19` and `brotli` too."""
 
     def run(self, loaded: LoadedModel, text: EvaluationText, scoring: Scoring) -> Result:
-        """Figures `bpb`, `bpb_with_end`, `gzip_bpb` and `xz_bpb`; `bytes_per_token` of tokens."""
+        """Figures `bpb`, `bpb_with_end`, `gzip_bpb` and so on; `bytes_per_token` of tokens."""
         first = FirstBytes(text.documents(), scoring.max_bytes)
         size = text.size(scoring.max_bytes)
         started = time.perf_counter()
@@ -114,25 +117,38 @@ class Marginal(Evaluation):
 
 
 def compressor_bpb(documents: Iterable[bytes]) -> dict[str, float]:
-    """Bits per raw byte of the documents, compressed as one by `gzip -9` and `xz -9e`.
+    """Bits per raw byte of the documents, compressed as one by each of `_compressors`.
 
     The containers count. The documents are read once; the compressors keep only their windows in
-    memory (under 1 GB). xz takes about a second per megabyte.
+    memory (under 1 GB). xz and brotli take a second or two per megabyte.
 
     Raises:
         UserError: if the documents hold no bytes.
     """
-    gzip = zlib.compressobj(9, wbits=31)  # the widest window, in a gzip container
-    xz = lzma.LZMACompressor(preset=9 | lzma.PRESET_EXTREME)
-    raw_bytes = gzip_bytes = xz_bytes = 0
+    compressors, raw_bytes = _compressors(), 0
+    sizes = dict.fromkeys(compressors, 0)
     for document in documents:
         raw_bytes += len(document)
-        gzip_bytes += len(gzip.compress(document))
-        xz_bytes += len(xz.compress(document))
+        for name, (compress, _) in compressors.items():
+            sizes[name] += len(compress(document))
     if not raw_bytes:
         raise UserError(
             "the documents to compress hold no bytes; choose a source or split that has text"
         )
-    gzip_bytes += len(gzip.flush())
-    xz_bytes += len(xz.flush())
-    return {"gzip": 8 * gzip_bytes / raw_bytes, "xz": 8 * xz_bytes / raw_bytes}
+    for name, (_, flush) in compressors.items():
+        sizes[name] += len(flush())
+    return {name: 8 * size / raw_bytes for name, size in sizes.items()}
+
+
+def _compressors() -> dict[str, tuple[Callable[[bytes], bytes], Callable[[], bytes]]]:
+    """What compresses more text, and what ends it: `gzip -9`, `xz -9e`, `zstd -19`, `brotli`."""
+    gzip = zlib.compressobj(9, wbits=31)  # the widest window, in a gzip container
+    xz = lzma.LZMACompressor(preset=9 | lzma.PRESET_EXTREME)
+    zstandard = zstd.ZstdCompressor(level=19)
+    brotli_ = brotli.Compressor(quality=11, lgwin=24)
+    return {
+        "gzip": (gzip.compress, gzip.flush),
+        "xz": (xz.compress, xz.flush),
+        "zstd": (zstandard.compress, zstandard.flush),
+        "brotli": (brotli_.process, brotli_.finish),
+    }

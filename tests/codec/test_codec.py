@@ -79,12 +79,7 @@ def test_windows_blocks_and_rows_take_the_bits_of_the_same_stretches(codec):
     layout = header.layout
     blocks = [size for size, _ in layout.blocks(len(TEXT))]
     assert len(blocks) > 1 and layout.rows == 2 and layout.stretch > 2 * CONTEXT
-    starts = np.cumsum([0, *blocks])
-    stretches = [
-        stretch
-        for start, size in zip(starts, blocks, strict=False)
-        for stretch in layout.stretches(TEXT[start : start + size])
-    ]
+    stretches = layout.divide(TEXT)
     assert b"".join(stretches) == TEXT
     scores = score_documents(
         Scorer(*MODEL), stretches, sequence_length=CONTEXT, stride=layout.stride

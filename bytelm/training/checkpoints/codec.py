@@ -8,7 +8,7 @@ from bytelm.core.errors import UserError
 from bytelm.inference.generation import Generator
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.checkpoints.checkpoint import SavedModel
-from bytelm.training.checkpoints.digests import digest_arrays, digest_json
+from bytelm.training.checkpoints.digests import digest_json, digest_of_all
 
 
 def codec_of(saved: SavedModel, params: Any, decoding: Generator, context: int) -> Codec:
@@ -31,7 +31,7 @@ def codec_of(saved: SavedModel, params: Any, decoding: Generator, context: int) 
         )
     made_of = {
         "model": to_dict(model),
-        "params": digest_arrays("params", params),
+        "params": digest_of_all(params),
         "tokenizer": tokenizer and tokenizer.digest,
     }
     return Codec(
