@@ -1,4 +1,4 @@
-# make train: set up, train on the embedded corpus, evaluate and sample.
+# make train: set up, train on the embedded corpus, sample, evaluate, compress with the model.
 # make test:  set up, lint, type-check and test.
 PYTHON ?= python3
 VENV ?= .venv

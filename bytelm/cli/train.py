@@ -18,6 +18,7 @@ from bytelm.core.files import check_folder
 from bytelm.core.stopping import Stopped
 from bytelm.core.terminal_text import say
 from bytelm.evaluation import while_training
+from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training import distributed, host_memory
 from bytelm.training.experiment import ExperimentConfig, TrainConfig, load_json, to_json
 from bytelm.training.loop import dry_run, train
@@ -50,7 +51,8 @@ class TrainCommand:
     print_config: bool = False
     """Print the resolved config as JSON and stop."""
     report: bool = False
-    """Then evaluate the test split, and compare with gzip and xz."""
+    """Then evaluate the test split, compare with gzip, xz, zstd and brotli, and compress its first
+    half megabyte with the model."""
     distributed: bool = False
     """Join the other processes of this cluster job, found from its environment."""
     coordinator: str | None = None
@@ -110,7 +112,9 @@ def _train(command: TrainCommand, usual_place: Path) -> int:
     if command.report:
         from bytelm.cli.eval import eval_command
 
-        return eval_command(["--checkpoint", str(run_dir), "--split", "test"])
+        encodes = isinstance(command.config.model, EncoderDecoderConfig)
+        suite = [] if encodes else ["--suite", "bits", "codec"]
+        return eval_command(["--checkpoint", str(run_dir), "--split", "test", *suite])
     return 0
 
 

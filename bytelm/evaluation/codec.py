@@ -29,7 +29,7 @@ class CodedBits(Evaluation):
     name: ClassVar[str] = "codec"
     needs: ClassVar[tuple[Need, ...]] = (DECODER,)
 
-    most_bytes: int = 2**16
+    most_bytes: int = 2**19
     """Bytes of the text that are compressed, as one file, if not fewer are read."""
     rows: int = ROWS
     """As in `bytelm compress`."""
@@ -73,9 +73,9 @@ class CodedBits(Evaluation):
             Figure("codec_file_bpb", 8 * len(file.getvalue()) / size, "bpb"),
         )
         note = (
-            f"{number_of(size, 'byte')} took {coded:,} bits for {bits:,.0f} of the model and came "
-            f"back byte for byte; coded as {layout.rows} x {number_of(layout.stretch, 'byte')}, "
-            f"{size / seconds:,.0f} bytes/s"
+            f"the codec's {number_of(size, 'byte')} took {coded:,} bits ({coded / 8 / size:.1%}), "
+            f"{bits:,.0f} by the model's score, and came back byte for byte; {layout.rows} rows of "
+            f"{number_of(layout.stretch, 'byte')}, {size / seconds:,.0f} bytes/s"
         )
         details = {"coded_bits": coded, "model_bits": bits, "bytes": size}
         return Result(figures, (note,), {**details, "layout": dataclasses.asdict(layout)})

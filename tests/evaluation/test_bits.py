@@ -4,6 +4,7 @@ import lzma
 import math
 import random
 from types import SimpleNamespace
+from typing import ClassVar
 
 import brotli
 import numpy as np
@@ -28,7 +29,8 @@ class Loaded:
     context = 16
     default_stride = 8
     step = 7
-    tokenizer = text_record = None
+    tokenizer = text_record = run = None
+    params: ClassVar = {}
     has_encoder = False
 
     def score_documents(self, documents, *, stride, batch_size, done):
