@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.text import Text
 
 from bytelm.api import LoadedModel
+from bytelm.core.chart import Chart
 from bytelm.core.console import TerminalConsole
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
-from bytelm.core.intervals import ratio
+from bytelm.core.intervals import bootstrap
 from bytelm.core.statistics import name_at
 from bytelm.core.terminal_text import number_of, printable
+from bytelm.evaluation.reading import Ratios
 from bytelm.evaluation.report import Result
 from bytelm.evaluation.suite import PATCHES, Evaluation, Need, Scoring
 from bytelm.evaluation.text import EvaluationText, FirstBytes
@@ -63,27 +65,39 @@ class PatchStatistics(Evaluation):
         if not documents:
             raise UserError("the documents hold no bytes; choose a source or split that has text.")
         cut = loaded.segment_all(documents, stride=scoring.stride, batch_size=scoring.batch_size)
-        figures: list[Figure] = []
+        ratios = Ratios()
         details: list[dict[str, Any]] = []
+        lengths: dict[str, dict[str, float]] = {}
+        lags: dict[str, dict[str, float]] = {}
         for level in range(1, len(cut[0].levels) + 1):
-            found = [each.at(level) for each in cut]
-            figures += [*_sizes(cut, level), *_boundaries(cut, level)]
-            figures += _bits_at_lags(found, level)
-            lengths = np.concatenate([each.lengths for each in found])
-            histogram = length_histogram(lengths)
-            details.append({"patches": len(lengths), "patches_by_length": histogram})
-        patches = number_of(details[0]["patches"], "patch", "patches")
-        return Result(tuple(figures), (patches,), {"levels": details})
+            found, label = [each.at(level) for each in cut], f"level {level}"
+            _add_sizes(ratios, cut, level)
+            ratios.figures += _boundaries(cut, level)
+            lags[label] = _add_bits_at_lags(ratios, found, level)
+            histogram = length_histogram(np.concatenate([each.lengths for each in found]))
+            patches = sum(histogram.values())
+            details.append({"patches": patches, "patches_by_length": histogram})
+            lengths[label] = {name: count / patches for name, count in histogram.items()}
+        return Result(
+            tuple(ratios.figures),
+            (number_of(details[0]["patches"], "patch", "patches"),),
+            {"levels": details},
+            items=ratios.items,
+            charts=(
+                Chart.histogram("Patch lengths", "bytes in a patch", "share of patches", lengths),
+                Chart.histogram("Bits by lag", "bytes from the boundary", "bits per byte", lags),
+            ),
+        )
 
 
-def _sizes(cut: Sequence[Segmentation], level: int) -> Iterable[Figure]:
-    """Bytes, and in an inner level symbols, per patch."""
+def _add_sizes(ratios: Ratios, cut: Sequence[Segmentation], level: int) -> None:
+    """Adds bytes, and in an inner level symbols, per patch."""
     patches = [each.levels[level - 1].starts.sum() for each in cut]
     sizes = [len(each.text) for each in cut]
-    yield ratio(BYTES_PER_PATCH.at(level).name, sizes, patches, BYTES_PER_PATCH.unit)
+    ratios.add(BYTES_PER_PATCH.at(level).name, sizes, patches, BYTES_PER_PATCH.unit)
     if level > 1:
         symbols = [each.levels[level - 2].starts.sum() for each in cut]
-        yield ratio(SYMBOLS_PER_PATCH.at(level).name, symbols, patches, SYMBOLS_PER_PATCH.unit)
+        ratios.add(SYMBOLS_PER_PATCH.at(level).name, symbols, patches, SYMBOLS_PER_PATCH.unit)
 
 
 def _boundaries(cut: Sequence[Segmentation], level: int) -> Iterable[Figure]:
@@ -98,21 +112,35 @@ def _boundaries(cut: Sequence[Segmentation], level: int) -> Iterable[Figure]:
     yield from OVERFLOW.at(level)(ignored, made + ignored).figures
 
 
-def _bits_at_lags(found: Sequence[Segmentation], level: int) -> Iterable[Figure]:
-    """Bits of the bytes at each lag, and at lag 1 in proportion to those of all bytes."""
+def _add_bits_at_lags(
+    ratios: Ratios, found: Sequence[Segmentation], level: int
+) -> dict[str, float]:
+    """Adds bits of the bytes at each lag, and those at lag 1 over those of all bytes.
+
+    Returns:
+        bits by lag.
+    """
     bits, counts = np.zeros((2, len(found), len(LENGTHS)))  # [documents, classes] each
     for document, each in enumerate(found):
         lags = length_classes(each.lags)
         bits[document] = np.bincount(lags, each.nats / math.log(2), len(LENGTHS))
         counts[document] = np.bincount(lags, minlength=len(LENGTHS))
-    for lag, name in enumerate(LENGTHS):
-        if counts[:, lag].any():
-            name = f"{BPB_AT_LAG.at(level).name}/{name}"
-            yield ratio(name, bits[:, lag], counts[:, lag], BPB_AT_LAG.unit)
-    with np.errstate(invalid="ignore"):
-        first = bits[:, 0].sum() / counts[:, 0].sum()
-        enrichment = float(first / (bits.sum() / counts.sum()))
-    yield Figure(name_at("boundary_enrichment", level), enrichment)
+    name, unit = BPB_AT_LAG.at(level).name, BPB_AT_LAG.unit
+    by_lag = {
+        lag: ratios.add(f"{name}/{lag}", bits[:, place], counts[:, place], unit).value
+        for place, lag in enumerate(LENGTHS)
+        if counts[:, place].any()
+    }
+
+    def enrichment(sums: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return sums[0] / sums[3] / (sums[1] / sums[2])
+
+    columns = bits[:, 0], bits.sum(axis=1), counts.sum(axis=1), counts[:, 0]
+    low, high = bootstrap(enrichment, *columns) or (None, None)
+    value = float(enrichment(np.sum(columns, axis=1)))
+    ratios.figures.append(Figure(name_at("boundary_enrichment", level), value, "", low, high))
+    return by_lag
 
 
 def print_segmentation(segmentation: Segmentation, console: Console | None = None) -> None:

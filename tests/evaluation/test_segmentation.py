@@ -41,14 +41,18 @@ def test_figures_are_sums_over_the_documents():
     cut = model.segment_all([text for text in TEXTS if text])
     lengths = np.concatenate([found.lengths for found in cut])
     assert report.figures["bytes_per_patch"].value == pytest.approx(lengths.mean())
-    low, high = report.figures["bytes_per_patch"].interval
-    assert low < lengths.mean() < high
+    for name, value in (("bytes_per_patch", lengths.mean()), ("boundary_enrichment", None)):
+        low, high = report.figures[name].interval
+        assert low < (value or report.figures[name].value) < high
     others = {"bytes_per_patch", "boundaries/rate", "overflow", "boundary_enrichment"}
     assert set(report.figures) == others | {
         *(f"bpb_at_lag/{lag}" for lag in ("1", "2", "3-4", "5-8")),
     }
     (details,) = report.results["segmentation"].details["levels"]
     assert details["patches"] == len(lengths) == sum(details["patches_by_length"].values())
+    shares, lags = report.results["segmentation"].charts
+    assert shares.bars == tuple(LENGTHS) and lags.bars == ("1", "2", "3-4", "5-8")
+    assert sum(point.y for point in shares.series[0].paths[0]) == pytest.approx(1)
 
 
 def test_figures_of_every_level_by_hand(monkeypatch):
