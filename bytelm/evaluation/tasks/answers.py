@@ -21,7 +21,7 @@ from bytelm.inference.batching import Prompt
 from bytelm.inference.continuations import Pair
 
 NORMALISATIONS = ("sum", "per_byte", "unconditional")
-MULTIPLE = 32
+MULTIPLE = 8
 """The most bytes of a written answer are rounded up to a multiple of this: few lengths."""
 
 

@@ -14,8 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import number_of
@@ -25,7 +23,7 @@ from bytelm.evaluation.perturbations import Noise, check_noise, perturb
 from bytelm.evaluation.report import Items, Result
 from bytelm.evaluation.suite import Evaluation, Scoring
 from bytelm.evaluation.tasks.answers import answer, shown
-from bytelm.evaluation.tasks.credits import CHANCE, Credits, add, by_figure, mean, wrong
+from bytelm.evaluation.tasks.credits import CHANCE, Credits, add, by_figure, charts, mean, wrong
 from bytelm.evaluation.tasks.examples import draw_examples, spread
 from bytelm.evaluation.tasks.formats import read_sets
 from bytelm.evaluation.tasks.item import Item, ItemSet
@@ -69,9 +67,8 @@ class Tasks(Evaluation):
         super().check(loaded)
         if not self.files:
             raise UserError("the evaluation tasks needs files; name them with tasks.files.")
-        for kind in self.noise:
-            for rate in self.rates:
-                check_noise(kind, rate)
+        for kind, rate in self._noises:
+            check_noise(kind, rate)
         if self.covers is not None and loaded.tokenizer is None:
             raise UserError("the model's symbols are bytes; leave out tasks.covers.")
         for items, _ in self._read():
@@ -82,7 +79,7 @@ class Tasks(Evaluation):
                 )
 
     def run(self, loaded: LoadedModel, text: EvaluationText, scoring: Scoring) -> Result:
-        """Figures `tasks/FILE/TASK/` and, over several tasks of a file, `tasks/FILE/`:
+        """Figures `tasks/FILE/` and, for each of several tasks of a file, `tasks/FILE/TASK/`:
         `exact_match` of written answers; `accuracy_sum`, `accuracy_per_byte` and
         `accuracy_unconditional` of choices; `exact_match_chance`, for always writing the commonest
         answer, and `accuracy_chance`, for choosing at random. With noise, KIND/RATE/ comes before
@@ -90,24 +87,26 @@ class Tasks(Evaluation):
         """
         paths = find_files((*self.files, *self.shots_from), "tasks.files")
         digests = dict(zip(map(str, paths), content_digests(paths, None), strict=True))
-        credits: dict[str, np.ndarray] = {}
+        items: dict[str, Items] = {}
         notes, sets, texts = list[str](), dict[str, Any](), list[bytes]()
-        for items, examples in self._read():
-            found, sets[items.name] = self._evaluate(loaded, items, examples, scoring)
-            credits |= found
-            texts += items.texts
-            notes.append(f"{items.name}: {number_of(len(items.items), 'item')}")
+        for each, examples in self._read():
+            found, sets[each.name] = self._evaluate(loaded, each, examples, scoring)
+            items |= found
+            texts += each.texts
+            notes.append(f"{each.name}: {number_of(len(each.items), 'item')}")
+        figures = {name: mean(name, credit) for name, credit in items.items()}
         return Result(
-            tuple(mean(name, credit) for name, credit in credits.items()),
+            tuple(figures.values()),
             tuple(notes),
             {"files": digests, "sets": sets},
-            items={
-                name: Items(credit, np.ones(len(credit)))
-                for name, credit in credits.items()
-                if not name.endswith(CHANCE)
-            },
+            items={name: credit for name, credit in items.items() if not name.endswith(CHANCE)},
+            charts=tuple(charts(sets, figures, self._noises)),
             text=own_text(loaded, texts, ", ".join(sets)),
         )
+
+    @property
+    def _noises(self) -> list[tuple[Noise, float]]:
+        return [(kind, rate) for kind in self.noise for rate in self.rates]
 
     def _read(self) -> Iterator[tuple[ItemSet, Mapping[str, bytes]]]:
         """The items of each file to score, and the examples of each task."""
@@ -118,9 +117,9 @@ class Tasks(Evaluation):
 
     def _evaluate(
         self, loaded: LoadedModel, items: ItemSet, examples: Mapping[str, bytes], scoring: Scoring
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    ) -> tuple[dict[str, Items], dict[str, Any]]:
         """The credits of each figure of a file, and details of each task."""
-        conditions = [None, *((kind, rate) for kind in self.noise for rate in self.rates)]
+        conditions = [None, *self._noises]
         tasks = items.by_task
         credits: Credits = {}
         details: dict[str, Any] = {task: {"items": len(each)} for task, each in tasks.items()}

@@ -126,6 +126,21 @@ def test_a_model_that_knows_the_answers_gets_all_of_them(tmp_path):
     }
 
 
+def test_items_of_one_name_are_drawn_together(tmp_path):
+    """Otherwise the interval of sentences in many languages is too narrow."""
+    lines = [
+        {"id": str(n), "type": kind, "question": f"q{n}.", "answer": "b", "options": ["a", "b"]}
+        for kind in "xyz"
+        for n in range(20)
+    ]
+    model = Stub({f"q{n}.".encode(): b"b" for n in range(10)})
+    figures, result = run(model, write(tmp_path / "a.jsonl", lines))
+    pooled, single = figures["tasks/a/accuracy_sum"], figures["tasks/a/x/accuracy_sum"]
+    assert pooled.value == single.value == 0.75  # half are known, and half are ties
+    assert (pooled.low, pooled.high) == pytest.approx((single.low, single.high), abs=0.03)
+    assert len(result.items["tasks/a/accuracy_sum"].sums) == 20
+
+
 def test_wrong_answers_are_kept_with_what_was_asked(tmp_path):
     wrong = Stub({b'word "sun". Answer: "': b"s u n", b"Which? Answer:": b" b"}, after=b"")
     figures, result = run(wrong, *files(tmp_path), kept=2)
@@ -179,24 +194,35 @@ def test_noise_changes_the_question_alone(tmp_path):
     model = oracle(tmp_path)
     spell = write(tmp_path / "some.jsonl", SPELL)
     figures, result = run(model, spell, noise=("permute", "delete"), rates=(0.5,), seed=3)
-    assert figures["tasks/some/spell/exact_match"].value == 1
-    assert figures["tasks/some/spell/permute/0.5/exact_match"].value < 1
+    assert figures["tasks/some/exact_match"].value == 1
+    assert figures["tasks/some/permute/0.5/exact_match"].value < 1
     assert set(figures) == {
-        "tasks/some/spell/exact_match",
-        "tasks/some/spell/exact_match_chance",
-        "tasks/some/spell/permute/0.5/exact_match",
-        "tasks/some/spell/delete/0.5/exact_match",
+        "tasks/some/exact_match",
+        "tasks/some/exact_match_chance",
+        "tasks/some/permute/0.5/exact_match",
+        "tasks/some/delete/0.5/exact_match",
     }
-    clean, noisy = model.read[:6], model.read[6:12]
-    for number, (text, changed) in enumerate(zip(clean, noisy, strict=True)):
-        start = text.index(b"Question:")
-        question = text[start:].removesuffix(b' Answer: "')
-        expected = perturb(question, "permute", 0.5, seed=3, document=number)
-        assert changed == text[:start] + expected + b' Answer: "'
+    (chart,) = result.charts
+    assert (chart.title, [line.label for line in chart.series]) == (
+        "some: exact match",
+        ["permute", "delete"],
+    )
+    assert [point[:2] for point in chart.series[0].paths[0]] == [
+        (0, 1),
+        (0.5, figures["tasks/some/permute/0.5/exact_match"].value),
+    ]
+    start = model.read[0][: model.read[0].index(b"Question:")]
+    questions = [f'Question: Spell out the word "{line["input1"]}".'.encode() for line in SPELL]
+    noisy = [
+        start + perturb(question, "permute", 0.5, seed=3, document=number) + b' Answer: "'
+        for number, question in enumerate(questions)
+    ]
+    assert set(model.read[:6]) == {start + question + b' Answer: "' for question in questions}
+    assert set(model.read[6:12]) == set(noisy)
     asked = result.details["sets"]["some"]["spell"]["permute/0.5/written_wrong"][0]["question"]
-    assert asked.encode() in noisy[0]
+    assert any(asked.encode() in text for text in noisy)
     run(model, spell, noise=("permute",), rates=(0.5,), seed=3, max_items=2)
-    assert {model.read[-2], model.read[-1]} == {noisy[0], noisy[3]}
+    assert set(model.read[-2:]) == {noisy[0], noisy[3]}
 
 
 def test_examples_before_the_question(tmp_path):
@@ -266,13 +292,13 @@ def test_a_model_writes_and_chooses_as_it_would_alone(tmp_path):
         model=FAMILIES["transformer"], data=DataConfig(sequence_length=LENGTH)
     )
     model = LoadedModel(SavedModel(config, 7, *split_model(FAMILIES["transformer"]), {}))
-    questions = [b"a?", b"bc?", b"d?", b"efg?"]
+    questions = [b"a?", b"bc?", b"d?", b"efghijk?"]
     options = {"temperature": 0.0, "stop": ["\n"]}
-    prompts = [Prompt(question, 32, number) for number, question in enumerate(questions)]
+    prompts = [Prompt(question, 8, number) for number, question in enumerate(questions)]
     lines = [{"question": question.decode(), "answer": "x"} for question in questions]
     games = [line | {"options": ["x", "yz"]} for line in lines]
     names = write(tmp_path / "g.jsonl", games), write(tmp_path / "q.jsonl", lines)
-    with pytest.warns(UserWarning, match="prompt and continuation may take 3. symbols"):
+    with pytest.warns(UserWarning, match="prompt and continuation may take"):
         written = list(model.complete(prompts, **options))
         report = evaluate(model, None, [Tasks(files=names)]).to_json()
     pairs = [(question, choice) for question in questions for choice in ("x", "yz")]
