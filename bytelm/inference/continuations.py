@@ -1,9 +1,9 @@
 """What continuations cost after their contexts, as multiple choice asks for.
 
 The symbols of a context and its continuation are read in one decoding state. All of a context but
-its last symbol is read once, whatever the number of its continuations; each of these reads a copy
-of the state on, from that last symbol. A prefix that many contexts share is read once too. Contexts
-of similar length are read together, and so are continuations, in few shapes. The scores of a pair
+its last symbol is read once, whatever the number of its continuations; each of these is read from
+that last symbol on, and taken back. A prefix that many contexts share is read once too. Contexts of
+similar length are read together, and so are continuations, in few shapes. The scores of a pair
 depend on the pair alone.
 
 A model reads T symbols, its context length. A pair of more is scored in pieces of at most T / 2
@@ -18,6 +18,7 @@ Shapes: R = rows, N = symbols read at a time.
 """
 
 import functools
+import itertools
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -37,17 +39,21 @@ from bytelm.inference.marginal.marginal import ByteMarginal
 from bytelm.inference.row_lengths import shortest_row
 from bytelm.inference.shared_prefix import shared_prefix
 from bytelm.models.contract import LanguageModel
-from bytelm.nn.state import take
+from bytelm.nn.state import restore, snapshot, take
 
 Item = TypeVar("Item")
+
+_NOTHING = np.zeros(0, np.int32)
 
 Pair = tuple[Text, Text]
 """A context and its continuation; either may be empty."""
 
 COVERS = 32
 """Token histories kept where a token lies across the seam."""
-CHUNKS = 8, 32, PREFILL
+CHUNKS = 16, 64, PREFILL
 """Symbols of each row that are read at a time: few shapes, each compiled once."""
+MOST_ROUNDS = 16
+"""Continuations that a row reads one after another; a context with more has several rows."""
 LEAST_SAVED = 1 / 8
 """A shared prefix is read by itself if that saves this share of the contexts' symbols."""
 
@@ -194,10 +200,18 @@ class _Reader:
         for some in _batches(groups, rows):
             states = _take(start, np.zeros(rows, np.int32))
             states = self._advance(states, [group.context[len(prefix) :] for group in some])
-            pieces = [(row, piece) for row, group in enumerate(some) for piece in group.pieces]
-            pieces.sort(key=lambda each: len(each[1].targets))
-            for chosen in _batches(pieces, rows):
-                yield from self._score(states, chosen, rows)
+            lines = [
+                (row, line)
+                for row, group in enumerate(some)
+                for line in _batches(sorted(group.pieces, key=_size), MOST_ROUNDS)
+            ]
+            if len(lines) == len(some):
+                yield from self._score_rows(states, [line for _, line in lines], rows)
+                continue
+            for chosen in _batches(sorted(lines, key=lambda each: -len(each[1])), rows):
+                sources = [row for row, _ in chosen] + [0] * (rows - len(chosen))
+                copies = _take(states, np.array(sources, np.int32))
+                yield from self._score_rows(copies, [line for _, line in chosen], rows)
 
     def _fitting_rows(self, length: int) -> int:
         """Fewer rows where memory is short: contexts, their continuations, and a copy."""
@@ -219,33 +233,43 @@ class _Reader:
             states = _read(generator.graphdef, generator.params, ids, present, states)
         return states
 
-    def _score(
-        self, states: Any, pieces: Sequence[tuple[int, _Piece]], rows: int
+    def _score_rows(
+        self, states: Any, lines: Sequence[Sequence[_Piece]], rows: int
     ) -> Iterator[tuple[_Piece, float, bool]]:
-        """Scores pieces, given the row of `states` that has read the context of each."""
+        """Scores the pieces of each row, one after another, from the same states."""
+        then = _copied_snapshot(states, self.context)
+        for pieces in itertools.zip_longest(*lines):
+            nats, right, states = self._score(states, then, pieces, rows)
+            for row, piece in enumerate(pieces):
+                if piece is not None:
+                    yield piece, float(nats[row]), bool(right[row])
+
+    def _score(
+        self, states: Any, then: Any, pieces: Sequence[_Piece | None], rows: int
+    ) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Scores a piece in each row; returns nats and whether all is right, `[R]`, and states."""
         generator = self.generator
-        sources = np.zeros(rows, np.int32)
-        sources[: len(pieces)] = [row for row, _ in pieces]
-        states = _take(states, sources)
-        targets = [piece.targets for _, piece in pieces]
-        inputs = [np.append(piece.context[-1:], piece.targets[:-1]) for _, piece in pieces]
+        targets = [_NOTHING if piece is None else piece.targets for piece in pieces]
+        inputs = [
+            _NOTHING if piece is None else np.append(piece.context[-1:], piece.targets[:-1])
+            for piece in pieces
+        ]
         longest = max(map(len, targets))
         chunk = _chunk(longest)
-        nats, right = np.zeros(rows), np.ones(rows, bool)
-        full = None
+        nats, right, full = np.zeros(rows), np.ones(rows, bool), None
         for first in range(0, longest, chunk):
             shape = rows, chunk
             ids = _table([each[first:] for each in inputs], shape, generator.vocabulary.pad)
             wanted = _table([each[first:] for each in targets], shape, UNSCORED)
             model = generator.graphdef, generator.params
-            of_chunk, hits, full, states = _score_chunk(*model, ids, wanted, states)
+            before = None if first else then
+            of_chunk, hits, full, states = _score_chunk(*model, ids, wanted, states, before)
             nats += np.asarray(of_chunk, np.float64).sum(axis=1)
             right &= np.asarray(hits)
         if full is not None and not self.warned and full[: len(pieces)].any():
             self.warned = True
             warn_of_overflow(full[: len(pieces)])
-        for row, (_, piece) in enumerate(pieces):
-            yield piece, float(nats[row]), bool(right[row])
+        return nats, right, states
 
 
 def _with_prefix(groups: list[_Group]) -> Iterator[tuple[np.ndarray, list[_Group]]]:
@@ -262,13 +286,17 @@ def _with_prefix(groups: list[_Group]) -> Iterator[tuple[np.ndarray, list[_Group
         groups = [each for each in groups if not np.array_equal(each.context[:length], prefix)]
 
 
+def _size(piece: _Piece) -> int:
+    return len(piece.targets)
+
+
 def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     return (items[at : at + size] for at in range(0, len(items), size))
 
 
 def _chunk(longest: int) -> int:
-    """Symbols read at a time, in rows of at most `longest`."""
-    return next((chunk for chunk in CHUNKS if chunk >= longest), CHUNKS[-1])
+    """Symbols read at a time, in rows of at most `longest`: little more is read than there is."""
+    return next((chunk for chunk in reversed(CHUNKS) if chunk <= longest), CHUNKS[0])
 
 
 def _table(texts: Sequence[np.ndarray], shape: tuple[int, int], filler: int) -> np.ndarray:
@@ -282,6 +310,12 @@ def _table(texts: Sequence[np.ndarray], shape: tuple[int, int], filler: int) -> 
 _take = jax.jit(take)
 
 
+@functools.partial(jax.jit, static_argnames="most")
+def _copied_snapshot(states: Any, most: int) -> Any:
+    """A snapshot with memory of its own: that of the states is given away."""
+    return jax.tree.map(jnp.copy, snapshot(states, most))
+
+
 @functools.partial(jax.jit, static_argnames="graphdef", donate_argnames="states")
 def _read(
     graphdef: nnx.GraphDef, params: Any, ids: jax.Array, lengths: jax.Array, states: Any
@@ -293,10 +327,19 @@ def _read(
 
 @functools.partial(jax.jit, static_argnames="graphdef", donate_argnames="states")
 def _score_chunk(
-    graphdef: nnx.GraphDef, params: Any, ids: jax.Array, targets: jax.Array, states: Any
+    graphdef: nnx.GraphDef,
+    params: Any,
+    ids: jax.Array,
+    targets: jax.Array,
+    states: Any,
+    then: Any,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, Any]:
-    """Nats `[R, N]`, whether all targets of a row are the likeliest, the full rows, the states."""
+    """Nats `[R, N]`, whether all targets of a row are the likeliest, the full rows, the states.
+
+    With the snapshot `then` the states first become again what they were.
+    """
     model: LanguageModel = nnx.merge(graphdef, params)
+    states = states if then is None else restore(states, then)
     scored = targets != UNSCORED
     output, states = model.advance(ids, states, scored.sum(axis=1))
     right = ((output.best == targets) | ~scored).all(axis=1)
