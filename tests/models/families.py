@@ -297,6 +297,30 @@ SHARDED = (
     "nested, overflow",
 )
 """Every kind of parameter, and blocks in a row and scanned."""
+TAKEN_BACK = (
+    "transformer, n-grams",
+    "transformer, window, draft blocks on a shortened trunk",
+    "mamba",
+    "mamba, MLPs and attention, scanned and rematerialised",
+    "spacebyte, router",
+    "spacebyte, sampled, overflow",
+    "spacebyte, unigram, layer norm",
+    "spacebyte, published block, fixed patches, overflow",
+    "megabyte",
+    "hat",
+    "hat2, entropy, n-grams",
+    "dynamic_pooling, gumbel",
+    "dynamic_pooling, fixed, n-grams",
+    "dynamic_pooling, flexitokens, no inner norms",
+    "hnet, space, n-grams",
+    "hnet, two stages, Mamba-2, overflow",
+    "aunet of bytes, words and pairs, overflow, scanned and rematerialised",
+    "blt",
+    "blt without cross-attention",
+    "blt, entropy model, first layer, unbounded patches, published block",
+    "nested, overflow",
+)
+"""Every kind of decoding state."""
 TRAINED = (
     "transformer, n-grams",
     "mamba",

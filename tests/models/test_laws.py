@@ -33,6 +33,7 @@ from tests.models.families import (
     LENGTH,
     ROWS,
     SHARDED,
+    TAKEN_BACK,
     TRAINED,
     backward,
     decoder,
@@ -223,8 +224,10 @@ def test_decoding_in_uneven_chunks_equals_the_full_forward(config):
     np.testing.assert_allclose(values, logits(config, batch), atol=TOLERANCE)
 
 
-def test_taking_drafts_back_is_never_having_read_on(config):
+@pytest.mark.parametrize("name", TAKEN_BACK)
+def test_taking_drafts_back_is_never_having_read_on(name):
     """Rows read 6 symbols, then up to 5 drafted ones of which some are rejected, then the rest."""
+    config = FAMILIES[name]
     params, extend = decoder(config)
     right, drafted = random_rows(17), random_rows(18)
     start, drafts, rows = 6, 5, np.arange(ROWS)
@@ -328,7 +331,7 @@ def test_every_family_is_held_to_the_laws():
     assert with_encoder == set(map(type, ENCODER_DECODERS.values()))
     assert own - with_encoder == set(map(type, FAMILIES.values())) - {NestedConfig}
     families = {config.family for config in FAMILIES.values()}
-    for names in (SHARDED, TRAINED):
+    for names in (SHARDED, TAKEN_BACK, TRAINED):
         assert {FAMILIES[name].family for name in names} == families
 
 
@@ -344,6 +347,28 @@ def test_every_kind_of_parameter_is_sharded(config):
     """One that only a new variant has: add the variant to `SHARDED`."""
     sharded = (kinds_of_parameters(FAMILIES[name]) for name in SHARDED)
     assert kinds_of_parameters(config) <= set().union(*sharded)
+
+
+@functools.cache
+def kinds_of_state(config):
+    """What a decoding state is made of: (a field, the type of its value, or whether it is 0)."""
+
+    def parts(value, name=None):
+        yield name, bool(value) if isinstance(value, int) else type(value)
+        if dataclasses.is_dataclass(value):
+            for field in dataclasses.fields(value):
+                yield from parts(getattr(value, field.name), (type(value), field.name))
+        elif isinstance(value, tuple):
+            for each in value:
+                yield from parts(each, name)
+
+    return {*parts(empty_state(config)), type(getattr(config, "segmenter", None))}
+
+
+def test_every_kind_of_state_is_taken_back(config):
+    """One that only a new variant has: add the variant to `TAKEN_BACK`."""
+    taken_back = (kinds_of_state(FAMILIES[name]) for name in TAKEN_BACK)
+    assert kinds_of_state(config) <= set().union(*taken_back)
 
 
 def test_the_rows_of_the_laws_have_patches_and_overflow_at_every_level(config):
