@@ -38,6 +38,7 @@ class Positions(Evaluation):
 
     name: ClassVar[str] = "positions"
     needs: ClassVar[tuple[Need, ...]] = (DECODER,)
+    choosing: ClassVar[tuple[str, ...]] = ("first",)
 
     first: int = 16
     """Bytes in the first range of positions; each further range ends twice as far."""

@@ -44,6 +44,7 @@ class Robustness(Evaluation):
 
     name: ClassVar[str] = "robustness"
     needs: ClassVar[tuple[Need, ...]] = (DECODER,)
+    choosing: ClassVar[tuple[str, ...]] = ("kinds",)
 
     kinds: tuple[Noise, ...] = NOISES
     """Kinds of noise."""
