@@ -4,6 +4,9 @@ Passages are parts of a document that identify it, even after it has grown. A pa
 end chosen by a hash of the bytes before it, or else at the last line end before LONGEST bytes. So
 its end depends only on its own bytes: text that is added to a document changes only the passages
 that it touches.
+
+Marks (`bytelm.data.marks`) find pieces that hold no whole passage: a sample of all windows of the
+training text, in which the share that another text has in common with it can be estimated.
 """
 
 import functools
@@ -20,6 +23,7 @@ import numpy as np
 
 from bytelm.core.errors import UserError
 from bytelm.core.files import write_whole
+from bytelm.data.marks import MOST, kept, marks_of
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -38,7 +42,9 @@ DIGEST_BYTES = 8
 FILE = "text_record.npz"
 """File of a run directory that holds its record."""
 PLACED = np.dtype([("digest", "<u8"), ("split", "u1")])
-"""A passage on disk: its digest, and the index of its split."""
+"""A passage on disk: its digest, and the index of its split; or a mark, with MARK."""
+MARK = len(SPLITS)
+"""In place of a split: a mark of the train split."""
 
 ABOUT_SOURCE = {"name", "held_out", "split_above", "text", "test", "places"}
 """Keys of each source in a record (`bytelm.data.run_text.describe_source`)."""
@@ -115,6 +121,10 @@ class TextRecord:
     if the run continued one without a record."""
     sources: tuple[dict[str, Any], ...] = ()
     """`describe_source` of each source (`bytelm.data.run_text`)."""
+    marks: np.ndarray | None = None
+    """Of the text that was trained on, uint64, unique and ascending; None in older records."""
+    mark_bits: int = 0
+    """Only marks that end in so many zero bits are kept."""
 
     def masks(self, found: Iterable[bytes]) -> np.ndarray:
         """The mask of each passage, uint8 `[passages]`; 0 for unknown ones."""
@@ -134,6 +144,13 @@ class TextRecord:
             trained += size * bool(mask & TRAINED)
         return ReadBytes(read, trained)
 
+    def count_marks(self, text: bytes) -> tuple[int, int]:
+        """How many marks a text has, of those that are kept, and how many were trained on."""
+        if self.marks is None:
+            return 0, 0
+        found = kept(marks_of(text), self.mark_bits)
+        return len(found), int(np.isin(found, self.marks).sum())
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hex digest of the passages and their splits."""
@@ -149,14 +166,21 @@ class TextRecord:
         earlier = np.where(again, self.splits & np.uint8(TRAINED), self.splits)
         digests = np.concatenate([self.digests, later.digests])
         masks = np.concatenate([earlier, later.splits])
-        return _record(digests, masks, self.complete and later.complete, later.sources)
+        marks = None
+        if self.marks is not None and later.marks is not None:
+            marks = np.concatenate([self.marks, later.marks])
+        bits = max(self.mark_bits, later.mark_bits)
+        return _record(digests, masks, self.complete and later.complete, later.sources, marks, bits)
 
     def save(self, run: Path) -> None:
         """Writes the record into a run directory, atomically."""
-        about = json.dumps({"complete": self.complete, "sources": self.sources})
+        fields = {"complete": self.complete, "sources": self.sources}
+        if self.marks is not None:
+            fields["mark_bits"] = self.mark_bits
         content = io.BytesIO()
-        text = np.frombuffer(about.encode(), np.uint8)
-        np.savez(content, digests=self.digests, splits=self.splits, about=text)
+        text = np.frombuffer(json.dumps(fields).encode(), np.uint8)
+        marks = np.zeros(0, np.uint64) if self.marks is None else self.marks
+        np.savez(content, digests=self.digests, splits=self.splits, about=text, marks=marks)
         write_whole(run / FILE, content.getvalue())
 
 
@@ -165,8 +189,10 @@ def make_record(
 ) -> TextRecord:
     """The record of some passages, arrays of PLACED, which may repeat."""
     rows = np.concatenate([np.zeros(0, PLACED), *placed])
+    is_mark = rows["split"] == MARK
+    marks, rows = rows["digest"][is_mark], rows[~is_mark]
     masks = np.left_shift(np.uint8(1), rows["split"])
-    return _record(rows["digest"], masks, complete, sources)
+    return _record(rows["digest"], masks, complete, sources, marks)
 
 
 def load_record(run: Path) -> TextRecord | None:
@@ -175,6 +201,7 @@ def load_record(run: Path) -> TextRecord | None:
         with np.load(io.BytesIO((run / FILE).read_bytes()), allow_pickle=False) as arrays:
             digests, splits = arrays["digests"], arrays["splits"]
             about = json.loads(arrays["about"].tobytes())
+            marks = arrays["marks"] if "mark_bits" in about else None
         sources, complete = tuple(about["sources"]), about["complete"] is True
         described = all(
             isinstance(source, dict) and source.keys() >= ABOUT_SOURCE for source in sources
@@ -184,20 +211,33 @@ def load_record(run: Path) -> TextRecord | None:
     right = digests.dtype == np.uint64 and splits.dtype == np.uint8
     if not (described and right and digests.shape == splits.shape):
         return None
-    return TextRecord(digests, splits, complete, sources)
+    bits = about.get("mark_bits", 0)
+    return TextRecord(digests, splits, complete, sources, marks, bits)
 
 
 def placed_passages(text: bytes, split: Split) -> bytes:
-    """The passages of a text in a split, as PLACED."""
+    """The passages of a text in a split, and its marks if that is the train split, as PLACED."""
     rows = [(digest(passage), SPLITS.index(split)) for passage in passages(text)]
+    if split == "train":
+        rows += [(mark, MARK) for mark in marks_of(text).tolist()]
     return np.array(rows, PLACED).tobytes()
 
 
 def _record(
-    digests: np.ndarray, masks: np.ndarray, complete: bool, sources: Sequence[dict[str, Any]]
+    digests: np.ndarray,
+    masks: np.ndarray,
+    complete: bool,
+    sources: Sequence[dict[str, Any]],
+    marks: np.ndarray | None,
+    mark_bits: int = 0,
 ) -> TextRecord:
-    """The record of passages that may repeat, with the union of the masks of each."""
+    """The record of passages that may repeat, with the union of the masks of each, and of marks."""
     found, places = np.unique(digests, return_inverse=True)
     splits = np.zeros(len(found), np.uint8)
     np.bitwise_or.at(splits, places, masks)
-    return TextRecord(found, splits, complete, tuple(sources))
+    if marks is not None:
+        marks = kept(np.unique(marks), mark_bits)
+        while len(marks) > MOST:
+            mark_bits += 1
+            marks = kept(marks, mark_bits)
+    return TextRecord(found, splits, complete, tuple(sources), marks, mark_bits)

@@ -8,7 +8,7 @@ import abc
 import dataclasses
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from bytelm.core.files import absolute
 from bytelm.core.terminal_text import number_of, printable_name
 from bytelm.core.texts import Texts, each_text
 from bytelm.data.config import DataConfig, Files, Mixture
+from bytelm.data.marks import WINDOW
 from bytelm.data.open_data import Documents, OpenData
 from bytelm.data.run_text import describe_source
 from bytelm.data.sources.files import OPTIONS
@@ -66,12 +67,15 @@ class EvaluationText(abc.ABC):
         """Describes the first bytes of the text, and how many were trained on, ready for JSON.
 
         A document counts if any part of it was trained on. `trained_on_documents` and
-        `trained_on_bytes` are None if that is unknown. `fingerprint` is a hex digest of the bytes
+        `trained_on_bytes` are None if that is unknown. They count whole passages; pieces are found
+        among the sampled `windows`, of which `trained_on_windows` are in the training text.
+        `fingerprint` is a hex digest of the bytes
         of all documents, wherever they are stored.
         """
         left = _bytes_to_read(max_bytes)
         sizes: list[int] = []
         counts: list[ReadBytes] = []
+        marks: list[tuple[int, int]] = []
         content = hashlib.blake2b(digest_size=16)
         for document in self.inputs():
             if left <= 0:
@@ -79,7 +83,9 @@ class EvaluationText(abc.ABC):
             size = min(len(document), left)
             content.update(b"%d " % size + document[:size])
             sizes.append(size)
-            counts.append(self.record.count(document, left) if self.record else ReadBytes(0, 0))
+            if self.record is not None:
+                counts.append(self.record.count(document, left))
+                marks.append(self.record.count_marks(document[:size]))
             left -= size
         known = self.record is not None and self.record.complete
         return {
@@ -90,8 +96,16 @@ class EvaluationText(abc.ABC):
             "fingerprint": content.hexdigest(),
             "trained_on_documents": sum(c.trained > 0 for c in counts) if known else None,
             "trained_on_bytes": sum(c.trained for c in counts) if known else None,
+            **self._sampled(marks),
             **self._changes(sum(sizes) - sum(count.read for count in counts)),
         }
+
+    def _sampled(self, marks: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        """How many windows were looked up, and are in the training text; none if unknown."""
+        if self.record is None or self.record.marks is None or not self.record.complete:
+            return {}
+        found, known = map(sum, zip(*marks, strict=True)) if marks else (0, 0)
+        return {"windows": found, "trained_on_windows": known}
 
     def _changes(self, unread_bytes: int) -> dict[str, Any]:
         """Differences from the run's text; the run did not read `unread_bytes` of this text."""
@@ -279,12 +293,22 @@ def describe_text(about: dict[str, Any]) -> str:
         new += f"; {options} had no effect, because the run's text keeps the run's splits"
     if about["trained_on_bytes"] is None:
         return UNKNOWN + new
+    if pieces := shared_windows(about):
+        new = f"; {pieces}{new}"
     if not about["trained_on_bytes"]:
-        return "no passage of it was trained on" + new
+        return f"no {'whole ' if pieces else ''}passage of it was trained on{new}"
     return (
         f"{about['trained_on_bytes']:,} of its {about['bytes']:,} bytes were trained on, in "
         f"{about['trained_on_documents']:,} of {number_of(about['documents'], 'document')}{new}"
     )
+
+
+def shared_windows(about: Mapping[str, Any]) -> str:
+    """The share of sampled windows in the training text, in words; "" if none is known to be."""
+    if not about.get("trained_on_windows"):
+        return ""
+    share = about["trained_on_windows"] / about["windows"]
+    return f"about {share:.1%} of its windows of {WINDOW} bytes are in the training text"
 
 
 def _run_sources(run: DataConfig, record: TextRecord | None) -> list[dict[str, Any]]:

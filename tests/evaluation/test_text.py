@@ -6,6 +6,7 @@ import os
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,15 @@ from hypothesis import strategies as st
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, Files, Mixture, Pairs
 from bytelm.data.open_data import Documents, OpenData
-from bytelm.evaluation.text import UNKNOWN, FirstBytes, describe_text, evaluation_text
+from bytelm.data.text_record import PLACED, make_record, placed_passages
+from bytelm.evaluation.text import (
+    UNKNOWN,
+    FirstBytes,
+    GivenText,
+    describe_text,
+    evaluation_text,
+    shared_windows,
+)
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.experiment import ExperimentConfig
 from tests.training.tiny_run import keep_record
@@ -284,3 +293,29 @@ def test_no_limit_and_a_senseless_one():
     assert list(first) == [b"a", b"", b"bc"] and not first.cut
     with pytest.raises(UserError, match="max-bytes is -1"):
         FirstBytes([], -1)
+
+
+def words(seed: int) -> bytes:
+    """A document of 3 kB, shorter than a passage of a longer one."""
+    found = np.random.default_rng(seed).integers(97, 123, 3000).astype(np.uint8)
+    found[::50] = ord("\n")
+    return found.tobytes()
+
+
+def test_pieces_without_a_whole_passage_are_found_by_a_sample():
+    trained = [words(seed) for seed in range(10)]
+    rows = [np.frombuffer(placed_passages(text, "train"), PLACED) for text in trained]
+    record = make_record(rows, True, [])
+    joined = words(20) + b"\n\n".join([words(21), trained[3], trained[4]])
+    about = GivenText((joined,), record).about()
+    assert about["trained_on_bytes"] == 0
+    assert describe_text(about).startswith("no whole passage of it was trained on; about ")
+    assert 0.35 < about["trained_on_windows"] / about["windows"] < 0.65
+    assert shared_windows(GivenText((trained[3][1000:2000],), record).about()).startswith(
+        "about 100"
+    )
+    assert describe_text(GivenText((words(30),), record).about()) == (
+        "no passage of it was trained on"
+    )
+    older = dataclasses.replace(record, marks=None)
+    assert describe_text(GivenText((joined,), older).about()) == "no passage of it was trained on"

@@ -19,7 +19,7 @@ from bytelm.data.sources.reader import NotInstalledError
 from bytelm.data.sources.source import Source
 from bytelm.data.text_record import PLACED, SPLITS, Split, placed_passages
 
-FORMAT = 3
+FORMAT = 4
 """Version of the files below; raise it when their meaning changes."""
 SYMBOLS = "symbols.bin"
 STARTS = "starts.bin"

@@ -17,6 +17,7 @@ from bytelm.core.figure import Figure
 from bytelm.core.terminal_text import number_of, printable_name
 from bytelm.evaluation.report import Items
 from bytelm.evaluation.suite import Evaluation
+from bytelm.evaluation.text import shared_windows
 from bytelm.experiments.runs import TEST_REPORT
 from bytelm.inference.scoring import default_stride
 from bytelm.training.metrics.writer import read_records
@@ -61,7 +62,7 @@ class Measured:
     Attributes:
         settings: those that change figures and are no defaults, in words.
         trained_on: how much of the text the run was trained on: "" if nothing, "unknown" without a
-            record, else such as "1,000 of 20,000 bytes".
+            record, else such as "1,000 of 20,000 bytes", or the share of its windows.
         items: by figure, its parts for paired differences.
     """
 
@@ -240,10 +241,13 @@ def _parts(found: dict[str, Any], run: FoundRun, step: int) -> list[Measured]:
 
 
 def _trained_on(about: Mapping[str, Any] | None) -> str:
-    if about is None or about["trained_on_bytes"] == 0:
+    if about is None:
         return ""
     trained = about["trained_on_bytes"]
-    return "unknown" if trained is None else f"{trained:,} of {about['bytes']:,} bytes"
+    if trained is None:
+        return "unknown"
+    whole = f"{trained:,} of {about['bytes']:,} bytes" if trained else ""
+    return "; ".join(filter(None, (whole, shared_windows(about))))
 
 
 def _known(saved: Any) -> dict[str, Any]:
