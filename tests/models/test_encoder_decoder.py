@@ -160,6 +160,7 @@ def test_rows_of_different_lengths_decode_together(config):
         close(new[:, 0], wanted[rows, first + step])
 
 
+@pytest.mark.parametrize("config", STEPPED, indirect=True)  # all decoders there are
 def test_taking_back_is_never_having_read_on(config):
     start, extend, weights = decoder(config)
     batch, rows = random_batch(), np.arange(ROWS)
