@@ -10,7 +10,7 @@ import tyro
 from bytelm.api import load
 from bytelm.cli.arguments import parse
 from bytelm.cli.compress import ENDING, checked_output, opened, tell, writing
-from bytelm.codec.container import read_header
+from bytelm.codec.container import check_body, read_header
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import number_of, printable_name
 from bytelm.data.progress import shown_progress
@@ -47,10 +47,11 @@ def decompress_command(arguments: Sequence[str]) -> int:
         )
     output = checked_output(command.output, command.file, name.removesuffix(ENDING))
     with opened(command.file) as (source, _):
-        begin, size = source.tell(), read_header(source, name).totals.bytes
+        begin, totals = source.tell(), read_header(source, name).totals
+        check_body(source, totals, name)  # before the checkpoint is read
         codec = load(command.checkpoint, command.step, verify=command.verify).codec
         source.seek(begin)
-        with writing(output) as target, shown_progress("decompressing", size) as done:
+        with writing(output) as target, shown_progress("decompressing", totals.bytes) as done:
             codec.decompress(source, target, name=name, done=done)
-    tell(output, number_of(size, "byte"))
+    tell(output, number_of(totals.bytes, "byte"))
     return 0

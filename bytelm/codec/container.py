@@ -103,7 +103,7 @@ def read_header(file: BinaryIO, name: str) -> Header:
     """
     start = file.read(len(SIGNATURE) + 1)
     if start[:-1] != SIGNATURE:
-        raise UserError(f"{name} is no file that `bytelm compress` wrote; name one that is.")
+        raise UserError(f"{name} is no file that `bytelm compress` wrote; name a compressed file.")
     if start[-1] != VERSION:
         raise UserError(
             f"{name} has version {start[-1]} of the format, and this bytelm reads version "

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import Vocabulary
 from bytelm.core.xla import Function, jit_inference
 from bytelm.inference.decoding import empty_state
@@ -119,6 +120,12 @@ class Frequencies:
 
     def _empty_state(self) -> Any:
         rows, context = self._window.shape
-        state, _ = empty_state(self._graphdef, self._params, rows, context)
-        # Where the parameters are: otherwise the second step would be another program.
-        return jax.device_put(state, jax.tree.leaves(self._params)[0].sharding)
+        try:
+            state, _ = empty_state(self._graphdef, self._params, rows, context)
+            # Where the parameters are: otherwise the second step would be another program.
+            return jax.device_put(state, jax.tree.leaves(self._params)[0].sharding)
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            raise UserError(
+                f"there is no memory for {rows} rows of {context} symbols; compress with fewer "
+                "--rows, or on a machine with more memory."
+            ) from error

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bytelm.codec import backend
+from bytelm.codec import backend, frequencies
 from bytelm.codec import codec as codec_module
 from bytelm.codec.codec import Codec
 from bytelm.core.errors import UserError
@@ -172,6 +172,15 @@ def test_other_probabilities_are_noticed(codec):
 def test_a_file_that_becomes_shorter_is_refused(codec):
     with pytest.raises(UserError, match="became shorter"):
         codec.compress(io.BytesIO(b"abc"), io.BytesIO(), 4)
+
+
+def test_rows_without_memory_are_refused(codec, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(frequencies, "empty_state", full)
+    with pytest.raises(UserError, match="no memory for 1 rows of 16 symbols; compress with fewer"):
+        compress(codec, b"abc")
 
 
 def test_what_the_header_says_of_the_file(codec):

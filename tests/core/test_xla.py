@@ -41,11 +41,14 @@ def test_xla_is_seen_of_cpus_alone(backend, monkeypatch):
     )
     assert jit_inference()(lambda x: x + 1)(jnp.ones(())) == 2
     assert seen == [training_options(jnp.dtype("bfloat16")) if backend == "cpu" else None]
+    jit_inference(repeatable=True)(lambda x: x)(jnp.ones(()))
+    assert seen[1] == (seen[0] or {"xla_gpu_deterministic_ops": True})
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_xla_knows_the_options(dtype):
     if jax.default_backend() != "cpu":
         pytest.skip("options for CPU")
-    product = jax.jit(lambda x: x @ x.T, compiler_options=training_options(jnp.dtype(dtype)))
+    options = {**training_options(jnp.dtype(dtype)), "xla_gpu_deterministic_ops": True}
+    product = jax.jit(lambda x: x @ x.T, compiler_options=options)
     assert product(jnp.ones((4, 8), dtype)).tolist() == [[8.0] * 4] * 4
