@@ -38,7 +38,7 @@ from bytelm.tokenizers.tokenizer import Tokenizer
 
 ROWS = 64
 """Rows of a large file: the model reads a symbol of each in a step."""
-SHORTEST, LONGEST = 2**12, 2**16
+SHORTEST, LONGEST = 2**11, 2**16
 """Bytes of a stretch: a shorter one costs more bits at its beginning; a block fits in memory."""
 
 Done = Callable[[int], None]
