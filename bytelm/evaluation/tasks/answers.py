@@ -69,15 +69,22 @@ def _written(
     covers: int | None,
 ) -> Iterator[Answered]:
     """The greedily written answers, up to a stop or to more bytes than any right one has."""
+    most = list(map(_most, items))
+    stops: list[tuple[bytes, ...]] = [item.stop for item in items]
+    if loaded.has_encoder:
+        # A target ends with END alone. Full batches of one length need the fewest programs.
+        most = [max(most)] * len(items)
+        stops = [()] * len(items)
     texts: dict[int, bytes] = {}
-    for stop in {item.stop: None for item in items}:
-        places = [place for place, item in enumerate(items) if item.stop == stop]
-        places.sort(key=lambda place: _most(items[place]))
-        prompts = [Prompt(contexts[place], _most(items[place]), place) for place in places]
-        stops = () if loaded.has_encoder else stop  # a target ends with END alone
+    for stop in dict.fromkeys(stops):
+        places = [place for place in range(len(items)) if stops[place] == stop]
+        places.sort(key=lambda place: (most[place], len(contexts[place])))
+        prompts = [Prompt(contexts[place], most[place], place) for place in places]
+        if loaded.has_encoder:
+            prompts += [Prompt(b"", most[0], 0)] * (-len(prompts) % rows)
         options = {} if covers is None else {"covers": covers}
-        found = loaded.complete(prompts, rows=rows, temperature=0.0, stop=stops, **options)
-        texts.update(zip(places, found, strict=True))
+        found = loaded.complete(prompts, rows=rows, temperature=0.0, stop=stop, **options)
+        texts.update(zip(places, found, strict=False))
     for place, item in enumerate(items):
         right = float(item.is_right(texts[place]))
         yield Answered(item, {"exact_match": right}, {"written": shown(texts[place])})

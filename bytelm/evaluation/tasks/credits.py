@@ -31,13 +31,16 @@ def add(credits: Credits, task: str, condition: str, answered: Sequence[Answered
 
 
 def _chance(items: Sequence[Item], *, written: bool) -> dict[str, np.ndarray]:
-    """The credits of always writing the commonest answer, or those expected of a random choice."""
+    """The credits of always writing the commonest answer, or those expected of a random choice.
+
+    An answer that is right once is no guess: where all answers differ, the chance is 0.
+    """
     if not written:
         shares = [len(item.answers) / len(item.choices) for item in items]
         return {f"accuracy_{CHANCE}": np.array(shares)}
     answers = Counter(text for item in items for text in {*map(item.compared, item.answers)})
-    commonest = answers.most_common(1)[0][0]
-    right = [float(item.is_right(commonest)) for item in items]
+    commonest, count = answers.most_common(1)[0]
+    right = [float(count > 1 and item.is_right(commonest)) for item in items]
     return {f"exact_match_{CHANCE}": np.array(right)}
 
 

@@ -36,6 +36,7 @@ class Tasks(Evaluation):
 
     name: ClassVar[str] = "tasks"
     reads_text: ClassVar[bool] = False
+    choosing: ClassVar[tuple[str, ...]] = ("noise", "rates", "kept")
 
     files: tuple[str, ...] = ()
     """Globs of JSON lines: CUTE, LangGame, spelling, parallel text, or questions of your own."""
