@@ -4,14 +4,13 @@
 stack then remembers its outputs, and returns them if it reads fewer of these positions again.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from bytelm.nn.state import KeyValueCache, NewPositions, Watched, restore, snapshot
+from bytelm.nn.state import KeyValueCache, NewPositions, Watched
 
 
 @jax.tree_util.register_dataclass
@@ -56,12 +55,6 @@ class Read(Watched):
     def length(self) -> jax.Array:
         return self.then.length
 
-    @classmethod
-    def nothing(cls, before: StackState, shapes: "Read") -> "Read":
-        """After none of the positions; `shapes` has the shapes of what else it holds."""
-        zeros = [jax.tree.map(jnp.zeros_like, each) for each in (shapes.inputs, shapes.output)]
-        return cls(before, snapshot(before, shapes.output.shape[1]), *zeros)
-
 
 def watch(state: Any) -> Any:
     """The state of a model before symbols of which the last may be taken back."""
@@ -72,20 +65,13 @@ def watch(state: Any) -> Any:
     )
 
 
-def unread(state: Any, after: Callable[[], Any]) -> Any:
-    """The state after no symbols, of the structure that `after()` has after some."""
+def is_watched(state: Any) -> bool:
+    """Whether symbols may be taken back from the state of a model or of a part of one."""
 
-    def is_watched(part: Any) -> bool:
+    def watched(part: Any) -> bool:
         return isinstance(part, Watched)
 
-    def part(before: Any, shapes: Any) -> Any:
-        if isinstance(before, Unread):
-            return Read.nothing(before.state, shapes)
-        return restore(before.state, before.then) if isinstance(before, Read) else before
-
-    if not any(map(is_watched, jax.tree.leaves(state, is_leaf=is_watched))):
-        return state
-    return jax.tree.map(part, state, jax.eval_shape(after), is_leaf=is_watched)
+    return any(map(watched, jax.tree.leaves(state, is_leaf=watched)))
 
 
 def lasts(state: StackState, count: int) -> bool:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.stack import AnyStack
-from bytelm.nn.stack_state import unread
+from bytelm.nn.stack_state import is_watched
 from bytelm.patching.budget import Budget
 from bytelm.patching.patches import NO_PATCH, find_patches, positions_in_run
 from bytelm.patching.segmenter import Boundaries, Segmenter
@@ -277,21 +277,18 @@ def run(
 def run_patches(
     backbone: AnyStack, y: jax.Array, symbols: Symbols, state: Any, **options: Any
 ) -> tuple[jax.Array, Any]:
-    """`run` over patches `[B, P, D]`; in decoding, only if any row has opened one."""
+    """`run` over patches `[B, P, D]`; in a step of decoding, only if any row has opened one."""
     return run_if_any(symbols, lambda: run(backbone, y, symbols, state, **options), y, state)
 
 
 def run_if_any(
     symbols: Symbols, run: Callable[[], Any], y: jax.Array, state: Any
 ) -> tuple[jax.Array, Any]:
-    """`run()` if any row has one of the symbols, else zeros like y and the old state."""
-    if symbols.lengths is None:
+    """`run()`; in a step of decoding, if no row has the symbol, zeros like y and the old state."""
+    # Among several symbols one is nearly always there, and XLA would copy caches at the branch.
+    if symbols.lengths is None or y.shape[1] > 1 or is_watched(state):
         return run()
-    return jax.lax.cond(
-        (symbols.lengths > 0).any(),
-        run,
-        lambda: (jnp.zeros_like(y), unread(state, lambda: run()[1])),
-    )
+    return jax.lax.cond((symbols.lengths > 0).any(), run, lambda: (jnp.zeros_like(y), state))
 
 
 @jax.tree_util.register_dataclass
@@ -337,8 +334,8 @@ class Level:
         width: D, the channels of y in `unpool`, as `finish` returns it. None if `unpool` gives y
             to the first symbols of patches alone: no open patch is then remembered.
         stored: dtype of y in `unpool`, and of the open patch's vector; None for that of `pool`.
-        finish: (y, segmentation) -> y, applied to the inner level's result before unpooling; in
-            decoding, only if any row has opened a patch.
+        finish: (y, segmentation) -> y, applied to the inner level's result before unpooling; in a
+            step of decoding, only if any row has opened a patch.
     """
 
     encoder: AnyStack
