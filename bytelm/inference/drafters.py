@@ -17,7 +17,7 @@ from flax import nnx
 
 from bytelm.models.contract import LanguageModel
 from bytelm.nn.state import restore, snapshot
-from bytelm.patching.levels import without_patches
+from bytelm.patching.levels import with_patches, without_patches
 
 Choose = Callable[[jax.Array, Any], jax.Array]
 """(logits `[B, V]`, j) -> draft number j, from 0, as the symbol there is drawn: int32 `[B]`."""
@@ -107,11 +107,10 @@ class Stale(Drafter):
     """
 
     def draft(self, context: Context, state: Any, count: int) -> Drafts:
-        before = context.state
-        then, closed = snapshot(before, count), without_patches(before)
+        closed = without_patches(context.state)
         ids, after = draft_step_by_step(context.model.extend, context, closed, count)
         found = jnp.full_like(context.most, count)
-        return Drafts(ids, found, restore(after, then), state)
+        return Drafts(ids, found, with_patches(after, context.state), state)
 
 
 @jax.tree_util.register_dataclass

@@ -117,18 +117,6 @@ class PatchingState:
         return replace(self, carry=carry, opened=opened, ignored=ignored)
 
 
-def without_patches(state: Any) -> Any:
-    """The decoding state of a model whose open patches take all symbols that follow."""
-
-    def is_patching(part: Any) -> bool:
-        return isinstance(part, PatchingState)
-
-    def part(part: Any) -> Any:
-        return replace(part, most=jnp.zeros_like(part.most)) if is_patching(part) else part
-
-    return jax.tree.map(part, state, is_leaf=is_patching)
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class OpenPatch:
@@ -285,6 +273,8 @@ def run_if_any(
     symbols: Symbols, run: Callable[[], Any], y: jax.Array, state: Any
 ) -> tuple[jax.Array, Any]:
     """`run()`; in a step of decoding, if no row has the symbol, zeros like y and the old state."""
+    if isinstance(state, Idle):
+        return jnp.zeros_like(y), state
     # Among several symbols one is nearly always there, and XLA would copy caches at the branch.
     if symbols.lengths is None or y.shape[1] > 1 or is_watched(state):
         return run()
@@ -307,6 +297,47 @@ class LevelState:
         """The rows in which patches of the level, or of one inside, found no slot, bool `[B]`."""
         full = self.patching.ignored > 0
         return full | self.inner.full_rows if isinstance(self.inner, LevelState) else full
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Idle:
+    """In place of the state of an inner level that does not run."""
+
+
+def without_patches(state: Any) -> Any:
+    """The decoding state of a model whose open patches take all symbols that follow.
+
+    The program that reads these symbols is without the backbone and its caches.
+    """
+
+    def part(part: LevelState) -> LevelState:
+        patching = replace(part.patching, most=jnp.zeros_like(part.patching.most))
+        return replace(part, patching=patching, inner=Idle())
+
+    return _map_levels(part, state)
+
+
+def with_patches(state: Any, before: Any) -> Any:
+    """The state after symbols that `without_patches(before)` read, whose patches open as before."""
+
+    def part(part: LevelState, before: LevelState) -> LevelState:
+        patching = replace(part.patching, most=before.patching.most)
+        return replace(part, patching=patching, inner=before.inner)
+
+    return _map_levels(part, state, before)
+
+
+def _map_levels(function: Callable[..., LevelState], *states: Any) -> Any:
+    """The state with `function` of its outermost levels."""
+
+    def is_level(part: Any) -> bool:
+        return isinstance(part, LevelState)
+
+    def part(part: Any, *others: Any) -> Any:
+        return function(part, *others) if is_level(part) else part
+
+    return jax.tree.map(part, *states, is_leaf=is_level)
 
 
 Result = tuple[Any, LevelState | None, tuple[Segmentation, ...]]
@@ -379,6 +410,8 @@ class Level:
             return self.finish(result, cut).astype(dtype), (after, inside)
 
         nothing = jnp.zeros((*y.shape[:2], self.width or y.shape[-1]), dtype)
+        if isinstance(state, Idle):
+            return nothing, state, ()
         result, (after, inside) = run_if_any(symbols, finished, nothing, (state, ()))
         return result, after, inside
 
