@@ -118,8 +118,11 @@ class DraftLength:
         if known == [0]:
             return HOPE * self.measured[0].speed
         costs = [self.measured[k].cost for k in known]
-        slope = max((costs[-1] - costs[0]) / (known[-1] - known[0]), 0.0)
-        cost = costs[-1] + slope * (length - known[-1])
+        if length < known[1]:
+            cost = float(np.interp(length, known, costs))
+        else:  # costs jump from 0 to any drafts; until two were tried, more of them cost nothing
+            slope = (costs[-1] - costs[1]) / max(known[-1] - known[1], 1)
+            cost = costs[-1] + max(slope, 0.0) * (length - known[-1])
         survival = self.measured[known[-1]].survival
         # Each further draft survives as often as the last one that was tried.
         ratio = min(survival[-1] / max(survival[-2], 1e-9), 1.0)

@@ -301,7 +301,7 @@ class Generator:
             rows.select(jnp.asarray(left > 0)),
             np.asarray(left, np.int32),
             sampling,
-            self._chunk,
+            self._chunk * (4 + drafts) // 4,  # about as many rounds with drafts as without
             self.vocabulary,
             None if draft is None else draft.drafter,
             drafts,
