@@ -208,7 +208,8 @@ def report_page(report: Report, command: str) -> str:
         sections.append(Section(name, (), (table,), result.charts))
     sections.append(Section("Notes", tuple(report.notes), (settings,)))
     title = f"{report.run}: {report.title}"
-    return page(title, sections, lead="", command=command, machine=report.machine)
+    lead = f"Of the text: {describe_text(report.text)}." if report.text else ""
+    return page(title, sections, lead=lead, command=command, machine=report.machine)
 
 
 def report_name(

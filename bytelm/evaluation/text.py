@@ -283,7 +283,7 @@ def evaluation_text(loaded: LoadedModel, data: DataConfig, split: str | None = N
     return SplitText(opened, known, record, False, is_run_text, overruled)
 
 
-def describe_text(about: dict[str, Any]) -> str:
+def describe_text(about: Mapping[str, Any]) -> str:
     """How much of a text was trained on, in words; `about` is from `EvaluationText.about`."""
     new = ""
     if about.get("new_bytes"):

@@ -62,8 +62,9 @@ def measure_run(
     loaded = load(run.directory, config.train.steps)
     if loaded.has_encoder:
         pairs = evaluation_text(loaded, config.data, "test")
-        return _checked(run, Targets().run(loaded, pairs, Scoring(max_bytes=max_bytes)))
-    text = SplitText(OpenData(config.data), "test", record=None)
+        found = Targets().run(loaded, pairs, Scoring(max_bytes=max_bytes))
+        return _checked(run, found)._replace(text=pairs.about(max_bytes))
+    text = SplitText(OpenData(config.data), "test", loaded.text_record)
     scoring = Scoring(batch_size=BATCH, max_bytes=max_bytes)
     bits = Bits(compressors=False).run(loaded, text, scoring)
     result = _checked(run, bits)
@@ -75,7 +76,7 @@ def measure_run(
         given = tested if most is None else document_beginnings(tested, most)
         found = evaluation.run(loaded, GivenText(tuple(given)), Scoring(batch_size=BATCH))
         figures |= named_figures(found.figures, upper_bound=run.upper_bound)
-    return result._replace(figures=figures)
+    return result._replace(figures=figures, text=text.about(max_bytes))
 
 
 def _checked(run: Run, result: Result) -> RunResult:

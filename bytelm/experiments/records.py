@@ -38,6 +38,7 @@ class RunRecord:
         curve: validation during training: (training FLOPs, bytes of text, bits per byte).
         upper_bound: whether the bits are of one tokenisation among many, so that the true bits are
             at most these.
+        text: describes the test text (`EvaluationText.about`); None in older reports.
     """
 
     contender: str
@@ -53,6 +54,7 @@ class RunRecord:
     document_bytes: tuple[float, ...] = ()
     curve: tuple[tuple[float, float, float], ...] = ()
     upper_bound: bool = False
+    text: Mapping[str, Any] | None = None
 
 
 class SweepRow(NamedTuple):

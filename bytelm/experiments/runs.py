@@ -78,11 +78,14 @@ class Run:
 
 
 class RunResult(NamedTuple):
-    """The result of a run's test: figures by name, bits and raw bytes of each test document."""
+    """The result of a run's test: figures by name, bits and raw bytes of each test document, and
+    what describes the text (`EvaluationText.about`); None in older reports.
+    """
 
     figures: Mapping[str, Figure]
     document_bits: tuple[float, ...] = ()
     document_bytes: tuple[float, ...] = ()
+    text: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The file's form."""
@@ -97,7 +100,7 @@ class RunResult(NamedTuple):
         figures = run_figures(plain, upper_bound=upper_bound)
         figures |= {name: Figure.from_json(saved[name]) for name in saved if name not in plain}
         bits, sizes = (tuple(fields.get(n, ())) for n in ("document_bits", "document_bytes"))
-        return cls(figures, bits, sizes)
+        return cls(figures, bits, sizes, fields.get("text"))
 
 
 class Outcome(NamedTuple):

@@ -27,7 +27,7 @@ def test_a_damaged_report_leads_to_another_test(tmp_path, content):
 
 def test_a_report_is_read_back():
     figures = {"bpb": Figure("bpb", 2.5, "bpb", 2.4, 2.7, True), "parameters": Figure("n", 3.0)}
-    result = RunResult(figures, (5.0, 10.0), (2, 4))
+    result = RunResult(figures, (5.0, 10.0), (2, 4), {"trained_on_bytes": 0})
     saved = json.loads(json.dumps(result.to_json()))
     assert RunResult.from_json(saved, upper_bound=False) == result
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from bytelm.core.intervals import LEAST_DOCUMENTS
 from bytelm.evaluation.page.page import Section
+from bytelm.evaluation.text import describe_text, shared_windows
 from bytelm.experiments.records import MEASURES, Heading, RunRecord
 from bytelm.experiments.report.charts import cost_charts, curve_charts
 from bytelm.experiments.report.summary import Entry, gather, groups
@@ -50,11 +51,22 @@ def _results(heading: Heading, title: str, group: Sequence[Entry]) -> Section:
     found, missing = differences(heading, group)
     if found:
         tables.append(difference_table(heading, found))
+    sentences = trained_on(group)
     sentence = (
         f"Not compared with {heading.baseline}, for lack of a common seed and common test "
         f"documents: {', '.join(missing)}."
     )
-    return Section(title, (sentence,) if missing else (), tuple(tables))
+    return Section(title, (*([sentence] if missing else []), *sentences), tuple(tables))
+
+
+def trained_on(group: Sequence[Entry]) -> list[str]:
+    """Says which contenders were trained on some of the test text."""
+    found: dict[str, str] = {}
+    for entry in group:
+        for run in entry.done:
+            if run.text and (run.text["trained_on_bytes"] or shared_windows(run.text)):
+                found[entry.contender] = describe_text(run.text)
+    return [f"The test text of {name}: {words}." for name, words in found.items()]
 
 
 def chart_sections(heading: Heading, entries: Sequence[Entry]) -> list[Section]:

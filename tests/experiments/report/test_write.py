@@ -106,6 +106,15 @@ def only(tables, start):
     return table
 
 
+def test_what_was_trained_on_of_the_test_text_is_said(tmp_path):
+    text = {"bytes": 600, "documents": 3, "trained_on_bytes": 0, "trained_on_documents": 0}
+    copied = {**text, "trained_on_bytes": 200, "trained_on_documents": 1}
+    report([run(text=text), run("copied", text=copied)], tmp_path)
+    words = (tmp_path / "report.md").read_text()
+    assert "The test text of copied: 200 of its 600 bytes were trained on" in words
+    assert "The test text of flat" not in words
+
+
 def test_the_figures_are_those_of_the_run(tmp_path):
     row = only(report([run()], tmp_path), "Figures")["flat"]
     expected = {"contender": "flat", "learning rate": "0.003", "steps": "1,200"}
