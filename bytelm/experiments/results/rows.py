@@ -239,18 +239,30 @@ def _charts(group: Sequence[Measured]) -> Iterator[Chart]:
         if len(rows) == 1:
             yield from rows.values()
             continue
+        # A row has the same colour in all charts of its group, those that it is missing from too.
+        labels = [_row_label(group, row) for row in group]
         lines: dict[str, dict[str, list[Point]]] = {}
         for label, chart in rows.items():
             for series in chart.series:
-                points = lines.setdefault(series.label, {}).setdefault(label, [])
+                points = lines.setdefault(series.label, {name: [] for name in labels})[label]
                 points += [point for path in series.paths for point in path]
-        first = next(iter(rows.values()))
         for name, by_row in lines.items():
             words = f"{title}: {name}" if len(lines) > 1 else title
-            yield Chart.of(
-                words, first.x, first.y, by_row, log_x=first.log_x, log_y=first.log_y,
-                bars=first.bars,
-            )  # fmt: skip
+            yield _together(words, rows, by_row)
+
+
+def _together(
+    title: str, rows: Mapping[str, Chart], points: Mapping[str, Sequence[Point]]
+) -> Chart:
+    """A chart of points of several rows' charts."""
+    first = next(iter(rows.values()))
+    if not first.bars:
+        return Chart.of(title, first.x, first.y, points, log_x=first.log_x, log_y=first.log_y)
+    shares = {
+        label: {rows[label].bars[int(point.x)]: point.y for point in found}
+        for label, found in points.items()
+    }
+    return Chart.histogram(title, first.x, first.y, shares)
 
 
 def _row_label(group: Sequence[Measured], row: Measured) -> str:

@@ -157,6 +157,19 @@ def test_columns_are_chosen(folder):
     assert only.options == ("model.depth",) and "bpb" in sections_of(only)[0].tables[0].columns
 
 
+def test_bars_of_several_runs_stand_at_the_same_labels(folder):
+    shares = {"flat": {"1": 0.5, "2-3": 0.5}, "mamba": {"2-3": 1.0}}
+    for row in (rows := collect([folder])[1]):
+        row.charts.clear()
+        if row.run.label in shares:
+            lengths = Chart.histogram("Lengths", "bytes", "share", {"all": shares[row.run.label]})
+            row.charts["Lengths"] = lengths
+    (chart,) = sections_of(results([], rows))[0].charts
+    assert chart.bars == ("2-3", "1")
+    assert {series.label: series.number for series in chart.series} == {"mamba": 0, "flat": 1}
+    assert [(p.x, p.y) for p in chart.series[1].paths[0]] == [(1, 0.5), (0, 0.5)]
+
+
 def test_all_formats(folder, tmp_path):
     found = results(*collect([folder]), baseline="flat")
     lines = list(csv.DictReader(io.StringIO(text_of(found, "csv"))))
