@@ -369,6 +369,8 @@ class LoadedModel(PerSymbol):
         return {"sampling": sampling, "stop": list(each_text(stop)), "draft": draft_with}
 
     def _draft(self, kind: DraftKind, most: int, small: "LoadedModel | None") -> Draft | None:
+        if kind == "auto" and small is None and self.has_encoder:
+            return None
         if small is None:
             heads = getattr(getattr(self.config.model, "draft", None), "ahead", 0)
             return choose_draft(kind, most, heads=heads, has_patches=self.has_patches)

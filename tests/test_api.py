@@ -161,5 +161,7 @@ def test_drafts_are_checked_and_change_no_text(model):
     translator = LoadedModel(SavedModel(config, 7, graphdef, params, {}))
     with pytest.raises(UserError, match="writes targets of inputs; leave out draft"):
         translator.generate("a", draft="lookup", max_bytes=2)
+    auto, plain = (translator.generate("a", draft=kind, max_bytes=2) for kind in ("auto", "none"))
+    assert auto == plain
     with pytest.raises(UserError, match="other symbols than the model"):
         model.generate("a", draft_model=translator, max_bytes=2)

@@ -30,6 +30,8 @@ from bytelm.models.contract import LanguageModel
 
 SHORTEST = 256
 """States hold this many symbols times a power of two, so that few shapes are compiled."""
+MOST = 2**31 - 1
+"""More are not counted: numbers of symbols are int32."""
 
 
 @jax.tree_util.register_dataclass
@@ -60,7 +62,7 @@ def state_length(symbols: int) -> int:
     length = SHORTEST
     while length < symbols:
         length *= 2
-    return length
+    return min(length, MOST)
 
 
 # With unused arguments the result is committed to the parameters' device, as all later states are:

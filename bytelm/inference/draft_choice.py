@@ -7,7 +7,8 @@ from bytelm.inference.drafters import Drafter, Heads, Lookup, Stale
 from bytelm.inference.generation import Draft
 
 DraftKind = Literal["none", "auto", "heads", "stale", "lookup"]
-"""`auto` takes the first of heads, the stale backbone and lookup that the model can draft by."""
+"""`auto` takes the first of heads, the stale backbone and lookup that the model can draft by, and
+nothing with an encoder."""
 LONGEST_DRAFT = 64
 """Most drafts of a round."""
 

@@ -1,10 +1,14 @@
 """The size of states of long texts."""
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from bytelm.inference.decoding import MOST, state_length
 from bytelm.inference.generation import Generator
 from bytelm.inference.sampling import Sampling
 from bytelm.models.transformer import TransformerConfig
+from bytelm.patching.budget import Budget
 from tests.models.families import FAMILIES, split_model
 
 LONG = 100_000
@@ -27,6 +31,12 @@ def test_states_grow_only_where_something_is_seen_for_ever(name, grows):
     assert generator.remembers_all(1024) == grows
     sizes = [generator.state_size(length, None) for length in (1024, LONG)]
     assert (sizes[0] < sizes[1]) == grows
+
+
+def test_numbers_of_symbols_fit_int32():
+    assert state_length(2**31 + 5) == MOST
+    slots = Budget.of(lambda symbols: symbols // 2, MOST).at(jnp.array([0, 600, MOST - 1]))
+    np.testing.assert_array_equal(slots, [256, 512, 2**30])
 
 
 def test_a_window_writes_a_very_long_text():

@@ -323,9 +323,7 @@ def test_the_defaults_are_those_of_the_released_models():
 def test_parameters_start_as_published():
     layout = "m1 [T1m2 [T2] m2T1] m1"
     config = HNetConfig(layout=layout, widths=(64, 128, 192), bytes_per_slot=2.0)
-    model = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
-    model = jax.jit(lambda: nnx.state(config.build(nnx.Rngs(0))))()
-    params = nnx.to_pure_dict(model)
+    params = nnx.to_pure_dict(jax.jit(lambda: nnx.state(config.build(nnx.Rngs(0))))())
     stages = params["stages"]
     outer = stages["0"]
     np.testing.assert_array_equal(outer["segmenter"]["query"]["kernel"], np.eye(64))
