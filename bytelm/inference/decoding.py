@@ -198,50 +198,15 @@ def write_chunk(
 
     def read(rows: Rows, written: Written, reading: Reading) -> tuple[Rows, Written]:
         rows, chosen, new = _read(model, rows, reading, sampling, vocabulary, drafter)
-        places = jnp.arange(chosen.shape[1])[None, :]
-        columns = jnp.where(places < new[:, None], written.counts[:, None] + places, width)
-        symbols = written.symbols.at[jnp.arange(len(new))[:, None], columns].set(
-            chosen, mode="drop"
-        )
-        tally = written.accepted  # without drafts it follows from the counts
-        if drafts:
-            tally = tally.at[jnp.where(new > 0, new - 1, drafts + 1)].add(1, mode="drop")
-        counts = written.counts + new
-        return rows, Written(symbols, counts, None, written.rounds + 1, tally)
+        return rows, _written(written, chosen, new)
 
     symbols = jnp.full((len(before), width), vocabulary.end, jnp.int32)
     tally = jnp.zeros((drafts + 1,), jnp.int32)
     written = Written(symbols, jnp.zeros_like(before), None, jnp.int32(0), tally)
 
-    if drafter is None or not drafts or not drafter.may_find_none:
-
-        def round(carry: Any) -> Any:
-            rows, reading = draft(*carry)
-            return read(rows, carry[1], reading)
-
-        carry = rows, written
-        rows, written = jax.lax.while_loop(lambda carry: unfinished(*carry), round, carry)
-    else:
-        # Loops for rounds with drafts and without: branches in one loop would copy all caches.
-        def rounds(carry: Any, drafted: bool) -> Any:
-            def goes_on(carry: Any) -> jax.Array:
-                return unfinished(*carry) & ((carry[2].lengths > 1).any() == drafted)
-
-            def round(carry: Any) -> Any:
-                rows, written, reading = carry
-                ids = reading.ids if drafted else reading.ids[:, :1]
-                rows, written = read(rows, written, replace(reading, ids=ids))
-                rows, reading = draft(rows, written)
-                return rows, written, reading
-
-            return jax.lax.while_loop(goes_on, round, carry)
-
-        rows, reading = draft(rows, written)
-        rows, written, _ = jax.lax.while_loop(
-            lambda carry: unfinished(*carry),
-            lambda carry: rounds(rounds(carry, drafted=False), drafted=True),
-            (rows, written, reading),
-        )
+    searches = drafter is not None and drafts > 0 and drafter.may_find_none
+    loop = _search_rounds if searches else _rounds
+    rows, written = loop(unfinished, draft, read, rows, written)
     tally = written.accepted if drafts else written.counts.sum()[None]
     return rows, replace(written, full=model.full_rows(rows.state), accepted=tally)
 
@@ -253,6 +218,71 @@ class Reading:
 
     ids: jax.Array  # int32 [B, N], the pending symbols and the drafts
     lengths: jax.Array  # int32 [B], how many of these each row reads
+
+
+def _rounds(
+    unfinished: Callable[..., jax.Array],
+    draft: Callable[[Rows, Written], tuple[Rows, Reading]],
+    read: Callable[[Rows, Written, Reading], tuple[Rows, Written]],
+    rows: Rows,
+    written: Written,
+) -> tuple[Rows, Written]:
+    """Drafts and reads while texts are unfinished."""
+
+    def round(carry: tuple[Rows, Written]) -> tuple[Rows, Written]:
+        rows, reading = draft(*carry)
+        return read(rows, carry[1], reading)
+
+    found: tuple[Rows, Written] = jax.lax.while_loop(
+        lambda carry: unfinished(*carry), round, (rows, written)
+    )
+    return found
+
+
+def _search_rounds(
+    unfinished: Callable[..., jax.Array],
+    draft: Callable[[Rows, Written], tuple[Rows, Reading]],
+    read: Callable[[Rows, Written, Reading], tuple[Rows, Written]],
+    rows: Rows,
+    written: Written,
+) -> tuple[Rows, Written]:
+    """`_rounds`, which read one symbol alone where no row has drafts.
+
+    These have a loop of their own: branches in one loop would copy all caches.
+    """
+
+    def rounds(carry: Any, drafted: bool) -> Any:
+        def goes_on(carry: Any) -> jax.Array:
+            return unfinished(*carry) & ((carry[2].lengths > 1).any() == drafted)
+
+        def round(carry: Any) -> Any:
+            rows, written, reading = carry
+            ids = reading.ids if drafted else reading.ids[:, :1]
+            rows, written = read(rows, written, replace(reading, ids=ids))
+            rows, reading = draft(rows, written)
+            return rows, written, reading
+
+        return jax.lax.while_loop(goes_on, round, carry)
+
+    rows, reading = draft(rows, written)
+    rows, written, _ = jax.lax.while_loop(
+        lambda carry: unfinished(*carry),
+        lambda carry: rounds(rounds(carry, drafted=False), drafted=True),
+        (rows, written, reading),
+    )
+    return rows, written
+
+
+def _written(written: Written, chosen: jax.Array, new: jax.Array) -> Written:
+    """With a round's symbols, the first `new`, int32 `[B]`, of `chosen`, int32 `[B, N]`."""
+    width, drafts = written.symbols.shape[1], len(written.accepted) - 1
+    places = jnp.arange(chosen.shape[1])[None, :]
+    columns = jnp.where(places < new[:, None], written.counts[:, None] + places, width)
+    symbols = written.symbols.at[jnp.arange(len(new))[:, None], columns].set(chosen, mode="drop")
+    tally = written.accepted  # without drafts it follows from the counts
+    if drafts:
+        tally = tally.at[jnp.where(new > 0, new - 1, drafts + 1)].add(1, mode="drop")
+    return Written(symbols, written.counts + new, None, written.rounds + 1, tally)
 
 
 def _draft(

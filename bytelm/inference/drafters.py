@@ -17,7 +17,7 @@ from flax import nnx
 
 from bytelm.models.contract import LanguageModel
 from bytelm.nn.state import restore, snapshot
-from bytelm.patching.levels import with_patches, without_patches
+from bytelm.patching.stale import with_patches, without_patches
 
 Choose = Callable[[jax.Array, Any], jax.Array]
 """(logits `[B, V]`, j) -> draft number j, from 0, as the symbol there is drawn: int32 `[B]`."""
