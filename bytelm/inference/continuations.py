@@ -6,9 +6,9 @@ that last symbol on, and taken back. A prefix that many contexts share is read o
 similar length are read together, and so are continuations, in few shapes. The scores of a pair
 depend on the pair alone.
 
-A model reads T symbols, its context length. A pair of more is scored in pieces of at most T / 2
+A model reads T symbols, its context length. A pair of more is scored in parts of at most T / 2
 symbols, each after as many of the symbols before it as there is room for; an ordinary continuation
-is one piece, so its context is cut from the left.
+is one part, so its context is cut from the left.
 
 The symbols of a subword model are the canonical tokens of both texts together. Where a token begins
 in the context and ends in the continuation, no token stands for the continuation's bytes alone, and
@@ -50,6 +50,8 @@ Pair = tuple[Text, Text]
 
 COVERS = 32
 """Token histories kept where a token lies across the seam."""
+PAIRS = 4096
+"""Pairs that are taken together; of so many the symbols are held in memory."""
 CHUNKS = 16, 64, PREFILL
 """Symbols of each row that are read at a time: few shapes, each compiled once."""
 MOST_ROUNDS = 16
@@ -73,7 +75,7 @@ class Score(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _Part:
     """A continuation, or a part of one."""
 
     pair: int
@@ -104,35 +106,36 @@ def score_continuations(
         marginal: sums the probabilities of a subword model's tokenisations.
         always: whether it does so for all pairs, so that all are scored alike.
     """
+    reader = _Reader(generator, context, rows)
+    for first in range(0, len(pairs), PAIRS):
+        some = pairs[first : first + PAIRS]
+        for number, score in _score_some(reader, some, marginal, always):
+            yield first + number, score
+
+
+def _score_some(
+    reader: "_Reader", pairs: Sequence[Pair], marginal: ByteMarginal | None, always: bool
+) -> Iterator[tuple[int, Score]]:
     texts = [(text_bytes(before), text_bytes(after)) for before, after in pairs]
-    pieces: list[_Piece] = []
+    parts: list[_Part] = []
     summed: list[int] = []
-    cut = 0
     for number, (before, after) in enumerate(texts):
-        symbols = generator.symbols_of(before + after)
-        first = None if always else _seam(generator, symbols, len(before))
+        symbols = reader.generator.symbols_of(before + after)
+        first = None if always else _seam(reader.generator, symbols, len(before))
         if not after:
             yield number, Score(0.0, True, always)
         elif first is None:
             summed.append(number)
         else:
-            found = _pieces(number, symbols, first, context)
-            pieces += found
-            cut += len(found[0].context) < first
-    if cut:
-        warnings.warn(
-            f"{cut} of {len(texts)} contexts do not fit into the model's {context} symbols with "
-            "their continuations, and were cut from the left.",
-            stacklevel=2,
-        )
-    left = Counter(piece.pair for piece in pieces)
+            parts += _parts(number, symbols, first, reader.context)
+    left = Counter(part.pair for part in parts)
     sums = defaultdict[int, Score](lambda: Score(0.0, True))
-    for piece, nats, greedy in _Reader(generator, context, rows).read(pieces):
-        so_far = sums[piece.pair]
-        sums[piece.pair] = Score(so_far.nats + nats, so_far.is_greedy and greedy)
-        left[piece.pair] -= 1
-        if not left[piece.pair]:
-            yield piece.pair, sums.pop(piece.pair)
+    for part, nats, greedy in reader.read(parts):
+        so_far = sums[part.pair]
+        sums[part.pair] = Score(so_far.nats + nats, so_far.is_greedy and greedy)
+        left[part.pair] -= 1
+        if not left[part.pair]:
+            yield part.pair, sums.pop(part.pair)
     for number in summed:
         assert marginal is not None
         yield number, Score(*marginal.continuation(*texts[number]), True)
@@ -147,23 +150,29 @@ def _seam(generator: Generator, symbols: np.ndarray, size: int) -> int | None:
     return count + 1 if size == (ends[count - 1] if count else 0) else None
 
 
-def _pieces(pair: int, symbols: np.ndarray, first: int, context: int) -> list[_Piece]:
-    """The pieces of a continuation, which begins at symbol `first`."""
-    size = len(symbols) if len(symbols) - 1 <= context else max(1, context // 2)
-    found = []
+def _parts(pair: int, symbols: np.ndarray, first: int, context: int) -> list[_Part]:
+    """The parts of a continuation, which begins at symbol `first`."""
+    size, found = len(symbols), []
+    if len(symbols) - 1 > context:
+        size = max(1, context // 2)
+        warnings.warn(
+            f"contexts that do not fit into the model's {context} symbols with their continuations "
+            "are cut from the left.",
+            stacklevel=2,
+        )
     for at in range(first, len(symbols), size):
         end = min(at + size, len(symbols))
         begin = max(0, end - 1 - context)
-        found.append(_Piece(pair, symbols[begin:at], symbols[at:end]))
+        found.append(_Part(pair, symbols[begin:at], symbols[at:end]))
     return found
 
 
 @dataclass(frozen=True)
-class _Group:
-    """A context and its pieces."""
+class _Context:
+    """A context, and what it is the context of."""
 
-    context: np.ndarray  # int32, all but the context's last symbol
-    pieces: list[_Piece]
+    symbols: np.ndarray  # int32, all but the last one
+    parts: list[_Part]
 
 
 @dataclass
@@ -175,35 +184,35 @@ class _Reader:
     rows: int
     warned: bool = False
 
-    def read(self, pieces: Sequence[_Piece]) -> Iterator[tuple[_Piece, float, bool]]:
-        """Yields each piece with its nats, and whether its symbols are the likeliest."""
-        groups: dict[bytes, list[_Piece]] = {}
-        for piece in pieces:
-            groups.setdefault(piece.context.tobytes(), []).append(piece)
-        by_length: dict[int, list[_Group]] = {}
-        for found in groups.values():
-            longest = max(piece.inputs for piece in found)
+    def read(self, parts: Sequence[_Part]) -> Iterator[tuple[_Part, float, bool]]:
+        """Yields each part with its nats, and whether its symbols are the likeliest."""
+        by_context: dict[bytes, list[_Part]] = {}
+        for part in parts:
+            by_context.setdefault(part.context.tobytes(), []).append(part)
+        by_length: dict[int, list[_Context]] = {}
+        for found in by_context.values():
+            longest = max(part.inputs for part in found)
             length = shortest_row(longest, self.context)
-            by_length.setdefault(length, []).append(_Group(found[0].context[:-1], found))
+            by_length.setdefault(length, []).append(_Context(found[0].context[:-1], found))
         for length, same in sorted(by_length.items()):
             for prefix, sharing in _with_prefix(same):
-                yield from self._read_groups(sharing, prefix, length)
+                yield from self._read_contexts(sharing, prefix, length)
 
-    def _read_groups(
-        self, groups: list[_Group], prefix: np.ndarray, length: int
-    ) -> Iterator[tuple[_Piece, float, bool]]:
+    def _read_contexts(
+        self, contexts: list[_Context], prefix: np.ndarray, length: int
+    ) -> Iterator[tuple[_Part, float, bool]]:
         """Reads contexts that begin with the prefix, with states of one length."""
         start, _ = self.generator.empty_state(1, length, None)
         start = self._advance(start, [prefix])
         rows = self._fitting_rows(length)
-        groups = sorted(groups, key=lambda group: len(group.context))
-        for some in _batches(groups, rows):
+        contexts = sorted(contexts, key=lambda each: len(each.symbols))
+        for some in _batches(contexts, rows):
             states = _take(start, np.zeros(rows, np.int32))
-            states = self._advance(states, [group.context[len(prefix) :] for group in some])
+            states = self._advance(states, [each.symbols[len(prefix) :] for each in some])
             lines = [
                 (row, line)
-                for row, group in enumerate(some)
-                for line in _batches(sorted(group.pieces, key=_size), MOST_ROUNDS)
+                for row, each in enumerate(some)
+                for line in _batches(sorted(each.parts, key=_size), MOST_ROUNDS)
             ]
             if len(lines) == len(some):
                 yield from self._score_rows(states, [line for _, line in lines], rows)
@@ -234,25 +243,25 @@ class _Reader:
         return states
 
     def _score_rows(
-        self, states: Any, lines: Sequence[Sequence[_Piece]], rows: int
-    ) -> Iterator[tuple[_Piece, float, bool]]:
-        """Scores the pieces of each row, one after another, from the same states."""
+        self, states: Any, lines: Sequence[Sequence[_Part]], rows: int
+    ) -> Iterator[tuple[_Part, float, bool]]:
+        """Scores the parts of each row, one after another, from the same states."""
         then = _copied_snapshot(states, self.context)
-        for pieces in itertools.zip_longest(*lines):
-            nats, right, states = self._score(states, then, pieces, rows)
-            for row, piece in enumerate(pieces):
-                if piece is not None:
-                    yield piece, float(nats[row]), bool(right[row])
+        for parts in itertools.zip_longest(*lines):
+            nats, right, states = self._score(states, then, parts, rows)
+            for row, part in enumerate(parts):
+                if part is not None:
+                    yield part, float(nats[row]), bool(right[row])
 
     def _score(
-        self, states: Any, then: Any, pieces: Sequence[_Piece | None], rows: int
+        self, states: Any, then: Any, parts: Sequence[_Part | None], rows: int
     ) -> tuple[np.ndarray, np.ndarray, Any]:
-        """Scores a piece in each row; returns nats and whether all is right, `[R]`, and states."""
+        """Scores a part in each row; returns nats and whether all is right, `[R]`, and states."""
         generator = self.generator
-        targets = [_NOTHING if piece is None else piece.targets for piece in pieces]
+        targets = [_NOTHING if part is None else part.targets for part in parts]
         inputs = [
-            _NOTHING if piece is None else np.append(piece.context[-1:], piece.targets[:-1])
-            for piece in pieces
+            _NOTHING if part is None else np.append(part.context[-1:], part.targets[:-1])
+            for part in parts
         ]
         longest = max(map(len, targets))
         chunk = _chunk(longest)
@@ -266,28 +275,28 @@ class _Reader:
             of_chunk, hits, full, states = _score_chunk(*model, ids, wanted, states, before)
             nats += np.asarray(of_chunk, np.float64).sum(axis=1)
             right &= np.asarray(hits)
-        if full is not None and not self.warned and full[: len(pieces)].any():
+        if full is not None and not self.warned and full[: len(parts)].any():
             self.warned = True
-            warn_of_overflow(full[: len(pieces)])
+            warn_of_overflow(full[: len(parts)])
         return nats, right, states
 
 
-def _with_prefix(groups: list[_Group]) -> Iterator[tuple[np.ndarray, list[_Group]]]:
+def _with_prefix(contexts: list[_Context]) -> Iterator[tuple[np.ndarray, list[_Context]]]:
     """Divides contexts by the prefixes that many of them share; the last one is empty."""
-    while groups:
-        place, length = shared_prefix([np.append(group.context, 0) for group in groups])
-        prefix = groups[place].context[:length]
-        sharing = [each for each in groups if np.array_equal(each.context[:length], prefix)]
-        saved = (len(sharing) - 1) * length
-        if length < SHORTEST_PREFIX or saved < LEAST_SAVED * sum(len(g.context) for g in groups):
-            yield prefix[:0], groups
+    while contexts:
+        place, length = shared_prefix([np.append(each.symbols, 0) for each in contexts])
+        prefix = contexts[place].symbols[:length]
+        begins = [np.array_equal(each.symbols[:length], prefix) for each in contexts]
+        total = sum(len(each.symbols) for each in contexts)
+        if length < SHORTEST_PREFIX or (sum(begins) - 1) * length < LEAST_SAVED * total:
+            yield prefix[:0], contexts
             return
-        yield prefix, sharing
-        groups = [each for each in groups if not np.array_equal(each.context[:length], prefix)]
+        yield prefix, list(itertools.compress(contexts, begins))
+        contexts = [each for each, shares in zip(contexts, begins, strict=True) if not shares]
 
 
-def _size(piece: _Piece) -> int:
-    return len(piece.targets)
+def _size(part: _Part) -> int:
+    return len(part.targets)
 
 
 def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

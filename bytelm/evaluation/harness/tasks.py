@@ -47,7 +47,10 @@ DETAILS = "versions", "n-shot", "n-samples", "higher_is_better", "lm_eval_versio
 DEVIATIONS = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 """Standard errors between a figure and the ends of its interval."""
 
-UNITS = dict.fromkeys([*CHOICES, "exact_match", "f1", "bleu"], "share") | {"bits_per_byte": "bpb"}
+HITS = (*CHOICES, "exact_match")
+"""Metrics that are the share of documents that are right."""
+
+UNITS = dict.fromkeys(HITS, "share") | {"bits_per_byte": "bpb"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Harness(Evaluation):
     name: ClassVar[str] = "harness"
     needs: ClassVar[tuple[Need, ...]] = (DECODER,)
     reads_text: ClassVar[bool] = False
+    choosing: ClassVar[tuple[str, ...]] = ("tasks",)
 
     tasks: tuple[str, ...] = ()
     """Names of tasks, groups or tags of lm_eval, or patterns of them such as `arc_*`."""
@@ -103,7 +107,8 @@ class Harness(Evaluation):
                     bootstrap_iters=SAMPLES,
                 )
             answers.remove_file()
-        figures, items = _figures(found, choices, loaded)
+        is_bound = loaded.tokenizer is not None and self.covers is None
+        figures, items = _figures(found, choices, is_bound)
         return Result(
             tuple(figures),
             tuple(_notes(found, choices, loaded, model)),
@@ -202,9 +207,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _figures(
-    found: Mapping[str, Any], choices: set[str], loaded: LoadedModel
+    found: Mapping[str, Any], choices: set[str], bound: bool
 ) -> tuple[list[Figure], dict[str, Items]]:
-    """The metrics of each task, and of each group that has its own; and the parts of their sums."""
+    """The metrics of each task, and of each group that has its own; and the parts of their sums.
+
+    `bound` says whether bits per byte are an upper bound.
+    """
     figures: list[Figure] = []
     items: dict[str, Items] = {}
     for task, metrics in {**found["results"], **found.get("groups", {})}.items():
@@ -216,20 +224,24 @@ def _figures(
             own = CHOICES.get(metric, metric) if task in choices else metric
             name = f"harness/{task}/{own}" + ("" if filtered == "none" else f"/{filtered}")
             parts = _items(metric, [each for each in samples if each["filter"] == filtered])
-            error = metrics.get(f"{metric}_stderr,{filtered}")
-            figures.append(_figure(name, metric, float(value), error, parts, loaded))
             if parts is not None:
                 items[name] = parts
+            error = metrics.get(f"{metric}_stderr,{filtered}")
+            figures.append(_figure(name, metric, float(value), error, parts, bound))
+        if task in choices:
+            # Each choice was scored with its context and without.
+            chance = np.mean([2 / len(sample["arguments"]) for sample in samples])
+            figures.append(Figure(f"harness/{task}/accuracy_chance", float(chance), "share"))
     return figures, items
 
 
 def _items(metric: str, samples: Sequence[Mapping[str, Any]]) -> Items | None:
-    """Each document's part of a metric that is a mean, or bits over bytes; None for others."""
+    """Each document's bits and bytes, or whether it is right; None for other metrics."""
     values = [sample.get(metric) for sample in samples]
     if metric == "bits_per_byte" and values:
         likelihoods, sizes = np.array(values, np.float64).T
         return Items(-likelihoods / math.log(2), sizes)
-    if values and all(isinstance(value, int | float) for value in values):
+    if metric in HITS and values and set(values) <= {0, 1}:
         return Items(np.array(values, np.float64), np.ones(len(values)))
     return None
 
@@ -240,15 +252,15 @@ def _figure(
     value: float,
     error: float | str | None,
     items: Items | None,
-    loaded: LoadedModel,
+    bound: bool,
 ) -> Figure:
     """A metric with its interval: Wilson's of a share of hits, or from its standard error."""
     unit = UNITS.get(metric, "")
     if metric == "bits_per_byte" and items is not None and items.counts.sum():
         figure = ratio(name, items.sums, items.counts, unit)
-        return dataclasses.replace(figure, bound=loaded.tokenizer is not None)
+        return dataclasses.replace(figure, bound=bound)
     low = high = None
-    if items is not None and set(items.sums) <= {0.0, 1.0}:
+    if items is not None:
         low, high = share_interval(int(items.sums.sum()), len(items.sums))
     elif isinstance(error, int | float):
         low, high = value - DEVIATIONS * error, value + DEVIATIONS * error

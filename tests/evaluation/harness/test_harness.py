@@ -176,6 +176,7 @@ def test_the_report_has_every_metric_with_its_interval(flat, folder):
         low, high = figures[name].interval
         assert 0 <= low <= figures[name].value <= high <= 1 and low < high
         assert figures[name].unit == "share"
+    assert figures["harness/choosing/accuracy_chance"].value == pytest.approx(11 / 24)
     reading = figures["harness/reading/bits_per_byte"]
     assert reading.value == pytest.approx(
         flat.bits_per_byte([question["text"] for question in QUESTIONS]), rel=1e-5
