@@ -18,7 +18,7 @@ from bytelm.experiments.results.write import ENDINGS, Format, text_of
 
 @dataclass(frozen=True)
 class ResultsCommand:
-    """Collects runs and their evaluations into one table."""
+    """Collects runs and their evaluations into one table, with differences from a baseline."""
 
     format: Format | None = None
     """The form of the table; none = by the ending of --output (.md, .csv, .tex, .html), or

@@ -18,7 +18,7 @@ MOST = 2**21
 """Marks of a record, about; of longer texts those are kept that end in more zero bits."""
 _KEY_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS = np.uint64(0xD1342543DE82EF95) ** np.arange(1, WINDOW // 8 + 1, dtype=np.uint64)
-_TOGETHER = 1 << 20
+_TOGETHER = 1 << 16
 """Bytes of a text that are looked at together, which bounds the memory."""
 
 
@@ -40,11 +40,13 @@ def _parts(symbols: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _marks(symbols: np.ndarray) -> np.ndarray:
-    """The marks of uint8 `[N]`, of at least one window."""
+    """The marks of uint8 `[N]`, of at least one window, each once."""
     windows = np.lib.stride_tricks.sliding_window_view(symbols, WINDOW)  # [N - WINDOW + 1, WINDOW]
     keys = np.ascontiguousarray(windows[:, :KEY_BYTES]).view("<u8")[:, 0]
     chosen = np.flatnonzero(keys * _KEY_FACTOR >> np.uint64(64 - CHOSEN_BITS) == 0)
     mixed = (windows[chosen].view("<u8") * _FACTORS).sum(axis=1)  # [chosen]
     mixed ^= mixed >> np.uint64(31)
     mixed *= _KEY_FACTOR
-    return mixed ^ (mixed >> np.uint64(29))
+    mixed ^= mixed >> np.uint64(29)
+    # Text that repeats itself may have a mark at every byte; one of each is enough.
+    return mixed[np.sort(np.unique(mixed, return_index=True)[1])]

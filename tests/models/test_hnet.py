@@ -224,7 +224,8 @@ def assert_blocks(state, out, prefix):
             wanted = out[f"{prefix}.{index}.kv"]  # [1, positions, 2, heads, head size]
             entries = np.argsort(stack.positions[0])
             entries = entries[np.asarray(stack.positions[0])[entries] >= 0]
-            found = np.stack([layer.keys, layer.values], axis=2)[0]  # [G, 2, S, K]
+            parts = np.concatenate(layer.keys, axis=2), np.concatenate(layer.values, axis=2)
+            found = np.stack(parts, axis=2)[0]  # [G, 2, S, K]
             found = found.transpose(2, 1, 0, 3)[entries]
             golden.assert_close(found[-wanted.shape[1] :], wanted[0, -len(found) :])
 

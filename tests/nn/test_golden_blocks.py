@@ -112,5 +112,8 @@ def test_a_prefill_and_steps(case):
             states = (case.out[f"step_{part}_state"][index] for part in ("conv", "ssm"))
             assert_recurrent_state(state.layers[0], *states)
     if not recurrent:
-        cache = np.stack([state.layers[0].keys, state.layers[0].values], axis=2)  # [B, G, 2, S, K]
+        parts = state.layers[0].keys, state.layers[0].values
+        cache = np.stack(
+            [np.concatenate(part, axis=2) for part in parts], axis=2
+        )  # [B, G, 2, S, K]
         assert_close(cache.transpose(0, 3, 2, 1, 4), case.out["final_kv_cache"])

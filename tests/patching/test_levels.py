@@ -113,16 +113,15 @@ def test_whole_rows_leave_no_open_patch():
 
 
 def test_nothing_runs_where_no_row_has_a_symbol():
-    symbols = following(0, 2, seen=0)
-    y, state = jnp.ones((1, 2, 3)), jnp.zeros(1)
-
-    def run(symbols):
+    def run(count, length):
+        symbols = dataclasses.replace(following(0, count, seen=0), lengths=jnp.array([length]))
+        y, state = jnp.ones((1, count, 3)), jnp.zeros(1)
         return run_if_any(symbols, lambda: (2 * y, state + 1), y, state)
 
-    np.testing.assert_array_equal(run(symbols)[0], 2 * y)
-    idle, unchanged = run(dataclasses.replace(symbols, lengths=jnp.array([0])))
-    np.testing.assert_array_equal(idle, 0 * y)
-    np.testing.assert_array_equal(unchanged, state)
+    for count, length, ran in ((1, 1, True), (1, 0, False), (2, 0, True)):
+        found, state = run(count, length)
+        np.testing.assert_array_equal(found, np.full((1, count, 3), 2 * ran))
+        np.testing.assert_array_equal(state, [ran])
 
 
 def test_vectors_that_were_projected_before_they_are_spread_are_refused():

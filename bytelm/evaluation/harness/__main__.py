@@ -7,6 +7,7 @@ import sys
 
 from bytelm.core import compilation_cache
 from bytelm.core.errors import UserError
+from bytelm.core.terminal_text import say
 from bytelm.evaluation.harness.tasks import require_harness
 
 
@@ -22,7 +23,7 @@ def main() -> int:
         compilation_cache.keep_programs()
         cli_evaluate()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 2
     return 0
 

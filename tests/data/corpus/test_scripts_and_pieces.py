@@ -10,6 +10,7 @@ import pytest
 
 from bytelm.core.errors import UserError
 from bytelm.data.corpus import subwords
+from bytelm.data.corpus.cache import FORMAT
 from bytelm.data.corpus.packing import Rows
 from bytelm.data.open_data import OpenData
 from bytelm.tokenizers.unigram import Unigram
@@ -51,7 +52,7 @@ def test_text_without_scripts_has_no_file_of_them(config):
         "text_key": "text",
         "skip_bad": False,
     }
-    assert corpus.directory.name.endswith("-v3")
+    assert corpus.directory.name.endswith(f"-v{FORMAT}")
     assert corpus.scripts is None
     assert corpus.boundaries is None
 
