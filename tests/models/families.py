@@ -339,7 +339,7 @@ ACCUMULATED = (
     "transformer, n-grams",
     "transformer, window, draft blocks on a shortened trunk",
     "spacebyte, router",
-    "hnet, two stages, Mamba-2, overflow",
+    "hnet, attention",
     "hat2, entropy, n-grams",
     "dynamic_pooling, unigram",
     "dynamic_pooling, gumbel",
