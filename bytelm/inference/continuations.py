@@ -104,7 +104,7 @@ def score_continuations(
         context: T, most symbols that the model reads.
         rows: contexts, and continuations, read at a time; it changes speed and memory only.
         marginal: sums the probabilities of a subword model's tokenisations.
-        always: whether it does so for all pairs, so that all are scored alike.
+        always: whether it does so for all pairs, also where tokens end at the seam.
     """
     reader = _Reader(generator, context, rows)
     for first in range(0, len(pairs), PAIRS):

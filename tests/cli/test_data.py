@@ -69,3 +69,16 @@ def test_data_entropies(capsys, lines, entropy_run):
     assert "must end in .png or .svg" in fails(capsys, *named, "--plot", "a.xyz")
     none = str(lines.parent / "none")
     assert f"error: --checkpoint: {none} is no run" in fails(capsys, *named[:3], none, *text)
+
+
+def test_overlap_of_two_files(tmp_path, capsys):
+    text = "".join(f"line {number} of a text\n" for number in range(20))
+    (tmp_path / "train.txt").write_text("before" + text)
+    (tmp_path / "test.jsonl").write_text(json.dumps({"text": text}) + '\n{"text": "new"}\n')
+    files = [str(tmp_path / name) for name in ("train.txt", "test.jsonl")]
+    assert main(["data", "overlap", *files]) == 0
+    out = capsys.readouterr().out
+    assert "1 (50.00%)" in out  # documents
+    assert f"document 0: {len(text)} of its {len(text)} bytes" in out
+    assert main(["data", "overlap", files[0]]) == 2
+    assert "name the text that may hold it" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bytelm.core.errors import UserError
-from bytelm.data.sources.reader import Document, NotInstalledError, Reader
+from bytelm.data.sources.reader import Document, NotInstalledError, Reader, usual_splits
 from bytelm.data.sources.source import SingleSource
 from bytelm.data.text_record import SPLITS, Split
 
@@ -120,17 +120,13 @@ class HuggingFaceReader(Reader):
             config = self._place.get("name")
             with self._explained() as datasets:
                 available = datasets.get_dataset_split_names(config_name=config, **place)
-        chosen: dict[Split, str] = {}
-        for split in SPLITS:
-            usual = ("validation", "valid") if split == "validation" else (split,)
-            found = [name for name in usual if name in available]
-            named = getattr(self._config, f"{split}_split")
-            if named is not None and named.partition("[")[0] not in available:
+        named = {split: getattr(self._config, f"{split}_split") for split in SPLITS}
+        for name in filter(None, named.values()):
+            if name.partition("[")[0] not in available:
                 raise UserError(
-                    f"{self.name} has no split {named!r}; it has {', '.join(available)}."
+                    f"{self.name} has no split {name!r}; it has {', '.join(available)}."
                 )
-            if named or found:
-                chosen[split] = named or found[0]
+        chosen = usual_splits(available, named)
         if "train" not in chosen and len(available) == 1:
             chosen["train"] = available[0]
         if "train" not in chosen:

@@ -1,11 +1,22 @@
 """What reads the stored documents of a source."""
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 from bytelm.core.errors import UserError
-from bytelm.data.text_record import Split
+from bytelm.data.text_record import SPLITS, Split
+
+
+def usual_splits(available: Iterable[str], named: Mapping[Split, str | None]) -> dict[Split, str]:
+    """The stored split for each split: the one that is named, or the one of the usual name."""
+    usual = {"train": ("train",), "validation": ("validation", "valid"), "test": ("test",)}
+    available = list(available)
+    found = {
+        split: named[split] or next((name for name in usual[split] if name in available), None)
+        for split in SPLITS
+    }
+    return {split: name for split, name in found.items() if name}
 
 
 class NotInstalledError(UserError):

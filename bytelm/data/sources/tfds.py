@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from bytelm.core.errors import UserError
 from bytelm.core.files import is_utf8
-from bytelm.data.sources.reader import Document, NotInstalledError, Reader
+from bytelm.data.sources.reader import Document, NotInstalledError, Reader, usual_splits
 from bytelm.data.sources.source import SingleSource
 from bytelm.data.text_record import SPLITS, Split
 
@@ -128,13 +128,8 @@ class TfdsReader(Reader):
     @functools.cached_property
     def splits(self) -> dict[Split, str]:
         available = list(self.builder.info.splits)
-        chosen: dict[Split, str] = {}
-        for split in SPLITS:
-            usual = ("validation", "valid") if split == "validation" else (split,)
-            found = [name for name in usual if name in available]
-            named = getattr(self._config, f"{split}_split")
-            if named or found:
-                chosen[split] = named or found[0]
+        named = {split: getattr(self._config, f"{split}_split") for split in SPLITS}
+        chosen = usual_splits(available, named)
         for name in chosen.values():
             try:
                 self.builder.info.splits[name]
