@@ -20,6 +20,7 @@ import numpy as np
 
 from bytelm.codec.codec import Codec
 from bytelm.core.errors import UserError
+from bytelm.core.places import place
 from bytelm.core.texts import Text, Texts, each_text, text_bytes
 from bytelm.data.text_record import TextRecord, load_record
 from bytelm.inference.batching import Prompt, in_order
@@ -62,7 +63,7 @@ def load(
     Raises:
         UserError: if `checkpoint` holds no checkpoint, none of that step, or none that can be read.
     """
-    run = Path(checkpoint)
+    run = place(checkpoint)
     return LoadedModel(load_model(run, chosen_step(run, step), verify=verify), weights)
 
 
@@ -109,7 +110,7 @@ class LoadedModel(PerSymbol):
             UserError: if the folder holds files, or cannot be written.
         """
         saved = dataclasses.replace(self._saved, params=self.params)
-        export(saved, Path(folder), shard_bytes)
+        export(saved, place(folder), shard_bytes)
 
     @property
     def scorer(self) -> Scorer:

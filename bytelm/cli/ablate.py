@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from bytelm.cli.arguments import name_argument, parse
-from bytelm.cli.options import Count
+from bytelm.cli.options import Count, Place
 from bytelm.core.terminal_text import say
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.presets import ablation_names, find_file, run_file
@@ -27,7 +27,7 @@ class AblateCommand:
     learning_rates: tuple[float, ...] = (1.0,)
     """Multiples of its own learning rate that every contender tries, such as 0.5 1 2; the one with
     the fewest validation bits per byte is kept."""
-    output: Path | None = None
+    output: Place | None = None
     """Where the runs and the report go; none = runs/ablations/NAME."""
     max_bytes: Count | None = None
     """Test on the first so many bytes (with an encoder: inputs, in whole rows); none = all of the

@@ -3,13 +3,14 @@
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
 from bytelm.cli import usage
 from bytelm.cli.mistakes import in_a_sentence
-from bytelm.cli.options import check_lists, check_numbers, check_renamed
+from bytelm.cli.options import check_lists, check_numbers, check_places, check_renamed
 from bytelm.cli.variant_options import (
     check_files_named,
     choose_variants,
@@ -18,12 +19,30 @@ from bytelm.cli.variant_options import (
 )
 from bytelm.core.checked import did_you_mean
 from bytelm.core.errors import UserError
+from bytelm.core.places import is_place, place
 from bytelm.core.terminal_text import say
 from bytelm.training.presets import preset_names, some_names
 
 T = TypeVar("T")
 Command = Callable[[Sequence[str]], int]
+PLACES = tyro.constructors.ConstructorRegistry()
+"""How tyro reads paths, which may be addresses."""
 STYLE = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
+
+
+@PLACES.primitive_rule
+def _places(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
+    if info.type is not Path:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: place(words[0]),
+        is_instance=is_place,
+        str_from_instance=lambda path: [str(path)],
+    )
 
 
 def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = None) -> T:
@@ -49,8 +68,10 @@ def parse(kind: type[T], arguments: Sequence[str], program: str, default: Any = 
             default=tyro.MISSING_NONPROP if default is None else default,
             description=f"{inspect.getdoc(kind)}{variants}",
             config=STYLE,
+            registry=PLACES,
         )
     check_lists(command, arguments)
+    check_places(command)
     check_numbers(command)
     return command
 
@@ -65,6 +86,7 @@ def parse_part(kind: type[T], arguments: Sequence[str], program: str) -> tuple[T
             return_unknown_args=True,
             add_help=False,
             config=STYLE,
+            registry=PLACES,
         )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bytelm.cli.arguments import name_argument, parse
+from bytelm.cli.options import Place
 from bytelm.core.terminal_text import say
 from bytelm.training.presets import comparison_names, find_file, run_file
 
@@ -15,7 +16,7 @@ class CompareCommand:
 
     root: Path = Path()
     """Directory to which the paths of the comparison are relative."""
-    output: Path | None = None
+    output: Place | None = None
     """Where runs and report go; none = runs/comparison/NAME."""
     task: int | None = None
     """Do only the run of this number, such as in an array of jobs; then call without it."""

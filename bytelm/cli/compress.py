@@ -15,7 +15,7 @@ import tyro
 
 from bytelm.api import load
 from bytelm.cli.arguments import parse
-from bytelm.cli.options import Count
+from bytelm.cli.options import Count, Place
 from bytelm.codec.codec import ROWS
 from bytelm.codec.container import Header
 from bytelm.core.errors import UserError
@@ -36,7 +36,7 @@ class CompressCommand:
 
     file: Annotated[Path, tyro.conf.Positional]
     """Any file; - reads standard input."""
-    checkpoint: Path
+    checkpoint: Place
     """The run directory."""
     output: Path | None = None
     """New file for the result, - for standard output; none = FILE.bytelm."""

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from bytelm.api import load
 from bytelm.cli.arguments import parse
+from bytelm.cli.options import Place
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import say
 from bytelm.training.checkpoints.scores import Step, chosen_step
@@ -21,18 +21,18 @@ class ConvertCommand:
     """Folder, or name of a model on the Hugging Face hub, to convert to a run: ByT5 or MrT5 in T5's
     format, H-Net or a byte model of LCA-MBP in that of its authors, or a BLT, Llama, Mistral,
     Qwen 2, Qwen 3 or OLMo 2."""
-    output: Path | None = None
+    output: Place | None = None
     """With --from-hf: the run directory to write."""
-    to_hf: Path | None = None
+    to_hf: Place | None = None
     """Folder to write in the format of the family's released models."""
-    checkpoint: Path | None = None
+    checkpoint: Place | None = None
     """With --to-hf and --to-safetensors: the run directory to read."""
     step: Step | None = None
     """With --to-hf and --to-safetensors: which checkpoint: a step, or `best` in validation; none =
     the last."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """With --to-hf: dtype of the tensors; none = float32."""
-    to_safetensors: Path | None = None
+    to_safetensors: Place | None = None
     """Folder to write a model of any family to, which `bytelm.load` and all commands read."""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from bytelm.cli.arguments import parse, preset_argument, work_argument
-from bytelm.cli.options import Bounds, Count
+from bytelm.cli.options import Bounds, Count, Place
 from bytelm.core.errors import UserError
 from bytelm.core.files import check_new_file
 from bytelm.core.terminal_text import say
@@ -80,7 +80,7 @@ class UnigramCommand:
     data: DataConfig
     pieces: Count = 10_000
     """Most pieces of the model; a small text gives fewer."""
-    output: Path = Path("unigram.model")
+    output: Place = Path("unigram.model")
     """The new file; an existing file is never replaced."""
     max_bytes: Count = 20_000_000
     """Most bytes of text to train on; documents are taken in random order."""
@@ -110,7 +110,7 @@ class EntropiesCommand:
     """
 
     data: DataConfig
-    checkpoint: Path
+    checkpoint: Place
     """The entropy model: a run directory or an exported folder."""
     bytes_per_patch: float = 4.5
     """The wanted mean, unless --threshold or --rise is given."""
@@ -129,7 +129,7 @@ class EntropiesCommand:
     """Most bytes of text, of documents in random order, and of each script the first ones."""
     samples: Annotated[int, Bounds(0)] = 3
     """Rows whose first patches are shown."""
-    plot: Path | None = None
+    plot: Place | None = None
     """Also draw the histogram into this new file, .png or .svg."""
 
 

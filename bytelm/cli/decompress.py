@@ -10,6 +10,7 @@ import tyro
 from bytelm.api import load
 from bytelm.cli.arguments import parse
 from bytelm.cli.compress import ENDING, checked_output, opened, tell, writing
+from bytelm.cli.options import Place
 from bytelm.codec.container import check_body, read_header
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import number_of, printable_name
@@ -23,7 +24,7 @@ class DecompressCommand:
 
     file: Annotated[Path, tyro.conf.Positional]
     """What `bytelm compress` wrote; - reads standard input."""
-    checkpoint: Path
+    checkpoint: Place
     """The run directory."""
     output: Path | None = None
     """New file for the result, - for standard output; none = FILE without .bytelm."""

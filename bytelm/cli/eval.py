@@ -1,7 +1,6 @@
 """`bytelm eval`."""
 
 import dataclasses
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +9,11 @@ from typing import Any
 
 from bytelm.api import LoadedModel, load
 from bytelm.cli.arguments import parse, parse_part
-from bytelm.cli.options import Count, names_of
+from bytelm.cli.options import Count, Place, names_of
 from bytelm.cli.usage import HELP
 from bytelm.core.config_json import to_dict
 from bytelm.core.errors import UserError
-from bytelm.core.files import check_new_file, write_whole
+from bytelm.core.files import check_new_file, may_write, write_whole
 from bytelm.core.terminal_text import command_line, printable_name, say
 from bytelm.data.config import DataConfig
 from bytelm.evaluation import Evaluation, Harness, evaluate
@@ -37,7 +36,7 @@ class EvalCommand:
     """Evaluates a checkpoint: exact bits per byte over whole documents, or other evaluations."""
 
     data: DataConfig
-    checkpoint: Path
+    checkpoint: Place
     """The run directory."""
     suite: tuple[str, ...] = ()
     """Names of evaluations, each with options of its own below; `list` shows them all. None = bits,
@@ -56,7 +55,7 @@ class EvalCommand:
     max_bytes: Count | None = None
     """Score only the first so many bytes: the last document is cut, without END; none = all of the
     split. With an encoder: stop after the row that reaches so many inputs."""
-    output: Path | None = None
+    output: Place | None = None
     """New file for the JSON report; none = in the run directory, named after the settings. A page
     of HTML with its charts is written next to it."""
 
@@ -65,10 +64,10 @@ class EvalCommand:
 class _FirstOptions:
     """Those that choose the checkpoint, whose config sets the defaults of the others."""
 
-    checkpoint: Path | None = None
+    checkpoint: Place | None = None
     suite: tuple[str, ...] = ()
     step: Step | None = None
-    output: Path | None = None
+    output: Place | None = None
     verify: bool = True
 
 
@@ -100,7 +99,7 @@ def eval_command(arguments: Sequence[str]) -> int:
             )
         check_new_file(known.output)
         check_new_file(page)
-    read_only = known.output is None and not os.access(known.checkpoint, os.W_OK)
+    read_only = known.output is None and not may_write(known.checkpoint)
     if read_only and known.checkpoint.is_dir():
         warnings.warn(
             f"{known.checkpoint} cannot be written to, so the report is printed and not kept; name "

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from bytelm.api import LoadedModel, load
 from bytelm.cli.arguments import parse
-from bytelm.cli.options import Bounds, Count
+from bytelm.cli.options import Bounds, Count, Place
 from bytelm.cli.prompt_files import Continuations, PromptFile, write_file
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import number_of, printable, printable_name
@@ -27,7 +27,7 @@ from bytelm.training.checkpoints.scores import Step
 class GenerateCommand:
     """Continues prompts with a checkpoint."""
 
-    checkpoint: Path
+    checkpoint: Place
     """The run directory."""
     step: Step | None = None
     """Which checkpoint: a step, or `best` in validation; none = the last."""
@@ -69,7 +69,7 @@ class GenerateCommand:
     """What guesses the next bytes, so that several are read at once; the text stays the same: the
     model's draft heads, the model without its backbone (stale), or what followed the same bytes
     before (lookup)."""
-    draft_checkpoint: Path | None = None
+    draft_checkpoint: Place | None = None
     """The run directory of a small model that drafts."""
     draft_length: Annotated[int, Bounds(1, LONGEST_DRAFT)] = 8
     """Most bytes drafted at a time; it adapts to what pays."""

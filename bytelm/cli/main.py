@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from bytelm.cli import usage
 from bytelm.core import fallible_output
 from bytelm.core.checked import did_you_mean
-from bytelm.core.errors import UserError
+from bytelm.core.errors import UserError, first_line
+from bytelm.core.places import is_of_store
 from bytelm.core.stopping import StopSignals
 from bytelm.core.terminal_text import escape_unwritable, log_to_terminal, printable, say
 
@@ -81,4 +82,9 @@ def _run(arguments: Sequence[str]) -> int:
         is_of_file = error.filename is not None and error.strerror is not None
         what = f"{error.filename}: {error.strerror}" if is_of_file else str(error)
         say(f"error: {what}", sys.stderr)
+        return 2
+    except Exception as error:
+        if not is_of_store(error):
+            raise
+        say(f"error: an address cannot be used: {first_line(error)}", sys.stderr)
         return 2

@@ -4,9 +4,11 @@ import dataclasses
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from bytelm.core.errors import UserError
+from bytelm.core.places import is_place, local
 from bytelm.core.renamed import new_option
 from bytelm.core.variants import Variant
 
@@ -24,6 +26,15 @@ class Bounds:
 
 Count = Annotated[int, Bounds(1)]
 """A count: at least 1."""
+
+
+@dataclass(frozen=True)
+class Addressable:
+    """Annotation of an option: it may be an address, such as `gs://bucket/run`."""
+
+
+Place = Annotated[Path, Addressable()]
+"""A path of this machine or an address; other options with paths refuse addresses."""
 
 
 class Option(NamedTuple):
@@ -54,13 +65,15 @@ class Option(NamedTuple):
         return None if kind.variant_key in vars(kind) else kind
 
     @property
-    def bounds(self) -> Bounds:
-        """Those in its type, or in a member of a union."""
+    def extras(self) -> Iterator[Any]:
+        """The annotations in its type, or in a member of a union."""
         for kind in (self.hint, *typing.get_args(self.hint)):
-            for extra in getattr(kind, "__metadata__", ()):
-                if isinstance(extra, Bounds):
-                    return extra
-        return Bounds()
+            yield from getattr(kind, "__metadata__", ())
+
+    @property
+    def bounds(self) -> Bounds:
+        """Those of a number."""
+        return next((extra for extra in self.extras if isinstance(extra, Bounds)), Bounds())
 
 
 def options_of(config: Any, prefix: str = "--") -> Iterator[Option]:
@@ -112,6 +125,14 @@ def check_numbers(command: Any) -> None:
             raise UserError(f"{name} is {value}; it must be at least {bounds.least}.")
         if value > bounds.most:
             raise UserError(f"{name} is {value}; it must be at most {bounds.most}.")
+
+
+def check_places(command: Any) -> None:
+    """Raises UserError if an option names an address that cannot be one."""
+    for option in options_of(command):
+        is_free = any(isinstance(extra, Addressable) for extra in option.extras)
+        if is_place(option.value) and not is_free:
+            local(option.value, option.name)
 
 
 def check_lists(command: Any, arguments: Sequence[str]) -> None:

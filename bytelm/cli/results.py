@@ -3,12 +3,13 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from bytelm.cli.arguments import parse
+from bytelm.cli.options import Place
 from bytelm.cli.usage import HELP
 from bytelm.core.errors import UserError
 from bytelm.core.files import check_new_file, write_whole
+from bytelm.core.places import place
 from bytelm.core.terminal_text import printable_name, say
 from bytelm.evaluation.page.drawing import write_png
 from bytelm.experiments.results.collect import collect
@@ -23,14 +24,14 @@ class ResultsCommand:
     format: Format | None = None
     """The form of the table; none = by the ending of --output (.md, .csv, .tex, .html), or
     markdown."""
-    output: Path | None = None
+    output: Place | None = None
     """File for the table; none = printed."""
     baseline: str | None = None
     """Name of a run; the others' differences from it are shown, paired by document."""
     columns: tuple[str, ...] = ()
     """Config options and figures to show, or patterns such as 'perturbed/*/bpb'; none = the options
     that differ, and all figures without a slash (CSV: all)."""
-    curves: Path | None = None
+    curves: Place | None = None
     """Also draw validation during training into this PNG file."""
     overwrite: bool = False
     """Let --output and --curves replace a file."""
@@ -41,9 +42,9 @@ def results_command(arguments: Sequence[str]) -> int:
 
     `bytelm results FOLDER... [--baseline RUN] [--output FILE] [options]`
     """
-    places = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
-    command = parse(ResultsCommand, arguments[len(places) :], "results FOLDER...")
-    if not places and not HELP & set(arguments):
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    command = parse(ResultsCommand, arguments[len(words) :], "results FOLDER...")
+    if not words and not HELP & set(arguments):
         raise UserError("name folders that hold runs first: `bytelm results FOLDER...`.")
     for option, path in (("--output", command.output), ("--curves", command.curves)):
         if path and path.is_file() and not command.overwrite:
@@ -54,7 +55,7 @@ def results_command(arguments: Sequence[str]) -> int:
             check_new_file(path, option)
     if command.curves and command.curves.suffix != ".png":
         raise UserError(f"--curves {command.curves} is drawn as PNG; give it the ending .png.")
-    runs, rows = collect([Path(place) for place in places])
+    runs, rows = collect([place(word) for word in words])
     found = results(runs, rows, baseline=command.baseline, columns=command.columns)
     text = text_of(found, _format(command))
     if command.curves:

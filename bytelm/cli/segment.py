@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bytelm.api import load
 from bytelm.cli.arguments import parse
-from bytelm.cli.options import Count
+from bytelm.cli.options import Count, Place
 from bytelm.core.errors import UserError
 from bytelm.core.files import check_new_file, write_whole
 from bytelm.core.terminal_text import say
@@ -25,7 +25,7 @@ from bytelm.training.checkpoints.scores import Step
 class SegmentCommand:
     """Shows a checkpoint's patches of a text, and their bits per byte."""
 
-    checkpoint: Path
+    checkpoint: Place
     """The run directory."""
     step: Step | None = None
     """Which checkpoint: a step, or `best` in validation; none = the last."""
@@ -35,9 +35,9 @@ class SegmentCommand:
     """A file with the text, in place of --text."""
     stride: Count | None = None
     """Symbols that each window scores, with the rest as context; none = half a row."""
-    html: Path | None = None
+    html: Place | None = None
     """Also write a page with a heat map of bits per byte under the patches."""
-    json: Path | None = None
+    json: Place | None = None
     """Also write the patches and their bits as JSON, with those of all levels nested."""
     overwrite: bool = False
     """Let --html and --json replace a file."""

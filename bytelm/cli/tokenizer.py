@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bytelm.cli.arguments import parse, preset_argument, work_argument
-from bytelm.cli.options import Count
+from bytelm.cli.options import Count, Place
 from bytelm.data.config import DataConfig
 from bytelm.data.open_data import OpenData
 from bytelm.data.write_tokenizer import write_tokenizer
@@ -27,7 +27,7 @@ class TokenizerCommand:
     """Most bytes of text to train on; documents are taken in random order."""
     transition: float = 0.8
     """With superbpe: share of the tokens that are made within words."""
-    output: Path | None = None
+    output: Place | None = None
     """The new file; none = KIND-SIZE.json, or KIND-SIZE.model of SentencePiece."""
 
 

@@ -11,6 +11,7 @@ import jax
 import tyro
 
 from bytelm.cli.arguments import name_argument, parse, parse_part, preset_argument
+from bytelm.cli.options import Place
 from bytelm.core import compilation_cache
 from bytelm.core.config_json import files_needed
 from bytelm.core.errors import UserError
@@ -36,7 +37,7 @@ class TrainCommand:
     """Trains a model from a config."""
 
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
-    run_dir: Path | None = None
+    run_dir: Place | None = None
     """Run directory; none = the first free of runs/PRESET, runs/PRESET-2, ..."""
     resume: bool = False
     """Continue from the last checkpoint in --run-dir, or start there if it has none."""
@@ -159,7 +160,7 @@ def _say_how_it_ended(result: Any, files: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class _Resumed:
-    run_dir: Path | None = None
+    run_dir: Place | None = None
     resume: bool = False
 
 

@@ -1,4 +1,4 @@
-"""The exception for mistakes that a user can put right."""
+"""The exception for mistakes that a user can put right, and the words of others."""
 
 
 class UserError(Exception):
@@ -6,6 +6,11 @@ class UserError(Exception):
 
     The command line prints the message without a traceback and exits with status 2.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The message of an error, as one line of at most 200 characters."""
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 class StoppedError(UserError):

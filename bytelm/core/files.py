@@ -1,4 +1,8 @@
-"""Files and folders: written whole or not at all, and checked before the work starts."""
+"""Files and folders: written whole or not at all, and checked before the work starts.
+
+At an address (`core/places.py`) a file is one object, which stores write whole. A folder is copied
+there file by file, and readers know it as whole by the one that is written last.
+"""
 
 import atexit
 import contextlib
@@ -13,7 +17,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from bytelm.core.errors import UserError
+from bytelm.core.errors import UserError, first_line
+from bytelm.core.places import file_system, is_address, is_address_text, is_of_store, objects, send
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -23,18 +28,29 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     if isinstance(content, str):
         content = content.encode(errors="backslashreplace")
+    if is_address(path):
+        system, name = file_system(path)
+        system.pipe_file(name, content)
+        return
     partial = _temporary(path)
     partial.write_bytes(content)
     os.replace(partial, path)
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path, last: str) -> Iterator[Path]:
     """A temporary folder to write into, which is renamed to `folder` when all is written.
+
+    For an address it is a local one, whose files are copied; `last` names the file that comes after
+    all others, without which `folder` is not what it is to be.
 
     Raises:
         UserError: if `folder` is a file, or holds files.
     """
+    if is_address(folder):
+        with _folder_to_send(folder, last) as partial:
+            yield partial
+        return
     folder = folder.resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} exists and holds files; choose another place.")
@@ -48,14 +64,57 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _folder_to_send(folder: Path, last: str) -> Iterator[Path]:
+    if folder.is_file() or objects(folder):
+        raise UserError(f"{folder} exists and holds files; choose another place.")
+    with tempfile.TemporaryDirectory(prefix="bytelm-") as temporary:
+        partial = Path(temporary)
+        yield partial
+        files = (file for file in partial.rglob("*") if file.is_file())
+        names = sorted(str(file.relative_to(partial)) for file in files)
+        send(partial, folder, [name for name in names if name != last])
+        send(partial, folder, [name for name in names if name == last])
+
+
 def write_new(path: Path, content: str) -> None:
     """Writes a new file, as UTF-8; it appears whole or not at all.
 
     Raises:
-        FileExistsError: if the file exists; it is left as it is.
+        FileExistsError: if the file exists; it is left as it is. A store without conditional writes
+            is asked first, so that of two processes at the same moment one may go unnoticed.
     """
+    if is_address(path):
+        create(path, content.encode())
+        return
     with new_file(path) as file:
         file.write(content.encode())
+
+
+def create(address: Path, content: bytes) -> None:
+    """Writes a new object; FileExistsError if there is one.
+
+    S3, Google's and Azure's stores decide between two processes at the same moment.
+    """
+    system, name = file_system(address)
+    if system.exists(name):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(address))
+    try:
+        system.pipe_file(name, content, mode="create")
+    except Exception as error:
+        if is_of_store(error) or isinstance(error, OSError):
+            _raise_if_there(address, error)
+        raise
+
+
+def _raise_if_there(address: Path, error: Exception) -> None:
+    """Raises FileExistsError for a write that was refused because the object exists.
+
+    Stores say so in different ways.
+    """
+    words = ("precondition", "conditional", "already exists", "412", "file exists")
+    if isinstance(error, FileExistsError) or any(word in str(error).lower() for word in words):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(address)) from error
 
 
 @contextlib.contextmanager
@@ -95,8 +154,18 @@ def write_next(path: Path, content: str) -> Path:
     return place
 
 
+def may_write(folder: Path) -> bool:
+    """Whether a folder can be written to; of an address that is known only afterwards."""
+    return is_address(folder) or os.access(folder, os.W_OK)
+
+
 def check_new_file(path: Path, option: str = "--output") -> None:
     """Raises UserError if a file exists already or could not be written."""
+    if is_address(path):
+        _check_reachable(path, option)
+        if path.exists():
+            raise UserError(f"{path} exists already; choose another {option}.")
+        return
     if path.is_dir():
         raise UserError(f"{option}: {path} is a directory; name a file in it.")
     if path.exists() or path.is_symlink():
@@ -109,11 +178,25 @@ def check_new_file(path: Path, option: str = "--output") -> None:
 
 def check_folder(path: Path, option: str = "--output") -> None:
     """Raises UserError if a path is a file, is below one, or could not be written to."""
+    if is_address(path):
+        _check_reachable(path, option)
+        if path.is_file():
+            raise UserError(f"{option}: {path} is a file; choose another place.")
+        return
     nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not nearest.is_dir():
         raise UserError(f"{option}: {nearest} is a file; choose another place.")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{option}: {nearest} cannot be written to; choose another place.")
+
+
+def _check_reachable(address: Path, option: str) -> None:
+    """Raises UserError if a store cannot be asked about an address."""
+    try:
+        address.exists()
+    except Exception as error:  # of the store, the network or the credentials
+        words = first_line(error).rstrip(".")
+        raise UserError(f"{option}: {address} cannot be reached: {words}.") from error
 
 
 def name_part(text: str) -> str:
@@ -157,45 +240,8 @@ def _link(directory: Path) -> Path:
 
 
 def absolute(names: Iterable[str]) -> tuple[str, ...]:
-    """File names or globs as absolute paths, with `~` expanded."""
-    return tuple(os.path.abspath(os.path.expanduser(name)) for name in names)
-
-
-class GrowingFile:
-    """Appends records to a file: each is written whole or not at all.
-
-    A record that cannot be written is kept in memory and retried with the next one.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("ab", buffering=0)
-        self._left = b""
-
-    def append(self, record: bytes) -> None:
-        """Writes the records that are left, then this one; raises OSError if it cannot now."""
-        self._left += record
-        self._write()
-
-    def close(self) -> None:
-        """Tries once more to write the records that are left; raises OSError if they are lost."""
-        try:
-            self._write()
-        finally:
-            self._file.close()
-
-    def _write(self) -> None:
-        if not self._left:
-            return
-        status = os.fstat(self._file.fileno())
-        if status.st_nlink == 0:
-            raise OSError(errno.ENOENT, "it was removed during the run", str(self._path))
-        written = 0
-        try:
-            while written < len(self._left):
-                written += self._file.write(self._left[written:])
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file.fileno(), status.st_size)
-            raise
-        self._left = b""
+    """File names or globs as absolute paths, with `~` expanded; addresses as they are."""
+    return tuple(
+        name if is_address_text(name) else os.path.abspath(os.path.expanduser(name))
+        for name in names
+    )

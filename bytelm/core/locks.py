@@ -1,4 +1,7 @@
-"""File locks, which the operating system releases when their process ends."""
+"""File locks, which the operating system releases when their process ends.
+
+At an address a lock is an object (`core/object_lock.py`).
+"""
 
 import contextlib
 import errno
@@ -12,7 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from bytelm.core.object_lock import ObjectLock
+from bytelm.core.places import is_address
+
 POLL_SECONDS = 0.1
+OBJECT_POLL_SECONDS = 1.0
 REMIND_SECONDS = 60.0
 """How often a waiting process says what it waits for."""
 
@@ -27,14 +34,23 @@ def exclusive(path: Path, purpose: str) -> Iterator[bool]:
     of a machine that is gone.
 
     Args:
-        path: the lock file; it is not removed afterwards.
+        path: the lock file; it is not removed afterwards, except for an object.
         purpose: what the lock is for, such as `write the packed text of x.txt`.
 
     Yields:
         whether the lock is held; False, after a warning, where the file system has no locks.
     """
-    asked = time.monotonic()
-    reminded = -REMIND_SECONDS
+    remind = _Reminder(path, purpose)
+    if is_address(path):
+        lock = ObjectLock(path)
+        while not lock.take():
+            remind(lock.holder)
+            time.sleep(OBJECT_POLL_SECONDS)
+        try:
+            yield True
+        finally:
+            lock.release()
+        return
     while True:
         with path.open("a+") as file:
             held = _try(file, path)
@@ -46,16 +62,25 @@ def exclusive(path: Path, purpose: str) -> Iterator[bool]:
                 file.flush()
                 yield held
                 return
-        waited = time.monotonic() - asked
-        if waited - reminded >= REMIND_SECONDS:
+        remind(holder(path))
+        time.sleep(POLL_SECONDS)
+
+
+class _Reminder:
+    """Says from time to time what a process waits for."""
+
+    def __init__(self, path: Path, purpose: str) -> None:
+        self._path, self._purpose, self._last = path, purpose, -REMIND_SECONDS
+
+    def __call__(self, holder: str) -> None:
+        if time.monotonic() - self._last >= REMIND_SECONDS:
             logger.warning(
                 "waiting for %s to %s; if that process no longer runs, remove %s",
-                holder(path),
-                purpose,
-                path,
+                holder,
+                self._purpose,
+                self._path,
             )
-            reminded = waited
-        time.sleep(POLL_SECONDS)
+            self._last = time.monotonic()
 
 
 def _try(file: IO[str], path: Path) -> bool | None:

@@ -25,7 +25,7 @@ def printable(text: str) -> str:
 
 def printable_name(name: str | os.PathLike[str]) -> str:
     """As `printable`, for a file name or a word in a message: line ends are replaced too."""
-    return os.fspath(name).translate(_ON_ONE_LINE)
+    return str(name).translate(_ON_ONE_LINE)
 
 
 def number_of(count: int, one: str, several: str | None = None) -> str:

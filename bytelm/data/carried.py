@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bytelm.core.errors import UserError
 from bytelm.core.files import write_whole
+from bytelm.core.places import place
 from bytelm.data.config import DataConfig
 from bytelm.data.corpus.entries import digest_of
 from bytelm.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -54,7 +55,7 @@ def with_copies(data: DataConfig, run: Path, saved: DataConfig | None) -> DataCo
 
 def _check_same(field: str, named: str, copy: Path) -> None:
     try:
-        content = Path(named).expanduser().read_bytes()
+        content = place(named).expanduser().read_bytes()
     except OSError as error:
         raise UserError(
             f"data.{field}: cannot read {named} ({error.strerror}); name the run's copy, {copy}."

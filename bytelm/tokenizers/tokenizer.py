@@ -18,6 +18,7 @@ import tokenizers
 from sentencepiece import SentencePieceProcessor
 
 from bytelm.core.errors import UserError
+from bytelm.core.places import place
 from bytelm.core.vocabulary import Vocabulary
 from bytelm.tokenizers.cutting import FindCut, apart_in_tokens, of_hugging_face, steps, stretches
 from bytelm.tokenizers.diagnosis import explain
@@ -108,7 +109,7 @@ class Tokenizer:
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer of a file; UserError if it is missing, and as `Tokenizer`."""
     try:
-        content = Path(path).expanduser().read_bytes()
+        content = place(path).expanduser().read_bytes()
     except OSError as error:
         raise UserError(
             f"cannot read the tokenizer {path} ({error.strerror}); name a tokenizer.json or a "

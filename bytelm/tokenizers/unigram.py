@@ -2,12 +2,12 @@
 
 import hashlib
 import re
-from pathlib import Path
 
 import numpy as np
 from sentencepiece import SentencePieceProcessor
 
 from bytelm.core.errors import UserError
+from bytelm.core.places import place
 
 INVALID_BYTE = re.compile("[\udc80-\udcff]")
 """A byte that is not UTF-8, as `surrogateescape` decodes it."""
@@ -27,7 +27,7 @@ class Unigram:
         """Reads a file; UserError if it is missing, or no SentencePiece model."""
         how = "make one with `bytelm data unigram PRESET --output"
         try:
-            content = Path(path).expanduser().read_bytes()
+            content = place(path).expanduser().read_bytes()
         except OSError as error:
             raise UserError(
                 f"data.unigram: cannot read the model {path} ({error.strerror}); {how} {path}`."

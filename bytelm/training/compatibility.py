@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bytelm.core.config_json import differences, to_dict
 from bytelm.core.errors import UserError
+from bytelm.core.places import place
 from bytelm.core.vocabulary import BYTES
 from bytelm.models import ModelConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
@@ -297,7 +298,7 @@ def read_initial(
     heads that the new model lacks, or has in another form.
     """
     run = str(config.train.initial)
-    found = load_model(Path(run), verify=verify)
+    found = load_model(place(run), verify=verify)
     if len(set(gather_json(found.step))) > 1:
         raise UserError(f"processes read different checkpoints of train.initial {run}.")
     patches, saved = entropy_patches(config.model), flatten_dict(found.params, sep="/")

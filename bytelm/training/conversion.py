@@ -10,8 +10,9 @@ from typing import Any
 import jax
 from safetensors import SafetensorError
 
-from bytelm.core.errors import UserError
+from bytelm.core.errors import UserError, first_line
 from bytelm.core.files import new_folder
+from bytelm.core.places import is_address_text
 from bytelm.data.carried import carry
 from bytelm.data.config import DataConfig, NextByte, SpanCorruption
 from bytelm.models.released.blt import BLTFormat
@@ -23,10 +24,10 @@ from bytelm.models.released.t5 import T5Format
 from bytelm.tokenizers.published import token_name, tokenizer_json
 from bytelm.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from bytelm.training.checkpoints.checkpoint import load_model, save_model
+from bytelm.training.checkpoints.scores import FOLDER
 from bytelm.training.checkpoints.tensor_files import (
     WEIGHTS,
     Tensors,
-    first_line,
     read_folder,
     read_json,
     write_safetensors,
@@ -34,7 +35,7 @@ from bytelm.training.checkpoints.tensor_files import (
 from bytelm.training.checkpoints.torch_files import open_torch
 from bytelm.training.entropy_models import with_digest
 from bytelm.training.experiment import ExperimentConfig, to_json
-from bytelm.training.run_directory import provenance
+from bytelm.training.run_directory import COMMIT, provenance
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -65,7 +66,9 @@ def from_hf(source: str, run_dir: Path) -> str:
     Raises:
         UserError: if the source cannot be read or is of no known format, or `run_dir` has files.
     """
-    with new_folder(run_dir) as partial:
+    if is_address_text(source):
+        raise UserError(f"{source} is an address; copy the released model to this machine first.")
+    with new_folder(run_dir, last=f"{FOLDER}/0/{COMMIT}") as partial:
         folder = Path(source) if Path(source).exists() else _download(source)
         weights, file = _open_weights(folder)
         form, data, saved = _recognised(folder, file)
@@ -102,7 +105,7 @@ def to_hf(run: Path, folder: Path, step: int | None = None, dtype: str = "float3
         UserError: if there is no such checkpoint, its family has no released format or this model
             has no place in it, or `folder` has files.
     """
-    with new_folder(folder) as partial:
+    with new_folder(folder, last=CONFIG) as partial:
         saved = load_model(run, step)
         model = saved.config.model
         written = (form for form, _ in FORMATS if isinstance(form, WrittenFormat))

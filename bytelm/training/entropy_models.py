@@ -18,6 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bytelm.core.config_json import mapped, to_dict
 from bytelm.core.errors import UserError
+from bytelm.core.places import place
 from bytelm.data.config import NextByte
 from bytelm.data.corpus.entropies import EntropyReader
 from bytelm.models import ModelConfig
@@ -54,7 +55,7 @@ def with_entropy_model(
     if resumed is not None:
         own = entropy_patches(resumed.model)
     elif named is not None and config.train.initial is not None:
-        start = entropy_patches(load_model(Path(config.train.initial), verify=verify).config.model)
+        start = entropy_patches(load_model(place(config.train.initial), verify=verify).config.model)
         is_same = start is not None and named.digest is not None and named.digest == start.digest
         if start is not None and (named.checkpoint is None or is_same):
             own = replace(start, checkpoint=None)
@@ -90,7 +91,7 @@ def read_entropy_model(
         UserError: if `option` names no checkpoint, or one of another kind of model.
     """
     try:
-        found = load_model(Path(str(patches.checkpoint)), verify=verify)
+        found = load_model(place(str(patches.checkpoint)), verify=verify)
     except UserError as error:
         raise UserError(f"{option}: {error}") from error
     patches.check_model(found.config.model, option)

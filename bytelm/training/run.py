@@ -151,6 +151,7 @@ class TrainingRun(RunParts):
             return
         self.collect()
         with loop.record.paused():
+            self.reporter.flush()
             # The resumed run calls the hooks that a stop leaves out.
             hooks_step = loop.hooks_step if self.is_stopping else self.step
             is_validated = loop.validated_step == self.step

@@ -5,12 +5,13 @@ import fcntl
 import importlib.metadata
 import itertools
 import json
+import logging
 import os
 import platform
-import shutil
 import socket
 import subprocess
 import sys
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -19,8 +20,11 @@ from typing import Any
 
 import jax
 
-from bytelm.core.errors import UserError
+from bytelm.core.errors import UserError, first_line
 from bytelm.core.files import write_whole
+from bytelm.core.locks import OBJECT_POLL_SECONDS
+from bytelm.core.object_lock import ObjectLock
+from bytelm.core.places import copy_file, is_address, is_of_store, move, place, remove
 from bytelm.data.carried import carry
 from bytelm.data.open_data import OpenData
 from bytelm.data.run_text import run_text
@@ -31,10 +35,18 @@ CONFIG = "config.json"
 """The resolved config."""
 LOCK = ".lock"
 """Locked by the process that writes the directory."""
+COMMIT = "commit_success.txt"
+"""File that Orbax writes into a checkpoint when it is whole; at an address it is the last one."""
 _NOT_COPIED = (LOCK, "wandb_id")
 """Files that belong to one run directory alone."""
 _PACKAGES = "bytelm jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets numpy".split()
 """Packages whose versions are recorded."""
+
+logger = logging.getLogger(__name__)
+
+
+class InUseError(UserError):
+    """Another process has the run directory."""
 
 
 @contextlib.contextmanager
@@ -43,12 +55,18 @@ def lock(run_dir: Path) -> Iterator[None]:
 
     The operating system releases the lock when the process ends in any way, so no lock is stale. In
     a run of several processes, only process 0 takes it. There is a warning if the file system has
-    no locks, such as on some clusters.
+    no locks, such as on some clusters. At an address the lock is an object, which its process has
+    to renew (`core/object_lock.py`): that of a process that was killed is waited for.
 
     Raises:
-        UserError: if another process has the run directory, or it cannot be written.
+        InUseError: if another process has the run directory.
+        UserError: if it cannot be written.
     """
     path = run_dir / LOCK
+    if is_address(path):
+        with _object_lock(run_dir, path):
+            yield
+        return
     try:
         path.touch()
     except OSError as error:
@@ -61,10 +79,7 @@ def lock(run_dir: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = file.read() or "another process"
-            raise UserError(
-                f"run directory {run_dir} is in use by {holder}; "
-                "wait until that ends, or choose another with --run-dir"
-            ) from None
+            raise _in_use(run_dir, holder) from None
         except OSError as error:
             warnings.warn(
                 f"run directory {run_dir} is on a file system without locks ({error.strerror}): "
@@ -77,17 +92,56 @@ def lock(run_dir: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _object_lock(run_dir: Path, path: Path) -> Iterator[None]:
+    lock = ObjectLock(path)
+    said = False
+    try:
+        while not lock.take():
+            if lock.holder_lives:
+                raise _in_use(run_dir, lock.holder)
+            if not said:
+                logger.warning("finding out whether %s still uses %s", lock.holder, run_dir)
+            said = True
+            time.sleep(OBJECT_POLL_SECONDS)
+    except Exception as error:
+        if not (is_of_store(error) or isinstance(error, OSError)):
+            raise
+        raise UserError(
+            f"run directory {run_dir} cannot be written ({first_line(error)}); choose another "
+            "with --run-dir"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _in_use(run_dir: Path, holder: str) -> InUseError:
+    return InUseError(
+        f"run directory {run_dir} is in use by {holder}; wait until that ends, or choose another "
+        "with --run-dir"
+    )
+
+
 def unused_directory(base: Path) -> Path:
     """The first of `base`, `base-2`, `base-3`, ... that does not exist."""
     later = (base.with_name(f"{base.name}-{number}") for number in itertools.count(2))
-    return next(path for path in itertools.chain([base], later) if not os.path.lexists(path))
+    return next(path for path in itertools.chain([base], later) if not _exists(path))
+
+
+def _exists(path: Path) -> bool:
+    return path.exists() if is_address(path) else os.path.lexists(path)
 
 
 def new_run_directory(base: Path) -> Path:
     """Creates and returns the first of `base`, `base-2`, `base-3`, ... that does not exist.
 
-    Two processes that call it at once get different directories.
+    Two processes that call it at once get different directories; at an address, where directories
+    cannot be created, they may get the same one, which only one of them can then lock.
     """
+    if is_address(base):
+        return unused_directory(base)
     base.parent.mkdir(parents=True, exist_ok=True)
     while True:
         candidate = unused_directory(base)
@@ -99,7 +153,9 @@ def new_run_directory(base: Path) -> Path:
 
 
 def remove_if_unused(run_dir: Path) -> None:
-    """Removes a run directory that holds nothing but the lock."""
+    """Removes a run directory that holds nothing but the lock; at an address there is then none."""
+    if is_address(run_dir):
+        return
     if [path.name for path in run_dir.iterdir()] in ([], [LOCK]):
         (run_dir / LOCK).unlink(missing_ok=True)
         run_dir.rmdir()
@@ -126,7 +182,7 @@ def text_trained_on(
     earlier = run_dir if resuming else config.train.initial
     if earlier is not None:
         unknown = make_record([], complete=False, sources=[])
-        record = (load_record(Path(earlier)) or unknown).followed_by(record)
+        record = (load_record(place(earlier)) or unknown).followed_by(record)
     return record
 
 
@@ -180,7 +236,7 @@ def set_unreadable_aside(folder: Path, steps: list[int]) -> None:
     """Moves unreadable checkpoints out of `folder`, each to a directory next to it."""
     for step in sorted(steps, reverse=True):
         aside = new_run_directory(folder.with_name(f"unreadable_checkpoint_{step}"))
-        (folder / str(step)).rename(aside)
+        move(folder / str(step), aside, last=COMMIT)
 
 
 def set_aside_as_run(folder: Path, steps: list[int], start: int) -> Path:
@@ -192,14 +248,14 @@ def set_aside_as_run(folder: Path, steps: list[int], start: int) -> Path:
     """
     run = folder.parent
     aside = new_run_directory(run / f"after_step_{start}")
-    (aside / folder.name).mkdir()
+    (aside / folder.name).mkdir(parents=True)
     try:
         for file in run.iterdir():
             if file.is_file() and file.name not in _NOT_COPIED:
-                shutil.copy2(file, aside / file.name)
+                copy_file(file, aside / file.name)
     except OSError:  # such as a full disk; nothing has been moved yet
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
         raise
     for step in sorted(steps, reverse=True):
-        (folder / str(step)).rename(aside / folder.name / str(step))
+        move(folder / str(step), aside / folder.name / str(step), last=COMMIT)
     return aside

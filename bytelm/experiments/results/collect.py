@@ -14,6 +14,7 @@ import numpy as np
 from bytelm.core.chart import Chart
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
+from bytelm.core.places import is_address, objects
 from bytelm.core.terminal_text import number_of, printable_name
 from bytelm.evaluation.report import Items
 from bytelm.evaluation.suite import Evaluation
@@ -130,6 +131,12 @@ def collect(places: Sequence[Path]) -> tuple[list[FoundRun], list[Measured]]:
 
 def _run_folders(place: Path) -> Iterator[Path]:
     """The run directories in a folder; those inside another, such as runs set aside, are left."""
+    if is_address(place):
+        names = {name.rpartition("/")[0] for name in objects(place) if Path(name).name == CONFIG}
+        found = [place / name if name else place for name in sorted(names)]
+        runs = [folder for folder in found if _saved_config(folder)]
+        yield from (run for run in runs if not any(other in run.parents for other in runs))
+        return
     for folder, inside, names in os.walk(place):
         if CONFIG in names and _saved_config(Path(folder)):
             inside.clear()

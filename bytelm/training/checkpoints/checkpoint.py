@@ -6,23 +6,25 @@ A checkpoint is complete or absent: Orbax writes it under another name and renam
 versions, data fingerprint), and `digests` of all of these, which are checked when they are read.
 """
 
+import contextlib
 import functools
 import logging
 import math
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from bytelm.core.errors import UserError
+from bytelm.core.errors import UserError, first_line
 from bytelm.core.files import plain_path
+from bytelm.core.places import is_address
 from bytelm.data.carried import carried_tokenizer
 from bytelm.training.checkpoints.digests import DIGESTS, LOOP, Digests, digest_arrays, digest_json
 from bytelm.training.checkpoints.exported import ABOUT, SavedModel, load_exported, restore_target
@@ -34,12 +36,18 @@ from bytelm.training.checkpoints.reading import (
 )
 from bytelm.training.checkpoints.scores import FOLDER, mend_scores, rank, score_of
 from bytelm.training.checkpoints.scores import ITEM as SCORE
-from bytelm.training.checkpoints.tensor_files import first_line
+from bytelm.training.checkpoints.staging import (
+    staged_for_reading,
+    staged_for_run,
+    whole_steps,
+)
 from bytelm.training.distributed import gather_json
 from bytelm.training.experiment import ExperimentConfig, as_saved
 from bytelm.training.metrics.record import LoopState
 from bytelm.training.run_directory import set_aside_as_run, set_unreadable_aside
 from bytelm.training.step import TrainState
+
+T = TypeVar("T")
 
 __all__ = ["Checkpoints", "Restored", "SavedModel", "last_step", "load_model", "save_model"]
 
@@ -79,10 +87,12 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         hush_stragglers()
+        self._staged = staged_for_run(self.folder) if is_address(self.folder) else None
+        self._local = self._staged.local if self._staged else plain_path(self.folder)
         if jax.process_index() == 0:
-            mend_scores(self.folder)
+            mend_scores(self._staged.local if self._staged else self.folder)
         gather_json(None)  # the other processes wait for it
-        self._manager = ocp.CheckpointManager(plain_path(self.folder), options=options)
+        self._manager = ocp.CheckpointManager(self._local, options=options)
 
     @property
     def last_step(self) -> int | None:
@@ -113,13 +123,19 @@ class Checkpoints:
             digest_json(SCORE, metrics) if known else {},
         )
         with self._write_errors():
+            if self._staged:
+                self._staged.wait()
             self._make_folder()
             self._manager.save(step, args=items, metrics=metrics)
+            if self._staged:
+                self._staged.send(step)
 
     def wait(self) -> None:
         """Waits until the checkpoint being written is complete."""
         with self._write_errors():
             self._manager.wait_until_finished()
+            if self._staged:
+                self._staged.wait()
 
     def restore(
         self,
@@ -160,12 +176,17 @@ class Checkpoints:
             state = TrainState(params=reader.arrays("params", target.params), **rest)
             return Restored(reader.step, state, data, loop, provenance)
 
-        return first_readable(self._manager, self.folder.parent, step, read, verify=verify)
+        return self._first_readable(step, read, verify)
 
     def config(self, step: int | None = None, *, verify: bool = True) -> ExperimentConfig:
         """The config of a checkpoint; by default, of the last one whose config can be read."""
-        run, read = self.folder.parent, CheckpointReader.config
-        return first_readable(self._manager, run, step, read, verify=verify)
+        return self._first_readable(step, CheckpointReader.config, verify)
+
+    def _first_readable(
+        self, step: int | None, read: Callable[[CheckpointReader], T], verify: bool
+    ) -> T:
+        run, staged = self.folder.parent, self._staged
+        return first_readable(self._manager, run, step, read, verify=verify, staged=staged)
 
     def set_aside_after(self, step: int, *, unreadable: bool) -> Path | None:
         """Moves the checkpoints after `step` away, so that these steps can be saved again.
@@ -180,6 +201,8 @@ class Checkpoints:
                 set_unreadable_aside(self.folder, later)
             else:
                 aside = set_aside_as_run(self.folder, later, step)
+        if self._staged:
+            self._staged.forget(later)
         gather_json(None)  # the other processes wait for it
         self._manager.reload()
         return aside
@@ -188,31 +211,40 @@ class Checkpoints:
         """Waits until everything is written."""
         with self._write_errors():
             self._manager.close()
+            if self._staged:
+                self._staged.wait()
+                if jax.process_index() == 0:
+                    self._staged.remove_old()
+                self._staged.close()
 
     def _make_folder(self) -> None:
         """Makes the folder again if it was removed since the run started."""
-        if not self.folder.is_dir():
+        if not self._local.is_dir():
             warnings.warn(
                 f"{self.folder} is gone, with the checkpoints in it; the next one creates it "
                 "again.",
                 stacklevel=3,
             )
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._local.mkdir(parents=True, exist_ok=True)
             self._manager.reload()
 
     @contextmanager
     def _write_errors(self) -> Iterator[None]:
         try:
             yield
+        except UserError:  # of the copy at an address
+            raise
         except Exception as error:  # of the storage layers
-            if _is_missing(error) or not self.folder.is_dir():
+            if self._staged:
+                self._staged.give_up()
+            if _is_missing(error) or not self._local.is_dir():
                 raise UserError(
                     f"a checkpoint in {self.folder} was removed while it was written; the run "
                     "stops; continue with --resume from the last one that is there, if any."
                 ) from error
-            free = shutil.disk_usage(self.folder).free / 2**20
+            free = shutil.disk_usage(self._local).free / 2**20
             raise UserError(
-                f"a checkpoint could not be written to {self.folder} ({free:.0f} MiB free): "
+                f"a checkpoint could not be written to {self._local} ({free:.0f} MiB free): "
                 f"{first_line(error)}. The run stops; the checkpoints completed "
                 "before are intact. Free some space, then continue with --resume."
             ) from error
@@ -272,6 +304,8 @@ def save_model(
 def last_step(run: Path) -> int | None:
     """Step of the last complete checkpoint in a run directory, if any."""
     folder = run.absolute() / FOLDER
+    if is_address(folder):
+        return max(whole_steps(folder), default=None)
     if not folder.is_dir():
         return None
     return max(ocp.utils.checkpoint_steps(plain_path(folder)), default=None)
@@ -315,7 +349,11 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
     options = ocp.CheckpointManagerOptions(
         read_only=True, create=False, save_interval_steps=0, lightweight_initialize=True
     )
-    with _hushed(), ocp.CheckpointManager(plain_path(folder), options=options) as manager:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_hushed())
+        staged = stack.enter_context(staged_for_reading(folder)) if is_address(folder) else None
+        local = staged.local if staged else plain_path(folder)
+        manager = stack.enter_context(ocp.CheckpointManager(local, options=options))
         if not manager.all_steps():
             raise UserError(f"{run} has no complete checkpoint yet.")
 
@@ -330,4 +368,4 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
                 config, reader.step, graphdef, params, provenance, loop, tokenizer, run
             )
 
-        return first_readable(manager, run, step, read, verify=verify)
+        return first_readable(manager, run, step, read, verify=verify, staged=staged)

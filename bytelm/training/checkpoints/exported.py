@@ -7,7 +7,7 @@ the tokenizer if there is one, the record of the training text, and a model card
 
 import json
 import math
-import shutil
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from jax.sharding import SingleDeviceSharding
 from safetensors import SafetensorError
 
 from bytelm.core.config_json import files_needed
-from bytelm.core.errors import UserError
+from bytelm.core.errors import UserError, first_line
 from bytelm.core.files import new_folder
+from bytelm.core.places import fetch, is_address, objects
 from bytelm.data.carried import carried_tokenizer, carry
 from bytelm.data.text_record import FILE as TEXT_RECORD
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
@@ -30,7 +31,6 @@ from bytelm.tokenizers.tokenizer import Tokenizer
 from bytelm.training.checkpoints.digests import check, digest_arrays, digest_json
 from bytelm.training.checkpoints.tensor_files import (
     WEIGHTS,
-    first_line,
     read_folder,
     read_json,
     write_safetensors,
@@ -122,7 +122,7 @@ def export(saved: SavedModel, folder: Path, shard_bytes: int = SHARD_BYTES) -> N
             **digest_json("loop", loop),
         },
     }
-    with new_folder(folder) as partial:
+    with new_folder(folder, last=ABOUT) as partial:
         try:
             _write_weights(saved.params, partial, shard_bytes)
         except (OSError, SafetensorError) as error:
@@ -132,7 +132,7 @@ def export(saved: SavedModel, folder: Path, shard_bytes: int = SHARD_BYTES) -> N
         (partial / "README.md").write_text(model_card(saved, folder.resolve().name))
         carry(partial, saved.tokenizer, None)
         if saved.run is not None and (saved.run / TEXT_RECORD).is_file():
-            shutil.copyfile(saved.run / TEXT_RECORD, partial / TEXT_RECORD)
+            (partial / TEXT_RECORD).write_bytes((saved.run / TEXT_RECORD).read_bytes())
 
 
 def load_exported(folder: Path, *, verify: bool = True) -> SavedModel:
@@ -141,6 +141,10 @@ def load_exported(folder: Path, *, verify: bool = True) -> SavedModel:
     Raises:
         UserError: if a file is missing or damaged.
     """
+    if is_address(folder):
+        with tempfile.TemporaryDirectory(prefix="bytelm-") as temporary:
+            fetch(folder, Path(temporary), objects(folder))
+            return replace(load_exported(Path(temporary), verify=verify), run=folder)
     about, saved_config = read_json(folder / ABOUT), read_json(folder / "config.json")
     try:
         step, provenance, digests = about["step"], about["provenance"], about["digests"]

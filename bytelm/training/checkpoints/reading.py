@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import orbax.checkpoint as ocp
 
-from bytelm.core.errors import UserError
+from bytelm.core.errors import UserError, first_line
 from bytelm.training.checkpoints.digests import DIGESTS, LOOP, check, digest_arrays, digest_json
 from bytelm.training.checkpoints.scores import FOLDER
-from bytelm.training.checkpoints.tensor_files import first_line
+from bytelm.training.checkpoints.staging import StagedCheckpoints
 from bytelm.training.distributed import gather_json
 from bytelm.training.experiment import ExperimentConfig, from_saved
 from bytelm.training.metrics.record import LoopState
@@ -36,10 +36,19 @@ class CheckpointReader:
         manager: of all checkpoints of the run.
         folder: of this checkpoint; its name is the step.
         verify: whether to compare; a checkpoint without digests is read with a warning.
+        staged: the copy of a folder at an address, where the manager reads.
     """
 
-    def __init__(self, manager: ocp.CheckpointManager, folder: Path, *, verify: bool):
+    def __init__(
+        self,
+        manager: ocp.CheckpointManager,
+        folder: Path,
+        *,
+        verify: bool,
+        staged: StagedCheckpoints | None = None,
+    ):
         self._manager, self.folder, self.step = manager, folder, int(folder.name)
+        self._staged = staged
         self._saved: Any = None
         self._moves: Moves = ()
         if not verify:
@@ -90,6 +99,8 @@ class CheckpointReader:
     def _read(self, item: str, how: ocp.args.CheckpointArgs) -> Any:
         value, failure = None, None
         try:
+            if self._staged is not None:
+                self._staged.fetch_item(self.step, item)
             value = self._manager.restore(self.step, args=ocp.args.Composite(**{item: how}))[item]
         except Exception as error:
             failure = error
@@ -108,6 +119,7 @@ def first_readable(
     read: Callable[[CheckpointReader], T],
     *,
     verify: bool,
+    staged: StagedCheckpoints | None = None,
 ) -> T:
     """What `read` makes of a checkpoint.
 
@@ -115,6 +127,7 @@ def first_readable(
         step: of the checkpoint; None for the last one that can be read, with a warning for later
             ones.
         verify: whether to compare it with its digests.
+        staged: the copy of a folder at an address.
 
     Raises:
         UserError: if there is none of that step, or none can be read.
@@ -123,7 +136,8 @@ def first_readable(
     folder = run.absolute() / FOLDER
     for number in sorted(chosen(run, manager.all_steps(), step), reverse=True):
         try:
-            return read(CheckpointReader(manager, folder / str(number), verify=verify))
+            place = folder / str(number)
+            return read(CheckpointReader(manager, place, verify=verify, staged=staged))
         except (UserError, PermissionError, MemoryError):
             raise
         except Exception as error:  # of the storage layers, for damaged files

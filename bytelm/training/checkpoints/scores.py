@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from bytelm.core.errors import UserError
 from bytelm.core.files import write_whole
+from bytelm.core.places import is_address
 from bytelm.training.checkpoints.digests import DIGESTS, LOOP, digest_json
+from bytelm.training.run_directory import COMMIT
 
 FOLDER = "checkpoints"
 """Where a run directory keeps its checkpoints."""
@@ -52,7 +54,9 @@ def best_step(folder: Path) -> int | None:
     scores = {
         int(path.parents[1].name): _read(path)
         for path in folder.glob(f"*/{ITEM}/{ITEM}")
-        if path.parents[1].name.isdecimal()  # others are still being written
+        # Others are still being written.
+        if path.parents[1].name.isdecimal()
+        and (not is_address(folder) or (path.parents[1] / COMMIT).exists())
     }
     known = {step: scores[step] for step in sorted(scores) if _is_score(scores[step])}
     if not known:

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from bytelm.core.errors import UserError
+from bytelm.core.errors import UserError, first_line
 
 WEIGHTS = "model.safetensors"
 
@@ -80,8 +80,3 @@ def read_folder(
     for shard in sorted(set(shards)):
         tensors |= read(folder / shard)
     return tensors
-
-
-def first_line(error: BaseException) -> str:
-    """The message of an error, as one line of at most 200 characters."""
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from bytelm.core.errors import UserError
-from bytelm.training.checkpoints.tensor_files import StoredTensor, first_line
+from bytelm.core.errors import UserError, first_line
+from bytelm.training.checkpoints.tensor_files import StoredTensor
 
 DTYPES = {
     "FloatStorage": np.dtype("<f4"),

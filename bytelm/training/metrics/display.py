@@ -213,6 +213,11 @@ class Reporter:
                 self.message(f"warning: {when}, {warning}")
             self._warned.add((subject, when))
 
+    def flush(self) -> None:
+        """Writes what the writer keeps back."""
+        if self._writer:
+            self._writer.flush()
+
     def sample(self, step: int, text: str) -> None:
         """Shows and writes a sample."""
         self.message(f"--- sample at step {step} ---\n{text}\n---")

@@ -18,7 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
-from bytelm.core.files import GrowingFile
+from bytelm.core.growing_file import growing_file
 
 
 class TensorBoard:
@@ -32,7 +32,7 @@ class TensorBoard:
     def __init__(self, folder: Path, start_step: int) -> None:
         folder.mkdir(exist_ok=True)
         place = f"{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
-        self._file = GrowingFile(folder / f"events.out.tfevents.{place}")
+        self._file = growing_file(folder / f"events.out.tfevents.{place}")
         self._head = _record(start_step + 1, file_version="brain.Event:2")
         self._head += _record(start_step + 1, session_log=SessionLog(status=SessionLog.START))
 
@@ -44,6 +44,10 @@ class TensorBoard:
     def text(self, step: int, tag: str, text: str) -> None:
         """Records a text with its line breaks."""
         self._add(step, summary=summary.text(tag, f"<pre>{html.escape(text)}</pre>"))
+
+    def flush(self) -> None:
+        """Writes what is kept back."""
+        self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""

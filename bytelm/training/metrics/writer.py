@@ -5,7 +5,7 @@ import functools
 import html
 import json
 import math
-import os
+import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,7 +15,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from bytelm.core.errors import UserError
-from bytelm.core.files import GrowingFile
+from bytelm.core.files import write_whole
+from bytelm.core.growing_file import GrowingFile, GrowingObject, growing_file
+from bytelm.core.places import is_address
 
 
 class MetricsWriter:
@@ -23,7 +25,8 @@ class MetricsWriter:
 
     `metrics.jsonl` and `samples.jsonl` are always written: a line for each call, flushed at once.
     If something cannot be written, such as on a full disk, there is one warning; lines are kept,
-    and written when there is space. Only process 0 has a writer.
+    and written when there is space. At an address, files are written again as a whole from time to
+    time (`core/growing_file.py`), and before each checkpoint. Only process 0 has a writer.
 
     Args:
         config: the resolved config as JSON values, for Weights & Biases.
@@ -73,6 +76,11 @@ class MetricsWriter:
         for sink in self._sinks:
             self._try(sink.name, functools.partial(sink.text, step, tag, text))
 
+    def flush(self) -> None:
+        """Writes what is kept back, at an address or because it could not be written."""
+        for sink in self._sinks:
+            self._try(sink.name, sink.flush)
+
     def __enter__(self) -> Self:
         return self
 
@@ -101,6 +109,8 @@ class _Sink(Protocol):
 
     def text(self, step: int, tag: str, text: str) -> None: ...
 
+    def flush(self) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -119,6 +129,10 @@ class _JsonFiles:
 
     def text(self, step: int, tag: str, text: str) -> None:
         self._samples.append(_line(step, {tag: text}))
+
+    def flush(self) -> None:
+        self._samples.flush()
+        self._metrics.flush()
 
     def close(self) -> None:
         with contextlib.closing(self._samples):
@@ -140,14 +154,15 @@ class _Wandb:
             ) from error
         id_file = run_dir / "wandb_id"
         if not id_file.exists():
-            id_file.write_text(uuid.uuid4().hex)
+            write_whole(id_file, uuid.uuid4().hex)
+        folder = tempfile.mkdtemp(prefix="bytelm-wandb-") if is_address(run_dir) else str(run_dir)
         self._wandb = wandb
         self._run = wandb.init(
             project=project,
             name=run_dir.name,
             id=id_file.read_text(),
             resume="allow",
-            dir=str(run_dir),
+            dir=folder,
             config=config,
         )
 
@@ -157,6 +172,9 @@ class _Wandb:
     def text(self, step: int, tag: str, text: str) -> None:
         page = self._wandb.Html(f"<pre>{html.escape(text)}</pre>")
         self._call(lambda: self._run.log({tag: page}, step=step))
+
+    def flush(self) -> None:
+        pass
 
     def close(self) -> None:
         self._call(self._run.finish)
@@ -172,16 +190,16 @@ def _line(step: int, values: Mapping[str, Any]) -> bytes:
     return json.dumps({"step": step, **values}).encode() + b"\n"
 
 
-def _lines_until(path: Path, last_step: int) -> GrowingFile:
+def _lines_until(path: Path, last_step: int) -> GrowingFile | GrowingObject:
     if path.exists():
-        kept = path.with_name(path.name + ".kept")
-        with path.open("rb") as old, kept.open("wb") as new:
-            for line in old:
-                record = _record(line)
-                if record and record["step"] <= last_step and line.endswith(b"\n"):
-                    new.write(line)
-        os.replace(kept, path)
-    return GrowingFile(path)
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = [
+            line
+            for line in lines
+            if line.endswith(b"\n") and (found := _record(line)) and found["step"] <= last_step
+        ]
+        write_whole(path, b"".join(kept))
+    return growing_file(path)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

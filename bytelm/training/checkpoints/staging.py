@@ -1,0 +1,214 @@
+"""The checkpoints of a run at an address, and a copy of them on a disk of this machine.
+
+Orbax reads and writes the copy. A checkpoint that it has finished is copied to the address file by
+file, while training goes on, and the file `COMMIT` last: without it there is no checkpoint. Arrays
+are copied back when they are read. The processes of a run share one local copy, and each sends and
+fetches a part of the files.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+
+from bytelm.core.errors import UserError, first_line
+from bytelm.core.places import fetch, objects, remove, send
+from bytelm.training.distributed import gather_json
+from bytelm.training.run_directory import COMMIT
+
+ARRAYS = ("params", "training")
+"""Items that are fetched when they are read; the others are small."""
+PAUSES = (1.0, 5.0, 30.0, 120.0, 300.0)
+"""Seconds between two tries to send a file that a store does not take."""
+POLL_SECONDS = 0.05
+VARIABLE = "BYTELM_STAGING"
+"""Environment variable that names a folder for local copies, instead of that of temporary files."""
+
+
+def whole_steps(folder: Path) -> list[int]:
+    """The steps of the whole checkpoints at an address, in order."""
+    found = (path.parent.name for path in folder.glob(f"*/{COMMIT}"))
+    return sorted(int(name) for name in found if name.isdecimal())
+
+
+class StagedCheckpoints:
+    """The checkpoints at an address and their local copy.
+
+    Args:
+        folder: the address.
+        local: the folder of the copy, which is empty.
+        shared: whether all processes share it and call the methods together.
+    """
+
+    def __init__(self, folder: Path, local: Path, *, shared: bool) -> None:
+        self.folder, self.local = folder, local
+        self._part = jax.process_index() if shared else 0
+        self._parts = jax.process_count() if shared else 1
+        self._whole: set[tuple[int, str]] = set()
+        self._sending: threading.Thread | None = None
+        self._failure: Exception | None = None
+        self._given_up = threading.Event()
+
+    def fetch_small(self) -> None:
+        """Makes a copy of all whole checkpoints without their arrays; for one process."""
+        self.local.mkdir(parents=True, exist_ok=True)
+        with self._store_errors("read"):
+            for step in whole_steps(self.folder):
+                source, target = self.folder / str(step), self.local / str(step)
+                names = [name for name in objects(source) if name.split("/")[0] not in ARRAYS]
+                fetch(source, target, names)
+
+    def remove_torn(self) -> None:
+        """Removes what is left of checkpoints that were being written; for the run's process 0."""
+        if not self.folder.is_dir():
+            return
+        whole = set(whole_steps(self.folder))
+        for path in list(self.folder.iterdir()):
+            if path.name.isdecimal() and int(path.name) not in whole:
+                remove(path)
+
+    def fetch_item(self, step: int, item: str) -> None:
+        """Makes the copy of an item whole."""
+        if item not in ARRAYS or (step, item) in self._whole:
+            return
+        source, target = (place / str(step) / item for place in (self.folder, self.local))
+        failure = None
+        try:
+            fetch(source, target, objects(source)[self._part :: self._parts])
+        except Exception as error:  # of the store or the disk
+            failure = error
+        if self._parts > 1:
+            others = gather_json(None if failure is None else first_line(failure))
+            failure = failure or next((OSError(words) for words in others if words), None)
+        with self._store_errors("read"):
+            if failure is not None:
+                raise failure
+        self._whole.add((step, item))
+
+    def send(self, step: int) -> None:
+        """Starts to send a checkpoint that Orbax is writing; `wait` first for the one before."""
+        self._whole |= {(step, item) for item in ARRAYS}
+        self._sending = threading.Thread(target=self._send_when_written, args=(step,))
+        self._sending.start()
+
+    def give_up(self) -> None:
+        """The checkpoint will not be written."""
+        self._given_up.set()
+
+    def wait(self) -> None:
+        """Waits until the last checkpoint is whole at the address; UserError if it could not be."""
+        if self._sending is not None:
+            self._sending.join()
+            self._sending = None
+        failure, self._failure = self._failure, None
+        with self._store_errors("written"):
+            if failure is not None:
+                raise failure
+
+    def remove_old(self) -> None:
+        """Removes the checkpoints that Orbax has removed from the copy."""
+        for step in whole_steps(self.folder):
+            if not (self.local / str(step)).is_dir():
+                remove(self.folder / str(step), first=COMMIT)
+
+    def forget(self, steps: list[int]) -> None:
+        """Removes the copies of some checkpoints."""
+        for step in steps:
+            shutil.rmtree(self.local / str(step), ignore_errors=True)
+        self._whole = {(step, item) for step, item in self._whole if step not in steps}
+
+    def close(self) -> None:
+        """Removes the copy."""
+        if self._part == 0:
+            shutil.rmtree(self.local.parent, ignore_errors=True)
+
+    def _send_when_written(self, step: int) -> None:
+        source, target = self.local / str(step), self.folder / str(step)
+        while not source.is_dir():  # Orbax renames it when it is whole
+            if self._given_up.wait(POLL_SECONDS):
+                return
+        try:
+            files = sorted(file for file in source.rglob("*") if file.is_file())
+            names = [str(file.relative_to(source)) for file in files]
+            names.remove(COMMIT)
+            _patiently(lambda: send(source, target, names[self._part :: self._parts]))
+            sent = [self.local.parent / f"sent-{step}-{part}" for part in range(self._parts)]
+            sent[self._part].touch()
+            if self._part == 0:
+                while not all(token.exists() for token in sent):
+                    time.sleep(POLL_SECONDS)
+                _patiently(lambda: send(source, target, [COMMIT]))
+                self.remove_old()
+        except Exception as error:  # of the store or the disk
+            self._failure = error
+
+    @contextlib.contextmanager
+    def _store_errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of the store or the disk
+            end = "the run stops; continue with --resume" if what == "written" else "try again"
+            raise UserError(
+                f"a checkpoint in {self.folder} could not be {what}: {first_line(error)}; {end}."
+            ) from error
+
+
+def staged_for_run(folder: Path) -> StagedCheckpoints:
+    """The checkpoints of a run that is trained here; all its processes call it.
+
+    Raises:
+        UserError: if the processes do not share the disk of the copy.
+    """
+    name = hashlib.blake2b(str(folder).encode(), digest_size=8).hexdigest()
+    base = Path(os.environ.get(VARIABLE) or tempfile.gettempdir())
+    home = base / f"bytelm-{os.getuid()}-{name}"
+    staged = StagedCheckpoints(folder, home / folder.name, shared=True)
+    token = uuid.uuid4().hex
+    failure = None
+    if jax.process_index() == 0:
+        try:
+            shutil.rmtree(home, ignore_errors=True)  # of a run that was killed
+            home.mkdir(parents=True)
+            (home / token).touch()
+            staged.remove_torn()
+            staged.fetch_small()
+        except Exception as error:
+            failure = error
+    failed, token = gather_json([None if failure is None else first_line(failure), token])[0]
+    if failure is not None:
+        raise failure
+    if failed:
+        raise UserError(f"process 0 could not open {folder}: {failed}")
+    if not all(gather_json((home / token).exists())):
+        raise UserError(
+            f"{folder} is an address, and the processes of the run have no disk in common for "
+            f"copies of its checkpoints; name a folder that all share with {VARIABLE}."
+        )
+    return staged
+
+
+@contextlib.contextmanager
+def staged_for_reading(folder: Path) -> Iterator[StagedCheckpoints]:
+    """The checkpoints of a run to read from; the copy is removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="bytelm-") as home:
+        staged = StagedCheckpoints(folder, Path(home) / folder.name, shared=False)
+        staged.fetch_small()
+        yield staged
+
+
+def _patiently(action: Callable[[], None]) -> None:
+    """Tries again after pauses: a store may be out of reach for minutes."""
+    for pause in PAUSES:
+        try:
+            return action()
+        except Exception:  # of the store
+            time.sleep(pause)
+    return action()
