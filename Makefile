@@ -8,7 +8,7 @@ PRESET ?= spacebyte_tiny
 # Huge pages spare XLA on CPU many page faults; they must be asked for before the process starts.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: train test test-tpu lint clean
+.PHONY: train test test-tpu test-buckets lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
@@ -36,6 +36,15 @@ $(VENV)-tpu/installed: pyproject.toml constraints.txt
 
 test-tpu: $(VENV)-tpu/installed
 	JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 $(VENV)-tpu/bin/python -m pytest -q -m tpu
+
+$(VENV)-buckets/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-buckets
+	PYTHONDONTWRITEBYTECODE= $(VENV)-buckets/bin/pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev,buckets]' 'moto[s3,server]>=5'
+	touch $@
+
+test-buckets: $(VENV)-buckets/installed
+	$(VENV)-buckets/bin/python -m pytest -q -m buckets
 
 clean:
 	rm -rf $(VENV) $(VENV)-tpu .pytest_cache .mypy_cache .ruff_cache

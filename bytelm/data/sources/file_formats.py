@@ -10,9 +10,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 from bytelm.core.errors import UserError
+from bytelm.core.places import is_address
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -177,13 +178,19 @@ def opened(path: Path) -> Iterator[tuple[io.BufferedReader, Compression | None]]
 
     Reading raises OSError, and `DAMAGE` for damaged compressed data.
     """
-    with open(path, "rb") as file:
+    with _binary(path) as file:
         compression = _compression(path, file.peek(16))
         if compression is None:
             yield file, None
         else:
             with io.BufferedReader(compression.text(file), CHUNK) as stream:
                 yield stream, compression
+
+
+def _binary(path: Path) -> io.BufferedReader:
+    if is_address(path):
+        return io.BufferedReader(cast(io.RawIOBase, path.open("rb")), CHUNK)
+    return path.open("rb")
 
 
 def _compression(path: Path, head: bytes) -> Compression | None:

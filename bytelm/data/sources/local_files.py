@@ -1,7 +1,7 @@
 """Users' files: those that match patterns, and digests of their contents.
 
 Links are followed without endless loops, and a file with several names counts once. Digests are
-stored, so that large files are read once.
+stored, so that large files are read once. A pattern may be an address (`core/places.py`).
 """
 
 import collections
@@ -15,10 +15,12 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from bytelm.core.errors import UserError
 from bytelm.core.files import write_whole
 from bytelm.core.locks import exclusive
+from bytelm.core.places import file_system, is_address, is_address_text, place
 from bytelm.core.terminal_text import printable_name
 from bytelm.data.progress import TextProgress
 
@@ -44,18 +46,38 @@ def find_files(patterns: Iterable[str], option: str) -> list[Path]:
         UserError: for a pattern that matches no file; it names `option`.
     """
     names: dict[object, str] = {}
+    objects: dict[str, Path] = {}
     for pattern in patterns:
+        if is_address_text(pattern):
+            objects |= {str(path): path for path in _objects(pattern, option)}
+            continue
         found = [name for name in _matches(pattern) if _is_file(name)]
         if not found:
             raise UserError(_nothing(pattern, option))
         for name in found:
             file = identity(name)
             names[file] = min(names.get(file, name), name, key=_preference)
-    return sorted(map(Path, names.values()), key=lambda path: Path(os.path.abspath(path)))
+    files = sorted(map(Path, names.values()), key=lambda path: Path(os.path.abspath(path)))
+    return files + [objects[name] for name in sorted(objects)]
+
+
+def _objects(pattern: str, option: str) -> list[Path]:
+    """The objects that match an address with wildcards; UserError if there are none."""
+    path = place(pattern)
+    system, name = file_system(path)
+    if system.isfile(name):
+        return [path]
+    found = [each for each in system.glob(name) if system.isfile(each)]
+    if not found:
+        end = f"; name the files in it, such as '{path}/**'" if system.isdir(name) else ""
+        raise UserError(f"{option}: no object matches {pattern!r}{end or '; check the address'}.")
+    return [place(system.unstrip_protocol(each)) for each in found]
 
 
 def identity(path: str | Path) -> object:
     """A value that is equal for all names of one file, and only for them."""
+    if not isinstance(path, str) and is_address(path):
+        return str(path)
     stat = os.stat(path)
     if stat.st_ino == 0:  # a file system without inodes
         return os.path.realpath(path)
@@ -164,7 +186,11 @@ def content_digests(paths: Sequence[Path], cache_path: Path | None) -> list[str]
         # Another process may have read the files while this one waited.
         known = _stored(cache_path)
         digests = _digests(paths, known)
-        still_there = {name: entry for name, entry in known.items() if os.path.exists(name)}
+        still_there = {
+            name: entry
+            for name, entry in known.items()
+            if is_address_text(name) or os.path.exists(name)
+        }
         with contextlib.suppress(OSError):
             write_whole(cache_path / DIGESTS, json.dumps(still_there))
     return digests
@@ -181,12 +207,17 @@ def _stored(cache_path: Path) -> dict[str, list]:
 def _known(path: Path, known: dict[str, list]) -> str | None:
     """The stored digest of a file, if it is still valid."""
     match known.get(str(path.resolve())):
-        case [state, str(digest)] if state == _state(path.stat()):
+        case [state, str(digest)] if state == _state(path):
             return digest
     return None
 
 
-def _state(stat: os.stat_result) -> list[int]:
+def _state(path: Path) -> list[Any]:
+    """What changes when a file does; of an object what its store says of it."""
+    if is_address(path):
+        system, name = file_system(path)
+        return [system.ukey(name)]
+    stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
@@ -198,12 +229,20 @@ def _digests(paths: Sequence[Path], known: dict[str, list]) -> list[str]:
     with TextProgress(f"reading {len(missing)} files for their digests", total) as progress:
         for path in missing:
             hasher = hashlib.blake2b(digest_size=16)
+            state = _state(path)
             with path.open("rb") as file:
-                stat = os.fstat(file.fileno())
                 while block := file.read(READ_BYTES):
                     hasher.update(block)
                     progress.advance(len(block))
             found[path] = hasher.hexdigest()
-            if time.time() - max(stat.st_mtime, stat.st_ctime) > RECENT_SECONDS:
-                known[str(path.resolve())] = [_state(stat), found[path]]
+            if _state(path) == state and not _is_recent(path):
+                known[str(path.resolve())] = [state, found[path]]
     return [found[path] for path in paths]
+
+
+def _is_recent(path: Path) -> bool:
+    """Whether a file may change again without a sign of it; stores number or date each version."""
+    if is_address(path):
+        return False
+    stat = path.stat()
+    return time.time() - max(stat.st_mtime, stat.st_ctime) <= RECENT_SECONDS

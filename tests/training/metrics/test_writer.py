@@ -10,7 +10,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from bytelm.core.errors import UserError
-from bytelm.core.files import GrowingFile
+from bytelm.core.growing_file import GrowingFile
 from bytelm.training.metrics.writer import MetricsWriter, read_records
 
 
@@ -134,14 +134,14 @@ def test_wandb_missing_is_said_before_anything_is_cut(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_written_is_a_warning_once_and_follows_later(tmp_path, monkeypatch):
-    write, room = GrowingFile._write, [False]
+    write, room = GrowingFile.flush, [False]
 
     def full(self):
         if not room[0]:
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self)
 
-    monkeypatch.setattr(GrowingFile, "_write", full)
+    monkeypatch.setattr(GrowingFile, "flush", full)
     with pytest.warns(UserWarning) as warned, MetricsWriter(tmp_path, {}) as writer:
         for step in (1, 2):
             writer.write(step, {"loss": 1.0})

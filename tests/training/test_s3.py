@@ -1,0 +1,124 @@
+"""Runs at an address of an S3 store on this machine: killed, of two processes, and compared."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bytelm.cli.main import main
+from bytelm.core.places import objects, place
+from bytelm.training.checkpoints.checkpoint import load_model
+from tests.cli.test_ablate import ABLATION
+from tests.training.test_processes import (
+    TINY,
+    assert_same,
+    finish,
+    free_port,
+    params,
+    start,
+    wait_for,
+)
+
+pytestmark = pytest.mark.buckets
+pytest.importorskip("s3fs")
+pytest.importorskip("moto")
+
+BUCKET = "s3://bucket"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def store():
+    """The store, for this process and those that it starts."""
+    port = free_port()
+    server = [sys.executable, "-m", "moto.server", "-p", str(port)]
+    settings = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "FSSPEC_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }
+    with pytest.MonkeyPatch.context() as patch, open(os.devnull, "wb") as nowhere:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        from fsspec.config import conf, set_conf_env
+
+        set_conf_env(conf)
+        process = subprocess.Popen(server, stdout=nowhere, stderr=nowhere)
+        try:
+            system = place(BUCKET).fs
+            for _ in range(100):
+                try:
+                    system.mkdir("bucket")
+                    break
+                except Exception:
+                    assert process.poll() is None
+
+                    time.sleep(0.2)
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_a_killed_run_resumes_elsewhere_and_ends_as_the_uninterrupted_one(text, tmp_path):
+    steps = ["--train.steps", "24", "--train.log-every", "2", "--train.checkpoint-every", "1"]
+
+    def run(where: str, *options: str) -> subprocess.Popen:
+        return start([*text, *steps, "--run-dir", where, *options], 1)
+
+    finish(run(str(tmp_path / "whole")))
+    where = f"{BUCKET}/killed"
+    killed = run(where)
+    wait_for(killed, "step 10/24")
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert ".lock" in objects(place(where))
+    assert "resuming from step" in finish(run(where, "--resume"))
+    assert_same(place(where), tmp_path / "whole")
+    assert ".lock" not in objects(place(where))
+
+
+def test_two_processes_train_as_one(text, tmp_path):
+    port, where = free_port(), f"{BUCKET}/two"
+    mesh = ["--mesh.data", "1", "--mesh.fsdp", "2", "--mesh.tensor", "1"]
+    common = [*text, "--train.log-every", "1", "--train.checkpoint-every", "2", *mesh]
+
+    def run_two(steps: int, *options: str) -> list[subprocess.Popen]:
+        arguments = [*common, "--train.steps", str(steps), "--run-dir", where, *options]
+        arguments += ["--coordinator", f"localhost:{port}", "--num-processes", "2"]
+        arguments += ["--optimizer.schedule", "constant"]
+        return [start([*arguments, "--process-id", str(i)], 1) for i in range(2)]
+
+    for process in run_two(4):
+        finish(process)
+    assert load_model(place(where)).step == 4
+    for process in run_two(6, "--resume", "--allow-config-change"):
+        finish(process)
+    single = [*common, "--train.steps", "6", "--optimizer.schedule", "constant"]
+    options = [*single, "--run-dir", str(tmp_path / "one")]
+    assert main(["train", "transformer_tiny", *TINY, *options]) == 0
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4),
+        params(place(where)),
+        params(tmp_path / "one"),
+    )
+
+
+def test_data_and_an_ablation_in_a_bucket(capsys, tmp_path, text):
+    (data,) = [name for name in text if name.endswith("train.txt")]
+    place(f"{BUCKET}/text/train.txt").write_bytes(Path(data).read_bytes())
+    (tmp_path / "tiny.py").write_text(ABLATION)
+    options = ["--data.files", f"{BUCKET}/text/*.txt", "--data.sequence-length", "16"]
+    options += ["--data.held-out", "0.2", "--max-bytes", "20", "--output", f"{BUCKET}/ablation"]
+    options += ["--data.cache-dir", str(tmp_path / "cache")]
+    assert main(["ablate", str(tmp_path / "tiny.py"), *options]) == 0
+    found = objects(place(f"{BUCKET}/ablation"))
+    assert {"report.html", "report.json", "fixed/test_report.json"} <= {*found}
+    assert main(["results", f"{BUCKET}/ablation"]) == 0
+    assert "fixed" in capsys.readouterr().out
