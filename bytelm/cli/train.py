@@ -15,7 +15,7 @@ from bytelm.cli.options import Place
 from bytelm.core import compilation_cache
 from bytelm.core.config_json import files_needed
 from bytelm.core.errors import UserError
-from bytelm.core.files import check_folder
+from bytelm.core.files import check_folder, make_folder
 from bytelm.core.stopping import Stopped
 from bytelm.core.terminal_text import say
 from bytelm.evaluation import while_training
@@ -128,7 +128,7 @@ def _run_directory(command: TrainCommand, usual_place: Path) -> Path:
             raise UserError("give --run-dir: a resumed run or one of several processes needs it.")
         return new_run_directory(usual_place)
     check_folder(command.run_dir, "--run-dir")
-    command.run_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(command.run_dir)
     return command.run_dir
 
 

@@ -154,6 +154,15 @@ def write_next(path: Path, content: str) -> Path:
     return place
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, unless it is there; at an address none is needed.
+
+    fsspec would make the bucket.
+    """
+    if not is_address(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def may_write(folder: Path) -> bool:
     """Whether a folder can be written to; of an address that is known only afterwards."""
     return is_address(folder) or os.access(folder, os.W_OK)

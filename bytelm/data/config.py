@@ -9,6 +9,7 @@ import tyro
 
 from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
+from bytelm.core.places import local, place
 from bytelm.data.sources.files import Files
 from bytelm.data.sources.hugging_face import HuggingFace
 from bytelm.data.sources.python_library import PythonLibrary
@@ -81,7 +82,7 @@ class DataConfig(Checked, name="data", small=True):
     @property
     def cache_path(self) -> Path:
         if self.cache_dir is not None:
-            return Path(self.cache_dir).expanduser()
+            return local(place(self.cache_dir), "--data.cache-dir").expanduser()
         if "BYTELM_CACHE" in os.environ:
             return Path(os.environ["BYTELM_CACHE"]).expanduser()
         try:

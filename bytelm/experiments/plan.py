@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
+from bytelm.core.files import make_folder
 from bytelm.core.terminal_text import say
 from bytelm.experiments.measurements import curve, training_figures
 from bytelm.experiments.records import Heading, RunRecord, RunState, SweepRow, run_figures
@@ -106,7 +107,7 @@ class Plan(ABC):
         """
         for run in self._planned:
             check_saved(run)
-        self.output.mkdir(parents=True, exist_ok=True)
+        make_folder(self.output)
         return self.do_all() if task is None else self.do_task(task)
 
     def final(self) -> list[Run]:

@@ -12,7 +12,7 @@ import jax
 from bytelm.core.config_json import differences, to_dict
 from bytelm.core.errors import StoppedError, UserError
 from bytelm.core.figure import Figure
-from bytelm.core.files import write_whole
+from bytelm.core.files import make_folder, write_whole
 from bytelm.core.terminal_text import say
 from bytelm.data.open_data import Documents, OpenData
 from bytelm.data.run_text import describe_source
@@ -164,7 +164,7 @@ def _check_test(config: ExperimentConfig) -> None:
 
 def _train(run: Run) -> int | None:
     """Trains to the end; returns the step if it is interrupted."""
-    run.directory.mkdir(parents=True, exist_ok=True)
+    make_folder(run.directory)
     with lock(run.directory):
         (run.directory / TEST_REPORT).unlink(missing_ok=True)  # of earlier parameters
         try:

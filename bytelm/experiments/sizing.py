@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bytelm.core.errors import UserError
-from bytelm.core.files import write_whole
+from bytelm.core.files import make_folder, write_whole
 from bytelm.core.locks import exclusive
 from bytelm.core.terminal_text import say
 from bytelm.data.config import DataConfig, NextByte
@@ -50,7 +50,7 @@ def _tokenizer(
     suffix = "model" if config.kind == "unigram" else "json"
     limit = "" if config.max_bytes is None else f"-of-{config.max_bytes}"
     path = output / "tokenizers" / f"{corpus}-{config.kind}-{config.size}{limit}.{suffix}"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with exclusive(path.with_name(f"{path.name}.lock"), f"train {path.name}"):
         if not path.exists():
             say(f"training the tokenizer {path.name}")

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 
 from bytelm.core.errors import UserError, first_line
-from bytelm.core.files import write_whole
+from bytelm.core.files import make_folder, write_whole
 from bytelm.core.locks import OBJECT_POLL_SECONDS
 from bytelm.core.object_lock import ObjectLock
 from bytelm.core.places import copy_file, is_address, is_of_store, move, place, remove
@@ -248,7 +248,7 @@ def set_aside_as_run(folder: Path, steps: list[int], start: int) -> Path:
     """
     run = folder.parent
     aside = new_run_directory(run / f"after_step_{start}")
-    (aside / folder.name).mkdir(parents=True)
+    make_folder(aside / folder.name)
     try:
         for file in run.iterdir():
             if file.is_file() and file.name not in _NOT_COPIED:

@@ -6,6 +6,7 @@ are copied back when they are read. The processes of a run share one local copy,
 fetches a part of the files.
 """
 
+import atexit
 import contextlib
 import hashlib
 import os
@@ -128,6 +129,7 @@ class StagedCheckpoints:
     def close(self) -> None:
         """Removes the copy."""
         if self._part == 0:
+            atexit.unregister(self.close)
             shutil.rmtree(self.local.parent, ignore_errors=True)
 
     def _send_when_written(self, step: int) -> None:
@@ -178,6 +180,7 @@ def staged_for_run(folder: Path) -> StagedCheckpoints:
             shutil.rmtree(home, ignore_errors=True)  # of a run that was killed
             home.mkdir(parents=True)
             (home / token).touch()
+            atexit.register(staged.close)
             staged.remove_torn()
             staged.fetch_small()
         except Exception as error:

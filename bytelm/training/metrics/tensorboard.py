@@ -18,6 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
+from bytelm.core.files import make_folder
 from bytelm.core.growing_file import growing_file
 
 
@@ -30,7 +31,7 @@ class TensorBoard:
     name = "tensorboard"
 
     def __init__(self, folder: Path, start_step: int) -> None:
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         place = f"{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
         self._file = growing_file(folder / f"events.out.tfevents.{place}")
         self._head = _record(start_step + 1, file_version="brain.Event:2")
