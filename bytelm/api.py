@@ -54,7 +54,7 @@ def load(
     """Loads a trained model. Nothing in the checkpoint is run as code.
 
     Args:
-        checkpoint: a run directory, or a folder that `LoadedModel.save` wrote.
+        checkpoint: a run directory or a folder that `LoadedModel.save` wrote, or its address.
         step: which checkpoint, "best" for the best in validation; None for the last one.
         weights: dtype of the parameters in memory. "bfloat16" halves their size; texts are then
             scored and continued with the rounded parameters. An entropy model stays as it is.
@@ -84,8 +84,7 @@ class LoadedModel(PerSymbol):
 
     def __init__(self, saved: SavedModel, weights: Weights = "float32"):
         self.config = saved.config
-        self.step, self.run = saved.step, saved.run
-        self.graphdef = saved.graphdef
+        self.step, self.run, self.graphdef = saved.step, saved.run, saved.graphdef
         roles = None if weights == "float32" else roles_of(saved.config.model)
         self.params = store_weights(saved.params, weights, roles)
         self.tokenizer = saved.tokenizer

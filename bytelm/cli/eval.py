@@ -108,7 +108,7 @@ def eval_command(arguments: Sequence[str]) -> int:
         )
     host_memory.keep()
     loaded = load(known.checkpoint, known.step, verify=known.verify)
-    default = kind(loaded.config.data, known.checkpoint)
+    default = kind(loaded.config.data, Path("RUN"))  # the arguments name it
     _evaluate(loaded, parse(kind, arguments, "eval", default), keep=not read_only)
     return 0
 

@@ -172,7 +172,9 @@ def _default(arguments: Sequence[str]) -> tuple[str, TrainCommand, Sequence[str]
             if not (run.run_dir / "config.json").is_file():
                 raise UserError(f"{run.run_dir} holds no run to resume: it has no config.json.")
             config = load_json(run.run_dir / "config.json")
-            return run.run_dir.name, TrainCommand(config, run.run_dir, resume=True), others
+            # Given again as a word: tyro takes no address for the default of a path.
+            again = [*others, f"--run-dir={run.run_dir}"]
+            return run.run_dir.name, TrainCommand(config, resume=True), again
     instead = " (or --resume with --run-dir)"
     preset, rest = name_argument(arguments, train_command, instead=instead)
     return preset, TrainCommand(load_preset(preset)), rest

@@ -8,6 +8,7 @@ links or locks: what needs these is in `core/files.py` and `core/locks.py`, for 
 import re
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -19,6 +20,8 @@ _MANGLED = re.compile(r"(s3|gs|gcs|az|abfs|memory|file):/(?!/)")
 _EXTRA = "`pip install 'bytelm[buckets]'`"
 _STORES = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs")
 """Packages whose errors are of a store: no network, no such bucket, no right to it."""
+DELETING = 16
+"""Objects that are removed at a time."""
 
 
 def place(text: str | Path) -> Path:
@@ -136,8 +139,8 @@ def remove(folder: Path, first: str | None = None) -> None:
     if first in names:
         system.rm_file(f"{root}/{first}")
         names.remove(first)
-    if names:
-        system.rm([f"{root}/{name}" for name in names])
+    with ThreadPoolExecutor(DELETING) as threads:  # fsspec's own way takes brackets for patterns
+        list(threads.map(lambda name: system.rm_file(f"{root}/{name}"), names))
 
 
 def move(folder: Path, target: Path, last: str | None = None) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from bytelm.cli.main import main
 from bytelm.core.places import objects, place
-from tests.cli.running import fails, train
+from tests.cli.running import TINY, fails, train
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,9 @@ def store():
 
 def test_train_resume_evaluate_and_collect(capsys, lines):
     run = "memory://bucket/runs/first"
-    command = train("--data.files", str(lines), "--run-dir", run, "--train.tensorboard")
+    options = [word for word in TINY if word != "--train.no-tensorboard"]
+    options += ["--data.files", str(lines), "--run-dir", run]
+    command = ["train", "transformer_tiny", *options]
     assert main(command) == 0
     assert f"checkpoint of step 2 in {run}" in capsys.readouterr().out
     assert "already holds a run" in fails(capsys, *command)

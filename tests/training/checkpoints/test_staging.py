@@ -76,9 +76,9 @@ def test_a_run_stops_resumes_and_ends_as_on_a_disk(config, whole, monkeypatch, l
     assert whole_steps(run / "checkpoints") == [2, 3] and last_step(run) == 3
     assert not any(local_copies.iterdir())
     # What a killed process leaves: a checkpoint without its last file.
-    (run / "checkpoints/4/params/d").write_bytes(b"torn")
+    (run / "checkpoints/4/params/torn").write_bytes(b"torn")
     assert train(config, run, resume=True).step == 6
-    assert (run / "checkpoints/4/params/d").exists() is False
+    assert (run / "checkpoints/4/params/torn").exists() is False
     assert [steps[-1] for steps in seen if steps][-1] == 6
     assert_same(params(run), params(whole))
     assert best_step(run / "checkpoints") == best_step(whole / "checkpoints")
