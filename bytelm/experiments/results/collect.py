@@ -132,8 +132,8 @@ def collect(places: Sequence[Path]) -> tuple[list[FoundRun], list[Measured]]:
 def _run_folders(place: Path) -> Iterator[Path]:
     """The run directories in a folder; those inside another, such as runs set aside, are left."""
     if is_address(place):
-        names = {name.rpartition("/")[0] for name in objects(place) if Path(name).name == CONFIG}
-        found = [place / name if name else place for name in sorted(names)]
+        parents = {name.rpartition("/")[0] for name in objects(place) if Path(name).name == CONFIG}
+        found = [place / name if name else place for name in sorted(parents)]
         runs = [folder for folder in found if _saved_config(folder)]
         yield from (run for run in runs if not any(other in run.parents for other in runs))
         return
