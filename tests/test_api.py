@@ -18,7 +18,8 @@ from bytelm.models.transformer import TransformerConfig
 from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
 from tests.evaluation.test_robustness import Pairs
-from tests.models.families import ENCODER_DECODERS, FAMILIES, split_model
+from tests.models.compiled import split_model
+from tests.models.families import ENCODER_DECODERS, FAMILIES
 
 TEXTS = ["naïve", b"\xff\x00", "longer than one window of sixteen", ""]
 

@@ -13,7 +13,7 @@ from bytelm.codec.codec import Codec
 from bytelm.core.errors import UserError
 from bytelm.inference.scoring import Scorer, score_documents
 from bytelm.models.transformer import TransformerConfig
-from tests.models.families import split_model
+from tests.models.compiled import split_model
 
 CONTEXT = 16
 TEXT = b"It was the best of times, it was the worst of times. " * 4

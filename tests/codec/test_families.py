@@ -11,7 +11,8 @@ from bytelm.codec import codec as codec_module
 from bytelm.codec.codec import Codec
 from bytelm.core.vocabulary import START
 from bytelm.models.contract import Batch
-from tests.models.families import FAMILIES, LENGTH, ROWS, TRAINED, forward, split_model
+from tests.models.compiled import LENGTH, ROWS, forward, split_model
+from tests.models.families import FAMILIES, TRAINED
 
 ENTROPY_MODEL = "blt, entropy model, first layer, unbounded patches, published block"
 STRETCH = LENGTH - 1

@@ -9,7 +9,8 @@ from bytelm.evaluation.flops import reading_flops
 from bytelm.models.parameters import count_parameters
 from tests.evaluation.table_models import run, values
 from tests.evaluation.test_segmentation import load
-from tests.models.families import FAMILIES, LENGTH
+from tests.models.compiled import LENGTH
+from tests.models.families import FAMILIES
 
 TEXTS = [b"one two three", b"", b"some more words here", "naïve  日本".encode()] * 4
 

@@ -14,7 +14,8 @@ from bytelm.evaluation.suite import Scoring, evaluate
 from bytelm.inference.scoring import DocumentScores
 from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
-from tests.models.families import FAMILIES, LENGTH, split_model
+from tests.models.compiled import LENGTH, split_model
+from tests.models.families import FAMILIES
 
 ENGLISH = [b"I see the sea.", b"He sees.", b"Where is it? Over there."]
 RUSSIAN = ["Я вижу море.".encode(), "Маша видит.".encode(), "Где оно? Там.".encode()]

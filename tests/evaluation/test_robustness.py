@@ -13,7 +13,8 @@ from bytelm.evaluation.suite import evaluate
 from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
 from tests.evaluation.table_models import CONTEXT, Pairs, Table, loaded, run, table, values
-from tests.models.families import FAMILIES, LENGTH, split_model
+from tests.models.compiled import LENGTH, split_model
+from tests.models.families import FAMILIES
 
 
 def robustness(model, documents, *, stride=None, batch_size=8, max_bytes=None, **options):

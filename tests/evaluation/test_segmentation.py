@@ -25,7 +25,8 @@ from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.step import StepSetup, eval_step
 from tests.inference.test_segmentation import by_hand
-from tests.models.families import FAMILIES, LENGTH, padded, split_model
+from tests.models.compiled import LENGTH, padded, split_model
+from tests.models.families import FAMILIES
 
 TEXTS = ["one two three", "", "some more words here", "naïve  日本"] * 4
 

@@ -14,7 +14,8 @@ from bytelm.inference.drafters import Lookup
 from bytelm.inference.generation import Draft, Generator
 from bytelm.inference.sampling import Sampling
 from tests.inference.test_generation import Hashing, make_generator
-from tests.models.families import FAMILIES, split_model
+from tests.models.compiled import split_model
+from tests.models.families import FAMILIES
 
 ROWS = 4
 

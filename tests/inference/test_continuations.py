@@ -14,7 +14,8 @@ from bytelm.inference.scoring import empty_batch
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
-from tests.models.families import ENCODER_DECODERS, FAMILIES, split_model
+from tests.models.compiled import split_model
+from tests.models.families import ENCODER_DECODERS, FAMILIES
 
 CONTEXT = 32
 SHARED = b"the same start "

@@ -27,15 +27,9 @@ from bytelm.inference.generation import Draft
 from bytelm.inference.sampling import Sampling
 from bytelm.models.parameters import abstract_model
 from tests.inference.test_generation import GREEDY, PROMPTS, Bigram, hashing, make_generator
-from tests.models import families, golden_mtp
-from tests.models.families import (
-    FAMILIES,
-    LENGTH,
-    ROWS,
-    decoder,
-    random_rows,
-    split_model,
-)
+from tests.models import compiled, golden_mtp
+from tests.models.compiled import LENGTH, ROWS, decoder, random_rows, split_model
+from tests.models.families import FAMILIES
 from tests.models.golden import cases, load
 
 ONE_OF_EACH = {config.family: name for name, config in reversed(FAMILIES.items())}  # the first
@@ -104,7 +98,7 @@ def start_of(name):
     params, extend = decoder(config)
     graphdef, _ = nnx.split(nnx.merge(*split_model(config)).for_decoding())
     lengths = (np.arange(ROWS) % 4 + 1).astype(np.int32)
-    logits, state = extend(params, random_rows(31).ids, families.empty_state(config), lengths)
+    logits, state = extend(params, random_rows(31).ids, compiled.empty_state(config), lengths)
     logits = logits[np.arange(ROWS), lengths - 1]
     keys = row_keys(jax.random.key(7), jnp.arange(ROWS))
     room = (LENGTH - lengths).astype(np.int32)

@@ -13,7 +13,8 @@ from bytelm.inference.generation import Generator, store_weights
 from bytelm.inference.sampling import Sampling
 from bytelm.models.contract import Batch, LanguageModel
 from bytelm.models.transformer import TransformerConfig
-from tests.models.families import FAMILIES, split_model
+from tests.models.compiled import split_model
+from tests.models.families import FAMILIES
 
 PROMPTS = [b"a prompt", b"", bytes(range(200, 240))]
 GREEDY = Sampling(temperature=0.0)

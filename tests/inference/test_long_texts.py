@@ -9,7 +9,8 @@ from bytelm.inference.generation import Generator
 from bytelm.inference.sampling import Sampling
 from bytelm.models.transformer import TransformerConfig
 from bytelm.patching.budget import Budget
-from tests.models.families import FAMILIES, split_model
+from tests.models.compiled import split_model
+from tests.models.families import FAMILIES
 
 LONG = 100_000
 

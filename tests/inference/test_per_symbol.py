@@ -8,7 +8,8 @@ from bytelm.core.vocabulary import END
 from bytelm.data.config import DataConfig
 from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
-from tests.models.families import FAMILIES, split_model
+from tests.models.compiled import split_model
+from tests.models.families import FAMILIES
 
 TEXTS = [b"ab", "naïve 日".encode(), b"longer than one window of sixteen", b""]
 CODED = {"hat"}

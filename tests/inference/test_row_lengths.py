@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from bytelm.inference.row_lengths import SHORTEST, by_length, shortest_row
 from bytelm.inference.scoring import Scorer, nats_and_marks, score_documents
 from bytelm.inference.segmentation import segment_all
-from tests.models.families import FAMILIES, split_model, with_slots
+from tests.models.compiled import split_model, with_slots
+from tests.models.families import FAMILIES
 
 LENGTH = 128
 TEXTS = [bytes(range(97, 120)) * 2, b"words of this text " * 9, b"a b c d " * 7, b"\xff" * 63, b""]

@@ -22,7 +22,8 @@ from bytelm.models.contract import Batch, ModelConfig
 from bytelm.patching.rules import find_edges
 from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
-from tests.models.families import FAMILIES, LENGTH, split_model
+from tests.models.compiled import LENGTH, split_model
+from tests.models.families import FAMILIES
 
 TEXT = (
     "Some words, a naïve 日本語; and\n\tmore of them <b> to fill 5 windows".encode() + b"\xff\x00"

@@ -20,15 +20,9 @@ from bytelm.nn.roles import trained
 from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 from tests.models import golden_mtp
+from tests.models.compiled import ROWS, random_rows, split_model
 from tests.models.draft_logits import KINDS, stacked_logits, vectors_of
-from tests.models.families import (
-    FAMILIES,
-    ROWS,
-    random_rows,
-    small,
-    spacebyte,
-    split_model,
-)
+from tests.models.families import FAMILIES, small, spacebyte
 from tests.models.golden import GRADIENTS, LOGITS, cases, load
 from tests.models.test_flops import matmul_flops
 

@@ -11,8 +11,9 @@ from flax import nnx
 
 from bytelm.core.vocabulary import UNSCORED
 from bytelm.models.draft import NoDraft
+from tests.models.compiled import LENGTH, ROWS, decoder, random_rows, split_model
 from tests.models.draft_logits import KINDS, stacked_logits, vectors_of
-from tests.models.families import FAMILIES, LENGTH, ROWS, decoder, random_rows, small, split_model
+from tests.models.families import FAMILIES, small
 
 WITH_HEADS = {
     name: config

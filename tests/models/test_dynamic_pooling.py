@@ -27,7 +27,8 @@ from bytelm.patching.segmenter import Boundaries, FixedPatches, RulePatches, Sup
 from bytelm.training import step
 from bytelm.training.experiment import ExperimentConfig, as_saved, from_saved
 from tests.models import golden, golden_hourglass
-from tests.models.families import LENGTH, ROWS, dynamic_pooling, random_rows, split_model
+from tests.models.compiled import LENGTH, ROWS, random_rows, split_model
+from tests.models.families import dynamic_pooling
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from bytelm.models.hat import WORD_END, HATConfig
 from bytelm.nn.linear import Embedding
 from bytelm.patching.learned import EntropyPatches
 from bytelm.patching.segmenter import RulePatches
-from tests.models.families import split_model
+from tests.models.compiled import split_model
 
 TEXT = b"The owl,  at night\tsaw wonderfully.\n"
 LONGEST = 8

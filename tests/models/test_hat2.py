@@ -13,7 +13,7 @@ from bytelm.models.hat2 import HAT2Config
 from bytelm.nn.block import Condition, rotary
 from bytelm.patching.learned import GumbelPatches
 from bytelm.patching.segmenter import RulePatches
-from tests.models.families import split_model
+from tests.models.compiled import split_model
 from tests.models.test_hat import row, sees
 
 TEXT = b"The owl, at night sawWonders."

@@ -17,18 +17,17 @@ from bytelm.patching.router import RouterPatches
 from bytelm.patching.segmenter import RulePatches
 from bytelm.patching.smoothing import decided
 from tests.models import golden
-from tests.models.families import (
-    FAMILIES,
+from tests.models.compiled import (
     ROWS,
     backward,
     decoder,
     empty_state,
     forward,
-    hnet,
     random_rows,
     split_model,
     with_slots,
 )
+from tests.models.families import FAMILIES, hnet
 from tests.models.golden_hnet import (
     document_ids,
     evaluate,

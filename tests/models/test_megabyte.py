@@ -12,15 +12,8 @@ from bytelm.core.vocabulary import START
 from bytelm.models import ModelConfig
 from bytelm.models.megabyte import MegaByteConfig
 from tests.models import golden
-from tests.models.families import (
-    FAMILIES,
-    LENGTH,
-    backward,
-    megabyte,
-    padded,
-    random_rows,
-    split_model,
-)
+from tests.models.compiled import LENGTH, backward, padded, random_rows, split_model
+from tests.models.families import FAMILIES, megabyte
 
 
 def golden_config(case):

@@ -21,14 +21,7 @@ from bytelm.patching.patches import (
     slots,
 )
 from bytelm.patching.segmenter import FixedPatches
-from tests.models.families import (
-    ROWS,
-    decoder,
-    empty_state,
-    forward,
-    random_rows,
-    split_model,
-)
+from tests.models.compiled import ROWS, decoder, empty_state, forward, random_rows, split_model
 from tests.models.nested import NestedConfig
 
 CONFIG = NestedConfig(head_width=8, bytes_per_slot=1.0, patches_per_slot=1.0)

@@ -18,16 +18,8 @@ from bytelm.patching.patches import find_patches
 from bytelm.patching.rules import find_edges
 from bytelm.patching.segmenter import FixedPatches, RulePatches
 from tests.models import golden
-from tests.models.families import (
-    FAMILIES,
-    LENGTH,
-    ROWS,
-    backward,
-    padded,
-    random_rows,
-    spacebyte,
-    split_model,
-)
+from tests.models.compiled import LENGTH, ROWS, backward, padded, random_rows, split_model
+from tests.models.families import FAMILIES, spacebyte
 
 
 def golden_config(case, more_keys=1):

@@ -9,15 +9,8 @@ from flax import nnx
 from bytelm.core.errors import UserError
 from bytelm.models import ModelConfig
 from bytelm.models.transformer import TransformerConfig
-from tests.models.families import (
-    FAMILIES,
-    LENGTH,
-    backward,
-    forward,
-    random_rows,
-    small,
-    split_model,
-)
+from tests.models.compiled import LENGTH, backward, forward, random_rows, split_model
+from tests.models.families import FAMILIES, small
 
 
 def test_an_untrained_model_finds_every_symbol_as_likely():

@@ -18,7 +18,8 @@ from bytelm.models.transformer import TransformerConfig
 from bytelm.nn import mesh
 from bytelm.nn.mesh import MeshConfig, place_batch
 from bytelm.training.program import train_program
-from tests.models.families import FAMILIES, random_rows
+from tests.models.compiled import random_rows
+from tests.models.families import FAMILIES
 
 CONFIG = TransformerConfig(width=128, depth=1)
 TIED = "transformer of many tokens, tied, gelu, scanned and rematerialised"

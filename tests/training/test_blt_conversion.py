@@ -24,7 +24,7 @@ from bytelm.patching.segmenter import RulePatches
 from bytelm.training.checkpoints.checkpoint import load_model, save_model
 from bytelm.training.conversion import from_hf, to_hf
 from bytelm.training.experiment import ExperimentConfig
-from tests.models.families import split_model
+from tests.models.compiled import split_model
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 CHECKPOINTS = [

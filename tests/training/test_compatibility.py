@@ -24,7 +24,7 @@ from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.loop import train
 from bytelm.training.optimizer import AdamW
 from bytelm.training.run import TrainingRun
-from tests.models.families import split_model
+from tests.models.compiled import split_model
 from tests.training.tiny_run import STEPS, assert_same, params
 
 

@@ -18,7 +18,8 @@ from bytelm.training.experiment import ExperimentConfig, TrainConfig, parse_budg
 from bytelm.training.loop import dry_run
 from bytelm.training.program import build_program
 from bytelm.training.validation import Validation
-from tests.models.families import spacebyte, split_model
+from tests.models.compiled import split_model
+from tests.models.families import spacebyte
 
 DOCUMENTS = 100
 LENGTH = 30  # bytes of each; START and END come to it

@@ -17,7 +17,8 @@ from bytelm.patching.learned import Band, FlexitokensPatches, UnigramPatches
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.loop import train
 from bytelm.training.program import train_program
-from tests.models.families import dynamic_pooling, random_rows
+from tests.models.compiled import random_rows
+from tests.models.families import dynamic_pooling
 
 BANDS = FlexitokensPatches(bands=(Band("eng", 0.3, 0.02), Band("rus", 0.2, 0.01)))
 

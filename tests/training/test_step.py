@@ -21,7 +21,7 @@ from bytelm.training import step
 from bytelm.training.optimizer import Muon
 from bytelm.training.program import train_program
 from bytelm.training.step import StepSetup, _of_levels, eval_step, train_step
-from tests.models.families import random_rows, split_model
+from tests.models.compiled import random_rows, split_model
 
 CONFIG = TransformerConfig(
     width=32, depth=1, head_width=8, mlp_width=48, ngrams=(2, 3), ngram_rows=64

@@ -14,7 +14,7 @@ from bytelm.nn.mesh import MeshConfig, place_batch, single_device_mesh
 from bytelm.nn.ngrams import NGrams
 from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
-from tests.models.families import LENGTH, ROWS, random_rows, split_model
+from tests.models.compiled import LENGTH, ROWS, random_rows, split_model
 
 CONFIG = TransformerConfig(
     width=16, depth=1, head_width=8, mlp_width=16, ngrams=(2, 3), ngram_rows=5000

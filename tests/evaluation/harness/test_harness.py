@@ -15,7 +15,8 @@ from bytelm.evaluation import Harness, evaluate
 from bytelm.evaluation.harness.answers import Answers
 from bytelm.models.transformer import TransformerConfig
 from tests.inference.test_continuations import brute_force, loaded
-from tests.models.families import ENCODER_DECODERS, FAMILIES, split_model
+from tests.models.compiled import split_model
+from tests.models.families import ENCODER_DECODERS, FAMILIES
 
 pytest.importorskip("lm_eval")
 

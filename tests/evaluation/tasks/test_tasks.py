@@ -15,7 +15,8 @@ from bytelm.inference.continuations import Score
 from bytelm.inference.stopping import StopFilter
 from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
-from tests.models.families import FAMILIES, LENGTH, split_model
+from tests.models.compiled import LENGTH, split_model
+from tests.models.families import FAMILIES
 
 SPELL = [
     {"id": word, "task": "spell", "input1": word, "label": " ".join(word)}

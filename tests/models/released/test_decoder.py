@@ -13,7 +13,8 @@ from bytelm.models.parameters import abstract_model
 from bytelm.models.released.decoder import DecoderFormat
 from bytelm.models.transformer import TransformerConfig
 from tests.models import tiny_decoder
-from tests.models.families import small, split_model
+from tests.models.compiled import split_model
+from tests.models.families import small
 from tests.models.tiny_decoder import CASES, END, LLAMA, START, TOKENS
 from tests.models.tiny_t5 import assert_same
 

@@ -31,7 +31,8 @@ from bytelm.training.checkpoints.exported import (
 )
 from bytelm.training.experiment import ExperimentConfig, load_json
 from bytelm.training.metrics.record import LoopState
-from tests.models.families import FAMILIES, split_model
+from tests.models.compiled import split_model
+from tests.models.families import FAMILIES
 from tests.models.tiny_t5 import BYT5, write_folder
 
 KNOWN = LoopState(bytes=12_345, flops=6.02e23, last_validation=1.23456, validated_step=7)
