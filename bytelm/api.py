@@ -27,7 +27,6 @@ from bytelm.inference.batching import Prompt, in_order
 from bytelm.inference.beam_search import beam_search
 from bytelm.inference.draft_choice import DraftKind, choose_draft
 from bytelm.inference.draft_length import DraftLength
-from bytelm.inference.drafters import Small
 from bytelm.inference.forms import Forms
 from bytelm.inference.generation import ROWS, Draft, Generator, Weights, store_weights
 from bytelm.inference.marginal.marginal import ByteMarginal
@@ -337,11 +336,11 @@ class LoadedModel(PerSymbol):
     ) -> Iterator[tuple[int, bytes]]:
         """Yields the place of each prompt, from 0, and its continuation, as they end.
 
-        Arguments as for `complete`.
+        Arguments as for `complete`, and `largest`, a prompt for which there must be memory.
         """
         generator = self._generator(options.pop("covers", None))
-        choices = self._choices(**options)
-        return generator.as_completed(self._watched(prompts), rows=rows, seed=seed, **choices)
+        own = {"rows": rows, "seed": seed, "largest": options.pop("largest", None)}
+        return generator.as_completed(self._watched(prompts), **own, **self._choices(**options))
 
     def _watched(self, prompts: Iterable[Prompt]) -> Iterator[Prompt]:
         """The prompts, with a warning of the first one that goes beyond training."""
@@ -379,9 +378,7 @@ class LoadedModel(PerSymbol):
                 "the draft checkpoint reads and writes other symbols than the model; give one of a "
                 "decoder with the same tokenizer, or without one if the model has none."
             )
-        generator = small._forms.generator
-        drafter = Small(generator.graphdef, generator.params)
-        return choose_draft(kind, most, small=drafter)
+        return choose_draft(kind, most, small=small._forms.generator.as_drafter)
 
     def _generator(self, covers: int | None) -> Generator:
         return self._forms.generator if covers is None else self.byte_marginal(covers)

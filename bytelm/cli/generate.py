@@ -140,7 +140,7 @@ def _generate_file(command: GenerateCommand) -> int:
     def as_completed(prompts: Iterable[Prompt]) -> Iterator[tuple[int, bytes]]:
         return loaded.as_completed(prompts, **given)
 
-    as_completed(())  # checks the options
+    loaded.as_completed((), largest=file.largest, **given)  # checks the options and the memory
     job = {"content of --prompts": file.digest, **options}
     job |= {"checkpoint": digest_arrays("params", loaded.params)}
     job |= {"stop": list(command.stop), "max_bytes": command.max_bytes}

@@ -5,27 +5,23 @@ the output says of what it is and holds continuations that wait for earlier ones
 command loses only the texts that it was writing. It goes on if nothing has changed.
 """
 
-import fcntl
+import contextlib
 import hashlib
 import json
-import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from bytelm.core.errors import UserError
 from bytelm.core.files import check_new_file, write_whole
 from bytelm.core.texts import text_bytes
+from bytelm.core.whole_lines import WholeLines
 from bytelm.inference.batching import Prompt
 
 FIELDS = {"prompt", "id", "max_bytes"}
 DIGEST = 8
 """Bytes of the digest of a line."""
-SECONDS = 1.0
-"""How often finished lines are forced to the disk."""
 
 
 @dataclass(frozen=True)
@@ -35,28 +31,32 @@ class PromptFile:
     Attributes:
         max_bytes: longest continuation of a prompt that does not say its own.
         count: of its prompts.
+        largest: the prompt that may take most bytes with its continuation; None without prompts.
         lines: the digests of its lines, one after another; None while it is checked.
     """
 
     path: Path
     max_bytes: int
     count: int = 0
+    largest: Prompt | None = None
     lines: bytes | None = None
 
     @classmethod
     def checked(cls, path: Path, max_bytes: int) -> "PromptFile":
         """The file, all of whose lines are right; else raises UserError."""
-        lines = bytearray()
+        lines, count, largest = bytearray(), 0, None
         try:
             if path.exists() and not path.is_file():
                 raise UserError(
                     f"--prompts {path} is no file that can be read twice; write the prompts into "
                     "one."
                 )
-            count = sum(1 for _ in cls(path, max_bytes).prompts(lines=lines))
+            for prompt, _ in cls(path, max_bytes).prompts(lines):
+                count += 1
+                largest = max(largest or prompt, prompt, key=_most_bytes)
         except OSError as error:
             raise UserError(f"--prompts {path} cannot be read: {error.strerror}.") from error
-        return cls(path, max_bytes, count, bytes(lines))
+        return cls(path, max_bytes, count, largest, bytes(lines))
 
     @property
     def digest(self) -> str:
@@ -137,25 +137,21 @@ class Continuations:
             UserError: if it exists and is finished, of another job, or being written.
         """
         self._path = path
-        self._waiting_path = path.with_name(f"{path.name}.unfinished")
+        waiting = path.with_name(f"{path.name}.unfinished")
         first = json.dumps(job).encode() + b"\n"
         self._head = len(first)
-        if self._waiting_path.exists() and path.exists():
-            self._check(job)
+        if waiting.exists() and path.exists():
+            self._check(waiting, job)
         else:
             check_new_file(path)
-            write_whole(self._waiting_path, first)
-        self._file = path.open("ab", buffering=0)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise UserError(f"--output {path} is being written by another command.") from None
-        self.done = sum(1 for _ in _whole_lines(path))
-        _, *waiting = map(json.loads, _whole_lines(self._waiting_path))
-        self._ahead = {number: line for number, line in waiting if number >= self.done}
-        self._waiting = self._waiting_path.open("ab", buffering=0)
-        self._synced = time.monotonic()
+            write_whole(waiting, first)
+        with contextlib.ExitStack() as stack:
+            self._lines = stack.enter_context(WholeLines(path, f"--output {path}"))
+            self._waiting = stack.enter_context(WholeLines(waiting))
+            self.done = sum(1 for _ in self._lines.read())
+            _, *ahead = map(json.loads, self._waiting.read())
+            self._close = stack.pop_all().close
+        self._ahead = {number: line for number, line in ahead if number >= self.done}
 
     @property
     def written(self) -> int:
@@ -166,9 +162,10 @@ class Continuations:
         """Whether the continuation of the prompt with this number is there."""
         return number < self.done or number in self._ahead
 
-    def _check(self, job: Mapping[str, Any]) -> None:
+    def _check(self, waiting: Path, job: Mapping[str, Any]) -> None:
         try:
-            begun = json.loads(next(_whole_lines(self._waiting_path), b""))
+            with waiting.open("rb") as file:
+                begun = json.loads(file.readline())
         except (OSError, ValueError):
             begun = {}
         for name, value in job.items():
@@ -183,55 +180,33 @@ class Continuations:
         line = json.dumps({**kept, "text": text.decode(errors="surrogateescape")})
         self._ahead[number] = line
         if number > self.done:
-            _append(self._waiting, json.dumps([number, line]))
+            self._waiting.append(json.dumps([number, line]).encode())
         while (following := self._ahead.pop(self.done, None)) is not None:
-            _append(self._file, following)
+            self._lines.append(following.encode())
             self.done += 1
-        is_old = time.monotonic() - self._synced > SECONDS
-        if is_old or (not self._ahead and self._waiting.tell() > self._head):
-            self._sync()
-
-    def _sync(self) -> None:
-        """Forces all to the disk, and forgets what no longer waits."""
-        os.fsync(self._file.fileno())
-        if self._ahead:
-            os.fsync(self._waiting.fileno())
-        else:
-            self._waiting.seek(self._waiting.truncate(self._head))
-        self._synced = time.monotonic()
+        if not self._ahead and self._waiting.size > self._head:  # what waited is in the output
+            self._lines.sync()
+            self._waiting.cut(self._head)
 
     def finish(self) -> None:
         """Says that all lines are there."""
-        os.fsync(self._file.fileno())
-        self._waiting_path.unlink(missing_ok=True)
+        self._lines.sync()
+        self._waiting.path.unlink(missing_ok=True)
 
     def __enter__(self) -> "Continuations":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._waiting.close()
+        self._close()
+
+
+def _most_bytes(prompt: Prompt) -> int:
+    """Of the prompt and its continuation."""
+    return len(prompt.text) + prompt.max_bytes
 
 
 def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=DIGEST).digest()
-
-
-def _whole_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file; at its end, removes a line that was not written whole."""
-    size = 0
-    with path.open("r+b") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield line
-                size += len(line)
-        file.truncate(size)
-
-
-def _append(file: FileIO, line: str) -> None:
-    left = memoryview(line.encode() + b"\n")
-    while left:
-        left = left[file.write(left) or 0 :]
 
 
 def write_file(

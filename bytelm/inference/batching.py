@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bytelm.core.errors import UserError
 from bytelm.core.memory import free_memory
 from bytelm.core.vocabulary import Vocabulary
 from bytelm.inference.decoding import Rows, Written, first_symbols, row_keys, state_length
@@ -92,6 +93,8 @@ class Engine(Protocol):
 
     def empty_state(self, rows: int, length: int, drafter: Drafter | None) -> tuple[Any, Any]: ...
 
+    def require_memory(self, rows: int, length: int, drafter: Drafter | None) -> None: ...
+
     def read(
         self, texts: Sequence[np.ndarray], state: Any, drafting: Any, drafter: Drafter | None
     ) -> tuple[jax.Array, Any, Any]: ...
@@ -117,6 +120,14 @@ class Batching:
         self._sampling, self._key = sampling, jax.random.key(seed)
         self._drafter = None if draft is None else draft.drafter
         self._warned = False
+
+    def check(self, prompt: Prompt) -> None:
+        """Raises UserError if a prompt has no memory: its states are those of at least two rows."""
+        waiting = Waiting(0, prompt, self._generator.symbols_of(prompt.text))
+        try:
+            self._generator.require_memory(2, state_length(waiting.length), self._drafter)
+        except UserError as error:
+            raise UserError(f"prompt {prompt.number + 1} is too large: {error}") from None
 
     def run(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, bytes]]:
         """Yields the place of each prompt, from 0, and its continuation, as they end."""

@@ -47,7 +47,10 @@ class Drafts:
 
 
 class Drafter:
-    """Base of all drafters; they are registered as pytrees."""
+    """Base of all drafters; they are registered as pytrees.
+
+    One is hashable outside programs: what was measured of it is found again.
+    """
 
     may_find_none: ClassVar[bool] = False
     """Whether all rows may be without drafts, so that a round is worth reading one symbol alone."""
@@ -200,9 +203,9 @@ class SmallState:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # its parameters cannot be compared
 class Small(Drafter):
-    """Another model of the same vocabulary."""
+    """Another model of the same vocabulary; it is equal to itself alone."""
 
     graphdef: nnx.GraphDef = field(metadata={"static": True})
     params: Any

@@ -7,7 +7,6 @@ loop of `bytelm.inference.decoding` writes a chunk of symbols for every row, and
 their bytes. The random key of symbol i of row r depends only on (seed, r, i).
 """
 
-import contextlib
 import functools
 import itertools
 import time
@@ -38,7 +37,7 @@ from bytelm.inference.decoding import (
     write_chunk,
 )
 from bytelm.inference.draft_length import DraftLength
-from bytelm.inference.drafters import Drafter
+from bytelm.inference.drafters import Drafter, Small
 from bytelm.inference.sampling import Sampling
 from bytelm.inference.stopping import StopFilter
 from bytelm.models.contract import LanguageModel
@@ -111,7 +110,7 @@ class Generator:
 
     Attributes:
         graphdef, params: of the model, in its form for decoding.
-        draft_lengths: what was measured of each drafter: its class, its most drafts, the rows.
+        draft_lengths: what was measured of each drafter, its most drafts, and the rows.
         tokenizer, vocabulary: of its symbols.
 
     Raises:
@@ -142,7 +141,12 @@ class Generator:
         self.graphdef, self.params = nnx.split(nnx.merge(graphdef, params).for_decoding())
         self._prefill = prefill
         self._chunk = chunk
-        self.draft_lengths: dict[tuple[type[Drafter], int, int], DraftLength] = {}
+        self.draft_lengths: dict[tuple[Drafter, int, int], DraftLength] = {}
+
+    @functools.cached_property
+    def as_drafter(self) -> Small:
+        """This model as the drafter of a larger one."""
+        return Small(self.graphdef, self.params)
 
     def generate(
         self, prompts: Sequence[bytes], *, max_bytes: int, rows: int = ROWS, **options: Any
@@ -172,11 +176,15 @@ class Generator:
         seed: int = 0,
         stop: Sequence[bytes] = (),
         draft: Draft | None = None,
+        largest: Prompt | None = None,
     ) -> Iterator[tuple[int, bytes]]:
         """Yields the continuation of each of any number of prompts as it ends.
 
         At most `rows` are written at a time (`bytelm.inference.batching`). Other arguments as for
         `stream`, and so are the texts.
+
+        Args:
+            largest: of the prompts, if it is known; there must be memory for it at once.
 
         Yields:
             the place of a prompt among all, from 0, and its continuation.
@@ -184,7 +192,10 @@ class Generator:
         require_positive("rows", rows)
         sampling = self._checked(sampling, seed, stop, draft)
         if self.makes_room:
-            return Batching(self, rows, sampling, seed, stop, draft).run(prompts)
+            batching = Batching(self, rows, sampling, seed, stop, draft)
+            if largest is not None:
+                batching.check(largest)
+            return batching.run(prompts)
         return enumerate(self._in_batches(prompts, rows, sampling, seed, stop, draft))
 
     def _in_batches(
@@ -316,7 +327,7 @@ class Generator:
 
     def _length(self, draft: Draft, rows: int) -> DraftLength:
         """What is known of this drafter's speed with so many rows, in this and earlier calls."""
-        key = type(draft.drafter), draft.most, rows
+        key = draft.drafter, draft.most, rows
         return self.draft_lengths.setdefault(key, DraftLength(draft.most))
 
     def start(
@@ -359,11 +370,21 @@ class Generator:
 
         Raises UserError if there is no memory.
         """
-        needed, free = rows * self.state_size(length, drafter), free_memory()
-        with contextlib.suppress(jax.errors.JaxRuntimeError, MemoryError):
-            if free is None or needed <= free:
-                return empty_state(self.graphdef, self.params, rows, length, drafter)
-        raise UserError(
+        self.require_memory(rows, length, drafter)
+        try:
+            return empty_state(self.graphdef, self.params, rows, length, drafter)
+        except (jax.errors.JaxRuntimeError, MemoryError):
+            raise self._no_memory(rows, length, drafter) from None
+
+    def require_memory(self, rows: int, length: int, drafter: Drafter | None) -> None:
+        """Raises UserError if these states would not fit into the memory that is free."""
+        free = free_memory()
+        if free is not None and rows * self.state_size(length, drafter) > free:
+            raise self._no_memory(rows, length, drafter)
+
+    def _no_memory(self, rows: int, length: int, drafter: Drafter | None) -> UserError:
+        needed = rows * self.state_size(length, drafter)
+        return UserError(
             f"there is no memory for {number_of(rows, 'text')} of {length:,} symbols, which take "
             f"{needed / 2**30:.1f} GiB; lower max-bytes, or give fewer or shorter prompts."
         )

@@ -93,6 +93,22 @@ def test_prompts_of_a_file_get_the_texts_that_they_get_together(model, monkeypat
     assert [(line["id"], line["text"]) for line in lines] == list(zip(texts, expected, strict=True))
 
 
+def test_a_prompt_without_memory_is_told_before_anything_is_written(
+    model, monkeypatch, tmp_path, capsys
+):
+    prompts, output = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    lines = [{"prompt": "a"}, {"prompt": "b", "max_bytes": 9999}, {"prompt": "c" * 99}]
+    prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr("bytelm.cli.generate.load", lambda *_, **options: model)
+    monkeypatch.setattr("bytelm.inference.generation.free_memory", lambda: 2**20)
+    command = ["generate", "--checkpoint", "run", "--prompts", str(prompts)]
+    assert main([*command, "--output", str(output)]) == 2
+    assert "error: prompt 2 is too large: there is no memory for 2 texts of 16,384 symbols" in (
+        capsys.readouterr().err
+    )
+    assert not output.exists()
+
+
 def test_long_prompts_are_told_once(model):
     long = [Prompt(b"x" * 20, 1, number) for number in range(2)]
     texts = model.complete([Prompt(b"x", 1, 9), *long], seed=3)

@@ -118,8 +118,13 @@ def test_train_evaluate_generate(capsys, tmp_path, lines):
     assert json.loads(report.read_text())["details"]["bits"]["documents"] == 40
 
     capsys.readouterr()
-    assert main(["generate", "--checkpoint", run, "--prompt", "line", "--max-bytes", "8"]) == 0
-    assert capsys.readouterr().out.startswith("line")
+    command = ["generate", "--checkpoint", run, "--prompt", "line", "--max-bytes", "99"]
+    # Long enough for drafts: the first chunks measure the model without any.
+    with pytest.warns(UserWarning, match="trained on rows of 16"):
+        assert main(command) == 0
+        text = capsys.readouterr().out
+        assert main([*command, "--draft-checkpoint", run, "--draft-length", "2"]) == 0
+    assert text.startswith("line") and capsys.readouterr().out == text
     assert "no checkpoint of step 7" in fails(capsys, "eval", "--checkpoint", run, "--step", "7")
     assert "the model is flat" in fails(capsys, "segment", "--checkpoint", run, "--text", "a")
     error = fails(capsys, "generate", "--checkpoint", run, "--max-bytes", "4", "--top-p", "2")

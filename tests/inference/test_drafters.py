@@ -246,6 +246,15 @@ def test_options_mean_the_same_with_drafts(generators, index):
     assert one == whole[:1]
 
 
+def test_what_was_measured_is_of_one_drafter():
+    generator, *others = (make_generator(hashing()) for _ in range(3))
+    one, other = (each.as_drafter for each in others)
+    drafters = one, others[0].as_drafter, other, Lookup(), Lookup()
+    found = [generator._length(Draft(drafter, 8), 2) for drafter in drafters]
+    assert found[0] is found[1] and found[3] is found[4]
+    assert len(generator.draft_lengths) == 3
+
+
 def test_an_accepted_end_ends_a_row():
     follows = np.arange(INPUT_SIZE)
     follows[START], follows[ord("a")], follows[ord("b")] = ord("a"), ord("b"), END
