@@ -21,6 +21,7 @@ class Answers:
     def __init__(self, path: Path | None = None, model: Any = None):
         self._model = model
         self._found: dict[str, Any] = {}
+        self._asked: set[str] = set()
         self._lines = None if path is None else WholeLines(path)
         for key, answer in self._read():
             self._found[key] = answer
@@ -42,6 +43,7 @@ class Answers:
             key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
             number = times[key] = times.get(key, -1) + 1
             keys.append(f"{key}-{number}" if repeat else key)
+        self._asked.update(keys)
         return keys
 
     def __contains__(self, key: str) -> bool:
@@ -55,9 +57,9 @@ class Answers:
         if self._lines:
             self._lines.append(json.dumps([key, answer]).encode())
 
-    def remove_file(self) -> None:
-        """Removes the file: all answers are there, and used."""
-        if self._lines:
+    def finish(self) -> None:
+        """Removes the file, unless it has answers that nobody asked for: a longer evaluation's."""
+        if self._lines and self._found.keys() <= self._asked:
             self._lines.path.unlink(missing_ok=True)
 
     def __enter__(self) -> "Answers":

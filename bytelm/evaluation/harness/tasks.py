@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.util
+import io
 import itertools
 import logging
 import math
@@ -106,7 +107,7 @@ class Harness(Evaluation):
                     limit=self.limit,
                     bootstrap_iters=SAMPLES,
                 )
-            answers.remove_file()
+            answers.finish()
         is_bound = loaded.tokenizer is not None and self.covers is None
         figures, items = _figures(found, choices, is_bound)
         return Result(
@@ -193,15 +194,27 @@ def _answers(loaded: LoadedModel, covers: int | None) -> Iterator[Answers]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Lets `lm_eval` log errors only, and bootstrap in this process, where JAX has threads."""
-    logger, name = logging.getLogger("lm_eval"), "DISABLE_MULTIPROC"
+    """Lets `lm_eval` log errors only, without its prints and bars: ours are shown.
+
+    It also bootstraps in this process then, because JAX has threads here.
+    """
+    from tqdm import tqdm
+
+    logger, name, begin = logging.getLogger("lm_eval"), "DISABLE_MULTIPROC", tqdm.__init__
     level, before = logger.level, os.environ.get(name)
+
+    def hidden(bar: tqdm, *arguments: Any, **options: Any) -> None:
+        begin(bar, *arguments, **{**options, "disable": True})
+
     logger.setLevel(logging.ERROR)
     os.environ[name] = "1"
+    tqdm.__init__ = hidden
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         logger.setLevel(level)
+        tqdm.__init__ = begin
         if before is None:
             del os.environ[name]
 

@@ -167,9 +167,11 @@ def flat():
     return loaded(FAMILIES["transformer"], context=64)
 
 
-def test_the_report_has_every_metric_with_its_interval(flat, folder):
+def test_the_report_has_every_metric_with_its_interval(flat, folder, capsys):
     suite = [Harness(tasks=("choosing", "r*", "writing"), path=str(folder))]
     report = evaluate(flat, suite=suite)
+    shown = capsys.readouterr()
+    assert "%|" not in shown.err and "bootstrapping" not in shown.out  # bars and prints of lm_eval
     figures = report.figures
     choosing = [f"harness/choosing/accuracy_{way}" for way in ("sum", "per_byte", "unconditional")]
     assert list(figures)[:3] == choosing
