@@ -88,12 +88,14 @@ class Codec:
         size: int,
         *,
         rows: int = ROWS,
+        stores: bool = True,
         done: Done = lambda count: None,
     ) -> Header:
         """Compresses the next `size` bytes of `source` into `target`, which can seek.
 
         Args:
             rows: of a large file; more need more memory, and code more bytes in a step.
+            stores: whether a block that its code would lengthen is stored as it is.
             done: called after each step with the number of bytes that it coded.
 
         Raises:
@@ -101,14 +103,18 @@ class Codec:
         """
         layout = self.layout(size, rows)
         nothing = Totals(size, 0, 0, 0)
-        header = Header(self._checkpoint, self._step, backend.fingerprint(), layout, nothing)
+        machine = backend.fingerprint()
+        header = Header(self._checkpoint, self._step, machine, layout, nothing, stores)
         begin, coded, crc, coded_crc = target.tell(), 0, 0, 0
         target.write(header.to_bytes())
         for count, last in layout.blocks(size):
             block = source.read(count)
             if len(block) < count:
                 raise UserError("the file became shorter while it was compressed; try again.")
-            written = write_block(target, self._encode(block, layout, done), last=last)
+            stream = self._encode(block, header, done)
+            if stores and len(stream) >= count:
+                stream = block
+            written = write_block(target, stream, last=last)
             coded, crc = coded + len(written), zlib.crc32(block, crc)
             coded_crc = zlib.crc32(written, coded_crc)
         header = replace(header, totals=Totals(size, coded, crc, coded_crc))
@@ -141,7 +147,8 @@ class Codec:
         for count, last in header.layout.blocks(header.totals.bytes):
             try:
                 stream = read_block(source, last=last)
-                block = self._decode(stream, count, header.layout, done)
+                stored = header.stores and len(stream) == count
+                block = stream if stored else self._decode(stream, count, header, done)
             except Diverged:
                 break
             crc = zlib.crc32(block, crc)
@@ -168,20 +175,21 @@ class Codec:
                 "it on such a machine."
             )
 
-    def _encode(self, block: bytes, layout: Layout, done: Done) -> bytes:
-        stretches = layout.stretches(block)
+    def _encode(self, block: bytes, header: Header, done: Done) -> bytes:
+        stretches = header.layout.stretches(block)
         encoder = Encoder([self._symbols(stretch) for stretch in stretches])
-        self._run(encoder, stretches, layout, done)
+        self._run(encoder, stretches, header, done)
         return encoder.stream()
 
-    def _decode(self, stream: bytes, size: int, layout: Layout, done: Done) -> bytes:
-        stretches = layout.stretches(bytes(size))
-        rows = self._run(Decoder(stream), stretches, layout, done)
+    def _decode(self, stream: bytes, size: int, header: Header, done: Done) -> bytes:
+        stretches = header.layout.stretches(bytes(size))
+        rows = self._run(Decoder(stream), stretches, header, done)
         return b"".join(map(self._bytes, rows))
 
     def _run(
-        self, side: Side, stretches: list[bytes], layout: Layout, done: Done
+        self, side: Side, stretches: list[bytes], header: Header, done: Done
     ) -> list[np.ndarray]:
+        layout = header.layout
         frequencies = Frequencies(
             self._graphdef,
             self._params,
@@ -189,6 +197,7 @@ class Codec:
             rows=layout.rows,
             context=layout.context,
             stride=layout.stride,
+            whole=header.version > 1,
         )
         start, sizes = self._vocabulary.start, list(map(len, stretches))
         return run(side, frequencies, start, sizes, self._byte_counts, done)

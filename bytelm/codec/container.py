@@ -6,6 +6,11 @@
 - the description, JSON: the checkpoint, the machine, the layout;
 - 4 bytes: CRC-32 of all of the above;
 - the body: the stream of each block, and before it, but for the last, its length (4 bytes).
+
+A block that its code would lengthen is stored: a stream as long as its block is that block itself.
+If nothing is to be stored, the description says `"stores": false`.
+
+In version 1 nothing was stored, and patches found the slots of rows of 512 symbols at first.
 """
 
 import json
@@ -17,7 +22,7 @@ from typing import Any, BinaryIO
 
 from bytelm.core.errors import UserError
 
-SIGNATURE, VERSION = b"\xb7bytelm", 1
+SIGNATURE, VERSION, VERSIONS = b"\xb7bytelm", 2, (1, 2)
 _TOTALS, _SHORT, _WORD = struct.Struct("<QQII"), struct.Struct("<H"), struct.Struct("<I")
 _READ = 2**20
 """Bytes read at a time to check a body."""
@@ -74,6 +79,7 @@ class Header:
         checkpoint: a digest of the model.
         step: of the checkpoint, for messages.
         machine: its `bytelm.codec.backend.fingerprint`.
+        stores: whether a stream that is as long as its block is the block.
     """
 
     checkpoint: str
@@ -81,12 +87,15 @@ class Header:
     machine: dict[str, str]
     layout: Layout
     totals: Totals
+    stores: bool = True
+    version: int = VERSION
 
     def to_bytes(self) -> bytes:
         """As it stands in the file; the totals do not change its length."""
         fields = {"checkpoint": self.checkpoint, "step": self.step, "machine": self.machine}
-        described = json.dumps({**fields, "layout": asdict(self.layout)}).encode()
-        head = SIGNATURE + bytes([VERSION]) + _TOTALS.pack(*asdict(self.totals).values())
+        stores = {} if self.stores else {"stores": False}
+        described = json.dumps({**fields, "layout": asdict(self.layout), **stores}).encode()
+        head = SIGNATURE + bytes([self.version]) + _TOTALS.pack(*asdict(self.totals).values())
         head += _SHORT.pack(len(described)) + described
         return head + _WORD.pack(zlib.crc32(head))
 
@@ -104,10 +113,10 @@ def read_header(file: BinaryIO, name: str) -> Header:
     start = file.read(len(SIGNATURE) + 1)
     if start[:-1] != SIGNATURE:
         raise UserError(f"{name} is no file that `bytelm compress` wrote; name a compressed file.")
-    if start[-1] != VERSION:
+    if (version := start[-1]) not in VERSIONS:
         raise UserError(
-            f"{name} has version {start[-1]} of the format, and this bytelm reads version "
-            f"{VERSION}; decompress it with the bytelm that wrote it."
+            f"{name} has version {version} of the format, and this bytelm reads version "
+            f"{' and '.join(map(str, VERSIONS))}; decompress it with the bytelm that wrote it."
         )
     try:
         totals = file.read(_TOTALS.size)
@@ -123,6 +132,8 @@ def read_header(file: BinaryIO, name: str) -> Header:
             fields["machine"],
             Layout(**fields["layout"]),
             Totals(*_TOTALS.unpack(totals)),
+            stores=version > 1 and fields.get("stores", True),
+            version=version,
         )
     except (struct.error, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{name} is damaged in its first bytes; get another copy of it.") from error

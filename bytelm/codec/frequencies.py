@@ -75,6 +75,7 @@ class Frequencies:
         rows: R.
         context: T, symbols of a window.
         stride: how far a full window moves on.
+        whole: whether patches find slots as in scoring, where a row has T symbols.
     """
 
     def __init__(
@@ -86,8 +87,10 @@ class Frequencies:
         rows: int,
         context: int,
         stride: int,
+        whole: bool = True,
     ):
         self._graphdef, self._params, self._stride = graphdef, params, stride
+        self._whole = whole
         self._programs = _programs(graphdef, vocabulary.outputs)
         self._window = np.full((rows, context), vocabulary.pad, np.int32)  # what the state has read
         self._filled = 0
@@ -121,7 +124,7 @@ class Frequencies:
     def _empty_state(self) -> Any:
         rows, context = self._window.shape
         try:
-            state, _ = empty_state(self._graphdef, self._params, rows, context)
+            state, _ = empty_state(self._graphdef, self._params, rows, context, whole=self._whole)
             # Where the parameters are: otherwise the second step would be another program.
             return jax.device_put(state, jax.tree.leaves(self._params)[0].sharding)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:

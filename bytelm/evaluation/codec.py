@@ -50,7 +50,9 @@ class CodedBits(Evaluation):
         started, file, back = time.perf_counter(), io.BytesIO(), io.BytesIO()
         codec = loaded.codec
         with shown_progress("compressing", len(data)) as done:
-            header = codec.compress(io.BytesIO(data), file, len(data), rows=self.rows, done=done)
+            header = codec.compress(
+                io.BytesIO(data), file, len(data), rows=self.rows, stores=False, done=done
+            )
         seconds = time.perf_counter() - started
         file.seek(0)
         with shown_progress("decompressing", len(data)) as done:

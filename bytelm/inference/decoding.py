@@ -27,6 +27,7 @@ from bytelm.core.vocabulary import Vocabulary
 from bytelm.inference.drafters import Context, Drafter
 from bytelm.inference.sampling import Sampling, sample
 from bytelm.models.contract import LanguageModel
+from bytelm.patching.budget import whole_rows
 
 SHORTEST = 256
 """States hold this many symbols times a power of two, so that few shapes are compiled."""
@@ -67,15 +68,26 @@ def state_length(symbols: int) -> int:
 
 # With unused arguments the result is committed to the parameters' device, as all later states are:
 # otherwise what reads them would be compiled twice.
-@functools.partial(jax.jit, static_argnames=("graphdef", "rows", "length"), keep_unused=True)
+@functools.partial(
+    jax.jit, static_argnames=("graphdef", "rows", "length", "whole"), keep_unused=True
+)
 def empty_state(
-    graphdef: nnx.GraphDef, params: Any, rows: int, length: int, drafter: Drafter | None = None
+    graphdef: nnx.GraphDef,
+    params: Any,
+    rows: int,
+    length: int,
+    drafter: Drafter | None = None,
+    whole: bool = False,
 ) -> tuple[Any, Any]:
-    """`LanguageModel.init_state` and that of the drafter, compiled."""
+    """`LanguageModel.init_state` and that of the drafter, compiled.
+
+    With `whole` patches find slots as in scored rows of `length` symbols.
+    """
     model: LanguageModel = nnx.merge(graphdef, params)
-    if drafter is None:
-        return model.init_state(rows, length), None
-    return drafter.init_model(model, rows, length), drafter.init_state(rows, length)
+    with whole_rows(whole):
+        if drafter is None:
+            return model.init_state(rows, length), None
+        return drafter.init_model(model, rows, length), drafter.init_state(rows, length)
 
 
 def read_rows(

@@ -7,9 +7,14 @@ depends on the symbols so far, and neither on how many may follow nor on other r
 used up its slots opens patches again where the next longer row of the series begins.
 
 The symbols of an inner level are the slots of the level around it, and so is its series.
+
+Where all rows are known to be read as whole rows of one length, as in scoring, `whole_rows` gives
+them the slots of that length from the first symbol on.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import jax
@@ -17,6 +22,18 @@ import jax.numpy as jnp
 
 SHORTEST = 512
 """Symbols of the shortest row; few fill its slots by chance."""
+
+_are_whole = ContextVar("_are_whole", default=False)
+
+
+@contextlib.contextmanager
+def whole_rows(whole: bool = True) -> Iterator[None]:
+    """States that are made here have at every symbol the slots of a whole row of their length."""
+    before = _are_whole.set(whole)
+    try:
+        yield
+    finally:
+        _are_whole.reset(before)
 
 
 @dataclass(frozen=True)
@@ -30,7 +47,7 @@ class Budget:
     @classmethod
     def of(cls, capacity: Callable[[int], int], length: int) -> "Budget":
         """For rows of at most `length` symbols."""
-        lengths = [SHORTEST]
+        lengths = [length if _are_whole.get() else SHORTEST]
         while lengths[-1] < length:
             lengths.append(2 * lengths[-1])
         return cls._of(capacity, tuple(lengths), length)

@@ -1,6 +1,7 @@
 import io
 import math
 import zlib
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -53,9 +54,9 @@ def codec():
     return make()
 
 
-def compress(codec, data, rows=2):
+def compress(codec, data, rows=2, stores=False):
     file = io.BytesIO()
-    header = codec.compress(io.BytesIO(data), file, len(data), rows=rows)
+    header = codec.compress(io.BytesIO(data), file, len(data), rows=rows, stores=stores)
     return file.getvalue(), header
 
 
@@ -72,6 +73,28 @@ def test_any_file_comes_back(codec, data):
     assert header.totals.bytes == len(data)
     assert len(file) == len(header.to_bytes()) + header.totals.coded_bytes
     assert compress(codec, data)[0] == file
+
+
+def test_a_block_that_its_code_would_lengthen_is_stored(codec):
+    rng, data = np.random.default_rng(0), FILES["binary"] + TEXT
+    file, header = compress(codec, data, stores=True)
+    blocks = [size for size, _ in header.layout.blocks(len(data))]
+    assert header.totals.coded_bytes == len(data) + 4 * (len(blocks) - 1)
+    assert file.endswith(data[-blocks[-1] :]) and decompress(codec, file) == data
+    # What a model is likely to write is coded, next to a block that is not.
+    decided = make((MODEL[0], jax.tree.map(lambda leaf: 3 * leaf, MODEL[1])))
+    _, header = compress(decided, bytes(160))
+    likely = decided._decode(rng.bytes(80), 80, header, lambda count: None)
+    mixed = likely + rng.bytes(80)
+    file, header = compress(decided, mixed, stores=True)
+    assert 84 < header.totals.coded_bytes < 4 + 160
+    assert file.endswith(mixed[80:]) and decompress(decided, file) == mixed
+
+
+def test_a_file_of_version_1_comes_back(codec):
+    file, header = compress(codec, TEXT)
+    old = replace(header, version=1).to_bytes() + file[len(header.to_bytes()) :]
+    assert decompress(codec, old) == TEXT
 
 
 def test_windows_blocks_and_rows_take_the_bits_of_the_same_stretches(codec):
@@ -133,8 +156,8 @@ def test_what_is_no_compressed_file_is_refused(codec):
 
 def test_another_version_is_refused(codec):
     file, _ = compress(codec, TEXT)
-    assert "version 2 of the format, and this bytelm reads version 1" in refused(
-        codec, changed(file, 7, 2)
+    assert "version 3 of the format, and this bytelm reads version 1 and 2" in refused(
+        codec, changed(file, 7, 3)
     )
 
 
@@ -175,7 +198,7 @@ def test_a_file_that_becomes_shorter_is_refused(codec):
 
 
 def test_rows_without_memory_are_refused(codec, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise MemoryError
 
     monkeypatch.setattr(frequencies, "empty_state", full)
