@@ -25,6 +25,7 @@ from bytelm.data.open_data import Documents, OpenData
 from bytelm.data.run_text import describe_source
 from bytelm.data.sources.files import OPTIONS
 from bytelm.data.sources.source import SPLITTING, SingleSource, open_source
+from bytelm.data.tasks.task import Pair
 from bytelm.data.text_record import ReadBytes, Split, TextRecord, check_split, passages
 
 UNKNOWN = "whether it was trained on is not known, because the run has no record of all its text"
@@ -53,9 +54,9 @@ class EvaluationText(abc.ABC):
     def documents(self) -> Documents | Sequence[bytes]:
         """The documents, which can be read several times."""
 
-    def inputs(self) -> Iterable[bytes]:
-        """The documents, or the inputs of pairs."""
-        return self.documents()
+    def pairs(self) -> Iterable[Pair] | None:
+        """Inputs and targets, where these are what is read; None for documents."""
+        return None
 
     def size(self, max_bytes: int | None = None) -> int:
         """The bytes of the documents, at most `max_bytes`."""
@@ -69,19 +70,23 @@ class EvaluationText(abc.ABC):
         A document counts if any part of it was trained on. `trained_on_documents` and
         `trained_on_bytes` are None if that is unknown. They count whole passages; pieces are found
         among the sampled `windows`, of which `trained_on_windows` are in the training text.
-        `fingerprint` is a hex digest of the bytes
-        of all documents, wherever they are stored.
+        `fingerprint` is a hex digest of the bytes of all documents, wherever they are stored. Of
+        pairs, inputs count as documents; the fingerprint has their targets too.
         """
         left = _bytes_to_read(max_bytes)
         sizes: list[int] = []
         counts: list[ReadBytes] = []
         marks: list[tuple[int, int]] = []
         content = hashlib.blake2b(digest_size=16)
-        for document in self.inputs():
+        pairs = self.pairs()
+        given = ((text, None) for text in self.documents()) if pairs is None else pairs
+        for document, target, *_ in given:
             if left <= 0:
                 break
             size = min(len(document), left)
             content.update(b"%d " % size + document[:size])
+            if target is not None:
+                content.update(b"to %d " % len(target) + target)
             sizes.append(size)
             if self.record is not None:
                 counts.append(self.record.count(document, left))
@@ -165,12 +170,8 @@ class SplitText(EvaluationText):
     def documents(self) -> Documents:
         return Documents(self.data, self.split)
 
-    def inputs(self) -> Iterable[bytes]:
-        """As in the base class; nothing for a task that makes up its text."""
-        if self.config.task.makes_text:
-            return ()
-        pairs = self.config.task.pairs(self.data, self.split)
-        return self.documents() if pairs is None else (pair.input for pair in pairs)
+    def pairs(self) -> Iterable[Pair] | None:
+        return self.config.task.pairs(self.data, self.split)
 
     def _changes(self, unread_bytes: int) -> dict[str, Any]:
         changed = any(source.record is not None for source in self.data.sources)

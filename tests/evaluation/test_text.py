@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bytelm.core.errors import UserError
-from bytelm.data.config import DataConfig, Files, Mixture, Pairs
+from bytelm.data.config import DataConfig, Files, MergeAbc, Mixture, Pairs, VowelRemoval
 from bytelm.data.open_data import Documents, OpenData
-from bytelm.data.text_record import PLACED, make_record, placed_passages
+from bytelm.data.text_record import PLACED, SPLITS, make_record, placed_passages
 from bytelm.evaluation.text import (
     UNKNOWN,
     FirstBytes,
@@ -256,11 +256,31 @@ def test_pairs(tmp_path):
         sequence_length=64,
     )
     run = run_of(config, tmp_path)
-    expected = list(evaluation_text(run, config).inputs())
+    text = evaluation_text(run, config)
+    expected = list(text.pairs())
     shutil.copy(path, tmp_path / "copy.jsonl")
     copy = with_changes(config, files=(str(tmp_path / "copy.jsonl"),), held_out=0.3)
-    assert list(evaluation_text(run, copy).inputs()) == expected
+    assert list(evaluation_text(run, copy).pairs()) == expected
     assert counts(run, copy) == (0, len(expected))
+    # Other targets are other text, and other than documents with these bytes.
+    about = text.about()
+    prints = {about["fingerprint"], evaluation_text(run, copy).about()["fingerprint"]}
+    assert len(prints) == 1 and about["bytes"] == sum(len(pair.input) for pair in expected)
+    path.write_text(path.read_text().replace('"x"', '"y"'))
+    prints.add(evaluation_text(run, config).about()["fingerprint"])
+    prints.add(GivenText(tuple(pair.input for pair in expected)).about()["fingerprint"])
+    assert len(prints) == 3
+
+
+def test_text_that_a_task_makes_has_a_fingerprint_of_its_own(tmp_path):
+    tasks = VowelRemoval(), MergeAbc()
+    data = [DataConfig(task=task, sequence_length=12) for task in tasks]
+    run = run_of(data[0], tmp_path)
+    abouts = [evaluation_text(run, each, split).about() for each in data for split in SPLITS]
+    assert len({about["fingerprint"] for about in abouts}) == 6
+    assert all(about["documents"] == 1024 and about["bytes"] == 11 * 1024 for about in abouts)
+    first = evaluation_text(run, data[0], "test").about(max_bytes=100)
+    assert first["bytes"] == 100 and first["fingerprint"] not in {a["fingerprint"] for a in abouts}
 
 
 def test_an_older_run_without_a_record(run, config, tmp_path):
