@@ -1,6 +1,7 @@
 """How Matplotlib draws charts, as PNG or as SVG for a page."""
 
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,8 +44,10 @@ _ROW = 0.19
 """Inches of a label's line in the legend, whose letters have 9 points."""
 _BARS = 0.8
 """Share of the x-axis that bars take."""
-_FLAT_LABELS = 9
-"""More labels of bars than these are slanted."""
+_LETTER, _SMALL_LETTER = 0.085, 0.078
+"""Inches of a letter of a label of the axes, and of the legend, on average."""
+_AROUND = 1.2
+"""Inches left and right of the axes, without the letters of the legend."""
 _SVG = "http://www.w3.org/2000/svg"
 
 
@@ -124,8 +127,9 @@ def _draw(axes: Axes, chart: Chart) -> dict[str, str]:
     if chart.bars:
         axes.set_xlim(-0.6, len(chart.bars) - 0.4)
         axes.set_ylim(0, 1.06 * max(p.y for each in chart.series for p in each.paths[0]))
-        slanted: Any = {"rotation": 45, "ha": "right"} if len(chart.bars) > _FLAT_LABELS else {}
-        axes.set_xticks(range(len(chart.bars)), chart.bars, **slanted)
+        flat = _have_room(axes, chart)
+        style: Any = {} if flat else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(len(chart.bars)), chart.bars, **style)
         _set_ticks(axes.yaxis)
     else:
         axes.set_xlim(_ends(axes.xaxis, 1.5 if chart.log_x else 0.01))
@@ -134,8 +138,8 @@ def _draw(axes: Axes, chart: Chart) -> dict[str, str]:
             _set_ticks(axis)
     if chart.front:
         steps = [*chart.front, (axes.get_xlim()[1], chart.front[-1][1])]
-        style: Any = {"linestyle": "--", "color": _INK, "alpha": 0.6, "linewidth": 1}
-        axes.step(*zip(*steps, strict=True), where="post", **style)
+        dashed: Any = {"linestyle": "--", "color": _INK, "alpha": 0.6, "linewidth": 1}
+        axes.step(*zip(*steps, strict=True), where="post", **dashed)
     # From top to bottom as the lines end.
     handles = sorted(last_heights, key=lambda handle: -last_heights[handle])
     place_of_legend: Any = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
@@ -150,9 +154,7 @@ def _draw_series(axes: Axes, chart: Chart, place: int, tooltips: dict[str, str])
     series = chart.series[place]
     colour = COLOURS[series.number % len(COLOURS)]
     marker = MARKERS[series.number % len(MARKERS)]
-    label = series.label
-    if len(label) > _LONGEST:
-        label = f"{label[: _LONGEST - 1]}…"
+    label = _shown(series)
     width = _BARS / len(chart.series)
     shift = width * (place + 0.5) - _BARS / 2 if chart.bars else 0.0
     for path in series.paths:
@@ -170,6 +172,23 @@ def _draw_series(axes: Axes, chart: Chart, place: int, tooltips: dict[str, str])
     style: Any = {"marker": "s", "linestyle": ""} if chart.bars else {"marker": marker}
     (handle,) = axes.plot([], [], color=colour, label=label, **style)
     return handle
+
+
+def _shown(series: Series) -> str:
+    """Its label in the legend."""
+    cut = f"{series.label[: _LONGEST - 1]}…"
+    return cut if len(series.label) > _LONGEST else series.label
+
+
+def _have_room(axes: Axes, chart: Chart) -> bool:
+    """Whether the labels of bars fit next to each other, in the width that the legend leaves."""
+    legend = _SMALL_LETTER * max(len(_shown(series)) for series in chart.series)
+    figure: Any = axes.get_figure()
+    grid: Any = axes.get_gridspec()
+    width = figure.get_figwidth() / grid.ncols - _AROUND - legend
+    letters = [len(label) + 1.5 for label in chart.bars]
+    widest = max((sum(pair) / 2 for pair in itertools.pairwise(letters)), default=0.0)
+    return _LETTER * widest * len(letters) < width
 
 
 def _tooltip(chart: Chart, series: Series, point: Point) -> str:
