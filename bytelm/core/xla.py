@@ -1,13 +1,15 @@
-"""XLA's compiler options for CPU."""
+"""The backend that is compiled for, and XLA's compiler options for CPU."""
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 Function = Callable[..., Any]
+_target: Any = jax.make_user_context("")
 
 # XLA would use half of each AVX-512 register.
 _WIDE_LOOPS = {"xla_cpu_prefer_vector_width": "512"}
@@ -19,6 +21,17 @@ _YNNPACK = _WIDE_LOOPS | {
 """Matrix products, and nothing else, by YNNPACK, which also uses bfloat16 units."""
 _REPEATABLE = {"xla_gpu_deterministic_ops": True}
 """On a GPU: no atomic sums, and no choice of kernels by their measured time."""
+
+
+def backend() -> str:
+    """The backend that is traced for: that of `compiling_for`, or else JAX's default."""
+    return _target.value or jax.default_backend()
+
+
+def compiling_for(backend: str) -> AbstractContextManager[Any]:
+    """What is traced inside is for a backend that this machine may lack: "cpu", "gpu" or "tpu"."""
+    found: AbstractContextManager[Any] = _target(backend)  # JAX's caches of traces know it
+    return found
 
 
 def training_options(dtype: jnp.dtype) -> dict[str, str]:

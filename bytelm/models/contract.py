@@ -14,6 +14,7 @@ from bytelm.core.losses import AuxiliaryLoss
 from bytelm.core.statistics import Ratio, Statistic
 from bytelm.core.variants import Variant
 from bytelm.core.vocabulary import UNSCORED, Vocabulary
+from bytelm.core.xla import backend
 from bytelm.nn.linear import project
 from bytelm.nn.stack import Stack
 from bytelm.nn.stack_state import watch
@@ -292,7 +293,7 @@ class ModelConfig(Variant, name="model", small=True, key="family"):
     def dtype(self) -> jnp.dtype:
         """The dtype that `compute_dtype` stands for on this machine."""
         if self.compute_dtype == "auto":
-            return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+            return jnp.dtype("float32" if backend() == "cpu" else "bfloat16")
         return jnp.dtype(self.compute_dtype)
 
     @abc.abstractmethod

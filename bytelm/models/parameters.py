@@ -7,13 +7,19 @@ import jax
 import numpy as np
 from flax import nnx
 
+from bytelm.core.xla import backend
 from bytelm.models.contract import ModelConfig
 from bytelm.nn.roles import SYMBOLS, Role, parameter_roles
 
 
-@functools.lru_cache(maxsize=8)
 def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
     """The model without its parameters, and their shapes and metadata."""
+    return _abstract_model(config, backend())
+
+
+@functools.lru_cache(maxsize=8)
+def _abstract_model(config: ModelConfig, backend: str) -> tuple[nnx.GraphDef, nnx.State]:
+    """The model for a backend, on which its dtype depends."""
     return nnx.split(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))
 
 

@@ -105,11 +105,8 @@ class BlockConfig(ResidualConfig):
     def forward_flops(self, length: float) -> float:
         inner, shared = self.heads * self.head_width, self.key_value_heads * self.head_width
         projections = 4.0 * self.width * (inner + shared)
-        window = min(self.mask.window or length, length)
-        pairs = window * (window + 1) / 2 + (length - window) * window
-        if not self.mask.causal:
-            pairs = 2 * pairs - length
-        return self.depth * (length * (projections + self.mlp_flops) + 4.0 * pairs * inner)
+        attention = 4.0 * self.mask.pairs(length) * inner
+        return self.depth * (length * (projections + self.mlp_flops) + attention)
 
 
 def rotary(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from bytelm.core.xla import backend
 from bytelm.nn.mesh import replicate
 from bytelm.nn.roles import Role
 
@@ -51,7 +52,7 @@ class Dense(nnx.Module):
 
 def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The product of `[N, d_in]` and a kernel `[d_in, d_out]`, in the dtype of x."""
-    if x.dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
+    if x.dtype == jnp.bfloat16 and backend() == "cpu":
         return _project_bfloat16(x, kernel)
     return x @ kernel.astype(x.dtype)
 

@@ -5,7 +5,7 @@ and over `fsdp` along the largest of its last two axes that divides; small ones 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,14 +40,14 @@ class MeshConfig(Checked, name="mesh", small=True):
     def __post_init__(self) -> None:
         self.require_positive(*AXES)
 
-    def build(self) -> Mesh:
-        """The mesh over this run's devices.
+    def build(self, devices: Sequence[Any] | None = None) -> Mesh:
+        """The mesh over this run's devices, or over others that a program is compiled for.
 
         Raises:
             UserError: if it needs more devices than there are, or leaves some of them out in a
                 run of several processes.
         """
-        available = jax.device_count()
+        available = jax.device_count() if devices is None else len(devices)
         fixed = self.fsdp * self.tensor
         data = self.data or max(1, available // fixed)
         needed = data * fixed
@@ -62,7 +62,8 @@ class MeshConfig(Checked, name="mesh", small=True):
                 f"the mesh uses {needed} of {available} devices; with several processes it must "
                 "use all of them: change mesh.data, mesh.fsdp or mesh.tensor."
             )
-        devices = None if needed == available else jax.devices()[:needed]
+        if needed < available:
+            devices = (jax.devices() if devices is None else devices)[:needed]
         shape = (data, self.fsdp, self.tensor)
         return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 

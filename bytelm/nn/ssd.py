@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bytelm.core.xla import backend
 from bytelm.nn.attention.blockwise import MASKED
 from bytelm.nn.mesh import on_each_device
 
@@ -33,7 +34,7 @@ einsum = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 def chunks_together() -> int:
     """How many chunks are computed at a time: one on CPU, whose arrays fit into its caches."""
-    return 1 if jax.default_backend() == "cpu" else 16
+    return 1 if backend() == "cpu" else 16
 
 
 def chunk_sizes(length: float, longest: int) -> tuple[int, int]:

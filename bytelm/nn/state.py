@@ -17,6 +17,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 
+from bytelm.core.xla import backend
 from bytelm.nn.attention.mask import AttentionMask
 
 FIRST_PART = 256
@@ -66,7 +67,7 @@ class KeyValueCache:
 def _part_sizes(entries: int) -> list[int]:
     sizes, left = list[int](), entries
     # On accelerators a branch costs more than to read empty entries.
-    while jax.default_backend() == "cpu" and left > (size := sum(sizes) or FIRST_PART):
+    while backend() == "cpu" and left > (size := sum(sizes) or FIRST_PART):
         sizes.append(size)
         left -= size
     return [*sizes, left]

@@ -1,4 +1,4 @@
-"""The peak FLOP/s of the hardware, and a description of the machine."""
+"""The figures of known devices, the peak FLOP/s of this one, and a description of the machine."""
 
 import functools
 import os
@@ -13,40 +13,48 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 
-class _Rates(NamedTuple):
-    """Vendor's dense peaks of one device in TFLOP/s, without sparsity.
+class Chip(NamedTuple):
+    """Vendor's figures of one device: dense peaks without sparsity, and sizes in powers of ten.
 
-    `float32` is for JAX's default matmul precision: a bfloat16 pass on TPU, TF32 on GPU.
+    `float32` is for JAX's default matmul precision: a bfloat16 pass on TPU, TF32 on GPU. What is 0
+    is not known.
     """
 
-    bfloat16: float
-    float32: float
+    bfloat16: float  # TFLOP/s
+    float32: float  # TFLOP/s
+    memory: float = 0.0  # GB
+    bandwidth: float = 0.0  # GB/s, of the memory
+    links: float = 0.0  # GB/s that the device sends to its neighbours, all links together
+    node: int = 0  # devices that these links join; 0 for all
+    network: float = 0.0  # GB/s that it sends to other nodes
 
 
 _KNOWN = {
-    "TPU v3": _Rates(61.5, 61.5),  # a device is one of the chip's two cores
-    "TPU v4": _Rates(275, 275),
-    "TPU v5 lite": _Rates(197, 197),
-    "TPU v5e": _Rates(197, 197),
-    "TPU v5": _Rates(459, 459),
-    "TPU v5p": _Rates(459, 459),
-    "TPU v6 lite": _Rates(918, 918),
-    "TPU v6e": _Rates(918, 918),
-    "TPU7x": _Rates(1153.5, 1153.5),  # a device is one of the chip's two cores
-    "NVIDIA A100": _Rates(312, 156),
-    "NVIDIA L4": _Rates(121, 60),
-    "NVIDIA L40S": _Rates(362, 183),
-    "NVIDIA H100": _Rates(989, 494),
-    "NVIDIA H100 PCIe": _Rates(756, 378),
-    "NVIDIA H100 NVL": _Rates(835, 417),
-    "NVIDIA GH200": _Rates(989, 494),
-    "NVIDIA H200": _Rates(989, 494),
-    "NVIDIA H200 NVL": _Rates(835, 417),
-    "NVIDIA B200": _Rates(2250, 1125),
-    "NVIDIA GB200": _Rates(2500, 1250),
+    "TPU v3": Chip(61.5, 61.5, 17.2, 450),  # a device is one of the chip's two cores
+    "TPU v4": Chip(275, 275, 34.4, 1200, 300),
+    "TPU v5 lite": Chip(197, 197, 17.2, 819, 200),
+    "TPU v5e": Chip(197, 197, 17.2, 819, 200),
+    "TPU v5": Chip(459, 459, 102, 2765, 600),
+    "TPU v5p": Chip(459, 459, 102, 2765, 600),
+    "TPU v6 lite": Chip(918, 918, 34.4, 1600, 400),
+    "TPU v6e": Chip(918, 918, 34.4, 1600, 400),
+    "TPU7x": Chip(1153.5, 1153.5, 103, 3690, 300),  # a device is one of the chip's two cores
+    "NVIDIA A100": Chip(312, 156, 80, 2039, 300, 8, 25),
+    "NVIDIA L4": Chip(121, 60, 24, 300, 32, 8, 12.5),
+    "NVIDIA L40S": Chip(362, 183, 48, 864, 32, 8, 25),
+    "NVIDIA H100": Chip(989, 494, 80, 3350, 450, 8, 50),
+    "NVIDIA H100 PCIe": Chip(756, 378, 80, 2000, 64, 8, 50),
+    "NVIDIA H100 NVL": Chip(835, 417, 94, 3900, 300, 2, 50),
+    "NVIDIA GH200": Chip(989, 494, 96, 4000, 450, 1, 50),
+    "NVIDIA H200": Chip(989, 494, 141, 4800, 450, 8, 50),
+    "NVIDIA H200 NVL": Chip(835, 417, 141, 4800, 450, 4, 50),
+    "NVIDIA B200": Chip(2250, 1125, 180, 8000, 900, 8, 50),
+    "NVIDIA GB200": Chip(2500, 1250, 186, 8000, 900, 72, 50),
 }
-"""By the first words of JAX's `device_kind`; the longest match holds. TPU figures from Google
-Cloud's system architecture pages, GPU figures from NVIDIA's data sheets."""
+"""By the first words of JAX's `device_kind`; the longest match holds. TPU figures are from Google
+Cloud's pages of each version (links: half of the bidirectional bandwidth per chip), GPU figures
+from NVIDIA's data sheets (links: half of NVLink's total, or PCIe; network: the adapters per GPU of
+DGX or common servers)."""
 
 _LESSER = {"lite", "MIG"}
 """Words in the name of a smaller chip, or of a slice of a GPU, with a lower peak."""
@@ -66,7 +74,7 @@ def peak_flops(dtype: DTypeLike) -> float:
 @functools.cache
 def _peak_flops(dtype: str) -> float:
     device = jax.local_devices()[0]
-    rate = getattr(_known_rates(device.device_kind), dtype, None)
+    rate = getattr(known_chip(device.device_kind), dtype, None)
     if rate is not None:
         return 1e12 * float(rate)
     if device.platform == "cpu":
@@ -74,14 +82,21 @@ def _peak_flops(dtype: str) -> float:
     return _measure(dtype, size=8192)
 
 
-def _known_rates(device_kind: str) -> _Rates | None:
+def known_chip(device_kind: str) -> Chip | None:
+    """The vendor's figures of a device by JAX's `device_kind`; None if it is not in the table."""
     # "NVIDIA A100-SXM4-80GB" has hyphens where other names have spaces.
     words = device_kind.replace("-", " ").split()
     for count in range(len(words), 0, -1):
-        rates = _KNOWN.get(" ".join(words[:count]))
-        if rates is not None:
-            return None if _LESSER.intersection(words[count:]) else rates
+        chip = _KNOWN.get(" ".join(words[:count]))
+        if chip is not None:
+            return None if _LESSER.intersection(words[count:]) else chip
     return None
+
+
+def gpu_kinds() -> dict[str, str]:
+    """The `device_kind` of each known GPU by a short name, such as "h200" or "h100-nvl"."""
+    kinds = (kind for kind in _KNOWN if kind.startswith("NVIDIA "))
+    return {kind.removeprefix("NVIDIA ").lower().replace(" ", "-"): kind for kind in kinds}
 
 
 def _measure(dtype: str, size: int) -> float:

@@ -34,6 +34,9 @@ from bytelm.training.entropy_models import (
     with_entropy_model,
 )
 from bytelm.training.experiment import ExperimentConfig, as_saved, load_json, saved_form
+from bytelm.training.forecast.forecast import forecast
+from bytelm.training.forecast.report import short_text
+from bytelm.training.forecast.topology import find_topology
 from bytelm.training.hardware import peak_flops
 from bytelm.training.metrics.display import Display, Reporter
 from bytelm.training.metrics.record import LoopState
@@ -127,7 +130,7 @@ def dry_run(
     resume: bool = False,
     evaluator: MakeEvaluator | None = None,
 ) -> None:
-    """Checks a config as `train` does, and shows the header of its run.
+    """Checks a config as `train` does, and shows the header of its run and a short forecast.
 
     Nothing is compiled, and only the cache of packed text is written.
 
@@ -145,6 +148,8 @@ def dry_run(
             params = parts.program.abstract_state.params
             read_initial(config, params, tokenizer=data.tokenizer, verify=True)
     parts.display.message(header(parts.facts, parts.validation.text, run_dir))
+    found = forecast(config, find_topology(None), compiling=False, remats=False)
+    parts.display.message(short_text(found))
 
 
 class _Start(NamedTuple):

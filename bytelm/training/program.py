@@ -86,14 +86,7 @@ def train_program(
     init = functools.partial(init_state, model, optimizer)
     abstract_state = jax.eval_shape(init, 0)
     replicated = NamedSharding(mesh, PartitionSpec())
-    param_shardings = parameter_shardings(abstract_params, mesh)
-    shardings = dataclasses.replace(
-        jax.tree.map(lambda _: replicated, abstract_state),
-        params=param_shardings,
-        optimizer=like_parameters(
-            abstract_state.optimizer, abstract_state.params, param_shardings, replicated
-        ),
-    )
+    shardings = state_shardings(abstract_state, abstract_params, mesh)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     compiler_options = training_options(model.dtype) if on_cpu else None
     return TrainProgram(
@@ -112,6 +105,17 @@ def train_program(
             out_shardings=replicated,
             compiler_options=compiler_options,
         ),
+    )
+
+
+def state_shardings(state: TrainState, parameters: nnx.State, mesh: Mesh) -> TrainState:
+    """The shardings of a state of these shapes, whose parameters are given with their metadata."""
+    replicated = NamedSharding(mesh, PartitionSpec())
+    params = parameter_shardings(parameters, mesh)
+    return dataclasses.replace(
+        jax.tree.map(lambda _: replicated, state),
+        params=params,
+        optimizer=like_parameters(state.optimizer, state.params, params, replicated),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from bytelm.core.xla import backend
 from bytelm.nn.attention.blockwise import MASKED, blockwise_attention
 from bytelm.nn.attention.kernels import cudnn_attention, cudnn_supports, splash_attention
 from bytelm.nn.attention.mask import AttentionMask
@@ -45,9 +46,9 @@ def attention(
         group_ids: int32 `[B, T]` in 0 to T, such as document ids; None for one group a row.
             Positions see equal ids only. Padding (id 0) sees padding, so its output and gradient
             are finite.
-        implementation: "auto" takes the best for `jax.default_backend()`: "splash" on TPU, "cudnn"
-            on GPU where cuDNN supports it, "xla" otherwise. Name one to compile for another
-            backend than this host's. "reference" is the plain formula, quadratic in memory.
+        implementation: "auto" takes the best for the backend: "splash" on TPU, "cudnn"
+            on GPU where cuDNN supports it, "xla" otherwise. "reference" is the plain formula,
+            quadratic in memory.
 
     Returns:
         `[B, T, H, K]` in the dtype of q.
@@ -113,7 +114,7 @@ def _read_part(queries: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Arra
     """Attention of queries `[B G, M, K]` over keys and values `[B, G, S, K]`, not normalised."""
     rows, new, entries = visible.shape
     k, v = (x.reshape(-1, *x.shape[2:]) for x in (k, v))  # [B G, S, K]
-    if jax.default_backend() == "cpu":  # it has no bf16 products accumulated in float32
+    if backend() == "cpu":  # it has no bf16 products accumulated in float32
         queries, k, v = (x.astype(jnp.float32) for x in (queries, k, v))
     scores = jnp.einsum("zmk,zsk->zms", queries, k, preferred_element_type=jnp.float32)
     scores = scores.reshape(rows, -1, new, entries) * k.shape[-1] ** -0.5  # [B, H, N, S]
@@ -153,9 +154,8 @@ IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
 def _best_implementation(
     q: jax.Array, group_ids: jax.Array | None, mask: AttentionMask
 ) -> Literal["xla", "cudnn", "splash"]:
-    backend = jax.default_backend()
-    if backend == "tpu":
+    if backend() == "tpu":
         return "splash"
     looks_ahead = mask.window is not None and not mask.causal  # cuDNN's windows only look back
-    supported = backend == "gpu" and not looks_ahead and cudnn_supports(q, group_ids)
+    supported = backend() == "gpu" and not looks_ahead and cudnn_supports(q, group_ids)
     return "cudnn" if supported else "xla"

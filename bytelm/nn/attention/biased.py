@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bytelm.core.xla import backend
 from bytelm.nn.attention.blockwise import BLOCK, score_gradient, weighted_values, zero_of
 from bytelm.nn.linear import matrix_product
 
@@ -33,7 +34,7 @@ def query_block(queries: int, keys: int, heads: int) -> int:
 
 
 def _in_turn(queries: int, keys: int, heads: int) -> bool:
-    return jax.default_backend() == "cpu" and queries * keys * heads > MANY_SCORES
+    return backend() == "cpu" and queries * keys * heads > MANY_SCORES
 
 
 def distance_windows(biases: jax.Array, keys: int, block: int) -> jax.Array:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bytelm.core.xla import backend
 from bytelm.nn.attention.mask import AttentionMask
 from bytelm.nn.linear import matrix_product
 
@@ -109,7 +110,7 @@ class _Plan:
 
     def rows_together(self, rows: int, heads: int) -> int | None:
         """How many rows to take at a time, with all their heads; None for one head at a time."""
-        if jax.default_backend() != "cpu":
+        if backend() != "cpu":
             return rows
         row_scores = heads * self.block * max(run.keys for run in self.runs())
         for together in range(rows, 0, -1):

@@ -6,6 +6,7 @@ Arguments and results are as in `attention`; a window is less than T.
 import jax
 import jax.numpy as jnp
 
+from bytelm.core.hlo_costs import PAIRS
 from bytelm.nn.attention.blockwise import fill_last_block
 from bytelm.nn.attention.mask import AttentionMask
 
@@ -115,5 +116,6 @@ def splash_attention(
     if group_ids is not None:
         segments = splash_attention_kernel.SegmentIds(group_ids, group_ids)
     q = (q * q.shape[-1] ** -0.5).astype(q.dtype)
-    out = jax.vmap(kernel)(*(x.transpose(0, 2, 1, 3) for x in (q, k, v)), segments)
+    with jax.named_scope(f"{PAIRS}{mask.pairs(length):.0f}"):
+        out = jax.vmap(kernel)(*(x.transpose(0, 2, 1, 3) for x in (q, k, v)), segments)
     return out.transpose(0, 2, 1, 3)[:, :length].astype(q.dtype)

@@ -20,6 +20,12 @@ class AttentionMask:
     def __post_init__(self) -> None:
         require_positive("an attention window", self.window)
 
+    def pairs(self, length: float) -> float:
+        """How many pairs of positions of a row of one group see each other."""
+        window = min(self.window or length, length)
+        pairs = window * (window + 1) / 2 + (length - window) * window
+        return pairs if self.causal else 2 * pairs - length
+
     def visible(self, distance: jax.Array) -> jax.Array:
         """Whether keys are seen at these distances, int32 query - key of any shape."""
         if self.causal:

@@ -1,0 +1,76 @@
+"""`bytelm plan`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from bytelm.cli.arguments import name_argument, parse
+from bytelm.core.errors import UserError
+from bytelm.core.files import check_new_file, write_whole
+from bytelm.core.terminal_text import printable_name, say
+from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.presets import load_preset
+
+
+@dataclass(frozen=True)
+class PlanCommand:
+    """Forecasts a run: parameters, memory, exchanges, time and cost, without running anything."""
+
+    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
+    topology: str | None = None
+    """Devices to plan for, which need not exist: a TPU slice such as v5p:2x2x4, v5e:4x4 or
+    v6e:16x16 (with the extra `tpu`), GPUs such as gpu:8xh200, or cpu:8; none = this machine's."""
+    fit: bool = False
+    """Search mesh, remat and accumulation for the fastest step that fits."""
+    compile: bool = True
+    """Whether to compile the step; if not, all figures of it are rough estimates."""
+    bytes: float | None = None
+    """Bytes (or tokens) of training whose cost to give; none = those of the config."""
+    markdown: bool = False
+    """Print one row of a Markdown table, with its header."""
+    output: Path | None = None
+    """JSON file for all figures."""
+    overwrite: bool = False
+    """Let --output replace a file."""
+
+
+def plan_command(arguments: Sequence[str]) -> int:
+    """Forecasts a run on devices that need not be there: memory, exchanges, time and cost.
+
+    `bytelm plan PRESET [--topology v5p:2x2x4] [options]`
+    """
+    preset, rest = name_argument(arguments, plan_command)
+    command = parse(PlanCommand, rest, f"plan {preset}", PlanCommand(load_preset(preset)))
+    if command.bytes is not None and not command.bytes > 0:
+        raise UserError(f"--bytes is {command.bytes}; it must be above 0.")
+    if command.fit and not command.compile:
+        raise UserError("--fit compiles what it finds; leave out --no-compile.")
+    if command.output and command.output.is_file() and not command.overwrite:
+        raise UserError(f"{command.output} exists; add --overwrite to replace it.")
+    if command.output:
+        check_new_file(command.output, "--output")
+    from bytelm.training.forecast.fit import fit
+    from bytelm.training.forecast.forecast import forecast
+    from bytelm.training.forecast.report import COLUMNS, row_of, text_of, values_of
+    from bytelm.training.forecast.topology import find_topology
+
+    topology, options = find_topology(command.topology), ""
+    if command.fit:
+        found, options = fit(command.config, topology, say)
+    else:
+        found = forecast(command.config, topology, compiling=command.compile)
+    if command.markdown:
+        for row in (COLUMNS, ["---"] * len(COLUMNS), row_of(found, preset)):
+            say(f"| {' | '.join(row)} |")
+    else:
+        say(text_of(found, command.bytes))
+    if options:
+        say(f"the fastest that fits: {options}")
+    if command.output:
+        write_whole(command.output, json.dumps(values_of(found, command.bytes), indent=2) + "\n")
+        say(f"figures: {printable_name(command.output)}")
+    return 0

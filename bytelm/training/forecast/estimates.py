@@ -1,0 +1,161 @@
+"""Estimates that need no compiler: bytes of the state, and of what the forward pass keeps."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from bytelm.core.hlo_costs import Exchange
+from bytelm.models import ModelConfig
+from bytelm.models.parameters import abstract_model, roles_of
+from bytelm.nn.mesh import batch_shards
+from bytelm.nn.roles import trained, with_trained
+from bytelm.nn.stack import Remat
+from bytelm.training.cost import step_flops
+from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.forecast.compiled import abstract_batch, seconds, share_of
+from bytelm.training.forecast.topology import Topology
+from bytelm.training.program import state_shardings
+from bytelm.training.step import StepSetup, TrainState, controllers_of, score
+
+REMATS: tuple[Remat, ...] = get_args(Remat)
+RECOMPUTED = {"none": 0.0, "dots": 0.02, "full": 1 / 3}
+"""FLOPs of the forward pass that each remat computes again, in those of the whole step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StateBytes:
+    """Bytes of the training state on each device."""
+
+    parameters: float
+    optimizer: float
+    trained: float
+    """Of the parameters that have gradients."""
+
+    @property
+    def total(self) -> float:
+        return self.parameters + self.optimizer
+
+
+def state_bytes(model: ModelConfig, state: TrainState, mesh: Mesh) -> StateBytes:
+    """The bytes of a state of these shapes on each device of a mesh."""
+    shardings = state_shardings(state, abstract_model(model)[1], mesh)
+
+    def total(tree: Any, places: Any) -> float:
+        pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(places), strict=True)
+        return sum(math.prod(p.shard_shape(x.shape)) * x.dtype.itemsize for x, p in pairs)
+
+    roles = roles_of(model)
+    with_gradient = (trained(tree, roles) for tree in (state.params, shardings.params))
+    return StateBytes(
+        parameters=total(state.params, shardings.params),
+        optimizer=total(state.optimizer, shardings.optimizer),
+        trained=total(*with_gradient),
+    )
+
+
+def parts_of(params: Any) -> dict[str, int]:
+    """How many parameters each part of a model has, such as its embedding and its stacks."""
+    found: dict[str, int] = {}
+    for name, part in params.items():
+        sizes = {
+            f"{name}/{key}" if _is_numbered(part) else name: _size(value)
+            for key, value in (part.items() if _is_numbered(part) else [("", part)])
+        }
+        found |= sizes
+    return found
+
+
+def _is_numbered(part: Any) -> bool:
+    return isinstance(part, Mapping) and all(str(key).isdigit() for key in part)
+
+
+def _size(tree: Any) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def with_remat(model: ModelConfig, remat: str) -> ModelConfig:
+    """The model with another `remat`, if it has that option."""
+    return dataclasses.replace(model, remat=remat) if hasattr(model, "remat") else model
+
+
+def saved_bytes(config: ExperimentConfig, rows: int) -> float:
+    """Bytes that the forward pass of so many rows keeps for the backward pass, without a mesh.
+
+    What is kept are the results that JAX's derivative needs, without the parameters themselves. A
+    compiler may compute some of them twice, and needs more for those that live for a moment.
+    """
+    graphdef, state = abstract_model(config.model)
+    params, roles = nnx.to_pure_dict(state), roles_of(config.model)
+    setup = StepSetup(graphdef, optax.identity(), config.model.symbols, {})
+    weights = {name: jnp.float32(1.0) for name in controllers_of(config.model)}
+    batch = dataclasses.replace(
+        abstract_batch(share_of(config, rows), None),
+        keys=jax.ShapeDtypeStruct((rows, 2), jnp.uint32),
+    )
+
+    def kept(params: Any, batch: Any) -> list[Any]:
+        def loss(part: Any) -> jax.Array:
+            return score(with_trained(params, part), batch, setup, weights)[0]
+
+        return jax.tree.leaves(jax.vjp(loss, trained(params, roles))[1])
+
+    jaxpr = jax.make_jaxpr(kept)(params, batch).jaxpr
+    given = {*jaxpr.invars, *jaxpr.constvars}
+    found = {var for var in jaxpr.outvars if hasattr(var, "count") and var not in given}
+    return sum(_bytes(var.aval) for var in found)
+
+
+def _bytes(aval: Any) -> float:
+    return float(math.prod(aval.shape) * aval.dtype.itemsize)
+
+
+def rows_at_once(config: ExperimentConfig, mesh: Mesh) -> int:
+    """Rows of a micro-batch on each device."""
+    return max(1, config.data.batch_size // batch_shards(mesh) // config.train.accumulation)
+
+
+def temporary_bytes(saved: float, state: StateBytes, accumulation: int, divided: int) -> float:
+    """About what a step needs on each device, in addition to its state.
+
+    Args:
+        saved: `saved_bytes` of the rows of a micro-batch.
+        divided: devices that share the channels of a row.
+    """
+    gradients = state.trained * (2 if accumulation > 1 else 1)
+    # Half of what is kept are inputs of blocks, which are whole on each device.
+    return gradients + saved * (1 + 1 / divided) / 2
+
+
+def step_seconds(
+    config: ExperimentConfig, topology: Topology, mesh: Mesh, state: StateBytes, streams: float
+) -> float:
+    """About the time of a step, by which choices are ranked before they are compiled.
+
+    Args:
+        streams: bytes of the inputs of all blocks, on one device.
+    """
+    sizes, count = mesh.shape, config.train.accumulation
+    remat = str(getattr(config.model, "remat", "none"))
+    flops = step_flops(config) * (1 + RECOMPUTED[remat]) / mesh.size
+    arithmetic = flops / topology.peak_flops(config.model.dtype)
+    ids = np.arange(mesh.size).reshape(tuple(sizes.values()))
+
+    def exchange(axis: str, kind: str, size: float) -> float:
+        group = np.moveaxis(ids, list(sizes).index(axis), -1).reshape(-1, sizes[axis])[0]
+        found = Exchange(kind, "", size, tuple(map(int, group)), 1, False)
+        return seconds(found, topology.chip) if len(group) > 1 else 0.0
+
+    whole = state.trained * sizes["fsdp"]
+    network = count * 2 * exchange("fsdp", "all-gather", whole / 2)
+    network += count * exchange("fsdp", "reduce-scatter", whole)
+    network += exchange("data", "all-reduce", state.trained)
+    network += count * 4 * exchange("tensor", "all-reduce", streams)
+    return max(arithmetic, network) + 0.1 * min(arithmetic, network)

@@ -1,0 +1,173 @@
+"""The search for the mesh, remat and accumulation with which a step is fastest and fits."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from bytelm.core.errors import UserError
+from bytelm.core.xla import compiling_for
+from bytelm.nn.mesh import MeshConfig
+from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.forecast.compiled import DoesNotFitError
+from bytelm.training.forecast.estimates import (
+    REMATS,
+    rows_at_once,
+    saved_bytes,
+    state_bytes,
+    step_seconds,
+    temporary_bytes,
+    with_remat,
+)
+from bytelm.training.forecast.forecast import Forecast, forecast, with_known_entropy_model
+from bytelm.training.forecast.topology import Topology
+from bytelm.training.program import abstract_state
+
+TENSOR = (1, 2, 4, 8)
+"""Sizes of the axis `tensor` that are tried."""
+TRIES = 6
+"""How many choices are compiled at most."""
+DOUBT = 1.3
+"""How far estimates of memory may be off before the first choice is compiled."""
+CALIBRATED_DOUBT = 1.1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A config with estimates of its step."""
+
+    config: ExperimentConfig
+    state: float
+    temporary: float
+    seconds: float
+
+    @property
+    def options(self) -> str:
+        """On the command line."""
+        mesh, train = self.config.mesh, self.config.train
+        words = [
+            f"--mesh.{field.name} {getattr(mesh, field.name)}" for field in dataclasses.fields(mesh)
+        ]
+        words.append(f"--train.accumulation {train.accumulation}")
+        if remat := getattr(self.config.model, "remat", None):
+            words.append(f"--model.remat {remat}")
+        return " ".join(words)
+
+
+def fit(
+    config: ExperimentConfig, topology: Topology, say: Callable[[str], None]
+) -> tuple[Forecast, str]:
+    """The forecast of the fastest choice that fits, and its options on the command line.
+
+    Choices are ranked by estimates, and the best of them compiled, until none that is left promises
+    to be faster than the best found, or `TRIES` are compiled.
+
+    Args:
+        say: told what each choice gave.
+
+    Raises:
+        UserError: if none fits.
+    """
+    available = topology.memory or float("inf")
+    left = sorted(choices(config, topology), key=lambda choice: choice.seconds)
+    best: tuple[Forecast, Choice] | None = None
+    scale, doubt = 1.0, DOUBT
+    for _ in range(TRIES):
+        left = [each for each in left if best is None or each.seconds < best[0].step_seconds]
+        hopeful = [x for x in left if x.state + x.temporary * scale < available * doubt]
+        if not hopeful:
+            break
+        choice = hopeful[0]
+        left.remove(choice)
+        try:
+            found = forecast(choice.config, topology, remats=False)
+        except DoesNotFitError as error:
+            say(f"{choice.options}: needs {error.needed / 1e9:.1f} GB")
+            needed = error.needed
+        else:
+            say(
+                f"{choice.options}: {found.memory / 1e9:.1f} GB, at least "
+                f"{found.step_seconds:.3g} s a step"
+            )
+            needed = found.memory
+            if needed <= available and (best is None or found.step_seconds < best[0].step_seconds):
+                best = found, choice
+        scale, doubt = max(0.1, (needed - choice.state) / choice.temporary), CALIBRATED_DOUBT
+    if best is None:
+        raise _nothing_fits(choices(config, topology), topology)
+    return best[0], best[1].options
+
+
+def choices(config: ExperimentConfig, topology: Topology) -> Iterator[Choice]:
+    """All meshes over all devices, remats and accumulations that divide the batch."""
+    config = with_known_entropy_model(config)
+    with compiling_for(topology.backend):
+        state, saved = abstract_state(config), _Saved(config)
+        for mesh_config in meshes(len(topology.devices)):
+            mesh = mesh_config.build(topology.devices)
+            of_state = state_bytes(config.model, state, mesh)
+            shards = (mesh_config.data or 1) * mesh_config.fsdp
+            for accumulation, remat in itertools.product(
+                accumulations(config.data.batch_size, shards), saved.remats
+            ):
+                chosen = dataclasses.replace(
+                    config,
+                    model=with_remat(config.model, remat),
+                    mesh=mesh_config,
+                    train=dataclasses.replace(config.train, accumulation=accumulation),
+                )
+                rows, divided = rows_at_once(chosen, mesh), mesh_config.tensor
+                temporary = temporary_bytes(saved(remat, rows), of_state, accumulation, divided)
+                streams = saved(saved.remats[-1], rows)
+                seconds = step_seconds(chosen, topology, mesh, of_state, streams)
+                yield Choice(chosen, of_state.total, temporary, seconds)
+
+
+class _Saved:
+    """What the forward pass keeps of any number of rows, from that of one and of two."""
+
+    def __init__(self, config: ExperimentConfig):
+        self.remats = REMATS if hasattr(config.model, "remat") else ("none",)
+        self._of = {
+            remat: [
+                saved_bytes(dataclasses.replace(config, model=with_remat(config.model, remat)), n)
+                for n in (1, 2)
+            ]
+            for remat in self.remats
+        }
+
+    def __call__(self, remat: str, rows: int) -> float:
+        one, two = self._of[remat]
+        return one + (rows - 1) * (two - one)
+
+
+def meshes(devices: int) -> Iterator[MeshConfig]:
+    """The meshes of so many devices."""
+    for tensor in TENSOR:
+        for fsdp in range(1, devices + 1):
+            if devices % (tensor * fsdp) == 0:
+                yield MeshConfig(data=devices // (tensor * fsdp), fsdp=fsdp, tensor=tensor)
+
+
+def accumulations(rows: int, shards: int) -> Iterator[int]:
+    """Powers of two into which the rows of each shard can be divided."""
+    if rows % shards:
+        return
+    count = 1
+    while rows // shards % count == 0:
+        yield count
+        count *= 2
+
+
+def _nothing_fits(tried: Iterator[Choice], topology: Topology) -> UserError:
+    least = min(tried, key=lambda choice: choice.state + choice.temporary, default=None)
+    if least is None:
+        return UserError(
+            f"no mesh of {len(topology.devices)} devices divides data.batch_size; choose a batch "
+            "size that is a multiple of it."
+        )
+    return UserError(
+        f"no mesh, remat and accumulation fits {topology.name}: the least, {least.options}, needs "
+        f"about {(least.state + least.temporary) / 1e9:.1f} GB on each device; take more devices, "
+        "or make --data.sequence-length or the model smaller."
+    )

@@ -1,0 +1,212 @@
+"""The forecast of a run: what a step needs, how fast it can be, and what the run costs."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bytelm.core.config_json import mapped
+from bytelm.core.xla import compiling_for
+from bytelm.models.entropy_patches import EntropyModelPatches
+from bytelm.models.parameters import count_frozen, count_parameters
+from bytelm.training.cost import step_flops
+from bytelm.training.entropy_models import with_entropy_model
+from bytelm.training.experiment import ExperimentConfig, load_json, parse_budget
+from bytelm.training.forecast.compiled import CompiledStep, compile_step
+from bytelm.training.forecast.estimates import (
+    REMATS,
+    StateBytes,
+    parts_of,
+    rows_at_once,
+    saved_bytes,
+    state_bytes,
+    temporary_bytes,
+    with_remat,
+)
+from bytelm.training.forecast.topology import Topology
+from bytelm.training.presets import load_preset, preset_names
+from bytelm.training.program import abstract_state
+from bytelm.training.run_directory import CONFIG
+
+How = Literal["exact", "measured", "estimated"]
+"""Where a figure comes from: counted, read from the program compiled for these devices, or neither.
+"""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is known of a run before it starts.
+
+    Attributes:
+        parts: parameters of each part of the model.
+        parameters, without_embeddings, frozen: in all, and those that are not trained.
+        symbols: "bytes" or "tokens".
+        symbols_per_step: read in a step, with the start and the end of each document.
+        flops: of the model in a step, as `bytelm.training.cost` counts them.
+        state: bytes on each device.
+        temporary: bytes on each device during a step, by `remat`.
+        step: the compiled step; None if nothing was compiled.
+    """
+
+    config: ExperimentConfig
+    topology: Topology
+    mesh: dict[str, int]
+    dtype: str
+    parts: dict[str, int]
+    parameters: int
+    without_embeddings: int
+    frozen: int
+    symbols: str
+    symbols_per_step: int
+    flops: float
+    state: StateBytes
+    temporary: dict[str, float]
+    step: CompiledStep | None = None
+
+    @property
+    def devices(self) -> int:
+        return math.prod(self.mesh.values())
+
+    @property
+    def remat(self) -> str:
+        """The chosen one."""
+        return str(getattr(self.config.model, "remat", "none"))
+
+    @property
+    def how(self) -> How:
+        """Where the figures of the step come from."""
+        return "measured" if self.step is not None and self.topology.is_itself else "estimated"
+
+    @property
+    def memory(self) -> float:
+        """Bytes on each device during a step."""
+        if self.step is not None:
+            return self.step.memory.total
+        return self.state.total + self.temporary[self.remat]
+
+    @property
+    def peak_flops(self) -> float:
+        """FLOP/s of all devices."""
+        return self.devices * self.topology.peak_flops(self.dtype)
+
+    @property
+    def work_seconds(self) -> float:
+        """At least the time of a step's arithmetic and memory traffic."""
+        if self.step is None:
+            return self.flops / self.peak_flops
+        chip = self.topology.chip
+        bandwidth = 0.0 if chip is None else 1e9 * chip.bandwidth
+        return self.step.seconds_of_work(self.peak_flops / self.devices, bandwidth)
+
+    @property
+    def exchange_seconds(self) -> float:
+        """At least the time in which devices exchange data in a step."""
+        return 0.0 if self.step is None else self.step.seconds_of_exchange(self.topology.chip)
+
+    @property
+    def step_seconds(self) -> float:
+        """At least the time of a step, if all exchanges are hidden by work."""
+        return max(self.work_seconds, self.exchange_seconds)
+
+    @property
+    def utilisation(self) -> float:
+        """At most the share of the peak that the model's own FLOPs can reach."""
+        return self.flops / (self.peak_flops * self.step_seconds)
+
+    @property
+    def utilisation_in_turns(self) -> float:
+        """The same if no exchange is hidden by work."""
+        return self.flops / (self.peak_flops * (self.work_seconds + self.exchange_seconds))
+
+    def device_hours(self, symbols: float) -> float:
+        """At least the time of training on so many symbols, of all devices together."""
+        return symbols / self.symbols_per_step * self.step_seconds * self.devices / 3600
+
+    @property
+    def run_symbols(self) -> float:
+        """How many symbols the config trains on, but for a budget of epochs or FLOPs."""
+        train = self.config.train
+        amount, unit = parse_budget(train.budget) if train.budget else (0.0, "")
+        if unit == "bytes":
+            return amount
+        if unit == "flops":
+            return amount / self.flops * self.symbols_per_step
+        return float(train.steps * self.symbols_per_step)
+
+
+def forecast(
+    config: ExperimentConfig, topology: Topology, *, compiling: bool = True, remats: bool = True
+) -> Forecast:
+    """The forecast of a run on these devices; no array is allocated.
+
+    Args:
+        compiling: whether to compile the step; otherwise its figures are estimated.
+        remats: whether to estimate the memory of other choices of `remat` too.
+
+    Raises:
+        UserError: if the mesh fits neither the devices nor the batch, or the step not the memory.
+    """
+    config = with_known_entropy_model(config)
+    with compiling_for(topology.backend):
+        found = _uncompiled(config, topology, remats)
+    if not compiling:
+        return found
+    step = compile_step(config, topology)
+    # What the other choices would need differs by what they keep.
+    shift = step.memory.temporary - found.temporary[found.remat]
+    temporary = {remat: max(0.0, size + shift) for remat, size in found.temporary.items()}
+    return dataclasses.replace(found, step=step, temporary=temporary)
+
+
+def _uncompiled(config: ExperimentConfig, topology: Topology, remats: bool) -> Forecast:
+    model, data = config.model, config.data
+    mesh = config.mesh.build(topology.devices)
+    state = abstract_state(config)
+    bytes_of_state = state_bytes(model, state, mesh)
+    rows, chosen = rows_at_once(config, mesh), str(getattr(model, "remat", "none"))
+    temporary = {}
+    for remat in REMATS if remats and hasattr(model, "remat") else (chosen,):
+        other = dataclasses.replace(config, model=with_remat(model, remat))
+        divided, count = mesh.shape["tensor"], config.train.accumulation
+        saved = saved_bytes(other, rows)
+        temporary[remat] = temporary_bytes(saved, bytes_of_state, count, divided)
+    parameters, without_embeddings = count_parameters(model)
+    return Forecast(
+        config=config,
+        topology=topology,
+        mesh=dict(mesh.shape),
+        dtype=model.dtype.name,
+        parts=parts_of(state.params),
+        parameters=parameters,
+        without_embeddings=without_embeddings,
+        frozen=count_frozen(model),
+        symbols="bytes" if data.task.tokenizer is None else "tokens",
+        symbols_per_step=data.batch_size * data.sequence_length,
+        flops=step_flops(config),
+        state=bytes_of_state,
+        temporary=temporary,
+    )
+
+
+def with_known_entropy_model(config: ExperimentConfig) -> ExperimentConfig:
+    """The config with the shape of its entropy model, which is all that a forecast needs.
+
+    One that is not trained yet is that of a preset, if its folder has the preset's name, such as
+    "runs/entropy_100m".
+    """
+
+    def known(patches: EntropyModelPatches) -> EntropyModelPatches:
+        if patches.checkpoint is None or patches.model is not None:
+            return patches
+        path = Path(patches.checkpoint)
+        if (path / CONFIG).is_file():
+            model = load_json(path / CONFIG).model
+        elif path.name in preset_names():
+            model = load_preset(path.name).model
+        else:
+            return patches
+        return dataclasses.replace(patches, checkpoint=None, model=model)
+
+    model: Any = mapped(config.model, EntropyModelPatches, known)
+    return with_entropy_model(dataclasses.replace(config, model=model))

@@ -1,0 +1,176 @@
+"""Forecasts of tiny runs on the devices of this CPU."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import pytest
+
+from bytelm.core.errors import UserError
+from bytelm.core.hlo_costs import Exchange
+from bytelm.data.config import DataConfig
+from bytelm.models.entropy_patches import EntropyModelPatches
+from bytelm.models.transformer import TransformerConfig
+from bytelm.nn.mesh import MeshConfig
+from bytelm.training.experiment import ExperimentConfig, TrainConfig
+from bytelm.training.forecast import fit as fitting
+from bytelm.training.forecast.compiled import DoesNotFitError, Memory, compile_step, seconds
+from bytelm.training.forecast.estimates import parts_of, saved_bytes
+from bytelm.training.forecast.fit import accumulations, choices, meshes
+from bytelm.training.forecast.forecast import forecast, with_known_entropy_model
+from bytelm.training.forecast.report import COLUMNS, row_of, short_text, text_of, values_of
+from bytelm.training.forecast.topology import find_topology
+from bytelm.training.hardware import Chip
+from tests.models.families import spacebyte
+
+CONFIG = ExperimentConfig(
+    TransformerConfig(width=128, depth=3, head_width=64, scan=True, remat="dots"),
+    DataConfig(sequence_length=64, batch_size=16),
+    mesh=MeshConfig(data=2, fsdp=2, tensor=2),
+    train=TrainConfig(steps=100),
+)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return forecast(CONFIG, find_topology("gpu:8xh200"))
+
+
+def with_model(config, **fields):
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **fields))
+
+
+def test_the_state_is_what_the_program_is_given(found):
+    batch = 3 * 16 * 64 * 4 / 4
+    assert found.step.memory.state == pytest.approx(found.state.total + batch, rel=0.01)
+    assert found.state.optimizer == pytest.approx(2 * found.state.parameters, rel=0.01)
+
+
+def test_the_program_computes_what_the_model_counts(found):
+    # Attention computes whole blocks, and remat computes the head's gradient again.
+    assert 1 <= found.step.flops * 8 / found.flops < 1.3
+
+
+def test_exchanges_do_not_grow_with_the_layers(found):
+    deeper = compile_step(with_model(CONFIG, depth=6), find_topology("gpu:8xh200"))
+
+    def outside(step):
+        return sum(each.times for each in step.exchanges if not each.in_loop)
+
+    def inside(step):
+        return sum(each.sent * each.times for each in step.exchanges if each.in_loop)
+
+    assert outside(deeper) == outside(found.step)
+    assert inside(deeper) == pytest.approx(2 * inside(found.step), rel=0.2)
+
+
+def test_bounds_follow_from_the_figures(found):
+    assert found.step_seconds == max(found.work_seconds, found.exchange_seconds)
+    assert found.work_seconds >= found.step.flops / 989e12
+    assert found.work_seconds >= found.step.traffic / 4.8e12 > 0
+    assert 0 < found.utilisation_in_turns < found.utilisation <= 1
+    assert found.device_hours(found.run_symbols) == 100 * found.step_seconds * 8 / 3600
+
+
+def test_what_is_shown(found):
+    text = text_of(found, symbols=1e12)
+    for part in (
+        "transformer, 600,",
+        "8 x NVIDIA H200: data 2, fsdp 2, tensor 2",
+        "of 141.0 GB",
+        "activations with none",
+        "estimated: compiled for this CPU",
+        "1e12 bytes: at least",
+        "(exact)",
+    ):
+        assert part in text, part
+    values = json.loads(json.dumps(values_of(found)))
+    assert values["model"]["parameters"] == sum(values["model"]["parts"].values())
+    assert values["memory"]["how"] == values["program"]["how"] == "estimated"
+    assert len(row_of(found, "mine")) == len(COLUMNS)
+    assert [line.split()[0] for line in short_text(found).splitlines()] == ["memory", "time"]
+
+
+def test_what_is_kept_for_the_backward_pass():
+    kept = {remat: saved_bytes(with_model(CONFIG, remat=remat), 2) for remat in ("none", "full")}
+    streams = CONFIG.model.depth * 2 * 64 * 128 * 4
+    assert streams < kept["full"] < kept["none"] / 3
+    assert 1.8 < saved_bytes(CONFIG, 4) / saved_bytes(CONFIG, 2) < 2.2
+
+
+def test_uncompiled_forecasts_know_the_state(found):
+    rough = forecast(CONFIG, found.topology, compiling=False, remats=False)
+    assert rough.state == found.state and rough.step is None
+    assert set(rough.temporary) == {"dots"}
+    assert rough.step_seconds == pytest.approx(rough.flops / (8 * 989e12))
+
+
+def test_an_untrained_entropy_model_is_that_of_its_preset():
+    segmenter = EntropyModelPatches(threshold=1.0, checkpoint="runs/entropy_tiny")
+    config = ExperimentConfig(spacebyte(segmenter=segmenter))
+    assert with_known_entropy_model(config).model.segmenter.model.width == 128
+    other = dataclasses.replace(segmenter, checkpoint="runs/nothing")
+    with pytest.raises(UserError, match="runs/nothing"):
+        with_known_entropy_model(ExperimentConfig(spacebyte(segmenter=other)))
+
+
+def test_parts_of_numbered_stages():
+    leaf = jax.ShapeDtypeStruct((2, 3), "float32")
+    params = {"stages": {"0": {"a": leaf}, "1": {"a": leaf, "b": leaf}}, "head": {"a": leaf}}
+    assert parts_of(params) == {"stages/0": 6, "stages/1": 12, "head": 6}
+
+
+def test_time_of_an_exchange_between_nodes():
+    chip = Chip(1, 1, links=100, node=4, network=10)
+
+    def time(*group):
+        return seconds(Exchange("all-gather", "f32", 8e9, group, 1, False), chip)
+
+    assert time(0, 1, 2, 3) == pytest.approx(0.75 * 8 / 100)
+    assert time(0, 4) == pytest.approx(0.5 * 8 / 10), "each has an adapter"
+    assert time(*range(8)) == pytest.approx(0.5 * 8 / 40), "four adapters a node"
+    assert seconds(Exchange("all-gather", "f32", 8e9, (0, 1), 1, False), None) == 0
+
+
+def test_choices_of_the_search():
+    assert {math.prod(vars(mesh).values()) for mesh in meshes(8)} == {8}
+    assert list(accumulations(16, 4)) == [1, 2, 4]
+    assert list(accumulations(10, 4)) == []
+    found = list(choices(CONFIG, find_topology("gpu:4xh200")))
+    assert len({choice.options for choice in found}) == len(found) > 20
+    by_remat = {choice.config.model.remat: choice.temporary for choice in found}
+    assert by_remat["full"] < by_remat["none"]
+
+
+def test_the_search_compiles_until_the_fastest_fits(monkeypatch, found):
+    topology, shown = find_topology("gpu:4xh200"), []
+
+    def compiled(config, topology, **_):
+        if config.model.remat == "none":
+            raise DoesNotFitError(2e11, 1.41e11)
+        step = dataclasses.replace(found.step, memory=Memory(1e9, 1e9))
+        return dataclasses.replace(found, config=config, step=step)
+
+    monkeypatch.setattr(fitting, "forecast", compiled)
+    best, options = fitting.fit(CONFIG, topology, shown.append)
+    assert best.config.model.remat != "none" and "--model.remat" in options
+    assert shown[-1].startswith(options)
+
+    def never(config, topology, **_):
+        raise DoesNotFitError(2e11, 1.41e11)
+
+    monkeypatch.setattr(fitting, "forecast", never)
+    with pytest.raises(UserError, match=r"no mesh, remat and accumulation fits gpu:4xh200"):
+        fitting.fit(CONFIG, topology, shown.append)
+
+
+def test_what_the_compiler_says_about_memory():
+    from bytelm.training.forecast.compiled import _too_large
+
+    text = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.00G of 16.00G hbm."
+    error = _too_large(RuntimeError(text))
+    assert isinstance(error, DoesNotFitError)
+    assert "needs 21.5 GB of a device's 17.2 GB, 4.3 GB too much; make --mesh.fsdp" in str(error)
+    other = RuntimeError("something else")
+    assert _too_large(other) is other
