@@ -17,8 +17,8 @@ from bytelm.core.stopping import StopSignals
 from bytelm.core.terminal_text import escape_unwritable, log_to_terminal, printable, say
 
 COMMANDS = """
-train eval generate segment compress decompress ablate compare
-results data tokenizer convert profile plan
+train plan eval generate segment compress decompress ablate compare
+results data tokenizer convert profile
 """.split()
 """Each is the function `NAME_command` of the module of its name."""
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.extend.core import Var
 from jax.sharding import Mesh
 
 from bytelm.core.hlo_costs import Exchange
@@ -109,7 +110,7 @@ def saved_bytes(config: ExperimentConfig, rows: int) -> float:
 
     jaxpr = jax.make_jaxpr(kept)(params, batch).jaxpr
     given = {*jaxpr.invars, *jaxpr.constvars}
-    found = {var for var in jaxpr.outvars if hasattr(var, "count") and var not in given}
+    found = {var for var in jaxpr.outvars if isinstance(var, Var) and var not in given}
     return sum(_bytes(var.aval) for var in found)
 
 

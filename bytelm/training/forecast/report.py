@@ -133,9 +133,9 @@ def _model_lines(found: Forecast) -> dict[str, str]:
         f"({found.without_embeddings:,} without embeddings and head){frozen}, {found.dtype} "
         f"(exact)\n{parts}",
         "devices": f"{found.devices} x {found.topology.kind}: {_mesh(found)}",
-        "step": f"{rows:,} rows of {length:,} {found.symbols} in "
-        f"{found.config.train.accumulation} micro-batches: "
-        f"{with_prefix(found.symbols_per_step, found.symbols)}; "
+        "step": f"{rows:,} rows of {length:,} {found.symbols}"
+        f"{_micro_batches(found)}: "
+        f"{with_prefix(found.symbols_per_step, 'B' if found.symbols == 'bytes' else ' tokens')}; "
         f"{with_prefix(found.flops / found.symbols_per_step, 'FLOP')} per "
         f"{found.symbols.removesuffix('s')}, {with_prefix(found.flops, 'FLOP')} (exact)",
     }
@@ -203,6 +203,11 @@ def _how(found: Forecast) -> str:
     if found.topology.is_itself:
         return f"measured: compiled for {found.topology.kind}"
     return "estimated: compiled for this CPU"
+
+
+def _micro_batches(found: Forecast) -> str:
+    count = found.config.train.accumulation
+    return f" in {count} micro-batches" if count > 1 else ""
 
 
 def _mesh(found: Forecast) -> str:

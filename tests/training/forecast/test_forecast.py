@@ -76,7 +76,7 @@ def test_bounds_follow_from_the_figures(found):
 def test_what_is_shown(found):
     text = text_of(found, symbols=1e12)
     for part in (
-        "transformer, 600,",
+        "transformer, 705,920 parameters",
         "8 x NVIDIA H200: data 2, fsdp 2, tensor 2",
         "of 141.0 GB",
         "activations with none",
@@ -109,7 +109,7 @@ def test_uncompiled_forecasts_know_the_state(found):
 def test_an_untrained_entropy_model_is_that_of_its_preset():
     segmenter = EntropyModelPatches(threshold=1.0, checkpoint="runs/entropy_tiny")
     config = ExperimentConfig(spacebyte(segmenter=segmenter))
-    assert with_known_entropy_model(config).model.segmenter.model.width == 128
+    assert with_known_entropy_model(config).model.segmenter.model.width == 64
     other = dataclasses.replace(segmenter, checkpoint="runs/nothing")
     with pytest.raises(UserError, match="runs/nothing"):
         with_known_entropy_model(ExperimentConfig(spacebyte(segmenter=other)))
@@ -155,7 +155,7 @@ def test_the_search_compiles_until_the_fastest_fits(monkeypatch, found):
     monkeypatch.setattr(fitting, "forecast", compiled)
     best, options = fitting.fit(CONFIG, topology, shown.append)
     assert best.config.model.remat != "none" and "--model.remat" in options
-    assert shown[-1].startswith(options)
+    assert any(line.startswith(options) for line in shown)
 
     def never(config, topology, **_):
         raise DoesNotFitError(2e11, 1.41e11)

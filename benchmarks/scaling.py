@@ -1,0 +1,78 @@
+"""What large presets need on slices of a TPU, compiled by libtpu on this machine's CPU.
+
+    python -m benchmarks.scaling                        # the table of docs/scaling.md
+    python -m benchmarks.scaling --presets hat_1b --topologies v5e:8x8
+
+For each preset and slice, the fastest mesh, remat and accumulation that `bytelm plan --fit` finds;
+the batch is the preset's. The last column is the difference between the state as counted from
+shapes and shardings and that of the compiled program. It needs the extra `tpu`, no device, and
+minutes for each row; `--folder` keeps the figures of each row, so that it can be continued.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from bytelm.core.errors import UserError
+from bytelm.core.files import write_whole
+from bytelm.training.forecast.fit import fit
+from bytelm.training.forecast.report import COLUMNS, row_of, values_of
+from bytelm.training.forecast.topology import find_topology
+from bytelm.training.presets import load_preset
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Prints a Markdown table of forecasts."""
+
+    presets: tuple[str, ...] = (
+        "transformer_1b",
+        "hnet_2stage_xl",
+        "spacebyte_30b",
+        "hat_7b",
+        "blt_8b",
+    )
+    topologies: tuple[str, ...] = ("v5p:2x2x4", "v5p:4x4x4", "v5p:4x8x8")
+    folder: Path = Path("runs/scaling")
+    """Where the figures of each row are kept."""
+
+
+def main(options: Scaling) -> None:
+    """Makes the rows that are missing, and prints all of them."""
+    options.folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        row(preset, topology, options.folder)
+        for preset in options.presets
+        for topology in options.topologies
+    ]
+    for cells in ((*COLUMNS, "state counted"), ["---"] * (len(COLUMNS) + 1), *rows):
+        print(f"| {' | '.join(cells)} |")
+
+
+def row(preset: str, topology: str, folder: Path) -> list[str]:
+    """The cells of a row, from its file if it is there."""
+    path = folder / f"{preset}-{topology.replace(':', '-')}.json"
+    if not path.exists():
+        print(f"{preset} on {topology}", file=sys.stderr)
+        try:
+            found, options = fit(
+                load_preset(preset),
+                find_topology(topology),
+                lambda text: print(f"  {text}", file=sys.stderr, flush=True),
+            )
+        except UserError as error:
+            return [preset, topology, str(error), *[""] * (len(COLUMNS) - 2)]
+        assert found.step is not None
+        counted = found.state.total / found.step.memory.state - 1
+        cells = [*row_of(found, preset), f"{counted:+.2%}"]
+        values = {"cells": cells, "options": options, **values_of(found)}
+        write_whole(path, json.dumps(values, indent=2) + "\n")
+    cells: list[str] = json.loads(path.read_text())["cells"]
+    return cells
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Scaling, description=__doc__))
