@@ -84,7 +84,8 @@ def _size(tree: Any) -> int:
 
 def with_remat(model: ModelConfig, remat: str) -> ModelConfig:
     """The model with another `remat`, if it has that option."""
-    return dataclasses.replace(model, remat=remat) if hasattr(model, "remat") else model
+    changed: Any = {"remat": remat} if hasattr(model, "remat") else {}
+    return dataclasses.replace(model, **changed)
 
 
 def saved_bytes(config: ExperimentConfig, rows: int) -> float:

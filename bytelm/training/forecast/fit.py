@@ -127,7 +127,7 @@ class _Saved:
     """What the forward pass keeps of any number of rows, from that of one and of two."""
 
     def __init__(self, config: ExperimentConfig):
-        self.remats = REMATS if hasattr(config.model, "remat") else ("none",)
+        self.remats: tuple[str, ...] = REMATS if hasattr(config.model, "remat") else ("none",)
         self._of = {
             remat: [
                 saved_bytes(dataclasses.replace(config, model=with_remat(config.model, remat)), n)

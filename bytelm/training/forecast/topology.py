@@ -71,7 +71,7 @@ def find_topology(name: str | None) -> Topology:
         UserError: if there are no such devices, or libtpu is missing.
     """
     if name is None:
-        devices = jax.devices()
+        devices: Sequence[Any] = jax.devices()
         kind = devices[0].device_kind
         name = f"{len(devices)} x {kind}"
         return Topology(name, kind, jax.default_backend(), devices, known_chip(kind))
