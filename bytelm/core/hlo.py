@@ -15,6 +15,7 @@ _NAME = re.compile(r"%([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _NUMBER = re.compile(r"^\d+$")
 _IOTA_GROUPS = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 _LISTED_GROUPS = re.compile(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}")
 
 
@@ -134,19 +135,48 @@ class Program:
                     yield from self._runs(called, times, fusion)
 
     def trips(self, loop: Instruction) -> int:
-        """How often the body of a `while` runs."""
+        """How often the body of a `while` runs, if it counts from 0 up to a constant; else 1."""
         if known := _TRIPS.search(loop.attributes):
             return int(known[1])
-        (condition,) = loop.called("condition")
-        limits = [
-            int(instruction.argument)
-            for instruction in self.computations[condition].values()
-            if instruction.opcode == "constant" and _NUMBER.match(instruction.argument)
-        ]
-        return max(limits, default=1)
+        (name,), (body_name,) = loop.called("condition"), loop.called("body")
+        condition, body = self.computations[name], self.computations[body_name]
+        limits = [limit for each in condition.values() if (limit := _constant(each)) is not None]
+        counters = [each for each in condition.values() if each.opcode == "get-tuple-element"]
+        if len(limits) != 1 or len(counters) != 1:
+            return 1
+        index = int(counters[0].attribute("index"))
+        step = self._growth(_Scope(body), root_of(body).operands[index], index)
+        return max(1, -(-limits[0] // step)) if step else 1
+
+    def _growth(self, scope: "_Scope", name: str, index: int) -> int | None:
+        """By how much a value exceeds a loop's counter; None if it is something else.
+
+        Args:
+            index: of the counter in the loop's tuple.
+        """
+        found = scope.computation[name]
+        if found.opcode == "get-tuple-element":
+            return 0 if found.attribute("index") == str(index) else None
+        if found.opcode in ("copy", "bitcast"):
+            return self._growth(scope, found.operands[0], index)
+        if found.opcode == "parameter" and scope.outer is not None and scope.caller is not None:
+            return self._growth(scope.outer, scope.caller.operands[int(found.argument)], index)
+        if found.opcode == "fusion":
+            inside = self.computations[found.called("calls")[0]]
+            return self._growth(_Scope(inside, scope, found), root_of(inside).name, index)
+        if found.opcode == "add":
+            one, other = found.operands
+            for counter, added in ((one, other), (other, one)):
+                number = scope.constant(added)
+                grown = self._growth(scope, counter, index) if number is not None else None
+                if grown is not None and number is not None:
+                    return grown + number
+        return None
 
     def group(self, instruction: Instruction) -> list[int]:
         """The devices of the first of the groups between which a collective exchanges data."""
+        if found := _MESH_GROUPS.search(instruction.attributes):
+            return _along(found[1], found[2])
         if found := _LISTED_GROUPS.search(instruction.attributes):
             return _numbers(found[1])
         if found := _IOTA_GROUPS.search(instruction.attributes):
@@ -154,6 +184,31 @@ class Program:
             order = _numbers(found[3]) if found[3] else list(range(len(dims)))
             return _transposed_iota(dims, order)[: shape[-1]]
         return list(range(self.devices))
+
+
+class _Scope(NamedTuple):
+    """A computation, and where it is called if it is fused."""
+
+    computation: Computation
+    outer: "_Scope | None" = None
+    caller: Instruction | None = None
+
+    def constant(self, name: str) -> int | None:
+        """The number that a name stands for; None if it is none."""
+        found = self.computation[name]
+        if found.opcode == "parameter" and self.outer is not None and self.caller is not None:
+            return self.outer.constant(self.caller.operands[int(found.argument)])
+        return _constant(found)
+
+
+def root_of(computation: Computation) -> Instruction:
+    """The instruction whose result is that of its computation."""
+    return next(each for each in computation.values() if each.is_root)
+
+
+def _constant(instruction: Instruction) -> int | None:
+    is_number = instruction.opcode == "constant" and _NUMBER.match(instruction.argument)
+    return int(instruction.argument) if is_number else None
 
 
 def parse(text: str) -> Program:
@@ -212,6 +267,22 @@ def _bits(dtype: str) -> int:
 
 def _numbers(text: str) -> list[int]:
     return [int(word) for word in text.split(",") if word]
+
+
+def _along(mesh: str, axes: str) -> list[int]:
+    """The first devices of a mesh such as `'a'=2,'b'=4` along axes such as `'a','b':(2)2`.
+
+    The part `:(2)2` of an axis of 4 is its inner half: 2 come before it.
+    """
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
+    found = [0]
+    for name, before, part in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes):
+        place = list(sizes).index(name)
+        stride = math.prod(list(sizes.values())[place + 1 :])
+        count = int(part or sizes[name])
+        stride *= sizes[name] // (int(before or 1) * count)
+        found = [start + stride * i for start in found for i in range(count)]
+    return found
 
 
 def _transposed_iota(dims: Sequence[int], order: Sequence[int]) -> list[int]:

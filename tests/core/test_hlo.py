@@ -10,6 +10,12 @@ from bytelm.core.hlo_costs import PAIRS, Exchange, exchanges, works
 TEXT = """\
 HloModule jit_step, is_scheduled=true, num_partitions=8
 
+%counted (param_0.2: s32[], param_1.2: s32[]) -> s32[] {
+  %param_0.2 = s32[] parameter(0)
+  %param_1.2 = s32[] parameter(1)
+  ROOT %sum.2 = s32[] add(%param_0.2, %param_1.2)
+}
+
 %fused (param_0: f32[4,8,16], param_1: s32[]) -> f32[8,16] {
   %param_0 = f32[4,8,16]{2,1,0} parameter(0)
   %param_1 = s32[] parameter(1)
@@ -25,19 +31,21 @@ HloModule jit_step, is_scheduled=true, num_partitions=8
 %body (state: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {
   %state = (s32[], f32[8,16]{1,0}) parameter(0)
   %i = s32[] get-tuple-element(%state), index=0
+  %j = s32[] fusion(%i, %two), kind=kLoop, calls=%counted
+  %two = s32[] constant(2)
   %x = f32[8,16]{1,0} get-tuple-element(%state), index=1
   %weights = f32[4,8,16]{2,1,0} constant({...})
   %layer = f32[1,8,16]{2,1,0} fusion(%weights, %i), kind=kLoop, calls=%fused
   %flat = f32[8,16]{1,0} bitcast(%layer)
   %whole = f32[16,16]{0,1} all-gather(%flat), replica_groups=[4,2]<=[2,4]T(1,0)
   %y = f32[8,16]{1,0} dot(%x, %whole), lhs_contracting_dims={1}, rhs_contracting_dims={0}
-  ROOT %next = (s32[], f32[8,16]{1,0}) tuple(%i, %y)
+  ROOT %next = (s32[], f32[8,16]{1,0}) tuple(%j, %y)
 }
 
 %condition (state.1: (s32[], f32[8,16])) -> pred[] {
   %state.1 = (s32[], f32[8,16]{1,0}) parameter(0)
   %i.1 = s32[] get-tuple-element(%state.1), index=0
-  %limit = s32[] constant(4)
+  %limit = s32[] constant(8)
   ROOT %less = pred[] compare(%i.1, %limit), direction=LT
 }
 
@@ -95,9 +103,23 @@ def test_what_devices_send(program):
     assert (move.sent, scatter.sent) == (array, 7 * array)
 
 
+def test_groups_along_axes_of_a_mesh(program):
+    def group(text):
+        line = f"  %x = f32[2] all-reduce(%y), replica_groups={text}, to_apply=%add"
+        text = f"HloModule m, num_partitions=8\n\nENTRY %main () -> f32[2] {{\n{line}\n}}\n"
+        found = parse(text)
+        return found.group(found.computations["main"]["x"])
+
+    assert group("mesh['a'=2,'b'=2,'c'=2] {'a','c'}") == [0, 1, 4, 5]
+    assert group("mesh['a'=8] {'a':(1)4}") == [0, 2, 4, 6]
+    assert group("mesh['a'=8] {'a':(4)2}") == [0, 1]
+    assert group("[2,4]<=[8]") == [0, 1, 2, 3]
+    assert group("{}") == list(range(8))
+
+
 def test_work_of_each_instruction(program):
     array = 8 * 16 * 4
-    found = [(work.flops, work.bytes, times) for work, times in works(program)]
+    found = [(work.flops, work.bytes, times) for work, times in works(program)][1:]
     layer, product = found[0], found[1]
     assert layer == (0, 2 * array + 4, 4), "only the part that is cut out is read"
     assert product == (2 * 8 * 16 * 16, 2 * array + 16 * 16 * 4, 4)

@@ -128,7 +128,7 @@ class _Saved:
 
     def __init__(self, config: ExperimentConfig):
         self.remats: tuple[str, ...] = REMATS if hasattr(config.model, "remat") else ("none",)
-        self._of = {
+        self._of: dict[str, list[float]] = {
             remat: [
                 saved_bytes(dataclasses.replace(config, model=with_remat(config.model, remat)), n)
                 for n in (1, 2)
