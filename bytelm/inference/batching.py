@@ -100,7 +100,7 @@ class Engine(Protocol):
     ) -> tuple[jax.Array, Any, Any]: ...
 
     def write(
-        self, rows: Rows, left: np.ndarray, sampling: Sampling, draft: Any
+        self, rows: Rows, left: np.ndarray, sampling: Sampling, draft: Any, *, waiting: bool
     ) -> tuple[Rows, Written]: ...
 
 
@@ -170,14 +170,18 @@ class Batching:
                 writing |= zip(index, begun, strict=True)
             left = np.array([writing[row].left if row in writing else 0 for row in range(count)])
             if left.any():
-                rows = self._continue(rows, left, writing)
+                rows = self._continue(rows, left, writing, waiting=bool(queue))
             for row in [row for row, each in writing.items() if not each.left]:
                 each = writing.pop(row)
                 yield each.waiting.place, each.text
 
-    def _continue(self, rows: Rows, left: np.ndarray, writing: dict[int, Writing]) -> Rows:
+    def _continue(
+        self, rows: Rows, left: np.ndarray, writing: dict[int, Writing], *, waiting: bool
+    ) -> Rows:
         """Writes a chunk of symbols of the rows that go on."""
-        rows, written = self._generator.write(rows, left, self._sampling, self._draft)
+        rows, written = self._generator.write(
+            rows, left, self._sampling, self._draft, waiting=waiting
+        )
         for row, each in writing.items():
             if each.left:
                 each.feed(np.asarray(written.symbols[row, : written.counts[row]]))

@@ -172,6 +172,12 @@ class Written:
     """Int32 `[k + 1]`, how often a row that went on accepted 0, 1, ..., k drafts in a round."""
 
 
+def goes_on(written: Written, left: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """Which rows have not ended after these symbols, of which `left` were allowed; bool `[B]`."""
+    last = np.asarray(written.symbols)[np.arange(len(left)), np.maximum(written.counts - 1, 0)]
+    return (np.asarray(written.counts) < left) & (last != vocabulary.end)
+
+
 @functools.partial(
     jax.jit,
     static_argnames=("graphdef", "chunk", "vocabulary", "drafts"),
@@ -187,11 +193,12 @@ def write_chunk(
     vocabulary: Vocabulary,
     drafter: Drafter | None = None,
     drafts: int = 0,
+    rounds: int = MOST,
 ) -> tuple[Rows, Written]:
     """Rounds, until the row that is furthest has about `chunk` more symbols or all rows end.
 
     No running row writes more than `count`, int32 `[]` or `[B]`. With a `drafter`
-    each round has up to `drafts` drafted symbols.
+    each round has up to `drafts` drafted symbols. There are at most `rounds` of them.
     """
     model: LanguageModel = nnx.merge(graphdef, params)
     before, width = rows.made, chunk + drafts
@@ -201,7 +208,8 @@ def write_chunk(
         return rows.running & (rows.made - before < count)
 
     def unfinished(rows: Rows, written: Written, *_: Any) -> jax.Array:
-        return active(rows).any() & (written.counts.max() + drafts < width)
+        room = written.counts.max() + drafts < width
+        return active(rows).any() & room & (written.rounds < rounds)
 
     def draft(rows: Rows, written: Written) -> tuple[Rows, Reading]:
         # Symbols that a row may not write are not read: states have no room for more.

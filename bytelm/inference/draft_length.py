@@ -19,8 +19,10 @@ DECAY = 0.8
 """How much older chunks count for each later one of the same length."""
 GAIN = 1.05
 """A length that was never tried must promise to be faster by this factor."""
-RETRY = 32
+RETRY = 16
 """After so many chunks another length is measured once more: acceptance changes with the text."""
+TRIAL = 64
+"""Rounds, of all rows together, of a chunk that measures a length which may not pay."""
 
 
 @dataclass
@@ -31,13 +33,20 @@ class Measured:
     rounds: float = 0.0
     accepted: np.ndarray | None = None
     """Float64 `[k + 1]`, how often a row accepted 0, 1, ..., k drafts."""
+    slowest: float = 0.0
+    """Symbols of the row that got the fewest, of those that wrote in all rounds."""
+    average: float = 0.0
+    """Symbols of these rows on average."""
 
-    def add(self, seconds: float, rounds: int, accepted: np.ndarray) -> None:
+    def add(self, chunk: "Chunk") -> None:
         """Counts one more chunk."""
         before = 0.0 if self.accepted is None else self.accepted
-        self.seconds = DECAY * self.seconds + seconds
-        self.rounds = DECAY * self.rounds + rounds
-        self.accepted = DECAY * before + accepted
+        self.seconds = DECAY * self.seconds + chunk.seconds
+        self.rounds = DECAY * self.rounds + chunk.rounds
+        self.accepted = DECAY * before + chunk.accepted
+        if len(chunk.counts):
+            self.slowest = DECAY * self.slowest + float(chunk.counts.min())
+            self.average = DECAY * self.average + float(chunk.counts.mean())
 
     @property
     def cost(self) -> float:
@@ -56,16 +65,34 @@ class Measured:
         return float(self.survival.sum())
 
     @property
-    def speed(self) -> float:
-        """Symbols of a row in a second."""
-        return self.symbols / self.cost
+    def lag(self) -> float:
+        """How fast the slowest row is next to the average."""
+        return self.slowest / self.average if self.average else 1.0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What is measured of a chunk."""
+
+    seconds: float
+    rounds: int
+    accepted: np.ndarray
+    """Int `[k + 1]`, how often a row accepted 0, 1, ..., k drafts."""
+    counts: np.ndarray
+    """Int `[rows]`, symbols of each row that wrote in all rounds."""
 
 
 @dataclass
 class DraftLength:
-    """Chooses the drafts of the next chunk, from 0 to `most`; the choice never changes a text."""
+    """Chooses the drafts of the next chunk, from 0 to `most`; the choice never changes a text.
+
+    While other texts wait for a row, the average row counts. Otherwise rows that are done wait for
+    the slowest one, which would write fewer symbols a second the more drafts the others accept.
+    """
 
     most: int
+    rows: int = 1
+    """Texts that are written together."""
     measured: dict[int, Measured] = field(default_factory=dict)
     chunks: int = 0
     spent: float = 0.0
@@ -80,12 +107,15 @@ class DraftLength:
         """All that may be chosen."""
         return sorted({*(k for k in LENGTHS if k < self.most), self.most})
 
-    def next(self, left: int) -> int:
-        """The drafts of the next chunk, when a row gets `left` more symbols at most."""
+    def next(self, left: int, *, waiting: bool = True) -> tuple[int, int | None]:
+        """The drafts of the next chunk, and the most rounds of it if it is a trial.
+
+        A row gets `left` more symbols at most; `waiting` tells whether other texts wait for rows.
+        """
         known = self.measured
         if 0 not in known:
-            return 0
-        speeds = {k: known[k].speed if k in known else self._promise(k) for k in self.lengths}
+            return 0, None
+        speeds = {k: self._speed(k, waiting) for k in self.lengths}
         best = max(known, key=lambda k: speeds[k])
         promising = max(speeds, key=lambda k: speeds[k])
         if len(known) == 1:
@@ -94,29 +124,42 @@ class DraftLength:
             seconds = max(left / speeds[best], self.spent)
             saved = seconds * (1 - speeds[best] / speeds[promising])
             if promising in self.compiled or saved > self.compiling:
-                return promising
+                return promising, self._trial
         others = [k for k in known if k != best]
         if others and self.chunks % RETRY == RETRY - 1:
-            return max(others, key=lambda k: speeds[k])
-        return best
+            return max(others, key=lambda k: speeds[k]), self._trial
+        return best, None
 
     def record_compiling(self, length: int, seconds: float) -> None:
         """Counts a chunk that compiled its program."""
         self.compiling = seconds
         self.compiled.add(length)
 
-    def record(self, length: int, seconds: float, rounds: int, accepted: np.ndarray) -> None:
-        """Counts a chunk that compiled nothing; arguments as of `decoding.Written`."""
+    def record(self, length: int, chunk: Chunk) -> None:
+        """Counts a chunk that compiled nothing."""
         self.chunks += 1
-        self.spent += seconds
-        if rounds and accepted.sum():
-            self.measured.setdefault(length, Measured()).add(seconds, rounds, accepted)
+        self.spent += chunk.seconds
+        if chunk.rounds and chunk.accepted.sum():
+            self.measured.setdefault(length, Measured()).add(chunk)
+
+    @property
+    def _trial(self) -> int:
+        return -(-TRIAL // self.rows)
+
+    def _speed(self, length: int, waiting: bool) -> float:
+        """Symbols a second of the average row, or of the slowest."""
+        known = self.measured
+        if length in known:
+            speed, of_known = known[length].symbols / known[length].cost, length
+        else:
+            speed, of_known = self._promise(length), max(known)
+        return speed if waiting else speed * known[of_known].lag
 
     def _promise(self, length: int) -> float:
         """The speed of a length that was not tried, from those that were."""
         known = sorted(self.measured)
         if known == [0]:
-            return HOPE * self.measured[0].speed
+            return HOPE * self.measured[0].symbols / self.measured[0].cost
         costs = [self.measured[k].cost for k in known]
         if length < known[1]:
             cost = float(np.interp(length, known, costs))

@@ -27,16 +27,18 @@ from bytelm.core.vocabulary import BYTE_VOCABULARY
 from bytelm.core.xla import programs
 from bytelm.inference.batching import Batching, Prompt, in_order, warn_of_overflow
 from bytelm.inference.decoding import (
+    MOST,
     Rows,
     Written,
     empty_state,
     first_symbols,
+    goes_on,
     read_rows,
     row_keys,
     state_length,
     write_chunk,
 )
-from bytelm.inference.draft_length import DraftLength
+from bytelm.inference.draft_length import Chunk, DraftLength
 from bytelm.inference.drafters import Drafter, Small
 from bytelm.inference.sampling import Sampling
 from bytelm.inference.stopping import StopFilter
@@ -295,16 +297,22 @@ class Generator:
         yield [each.flush() for each in filters]
 
     def write(
-        self, rows: Rows, left: np.ndarray, sampling: Sampling, draft: Draft | None
+        self,
+        rows: Rows,
+        left: np.ndarray,
+        sampling: Sampling,
+        draft: Draft | None,
+        *,
+        waiting: bool = False,
     ) -> tuple[Rows, Written]:
         """A chunk, with as many drafts as pay; row r gets `left[r]` symbols at most.
 
-        A row with none left ends.
+        A row with none left ends. `waiting` tells whether other texts wait for rows that end.
         """
         length = self._length(draft, len(left)) if draft is not None and draft.adapts else None
-        drafts = 0 if draft is None else draft.most
+        drafts, rounds = 0 if draft is None else draft.most, None
         if length is not None:
-            drafts = length.next(int(left.max()))
+            drafts, rounds = length.next(int(left.max()), waiting=waiting)
         compiled, start = programs(write_chunk), time.perf_counter()
         rows, written = write_chunk(
             self.graphdef,
@@ -316,11 +324,13 @@ class Generator:
             self.vocabulary,
             None if draft is None else draft.drafter,
             drafts,
+            MOST if rounds is None else rounds,
         )
         written = jax.device_get(written)
         seconds = time.perf_counter() - start
         if length is not None and programs(write_chunk) == compiled:
-            length.record(drafts, seconds, int(written.rounds), written.accepted)
+            counts = written.counts[goes_on(written, left, self.vocabulary)]
+            length.record(drafts, Chunk(seconds, int(written.rounds), written.accepted, counts))
         elif length is not None:
             length.record_compiling(drafts, seconds)
         return rows, written
@@ -328,7 +338,7 @@ class Generator:
     def _length(self, draft: Draft, rows: int) -> DraftLength:
         """What is known of this drafter's speed with so many rows, in this and earlier calls."""
         key = draft.drafter, draft.most, rows
-        return self.draft_lengths.setdefault(key, DraftLength(draft.most))
+        return self.draft_lengths.setdefault(key, DraftLength(draft.most, rows))
 
     def start(
         self, prompts: Sequence[bytes], max_bytes: int, drafter: Drafter | None = None

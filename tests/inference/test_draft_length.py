@@ -1,18 +1,24 @@
 import numpy as np
 
-from bytelm.inference.draft_length import RETRY, DraftLength
+from bytelm.inference.draft_length import RETRY, TRIAL, Chunk, DraftLength
+
+EVEN = np.ones(8)
 
 
-def run(length, chunks, seconds, accept, left=10**6):
+def run(length, chunks, seconds, accept, left=10**6, rows=EVEN, **options):
     """The draft lengths of so many chunks of 8 rounds, which take `seconds(k)` each.
+
+    `rows` are the speeds of rows next to the average, with drafts.
 
     A draft is accepted with probability `accept` if those before it were.
     """
     chosen = []
     for _ in range(chunks):
-        k = length.next(left)
+        k, _ = length.next(left, **options)
         shares = accept ** np.arange(k + 1)
-        length.record(k, 8 * seconds(k), 8, 800 * (shares - np.append(shares[1:], 0.0)))
+        accepted = 800 * (shares - np.append(shares[1:], 0.0))
+        counts = 8 * shares.sum() * (rows if k else EVEN)
+        length.record(k, Chunk(8 * seconds(k), 8, accepted, counts))
         chosen.append(k)
     return chosen
 
@@ -60,3 +66,23 @@ def test_what_is_compiled_must_save_as_much():
     long = DraftLength(8)
     long.record_compiling(0, 100.0)
     assert run(long, 2, speed, 0.9, left=500) == [0, 4]
+
+
+def test_the_slowest_row_counts_unless_texts_wait():
+    def seconds(k):
+        return 1.0 + 0.2 * k
+
+    # On average drafts write faster, and in one row more slowly than without.
+    length = DraftLength(8)
+    uneven = np.array([0.2, 1.2, 1.2, 1.2, 1.2])
+    assert run(length, RETRY - 1, seconds, 0.9, rows=uneven, waiting=True)[-1] > 0
+    assert run(length, RETRY - 1, seconds, 0.9, rows=uneven, waiting=False)[-1] == 0
+
+
+def test_what_may_not_pay_is_tried_in_few_rounds():
+    length = DraftLength(8, rows=8)
+    assert length.next(10**6) == (0, None)
+    run(length, 1, lambda k: 1.0 + k, 0.6)
+    assert length.next(10**6) == (4, TRIAL // 8)
+    run(length, 2, lambda k: 1.0 + k, 0.6)
+    assert length.next(10**6)[1] is None
