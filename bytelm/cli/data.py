@@ -17,6 +17,7 @@ from bytelm.data.corpus.packing import Rows, pack
 from bytelm.data.description import describe, samples_of_scripts
 from bytelm.data.open_data import OpenData, training_text
 from bytelm.data.overlap import all_texts, named_source, print_overlap, shared_text
+from bytelm.data.pack_splits import pack_splits
 from bytelm.data.progress import shown_progress
 from bytelm.data.script_rates import print_rates
 from bytelm.data.sources.source import open_source
@@ -45,6 +46,19 @@ class DescribeCommand:
     data: DataConfig
     samples: Annotated[int, Bounds(0)] = 3
     """Documents shown from each split."""
+
+
+@dataclass(frozen=True)
+class PackCommand:
+    """Packs all splits before a run, and says what they hold and where they are.
+
+    What is packed already is kept, also after a stop: only new and changed files are read. Several
+    machines that share a cache may pack one source together.
+    """
+
+    data: DataConfig
+    processes: Count | None = None
+    """Processes that pack; none = as many as there are CPUs, if there is much text."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +149,7 @@ class EntropiesCommand:
 
 DATA_COMMANDS: dict[str, type[Any]] = {
     "describe": DescribeCommand,
+    "pack": PackCommand,
     "overlap": OverlapCommand,
     "unigram": UnigramCommand,
     "rates": RatesCommand,
@@ -145,9 +160,9 @@ DATA_COMMANDS: dict[str, type[Any]] = {
 
 
 def data_command(arguments: Sequence[str]) -> int:
-    """Describes and compares text, trains Unigram models, measures rates, and lists the cache.
+    """Describes, packs and compares text, trains Unigram models, and lists the cache.
 
-    `bytelm data describe|unigram|rates|entropies|cache [PRESET] [options]`, or
+    `bytelm data describe|pack|unigram|rates|entropies|cache [PRESET] [options]`, or
     `bytelm data overlap FILES FILES`
     """
     name = work_argument(arguments, data_command, DATA_COMMANDS)
@@ -167,6 +182,9 @@ def data_command(arguments: Sequence[str]) -> int:
     else:
         default = DATA_COMMANDS[name](config)
     command = parse(DATA_COMMANDS[name], rest, f"data {name}", default)
+    if isinstance(command, PackCommand):
+        pack_splits(OpenData(command.data, processes=command.processes))
+        return 0
     data = OpenData(command.data)
     if isinstance(command, DescribeCommand):
         describe(data, command.samples)

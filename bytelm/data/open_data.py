@@ -30,12 +30,14 @@ class OpenData:
         sources: Sequence[Source] | None = None,
         *,
         entropies: EntropyReader | None = None,
+        processes: int | None = None,
     ) -> None:
         """Opens nothing yet; `sources`, if given, replace those of the config.
 
-        With a reader, training rows have entropies, which are stored in the cache.
+        With a reader, training rows have entropies, which are stored in the cache. Text is packed
+        by so many processes; None = by as many as there are CPUs, if there is much of it.
         """
-        self.config, self._entropies = config, entropies
+        self.config, self._entropies, self._processes = config, entropies, processes
         self.sequence_length = config.sequence_length
         self.scripts = config.scripts
         if sources is not None:
@@ -82,7 +84,8 @@ class OpenData:
     def packed(self, source: Source, split: Split) -> PackedCorpus:
         """The documents of a split as bytes; UserError for no text, a full disk, a bad source."""
         return self.kept(
-            ("packed", source, split), lambda: packed_corpus(source, split, self.config.cache_path)
+            ("packed", source, split),
+            lambda: packed_corpus(source, split, self.config.cache_path, self._processes),
         )
 
     def corpus(self, source: Source, split: Split) -> Corpus:

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -21,6 +22,8 @@ from bytelm.core.terminal_text import printable_name
 
 QUIET_SECONDS = 1.0
 """Shorter work shows nothing."""
+REPEAT_SECONDS = 60.0
+"""How often long work says where it stands, if there is no terminal."""
 
 
 def _bar(console: TerminalConsole, *, counts: bool = False, **options: Any) -> Progress:
@@ -34,6 +37,8 @@ def _bar(console: TerminalConsole, *, counts: bool = False, **options: Any) -> P
 class TextProgress:
     """A context in which `advance` counts finished bytes of text, shown on standard error.
 
+    Threads may share it.
+
     Args:
         action: the work, such as `packing x.txt (train)`.
         total: bytes of all the work.
@@ -42,42 +47,68 @@ class TextProgress:
 
     def __init__(self, action: str, total: int, *, done: int = 0) -> None:
         self._action = printable_name(action)
+        self._parts = ""
         self._total = total
         self._before = self._done = done
         self._console = TerminalConsole(sys.stderr)
         self._begin = time.monotonic()
-        self._shown = False
+        self._next = self._begin + QUIET_SECONDS
         self._bar: Progress | None = None
+        self._lock = threading.Lock()
 
     def __enter__(self) -> "TextProgress":
         return self
 
     def advance(self, size: int) -> None:
-        self._done += size
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self._done)
-        elif not self._shown and time.monotonic() - self._begin >= QUIET_SECONDS:
-            self._show()
+        with self._lock:
+            self._done += size
+            if self._bar is not None:
+                self._bar.update(self._bar.task_ids[0], completed=self._done)
+            elif time.monotonic() >= self._next:
+                self._show()
+
+    def count(self, parts: str) -> None:
+        """Shows how many parts are done, such as `3 of 40 shards`."""
+        with self._lock:
+            self._parts = f", {parts}"
+            if self._bar is not None:
+                self._bar.update(self._bar.task_ids[0], description=self._action + self._parts)
+
+    def leave_out(self, size: int) -> None:
+        """Work of so many bytes was done by another process."""
+        with self._lock:
+            self._total -= size
+            if self._bar is not None:
+                self._bar.update(self._bar.task_ids[0], total=self._total)
 
     def _show(self) -> None:
-        self._shown = True
         if self._console.is_terminal:
             self._bar = _bar(self._console)
-            self._bar.add_task(self._action, total=self._total, completed=self._done)
+            task = self._action + self._parts
+            self._bar.add_task(task, total=self._total, completed=self._done)
             self._bar.start()
+        elif self._next == self._begin + QUIET_SECONDS:
+            self._next = self._begin + REPEAT_SECONDS
+            self._print(f"{self._total / 1e6:,.1f} MB")
         else:
-            self._print(self._total)
+            self._next += REPEAT_SECONDS
+            done, total = f"{self._done / 1e6:,.1f}", f"{self._total / 1e6:,.1f}"
+            left = (self._total - self._done) / 1e6 / max(self._speed(), 1e-9) / 60
+            self._print(f"{done} of {total} MB", f"{self._parts}, {max(left, 0):,.0f} minutes left")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
             if kind is None:
-                self._print(self._done)
+                self._print(f"{self._done / 1e6:,.1f} MB")
 
-    def _print(self, size: int) -> None:
+    def _speed(self) -> float:
+        """MB/s."""
         seconds = max(time.monotonic() - self._begin, 1e-9)
-        speed = (self._done - self._before) / 1e6 / seconds
-        line = f"{self._action}: {size / 1e6:,.1f} MB at {speed:.1f} MB/s"
+        return (self._done - self._before) / 1e6 / seconds
+
+    def _print(self, amount: str, more: str = "") -> None:
+        line = f"{self._action}: {amount} at {self._speed():.1f} MB/s{more}"
         self._console.print(line, soft_wrap=True)
 
 

@@ -48,12 +48,13 @@ def run_text(data: OpenData) -> TextRecord:
     described = [describe_source(source) for source in data.sources]
     if task.streamed:
         return make_record([], complete=False, sources=described)
-    rows = [
-        task.passages(data, source, split)
+    rows = (
+        each
         for source in data.sources
         for split in READ_IN_TRAINING
         if source.stored_split(split) == split
-    ]
+        for each in task.passages(data, source, split)
+    )
     return make_record(rows, complete=True, sources=described)
 
 

@@ -9,9 +9,11 @@ Marks (`bytelm.data.marks`) find pieces that hold no whole passage: a sample of 
 training text, in which the share that another text has in common with it can be estimated.
 """
 
+import bisect
 import functools
 import hashlib
 import io
+import itertools
 import json
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +25,7 @@ import numpy as np
 
 from bytelm.core.errors import UserError
 from bytelm.core.files import write_whole
-from bytelm.data.marks import MOST, kept, marks_of
+from bytelm.data.marks import MOST, kept, marks_of, marks_within, numbers_at_all
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -38,6 +40,8 @@ CHOSEN_BITS = 6
 """One of 2**6 line ends is chosen on average."""
 MULTIPLIERS = np.uint64(0x9E3779B97F4A7C15) ** np.arange(1, KEY_BYTES // 8 + 1, dtype=np.uint64)
 """Factors of a key's 64-bit parts, whose sum is the hash (multiplicative hashing)."""
+TOGETHER = 2**20
+"""Bytes of a text whose line ends are looked at together, which bounds the memory."""
 DIGEST_BYTES = 8
 FILE = "text_record.npz"
 """File of a run directory that holds its record."""
@@ -70,25 +74,55 @@ def passages(text: bytes) -> Iterator[bytes]:
     Joined consecutive passages, as a document of their own, have the same passages.
     """
     begin = 0
-    while begin < len(text):
-        end = begin + _length(text[begin : begin + LONGEST])
+    for end in passage_ends(text, (0, len(text))):
         yield text[begin:end]
         begin = end
 
 
-def _length(window: bytes) -> int:
-    """Length of the first passage of a window of at most LONGEST bytes."""
-    if len(window) <= SHORTEST:
-        return len(window)
-    symbols = np.frombuffer(window, np.uint8)
-    ends = np.flatnonzero(symbols[SHORTEST - 1 :] == ord("\n")) + SHORTEST
-    keys = symbols[ends[:, None] - np.arange(1, KEY_BYTES + 1)].view("<u8")
-    chosen = ends[(keys * MULTIPLIERS).sum(axis=1) >> np.uint64(64 - CHOSEN_BITS) == 0]
-    if chosen.size:
-        return int(chosen[0])
-    if len(window) < LONGEST:
-        return len(window)
-    return int(ends[-1]) if ends.size else _character_end(window)
+def passage_ends(text: bytes, edges: Sequence[int]) -> list[int]:
+    """Where the passages of documents that follow one another end.
+
+    Args:
+        text: the documents, joined.
+        edges: where each begins, and last the length of all.
+    """
+    ends: list[int] = []
+    chosen: list[int] | None = None
+    for begin, end in itertools.pairwise(edges):
+        while end - begin > SHORTEST:
+            if chosen is None:
+                chosen = _chosen_line_ends(text)
+            begin = _passage_end(text, chosen, begin, end)
+            ends.append(begin)
+        if begin < end:
+            ends.append(end)
+    return ends
+
+
+def _chosen_line_ends(text: bytes) -> list[int]:
+    """Where the lines end that a hash of the bytes before their ends chooses."""
+    symbols = np.frombuffer(text, np.uint8)
+    numbers, found = numbers_at_all(symbols, ">u8"), []
+    for begin in range(0, len(text), TOGETHER):
+        ends = np.flatnonzero(symbols[begin : begin + TOGETHER] == ord("\n")) + begin + 1
+        ends = ends[ends >= SHORTEST]  # others end no passage, and may lack a whole key
+        # The last 8 bytes are the first number, and the last of them its lowest.
+        keys = numbers[ends[:, None] - np.arange(8, KEY_BYTES + 8, 8)]  # [ends, KEY_BYTES / 8]
+        hashes = (keys.astype(np.uint64) * MULTIPLIERS).sum(axis=1)
+        found.append(ends[hashes >> np.uint64(64 - CHOSEN_BITS) == 0])
+    return np.concatenate(found).tolist()
+
+
+def _passage_end(text: bytes, chosen: list[int], begin: int, end: int) -> int:
+    """The end of the passage at `begin` of a document that ends at `end`, after SHORTEST bytes."""
+    last = min(begin + LONGEST, end)
+    first_chosen = bisect.bisect_left(chosen, begin + SHORTEST)
+    if first_chosen < len(chosen) and chosen[first_chosen] <= last:
+        return chosen[first_chosen]
+    if last < begin + LONGEST:
+        return end
+    line_end = text.rfind(b"\n", begin + SHORTEST - 1, last) + 1
+    return line_end or begin + _character_end(text[begin:last])
 
 
 def _character_end(window: bytes) -> int:
@@ -168,9 +202,9 @@ class TextRecord:
         masks = np.concatenate([earlier, later.splits])
         marks = None
         if self.marks is not None and later.marks is not None:
-            marks = np.concatenate([self.marks, later.marks])
-        bits = max(self.mark_bits, later.mark_bits)
-        return _record(digests, masks, self.complete and later.complete, later.sources, marks, bits)
+            marks = _Marks(max(self.mark_bits, later.mark_bits))
+            marks.add(np.concatenate([self.marks, later.marks]))
+        return _record(digests, masks, self.complete and later.complete, later.sources, marks)
 
     def save(self, run: Path) -> None:
         """Writes the record into a run directory, atomically."""
@@ -187,12 +221,42 @@ class TextRecord:
 def make_record(
     placed: Iterable[np.ndarray], complete: bool, sources: Sequence[dict[str, Any]]
 ) -> TextRecord:
-    """The record of some passages, arrays of PLACED, which may repeat."""
-    rows = np.concatenate([np.zeros(0, PLACED), *placed])
-    is_mark = rows["split"] == MARK
-    marks, rows = rows["digest"][is_mark], rows[~is_mark]
-    masks = np.left_shift(np.uint8(1), rows["split"])
-    return _record(rows["digest"], masks, complete, sources, marks)
+    """The record of some passages, arrays of PLACED, which may repeat.
+
+    Memory holds one array at a time, the distinct passages, and a bounded number of marks.
+    """
+    passages_found, marks = [np.zeros(0, PLACED)], _Marks()
+    for rows in placed:
+        is_mark = rows["split"] == MARK
+        marks.add(rows["digest"][is_mark])
+        passages_found.append(rows[~is_mark])
+    found = np.concatenate(passages_found)
+    masks = np.left_shift(np.uint8(1), found["split"])
+    return _record(found["digest"], masks, complete, sources, marks)
+
+
+class _Marks:
+    """Distinct marks: about MOST at a time, of more of them those that end in more zero bits."""
+
+    def __init__(self, bits: int = 0) -> None:
+        self.bits, self.found = bits, np.zeros(0, np.uint64)
+        self._new: list[np.ndarray] = []
+        self._count = 0
+
+    def add(self, marks: np.ndarray) -> None:
+        self._new.append(kept(marks, self.bits))
+        self._count += len(self._new[-1])
+        if self._count > MOST:
+            self.settle()
+
+    def settle(self) -> np.ndarray:
+        """All of them, ascending."""
+        self.found = kept(np.unique(np.concatenate([self.found, *self._new])), self.bits)
+        self._new, self._count = [], 0
+        while len(self.found) > MOST:
+            self.bits += 1
+            self.found = kept(self.found, self.bits)
+        return self.found
 
 
 def load_record(run: Path) -> TextRecord | None:
@@ -215,12 +279,20 @@ def load_record(run: Path) -> TextRecord | None:
     return TextRecord(digests, splits, complete, sources, marks, bits)
 
 
-def placed_passages(text: bytes, split: Split) -> bytes:
-    """The passages of a text in a split, and its marks if that is the train split, as PLACED."""
-    rows = [(digest(passage), SPLITS.index(split)) for passage in passages(text)]
-    if split == "train":
-        rows += [(mark, MARK) for mark in marks_of(text).tolist()]
-    return np.array(rows, PLACED).tobytes()
+def placed_passages(texts: Sequence[bytes], split: Split) -> np.ndarray:
+    """The passages of texts in a split, and their marks if that is the train split, as PLACED."""
+    joined = b"".join(texts)
+    edges = list(itertools.accumulate(map(len, texts), initial=0))
+    ends, view = passage_ends(joined, edges), memoryview(joined)
+    found = b"".join(
+        hashlib.blake2b(view[begin:end], digest_size=DIGEST_BYTES).digest()
+        for begin, end in itertools.pairwise([0, *ends])
+    )
+    marks = marks_within(joined, edges)[0] if split == "train" else np.zeros(0, np.uint64)
+    rows = np.empty(len(ends) + len(marks), PLACED)
+    rows["digest"] = np.concatenate([np.frombuffer(found, ">u8").astype(np.uint64), marks])
+    rows["split"] = np.repeat([SPLITS.index(split), MARK], [len(ends), len(marks)])
+    return rows
 
 
 def _record(
@@ -228,16 +300,13 @@ def _record(
     masks: np.ndarray,
     complete: bool,
     sources: Sequence[dict[str, Any]],
-    marks: np.ndarray | None,
-    mark_bits: int = 0,
+    marks: _Marks | None,
 ) -> TextRecord:
     """The record of passages that may repeat, with the union of the masks of each, and of marks."""
     found, places = np.unique(digests, return_inverse=True)
     splits = np.zeros(len(found), np.uint8)
     np.bitwise_or.at(splits, places, masks)
-    if marks is not None:
-        marks = kept(np.unique(marks), mark_bits)
-        while len(marks) > MOST:
-            mark_bits += 1
-            marks = kept(marks, mark_bits)
-    return TextRecord(found, splits, complete, tuple(sources), marks, mark_bits)
+    if marks is None:
+        return TextRecord(found, splits, complete, tuple(sources))
+    kept_marks = marks.settle()
+    return TextRecord(found, splits, complete, tuple(sources), kept_marks, marks.bits)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from bytelm.data.text_record import (
+    CHOSEN_BITS,
     FILE,
     LONGEST,
-    PLACED,
+    MARK,
+    MULTIPLIERS,
     SHORTEST,
     digest,
     load_record,
@@ -21,11 +23,7 @@ SOURCE = dict.fromkeys(("held_out", "split_above", "text", "test", "places")) | 
 
 
 def record(complete=True, **texts):
-    rows = [
-        np.frombuffer(placed_passages(text, split), PLACED)
-        for split, found in texts.items()
-        for text in found
-    ]
+    rows = [placed_passages(found, split) for split, found in texts.items()]
     return make_record(rows, complete, [SOURCE])
 
 
@@ -104,6 +102,58 @@ def test_no_byte_is_lost_or_doubled(text):
     assert b"".join(found) == text
     assert all(SHORTEST <= len(passage) <= LONGEST for passage in found[:-1])
     assert 0 < len(found[-1]) <= LONGEST
+
+
+def by_definition(text):
+    """The passages of a text, one line end after another."""
+    begin = 0
+    while begin < len(text):
+        end = min(begin + LONGEST, len(text))
+        line_ends = [
+            place + 1
+            for place in range(begin + SHORTEST - 1, end)
+            if text[place] == ord("\n") and end - begin > SHORTEST
+        ]
+        keys = [np.frombuffer(text[place - 32 : place][::-1], "<u8") for place in line_ends]
+        chosen = [
+            place
+            for place, key in zip(line_ends, keys, strict=True)
+            if int((key * MULTIPLIERS).sum()) >> (64 - CHOSEN_BITS) == 0
+        ]
+        if chosen:
+            end = chosen[0]
+        elif end == begin + LONGEST and line_ends:
+            end = line_ends[-1]
+        yield text[begin:end]
+        begin = end
+
+
+@pytest.mark.parametrize("name", ["lines", "the same line", "any bytes", "empty lines"])
+def test_passages_are_as_defined(name):
+    text = TEXTS[name][:100_000]
+    assert list(passages(text)) == list(by_definition(text))
+
+
+def test_documents_together_have_the_passages_and_marks_of_each_alone():
+    texts = [TEXTS["lines"][begin : begin + 3000 * (begin % 7)] for begin in range(0, 90_000, 4999)]
+    texts[3:3] = [b"", TEXTS["empty lines"]]
+    for split in ("train", "validation"):
+        together = placed_passages(texts, split)
+        alone = np.concatenate([placed_passages([text], split) for text in texts])
+        assert np.unique(together).tolist() == np.unique(alone).tolist()
+    assert (alone["split"] == 1).all() and MARK in placed_passages(texts, "train")["split"]
+
+
+def test_more_marks_than_are_kept(monkeypatch):
+    rows = [
+        placed_passages([TEXTS["any bytes"][begin:][:50_000]], "train") for begin in (0, 50_000)
+    ]
+    whole = make_record(rows, True, [])
+    monkeypatch.setattr("bytelm.data.text_record.MOST", 200)
+    for some in (rows, [np.concatenate(rows)], rows[::-1]):
+        fewer = make_record(some, True, [])
+        assert (fewer.mark_bits, len(fewer.marks) <= 200) == (1, True)
+        assert fewer.marks.tolist() == [mark for mark in whole.marks.tolist() if mark % 2 == 0]
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, Files, MergeAbc, Mixture, Pairs, VowelRemoval
 from bytelm.data.open_data import Documents, OpenData
-from bytelm.data.text_record import PLACED, SPLITS, make_record, placed_passages
+from bytelm.data.text_record import SPLITS, make_record, placed_passages
 from bytelm.evaluation.text import (
     UNKNOWN,
     FirstBytes,
@@ -324,7 +324,7 @@ def words(seed: int) -> bytes:
 
 def test_pieces_without_a_whole_passage_are_found_by_a_sample():
     trained = [words(seed) for seed in range(10)]
-    rows = [np.frombuffer(placed_passages(text, "train"), PLACED) for text in trained]
+    rows = [placed_passages(trained, "train")]
     record = make_record(rows, True, [])
     joined = words(20) + b"\n\n".join([words(21), trained[3], trained[4]])
     about = GivenText((joined,), record).about()

@@ -1,10 +1,15 @@
-"""Packed text on disk: each split of a source is packed once, and memory-mapped after that."""
+"""Packed text on disk: each split of a source is packed once, and memory-mapped after that.
 
+Its symbols are those of its packed shards: the same files, under a second name.
+"""
+
+import contextlib
 import copy
 import functools
 import hashlib
+import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +17,36 @@ import numpy as np
 
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import number_of
-from bytelm.data.corpus.entries import SUMMARY, Entry, build_once, open_or_build, read_summary
-from bytelm.data.corpus.packing import FILLER, Corpus, script_ids
-from bytelm.data.progress import TextProgress
-from bytelm.data.sources.reader import NotInstalledError
+from bytelm.data.corpus import input_shards as shard_files
+from bytelm.data.corpus.entries import (
+    SUMMARY,
+    CheckedArray,
+    Entry,
+    build_once,
+    is_complete,
+    open_or_build,
+    read_summary,
+)
+from bytelm.data.corpus.input_shards import (
+    PackedShard,
+    changed,
+    file_of,
+    pack_shard,
+    shard_directory,
+)
+from bytelm.data.corpus.joined import JoinedArray
+from bytelm.data.corpus.packers import pack_shards
+from bytelm.data.corpus.packing import Corpus, script_ids
+from bytelm.data.sources.reader import InputShard, NotInstalledError
 from bytelm.data.sources.source import Source
-from bytelm.data.text_record import PLACED, SPLITS, Split, placed_passages
+from bytelm.data.text_record import PLACED, SPLITS, Split
 
-FORMAT = 4
+FORMAT = 5
 """Version of the files below; raise it when their meaning changes."""
+WHOLE_FORMAT = 4
+"""The version before, with all symbols in one file, and all passages in another; it is read."""
 SYMBOLS = "symbols.bin"
+"""The symbols of a version 4; `symbols-0.bin` and so on are those of each shard with documents."""
 STARTS = "starts.bin"
 SCRIPTS = "scripts.bin"
 """Index of each document's script in the summary's `scripts`, if scripts are known."""
@@ -32,7 +57,8 @@ ENTROPIES = "entropies.bin"
 START_BYTES = 8
 SCRIPT_BYTES = 4
 PASSAGES = "passages.bin"
-"""The passages of all documents that were read and their splits, as `text_record.PLACED`."""
+"""The passages of all documents that were read and their splits, as `text_record.PLACED`; the
+numbered files are those of each shard, of a stored split alone."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +83,7 @@ class PackedCorpus(Corpus):
         self._entry = Entry(directory)  # kept, so that no other process removes it
         summary = self._entry.summary
         super().__init__(
-            symbols=self._entry.array(SYMBOLS, np.uint8),
+            symbols=self._symbols(),
             starts=self._entry.checked(STARTS, "<i8"),
             fingerprint=summary["fingerprint"],
         )
@@ -109,10 +135,21 @@ class PackedCorpus(Corpus):
         found.entropies = found._entropies.array(ENTROPIES, "<i2")
         return found
 
-    @property
-    def passages(self) -> np.ndarray:
-        """The passages of all documents that were read to pack this split, as PLACED."""
-        return self._entry.checked(PASSAGES, PLACED)
+    def _symbols(self) -> CheckedArray | JoinedArray:
+        lengths = self._entry.summary.get("lengths")
+        if lengths is None:
+            return self._entry.array(SYMBOLS, np.uint8)
+        return JoinedArray(
+            np.uint8, lengths, lambda index: self._entry.array(numbered(SYMBOLS, index), np.uint8)
+        )
+
+    def passages(self) -> Iterator[np.ndarray]:
+        """The passages of all documents of a stored split, as arrays of PLACED."""
+        files = self._entry.summary.get("passages")
+        for name in (
+            [PASSAGES] if files is None else [numbered(PASSAGES, index) for index in range(files)]
+        ):
+            yield self._entry.checked(name, PLACED)
 
     def __reduce__(self) -> tuple[Callable[..., "PackedCorpus"], tuple[object, ...]]:
         """Worker processes map the files themselves."""
@@ -133,11 +170,14 @@ def _reopened(
     return corpus if entropies is None else corpus.with_entropies(entropies)
 
 
-def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpus:
+def packed_corpus(
+    source: Source, split: Split, cache_path: Path, processes: int | None = None
+) -> PackedCorpus:
     """Opens the packed documents of a split, and packs them if they are new, changed or damaged.
 
-    Warns about skipped records and cut documents. If several processes ask at once, one packs and
-    the others wait. If TFDS is not installed, earlier packed text of the same dataset is used.
+    Warns about skipped records and cut documents. Of several processes that ask at once, each packs
+    shards that no other one packs; each starts `processes`, as `pack_shards` says. If TFDS is not
+    installed, earlier packed text of the same dataset is used.
 
     Raises:
         UserError: for a split without text, a full disk, or a bad source.
@@ -145,19 +185,22 @@ def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpu
     root = cache_path / "packed"
     directory = _directory(source, split, root)
 
-    def pack(partial: Path) -> dict[str, Any]:
-        summary = _pack(source, split, partial)
-        if _directory(source, split, root) != directory:
-            raise UserError(
-                f"{source.name} changed while it was packed; give the command again when "
-                "nothing writes to it any more."
-            )
-        return summary
-
     def build() -> None:
-        stored = source.stored_split(split)
-        size = source.reader.size(stored) * (1 if stored == split else source.held_out)
-        build_once(directory, f"the packed text of {source.name} ({split})", size, pack)
+        stored, digests = source.stored_split(split), dict[str, bytes]()
+        shards = source.reader.shards(stored)
+        pack_shards(source, stored, shards, cache_path, processes)
+
+        def join(partial: Path) -> dict[str, Any]:
+            joining = _Join(source, split, cache_path, partial)
+            summary = joining.join(shards)
+            digests.update(joining.digests)
+            if _directory(source, split, root) != directory:
+                raise changed(source)
+            return summary
+
+        # The tables take a hundredth of the text, or a little more.
+        size = sum(shard.size for shard in shards) / 50
+        build_once(directory, f"the packed text of {source.name} ({split})", size, join, digests)
 
     corpus = open_or_build(lambda: PackedCorpus(directory, source.name), build)
     if corpus.skipped:
@@ -171,68 +214,117 @@ def packed_corpus(source: Source, split: Split, cache_path: Path) -> PackedCorpu
     return corpus
 
 
+def is_packed(source: Source, split: Split, cache_path: Path) -> bool:
+    """Whether a split is packed and complete."""
+    return is_complete(_directory(source, split, cache_path / "packed"))
+
+
 def _directory(source: Source, split: Split, root: Path) -> Path:
     try:
         fingerprint = source.fingerprint(split)
     except NotInstalledError:
-        for summary in sorted(root.glob(f"*-v{FORMAT}/{SUMMARY}")):
+        for summary in sorted(root.glob(f"*-v*/{SUMMARY}")):
             saved = read_summary(summary.parent)
             if saved is not None and saved["settings"] == source.settings(split):
                 return summary.parent
         raise
     # The source's name is left out: a copy of a file is the same text.
-    return root / f"{split}-{fingerprint}-v{FORMAT}"
+    former = root / f"{split}-{fingerprint}-v{WHOLE_FORMAT}"
+    is_new = read_summary(former) is None
+    return root / f"{split}-{fingerprint}-v{FORMAT}" if is_new else former
 
 
-def _pack(source: Source, split: Split, directory: Path) -> dict[str, Any]:
-    """Writes the symbol stream, the starts and the scripts; returns the summary."""
-    position, documents, digest = 0, 0, hashlib.blake2b(digest_size=16)
-    names: dict[str, int] = {}
-    cut = 0
-    size = source.reader.size(source.stored_split(split))
-    with (
-        open(directory / SYMBOLS, "wb") as symbols,
-        open(directory / STARTS, "wb") as starts,
-        open(directory / SCRIPTS, "wb") as scripts,
-        open(directory / PASSAGES, "wb") as passages,
-        TextProgress(f"packing {source.name} ({split})", size) as progress,
-    ):
-        for (text, script, _), its_split, is_part in source.placed(split):
-            passages.write(placed_passages(text, its_split))
-            progress.advance(len(text))
-            if its_split != split:
-                continue
-            cut += is_part
-            starts.write(position.to_bytes(START_BYTES, "little"))
-            # Written separately, because joining would copy a long text.
-            for part in (FILLER, text, FILLER):
-                symbols.write(part)
-            digest.update(len(text).to_bytes(START_BYTES, "little"))
-            digest.update(text)
-            position += len(text) + 2
-            documents += 1
-            if script is not None:
-                index = names.setdefault(script, len(names))
-                scripts.write(index.to_bytes(SCRIPT_BYTES, "little"))
-        starts.write(position.to_bytes(START_BYTES, "little"))
-    if position == 2 * documents:
-        raise no_text(source, split)
-    summary: dict[str, Any] = {
-        "name": source.name,
-        "fingerprint": digest.hexdigest(),
-        "skipped": source.reader.skipped,
-        "repeated": source.reader.repeated,
-        "repeated_bytes": source.reader.repeated_bytes,
-        "settings": source.settings(split),
-        "documents": documents,
-        "bytes": position - 2 * documents,
-        "cut": cut,
-    }
-    if names:
-        summary["scripts"] = list(names)
-    else:
-        (directory / SCRIPTS).unlink()
-    return summary
+class _Join:
+    """Writes the tables of a split, and links the files of its shards, into a directory."""
+
+    def __init__(self, source: Source, split: Split, cache_path: Path, directory: Path) -> None:
+        self._source, self._split, self._cache_path = source, split, cache_path
+        self._stored, self._directory = source.stored_split(split), directory
+        self.digests: dict[str, bytes] = {}
+        """Of the blocks of linked files, by name."""
+        self._hasher = hashlib.blake2b(digest_size=16)
+        self._lengths: list[int] = []
+        self._scripts: dict[str, int] = {}
+        self._counts = dict.fromkeys(("skipped", "repeated", "repeated_bytes", "cut"), 0)
+        self._passages = self._documents = 0
+
+    def join(self, shards: Sequence[InputShard]) -> dict[str, Any]:
+        """Joins packed shards; returns the summary."""
+        with contextlib.ExitStack() as stack:
+            self._files = {
+                name: stack.enter_context((self._directory / name).open("wb"))
+                for name in (STARTS, SCRIPTS)
+            }
+            for shard in shards:
+                self._add(self._checked(shard))
+            position = sum(self._lengths)
+            self._files[STARTS].write(position.to_bytes(START_BYTES, "little"))
+        if position == 2 * self._documents:
+            raise no_text(self._source, self._split)
+        summary: dict[str, Any] = {
+            "name": self._source.name,
+            "fingerprint": self._hasher.hexdigest(),
+            "settings": self._source.settings(self._split),
+            "documents": self._documents,
+            "bytes": position - 2 * self._documents,
+            **self._counts,
+            "lengths": self._lengths,
+            "passages": self._passages,
+        }
+        if self._scripts:
+            summary["scripts"] = list(self._scripts)
+        else:
+            (self._directory / SCRIPTS).unlink()
+        return summary
+
+    def _checked(self, shard: InputShard) -> PackedShard:
+        """A shard, packed once more if it is damaged, after its text is hashed.
+
+        All symbols are read, so that damage does not get into the hash.
+        """
+        source, stored, split = self._source, self._stored, self._split
+        directory = shard_directory(source, stored, shard, self._cache_path)
+
+        def read() -> tuple[PackedShard, Any]:
+            packed, hasher = PackedShard(directory), self._hasher.copy()
+            if packed.summary["splits"][split]["documents"]:
+                symbols = packed.symbols(split)
+                for begin, end in itertools.pairwise(packed.starts(split).tolist()):
+                    hasher.update((end - begin - 2).to_bytes(START_BYTES, "little"))
+                    hasher.update(symbols[begin + 1 : end - 1])
+            return packed, hasher
+
+        packed, self._hasher = open_or_build(
+            read, lambda: pack_shard(source, stored, shard, self._cache_path)
+        )
+        return packed
+
+    def _add(self, packed: PackedShard) -> None:
+        split, about = self._split, packed.summary["splits"][self._split]
+        for name in self._counts:
+            self._counts[name] += about["cut"] if name == "cut" else packed.summary[name]
+        if split == self._stored and packed.summary["sizes"][shard_files.PASSAGES]:
+            self._link(packed, shard_files.PASSAGES, numbered(PASSAGES, self._passages))
+            self._passages += 1
+        if not about["documents"]:
+            return
+        self._link(packed, file_of("symbols", split), numbered(SYMBOLS, len(self._lengths)))
+        starts = packed.starts(split)
+        (starts[:-1] + sum(self._lengths)).astype("<i8").tofile(self._files[STARTS])
+        self._lengths.append(int(starts[-1]))
+        self._documents += about["documents"]
+        if "scripts" in about:
+            own = [self._scripts.setdefault(name, len(self._scripts)) for name in about["scripts"]]
+            np.array(own, "<i4")[packed.scripts(split)].tofile(self._files[SCRIPTS])
+
+    def _link(self, packed: PackedShard, name: str, link: str) -> None:
+        self.digests[link] = packed.link(name, self._directory / link)
+
+
+def numbered(name: str, index: int) -> str:
+    """The name of the file of one shard."""
+    stem, _, ending = name.partition(".")
+    return f"{stem}-{index}.{ending}"
 
 
 @functools.cache
@@ -250,16 +342,20 @@ def _how_it_is_cut(source: Source, documents: int) -> str:
     )
 
 
-def no_text(source: Source, split: Split) -> UserError:
+class NoTextError(UserError):
+    """A split has no text."""
+
+
+def no_text(source: Source, split: Split) -> NoTextError:
     """The error for an empty split."""
     if split == "train":
-        return UserError(f"{source.name} has no text to train on; choose another source.")
+        return NoTextError(f"{source.name} has no text to train on; choose another source.")
     if source.record is not None:
-        return UserError(
+        return NoTextError(
             f"{source.name} has no text of the run's {split} split, and nothing that is new; score "
             "another split of it with --split, or other text."
         )
-    return UserError(
+    return NoTextError(
         f"{source.name} has no text in its {split} split; name one with --data.{split}-files or "
         f"--data.{split}-split, or raise --data.held-out ({source.held_out}), or, where documents "
         f"are few and long, lower --data.split-above ({source.split_above}), above which the end "

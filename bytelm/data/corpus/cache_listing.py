@@ -20,10 +20,12 @@ from bytelm.data.corpus.entries import (
     damaged_files,
     read_summary,
 )
+from bytelm.data.corpus.input_shards import SHARDS
 from bytelm.data.sources.python_library import PREPARED, PREPARED_LOCK
 
 KINDS = {
     "packed": "text",
+    SHARDS: "shards of text",
     "tokens": "tokens",
     "boundaries": "pieces",
     "entropies": "entropies",

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,10 +64,15 @@ def block_digests(path: Path, first: int = 0) -> bytes:
         return b"".join(digest_of(block) for block in iter(lambda: file.read(BLOCK_BYTES), b""))
 
 
-def seal(directory: Path, summary: dict[str, Any]) -> None:
-    """Writes the summary of a directory, with the sizes and digests of its files."""
-    files = sorted(path for path in directory.iterdir() if path.is_file())
-    digests = b"".join(map(block_digests, files))
+def seal(
+    directory: Path, summary: dict[str, Any], known: Mapping[str, bytes] | None = None
+) -> None:
+    """Writes the summary of a directory, with the sizes and digests of its files.
+
+    `known` has the digests of files that need not be read again, by name.
+    """
+    known, files = known or {}, sorted(path for path in directory.iterdir() if path.is_file())
+    digests = b"".join(known.get(path.name) or block_digests(path) for path in files)
     (directory / DIGESTS).write_bytes(digests)
     summary = {
         **summary,
@@ -143,7 +148,8 @@ class CheckedArray:
         # Slices of plain arrays are made several times faster than slices of np.memmap.
         self._array = np.asarray(np.memmap(path, dtype, mode="r"))
         self._content = self._array.view(np.uint8)
-        self._unchecked = bytearray(b"\1" * (len(digests) // DIGEST_BYTES))
+        self.unchecked = bytearray(b"\1" * (len(digests) // DIGEST_BYTES))
+        """1 for each block that was not read yet."""
 
     def __len__(self) -> int:
         return len(self._array)
@@ -153,10 +159,10 @@ class CheckedArray:
         if isinstance(indices, slice):
             first, last, _ = indices.indices(len(self._array))
             end = (last * size - 1) // BLOCK_BYTES + 1 if first < last else 0
-            block = self._unchecked.find(1, first * size // BLOCK_BYTES, end)
+            block = self.unchecked.find(1, first * size // BLOCK_BYTES, end)
             while block >= 0:
                 self._check_block(block)
-                block = self._unchecked.find(1, block + 1, end)
+                block = self.unchecked.find(1, block + 1, end)
         else:
             for block in np.unique(indices.astype(np.int64) * size // BLOCK_BYTES).tolist():
                 self._check_block(block)
@@ -169,13 +175,13 @@ class CheckedArray:
         return np.array(self[:], dtype, copy=copy)
 
     def _check_block(self, block: int) -> None:
-        if self._unchecked[block]:
+        if self.unchecked[block]:
             content = self._content[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES].data
             wanted = self._digests[block * DIGEST_BYTES : (block + 1) * DIGEST_BYTES]
             if digest_of(content) != wanted:
                 begin = block * BLOCK_BYTES
                 raise _damaged(self._path, f" at bytes {begin} to {begin + len(content)}")
-            self._unchecked[block] = 0
+            self.unchecked[block] = 0
 
 
 class Entry:
@@ -199,11 +205,12 @@ class Entry:
             os.utime(directory / SUMMARY)
         self.directory = directory
         self.summary = summary
-        self._digests = _file_digests(directory, summary)
+        self.digests = _file_digests(directory, summary)
+        """Of the blocks of each file, by its name."""
 
     def array(self, name: str, dtype: Any) -> CheckedArray:
         """The array in a file, whose blocks are checked when first read."""
-        return CheckedArray(self.directory / name, dtype, self._digests[name])
+        return CheckedArray(self.directory / name, dtype, self.digests[name])
 
     def checked(self, name: str, dtype: Any) -> np.ndarray:
         """The array in a small file, checked now; `DamagedError` if it is damaged."""
@@ -232,7 +239,11 @@ def open_or_build(open_entry: Callable[[], T], build: Callable[[], None]) -> T:
 
 
 def build_once(
-    directory: Path, content: str, size: float, build: Callable[[Path], dict[str, Any]]
+    directory: Path,
+    content: str,
+    size: float,
+    build: Callable[[Path], dict[str, Any]],
+    digests: Mapping[str, bytes] | None = None,
 ) -> None:
     """Fills a directory, unless it is complete; waits if another process is filling it.
 
@@ -242,6 +253,8 @@ def build_once(
         size: approximate size in bytes.
         build: writes the files into a directory next to it, and returns the summary; continues
             those of a stopped process if there is a PROGRESS.
+        digests: of the blocks of files, by name; `build` may add those that it knows, and other
+            files are read once more.
 
     Raises:
         UserError: for a full disk, or a directory that cannot be written.
@@ -253,8 +266,7 @@ def build_once(
         with exclusive(lock, f"write {content}") as held:
             if is_complete(directory):
                 return
-            if shutil.disk_usage(root).free < size:
-                raise _no_room(root, content)
+            check_room(root, content, size)
             logger.info("writing %s into %s", content, directory)
             # Without a lock, another process may write at the same time.
             owner = "" if held else f".{socket.gethostname()}.{os.getpid()}"
@@ -263,26 +275,38 @@ def build_once(
                 logger.warning("writing %s was interrupted last time; it starts over", content)
                 shutil.rmtree(partial)
             shutil.rmtree(directory, ignore_errors=True)
-            _build(directory, partial, build)
+            _build(directory, partial, build, digests)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise _no_room(root, content) from error
         raise UserError(f"cannot write {content} into {root}: {error}.") from error
 
 
-def _build(directory: Path, partial: Path, build: Callable[[Path], dict[str, Any]]) -> None:
+def _build(
+    directory: Path,
+    partial: Path,
+    build: Callable[[Path], dict[str, Any]],
+    digests: Mapping[str, bytes] | None,
+) -> None:
     """Writes into `partial`, then renames it."""
     partial.mkdir(exist_ok=True)
     try:
         summary = build(partial)
         (partial / PROGRESS).unlink(missing_ok=True)
-        seal(partial, summary)
+        seal(partial, summary, digests)
         partial.rename(directory)
     except BaseException as error:
         # If the process is stopped, the next one can continue.
         if isinstance(error, (UserError, OSError)) or not (partial / PROGRESS).exists():
             shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def check_room(root: Path, content: str, size: float) -> None:
+    """UserError if the disk of a folder has less than `size` bytes left."""
+    nearest = next((each for each in (root, *root.absolute().parents) if each.exists()), root)
+    if shutil.disk_usage(nearest).free < size:
+        raise _no_room(root, content)
 
 
 def _no_room(root: Path, content: str) -> UserError:

@@ -9,6 +9,7 @@ import numpy as np
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTE_VOCABULARY, Vocabulary
 from bytelm.data.corpus.entries import CheckedArray
+from bytelm.data.corpus.joined import JoinedArray
 from bytelm.patching.entropy import STEP
 
 FILLER = b"\0"
@@ -21,7 +22,7 @@ Arrays: TypeAlias = dict[str, np.ndarray]
 class Corpus:
     """The symbol stream of some documents: START, the bytes and END of each, in order."""
 
-    symbols: np.ndarray | CheckedArray
+    symbols: np.ndarray | CheckedArray | JoinedArray
     """uint8 `[num_symbols]`, or a wider type for tokens; START and END are FILLER."""
     starts: np.ndarray
     """int64 `[num_documents + 1]`: the position of each START, then `num_symbols`."""

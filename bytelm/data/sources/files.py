@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -28,7 +28,7 @@ from bytelm.data.sources.file_formats import (
     opened,
 )
 from bytelm.data.sources.local_files import content_digests, find_files, identity
-from bytelm.data.sources.reader import Document, Reader
+from bytelm.data.sources.reader import SHARD_BYTES, Document, InputShard, Reader
 from bytelm.data.sources.source import SingleSource
 from bytelm.data.text_record import Split
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 COMPRESSION_RATIO = 2
 """Least ratio of text to its compressed size; with it, a full disk is reported early."""
+MOST_TOGETHER = 4 * SHARD_BYTES
+"""Bytes of small files that are packed together, at most about."""
 OPTIONS: dict[Split, str] = {
     "train": "files",
     "validation": "validation_files",
@@ -144,31 +146,58 @@ class FilesReader(Reader):
 
     def inputs(self, split: Split) -> object:
         """Formats and digests of the files, without their paths, as a JSON value."""
-        paths = self._files[split]
+        return self._contents(self._files[split])
+
+    def _contents(self, paths: Sequence[Path]) -> list[list[str]]:
         try:
             digests = content_digests(paths, self._cache_path)
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
         return [[*endings(path), digest] for path, digest in zip(paths, digests, strict=True)]
 
+    def shards(self, split: Split) -> list[InputShard]:
+        """Files, small ones together: in the order of their names, as the documents.
+
+        A digest of a file decides whether it is the last one of its shard, a larger file more
+        often. So a changed or added file changes few shards.
+        """
+        found, together, size = [], [], 0
+        files = self._files[split]
+        for path, content in zip(files, self._contents(files), strict=True):
+            own_size = _text_size(path)
+            together.append((path, content))
+            size += own_size
+            is_last = int(content[-1][:16], 16) < 2**64 * own_size / SHARD_BYTES
+            if is_last or size >= MOST_TOGETHER or path == files[-1]:
+                paths, contents = zip(*together, strict=True)
+                found.append(InputShard(list(contents), paths, size))
+                together, size = [], 0
+        return found
+
+    def is_unchanged(self, shard: InputShard) -> bool:
+        return self._contents(shard.place) == shard.content
+
     def places(self, split: Split) -> object:
         return [[str(path.resolve()), path.stat().st_size] for path in self._files[split]]
 
     def size(self, split: Split) -> int:
         """Bytes of the documents; a lower bound if files are compressed."""
-        return sum(
-            path.stat().st_size * (COMPRESSION_RATIO if is_compressed(path) else 1)
-            for path in self._files[split]
-        )
+        return sum(map(_text_size, self._files[split]))
 
     def documents(self, split: Split) -> Iterator[Document]:
-        """The documents, read as a stream.
+        return self._read(self._files[split])
+
+    def read(self, shard: InputShard) -> Iterator[Document]:
+        return self._read(shard.place)
+
+    def _read(self, paths: Iterable[Path]) -> Iterator[Document]:
+        """The documents of files, read as a stream.
 
         If bad lines are skipped, a damaged compressed file is skipped as a whole, since the text
         before the damage may be wrong too. Otherwise both are UserErrors.
         """
         self.skipped = 0
-        for path in self._files[split]:
+        for path in paths:
             try:
                 if not self._is_skipped(path):
                     yield from self._documents(path)
@@ -293,6 +322,11 @@ def _utf8(record: object, key: str) -> bytes:
         return bytes(record[key], "utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(f"the value of {key!r} has half a surrogate pair") from error
+
+
+def _text_size(path: Path) -> int:
+    """Bytes of a file's documents; a lower bound if it is compressed."""
+    return path.stat().st_size * (COMPRESSION_RATIO if is_compressed(path) else 1)
 
 
 def _check(files: dict[Split, list[Path]]) -> None:

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bytelm.core.errors import UserError
-from bytelm.data.sources.reader import Document, NotInstalledError, Reader, usual_splits
+from bytelm.data.sources.reader import (
+    Document,
+    InputShard,
+    NotInstalledError,
+    Reader,
+    row_shards,
+    usual_splits,
+)
 from bytelm.data.sources.source import SingleSource
 from bytelm.data.text_record import SPLITS, Split
 
@@ -166,11 +173,28 @@ class HuggingFaceReader(Reader):
         return int(size or UNKNOWN_BYTES)
 
     def documents(self, split: Split) -> Iterator[Document]:
+        return self._read(split)
+
+    def shards(self, split: Split) -> list[InputShard]:
+        if self._config.streaming:
+            return super().shards(split)
+        rows = len(self._loaded(self.splits[split]))
+        return row_shards(self.inputs(split), split, rows, self.size(split))
+
+    def read(self, shard: InputShard) -> Iterator[Document]:
+        if self._config.streaming:
+            return super().read(shard)
+        return self._read(*shard.place)
+
+    def _read(self, split: Split, begin: int = 0, end: int | None = None) -> Iterator[Document]:
+        """The documents of rows `begin` to `end`; None for the last."""
         from bytelm.data.sources.tables import ROWS, document_of, find_column, numbered_rows
 
         self.skipped = 0
         with self._explained():
             dataset = self._loaded(self.splits[split])
+            if end is not None:
+                dataset = dataset.select(range(begin, end))
             if dataset.features is None:  # a stream of files without a schema
                 dataset = dataset._resolve_features()
             features = dataset.features
@@ -187,8 +211,13 @@ class HuggingFaceReader(Reader):
                 self.skipped += 1
                 if not config.skip_bad:
                     raise UserError(
-                        f"{self.name}, row {number}: {error}; skip such rows with --data.skip-bad."
+                        f"{self.name}, row {begin + number}: {error}; skip such rows with "
+                        "--data.skip-bad."
                     ) from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Processes that pack open the dataset themselves."""
+        return HuggingFaceReader, (self._config,)
 
     def random_access(self, split: Split) -> "HuggingFaceDocuments | None":
         from bytelm.data.sources.tables import find_column

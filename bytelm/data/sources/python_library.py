@@ -67,6 +67,9 @@ class PythonLibraryReader(TfdsReader):
         super().__init__(Tfds(dataset=NAME, text_key="text"))
         self._cache_path = cache_path
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PythonLibraryReader, (self._cache_path,)
+
     @functools.cached_property
     def splits(self) -> dict[Split, str]:
         return {"train": "train"}

@@ -1,11 +1,15 @@
 """What reads the stored documents of a source."""
 
 import abc
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from bytelm.core.errors import UserError
 from bytelm.data.text_record import SPLITS, Split
+
+SHARD_BYTES = 2**26
+"""Bytes of small files, or of rows, that are packed together, on average."""
 
 
 def usual_splits(available: Iterable[str], named: Mapping[Split, str | None]) -> dict[Split, str]:
@@ -32,6 +36,30 @@ class Document(NamedTuple):
     """Name of its script or language, such as `eng`."""
     target: bytes | None = None
     """The expected output for `text`, if `target_key` is set."""
+
+
+class InputShard(NamedTuple):
+    """A part of a stored split that is packed on its own: files, or a range of rows."""
+
+    content: object
+    """A JSON value that changes when its documents do."""
+    place: Any
+    """Where its reader finds it."""
+    size: int
+    """Approximate bytes of its documents."""
+
+
+def row_shards(inputs: object, split: Split, rows: int, size: int) -> list[InputShard]:
+    """Ranges of rows of about SHARD_BYTES, for a split with so many rows and bytes.
+
+    Their `place` is the split, the first row, and one past the last row.
+    """
+    count = max(1, round(size / SHARD_BYTES))
+    edges = [rows * index // count for index in range(count + 1)]
+    return [
+        InputShard([inputs, begin, end], (split, begin, end), size // count)
+        for begin, end in itertools.pairwise(edges)
+    ]
 
 
 class Texts(Protocol):
@@ -76,6 +104,18 @@ class Reader(abc.ABC):
     @abc.abstractmethod
     def documents(self, split: Split) -> Iterator[Document]:
         """The documents, in a fixed order."""
+
+    def shards(self, split: Split) -> list[InputShard]:
+        """The parts of a stored split, in order; joined they are its documents."""
+        return [InputShard(self.inputs(split), split, self.size(split))]
+
+    def read(self, shard: InputShard) -> Iterator[Document]:
+        """The documents of one of `shards`, in order."""
+        return self.documents(shard.place)
+
+    def is_unchanged(self, shard: InputShard) -> bool:
+        """Whether a shard still has the content that it had."""
+        return True
 
     def random_access(self, split: Split) -> Texts | None:
         """The texts by index; None if documents can only be read in order."""

@@ -6,6 +6,7 @@ its end to the splits that the source lacks. The cuts depend only on the documen
 """
 
 import abc
+import functools
 import hashlib
 import itertools
 import json
@@ -19,7 +20,7 @@ import numpy as np
 from bytelm.core.errors import UserError
 from bytelm.core.variants import Variant
 from bytelm.data.sources.distinct import DistinctReader
-from bytelm.data.sources.reader import Document, Reader
+from bytelm.data.sources.reader import Document, InputShard, Reader
 from bytelm.data.text_record import LONGEST, SPLITS, Split, TextRecord, digest, passages
 
 LEAST_SPLIT = 4 * LONGEST
@@ -168,7 +169,7 @@ class Placement:
         parts = self.parts(Document(text))
         return next((part.document.text for part in parts if part.split == split), None)
 
-    @property
+    @functools.cached_property
     def _held_out_splits(self) -> list[Split]:
         if self.held_out == 0:
             return []
@@ -244,10 +245,14 @@ class Source:
         """The documents of a split, in a fixed order."""
         return (placed.document for placed in self.placed(split) if placed.split == split)
 
-    def placed(self, split: Split) -> Iterator[Placed]:
-        """All documents of the stored split that contains `split`, each with its split."""
+    def placed(self, split: Split, shard: InputShard | None = None) -> Iterator[Placed]:
+        """All documents of the stored split that contains `split`, each with its split.
+
+        With a shard, only its documents.
+        """
         stored, placement = self.stored_split(split), self.placement
-        for document in self.reader.documents(stored):
+        read = self.reader.documents(stored) if shard is None else self.reader.read(shard)
+        for document in read:
             if self.script is not None:
                 document = document._replace(script=self.script)
             if stored == "train":
@@ -258,7 +263,11 @@ class Source:
     def stored_split(self, split: Split) -> Split:
         return split if split in self.reader.own_splits else "train"
 
-    @property
+    def splits_in(self, stored: Split) -> list[Split]:
+        """The splits that are taken from a stored split."""
+        return [split for split in SPLITS if self.stored_split(split) == stored]
+
+    @functools.cached_property
     def placement(self) -> Placement:
         own_splits = self.reader.own_splits
         return Placement(own_splits, self.held_out, self.split_above, self.record)
@@ -275,8 +284,14 @@ class Source:
 
     def fingerprint(self, split: Split) -> str:
         """Hex digest that changes with the stored documents of the split."""
+        return self._digest(split, self.reader.inputs(self.stored_split(split)))
+
+    def shard_fingerprint(self, stored: Split, shard: InputShard) -> str:
+        """Hex digest that changes with a shard of a stored split, and with how it is read."""
+        return self._digest(stored, shard.content)
+
+    def _digest(self, split: Split, inputs: object) -> str:
         own = sorted(self.reader.own_splits)
-        inputs = self.reader.inputs(self.stored_split(split))
         described = json.dumps([self.settings(split), own, inputs], sort_keys=True)
         return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
 

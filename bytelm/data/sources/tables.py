@@ -4,11 +4,13 @@ Memory holds some rows of the wanted columns at a time, whatever the size of a r
 of a value are those stored: nothing is decoded.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.compute
 import pyarrow.csv
@@ -76,6 +78,8 @@ def document_of(row: tuple[Value, ...], *, has_script: bool) -> Document:
     Raises:
         ValueError: if a value is missing.
     """
+    if len(row) == 1 and isinstance(row[0], bytes):
+        return Document(row[0])
     firsts = [value[0] if isinstance(value, list) and value else value for value in row]
     found = [value for value in firsts if isinstance(value, bytes)]
     if len(found) < len(row):
@@ -198,8 +202,20 @@ def _values(batch: pyarrow.RecordBatch, path: list[str]) -> list[Value]:
         column = pyarrow.compute.struct_field(column, name)
     wanted = pyarrow.large_binary()
     if _is_list(column.type):
-        wanted = pyarrow.large_list(wanted)
-    elif pyarrow.types.is_dictionary(column.type):
+        found: list[Value] = column.cast(pyarrow.large_list(wanted)).to_pylist()
+        return found
+    if pyarrow.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    found: list[Value] = column.cast(wanted).to_pylist()
-    return found
+    return _bytes_of(column.cast(wanted))
+
+
+def _bytes_of(column: pyarrow.LargeBinaryArray) -> list[Value]:
+    """The values of a column as bytes; a slice of the joined bytes is faster than `to_pylist`."""
+    if column.null_count or not len(column):
+        found: list[Value] = column.to_pylist()
+        return found
+    _, offsets, data = column.buffers()
+    edges = np.frombuffer(offsets, "<i8")[column.offset :][: len(column) + 1]
+    begin = int(edges[0])
+    joined = b"" if data is None else data.slice(begin, int(edges[-1]) - begin).to_pybytes()
+    return [joined[first:last] for first, last in itertools.pairwise((edges - begin).tolist())]

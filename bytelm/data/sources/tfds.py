@@ -12,7 +12,14 @@ from typing import Any, ClassVar
 
 from bytelm.core.errors import UserError
 from bytelm.core.files import is_utf8
-from bytelm.data.sources.reader import Document, NotInstalledError, Reader, usual_splits
+from bytelm.data.sources.reader import (
+    Document,
+    InputShard,
+    NotInstalledError,
+    Reader,
+    row_shards,
+    usual_splits,
+)
 from bytelm.data.sources.source import SingleSource
 from bytelm.data.text_record import SPLITS, Split
 
@@ -176,6 +183,19 @@ class TfdsReader(Reader):
     def documents(self, split: Split) -> Iterator[Document]:
         texts = self.random_access(split)
         return (Document(texts[index]) for index in range(len(texts)))
+
+    def shards(self, split: Split) -> list[InputShard]:
+        rows = len(self.random_access(split))
+        return row_shards(self.inputs(split), split, rows, self.size(split))
+
+    def read(self, shard: InputShard) -> Iterator[Document]:
+        split, begin, end = shard.place
+        texts = self.random_access(split)
+        return (Document(texts[index]) for index in range(begin, end))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Processes that pack open the dataset themselves."""
+        return TfdsReader, (self._config,)
 
     def _text_feature(self) -> str:
         tfds = import_tfds(self.name)

@@ -22,7 +22,7 @@ from bytelm.data.tasks.task import (
     Picked,
     with_end,
 )
-from bytelm.data.text_record import PLACED, Split, placed_passages
+from bytelm.data.text_record import Split, placed_passages
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +47,8 @@ class Pairs(EncoderDecoderTask):
         rows = self.rows(data, source, "validation", 0)
         return Picked(drawn_rows(rows, wanted), f"{len(rows):,} pairs")
 
-    def passages(self, data: OpenText, source: Source, split: Split) -> np.ndarray:
-        content = b"".join(placed_passages(p.document.text, p.split) for p in source.placed(split))
-        return np.frombuffer(content, PLACED)
+    def passages(self, data: OpenText, source: Source, split: Split) -> Iterator[np.ndarray]:
+        return (placed_passages([p.document.text], p.split) for p in source.placed(split))
 
     def pairs(self, data: OpenText, split: Split) -> Iterator[Pair]:
         return (pair for source in data.sources for pair in _pairs(source, split))

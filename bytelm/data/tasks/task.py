@@ -144,9 +144,9 @@ class Task(Variant, name="data", small=True, key="kind"):
         rows = drawn_rows(self.rows(data, source, "validation", 0), wanted)
         return Picked(rows, f"{data.packed(source, 'validation').num_documents:,} documents")
 
-    def passages(self, data: OpenText, source: Source, split: Split) -> np.ndarray:
-        """The passages of a stored split, as `text_record.PLACED`."""
-        return data.packed(source, split).passages
+    def passages(self, data: OpenText, source: Source, split: Split) -> Iterator[np.ndarray]:
+        """The passages of a stored split, as arrays of `text_record.PLACED`."""
+        return data.packed(source, split).passages()
 
     def pairs(self, data: OpenText, split: Split) -> Iterator[Pair] | None:
         """The inputs and targets of a split; None if targets are made from the text."""

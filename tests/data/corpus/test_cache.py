@@ -95,11 +95,13 @@ def test_fingerprint_is_of_the_documents_alone(config, tmp_path):
 
 def test_damaged_files_are_packed_again(config):
     corpus = pack(config)
-    symbols = corpus.directory / "symbols.bin"
-    symbols.write_bytes(symbols.read_bytes()[:-1])
+    expected = list(corpus.documents())
+    symbols = corpus.directory / "symbols-0.bin"
+    # The same file as in its shard.
+    symbols.write_bytes(bytes(10) + symbols.read_bytes()[10:-1])
     again = pack(config)
     assert again.directory == corpus.directory
-    assert list(again.documents())[-1] == list(corpus.documents())[-1]
+    assert list(again.documents()) == expected
 
 
 def test_can_be_sent_to_another_process(config):
@@ -114,7 +116,7 @@ def test_skipped_lines_are_reported_each_time(config, caplog):
         file.write("no JSON\n" * 3)
     with pytest.raises(UserError, match="line 72"):
         pack(config)
-    assert not list(config.cache_path.glob("packed/*/"))
+    assert not list(config.cache_path.glob("*/*/"))
     for _ in range(2):
         caplog.clear()
         assert pack(replace(config, source=replace(config.source, skip_bad=True))).skipped == 3
@@ -178,7 +180,7 @@ def test_disk_full_while_packing_leaves_nothing(config, monkeypatch):
     monkeypatch.setattr(Source, "placed", full)
     with pytest.raises(UserError, match="no room"):
         pack(config)
-    assert not list(config.cache_path.glob("packed/*/"))
+    assert not list(config.cache_path.glob("*/*/"))
 
 
 def test_a_cache_that_cannot_be_written(config, tmp_path):
@@ -223,7 +225,7 @@ from bytelm.data.open_data import OpenData
 from bytelm.data.sources.reader import Document
 from bytelm.data.sources.source import Placed, Source
 
-def slow(self, split):
+def slow(self, split, shard):
     yield Placed(Document(b"x" * 100_000), "train", False)
     Path(sys.argv[2], "ready").touch()
     time.sleep(60)
@@ -242,11 +244,12 @@ def test_killed_while_packing(config):
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
-    (partial,) = cache.glob("packed/*/")
+    (partial,) = cache.glob("shards/*/")
     assert partial.name.endswith(".partial")
     corpus = pack(config)
     assert corpus.num_bytes < 100_000
     assert list(cache.glob("packed/*/")) == [corpus.directory]
+    assert not list(cache.glob("shards/*.partial"))
 
 
 def test_packed_text_is_read_where_tfds_is_missing(tfds_dir, tmp_path, monkeypatch):
@@ -288,12 +291,12 @@ def test_a_file_that_is_touched_moved_or_copied_is_not_packed_again(config, tmp_
 def test_a_file_that_changes_while_it_is_packed_is_refused(config, monkeypatch):
     placed = Source.placed
 
-    def changing(self, split):
-        yield from placed(self, split)
+    def changing(self, split, shard):
+        yield from placed(self, split, shard)
         with open(config.source.files[0], "a") as file:
             file.write('{"text": "one more"}\n')
 
     monkeypatch.setattr(Source, "placed", changing)
     with pytest.raises(UserError, match=r"documents\.jsonl changed while it was packed"):
         pack(config)
-    assert not list(config.cache_path.glob("packed/*/"))
+    assert not list(config.cache_path.glob("*/*/"))

@@ -97,12 +97,12 @@ def test_damage_is_found_and_mended(packed, capsys):
     assert run(packed, capsys, "--verify")[0] == 0
     corpus = pack(packed, "train")
     expected = list(corpus.documents())
-    path = corpus.directory / "symbols.bin"
+    path = corpus.directory / "symbols-0.bin"
     content = path.read_bytes()
     path.write_bytes(content[:-3] + b"?" + content[-2:])
     status, lines = run(packed, capsys, "--verify")
     assert status == 1
-    assert lines[0].startswith("damaged (symbols.bin), and rebuilt when needed: ")
+    assert lines[0].startswith("damaged (symbols-0.bin), and rebuilt when needed: ")
     assert list(pack(packed, "train").documents()) == expected
     assert run(packed, capsys, "--verify")[0] == 0
 

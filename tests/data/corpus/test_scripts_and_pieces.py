@@ -37,7 +37,7 @@ def test_text_without_scripts_has_no_file_of_them(config):
     """Asking for no scripts needs no file of them."""
     corpus = opened(config)
     assert {path.name for path in corpus.directory.iterdir()} == {
-        "symbols.bin",
+        "symbols-0.bin",
         "starts.bin",
         "passages.bin",
         "summary.json",

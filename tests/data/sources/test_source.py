@@ -3,14 +3,13 @@
 import itertools
 import pickle
 
-import numpy as np
 import pytest
 
 from bytelm.data.config import DataConfig, Files, Mixture, PythonLibrary, Tfds
 from bytelm.data.open_data import OpenData
 from bytelm.data.sources.reader import Document
 from bytelm.data.sources.source import Placement, Source
-from bytelm.data.text_record import PLACED, SPLITS, make_record, passages, placed_passages
+from bytelm.data.text_record import SPLITS, make_record, passages, placed_passages
 from tests.data.test_text_record import TEXTS, lines
 
 
@@ -112,7 +111,7 @@ def place(held_out=0.05, own=(), split_above=LEAST, record=None):
 
 def record_of(found):
     """The record of a run that read these parts."""
-    rows = [np.frombuffer(placed_passages(text, split), PLACED) for split, text in found]
+    rows = [placed_passages([text], split) for split, text in found]
     return make_record(rows, complete=True, sources=[])
 
 
