@@ -1,24 +1,31 @@
-"""Speed of batches from packed text and from a stream: `python -m benchmarks.data`.
+"""Speed of batches from packed text and from a stream, and of packing: `python -m benchmarks.data`.
 
-Makes a corpus of its own, with document lengths as in web text. MB are millions of packed
-symbols, per second of CPU time and per second of wall time.
+Makes a corpus of its own, with document lengths as in web text. MB of batches are millions of
+packed symbols, per second of CPU time and per second of wall time; MB of packing are millions of
+bytes of text, from shards of Parquet with zstd to all splits in the cache, next to what Hugging
+Face's `datasets` takes for byte ids in rows (`--packing-only` leaves the batches out).
 """
 
+import os
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import tensorflow_datasets as tfds
 import tyro
+from pyarrow import parquet
 
 from benchmarks.tables import show
-from bytelm.data.config import DataConfig, NextByte, Tfds
+from bytelm.data.config import DataConfig, Files, NextByte, Tfds
 from bytelm.data.loader import train_loader
 from bytelm.data.open_data import OpenData
+from bytelm.data.text_record import SPLITS
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,14 @@ class Benchmark:
     """Symbols in a batch."""
     symbols: int = 33_554_432
     """Symbols to read for each figure."""
+    packing_only: bool = False
+    """Measure packing alone."""
+    text: Path | None = None
+    """File whose text is packed, again and again; none = words of random letters."""
+    shards: int = 8
+    """Files of Parquet."""
+    processes: tuple[int, ...] = (1, 2)
+    """How many processes pack."""
 
 
 class Synthetic(tfds.core.GeneratorBasedBuilder):
@@ -72,9 +87,102 @@ def measure(config: DataConfig, symbols: int) -> tuple[float, float]:
     return megabytes / cpu, megabytes / elapsed
 
 
-def main(benchmark: Benchmark) -> None:
-    """Prints a table."""
+def texts(benchmark: Benchmark) -> Iterator[bytes]:
+    """Documents with log-normal lengths of about 2 kB."""
+    generator = np.random.default_rng(0)
+    letters = generator.integers(97, 123, 2**22, np.uint8)
+    letters[generator.random(2**22) < 0.18] = ord(" ")
+    letters[generator.random(2**22) < 0.015] = ord("\n")
+    text = letters.tobytes() if benchmark.text is None else benchmark.text.read_bytes()
+    total = begin = 0
+    while total < benchmark.megabytes * 10**6:
+        length = int(generator.lognormal(np.log(2000), 1))
+        begin = begin + length if begin + length < len(text) else 0
+        yield text[begin : begin + length]
+        total += length
+
+
+def write_shards(benchmark: Benchmark, folder: Path) -> tuple[list[str], int]:
+    """Writes the documents as Parquet; returns the files and the bytes of text."""
+    documents = list(texts(benchmark))
+    count = -(-len(documents) // benchmark.shards)
+    files = [str(folder / f"{index:05}.parquet") for index in range(benchmark.shards)]
+    for index, file in enumerate(files):
+        some = documents[index * count : (index + 1) * count]
+        strings = [text.decode(errors="replace") for text in some]
+        parquet.write_table(pyarrow.table({"text": strings}), file, compression="zstd")
+    return files, sum(map(len, documents))
+
+
+def pack_bytelm(files: list[str], cache: Path, processes: int) -> None:
+    """All splits of the files, into the cache."""
+    source = Files(files=tuple(files))
+    data = OpenData(DataConfig(source=source, cache_dir=str(cache)), processes=processes)
+    for split in SPLITS:
+        data.packed(data.sources[0], split)
+
+
+def pack_datasets(files: list[str], cache: Path, processes: int) -> None:
+    """The usual recipe: byte ids of each document, then rows of 1,024, in Arrow files."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    loaded = datasets.load_dataset(
+        "parquet", data_files=files, split="train", cache_dir=str(cache), num_proc=processes
+    )
+    loaded.map(in_rows, batched=True, num_proc=processes, remove_columns=["text"])
+
+
+def in_rows(batch: dict[str, list[str]]) -> dict[str, np.ndarray]:
+    """The ids of a batch of documents, in rows."""
+    joined = b"\0\0".join(text.encode() for text in batch["text"])
+    ids = np.frombuffer(joined, np.uint8)
+    return {"ids": ids[: len(ids) // 1024 * 1024].reshape(-1, 1024)}
+
+
+def read_parquet(files: list[str], cache: Path, processes: int) -> None:
+    """The bound: pyarrow decodes the column, in one thread, and nothing is written."""
+    for file in files:
+        for batch in parquet.ParquetFile(file).iter_batches(1024, use_threads=False):
+            batch.column(0)
+
+
+def measure_packing(benchmark: Benchmark) -> list[tuple[str, ...]]:
+    """A row for each way to pack."""
+    ways: list[tuple[str, Callable[[list[str], Path, int], None], int]] = [
+        ("bytelm, serial" if count == 1 else "bytelm, processes", pack_bytelm, count)
+        for count in benchmark.processes
+    ]
+    ways += [("datasets, load and map", pack_datasets, count) for count in benchmark.processes]
+    ways += [("pyarrow, reading alone", read_parquet, 1)]
     rows = []
+    with tempfile.TemporaryDirectory() as directory:
+        files, size = write_shards(benchmark, Path(directory))
+        stored = sum(map(os.path.getsize, files))
+        for index, (name, pack, processes) in enumerate(ways):
+            cache = Path(directory, f"cache-{index}")
+            begin = time.perf_counter()
+            try:
+                pack(files, cache, processes)
+            except ImportError as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                continue
+            seconds = time.perf_counter() - begin
+            rows.append((name, str(processes), f"{seconds:.1f}", f"{size / 1e6 / seconds:.1f}"))
+    megabytes = f"{size / 1e6:,.0f} MB of text in {stored / 1e6:,.0f} MB of Parquet"
+    return [*rows, (megabytes, "", "", "")]
+
+
+def main(benchmark: Benchmark) -> None:
+    """Prints tables."""
+    show("Packing", ("with", "processes", "seconds", "MB/s of text"), measure_packing(benchmark))
+    if not benchmark.packing_only:
+        show("Batches", ("read", "T", "batch", "MB per CPU s", "MB/s"), measure_batches(benchmark))
+
+
+def measure_batches(benchmark: Benchmark) -> list[tuple[str, ...]]:
+    """A row for each way to read and each length."""
+    rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as directory:
         tfds.disable_progress_bar()
         Synthetic.megabytes = benchmark.megabytes
@@ -93,7 +201,7 @@ def main(benchmark: Benchmark) -> None:
                 per_cpu, per_second = measure(config, symbols)
                 speeds = f"{per_cpu:.1f}", f"{per_second:.1f}"
                 rows.append((read, str(length), str(config.batch_size), *speeds))
-    show("Batches", ("read", "T", "batch", "MB per CPU s", "MB/s"), rows)
+    return rows
 
 
 if __name__ == "__main__":

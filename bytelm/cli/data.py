@@ -70,7 +70,8 @@ class CacheCommand:
     verify: bool = False
     """Compare everything with its digests; damaged entries are made again when they are needed."""
     remove: tuple[str, ...] = ()
-    """Names of entries to remove, or their beginnings; entries in use are kept."""
+    """Names of entries to remove, or their beginnings, or `shards/` for all shards of text; entries
+    in use are kept."""
     remove_unused: float | None = None
     """Remove entries that were not used for so many days; 0 for all that are not in use."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bytelm.core.errors import UserError
 from bytelm.core.locks import is_locked, unused
-from bytelm.core.terminal_text import printable_name, say
+from bytelm.core.terminal_text import number_of, printable_name, say
 from bytelm.data.corpus.entries import (
     LOCK_ENDING,
     PARTIAL_ENDING,
@@ -44,7 +44,7 @@ class CacheEntry:
     directory: Path
     content: str
     size: int
-    """Bytes of its files."""
+    """Bytes of its files; a file that is in several entries counts in parts that add up to it."""
     last_used: float
     """Seconds since the epoch."""
     state: str
@@ -67,7 +67,7 @@ def _entry(kind: str, directory: Path) -> CacheEntry:
     for path in directory.rglob("*"):
         with contextlib.suppress(OSError):  # another process may remove it
             stat = path.stat()
-            size, newest = size + stat.st_size, max(newest, stat.st_mtime)
+            size, newest = size + stat.st_size // max(stat.st_nlink, 1), max(newest, stat.st_mtime)
     with contextlib.suppress(OSError):
         newest = summary.stat().st_mtime
     writing, using = map(is_locked, _locks(directory))
@@ -120,11 +120,11 @@ def manage_cache(
     Args:
         cache_path: of the cache.
         verify: read every entry; damaged ones are rebuilt when next needed.
-        remove: unique beginnings of names of entries.
+        remove: unique beginnings of names of entries, or `shards/` for all shards.
         remove_unused: remove entries not used for this many days.
     """
     entries = cache_entries(cache_path)
-    chosen = [_named(name, entries) for name in remove]
+    chosen = [entry for name in remove for entry in _named(name, entries)]
     if remove_unused is not None:
         latest = time.time() - remove_unused * DAY
         chosen += [each for each in entries if each.last_used <= latest and each not in chosen]
@@ -141,8 +141,15 @@ def manage_cache(
             status = 1
             say(f"damaged ({', '.join(damaged)}), and rebuilt when needed: {_line(entry)}")
     entries = cache_entries(cache_path)
+    shards = [entry for entry in entries if _is_shard(entry) and entry.state == "complete"]
     for entry in entries:
-        say(_line(entry))
+        if entry not in shards:
+            say(_line(entry))
+    if shards:  # there may be thousands
+        size, last = sum(each.size for each in shards), max(each.last_used for each in shards)
+        content = f"{number_of(len(shards), 'shard')} of text"
+        directory = shards[0].directory.parent
+        say(_line(CacheEntry(f"{SHARDS}/", directory, content, size, last, "complete")))
     total = sum(entry.size for entry in entries)
     say(f"{len(entries)} entries, {total / 1e6:,.1f} MB in {printable_name(cache_path)}")
     return status
@@ -158,13 +165,19 @@ def _damaged(entry: CacheEntry) -> list[str]:
     return damaged
 
 
-def _named(name: str, entries: Sequence[CacheEntry]) -> CacheEntry:
+def _is_shard(entry: CacheEntry) -> bool:
+    return entry.name.startswith(f"{SHARDS}/")
+
+
+def _named(name: str, entries: Sequence[CacheEntry]) -> list[CacheEntry]:
+    if name == f"{SHARDS}/":
+        return list(filter(_is_shard, entries))
     found = [entry for entry in entries if entry.name.startswith(name)]
     exact = [entry for entry in found if entry.name == name]
     if len(exact or found) != 1:
         many = f"{len(found)} entries begin with {name!r}" if found else f"no entry is {name!r}"
         raise UserError(f"{many}; `bytelm data cache` lists their names.")
-    return (exact or found)[0]
+    return exact or found
 
 
 def _line(entry: CacheEntry) -> str:

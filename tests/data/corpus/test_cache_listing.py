@@ -35,12 +35,13 @@ def run(config, capsys, *options):
 
 def test_is_listed(packed, capsys):
     held = pack(packed, "train")
-    status, (train, test, rest, total) = run(packed, capsys)
+    status, (train, test, rest, shards, total) = run(packed, capsys)
     assert status == 0
+    assert "complete       shards/  1 shard of text" in shards
     assert "in use" in train and "text of documents.jsonl (train)" in train
     assert "complete" in test and "text of documents.jsonl (test)" in test
     assert "not complete" in rest and "validation-12-v3.partial" in rest
-    assert total.startswith("3 entries, 0.0 MB in ")
+    assert total.startswith("4 entries, 0.0 MB in ")
     with exclusive(packed.cache_path / "packed" / "validation-12-v3.lock", "write"):
         assert "being written" in run(packed, capsys)[1][2]
     assert held.num_documents
@@ -56,20 +57,23 @@ def test_what_is_used_or_written_is_kept(packed, capsys):
     with exclusive(packed.cache_path / "packed" / "validation-12-v3.lock", "write"):
         status, lines = run(packed, capsys, "--remove-unused", "0")
     assert status == 1
-    assert [line.split(",")[0].split(" ")[0] for line in lines[:3]] == ["kept", "removed", "kept"]
+    words = [line.split(",")[0].split(" ")[0] for line in lines[:4]]
+    assert sorted(words) == ["kept", "kept", "removed", "removed"]
     assert len(cache_entries(packed.cache_path)) == 2
     expected = list(held.documents())
     del held
     gc.collect()
     assert run(packed, capsys, "--remove-unused", "0")[0] == 0
     # No files are left, not even locks.
-    assert list((packed.cache_path / "packed").iterdir()) == []
+    assert (
+        list(packed.cache_path.glob("packed/*")) == list(packed.cache_path.glob("shards/*")) == []
+    )
     assert list(pack(packed, "train").documents()) == expected
 
 
 def test_is_removed_by_name_and_by_age(packed, capsys):
-    train, test, _ = cache_entries(packed.cache_path)
-    assert run(packed, capsys, "--remove", train.name[:15], test.name)[0] == 0
+    train, test = (each for each in cache_entries(packed.cache_path) if each.content.endswith(")"))
+    assert run(packed, capsys, "--remove", train.name[:15], test.name, "shards/")[0] == 0
     assert [entry.name for entry in cache_entries(packed.cache_path)] == [
         "packed/validation-12-v3.partial"
     ]
@@ -80,7 +84,7 @@ def test_is_removed_by_name_and_by_age(packed, capsys):
     gc.collect()
     with pytest.raises(UserError, match=r"2 entries begin with 'packed/'"):
         manage_cache(packed.cache_path, verify=False, remove=["packed/"], remove_unused=None)
-    train, _ = cache_entries(packed.cache_path)
+    (train,) = (each for each in cache_entries(packed.cache_path) if "(train)" in each.content)
     os.utime(train.directory / "summary.json", (1e9, 1e9))
     status, (removed, *_) = run(packed, capsys, "--remove-unused", "3")
     assert (status, removed.split()[0], train.name in removed) == (0, "removed", True)
@@ -90,7 +94,8 @@ def test_use_is_noted(packed):
     (entry,) = (each for each in cache_entries(packed.cache_path) if "train" in each.name)
     os.utime(entry.directory / "summary.json", (1e9, 1e9))
     pack(packed, "train")
-    assert cache_entries(packed.cache_path)[0].last_used > 1.1e9
+    (entry,) = (each for each in cache_entries(packed.cache_path) if "train" in each.name)
+    assert entry.last_used > 1.1e9
 
 
 def test_damage_is_found_and_mended(packed, capsys):
@@ -102,7 +107,9 @@ def test_damage_is_found_and_mended(packed, capsys):
     path.write_bytes(content[:-3] + b"?" + content[-2:])
     status, lines = run(packed, capsys, "--verify")
     assert status == 1
-    assert lines[0].startswith("damaged (symbols-0.bin), and rebuilt when needed: ")
+    # The same file is in its shard.
+    for line, name in zip(lines, ("symbols-0.bin", "train.symbols"), strict=False):
+        assert line.startswith(f"damaged ({name}), and rebuilt when needed: ")
     assert list(pack(packed, "train").documents()) == expected
     assert run(packed, capsys, "--verify")[0] == 0
 
