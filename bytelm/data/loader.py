@@ -14,7 +14,9 @@ from bytelm.core.errors import UserError
 from bytelm.data.corpus.packing import ConcatenatedRows
 from bytelm.data.open_data import OpenData
 from bytelm.data.order import ShuffledRows
+from bytelm.data.run_text import all_packed
 from bytelm.data.stream import stream_rows
+from bytelm.data.windows import PackingAhead, WindowedRows
 from bytelm.data.workers import WorkerIterator
 from bytelm.models.contract import Batch
 
@@ -74,16 +76,26 @@ def train_loader(
 
 
 class PackedLoader(TrainLoader):
-    """Reads rows by their indices, in a new order each epoch.
+    """Reads rows by their indices, in a new order each epoch, or shard by shard.
 
     Its state is one integer, valid for any number of processes and any batch size.
     """
 
     def __init__(self, data: OpenData, seed: int, process_index: int, process_count: int) -> None:
         self._config = data.config
-        rows = ConcatenatedRows(data.training_rows(seed))
-        self.fingerprint = data.join_fingerprints([source.fingerprint for source in rows.sources])
-        self._rows = ShuffledRows(rows, data.weights, seed)
+        self._rows: ShuffledRows | WindowedRows
+        self._ahead: PackingAhead | None = None
+        if data.config.task.shards_together:
+            (source,) = data.sources
+            self.fingerprint = data.join_fingerprints([source.fingerprint("train")])
+            self._rows = WindowedRows(data, source, seed)
+            if not all_packed(data):
+                self._ahead = PackingAhead(data, source, process_count)
+        else:
+            rows = ConcatenatedRows(data.training_rows(seed))
+            fingerprints = [source.fingerprint for source in rows.sources]
+            self.fingerprint = data.join_fingerprints(fingerprints)
+            self._rows = ShuffledRows(rows, data.weights, seed)
         self._local_size = data.config.batch_size // process_count
         self._offset = process_index * self._local_size
         self._start(first_row=0)
@@ -104,13 +116,19 @@ class PackedLoader(TrainLoader):
         self._next_row += self._config.batch_size
         return batch
 
+    def close(self) -> None:
+        super().close()
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
     def state(self) -> dict[str, Any]:
         return {"rows": self._next_row}
 
     def restore(self, state: dict[str, Any]) -> None:
         if "rows" not in state:
             raise UserError("the checkpoint is of --data.read stream; resume with the same option.")
-        self.close()
+        self._iterator.close()
         self._start(first_row=state["rows"])
 
 

@@ -10,6 +10,7 @@ from bytelm.data.corpus.entropies import EntropyReader, with_entropies
 from bytelm.data.corpus.packing import Corpus, RowSource
 from bytelm.data.corpus.subwords import token_corpus, with_pieces
 from bytelm.data.order import EndlessShuffle, source_seed
+from bytelm.data.sources.reader import InputShard
 from bytelm.data.sources.source import Source, open_source
 from bytelm.data.text_record import Split
 from bytelm.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -96,8 +97,27 @@ class OpenData:
         """
         return self.kept(("corpus", source, split), lambda: self._corpus(source, split))
 
+    def windows(self, source: Source) -> list[list[InputShard]]:
+        """The shards of the stored train split that are shuffled together, in order."""
+        count = self.config.task.shards_together
+        assert count is not None
+        shards = self.kept(("shards", source), lambda: source.reader.shards("train"))
+        return [shards[begin : begin + count] for begin in range(0, len(shards), count)]
+
+    def packed_window(self, source: Source, split: Split, index: int) -> PackedCorpus:
+        """The documents of one of the `windows` that belong to a split, as `packed`; not kept."""
+        some = self.windows(source)[index]
+        return packed_corpus(source, split, self.config.cache_path, self._processes, some)
+
+    def window(self, source: Source, split: Split, index: int) -> Corpus:
+        """The same, as `corpus`."""
+        return self._as_read(self.packed_window(source, split, index), split)
+
     def _corpus(self, source: Source, split: Split) -> Corpus:
-        packed = self.packed(source, split).with_scripts(self.config.scripts)
+        return self._as_read(self.packed(source, split), split)
+
+    def _as_read(self, packed: PackedCorpus, split: Split) -> Corpus:
+        packed = packed.with_scripts(self.config.scripts)
         if self.unigram is not None:
             packed = with_pieces(packed, self.unigram, self.config.cache_path)
         if self.tokenizer is not None:

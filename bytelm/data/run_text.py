@@ -3,12 +3,15 @@
 import json
 from typing import Any, NamedTuple
 
-from bytelm.data.corpus.entries import digest_of
+from bytelm.data.corpus.entries import digest_of, is_complete
+from bytelm.data.corpus.input_shards import shard_directory
 from bytelm.data.open_data import OpenData
 from bytelm.data.sources.reader import NotInstalledError
 from bytelm.data.sources.source import Source
 from bytelm.data.text_record import Split, TextRecord, make_record
 
+WAITING = "waiting"
+"""Key of a source in a record that has none of its text, because it was not all packed yet."""
 READ_IN_TRAINING: tuple[Split, ...] = ("train", "validation")
 
 
@@ -16,7 +19,7 @@ class TextSize(NamedTuple):
     """The training text of a run."""
 
     bytes: int | None
-    """Bytes of all sources; None if unknown (a stream) or endless."""
+    """Bytes of all sources; None if unknown (a stream, or shard by shard) or endless."""
     rows: int | None
     """Rows of one pass over all sources; None as above."""
     bytes_per_row: float
@@ -26,7 +29,7 @@ class TextSize(NamedTuple):
 def text_size(data: OpenData) -> TextSize:
     """The size of the train split, which is packed if needed; UserError for a bad source."""
     task, length = data.config.task, data.config.sequence_length
-    if task.streamed:
+    if task.streamed or task.shards_together:
         return TextSize(None, None, length)
     if task.makes_text:
         return TextSize(None, None, length - 1)  # each row has an END
@@ -42,12 +45,15 @@ def run_text(data: OpenData) -> TextRecord:
 
     It has all documents of the stored splits that training reads. Those include the test split if
     it is taken from the train split. A streamed dataset is too large: its record is not complete,
-    and only names the dataset.
+    and only names the dataset. So is that of a source of which some shards are not packed yet.
     """
     task = data.config.task
     described = [describe_source(source) for source in data.sources]
     if task.streamed:
         return make_record([], complete=False, sources=described)
+    if task.shards_together and not all_packed(data):
+        waiting = [about | {WAITING: True} for about in described]
+        return make_record([], complete=False, sources=waiting)
     rows = (
         each
         for source in data.sources
@@ -56,6 +62,17 @@ def run_text(data: OpenData) -> TextRecord:
         for each in task.passages(data, source, split)
     )
     return make_record(rows, complete=True, sources=described)
+
+
+def all_packed(data: OpenData) -> bool:
+    """Whether all shards are packed that training reads one after another."""
+    path = data.config.cache_path
+    return all(
+        is_complete(shard_directory(source, "train", shard, path))
+        for source in data.sources
+        for window in data.windows(source)
+        for shard in window
+    )
 
 
 def describe_source(source: Source) -> dict[str, Any]:

@@ -171,9 +171,15 @@ def _reopened(
 
 
 def packed_corpus(
-    source: Source, split: Split, cache_path: Path, processes: int | None = None
+    source: Source,
+    split: Split,
+    cache_path: Path,
+    processes: int | None = None,
+    some: Sequence[InputShard] | None = None,
 ) -> PackedCorpus:
     """Opens the packed documents of a split, and packs them if they are new, changed or damaged.
+
+    With `some` shards of the stored split, only their documents.
 
     Warns about skipped records and cut documents. Of several processes that ask at once, each packs
     shards that no other one packs; each starts `processes`, as `pack_shards` says. If TFDS is not
@@ -183,18 +189,18 @@ def packed_corpus(
         UserError: for a split without text, a full disk, or a bad source.
     """
     root = cache_path / "packed"
-    directory = _directory(source, split, root)
+    directory = _directory(source, split, root, some)
 
     def build() -> None:
         stored, digests = source.stored_split(split), dict[str, bytes]()
-        shards = source.reader.shards(stored)
+        shards = source.reader.shards(stored) if some is None else some
         pack_shards(source, stored, shards, cache_path, processes)
 
         def join(partial: Path) -> dict[str, Any]:
             joining = _Join(source, split, cache_path, partial)
             summary = joining.join(shards)
             digests.update(joining.digests)
-            if _directory(source, split, root) != directory:
+            if _directory(source, split, root, some) != directory:
                 raise changed(source)
             return summary
 
@@ -219,7 +225,11 @@ def is_packed(source: Source, split: Split, cache_path: Path) -> bool:
     return is_complete(_directory(source, split, cache_path / "packed"))
 
 
-def _directory(source: Source, split: Split, root: Path) -> Path:
+def _directory(
+    source: Source, split: Split, root: Path, some: Sequence[InputShard] | None = None
+) -> Path:
+    if some is not None:
+        return root / f"{split}-{source.shards_fingerprint(split, some)}-v{FORMAT}"
     try:
         fingerprint = source.fingerprint(split)
     except NotInstalledError:

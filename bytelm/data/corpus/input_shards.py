@@ -79,7 +79,7 @@ def file_of(what: str, split: Split) -> str:
 
 def shard_directory(source: Source, stored: Split, shard: InputShard, cache_path: Path) -> Path:
     """Where a shard of a stored split is packed."""
-    return cache_path / SHARDS / f"{source.shard_fingerprint(stored, shard)}-v{FORMAT}"
+    return cache_path / SHARDS / f"{source.shards_fingerprint(stored, [shard])}-v{FORMAT}"
 
 
 def pack_shard(

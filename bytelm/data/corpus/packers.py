@@ -26,12 +26,16 @@ from bytelm.data.sources.reader import InputShard
 from bytelm.data.sources.source import Source
 from bytelm.data.text_record import Split
 
-PARALLEL_BYTES = 2**27
+PARALLEL_BYTES = 2**26
 """Less text is packed by this process alone, since others take about a second to start."""
-START = (
+_IMPORT = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
-    "from bytelm.data.corpus.packers import work; work()"
+    "from bytelm.data.corpus import packers; packers."
 )
+START = f"{_IMPORT}work()"
+"""The program of a process that packs what it is told, after the search path of modules."""
+AHEAD = f"{_IMPORT}work_ahead()"
+"""The program of a process that packs all shards, and ends with the one that started it."""
 
 
 def pack_shards(
@@ -64,7 +68,7 @@ def pack_shards(
         return
     size = sum(shard.size for shard in missing)
     if processes is None:
-        processes = _cpus() if size >= PARALLEL_BYTES else 1
+        processes = available_cpus() if size >= PARALLEL_BYTES else 1
     check_room(cache_path, f"the packed text of {source.name} ({stored})", size)
     with TextProgress(f"packing {source.name} ({stored})", size) as progress:
         queue = _Queue(missing, len(shards), directory, progress)
@@ -80,7 +84,8 @@ def pack_shards(
             _run([lambda packer=packer: queue.work(packer.pack) for packer in packers])
 
 
-def _cpus() -> int:
+def available_cpus() -> int:
+    """CPUs that this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -225,6 +230,20 @@ def work() -> None:
             answer(_sendable(error))
         else:
             answer(None)
+
+
+def work_ahead() -> None:
+    """The program of a process that packs the shards that it is given, with little priority."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    source, stored, shards, cache_path, processes = pickle.load(sys.stdin.buffer)
+
+    def end_with_parent() -> None:
+        sys.stdin.buffer.read()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    os.nice(10)
+    pack_shards(source, stored, shards, cache_path, processes)
 
 
 def _sendable(error: Exception) -> Exception:

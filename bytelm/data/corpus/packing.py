@@ -10,7 +10,6 @@ from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import BYTE_VOCABULARY, Vocabulary
 from bytelm.data.corpus.entries import CheckedArray
 from bytelm.data.corpus.joined import JoinedArray
-from bytelm.patching.entropy import STEP
 
 FILLER = b"\0"
 """Stands for START and END in the packed bytes; `starts` distinguishes them from text."""
@@ -151,6 +150,8 @@ class Rows(CorpusRows):
         if self.corpus.boundaries is not None:
             batch["boundaries"] = _cut(self.corpus.boundaries, first, length, np.bool_)
         if self.corpus.entropies is not None:
+            from bytelm.patching.entropy import STEP  # only here: processes that pack need no JAX
+
             batch["entropies"] = _cut(self.corpus.entropies, first, length, np.float32) * STEP
         return batch
 

@@ -178,8 +178,8 @@ class HuggingFaceReader(Reader):
     def shards(self, split: Split) -> list[InputShard]:
         if self._config.streaming:
             return super().shards(split)
-        rows = len(self._loaded(self.splits[split]))
-        return row_shards(self.inputs(split), split, rows, self.size(split))
+        dataset = self._loaded(self.splits[split])
+        return row_shards(self.inputs(split), split, len(dataset), dataset.data.nbytes)
 
     def read(self, shard: InputShard) -> Iterator[Document]:
         if self._config.streaming:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from bytelm.core.errors import UserError
 from bytelm.data.text_record import SPLITS, Split
 
-SHARD_BYTES = 2**26
+SHARD_BYTES = 2**25
 """Bytes of small files, or of rows, that are packed together, on average."""
 
 
@@ -54,7 +54,7 @@ def row_shards(inputs: object, split: Split, rows: int, size: int) -> list[Input
 
     Their `place` is the split, the first row, and one past the last row.
     """
-    count = max(1, round(size / SHARD_BYTES))
+    count = max(1, min(round(size / SHARD_BYTES), rows))
     edges = [rows * index // count for index in range(count + 1)]
     return [
         InputShard([inputs, begin, end], (split, begin, end), size // count)

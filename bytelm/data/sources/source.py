@@ -10,7 +10,7 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Self
@@ -286,9 +286,9 @@ class Source:
         """Hex digest that changes with the stored documents of the split."""
         return self._digest(split, self.reader.inputs(self.stored_split(split)))
 
-    def shard_fingerprint(self, stored: Split, shard: InputShard) -> str:
-        """Hex digest that changes with a shard of a stored split, and with how it is read."""
-        return self._digest(stored, shard.content)
+    def shards_fingerprint(self, split: Split, shards: Sequence[InputShard]) -> str:
+        """Hex digest that changes with some shards of its stored split, and how they are read."""
+        return self._digest(split, [shard.content for shard in shards])
 
     def _digest(self, split: Split, inputs: object) -> str:
         own = sorted(self.reader.own_splits)

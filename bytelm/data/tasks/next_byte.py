@@ -38,15 +38,29 @@ class NextByte(Task):
     shard_bytes: int | None = None
     """Cut documents into shards of this many bytes and shuffle the shards, so that models of bytes
     and of tokens read the same text in the same order; none = rows are shuffled."""
-    read: Literal["packed", "stream"] = "packed"
-    """`packed`: from a cache that is built once; `stream`: from a TFDS dataset too large for it."""
+    read: Literal["packed", "shards", "stream"] = "packed"
+    """`packed`: from a cache that is built before, rows of all text in random order; `shards`: from
+    that cache too, but shard after shard in the order of their names, so that training starts when
+    the first ones are packed; `stream`: from a stored dataset too large for the cache."""
+    shuffled_shards: int = 8
+    """With `read shards`: how many shards are shuffled together."""
 
     @property
     def streamed(self) -> bool:
         return self.read == "stream"
 
+    @property
+    def shards_together(self) -> int | None:
+        return self.shuffled_shards if self.read == "shards" else None
+
     def __post_init__(self) -> None:
-        self.require_positive("shard_bytes")
+        self.require_positive("shard_bytes", "shuffled_shards")
+        for name in ("stochastok", "shard_bytes"):
+            if self.read == "shards" and getattr(self, name):
+                raise UserError(
+                    f"data.{name} is {getattr(self, name)}, which needs rows of all text; use "
+                    "--data.read packed, or leave it out."
+                )
         if not 0 <= self.stochastok <= 1:
             raise UserError(
                 f"data.stochastok is {self.stochastok}; choose from 0 to 1, such as 0.1."
@@ -75,6 +89,11 @@ class NextByte(Task):
             raise UserError(
                 f"data.shard_bytes is {self.shard_bytes}, and a mixture has an order of its own; "
                 "name all files in data.files, or leave it out."
+            )
+        if self.read == "shards" and len(sources) > 1:
+            raise UserError(
+                "data.read is shards, and a mixture draws from all of its text; name all files in "
+                "data.files, or use --data.read packed."
             )
 
     def rows(self, data: OpenText, source: Source, split: Split, seed: int) -> RowSource:
@@ -106,6 +125,11 @@ class NextByte(Task):
             texts, stored = _random_documents(source, wanted, length)
             corpus = text = _in_memory(data, source, texts)
             origin = f"{len(texts):,} documents at random of a stream of {stored:,}"
+        elif self.shards_together and source.stored_split("validation") == "train":
+            # The others are packed while the run trains.
+            text = data.packed_window(source, "validation", 0)
+            corpus = data.window(source, "validation", 0)
+            origin = f"{text.num_documents:,} documents of the first shards"
         else:
             corpus, text = data.corpus(source, "validation"), data.packed(source, "validation")
             origin = f"{text.num_documents:,} documents"

@@ -41,6 +41,10 @@ class OpenText(Protocol):
 
     def corpus(self, source: Source, split: Split) -> Corpus: ...
 
+    def packed_window(self, source: Source, split: Split, index: int) -> PackedCorpus: ...
+
+    def window(self, source: Source, split: Split, index: int) -> Corpus: ...
+
     def kept(self, key: Hashable, make: Callable[[], T]) -> T: ...
 
 
@@ -92,6 +96,11 @@ class Task(Variant, name="data", small=True, key="kind"):
     def streamed(self) -> bool:
         """Whether training reads documents as a stream, not from packed text."""
         return False
+
+    @property
+    def shards_together(self) -> int | None:
+        """How many shards are shuffled together, if training reads shard by shard; None if not."""
+        return None
 
     def row_length(self, length: int) -> int:
         """T, the most targets of a row, if `data.sequence_length` is `length`."""
