@@ -75,9 +75,9 @@ def _chosen(symbols: np.ndarray) -> np.ndarray:
 
 def _mixed(symbols: np.ndarray, places: np.ndarray) -> np.ndarray:
     """The mark of the window at each of some places, uint64."""
-    numbers = numbers_at_all(symbols)
-    windows = numbers[places[:, None] + np.arange(0, WINDOW, 8)]  # [places, WINDOW / 8]
-    mixed = (windows * _FACTORS).sum(axis=1)
+    numbers, mixed = numbers_at_all(symbols), np.zeros(len(places), np.uint64)
+    for begin, factor in zip(range(0, WINDOW, 8), _FACTORS, strict=True):
+        mixed += numbers[places + begin] * factor
     mixed ^= mixed >> np.uint64(31)
     mixed *= _KEY_FACTOR
     mixed ^= mixed >> np.uint64(29)

@@ -8,10 +8,8 @@ from bytelm.data.corpus.input_shards import shard_directory
 from bytelm.data.open_data import OpenData
 from bytelm.data.sources.reader import NotInstalledError
 from bytelm.data.sources.source import Source
-from bytelm.data.text_record import Split, TextRecord, make_record
+from bytelm.data.text_record import WAITING, Split, TextRecord, make_record
 
-WAITING = "waiting"
-"""Key of a source in a record that has none of its text, because it was not all packed yet."""
 READ_IN_TRAINING: tuple[Split, ...] = ("train", "validation")
 
 

@@ -50,6 +50,8 @@ PLACED = np.dtype([("digest", "<u8"), ("split", "u1")])
 MARK = len(SPLITS)
 """In place of a split: a mark of the train split."""
 
+WAITING = "waiting"
+"""Key of a source in a record that has none of its text, because it was not all packed yet."""
 ABOUT_SOURCE = {"name", "held_out", "split_above", "text", "test", "places"}
 """Keys of each source in a record (`bytelm.data.run_text.describe_source`)."""
 TRAINED = 1 << SPLITS.index("train")
@@ -196,6 +198,7 @@ class TextRecord:
 
         Trained passages stay trained; otherwise the splits of the later text count.
         """
+        is_known = self.complete or self._waits_for(later)
         again = np.isin(self.digests, later.digests)
         earlier = np.where(again, self.splits & np.uint8(TRAINED), self.splits)
         digests = np.concatenate([self.digests, later.digests])
@@ -204,7 +207,18 @@ class TextRecord:
         if self.marks is not None and later.marks is not None:
             marks = _Marks(max(self.mark_bits, later.mark_bits))
             marks.add(np.concatenate([self.marks, later.marks]))
-        return _record(digests, masks, self.complete and later.complete, later.sources, marks)
+        sources = later.sources
+        if not is_known:
+            sources = tuple({**each, WAITING: False} for each in sources)
+        return _record(digests, masks, is_known and later.complete, sources, marks)
+
+    def _waits_for(self, later: "TextRecord") -> bool:
+        """Whether it lacks only text of shards that were not packed, and the later one has them."""
+        known = [(each["text"], each["test"]) for each in later.sources]
+        return bool(self.sources) and all(
+            source.get(WAITING, False) and (source["text"], source["test"]) in known
+            for source in self.sources
+        )
 
     def save(self, run: Path) -> None:
         """Writes the record into a run directory, atomically."""

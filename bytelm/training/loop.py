@@ -52,7 +52,13 @@ from bytelm.training.run import (
     standard_hooks,
     train_steps,
 )
-from bytelm.training.run_directory import CONFIG, provenance, text_trained_on, write_files
+from bytelm.training.run_directory import (
+    CONFIG,
+    complete_record,
+    provenance,
+    text_trained_on,
+    write_files,
+)
 from bytelm.training.step import TrainState
 from bytelm.training.validation import Validation
 
@@ -114,6 +120,8 @@ def train(
             if not stop.requested:
                 run.raise_failure()
             run.checkpoints.close()
+            if run.write_files:
+                complete_record(run_dir, data)
         except UserError as error:
             if stop.requested:
                 raise StoppedError(str(error)) from error

@@ -27,8 +27,8 @@ from bytelm.core.object_lock import ObjectLock
 from bytelm.core.places import copy_file, is_address, is_of_store, move, place, remove
 from bytelm.data.carried import carry
 from bytelm.data.open_data import OpenData
-from bytelm.data.run_text import run_text
-from bytelm.data.text_record import TextRecord, load_record, make_record
+from bytelm.data.run_text import all_packed, run_text
+from bytelm.data.text_record import WAITING, TextRecord, load_record, make_record
 from bytelm.training.experiment import ExperimentConfig, to_json
 
 CONFIG = "config.json"
@@ -184,6 +184,14 @@ def text_trained_on(
         unknown = make_record([], complete=False, sources=[])
         record = (load_record(place(earlier)) or unknown).followed_by(record)
     return record
+
+
+def complete_record(run_dir: Path, data: OpenData) -> None:
+    """Adds the text of shards that were packed after the run began, if all are packed now."""
+    record = load_record(run_dir)
+    waits = record is not None and any(source.get(WAITING) for source in record.sources)
+    if record is not None and waits and all_packed(data):
+        record.followed_by(run_text(data)).save(run_dir)
 
 
 def provenance() -> dict[str, Any]:

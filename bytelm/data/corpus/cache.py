@@ -301,7 +301,7 @@ class _Join:
                 symbols = packed.symbols(split)
                 for begin, end in itertools.pairwise(packed.starts(split).tolist()):
                     hasher.update((end - begin - 2).to_bytes(START_BYTES, "little"))
-                    hasher.update(symbols[begin + 1 : end - 1])
+                    hasher.update(symbols[begin + 1 : end - 1].data)
             return packed, hasher
 
         packed, self._hasher = open_or_build(

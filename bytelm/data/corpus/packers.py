@@ -6,6 +6,7 @@ script once more in each of them. They end with the process that started them, w
 
 import collections
 import contextlib
+import functools
 import os
 import pickle
 import signal
@@ -81,7 +82,7 @@ def pack_shards(
                 for _ in range(min(processes, len(missing)))
             ]
             stack.callback(queue.stop)
-            _run([lambda packer=packer: queue.work(packer.pack) for packer in packers])
+            _run([functools.partial(queue.work, packer.pack) for packer in packers])
 
 
 def available_cpus() -> int:
