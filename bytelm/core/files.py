@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bytelm.core.errors import UserError, first_line
-from bytelm.core.places import file_system, is_address, is_address_text, is_of_store, objects, send
+from bytelm.core.places import (
+    file_system,
+    is_address,
+    is_address_text,
+    is_of_store,
+    objects,
+    place,
+    send,
+)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -251,6 +259,6 @@ def _link(directory: Path) -> Path:
 def absolute(names: Iterable[str]) -> tuple[str, ...]:
     """File names or globs as absolute paths, with `~` expanded; addresses as they are."""
     return tuple(
-        name if is_address_text(name) else os.path.abspath(os.path.expanduser(name))
+        name if is_address_text(name) else os.path.abspath(os.path.expanduser(place(name)))
         for name in names
     )

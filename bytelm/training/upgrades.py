@@ -294,6 +294,13 @@ def _keep_repeated_documents(config: Saved) -> None:
             each.setdefault("deduplicate", False)
 
 
+def _read_all_shards_together(config: Saved) -> None:
+    """Rows of all shards were shuffled together."""
+    task = part(config, "data.task")
+    if task.get("kind") == "next_byte":
+        task.setdefault("shuffled_shards", 8)
+
+
 UPGRADES = (
     Upgrade(_add_fields_of_before_schemas),
     Upgrade(_rename_fields),
@@ -311,6 +318,7 @@ UPGRADES = (
     Upgrade(_add_draft_heads),
     Upgrade(_add_evaluations),
     Upgrade(_keep_repeated_documents),
+    Upgrade(_read_all_shards_together),
 )
 """The first one leads to schema 1, and so on."""
 

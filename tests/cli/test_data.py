@@ -19,6 +19,21 @@ def test_data_describe(capsys, lines):
     assert "bytelm data describe" in fails(capsys, "data", "descrbe")
 
 
+def test_data_pack(capsys, lines, tmp_path):
+    text = ["--data.files", str(lines), "--data.cache-dir", str(tmp_path / "cache")]
+    named = ["data", "pack", "transformer_tiny", *text]
+    assert main([*named, "--processes", "1"]) == 0
+    train, validation, test, total = capsys.readouterr().out.splitlines()
+    assert " (train): " in train and str(tmp_path / "cache" / "packed" / "train-") in train
+    assert " (validation): " in validation and " (test): " in test
+    assert total.startswith("packed ") and total.endswith(" MB/s")
+    assert main(named) == 0
+    assert capsys.readouterr().out.count("packed before") == 3
+    assert main([*named, "--data.held-out", "0"]) == 0
+    assert "(validation): no text" in capsys.readouterr().out
+    assert "no packed text" in fails(capsys, *named, "--data.read", "stream")
+
+
 def test_an_unknown_kind_of_work_on_data(capsys):
     assert "did you mean describe?" in fails(capsys, "data", "descibe")
 

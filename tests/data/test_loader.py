@@ -247,4 +247,7 @@ def test_whole_documents_need_neither_scripts_nor_a_model(marked):
 
 def test_runs_in_a_directory_of_its_own(config):
     next(train_loader(OpenData(config), seed=0))
-    assert {entry.name for entry in os.scandir(config.cache_dir) if entry.is_dir()} == {"packed"}
+    assert {entry.name for entry in os.scandir(config.cache_dir) if entry.is_dir()} == {
+        "packed",
+        "shards",
+    }

@@ -81,4 +81,4 @@ def test_command(tmp_path, capsys):
 
 def test_unknown_data_command(capsys):
     assert main(["data", "rate"]) == 2
-    assert "bytelm data describe|overlap|unigram|rates" in capsys.readouterr().err
+    assert "bytelm data describe|pack|overlap|unigram|rates" in capsys.readouterr().err

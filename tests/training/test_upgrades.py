@@ -105,6 +105,12 @@ def test_an_optimiser_has_its_own_fields():
         assert ("momentum" in upgraded(saved)["optimizer"]) == there
 
 
+def test_rows_of_all_shards_were_shuffled_together():
+    saved = as_saved(CONFIG) | {"schema": 12}
+    del saved["data"]["task"]["shuffled_shards"]
+    assert from_saved(saved) == CONFIG
+
+
 @pytest.mark.parametrize("family", [SpaceByteConfig, TransformerConfig, MambaConfig])
 def test_models_without_ngrams_and_published_blocks(family):
     config = ExperimentConfig(family())

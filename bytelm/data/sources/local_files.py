@@ -91,7 +91,7 @@ def _preference(name: str) -> tuple[bool, str]:
 
 
 def _matches(pattern: str) -> Iterable[str]:
-    path = Path(os.path.expanduser(pattern))
+    path = Path(os.path.expanduser(place(pattern)))
     parts = [part for part in path.parts if part != path.anchor]
     if parts and parts[-1] == ANY_DEPTH:
         parts.append("*")

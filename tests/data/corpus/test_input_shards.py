@@ -51,7 +51,7 @@ def write(folder, ending, texts=TEXTS, names=NAMES):
 
 def config_of(folder, ending, tmp_path, **options):
     return DataConfig(
-        source=Files(files=(str(folder / f"**/*.{ending}"),), held_out=0.1, **options),
+        source=Files(files=(f"{folder}/**/*.{ending}",), held_out=0.1, **options),
         cache_dir=str(tmp_path / "cache"),
     )
 
@@ -140,6 +140,22 @@ def test_only_new_and_changed_files_are_packed(tmp_path, expected):
     (folder / "c/d.jsonl").rename(folder / "f.jsonl")
     packed(config)
     assert shards_of(config) == changed
+
+
+def test_nothing_depends_on_how_a_path_is_written(tmp_path, monkeypatch):
+    folder = write(tmp_path / "text", "jsonl")
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    expected = contents(packed(config_of(folder, "jsonl", tmp_path)))
+    shards = shards_of(config_of(folder, "jsonl", tmp_path))
+    for name in ("text", "./text", "../" + tmp_path.name + "/text", "~/text", "link"):
+        config = config_of(name, "jsonl", tmp_path)
+        assert contents(packed(config)) == expected
+        assert shards_of(config) == shards
+    given = Files(files=(f"file://{folder}/**/*.jsonl",), held_out=0.1)
+    config = DataConfig(source=given, cache_dir=str(tmp_path / "other"))
+    assert contents(packed(config)) == expected
 
 
 def test_small_files_are_packed_together(tmp_path, monkeypatch):
