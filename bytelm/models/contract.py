@@ -16,6 +16,8 @@ from bytelm.core.variants import Variant
 from bytelm.core.vocabulary import UNSCORED, Vocabulary
 from bytelm.core.xla import backend
 from bytelm.nn.linear import project
+from bytelm.nn.mesh import sequence_shards
+from bytelm.nn.sequence import filled
 from bytelm.nn.stack import Stack
 from bytelm.nn.stack_state import watch
 from bytelm.nn.state import restore, snapshot
@@ -93,12 +95,15 @@ class Unembedding:
     def _map(self, function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
         """A function of logits, and of arrays `[B, T]`, chunk by chunk: `[B, T]`."""
         rows, length = self.states.shape[:2]
+        shards = sequence_shards()  # each chunk has some positions of each
+        length = -(-length // shards)
         count = min(length, -(-rows * length * self.kernel.shape[1] // LOGITS))
         size = -(-length // count)
 
         def chunks(x: jax.Array) -> jax.Array:
-            filled = jnp.pad(x, ((0, 0), (0, -length % size), *(((0, 0),) * (x.ndim - 2))))
-            return jnp.swapaxes(filled.reshape(rows, -1, size, *x.shape[2:]), 0, 1)
+            x = filled(x).reshape(rows, shards, length, *x.shape[2:])
+            x = jnp.pad(x, ((0, 0), (0, 0), (0, -length % size), *(((0, 0),) * (x.ndim - 3))))
+            return jnp.moveaxis(x.reshape(rows, shards, -1, size, *x.shape[3:]), 2, 0)
 
         @jax.checkpoint
         def of_chunk(states: jax.Array, *arrays: jax.Array) -> jax.Array:
@@ -106,12 +111,12 @@ class Unembedding:
 
         found = jax.lax.map(
             lambda parts: of_chunk(*parts), tuple(map(chunks, (self.states, *arrays)))
-        )
-        return jnp.swapaxes(found, 0, 1).reshape(rows, -1)[:, :length]
+        )  # [chunks, B, shards, size]
+        found = jnp.moveaxis(found, 0, 2).reshape(rows, shards, -1)[:, :, :length]
+        return found.reshape(rows, -1)[:, : self.states.shape[1]]
 
     def _logits(self, states: jax.Array) -> jax.Array:
-        flat = project(states.reshape(-1, states.shape[-1]), self.kernel)
-        logits = flat.reshape(*states.shape[:-1], -1).astype(jnp.float32)
+        logits = project(states, self.kernel).astype(jnp.float32)
         return logits if self.finish is None else self.finish(logits)
 
 

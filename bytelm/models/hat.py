@@ -38,8 +38,9 @@ from bytelm.models.hierarchy import HierarchicalModel, TwoWidthsConfig
 from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
-from bytelm.nn.mesh import shard_rows
+from bytelm.nn.mesh import shard_rows, whole_rows
 from bytelm.nn.norms import NORMS
+from bytelm.nn.sequence import take_joined
 from bytelm.nn.stack_state import StackState
 from bytelm.patching.levels import LevelState, Result, Segmentation, Symbols, run, run_if_any, take
 from bytelm.patching.marks import find_marks
@@ -127,6 +128,7 @@ class Stream:
     """Int32 `[B, T + P]`, the byte (0 to T - 1) or mark (T to T + P - 1) at each position, unused
     marks last."""
     place: jax.Array  # int32 [B, T + P], the inverse: the position of each byte, then of each mark
+    length: int = field(metadata={"static": True})  # T
 
     @classmethod
     def of(cls, words: Patches) -> "Stream":
@@ -139,28 +141,36 @@ class Stream:
         place = jnp.concatenate([of_bytes, of_marks], axis=1)
         index = jnp.arange(place.shape[1])
         source = jax.vmap(lambda row: jnp.zeros_like(index).at[row].set(index))(place)
-        return cls(source, place)
+        return cls(whole_rows(source), whole_rows(place), length)
 
     def join(self, of_bytes: jax.Array, of_marks: jax.Array) -> jax.Array:
         """`[B, T, ...]` and `[B, P, ...]` to the stream's order."""
-        joined = jnp.concatenate([of_bytes, of_marks], axis=1)
-        return _reorder(joined, self.source, self.place)
+        return _join((of_bytes, of_marks), self)
 
-    def part(self, x: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
-        """The inverse of `join`, for T = `length`."""
-        x = _reorder(x, self.place, self.source)
-        return x[:, :length], x[:, length:]
+    def part(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The inverse of `join`."""
+        return _part(x, self)
 
 
 @jax.custom_vjp
-def _reorder(x: jax.Array, index: jax.Array, inverse: jax.Array) -> jax.Array:
-    """`x[b, index[b, i]]` for a permutation and its inverse, so that the gradient is a gather."""
-    return take(x, index)
+def _join(parts: tuple[jax.Array, jax.Array], stream: Stream) -> jax.Array:
+    return take_joined(parts, stream.source)
 
 
-_reorder.defvjp(
-    lambda x, index, inverse: (_reorder(x, index, inverse), (inverse, index)),
-    lambda indices, gradient: (_reorder(gradient, *indices), None, None),
+@jax.custom_vjp
+def _part(x: jax.Array, stream: Stream) -> tuple[jax.Array, jax.Array]:
+    of_bytes, of_marks = jnp.split(stream.place, [stream.length], axis=1)
+    return take(x, of_bytes), take(x, of_marks)
+
+
+# Each is the other's transpose: gradients are gathers too.
+_join.defvjp(
+    lambda parts, stream: (_join(parts, stream), stream),
+    lambda stream, gradient: (_part(gradient, stream), None),
+)
+_part.defvjp(
+    lambda x, stream: (_part(x, stream), stream),
+    lambda stream, gradients: (_join(gradients, stream), None),
 )
 
 
@@ -210,7 +220,7 @@ class HAT(HierarchicalModel):
         lengths = None if state is None else symbols.lengths + words.total
         marked = replace(symbols, lengths=lengths)
         x, decoder = run(self.decoder, x, marked, before.decoder, group_ids=groups)
-        spelling = Spelling(*stream.part(x, symbols.ids.shape[1]), words)
+        spelling = Spelling(*stream.part(x), words)
         if state is None:
             return spelling, None, (cut,)
         word = self._unfinished(symbols, words, before.open)
@@ -271,7 +281,7 @@ class HAT(HierarchicalModel):
         positions = stream.join(1 + positions_in_run(numbers), jnp.zeros_like(words.positions))
         groups = stream.join(numbers, own)  # [B, T + P]
         x = self.encoder(shard_rows(stream.join(x, marks)), groups, positions=positions)
-        _, x = stream.part(x, ids.shape[1])
+        _, x = stream.part(x)
         return self.to_backbone(self.encoder_norm(x))
 
     def _unfinished(self, symbols: Symbols, words: Patches, before: OpenWord) -> OpenWord:

@@ -293,8 +293,7 @@ class HierarchicalModel(DraftingModel):
         states = self.final_norm(x)
         if kernel is None:
             return self.of_symbols(self.head(states).astype(jnp.float32))
-        flat = project(states.reshape(-1, states.shape[-1]), kernel).astype(jnp.float32)
-        return self.of_symbols(flat.reshape(*states.shape[:-1], -1))
+        return self.of_symbols(project(states, kernel).astype(jnp.float32))
 
     def of_symbols(self, logits: jax.Array) -> jax.Array:
         """The logits of bytes and END, `[..., outputs]`, from those of all outputs of the head."""

@@ -26,6 +26,7 @@ from bytelm.nn.attention.attention import AttentionMask
 from bytelm.nn.block import BlockConfig
 from bytelm.nn.linear import Dense, Embedding
 from bytelm.nn.mesh import shard_rows
+from bytelm.nn.sequence import take_joined
 from bytelm.patching.levels import (
     LevelState,
     OpenPatch,
@@ -143,10 +144,10 @@ class MegaByte(HierarchicalModel):
             before = jnp.zeros((len(x), config.patch_size - 1, config.share), x.dtype)
         else:
             before = self.global_embedding(recent, config.dtype)
-        x = jnp.concatenate([before, x], axis=1)  # [B, P - 1 + T, D / P]
         # The P symbols up to and including each patch's first, P - 1 after its position.
         places = jnp.arange(config.patch_size)[None, None, :]
-        y = take(x, (patches.positions[:, :, None] + places).reshape(len(x), -1))
+        index = (patches.positions[:, :, None] + places).reshape(len(x), -1)
+        y = take_joined((before, x), index)
         if config.learned_positions is not None:
             # The authors count the P - 1 symbols that they put before a document.
             positions = take(symbols.positions, patches.positions)[:, :, None] + places

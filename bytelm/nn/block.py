@@ -17,6 +17,7 @@ from bytelm.nn.linear import Dense
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import NORMS
 from bytelm.nn.residual import ResidualBlock, ResidualConfig
+from bytelm.nn.sequence import take
 from bytelm.nn.state import KeyValueCache, NewPositions
 
 SPARE = 16
@@ -252,7 +253,7 @@ class TransformerBlock(ResidualBlock):
         if condition is None:
             return x
         added = self.condition_output(self.condition_value(condition.vectors))
-        return x + jnp.take_along_axis(added, condition.index[:, :, None], axis=1)
+        return x + take(added, condition.index)
 
     def init_state(
         self, batch: int, length: int, dtype: jnp.dtype, shared: Condition | None = None

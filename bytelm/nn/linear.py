@@ -8,7 +8,7 @@ from flax import nnx
 from jax import lax
 
 from bytelm.core.xla import backend
-from bytelm.nn.mesh import replicate
+from bytelm.nn.mesh import replicate, sequence_shards
 from bytelm.nn.roles import Role
 
 
@@ -42,19 +42,24 @@ class Dense(nnx.Module):
         self.bias: Any = nnx.Param(jnp.zeros((d_out,)), role=role) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.kernel[...]
-        # On XLA:CPU products of matrices are faster: no transposed copies in the gradient.
-        flat = project(x.reshape(-1, x.shape[-1]), kernel)
-        if self.bias is not None:
-            flat = flat + self.bias[...].astype(x.dtype)[None, :]
-        return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+        product = project(x, self.kernel[...])
+        if self.bias is None:
+            return product
+        bias = self.bias[...].astype(x.dtype)
+        return product + jnp.expand_dims(bias, range(x.ndim - 1))
 
 
 def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The product of `[N, d_in]` and a kernel `[d_in, d_out]`, in the dtype of x."""
+    """The product of `[..., d_in]` and a kernel `[d_in, d_out]`, in the dtype of x."""
+    if sequence_shards() > 1:  # rows and positions, both divided, do not become one axis
+        return x @ kernel.astype(x.dtype)
+    # On XLA:CPU products of matrices are faster: no transposed copies in the gradient.
+    flat = x.reshape(-1, x.shape[-1])
     if x.dtype == jnp.bfloat16 and backend() == "cpu":
-        return _project_bfloat16(x, kernel)
-    return x @ kernel.astype(x.dtype)
+        flat = _project_bfloat16(flat, kernel)
+    else:
+        flat = flat @ kernel.astype(x.dtype)
+    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 # XLA:CPU uses a processor's bfloat16 units (AMX) only where a product of bfloat16 gives float32 and

@@ -4,7 +4,7 @@ The mixer computes a gate z, values x, keys B, queries C and a step dt for each 
 input. x, B and C pass a short causal convolution and SiLU. With dt = softplus(dt + bias) and
 A = -exp(A_log), the recurrence of `bytelm.nn.ssd` gives y, and the output is
 `W_out norm((y + D x) silu(z))`, with one norm over all heads. dt, decays, states and norms are
-float32. Heads are divided over the mesh's `tensor` axis.
+float32. Heads are divided over the mesh's `tensor` axis, and in the recurrence over `sequence` too.
 
 Convolution and state begin again at 0 where the group id changes, so a group is a run of positions.
 
@@ -24,6 +24,7 @@ from bytelm.nn.linear import Dense
 from bytelm.nn.mesh import shard_rows
 from bytelm.nn.norms import RMSNorm
 from bytelm.nn.residual import ResidualBlock, ResidualConfig
+from bytelm.nn.sequence import lagged
 from bytelm.nn.ssd import ssd, ssd_flops
 from bytelm.nn.state import NewPositions
 
@@ -100,20 +101,26 @@ class CausalConvolution(nnx.Module):
         )
         self.bias = nnx.Param(uniform(channels), tensor_axis=tensor_axis, role="bias")
 
-    def __call__(self, x: jax.Array, before: jax.Array, runs: jax.Array) -> jax.Array:
-        """`[B, T, C]` to the same, after `before` `[B, w - 1, C]` of run 0; runs int32 `[B, T]`."""
-        length, width = x.shape[1], before.shape[1] + 1
+    def __call__(self, x: jax.Array, before: jax.Array | None, runs: jax.Array) -> jax.Array:
+        """`[B, T, C]` to the same; runs int32 `[B, T]`.
+
+        `before` `[B, w - 1, C]` is what came before, of run 0; None for whole rows.
+        """
+        length, width = x.shape[1], self.kernel.shape[0]
 
         @jax.checkpoint  # the backward pass stores x alone
         def convolved(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-            inputs = jnp.concatenate([before.astype(x.dtype), x], axis=1)
+            if before is None:
+                inputs: Any = lagged(x, width - 1)
+            else:
+                known = jnp.concatenate([before.astype(x.dtype), x], axis=1)
+                inputs = [known[:, first : first + length] for first in range(width)]
             input_runs = jnp.pad(runs, ((0, 0), (width - 1, 0)))
             total = jnp.broadcast_to(bias[None, None, :], x.shape)
-            for first, weights in enumerate(kernel):
+            for first, (weights, earlier) in enumerate(zip(kernel, inputs, strict=True)):
                 seen = input_runs[:, first : first + length] == runs  # [B, T]
-                shifted = inputs[:, first : first + length].astype(jnp.float32)
-                shifted = jnp.where(seen[:, :, None], shifted, 0.0)
-                total = total + shifted * weights[None, None, :]
+                earlier = jnp.where(seen[:, :, None], earlier.astype(jnp.float32), 0.0)
+                total = total + earlier * weights[None, None, :]
             return nnx.silu(total).astype(x.dtype)
 
         return convolved(x, self.kernel[...], self.bias[...])
@@ -185,7 +192,7 @@ class Mamba2Mixer(nnx.Module):
         if group_ids is None:
             group_ids = jnp.zeros(x.shape[:2], jnp.int32)
         runs = jnp.cumsum(jnp.diff(group_ids, axis=1, prepend=group_ids[:, :1]) != 0, axis=1)
-        before = self.init_state(len(x), x.dtype).inputs
+        before = (None,) * len(self._convolved)
         return self._mix(x, [dense(x) for dense, _ in self._convolved], before, runs)[0]
 
     def extend(
@@ -206,7 +213,7 @@ class Mamba2Mixer(nnx.Module):
         self,
         x: jax.Array,
         inputs: list[jax.Array],
-        before: tuple[jax.Array, ...],
+        before: tuple[jax.Array | None, ...],
         runs: jax.Array,
         state: jax.Array | None = None,
         valid: jax.Array | None = None,

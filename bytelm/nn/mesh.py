@@ -1,12 +1,15 @@
 """The device mesh, and how parameters, batches and activations are divided over it.
 
 One rule serves every model: a parameter is divided over `tensor` along the axis its layer names,
-and over `fsdp` along the largest of its last two axes that divides; small ones are replicated.
+and over `fsdp` and `sequence`, or `fsdp` alone, along the largest of its last two axes that
+divides; small ones are replicated. Activations `[B, T, ...]` are divided by rows, and by positions
+over `sequence` (`bytelm.nn.sequence`).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,9 +20,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "sequence", "tensor")
+"""Neighbours along the last axis exchange the most."""
 BATCH_AXES = ("data", "fsdp")
 """The axes that divide the rows of a batch."""
+SEQUENCE_AXIS = "sequence"
+"""The axis that divides the positions of rows."""
 HEAD_AXIS = "tensor"
 """The axis that divides the heads of a layer."""
 SMALLEST_SHARDED = 2**14
@@ -36,6 +42,9 @@ class MeshConfig(Checked, name="mesh", small=True):
     """Devices that share the batch and divide the parameters between them."""
     tensor: int = 1
     """Devices that divide each layer's channels between them."""
+    sequence: int = 1
+    """Devices that divide the positions of each row between them, and the parameters, for long
+    rows; it divides data.sequence_length."""
 
     def __post_init__(self) -> None:
         self.require_positive(*AXES)
@@ -48,31 +57,33 @@ class MeshConfig(Checked, name="mesh", small=True):
                 run of several processes.
         """
         available = jax.device_count() if devices is None else len(devices)
-        fixed = self.fsdp * self.tensor
+        fixed = self.fsdp * self.sequence * self.tensor
         data = self.data or max(1, available // fixed)
         needed = data * fixed
+        shape = (data, self.fsdp, self.sequence, self.tensor)
+        sizes = ", ".join(f"{name} {size}" for name, size in zip(AXES, shape, strict=True))
         if needed > available:
             raise UserError(
-                f"the mesh (data {data}, fsdp {self.fsdp}, tensor {self.tensor}) needs {needed} "
-                f"devices and there are {available}; make mesh.data, mesh.fsdp or mesh.tensor "
-                "smaller."
+                f"the mesh ({sizes}) needs {needed} devices and there are {available}; make one of "
+                "mesh.data, mesh.fsdp, mesh.sequence and mesh.tensor smaller."
             )
         if needed < available and jax.process_count() > 1:
             raise UserError(
-                f"the mesh uses {needed} of {available} devices; with several processes it must "
-                "use all of them: change mesh.data, mesh.fsdp or mesh.tensor."
+                f"the mesh ({sizes}) uses {needed} of {available} devices; with several processes "
+                "it must use all of them: change one of its axes."
             )
         if needed < available:
             devices = (jax.devices() if devices is None else devices)[:needed]
-        shape = (data, self.fsdp, self.tensor)
-        return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+        return _mesh(shape, devices)
 
 
 def single_device_mesh() -> Mesh:
     """A mesh of one device of this process."""
-    return jax.make_mesh(
-        (1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.local_devices()[:1]
-    )
+    return _mesh((1,) * len(AXES), jax.local_devices()[:1])
+
+
+def _mesh(shape: tuple[int, ...], devices: Any) -> Mesh:
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def batch_shards(mesh: Mesh) -> int:
@@ -91,10 +102,20 @@ def check_batch(rows: int, mesh: Mesh, accumulation: int) -> None:
         )
 
 
+def check_positions(length: int, mesh: Mesh) -> None:
+    """Raises UserError unless the mesh divides rows of `length` positions evenly."""
+    size = mesh.shape[SEQUENCE_AXIS]
+    if length % size:
+        raise UserError(
+            f"mesh.sequence {size} does not divide rows of {length} positions "
+            "(data.sequence_length); make the length a multiple of it."
+        )
+
+
 def row_share(rows: int, mesh: Mesh) -> tuple[int, int]:
     """The share of a batch's rows that this process reads: (index, count) of equal shares.
 
-    Processes that `tensor` spans hold the same rows and have the same share.
+    Processes that `sequence` or `tensor` spans hold the same rows and have the same share.
     """
     sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     indices = sharding.addressable_devices_indices_map((rows,)).values()
@@ -110,19 +131,25 @@ def row_share(rows: int, mesh: Mesh) -> tuple[int, int]:
 
 
 def parameter_spec(shape: tuple[int, ...], tensor_axis: int | None, mesh: Mesh) -> PartitionSpec:
-    """The axes of the mesh that divide a parameter; the module's docstring has the rule."""
-    spec: list[str | None] = [None] * len(shape)
-    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+    """The axes of the mesh that divide a parameter; the module's docstring has the rule.
+
+    Rows are few where they are long, so that `fsdp`, which divides them, cannot be large.
+    """
+    spec: list[Any] = [None] * len(shape)
+    tensor = mesh.shape["tensor"]
     if tensor > 1 and tensor_axis is not None and shape[tensor_axis] % tensor == 0:
         spec[tensor_axis] = "tensor"
-    if fsdp > 1 and math.prod(shape) >= SMALLEST_SHARDED:
+    if math.prod(shape) < SMALLEST_SHARDED:
+        return PartitionSpec(*spec)
+    last = range(max(0, len(shape) - 2), len(shape))
+    for names in (("fsdp", SEQUENCE_AXIS), ("fsdp",)):
+        names = tuple(name for name in names if mesh.shape[name] > 1)
         free = [
-            axis
-            for axis in range(max(0, len(shape) - 2), len(shape))
-            if spec[axis] is None and shape[axis] % fsdp == 0
+            axis for axis in last if spec[axis] is None and _divides(mesh.shape, names, shape[axis])
         ]
-        if free:
-            spec[max(free, key=lambda axis: shape[axis])] = "fsdp"
+        if names and free:
+            spec[max(free, key=lambda axis: shape[axis])] = names if len(names) > 1 else names[0]
+            break
     return PartitionSpec(*spec)
 
 
@@ -147,8 +174,9 @@ def parameter_shardings(abstract: nnx.State, mesh: Mesh) -> dict[str, Any]:
 
 def _check_table(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> None:
     """Raises UserError unless the mesh divides a table, which may be most of a model."""
+    names = {name for part in spec for name in ((part,) if isinstance(part, str) else part or ())}
     for axis in ("fsdp", "tensor"):
-        if mesh.shape[axis] > 1 and axis not in spec:
+        if mesh.shape[axis] > 1 and axis not in names:
             raise UserError(
                 f"the tables of n-grams have {shape[0]} rows of {shape[1]} channels, which "
                 f"mesh.{axis} {mesh.shape[axis]} does not divide; choose model.ngram_rows so that "
@@ -211,14 +239,37 @@ def place_batch(batch: Any, mesh: Mesh) -> Any:
     )
 
 
+def axis_sizes() -> dict[str, int]:
+    """The axes of the mesh of the present program over which the compiler divides, by name."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return {
+        name: mesh.shape[name]
+        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind == AxisType.Auto
+    }
+
+
+def sequence_shards() -> int:
+    """How many devices divide the positions of a row; 1 without a mesh."""
+    return axis_sizes().get(SEQUENCE_AXIS, 1)
+
+
 def shard_rows(x: jax.Array) -> jax.Array:
-    """Divides the first axis of an activation over the batch axes, and no other axis.
+    """Divides an activation `[B, T, ...]` by rows and by positions, and along no other axis.
 
     Without a mesh (one device) it does nothing.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, SEQUENCE_AXIS))
+
+
+def whole_rows(tree: Any) -> Any:
+    """Divides arrays `[B, ...]` by rows alone, such as the ids `[B, T]` that all positions need."""
+    if sequence_shards() == 1:
+        return tree
+    spec = PartitionSpec(BATCH_AXES)
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, spec), tree)
 
 
 def replicate(x: jax.Array) -> jax.Array:
@@ -229,34 +280,52 @@ def replicate(x: jax.Array) -> jax.Array:
 
 
 def on_each_device(
-    function: Callable[..., Any], by_head: tuple[Any, ...], by_row: tuple[Any, ...]
+    function: Callable[..., Any],
+    by_head: tuple[Any, ...],
+    by_row: tuple[Any, ...],
+    *,
+    by_position: bool = False,
 ) -> Any:
-    """Calls `function(*by_head, *by_row)` for each device's rows and heads.
+    """Calls `function(*by_head, *by_row)` for each device's rows and heads, or positions.
 
-    It keeps apart what the compiler cannot partition, such as a kernel, or partitions badly.
+    It keeps apart what the compiler cannot partition, such as a kernel, or partitions badly. A call
+    sees whole rows, and `sequence` divides heads too, if they are enough. With `by_position` it
+    sees the device's positions, of as many as `sequence` divides; all arrays are `[B, T, ...]`.
 
     Args:
         by_head: arrays `[B, ., H, ...]`, whose H may differ, or None. The results are such too.
-        by_row: arrays `[B, ...]`, or None.
+        by_row: arrays `[B, ...]`, or None. Without others the results are such.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    sizes = {
-        name: mesh.shape[name]
-        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-        if kind == AxisType.Auto
-    }
-    rows = tuple(name for name in BATCH_AXES if name in sizes)
+    sizes = axis_sizes()
     if math.prod(sizes.values()) == 1:
         return function(*by_head, *by_row)
-    divided = [x for x in by_head if x is not None]
-    divides_rows = divided[0].shape[0] % math.prod(sizes[name] for name in rows) == 0
-    divides_heads = HEAD_AXIS in sizes and all(x.shape[2] % sizes[HEAD_AXIS] == 0 for x in divided)
-    row_spec = PartitionSpec(rows if divides_rows else None)
-    head_spec = PartitionSpec(*row_spec, None, HEAD_AXIS if divides_heads else None)
-    return jax.shard_map(
+    rows = tuple(name for name in BATCH_AXES if name in sizes)
+    shapes = [x.shape for x in by_head if x is not None]
+    batch = next(x.shape[0] for x in (*by_head, *by_row) if x is not None)
+    row_spec: tuple[Any, ...] = (rows if _divides(sizes, rows, batch) else None,)
+    heads: tuple[str, ...] = ()
+    for name in (HEAD_AXIS,) if by_position else (HEAD_AXIS, SEQUENCE_AXIS):
+        more = (*heads, name)
+        if name in sizes and all(_divides(sizes, more, shape[2]) for shape in shapes):
+            heads = more
+    head_spec = PartitionSpec(*row_spec, SEQUENCE_AXIS if by_position else None, heads or None)
+    if by_position:
+        row_spec = (*row_spec, SEQUENCE_AXIS)
+    run = jax.shard_map(
         function,
-        in_specs=(head_spec,) * len(by_head) + (row_spec,) * len(by_row),
-        out_specs=head_spec,
+        in_specs=(head_spec,) * len(by_head) + (PartitionSpec(*row_spec),) * len(by_row),
+        out_specs=head_spec if by_head else PartitionSpec(*row_spec),
         axis_names=set(sizes),
         check_vma=False,
-    )(*by_head, *by_row)
+    )
+    if by_position or sizes.get(SEQUENCE_AXIS, 1) == 1:
+        return run(*by_head, *by_row)
+    # What is around the call stays divided by positions: the compiler exchanges them for heads.
+    around = HEAD_AXIS if HEAD_AXIS in heads else None
+    spec = PartitionSpec(*row_spec, SEQUENCE_AXIS, around)
+    keep = partial(jax.lax.with_sharding_constraint, shardings=spec)
+    return jax.tree.map(keep, run(*jax.tree.map(keep, by_head), *by_row))
+
+
+def _divides(sizes: Mapping[str, int], axes: tuple[str, ...], size: int) -> bool:
+    return size % math.prod(sizes[axis] for axis in axes) == 0

@@ -24,8 +24,8 @@ from bytelm.nn.block import Block, BlockConfig, TransformerBlock
 from bytelm.nn.linear import Dense
 from bytelm.nn.norms import NORMS
 from bytelm.nn.roles import Role
+from bytelm.nn.sequence import add_at, max_at, take
 from bytelm.nn.state import KeyValueCache, NewPositions
-from bytelm.patching.levels import take
 from bytelm.patching.patches import LEAST_SCORE, attention_pool
 
 PoolingKind = Literal["avg", "min", "max"]
@@ -40,17 +40,14 @@ def pool(
         counts: float32 `[B, N]`, symbols that each member stands for; 0 for none.
         index: int32 `[B, N]`, the group of each member; `groups` for none.
     """
-    index = jnp.where(counts > 0, index, groups)
-
-    def row(x: jax.Array, counts: jax.Array, index: jax.Array) -> jax.Array:
-        total = jax.ops.segment_sum(counts, index, groups + 1)[:groups, None]
-        if kind == "avg":
-            sums = jax.ops.segment_sum(x * counts[:, None], index, groups + 1)[:groups]
-            return sums / jnp.maximum(total, 1)
-        extreme = jax.ops.segment_max if kind == "max" else jax.ops.segment_min
-        return jnp.where(total > 0, extreme(x, index, groups + 1)[:groups], 0)
-
-    return jax.vmap(row)(x.astype(jnp.float32), counts, index).astype(x.dtype)
+    index, wide = jnp.where(counts > 0, index, groups), x.astype(jnp.float32)
+    total = add_at(counts, index, groups)[:, :, None]
+    if kind == "avg":
+        pooled = add_at(wide * counts[:, :, None], index, groups) / jnp.maximum(total, 1)
+    else:
+        sign = 1 if kind == "max" else -1
+        pooled = jnp.where(total > 0, sign * max_at(sign * wide, index, groups), 0)
+    return pooled.astype(x.dtype)
 
 
 @jax.tree_util.register_dataclass

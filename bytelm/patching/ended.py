@@ -42,6 +42,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from bytelm.nn.mesh import whole_rows
+from bytelm.nn.sequence import add_at, take
 from bytelm.patching.levels import PatchingState, Segmentation, Symbols, find_boundaries
 from bytelm.patching.patches import NO_PATCH, find_patches
 from bytelm.patching.segmenter import Segmenter
@@ -130,7 +132,7 @@ def segment_ended(
     ends, length = boundaries.hard, boundaries.hard.shape[1]
     if state is None:
         patches = find_ended(ends, symbols.document_ids, capacity(length), first=first)
-        return Segmentation(symbols, boundaries, patches), None
+        return Segmentation(symbols, boundaries, whole_rows(patches)), None
     slots_left = state.slots_left(symbols.positions)
     patches = find_ended(
         ends, symbols.document_ids, length + null, first=first, slots_left=slots_left
@@ -149,13 +151,8 @@ def after_ends(ends: jax.Array, document_ids: jax.Array) -> jax.Array:
 
 def gather_sum(x: jax.Array, patches: EndedPatches) -> tuple[jax.Array, jax.Array]:
     """Sums `[B, P, d]` of the vectors of each ended patch, and sizes `[B, P]`, in float32."""
-    capacity = patches.null.shape[1]
-
-    def row(x: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
-        add = partial(jax.ops.segment_sum, segment_ids=index, num_segments=capacity + 1)
-        return add(x)[:capacity], add(jnp.ones(len(x)))[:capacity]
-
-    return jax.vmap(row)(x.astype(jnp.float32), patches.index)
+    add = partial(add_at, index=patches.index, groups=patches.null.shape[1])
+    return add(x.astype(jnp.float32)), add(jnp.ones(x.shape[:2]))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -219,8 +216,7 @@ def _spread_backward(gradient, residuals, g):
     y, patches = residuals
     slots = y.shape[1]
     index = jnp.where(patches.read == NO_PATCH, slots, patches.read)
-    add = partial(jax.ops.segment_sum, num_segments=slots + 1)
-    dy = jax.vmap(lambda g, i: add(g, segment_ids=i)[:slots])(g.astype(jnp.float32), index)
+    dy = add_at(g.astype(jnp.float32), index, slots)
     if gradient == "published":
         return dy.astype(y.dtype), jnp.zeros(g.shape[:2], jnp.float32), None
 
@@ -243,7 +239,7 @@ spread_ended.defvjp(_spread_forward, _spread_backward)
 def _take(vectors: jax.Array, index: jax.Array) -> jax.Array:
     """`vectors[b, index[b, t]]`, `[B, P, d] -> [B, T, d]`; 0 where the index is not in 0..P-1."""
     slots = vectors.shape[1]
-    picked = jnp.take_along_axis(vectors, jnp.clip(index, 0, slots - 1)[:, :, None], axis=1)
+    picked = take(vectors, jnp.clip(index, 0, slots - 1))
     return jnp.where(((index >= 0) & (index < slots))[:, :, None], picked, 0)
 
 

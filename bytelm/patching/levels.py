@@ -20,7 +20,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bytelm.nn.mesh import shard_rows
+from bytelm.nn.mesh import shard_rows, whole_rows
+from bytelm.nn.sequence import prepend, take
 from bytelm.nn.stack import AnyStack
 from bytelm.nn.stack_state import is_watched
 from bytelm.patching.budget import Budget
@@ -55,7 +56,7 @@ class Symbols:
         entropies: jax.Array | None = None,
     ) -> "Symbols":
         """Whole rows of packed documents, int32 `[B, N]`."""
-        positions = positions_in_run(document_ids)
+        positions = whole_rows(positions_in_run(document_ids))
         return cls(ids, document_ids, positions, keys=keys, entropies=entropies)
 
     @classmethod
@@ -209,7 +210,8 @@ def find_boundaries(
 ) -> tuple[Boundaries, Any]:
     """The boundaries of symbols, whose states are x `[B, N, d]`, and the segmenter's carry."""
     known = {} if symbols.entropies is None else {"entropies": symbols.entropies}
-    return segmenter(x, symbols.ids, symbols.document_ids, carry, symbols.keys, **known)
+    found = segmenter(x, symbols.ids, symbols.document_ids, carry, symbols.keys, **known)
+    return whole_rows(found[0]), found[1]
 
 
 def segment(
@@ -236,21 +238,11 @@ def segment(
     starts, length = boundaries.hard, boundaries.hard.shape[1]
     if state is None:
         patches = find_patches(starts, symbols.document_ids, capacity(length))
-        return Segmentation(symbols, boundaries, patches), None
+        return Segmentation(symbols, boundaries, whole_rows(patches)), None
     slots_left = state.slots_left(symbols.positions)
     patches = find_patches(starts, symbols.document_ids, most or length, slots_left=slots_left)
     patches = replace(patches, number=state.opened[:, None] + patches.number)
     return Segmentation(symbols, boundaries, patches, open), state.after(carry, patches)
-
-
-def take(values: jax.Array, index: jax.Array) -> jax.Array:
-    """`values[b, index[b, i]]`: `[B, N, ...]` and int `[B, M]` to `[B, M, ...]`."""
-    return jax.vmap(lambda row, i: row[i])(values, index)
-
-
-def prepend(first: jax.Array, values: jax.Array) -> jax.Array:
-    """`[B, ...]` before `[B, P, ...]`: `[B, 1 + P, ...]`."""
-    return jnp.concatenate([first[:, None].astype(values.dtype), values], axis=1)
 
 
 def run(

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from bytelm.core.statistics import Ratio, Statistic
+from bytelm.nn.sequence import add_at, max_at, take
 
 NO_PATCH = -1
 """The patch of symbols in padding, and of those before their document's first patch."""
@@ -180,7 +181,7 @@ def positions_in_run(values: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def gather_first(x: jax.Array, patches: Patches) -> jax.Array:
     """The vector at which each patch opens, `[B, T, d] -> [B, P, d]`; 0 in an empty slot."""
-    picked = jnp.take_along_axis(x, patches.positions[:, :, None], axis=1)  # [B, P, d]
+    picked = take(x, patches.positions)  # [B, P, d]
     return jnp.where(patches.valid[:, :, None], picked, 0)
 
 
@@ -188,7 +189,7 @@ def gather_first(x: jax.Array, patches: Patches) -> jax.Array:
 def spread_first(y: jax.Array, patches: Patches) -> jax.Array:
     """Puts each patch's vector where it opens, `[B, P, d] -> [B, T, d]`; 0 elsewhere."""
     index = jnp.maximum(patches.count - 1, 0)
-    picked = jnp.take_along_axis(y, index[:, :, None], axis=1)  # [B, T, d]
+    picked = take(y, index)  # [B, T, d]
     return jnp.where(patches.boundaries[:, :, None], picked, 0)
 
 
@@ -219,14 +220,12 @@ def attention_pool(
         float32. Together they can stand for the group as one member of a larger group. An empty
         group has values 0 and a finite log-sum-exp that weighs nothing.
     """
-
-    def row(scores: jax.Array, values: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
-        top = jax.lax.stop_gradient(jax.ops.segment_max(scores, index, groups + 1))
-        top = jnp.maximum(top, LEAST_SCORE)
-        weights = jnp.exp(scores - top[index])
-        total = jax.ops.segment_sum(weights, index, groups + 1)
-        mixed = jax.ops.segment_sum(weights[:, :, None] * values, index, groups + 1)
-        total = jnp.where(total > 0, total, 1.0)
-        return (mixed / total[:, :, None])[:groups], (top + jnp.log(total))[:groups]
-
-    return jax.vmap(row)(scores.astype(jnp.float32), values.astype(jnp.float32), index)
+    scores, values = scores.astype(jnp.float32), values.astype(jnp.float32)
+    top = jax.lax.stop_gradient(max_at(jax.lax.stop_gradient(scores), index, groups))
+    top = jnp.maximum(top, LEAST_SCORE)  # [B, groups, H]
+    scores -= take(top, jnp.minimum(index, groups - 1))
+    weights = jnp.exp(jnp.where((index < groups)[:, :, None], scores, LEAST_SCORE))  # [B, N, H]
+    total = add_at(weights, index, groups)
+    mixed = add_at(weights[..., None] * values, index, groups)
+    total = jnp.where(total > 0, total, 1.0)
+    return mixed / total[..., None], top + jnp.log(total)

@@ -30,6 +30,7 @@ from flax import nnx
 from bytelm.core.losses import AuxiliaryLoss, BatchLoss
 from bytelm.core.statistics import Ratio, Statistic
 from bytelm.nn.linear import Dense
+from bytelm.nn.sequence import lagged
 from bytelm.patching.learned import TARGET, loss_name, statistics_at
 from bytelm.patching.patches import positions_in_run
 from bytelm.patching.segmenter import Boundaries, Needs, Segmenter, SegmenterConfig, Supervision
@@ -70,7 +71,8 @@ class Router(Segmenter):
         first = positions_in_run(document_ids) == 0
         first = first.at[:, 0].set(~begun)
         seen = jnp.concatenate([last[:, None].astype(states.dtype), states], axis=1)  # [B, 1+T, d]
-        previous = jnp.where(first[:, :, None], 0, seen[:, :-1])
+        previous = lagged(states, 1)[0] if carry is None else seen[:, :-1]
+        previous = jnp.where(first[:, :, None], 0, previous)
         q = unit(self.query(previous.astype(jnp.float32)))
         k = unit(self.key(states.astype(jnp.float32)))
         p = jnp.clip((1 - (q * k).sum(axis=2)) / 2, 0.0, 1.0)  # [B, T]

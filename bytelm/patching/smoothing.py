@@ -16,6 +16,7 @@ Shapes: B = rows, N = symbols, P = patches, D = channels.
 import jax
 import jax.numpy as jnp
 
+from bytelm.nn.sequence import recurrence
 from bytelm.patching.levels import Segmentation
 from bytelm.patching.patches import gather_first
 from bytelm.patching.segmenter import Boundaries
@@ -38,8 +39,8 @@ def smoothed(y: jax.Array, cut: Segmentation) -> jax.Array:
     clipped = jnp.clip(p, LEAST, 1 - LEAST)
     p = clipped if cut.boundaries.probabilities is not None else _straight(p, clipped)
     kept = jnp.where(cut.patches.number[:, :, None] > 0, 1 - p, 0.0)
-    first = jnp.zeros_like(y[:, 0]) if cut.open is None else cut.open.vector
-    return moving_average(p * y.astype(jnp.float32), kept, first.astype(jnp.float32))
+    first = None if cut.open is None else cut.open.vector.astype(jnp.float32)
+    return moving_average(p * y.astype(jnp.float32), kept, first)
 
 
 def _straight(x: jax.Array, value: jax.Array) -> jax.Array:
@@ -48,16 +49,14 @@ def _straight(x: jax.Array, value: jax.Array) -> jax.Array:
 
 
 @jax.checkpoint  # the backward pass stores its inputs alone
-def moving_average(new: jax.Array, kept: jax.Array, first: jax.Array) -> jax.Array:
-    """z_k = new_k + kept_k z_{k-1}, float32 `[B, P, D]`, `[B, P, 1]` and `[B, D]` (z_{-1})."""
+def moving_average(new: jax.Array, kept: jax.Array, first: jax.Array | None) -> jax.Array:
+    """z_k = new_k + kept_k z_{k-1}, float32 `[B, P, D]` and `[B, P, 1]`.
 
-    def join(
-        earlier: tuple[jax.Array, jax.Array], later: tuple[jax.Array, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
-        return earlier[0] * later[0], later[0] * earlier[1] + later[1]
-
-    new = new.at[:, 0].add(kept[:, 0] * first)
-    return jax.lax.associative_scan(join, (kept, new), axis=1)[1]
+    z_{-1} is `first`, `[B, D]`; None for 0.
+    """
+    if first is not None:
+        new = new.at[:, 0].add(kept[:, 0] * first)
+    return recurrence(new, kept)
 
 
 def decided(boundaries: Boundaries) -> jax.Array:

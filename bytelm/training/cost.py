@@ -146,8 +146,8 @@ def header(facts: dict[str, Any], validation: ValidationText, run_dir: Path) -> 
     }
     if idle:
         lines["devices"] += (
-            f"; warning: {idle} of {total} devices stay idle: data x fsdp x tensor of --mesh must "
-            f"be {total} to use all"
+            f"; warning: {idle} of {total} devices stay idle: the axes of --mesh must multiply "
+            f"to {total} to use all"
         )
     width = max(map(len, lines)) + 2
     return "\n".join(f"{name:{width}}{line}" for name, line in lines.items())

@@ -13,10 +13,18 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from bytelm.core.errors import UserError
 from bytelm.core.xla import training_options
 from bytelm.models import Batch, ModelConfig
+from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.parameters import abstract_model, roles_of
-from bytelm.nn.mesh import check_batch, like_parameters, parameter_shardings
+from bytelm.nn.mesh import (
+    SEQUENCE_AXIS,
+    check_batch,
+    check_positions,
+    like_parameters,
+    parameter_shardings,
+)
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.optimizer import OptimizerConfig
 from bytelm.training.step import (
@@ -127,11 +135,17 @@ def abstract_state(config: ExperimentConfig) -> TrainState:
 
 
 def build_program(config: ExperimentConfig, mesh: Mesh) -> TrainProgram:
-    """The training program of a config; UserError if its mesh divides no batch.
+    """The training program of a config; UserError if its mesh cannot divide its batches.
 
     The last one is kept, so that the next run may share it (`shares_program`).
     """
     check_batch(config.data.batch_size, mesh, config.train.accumulation)
+    if mesh.shape[SEQUENCE_AXIS] > 1 and isinstance(config.model, EncoderDecoderConfig):
+        raise UserError(
+            f"mesh.sequence is {mesh.shape[SEQUENCE_AXIS]}, and the rows of {config.model.family}, "
+            "which has an encoder, cannot be divided; leave it out, or use mesh.fsdp."
+        )
+    check_positions(config.data.row_length, mesh)
     peak = np.float32(config.optimizer.learning_rate)
     return dataclasses.replace(_program(*_parts(config), mesh), learning_rate=peak)
 

@@ -301,6 +301,12 @@ def _read_all_shards_together(config: Saved) -> None:
         task.setdefault("shuffled_shards", 8)
 
 
+def _add_sequence_axis(config: Saved) -> None:
+    """A mesh may divide the positions of rows."""
+    if mesh := part(config, "mesh"):
+        mesh.setdefault("sequence", 1)
+
+
 UPGRADES = (
     Upgrade(_add_fields_of_before_schemas),
     Upgrade(_rename_fields),
@@ -319,6 +325,7 @@ UPGRADES = (
     Upgrade(_add_evaluations),
     Upgrade(_keep_repeated_documents),
     Upgrade(_read_all_shards_together),
+    Upgrade(_add_sequence_axis),
 )
 """The first one leads to schema 1, and so on."""
 

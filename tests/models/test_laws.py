@@ -293,7 +293,7 @@ def test_sharded_over_every_mesh_axis_equals_one_device(name, monkeypatch):
     weights = np.ones((ROWS, LENGTH), np.float32)
     nats, of_params, nudges = jax.device_get(gradients(config, batch, weights))
 
-    mesh = MeshConfig(data=2, fsdp=2, tensor=2).build()
+    mesh = MeshConfig(fsdp=2, tensor=2, sequence=2).build()
     abstract = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
     shardings = parameter_shardings(nnx.state(abstract), mesh)
     params = jax.device_put(split_model(config)[1], shardings)

@@ -8,23 +8,27 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bytelm.core.errors import UserError
 from bytelm.nn.mesh import (
+    AXES,
     MeshConfig,
     check_batch,
+    check_positions,
     like_parameters,
     parameter_shardings,
     parameter_spec,
     place_batch,
+    row_share,
 )
 
 
 @pytest.mark.parametrize(
     ("config", "shape"),
     [
-        (MeshConfig(), (8, 1, 1)),
-        (MeshConfig(fsdp=4), (2, 4, 1)),
-        (MeshConfig(fsdp=2, tensor=2), (2, 2, 2)),
-        (MeshConfig(data=1), (1, 1, 1)),
-        (MeshConfig(data=3, tensor=2), (3, 1, 2)),
+        (MeshConfig(), (8, 1, 1, 1)),
+        (MeshConfig(fsdp=4), (2, 4, 1, 1)),
+        (MeshConfig(fsdp=2, tensor=2), (2, 2, 1, 2)),
+        (MeshConfig(sequence=4), (2, 1, 4, 1)),
+        (MeshConfig(data=1), (1, 1, 1, 1)),
+        (MeshConfig(data=3, tensor=2), (3, 1, 1, 2)),
     ],
 )
 def test_the_mesh_takes_all_devices_by_default(config, shape):
@@ -38,7 +42,7 @@ def test_a_mesh_larger_than_the_machine_is_refused():
         MeshConfig(tensor=9).build()
 
 
-@pytest.mark.parametrize("axis", ["data", "fsdp", "tensor"])
+@pytest.mark.parametrize("axis", AXES)
 def test_a_mesh_axis_has_at_least_one_device(axis):
     with pytest.raises(UserError, match=rf"mesh\.{axis} is 0"):
         MeshConfig(**{axis: 0})
@@ -49,6 +53,13 @@ def test_a_batch_must_divide():
     check_batch(8, mesh, accumulation=2)
     with pytest.raises(UserError, match=r"12 cannot be divided .* make it a multiple of 8"):
         check_batch(12, mesh, accumulation=2)
+
+
+def test_the_positions_of_a_row_must_divide():
+    mesh = MeshConfig(sequence=8).build()
+    check_positions(64, mesh)
+    with pytest.raises(UserError, match=r"mesh.sequence 8 does not divide rows of 60 positions"):
+        check_positions(60, mesh)
 
 
 @pytest.mark.parametrize(
@@ -72,11 +83,14 @@ def test_a_batch_must_divide():
         ((128, 128), None, (1, 2, 1), ("fsdp", None)),
         ((8, 16), -1, (1, 2, 4), (None, "tensor")),
         ((2**14,), None, (1, 2, 1), ("fsdp",)),
+        # `sequence` divides what `fsdp` divides, if it can.
+        ((256, 512), -1, (1, 2, 2, 2), (("fsdp", "sequence"), "tensor")),
+        ((256, 512), None, (1, 1, 1, 8), (None, "sequence")),
+        ((258, 255), None, (1, 2, 1, 4), ("fsdp", None)),
     ],
 )
 def test_where_a_parameter_lies(shape, tensor_axis, mesh, wanted):
-    data, fsdp, tensor = mesh
-    built = MeshConfig(data, fsdp, tensor).build()
+    built = MeshConfig(*mesh).build()
     assert parameter_spec(shape, tensor_axis, built) == PartitionSpec(*wanted)
 
 
@@ -128,8 +142,9 @@ def test_a_factored_state_keeps_the_axes_that_it_has():
 
 
 def test_a_batch_is_divided_by_rows():
-    mesh = MeshConfig(data=2, fsdp=2, tensor=2).build()
+    mesh = MeshConfig(data=2, sequence=2, tensor=2).build()
     rows = np.arange(8 * 3).reshape(8, 3)
     placed = place_batch({"ids": rows}, mesh)["ids"]
     np.testing.assert_array_equal(placed, rows)
-    assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3)}
+    assert {shard.data.shape for shard in placed.addressable_shards} == {(4, 3)}
+    assert row_share(8, mesh) == (0, 1)

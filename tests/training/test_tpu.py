@@ -69,10 +69,10 @@ def compiled():
     return compiled_step(MODEL)
 
 
-def compiled_step(model):
-    """The train step for 8 chips of a TPU v5p: 2 x 2 x 2 of (data, fsdp, tensor)."""
+def compiled_step(model, shape=(2, 2, 1, 2)):
+    """The train step for 8 chips of a TPU v5p, `shape` of (data, fsdp, sequence, tensor)."""
     chips = topologies.get_topology_desc("v5p:2x2x2", "tpu").devices
-    mesh = Mesh(np.reshape(chips, (2, 2, 2)), AXES, axis_types=(AxisType.Auto,) * 3)
+    mesh = Mesh(np.reshape(chips, shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
     program = train_program(model, AdamW().build(100, roles_of(model)), mesh)
     state = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -125,3 +125,19 @@ def test_nested_levels_compile_and_divide_their_memory(name):
     whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(program.abstract_state))
     # Small parameters, of which these models have many, are whole everywhere.
     assert step.memory_analysis().argument_size_in_bytes < 0.5 * whole
+
+
+def test_rows_that_chips_share(compiled):
+    """As many positions on each chip as with whole rows take as much memory."""
+    _, step = compiled_step(MODEL, (1, 2, 2, 2))
+    text, whole = step.as_text(), compiled[1].memory_analysis().temp_size_in_bytes
+    assert "tpu_custom_call" in text and "collective-permute" in text, "windows exchange keys"
+    assert step.memory_analysis().temp_size_in_bytes < 1.25 * whole
+
+
+def test_nested_levels_of_rows_that_chips_share():
+    _, whole = compiled_step(NESTED["hnet"])
+    _, step = compiled_step(NESTED["hnet"], (1, 2, 2, 2))
+    assert "all-to-all" in step.as_text(), "positions are exchanged for heads"
+    temporary = step.memory_analysis().temp_size_in_bytes
+    assert temporary < 1.5 * whole.memory_analysis().temp_size_in_bytes

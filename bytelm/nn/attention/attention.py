@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from bytelm.core.xla import backend
-from bytelm.nn.attention.blockwise import MASKED, blockwise_attention
+from bytelm.nn.attention.blockwise import FILLER, MASKED, blockwise_attention
 from bytelm.nn.attention.kernels import cudnn_attention, cudnn_supports, splash_attention
 from bytelm.nn.attention.mask import AttentionMask
-from bytelm.nn.mesh import on_each_device
+from bytelm.nn.mesh import HEAD_AXIS, axis_sizes, on_each_device, sequence_shards
+from bytelm.nn.sequence import around, filled
 
 AttentionImplementation = Literal["auto", "reference", "xla", "cudnn", "splash"]
 PartSums = tuple[jax.Array, jax.Array, jax.Array]
@@ -36,7 +37,9 @@ def attention(
 ) -> jax.Array:
     """Softmax attention of every position over those that it may see; scores are q k / sqrt(K).
 
-    On a mesh (`jax.set_mesh`), each device computes its rows and heads. The softmax is in float32.
+    On a mesh (`jax.set_mesh`), each device computes its rows and heads. Where `sequence` divides
+    positions, the devices exchange the keys that a window reaches, or without a window positions
+    for heads; if these are too few, each device gets all keys. The softmax is in float32.
 
     Args:
         q: `[B, T, H, K]`.
@@ -53,12 +56,44 @@ def attention(
     Returns:
         `[B, T, H, K]` in the dtype of q.
     """
-    if implementation == "auto":
-        implementation = _best_implementation(q, group_ids, mask)
     if mask.window is not None and mask.window >= q.shape[1]:
         mask = replace(mask, window=None)
+    exchanges_keys = sequence_shards() > 1 and not (mask.window is None and _divides_heads(k))
+    if implementation == "auto":
+        implementation = _best_implementation(q, group_ids, mask, exchanges_keys)
     attend = partial(IMPLEMENTATIONS[implementation], mask=mask)
+    if exchanges_keys:
+        return _with_neighbours(attend, q, k, v, mask, group_ids)
     return on_each_device(attend, (q, k, v), (group_ids,))
+
+
+def _divides_heads(k: jax.Array) -> bool:
+    """Whether the mesh divides heads, here those of keys, over `sequence` too."""
+    return k.shape[2] % (axis_sizes().get(HEAD_AXIS, 1) * sequence_shards()) == 0
+
+
+def _with_neighbours(
+    attend: Callable[..., jax.Array],
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: AttentionMask,
+    group_ids: jax.Array | None,
+) -> jax.Array:
+    """Each device's queries with its own keys and those of the neighbours that they may see."""
+    rows, length = q.shape[:2]
+    ids = jnp.zeros((rows, length), jnp.int32) if group_ids is None else group_ids
+    q, k, v, ids = filled(q), filled(k), filled(v), filled(ids, FILLER)
+    others = q.shape[1] - q.shape[1] // sequence_shards()
+    before = others if mask.window is None else min(mask.window - 1, others)
+    after = 0 if mask.causal else before
+
+    def local(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array) -> jax.Array:
+        # Where the row has no neighbours, 0 becomes the id that no position has.
+        ids = around(ids - FILLER, before, after) + FILLER
+        return attend(q, around(k, before, after), around(v, before, after), ids, before=before)
+
+    return on_each_device(local, (q, k, v), (ids,), by_position=True)[:, :length]
 
 
 def cached_attention(
@@ -128,15 +163,21 @@ def _read_part(queries: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Arra
 
 
 def _reference(
-    q: jax.Array, k: jax.Array, v: jax.Array, group_ids: jax.Array | None, mask: AttentionMask
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    group_ids: jax.Array | None,
+    mask: AttentionMask,
+    before: int = 0,
 ) -> jax.Array:
-    positions = jnp.arange(q.shape[1])
-    visible = mask.visible(positions[:, None] - positions[None, :])[None]  # [1, T, T]
+    last = before + q.shape[1]
+    distance = jnp.arange(before, last)[:, None] - jnp.arange(k.shape[1])[None, :]
+    visible = mask.visible(distance)[None]  # [1, T, S]
     if group_ids is not None:
-        visible &= group_ids[:, :, None] == group_ids[:, None, :]
+        visible &= group_ids[:, before:last, None] == group_ids[:, None, :]
     grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
     scores = jnp.einsum("bngrk,bsgk->bgrns", grouped, k, preferred_element_type=jnp.float32)
-    scores = scores * q.shape[3] ** -0.5  # [B, G, H/G, T, T]
+    scores = scores * q.shape[3] ** -0.5  # [B, G, H/G, T, S]
     scores = jnp.where(visible[:, None, None], scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     out = jnp.einsum("bgrns,bsgk->bngrk", weights, v, preferred_element_type=jnp.float32)
@@ -149,13 +190,18 @@ IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "cudnn": cudnn_attention,
     "splash": splash_attention,
 }
+"""Each may have more keys than queries: `before` of them come before the first query's own, and
+`group_ids` are those of the keys."""
 
 
 def _best_implementation(
-    q: jax.Array, group_ids: jax.Array | None, mask: AttentionMask
+    q: jax.Array, group_ids: jax.Array | None, mask: AttentionMask, exchanges_keys: bool
 ) -> Literal["xla", "cudnn", "splash"]:
     if backend() == "tpu":
         return "splash"
     looks_ahead = mask.window is not None and not mask.causal  # cuDNN's windows only look back
-    supported = backend() == "gpu" and not looks_ahead and cudnn_supports(q, group_ids)
-    return "cudnn" if supported else "xla"
+    # It takes as many queries as keys: for all keys of a row those of one device would be too few.
+    has_all_keys = exchanges_keys and mask.window is None
+    if backend() != "gpu" or looks_ahead or has_all_keys:
+        return "xla"
+    return "cudnn" if cudnn_supports(q, group_ids, exchanges_keys=exchanges_keys) else "xla"

@@ -38,18 +38,27 @@ FILLER = -1
 
 
 def blockwise_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, group_ids: jax.Array | None, mask: AttentionMask
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    group_ids: jax.Array | None,
+    mask: AttentionMask,
+    before: int = 0,
 ) -> jax.Array:
-    """Attention with memory linear in T. Arguments and result as in `attention`."""
+    """Attention with memory linear in T. Arguments and result as in `attention`.
+
+    There may be more keys than queries: `before` of them come before the first query's own.
+    """
     batch, length, heads, size = q.shape
     groups, sharing = k.shape[2], heads // k.shape[2]
     blocks = -(-length // BLOCK)
     block = length if blocks == 1 else 8 * -(-length // (8 * blocks))
-    q, k, v, group_ids = fill_last_block(block, q, k, v, group_ids, mask)
+    q, k, v, group_ids = fill_last_block(block, q, k, v, group_ids, mask, before)
     q = q.reshape(batch, blocks, block, groups, sharing, size).transpose(0, 3, 1, 2, 4, 5)
     q = q.reshape(batch, groups, blocks, block * sharing, size)  # [B, G, blocks, C, K]
-    k, v_t = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 3, 1)  # [B, G, T, K], [B, G, K, T]
-    out = _attend(_Plan(blocks, block, sharing, mask, size**-0.5), group_ids, q, k, v_t)
+    k, v_t = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 3, 1)  # [B, G, S, K], [B, G, K, S]
+    plan = _Plan(blocks, block, sharing, mask, size**-0.5, before, k.shape[2])
+    out = _attend(plan, group_ids, q, k, v_t)
     out = out.reshape(batch, groups, blocks, block, sharing, size).transpose(0, 2, 3, 1, 4, 5)
     return out.reshape(batch, blocks * block, heads, size)[:, :length]
 
@@ -61,15 +70,18 @@ def fill_last_block(
     v: jax.Array,
     group_ids: jax.Array | None,
     mask: AttentionMask,
+    before: int = 0,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """Pads T to a multiple of `block` with positions that no other position sees."""
     batch, length = q.shape[:2]
     filler = -length % block
-    if filler and group_ids is None and not mask.causal:
-        group_ids = jnp.zeros((batch, length), jnp.int32)
+    more = max(0, before + length + filler - k.shape[1])  # keys, of which some come after T
+    if more and group_ids is None and not mask.causal:
+        group_ids = jnp.zeros((batch, k.shape[1]), jnp.int32)
     if group_ids is not None:
-        group_ids = jnp.pad(group_ids, ((0, 0), (0, filler)), constant_values=FILLER)
-    q, k, v = (jnp.pad(x, ((0, 0), (0, filler), (0, 0), (0, 0))) for x in (q, k, v))
+        group_ids = jnp.pad(group_ids, ((0, 0), (0, more)), constant_values=FILLER)
+    q = jnp.pad(q, ((0, 0), (0, filler), (0, 0), (0, 0)))
+    k, v = (jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))) for x in (k, v))
     return q, k, v, group_ids
 
 
@@ -92,10 +104,12 @@ class _Plan:
     sharing: int
     mask: AttentionMask
     scale: float
+    before: int  # keys before the first query's own
+    keys: int  # in all
 
     def runs(self) -> list[_Run]:
         """The blocks in order, divided into runs."""
-        length, window = self.blocks * self.block, self.mask.window
+        length, window = self.keys, self.mask.window
         before = length if window is None else ALIGNMENT * -(-(window - 1) // ALIGNMENT)
         if not self.mask.causal:
             return [_Run(0, self.blocks, min(self.block + 2 * before, length), before)]
@@ -103,7 +117,7 @@ class _Plan:
         runs: dict[int, _Run] = {}
         for run in range(count):
             first, last = self.blocks * run // count, self.blocks * (run + 1) // count
-            keys = min(self.block + before, last * self.block)
+            keys = min(self.block + before, self.before + last * self.block)
             first = runs[keys].first if keys in runs else first
             runs[keys] = _Run(first, last, keys, keys - self.block)
         return list(runs.values())
@@ -129,8 +143,9 @@ class _Plan:
         for run in self.runs():
 
             def body(carry: Any, block: tuple[jax.Array, ...], run: _Run = run) -> tuple[Any, Any]:
-                index, last_start = block[0] + zero, self.blocks * self.block - run.keys
-                start = jnp.clip(index * self.block - run.before, 0, last_start)
+                index, last_start = block[0] + zero, self.keys - run.keys
+                own = self.before + index * self.block
+                start = jnp.clip(own - run.before, 0, last_start)
                 return step(carry, index, start, run.keys, *block[1:])
 
             if run.last == run.first + 1:  # without a loop: faster to trace and to compile
@@ -159,10 +174,11 @@ class _Plan:
         """
         positions = lax.iota(jnp.int32, q.shape[0]) // self.sharing  # [C]
         offsets = lax.iota(jnp.int32, keys.shape[0])  # [S]
-        distance = (index * self.block - start + positions)[None, :] - offsets[:, None]  # [S, C]
+        own = self.before + index * self.block
+        distance = (own - start + positions)[None, :] - offsets[:, None]  # [S, C]
         visible = self.mask.visible(distance)
         if group_ids is not None:
-            query_groups = lax.dynamic_slice_in_dim(group_ids, index * self.block, self.block)
+            query_groups = lax.dynamic_slice_in_dim(group_ids, own, self.block)
             key_groups = lax.dynamic_slice_in_dim(group_ids, start, keys.shape[0])
             visible &= jnp.repeat(query_groups, self.sharing)[None, :] == key_groups[:, None]
         return matrix_product(keys, q, (1, 1)) * self.scale + jnp.where(visible, 0.0, MASKED)
@@ -180,7 +196,7 @@ def zero_of(q: jax.Array) -> jax.Array:
 def _each_head(
     function: Callable, plan: _Plan, group_ids: jax.Array | None, *arrays: jax.Array
 ) -> tuple[jax.Array, ...]:
-    """Maps `function(plan, zero, group_ids [T], *arrays [...])` over rows and key heads.
+    """Maps `function(plan, zero, group_ids [S], *arrays [...])` over rows and key heads.
 
     These are the first two axes of the arrays. On CPU, only as many are taken at a time as its
     caches hold scores for.
@@ -207,7 +223,7 @@ def _each_head(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(plan: _Plan, group_ids: jax.Array | None, *arrays: jax.Array) -> jax.Array:
-    """Output as q; ids `[B, T]`, q `[B, G, blocks, C, K]`, k `[B, G, T, K]`, v_t `[B, G, K, T]`."""
+    """Output as q; ids `[B, S]`, q `[B, G, blocks, C, K]`, k `[B, G, S, K]`, v_t `[B, G, K, S]`."""
     return _each_head(_forward, plan, group_ids, *arrays)[0]
 
 

@@ -86,6 +86,44 @@ def test_divided_over_a_mesh(implementation, causal, splash_interpreted):
         )
 
 
+def by_positions(shards):
+    """A mesh that divides positions by `shards`, and rows by the other devices."""
+    shape, axes = (1, 8 // shards, shards, 1), ("data", "fsdp", "sequence", "tensor")
+    return jax.make_mesh(shape, axes, axis_types=(AxisType.Auto,) * 4)
+
+
+@pytest.mark.parametrize(
+    ("mask", "shards"),
+    [
+        (AttentionMask(), 2),  # positions are exchanged for heads
+        (AttentionMask(), 4),  # more than there are heads
+        (AttentionMask(window=5), 4),
+        (AttentionMask(window=70), 4),  # the keys of three neighbours
+        (AttentionMask(causal=False), 4),
+        (AttentionMask(causal=False, window=5), 4),
+    ],
+)
+def test_divided_by_positions(mask, shards):
+    inputs = make_inputs(4, 130, groups=2, documents=True)
+    with jax.set_mesh(by_positions(shards)):
+        assert_equals_oracle(
+            lambda *args: attention(*args[:3], mask, args[3], implementation="xla"), inputs, mask
+        )
+
+
+@pytest.mark.parametrize("implementation", ["reference", "splash", "cudnn"])
+def test_kernels_take_more_keys_than_queries(implementation, splash_interpreted, cudnn_in_xla):
+    inputs, mask = make_inputs(4, 130, groups=2, documents=True), AttentionMask(window=40)
+    with jax.set_mesh(by_positions(2)):
+        assert_equals_oracle(
+            lambda *args: attention(*args[:3], mask, args[3], implementation=implementation),
+            inputs,
+            mask,
+            # Scores are exact to 0.001 next to the code of the group.
+            tolerance=4e-3 if implementation == "cudnn" else 2e-5,
+        )
+
+
 def test_rows_that_the_mesh_does_not_divide():
     mask, inputs = AttentionMask(), make_inputs(3, 20, groups=1, documents=True)
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
