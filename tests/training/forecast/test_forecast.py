@@ -77,7 +77,7 @@ def test_what_is_shown(found):
     text = text_of(found, symbols=1e12)
     for part in (
         "transformer, 705,920 parameters",
-        "8 x NVIDIA H200: data 2, fsdp 2, tensor 2",
+        "8 x NVIDIA H200: data 2, fsdp 2, sequence 1, tensor 2",
         "of 141.0 GB",
         "activations with none",
         "estimated: compiled for this CPU",
