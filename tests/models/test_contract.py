@@ -53,7 +53,8 @@ def test_no_array_holds_all_logits(head, targets, monkeypatch):
         return str(jax.make_jaxpr(gradient)(head))
 
     monkeypatch.setattr(contract, "LOGITS", ROWS * OUTPUTS)
-    assert f"f32[{ROWS},1,{OUTPUTS}]" in shapes()
+    # The second axis is of devices that share a row.
+    assert f"f32[{ROWS},1,1,{OUTPUTS}]" in shapes()
     assert f"{LENGTH},{OUTPUTS}]" not in shapes()
     monkeypatch.undo()
-    assert f"f32[{ROWS},{LENGTH},{OUTPUTS}]" in shapes()
+    assert f"f32[{ROWS},1,{LENGTH},{OUTPUTS}]" in shapes()
