@@ -139,7 +139,7 @@ def test_facts_and_header(shown_config, tmp_path):
     assert facts["bytes_per_step"] == pytest.approx(240, abs=8)
     assert facts["flops_per_byte"] == step_flops(shown_config) / facts["bytes_per_step"]
     assert facts["epochs"] == pytest.approx(30 * 240 / facts["text_bytes"], rel=0.05)
-    for part in ("30 of 8 rows of 32 bytes", "data 2, fsdp 2, sequence 1, tensor 1", "kB of text.jsonl"):
+    for part in ("30 of 8 rows of 32 bytes", "data 2, fsdp 2, sequence 1", "kB of text.jsonl"):
         assert part in shown
     assert str(tmp_path / "run") in shown
 
