@@ -142,8 +142,8 @@ def parameter_spec(shape: tuple[int, ...], tensor_axis: int | None, mesh: Mesh) 
     if math.prod(shape) < SMALLEST_SHARDED:
         return PartitionSpec(*spec)
     last = range(max(0, len(shape) - 2), len(shape))
-    for names in (("fsdp", SEQUENCE_AXIS), ("fsdp",)):
-        names = tuple(name for name in names if mesh.shape[name] > 1)
+    for wanted in (("fsdp", SEQUENCE_AXIS), ("fsdp",)):
+        names = tuple(name for name in wanted if mesh.shape[name] > 1)
         free = [
             axis for axis in last if spec[axis] is None and _divides(mesh.shape, names, shape[axis])
         ]
