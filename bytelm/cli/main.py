@@ -18,7 +18,7 @@ from bytelm.core.terminal_text import escape_unwritable, log_to_terminal, printa
 
 COMMANDS = """
 train plan eval generate segment compress decompress ablate compare
-results data tokenizer convert profile
+results runs data tokenizer convert profile
 """.split()
 """Each is the function `NAME_command` of the module of its name."""
 

@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -227,7 +228,8 @@ def name_part(text: str) -> str:
 def _temporary(path: Path) -> Path:
     """A path next to a file or folder; long names are cut so that the ending fits."""
     name = os.fsdecode(os.fsencode(path.name)[:200])
-    return path.with_name(f"{name}.{os.getpid()}.tmp")
+    # Processes on two machines may have the same number.
+    return path.with_name(f"{name}.{name_part(socket.gethostname())[:40]}-{os.getpid()}.tmp")
 
 
 def is_utf8(name: str) -> bool:

@@ -8,7 +8,9 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import socket
+import struct
 import time
 import weakref
 from collections.abc import Iterator
@@ -55,7 +57,7 @@ def exclusive(path: Path, purpose: str) -> Iterator[bool]:
         with path.open("a+") as file:
             held = _try(file, path)
             if held is not None:
-                if held and not _is_still(file.fileno(), path):
+                if held and not is_still(file.fileno(), path):
                     continue  # removed meanwhile: another process may lock a new file
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -106,7 +108,7 @@ def holder(path: Path) -> str:
     return "another process"
 
 
-def _is_still(descriptor: int, path: Path) -> bool:
+def is_still(descriptor: int, path: Path) -> bool:
     """Whether an open file still has that name; a removed file locks nothing."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
@@ -127,7 +129,7 @@ class Share:
         self._close = weakref.finalize(self, os.close, descriptor)
         with contextlib.suppress(OSError):  # without locks, others may remove it
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-        if not _is_still(descriptor, path):
+        if not is_still(descriptor, path):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
@@ -155,3 +157,57 @@ def is_locked(path: Path) -> bool:
     """Whether anyone holds or shares a lock on a file, as far as can be known."""
     with unused(path) as free:
         return not free
+
+
+_HOLDER = re.compile(r"process (\d+) on (.+)")
+
+
+def is_held(path: Path) -> bool | None:
+    """Whether a process holds a lock file, without locking it; None if that cannot be known.
+
+    Only for a file that is empty when its lock is free, such as that of a run directory. The locks
+    of other machines are seen if the file system shows them (NFS). Where it has no locks, a living
+    process may hold the file.
+    """
+    try:
+        form = _HOLDER.fullmatch(path.read_text(errors="replace"))
+        if form is None:
+            return False
+        with path.open("rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            if _shown_as_locked(file):
+                return True
+    except OSError:
+        return False
+    process, machine = int(form[1]), form[2]
+    if machine == socket.gethostname():
+        if not _is_alive(process):
+            return False
+        with contextlib.suppress(OSError):
+            # Linux. Such as `1: FLOCK ADVISORY WRITE 4013 fe:00:4244085 0 EOF`.
+            held = re.compile(rf"\S+ +\S+ +ADVISORY +WRITE +{process} +\S+:{inode} .*")
+            if any(map(held.fullmatch, Path("/proc/locks").read_text().splitlines())):
+                return True
+    return None
+
+
+def _shown_as_locked(file: IO[bytes]) -> bool:
+    """Whether a lock on a range of the file would have to wait: on NFS all locks are such."""
+    if not hasattr(fcntl, "F_OFD_GETLK"):
+        return False
+    form = "hhqqi"  # struct flock: type, from where, first byte, length (0 = all), process
+    asked = struct.pack(form, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    with contextlib.suppress(OSError):
+        answer = fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked)
+        return bool(struct.unpack(form, answer)[0] != fcntl.F_UNLCK)
+    return False
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

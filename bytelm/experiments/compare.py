@@ -19,7 +19,7 @@ from bytelm.experiments.measurements import (
 )
 from bytelm.experiments.plan import Plan, Stage
 from bytelm.experiments.records import Heading, run_figures
-from bytelm.experiments.runs import Outcome, Run, RunResult, carry_out
+from bytelm.experiments.runs import Run, RunResult
 from bytelm.experiments.sizing import adapted_run, comparison_runs, run_name, train_tokenizers
 from bytelm.training.hardware import describe_machine
 
@@ -60,7 +60,15 @@ class ComparisonPlan(Plan):
 
     def stages(self) -> list[Stage]:
         """The last stage continues some runs on other text."""
-        return [*super().stages(), Stage("adaptation", self.adapted, self._adapt, tested=True)]
+        max_bytes = self.comparison.max_bytes
+        adaptation = Stage(
+            "adaptation",
+            self.adapted,
+            self._adapted_is_listed,
+            lambda run: measure_adaptation(run, max_bytes),
+            lambda run: {"max_bytes": max_bytes},
+        )
+        return [*super().stages(), adaptation]
 
     def adapted(self) -> list[Run]:
         """The runs that continue others on other text."""
@@ -70,6 +78,16 @@ class ComparisonPlan(Plan):
             if self._is_adapted(run) and run.is_trained
             for corpus, data in self.comparison.adaptation.items()
         ]
+
+    def _adapted_is_listed(self) -> bool:
+        """Whether all runs are known that continue others."""
+        if not self.comparison.adaptation:
+            return True
+        return self.rates_are_known() and all(
+            run.is_trained or self.outcome(run).state == "failed"
+            for run in self.final()
+            if self._is_adapted(run)
+        )
 
     def _is_adapted(self, run: Run) -> bool:
         """Whether other runs continue it: at the largest budget, of the first seed and corpus."""
@@ -112,10 +130,6 @@ class ComparisonPlan(Plan):
             "parallel": _digests(parallel) if largest else [],
         }
 
-    def _adapt(self, run: Run) -> Outcome:
-        max_bytes = self.comparison.max_bytes
-        return carry_out(run, lambda: measure_adaptation(run, max_bytes), {"max_bytes": max_bytes})
-
     def figures(self, run: Run, result: RunResult) -> Mapping[str, Figure]:
         """Also speeds timed in turns, and what runs that continued this one learned."""
         text = {"train_raw_bytes": run.config.train.steps * run.bytes_per_step}
@@ -127,12 +141,12 @@ class ComparisonPlan(Plan):
                 figures |= adapted.report.figures
         return figures
 
-    def report(self, *, images: bool = False) -> None:
+    def write(self, *, images: bool) -> None:
         """Uses speeds in turns only if they are known for all runs."""
         speeds = read_speeds(self.output)
         done = [run for run in self.final() if self.is_done(run)]
         self._speeds = speeds if all(map(speeds.figures, done)) else Speeds()
-        super().report(images=images)
+        super().write(images=images)
 
     def heading(self) -> Heading:
         """Names the axis."""

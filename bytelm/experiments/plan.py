@@ -1,6 +1,9 @@
 """The plan of an ablation or a comparison: its runs, and which of them remain."""
 
+import contextlib
+import functools
 import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,36 +12,55 @@ from typing import Any, NamedTuple
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.files import make_folder
+from bytelm.core.locks import exclusive
 from bytelm.core.terminal_text import say
 from bytelm.experiments.measurements import curve, training_figures
 from bytelm.experiments.records import Heading, RunRecord, RunState, SweepRow, run_figures
 from bytelm.experiments.report.write import show_results, write_report
+from bytelm.experiments.run_list import write_plan
 from bytelm.experiments.runs import (
-    TEST_REPORT,
     Outcome,
     Run,
     RunResult,
     carry_out,
     check_saved,
     check_text,
+    claimed,
+    known_outcome,
 )
 from bytelm.training.program import forget_programs, shares_program
-from bytelm.training.run_directory import lock
+from bytelm.training.run_directory import InUseError
 
 EXIT_STATUS: Mapping[RunState, int] = {"done": 0, "failed": 1, "stopped": 143}
+REPORT_LOCK = ".report.lock"
+"""Locked by the process that writes the report."""
+POLL_SECONDS = 1.0
+"""How often a process that waits for runs of others looks at them."""
 
 
 class Stage(NamedTuple):
-    """Runs that are done one after another; they are listed when the stage begins."""
+    """Runs of a plan that follow those of the stage before.
+
+    Attributes:
+        runs: lists those that are known by now.
+        is_listed: whether these are all of them.
+        test: tests a trained run; None for no test.
+        asked: the settings of a run's test besides its config, ready for JSON.
+    """
 
     name: str
     runs: Callable[[], Sequence[Run]]
-    do: Callable[[Run], Outcome]
-    tested: bool
+    is_listed: Callable[[], bool]
+    test: Callable[[Run], RunResult] | None = None
+    asked: Callable[[Run], Mapping[str, Any]] = lambda run: {}
 
 
 class Plan(ABC):
     """The runs of several contenders, and their outcomes.
+
+    Several processes may do the runs of one plan at the same time, each with a plan of its own:
+    what is done is read from the directories of the runs. A process claims a run by its lock,
+    which the system releases if the process dies, and then another process takes the run up.
 
     Each contender first tries every learning rate (the sweep). The one with the fewest validation
     bits is kept for its final runs, which are tested. Making a plan runs and writes nothing.
@@ -63,6 +85,8 @@ class Plan(ABC):
         self.sweep = firsts if rates > 1 else []
         self.outcomes: dict[str, Outcome] = {}
         self._validation: dict[str, float] = {}
+        self._since = time.time()
+        self._last: Run | None = None
 
     @abstractmethod
     def heading(self) -> Heading:
@@ -84,8 +108,8 @@ class Plan(ABC):
     def stages(self) -> list[Stage]:
         """The runs in order."""
         return [
-            Stage("learning rate", lambda: self.sweep, self._train_only, tested=False),
-            Stage("run", self.final, self.train_and_test, tested=True),
+            Stage("learning rate", lambda: self.sweep, lambda: True),
+            Stage("run", self.final, self.rates_are_known, self.test, self.asked),
         ]
 
     def finish(self) -> None:  # noqa: B027 (most have nothing to do)
@@ -103,7 +127,8 @@ class Plan(ABC):
         """Does everything that is left, or one task; returns an exit status.
 
         Raises:
-            UserError: if a directory holds a run of another config or text, before anything runs.
+            UserError: if a directory holds a run of another config or text, before anything runs;
+                for a task that another process does.
         """
         for run in self._planned:
             check_saved(run)
@@ -136,13 +161,20 @@ class Plan(ABC):
             return next(iter(self._runs[contender]))
         found = []
         for run in self._swept(contender):
-            if self.outcome(run).state == "failed":
-                continue  # for instance because the learning rate is too large
             bits = self.validation(run)
+            if bits is None and self.outcome(run).state == "failed":
+                continue  # for instance because the learning rate is too large
             if bits is None:
                 return None
             found.append((bits, run.multiple))
         return min(found, key=lambda each: each[0])[1] if found else None
+
+    def rates_are_known(self) -> bool:
+        """Whether each contender has its learning rate, or none of them can be trained."""
+        return all(
+            self.chosen(name) is not None or self._before_the_rate(name)[0] == "failed"
+            for name in self._runs
+        )
 
     def _swept(self, contender: str) -> list[Run]:
         return [run for run in self.sweep if run.contender == contender]
@@ -202,9 +234,21 @@ class Plan(ABC):
             **tested,
         )
 
-    def report(self, *, images: bool = False) -> None:
+    def write(self, *, images: bool) -> None:
         """Writes the report as it stands; `images` take longest."""
         write_report(self.heading(), self.records(), self.output, images=images)
+
+    def report(self) -> None:
+        """Writes the report and the list of runs, without images, from what all have done.
+
+        Once no run is left, the report with images follows.
+        """
+        with exclusive(self.output / REPORT_LOCK, "write the report"):
+            if not self._remaining():
+                return
+            runs = {run.directory: run for stage in self.stages() for run in stage.runs()}
+            write_plan(self.output, {path: run.config.train.steps for path, run in runs.items()})
+            self.write(images=False)
 
     def do_task(self, number: int) -> int:
         """Does the run of that number alone; returns an exit status."""
@@ -213,9 +257,9 @@ class Plan(ABC):
         count = len(self.sweep) + len(finals)
         if not 0 <= number < count:
             raise UserError(f"there is no task {number}; there are {count}, from 0 on.")
+        sweep, final, *_ = self.stages()
         if number < len(self.sweep):
-            run = self.sweep[number]
-            outcome = self._train_only(run)
+            stage, run = sweep, self.sweep[number]
         else:
             name, place = finals[number - len(self.sweep)]
             multiple = self.chosen(name)
@@ -224,50 +268,107 @@ class Plan(ABC):
                     f"task {number} needs the learning rate of {name}; let the tasks of the sweep "
                     f"(0 to {len(self.sweep) - 1}) end first."
                 )
-            run = self._runs[name][multiple][place]
-            outcome = self.train_and_test(run)
+            stage, run = final, self._runs[name][multiple][place]
+        with claimed(run):
+            outcome = self._carry_out(stage, run)
         say(f"{run.name}: {outcome.state} {outcome.reason}".rstrip())
         return EXIT_STATUS[outcome.state]
 
     def do_all(self) -> int:
-        """Does all runs that are left, and writes the report after each; an exit status."""
-        with lock(self.output):
-            # Finished runs come first, so that no report on the way lacks their figures.
-            for stage in self.stages():
-                for run in stage.runs() if stage.tested else ():
-                    if (run.directory / TEST_REPORT).exists():
-                        self.outcomes[run.name] = stage.do(run)
-            self.report()
-            stopped = any(self._do_stage(stage) for stage in self.stages())
-            if not stopped:
-                self.finish()
-            self.report(images=True)
-        show_results(self.heading(), self.records())
-        say(f"report: {self.output / 'report.html'}")
+        """Does the runs that are left, those of which no other process does; an exit status.
+
+        The report is written after each run, and at the end by the process that ends last.
+        """
+        self.report()
+        stopped = self._work()
+        forget_programs()
+        left = self._remaining()
         if stopped:
+            self.report()
             say("stopped on request; the same command goes on")
+        elif left:
+            names = ", ".join(run.name for _, run in left)
+            say(f"left to other processes, the last of which writes the report: {names}")
+        else:
+            with exclusive(self.output / REPORT_LOCK, "write the report"):
+                self.finish()
+                self.write(images=True)
+            show_results(self.heading(), self.records())
+            say(f"report: {self.output / 'report.html'}")
         return max((EXIT_STATUS[each.state] for each in self.outcomes.values()), default=0)
 
-    def _do_stage(self, stage: Stage) -> bool:
-        """Does runs one after another; returns whether a signal asked to stop."""
-        runs = stage.runs()
-        for number, run in enumerate(runs, 1):
-            # Text may change while earlier runs are trained.
-            check_text([*self.sweep, *self.final(), *runs])
-            say(f"{stage.name} {number} of {len(runs)}: {run.name}, {run.config.train.steps} steps")
-            self.outcomes[run.name] = stage.do(run)
-            self.report()
-            # Compiled programs are kept only while the next run needs them.
-            if number == len(runs) or not shares_program(run.config, runs[number].config):
-                forget_programs()
-            if self.outcomes[run.name].state == "stopped":
-                return True
+    def _work(self) -> bool:
+        """Does runs that nobody works on, until none is left; whether a signal asked to stop.
+
+        Waits for those of other processes only if further runs depend on them.
+        """
+        waiting = False
+        while left := self._remaining():
+            outcomes = (self._try(stage, run) for stage, run in left)
+            outcome = next(filter(None, outcomes), None)
+            if outcome is not None:
+                waiting = False
+                self.report()
+                if outcome.state == "stopped":
+                    return True
+                continue
+            if all(stage.is_listed() for stage in self.stages()):
+                return False
+            if not waiting:
+                say("waiting for runs of other processes, on which further runs depend")
+            waiting = True
+            time.sleep(POLL_SECONDS)
         return False
 
-    def train_and_test(self, run: Run) -> Outcome:
-        """Does or finishes a run, and its test."""
-        return carry_out(run, lambda: self.test(run), self.asked(run))
+    def _remaining(self) -> list[tuple[Stage, Run]]:
+        """The runs that are not over, in order, after a look at what all processes have done."""
+        return [
+            (stage, run)
+            for stage in self.stages()
+            for run in stage.runs()
+            if not self._is_over(stage, run)
+        ]
 
-    def _train_only(self, run: Run) -> Outcome:
-        """Does a run of the sweep, which may be a final run that is tested already."""
-        return self.outcome(run) if self.is_done(run) else carry_out(run)
+    def _is_over(self, stage: Stage, run: Run) -> bool:
+        outcome = self.outcome(run)
+        if outcome.state == "failed" or outcome.report is not None:
+            return True
+        found = known_outcome(run, self._asked(stage, run), self._since)
+        if found is not None:
+            self.outcomes[run.name] = found
+        return found is not None
+
+    def _asked(self, stage: Stage, run: Run) -> Mapping[str, Any] | None:
+        return None if stage.test is None else stage.asked(run)
+
+    def _try(self, stage: Stage, run: Run) -> Outcome | None:
+        """Does a run, and returns its outcome; None if another process works on it."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(claimed(run))
+            except InUseError:
+                return None
+            except UserError as error:  # its directory cannot be written
+                say(f"{run.name} failed: {error}")
+                self.outcomes[run.name] = Outcome("failed", str(error))
+                return self.outcomes[run.name]
+            return self._carry_out(stage, run)
+
+    def _carry_out(self, stage: Stage, run: Run) -> Outcome:
+        """Does a run that is claimed, unless another process has ended it meanwhile."""
+        asked = self._asked(stage, run)
+        outcome = known_outcome(run, asked, self._since)
+        if outcome is None:
+            runs = stage.runs()
+            # Text may change while earlier runs are trained.
+            check_text([*self.sweep, *self.final(), *runs])
+            # Compiled programs are kept only while the next run needs them.
+            if self._last is not None and not shares_program(self._last.config, run.config):
+                forget_programs()
+            self._last = run
+            place = f"{stage.name} {runs.index(run) + 1} of {len(runs)}"
+            say(f"{place}: {run.name}, {run.config.train.steps} steps")
+            test = stage.test
+            outcome = carry_out(run, test and functools.partial(test, run), asked)
+        self.outcomes[run.name] = outcome
+        return outcome

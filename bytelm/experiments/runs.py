@@ -1,8 +1,9 @@
 """Runs of ablations and comparisons: trained to the end, or resumed, and tested once."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.training.checkpoints.checkpoint import last_step
 from bytelm.training.compatibility import FREE, outcome_changes
 from bytelm.training.experiment import ExperimentConfig, as_saved, load_json
+from bytelm.training.last_error import NotingErrors, array_of_process, read_last_error
 from bytelm.training.loop import train
 from bytelm.training.metrics.writer import read_records
 from bytelm.training.run_directory import CONFIG, lock, remove_if_unused
@@ -114,16 +116,50 @@ class Outcome(NamedTuple):
     """What its test found, if it was tested."""
 
 
+@contextlib.contextmanager
+def claimed(run: Run) -> Iterator[None]:
+    """Makes a run this process's own inside the context; its directory is made if needed.
+
+    Raises:
+        InUseError: if another process works on it.
+        UserError: if its directory cannot be written.
+    """
+    make_folder(run.directory)
+    with lock(run.directory):
+        try:
+            yield
+        finally:
+            remove_if_unused(run.directory)
+
+
+def known_outcome(run: Run, asked: Mapping[str, Any] | None, since: float) -> Outcome | None:
+    """How a run has ended, as its files say; None if work is left.
+
+    Args:
+        asked: the settings of its test besides the config, ready for JSON; None for no test.
+        since: seconds since 1970. A run that failed later, or in a task of the same array, has
+            failed; one that failed earlier is tried again.
+    """
+    if run.is_trained:
+        report = None if asked is None else _saved_report(run, asked)
+        if asked is None or report is not None:
+            return Outcome("done", report=report)
+    error = read_last_error(run.directory)
+    if error is None or error.stopped:
+        return None
+    same_array = error.job is not None and error.job == array_of_process()
+    return Outcome("failed", error.sentence) if same_array or error.time >= since else None
+
+
 def carry_out(
     run: Run, test: Callable[[], RunResult] | None = None, asked: Mapping[str, Any] | None = None
 ) -> Outcome:
-    """Does or finishes a run. A failure of the run is returned, not raised.
+    """Does or finishes a run that is `claimed`. A failure of the run is returned, not raised.
 
     Args:
         run: started or not.
         test: tests the trained run; None for no test.
-        asked: the settings of the test besides the config, ready for JSON; a saved report of the
-            same config and settings is reused.
+        asked: the settings of the test, which its report notes.
     """
     try:
         _check_test(run.config)
@@ -132,10 +168,7 @@ def carry_out(
             if interrupted_at is not None:
                 reason = f"after step {interrupted_at} of {run.config.train.steps}"
                 return Outcome("stopped", reason)
-        if test is None:
-            return Outcome("done")
-        check_text([run])
-        return Outcome("done", report=_tested(run, test, asked or {}))
+        return Outcome("done", report=test and _tested(run, test, asked or {}))
     except (UserError, jax.errors.JaxRuntimeError) as error:  # the latter when memory runs out
         say(f"{run.name} failed: {error}")
         state: RunState = "stopped" if isinstance(error, StoppedError) else "failed"
@@ -164,29 +197,32 @@ def _check_test(config: ExperimentConfig) -> None:
 
 def _train(run: Run) -> int | None:
     """Trains to the end; returns the step if it is interrupted."""
-    make_folder(run.directory)
-    with lock(run.directory):
-        (run.directory / TEST_REPORT).unlink(missing_ok=True)  # of earlier parameters
-        try:
-            result = train(run.config, run.directory, resume=True, evaluator=while_training)
-        except UserError:
-            remove_if_unused(run.directory)
-            raise
+    (run.directory / TEST_REPORT).unlink(missing_ok=True)  # of earlier parameters
+    result = train(run.config, run.directory, resume=True, evaluator=while_training)
     return result.step if result.interrupted else None
 
 
 def _tested(run: Run, test: Callable[[], RunResult], asked: Mapping[str, Any]) -> RunResult:
-    """The test report, from its file if that has the same config and settings."""
-    path = run.directory / TEST_REPORT
-    if (found := _read_report(path)) is not None:
-        changed = differences(upgraded(found["config"]), to_dict(run.config))
-        same_test = {key: found.get(key) for key in asked} == asked
-        if same_test and all(field.startswith(FREE) for field, _, _ in changed):
-            return RunResult.from_json(found, upper_bound=run.upper_bound)
-    report = test()
-    content = {**report.to_json(), **asked, "config": as_saved(run.config)}
-    write_whole(path, json.dumps(content, indent=2) + "\n")
+    """The report of a test, which is written into the run's directory."""
+    with NotingErrors(run.directory, "test") as notes:
+        notes.step = lambda: run.config.train.steps
+        check_text([run])
+        report = test()
+        content = {**report.to_json(), **asked, "config": as_saved(run.config)}
+        write_whole(run.directory / TEST_REPORT, json.dumps(content, indent=2) + "\n")
+        notes.forget()
     return report
+
+
+def _saved_report(run: Run, asked: Mapping[str, Any]) -> RunResult | None:
+    """The test report in a run's directory, if it has the same config and settings."""
+    if (found := _read_report(run.directory / TEST_REPORT)) is None:
+        return None
+    changed = differences(upgraded(found["config"]), to_dict(run.config))
+    same_test = {key: found.get(key) for key in asked} == asked
+    if not same_test or not all(field.startswith(FREE) for field, _, _ in changed):
+        return None
+    return RunResult.from_json(found, upper_bound=run.upper_bound)
 
 
 def _read_report(path: Path) -> dict[str, Any] | None:

@@ -92,16 +92,24 @@ def ending_alone() -> Iterator[None]:
         _leave(str(error), 2)
     except Stopped as stopped:
         _leave("", stopped.status)
-    except (RuntimeError, ValueError) as error:  # Gloo's come as ValueError
-        if not any(word in str(error) for word in _LOST):
+    except (RuntimeError, ValueError) as error:
+        if not (lost := lost_process(error)):
             raise
-        _leave(
-            "another process of this run ended, or does not answer "
-            f"({str(error).splitlines()[0][:200]}); this was process {jax.process_index()} of "
-            f"{jax.process_count()}. Start all of them again with --resume, to continue from "
-            "the last checkpoint.",
-            1,
-        )
+        _leave(lost, 1)
+
+
+def lost_process(error: Exception) -> str | None:
+    """A sentence for an error because another process does not answer; None for other errors."""
+    is_lost = any(word in str(error) for word in _LOST)
+    # Gloo's come as ValueError.
+    if not is_lost or not isinstance(error, RuntimeError | ValueError) or jax.process_count() == 1:
+        return None
+    return (
+        "another process of this run ended, or does not answer "
+        f"({str(error).splitlines()[0][:200]}); this was process {jax.process_index()} of "
+        f"{jax.process_count()}. Start all of them again with --resume, to continue from "
+        "the last checkpoint."
+    )
 
 
 def _leave(error: str, status: int) -> NoReturn:

@@ -38,6 +38,7 @@ from bytelm.training.forecast.forecast import forecast
 from bytelm.training.forecast.report import short_text
 from bytelm.training.forecast.topology import find_topology
 from bytelm.training.hardware import peak_flops
+from bytelm.training.last_error import NotingErrors
 from bytelm.training.metrics.display import Display, Reporter
 from bytelm.training.metrics.record import LoopState
 from bytelm.training.metrics.writer import MetricsWriter
@@ -101,34 +102,39 @@ def train(
             without a finite loss and gradient; StoppedError if a signal came before that.
         Stopped: for a signal before the end of the first step.
     """
-    config, data = _resolved(config, run_dir, resume=resume, verify=verify)
-    entropies = entropy_reader(config, run_dir if resume else None)
-    if entropies is not None:
-        data = OpenData(data.config, data.sources, entropies=entropies)
-    if step is not None and not resume:
-        raise UserError(f"--step {step} says where to resume; add --resume.")
-    if resume:
-        check_checkpoints_are_there(run_dir, step)
-    mesh = config.mesh.build()
-    with fallible_output.may_fail(), jax.set_mesh(mesh), StopRequest(mesh) as stop:
-        parts = _prepare(config, data, run_dir, mesh)
-        start = _Start(resume, step, verify, allow_config_change, _evaluator(parts, evaluator))
-        run, hooks = _start(parts, stop, start)
-        try:
-            with run.reporter:
-                train_steps(run, hooks)
-            if not stop.requested:
-                run.raise_failure()
-            run.checkpoints.close()
-            if run.write_files:
-                complete_record(run_dir, data)
-        except UserError as error:
-            if stop.requested:
-                raise StoppedError(str(error)) from error
-            raise
-        finally:
-            run.batches.close()
-        return TrainResult(run_dir, run.step, run.loop.last_validation, run.is_stopping)
+    owns = resume or not (run_dir / CONFIG).exists()
+    with NotingErrors(run_dir, owns=owns) as notes:
+        config, data = _resolved(config, run_dir, resume=resume, verify=verify)
+        entropies = entropy_reader(config, run_dir if resume else None)
+        if entropies is not None:
+            data = OpenData(data.config, data.sources, entropies=entropies)
+        if step is not None and not resume:
+            raise UserError(f"--step {step} says where to resume; add --resume.")
+        if resume:
+            check_checkpoints_are_there(run_dir, step)
+        mesh = config.mesh.build()
+        with fallible_output.may_fail(), jax.set_mesh(mesh), StopRequest(mesh) as stop:
+            parts = _prepare(config, data, run_dir, mesh)
+            start = _Start(resume, step, verify, allow_config_change, _evaluator(parts, evaluator))
+            run, hooks = _start(parts, stop, start)
+            notes.step = lambda: run.step
+            try:
+                with run.reporter:
+                    train_steps(run, hooks)
+                if not stop.requested:
+                    run.raise_failure()
+                run.checkpoints.close()
+                if run.write_files:
+                    complete_record(run_dir, data)
+            except UserError as error:
+                if stop.requested:
+                    raise StoppedError(str(error)) from error
+                raise
+            finally:
+                run.batches.close()
+            if run.is_done:
+                notes.forget()
+            return TrainResult(run_dir, run.step, run.loop.last_validation, run.is_stopping)
 
 
 def dry_run(

@@ -16,13 +16,13 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 
 from bytelm.core.errors import UserError, first_line
 from bytelm.core.files import make_folder, write_whole
-from bytelm.core.locks import OBJECT_POLL_SECONDS
+from bytelm.core.locks import OBJECT_POLL_SECONDS, is_still
 from bytelm.core.object_lock import ObjectLock
 from bytelm.core.places import copy_file, is_address, is_of_store, move, place, remove
 from bytelm.data.carried import carry
@@ -55,8 +55,9 @@ def lock(run_dir: Path) -> Iterator[None]:
 
     The operating system releases the lock when the process ends in any way, so no lock is stale. In
     a run of several processes, only process 0 takes it. There is a warning if the file system has
-    no locks, such as on some clusters. At an address the lock is an object, which its process has
-    to renew (`core/object_lock.py`): that of a process that was killed is waited for.
+    no locks, such as on some clusters. The file names its process until the context ends: a name
+    that is left is of a process that was killed. At an address the lock is an object, which its
+    process has to renew (`core/object_lock.py`): that of a process that was killed is waited for.
 
     Raises:
         InUseError: if another process has the run directory.
@@ -67,29 +68,42 @@ def lock(run_dir: Path) -> Iterator[None]:
         with _object_lock(run_dir, path):
             yield
         return
-    try:
-        path.touch()
-    except OSError as error:
-        raise UserError(
-            f"run directory {run_dir} cannot be written ({error.strerror}); "
-            "choose another with --run-dir"
-        ) from error
-    with path.open("r+") as file:
+    with _locked_file(run_dir, path) as file:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                file.truncate(0)
+
+
+def _locked_file(run_dir: Path, path: Path) -> IO[str]:
+    while True:
+        try:
+            path.touch()
+            file = path.open("r+")
+        except OSError as error:
+            raise UserError(
+                f"run directory {run_dir} cannot be written ({error.strerror}); "
+                "choose another with --run-dir"
+            ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = file.read() or "another process"
-            raise _in_use(run_dir, holder) from None
+            with file:
+                raise _in_use(run_dir, file.read() or "another process") from None
         except OSError as error:
             warnings.warn(
                 f"run directory {run_dir} is on a file system without locks ({error.strerror}): "
                 "take care that no second process writes it",
-                stacklevel=3,
+                stacklevel=4,
             )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
+            return file
+        if is_still(file.fileno(), path):
+            return file
+        file.close()  # another process has removed it, and a third may lock a new one
 
 
 @contextlib.contextmanager

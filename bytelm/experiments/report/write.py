@@ -22,6 +22,10 @@ from bytelm.experiments.report.sections import chart_sections, progress, section
 from bytelm.experiments.report.summary import Difference, Entry, gather, groups
 from bytelm.experiments.report.tables import brief_table, differences
 
+_FILES = ("report.md", "report.html", "runs.csv", "report.json")
+_ORIGIN = ("command", "machine")
+"""Parts of a report that say where it comes from."""
+
 
 def write_report(
     heading: Heading, records: Sequence[RunRecord], output: Path, *, images: bool = True
@@ -30,16 +34,32 @@ def write_report(
 
     `report.md` and `report.html` hold tables and charts, `report.json` everything for programs,
     and `runs.csv` the figures of each run. PNG files hold the charts that `report.md` shows; they
-    take longest, and are left out without `images`. The directory `output` must exist.
+    take longest, and are left out without `images`. The directory `output` must exist. A report
+    with images that is there already is left as it is.
     """
+    content = {**_json(heading, records), "images": images}
+    if images and _is_there(output, content):
+        return
     if images:
         for section in chart_sections(heading, gather(records)):
             write_png(section.charts, output / section.image)
     sections = sections_of(heading, records)
     write_whole(output / "report.md", _markdown(heading, records, sections))
     write_whole(output / "report.html", _page(heading, records, sections))
-    write_whole(output / "report.json", json.dumps(_json(heading, records), indent=2) + "\n")
     write_whole(output / "runs.csv", _csv(records))
+    write_whole(output / "report.json", json.dumps(content, indent=2) + "\n")
+
+
+def _is_there(output: Path, content: dict[str, Any]) -> bool:
+    """Whether the report with this content was written, by whatever command and machine."""
+    try:
+        written = json.loads((output / "report.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    now = json.loads(json.dumps(content))
+    return all((output / name).exists() for name in _FILES) and all(
+        written.get(name) == now.get(name) for name in written.keys() | now if name not in _ORIGIN
+    )
 
 
 def show_results(

@@ -207,6 +207,13 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return [record for line in path.read_bytes().splitlines() if (record := _record(line))]
 
 
+def read_last_records(path: Path, size: int) -> list[dict[str, Any]]:
+    """The records in the last `size` bytes of such a file; OSError if unreadable."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+        return [record for line in file.read(size).splitlines() if (record := _record(line))]
+
+
 def _record(line: bytes) -> dict[str, Any] | None:
     """None for a line that a kill or a full disk cut off, or that is damaged."""
     try:
