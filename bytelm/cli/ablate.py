@@ -17,7 +17,8 @@ from bytelm.training.presets import ablation_names, find_file, run_file
 
 @dataclass(frozen=True)
 class AblateCommand:
-    """Trains and tests the contenders of an ablation; finished runs are kept."""
+    """Trains and tests the contenders of an ablation; finished runs are kept, and several processes
+    share the others."""
 
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
     baseline: str | None = None
@@ -33,7 +34,8 @@ class AblateCommand:
     """Test on the first so many bytes (with an encoder: inputs, in whole rows); none = all of the
     split."""
     task: int | None = None
-    """Do only the run of this number, such as in an array of jobs; then call without it."""
+    """Do only the run of this number, then call without it. Without this option, the same command
+    started several times shares the runs (docs/clusters.md)."""
     tasks: bool = False
     """Print the number of tasks in the sweep of learning rates, and in all."""
 

@@ -12,14 +12,16 @@ from bytelm.training.presets import comparison_names, find_file, run_file
 
 @dataclass(frozen=True)
 class CompareCommand:
-    """Trains, tests and reports the runs of a comparison; finished runs are kept."""
+    """Trains, tests and reports the runs of a comparison; finished runs are kept, and several
+    processes share the others."""
 
     root: Path = Path()
     """Directory to which the paths of the comparison are relative."""
     output: Place | None = None
     """Where runs and report go; none = runs/comparison/NAME."""
     task: int | None = None
-    """Do only the run of this number, such as in an array of jobs; then call without it."""
+    """Do only the run of this number, then call without it. Without this option, the same command
+    started several times shares the runs (docs/clusters.md)."""
     tasks: bool = False
     """Print the number of tasks in the sweep of learning rates, and in all."""
 

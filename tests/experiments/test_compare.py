@@ -129,18 +129,32 @@ def test_nothing_is_done_twice(whole, comparison, root, monkeypatch):
     assert rows(whole) == before
 
 
-def test_no_report_on_the_way_forgets_a_run_that_is_done(whole, comparison, root, monkeypatch):
+def test_no_report_on_the_way_forgets_a_run_that_is_done(copy, comparison, root, monkeypatch):
     reports = []
     monkeypatch.setattr(
         plan_module,
         "write_report",
-        lambda heading, records, output, images: reports.append(records),
+        lambda heading, records, output, images: reports.append((images, records)),
     )
-    run_comparison(comparison, whole, root=root)
-    assert len(reports) > 2
-    for records in reports:
-        assert {record.state for record in records} == {"done"}
-        assert records == reports[-1]
+    next(copy.glob("runs/bpe-english-*/test_report.json")).unlink()
+    run_comparison(comparison, copy, root=root)
+    assert [images for images, _ in reports] == [False, True]
+    for images, records in reports:
+        assert sum(record.state == "waiting" for record in records) == (not images)
+
+
+def test_a_report_that_says_the_same_is_not_written_again(copy, comparison, root):
+    def written():
+        return {path: path.stat().st_mtime_ns for path in copy.iterdir() if path.is_file()}
+
+    before = written()
+    assert run_comparison(comparison, copy, root=root) == 0
+    assert {path: time for path, time in written().items() if "lock" not in path.name} == {
+        path: time for path, time in before.items() if "lock" not in path.name
+    }
+    (copy / "report.md").unlink()
+    assert run_comparison(comparison, copy, root=root) == 0
+    assert (copy / "report.md").exists()
 
 
 def test_noise_is_in_the_beginnings_of_all_documents():

@@ -14,6 +14,7 @@ from bytelm.training import loop
 from bytelm.training.checkpoints.checkpoint import FOLDER, Checkpoints, load_model
 from bytelm.training.checkpoints.scores import best_step
 from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.last_error import read_last_error
 from bytelm.training.loop import train
 from bytelm.training.optimizer import AdamW, Muon
 from bytelm.training.validation import Validation
@@ -232,6 +233,7 @@ def test_a_best_score_on_other_text_does_not_count(config, tmp_path, monkeypatch
 def test_refuses_to_overwrite_a_run(config, whole_run):
     with pytest.raises(UserError, match="already holds a run; add --resume"):
         train(config, whole_run)
+    assert read_last_error(whole_run) is None  # it is not this one's to write about
 
 
 def test_finished_run_resumes_to_nothing(config, whole_run):
@@ -284,12 +286,14 @@ def test_changed_config(config, tmp_path, monkeypatch):
     slower = changed(config, "optimizer", learning_rate=5e-3)
     with pytest.raises(UserError, match=r"optimizer.learning_rate: 0.01 -> 0.005.*--allow-config"):
         train(slower, tmp_path, resume=True)
+    assert "another config" in read_last_error(tmp_path).sentence
     wider = changed(config, "model", width=32)
     with pytest.raises(UserError, match=r"model.width: 16 -> 32.*do not fit"):
         train(wider, tmp_path, resume=True, allow_config_change=True)
     shorter = changed(slower, "train", steps=3, log_every=1)
     assert train(shorter, tmp_path, resume=True, allow_config_change=True).step == 3
     assert load_model(tmp_path).config == shorter
+    assert read_last_error(tmp_path) is None  # the run has come to its end
 
 
 @pytest.mark.parametrize("mesh", [MeshConfig(2, 2, 2), MeshConfig(1, 4, 1)])
@@ -313,6 +317,9 @@ def test_steps_that_are_not_finite_stop_the_run(config, tmp_path):
     with pytest.raises(UserError, match=r"3 steps in a row.*last good checkpoint is that of step"):
         train(config, tmp_path)
     assert load_model(tmp_path).step >= 1
+    found = read_last_error(tmp_path)
+    assert found.sentence.startswith("3 steps in a row") and found.step >= 3
+    assert (found.during, found.stopped) == ("training", False)
 
 
 @pytest.mark.parametrize("mesh", [MeshConfig(1, 1, 1), MeshConfig(2, 2, 2)])

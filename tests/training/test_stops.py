@@ -14,6 +14,7 @@ from bytelm.data.loader import PackedLoader
 from bytelm.training import run
 from bytelm.training.checkpoints.checkpoint import Checkpoints, last_step
 from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.last_error import read_last_error
 from bytelm.training.loop import train
 from bytelm.training.run import TrainingRun
 from bytelm.training.validation import Validation
@@ -67,6 +68,8 @@ def test_a_save_that_fails_after_a_signal_says_that_it_was_to_stop(config, tmp_p
     monkeypatch.setattr(Checkpoints, "save", fails)
     with pytest.raises(StoppedError, match="the disk is full"):
         train(config, tmp_path)
+    found = read_last_error(tmp_path)
+    assert (found.sentence, found.step, found.stopped) == ("the disk is full", 3, True)
 
 
 def test_a_stop_before_the_first_step_ends_the_run_at_once(config, tmp_path, monkeypatch):
