@@ -18,7 +18,8 @@ from bytelm.training.presets import ablation_names, find_file, run_file
 @dataclass(frozen=True)
 class AblateCommand:
     """Trains and tests the contenders of an ablation; finished runs are kept, and several processes
-    share the others."""
+    share the others.
+    """
 
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
     baseline: str | None = None

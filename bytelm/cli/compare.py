@@ -13,7 +13,8 @@ from bytelm.training.presets import comparison_names, find_file, run_file
 @dataclass(frozen=True)
 class CompareCommand:
     """Trains, tests and reports the runs of a comparison; finished runs are kept, and several
-    processes share the others."""
+    processes share the others.
+    """
 
     root: Path = Path()
     """Directory to which the paths of the comparison are relative."""

@@ -3,10 +3,10 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from bytelm.cli.arguments import parse
 from bytelm.core.errors import UserError
+from bytelm.core.places import place
 from bytelm.core.terminal_text import printable_name, say
 from bytelm.experiments.run_list import Order, as_json, as_table, chosen, find_runs
 from bytelm.training.run_status import State
@@ -43,7 +43,7 @@ def runs_command(arguments: Sequence[str]) -> int:
     """
     named = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
     command = parse(RunsCommand, arguments[len(named) :], "runs [FOLDER...]")
-    folders = [Path(name) for name in named or [USUAL]]
+    folders = [place(name) for name in named or [USUAL]]
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"there is no folder {folder}; name folders that hold runs.")
@@ -60,6 +60,6 @@ def runs_command(arguments: Sequence[str]) -> int:
     elif runs:
         say(as_table(runs))
     else:
-        where = " ".join(map(printable_name, folders))
+        where = " ".join(printable_name(str(folder)) for folder in folders)
         say(f"none of the {len(found)} runs in {where} is such" if found else f"no runs in {where}")
     return 0

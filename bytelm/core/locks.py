@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, purpose: str) -> Iterator[bool]:
+def exclusive(path: Path, purpose: str, *, remind_after: float = 0.0) -> Iterator[bool]:
     """Holds a lock file; waits while another process holds it.
 
     Ctrl-C ends the wait. So does removing the file, which helps when a file server keeps the lock
@@ -38,11 +38,12 @@ def exclusive(path: Path, purpose: str) -> Iterator[bool]:
     Args:
         path: the lock file; it is not removed afterwards, except for an object.
         purpose: what the lock is for, such as `write the packed text of x.txt`.
+        remind_after: seconds of waiting after which it first says what it waits for.
 
     Yields:
         whether the lock is held; False, after a warning, where the file system has no locks.
     """
-    remind = _Reminder(path, purpose)
+    remind = _Reminder(path, purpose, remind_after)
     if is_address(path):
         lock = ObjectLock(path)
         while not lock.take():
@@ -71,8 +72,9 @@ def exclusive(path: Path, purpose: str) -> Iterator[bool]:
 class _Reminder:
     """Says from time to time what a process waits for."""
 
-    def __init__(self, path: Path, purpose: str) -> None:
-        self._path, self._purpose, self._last = path, purpose, -REMIND_SECONDS
+    def __init__(self, path: Path, purpose: str, after: float) -> None:
+        self._path, self._purpose = path, purpose
+        self._last = time.monotonic() - REMIND_SECONDS + after
 
     def __call__(self, holder: str) -> None:
         if time.monotonic() - self._last >= REMIND_SECONDS:
@@ -167,8 +169,10 @@ def is_held(path: Path) -> bool | None:
 
     Only for a file that is empty when its lock is free, such as that of a run directory. The locks
     of other machines are seen if the file system shows them (NFS). Where it has no locks, a living
-    process may hold the file.
+    process may hold the file. At an address, an object may be that of a process that was killed.
     """
+    if is_address(path):
+        return None if path.exists() else False
     try:
         form = _HOLDER.fullmatch(path.read_text(errors="replace"))
         if form is None:

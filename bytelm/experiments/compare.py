@@ -141,12 +141,12 @@ class ComparisonPlan(Plan):
                 figures |= adapted.report.figures
         return figures
 
-    def write(self, *, images: bool) -> None:
+    def write(self, *, images: bool) -> bool:
         """Uses speeds in turns only if they are known for all runs."""
         speeds = read_speeds(self.output)
         done = [run for run in self.final() if self.is_done(run)]
         self._speeds = speeds if all(map(speeds.figures, done)) else Speeds()
-        super().write(images=images)
+        return super().write(images=images)
 
     def heading(self) -> Heading:
         """Names the axis."""

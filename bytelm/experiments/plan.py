@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.files import make_folder
-from bytelm.core.locks import exclusive
+from bytelm.core.locks import REMIND_SECONDS, exclusive
 from bytelm.core.terminal_text import say
 from bytelm.experiments.measurements import curve, training_figures
 from bytelm.experiments.records import Heading, RunRecord, RunState, SweepRow, run_figures
@@ -234,16 +234,20 @@ class Plan(ABC):
             **tested,
         )
 
-    def write(self, *, images: bool) -> None:
-        """Writes the report as it stands; `images` take longest."""
-        write_report(self.heading(), self.records(), self.output, images=images)
+    def write(self, *, images: bool) -> bool:
+        """Writes the report as it stands, with or without images; False if it is there already."""
+        return write_report(self.heading(), self.records(), self.output, images=images)
+
+    def _reporting(self) -> contextlib.AbstractContextManager[bool]:
+        """A context in which no other process writes the report."""
+        return exclusive(self.output / REPORT_LOCK, "write the report", remind_after=REMIND_SECONDS)
 
     def report(self) -> None:
         """Writes the report and the list of runs, without images, from what all have done.
 
         Once no run is left, the report with images follows.
         """
-        with exclusive(self.output / REPORT_LOCK, "write the report"):
+        with self._reporting():
             if not self._remaining():
                 return
             runs = {run.directory: run for stage in self.stages() for run in stage.runs()}
@@ -290,11 +294,11 @@ class Plan(ABC):
             names = ", ".join(run.name for _, run in left)
             say(f"left to other processes, the last of which writes the report: {names}")
         else:
-            with exclusive(self.output / REPORT_LOCK, "write the report"):
+            with self._reporting():
                 self.finish()
-                self.write(images=True)
+                is_new = self.write(images=True)
             show_results(self.heading(), self.records())
-            say(f"report: {self.output / 'report.html'}")
+            say(f"report: {self.output / 'report.html'}" + ("" if is_new else " (as it was)"))
         return max((EXIT_STATUS[each.state] for each in self.outcomes.values()), default=0)
 
     def _work(self) -> bool:

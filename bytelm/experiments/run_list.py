@@ -28,7 +28,7 @@ def write_plan(folder: Path, runs: Mapping[Path, int]) -> None:
 def find_runs(folder: Path) -> Iterator[RunStatus]:
     """The runs in a folder, those that are only planned too; not those inside another run."""
     try:
-        inside = sorted(folder.iterdir())
+        inside = sorted(folder.iterdir(), key=str)
     except OSError:  # another user's, or just removed
         return
     names = {path.name for path in inside}
@@ -73,8 +73,8 @@ def chosen(
     ]
     key = _ORDERS[order]
     known = [run for run in found if key(run) is not None]
-    known.sort(key=lambda run: (key(run), run.run), reverse=reverse)
-    return known + sorted((run for run in found if key(run) is None), key=lambda run: run.run)
+    known.sort(key=lambda run: (key(run), str(run.run)), reverse=reverse)
+    return known + sorted((run for run in found if key(run) is None), key=lambda run: str(run.run))
 
 
 _ORDERS: Mapping[Order, Callable[[RunStatus], Any]] = {
@@ -131,7 +131,7 @@ def _cells(run: RunStatus) -> tuple[str, ...]:
     age = "" if run.progress is None else format_duration(max(0.0, time.time() - run.progress))
     at = "" if run.error_step is None else f"step {run.error_step:,}: "
     return (
-        printable_name(run.run),
+        printable_name(str(run.run)),
         run.state,
         step,
         "" if run.best is None else f"{run.best:.4f}",

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from bytelm.core.errors import UserError
 from bytelm.core.locks import is_held
+from bytelm.core.places import is_address
 from bytelm.training.checkpoints.checkpoint import last_step
 from bytelm.training.checkpoints.digests import LOOP
 from bytelm.training.checkpoints.scores import FOLDER
@@ -105,7 +106,8 @@ def _status(run: Path) -> RunStatus:
         return replace(found, state="done")
     if _failed(error, found, "training"):
         return replace(found, state="failed")
-    if (run / LOCK).exists() and (process := (run / LOCK).read_text(errors="replace")):
+    process = (run / LOCK).read_text(errors="replace") if (run / LOCK).exists() else ""
+    if process and not is_address(run):
         killed = f"{process} ended without a word: it was killed, or its machine went down"
         return replace(found, error=killed, error_step=None, error_time=None)
     return found
@@ -137,8 +139,8 @@ def _last_records(run: Path) -> list[dict[str, Any]]:
 
 def _last(records: Sequence[Mapping[str, Any]], name: str) -> float | None:
     """The last value of a figure in some records."""
-    values = (record[name] for record in reversed(records) if record.get(name) is not None)
-    return next(values, None)
+    found = (record[name] for record in reversed(records) if record.get(name) is not None)
+    return next(map(float, found), None)
 
 
 def _best(run: Path, saved: int | None, records: Sequence[Mapping[str, Any]]) -> float | None:
@@ -158,7 +160,7 @@ def _modified(run: Path) -> float | None:
     """When a file in a directory was last changed, in seconds since 1970."""
     times = []
     for path in run.iterdir():
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError, NotImplementedError):
             times.append(path.stat().st_mtime)
     return max(times, default=None)
 

@@ -68,7 +68,9 @@ class FakeSlurm:
         programs.mkdir(parents=True)
         _program(programs / "bytelm", f'#!/bin/bash\n{client} "$@"\n')
         # train.py is `bytelm train`.
-        _program(programs / "python", f'#!/bin/bash\n[[ $1 == train.py ]]; shift; {client} train "$@"\n')
+        _program(
+            programs / "python", f'#!/bin/bash\n[[ $1 == train.py ]]; shift; {client} train "$@"\n'
+        )
         (folder / "scripts").symlink_to(HERE.parents[1] / "scripts")
         self.tasks: list[Task] = []
 
@@ -161,10 +163,9 @@ def server(folder: Path) -> Iterator[str]:
     """The socket of a server, which ends with the context."""
     path = str(folder / "server")
     command = [sys.executable, "-m", "tests.slurm.server", path]
-    process = subprocess.Popen(command, cwd=HERE.parents[1], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline() == "ready\n"
-        yield path
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen(command, cwd=HERE.parents[1], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            yield path
+        finally:
+            process.kill()

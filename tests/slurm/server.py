@@ -62,9 +62,8 @@ def _run(asked: dict, files: list[int]) -> NoReturn:
     os.chdir(asked["folder"])
     os.environ.clear()
     os.environ.update(asked["environment"])
-    Path(asked["environment"]["FAKE_SLURM"], f"{asked['environment']['FAKE_JOB']}.process").write_text(
-        str(os.getpid())
-    )
+    process = Path(os.environ["FAKE_SLURM"], f"{os.environ['FAKE_JOB']}.process")
+    process.write_text(str(os.getpid()))
     sys.argv = ["bytelm", *asked["arguments"]]
     from bytelm.cli.entry_point import run
 

@@ -10,10 +10,10 @@ import time
 import pytest
 
 from bytelm.core import locks
+from bytelm.training.checkpoints.scores import FOLDER
 from bytelm.training.last_error import FILE, LastError
 from bytelm.training.run_directory import CONFIG, LOCK, lock
 from bytelm.training.run_status import is_run, read_status
-from bytelm.training.checkpoints.scores import FOLDER
 
 NOW = time.time()
 

@@ -29,17 +29,20 @@ _ORIGIN = ("command", "machine")
 
 def write_report(
     heading: Heading, records: Sequence[RunRecord], output: Path, *, images: bool = True
-) -> None:
+) -> bool:
     """Writes the report of the runs as they stand; each file appears whole or not at all.
 
     `report.md` and `report.html` hold tables and charts, `report.json` everything for programs,
     and `runs.csv` the figures of each run. PNG files hold the charts that `report.md` shows; they
     take longest, and are left out without `images`. The directory `output` must exist. A report
     with images that is there already is left as it is.
+
+    Returns:
+        whether it was written.
     """
     content = {**_json(heading, records), "images": images}
     if images and _is_there(output, content):
-        return
+        return False
     if images:
         for section in chart_sections(heading, gather(records)):
             write_png(section.charts, output / section.image)
@@ -48,6 +51,7 @@ def write_report(
     write_whole(output / "report.html", _page(heading, records, sections))
     write_whole(output / "runs.csv", _csv(records))
     write_whole(output / "report.json", json.dumps(content, indent=2) + "\n")
+    return True
 
 
 def _is_there(output: Path, content: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import html
+import io
 import json
 import math
 import tempfile
@@ -210,7 +211,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def read_last_records(path: Path, size: int) -> list[dict[str, Any]]:
     """The records in the last `size` bytes of such a file; OSError if unreadable."""
     with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+        file.seek(max(0, file.seek(0, io.SEEK_END) - size))
         return [record for line in file.read(size).splitlines() if (record := _record(line))]
 
 
