@@ -47,8 +47,6 @@ def plan_command(arguments: Sequence[str]) -> int:
     command = parse(PlanCommand, rest, f"plan {preset}", PlanCommand(load_preset(preset)))
     if command.bytes is not None and not command.bytes > 0:
         raise UserError(f"--bytes is {command.bytes}; it must be above 0.")
-    if command.fit and not command.compile:
-        raise UserError("--fit compiles what it finds; leave out --no-compile.")
     if command.output and command.output.is_file() and not command.overwrite:
         raise UserError(f"{command.output} exists; add --overwrite to replace it.")
     if command.output:
@@ -60,7 +58,7 @@ def plan_command(arguments: Sequence[str]) -> int:
 
     topology, options = find_topology(command.topology), ""
     if command.fit:
-        found, options = fit(command.config, topology, say)
+        found, options = fit(command.config, topology, say, compiling=command.compile)
     else:
         found = forecast(command.config, topology, compiling=command.compile)
     if command.markdown:

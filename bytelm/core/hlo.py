@@ -216,7 +216,7 @@ def parse(text: str) -> Program:
     computations: dict[str, dict[str, Instruction]] = {}
     current: dict[str, Instruction] = {}
     entry = ""
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         if header := _COMPUTATION.match(line):
             current = computations[header[2]] = {}
             entry = header[2] if header[1] else entry
@@ -224,6 +224,18 @@ def parse(text: str) -> Program:
             current[found[2]] = _instruction(found[2], found[3], is_root=bool(found[1]))
     divided = re.search(r"num_partitions=(\d+)", text[: text.find("\n")])
     return Program(computations, entry, int(divided[1]) if divided else 1)
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """Lines, with those joined to the one before that an attribute with line breaks continues."""
+    whole = ""
+    for line in text.splitlines():
+        if line[:1] in ('"', "}") and line != "}":
+            whole += line
+            continue
+        yield whole
+        whole = line
+    yield whole
 
 
 def _instruction(name: str, text: str, *, is_root: bool) -> Instruction:

@@ -117,7 +117,7 @@ def _flops(program: Program, run: Run) -> float:
     if instruction.opcode == "convolution":
         return _convolution_flops(run)
     if instruction.opcode == "custom-call":
-        return _attention_flops(instruction)
+        return _attention_flops(run)
     return 0.0
 
 
@@ -171,17 +171,16 @@ def _window_pairs(
     return float(found)
 
 
-def _attention_flops(instruction: Instruction) -> float:
+def _attention_flops(run: Run) -> float:
     """FLOPs of a kernel of attention, in a scope `PAIRS`; 0 for another custom call."""
-    scope = re.search(rf"{PAIRS}(\d+)", instruction.attributes)
-    if scope is None or not instruction.shapes:
+    instruction = run.instruction
+    scope = re.search(rf"{PAIRS}(\d+)/\S*?splash_m\w+?_(fwd|dq|dkv)", instruction.attributes)
+    if scope is None:
         return 0.0
-    parts = [part for part in _PRODUCTS if f"_{part}" in instruction.attributes]
-    queries = max(instruction.shapes, key=lambda shape: (len(shape.dims), shape.size))
-    if not parts or len(queries.dims) < 2:
-        return 0.0
-    *_, length, _ = queries.dims
-    return 2.0 * _PRODUCTS[parts[0]] * int(scope[1]) * queries.size / length
+    # Keys may have fewer heads than queries.
+    shapes = [x for name in instruction.operands for x in run.computation[name].shapes]
+    queries = max(shapes, key=lambda shape: (len(shape.dims), shape.size))
+    return 2.0 * _PRODUCTS[scope[2]] * int(scope[1]) * queries.size / queries.dims[-2]
 
 
 def _traffic(program: Program, run: Run) -> float:

@@ -35,7 +35,8 @@ class BlocksConfig(ModelConfig):
     scan: bool | None = None
     """Scan over the blocks of a stack, or unroll them; None scans above 12 blocks."""
     remat: Remat = "none"
-    """What the backward pass recomputes: nothing, all but matrix products ("dots"), or "full"."""
+    """What the backward pass recomputes: nothing, all but matrix products and attention
+    ("dots"), or "full"."""
     attention: AttentionImplementation = "auto"
     """Attention back end; "auto" picks the fastest exact one for the machine."""
     ngrams: tuple[int, ...] = ()

@@ -2,8 +2,9 @@
 
 One rule serves every model: a parameter is divided over `tensor` along the axis its layer names,
 and over `fsdp` and `sequence`, or `fsdp` alone, along the largest of its last two axes that
-divides; small ones are replicated. Activations `[B, T, ...]` are divided by rows, and by positions
-over `sequence` (`bytelm.nn.sequence`).
+divides; small ones are replicated, and so are the vectors of layers, however many are stacked.
+Activations `[B, T, ...]` are divided by rows, and by positions over `sequence`
+(`bytelm.nn.sequence`).
 """
 
 import math
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bytelm.core.checked import Checked
@@ -30,6 +32,8 @@ HEAD_AXIS = "tensor"
 """The axis that divides the heads of a layer."""
 SMALLEST_SHARDED = 2**14
 """Parameters with fewer elements are replicated: gathering them would cost more than it saves."""
+VECTORS = ("norm", "bias", "recurrence")
+"""Roles of parameters of which a layer has a vector."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,13 @@ def single_device_mesh() -> Mesh:
 
 
 def _mesh(shape: tuple[int, ...], devices: Any) -> Mesh:
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    try:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    except NotImplementedError:  # a TPU slice one of whose own axes must be split
+        devices = jax.devices() if devices is None else devices
+        split = create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(split, AXES, axis_types=types)
 
 
 def batch_shards(mesh: Mesh) -> int:
@@ -130,7 +140,9 @@ def row_share(rows: int, mesh: Mesh) -> tuple[int, int]:
     return first // size, rows // size
 
 
-def parameter_spec(shape: tuple[int, ...], tensor_axis: int | None, mesh: Mesh) -> PartitionSpec:
+def parameter_spec(
+    shape: tuple[int, ...], tensor_axis: int | None, mesh: Mesh, role: str = "matrix"
+) -> PartitionSpec:
     """The axes of the mesh that divide a parameter; the module's docstring has the rule.
 
     Rows are few where they are long, so that `fsdp`, which divides them, cannot be large.
@@ -139,7 +151,7 @@ def parameter_spec(shape: tuple[int, ...], tensor_axis: int | None, mesh: Mesh) 
     tensor = mesh.shape["tensor"]
     if tensor > 1 and tensor_axis is not None and shape[tensor_axis] % tensor == 0:
         spec[tensor_axis] = "tensor"
-    if math.prod(shape) < SMALLEST_SHARDED:
+    if math.prod(shape) < SMALLEST_SHARDED or role in VECTORS:
         return PartitionSpec(*spec)
     last = range(max(0, len(shape) - 2), len(shape))
     for wanted in (("fsdp", SEQUENCE_AXIS), ("fsdp",)):
@@ -162,8 +174,9 @@ def parameter_shardings(abstract: nnx.State, mesh: Mesh) -> dict[str, Any]:
 
     def sharding(variable: nnx.Variable) -> NamedSharding:
         metadata = variable.get_metadata()
-        spec = parameter_spec(variable.shape, metadata.get("tensor_axis"), mesh)
-        if metadata.get("role") == "ngrams" and math.prod(variable.shape) >= SMALLEST_SHARDED:
+        role = metadata.get("role", "matrix")
+        spec = parameter_spec(variable.shape, metadata.get("tensor_axis"), mesh, role)
+        if role == "ngrams" and math.prod(variable.shape) >= SMALLEST_SHARDED:
             _check_table(variable.shape, spec, mesh)
         return NamedSharding(mesh, spec)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bytelm.nn.attention.blockwise import KEPT
 from bytelm.nn.block import Block, StackedConfig
 from bytelm.nn.norms import LayerNorm, RMSNorm
 from bytelm.nn.stack_state import Read, StackState, Unread, next_positions
@@ -35,7 +36,7 @@ class Stack(nnx.Module):
         scan: run as `lax.scan` over layers (compile time does not grow with depth) or unrolled
             (faster on CPU); None chooses by depth.
         remat: what the backward pass recomputes: nothing ("none"), all but the results of matrix
-            products ("dots"), or the whole block ("full", least memory).
+            products and of attention ("dots"), or the whole block ("full", least memory).
         outputs: what it returns.
     """
 
@@ -77,8 +78,11 @@ class Stack(nnx.Module):
     def _rematerialised(self, function: Callable) -> Callable:
         if self.remat == "none":
             return function
-        policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
-        policy = policies[self.remat]
+        known = jax.checkpoint_policies
+        products = known.save_from_both_policies(
+            known.dots_with_no_batch_dims_saveable, known.save_only_these_names(KEPT)
+        )
+        policy = products if self.remat == "dots" else None
         return jax.checkpoint(function, policy=policy, prevent_cse=not self.scan)
 
     def fold(

@@ -23,10 +23,11 @@ def test_a_plan_of_a_tiny_run(capsys, tmp_path):
 
 
 def test_a_row_of_a_table_without_compiling(capsys):
-    assert main(plan("--no-compile", "--markdown", "--topology", "cpu:1")) == 0
-    header, line, row = capsys.readouterr().out.splitlines()
+    assert main(plan("--no-compile", "--fit", "--markdown", "--topology", "gpu:2xl4")) == 0
+    header, line, row, options = capsys.readouterr().out.splitlines()
     assert header.count("|") == line.count("|") == row.count("|")
-    assert row.startswith("| transformer_tiny | 1 x cpu")
+    assert row.startswith("| transformer_tiny | 2 x NVIDIA L4") and row.endswith("estimated |")
+    assert options.startswith("the fastest that fits: --mesh.data")
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,6 @@ def test_a_row_of_a_table_without_compiling(capsys):
         (["--topology", "cpu:4", "--mesh.fsdp", "8"], "needs 8 devices and there are 4"),
         (["--mesh.data", "3"], "cannot be divided by the 3 batch shards"),
         (["--bytes", "0"], "it must be above 0"),
-        (["--fit", "--no-compile"], "leave out --no-compile"),
     ],
 )
 def test_what_cannot_be_planned(capsys, options, sentence):

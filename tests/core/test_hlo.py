@@ -147,13 +147,15 @@ ENTRY %main () -> f32[4,6,2,5] {{
 
 
 def test_kernels_of_attention_say_what_they_compute():
+    queries, keys = "bf16[2,4,64,8]{3,2,1,0}", "bf16[2,1,64,8]{3,2,1,0}"
     call = (
-        "  %c = (bf16[2,4,64,8]{{3,2,1,0}}, f32[2,4,64]{{2,1,0}}) custom-call(%q), "
-        'custom_call_target="tpu_custom_call", metadata={{op_name="a/{}/splash_mha_{}"}}'
+        f"  %c = ({keys}, f32[2,4,64]{{2,1,0}}) custom-call(%q, %k), frontend_attributes={{{{\n"
+        '"block_q_dkv": 512\n}}, metadata={op_name="a/SCOPE/jit(b)/splash_mha_PART"}'
     )
     for part, products in {"fwd_residuals": 2, "dq": 3, "dkv": 4}.items():
-        line = call.format(f"{PAIRS}100", part)
-        text = f"HloModule m\n\nENTRY %main () -> f32[] {{\n  %q = f32[] parameter(0)\n{line}\n}}\n"
+        line = call.replace("SCOPE", f"{PAIRS}100").replace("PART", part)
+        given = f"  %q = {queries} parameter(0)\n  %k = {keys} parameter(1)"
+        text = f"HloModule m\n\nENTRY %main () -> f32[] {{\n{given}\n{line}\n}}\n"
         ((work, _),) = works(parse(text))
         assert work.flops == 2 * products * 100 * 2 * 4 * 8
 

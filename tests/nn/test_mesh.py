@@ -94,6 +94,12 @@ def test_where_a_parameter_lies(shape, tensor_axis, mesh, wanted):
     assert parameter_spec(shape, tensor_axis, built) == PartitionSpec(*wanted)
 
 
+def test_vectors_of_layers_are_whole_however_many_are_stacked():
+    mesh = MeshConfig(fsdp=8).build()
+    assert parameter_spec((64, 2048), None, mesh, "norm") == PartitionSpec(None, None)
+    assert parameter_spec((64, 2048), None, mesh, "vector") == PartitionSpec(None, "fsdp")
+
+
 def test_a_table_of_ngrams_must_be_divided():
     def shardings(rows, **mesh):
         table = nnx.Param(

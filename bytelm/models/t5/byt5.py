@@ -58,7 +58,8 @@ class ByT5Config(EncoderDecoderConfig):
     scan: bool | None = None
     """Scan over the blocks of a stack, or unroll them; None scans above 12 blocks."""
     remat: Remat = "none"
-    """What the backward pass recomputes: nothing, all but matrix products ("dots"), or "full"."""
+    """What the backward pass recomputes: nothing, all but matrix products and attention
+    ("dots"), or "full"."""
 
     def __post_init__(self) -> None:
         self.require_positive("width", "encoder_depth", "decoder_depth", "heads")

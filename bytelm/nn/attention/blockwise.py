@@ -16,11 +16,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from bytelm.core.xla import backend
 from bytelm.nn.attention.mask import AttentionMask
 from bytelm.nn.linear import matrix_product
 
+KEPT = "attention"
+"""Name of the results that the backward pass need not compute again (`bytelm.nn.stack`)."""
 BLOCK = 128
 """Most positions in a block of queries."""
 ALIGNMENT = 8
@@ -231,6 +234,7 @@ def _attend_forward(
     plan: _Plan, group_ids: jax.Array | None, *arrays: jax.Array
 ) -> tuple[jax.Array, tuple[Any, ...]]:
     outputs = _each_head(_forward, plan, group_ids, *arrays)
+    outputs = tuple(checkpoint_name(x, KEPT) for x in outputs)
     return outputs[0], (group_ids, *arrays, *outputs)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bytelm.core.hlo_costs import PAIRS
-from bytelm.nn.attention.blockwise import FILLER, fill_last_block
+from bytelm.nn.attention.blockwise import FILLER, KEPT, fill_last_block
 from bytelm.nn.attention.mask import AttentionMask
 
 CODE_SCORE = 512.0
@@ -130,6 +130,7 @@ def splash_attention(
         ),
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name=KEPT,
     )
     segments = None
     if group_ids is not None:

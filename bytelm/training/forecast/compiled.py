@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,18 +98,15 @@ class CompiledStep:
             for work, times in self.works
         )
 
-    def seconds_of_exchange(self, chip: Chip | None) -> float:
-        """At least the time of all exchanges; 0 if the links are not known."""
-        return sum(seconds(each, chip) * each.times for each in self.exchanges)
 
-    def sent(self) -> dict[tuple[str, str], tuple[float, float]]:
-        """Calls and bytes that each device sends, by kind and dtype of the exchanges."""
-        found: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for each in self.exchanges:
-            of_kind = found[each.kind, each.dtype]
-            of_kind[0] += each.times
-            of_kind[1] += each.times * each.sent
-        return {key: (calls, sent) for key, (calls, sent) in sorted(found.items())}
+def sent_by_kind(exchanges: Sequence[Exchange]) -> dict[tuple[str, str], tuple[float, float]]:
+    """Calls and bytes that each device sends, by kind and dtype of the exchanges."""
+    found: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for each in exchanges:
+        of_kind = found[each.kind, each.dtype]
+        of_kind[0] += each.times
+        of_kind[1] += each.times * each.sent
+    return {key: (calls, sent) for key, (calls, sent) in sorted(found.items())}
 
 
 def seconds(exchange: Exchange, chip: Chip | None) -> float:

@@ -29,6 +29,8 @@ from bytelm.training.step import StepSetup, TrainState, controllers_of, score
 REMATS: tuple[Remat, ...] = get_args(Remat)
 RECOMPUTED = {"none": 0.0, "dots": 0.02, "full": 1 / 3}
 """FLOPs of the forward pass that each remat computes again, in those of the whole step."""
+MORE = 1.2
+"""What compilers need for activations, in bytes that the backward pass needs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,44 +122,62 @@ def _bytes(aval: Any) -> float:
 
 
 def rows_at_once(config: ExperimentConfig, mesh: Mesh) -> int:
-    """Rows of a micro-batch on each device."""
+    """Rows of a micro-batch on each device, or of which it has some of the positions."""
     return max(1, config.data.batch_size // batch_shards(mesh) // config.train.accumulation)
 
 
-def temporary_bytes(saved: float, state: StateBytes, accumulation: int, divided: int) -> float:
+def temporary_bytes(saved: float, state: StateBytes, accumulation: int, mesh: Mesh) -> float:
     """About what a step needs on each device, in addition to its state.
 
     Args:
         saved: `saved_bytes` of the rows of a micro-batch.
-        divided: devices that share the channels of a row.
     """
     gradients = state.trained * (2 if accumulation > 1 else 1)
     # Half of what is kept are inputs of blocks, which are whole on each device.
-    return gradients + saved * (1 + 1 / divided) / 2
+    share = (1 + 1 / mesh.shape["tensor"]) / 2 / mesh.shape["sequence"]
+    return gradients + MORE * saved * share
+
+
+def step_flops_computed(config: ExperimentConfig) -> float:
+    """FLOPs of a step with those that are computed again."""
+    return step_flops(config) * (1 + RECOMPUTED[str(getattr(config.model, "remat", "none"))])
+
+
+def likely_exchanges(
+    config: ExperimentConfig, mesh: Mesh, state: StateBytes, streams: float
+) -> list[Exchange]:
+    """What devices exchange in a step, as a compiler would divide it.
+
+    Args:
+        streams: bytes of the inputs of all blocks, of whole rows on one device.
+    """
+    sizes, count = mesh.shape, config.train.accumulation
+    ids = np.arange(mesh.size).reshape(tuple(sizes.values()))
+    streams /= sizes["sequence"]
+    dtype = "bf16" if config.model.dtype == jnp.bfloat16 else "f32"
+
+    def exchange(axes: str, kind: str, dtype: str, size: float, times: int) -> Exchange:
+        first = tuple(slice(None) if name in axes.split() else 0 for name in sizes)
+        group = tuple(map(int, ids[first].ravel()))
+        return Exchange(kind, dtype, size, group, times, times > 1)
+
+    parts = "fsdp sequence"  # which divide the parameters
+    whole = state.trained * sizes["fsdp"] * sizes["sequence"]
+    found = [
+        exchange(parts, "all-gather", dtype, whole / (2 if dtype == "bf16" else 1), 2 * count),
+        exchange(parts, "reduce-scatter", "f32", whole, count),
+        exchange("data", "all-reduce", "f32", state.trained, 1),
+        exchange("tensor", "all-reduce", dtype, streams, 4 * count),
+    ]
+    return [each for each in found if len(each.group) > 1]
 
 
 def step_seconds(
     config: ExperimentConfig, topology: Topology, mesh: Mesh, state: StateBytes, streams: float
 ) -> float:
-    """About the time of a step, by which choices are ranked before they are compiled.
-
-    Args:
-        streams: bytes of the inputs of all blocks, on one device.
-    """
-    sizes, count = mesh.shape, config.train.accumulation
-    remat = str(getattr(config.model, "remat", "none"))
-    flops = step_flops(config) * (1 + RECOMPUTED[remat]) / mesh.size
-    arithmetic = flops / topology.peak_flops(config.model.dtype)
-    ids = np.arange(mesh.size).reshape(tuple(sizes.values()))
-
-    def exchange(axis: str, kind: str, size: float) -> float:
-        group = np.moveaxis(ids, list(sizes).index(axis), -1).reshape(-1, sizes[axis])[0]
-        found = Exchange(kind, "", size, tuple(map(int, group)), 1, False)
-        return seconds(found, topology.chip) if len(group) > 1 else 0.0
-
-    whole = state.trained * sizes["fsdp"]
-    network = count * 2 * exchange("fsdp", "all-gather", whole / 2)
-    network += count * exchange("fsdp", "reduce-scatter", whole)
-    network += exchange("data", "all-reduce", state.trained)
-    network += count * 4 * exchange("tensor", "all-reduce", streams)
+    """About the time of a step, by which choices are ranked before they are compiled."""
+    peak = topology.peak_flops(config.model.dtype)
+    arithmetic = step_flops_computed(config) / mesh.size / peak
+    exchanges = likely_exchanges(config, mesh, state, streams)
+    network = sum(seconds(each, topology.chip) * each.times for each in exchanges)
     return max(arithmetic, network) + 0.1 * min(arithmetic, network)

@@ -27,9 +27,10 @@ TENSOR = (1, 2, 4, 8)
 """Sizes of the axis `tensor` that are tried."""
 TRIES = 6
 """How many choices are compiled at most."""
-DOUBT = 1.3
+DOUBT = 1.1
 """How far estimates of memory may be off before the first choice is compiled."""
-CALIBRATED_DOUBT = 1.1
+ABOUT_EQUAL = 1.02
+"""Estimates of time that differ by less are equal."""
 
 
 @dataclass(frozen=True)
@@ -55,47 +56,47 @@ class Choice:
 
 
 def fit(
-    config: ExperimentConfig, topology: Topology, say: Callable[[str], None]
+    config: ExperimentConfig,
+    topology: Topology,
+    say: Callable[[str], None],
+    *,
+    compiling: bool = True,
 ) -> tuple[Forecast, str]:
     """The forecast of the fastest choice that fits, and its options on the command line.
 
-    Choices are ranked by estimates, and the best of them compiled, until none that is left promises
-    to be faster than the best found, or `TRIES` are compiled.
+    Choices are ranked by estimates of their time, and of about equal ones that comes first which
+    needs the least memory. The first that fits, as the compiler finds, is the answer.
 
     Args:
         say: told what each choice gave.
+        compiling: whether to compile; otherwise the first that fits by the estimate is the answer.
 
     Raises:
         UserError: if none fits.
     """
-    available = topology.memory or float("inf")
-    left = sorted(choices(config, topology), key=lambda choice: choice.seconds)
-    best: tuple[Forecast, Choice] | None = None
-    scale, doubt = 1.0, DOUBT
+    available, scale = topology.memory or float("inf"), 1.0
+    doubt = DOUBT if compiling else 1.0
+    left = list(choices(config, topology))
     for _ in range(TRIES):
-        left = [each for each in left if best is None or each.seconds < best[0].step_seconds]
         hopeful = [x for x in left if x.state + x.temporary * scale < available * doubt]
         if not hopeful:
             break
-        choice = hopeful[0]
+        fastest = min(choice.seconds for choice in hopeful)
+        equal = (x for x in hopeful if x.seconds <= ABOUT_EQUAL * fastest)
+        choice = min(equal, key=lambda x: x.state + x.temporary)
         left.remove(choice)
         try:
-            found = forecast(choice.config, topology, remats=False)
+            found = forecast(choice.config, topology, compiling=compiling, remats=False)
         except DoesNotFitError as error:
-            say(f"{choice.options}: needs {error.needed / 1e9:.1f} GB")
             needed = error.needed
         else:
-            say(
-                f"{choice.options}: {found.memory / 1e9:.1f} GB, at least "
-                f"{found.step_seconds:.3g} s a step"
-            )
             needed = found.memory
-            if needed <= available and (best is None or found.step_seconds < best[0].step_seconds):
-                best = found, choice
-        scale, doubt = max(0.1, (needed - choice.state) / choice.temporary), CALIBRATED_DOUBT
-    if best is None:
-        raise _nothing_fits(choices(config, topology), topology)
-    return best[0], best[1].options
+            if needed <= available:
+                return found, choice.options
+        say(f"{choice.options}: {needed / 1e9:.1f} GB on each device, too much")
+        scale = max(0.1, (needed - choice.state) / choice.temporary)
+        doubt = 1.0
+    raise _nothing_fits(choices(config, topology), topology)
 
 
 def choices(config: ExperimentConfig, topology: Topology) -> Iterator[Choice]:
@@ -116,8 +117,8 @@ def choices(config: ExperimentConfig, topology: Topology) -> Iterator[Choice]:
                     mesh=mesh_config,
                     train=dataclasses.replace(config.train, accumulation=accumulation),
                 )
-                rows, divided = rows_at_once(chosen, mesh), mesh_config.tensor
-                temporary = temporary_bytes(saved(remat, rows), of_state, accumulation, divided)
+                rows = rows_at_once(chosen, mesh)
+                temporary = temporary_bytes(saved(remat, rows), of_state, accumulation, mesh)
                 streams = saved(saved.remats[-1], rows)
                 seconds = step_seconds(chosen, topology, mesh, of_state, streams)
                 yield Choice(chosen, of_state.total, temporary, seconds)

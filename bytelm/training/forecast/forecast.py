@@ -2,25 +2,29 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from bytelm.core.config_json import mapped
+from bytelm.core.hlo_costs import Exchange
 from bytelm.core.xla import compiling_for
 from bytelm.models.entropy_patches import EntropyModelPatches
 from bytelm.models.parameters import count_frozen, count_parameters
 from bytelm.training.cost import step_flops
 from bytelm.training.entropy_models import with_entropy_model
 from bytelm.training.experiment import ExperimentConfig, load_json, parse_budget
-from bytelm.training.forecast.compiled import CompiledStep, compile_step
+from bytelm.training.forecast.compiled import CompiledStep, compile_step, seconds
 from bytelm.training.forecast.estimates import (
     REMATS,
     StateBytes,
+    likely_exchanges,
     parts_of,
     rows_at_once,
     saved_bytes,
     state_bytes,
+    step_flops_computed,
     temporary_bytes,
     with_remat,
 )
@@ -46,6 +50,7 @@ class Forecast:
         flops: of the model in a step, as `bytelm.training.cost` counts them.
         state: bytes on each device.
         temporary: bytes on each device during a step, by `remat`.
+        likely: the exchanges of a step, as a compiler would divide it.
         step: the compiled step; None if nothing was compiled.
     """
 
@@ -62,6 +67,7 @@ class Forecast:
     flops: float
     state: StateBytes
     temporary: dict[str, float]
+    likely: Sequence[Exchange]
     step: CompiledStep | None = None
 
     @property
@@ -94,15 +100,26 @@ class Forecast:
     def work_seconds(self) -> float:
         """At least the time of a step's arithmetic and memory traffic."""
         if self.step is None:
-            return self.flops / self.peak_flops
+            return step_flops_computed(self.config) / self.peak_flops
         chip = self.topology.chip
         bandwidth = 0.0 if chip is None else 1e9 * chip.bandwidth
         return self.step.seconds_of_work(self.peak_flops / self.devices, bandwidth)
 
     @property
+    def exchanges(self) -> Sequence[Exchange]:
+        """Those of the compiled step, or else likely ones."""
+        return self.likely if self.step is None else self.step.exchanges
+
+    @property
+    def sent(self) -> float:
+        """Bytes that each device sends in a step."""
+        return sum(each.sent * each.times for each in self.exchanges)
+
+    @property
     def exchange_seconds(self) -> float:
         """At least the time in which devices exchange data in a step."""
-        return 0.0 if self.step is None else self.step.seconds_of_exchange(self.topology.chip)
+        chip = self.topology.chip
+        return sum(seconds(each, chip) * each.times for each in self.exchanges)
 
     @property
     def step_seconds(self) -> float:
@@ -165,12 +182,14 @@ def _uncompiled(config: ExperimentConfig, topology: Topology, remats: bool) -> F
     state = abstract_state(config)
     bytes_of_state = state_bytes(model, state, mesh)
     rows, chosen = rows_at_once(config, mesh), str(getattr(model, "remat", "none"))
-    temporary = {}
+    temporary, streams = {}, 0.0
+    if mesh.shape["tensor"] > 1:
+        full = dataclasses.replace(config, model=with_remat(model, "full"))
+        streams = saved_bytes(full, rows)
     for remat in REMATS if remats and hasattr(model, "remat") else (chosen,):
         other = dataclasses.replace(config, model=with_remat(model, remat))
-        divided, count = mesh.shape["tensor"], config.train.accumulation
-        saved = saved_bytes(other, rows)
-        temporary[remat] = temporary_bytes(saved, bytes_of_state, count, divided)
+        saved, count = saved_bytes(other, rows), config.train.accumulation
+        temporary[remat] = temporary_bytes(saved, bytes_of_state, count, mesh)
     parameters, without_embeddings = count_parameters(model)
     return Forecast(
         config=config,
@@ -186,6 +205,7 @@ def _uncompiled(config: ExperimentConfig, topology: Topology, remats: bool) -> F
         flops=step_flops(config),
         state=bytes_of_state,
         temporary=temporary,
+        likely=likely_exchanges(config, mesh, bytes_of_state, streams),
     )
 
 

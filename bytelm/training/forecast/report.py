@@ -3,6 +3,7 @@
 from typing import Any
 
 from bytelm.core.figure import in_powers, with_prefix
+from bytelm.training.forecast.compiled import sent_by_kind
 from bytelm.training.forecast.forecast import Forecast
 
 COLUMNS = (
@@ -18,6 +19,7 @@ COLUMNS = (
     "step",
     "MFU at most",
     "without overlap",
+    "how",
 )
 
 
@@ -45,8 +47,6 @@ def short_text(found: Forecast) -> str:
 
 def row_of(found: Forecast, name: str) -> tuple[str, ...]:
     """A row of the table with `COLUMNS`."""
-    step = found.step
-    sent = 0.0 if step is None else sum(size for _, size in step.sent().values())
     return (
         name,
         f"{found.devices} x {found.topology.kind}",
@@ -56,10 +56,11 @@ def row_of(found: Forecast, name: str) -> tuple[str, ...]:
         _gigabytes(found.state.total),
         _gigabytes(found.memory - found.state.total),
         _gigabytes(found.memory),
-        _gigabytes(sent),
+        _gigabytes(found.sent),
         f"{found.step_seconds:.3g} s",
         f"{found.utilisation:.0%}",
         f"{found.utilisation_in_turns:.0%}",
+        found.how,
     )
 
 
@@ -97,6 +98,7 @@ def values_of(found: Forecast, symbols: float | None = None) -> dict[str, Any]:
             remat: {"how": found.how if remat == found.remat else "estimated", "bytes": size}
             for remat, size in found.temporary.items()
         },
+        "exchanges": {"how": found.how, "sent_bytes": found.sent, "by_kind": _by_kind(found)},
         "time": {
             "how": "estimated",
             "work_seconds": found.work_seconds,
@@ -116,12 +118,15 @@ def values_of(found: Forecast, symbols: float | None = None) -> dict[str, Any]:
             "how": found.how,
             "flops": step.flops,
             "traffic_bytes": step.traffic,
-            "exchanges": [
-                {"kind": kind, "dtype": dtype, "calls": calls, "sent_bytes": sent}
-                for (kind, dtype), (calls, sent) in step.sent().items()
-            ],
         }
     return values
+
+
+def _by_kind(found: Forecast) -> list[dict[str, Any]]:
+    return [
+        {"kind": kind, "dtype": dtype, "calls": calls, "sent_bytes": sent}
+        for (kind, dtype), (calls, sent) in sent_by_kind(found.exchanges).items()
+    ]
 
 
 def _model_lines(found: Forecast) -> dict[str, str]:
@@ -153,11 +158,12 @@ def _step_lines(found: Forecast) -> dict[str, str]:
             f"{step.flops * found.devices / found.flops:.2f} times the model's share, and "
             f"{with_prefix(step.traffic, 'B')} of memory traffic ({_how(found)})"
         )
-        sent = [
-            f"{kind} {dtype}: {calls:,.0f} calls, {with_prefix(size, 'B')}"
-            for (kind, dtype), (calls, size) in step.sent().items()
-        ]
-        lines["exchange"] = "\n".join([*sent, f"sent by each device ({_how(found)})"]) or "none"
+    sent = [
+        f"{kind} {dtype}: {calls:,.0f} calls, {with_prefix(size, 'B')}"
+        for (kind, dtype), (calls, size) in sent_by_kind(found.exchanges).items()
+    ]
+    if sent:
+        lines["exchange"] = "\n".join([*sent, f"sent by each device ({_how(found)})"])
     return lines
 
 
@@ -165,9 +171,8 @@ def _time_lines(found: Forecast) -> dict[str, str]:
     peak = with_prefix(found.peak_flops / found.devices, "FLOP/s")
     work = f"arithmetic and memory {_seconds(found.work_seconds)}"
     if found.step is None:
-        work = "all arithmetic at the peak"
-    else:
-        work += f", exchange {_seconds(found.exchange_seconds)}"
+        work = f"arithmetic {_seconds(found.work_seconds)}"
+    work += f", exchange {_seconds(found.exchange_seconds)}"
     return {
         "time": f"at least {_seconds(found.step_seconds)} a step: {work} (estimated from the peak "
         f"of {peak} and the vendor's rates)",
@@ -192,8 +197,7 @@ def _cost(found: Forecast, symbols: float) -> str:
     days = hours / found.devices / 24
     return (
         f"{in_powers(symbols)} {found.symbols}: at least {_hours(hours)} of a device, "
-        f"{_days(days)} on {found.devices} (estimated"
-        f"{', at the peak of the arithmetic' if found.step is None else ''})"
+        f"{_days(days)} on {found.devices} (estimated)"
     )
 
 

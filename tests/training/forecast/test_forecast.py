@@ -48,8 +48,16 @@ def test_the_state_is_what_the_program_is_given(found):
 
 
 def test_the_program_computes_what_the_model_counts(found):
-    # Attention computes whole blocks, and remat computes the head's gradient again.
+    # Attention computes whole blocks, and all of its weights again in the backward pass.
     assert 1 <= found.step.flops * 8 / found.flops < 1.3
+
+
+def test_remat_of_all_but_products_computes_attention_once():
+    flops = {}
+    for remat in ("none", "dots"):
+        config = dataclasses.replace(with_model(CONFIG, remat=remat), mesh=MeshConfig(1))
+        flops[remat] = compile_step(config, find_topology("gpu:1xh200")).flops
+    assert flops["none"] == flops["dots"]
 
 
 def test_exchanges_do_not_grow_with_the_layers(found):
@@ -103,7 +111,18 @@ def test_uncompiled_forecasts_know_the_state(found):
     rough = forecast(CONFIG, found.topology, compiling=False, remats=False)
     assert rough.state == found.state and rough.step is None
     assert set(rough.temporary) == {"dots"}
-    assert rough.step_seconds == pytest.approx(rough.flops / (8 * 989e12))
+    assert rough.work_seconds == pytest.approx(1.02 * rough.flops / (8 * 989e12))
+    kinds = {(each.kind, each.dtype) for each in rough.exchanges}
+    assert kinds == {
+        ("all-gather", "bf16"),
+        ("reduce-scatter", "f32"),
+        ("all-reduce", "f32"),
+        ("all-reduce", "bf16"),
+    }
+    # Gathered in bfloat16 forward and backward, and reduced in float32: all but one half of each.
+    of_fsdp = rough.exchanges[:2]
+    whole = 2 * rough.state.trained
+    assert sum(each.sent * each.times for each in of_fsdp) == pytest.approx(whole)
 
 
 def test_an_untrained_entropy_model_is_that_of_its_preset():
@@ -143,26 +162,27 @@ def test_choices_of_the_search():
     assert by_remat["full"] < by_remat["none"]
 
 
-def test_the_search_compiles_until_the_fastest_fits(monkeypatch, found):
-    topology, shown = find_topology("gpu:4xh200"), []
+def test_the_search_ends_with_the_first_that_fits(monkeypatch, found):
+    topology, tried, shown = find_topology("gpu:4xh200"), [], []
+    small = dataclasses.replace(topology, chip=topology.chip._replace(memory=0.02))
 
     def compiled(config, topology, **_):
-        if config.model.remat == "none":
-            raise DoesNotFitError(2e11, 1.41e11)
-        step = dataclasses.replace(found.step, memory=Memory(1e9, 1e9))
+        tried.append(config)
+        if len(tried) == 1:
+            raise DoesNotFitError(21e6, 20e6)
+        step = dataclasses.replace(found.step, memory=Memory(1e6, 1e6))
         return dataclasses.replace(found, config=config, step=step)
 
     monkeypatch.setattr(fitting, "forecast", compiled)
-    best, options = fitting.fit(CONFIG, topology, shown.append)
-    assert best.config.model.remat != "none" and "--model.remat" in options
-    assert any(line.startswith(options) for line in shown)
+    best, options = fitting.fit(CONFIG, small, shown.append)
+    assert len(tried) == 2 and best.config == tried[1] != tried[0]
+    assert f"--train.accumulation {best.config.train.accumulation} --model.remat" in options
+    assert len(shown) == 1 and shown[0].endswith("0.0 GB on each device, too much")
 
-    def never(config, topology, **_):
-        raise DoesNotFitError(2e11, 1.41e11)
-
-    monkeypatch.setattr(fitting, "forecast", never)
+    none = dataclasses.replace(topology, chip=topology.chip._replace(memory=1e-4))
     with pytest.raises(UserError, match=r"no mesh, remat and accumulation fits gpu:4xh200"):
-        fitting.fit(CONFIG, topology, shown.append)
+        fitting.fit(CONFIG, none, shown.append)
+    assert len(tried) == 2, "nothing that cannot fit is compiled"
 
 
 def test_what_the_compiler_says_about_memory():
