@@ -21,11 +21,13 @@ from bytelm.data.corpus.entries import (
     read_summary,
 )
 from bytelm.data.corpus.input_shards import SHARDS
+from bytelm.data.sources.distinct import FOLDER as DOCUMENTS
 from bytelm.data.sources.python_library import PREPARED, PREPARED_LOCK
 
 KINDS = {
     "packed": "text",
     SHARDS: "shards of text",
+    DOCUMENTS: "digests of documents",
     "tokens": "tokens",
     "boundaries": "pieces",
     "entropies": "entropies",

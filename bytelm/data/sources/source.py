@@ -299,5 +299,5 @@ class Source:
 def open_source(config: SingleSource, cache_path: Path) -> Source:
     """Opens one source; UserError for a mistake in the config, or missing files."""
     reader = config.reader(cache_path)
-    reader = DistinctReader(reader) if config.deduplicate else reader
+    reader = DistinctReader(reader, cache_path) if config.deduplicate else reader
     return Source(reader, config.held_out, config.script, config.split_above)
