@@ -9,7 +9,7 @@ import functools
 import hashlib
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,10 +194,10 @@ def packed_corpus(
     def build() -> None:
         stored, digests = source.stored_split(split), dict[str, bytes]()
         shards = source.reader.shards(stored) if some is None else some
-        pack_shards(source, stored, shards, cache_path, processes)
+        new = pack_shards(source, stored, shards, cache_path, processes)
 
         def join(partial: Path) -> dict[str, Any]:
-            joining = _Join(source, split, cache_path, partial)
+            joining = _Join(source, split, cache_path, partial, new)
             summary = joining.join(shards)
             digests.update(joining.digests)
             if _directory(source, split, root, some) != directory:
@@ -247,8 +247,17 @@ def _directory(
 class _Join:
     """Writes the tables of a split, and links the files of its shards, into a directory."""
 
-    def __init__(self, source: Source, split: Split, cache_path: Path, directory: Path) -> None:
+    def __init__(
+        self,
+        source: Source,
+        split: Split,
+        cache_path: Path,
+        directory: Path,
+        new: Container[Path] = (),
+    ) -> None:
+        """Writes nothing yet; shards in the folders `new` were read for their digests just now."""
         self._source, self._split, self._cache_path = source, split, cache_path
+        self._new = new
         self._stored, self._directory = source.stored_split(split), directory
         self.digests: dict[str, bytes] = {}
         """Of the blocks of linked files, by name."""
@@ -290,7 +299,7 @@ class _Join:
     def _checked(self, shard: InputShard) -> PackedShard:
         """A shard, packed once more if it is damaged, after its text is hashed.
 
-        All symbols are read, so that damage does not get into the hash.
+        Its symbols are checked, so that damage does not get into the hash.
         """
         source, stored, split = self._source, self._stored, self._split
         directory = shard_directory(source, stored, shard, self._cache_path)
@@ -299,6 +308,8 @@ class _Join:
             packed, hasher = PackedShard(directory), self._hasher.copy()
             if packed.summary["splits"][split]["documents"]:
                 symbols = packed.symbols(split)
+                if directory in self._new:
+                    symbols.unchecked = bytearray(len(symbols.unchecked))
                 for begin, end in itertools.pairwise(packed.starts(split).tolist()):
                     hasher.update((end - begin - 2).to_bytes(START_BYTES, "little"))
                     hasher.update(symbols[begin + 1 : end - 1].data)

@@ -27,7 +27,9 @@ FORMAT = 1
 PASSAGES = "passages"
 """File with the passages of all documents, as `text_record.PLACED`."""
 TOGETHER = 2**20
-"""Bytes of documents that are written at a time."""
+"""Bytes of documents that are looked at together."""
+BUFFER_BYTES = 2**18
+"""Bytes that are written at a time."""
 
 
 class PackedShard:
@@ -172,7 +174,7 @@ class _SplitWriter:
         return self
 
     def _file(self, name: str) -> BinaryIO:
-        return (self._directory / file_of(name, self._split)).open("wb")
+        return (self._directory / file_of(name, self._split)).open("wb", BUFFER_BYTES)
 
     def write(self, group: list[Placed], texts: list[bytes]) -> None:
         """Writes documents; `texts` are theirs."""

@@ -45,7 +45,7 @@ def pack_shards(
     shards: Sequence[InputShard],
     cache_path: Path,
     processes: int | None = None,
-) -> None:
+) -> frozenset[Path]:
     """Packs those shards of a stored split that are not packed.
 
     Several machines with one cache may do that at once: each packs what no other one is packing.
@@ -57,6 +57,9 @@ def pack_shards(
         cache_path: of the cache.
         processes: how many pack; None = as many as CPUs for much text, and otherwise this one.
 
+    Returns:
+        the folders of the shards that were packed now.
+
     Raises:
         UserError: for a bad source, or a full disk.
     """
@@ -66,7 +69,7 @@ def pack_shards(
 
     missing = [shard for shard in shards if not is_complete(directory(shard))]
     if not missing:
-        return
+        return frozenset()
     size = sum(shard.size for shard in missing)
     if processes is None:
         processes = available_cpus() if size >= PARALLEL_BYTES else 1
@@ -75,7 +78,7 @@ def pack_shards(
         queue = _Queue(missing, len(shards), directory, progress)
         if min(processes, len(missing)) < 2:
             queue.work(lambda shard, done: pack_shard(source, stored, shard, cache_path, done))
-            return
+            return frozenset(map(directory, missing))
         with contextlib.ExitStack() as stack:
             packers = [
                 stack.enter_context(_Packer(source, stored, cache_path))
@@ -83,6 +86,7 @@ def pack_shards(
             ]
             stack.callback(queue.stop)
             _run([functools.partial(queue.work, packer.pack) for packer in packers])
+    return frozenset(map(directory, missing))
 
 
 def available_cpus() -> int:
