@@ -16,7 +16,7 @@ class CompareCommand:
     processes share the others.
     """
 
-    root: Path = Path()
+    root: Place = Path()
     """Directory to which the paths of the comparison are relative."""
     output: Place | None = None
     """Where runs and report go; none = runs/comparison/NAME."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
+from bytelm.core.places import is_address_text
 from bytelm.data.config import DataConfig
 from bytelm.evaluation.robustness import Robustness
 from bytelm.experiments.contenders import check_lists, check_names
@@ -156,9 +157,9 @@ def in_folder(comparison: Comparison, root: Path) -> Comparison:
     """
 
     def files(names: Iterable[str]) -> tuple[str, ...]:
-        paths = tuple(str(root / name) for name in names)
+        paths = tuple(name if is_address_text(name) else str(root / name) for name in names)
         for path in paths:
-            if not glob.glob(path):
+            if not is_address_text(path) and not glob.glob(path):
                 raise UserError(
                     f"the comparison reads {path}, and no file matches that; name the directory "
                     "that has its files with --root."

@@ -1,11 +1,11 @@
 """Runs at an address of an S3 store on this machine: killed, of two processes, and compared."""
 
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,8 +13,10 @@ import pytest
 
 from bytelm.cli.main import main
 from bytelm.core.places import objects, place
+from bytelm.experiments.compare import run_comparison
 from bytelm.training.checkpoints.checkpoint import load_model
-from tests.cli.test_ablate import ABLATION
+from tests.experiments import conftest
+from tests.training import test_processes
 from tests.training.test_processes import (
     TINY,
     assert_same,
@@ -30,6 +32,8 @@ pytest.importorskip("s3fs")
 pytest.importorskip("moto")
 
 BUCKET = "s3://bucket"
+text, comparison, root = test_processes.text, conftest.comparison, conftest.root
+"""Fixtures."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -110,15 +114,26 @@ def test_two_processes_train_as_one(text, tmp_path):
     )
 
 
-def test_data_and_an_ablation_in_a_bucket(capsys, tmp_path, text):
-    (data,) = [name for name in text if name.endswith("train.txt")]
-    place(f"{BUCKET}/text/train.txt").write_bytes(Path(data).read_bytes())
-    (tmp_path / "tiny.py").write_text(ABLATION)
-    options = ["--data.files", f"{BUCKET}/text/*.txt", "--data.sequence-length", "16"]
-    options += ["--data.held-out", "0.2", "--max-bytes", "20", "--output", f"{BUCKET}/ablation"]
-    options += ["--data.cache-dir", str(tmp_path / "cache")]
-    assert main(["ablate", str(tmp_path / "tiny.py"), *options]) == 0
-    found = objects(place(f"{BUCKET}/ablation"))
-    assert {"report.html", "report.json", "fixed/test_report.json"} <= {*found}
-    assert main(["results", f"{BUCKET}/ablation"]) == 0
-    assert "fixed" in capsys.readouterr().out
+def test_text_a_comparison_and_its_table_in_a_bucket(capsys, comparison, root):
+    for file in root.glob("*.txt"):
+        (place(f"{BUCKET}/text") / file.name).write_bytes(file.read_bytes())
+    small = dataclasses.replace(
+        comparison,
+        contenders={"bpe": comparison.contenders["bpe"]},
+        budgets=comparison.budgets[:1],
+        learning_rates=(1.0,),
+        robustness=None,
+        adaptation={},
+        timed_steps=0,
+    )
+    output = place(f"{BUCKET}/comparison")
+    for _ in range(2):  # the second finds everything done
+        assert run_comparison(small, output, root=place(f"{BUCKET}/text")) == 0
+    found = objects(output)
+    (run,) = {name.split("/")[1] for name in found if name.startswith("runs/")}
+    assert {"report.html", "runs.csv", f"runs/{run}/test_report.json"} <= {*found}
+    assert any(name.startswith("tokenizers/english-bpe") for name in found)
+    assert not any(name.endswith("lock") for name in found)
+    capsys.readouterr()
+    assert main(["results", f"{BUCKET}/comparison"]) == 0
+    assert run in capsys.readouterr().out
