@@ -178,7 +178,7 @@ def opened(path: Path) -> Iterator[tuple[io.BufferedReader, Compression | None]]
 
     Reading raises OSError, and `DAMAGE` for damaged compressed data.
     """
-    with _binary(path) as file:
+    with binary(path) as file:
         compression = _compression(path, file.peek(16))
         if compression is None:
             yield file, None
@@ -187,7 +187,8 @@ def opened(path: Path) -> Iterator[tuple[io.BufferedReader, Compression | None]]
                 yield stream, compression
 
 
-def _binary(path: Path) -> io.BufferedReader:
+def binary(path: Path) -> io.BufferedReader:
+    """The bytes of a file, also of one at an address, whose parts are fetched as they are read."""
     if is_address(path):
         return io.BufferedReader(cast(io.RawIOBase, path.open("rb")), CHUNK)
     return path.open("rb")

@@ -17,7 +17,14 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from bytelm.core.errors import UserError
-from bytelm.data.sources.file_formats import UTF16_MARKS, DamagedError, endings, opened
+from bytelm.core.places import is_address
+from bytelm.data.sources.file_formats import (
+    UTF16_MARKS,
+    DamagedError,
+    binary,
+    endings,
+    opened,
+)
 from bytelm.data.sources.reader import Document
 
 ROWS = 256
@@ -99,17 +106,20 @@ def _opened(
         with _opened_csv(path, DELIMITERS[ending]) as found:
             yield found
     elif ending == ".parquet":
+        source: Any = binary(path) if is_address(path) else path
         with pyarrow.parquet.ParquetFile(
-            path, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+            source, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
         ) as file:
             yield (
                 file.schema_arrow,
                 lambda columns: file.iter_batches(ROWS, columns=columns, use_threads=False),
             )
     else:
-        with path.open("rb") as file:
+        with binary(path) as file:
             is_file = file.read(len(ARROW_FILE)) == ARROW_FILE
-        with pyarrow.memory_map(str(path)) as mapped:
+        is_far = is_address(path)
+        source = pyarrow.PythonFile(binary(path)) if is_far else pyarrow.memory_map(str(path))
+        with source as mapped:
             if is_file:
                 reader = pyarrow.ipc.open_file(mapped)
                 batches = map(reader.get_batch, range(reader.num_record_batches))

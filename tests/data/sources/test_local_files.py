@@ -1,12 +1,18 @@
 """Patterns match each real file once; digests depend only on content, and are made once."""
 
+import gzip
+import json
 import os
 import time
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from bytelm.core.errors import UserError
+from bytelm.core.places import place, send
 from bytelm.data.sources import local_files
+from bytelm.data.sources.files import Files
 from bytelm.data.sources.local_files import content_digests, find_files
 
 
@@ -192,3 +198,37 @@ def test_what_is_gone_is_forgotten_and_no_cache_is_no_matter(tmp_path, read):
     content_digests([other], tmp_path / "cache")
     assert str(path) not in (tmp_path / "cache" / "contents.json").read_text()
     content_digests([other], tmp_path / "b" / "no directory")
+
+
+def test_files_at_an_address_are_those_of_a_disk(tmp_path, monkeypatch):
+    texts = [f"line {number}" for number in range(5)]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    table = pyarrow.table({"text": texts})
+    (tmp_path / "a.txt").write_text("one document")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    pyarrow.parquet.write_table(table, tmp_path / "c.parquet")
+    with pyarrow.ipc.new_file(str(tmp_path / "d.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    (tmp_path / "e.csv").write_text("text\n" + "\n".join(texts))
+    far = place("memory://text")
+    send(tmp_path, far / "deep", [path.name for path in tmp_path.iterdir()])
+
+    near = Files(files=(f"{tmp_path}/*",)).reader(tmp_path)
+    reader = Files(files=("memory://text/**",)).reader(tmp_path)
+    assert list(reader.documents("train")) == list(near.documents("train"))
+    assert reader.inputs("train") == near.inputs("train")
+    assert found("memory://text/*/a.*", "memory://text/deep/a.txt") == ["memory://text/deep/a.txt"]
+    for pattern, words in {
+        "memory://text/x*": "check the address",
+        "memory://text": "/\\*\\*",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            found(pattern)
+
+    paths = find_files(["memory://text/deep/a.txt"], "data.files")
+    (digest,) = content_digests(paths, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(local_files, "READ_BYTES", None)  # it is not read again
+        assert content_digests(paths, tmp_path) == [digest]
+    paths[0].write_bytes(b"another document")
+    assert content_digests(paths, tmp_path) != [digest]
