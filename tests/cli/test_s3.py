@@ -14,6 +14,7 @@ import pytest
 from bytelm.cli.main import main
 from bytelm.core.places import objects, place
 from bytelm.experiments.compare import run_comparison
+from bytelm.training.checkpoints import staging
 from bytelm.training.checkpoints.checkpoint import load_model
 from tests.experiments import conftest
 from tests.training import test_processes
@@ -88,8 +89,9 @@ def test_a_killed_run_resumes_elsewhere_and_ends_as_the_uninterrupted_one(text, 
     assert ".lock" not in objects(place(where))
 
 
-def test_two_processes_train_as_one(text, tmp_path):
-    port, where = free_port(), f"{BUCKET}/two"
+@pytest.mark.parametrize("disk", ["shared", "own"])
+def test_two_processes_train_as_one(text, tmp_path, disk, monkeypatch):
+    port, where = free_port(), f"{BUCKET}/{disk}"
     mesh = ["--mesh.data", "1", "--mesh.fsdp", "2", "--mesh.tensor", "1"]
     common = [*text, "--train.log-every", "1", "--train.checkpoint-every", "2", *mesh]
 
@@ -97,11 +99,19 @@ def test_two_processes_train_as_one(text, tmp_path):
         arguments = [*common, "--train.steps", str(steps), "--run-dir", where, *options]
         arguments += ["--coordinator", f"localhost:{port}", "--num-processes", "2"]
         arguments += ["--optimizer.schedule", "constant"]
-        return [start([*arguments, "--process-id", str(i)], 1) for i in range(2)]
+        processes = []
+        for number in range(2):
+            copies = tmp_path / (disk if disk == "shared" else str(number))
+            copies.mkdir(exist_ok=True)
+            monkeypatch.setenv(staging.VARIABLE, str(copies))
+            processes.append(start([*arguments, "--process-id", str(number)], 1))
+        return processes
 
     for process in run_two(4):
         finish(process)
     assert load_model(place(where)).step == 4
+    joined = [name for name in objects(place(where)) if "ocdbt" in name]
+    assert bool(joined) == (disk == "shared")
     for process in run_two(6, "--resume", "--allow-config-change"):
         finish(process)
     single = [*common, "--train.steps", "6", "--optimizer.schedule", "constant"]

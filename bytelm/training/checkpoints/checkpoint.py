@@ -26,6 +26,7 @@ from bytelm.core.errors import UserError, first_line
 from bytelm.core.files import plain_path
 from bytelm.core.places import is_address
 from bytelm.data.carried import carried_tokenizer
+from bytelm.training.checkpoints import private_copies
 from bytelm.training.checkpoints.digests import DIGESTS, LOOP, Digests, digest_arrays, digest_json
 from bytelm.training.checkpoints.exported import ABOUT, SavedModel, load_exported, restore_target
 from bytelm.training.checkpoints.reading import (
@@ -48,6 +49,9 @@ from bytelm.training.run_directory import set_aside_as_run, set_unreadable_aside
 from bytelm.training.step import TrainState
 
 T = TypeVar("T")
+_READING = ocp.CheckpointManagerOptions(
+    read_only=True, create=False, save_interval_steps=0, lightweight_initialize=True
+)
 
 __all__ = ["Checkpoints", "Restored", "SavedModel", "last_step", "load_model", "save_model"]
 
@@ -88,11 +92,15 @@ class Checkpoints:
         )
         hush_stragglers()
         self._staged = staged_for_run(self.folder) if is_address(self.folder) else None
+        self._is_shared = self._staged is None or self._staged.shared
         self._local = self._staged.local if self._staged else plain_path(self.folder)
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 or not self._is_shared:
             mend_scores(self._staged.local if self._staged else self.folder)
         gather_json(None)  # the other processes wait for it
-        self._manager = ocp.CheckpointManager(self._local, options=options)
+        if self._is_shared:
+            self._manager = ocp.CheckpointManager(self._local, options=options)
+        else:
+            self._manager = private_copies.manager(self._local, options)
 
     @property
     def last_step(self) -> int | None:
@@ -121,6 +129,7 @@ class Checkpoints:
             {"training": _without_params(state), "params": state.params},
             {"data": data, "config": as_saved(config), "provenance": provenance, LOOP: loop},
             digest_json(SCORE, metrics) if known else {},
+            ocp.args.StandardSave if self._is_shared else ocp.args.PyTreeSave,
         )
         with self._write_errors():
             if self._staged:
@@ -186,7 +195,16 @@ class Checkpoints:
         self, step: int | None, read: Callable[[CheckpointReader], T], verify: bool
     ) -> T:
         run, staged = self.folder.parent, self._staged
-        return first_readable(self._manager, run, step, read, verify=verify, staged=staged)
+        with self._reading() as manager:
+            return first_readable(manager, run, step, read, verify=verify, staged=staged)
+
+    @contextmanager
+    def _reading(self) -> Iterator[ocp.CheckpointManager]:
+        if self._is_shared:
+            yield self._manager
+            return
+        with _hushed(), ocp.CheckpointManager(self._local, options=_READING) as manager:
+            yield manager
 
     def set_aside_after(self, step: int, *, unreadable: bool) -> Path | None:
         """Moves the checkpoints after `step` away, so that these steps can be saved again.
@@ -262,7 +280,10 @@ def _is_missing(error: BaseException) -> bool:
 
 
 def _items(
-    arrays: dict[str, Any], values: dict[str, Any], digests: Digests | None = None
+    arrays: dict[str, Any],
+    values: dict[str, Any],
+    digests: Digests | None = None,
+    save: Callable[[Any], ocp.args.CheckpointArgs] = ocp.args.StandardSave,
 ) -> ocp.args.Composite:
     """The items of a checkpoint, and the digests of these and of others (`digests`)."""
     digests = dict(digests or {})
@@ -271,7 +292,7 @@ def _items(
     for name, value in values.items():
         digests |= digest_json(name, value)
     return ocp.args.Composite(
-        **{name: ocp.args.StandardSave(tree) for name, tree in arrays.items()},
+        **{name: save(tree) for name, tree in arrays.items()},
         **{name: ocp.args.JsonSave(value) for name, value in {**values, DIGESTS: digests}.items()},
     )
 
@@ -346,14 +367,11 @@ def load_model(run: Path, step: int | None = None, *, verify: bool = True) -> Sa
             else "check the path"
         )
         raise UserError(f"{run} is no run directory: it has no folder {FOLDER}; {hint}.")
-    options = ocp.CheckpointManagerOptions(
-        read_only=True, create=False, save_interval_steps=0, lightweight_initialize=True
-    )
     with contextlib.ExitStack() as stack:
         stack.enter_context(_hushed())
         staged = stack.enter_context(staged_for_reading(folder)) if is_address(folder) else None
         local = staged.local if staged else plain_path(folder)
-        manager = stack.enter_context(ocp.CheckpointManager(local, options=options))
+        manager = stack.enter_context(ocp.CheckpointManager(local, options=_READING))
         if not manager.all_steps():
             raise UserError(f"{run} has no complete checkpoint yet.")
 

@@ -2,8 +2,9 @@
 
 Orbax reads and writes the copy. A checkpoint that it has finished is copied to the address file by
 file, while training goes on, and the file `COMMIT` last: without it there is no checkpoint. Arrays
-are copied back when they are read. The processes of a run share one local copy, and each sends and
-fetches a part of the files.
+are copied back when they are read. The processes of a run share one local copy if they share the
+disk, and each sends and fetches a part of the files. On several machines each process has a copy of
+its own: Orbax writes the arrays' parts as files, and all files together are the checkpoint.
 """
 
 import atexit
@@ -21,6 +22,7 @@ from pathlib import Path
 import jax
 
 from bytelm.core.errors import UserError, first_line
+from bytelm.core.files import write_whole
 from bytelm.core.places import fetch, objects, remove, send
 from bytelm.training.distributed import gather_json
 from bytelm.training.run_directory import COMMIT
@@ -46,13 +48,16 @@ class StagedCheckpoints:
     Args:
         folder: the address.
         local: the folder of the copy, which is empty.
-        shared: whether all processes share it and call the methods together.
+        processes: those that write the checkpoints: all of the run, or none for one that reads.
+        shared: whether these processes share the copy.
     """
 
-    def __init__(self, folder: Path, local: Path, *, shared: bool) -> None:
-        self.folder, self.local = folder, local
-        self._part = jax.process_index() if shared else 0
-        self._parts = jax.process_count() if shared else 1
+    def __init__(
+        self, folder: Path, local: Path, *, processes: int = 1, shared: bool = True
+    ) -> None:
+        self.folder, self.local, self.shared = folder, local, shared
+        self._part = jax.process_index() if processes > 1 else 0
+        self._parts = processes
         self._whole: set[tuple[int, str]] = set()
         self._sending: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -81,17 +86,12 @@ class StagedCheckpoints:
         if item not in ARRAYS or (step, item) in self._whole:
             return
         source, target = (place / str(step) / item for place in (self.folder, self.local))
-        failure = None
-        try:
-            fetch(source, target, objects(source)[self._part :: self._parts])
-        except Exception as error:  # of the store or the disk
-            failure = error
-        if self._parts > 1:
-            others = gather_json(None if failure is None else first_line(failure))
-            failure = failure or next((OSError(words) for words in others if words), None)
-        with self._store_errors("read"):
-            if failure is not None:
-                raise failure
+
+        def copy() -> None:
+            with self._store_errors("read"):
+                fetch(source, target, self._share(objects(source)))
+
+        _together(copy) if self._parts > 1 else copy()
         self._whole.add((step, item))
 
     def send(self, step: int) -> None:
@@ -128,7 +128,7 @@ class StagedCheckpoints:
 
     def close(self) -> None:
         """Removes the copy."""
-        if self._part == 0:
+        if self._part == 0 or not self.shared:
             atexit.unregister(self.close)
             shutil.rmtree(self.local.parent, ignore_errors=True)
 
@@ -141,16 +141,34 @@ class StagedCheckpoints:
             files = sorted(file for file in source.rglob("*") if file.is_file())
             names = [str(file.relative_to(source)) for file in files]
             names.remove(COMMIT)
-            _patiently(lambda: send(source, target, names[self._part :: self._parts]))
-            sent = [self.local.parent / f"sent-{step}-{part}" for part in range(self._parts)]
-            sent[self._part].touch()
+            _patiently(lambda: send(source, target, self._written(names)))
+            self._agree(target)
             if self._part == 0:
-                while not all(token.exists() for token in sent):
-                    time.sleep(POLL_SECONDS)
                 _patiently(lambda: send(source, target, [COMMIT]))
                 self.remove_old()
         except Exception as error:  # of the store or the disk
             self._failure = error
+
+    def _share(self, names: list[str]) -> list[str]:
+        """The files that this process fetches."""
+        return names[self._part :: self._parts] if self.shared else names
+
+    def _written(self, names: list[str]) -> list[str]:
+        """The files that this process sends; what describes arrays is the same in all copies."""
+        if self.shared or self._part == 0:
+            return self._share(names)
+        return [name for name in names if name.split("/")[0] in ARRAYS]
+
+    def _agree(self, target: Path) -> None:
+        """Says that this process has sent its files; process 0 waits for the others."""
+        marks = [target / f"sent_by_{part}" for part in range(1, self._parts)]
+        if self._part:
+            _patiently(lambda: write_whole(marks[self._part - 1], ""))
+            return
+        while not all(mark.exists() for mark in marks):
+            time.sleep(POLL_SECONDS)
+        for mark in marks:
+            mark.unlink()
 
     @contextlib.contextmanager
     def _store_errors(self, what: str) -> Iterator[None]:
@@ -164,45 +182,58 @@ class StagedCheckpoints:
 
 
 def staged_for_run(folder: Path) -> StagedCheckpoints:
-    """The checkpoints of a run that is trained here; all its processes call it.
-
-    Raises:
-        UserError: if the processes do not share the disk of the copy.
-    """
+    """The checkpoints of a run that is trained here; all its processes call it."""
     name = hashlib.blake2b(str(folder).encode(), digest_size=8).hexdigest()
-    base = Path(os.environ.get(VARIABLE) or tempfile.gettempdir())
-    home = base / f"bytelm-{os.getuid()}-{name}"
-    staged = StagedCheckpoints(folder, home / folder.name, shared=True)
-    token = uuid.uuid4().hex
+    home = Path(os.environ.get(VARIABLE) or tempfile.gettempdir()) / f"bytelm-{os.getuid()}-{name}"
+    shared = _is_shared(home.parent)
+    if not shared:
+        home = home.with_name(f"{home.name}-{jax.process_index()}")
+    processes = jax.process_count()
+    staged = StagedCheckpoints(folder, home / folder.name, processes=processes, shared=shared)
+    is_main = jax.process_index() == 0
+
+    def make() -> None:
+        atexit.register(staged.close)
+        shutil.rmtree(home, ignore_errors=True)  # of a run that was killed
+        staged.fetch_small()
+
+    _together(staged.remove_torn if is_main else None)
+    _together(make if is_main or not shared else None)
+    return staged
+
+
+def _together(action: Callable[[], None] | None) -> None:
+    """Does what this process has to do; all processes call it, and all fail if one does."""
     failure = None
-    if jax.process_index() == 0:
-        try:
-            shutil.rmtree(home, ignore_errors=True)  # of a run that was killed
-            home.mkdir(parents=True)
-            (home / token).touch()
-            atexit.register(staged.close)
-            staged.remove_torn()
-            staged.fetch_small()
-        except Exception as error:
-            failure = error
-    failed, token = gather_json([None if failure is None else first_line(failure), token])[0]
+    try:
+        if action is not None:
+            action()
+    except Exception as error:  # of the store or the disk
+        failure = error
+    failures = gather_json(None if failure is None else first_line(failure))
     if failure is not None:
         raise failure
-    if failed:
-        raise UserError(f"process 0 could not open {folder}: {failed}")
-    if not all(gather_json((home / token).exists())):
-        raise UserError(
-            f"{folder} is an address, and the processes of the run have no disk in common for "
-            f"copies of its checkpoints; name a folder that all share with {VARIABLE}."
-        )
-    return staged
+    if any(failures):
+        raise UserError(f"{next(filter(None, failures)).rstrip('.')} (in another process).")
+
+
+def _is_shared(folder: Path) -> bool:
+    """Whether all processes of the run see the same folder."""
+    token = folder / f"bytelm-{gather_json(uuid.uuid4().hex)[0]}"
+    if jax.process_index() == 0:
+        token.touch()
+    gather_json(None)  # the other processes wait for it
+    shared = all(gather_json(token.exists()))
+    if jax.process_index() == 0:
+        token.unlink()
+    return shared
 
 
 @contextlib.contextmanager
 def staged_for_reading(folder: Path) -> Iterator[StagedCheckpoints]:
     """The checkpoints of a run to read from; the copy is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="bytelm-") as home:
-        staged = StagedCheckpoints(folder, Path(home) / folder.name, shared=False)
+        staged = StagedCheckpoints(folder, Path(home) / folder.name)
         staged.fetch_small()
         yield staged
 
