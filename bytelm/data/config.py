@@ -9,7 +9,8 @@ import tyro
 
 from bytelm.core.checked import Checked
 from bytelm.core.errors import UserError
-from bytelm.core.places import local, place
+from bytelm.core.places import is_address, place
+from bytelm.data.copies import local_cache
 from bytelm.data.sources.files import Files
 from bytelm.data.sources.hugging_face import HuggingFace
 from bytelm.data.sources.python_library import PythonLibrary
@@ -57,7 +58,8 @@ class DataConfig(Checked, name="data", small=True):
     """Names of the scripts that a model distinguishes; batches carry their indices. Every document
     needs one of them. none = batches carry no scripts."""
     cache_dir: str | None = None
-    """Directory of packed text; none = $BYTELM_CACHE, or `bytelm` in the user's cache."""
+    """Directory of packed text; none = $BYTELM_CACHE, or `bytelm` in the user's cache. With an
+    address, packed text lies there too, and each machine fetches it once into the user's cache."""
     workers: int = 0
     """Processes that prepare batches ahead of training; 0 = threads of the training process."""
 
@@ -81,8 +83,14 @@ class DataConfig(Checked, name="data", small=True):
 
     @property
     def cache_path(self) -> Path:
-        if self.cache_dir is not None:
-            return local(place(self.cache_dir), "--data.cache-dir").expanduser()
+        """Where packed text lies on this machine, with a copy if `cache_dir` is an address."""
+        given = None if self.cache_dir is None else place(self.cache_dir)
+        if given is not None and is_address(given):
+            return local_cache(given, self._user_cache)
+        return self._user_cache if given is None else given.expanduser()
+
+    @property
+    def _user_cache(self) -> Path:
         if "BYTELM_CACHE" in os.environ:
             return Path(os.environ["BYTELM_CACHE"]).expanduser()
         try:

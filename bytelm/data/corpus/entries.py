@@ -20,6 +20,7 @@ import numpy as np
 
 from bytelm.core.errors import UserError
 from bytelm.core.locks import Share, exclusive
+from bytelm.data.copies import fetch_entry, send_entry
 
 SUMMARY = "summary.json"
 DIGESTS = "digests.bin"
@@ -264,7 +265,7 @@ def build_once(
         root.mkdir(parents=True, exist_ok=True)
         lock = directory.with_name(directory.name + LOCK_ENDING)
         with exclusive(lock, f"write {content}") as held:
-            if is_complete(directory):
+            if is_complete(directory) or _fetched(directory):
                 return
             check_room(root, content, size)
             logger.info("writing %s into %s", content, directory)
@@ -276,10 +277,25 @@ def build_once(
                 shutil.rmtree(partial)
             shutil.rmtree(directory, ignore_errors=True)
             _build(directory, partial, build, digests)
+            send_entry(directory, SUMMARY)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise _no_room(root, content) from error
         raise UserError(f"cannot write {content} into {root}: {error}.") from error
+
+
+def _fetched(directory: Path) -> bool:
+    """Fetches an entry from the address of its cache, unless its copy is damaged or missing."""
+    partial = directory.with_name(f"{directory.name}.fetched{PARTIAL_ENDING}")
+    if not fetch_entry(directory, partial, SUMMARY):
+        return False
+    if damaged := damaged_files(partial):
+        logger.warning("the copy of %s is damaged (%s), and is rebuilt", directory, damaged[0])
+        shutil.rmtree(partial)
+        return False
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
+    return True
 
 
 def _build(

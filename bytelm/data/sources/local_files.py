@@ -22,6 +22,7 @@ from bytelm.core.files import write_whole
 from bytelm.core.locks import exclusive
 from bytelm.core.places import file_system, is_address, is_address_text, place
 from bytelm.core.terminal_text import printable_name
+from bytelm.data.copies import address_of
 from bytelm.data.progress import TextProgress
 
 ANY_DEPTH = "**"
@@ -184,7 +185,9 @@ def content_digests(paths: Sequence[Path], cache_path: Path | None) -> list[str]
             lock = exclusive(cache_path / f"{DIGESTS}.lock", "read files for their digests")
             stack.enter_context(lock)
         # Another process may have read the files while this one waited.
-        known = _stored(cache_path)
+        known, address = _stored(cache_path), address_of(cache_path)
+        if address is not None:
+            known = _stored(address) | known
         digests = _digests(paths, known)
         still_there = {
             name: entry
@@ -193,6 +196,9 @@ def content_digests(paths: Sequence[Path], cache_path: Path | None) -> list[str]
         }
         with contextlib.suppress(OSError):
             write_whole(cache_path / DIGESTS, json.dumps(still_there))
+            if address is not None:
+                far = {name: known[name] for name in known if is_address_text(name)}
+                write_whole(address / DIGESTS, json.dumps(far))
     return digests
 
 
