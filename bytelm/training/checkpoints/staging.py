@@ -219,6 +219,7 @@ def _together(action: Callable[[], None] | None) -> None:
 
 def _is_shared(folder: Path) -> bool:
     """Whether all processes of the run see the same folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     token = folder / f"bytelm-{gather_json(uuid.uuid4().hex)[0]}"
     if jax.process_index() == 0:
         token.touch()
