@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from bytelm.core.object_lock import ObjectLock
+from bytelm.core.object_lock import ObjectLock, was_renewed
 from bytelm.core.places import is_address
 
 POLL_SECONDS = 0.1
@@ -169,10 +169,10 @@ def is_held(path: Path) -> bool | None:
 
     Only for a file that is empty when its lock is free, such as that of a run directory. The locks
     of other machines are seen if the file system shows them (NFS). Where it has no locks, a living
-    process may hold the file. At an address, an object may be that of a process that was killed.
+    process may hold the file. At an address it is held if it was renewed lately.
     """
     if is_address(path):
-        return None if path.exists() else False
+        return was_renewed(path)
     try:
         form = _HOLDER.fullmatch(path.read_text(errors="replace"))
         if form is None:

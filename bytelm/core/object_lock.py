@@ -96,6 +96,7 @@ class ObjectLock:
             "holder": f"process {os.getpid()} on {socket.gethostname()}",
             "id": self._id,
             "beats": self._beats,
+            "time": time.time(),
             "machine": _machine(),
             "process": os.getpid(),
         }
@@ -124,6 +125,17 @@ def _read(path: Path) -> dict[str, Any] | None:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def was_renewed(path: Path) -> bool:
+    """Whether a lock's holder has renewed it lately, as far as clocks of machines agree.
+
+    To take a lock, no clock of another machine is asked.
+    """
+    found = _read(path)
+    if found is None or _is_gone(found):
+        return False
+    return time.time() - float(found.get("time", 0.0)) < STALE_SECONDS
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:

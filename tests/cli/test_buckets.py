@@ -42,6 +42,9 @@ def test_train_resume_evaluate_and_collect(capsys, lines):
     table = "memory://bucket/table.md"
     assert main(["results", "memory://bucket/runs", "--output", table]) == 0
     assert "first" in place(table).read_text()
+    capsys.readouterr()
+    assert main(["runs", "memory://bucket/runs"]) == 0
+    assert "done" in capsys.readouterr().out
 
 
 def test_addresses_that_cannot_be_used(capsys, lines):

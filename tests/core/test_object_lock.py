@@ -10,7 +10,7 @@ import pytest
 
 from bytelm.core import locks, object_lock
 from bytelm.core.files import write_whole
-from bytelm.core.locks import exclusive
+from bytelm.core.locks import exclusive, is_held
 from bytelm.core.object_lock import ObjectLock
 from bytelm.core.places import place
 from bytelm.training import run_directory
@@ -37,12 +37,14 @@ def test_a_living_holder_is_named_and_the_lock_is_free_afterwards(folder):
         with lock(folder):
             with pytest.raises(InUseError, match="in use by process"), lock(folder):
                 pass
-            assert (folder / ".lock").exists()
+            assert is_held(folder / ".lock")
+        assert not is_held(folder / ".lock")
         assert not (folder / ".lock").exists()
 
 
 def test_a_holder_that_is_silent_for_long_is_replaced(folder, caplog):
     left_behind(folder / ".lock")
+    assert not is_held(folder / ".lock")
     with lock(folder):
         assert json.loads((folder / ".lock").read_bytes())["id"] != "x"
     assert "process 1 on far still uses" in caplog.text
