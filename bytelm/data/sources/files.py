@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import printable_name
@@ -111,6 +111,13 @@ class Files(SingleSource):
         return FilesReader(self, cache_path)
 
 
+class _Part(NamedTuple):
+    """A file, or some row groups of a Parquet file."""
+
+    path: Path
+    groups: range | None = None
+
+
 class FilesReader(Reader):
     """Documents of local files, in the order of paths and lines.
 
@@ -156,26 +163,59 @@ class FilesReader(Reader):
         return [[*endings(path), digest] for path, digest in zip(paths, digests, strict=True)]
 
     def shards(self, split: Split) -> list[InputShard]:
-        """Files, small ones together: in the order of their names, as the documents.
+        """Files, small ones together, and large Parquet files in parts: in the order of documents.
 
         A digest of a file decides whether it is the last one of its shard, a larger file more
         often. So a changed or added file changes few shards.
         """
-        found, together, size = [], [], 0
-        files = self._files[split]
+        found: list[InputShard] = []
+        together: list[tuple[_Part, list[str]]] = []
+        size, files = 0, self._files[split]
+
+        def finish() -> None:
+            if together:
+                parts, contents = zip(*together, strict=True)
+                found.append(InputShard(list(contents), parts, size))
+                together.clear()
+
         for path, content in zip(files, self._contents(files), strict=True):
             own_size = _text_size(path)
-            together.append((path, content))
+            groups = self._groups(path, own_size)
+            if groups:
+                finish()
+                found += [
+                    InputShard(
+                        [[*content, each.start, each.stop]],
+                        (_Part(path, each),),
+                        own_size // len(groups),
+                    )
+                    for each in groups
+                ]
+                size = 0
+                continue
+            together.append((_Part(path), content))
             size += own_size
             is_last = int(content[-1][:16], 16) < 2**64 * own_size / SHARD_BYTES
-            if is_last or size >= MOST_TOGETHER or path == files[-1]:
-                paths, contents = zip(*together, strict=True)
-                found.append(InputShard(list(contents), paths, size))
-                together, size = [], 0
+            if is_last or size >= MOST_TOGETHER:
+                finish()
+                size = 0
+        finish()
         return found
 
+    def _groups(self, path: Path, size: int) -> list[range]:
+        """Row groups of a large Parquet file for each of its shards; none if it is one shard."""
+        # Bad files are left out whole.
+        if endings(path)[0] != ".parquet" or size <= 2 * SHARD_BYTES or self._config.skip_bad:
+            return []
+        from bytelm.data.sources.tables import row_groups
+
+        groups = row_groups(path, SHARD_BYTES)
+        return groups if len(groups) > 1 else []
+
     def is_unchanged(self, shard: InputShard) -> bool:
-        return self._contents(shard.place) == shard.content
+        contents = self._contents([part.path for part in shard.place])
+        known = [content[: len(contents[0])] for content in cast("list[Any]", shard.content)]
+        return contents == known
 
     def places(self, split: Split) -> object:
         return [[str(path.resolve()), path.stat().st_size] for path in self._files[split]]
@@ -185,22 +225,22 @@ class FilesReader(Reader):
         return sum(map(_text_size, self._files[split]))
 
     def documents(self, split: Split) -> Iterator[Document]:
-        return self._read(self._files[split])
+        return self._read(map(_Part, self._files[split]))
 
     def read(self, shard: InputShard) -> Iterator[Document]:
         return self._read(shard.place)
 
-    def _read(self, paths: Iterable[Path]) -> Iterator[Document]:
+    def _read(self, parts: "Iterable[_Part]") -> Iterator[Document]:
         """The documents of files, read as a stream.
 
         If bad lines are skipped, a damaged compressed file is skipped as a whole, since the text
         before the damage may be wrong too. Otherwise both are UserErrors.
         """
         self.skipped = 0
-        for path in paths:
+        for path, groups in parts:
             try:
                 if not self._is_skipped(path):
-                    yield from self._documents(path)
+                    yield from self._documents(path, groups)
             except (OSError, *DAMAGE) as error:
                 raise UserError(f"{path} cannot be read, or is damaged: {error}.") from error
 
@@ -214,9 +254,9 @@ class FilesReader(Reader):
             return True
         return False
 
-    def _documents(self, path: Path) -> Iterator[Document]:
+    def _documents(self, path: Path, groups: range | None) -> Iterator[Document]:
         if is_table(path):
-            yield from self._of_rows(path)
+            yield from self._of_rows(path, groups)
             return
         name = printable_name(path)
         with opened(path) as (stream, compression):
@@ -261,10 +301,10 @@ class FilesReader(Reader):
             else:
                 yield document
 
-    def _of_rows(self, path: Path) -> Iterator[Document]:
+    def _of_rows(self, path: Path, groups: range | None) -> Iterator[Document]:
         from bytelm.data.sources.tables import document_of
 
-        for number, row in self._rows(path):
+        for number, row in self._rows(path, groups):
             try:
                 document = document_of(row, has_script=self._config.script_key is not None)
             except ValueError as error:
@@ -272,12 +312,14 @@ class FilesReader(Reader):
             else:
                 yield document
 
-    def _rows(self, path: Path) -> "Iterator[tuple[int, tuple[Value, ...]]]":
+    def _rows(
+        self, path: Path, groups: range | None = None
+    ) -> "Iterator[tuple[int, tuple[Value, ...]]]":
         from bytelm.data.sources.tables import table_rows  # only here, since pyarrow loads slowly
 
         config = self._config
         more = [name for name in (config.script_key, config.target_key) if name is not None]
-        return table_rows(path, [config.text_key, *more])
+        return table_rows(path, [config.text_key, *more], groups)
 
     def _skip(self, path: Path, place: str, error: ValueError) -> None:
         """Counts a bad line or row; UserError unless such are skipped."""

@@ -43,7 +43,7 @@ Value = bytes | list[bytes | None] | None
 
 
 def table_rows(
-    path: Path, columns: Sequence[str | None]
+    path: Path, columns: Sequence[str | None], groups: range | None = None
 ) -> Iterator[tuple[int, tuple[Value, ...]]]:
     """The rows of a table, numbered from 1, with the values of some columns.
 
@@ -51,6 +51,7 @@ def table_rows(
         path: its ending names the format.
         columns: names, or dotted paths of nested fields; None for `text`, or the only column of
             strings.
+        groups: read only these row groups of a Parquet file.
 
     Raises:
         UserError: for a column that the table lacks, or that is no text.
@@ -58,13 +59,32 @@ def table_rows(
         OSError: for a file that cannot be read.
     """
     try:
-        with _opened(path) as (schema, batches):
+        before = 0 if groups is None else _rows_before(path, groups.start)
+        with _opened(path, groups) as (schema, batches):
             paths = [find_column(schema, name, str(path)) for name in columns]
-            yield from numbered_rows(batches([".".join(found) for found in paths]), paths)
+            read = batches([".".join(found) for found in paths])
+            yield from ((before + number, row) for number, row in numbered_rows(read, paths))
     except (pyarrow.ArrowException, OSError) as error:
         if getattr(error, "errno", None) is not None:
             raise
         raise DamagedError(str(error).partition("\n")[0]) from error
+
+
+def row_groups(path: Path, size: int) -> list[range]:
+    """The row groups of a Parquet file in ranges of about `size` bytes; none if it is damaged."""
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+    except (pyarrow.ArrowException, OSError):
+        return []
+    ends = np.cumsum([0, *(group.total_byte_size for group in groups)])
+    edges = np.unique(np.searchsorted(ends, np.arange(0, ends[-1] + size, size)))
+    return [range(a, b) for a, b in itertools.pairwise(np.minimum(edges, len(groups)).tolist())]
+
+
+def _rows_before(path: Path, group: int) -> int:
+    with pyarrow.parquet.ParquetFile(path) as file:
+        return sum(file.metadata.row_group(index).num_rows for index in range(group))
 
 
 def numbered_rows(
@@ -98,7 +118,7 @@ def document_of(row: tuple[Value, ...], *, has_script: bool) -> Document:
 
 @contextmanager
 def _opened(
-    path: Path,
+    path: Path, groups: range | None
 ) -> Iterator[tuple[pyarrow.Schema, Callable[[Sequence[str]], Batches]]]:
     """The schema of a table, and a function from dotted paths to the batches of its rows."""
     ending = endings(path)[0]
@@ -112,7 +132,9 @@ def _opened(
         ) as file:
             yield (
                 file.schema_arrow,
-                lambda columns: file.iter_batches(ROWS, columns=columns, use_threads=False),
+                lambda columns: file.iter_batches(
+                    ROWS, columns=columns, row_groups=groups, use_threads=False
+                ),
             )
     else:
         with binary(path) as file:

@@ -168,7 +168,7 @@ def test_small_files_are_packed_together(tmp_path, monkeypatch):
     config = config_of(folder, "txt", tmp_path)
     (source,) = OpenData(config).sources
     before = source.reader.shards("train")
-    assert [path for shard in before for path in shard.place] == sorted(folder.iterdir())
+    assert [part.path for shard in before for part in shard.place] == sorted(folder.iterdir())
     assert 5 < len(before) < 40
     (folder / "30.txt").write_text("other")
     (source,) = OpenData(config).sources
@@ -179,6 +179,31 @@ def test_small_files_are_packed_together(tmp_path, monkeypatch):
         contents(packed(config))[1]
         == contents([pack(d.text for d in source.documents(split)) for split in SPLITS])[1]
     )
+
+
+def test_a_large_file_of_parquet_is_packed_in_parts(tmp_path, expected):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS}), path, row_group_size=7)
+    config = config_of(tmp_path, "parquet", tmp_path)
+    (source,) = OpenData(config).sources
+    shards = source.reader.shards("train")
+    assert [part.groups for shard in shards for part in shard.place] == [
+        range(index, index + 1) for index in range(9)
+    ]
+    assert [d.text for shard in shards for d in source.reader.read(shard)] == [
+        text.encode() for text in TEXTS
+    ]
+    assert contents(packed(config, processes=2))[1] == expected
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": [*TEXTS[:52], None, *TEXTS[53:]]}), path, row_group_size=7
+    )
+    with pytest.raises(UserError, match=r"a\.parquet, row 53: a value is missing"):
+        packed(config, processes=2)
+    skipping = replace(config, source=replace(config.source, skip_bad=True))
+    assert packed(skipping)[0].skipped == 1
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"a\.parquet cannot be read, or is damaged"):
+        packed(config)
 
 
 KILLED = """
