@@ -3,12 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from bytelm.cli.arguments import name_argument, parse
+from bytelm.cli.options import Place
 from bytelm.core.errors import UserError
 from bytelm.core.files import check_new_file, write_whole
 from bytelm.core.terminal_text import printable_name, say
@@ -32,7 +32,7 @@ class PlanCommand:
     """Bytes (or tokens) of training whose cost to give; none = those of the config."""
     markdown: bool = False
     """Print one row of a Markdown table, with its header."""
-    output: Path | None = None
+    output: Place | None = None
     """JSON file for all figures."""
     overwrite: bool = False
     """Let --output replace a file."""

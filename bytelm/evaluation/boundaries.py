@@ -19,7 +19,6 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -29,6 +28,7 @@ from bytelm.api import LoadedModel
 from bytelm.core.chart import Chart
 from bytelm.core.figure import Figure
 from bytelm.core.intervals import bootstrap
+from bytelm.core.places import place
 from bytelm.core.statistics import name_at
 from bytelm.core.terminal_text import number_of
 from bytelm.evaluation.characters import KINDS, byte_kinds
@@ -99,7 +99,7 @@ class Boundaries(Evaluation):
         """The morphemes of the file, if there is one, and its digest."""
         if self.morphemes is None:
             return None, {}
-        path = Path(self.morphemes)
+        path = place(self.morphemes)
         morphemes = read_morphemes(path, self.separator)
         return morphemes, {"morphemes": hashlib.blake2b(path.read_bytes()).hexdigest()[:16]}
 
@@ -194,11 +194,11 @@ def _lifts(counts: Sequence[_Counts], level: int) -> Iterable[Figure]:
         with np.errstate(invalid="ignore", divide="ignore"):
             return of_kind / bytes_of_kind / (every / all_bytes)
 
-    for place in np.flatnonzero(sizes.any(axis=0)).tolist():
-        columns = boundaries[:, place], boundaries.sum(1), sizes.sum(1), sizes[:, place]
+    for index in np.flatnonzero(sizes.any(axis=0)).tolist():
+        columns = boundaries[:, index], boundaries.sum(1), sizes.sum(1), sizes[:, index]
         value = float(lift(np.sum(columns, axis=1)))
         low, high = bootstrap(lift, *columns) or (None, None)
-        yield Figure(f"{name_at('boundary_lift', level)}/{KINDS[place]}", value, "", low, high)
+        yield Figure(f"{name_at('boundary_lift', level)}/{KINDS[index]}", value, "", low, high)
 
 
 def _charts(values: Mapping[str, float], levels: int) -> tuple[Chart, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bytelm.core.errors import UserError
+from bytelm.core.places import place
 from bytelm.core.user_code import run_module
 from bytelm.training.experiment import ExperimentConfig, load_json
 
@@ -69,7 +70,7 @@ def find_file(name: str, what: str, names: list[str]) -> Path:
         UserError: if there is no such file; it says `what` kind of file, and similar `names`.
     """
     if name.endswith((".py", ".json")):
-        path = Path(name)
+        path = place(name) if name.endswith(".json") else Path(name)
         if not path.is_file():
             raise UserError(f"there is no config file {name}; check the path.")
         return path

@@ -32,6 +32,7 @@ ARRAYS = ("params", "training")
 PAUSES = (1.0, 5.0, 30.0, 120.0, 300.0)
 """Seconds between two tries to send a file that a store does not take."""
 POLL_SECONDS = 0.05
+STORE_POLL_SECONDS = 0.5
 VARIABLE = "BYTELM_STAGING"
 """Environment variable that names a folder for local copies, instead of that of temporary files."""
 
@@ -48,7 +49,7 @@ class StagedCheckpoints:
     Args:
         folder: the address.
         local: the folder of the copy, which is empty.
-        processes: those that write the checkpoints: all of the run, or none for one that reads.
+        processes: how many write the checkpoints together; 1 for a process that only reads.
         shared: whether these processes share the copy.
     """
 
@@ -96,7 +97,8 @@ class StagedCheckpoints:
 
     def send(self, step: int) -> None:
         """Starts to send a checkpoint that Orbax is writing; `wait` first for the one before."""
-        self._whole |= {(step, item) for item in ARRAYS}
+        if self.shared:
+            self._whole |= {(step, item) for item in ARRAYS}
         self._sending = threading.Thread(target=self._send_when_written, args=(step,))
         self._sending.start()
 
@@ -165,8 +167,9 @@ class StagedCheckpoints:
         if self._part:
             _patiently(lambda: write_whole(marks[self._part - 1], ""))
             return
-        while not all(mark.exists() for mark in marks):
-            time.sleep(POLL_SECONDS)
+        missing = marks
+        while missing := [mark for mark in missing if not mark.exists()]:
+            time.sleep(STORE_POLL_SECONDS)
         for mark in marks:
             mark.unlink()
 
