@@ -121,7 +121,7 @@ def _raise_if_there(address: Path, error: Exception) -> None:
 
     Stores say so in different ways.
     """
-    words = ("precondition", "conditional", "already exists", "412", "file exists")
+    words = ("precondition", "pre-condition", "conditional", "already exists", "412", "file exists")
     if isinstance(error, FileExistsError) or any(word in str(error).lower() for word in words):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(address)) from error
 

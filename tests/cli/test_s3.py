@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bytelm.cli.main import main
+from bytelm.core.files import create
 from bytelm.core.places import objects, place
 from bytelm.experiments.compare import run_comparison
 from bytelm.training.checkpoints import staging
@@ -69,6 +70,15 @@ def store():
         finally:
             process.kill()
             process.wait()
+
+
+def test_the_store_decides_who_creates_an_object(monkeypatch):
+    path = place(f"{BUCKET}/lock")
+    monkeypatch.setattr(type(path.fs), "exists", lambda *_: False)  # as two that ask at once
+    create(path, b"first")
+    with pytest.raises(FileExistsError):
+        create(path, b"second")
+    assert path.read_bytes() == b"first"
 
 
 def test_a_killed_run_resumes_elsewhere_and_ends_as_the_uninterrupted_one(text, tmp_path):
