@@ -65,8 +65,9 @@ class PackCommand:
 class CacheCommand:
     """Lists the cache: sizes, when each entry was last used, its state, its name, what it holds."""
 
-    cache_dir: Path | None = None
-    """The cache; none = the one that training uses without --data.cache-dir."""
+    cache_dir: Place | None = None
+    """The cache; none = the one that training uses without --data.cache-dir. Of an address, what
+    this machine has of it."""
     verify: bool = False
     """Compare everything with its digests; damaged entries are made again when they are needed."""
     remove: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ import fsspec
 import numpy as np
 import pytest
 
+from bytelm.cli.main import main
 from bytelm.core.places import objects, place
 from bytelm.data.config import DataConfig, Files
 from bytelm.data.open_data import OpenData
@@ -31,7 +32,7 @@ def symbols(config, machine, monkeypatch):
     return np.asarray(data.corpus(data.sources[0], "train").symbols)
 
 
-def test_the_second_machine_reads_no_text(config, tmp_path, monkeypatch, caplog):
+def test_the_second_machine_reads_no_text(config, tmp_path, monkeypatch, caplog, capsys):
     first = symbols(config, tmp_path / "first", monkeypatch)
     shards = [name for name in objects(place("memory://cache")) if name.startswith("shards/")]
     assert any(name.endswith("/summary.json") for name in shards)
@@ -44,6 +45,9 @@ def test_the_second_machine_reads_no_text(config, tmp_path, monkeypatch, caplog)
         patch.setattr(local_files, "READ_BYTES", None)
         np.testing.assert_array_equal(symbols(config, tmp_path / "second", patch), first)
     assert config.cache_path.is_relative_to(tmp_path / "first")
+
+    assert main(["data", "cache", "--cache-dir", "memory://cache"]) == 0
+    assert "shards/" in capsys.readouterr().out
 
     damaged = next(name for name in shards if name.endswith("train.symbols"))
     content = bytearray((place("memory://cache") / damaged).read_bytes())
