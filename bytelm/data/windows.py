@@ -5,6 +5,7 @@ run reads the same rows. A window that is not packed yet is packed, or waited fo
 """
 
 import bisect
+import contextlib
 import functools
 import pickle
 import subprocess
@@ -104,13 +105,15 @@ class PackingAhead:
         )
         given = source, "train", shards, data.config.cache_path, processes
         assert self._process.stdin is not None
-        for each in (sys.path, given):
-            pickle.dump(each, self._process.stdin)
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it died; shards are packed when needed
+            for each in (sys.path, given):
+                pickle.dump(each, self._process.stdin)
+            self._process.stdin.flush()
 
     def close(self) -> None:
         """Ends it; the shards that it finished stay."""
         self._process.kill()
         self._process.wait()
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()

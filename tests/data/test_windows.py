@@ -110,6 +110,13 @@ def test_a_process_packs_ahead(config):
     again.close()
 
 
+def test_training_goes_on_where_nothing_packs_ahead(config, monkeypatch):
+    monkeypatch.setattr("bytelm.data.windows.AHEAD", "raise SystemExit")
+    loader = train_loader(OpenData(config), seed=0)
+    assert len(read(loader, 30)) == 30
+    loader.close()
+
+
 def test_validation_and_the_record_need_no_other_shards(config, no_packing_ahead):
     data = OpenData(config)
     validation = ValidationText(data, 4)

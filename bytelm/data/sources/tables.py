@@ -73,7 +73,7 @@ def table_rows(
 def row_groups(path: Path, size: int) -> list[range]:
     """The row groups of a Parquet file in ranges of about `size` bytes; none if it is damaged."""
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with _parquet(path) as file:
             groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
     except (pyarrow.ArrowException, OSError):
         return []
@@ -82,8 +82,15 @@ def row_groups(path: Path, size: int) -> list[range]:
     return [range(a, b) for a, b in itertools.pairwise(np.minimum(edges, len(groups)).tolist())]
 
 
+def _parquet(path: Path) -> pyarrow.parquet.ParquetFile:
+    source: Any = binary(path) if is_address(path) else path
+    return pyarrow.parquet.ParquetFile(
+        source, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+    )
+
+
 def _rows_before(path: Path, group: int) -> int:
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with _parquet(path) as file:
         return sum(file.metadata.row_group(index).num_rows for index in range(group))
 
 
@@ -126,10 +133,7 @@ def _opened(
         with _opened_csv(path, DELIMITERS[ending]) as found:
             yield found
     elif ending == ".parquet":
-        source: Any = binary(path) if is_address(path) else path
-        with pyarrow.parquet.ParquetFile(
-            source, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
-        ) as file:
+        with _parquet(path) as file:
             yield (
                 file.schema_arrow,
                 lambda columns: file.iter_batches(
