@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
 from bytelm.core.chart import Chart, Point, Series
@@ -164,14 +165,26 @@ def _draw_series(axes: Axes, chart: Chart, place: int, tooltips: dict[str, str])
             name = f"point{len(tooltips)}"
             tooltips[name] = _tooltip(chart, series, point)
             if chart.bars:
-                axes.bar(point.x + shift, point.y, width, color=colour, gid=name)
+                axes.bar(point.x + shift, point.y, width, gid=name, **_bar_style(series))
             else:
                 axes.plot(point.x, point.y, marker, color=colour, gid=name)
             if point.interval:
                 axes.vlines(point.x + shift, *point.interval, color=colour, alpha=0.6)
-    style: Any = {"marker": "s", "linestyle": ""} if chart.bars else {"marker": marker}
-    (handle,) = axes.plot([], [], color=colour, label=label, **style)
+    if chart.bars:
+        handle: object = Patch(label=label, **_bar_style(series))
+    else:
+        (handle,) = axes.plot([], [], color=colour, label=label, marker=marker)
     return handle
+
+
+def _bar_style(series: Series) -> dict[str, Any]:
+    """Full colours; bars that share a colour with one before are pale, then hatched too."""
+    times, number = divmod(series.number, len(COLOURS))
+    colour = COLOURS[number]
+    if not times:
+        return {"color": colour}
+    hatch = "///" if times > 1 else None
+    return {"facecolor": (colour, 0.3), "edgecolor": colour, "linewidth": 1, "hatch": hatch}
 
 
 def _shown(series: Series) -> str:

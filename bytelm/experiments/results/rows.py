@@ -72,8 +72,7 @@ def results(
         if not fnmatch.filter([*options, *figures], pattern):
             raise UserError(
                 f"no run has an option or a figure {pattern!r}"
-                f"{did_you_mean(pattern, [*figures, *options])}; figures are "
-                f"{', '.join(figures) or 'missing, because nothing was evaluated'}."
+                f"{did_you_mean(pattern, [*figures, *options])}; {_listed(figures)}."
             )
     picked = tuple(name for name in options if _matches(name, columns))
     wanted = tuple(columns) if any(_matches(name, columns) for name in figures) else ()
@@ -373,3 +372,12 @@ HOW_TO_READ = (
     "they do not tell the two apart. It does not show how far a difference depends on the seed. "
     "≤ and ≥ say that the true figure or difference is at most, or at least, this."
 )
+
+
+def _listed(figures: Sequence[str]) -> str:
+    if not figures:
+        return "there are no figures, because nothing was evaluated"
+    plain = [name for name in figures if "/" not in name]
+    parts = len(figures) - len(plain)
+    more = f" and {parts} with a slash, which --format csv shows" if parts else ""
+    return f"figures are {', '.join(plain)}{more}"

@@ -186,7 +186,9 @@ def test_mistakes_are_named(folder, tmp_path):
     runs, rows = collect([folder])
     with pytest.raises(UserError, match=r"no run 'flta' .*did you mean flat"):
         results(runs, rows, baseline="flta")
-    with pytest.raises(UserError, match=r"'bpd'.* did you mean bpb|did you mean bpb"):
+    with pytest.raises(
+        UserError, match=r"did you mean bpb\?\); figures are [^/]* and \d+ with a slash"
+    ):
         results(runs, rows, columns=["bpd"])
     empty = tmp_path / "empty"
     empty.mkdir()
