@@ -31,7 +31,7 @@ SIZES = {
     "hnet_tiny": HNET,
     "spacebyte_tiny": SPACEBYTE,
     "mixture.py": SPACEBYTE,
-    "patches.py": SPACEBYTE.replace("sample-bytes 8", "sample-bytes 0"),  # thirteen runs
+    "patches.py": SPACEBYTE.replace("sample-bytes 8", "sample-bytes 0"),  # nine runs
     "transformer_tiny": TRANSFORMER,
 }
 """Options that make the runs of a page tiny, by what comes after `train` or `ablate`."""

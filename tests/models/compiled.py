@@ -21,6 +21,8 @@ from bytelm.models.hierarchy import HierarchyConfig
 from bytelm.models.parameters import abstract_model, roles_of
 from bytelm.nn.linear import Embedding
 from bytelm.nn.roles import Role
+from bytelm.training.program import TrainProgram
+from bytelm.training.step import TrainState
 
 LENGTH = 16
 ROWS = 16
@@ -131,6 +133,13 @@ def empty_state(config: ModelConfig, length: int = LENGTH, shortest: int = LENGT
     graphdef, params = split_model(config)
     with mock.patch("bytelm.patching.budget.SHORTEST", shortest):
         return jax.jit(lambda params: nnx.merge(graphdef, params).init_state(ROWS, length))(params)
+
+
+def first_state(program: TrainProgram, params: Any) -> TrainState:
+    """The state of training before the first step: nothing is compiled, as `program.init` is."""
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), program.abstract_state)
+    state = dataclasses.replace(zeros, params=jax.tree.map(np.array, params))
+    return jax.device_put(state, program.shardings)
 
 
 def random_rows(seed: int, rows: int = ROWS, length: int = LENGTH) -> Batch:

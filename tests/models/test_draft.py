@@ -20,7 +20,7 @@ from bytelm.nn.roles import trained
 from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
 from tests.models import golden_mtp
-from tests.models.compiled import ROWS, random_rows, split_model
+from tests.models.compiled import ROWS, first_state, random_rows, split_model
 from tests.models.draft_logits import KINDS, stacked_logits, vectors_of
 from tests.models.families import FAMILIES, small, spacebyte
 from tests.models.golden import GRADIENTS, LOGITS, cases, load
@@ -271,7 +271,7 @@ def test_a_step_changes_nothing_but_the_heads_where_all_else_is_frozen():
     optimizer = AdamW(warmup=0.0).build(4, roles_of(config))
     program = train_program(config, optimizer, mesh, 1)
     with jax.set_mesh(mesh):
-        start = program.init(0)
+        start = first_state(program, split_model(config)[1])
         before = jax.device_get(start.params)
         state, _ = program.train(start, place_batch(random_rows(26), mesh))
     after = jax.device_get(state.params)

@@ -18,7 +18,7 @@ from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.nn.linear import Embedding
 from bytelm.nn.mesh import MeshConfig, place_batch, single_device_mesh
 from bytelm.training.program import train_program
-from tests.models import golden
+from tests.models import compiled, golden
 from tests.models.families import ENCODER_DECODERS, STEPPED
 
 ROWS, INPUTS, TARGETS = 8, 13, 6
@@ -224,17 +224,10 @@ def program(config, mesh_config, accumulation=1):
     return mesh, train_program(config, optax.sgd(0.1), mesh, accumulation)
 
 
-@functools.cache
-def first_state(config):
-    mesh, steps = program(config, None)
-    with jax.set_mesh(mesh):
-        return jax.device_get(steps.init(0))
-
-
 def trained(config, batch, mesh_config=None, accumulation=1):
     """State and metrics after one step, with noise where a family has it."""
     mesh, steps = program(config, mesh_config, accumulation)
-    state = jax.device_put(first_state(config), steps.shardings)
+    state = compiled.first_state(steps, compiled.split_model(config)[1])
     keys = np.random.default_rng(4).integers(0, 2**32, (ROWS, 2), dtype=np.uint32)
     batch = dataclasses.replace(batch, keys=keys)
     with jax.set_mesh(mesh):
@@ -246,7 +239,7 @@ def test_sharded_micro_batches_train_as_the_whole_batch_on_one_device(config):
     batch = random_batch()  # rows of different lengths
     alone, wanted = trained(config, batch)
     spread, found = trained(config, batch, MeshConfig(data=2, fsdp=2, tensor=2), accumulation=2)
-    before = first_state(config).params
+    before = compiled.split_model(config)[1]
     moved = jax.tree.map(lambda old, new: np.abs(new - old).max(), before, alone.params)
     assert min(jax.tree.leaves(moved)) > 0
     for name in ("params", "controllers"):

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -18,7 +17,7 @@ from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.metrics.record import LoopState
 from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
-from tests.models.compiled import LENGTH, ROWS, TOLERANCE, random_rows, split_model
+from tests.models.compiled import LENGTH, ROWS, TOLERANCE, first_state, random_rows, split_model
 from tests.models.families import ACCUMULATED, ENCODER_DECODERS, FAMILIES, TRAINED
 from tests.models.test_encoder_decoder import random_batch
 
@@ -47,8 +46,7 @@ def test_accumulated_micro_batches_equal_the_whole_batch(name):
     def step(accumulation):
         mesh, program = single_device_mesh(), training(FAMILIES[name], accumulation)
         with jax.set_mesh(mesh):
-            params = jax.tree.map(jnp.copy, split_model(FAMILIES[name])[1])
-            start = dataclasses.replace(training(FAMILIES[name]).init(0), params=params)
+            start = first_state(program, split_model(FAMILIES[name])[1])
             return jax.device_get(program.train(start, place_batch(batch, mesh)))
 
     (whole, wanted_metrics), (state, metrics) = step(1), step(4)
@@ -80,8 +78,9 @@ def test_a_resumed_run_goes_on_bit_for_bit(name, tmp_path):
 
     with jax.set_mesh(mesh):
         program = training(config)
-        whole = steps(program, program.init(0), batches)
-        first = steps(program, program.init(0), batches[:2])
+        params = split_model(config)[1]
+        whole = steps(program, first_state(program, params), batches)
+        first = steps(program, first_state(program, params), batches[:2])
         checkpoints = Checkpoints(tmp_path, keep=1)
         saved = {"data": {}, "config": ExperimentConfig(config), "provenance": {}}
         checkpoints.save(2, first, **saved, loop=LoopState().saved(), validation_bits=None)

@@ -1,6 +1,7 @@
 """Training steps in bfloat16: close to those in float32, and by a processor's bfloat16 units."""
 
 import dataclasses
+import functools
 import re
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.models.t5.mrt5 import MrT5Config
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn import mesh
-from bytelm.nn.mesh import MeshConfig, place_batch
+from bytelm.nn.mesh import MeshConfig, place_batch, single_device_mesh
 from bytelm.training.program import train_program
 from tests.models.compiled import random_rows
 from tests.models.families import FAMILIES
@@ -45,12 +46,20 @@ def batch_for(config):
     return Batch(ids[:, :-1], ids[:, 1:], ones, inputs=inputs)
 
 
+@functools.cache
+def first_state(config):
+    """Before the first step; it does not depend on the dtype of a step."""
+    program = train_program(config, optax.sgd(1.0), single_device_mesh())
+    return jax.device_get(program.init(0))
+
+
 def lowered(config, shape=(1, 1, 1)):
     """A step of gradient descent at rate 1, its state, and the placed batch."""
     mesh = MeshConfig(*shape).build()
     program = train_program(config, optax.sgd(1.0), mesh)
-    state, batch = program.init(0), place_batch(batch_for(config), mesh)
-    return mesh, program, state, batch
+    start = first_state(dataclasses.replace(config, compute_dtype="auto"))
+    state = jax.device_put(start, program.shardings)
+    return mesh, program, state, place_batch(batch_for(config), mesh)
 
 
 def descend(config, shape=(1, 1, 1)):

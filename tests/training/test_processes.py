@@ -82,28 +82,28 @@ def assert_same(a: Path, b: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, params(a), params(b))
 
 
-def test_stopped_and_killed_runs_end_as_the_uninterrupted_one(text, tmp_path):
-    steps = ["--train.steps", "24", "--train.log-every", "2", "--train.checkpoint-every", "1"]
+def test_stopped_and_killed_runs_end_as_the_uninterrupted_one(text, tmp_path, capsys):
+    options = ["--train.steps", "24", "--train.log-every", "2", "--train.checkpoint-every", "1"]
+    options += [*text, "--mesh.data", "1", "--run-dir"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert main(["train", "transformer_tiny", *TINY, *options, str(whole)]) == 0
 
-    def run(name: str, *options: str) -> subprocess.Popen:
-        return start([*text, *steps, "--run-dir", str(tmp_path / name), *options], 1)
-
-    finish(run("whole"))
-
-    stopped = run("stopped")
+    stopped = start([*options, str(run)], 8)  # as many as this process has, for the same bits
     wait_for(stopped, "step 4/24")
     stopped.send_signal(signal.SIGTERM)
     assert "stopped on request" in finish(stopped, 143)
 
     # A checkpoint is being written at nearly every moment, so that the kill tears one.
-    killed = run("stopped", "--resume")
+    killed = start([*options, str(run), "--resume"], 8)
     wait_for(killed, "step 12/24")
     killed.kill()
     killed.communicate()
-    assert load_model(tmp_path / "stopped").step >= 8
+    assert load_model(run).step >= 8
 
-    assert "resuming from step" in finish(run("stopped", "--resume"))
-    assert_same(tmp_path / "stopped", tmp_path / "whole")
+    capsys.readouterr()
+    assert main(["train", "transformer_tiny", *TINY, *options, str(run), "--resume"]) == 0
+    assert "resuming from step" in capsys.readouterr().out
+    assert_same(run, whole)
 
 
 def test_full_disk_stops_the_run_and_keeps_the_last_checkpoint(text, tmp_path):

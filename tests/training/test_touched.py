@@ -1,6 +1,5 @@
 """Steps on the rows of tables of n-grams that a batch reads."""
 
-import dataclasses
 import functools
 
 import jax
@@ -14,7 +13,7 @@ from bytelm.nn.mesh import MeshConfig, place_batch, single_device_mesh
 from bytelm.nn.ngrams import NGrams
 from bytelm.training.optimizer import AdamW
 from bytelm.training.program import train_program
-from tests.models.compiled import LENGTH, ROWS, random_rows, split_model
+from tests.models.compiled import LENGTH, ROWS, first_state, random_rows, split_model
 
 CONFIG = TransformerConfig(
     width=16, depth=1, head_width=8, mlp_width=16, ngrams=(2, 3), ngram_rows=5000
@@ -31,8 +30,7 @@ def step(program, state, batch):
 
 
 def start(program):
-    params = jax.tree.map(np.array, split_model(CONFIG)[1])
-    return dataclasses.replace(program.init(0), params=params)
+    return first_state(program, split_model(CONFIG)[1])
 
 
 def table(params):
