@@ -2,6 +2,7 @@
 
 import atexit
 import ctypes
+import functools
 import gc
 import os
 import resource
@@ -92,3 +93,16 @@ def cache_directory(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BYTELM_CACHE", str(path))
         yield path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_are_kept():
+    """Runs share compiled steps, also after others; `pytest_runtest_teardown` bounds the memory."""
+    from bytelm.experiments import plan
+    from bytelm.training import program
+
+    with pytest.MonkeyPatch.context() as patch:
+        several = functools.lru_cache(maxsize=8)(program._program.__wrapped__)
+        patch.setattr(program, "_program", several)
+        patch.setattr(plan, "forget_programs", lambda: None)
+        yield

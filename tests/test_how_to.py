@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parents[1] / "docs" / "how_to"
 FENCE = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 STEPS = "--train.steps 2 "
 RUN = (
-    STEPS + "--train.log-every 1 --train.validation-rows 4 --train.sample-bytes 8 "
+    STEPS + "--train.log-every 1 --train.validation-rows 4 --train.sample-bytes 0 "
     "--data.sequence-length 64 --data.batch-size 2 --mesh.data 1 "
 )
 SPACEBYTE = (
@@ -31,7 +31,7 @@ SIZES = {
     "hnet_tiny": HNET,
     "spacebyte_tiny": SPACEBYTE,
     "mixture.py": SPACEBYTE,
-    "patches.py": SPACEBYTE.replace("sample-bytes 8", "sample-bytes 0"),  # nine runs
+    "patches.py": SPACEBYTE,
     "transformer_tiny": TRANSFORMER,
 }
 """Options that make the runs of a page tiny, by what comes after `train` or `ablate`."""

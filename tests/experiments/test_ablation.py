@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -13,14 +14,14 @@ import pytest
 from bytelm.core.errors import UserError
 from bytelm.data.config import DataConfig, Files
 from bytelm.experiments import ablate as module
-from bytelm.experiments import runs
+from bytelm.experiments import plan, runs
 from bytelm.experiments.ablate import AblationPlan, ablation_runs, run_ablation
 from bytelm.experiments.ablation import Ablation
 from bytelm.experiments.contenders import changed, count_tasks
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
-from bytelm.training import program
+from bytelm.training import program as program_module
 from bytelm.training.cost import step_flops
 from bytelm.training.distributed import StopRequest
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
@@ -130,7 +131,8 @@ def test_contenders_that_are_done_are_not_run_again(whole, copy, ablation, monke
     assert table(copy) == table(whole)
 
 
-def test_programs_are_forgotten_after_each_contender(copy, ablation):
+def test_programs_are_forgotten_after_each_contender(copy, ablation, monkeypatch):
+    monkeypatch.setattr(plan, "forget_programs", program_module.forget_programs)
     traced = []
     program = jax.jit(lambda x: traced.append(x) or x)
     program(1.0)
@@ -283,9 +285,9 @@ def test_bad_contenders(ablation, contenders, sentence):
 
 def test_seeds_are_averaged_and_rates_are_swept(ablation, tmp_path, capsys, monkeypatch):
     made = []
-    train_program = program.train_program
+    train_program = program_module.train_program
     monkeypatch.setattr(
-        program,
+        program_module,
         "train_program",
         lambda *all, **options: made.append(all) or train_program(*all, **options),
     )
@@ -297,7 +299,9 @@ def test_seeds_are_averaged_and_rates_are_swept(ablation, tmp_path, capsys, monk
         run_ablation(many, tmp_path, task=4)
     for task in (0, 1, 4):  # the sweep of `deep`, and a final run that was one of it
         assert run_ablation(many, tmp_path, task=task) == 0
-    program.forget_programs()
+    last = functools.lru_cache(maxsize=1)(program_module._program.__wrapped__)
+    monkeypatch.setattr(program_module, "_program", last)
+    program_module.forget_programs()
     made.clear()
     assert run_ablation(many, tmp_path) == 0
     # The two rates of `base` share a program, and so do all that are final of a point.

@@ -1,5 +1,6 @@
 """Steps on the rows of tables of n-grams that a batch reads."""
 
+import dataclasses
 import functools
 
 import jax
@@ -30,7 +31,8 @@ def step(program, state, batch):
 
 
 def start(program):
-    return first_state(program, split_model(CONFIG)[1])
+    params = jax.tree.map(np.array, split_model(CONFIG)[1])
+    return dataclasses.replace(first_state(program, params), params=params)
 
 
 def table(params):
