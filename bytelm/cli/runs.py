@@ -29,7 +29,8 @@ class RunsCommand:
     name: tuple[str, ...] = ()
     """Only runs whose path has one of these in it, or is like one of these patterns ('*-s0')."""
     sort: Order = "name"
-    """By what to sort: best has the fewest validation bits first, age the latest progress."""
+    """By what to sort: running ones, the most steps, the fewest validation bits, the highest speed
+    or the latest progress come first."""
     reverse: bool = False
     """Sort the other way round."""
     json: bool = False

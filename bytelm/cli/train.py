@@ -108,7 +108,7 @@ def _train(command: TrainCommand, usual_place: Path) -> int:
             raise
     if is_main:
         _say_how_it_ended(result, files_needed(command.config))
-    if result.interrupted:
+    if result.interrupted or (command.report and result.asked_to_stop):
         return 143
     if command.report:
         from bytelm.cli.eval import eval_command

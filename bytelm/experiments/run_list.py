@@ -80,11 +80,12 @@ def chosen(
 _ORDERS: Mapping[Order, Callable[[RunStatus], Any]] = {
     "name": lambda run: str(run.run),
     "state": lambda run: STATES.index(run.state),
-    "step": lambda run: run.step,
+    "step": lambda run: None if run.step is None else -run.step,
     "best": lambda run: run.best,
-    "speed": lambda run: run.bytes_per_second,
+    "speed": lambda run: None if run.bytes_per_second is None else -run.bytes_per_second,
     "age": lambda run: None if run.progress is None else -run.progress,
 }
+"""What is smallest comes first: the furthest, best, fastest and latest run."""
 
 
 def _is_like(path: str, pattern: str) -> bool:

@@ -124,12 +124,18 @@ def claimed(run: Run) -> Iterator[None]:
         InUseError: if another process works on it.
         UserError: if its directory cannot be written.
     """
-    make_folder(run.directory)
-    with lock(run.directory):
-        try:
-            yield
-        finally:
-            remove_if_unused(run.directory)
+    with contextlib.ExitStack() as stack:
+        while True:
+            make_folder(run.directory)
+            try:
+                stack.enter_context(lock(run.directory))
+                break
+            except UserError as error:
+                # Another process has just removed the folder, in which its run had left nothing.
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+        stack.callback(remove_if_unused, run.directory)
+        yield
 
 
 def known_outcome(run: Run, asked: Mapping[str, Any] | None, since: float) -> Outcome | None:
@@ -164,9 +170,9 @@ def carry_out(
     try:
         _check_test(run.config)
         if not run.is_trained:
-            interrupted_at = _train(run)
-            if interrupted_at is not None:
-                reason = f"after step {interrupted_at} of {run.config.train.steps}"
+            stopped_at = _train(run)
+            if stopped_at is not None:
+                reason = f"after step {stopped_at} of {run.config.train.steps}"
                 return Outcome("stopped", reason)
         return Outcome("done", report=test and _tested(run, test, asked or {}))
     except (UserError, jax.errors.JaxRuntimeError) as error:  # the latter when memory runs out
@@ -196,10 +202,10 @@ def _check_test(config: ExperimentConfig) -> None:
 
 
 def _train(run: Run) -> int | None:
-    """Trains to the end; returns the step if it is interrupted."""
+    """Trains to the end; returns the step if a signal asked to stop."""
     (run.directory / TEST_REPORT).unlink(missing_ok=True)  # of earlier parameters
     result = train(run.config, run.directory, resume=True, evaluator=while_training)
-    return result.step if result.interrupted else None
+    return result.step if result.interrupted or result.asked_to_stop else None
 
 
 def _tested(run: Run, test: Callable[[], RunResult], asked: Mapping[str, Any]) -> RunResult:

@@ -66,12 +66,16 @@ from bytelm.training.validation import Validation
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended; it is `interrupted` if it ended before its last step."""
+    """How a run ended; it is `interrupted` if it ended before its last step.
+
+    `asked_to_stop` says whether a signal came, perhaps after the last step.
+    """
 
     run_dir: Path
     step: int
     validation_bits: float | None
     interrupted: bool
+    asked_to_stop: bool = False
 
 
 def train(
@@ -134,7 +138,9 @@ def train(
                 run.batches.close()
             if run.is_done:
                 notes.forget()
-            return TrainResult(run_dir, run.step, run.loop.last_validation, run.is_stopping)
+            return TrainResult(
+                run_dir, run.step, run.loop.last_validation, run.is_stopping, stop.requested
+            )
 
 
 def dry_run(

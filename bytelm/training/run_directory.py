@@ -172,7 +172,8 @@ def remove_if_unused(run_dir: Path) -> None:
         return
     if [path.name for path in run_dir.iterdir()] in ([], [LOCK]):
         (run_dir / LOCK).unlink(missing_ok=True)
-        run_dir.rmdir()
+        with contextlib.suppress(OSError):  # another process may lock it again at once
+            run_dir.rmdir()
 
 
 def write_files(

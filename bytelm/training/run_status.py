@@ -28,7 +28,7 @@ METRICS = "metrics.jsonl"
 SIGNS = {FOLDER, METRICS, "run.json"}
 """Names of which every directory of a run that has begun has one."""
 VALIDATIONS = ("validation_bpb", "validation_bits_per_target_byte")
-TAIL = 2**16
+TAIL = 2**15
 """Bytes at the end of the metrics that are read."""
 SILENCE = 900.0
 """Seconds without progress after which a run on another machine no longer counts as running, where
@@ -83,7 +83,7 @@ def read_status(run: Path) -> RunStatus:
 def _status(run: Path) -> RunStatus:
     saved, records = last_step(run), _last_records(run)
     step = max([saved or 0, *(record["step"] for record in records[-1:])])
-    steps, damage = _planned_steps(run, has_begun=step > 0)
+    steps, damage = _planned_steps(run, saved, has_begun=step > 0)
     found = RunStatus(
         run,
         "stopped",
@@ -113,7 +113,9 @@ def _status(run: Path) -> RunStatus:
     return found
 
 
-def _planned_steps(run: Path, *, has_begun: bool) -> tuple[int | None, str | None]:
+def _planned_steps(
+    run: Path, saved: int | None, *, has_begun: bool
+) -> tuple[int | None, str | None]:
     """The steps in a run's config; what is damaged, if anything."""
     try:
         content = (run / CONFIG).read_bytes()
@@ -123,10 +125,11 @@ def _planned_steps(run: Path, *, has_begun: bool) -> tuple[int | None, str | Non
         steps = json.loads(content)["train"]["steps"]
     except (ValueError, TypeError, LookupError):
         return None, f"its {CONFIG} is no config of a run"
-    try:
-        check_checkpoints_are_there(run, None)
-    except UserError as error:
-        return steps, str(error)
+    if saved is None:
+        try:
+            check_checkpoints_are_there(run, None)
+        except UserError as error:
+            return steps, str(error)
     return steps, None
 
 

@@ -57,7 +57,8 @@ def test_filters_and_orders(folder):
     assert names(names=("words",)) == ["a", "b", "c"]
     assert names(names=("*/[ac]", "[1]")) == ["a", "c", "alone [1]"]
     assert names(order="state") == ["c", "alone [1]", "b", "a"]
-    assert names(order="step", reverse=True) == ["a", "alone [1]", "b", "c"]
+    assert names(order="step") == ["a", "alone [1]", "b", "c"]
+    assert names(order="speed")[:3] == ["a", "alone [1]", "b"]
     assert names(order="best") == ["a", "alone [1]", "b", "c"]  # those without one come last
     assert names(order="age")[0] == "alone [1]" and names(order="age")[-1] == "c"
 

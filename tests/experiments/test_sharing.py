@@ -44,7 +44,7 @@ def trained(monkeypatch) -> list[str]:
     def train(config, run_dir, **options):
         names.append(run_dir.name)
         leave_trained(config, run_dir)
-        return SimpleNamespace(step=STEPS, interrupted=False)
+        return SimpleNamespace(step=STEPS, interrupted=False, asked_to_stop=False)
 
     def measure(run, max_bytes):
         return RunResult({"bpb": Figure("bpb", 1.0)}, (8.0,), (8.0,))
@@ -52,6 +52,7 @@ def trained(monkeypatch) -> list[str]:
     monkeypatch.setattr(runs, "train", train)
     monkeypatch.setattr(ablate, "measure_run", measure)
     monkeypatch.setattr(plan, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr("bytelm.experiments.report.write.write_png", lambda charts, path: None)
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     return names
 
@@ -147,6 +148,38 @@ def test_a_run_that_ended_between_look_and_claim_is_not_done_again(
     monkeypatch.setattr(plan, "claimed", late)
     assert run_ablation(three, tmp_path) == 0
     assert trained == ["a", "c"]
+
+
+def test_a_folder_that_its_last_process_removes_meanwhile_is_made_again(
+    three, trained, tmp_path, monkeypatch
+):
+    removed = []
+
+    def lock_late(run_dir):
+        if run_dir.name == "b" and not removed:
+            removed.append(run_dir)
+            run_dir.rmdir()
+        return lock(run_dir)
+
+    monkeypatch.setattr(runs, "lock", lock_late)
+    assert run_ablation(three, tmp_path) == 0
+    assert removed and trained == ["a", "b", "c"]
+
+
+def test_a_signal_after_the_last_step_stops_all(three, trained, tmp_path, monkeypatch):
+    train = runs.train
+
+    def stopped_late(config, run_dir, **options):
+        result = train(config, run_dir, **options)
+        result.asked_to_stop = True
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "train", stopped_late)
+        assert run_ablation(three, tmp_path) == 143
+    assert trained == ["a"]
+    assert run_ablation(three, tmp_path) == 0
+    assert trained == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
