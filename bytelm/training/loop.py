@@ -122,25 +122,30 @@ def train(
             start = _Start(resume, step, verify, allow_config_change, _evaluator(parts, evaluator))
             run, hooks = _start(parts, stop, start)
             notes.step = lambda: run.step
-            try:
-                with run.reporter:
-                    train_steps(run, hooks)
-                if not stop.requested:
-                    run.raise_failure()
-                run.checkpoints.close()
-                if run.write_files:
-                    complete_record(run_dir, data)
-            except UserError as error:
-                if stop.requested:
-                    raise StoppedError(str(error)) from error
-                raise
-            finally:
-                run.batches.close()
+            _train(run, hooks, data)
             if run.is_done:
                 notes.forget()
             return TrainResult(
                 run_dir, run.step, run.loop.last_validation, run.is_stopping, stop.requested
             )
+
+
+def _train(run: TrainingRun, hooks: list[Hook], data: OpenData) -> None:
+    """Trains until the run is done or stops, and until its files are whole."""
+    try:
+        with run.reporter:
+            train_steps(run, hooks)
+        if not run.stop.requested:
+            run.raise_failure()
+        run.checkpoints.close()
+        if run.write_files:
+            complete_record(run.run_dir, data)
+    except UserError as error:
+        if run.stop.requested:
+            raise StoppedError(str(error)) from error
+        raise
+    finally:
+        run.batches.close()
 
 
 def dry_run(
