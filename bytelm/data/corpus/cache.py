@@ -310,9 +310,10 @@ class _Join:
                 symbols = packed.symbols(split)
                 if directory in self._new:
                     symbols.unchecked = bytearray(len(symbols.unchecked))
+                text = symbols[:].data
                 for begin, end in itertools.pairwise(packed.starts(split).tolist()):
                     hasher.update((end - begin - 2).to_bytes(START_BYTES, "little"))
-                    hasher.update(symbols[begin + 1 : end - 1].data)
+                    hasher.update(text[begin + 1 : end - 1])
             return packed, hasher
 
         packed, self._hasher = open_or_build(
