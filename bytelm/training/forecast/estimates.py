@@ -146,7 +146,9 @@ def step_flops_computed(config: ExperimentConfig) -> float:
 def likely_exchanges(
     config: ExperimentConfig, mesh: Mesh, state: StateBytes, streams: float
 ) -> list[Exchange]:
-    """What devices exchange in a step, as a compiler would divide it.
+    """What devices exchange in a step, as compilers divide it.
+
+    Gradients are summed over the devices in each micro-batch, in the dtype of the products.
 
     Args:
         streams: bytes of the inputs of all blocks, of whole rows on one device.
@@ -162,11 +164,12 @@ def likely_exchanges(
         return Exchange(kind, dtype, size, group, times, times > 1)
 
     parts = "fsdp sequence"  # which divide the parameters
-    whole = state.trained * sizes["fsdp"] * sizes["sequence"]
+    own = state.trained / (2 if dtype == "bf16" else 1)
+    whole = own * sizes["fsdp"] * sizes["sequence"]
     found = [
-        exchange(parts, "all-gather", dtype, whole / (2 if dtype == "bf16" else 1), 2 * count),
-        exchange(parts, "reduce-scatter", "f32", whole, count),
-        exchange("data", "all-reduce", "f32", state.trained, 1),
+        exchange(parts, "all-gather", dtype, whole, 2 * count),
+        exchange(parts, "reduce-scatter", dtype, whole, count),
+        exchange("data", "all-reduce", dtype, own, count),
         exchange("tensor", "all-reduce", dtype, streams, 4 * count),
     ]
     return [each for each in found if len(each.group) > 1]
