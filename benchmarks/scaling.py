@@ -6,7 +6,8 @@
 For each preset and slice, the fastest mesh, remat and accumulation that `bytelm plan --fit` finds;
 the batch is the preset's. The last column is the difference between the state as counted from
 shapes and shardings and that of the compiled program. It needs the extra `tpu`, no device, and
-minutes for each row; `--folder` keeps the figures of each row, so that it can be continued.
+minutes for each row; `--folder` keeps the figures of each row, so that it can be continued, and
+with `--no-compile` the rows that it lacks are estimated.
 """
 
 import json
@@ -37,14 +38,16 @@ class Scaling:
     )
     topologies: tuple[str, ...] = ("v5p:2x2x4", "v5p:4x4x4", "v5p:4x8x8")
     folder: Path = Path("runs/scaling")
-    """Where the figures of each row are kept."""
+    """Where the figures of each compiled row are kept."""
+    compile: bool = True
+    """Whether to compile rows that are not there; otherwise they are estimated."""
 
 
 def main(options: Scaling) -> None:
     """Makes the rows that are missing, and prints all of them."""
     options.folder.mkdir(parents=True, exist_ok=True)
     rows = [
-        row(preset, topology, options.folder)
+        row(preset, topology, options.folder, compiling=options.compile)
         for preset in options.presets
         for topology in options.topologies
     ]
@@ -52,25 +55,28 @@ def main(options: Scaling) -> None:
         print(f"| {' | '.join(cells)} |")
 
 
-def row(preset: str, topology: str, folder: Path) -> list[str]:
+def row(preset: str, topology: str, folder: Path, *, compiling: bool) -> list[str]:
     """The cells of a row, from its file if it is there."""
     path = folder / f"{preset}-{topology.replace(':', '-')}.json"
-    if not path.exists():
-        print(f"{preset} on {topology}", file=sys.stderr)
-        try:
-            found, options = fit(
-                load_preset(preset),
-                find_topology(topology),
-                lambda text: print(f"  {text}", file=sys.stderr, flush=True),
-            )
-        except UserError as error:
-            return [preset, topology, str(error), *[""] * (len(COLUMNS) - 2)]
-        assert found.step is not None
-        counted = found.state.total / found.step.memory.state - 1
-        cells = [*row_of(found, preset), f"{counted:+.2%}"]
-        values = {"cells": cells, "options": options, **values_of(found)}
-        write_whole(path, json.dumps(values, indent=2) + "\n")
-    cells: list[str] = json.loads(path.read_text())["cells"]
+    if path.exists():
+        kept: list[str] = json.loads(path.read_text())["cells"]
+        return kept
+    print(f"{preset} on {topology}", file=sys.stderr)
+    try:
+        found, options = fit(
+            load_preset(preset),
+            find_topology(topology),
+            lambda text: print(f"  {text}", file=sys.stderr, flush=True),
+            compiling=compiling,
+        )
+    except UserError as error:
+        return [preset, topology, str(error), *[""] * (len(COLUMNS) - 2)]
+    if found.step is None:
+        return [*row_of(found, preset), ""]
+    cells = [*row_of(found, preset), f"{found.state.total / found.step.memory.state - 1:+.2%}"]
+    write_whole(
+        path, json.dumps({"cells": cells, "options": options, **values_of(found)}, indent=2) + "\n"
+    )
     return cells
 
 

@@ -29,6 +29,9 @@ from bytelm.training.step import StepSetup, TrainState, controllers_of, score
 REMATS: tuple[Remat, ...] = get_args(Remat)
 RECOMPUTED = {"none": 0.0, "dots": 0.02, "full": 1 / 3}
 """FLOPs of the forward pass that each remat computes again, in those of the whole step."""
+UNHIDDEN = 0.25
+"""The share of exchanges that work does not hide, or the other way round, by which choices that are
+equal otherwise are ranked."""
 MORE = 1.2
 """What compilers need for activations, in bytes that the backward pass needs."""
 
@@ -183,4 +186,4 @@ def step_seconds(
     arithmetic = step_flops_computed(config) / mesh.size / peak
     exchanges = likely_exchanges(config, mesh, state, streams)
     network = sum(seconds(each, topology.chip) * each.times for each in exchanges)
-    return max(arithmetic, network) + 0.1 * min(arithmetic, network)
+    return max(arithmetic, network) + UNHIDDEN * min(arithmetic, network)

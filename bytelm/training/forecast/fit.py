@@ -27,10 +27,9 @@ TENSOR = (1, 2, 4, 8)
 """Sizes of the axis `tensor` that are tried."""
 TRIES = 6
 """How many choices are compiled at most."""
-DOUBT = 1.1
-"""How far estimates of memory may be off before the first choice is compiled."""
-ABOUT_EQUAL = 1.02
-"""Estimates of time that differ by less are equal."""
+SURELY = 0.9
+"""The share of the memory that estimates may fill before one of them is compared with a compiled
+step."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,8 @@ def fit(
 ) -> tuple[Forecast, str]:
     """The forecast of the fastest choice that fits, and its options on the command line.
 
-    Choices are ranked by estimates of their time, and of about equal ones that comes first which
-    needs the least memory. The first that fits, as the compiler finds, is the answer.
+    Choices are ranked by estimates of their time. The first that fits, as the compiler finds, is
+    the answer.
 
     Args:
         say: told what each choice gave.
@@ -77,17 +76,13 @@ def fit(
     Raises:
         UserError: if none fits.
     """
-    available, scale = topology.memory or float("inf"), 1.0
-    doubt = DOUBT if compiling else 1.0
+    available, scale, share = topology.memory or float("inf"), 1.0, SURELY
     left = list(choices(config, topology))
     for _ in range(TRIES):
-        hopeful = [x for x in left if x.state + x.temporary * scale < available * doubt]
+        hopeful = [x for x in left if x.state + x.temporary * scale < available * share]
         if not hopeful:
             break
-        fastest = min(choice.seconds for choice in hopeful)
-        equal = (x for x in hopeful if x.seconds <= ABOUT_EQUAL * fastest)
-        # Exchanges of `tensor` are the hardest to hide, so it stays small.
-        choice = min(equal, key=lambda x: (x.config.mesh.tensor, x.state + x.temporary))
+        choice = min(hopeful, key=lambda x: (x.seconds, x.state + x.temporary))
         left.remove(choice)
         try:
             found = forecast(choice.config, topology, compiling=compiling, remats=False)
@@ -99,7 +94,7 @@ def fit(
                 return found, choice.options
         say(f"{choice.options}: {needed / 1e9:.1f} GB on each device, too much")
         scale = max(0.1, (needed - choice.state) / choice.temporary)
-        doubt = 1.0
+        share = 1.0
     raise _nothing_fits(choices(config, topology), topology)
 
 
