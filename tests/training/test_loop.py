@@ -15,7 +15,7 @@ from bytelm.training.checkpoints.checkpoint import FOLDER, Checkpoints, load_mod
 from bytelm.training.checkpoints.scores import best_step
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.last_error import read_last_error
-from bytelm.training.loop import train
+from bytelm.training.loop import dry_run, train
 from bytelm.training.optimizer import AdamW, Muon
 from bytelm.training.validation import Validation
 from tests.training.tiny_run import STEPS, assert_same, params, stop_after, tiny_config
@@ -328,3 +328,14 @@ def test_sample_is_recorded(config, tmp_path, mesh):
     train(dataclasses.replace(config, mesh=mesh), tmp_path)
     (line,) = (tmp_path / "samples.jsonl").read_text().splitlines()
     assert json.loads(line)["step"] == 2
+
+
+def test_evaluations_of_several_processes_are_refused_before_the_first_step(
+    config, tmp_path, monkeypatch
+):
+    config = changed(config, "train", evaluations=("bits",))
+    config = dataclasses.replace(config, mesh=MeshConfig(8))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match=r"train\.evaluations need a single process; .*bytelm eval"):
+        dry_run(config, tmp_path / "run", evaluator=lambda *_: pytest.fail("was made"))
+    assert not (tmp_path / "run").exists()

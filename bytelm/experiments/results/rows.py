@@ -1,8 +1,6 @@
 """The results of several runs as sections: tables by text and settings, differences, charts."""
 
-import csv
 import fnmatch
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +16,7 @@ from bytelm.evaluation.page.page import Section
 from bytelm.evaluation.page.tables import Table
 from bytelm.evaluation.report import Items
 from bytelm.experiments.results.collect import FoundRun, Measured
-from bytelm.training.compatibility import FREE
-
-_TEXT = ("data.source.", "data.sources.", "data.cache_dir", "data.task.tokenizer")
-"""Options that say where text lies; tables name the scored text."""
+from bytelm.experiments.results.seeds import SAME, SEED, settings_of
 
 
 @dataclass(frozen=True)
@@ -74,8 +69,8 @@ def results(
                 f"no run has an option or a figure {pattern!r}"
                 f"{did_you_mean(pattern, [*figures, *options])}; {_listed(figures)}."
             )
-    picked = tuple(name for name in options if _matches(name, columns))
-    wanted = tuple(columns) if any(_matches(name, columns) for name in figures) else ()
+    picked = tuple(name for name in options if matches(name, columns))
+    wanted = tuple(columns) if any(matches(name, columns) for name in figures) else ()
     groups: dict[tuple[Any, ...], list[Measured]] = {}
     for row in rows:
         groups.setdefault((row.text.identity, row.settings), []).append(row)
@@ -94,7 +89,8 @@ def _in_order(group: Sequence[Measured], labels: Sequence[str]) -> list[Measured
     return sorted(group, key=lambda row: (labels.index(row.run.label), row.step))
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name fits one of some patterns."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -107,7 +103,7 @@ def differing(runs: Sequence[FoundRun]) -> tuple[str, ...]:
     names = dict.fromkeys(name for run in runs for name in run.options)
     found = []
     for name in names:
-        if name.startswith((*FREE, *_TEXT)):
+        if name.startswith(SAME):
             continue
         values: dict[tuple[Any, ...], set[str]] = {}
         for run in runs:
@@ -152,22 +148,58 @@ def _section(found: Results, group: Sequence[Measured]) -> Section:
             "differences from it."
         )
     names = shown_figures(found, group)
-    cells = [_cells(found, row, names, base) for row in group]
+    tables = [_table([_cells(found, row, names, base) for row in group], group_title(group))]
+    if means := _means(found, group, names, base):
+        tables.append(_table(means, "Means over seeds"))
+        sentences.append(
+            "Of several seeds there are means, and the lowest and the highest seed; their "
+            "differences are also paired by seed."
+        )
+    return Section(group_title(group), tuple(sentences), tuple(tables), tuple(_charts(group)))
+
+
+def _table(cells: Sequence[Mapping[str, str]], caption: str) -> Table:
+    """A table without the columns that are empty."""
     columns = dict.fromkeys(name for row in cells for name in row)
-    shown = [name for name in columns if any(row.get(name) for row in cells)]
-    table = Table(
-        tuple(shown),
-        tuple(tuple(row.get(name, "") for name in shown) for row in cells),
-        group_title(group),
-    )
-    return Section(group_title(group), tuple(sentences), (table,), tuple(_charts(group)))
+    shown = tuple(name for name in columns if any(row.get(name) for row in cells))
+    return Table(shown, tuple(tuple(row.get(name, "") for name in shown) for row in cells), caption)
+
+
+def _means(
+    found: Results, group: Sequence[Measured], names: Sequence[str], base: Measured | None
+) -> list[dict[str, str]]:
+    """A row of means for each setting; none if no setting has several seeds."""
+    settings = settings_of(group)
+    if all(len(setting.rows) < 2 for setting in settings):
+        return []
+    reference = next((each for each in settings if base in each.rows), None)
+    rows = []
+    for setting in settings:
+        first = setting.rows[0]
+        cells = {"runs": ", ".join(row.run.label for row in setting.rows)}
+        options = (name for name in found.options if name != SEED)
+        cells |= {name: option_text(first.run, name) for name in options}
+        cells |= {"step": f"{first.step:,}"}
+        for name in names:
+            mean, spread = setting.mean(name), setting.spread(name)
+            cells[name] = mean.number if mean else ""
+            ends = (figure.number.removeprefix("≤ ") for figure in spread or ())
+            cells[f"{name} over seeds"] = " to ".join(ends)
+            less = setting.less(reference, name) if reference else None
+            if less and base and name in first.figures and name in base.figures:
+                figure, (low, high) = less
+                words = difference_text(figure, first, base)
+                of_seeds = f"; seeds {low:+.4f} to {high:+.4f}" if low < high else ""
+                cells[f"{name}, less {base.run.label} and its seeds"] = words + of_seeds
+        rows.append(cells)
+    return rows
 
 
 def shown_figures(found: Results, group: Sequence[Measured]) -> list[str]:
     """The figures with columns; all of them if each has a slash."""
     names = list(dict.fromkeys(name for row in group for name in row.figures))
     if found.chosen:
-        return [name for name in names if _matches(name, found.chosen)]
+        return [name for name in names if matches(name, found.chosen)]
     return [name for name in names if "/" not in name] or names
 
 
@@ -327,43 +359,6 @@ def _validations(run: FoundRun) -> list[tuple[Mapping[str, Any], float]]:
         for name in names
         if record.get(name) is not None
     ]
-
-
-def csv_text(found: Results) -> str:
-    """All rows of all groups with all figures, in full precision."""
-    lines = []
-    for group in found.groups:
-        base = baseline_row(found, group)
-        for row in group:
-            line: dict[str, Any] = {
-                "text": row.text.words,
-                "fingerprint": row.text.identity,
-                "settings": "; ".join(row.settings),
-                "run": row.run.label,
-                **{name: option_text(row.run, name) for name in found.options},
-                "step": row.step,
-                "trained_on": row.trained_on,
-            }
-            for name, figure in row.figures.items():
-                if found.chosen and not _matches(name, found.chosen):
-                    continue
-                line |= _numbers(name, figure)
-                if (less := difference(name, row, base)) is not None:
-                    line |= _numbers(f"{name}_less_baseline", less)
-            lines.append(line)
-    text = io.StringIO()
-    names = dict.fromkeys(name for line in lines for name in line)
-    writer = csv.DictWriter(text, list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
-
-
-def _numbers(name: str, figure: Figure) -> dict[str, float]:
-    ends = (
-        {} if figure.interval is None else {f"{name}_low": figure.low, f"{name}_high": figure.high}
-    )
-    return {name: figure.value, **ends}  # type: ignore[dict-item]
 
 
 HOW_TO_READ = (

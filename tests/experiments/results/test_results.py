@@ -148,6 +148,31 @@ def test_reports_of_older_versions_are_read(tmp_path):
     assert rows[1].trained_on == "unknown" and list(rows[1].figures) == ["bpb"]
 
 
+def test_runs_that_differ_in_the_seed_have_means(tmp_path):
+    for seed, (wide, narrow) in enumerate([(1.5, 2.0), (1.7, 2.1)]):
+        make_run(tmp_path / f"wide-s{seed}", TransformerConfig(width=192), wide, seed=seed)
+        make_run(tmp_path / f"narrow-s{seed}", TransformerConfig(width=128), narrow, seed=seed)
+    make_run(tmp_path / "mamba", MambaConfig(width=64), 1.75)
+    found = results(*collect([tmp_path]), baseline="narrow-s0")
+    each, means = sections_of(found)[0].tables
+    assert len(each.rows) == 5 and means.caption == "Means over seeds"
+    rows = [dict(zip(means.columns, row, strict=True)) for row in means.rows]
+    less = "bpb, less narrow-s0 and its seeds"
+    assert [(r["runs"], r["bpb"], r["bpb over seeds"], r[less]) for r in rows] == [
+        ("mamba", "1.7500", "", "-0.2500 (-0.2500 to -0.2500)"),
+        ("narrow-s0, narrow-s1", "2.0500", "2.0000 to 2.1000", ""),
+        (
+            "wide-s0, wide-s1",
+            "1.6000",
+            "1.5000 to 1.7000",
+            "-0.4500 (-0.4500 to -0.4500); seeds -0.5000 to -0.4000",
+        ),
+    ]
+    assert "train.seed" in each.columns and "train.seed" not in means.columns
+    assert rows[1]["model.width"] == "128"
+    assert "Means over seeds" in text_of(found, "html")
+
+
 def test_columns_are_chosen(folder):
     runs, rows = collect([folder])
     found = results(runs, rows, columns=["model.width", "noise/*"])
