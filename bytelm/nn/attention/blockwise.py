@@ -116,7 +116,8 @@ class _Plan:
         before = length if window is None else ALIGNMENT * -(-(window - 1) // ALIGNMENT)
         if not self.mask.causal:
             return [_Run(0, self.blocks, min(self.block + 2 * before, length), before)]
-        count = min(self.blocks, MAX_RUNS)
+        # Fewer, where most keys come before all queries and blocks hardly differ.
+        count = max(1, min(self.blocks, MAX_RUNS * self.blocks * self.block // length))
         runs: dict[int, _Run] = {}
         for run in range(count):
             first, last = self.blocks * run // count, self.blocks * (run + 1) // count

@@ -103,7 +103,8 @@ def by_positions(shards):
         (AttentionMask(causal=False, window=5), 4),
     ],
 )
-def test_divided_by_positions(mask, shards):
+def test_divided_by_positions(mask, shards, monkeypatch):
+    monkeypatch.setattr(blockwise, "BLOCK", 16)  # several for each device
     inputs = make_inputs(4, 130, groups=2, documents=True)
     with jax.set_mesh(by_positions(shards)):
         assert_equals_oracle(
