@@ -1,5 +1,7 @@
 """Rows that devices share: what their axis refuses, and the memory that it saves."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from bytelm.nn.mesh import MeshConfig, place_batch
 from bytelm.training.experiment import ExperimentConfig
 from bytelm.training.optimizer import AdamW
 from bytelm.training.program import build_program, train_program
+from tests.models.compiled import random_rows, split_model
+from tests.models.families import FAMILIES
 
 LENGTH = 2048
 MODEL = HAT2Config(
@@ -36,6 +40,23 @@ def test_rows_that_cannot_be_divided_are_refused():
     config = ExperimentConfig(ByT5Config(), DataConfig(task=SpanCorruption(), sequence_length=1024))
     with pytest.raises(UserError, match=r"mesh.sequence is 8, and the rows of byt5, which has an"):
         build_program(config, mesh)
+
+
+def test_metrics_of_levels_are_those_of_one_device():
+    """The law of sharding has nats and gradients; these are sums over boundaries of two levels."""
+    config, batch = FAMILIES["nested, overflow"], random_rows(23)
+
+    def sums(**axes):
+        mesh = MeshConfig(data=1, **axes).build()
+        program = train_program(config, AdamW().build(10, roles_of(config)), mesh)
+        with jax.set_mesh(mesh):
+            params = jax.device_put(split_model(config)[1], program.shardings.params)
+            return jax.device_get(program.evaluate(params, place_batch(batch, mesh)))
+
+    found, wanted = sums(fsdp=2, sequence=4), sums()
+    assert len(wanted.statistics) > 10
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-5)
+    jax.tree.map(close, found, wanted)
 
 
 def temporary_bytes(shards):
