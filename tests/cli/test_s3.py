@@ -134,9 +134,16 @@ def test_two_processes_train_as_one(text, tmp_path, disk, monkeypatch):
     )
 
 
-def test_text_a_comparison_and_its_table_in_a_bucket(capsys, comparison, root):
+def test_text_a_comparison_and_its_table_in_a_bucket(
+    capsys, comparison, root, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("BYTELM_CACHE", str(tmp_path))
     for file in root.glob("*.txt"):
         (place(f"{BUCKET}/text") / file.name).write_bytes(file.read_bytes())
+    pack = ["data", "pack", "--data.files", f"{BUCKET}/text/*.txt", "--processes", "2"]
+    assert main([*pack, "--data.held-out", "0", "--data.cache-dir", f"{BUCKET}/cache"]) == 0
+    packed = {name.split("/")[1] for name in objects(place(f"{BUCKET}/cache/shards"))}
+    assert packed
     small = dataclasses.replace(
         comparison,
         contenders={"bpe": comparison.contenders["bpe"]},

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import handlers, type_handlers
-from orbax.checkpoint.options import MultiprocessingOptions
+from orbax.checkpoint.options import AsyncOptions, MultiprocessingOptions
 
 from bytelm.training.checkpoints.digests import DIGESTS, LOOP
 from bytelm.training.checkpoints.staging import ARRAYS
@@ -37,5 +37,7 @@ def manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.Checkpoi
     of_values = {
         name: handlers.JsonCheckpointHandler(multiprocessing_options=WRITERS) for name in VALUES
     }
-    options = dataclasses.replace(options, multiprocessing_options=WRITERS)
+    # Processes signal each other that folders exist, which would be those of another disk.
+    at_once = AsyncOptions(create_directories_asynchronously=False)
+    options = dataclasses.replace(options, multiprocessing_options=WRITERS, async_options=at_once)
     return ocp.CheckpointManager(folder, options=options, item_handlers={**of_arrays, **of_values})
