@@ -151,8 +151,10 @@ class Plan(ABC):
             if not run.is_trained:
                 return None
             name = f"validation_{self.measure}"
-            bits = [record[name] for record in run.metrics() if name in record][-1]
-            self._validation[run.name] = math.inf if bits is None else bits
+            found = [record[name] for record in run.metrics() if name in record]
+            if not found:
+                return None
+            self._validation[run.name] = math.inf if found[-1] is None else found[-1]
         return self._validation[run.name]
 
     def chosen(self, contender: str) -> float | None:
@@ -335,7 +337,8 @@ class Plan(ABC):
 
     def _is_over(self, stage: Stage, run: Run) -> bool:
         outcome = self.outcome(run)
-        if outcome.state == "failed" or outcome.report is not None:
+        is_done = outcome.state == "done" and (stage.test is None or outcome.report is not None)
+        if is_done or outcome.state == "failed":
             return True
         found = known_outcome(run, self._asked(stage, run), self._since)
         if found is not None:

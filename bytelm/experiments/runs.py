@@ -29,6 +29,7 @@ from bytelm.training.last_error import NotingErrors, array_of_process, read_last
 from bytelm.training.loop import train
 from bytelm.training.metrics.writer import read_records
 from bytelm.training.run_directory import CONFIG, lock, remove_if_unused
+from bytelm.training.run_status import is_trained
 from bytelm.training.upgrades import upgraded
 
 TEST_REPORT = "test_report.json"
@@ -71,8 +72,8 @@ class Run:
 
     @property
     def is_trained(self) -> bool:
-        """Whether it has its last checkpoint."""
-        return last_step(self.directory) == self.config.train.steps
+        """Whether it has its last checkpoint and validation."""
+        return is_trained(self.directory, self.config.train.steps)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Its metrics so far, in order."""

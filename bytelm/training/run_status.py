@@ -69,6 +69,22 @@ def is_run(folder: Path, names: set[str]) -> bool:
     return names == {LOCK} and is_held(folder / LOCK) is True
 
 
+def is_trained(run: Path, steps: int) -> bool:
+    """Whether a run has the checkpoint of its last step, and the validation after it.
+
+    A signal during that validation leaves it to the process that resumes the run.
+    """
+    return last_step(run) == steps and _is_validated(_last_records(run), steps)
+
+
+def _is_validated(records: Sequence[Mapping[str, Any]], steps: int) -> bool:
+    """Whether the last records hold the last validation; True if there are none at all."""
+    return not records or any(
+        record["step"] >= steps and any(name in record for name in VALIDATIONS)
+        for record in records
+    )
+
+
 def read_status(run: Path) -> RunStatus:
     """How far the run in a directory is; a run that cannot be read is damaged."""
     try:
@@ -102,7 +118,8 @@ def _status(run: Path) -> RunStatus:
         return replace(found, state="damaged", error=damage, error_step=None, error_time=None)
     if _failed(error, found, "test"):
         return replace(found, state="failed")
-    if steps is not None and saved is not None and saved >= steps:
+    is_saved = steps is not None and saved is not None and saved >= steps
+    if is_saved and _is_validated(records, steps or 0):
         return replace(found, state="done")
     if _failed(error, found, "training"):
         return replace(found, state="failed")

@@ -26,6 +26,7 @@ from bytelm.training.cost import step_flops
 from bytelm.training.distributed import StopRequest
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.presets import ablation_names, find_file, run_file
+from bytelm.training.validation import Validation
 from tests.training.tiny_run import stop_after
 
 SECOND = {"train.seed": 1}
@@ -172,6 +173,17 @@ def test_a_stop_keeps_later_contenders_from_starting(ablation, tmp_path, monkeyp
     assert run_ablation(ablation, tmp_path) == 143
     assert [row["state"] for row in table(tmp_path)] == ["stopped", "waiting"]
     assert not (tmp_path / "second").exists()
+
+
+def test_a_stop_in_the_last_validation_leaves_that_to_the_next_process(
+    whole, copy, ablation, monkeypatch
+):
+    shutil.rmtree(copy / "second")
+    with monkeypatch.context() as patch:
+        patch.setattr(Validation, "__call__", lambda self, params, stop: None)
+        assert run_ablation(ablation, copy) == 143
+    assert run_ablation(ablation, copy) == 0
+    assert table(copy) == table(whole)
 
 
 def test_a_contender_whose_config_changed_is_refused(whole, copy, ablation):

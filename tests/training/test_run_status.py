@@ -13,7 +13,7 @@ from bytelm.core import locks
 from bytelm.training.checkpoints.scores import FOLDER
 from bytelm.training.last_error import FILE, LastError
 from bytelm.training.run_directory import CONFIG, LOCK, lock
-from bytelm.training.run_status import is_run, read_status
+from bytelm.training.run_status import is_run, is_trained, read_status
 
 NOW = time.time()
 
@@ -25,6 +25,7 @@ def make_run(run, *, steps=10, reached=0, saved=None, age=100.0):
     (run / CONFIG).write_text(json.dumps({"train": {"steps": steps, "checkpoint_every": 5}}))
     lines = [{"step": i, "bytes_per_second": 10.0 * i} for i in range(1, reached + 1)]
     lines[4:4] = [{"step": 4, "validation_bpb": 2.5}] if reached > 4 else []
+    lines += [{"step": steps, "validation_bpb": 2.5}] if reached == steps else []
     for line in lines:
         line["time"] = NOW - age
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -47,7 +48,12 @@ def test_a_run_that_was_left(tmp_path):
     assert found.progress == NOW - 100 and found.error is None
     unsaved = read_status(make_run(tmp_path / "unsaved", reached=5))
     assert (unsaved.state, unsaved.best) == ("stopped", 2.5)
-    assert read_status(make_run(tmp_path / "done", reached=10, saved=10)).state == "done"
+    done = make_run(tmp_path / "done", reached=10, saved=10)
+    assert read_status(done).state == "done" and is_trained(done, 10)
+    # A signal during the last validation leaves that to the next process.
+    lines = (done / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (done / "metrics.jsonl").write_text("".join(lines[:-1]))
+    assert read_status(done).state == "stopped" and not is_trained(done, 10)
 
 
 def test_the_last_that_happened_counts(tmp_path):
