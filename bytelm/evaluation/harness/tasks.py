@@ -21,6 +21,7 @@ from bytelm.core.checked import did_you_mean
 from bytelm.core.errors import UserError
 from bytelm.core.figure import Figure
 from bytelm.core.intervals import CONFIDENCE, SAMPLES, ratio, share_interval
+from bytelm.core.places import is_address
 from bytelm.core.terminal_text import number_of
 from bytelm.core.texts import text_bytes
 from bytelm.evaluation.harness.answers import Answers
@@ -182,10 +183,10 @@ def _leaves(tasks: Sequence[Any]) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _answers(loaded: LoadedModel, covers: int | None) -> Iterator[Answers]:
-    """The answers of a stopped evaluation of this model, if its run can be written to."""
+    """The answers of a stopped evaluation of this model, if its run is a folder to write to."""
     run = loaded.run
     path = None if run is None else run / f"harness_step_{loaded.step}.unfinished"
-    if path is None or not os.access(path.parent, os.W_OK):
+    if path is None or is_address(path) or not os.access(path.parent, os.W_OK):
         path = None
     model = None if path is None else [digest_of_all(loaded.params), loaded.context]
     with Answers(path, [model, covers]) as answers:
