@@ -170,9 +170,9 @@ def forecast(
     if not compiling:
         return found
     step = compile_step(config, topology)
-    # What the other choices would need differs by what they keep.
-    shift = step.memory.temporary - found.temporary[found.remat]
-    temporary = {remat: max(0.0, size + shift) for remat, size in found.temporary.items()}
+    # The estimates of the other choices are as far off as that of this one.
+    scale = step.memory.temporary / found.temporary[found.remat]
+    temporary = {remat: size * scale for remat, size in found.temporary.items()}
     return dataclasses.replace(found, step=step, temporary=temporary)
 
 

@@ -131,7 +131,9 @@ def _by_kind(found: Forecast) -> list[dict[str, Any]]:
 
 def _model_lines(found: Forecast) -> dict[str, str]:
     frozen = f", and {found.frozen:,} frozen" if found.frozen else ""
-    parts = ", ".join(f"{name} {with_prefix(size, '')}" for name, size in found.parts.items())
+    parts = ", ".join(
+        f"{name} {with_prefix(size, '').strip()}" for name, size in found.parts.items()
+    )
     rows, length = found.config.data.batch_size, found.config.data.sequence_length
     return {
         "model": f"{found.config.model.family}, {found.parameters:,} parameters "
@@ -169,13 +171,13 @@ def _step_lines(found: Forecast) -> dict[str, str]:
 
 def _time_lines(found: Forecast) -> dict[str, str]:
     peak = with_prefix(found.peak_flops / found.devices, "FLOP/s")
-    work = f"arithmetic and memory {_seconds(found.work_seconds)}"
-    if found.step is None:
-        work = f"arithmetic {_seconds(found.work_seconds)}"
-    work += f", exchange {_seconds(found.exchange_seconds)}"
+    knows_traffic = found.step is not None and found.topology.chip is not None
+    work = "arithmetic and memory" if knows_traffic else "arithmetic"
+    rates = "and the vendor's rates" if found.topology.chip else "alone"
     return {
-        "time": f"at least {_seconds(found.step_seconds)} a step: {work} (estimated from the peak "
-        f"of {peak} and the vendor's rates)",
+        "time": f"at least {_seconds(found.step_seconds)} a step: {work} "
+        f"{_seconds(found.work_seconds)}, exchange {_seconds(found.exchange_seconds)} (estimated "
+        f"from the peak of {peak} {rates})",
         "utilisation": f"at most {found.utilisation:.0%} of the peak, "
         f"{found.utilisation_in_turns:.0%} if no exchange is hidden by work (estimated)",
     }
