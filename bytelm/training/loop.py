@@ -106,16 +106,17 @@ def train(
             without a finite loss and gradient; StoppedError if a signal came before that.
         Stopped: for a signal before the end of the first step.
     """
-    owns = resume or not (run_dir / CONFIG).exists()
+    if step is not None and not resume:
+        raise UserError(f"--step {step} says where to resume; add --resume.")
+    if resume:
+        check_checkpoints_are_there(run_dir, step)
+    # A wrong --step is a mistake of the user's, and no error of the run.
+    owns = (resume and step is None) or not (run_dir / CONFIG).exists()
     with NotingErrors(run_dir, owns=owns) as notes:
         config, data = _resolved(config, run_dir, resume=resume, verify=verify)
         entropies = entropy_reader(config, run_dir if resume else None)
         if entropies is not None:
             data = OpenData(data.config, data.sources, entropies=entropies)
-        if step is not None and not resume:
-            raise UserError(f"--step {step} says where to resume; add --resume.")
-        if resume:
-            check_checkpoints_are_there(run_dir, step)
         mesh = config.mesh.build()
         with fallible_output.may_fail(), jax.set_mesh(mesh), StopRequest(mesh) as stop:
             parts = _prepare(config, data, run_dir, mesh)
