@@ -169,7 +169,7 @@ def test_a_full_disk_while_setting_aside_moves_nothing(run, config, monkeypatch)
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bytelm.training.run_directory.shutil.copy2", full)
+    monkeypatch.setattr("bytelm.core.places.shutil.copy2", full)
     with pytest.raises(OSError, match="No space left"):
         train(config, run, resume=True, step=2)
     assert checkpoints(run) == [2, 4, 6]
