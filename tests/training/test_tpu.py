@@ -79,6 +79,10 @@ MODELS = {
     "mrt5": MrT5Config(width=256, encoder_depth=4, decoder_depth=1),
 }
 
+QUADRATIC = ("byt5", "mrt5", "dynamic_pooling")
+"""Families whose attention has biases of distances: a chip has whole rows of scores of some heads.
+"""
+
 
 def config_of(model, mesh=None):
     has_encoder = model.family in ("byt5", "mrt5")
@@ -112,7 +116,8 @@ def test_every_family_compiles_and_is_divided(name, topology):
     assert step.memory.state == pytest.approx(found.state.total + batch, rel=0.05)
     large = [shape for shape in arrays(step) if shape.size >= ROWS * LENGTH * 32]
     assert not [x for x in large if ROWS in x.dims or ROWS * LENGTH in x.dims], "rows are divided"
-    assert not [x for x in large if sum(size >= LENGTH for size in x.dims) > 1], "[T, T]"
+    if name not in QUADRATIC:
+        assert not [x for x in large if sum(size >= LENGTH for size in x.dims) > 1], "[T, T]"
     gathers = [x.bytes for x in step.exchanges if x.kind == "all-gather"]
     assert max(gathers, default=0) < 4 * found.parameters / 2, "parameters are gathered in parts"
 
