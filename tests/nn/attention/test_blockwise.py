@@ -51,7 +51,7 @@ def test_xla_with_some_rows_at_a_time(documents, monkeypatch):
     block, keys = 104, 208
     monkeypatch.setattr(blockwise, "CACHED_SCORES", 3 * HEADS * block * keys)
     monkeypatch.setattr(blockwise, "FEW_ROWS", 2)
-    plan = blockwise._Plan(2, block, 2, AttentionMask(window=window), 1.0)
+    plan = blockwise._Plan(2, block, 2, AttentionMask(window=window), 1.0, before=0, keys=keys)
     # Three rows find room: two of four are taken together, and five one by one.
     assert [plan.rows_together(rows, HEADS) for rows in (1, 3, 4, 5, 6)] == [1, 3, 2, None, 3]
     mask, inputs = AttentionMask(window=window), make_inputs(4, length, 2, documents)
@@ -129,6 +129,14 @@ def test_a_scan_over_layers_keeps_no_masks(together, monkeypatch):
     ],
 )
 def test_a_block_meets_the_keys_of_its_window(causal, window, keys):
-    plan = blockwise._Plan(4, 128, sharing=1, mask=AttentionMask(causal, window), scale=1.0)
+    mask = AttentionMask(causal, window)
+    plan = blockwise._Plan(4, 128, sharing=1, mask=mask, scale=1.0, before=0, keys=4 * 128)
     assert [run.keys for run in plan.runs()] == keys
     assert [run.first for run in plan.runs()[1:]] == [run.last for run in plan.runs()[:-1]]
+
+
+def test_blocks_after_many_keys_share_a_loop():
+    # Two blocks of queries end 30 blocks of keys: prefixes that differ by 3% are not worth two.
+    mask = AttentionMask()
+    plan = blockwise._Plan(2, 128, sharing=1, mask=mask, scale=1.0, before=28 * 128, keys=30 * 128)
+    assert [(run.first, run.last, run.keys) for run in plan.runs()] == [(0, 2, 30 * 128)]
