@@ -17,11 +17,11 @@ USUAL = "runs"
 
 @dataclass(frozen=True)
 class RunsCommand:
-    """Lists runs with their states, and changes nothing.
+    """Lists runs with their state, step, best validation, speed and last error.
 
     running: a process works on it. waiting: planned by an ablation or a comparison, and not begun.
     stopped: it can be resumed. failed: an error ended it. damaged: it cannot be read or resumed as
-    it is. done: trained to its end.
+    it is. done: trained to its end. Nothing is changed.
     """
 
     state: tuple[State, ...] = ()
