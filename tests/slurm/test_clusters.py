@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = re.findall(r"^sbatch .*?[^\\]$", (ROOT / "docs/clusters.md").read_text(), re.M | re.S)
 TINY = """
 --model.width 16 --model.depth 1 --model.head-width 8 --data.sequence-length 32 --data.batch-size 4
---train.steps 200 --train.log-every 5 --train.validation-rows 4 --train.sample-bytes 0
+--train.steps 1500 --train.log-every 5 --train.validation-rows 4 --train.sample-bytes 0
 --train.no-tensorboard --mesh.data 1
 """.split()
 ABLATION = """
@@ -158,7 +158,7 @@ def test_a_preempted_run_and_a_comparison(slurm):
     slurm.run(preempt_once)
     assert run[0].statuses == [143, 0]
     assert "stopped on request; checkpoint of step" in slurm.log(run[0])
-    assert "done; checkpoint of step 200 in runs/books" in slurm.log(run[0])
+    assert "done; checkpoint of step 1500 in runs/books" in slurm.log(run[0])
     assert comparison[0].statuses == [0]
     rows = json.loads((output / "report.json").read_text())["contenders"]
     assert [row["state"] for row in rows] == ["done"]
