@@ -102,6 +102,32 @@ def test_a_stored_dataset_gives_the_same_rows(tmp_path, expected, monkeypatch):
     assert len(list(config.cache_path.glob("shards/*/"))) > 2
 
 
+def test_the_same_documents_in_tfds_give_the_same_rows(tmp_path, expected):
+    import tensorflow_datasets as tfds
+
+    from bytelm.data.config import Tfds
+
+    class SameText(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+            # Shuffled, they are in the order of their hashes.
+            return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+        def _split_generators(self, dl_manager):
+            return {"train": ((number, {"text": text}) for number, text in enumerate(TEXTS))}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    builder = SameText(data_dir=str(tmp_path / "tfds"), file_format="array_record")
+    builder.download_and_prepare()
+    source = Tfds(dataset="same_text", data_dir=str(tmp_path / "tfds"), held_out=0.1)
+    config = DataConfig(source=source, cache_dir=str(tmp_path / "cache"))
+    assert contents(packed(config))[1] == expected
+
+
 def test_ranges_of_a_dataset_of_tfds(tfds_dir, tmp_path):
     from bytelm.data.config import Tfds
 
