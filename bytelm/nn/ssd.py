@@ -168,18 +168,20 @@ def _decays(exponents: jax.Array, visible: jax.Array) -> jax.Array:
 
 
 def _states(state: jax.Array, kept: jax.Array, added: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The states before chunks that keep and add to it, `[B, K, ...]`, and after the last one."""
-    kept = kept[:, :, None, :, None]  # [B, K, 1, H, 1]
-    first = added[:, :1] + kept[:, :1] * state[:, None]
+    """The states before chunks that keep and add to it, `[B, K, ...]`, and after the last one.
+
+    One after another: an associative scan reads and writes them more often, and libtpu 0.0.42
+    crashes on its slices.
+    """
+
+    def step(state: jax.Array, chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        kept, added = chunk  # [B, H], [B, n, H, P]
+        return kept[:, None, :, None] * state + added, state
+
     if added.shape[1] == 1:
-        return state[:, None], first[:, 0]
-
-    def join(earlier: Any, later: Any) -> Any:
-        return earlier[0] * later[0], later[0] * earlier[1] + later[1]
-
-    added = jnp.concatenate([first, added[:, 1:]], axis=1)
-    after = lax.associative_scan(join, (kept, added), axis=1)[1]
-    return jnp.concatenate([state[:, None], after[:, :-1]], axis=1), after[:, -1]
+        return state[:, None], step(state, (kept[:, 0], added[:, 0]))[0]
+    state, states = lax.scan(step, state, (kept.swapaxes(0, 1), added.swapaxes(0, 1)))
+    return states.swapaxes(0, 1), state
 
 
 def _step(
