@@ -187,5 +187,7 @@ def test_what_the_compiler_says_about_memory():
     error = _too_large(RuntimeError(text))
     assert isinstance(error, DoesNotFitError)
     assert "needs 21.5 GB of a device's 17.2 GB, 4.3 GB too much; make --mesh.fsdp" in str(error)
+    text = "the total memory required for HLO temporaries (20.00G) exceeds available HBM (16.00G)."
+    assert "needs 21.5 GB of a device's 17.2 GB" in str(_too_large(RuntimeError(text)))
     other = RuntimeError("something else")
     assert _too_large(other) is other
