@@ -16,7 +16,7 @@ import tyro
 
 from benchmarks.tables import show
 from bytelm.data.corpus.entries import CheckedArray, block_digests
-from bytelm.data.sources.local_files import content_digests
+from bytelm.data.sources.contents import content_digests
 from bytelm.training.checkpoints.digests import digest_arrays
 
 

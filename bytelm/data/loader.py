@@ -87,7 +87,9 @@ class PackedLoader(TrainLoader):
         self._ahead: PackingAhead | None = None
         if data.config.task.shards_together:
             (source,) = data.sources
-            self.fingerprint = data.join_fingerprints([source.fingerprint("train")])
+            # The order depends on how the source is divided too.
+            shards = [shard for window in data.windows(source) for shard in window]
+            self.fingerprint = data.join_fingerprints([source.shards_fingerprint("train", shards)])
             self._rows = WindowedRows(data, source, seed)
             if not all_packed(data):
                 self._ahead = PackingAhead(data, source, process_count)

@@ -8,7 +8,7 @@ from bytelm.cli.main import main
 from bytelm.core.places import objects, place
 from bytelm.data.config import DataConfig, Files
 from bytelm.data.open_data import OpenData
-from bytelm.data.sources import file_formats, local_files
+from bytelm.data.sources import contents, file_formats
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_the_second_machine_reads_no_text(config, tmp_path, monkeypatch, caplog,
 
     with monkeypatch.context() as patch:
         patch.setattr(file_formats, "binary", refuse)
-        patch.setattr(local_files, "READ_BYTES", None)
+        patch.setattr(contents, "READ_BYTES", None)
         np.testing.assert_array_equal(symbols(config, tmp_path / "second", patch), first)
     assert config.cache_path.is_relative_to(tmp_path / "first")
 

@@ -238,8 +238,30 @@ def format_of(path: Path, head: bytes) -> Format:
     return "text"
 
 
-def json_lines(path: Path, stream: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
+def holds_lines(path: Path) -> bool:
+    """Whether a file is JSON lines and not compressed, so that it can be read from any line on."""
+    if is_table(path) or is_compressed(path):
+        return False
+    with opened(path) as (stream, compression):
+        return compression is None and format_of(path, stream.peek(CHUNK)) == "lines"
+
+
+def lines_before(path: Path, end: int) -> int:
+    """How many lines end in the first `end` bytes of a file."""
+    count = 0
+    with binary(path) as file:
+        while end > 0 and (block := file.read(min(end, 2**20))):
+            count += block.count(b"\n")
+            end -= len(block)
+    return count
+
+
+def json_lines(
+    path: Path, stream: io.BufferedReader, within: range | None = None
+) -> Iterator[tuple[int, bytes]]:
     """The lines of a file that are not blank, numbered from 1.
+
+    Of an uncompressed file, they may be those `within` some bytes, which begin and end with lines.
 
     Raises:
         UserError: for JSON without one object a line.
@@ -259,8 +281,18 @@ def json_lines(path: Path, stream: io.BufferedReader) -> Iterator[tuple[int, byt
             f"{path} is one JSON {what} over all its lines, not an object in each line; rewrite "
             f"it, for example with `jq -c '{program}'`."
         )
-    if head.startswith(UTF8_MARK):
+    if within is not None and within.start:
+        stream.seek(within.start)
+    elif head.startswith(UTF8_MARK):
         stream.read(len(UTF8_MARK))
-    for number, line in enumerate(stream, start=1):
+    for number, line in enumerate(stream if within is None else _until(stream, within.stop), 1):
         if not line.isspace():
             yield number, line
+
+
+def _until(stream: io.BufferedReader, end: int) -> Iterator[bytes]:
+    """The next lines of a stream that begin before `end`."""
+    position = stream.tell()
+    while position < end and (line := stream.readline()):
+        yield line
+        position += len(line)

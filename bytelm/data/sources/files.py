@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import printable_name
+from bytelm.data.sources.contents import Content, LineRange, contents, has_range
 from bytelm.data.sources.file_formats import (
     CHUNK,
     COMPRESSIONS,
@@ -25,9 +25,11 @@ from bytelm.data.sources.file_formats import (
     is_compressed,
     is_table,
     json_lines,
+    lines_before,
     opened,
 )
-from bytelm.data.sources.local_files import content_digests, find_files, identity
+from bytelm.data.sources.json_objects import json_document
+from bytelm.data.sources.local_files import find_files, identity
 from bytelm.data.sources.reader import SHARD_BYTES, Document, InputShard, Reader
 from bytelm.data.sources.source import SingleSource
 from bytelm.data.text_record import Split
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 COMPRESSION_RATIO = 2
 """Least ratio of text to its compressed size; with it, a full disk is reported early."""
+RANGE_BYTES = SHARD_BYTES
+"""Bytes of a range of a large file of lines; another number packs such files once more."""
 MOST_TOGETHER = 4 * SHARD_BYTES
 """Bytes of small files that are packed together, at most about."""
 OPTIONS: dict[Split, str] = {
@@ -112,10 +116,11 @@ class Files(SingleSource):
 
 
 class _Part(NamedTuple):
-    """A file, or some row groups of a Parquet file."""
+    """A file, or a part of one."""
 
     path: Path
-    groups: range | None = None
+    within: range | None = None
+    """Row groups of a Parquet file, batches of an Arrow file, bytes of a file of lines."""
 
 
 class FilesReader(Reader):
@@ -153,17 +158,18 @@ class FilesReader(Reader):
 
     def inputs(self, split: Split) -> object:
         """Formats and digests of the files, without their paths, as a JSON value."""
-        return self._contents(self._files[split])
+        files = self._files[split]
+        found = self._contents(files, divided=False)
+        return [_described(path, content) for path, content in zip(files, found, strict=True)]
 
-    def _contents(self, paths: Sequence[Path]) -> list[list[str]]:
+    def _contents(self, paths: Sequence[Path], *, divided: bool) -> list[Content]:
         try:
-            digests = content_digests(paths, self._cache_path)
+            return contents(paths, self._cache_path, RANGE_BYTES, divided=divided)
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
-        return [[*endings(path), digest] for path, digest in zip(paths, digests, strict=True)]
 
     def shards(self, split: Split) -> list[InputShard]:
-        """Files, small ones together, and large Parquet files in parts: in the order of documents.
+        """Files, small ones together, and large ones in parts: in the order of documents.
 
         A digest of a file decides whether it is the last one of its shard, a larger file more
         often. So a changed or added file changes few shards.
@@ -174,48 +180,65 @@ class FilesReader(Reader):
 
         def finish() -> None:
             if together:
-                parts, contents = zip(*together, strict=True)
-                found.append(InputShard(list(contents), parts, size))
+                parts, described = zip(*together, strict=True)
+                found.append(InputShard(list(described), parts, size))
                 together.clear()
 
-        for path, content in zip(files, self._contents(files), strict=True):
+        for path, content in zip(files, self._contents(files, divided=True), strict=True):
             own_size = _text_size(path)
-            groups = self._groups(path, own_size)
-            if groups:
+            if divided := self._divided(path, content, own_size):
                 finish()
-                found += [
-                    InputShard(
-                        [[*content, each.start, each.stop]],
-                        (_Part(path, each),),
-                        own_size // len(groups),
-                    )
-                    for each in groups
-                ]
+                found += divided
                 size = 0
                 continue
-            together.append((_Part(path), content))
+            together.append((_Part(path), _described(path, content)))
             size += own_size
-            is_last = int(content[-1][:16], 16) < 2**64 * own_size / SHARD_BYTES
+            is_last = int(content.digest[:16], 16) < 2**64 * own_size / SHARD_BYTES
             if is_last or size >= MOST_TOGETHER:
                 finish()
                 size = 0
         finish()
         return found
 
-    def _groups(self, path: Path, size: int) -> list[range]:
-        """Row groups of a large Parquet file for each of its shards; none if it is one shard."""
+    def _divided(self, path: Path, content: Content, size: int) -> list[InputShard]:
+        """The shards of a large file that can be read from several places; otherwise none."""
+        if content.ranges:
+            # A mark of the file's first bytes counts only there.
+            return [
+                InputShard(
+                    [[*endings(path), digest, begin == 0]],
+                    (_Part(path, range(begin, end)),),
+                    end - begin,
+                )
+                for begin, end, digest in content.ranges
+            ]
         # Bad files are left out whole.
-        if endings(path)[0] != ".parquet" or size <= 2 * SHARD_BYTES or self._config.skip_bad:
+        if not is_table(path) or size <= 2 * SHARD_BYTES or self._config.skip_bad:
             return []
-        from bytelm.data.sources.tables import row_groups
+        from bytelm.data.sources.tables import parts
 
-        groups = row_groups(path, SHARD_BYTES)
-        return groups if len(groups) > 1 else []
+        found, described = parts(path, SHARD_BYTES), _described(path, content)
+        if len(found) < 2:
+            return []
+        return [
+            InputShard(
+                [[*described, each.start, each.stop]], (_Part(path, each),), size // len(found)
+            )
+            for each in found
+        ]
 
     def is_unchanged(self, shard: InputShard) -> bool:
-        contents = self._contents([part.path for part in shard.place])
-        known = [content[: len(contents[0])] for content in cast("list[Any]", shard.content)]
-        return contents == known
+        parts, known = shard.place, cast("list[Any]", shard.content)
+        path, within = parts[0]
+        if within is not None and not is_table(path):
+            lines = LineRange(within.start, within.stop, known[0][2])
+            return has_range(path, lines, self._cache_path)
+        paths = [part.path for part in parts]
+        now = zip(paths, self._contents(paths, divided=False), strict=True)
+        return all(
+            _described(path, content) == described[:3]
+            for (path, content), described in zip(now, known, strict=True)
+        )
 
     def places(self, split: Split) -> object:
         return [[str(path.resolve()), path.stat().st_size] for path in self._files[split]]
@@ -237,26 +260,28 @@ class FilesReader(Reader):
         before the damage may be wrong too. Otherwise both are UserErrors.
         """
         self.skipped = 0
-        for path, groups in parts:
+        for part in parts:
+            path = part.path
             try:
                 if not self._is_skipped(path):
-                    yield from self._documents(path, groups)
+                    yield from self._documents(part)
             except (OSError, *DAMAGE) as error:
                 raise UserError(f"{path} cannot be read, or is damaged: {error}.") from error
 
     def _is_skipped(self, path: Path) -> bool:
         try:
             if self._config.skip_bad:
-                all(True for _ in self._rows(path)) if is_table(path) else check_whole(path)
+                all(True for _ in self._rows(_Part(path))) if is_table(path) else check_whole(path)
         except DAMAGE as error:
             self.skipped += 1
             logger.warning("%s is damaged, and skipped: %s", printable_name(path), error)
             return True
         return False
 
-    def _documents(self, path: Path, groups: range | None) -> Iterator[Document]:
+    def _documents(self, part: _Part) -> Iterator[Document]:
+        path = part.path
         if is_table(path):
-            yield from self._of_rows(path, groups)
+            yield from self._of_rows(part)
             return
         name = printable_name(path)
         with opened(path) as (stream, compression):
@@ -266,7 +291,7 @@ class FilesReader(Reader):
                 )
             head = stream.peek(CHUNK)
             if format_of(path, head) == "lines":
-                yield from self._of_lines(path, stream)
+                yield from self._of_lines(part, stream)
                 return
             self._check_no_keys(path)
             if head.startswith((UTF8_MARK, *UTF16_MARKS)):
@@ -292,78 +317,65 @@ class FilesReader(Reader):
                 "--data.script if it is needed."
             )
 
-    def _of_lines(self, path: Path, stream: io.BufferedReader) -> Iterator[Document]:
-        for number, line in json_lines(path, stream):
+    def _of_lines(self, part: _Part, stream: io.BufferedReader) -> Iterator[Document]:
+        config = self._config
+        for number, line in json_lines(part.path, stream, part.within):
             try:
-                document = _document(line, self._config)
+                document = json_document(
+                    line, config.text_key or "text", config.script_key, config.target_key
+                )
             except ValueError as error:
-                self._skip(path, f"line {number}", error)
+                self._skip(part, "line", number, error)
             else:
                 yield document
 
-    def _of_rows(self, path: Path, groups: range | None) -> Iterator[Document]:
+    def _of_rows(self, part: _Part) -> Iterator[Document]:
         from bytelm.data.sources.tables import document_of
 
-        for number, row in self._rows(path, groups):
+        for number, row in self._rows(part):
             try:
                 document = document_of(row, has_script=self._config.script_key is not None)
             except ValueError as error:
-                self._skip(path, f"row {number}", error)
+                self._skip(part, "row", number, error)
             else:
                 yield document
 
-    def _rows(
-        self, path: Path, groups: range | None = None
-    ) -> "Iterator[tuple[int, tuple[Value, ...]]]":
+    def _rows(self, part: _Part) -> "Iterator[tuple[int, tuple[Value, ...]]]":
         from bytelm.data.sources.tables import table_rows  # only here, since pyarrow loads slowly
 
         config = self._config
         more = [name for name in (config.script_key, config.target_key) if name is not None]
-        return table_rows(path, [config.text_key, *more], groups)
+        return table_rows(part.path, [config.text_key, *more], part.within)
 
-    def _skip(self, path: Path, place: str, error: ValueError) -> None:
-        """Counts a bad line or row; UserError unless such are skipped."""
-        config, what = self._config, place.partition(" ")[0]
+    def _skip(self, part: _Part, what: str, number: int, error: ValueError) -> None:
+        """Counts a bad line or row with this number in a part; UserError unless it is skipped."""
+        config = self._config
         if config.skip_bad:
             self.skipped += 1
             return
+        place = f"{what} {_before(part) + number}"
         keys = ["--data.text-key"] + ["--data.script-key"] * bool(config.script_key)
         keys += ["--data.target-key"] * bool(config.target_key)
         raise UserError(
-            f"{path}, {place}: {error}; mend the {what}, name another key with "
+            f"{part.path}, {place}: {error}; mend the {what}, name another key with "
             f"{' or '.join(keys)}, or skip such {what}s with --data.skip-bad."
         ) from error
 
 
-def _document(line: bytes, config: Files) -> Document:
-    """The document in a JSON line, as UTF-8; ValueError if the line is bad."""
-    try:
-        record = json.loads(line.decode())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"broken JSON ({error})") from error
-    text = _utf8(record, config.text_key or "text")
-    script = None if config.script_key is None else _utf8(record, config.script_key).decode()
-    target = None if config.target_key is None else _target(record, config.target_key)
-    return Document(text, script, target)
+def _described(path: Path, content: Content) -> list[str]:
+    """The format and the digest of a file, without its path."""
+    return [*endings(path), content.digest]
 
 
-def _target(record: object, key: str) -> bytes:
-    """The target: a string, or the first string of a list."""
-    if isinstance(record, dict) and isinstance(record.get(key), list) and record[key]:
-        return _utf8({key: record[key][0]}, key)
-    return _utf8(record, key)
+def _before(part: _Part) -> int:
+    """The lines or rows of a file before a part of it."""
+    if part.within is None:
+        return 0
+    if not is_table(part.path):
+        return lines_before(part.path, part.within.start)
+    from bytelm.data.sources.tables import rows_before
 
-
-def _utf8(record: object, key: str) -> bytes:
-    """The string of a key in a JSON object."""
-    if not isinstance(record, dict) or key not in record:
-        raise ValueError(f"no key {key!r}")
-    if not isinstance(record[key], str):
-        raise ValueError(f"the value of {key!r} is not a string")
-    try:
-        return bytes(record[key], "utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the value of {key!r} has half a surrogate pair") from error
+    return rows_before(part.path, part.within.start)
 
 
 def _text_size(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Files with a JSON object in each line, whose mistakes are told with the line."""
+"""JSON objects in lines: documents of a source, and files whose mistakes are told with the line."""
 
 import json
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from typing import Any
 
 from bytelm.core.errors import UserError
 from bytelm.data.sources.file_formats import DAMAGE, json_lines, opened
+from bytelm.data.sources.reader import Document
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,39 @@ def _parsed(line: bytes, where: str) -> JsonObject:
     if not isinstance(fields, dict):
         raise UserError(f"{where} is not a JSON object, but another value.")
     return JsonObject(where, fields)
+
+
+def json_document(
+    line: bytes, text_key: str, script_key: str | None = None, target_key: str | None = None
+) -> Document:
+    """The document in a JSON line, as UTF-8; ValueError if the line is bad.
+
+    A target that is a list counts as its first string.
+    """
+    try:
+        record = json.loads(line.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"broken JSON ({error})") from error
+    text = _utf8(record, text_key)
+    script = None if script_key is None else _utf8(record, script_key).decode()
+    target = None if target_key is None else _target(record, target_key)
+    return Document(text, script, target)
+
+
+def _target(record: object, key: str) -> bytes:
+    """The target: a string, or the first string of a list."""
+    if isinstance(record, dict) and isinstance(record.get(key), list) and record[key]:
+        return _utf8({key: record[key][0]}, key)
+    return _utf8(record, key)
+
+
+def _utf8(record: object, key: str) -> bytes:
+    """The string of a key in a JSON object."""
+    if not isinstance(record, dict) or key not in record:
+        raise ValueError(f"no key {key!r}")
+    if not isinstance(record[key], str):
+        raise ValueError(f"the value of {key!r} is not a string")
+    try:
+        return bytes(record[key], "utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the value of {key!r} has half a surrogate pair") from error

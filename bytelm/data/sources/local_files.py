@@ -1,37 +1,23 @@
-"""Users' files: those that match patterns, and digests of their contents.
+"""Users' files: those that match patterns.
 
-Links are followed without endless loops, and a file with several names counts once. Digests are
-stored, so that large files are read once. A pattern may be an address (`core/places.py`).
+Links are followed without endless loops, and a file with several names counts once. A pattern may
+be an address (`core/places.py`).
 """
 
 import collections
-import contextlib
 import fnmatch
-import hashlib
-import json
 import logging
 import os
 import re
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from bytelm.core.errors import UserError
-from bytelm.core.files import write_whole
-from bytelm.core.locks import exclusive
 from bytelm.core.places import file_system, is_address, is_address_text, place
 from bytelm.core.terminal_text import printable_name
-from bytelm.data.copies import address_of
-from bytelm.data.progress import TextProgress
 
 ANY_DEPTH = "**"
 WILDCARDS = re.compile(r"[*?[]")
-DIGESTS = "contents.json"
-"""File of the cache with digests, valid while a file's size, times and inode stay the same."""
-RECENT_SECONDS = 2.0
-"""A file that has just changed may change again with the same time."""
-READ_BYTES = 2**20
 
 logger = logging.getLogger(__name__)
 
@@ -168,87 +154,3 @@ def _nothing(pattern: str, option: str) -> str:
     if path.exists():
         return f"{option}: {path} is not a regular file; write its output into a file first."
     return f"{option}: no file matches {pattern!r}; check the path and the quotes."
-
-
-def content_digests(paths: Sequence[Path], cache_path: Path | None) -> list[str]:
-    """The hex digest of the content of each file, stored in the cache if that can be written.
-
-    Raises:
-        OSError: for a file that cannot be read.
-    """
-    known = {} if cache_path is None else _stored(cache_path)
-    if cache_path is None or all(_known(path, known) for path in paths):
-        return _digests(paths, known)
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            cache_path.mkdir(parents=True, exist_ok=True)
-            lock = exclusive(cache_path / f"{DIGESTS}.lock", "read files for their digests")
-            stack.enter_context(lock)
-        # Another process may have read the files while this one waited.
-        known, address = _stored(cache_path), address_of(cache_path)
-        if address is not None:
-            known = _stored(address) | known
-        digests = _digests(paths, known)
-        still_there = {
-            name: entry
-            for name, entry in known.items()
-            if is_address_text(name) or os.path.exists(name)
-        }
-        with contextlib.suppress(OSError):
-            write_whole(cache_path / DIGESTS, json.dumps(still_there))
-            if address is not None:
-                far = {name: known[name] for name in known if is_address_text(name)}
-                write_whole(address / DIGESTS, json.dumps(far))
-    return digests
-
-
-def _stored(cache_path: Path) -> dict[str, list]:
-    try:
-        known = json.loads((cache_path / DIGESTS).read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _known(path: Path, known: dict[str, list]) -> str | None:
-    """The stored digest of a file, if it is still valid."""
-    match known.get(str(path.resolve())):
-        case [state, str(digest)] if state == _state(path):
-            return digest
-    return None
-
-
-def _state(path: Path) -> list[Any]:
-    """What changes when a file does; of an object what its store says of it."""
-    if is_address(path):
-        system, name = file_system(path)
-        return [system.ukey(name)]
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-
-
-def _digests(paths: Sequence[Path], known: dict[str, list]) -> list[str]:
-    """The digests; new ones are added to `known`."""
-    found = {path: digest for path in paths if (digest := _known(path, known))}
-    missing = [path for path in paths if path not in found]
-    total = sum(path.stat().st_size for path in missing)
-    with TextProgress(f"reading {len(missing)} files for their digests", total) as progress:
-        for path in missing:
-            hasher = hashlib.blake2b(digest_size=16)
-            state = _state(path)
-            with path.open("rb") as file:
-                while block := file.read(READ_BYTES):
-                    hasher.update(block)
-                    progress.advance(len(block))
-            found[path] = hasher.hexdigest()
-            if _state(path) == state and not _is_recent(path):
-                known[str(path.resolve())] = [state, found[path]]
-    return [found[path] for path in paths]
-
-
-def _is_recent(path: Path) -> bool:
-    """Whether a file may change again without a sign of it; stores number or date each version."""
-    if is_address(path):
-        return False
-    stat = path.stat()
-    return time.time() - max(stat.st_mtime, stat.st_ctime) <= RECENT_SECONDS

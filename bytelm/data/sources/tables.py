@@ -43,15 +43,15 @@ Value = bytes | list[bytes | None] | None
 
 
 def table_rows(
-    path: Path, columns: Sequence[str | None], groups: range | None = None
+    path: Path, columns: Sequence[str | None], within: range | None = None
 ) -> Iterator[tuple[int, tuple[Value, ...]]]:
-    """The rows of a table, numbered from 1, with the values of some columns.
+    """The rows of a table, or of one of its `parts`, numbered from 1, with values of some columns.
 
     Args:
         path: its ending names the format.
         columns: names, or dotted paths of nested fields; None for `text`, or the only column of
             strings.
-        groups: read only these row groups of a Parquet file.
+        within: read only these row groups of a Parquet file, or batches of an Arrow file.
 
     Raises:
         UserError: for a column that the table lacks, or that is no text.
@@ -59,27 +59,51 @@ def table_rows(
         OSError: for a file that cannot be read.
     """
     try:
-        before = 0 if groups is None else _rows_before(path, groups.start)
-        with _opened(path, groups) as (schema, batches):
+        with _opened(path, within) as (schema, batches):
             paths = [find_column(schema, name, str(path)) for name in columns]
             read = batches([".".join(found) for found in paths])
-            yield from ((before + number, row) for number, row in numbered_rows(read, paths))
+            yield from numbered_rows(read, paths)
     except (pyarrow.ArrowException, OSError) as error:
         if getattr(error, "errno", None) is not None:
             raise
         raise DamagedError(str(error).partition("\n")[0]) from error
 
 
-def row_groups(path: Path, size: int) -> list[range]:
-    """The row groups of a Parquet file in ranges of about `size` bytes; none if it is damaged."""
+def parts(path: Path, size: int) -> list[range]:
+    """The row groups of a Parquet file, or batches of an Arrow file, in ranges of about `size`.
+
+    None for other tables, which are read from their start, and for a damaged file.
+    """
     try:
-        with _parquet(path) as file:
-            groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+        sizes = _sizes(path)
     except (pyarrow.ArrowException, OSError):
         return []
-    ends = np.cumsum([0, *(group.total_byte_size for group in groups)])
-    edges = np.unique(np.searchsorted(ends, np.arange(0, ends[-1] + size, size)))
-    return [range(a, b) for a, b in itertools.pairwise(np.minimum(edges, len(groups)).tolist())]
+    ends = np.cumsum([0, *sizes])
+    edges = np.searchsorted(ends, np.arange(0, ends[-1] + size, size))
+    edges = np.unique(np.minimum(edges, len(sizes)))
+    return [range(a, b) for a, b in itertools.pairwise(edges.tolist())]
+
+
+def _sizes(path: Path) -> list[float]:
+    """The bytes of each row group of a Parquet file, or each batch of an Arrow file."""
+    if endings(path)[0] == ".parquet":
+        with _parquet(path) as file:
+            groups = map(file.metadata.row_group, range(file.num_row_groups))
+            return [group.total_byte_size for group in groups]
+    if endings(path)[0] in DELIMITERS:
+        return []
+    with _arrow(path) as (_reader, count):
+        # Batches have about the same size, which only reading them would tell.
+        return [path.stat().st_size / count] * count if count else []
+
+
+def rows_before(path: Path, part: int) -> int:
+    """The rows in the row groups or batches before one."""
+    if endings(path)[0] == ".parquet":
+        with _parquet(path) as file:
+            return sum(file.metadata.row_group(index).num_rows for index in range(part))
+    with _arrow(path) as (reader, _):
+        return sum(reader.get_batch(index).num_rows for index in range(part))
 
 
 def _parquet(path: Path) -> pyarrow.parquet.ParquetFile:
@@ -89,9 +113,19 @@ def _parquet(path: Path) -> pyarrow.parquet.ParquetFile:
     )
 
 
-def _rows_before(path: Path, group: int) -> int:
-    with _parquet(path) as file:
-        return sum(file.metadata.row_group(index).num_rows for index in range(group))
+@contextmanager
+def _arrow(path: Path) -> Iterator[tuple[Any, int | None]]:
+    """The reader of an Arrow file, and how many batches it has; None for an Arrow stream."""
+    with binary(path) as file:
+        is_file = file.read(len(ARROW_FILE)) == ARROW_FILE
+    is_far = is_address(path)
+    source = pyarrow.PythonFile(binary(path)) if is_far else pyarrow.memory_map(str(path))
+    with source as mapped:
+        if is_file:
+            reader = pyarrow.ipc.open_file(mapped)
+            yield reader, reader.num_record_batches
+        else:
+            yield pyarrow.ipc.open_stream(mapped), None
 
 
 def numbered_rows(
@@ -125,7 +159,7 @@ def document_of(row: tuple[Value, ...], *, has_script: bool) -> Document:
 
 @contextmanager
 def _opened(
-    path: Path, groups: range | None
+    path: Path, within: range | None
 ) -> Iterator[tuple[pyarrow.Schema, Callable[[Sequence[str]], Batches]]]:
     """The schema of a table, and a function from dotted paths to the batches of its rows."""
     ending = endings(path)[0]
@@ -137,20 +171,14 @@ def _opened(
             yield (
                 file.schema_arrow,
                 lambda columns: file.iter_batches(
-                    ROWS, columns=columns, row_groups=groups, use_threads=False
+                    ROWS, columns=columns, row_groups=within, use_threads=False
                 ),
             )
     else:
-        with binary(path) as file:
-            is_file = file.read(len(ARROW_FILE)) == ARROW_FILE
-        is_far = is_address(path)
-        source = pyarrow.PythonFile(binary(path)) if is_far else pyarrow.memory_map(str(path))
-        with source as mapped:
-            if is_file:
-                reader = pyarrow.ipc.open_file(mapped)
-                batches = map(reader.get_batch, range(reader.num_record_batches))
-            else:
-                batches = reader = pyarrow.ipc.open_stream(mapped)
+        with _arrow(path) as (reader, count):
+            batches = reader
+            if count is not None:
+                batches = map(reader.get_batch, range(count) if within is None else within)
             yield reader.schema, lambda columns: batches
 
 

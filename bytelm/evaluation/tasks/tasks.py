@@ -18,7 +18,8 @@ from bytelm.api import LoadedModel
 from bytelm.core.errors import UserError
 from bytelm.core.terminal_text import number_of
 from bytelm.data.progress import shown_progress
-from bytelm.data.sources.local_files import content_digests, find_files
+from bytelm.data.sources.contents import content_digests
+from bytelm.data.sources.local_files import find_files
 from bytelm.evaluation.perturbations import Noise, check_noise, perturb
 from bytelm.evaluation.report import Items, Result
 from bytelm.evaluation.suite import Evaluation, Scoring

@@ -213,7 +213,7 @@ def test_a_large_file_of_parquet_is_packed_in_parts(tmp_path, expected):
     config = config_of(tmp_path, "parquet", tmp_path)
     (source,) = OpenData(config).sources
     shards = source.reader.shards("train")
-    assert [part.groups for shard in shards for part in shard.place] == [
+    assert [part.within for shard in shards for part in shard.place] == [
         range(index, index + 1) for index in range(9)
     ]
     assert [d.text for shard in shards for d in source.reader.read(shard)] == [
@@ -230,6 +230,75 @@ def test_a_large_file_of_parquet_is_packed_in_parts(tmp_path, expected):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"a\.parquet cannot be read, or is damaged"):
         packed(config)
+
+
+def lines_of(texts):
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts)
+
+
+def test_a_large_file_of_lines_is_packed_in_ranges(tmp_path, expected, monkeypatch):
+    monkeypatch.setattr(files, "RANGE_BYTES", 1000)
+    folder = tmp_path / "text"
+    folder.mkdir()
+    path = folder / "a.jsonl"
+    path.write_text(lines_of(TEXTS[:50]))
+    config = config_of(folder, "jsonl", tmp_path)
+    packed(config)
+    before = shards_of(config)
+    assert 5 < len(before) < 12
+    with path.open("a") as file:
+        file.write(lines_of(TEXTS[50:]))
+    assert contents(packed(config, processes=2))[1] == expected
+    (source,) = OpenData(config).sources
+    shards = source.reader.shards("train")
+    assert all(source.reader.is_unchanged(shard) for shard in shards)
+    grown = shards_of(config)
+    assert before.items() <= grown.items()
+    assert len(grown) == len(shards) + 1  # the last range of before
+    monkeypatch.setattr(files, "RANGE_BYTES", 10**6)
+    config = replace(config, cache_dir=str(tmp_path / "whole"))
+    assert contents(packed(config))[1] == expected
+    assert len(shards_of(config)) == 1
+
+
+def test_a_large_file_of_lines_is_read_as_a_whole_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "RANGE_BYTES", 1000)
+    path, mark = tmp_path / "a.jsonl", b"\xef\xbb\xbf"
+    path.write_bytes(mark + b"\n" + lines_of(TEXTS).encode().rstrip() + b"\n" * 3000)
+    (source,) = OpenData(config_of(tmp_path, "jsonl", tmp_path)).sources
+    read = [
+        document
+        for shard in source.reader.shards("train")
+        for document in source.reader.read(shard)
+    ]
+    assert read == list(source.reader.documents("train"))
+    assert [document.text.decode() for document in read] == TEXTS
+    path.write_text(lines_of(TEXTS[:40]) + '["text"]\n' + lines_of(TEXTS[40:]))
+    with pytest.raises(UserError, match=r"a\.jsonl, line 41: no key"):
+        packed(config_of(tmp_path, "jsonl", tmp_path))
+    skipping = config_of(tmp_path, "jsonl", tmp_path, skip_bad=True)
+    assert packed(skipping)[0].skipped == 1
+    path.write_text("[\n" + lines_of(TEXTS))
+    with pytest.raises(UserError, match="one JSON array over all its lines"):
+        packed(config_of(tmp_path, "jsonl", tmp_path), processes=2)
+
+
+def test_a_large_file_of_arrow_is_packed_in_parts(tmp_path, expected):
+    table = pyarrow.table({"text": TEXTS})
+    with pyarrow.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+    config = config_of(tmp_path, "arrow", tmp_path)
+    assert contents(packed(config))[1] == expected
+    assert len(shards_of(config)) == 9
+    table = pyarrow.table({"text": [*TEXTS[:52], None, *TEXTS[53:]]})
+    with pyarrow.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+    with pytest.raises(UserError, match=r"a\.arrow, row 53: a value is missing"):
+        packed(config)
+    with pyarrow.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+    (source,) = OpenData(config).sources
+    assert len(source.reader.shards("train")) == 1
 
 
 KILLED = """

@@ -1,9 +1,8 @@
-"""Patterns match each real file once; digests depend only on content, and are made once."""
+"""Patterns match each real file once."""
 
 import gzip
 import json
 import os
-import time
 
 import pyarrow
 import pyarrow.parquet
@@ -11,9 +10,8 @@ import pytest
 
 from bytelm.core.errors import UserError
 from bytelm.core.places import place, send
-from bytelm.data.sources import local_files
 from bytelm.data.sources.files import Files
-from bytelm.data.sources.local_files import content_digests, find_files
+from bytelm.data.sources.local_files import find_files
 
 
 @pytest.fixture
@@ -122,85 +120,7 @@ def test_patterns_without_a_file(make, pattern, message):
         found(pattern)
 
 
-@pytest.fixture
-def read(monkeypatch):
-    """A list whose one item is how many files were read."""
-    count = [0]
-    progress = local_files.TextProgress
-
-    def counted(action, total):
-        count[0] += int(action.split()[1])
-        return progress(action, total)
-
-    monkeypatch.setattr(local_files, "TextProgress", counted)
-    return count
-
-
-def old(path, content):
-    """A file last changed an hour ago, by the clock of `local_files`."""
-    path.write_bytes(content)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def later(monkeypatch):
-    """Moves the clock of `local_files` an hour ahead."""
-    now = time.time() + 3600
-    monkeypatch.setattr(local_files.time, "time", lambda: now)
-
-
-def test_is_read_once(tmp_path, read):
-    paths = [old(tmp_path / name, name.encode()) for name in "abc"]
-    first = content_digests(paths, tmp_path / "cache")
-    assert len(set(first)) == 3 and read == [3]
-    assert content_digests(paths[::-1], tmp_path / "cache") == first[::-1]
-    assert read == [3]
-    assert content_digests(paths, None) == first
-
-
-def test_touched_moved_and_copied_files_are_the_same(tmp_path):
-    path = old(tmp_path / "a", b"text")
-    (digest,) = content_digests([path], tmp_path / "cache")
-    os.utime(path, (1, 1))
-    assert content_digests([path], tmp_path / "cache") == [digest]
-    assert content_digests([old(tmp_path / "b", b"text")], tmp_path / "cache") == [digest]
-
-
-def test_another_content_of_the_same_size_and_time_is_seen(tmp_path):
-    path = old(tmp_path / "a", b"text")
-    stat = path.stat()
-    (digest,) = content_digests([path], tmp_path / "cache")
-    path.write_bytes(b"next")
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert content_digests([path], tmp_path / "cache") != [digest]
-
-
-def test_a_file_that_has_just_changed_is_not_remembered(tmp_path, read, monkeypatch):
-    path = old(tmp_path / "a", b"text")
-    monkeypatch.setattr(local_files.time, "time", lambda: path.stat().st_mtime + 1)
-    for _ in range(2):
-        content_digests([path], tmp_path / "cache")
-    assert read == [2]
-
-
-@pytest.mark.parametrize("damage", ["", "[]", '{"a": 3}', "\xff"])
-def test_a_damaged_memory_is_forgotten(tmp_path, damage):
-    path = old(tmp_path / "a", b"text")
-    expected = content_digests([path], tmp_path / "cache")
-    (tmp_path / "cache" / "contents.json").write_bytes(damage.encode("latin-1"))
-    assert content_digests([path], tmp_path / "cache") == expected
-
-
-def test_what_is_gone_is_forgotten_and_no_cache_is_no_matter(tmp_path, read):
-    path, other = (old(tmp_path / name, b"text") for name in "ab")
-    content_digests([path], tmp_path / "cache")
-    path.unlink()
-    content_digests([other], tmp_path / "cache")
-    assert str(path) not in (tmp_path / "cache" / "contents.json").read_text()
-    content_digests([other], tmp_path / "b" / "no directory")
-
-
-def test_files_at_an_address_are_those_of_a_disk(tmp_path, monkeypatch):
+def test_files_at_an_address_are_those_of_a_disk(tmp_path):
     texts = [f"line {number}" for number in range(5)]
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
     table = pyarrow.table({"text": texts})
@@ -224,11 +144,3 @@ def test_files_at_an_address_are_those_of_a_disk(tmp_path, monkeypatch):
     }.items():
         with pytest.raises(UserError, match=words):
             found(pattern)
-
-    paths = find_files(["memory://text/deep/a.txt"], "data.files")
-    (digest,) = content_digests(paths, tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(local_files, "READ_BYTES", None)  # it is not read again
-        assert content_digests(paths, tmp_path) == [digest]
-    paths[0].write_bytes(b"another document")
-    assert content_digests(paths, tmp_path) != [digest]
