@@ -26,6 +26,8 @@ class PlanCommand:
     v6e:16x16 (with the extra `tpu`), GPUs such as gpu:8xh200, or cpu:8; none = this machine's."""
     fit: bool = False
     """Search mesh, remat and accumulation for the fastest step that fits."""
+    candidates: int | None = None
+    """With --fit: how many choices that fit are compiled and compared; none = 3."""
     compile: bool = True
     """Whether to compile the step; if not, all figures of it are rough estimates."""
     bytes: float | None = None
@@ -47,18 +49,23 @@ def plan_command(arguments: Sequence[str]) -> int:
     command = parse(PlanCommand, rest, f"plan {preset}", PlanCommand(load_preset(preset)))
     if command.bytes is not None and not command.bytes > 0:
         raise UserError(f"--bytes is {command.bytes}; it must be above 0.")
+    if command.candidates is not None:
+        _check_candidates(command, command.candidates)
     if command.output and command.output.is_file() and not command.overwrite:
         raise UserError(f"{command.output} exists; add --overwrite to replace it.")
     if command.output:
         check_new_file(command.output, "--output")
-    from bytelm.training.forecast.fit import fit
+    from bytelm.training.forecast.fit import CANDIDATES, fit
     from bytelm.training.forecast.forecast import forecast
     from bytelm.training.forecast.report import COLUMNS, row_of, text_of, values_of
     from bytelm.training.forecast.topology import find_topology
 
     topology, options = find_topology(command.topology), ""
     if command.fit:
-        found, options = fit(command.config, topology, say, compiling=command.compile)
+        count = command.candidates or CANDIDATES
+        found, options = fit(
+            command.config, topology, say, candidates=count, compiling=command.compile
+        )
     else:
         found = forecast(command.config, topology, compiling=command.compile)
     if command.markdown:
@@ -72,3 +79,12 @@ def plan_command(arguments: Sequence[str]) -> int:
         write_whole(command.output, json.dumps(values_of(found, command.bytes), indent=2) + "\n")
         say(f"figures: {printable_name(command.output)}")
     return 0
+
+
+def _check_candidates(command: PlanCommand, candidates: int) -> None:
+    if candidates < 1:
+        raise UserError(f"--candidates is {candidates}; it must be at least 1.")
+    if not (command.fit and command.compile):
+        raise UserError(
+            "--candidates is how many choices --fit compiles; add --fit, without --no-compile."
+        )

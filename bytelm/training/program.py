@@ -140,14 +140,19 @@ def build_program(config: ExperimentConfig, mesh: Mesh) -> TrainProgram:
     The last one is kept, so that the next run may share it (`shares_program`).
     """
     check_batch(config.data.batch_size, mesh, config.train.accumulation)
+    check_rows(config, mesh)
+    peak = np.float32(config.optimizer.learning_rate)
+    return dataclasses.replace(_program(*_parts(config), mesh), learning_rate=peak)
+
+
+def check_rows(config: ExperimentConfig, mesh: Mesh) -> None:
+    """Raises UserError unless the mesh can divide the positions of a config's rows."""
     if mesh.shape[SEQUENCE_AXIS] > 1 and isinstance(config.model, EncoderDecoderConfig):
         raise UserError(
             f"mesh.sequence is {mesh.shape[SEQUENCE_AXIS]}, and the rows of {config.model.family}, "
             "which has an encoder, cannot be divided; leave it out, or use mesh.fsdp."
         )
     check_positions(config.data.row_length, mesh)
-    peak = np.float32(config.optimizer.learning_rate)
-    return dataclasses.replace(_program(*_parts(config), mesh), learning_rate=peak)
 
 
 def shares_program(one: ExperimentConfig, other: ExperimentConfig) -> bool:

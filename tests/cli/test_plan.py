@@ -34,6 +34,8 @@ def test_a_row_of_a_table_without_compiling(capsys):
     ("options", "sentence"),
     [
         (["--topology", "tpu"], "there is no such topology"),
+        (["--fit", "--candidates", "0"], "--candidates is 0; it must be at least 1"),
+        (["--fit", "--candidates", "2", "--no-compile"], "add --fit, without --no-compile"),
         (["--topology", "cpu:4", "--mesh.fsdp", "8"], "needs 8 devices and there are 4"),
         (["--mesh.data", "3"], "cannot be divided by the 3 batch shards"),
         (["--bytes", "0"], "it must be above 0"),

@@ -174,6 +174,7 @@ def likely_exchanges(
         exchange(parts, "reduce-scatter", dtype, whole, count),
         exchange("data", "all-reduce", dtype, own, count),
         exchange("tensor", "all-reduce", dtype, streams, 4 * count),
+        exchange("sequence", "all-to-all", dtype, streams, 8 * count),
     ]
     return [each for each in found if len(each.group) > 1]
 

@@ -21,12 +21,14 @@ from bytelm.training.forecast.estimates import (
 )
 from bytelm.training.forecast.forecast import Forecast, forecast, with_known_entropy_model
 from bytelm.training.forecast.topology import Topology
-from bytelm.training.program import abstract_state
+from bytelm.training.program import abstract_state, check_rows
 
 TENSOR = (1, 2, 4, 8)
 """Sizes of the axis `tensor` that are tried."""
-TRIES = 6
-"""How many choices are compiled at most."""
+CANDIDATES = 3
+"""How many choices that fit are compiled and compared, if nothing else is said."""
+MISSES = 6
+"""How many that do not fit are compiled at most."""
 SURELY = 0.9
 """The share of the memory that estimates may fill before one of them is compared with a compiled
 step."""
@@ -40,6 +42,14 @@ class Choice:
     state: float
     temporary: float
     seconds: float
+
+    @property
+    def kind(self) -> tuple[str, float]:
+        """Remat and a device's part of a micro-batch, in rows: what decides its memory traffic."""
+        mesh, train = self.config.mesh, self.config.train
+        parts = (mesh.data or 1) * mesh.fsdp * mesh.sequence * mesh.tensor * train.accumulation
+        remat = str(getattr(self.config.model, "remat", "none"))
+        return remat, self.config.data.batch_size / parts
 
     @property
     def options(self) -> str:
@@ -62,40 +72,57 @@ def fit(
     topology: Topology,
     say: Callable[[str], None],
     *,
+    candidates: int = CANDIDATES,
     compiling: bool = True,
 ) -> tuple[Forecast, str]:
     """The forecast of the fastest choice that fits, and its options on the command line.
 
-    Choices are ranked by estimates of their time. The first that fits, as the compiler finds, is
-    the answer.
+    Choices are ranked by estimates of their time. The first that fit, as the compiler finds, each
+    with another remat or size of micro-batches, are compared by their compiled bounds: estimates
+    know what devices exchange, but not how much traffic in memory these two cause.
 
     Args:
-        say: told what each choice gave.
+        say: told what each choice gave that was compiled.
+        candidates: how many that fit are compared; with 1 the first that fits is the answer.
         compiling: whether to compile; otherwise the first that fits by the estimate is the answer.
 
     Raises:
         UserError: if none fits.
     """
+    candidates = candidates if compiling else 1
     available, scale, share = topology.memory or float("inf"), 1.0, SURELY
     left = list(choices(config, topology))
-    for _ in range(TRIES):
+    fitting: list[tuple[Forecast, str]] = []
+    misses = 0
+    while len(fitting) < candidates and misses < MISSES:
         hopeful = [x for x in left if x.state + x.temporary * scale < available * share]
         if not hopeful:
             break
         choice = min(hopeful, key=lambda x: (x.seconds, x.state + x.temporary))
-        left.remove(choice)
         try:
             found = forecast(choice.config, topology, compiling=compiling, remats=False)
         except DoesNotFitError as error:
             needed = error.needed
         else:
             needed = found.memory
-            if needed <= available:
-                return found, choice.options
-        say(f"{choice.options}: {needed / 1e9:.1f} GB on each device, too much")
+        if needed <= available:
+            fitting.append((found, choice.options))
+            left = [x for x in left if x.kind != choice.kind]
+        else:
+            misses += 1
+            left.remove(choice)
+        if needed > available or candidates > 1:
+            rest = "too much" if needed > available else _bound(found)
+            say(f"{choice.options}: {needed / 1e9:.1f} GB on each device, {rest}")
         scale = max(0.1, (needed - choice.state) / choice.temporary)
         share = 1.0
-    raise _nothing_fits(choices(config, topology), topology)
+    if not fitting:
+        raise _nothing_fits(choices(config, topology), topology)
+    return min(fitting, key=lambda one: one[0].step_seconds)
+
+
+def _bound(found: Forecast) -> str:
+    return f"at least {found.step_seconds:.3g} s a step, {found.utilisation:.0%} of the peak"
 
 
 def choices(config: ExperimentConfig, topology: Topology) -> Iterator[Choice]:
@@ -106,8 +133,9 @@ def choices(config: ExperimentConfig, topology: Topology) -> Iterator[Choice]:
         for mesh_config in meshes(len(topology.devices)):
             mesh = mesh_config.build(topology.devices)
             try:
+                check_rows(config, mesh)
                 of_state = state_bytes(config.model, state, mesh)
-            except UserError:  # it does not divide the tables of n-grams
+            except UserError:  # it does not divide rows, or the tables of n-grams
                 continue
             shards = (mesh_config.data or 1) * mesh_config.fsdp
             for accumulation, remat in itertools.product(
@@ -146,10 +174,11 @@ class _Saved:
 
 def meshes(devices: int) -> Iterator[MeshConfig]:
     """The meshes of so many devices."""
-    for tensor in TENSOR:
-        for fsdp in range(1, devices + 1):
-            if devices % (tensor * fsdp) == 0:
-                yield MeshConfig(data=devices // (tensor * fsdp), fsdp=fsdp, tensor=tensor)
+    divisors = [size for size in range(1, devices + 1) if devices % size == 0]
+    for tensor, sequence, fsdp in itertools.product(TENSOR, divisors, divisors):
+        data, rest = divmod(devices, tensor * sequence * fsdp)
+        if not rest:
+            yield MeshConfig(data, fsdp, tensor, sequence)
 
 
 def accumulations(rows: int, shards: int) -> Iterator[int]:

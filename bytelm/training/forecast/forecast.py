@@ -183,7 +183,7 @@ def _uncompiled(config: ExperimentConfig, topology: Topology, remats: bool) -> F
     bytes_of_state = state_bytes(model, state, mesh)
     rows, chosen = rows_at_once(config, mesh), str(getattr(model, "remat", "none"))
     temporary, streams = {}, 0.0
-    if mesh.shape["tensor"] > 1:
+    if mesh.shape["tensor"] * mesh.shape["sequence"] > 1:
         full = dataclasses.replace(config, model=with_remat(model, "full"))
         streams = saved_bytes(full, rows)
     for remat in REMATS if remats and hasattr(model, "remat") else (chosen,):

@@ -9,20 +9,26 @@ import pytest
 
 from bytelm.core.errors import UserError
 from bytelm.core.hlo_costs import Exchange
-from bytelm.data.config import DataConfig
+from bytelm.data.config import DataConfig, SpanCorruption
 from bytelm.models.entropy_patches import EntropyModelPatches
 from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.forecast import fit as fitting
 from bytelm.training.forecast.compiled import DoesNotFitError, Memory, compile_step, seconds
-from bytelm.training.forecast.estimates import parts_of, saved_bytes
+from bytelm.training.forecast.estimates import (
+    StateBytes,
+    likely_exchanges,
+    parts_of,
+    saved_bytes,
+    temporary_bytes,
+)
 from bytelm.training.forecast.fit import accumulations, choices, meshes
 from bytelm.training.forecast.forecast import forecast, with_known_entropy_model
 from bytelm.training.forecast.report import COLUMNS, row_of, short_text, text_of, values_of
 from bytelm.training.forecast.topology import find_topology
 from bytelm.training.hardware import Chip
-from tests.models.families import spacebyte
+from tests.models.families import ENCODER_DECODERS, spacebyte
 
 CONFIG = ExperimentConfig(
     TransformerConfig(width=128, depth=3, head_width=64, scan=True, remat="dots"),
@@ -32,9 +38,15 @@ CONFIG = ExperimentConfig(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def eight():
+    """The largest of the topologies first: a process has as many devices as the first asks for."""
+    return find_topology("gpu:8xh200")
+
+
 @pytest.fixture(scope="module")
-def found():
-    return forecast(CONFIG, find_topology("gpu:8xh200"))
+def found(eight):
+    return forecast(CONFIG, eight)
 
 
 def with_model(config, **fields):
@@ -157,7 +169,31 @@ def test_choices_of_the_search():
     assert by_remat["full"] < by_remat["none"]
 
 
-def test_the_search_ends_with_the_first_that_fits(monkeypatch, found):
+def test_the_search_divides_few_rows_by_positions(monkeypatch, eight):
+    monkeypatch.setattr(fitting, "saved_bytes", lambda config, rows: 1e6 * rows)
+    few = dataclasses.replace(CONFIG.data, batch_size=2)
+    found = [x.config.mesh for x in choices(dataclasses.replace(CONFIG, data=few), eight)]
+    assert {mesh.sequence for mesh in found} == {1, 2, 4, 8}
+    assert all(mesh.data * mesh.fsdp <= 2 for mesh in found)
+    odd = dataclasses.replace(few, sequence_length=60)
+    found = [x.config.mesh for x in choices(dataclasses.replace(CONFIG, data=odd), eight)]
+    assert {mesh.sequence for mesh in found} == {1, 2, 4}, "8 does not divide 60"
+    pairs = DataConfig(task=SpanCorruption(), sequence_length=1024, batch_size=8)
+    config = ExperimentConfig(ENCODER_DECODERS["byt5"], pairs)
+    assert {x.config.mesh.sequence for x in choices(config, eight)} == {1}
+
+
+def test_estimates_of_divided_rows(eight):
+    state = StateBytes(4e6, 8e6, 4e6)
+    one, four = (MeshConfig(data=1, sequence=size).build(eight.devices) for size in (1, 4))
+    whole, divided = (temporary_bytes(1e8, state, 1, mesh) - 4e6 for mesh in (one, four))
+    assert divided == pytest.approx(whole / 4)
+    found = likely_exchanges(CONFIG, four, state, streams=1e8)
+    (heads,) = [each for each in found if each.kind == "all-to-all"]
+    assert heads.bytes == 1e8 / 4 and len(heads.group) == 4
+
+
+def test_the_search_answers_the_fastest_of_those_that_fit(monkeypatch, found):
     topology, tried, shown = find_topology("gpu:4xh200"), [], []
     small = dataclasses.replace(topology, chip=topology.chip._replace(memory=0.02))
 
@@ -166,18 +202,31 @@ def test_the_search_ends_with_the_first_that_fits(monkeypatch, found):
         if len(tried) == 1:
             raise DoesNotFitError(21e6, 20e6)
         step = dataclasses.replace(found.step, memory=Memory(1e6, 1e6))
-        return dataclasses.replace(found, config=config, step=step)
+        # The third has the least traffic.
+        chip = topology.chip._replace(bandwidth=1.0 if len(tried) == 3 else 0.5)
+        topology = dataclasses.replace(topology, chip=chip)
+        return dataclasses.replace(found, config=config, step=step, topology=topology)
 
+    monkeypatch.setattr(fitting, "saved_bytes", lambda config, rows: 1e5 * rows)
     monkeypatch.setattr(fitting, "forecast", compiled)
     best, options = fitting.fit(CONFIG, small, shown.append)
-    assert len(tried) == 2 and best.config == tried[1] != tried[0]
+    assert len(tried) == 4 and best.config == tried[2]
+    kinds = {
+        (config.model.remat, config.mesh.sequence, config.mesh.tensor, config.train.accumulation)
+        for config in tried[1:]
+    }
+    assert len(kinds) == 3, "they differ in more than data and fsdp"
     assert f"--train.accumulation {best.config.train.accumulation} --model.remat" in options
-    assert len(shown) == 1 and shown[0].endswith("0.0 GB on each device, too much")
+    assert len(shown) == 4 and shown[0].endswith("0.0 GB on each device, too much")
+    assert shown[2].startswith(options) and "0.0 GB on each device, at least" in shown[2]
+
+    first, _ = fitting.fit(CONFIG, small, shown.append, candidates=1)
+    assert first.config == tried[4] == tried[0] and len(tried) == 5 and len(shown) == 4
 
     none = dataclasses.replace(topology, chip=topology.chip._replace(memory=1e-4))
     with pytest.raises(UserError, match=r"no mesh, remat and accumulation fits gpu:4xh200"):
         fitting.fit(CONFIG, none, shown.append)
-    assert len(tried) == 2, "nothing that cannot fit is compiled"
+    assert len(tried) == 5, "nothing that cannot fit is compiled"
 
 
 def test_what_the_compiler_says_about_memory():
