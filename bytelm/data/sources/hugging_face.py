@@ -15,9 +15,9 @@ from bytelm.data.sources.reader import (
     NotInstalledError,
     Reader,
     row_shards,
-    usual_splits,
 )
 from bytelm.data.sources.source import SingleSource
+from bytelm.data.sources.stored_splits import StoredSplits, usual_splits
 from bytelm.data.text_record import SPLITS, Split
 
 PREFIX = "hf:"
@@ -40,7 +40,8 @@ class HuggingFace(SingleSource):
     """`hf:NAME`, with /CONFIG and @REVISION if it has them, such as `hf:allenai/c4/en`; or a folder
     of files or of `save_to_disk`, as `hf:FOLDER`."""
     train_split: str | None = None
-    """Split to train on, such as `train[:90%]`; none = `train`, or the only one."""
+    """Split to train on, such as `train[:90%]`; none = `train`, or the only one if it is neither for
+    validation nor test."""
     validation_split: str | None = None
     """Split for validation; none = `validation` or `valid`, or else chosen by hash."""
     test_split: str | None = None
@@ -118,7 +119,7 @@ class HuggingFaceReader(Reader):
             return datasets.load_dataset_builder(**self._place)
 
     @functools.cached_property
-    def splits(self) -> dict[Split, str]:
+    def splits(self) -> StoredSplits:
         """Its name for each split that is stored."""
         if self._is_saved:
             available = list(self._saved)
@@ -133,15 +134,7 @@ class HuggingFaceReader(Reader):
                 raise UserError(
                     f"{self.name} has no split {name!r}; it has {', '.join(available)}."
                 )
-        chosen = usual_splits(available, named)
-        if "train" not in chosen and len(available) == 1:
-            chosen["train"] = available[0]
-        if "train" not in chosen:
-            raise UserError(
-                f"{self.name} has no split `train`; choose one of {', '.join(available)} with "
-                "--data.train-split."
-            )
-        return chosen
+        return usual_splits(self.name, available, named)
 
     @property
     def own_splits(self) -> frozenset[Split]:

@@ -2,25 +2,14 @@
 
 import abc
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 from bytelm.core.errors import UserError
-from bytelm.data.text_record import SPLITS, Split
+from bytelm.data.text_record import Split
 
 SHARD_BYTES = 2**25
 """Bytes of small files, or of rows, that are packed together, on average."""
-
-
-def usual_splits(available: Iterable[str], named: Mapping[Split, str | None]) -> dict[Split, str]:
-    """The stored split for each split: the one that is named, or the one of the usual name."""
-    usual = {"train": ("train",), "validation": ("validation", "valid"), "test": ("test",)}
-    available = list(available)
-    found = {
-        split: named[split] or next((name for name in usual[split] if name in available), None)
-        for split in SPLITS
-    }
-    return {split: name for split, name in found.items() if name}
 
 
 class NotInstalledError(UserError):

@@ -18,9 +18,9 @@ from bytelm.data.sources.reader import (
     NotInstalledError,
     Reader,
     row_shards,
-    usual_splits,
 )
 from bytelm.data.sources.source import SingleSource
+from bytelm.data.sources.stored_splits import StoredSplits, usual_splits
 from bytelm.data.text_record import SPLITS, Split
 
 NAMESPACE = re.compile(r"[\w-]+:(?![\d*]+\.)")
@@ -42,7 +42,8 @@ class Tfds(SingleSource):
     data_dir: str | None = None
     """Directory of the prepared dataset; none = TFDS's default."""
     train_split: str | None = None
-    """TFDS split to train on, such as `train` or `train[:90%]`; none = `train`."""
+    """TFDS split to train on, such as `train[:90%]`; none = `train`, or the only one if it is neither
+    for validation nor test."""
     validation_split: str | None = None
     """TFDS split for validation; none = `validation` or `valid`, or else chosen by hash."""
     test_split: str | None = None
@@ -133,10 +134,10 @@ class TfdsReader(Reader):
         return builder
 
     @functools.cached_property
-    def splits(self) -> dict[Split, str]:
+    def splits(self) -> StoredSplits:
         available = list(self.builder.info.splits)
         named = {split: getattr(self._config, f"{split}_split") for split in SPLITS}
-        chosen = usual_splits(available, named)
+        chosen = usual_splits(self.name, available, named)
         for name in chosen.values():
             try:
                 self.builder.info.splits[name]
@@ -144,11 +145,6 @@ class TfdsReader(Reader):
                 raise UserError(
                     f"{self.name} has no split {name!r}; it has {', '.join(available)}."
                 ) from None
-        if "train" not in chosen:
-            raise UserError(
-                f"{self.name} has no split `train`; choose one of {', '.join(available)} with "
-                "--data.train-split."
-            )
         return chosen
 
     @property
