@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from bytelm.core.errors import UserError
 
@@ -30,7 +30,8 @@ def place(text: str | Path) -> Path:
     `file://` and absolute path name a path of this machine. Nothing is read.
 
     Raises:
-        UserError: for an address whose kind is unknown, or needs a package that is missing.
+        UserError: for an address whose kind is unknown, or needs a package that is missing, and
+            for a file of another machine.
     """
     if not isinstance(text, str):
         return text
@@ -41,7 +42,13 @@ def place(text: str | Path) -> Path:
         return Path(text)
     kind = found[1].lower()
     if kind == "file":
-        return Path(unquote(urlsplit(text).path))
+        host, slash, path = text[found.end() :].partition("/")
+        if host not in ("", "localhost"):
+            raise UserError(
+                f"{text} names the machine {host}; a path of this machine has three slashes, as in "
+                "file:///data/books."
+            )
+        return Path(unquote(slash + path))  # `?` and `#` are part of patterns and names
     try:
         import fsspec
         from upath import UPath

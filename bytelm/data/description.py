@@ -14,6 +14,7 @@ from bytelm.core.console import TerminalConsole
 from bytelm.core.terminal_text import printable_name
 from bytelm.data.corpus.packing import Rows, pack
 from bytelm.data.open_data import OpenData
+from bytelm.data.sources.distinct import DistinctReader
 from bytelm.data.sources.reader import Document
 from bytelm.data.sources.source import Source
 from bytelm.data.tasks.task import Pair, Task
@@ -174,7 +175,8 @@ def _show_pairs(split: str, pairs: Iterable[Pair], console: TerminalConsole) -> 
 
 
 def _describe_source(source: Source, samples: int, length: int, console: TerminalConsole) -> None:
-    columns = ("split", "documents", "bytes", "bytes per character", "not UTF-8", "skipped")
+    left_out = ["skipped"] + ["repeated"] * isinstance(source.reader, DistinctReader)
+    columns = ("split", "documents", "bytes", "bytes per character", "not UTF-8", *left_out)
     table = _table(printable_name(source.name), columns)
     lengths = _table("bytes in a document, by quantile", ("split", *PERCENT))
     shown = []
@@ -187,7 +189,7 @@ def _describe_source(source: Source, samples: int, length: int, console: Termina
             f"{sum(found.lengths):,}",
             f"{per_character:.3f}",
             f"{found.invalid:,}",
-            f"{source.reader.skipped:,}",
+            *(f"{getattr(source.reader, name):,}" for name in left_out),
         )
         if found.lengths:
             values = np.quantile(np.frombuffer(found.lengths, np.int64), QUANTILES)

@@ -175,7 +175,7 @@ def print_overlap(shared: Shared, name: str, other: str) -> None:
         table.add_row(what, f"{total:,}", share)
     table.title = f"{name}: windows of {WINDOW} bytes that {other} holds too"
     lines = [
-        f"document {number}: {shared.shared[number]:,} of its "
+        f"document {number + 1}: {shared.shared[number]:,} of its "
         f"{number_of(shared.sizes[number], 'byte')}, first {shared.examples[number]!r}"
         for number in np.argsort(-shared.shared, kind="stable")[:SHOWN]
         if shared.shared[number]

@@ -94,6 +94,6 @@ def test_overlap_of_two_files(tmp_path, capsys):
     assert main(["data", "overlap", *files]) == 0
     out = capsys.readouterr().out
     assert "1 (50.00%)" in out  # documents
-    assert f"document 0: {len(text)} of its {len(text)} bytes" in out
+    assert f"document 1: {len(text)} of its {len(text)} bytes" in out
     assert main(["data", "overlap", files[0]]) == 2
     assert "name the text that may hold it" in capsys.readouterr().err

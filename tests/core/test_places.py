@@ -28,6 +28,7 @@ def folder():
 def test_a_text_names_a_path_or_an_address():
     assert place("runs/books") == Path("runs/books")
     assert place("file:///data/with%20space") == Path("/data/with space")
+    assert place("file://localhost/data/a?#[ab].txt") == Path("/data/a?#[ab].txt")
     for text in ("memory://bucket/run", "memory://bucket/run/"):
         address = place(text)
         assert is_address(address) and not is_address(Path("run"))
@@ -38,6 +39,7 @@ def test_a_text_names_a_path_or_an_address():
 def test_an_address_that_cannot_be_used_is_one_sentence(monkeypatch):
     for text, sentence in {
         "s4://bucket/run": "no addresses that begin with s4://",
+        "file://books/a.txt": "names the machine books; .* three slashes",
         "s3:/bucket/run": "which has two slashes",
     }.items():
         with pytest.raises(UserError, match=sentence):

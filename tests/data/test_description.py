@@ -44,10 +44,11 @@ def test_prints_every_split_and_source(config, tmp_path, capsys):
         file.write("broken\n")
     parts = (
         Files(files=config.source.files, held_out=config.source.held_out, skip_bad=True),
-        Files(files=(str(tmp_path / "x.txt"),), held_out=0.0),
+        Files(files=(str(tmp_path / "x.txt"),), held_out=0.0, deduplicate=True),
     )
     describe(OpenData(replace(config, source=Mixture(sources=parts))), samples=1)
     text = capsys.readouterr().out
+    assert text.count("repeated") == 1
     assert "documents.jsonl" in text
     assert "x.txt" in text
     assert text.count("validation") == 4

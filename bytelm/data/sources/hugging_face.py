@@ -267,5 +267,10 @@ class HuggingFaceDocuments:
     def __getitem__(self, index: int) -> bytes:
         value = self._dataset[int(index)]
         for name in self._path:
-            value = value[name]
-        return value.encode() if isinstance(value, str) else bytes(value)
+            value = None if value is None else value[name]
+        if not isinstance(value, str | bytes):
+            raise UserError(
+                f"row {index + 1} of the dataset has no string as {'.'.join(self._path)}; "
+                "--data.read packed names such rows, or skips them with --data.skip-bad."
+            )
+        return value.encode() if isinstance(value, str) else value

@@ -145,7 +145,7 @@ def _is_file(name: str) -> bool:
 
 
 def _nothing(pattern: str, option: str) -> str:
-    path = Path(os.path.expanduser(pattern))
+    path = Path(os.path.expanduser(place(pattern)))
     if path.is_dir():
         return (
             f"{option}: {path} is a directory; name the files in it, such as "

@@ -54,7 +54,7 @@ def table_rows(
         within: read only these row groups of a Parquet file, or batches of an Arrow file.
 
     Raises:
-        UserError: for a column that the table lacks, or that is no text.
+        UserError: for a column that the table lacks or has twice, or that is no text.
         DamagedError: for a damaged file.
         OSError: for a file that cannot be read.
     """
@@ -63,6 +63,11 @@ def table_rows(
             paths = [find_column(schema, name, str(path)) for name in columns]
             read = batches([".".join(found) for found in paths])
             yield from numbered_rows(read, paths)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"the names of the columns of {path} are not UTF-8; convert it, for example with "
+            "`iconv -f LATIN1 -t UTF-8`."
+        ) from error
     except (pyarrow.ArrowException, OSError) as error:
         if getattr(error, "errno", None) is not None:
             raise
@@ -143,11 +148,15 @@ def numbered_rows(
 def document_of(row: tuple[Value, ...], *, has_script: bool) -> Document:
     """The document of a text, its script if it has one, and its target if the row has more.
 
+    A target may be the first of a list.
+
     Raises:
-        ValueError: if a value is missing.
+        ValueError: if a value is missing, or a text is a list.
     """
     if len(row) == 1 and isinstance(row[0], bytes):
         return Document(row[0])
+    if any(isinstance(value, list) for value in row[: 1 + has_script]):
+        raise ValueError("the value is a list of strings, and a document is one string")
     firsts = [value[0] if isinstance(value, list) and value else value for value in row]
     found = [value for value in firsts if isinstance(value, bytes)]
     if len(found) < len(row):
@@ -211,22 +220,22 @@ def find_column(schema: pyarrow.Schema, name: str | None, table: str) -> list[st
     """The fields from a column down to the text that `name` names.
 
     Raises:
-        UserError: for a column that the table lacks, or that is no text.
+        UserError: for a column that the table lacks or has twice, or that is no text.
     """
     texts = {".".join(found): found for found in _texts([], schema)}
-    if name in texts:
-        return texts[name]
     has = f"it has {', '.join(texts)}" if texts else "it has none"
-    if name is not None:
+    if name is not None and name not in texts:
         raise UserError(f"{table} has no column of text {name!r}; {has}.")
-    if "text" in texts:
-        return texts["text"]
-    if len(texts) != 1:
+    if name is None and "text" not in texts and len(texts) != 1:
         raise UserError(
             f"it is unclear which column of {table} is the text; {has}: name one with "
             "--data.text-key."
         )
-    return next(iter(texts.values()))
+    found = texts[name or ("text" if "text" in texts else next(iter(texts)))]
+    of_the_name = [each for each in _texts([], schema) if ".".join(each) == ".".join(found)]
+    if len(of_the_name) > 1 or schema.names.count(found[0]) > 1:
+        raise UserError(f"{table} has several columns {'.'.join(found)!r}; rename one of them.")
+    return found
 
 
 def _texts(above: list[str], fields: Any) -> Iterator[list[str]]:

@@ -108,6 +108,8 @@ def test_a_missing_value_is_named_or_skipped(tmp_path):
     skipping = reader(tmp_path / "saved", skip_bad=True)
     assert [document.text for document in skipping.documents("train")] == [b"a", b"b"]
     assert skipping.skipped == 1
+    with pytest.raises(UserError, match="row 2 of the dataset has no string as text"):
+        skipping.random_access("train")[1]
 
 
 def test_names():

@@ -109,6 +109,30 @@ def test_columns_that_are_unclear_or_no_text(tmp_path, columns, key, reason):
         read(tmp_path / "a.parquet", text_key=key)
 
 
+def test_a_list_is_no_document(tmp_path):
+    table = pyarrow.table({"text": [["a", "b"]], "lang": ["eng"], "other": ["c"]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    for keys in ({}, {"script_key": "lang"}, {"target_key": "other"}):
+        with pytest.raises(UserError, match=r"a\.parquet, row 1: the value is a list of strings"):
+            read(tmp_path / "a.parquet", **keys)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    twice = [pyarrow.array(["x"]), pyarrow.array(["y"])]
+    nested = [pyarrow.array(["x"]), pyarrow.array([{"b": "y"}])]
+    for columns, names in ((twice, ["text", "text"]), (nested, ["a.b", "a"])):
+        table = pyarrow.Table.from_arrays(columns, names)
+        pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(UserError, match=rf"several columns '{names[0]}'"):
+            read(tmp_path / "a.parquet", text_key=names[0])
+
+
+def test_names_of_columns_that_are_no_utf8(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"t\xe9xt\na\n")
+    with pytest.raises(UserError, match=r"the names of the columns of .*a\.csv are not UTF-8"):
+        read(tmp_path / "a.csv")
+
+
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather"])
 def test_a_damaged_table_is_named_or_skipped(tmp_path, name):
     table = pyarrow.table({"text": ["long text " * 50] * 20})
