@@ -17,7 +17,7 @@ from bytelm.data.sources.reader import (
     row_shards,
 )
 from bytelm.data.sources.source import SingleSource
-from bytelm.data.sources.stored_splits import StoredSplits, usual_splits
+from bytelm.data.sources.stored_splits import usual_splits
 from bytelm.data.text_record import SPLITS, Split
 
 PREFIX = "hf:"
@@ -40,8 +40,8 @@ class HuggingFace(SingleSource):
     """`hf:NAME`, with /CONFIG and @REVISION if it has them, such as `hf:allenai/c4/en`; or a folder
     of files or of `save_to_disk`, as `hf:FOLDER`."""
     train_split: str | None = None
-    """Split to train on, such as `train[:90%]`; none = `train`, or the only one if it is neither for
-    validation nor test."""
+    """Split to train on, such as `train[:90%]`; none = `train`, or the only one, unless it is named
+    for validation or the test."""
     validation_split: str | None = None
     """Split for validation; none = `validation` or `valid`, or else chosen by hash."""
     test_split: str | None = None
@@ -119,7 +119,7 @@ class HuggingFaceReader(Reader):
             return datasets.load_dataset_builder(**self._place)
 
     @functools.cached_property
-    def splits(self) -> StoredSplits:
+    def splits(self) -> dict[Split, str]:
         """Its name for each split that is stored."""
         if self._is_saved:
             available = list(self._saved)

@@ -20,7 +20,7 @@ from bytelm.data.sources.reader import (
     row_shards,
 )
 from bytelm.data.sources.source import SingleSource
-from bytelm.data.sources.stored_splits import StoredSplits, usual_splits
+from bytelm.data.sources.stored_splits import usual_splits
 from bytelm.data.text_record import SPLITS, Split
 
 NAMESPACE = re.compile(r"[\w-]+:(?![\d*]+\.)")
@@ -42,8 +42,8 @@ class Tfds(SingleSource):
     data_dir: str | None = None
     """Directory of the prepared dataset; none = TFDS's default."""
     train_split: str | None = None
-    """TFDS split to train on, such as `train[:90%]`; none = `train`, or the only one if it is neither
-    for validation nor test."""
+    """TFDS split to train on, such as `train[:90%]`; none = `train`, or the only one, unless it is
+    named for validation or the test."""
     validation_split: str | None = None
     """TFDS split for validation; none = `validation` or `valid`, or else chosen by hash."""
     test_split: str | None = None
@@ -134,7 +134,7 @@ class TfdsReader(Reader):
         return builder
 
     @functools.cached_property
-    def splits(self) -> StoredSplits:
+    def splits(self) -> dict[Split, str]:
         available = list(self.builder.info.splits)
         named = {split: getattr(self._config, f"{split}_split") for split in SPLITS}
         chosen = usual_splits(self.name, available, named)
