@@ -44,6 +44,10 @@ class TrainLoader(abc.ABC):
     def __next__(self) -> Batch:
         return Batch(**next(self._iterator))
 
+    def reads(self, fingerprint: str) -> bool:
+        """Whether a fingerprint, perhaps of a version before, is that of the training text."""
+        return fingerprint == self.fingerprint
+
     @abc.abstractmethod
     def state(self) -> dict[str, Any]:
         """The position after the batches given so far, as JSON values."""
@@ -82,7 +86,7 @@ class PackedLoader(TrainLoader):
     """
 
     def __init__(self, data: OpenData, seed: int, process_index: int, process_count: int) -> None:
-        self._config = data.config
+        self._config, self._data = data.config, data
         self._rows: ShuffledRows | WindowedRows
         self._ahead: PackingAhead | None = None
         if data.config.task.shards_together:
@@ -123,6 +127,20 @@ class PackedLoader(TrainLoader):
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None
+
+    def reads(self, fingerprint: str) -> bool:
+        data, task = self._data, self._config.task
+        if fingerprint == self.fingerprint:
+            return True
+        others = fingerprint.split("-")
+        if task.makes_text or task.needs_targets or task.shards_together:
+            return False
+        if len(others) < len(data.sources):
+            return False
+        corpora = [data.packed(source, "train") for source in data.sources]
+        return fingerprint == data.join_fingerprints(
+            [corpus.fingerprint_like(other) for corpus, other in zip(corpora, others, strict=False)]
+        )
 
     def state(self) -> dict[str, Any]:
         return {"rows": self._next_row}

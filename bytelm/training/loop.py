@@ -305,7 +305,7 @@ def _restore(
         program.abstract_state, program.shardings, step=start.step, verify=start.verify
     )
     fingerprint, batches = restored.provenance["data_fingerprint"], parts.batches
-    if fingerprint != batches.fingerprint and not start.allow_config_change:
+    if not batches.reads(fingerprint) and not start.allow_config_change:
         raise UserError(
             f"the training data has changed since the checkpoint was written (fingerprint "
             f"{fingerprint} -> {batches.fingerprint}); restore the files, or add "

@@ -11,6 +11,7 @@ import pytest
 from bytelm.core.errors import UserError
 from bytelm.core.vocabulary import END, PAD, START, UNSCORED
 from bytelm.data.config import Files, Mixture
+from bytelm.data.corpus.fingerprints import fingerprint_like
 from bytelm.data.loader import train_loader
 from bytelm.data.open_data import Documents, OpenData
 from bytelm.data.validation import ValidationBatches
@@ -100,8 +101,17 @@ def test_a_mixture_of_sources(config, tmp_path):
     batches = stack(itertools.islice(train_loader(OpenData(mixed), seed=0), 20))
     of_x = (batches[0] == ord("x")).any(axis=1).sum()
     assert 28 <= of_x <= 32
-    fingerprint = train_loader(OpenData(mixed), seed=0).fingerprint
-    assert fingerprint != train_loader(OpenData(config), seed=0).fingerprint
+    loader, alone = (train_loader(OpenData(each), seed=0) for each in (mixed, config))
+    assert loader.fingerprint != alone.fingerprint
+    before = [
+        fingerprint_like("0", "2.", OpenData(config).packed(source, "train").documents())
+        for source in OpenData(mixed).sources
+    ]
+    first, second = loader.fingerprint.split("-")
+    for known in (loader.fingerprint, "-".join(before), f"{first}-{before[1]}"):
+        assert loader.reads(known) and not alone.reads(known)
+    for other in (f"{second}-{first}", first, "-".join([*before, "0"])):
+        assert not loader.reads(other)
     training = ValidationBatches(OpenData(mixed), rows=8, split="train")
     (first, second) = training
     assert (stack([first, second])[0] == ord("x")).any(axis=1).sum() == 2

@@ -6,8 +6,6 @@ Its symbols are those of its packed shards: the same files, under a second name.
 import contextlib
 import copy
 import functools
-import hashlib
-import itertools
 import logging
 from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +25,7 @@ from bytelm.data.corpus.entries import (
     open_or_build,
     read_summary,
 )
+from bytelm.data.corpus.fingerprints import DocumentsDigest, fingerprint_like
 from bytelm.data.corpus.input_shards import (
     PackedShard,
     changed,
@@ -106,6 +105,10 @@ class PackedCorpus(Corpus):
             f"{self.name}: {number_of(self.repeated, 'document')} of what holds the {split} split, "
             f"{number_of(size, 'byte')}, came before or are held out, and were left out"
         )
+
+    def fingerprint_like(self, other: str) -> str:
+        """Its fingerprint in the version of another; all text is read if that is not its own."""
+        return fingerprint_like(other, self.fingerprint, self.documents())
 
     def with_scripts(self, names: Sequence[str]) -> "PackedCorpus":
         """The same corpus with the index in `names` of each document's script.
@@ -255,13 +258,13 @@ class _Join:
         directory: Path,
         new: Container[Path] = (),
     ) -> None:
-        """Writes nothing yet; shards in the folders `new` were read for their digests just now."""
+        """Writes nothing yet; shards in the folders `new` are not checked: they are just packed."""
         self._source, self._split, self._cache_path = source, split, cache_path
         self._new = new
         self._stored, self._directory = source.stored_split(split), directory
         self.digests: dict[str, bytes] = {}
         """Of the blocks of linked files, by name."""
-        self._hasher = hashlib.blake2b(digest_size=16)
+        self._digest = DocumentsDigest()
         self._lengths: list[int] = []
         self._scripts: dict[str, int] = {}
         self._counts = dict.fromkeys(("skipped", "repeated", "repeated_bytes", "cut"), 0)
@@ -282,7 +285,7 @@ class _Join:
             raise no_text(self._source, self._split)
         summary: dict[str, Any] = {
             "name": self._source.name,
-            "fingerprint": self._hasher.hexdigest(),
+            "fingerprint": self._digest.fingerprint,
             "settings": self._source.settings(self._split),
             "documents": self._documents,
             "bytes": position - 2 * self._documents,
@@ -297,29 +300,17 @@ class _Join:
         return summary
 
     def _checked(self, shard: InputShard) -> PackedShard:
-        """A shard, packed once more if it is damaged, after its text is hashed.
-
-        Its symbols are checked, so that damage does not get into the hash.
-        """
+        """A shard, packed once more if its symbols are damaged."""
         source, stored, split = self._source, self._stored, self._split
         directory = shard_directory(source, stored, shard, self._cache_path)
 
-        def read() -> tuple[PackedShard, Any]:
-            packed, hasher = PackedShard(directory), self._hasher.copy()
-            if packed.summary["splits"][split]["documents"]:
-                symbols = packed.symbols(split)
-                if directory in self._new:
-                    symbols.unchecked = bytearray(len(symbols.unchecked))
-                text = symbols[:].data
-                for begin, end in itertools.pairwise(packed.starts(split).tolist()):
-                    hasher.update((end - begin - 2).to_bytes(START_BYTES, "little"))
-                    hasher.update(text[begin + 1 : end - 1])
-            return packed, hasher
+        def read() -> PackedShard:
+            packed = PackedShard(directory)
+            if packed.summary["splits"][split]["documents"] and directory not in self._new:
+                packed.symbols(split)[:]
+            return packed
 
-        packed, self._hasher = open_or_build(
-            read, lambda: pack_shard(source, stored, shard, self._cache_path)
-        )
-        return packed
+        return open_or_build(read, lambda: pack_shard(source, stored, shard, self._cache_path))
 
     def _add(self, packed: PackedShard) -> None:
         split, about = self._split, packed.summary["splits"][self._split]
@@ -330,6 +321,7 @@ class _Join:
             self._passages += 1
         if not about["documents"]:
             return
+        self._digest = self._digest.followed_by(packed.digest(split))
         self._link(packed, file_of("symbols", split), numbered(SYMBOLS, len(self._lengths)))
         starts = packed.starts(split)
         (starts[:-1] + sum(self._lengths)).astype("<i8").tofile(self._files[STARTS])

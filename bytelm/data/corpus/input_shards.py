@@ -5,6 +5,7 @@ files is packed by packing those; a process that is stopped leaves the shards th
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import numpy as np
 
 from bytelm.core.errors import UserError
 from bytelm.data.corpus.entries import CheckedArray, Entry, build_once
+from bytelm.data.corpus.fingerprints import DocumentsDigest
 from bytelm.data.corpus.packing import FILLER
 from bytelm.data.sources.reader import InputShard
 from bytelm.data.sources.source import Placed, Source
@@ -37,7 +39,7 @@ class PackedShard:
 
     Attributes:
         summary: of the shard; `splits` has the number of `documents`, `bytes`, and parts of `cut`
-            documents of each split, and the names of its `scripts` if it has any.
+            documents of each split, their `digest`, and the names of its `scripts` if it has any.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -61,6 +63,16 @@ class PackedShard:
     def scripts(self, split: Split) -> np.ndarray:
         """int32 `[documents]`: the index of each one's script in the summary's."""
         return self._entry.checked(file_of("scripts", split), "<i4")
+
+    def digest(self, split: Split) -> DocumentsDigest:
+        """Of its documents; they are read if it was packed before digests were kept."""
+        about = self.summary["splits"][split]
+        if "digest" in about:
+            return DocumentsDigest(about["documents"], int(about["digest"], 16))
+        text = self.symbols(split)[:].data
+        edges = itertools.pairwise(self.starts(split).tolist())
+        texts = (bytes(text[begin + 1 : end - 1]) for begin, end in edges)
+        return DocumentsDigest().with_texts(texts)
 
     def link(self, name: str, path: Path) -> bytes:
         """Gives a file a second name, or copies it where that fails; returns its digests.
@@ -166,7 +178,7 @@ class _SplitWriter:
     def __init__(self, directory: Path, split: Split) -> None:
         self._directory, self._split = directory, split
         self._scripts: dict[str, int] = {}
-        self._position = 0
+        self._position, self._digest = 0, DocumentsDigest()
         self.summary: dict[str, Any] = {"documents": 0, "bytes": 0, "cut": 0}
 
     def __enter__(self) -> "_SplitWriter":
@@ -182,6 +194,7 @@ class _SplitWriter:
         ends = self._position + np.cumsum(lengths + 2)
         (ends - lengths - 2).astype("<i8").tofile(self._files["starts"])
         self._position = int(ends[-1])
+        self._digest = self._digest.with_texts(texts)
         # Long texts are not copied.
         for text in texts:
             self._files["symbols"].writelines((FILLER, text, FILLER))
@@ -199,5 +212,6 @@ class _SplitWriter:
             is_empty = not self.summary["documents"] or (name == "scripts" and not self._scripts)
             if is_empty:  # an empty file cannot be mapped
                 (self._directory / file_of(name, self._split)).unlink()
+        self.summary["digest"] = f"{self._digest.value:x}"
         if self._scripts:
             self.summary["scripts"] = list(self._scripts)

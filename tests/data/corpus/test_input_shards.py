@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from bytelm.core.locks import exclusive
 from bytelm.data.config import DataConfig, Files
 from bytelm.data.corpus import packers
 from bytelm.data.corpus.cache import packed_corpus
+from bytelm.data.corpus.entries import read_summary, seal
 from bytelm.data.corpus.input_shards import shard_directory
 from bytelm.data.corpus.packing import Rows, pack
 from bytelm.data.open_data import OpenData
@@ -408,6 +410,23 @@ def test_a_damaged_shard_is_packed_once_more(tmp_path):
     assert contents(packed(config)) == expected
 
 
+def test_shards_without_a_digest_of_their_documents_are_read(tmp_path):
+    config = config_of(write(tmp_path / "text", "jsonl"), "jsonl", tmp_path)
+    expected = contents(packed(config))
+    shutil.rmtree(config.cache_path / "packed")
+    for path in config.cache_path.glob("shards/*"):
+        if path.is_dir():
+            summary = read_summary(path)
+            for about in summary["splits"].values():
+                del about["digest"]
+            for name in ("sizes", "digests", "check"):
+                del summary[name]
+            for name in ("summary.json", "digests.bin"):
+                (path / name).unlink()
+            seal(path, summary)
+    assert contents(packed(config)) == expected
+
+
 def test_files_of_the_version_before_are_read(tmp_path):
     config = config_of(write(tmp_path / "text", "jsonl"), "jsonl", tmp_path)
     corpus = packed(config)[0]
@@ -419,8 +438,6 @@ def test_files_of_the_version_before_are_read(tmp_path):
     (before / "symbols.bin").write_bytes(corpus.symbols.tobytes())
     (before / "starts.bin").write_bytes(corpus.starts.astype("<i8").tobytes())
     (before / "passages.bin").write_bytes(np.concatenate(list(corpus.passages())).tobytes())
-    from bytelm.data.corpus.entries import seal
-
     seal(before, summary)
     again = packed(config)[0]
     assert again.directory == before
