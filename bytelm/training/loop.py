@@ -174,7 +174,9 @@ def dry_run(
             params = parts.program.abstract_state.params
             read_initial(config, params, tokenizer=data.tokenizer, verify=True)
     parts.display.message(header(parts.facts, parts.validation.text, run_dir))
-    found = forecast(config, find_topology(None), compiling=False, remats=False)
+    # The text has decided how many steps a budget pays for.
+    counted = dataclasses.replace(config, train=dataclasses.replace(config.train, budget=None))
+    found = forecast(counted, find_topology(None), compiling=False, remats=False)
     parts.display.message(short_text(found))
 
 

@@ -2,10 +2,17 @@
 
 import json
 
+import jax
 import pytest
 
 from bytelm.cli.main import main
 from tests.cli.running import TINY, fails
+
+
+@pytest.fixture(autouse=True, scope="module")
+def eight_devices():
+    """Starts JAX before a topology does, with fewer."""
+    assert jax.device_count() == 8
 
 
 def plan(*arguments: str) -> tuple[str, ...]:
@@ -38,6 +45,7 @@ def test_a_row_of_a_table_without_compiling(capsys):
         (["--fit", "--candidates", "2", "--no-compile"], "add --fit, without --no-compile"),
         (["--topology", "cpu:4", "--mesh.fsdp", "8"], "needs 8 devices and there are 4"),
         (["--mesh.data", "3"], "cannot be divided by the 3 batch shards"),
+        (["--no-compile", "--mesh.data", "3"], "cannot be divided by the 3 batch shards"),
         (["--bytes", "0"], "it must be above 0"),
     ],
 )

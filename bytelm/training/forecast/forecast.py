@@ -12,6 +12,7 @@ from bytelm.core.hlo_costs import Exchange
 from bytelm.core.xla import compiling_for
 from bytelm.models.entropy_patches import EntropyModelPatches
 from bytelm.models.parameters import count_frozen, count_parameters
+from bytelm.nn.mesh import check_batch
 from bytelm.training.cost import step_flops
 from bytelm.training.entropy_models import with_entropy_model
 from bytelm.training.experiment import ExperimentConfig, load_json, parse_budget
@@ -30,7 +31,7 @@ from bytelm.training.forecast.estimates import (
 )
 from bytelm.training.forecast.topology import Topology
 from bytelm.training.presets import load_preset, preset_names
-from bytelm.training.program import abstract_state
+from bytelm.training.program import abstract_state, check_rows
 from bytelm.training.run_directory import CONFIG
 
 How = Literal["exact", "measured", "estimated"]
@@ -141,15 +142,15 @@ class Forecast:
         return symbols / self.symbols_per_step * self.step_seconds * self.devices / 3600
 
     @property
-    def run_symbols(self) -> float:
-        """How many symbols the config trains on, but for a budget of epochs or FLOPs."""
+    def run_symbols(self) -> float | None:
+        """How many symbols the config trains on; None if that depends on the text."""
         train = self.config.train
-        amount, unit = parse_budget(train.budget) if train.budget else (0.0, "")
-        if unit == "bytes":
-            return amount
+        if train.budget is None:
+            return float(train.steps * self.symbols_per_step)
+        amount, unit = parse_budget(train.budget)
         if unit == "flops":
             return amount / self.flops * self.symbols_per_step
-        return float(train.steps * self.symbols_per_step)
+        return amount if unit == self.symbols else None
 
 
 def forecast(
@@ -179,6 +180,8 @@ def forecast(
 def _uncompiled(config: ExperimentConfig, topology: Topology, remats: bool) -> Forecast:
     model, data = config.model, config.data
     mesh = config.mesh.build(topology.devices)
+    check_batch(data.batch_size, mesh, config.train.accumulation)
+    check_rows(config, mesh)
     state = abstract_state(config)
     bytes_of_state = state_bytes(model, state, mesh)
     rows, chosen = rows_at_once(config, mesh), str(getattr(model, "remat", "none"))

@@ -110,7 +110,7 @@ def values_of(found: Forecast, symbols: float | None = None) -> dict[str, Any]:
         "cost": {
             "how": "estimated",
             found.symbols: total,
-            "device_hours_at_least": found.device_hours(total),
+            "device_hours_at_least": None if total is None else found.device_hours(total),
         },
     }
     if step is not None:
@@ -135,11 +135,13 @@ def _model_lines(found: Forecast) -> dict[str, str]:
         f"{name} {with_prefix(size, '').strip()}" for name, size in found.parts.items()
     )
     rows, length = found.config.data.batch_size, found.config.data.sequence_length
+    available = len(found.topology.devices)
+    of_them = f" of {available}" if available > found.devices else ""
     return {
         "model": f"{found.config.model.family}, {found.parameters:,} parameters "
         f"({found.without_embeddings:,} without embeddings and head){frozen}, {found.dtype} "
         f"(exact)\n{parts}",
-        "devices": f"{found.devices} x {found.topology.kind}: {_mesh(found)}",
+        "devices": f"{found.devices}{of_them} x {found.topology.kind}: {_mesh(found)}",
         "step": f"{rows:,} rows of {length:,} {found.symbols}"
         f"{_micro_batches(found)}: "
         f"{with_prefix(found.symbols_per_step, 'B' if found.symbols == 'bytes' else ' tokens')}; "
@@ -194,7 +196,12 @@ def _memory(found: Forecast) -> str:
     )
 
 
-def _cost(found: Forecast, symbols: float) -> str:
+def _cost(found: Forecast, symbols: float | None) -> str:
+    if symbols is None:
+        return (
+            f"not known: train.budget is {found.config.train.budget!r}, and how many "
+            f"{found.symbols} that is depends on the text; give --bytes"
+        )
     hours = found.device_hours(symbols)
     days = hours / found.devices / 24
     return (

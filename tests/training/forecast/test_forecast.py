@@ -93,6 +93,21 @@ def test_bounds_follow_from_the_figures(found):
     assert found.device_hours(found.run_symbols) == 100 * found.step_seconds * 8 / 3600
 
 
+def test_what_a_budget_pays_for_may_depend_on_the_text(found):
+    def with_budget(budget, **changed):
+        train = dataclasses.replace(CONFIG.train, budget=budget)
+        config = dataclasses.replace(CONFIG, train=train)
+        return dataclasses.replace(found, config=config, **changed)
+
+    assert with_budget("3e9 bytes").run_symbols == 3e9
+    flops = with_budget(f"{10 * found.flops} flops")
+    assert flops.run_symbols == pytest.approx(10 * found.symbols_per_step)
+    for unknown in (with_budget("2 epochs"), with_budget("3e9 bytes", symbols="tokens")):
+        assert unknown.run_symbols is None
+        assert "not known: train.budget is" in text_of(unknown)
+        assert values_of(unknown)["cost"]["device_hours_at_least"] is None
+
+
 def test_what_is_shown(found):
     text = text_of(found, symbols=1e12)
     for part in (
