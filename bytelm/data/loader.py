@@ -16,7 +16,7 @@ from bytelm.data.open_data import OpenData
 from bytelm.data.order import ShuffledRows
 from bytelm.data.run_text import all_packed
 from bytelm.data.stream import stream_rows
-from bytelm.data.windows import PackingAhead, WindowedRows
+from bytelm.data.windows import MixedWindows, PackingAhead
 from bytelm.data.workers import WorkerIterator
 from bytelm.models.contract import Batch
 
@@ -87,16 +87,17 @@ class PackedLoader(TrainLoader):
 
     def __init__(self, data: OpenData, seed: int, process_index: int, process_count: int) -> None:
         self._config, self._data = data.config, data
-        self._rows: ShuffledRows | WindowedRows
-        self._ahead: PackingAhead | None = None
+        self._rows: ShuffledRows | MixedWindows
+        self._ahead: list[PackingAhead] = []
         if data.config.task.shards_together:
-            (source,) = data.sources
-            # The order depends on how the source is divided too.
-            shards = [shard for window in data.windows(source) for shard in window]
-            self.fingerprint = data.join_fingerprints([source.shards_fingerprint("train", shards)])
-            self._rows = WindowedRows(data, source, seed)
+            # The order depends on how a source is divided too.
+            self.fingerprint = data.join_fingerprints(
+                [source.shards_fingerprint("train", data.shards(source)) for source in data.sources]
+            )
+            self._rows = MixedWindows(data, seed)
             if not all_packed(data):
-                self._ahead = PackingAhead(data, source, process_count)
+                others = process_count * len(data.sources)
+                self._ahead = [PackingAhead(data, source, others) for source in data.sources]
         else:
             rows = ConcatenatedRows(data.training_rows(seed))
             fingerprints = [source.fingerprint for source in rows.sources]
@@ -124,9 +125,8 @@ class PackedLoader(TrainLoader):
 
     def close(self) -> None:
         super().close()
-        if self._ahead is not None:
-            self._ahead.close()
-            self._ahead = None
+        while self._ahead:
+            self._ahead.pop().close()
 
     def reads(self, fingerprint: str) -> bool:
         data, task = self._data, self._config.task

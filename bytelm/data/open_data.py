@@ -97,11 +97,14 @@ class OpenData:
         """
         return self.kept(("corpus", source, split), lambda: self._corpus(source, split))
 
+    def shards(self, source: Source) -> list[InputShard]:
+        """The shards of the stored train split, in order."""
+        return self.kept(("shards", source), lambda: source.reader.shards("train"))
+
     def windows(self, source: Source) -> list[list[InputShard]]:
-        """The shards of the stored train split that are shuffled together, in order."""
-        count = self.config.task.shards_together
+        """Those that are shuffled together, in order."""
+        count, shards = self.config.task.shards_together, self.shards(source)
         assert count is not None
-        shards = self.kept(("shards", source), lambda: source.reader.shards("train"))
         return [shards[begin : begin + count] for begin in range(0, len(shards), count)]
 
     def packed_window(self, source: Source, split: Split, index: int) -> PackedCorpus:

@@ -68,8 +68,7 @@ def all_packed(data: OpenData) -> bool:
     return all(
         is_complete(shard_directory(source, "train", shard, path))
         for source in data.sources
-        for window in data.windows(source)
-        for shard in window
+        for shard in data.shards(source)
     )
 
 

@@ -1,6 +1,6 @@
 """Documents packed one after another, and cut into rows of T symbols: bytes or tokens."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -229,16 +229,29 @@ class ConcatenatedRows:
             return self.sources[0].batch(indices, places)
         indices = np.asarray(indices, np.int64)
         owners = np.minimum(np.searchsorted(self.ends, indices, "right"), len(self.sources) - 1)
-        batch: Arrays = {}
-        for owner in np.unique(owners):
-            mine = owners == owner
+
+        def batch_of(owner: int, mine: np.ndarray) -> Arrays:
             source = self.sources[owner]
             places_of_mine = None if places is None else np.asarray(places)[mine]
-            part = source.batch(indices[mine] - (self.ends[owner] - len(source)), places_of_mine)
-            for name, rows in part.items():
-                shape = (len(indices), rows.shape[1])
-                batch.setdefault(name, np.empty(shape, rows.dtype))[mine] = rows
-        return batch
+            return source.batch(indices[mine] - (self.ends[owner] - len(source)), places_of_mine)
+
+        return joined_batch(owners, batch_of)
+
+
+def joined_batch(owners: np.ndarray, batch_of: Callable[[int, np.ndarray], Arrays]) -> Arrays:
+    """A batch of rows that several owners have.
+
+    Args:
+        owners: the number of each row's owner, int `[B]`.
+        batch_of: gives the rows of an owner; a bool `[B]` says which they are.
+    """
+    batch: Arrays = {}
+    for owner in np.unique(owners).tolist():
+        mine = owners == owner
+        for name, rows in batch_of(owner, mine).items():
+            shape = (len(owners), *rows.shape[1:])
+            batch.setdefault(name, np.empty(shape, rows.dtype))[mine] = rows
+    return batch
 
 
 def script_ids(found: Sequence[str] | None, known: Sequence[str], source: str) -> np.ndarray:

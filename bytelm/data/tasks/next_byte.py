@@ -55,12 +55,11 @@ class NextByte(Task):
 
     def __post_init__(self) -> None:
         self.require_positive("shard_bytes", "shuffled_shards")
-        for name in ("stochastok", "shard_bytes"):
-            if self.read == "shards" and getattr(self, name):
-                raise UserError(
-                    f"data.{name} is {getattr(self, name)}, which needs rows of all text; use "
-                    "--data.read packed, or leave it out."
-                )
+        if self.read == "shards" and self.shard_bytes is not None:
+            raise UserError(
+                f"data.shard_bytes is {self.shard_bytes}, which is an order of all text; use "
+                "--data.read packed, or leave it out."
+            )
         if not 0 <= self.stochastok <= 1:
             raise UserError(
                 f"data.stochastok is {self.stochastok}; choose from 0 to 1, such as 0.1."
@@ -90,14 +89,13 @@ class NextByte(Task):
                 f"data.shard_bytes is {self.shard_bytes}, and a mixture has an order of its own; "
                 "name all files in data.files, or leave it out."
             )
-        if self.read == "shards" and len(sources) > 1:
-            raise UserError(
-                "data.read is shards, and a mixture draws from all of its text; name all files in "
-                "data.files, or use --data.read packed."
-            )
 
     def rows(self, data: OpenText, source: Source, split: Split, seed: int) -> RowSource:
-        corpus, length = data.corpus(source, split), data.sequence_length
+        return self.rows_of(data, data.corpus(source, split), seed)
+
+    def rows_of(self, data: OpenText, corpus: Corpus, seed: int) -> RowSource:
+        """The rows of a corpus, as in training."""
+        length = data.sequence_length
         if self.stochastok:
             assert data.tokenizer is not None
             return StochasticRows(corpus, length, self.stochastok, data.tokenizer, seed)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bytelm.core.vocabulary import UNSCORED
 from bytelm.data.open_data import OpenData
 from bytelm.data.tasks.stochastok import Splits
+from bytelm.data.windows import WindowedRows
 
 
 def text_of(tokenizer, ids):
@@ -62,6 +63,20 @@ def test_each_time_is_another_split_and_the_same_place_the_same(tokenized):
     again = rows.batch(number, [n + len(rows) for n in number])["ids"]
     assert (first != second).any()
     np.testing.assert_array_equal(first, again)
+
+
+def test_rows_of_shards_are_split_as_those_of_all_text(tokenized):
+    task = dataclasses.replace(tokenized.task, stochastok=0.5)
+    (rows,) = OpenData(dataclasses.replace(tokenized, task=task)).training_rows(seed=0)
+    task = dataclasses.replace(task, read="shards")
+    data = OpenData(dataclasses.replace(tokenized, task=task))
+    windows = WindowedRows(data, data.sources[0], seed=0)
+    number = range(len(rows))
+    found = windows.batch(number, number)["ids"].tolist()
+    assert sorted(found) != sorted(windows.batch(number, [n + 1 for n in number])["ids"].tolist())
+    order = [windows._find(place)[1] for place in number]
+    assert sorted(order) == list(number)
+    assert found == rows.batch(order, number)["ids"].tolist()
 
 
 TOKENS = [b"", b"a", b"b", b"c", b"ab", b"bc", b"abc", b"a", b"ca"]
