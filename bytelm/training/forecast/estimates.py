@@ -8,23 +8,21 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
-from jax.extend.core import Var
 from jax.sharding import Mesh
 
 from bytelm.core.hlo_costs import Exchange
 from bytelm.models import ModelConfig
 from bytelm.models.parameters import abstract_model, roles_of
 from bytelm.nn.mesh import batch_shards
-from bytelm.nn.roles import trained, with_trained
+from bytelm.nn.roles import trained
 from bytelm.nn.stack import Remat
 from bytelm.training.cost import step_flops
 from bytelm.training.experiment import ExperimentConfig
-from bytelm.training.forecast.compiled import abstract_batch, seconds, share_of
+from bytelm.training.forecast.activations import Kept
+from bytelm.training.forecast.compiled import seconds
 from bytelm.training.forecast.topology import Topology
 from bytelm.training.program import state_shardings
-from bytelm.training.step import StepSetup, TrainState, controllers_of, score
+from bytelm.training.step import TrainState
 
 REMATS: tuple[Remat, ...] = get_args(Remat)
 RECOMPUTED = {"none": 0.0, "dots": 0.02, "full": 1 / 3}
@@ -32,8 +30,11 @@ RECOMPUTED = {"none": 0.0, "dots": 0.02, "full": 1 / 3}
 UNHIDDEN = 0.25
 """The share of exchanges that work does not hide, or the other way round, by which choices that are
 equal otherwise are ranked."""
-MORE = 1.2
-"""What compilers need for activations, in bytes that the backward pass needs."""
+MOMENTARY = 22
+"""How many arrays as large as the largest of a layer live for a moment, as libtpu's programs show:
+those that a layer computes before it keeps them, and their gradients."""
+SUMMED = 4
+"""Gradients of micro-batches, in bytes of trained parameters: of one, their sum and copies."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,52 +94,26 @@ def with_remat(model: ModelConfig, remat: str) -> ModelConfig:
     return dataclasses.replace(model, **changed)
 
 
-def saved_bytes(config: ExperimentConfig, rows: int) -> float:
-    """Bytes that the forward pass of so many rows keeps for the backward pass, without a mesh.
-
-    What is kept are the results that JAX's derivative needs, without the parameters themselves. A
-    compiler may compute some of them twice, and needs more for those that live for a moment.
-    """
-    graphdef, state = abstract_model(config.model)
-    params, roles = nnx.to_pure_dict(state), roles_of(config.model)
-    setup = StepSetup(graphdef, optax.identity(), config.model.symbols, {})
-    weights = {name: jnp.float32(1.0) for name in controllers_of(config.model)}
-    batch = dataclasses.replace(
-        abstract_batch(share_of(config, rows), None),
-        keys=jax.ShapeDtypeStruct((rows, 2), jnp.uint32),
-    )
-
-    def kept(params: Any, batch: Any) -> list[Any]:
-        def loss(part: Any) -> jax.Array:
-            return score(with_trained(params, part), batch, setup, weights)[0]
-
-        return jax.tree.leaves(jax.vjp(loss, trained(params, roles))[1])
-
-    jaxpr = jax.make_jaxpr(kept)(params, batch).jaxpr
-    given = {*jaxpr.invars, *jaxpr.constvars}
-    found = {var for var in jaxpr.outvars if isinstance(var, Var) and var not in given}
-    return sum(_bytes(var.aval) for var in found)
-
-
-def _bytes(aval: Any) -> float:
-    return float(math.prod(aval.shape) * aval.dtype.itemsize)
-
-
 def rows_at_once(config: ExperimentConfig, mesh: Mesh) -> int:
     """Rows of a micro-batch on each device, or of which it has some of the positions."""
     return max(1, config.data.batch_size // batch_shards(mesh) // config.train.accumulation)
 
 
-def temporary_bytes(saved: float, state: StateBytes, accumulation: int, mesh: Mesh) -> float:
+def temporary_bytes(
+    kept: Kept, largest: float, state: StateBytes, accumulation: int, mesh: Mesh
+) -> float:
     """About what a step needs on each device, in addition to its state.
 
     Args:
-        saved: `saved_bytes` of the rows of a micro-batch.
+        kept: of the rows of a micro-batch.
+        largest: array that a layer of them keeps without `remat`, in bytes.
     """
-    gradients = state.trained * (2 if accumulation > 1 else 1)
+    gradients = state.trained * (SUMMED if accumulation > 1 else 1)
+    sizes = mesh.shape
+    weights = kept.weights / (sizes["fsdp"] * sizes["sequence"] * sizes["tensor"])
     # Half of what is kept are inputs of blocks, which are whole on each device.
-    share = (1 + 1 / mesh.shape["tensor"]) / 2 / mesh.shape["sequence"]
-    return gradients + MORE * saved * share
+    share = (1 + 1 / sizes["tensor"]) / 2 / sizes["sequence"]
+    return gradients + weights + share * (kept.activations + MOMENTARY * largest)
 
 
 def step_flops_computed(config: ExperimentConfig) -> float:

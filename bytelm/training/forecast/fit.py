@@ -9,11 +9,11 @@ from bytelm.core.errors import UserError
 from bytelm.core.xla import compiling_for
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.forecast.activations import Kept, kept_bytes
 from bytelm.training.forecast.compiled import DoesNotFitError
 from bytelm.training.forecast.estimates import (
     REMATS,
     rows_at_once,
-    saved_bytes,
     state_bytes,
     step_seconds,
     temporary_bytes,
@@ -148,8 +148,9 @@ def choices(config: ExperimentConfig, topology: Topology) -> Iterator[Choice]:
                     train=dataclasses.replace(config.train, accumulation=accumulation),
                 )
                 rows = rows_at_once(chosen, mesh)
-                temporary = temporary_bytes(saved(remat, rows), of_state, accumulation, mesh)
-                streams = saved(saved.remats[-1], rows)
+                kept, largest = saved(remat, rows), saved("none", rows).largest
+                temporary = temporary_bytes(kept, largest, of_state, accumulation, mesh)
+                streams = saved(saved.remats[-1], rows).activations
                 seconds = step_seconds(chosen, topology, mesh, of_state, streams)
                 yield Choice(chosen, of_state.total, temporary, seconds)
 
@@ -159,17 +160,18 @@ class _Saved:
 
     def __init__(self, config: ExperimentConfig):
         self.remats: tuple[str, ...] = REMATS if hasattr(config.model, "remat") else ("none",)
-        self._of: dict[str, list[float]] = {
+        self._of: dict[str, list[Kept]] = {
             remat: [
-                saved_bytes(dataclasses.replace(config, model=with_remat(config.model, remat)), n)
+                kept_bytes(dataclasses.replace(config, model=with_remat(config.model, remat)), n)
                 for n in (1, 2)
             ]
             for remat in self.remats
         }
 
-    def __call__(self, remat: str, rows: int) -> float:
-        one, two = self._of[remat]
-        return one + (rows - 1) * (two - one)
+    def __call__(self, remat: str, rows: int) -> Kept:
+        of_one, of_two = map(dataclasses.astuple, self._of[remat])
+        pairs = zip(of_one, of_two, strict=True)
+        return Kept(*(one + (rows - 1) * (two - one) for one, two in pairs))
 
 
 def meshes(devices: int) -> Iterator[MeshConfig]:

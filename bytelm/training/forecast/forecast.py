@@ -16,6 +16,7 @@ from bytelm.nn.mesh import check_batch
 from bytelm.training.cost import step_flops
 from bytelm.training.entropy_models import with_entropy_model
 from bytelm.training.experiment import ExperimentConfig, load_json, parse_budget
+from bytelm.training.forecast.activations import kept_bytes
 from bytelm.training.forecast.compiled import CompiledStep, compile_step, seconds
 from bytelm.training.forecast.estimates import (
     REMATS,
@@ -23,7 +24,6 @@ from bytelm.training.forecast.estimates import (
     likely_exchanges,
     parts_of,
     rows_at_once,
-    saved_bytes,
     state_bytes,
     step_flops_computed,
     temporary_bytes,
@@ -185,14 +185,17 @@ def _uncompiled(config: ExperimentConfig, topology: Topology, remats: bool) -> F
     state = abstract_state(config)
     bytes_of_state = state_bytes(model, state, mesh)
     rows, chosen = rows_at_once(config, mesh), str(getattr(model, "remat", "none"))
-    temporary, streams = {}, 0.0
-    if mesh.shape["tensor"] * mesh.shape["sequence"] > 1:
-        full = dataclasses.replace(config, model=with_remat(model, "full"))
-        streams = saved_bytes(full, rows)
-    for remat in REMATS if remats and hasattr(model, "remat") else (chosen,):
-        other = dataclasses.replace(config, model=with_remat(model, remat))
-        saved, count = saved_bytes(other, rows), config.train.accumulation
-        temporary[remat] = temporary_bytes(saved, bytes_of_state, count, mesh)
+    shown = REMATS if remats and hasattr(model, "remat") else (chosen,)
+    is_divided = mesh.shape["tensor"] * mesh.shape["sequence"] > 1
+    kept = {
+        remat: kept_bytes(dataclasses.replace(config, model=with_remat(model, remat)), rows)
+        for remat in {*shown, "none", *(("full",) if is_divided else ())}
+    }
+    largest, count = kept["none"].largest, config.train.accumulation
+    temporary = {
+        remat: temporary_bytes(kept[remat], largest, bytes_of_state, count, mesh) for remat in shown
+    }
+    streams = kept["full"].activations if is_divided else 0.0
     parameters, without_embeddings = count_parameters(model)
     return Forecast(
         config=config,

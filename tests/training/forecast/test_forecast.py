@@ -15,12 +15,14 @@ from bytelm.models.transformer import TransformerConfig
 from bytelm.nn.mesh import MeshConfig
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.forecast import fit as fitting
+from bytelm.training.forecast.activations import Kept, kept_bytes
 from bytelm.training.forecast.compiled import DoesNotFitError, Memory, compile_step, seconds
 from bytelm.training.forecast.estimates import (
+    MOMENTARY,
+    SUMMED,
     StateBytes,
     likely_exchanges,
     parts_of,
-    saved_bytes,
     temporary_bytes,
 )
 from bytelm.training.forecast.fit import accumulations, choices, meshes
@@ -128,10 +130,11 @@ def test_what_is_shown(found):
 
 
 def test_what_is_kept_for_the_backward_pass():
-    kept = {remat: saved_bytes(with_model(CONFIG, remat=remat), 2) for remat in ("none", "full")}
+    kept = {remat: kept_bytes(with_model(CONFIG, remat=remat), 2) for remat in ("none", "full")}
+    full, none = kept["full"].activations, kept["none"].activations
     streams = CONFIG.model.depth * 2 * 64 * 128 * 4
-    assert streams < kept["full"] < kept["none"] / 3
-    assert 1.8 < saved_bytes(CONFIG, 4) / saved_bytes(CONFIG, 2) < 2.2
+    assert streams < full < none / 3
+    assert 1.8 < kept_bytes(with_model(CONFIG, remat="none"), 4).activations / none < 2.2
 
 
 def test_uncompiled_forecasts_know_the_state(found):
@@ -185,7 +188,7 @@ def test_choices_of_the_search():
 
 
 def test_the_search_divides_few_rows_by_positions(monkeypatch, eight):
-    monkeypatch.setattr(fitting, "saved_bytes", lambda config, rows: 1e6 * rows)
+    monkeypatch.setattr(fitting, "kept_bytes", lambda config, rows: Kept(1e6 * rows, 0, 1e4))
     few = dataclasses.replace(CONFIG.data, batch_size=2)
     found = [x.config.mesh for x in choices(dataclasses.replace(CONFIG, data=few), eight)]
     assert {mesh.sequence for mesh in found} == {1, 2, 4, 8}
@@ -201,8 +204,11 @@ def test_the_search_divides_few_rows_by_positions(monkeypatch, eight):
 def test_estimates_of_divided_rows(eight):
     state = StateBytes(4e6, 8e6, 4e6)
     one, four = (MeshConfig(data=1, sequence=size).build(eight.devices) for size in (1, 4))
-    whole, divided = (temporary_bytes(1e8, state, 1, mesh) - 4e6 for mesh in (one, four))
+    kept = Kept(activations=1e8, weights=2e6, largest=1e6)
+    whole, divided = (temporary_bytes(kept, 1e6, state, 1, mesh) - 4e6 for mesh in (one, four))
     assert divided == pytest.approx(whole / 4)
+    assert whole == pytest.approx(1e8 + 2e6 + MOMENTARY * 1e6)
+    assert temporary_bytes(kept, 1e6, state, 2, one) - 4e6 * SUMMED == pytest.approx(whole)
     found = likely_exchanges(CONFIG, four, state, streams=1e8)
     (heads,) = [each for each in found if each.kind == "all-to-all"]
     assert heads.bytes == 1e8 / 4 and len(heads.group) == 4
@@ -222,7 +228,7 @@ def test_the_search_answers_the_fastest_of_those_that_fit(monkeypatch, found):
         topology = dataclasses.replace(topology, chip=chip)
         return dataclasses.replace(found, config=config, step=step, topology=topology)
 
-    monkeypatch.setattr(fitting, "saved_bytes", lambda config, rows: 1e5 * rows)
+    monkeypatch.setattr(fitting, "kept_bytes", lambda config, rows: Kept(1e5 * rows, 0, 1e4))
     monkeypatch.setattr(fitting, "forecast", compiled)
     best, options = fitting.fit(CONFIG, small, shown.append)
     assert len(tried) == 4 and best.config == tried[2]
