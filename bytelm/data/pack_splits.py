@@ -21,6 +21,7 @@ def pack_splits(data: OpenData) -> None:
     if task.makes_text or task.needs_targets or task.streamed:
         why = "--data.read stream" if task.streamed else f"the task {task.kind}"
         raise UserError(f"{why} reads no packed text, so there is nothing to pack.")
+    _ = data.tokenizer, data.unigram  # a mistake is told before hours of packing
     begin, size = time.monotonic(), 0
     for source in data.sources:
         for split in SPLITS:

@@ -94,22 +94,22 @@ class TextProgress:
             self._next += REPEAT_SECONDS
             done, total = f"{self._done / 1e6:,.1f}", f"{self._total / 1e6:,.1f}"
             left = (self._total - self._done) / 1e6 / max(self._speed(), 1e-9) / 60
-            self._print(f"{done} of {total} MB", f"{self._parts}, {max(left, 0):,.0f} minutes left")
+            about = f"{self._parts}, {max(left, 0):,.0f} minutes left"
+            self._print(f"{done} of {total} MB at {self._speed():.1f} MB/s{about}")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
             if kind is None:
-                self._print(f"{self._done / 1e6:,.1f} MB")
+                self._print(f"{self._done / 1e6:,.1f} MB at {self._speed():.1f} MB/s")
 
     def _speed(self) -> float:
         """MB/s."""
         seconds = max(time.monotonic() - self._begin, 1e-9)
         return (self._done - self._before) / 1e6 / seconds
 
-    def _print(self, amount: str, more: str = "") -> None:
-        line = f"{self._action}: {amount} at {self._speed():.1f} MB/s{more}"
-        self._console.print(line, soft_wrap=True)
+    def _print(self, amount: str) -> None:
+        self._console.print(f"{self._action}: {amount}", soft_wrap=True)
 
 
 @contextlib.contextmanager

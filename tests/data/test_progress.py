@@ -23,7 +23,7 @@ def shown(monkeypatch, file, seconds):
 
 def test_one_line_where_there_is_no_terminal(monkeypatch):
     line = shown(monkeypatch, io.StringIO(), 2)
-    assert line == "packing [red]\u241b.txt: 4.0 MB at 0.2 MB/s\n"
+    assert line == "packing [red]\u241b.txt: 4.0 MB\n"
 
 
 def test_a_bar_on_a_terminal(monkeypatch):

@@ -115,7 +115,7 @@ def pack_shard(
             raise changed(source)
         return summary
 
-    content = f"the packed text of {source.name} ({stored})"
+    content = f"a shard of the packed text of {source.name} ({stored})"
     build_once(shard_directory(source, stored, shard, cache_path), content, shard.size, build)
 
 

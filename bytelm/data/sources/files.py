@@ -266,7 +266,8 @@ class FilesReader(Reader):
                 if not self._is_skipped(path):
                     yield from self._documents(part)
             except (OSError, *DAMAGE) as error:
-                raise UserError(f"{path} cannot be read, or is damaged: {error}.") from error
+                reason = str(error).rstrip(".")
+                raise UserError(f"{path} cannot be read, or is damaged: {reason}.") from error
 
     def _is_skipped(self, path: Path) -> bool:
         try:

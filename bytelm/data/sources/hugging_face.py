@@ -190,23 +190,22 @@ class HuggingFaceReader(Reader):
                 dataset = dataset.select(range(begin, end))
             if dataset.features is None:  # a stream of files without a schema
                 dataset = dataset._resolve_features()
-            features = dataset.features
-        config, schema = self._config, features.arrow_schema
-        more = [name for name in (config.script_key, config.target_key) if name is not None]
-        paths = [find_column(schema, name, self.name) for name in (config.text_key, *more)]
-        dataset = dataset.select_columns(sorted({path[0] for path in paths}))
-        tables = dataset.with_format("arrow").iter(batch_size=ROWS)
-        batches = (batch for table in tables for batch in table.to_batches())
-        for number, row in numbered_rows(batches, paths):
-            try:
-                yield document_of(row, has_script=config.script_key is not None)
-            except ValueError as error:
-                self.skipped += 1
-                if not config.skip_bad:
-                    raise UserError(
-                        f"{self.name}, row {begin + number}: {error}; skip such rows with "
-                        "--data.skip-bad."
-                    ) from error
+            config, schema = self._config, dataset.features.arrow_schema
+            more = [name for name in (config.script_key, config.target_key) if name is not None]
+            paths = [find_column(schema, name, self.name) for name in (config.text_key, *more)]
+            dataset = dataset.select_columns(sorted({path[0] for path in paths}))
+            tables = dataset.with_format("arrow").iter(batch_size=ROWS)
+            batches = (batch for table in tables for batch in table.to_batches())
+            for number, row in numbered_rows(batches, paths):
+                try:
+                    yield document_of(row, has_script=config.script_key is not None)
+                except ValueError as error:
+                    self.skipped += 1
+                    if not config.skip_bad:
+                        raise UserError(
+                            f"{self.name}, row {begin + number}: {error}; skip such rows with "
+                            "--data.skip-bad."
+                        ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Processes that pack open the dataset themselves."""
@@ -248,9 +247,10 @@ class HuggingFaceReader(Reader):
         except UserError:
             raise
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0].rstrip(".")
+            cause = error.__cause__ or error  # "an error occurred" hides what it was
+            reason = str(cause).strip().partition("\n")[0].rstrip(".")
             raise UserError(
-                f"{self._config.dataset} cannot be opened: {reason or type(error).__name__}; check "
+                f"{self._config.dataset} cannot be read: {reason or type(error).__name__}; check "
                 "data.dataset, and that the hub can be reached or the dataset was downloaded."
             ) from error
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bytelm.core.errors import UserError
+from bytelm.core.errors import UserError, first_line
 from bytelm.core.files import is_utf8
 from bytelm.data.sources.reader import (
     Document,
@@ -80,15 +80,23 @@ def import_tfds(dataset: str) -> Any:
 class TfdsDocuments:
     """Random access to the texts of one split, as bytes; can be pickled."""
 
-    def __init__(self, examples: Any, text_key: str) -> None:
+    def __init__(self, examples: Any, text_key: str, place: str) -> None:
+        """Reads the feature `text_key` of examples; `place` names the dataset and its folder."""
         self._examples = examples
         self._text_key = text_key
+        self._place = place
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> bytes:
-        text = self._examples[index][self._text_key]
+        try:
+            text = self._examples[index][self._text_key]
+        except (RuntimeError, ValueError, OSError) as error:
+            reason = first_line(error).rstrip(".")
+            raise UserError(
+                f"{self._place} cannot be read, or is damaged: {reason}; prepare it once more."
+            ) from error
         return text.encode() if isinstance(text, str) else bytes(text)
 
 
@@ -174,7 +182,8 @@ class TfdsReader(Reader):
                 f"{self.builder.info.file_format.value}, which has no random access; "
                 f"{_how_to_prepare(self.name)}."
             ) from None
-        return TfdsDocuments(examples, self._text_feature())
+        place = f"the TFDS dataset {self.name} in {self.builder.data_path}"
+        return TfdsDocuments(examples, self._text_feature(), place)
 
     def documents(self, split: Split) -> Iterator[Document]:
         texts = self.random_access(split)

@@ -185,7 +185,9 @@ def test_disk_full_while_packing_leaves_nothing(config, monkeypatch):
 
 def test_a_cache_that_cannot_be_written(config, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write the packed text of documents.jsonl"):
+    with pytest.raises(
+        UserError, match=r"cannot write a shard of the packed text of documents.jsonl"
+    ):
         pack(replace(config, cache_dir=str(tmp_path / "file")))
 
 

@@ -4,6 +4,8 @@ import json
 import pickle
 import socket
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from bytelm.core.errors import UserError
@@ -96,7 +98,7 @@ def test_mistakes_are_one_sentence(folders, name, fields, reason):
 
 def test_a_dataset_that_cannot_be_reached(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"hf:nobody/nothing cannot be opened: .*; check"):
+    with pytest.raises(UserError, match=r"hf:nobody/nothing cannot be read: .*; check"):
         reader("nobody/nothing").own_splits  # noqa: B018
 
 
@@ -110,6 +112,16 @@ def test_a_missing_value_is_named_or_skipped(tmp_path):
     assert skipping.skipped == 1
     with pytest.raises(UserError, match="row 2 of the dataset has no string as text"):
         skipping.random_access("train")[1]
+
+
+def test_a_damaged_file_is_one_sentence(tmp_path):
+    path = tmp_path / "train.parquet"
+    table = pyarrow.table({"text": [f"{number} " * 500 for number in range(40)]})
+    pyarrow.parquet.write_table(table, path, compression="none", use_dictionary=False)
+    content = path.read_bytes()
+    path.write_bytes(content[:9000] + b"\xaa" * 4000 + content[13000:])
+    with pytest.raises(UserError, match=r"hf:.* cannot be read: .*; check"):
+        list(reader(tmp_path, streaming=True).documents("train"))
 
 
 def test_names():

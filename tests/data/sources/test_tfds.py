@@ -1,6 +1,7 @@
 """TFDS datasets by name, and each mistake in naming one."""
 
 import json
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -118,6 +119,16 @@ def test_a_format_without_random_access(tmp_path, tfds_dir):
     assert json.loads((copy / "dataset_info.json").read_text())["fileFormat"] == "tfrecord"
     reader = TfdsReader(Tfds(dataset="tiny_text", data_dir=str(tmp_path)))
     with pytest.raises(UserError, match="format tfrecord, which has no random access"):
+        list(reader.documents("train"))
+
+
+def test_damaged_files_are_one_sentence(tmp_path, tfds_dir):
+    shutil.copytree(Path(tfds_dir, "tiny_text"), tmp_path / "tiny_text")
+    reader = TfdsReader(Tfds(dataset="tiny_text", data_dir=str(tmp_path)))
+    assert list(reader.documents("train"))
+    for path in (tmp_path / "tiny_text/1.0.0").glob("*train*"):
+        path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(UserError, match=r"tiny_text in .* is damaged: .*; prepare it once more"):
         list(reader.documents("train"))
 
 
