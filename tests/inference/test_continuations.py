@@ -1,7 +1,6 @@
 """Scores of continuations against full forward passes over context and continuation."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -133,7 +132,9 @@ def tokens(trained):
     config = TransformerConfig(width=16, depth=1, head_width=8, vocabulary=trained["bpe"].size)
     graphdef, params = split_model(config)
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape)), params)
+    params = jax.tree.map(
+        lambda leaf: jax.device_put(rng.normal(0, 0.3, leaf.shape).astype(np.float32)), params
+    )
     return loaded(config, trained["bpe"], (graphdef, params), 64)
 
 

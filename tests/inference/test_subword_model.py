@@ -6,7 +6,6 @@ import math
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -64,7 +63,9 @@ def random_model(trained):
         config = TransformerConfig(width=16, depth=1, head_width=8, vocabulary=tokenizer.size)
         graphdef, params = nnx.split(config.build(nnx.Rngs(0)))
         rng = np.random.default_rng(0)
-        params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape)), params)
+        params = jax.tree.map(
+            lambda leaf: jax.device_put(rng.normal(0, 0.3, leaf.shape).astype(np.float32)), params
+        )
         return graphdef, params, tokenizer
 
     return build

@@ -52,7 +52,7 @@ def split_model(config: ModelConfig) -> tuple[nnx.GraphDef, dict[str, Any]]:
     def noise(leaf: jax.ShapeDtypeStruct, role: Role) -> jax.Array:
         mean = 1.0 if role == "norm" else 0.0
         deviation = 1.0 if role in ("embedding", "frozen") else 0.2
-        return jnp.asarray(rng.normal(mean, deviation, leaf.shape), leaf.dtype)
+        return jax.device_put(rng.normal(mean, deviation, leaf.shape).astype(leaf.dtype))
 
     return graphdef, jax.tree.map(noise, nnx.to_pure_dict(state), roles_of(config))
 
@@ -71,11 +71,11 @@ def forward(config: ModelConfig) -> Callable[[Any, Batch], ModelOutput]:
 
 
 @functools.cache
-def backward(config: ModelConfig) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, Any, Any]]:
-    """(params, batch, weights) -> nats, and the gradients of the sum of weights x nats.
+def backward(config: ModelConfig) -> Callable[..., tuple[ModelOutput, jax.Array, Any, jax.Array]]:
+    """(params, batch, weights) -> output, nats, and the gradients of the sum of weights x nats.
 
-    The gradients are those with respect to the parameters, and, `[ROWS, LENGTH]`, to a nudge that
-    is added to the embedding of each position.
+    The output's head is its logits, as in `forward`. The gradients are those with respect to the
+    parameters, and, `[ROWS, LENGTH]`, to a nudge that is added to the embedding of each position.
     """
     graphdef, _ = split_model(config)
     embed = Embedding.__call__
@@ -86,23 +86,40 @@ def backward(config: ModelConfig) -> Callable[[Any, Batch, jax.Array], tuple[jax
             return x + nudge[..., None] * jnp.cos(jnp.arange(x.shape[-1]))[None, None, :]
 
         with mock.patch.object(Embedding, "__call__", nudged):
-            nats = nnx.merge(graphdef, params)(batch).nats(batch.targets)
-        return (weights * nats).sum(), nats
+            output = nnx.merge(graphdef, params)(batch)
+            nats = output.nats(batch.targets)
+        output = dataclasses.replace(output, head=output.logits)
+        return (weights * nats).sum(), (output, nats)
 
     @jax.jit
-    def run(params: Any, batch: Batch, weights: jax.Array) -> tuple[jax.Array, Any, Any]:
+    def run(params: Any, batch: Batch, weights: jax.Array):
         gradient = jax.grad(weighted, argnums=(0, 1), has_aux=True)
-        (of_params, of_nudge), nats = gradient(params, jnp.zeros_like(weights), batch, weights)
-        return nats, of_params, of_nudge
+        of_both, (output, nats) = gradient(params, jnp.zeros_like(weights), batch, weights)
+        return output, nats, *of_both
 
     return run
 
 
 @functools.cache
+def for_decoding(config: ModelConfig) -> tuple[nnx.GraphDef, Any]:
+    """As `split_model`, in the form for decoding; made by one program."""
+    graphdef, params = split_model(config)
+    graphs = []
+
+    @jax.jit
+    def rearranged(params: Any) -> Any:
+        graph, rearranged = nnx.split(nnx.merge(graphdef, params).for_decoding())
+        graphs.append(graph)
+        return rearranged
+
+    params = rearranged(params)
+    return graphs[0], params
+
+
+@functools.cache
 def decoder(config: ModelConfig) -> tuple[Any, Callable]:
     """Parameters in the form for decoding, and (params, ids, state, lengths) -> logits, state."""
-    model = nnx.merge(*split_model(config)).for_decoding()
-    graphdef, params = nnx.split(model)
+    graphdef, params = for_decoding(config)
     return params, jax.jit(
         lambda params, ids, state, lengths: nnx.merge(graphdef, params).extend(ids, state, lengths)
     )
@@ -111,8 +128,7 @@ def decoder(config: ModelConfig) -> tuple[Any, Callable]:
 @functools.cache
 def verifier(config: ModelConfig) -> Callable:
     """(ids, state, lengths, kept) -> logits, and the state after the first `kept` symbols."""
-    graphdef, _ = nnx.split(nnx.merge(*split_model(config)).for_decoding())
-    params, _ = decoder(config)
+    graphdef, params = for_decoding(config)
 
     @jax.jit
     def run(params: Any, ids: jax.Array, state: Any, lengths: jax.Array, kept: jax.Array):

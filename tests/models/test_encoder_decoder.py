@@ -35,7 +35,7 @@ def split_model(config):
     graphdef, state = nnx.split(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))
     rng = np.random.default_rng(0)
     return graphdef, jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32),
+        lambda leaf: jax.device_put(rng.normal(0, 0.3, leaf.shape).astype(np.float32)),
         nnx.to_pure_dict(state),
     )
 

@@ -188,7 +188,7 @@ def test_global_blocks_see_beyond_the_window():
 
 def last_position_nudges(config, batch):
     weights = jnp.zeros((LENGTH, LENGTH)).at[:, -1].set(1.0)
-    return np.asarray(backward(config)(split_model(config)[1], batch, weights)[2])
+    return np.asarray(backward(config)(split_model(config)[1], batch, weights)[3])
 
 
 @pytest.mark.parametrize(("bytes_per_slot", "opened"), [(1.0, [3, 6]), (5.0, [3, 4])])

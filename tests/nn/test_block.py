@@ -74,7 +74,7 @@ def test_the_block_is_its_formula():
     )
     rng = np.random.default_rng(0)
     params = jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(0.5, 0.5, leaf.shape), jnp.float32),
+        lambda leaf: jax.device_put(rng.normal(0.5, 0.5, leaf.shape).astype(np.float32)),
         nnx.to_pure_dict(state),
     )
     x = rng.normal(size=(B, T, WIDTH)).astype(np.float32)
@@ -122,7 +122,7 @@ def test_branches_of_a_wide_residual_stream_may_be_narrow():
 
 
 def normal(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+    return jax.device_put(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
 
 
 def test_it_is_a_rotation_of_pairs_in_the_complex_plane():

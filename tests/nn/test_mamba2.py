@@ -30,7 +30,7 @@ def config(**fields):
 def random(tree, seed=0):
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(0.3, 0.5, leaf.shape), jnp.float32),
+        lambda leaf: jax.device_put(rng.normal(0.3, 0.5, leaf.shape).astype(np.float32)),
         nnx.to_pure_dict(tree),
     )
 

@@ -38,7 +38,7 @@ def split(**options):
 def parameters():
     rng = np.random.default_rng(0)
     return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(0.5, 0.3, leaf.shape), jnp.float32),
+        lambda leaf: jax.device_put(rng.normal(0.5, 0.3, leaf.shape).astype(np.float32)),
         nnx.to_pure_dict(split()[1]),
     )
 
@@ -127,7 +127,7 @@ def random_stack(**options):
     graphdef, shapes = nnx.split(stack)
     rng = np.random.default_rng(2)
     params = jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(0.0, 0.5, leaf.shape), jnp.float32),
+        lambda leaf: jax.device_put(rng.normal(0.0, 0.5, leaf.shape).astype(np.float32)),
         nnx.to_pure_dict(shapes),
     )
     return graphdef, params
@@ -280,7 +280,7 @@ def test_blocks_of_different_types_are_one_stack(scan):
     )
     rng = np.random.default_rng(2)
     params = jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(0.0, 0.5, leaf.shape), jnp.float32),
+        lambda leaf: jax.device_put(rng.normal(0.0, 0.5, leaf.shape).astype(np.float32)),
         nnx.to_pure_dict(shapes),
     )
     assert {len(leaf) for leaf in jax.tree.leaves(params["stacks"]["0"])} == {2}

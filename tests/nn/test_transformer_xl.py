@@ -32,7 +32,9 @@ def block_config(**changes):
 def random_block(config):
     graphdef, state = nnx.split(config.build(nnx.Rngs(0)))
     rng = np.random.default_rng(1)
-    noise = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / 2), state)
+    noise = jax.tree.map(
+        lambda leaf: jax.device_put((rng.normal(size=leaf.shape) / 2).astype(np.float32)), state
+    )
     return nnx.merge(graphdef, noise)
 
 

@@ -126,8 +126,10 @@ def test_the_counterfactual_gradient_of_a_boundary_is_the_difference_it_makes():
     rng = np.random.default_rng(0)
     size, width = 7, 3
     every = np.array(list(itertools.product([0, 1], repeat=size)))
-    x, weights = (jnp.asarray(rng.normal(size=(1, size, width)), jnp.float32) for _ in range(2))
-    matrix = jnp.asarray(rng.normal(size=(width, width)), jnp.float32)
+    x, weights = (
+        jax.device_put(rng.normal(size=(1, size, width)).astype(np.float32)) for _ in range(2)
+    )
+    matrix = jax.device_put(rng.normal(size=(width, width)).astype(np.float32))
     found = ended(every)
 
     def losses(b):
@@ -152,7 +154,7 @@ def test_the_counterfactual_gradient_of_a_boundary_is_the_difference_it_makes():
 
 def test_gradients_do_not_cross_documents():
     rng = np.random.default_rng(1)
-    x = jnp.asarray(rng.normal(size=(1, 8, 2)), jnp.float32)
+    x = jax.device_put(rng.normal(size=(1, 8, 2)).astype(np.float32))
     ends, docs = np.array([[0, 1, 0, 1, 0, 1, 0, 1]], bool), [[1, 1, 1, 1, 2, 2, 2, 2]]
     found = ended(ends, docs)
 

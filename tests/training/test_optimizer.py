@@ -18,7 +18,7 @@ def params(seed=0):
     rng = np.random.default_rng(seed)
 
     def normal(*shape):
-        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+        return jax.device_put(rng.normal(size=shape).astype(np.float32))
 
     return {
         "embedding": {"embedding": normal(9, 8)},

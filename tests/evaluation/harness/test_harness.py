@@ -5,7 +5,6 @@ import json
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -83,7 +82,9 @@ def tokens_model(tokenizer):
     config = TransformerConfig(width=16, depth=1, head_width=8, vocabulary=tokenizer.size)
     graphdef, params = split_model(config)
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape)), params)
+    params = jax.tree.map(
+        lambda leaf: jax.device_put(rng.normal(0, 0.3, leaf.shape).astype(np.float32)), params
+    )
     return loaded(config, tokenizer, (graphdef, params), 64)
 
 

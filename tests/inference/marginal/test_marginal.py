@@ -251,7 +251,7 @@ def transformer():
     graphdef, shapes = nnx.split(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))
     rng = np.random.default_rng(0)
     params = jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(scale=0.5, size=leaf.shape), jnp.float32),
+        lambda leaf: jax.device_put(rng.normal(scale=0.5, size=leaf.shape).astype(np.float32)),
         nnx.to_pure_dict(shapes),
     )
 
