@@ -5,13 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from flax import nnx
 
 from bytelm.codec import codec as codec_module
 from bytelm.codec.codec import Codec
 from bytelm.core.vocabulary import START
 from bytelm.models.contract import Batch
-from tests.models.compiled import LENGTH, ROWS, forward, split_model
+from tests.models.compiled import LENGTH, ROWS, for_decoding, forward, split_model
 from tests.models.families import FAMILIES, TRAINED
 
 ENTROPY_MODEL = "blt, entropy model, first layer, unbounded patches, published block"
@@ -29,7 +28,7 @@ def short_stretches(monkeypatch):
 def test_a_file_takes_the_bits_of_its_score_and_comes_back(name):
     config = FAMILIES[name]
     data = np.random.default_rng(0).integers(0, 256, ROWS * STRETCH - 3, np.uint8).tobytes()
-    graphdef, params = nnx.split(nnx.merge(*split_model(config)).for_decoding())
+    graphdef, params = for_decoding(config)
     codec = Codec(graphdef, params, checkpoint="", step=1, context=LENGTH)
     file, back = io.BytesIO(), io.BytesIO()
     header = codec.compress(io.BytesIO(data), file, len(data), rows=ROWS, stores=False)

@@ -28,7 +28,7 @@ from bytelm.inference.sampling import Sampling
 from bytelm.models.parameters import abstract_model
 from tests.inference.test_generation import GREEDY, PROMPTS, Bigram, hashing, make_generator
 from tests.models import compiled, golden_mtp
-from tests.models.compiled import LENGTH, ROWS, decoder, random_rows, split_model
+from tests.models.compiled import LENGTH, ROWS, decoder, random_rows
 from tests.models.families import FAMILIES
 from tests.models.golden import cases, load
 
@@ -103,7 +103,7 @@ class Start:
 def start_of(name):
     config = FAMILIES[name]
     params, extend = decoder(config)
-    graphdef, _ = nnx.split(nnx.merge(*split_model(config)).for_decoding())
+    graphdef, _ = compiled.for_decoding(config)
     lengths = (np.arange(ROWS) % 4 + 1).astype(np.int32)
     logits, state = extend(params, random_rows(31).ids, compiled.empty_state(config), lengths)
     logits = logits[np.arange(ROWS), lengths - 1]

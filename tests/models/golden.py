@@ -22,6 +22,7 @@ from flax import nnx
 
 from bytelm.core.vocabulary import BYTES, INPUT_SIZE, PAD, START, UNSCORED
 from bytelm.models import Batch
+from bytelm.models.contract import LanguageModel
 from bytelm.models.hierarchy import HierarchyConfig
 from bytelm.nn.stack import Stack
 
@@ -225,20 +226,40 @@ def evaluate(
     return jax.device_get(replace(result, grad=grad))
 
 
+def prepared(
+    make: Callable[[Any], LanguageModel], weights: Any, rows: int, length: int
+) -> tuple[nnx.GraphDef, Any, Any]:
+    """For decoding with the model made of the weights: its graph, parameters and an empty state.
+
+    They are made by one program, which compiles faster than many.
+    """
+    graphs = []
+
+    @jax.jit
+    def run(weights: Any) -> tuple[Any, Any]:
+        model = make(weights)
+        state = model.init_state(rows, length)
+        graphdef, params = nnx.split(model.for_decoding())
+        graphs.append(graphdef)
+        return params, state
+
+    params, state = run(weights)
+    return graphs[0], params, state
+
+
 def decode(case: Case, config: HierarchyConfig, parameters: Parameters, length: int) -> np.ndarray:
     """Logits of the bytes `[B, T, BYTES]` from reading the case's rows symbol by symbol."""
     graphdef = checked_graph(case, config, parameters)
-    model = nnx.merge(graphdef, jax.jit(parameters)(case.param))
-    ids = symbols(case.input["tokens"])
+    ids, ones = symbols(case.input["tokens"]), np.ones(len(case.input["tokens"]), np.int32)
     with mock.patch("bytelm.patching.budget.SHORTEST", length):  # the slots of a whole row
-        cache = model.init_state(len(ids), length)
-    ones = jnp.ones(len(ids), jnp.int32)
-    graphdef, params = nnx.split(model.for_decoding())
+        graphdef, params, cache = prepared(
+            lambda weights: nnx.merge(graphdef, parameters(weights)), case.param, len(ids), length
+        )
     extend = jax.jit(lambda params, *args: nnx.merge(graphdef, params).extend(*args))
     logits = []
     for symbol in ids.T:
         new, cache = extend(params, symbol[:, None], cache, ones)
-        logits.append(new[:, 0, :BYTES])
+        logits.append(np.asarray(new)[:, 0, :BYTES])
     return np.stack(logits, axis=1)
 
 

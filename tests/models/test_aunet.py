@@ -308,13 +308,17 @@ def test_golden_aunet_generation(path):
     """
     case = golden.load(path)
     config = golden_config(case, more_keys=1)
-    model = nnx.merge(golden_graph(case, config), golden_parameters(case, case.param))
+    graph = golden_graph(case, config)
     prompts = [symbols(case.input[f"p{n}.prompt"]) for n in range(case.cfg["n_prompts"])]
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     ids = np.stack([np.pad(prompt, (0, lengths.max() - len(prompt))) for prompt in prompts])
     continuation = symbols(case.input["continuation"])
-    state = model.init_state(len(ids), lengths.max() + continuation.shape[1])
-    graphdef, params = nnx.split(model.for_decoding())
+    graphdef, params, state = golden.prepared(
+        lambda weights: nnx.merge(graph, golden_parameters(case, weights)),
+        case.param,
+        len(ids),
+        int(lengths.max()) + continuation.shape[1],
+    )
 
     @jax.jit
     def extend(params, *args):

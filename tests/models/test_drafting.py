@@ -11,7 +11,14 @@ from flax import nnx
 
 from bytelm.core.vocabulary import UNSCORED
 from bytelm.models.draft import NoDraft
-from tests.models.compiled import LENGTH, ROWS, decoder, random_rows, split_model
+from tests.models.compiled import (
+    LENGTH,
+    ROWS,
+    decoder,
+    for_decoding,
+    random_rows,
+    split_model,
+)
 from tests.models.draft_logits import KINDS, stacked_logits, vectors_of
 from tests.models.families import FAMILIES, small
 
@@ -45,7 +52,7 @@ def test_drafts_after_rejected_symbols_are_those_of_whole_rows(config):
     batch, rows, ahead = random_rows(23), np.arange(ROWS), config.draft.heads - 1
     expected = np.asarray(of_whole_rows(config)(params, batch))
     params, _ = decoder(config)
-    graphdef = nnx.split(nnx.merge(*split_model(config)).for_decoding())[0]
+    graphdef, _ = for_decoding(config)
     read = rows % 5
     kept = (rows // 5) % (read + 1)
 

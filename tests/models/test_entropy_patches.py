@@ -84,7 +84,7 @@ def published_parameters(weights, config):
         "final_norm": {"scale": weights["norm.weight"]},
         "head": {"kernel": weights["output.weight"].T},
     }
-    return jax.tree.map(jnp.asarray, parameters)
+    return jax.device_put(parameters)
 
 
 def published_ids(tokens):

@@ -155,11 +155,10 @@ def test_golden_with_the_fewest_slots_that_suffice(case):
 def decoding(case):
     """The model's parameters for decoding, its jitted `extend`, and an empty state of one row."""
     config, length = golden_config(case.cfg), case.cfg["max_seqlen"]
-    weights = jax.tree.map(jnp.asarray, case.param)
-    parameters = jax.jit(lambda weights: model_parameters(weights, config))(weights)
-    model = nnx.merge(golden_graph(case, config), parameters)
-    state = model.init_state(1, length)
-    graphdef, params = nnx.split(model.for_decoding())
+    graph = golden_graph(case, config)
+    graphdef, params, state = golden.prepared(
+        lambda weights: nnx.merge(graph, model_parameters(weights, config)), case.param, 1, length
+    )
     extend = jax.jit(lambda params, *args: nnx.merge(graphdef, params).extend(*args))
     return params, extend, state
 
