@@ -337,13 +337,13 @@ class Plan(ABC):
 
     def _is_over(self, stage: Stage, run: Run) -> bool:
         outcome = self.outcome(run)
-        is_done = outcome.state == "done" and (stage.test is None or outcome.report is not None)
-        if is_done or outcome.state == "failed":
+        if outcome.state == "done" and (stage.test is None or outcome.report is not None):
             return True
+        # Another process may have done a run that failed here.
         found = known_outcome(run, self._asked(stage, run), self._since)
         if found is not None:
             self.outcomes[run.name] = found
-        return found is not None
+        return found is not None or outcome.state == "failed"
 
     def _asked(self, stage: Stage, run: Run) -> Mapping[str, Any] | None:
         return None if stage.test is None else stage.asked(run)

@@ -206,3 +206,23 @@ def test_a_run_that_failed_is_left_in_the_same_array(
     assert (row["state"], row["reason"]) == (
         ("done", "") if is_tried else ("failed", "it diverged")
     )
+
+
+def test_a_run_that_failed_here_and_was_done_elsewhere_is_done(
+    three, trained, tmp_path, monkeypatch
+):
+    train, failures = runs.train, []
+
+    def failing(config, run_dir, **options):
+        if run_dir.name == "b" and not failures:
+            failures.append("b")
+            raise UserError("it had no memory")
+        if run_dir.name == "c":  # meanwhile the same command was given again
+            assert run_ablation(three, tmp_path, task=1) == 0
+        return train(config, run_dir, **options)
+
+    monkeypatch.setattr(runs, "train", failing)
+    assert run_ablation(three, tmp_path) == 0
+    assert failures == ["b"] and trained == ["a", "b", "c"]
+    rows = json.loads((tmp_path / "report.json").read_text())["contenders"]
+    assert [row["state"] for row in rows] == ["done"] * 3
