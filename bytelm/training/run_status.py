@@ -19,6 +19,7 @@ from bytelm.training.compatibility import check_checkpoints_are_there
 from bytelm.training.last_error import LastError, read_last_error
 from bytelm.training.metrics.writer import read_last_records, read_records
 from bytelm.training.run_directory import CONFIG, LOCK
+from bytelm.training.upgrades import SCHEMA
 
 State = Literal["running", "waiting", "stopped", "failed", "damaged", "done"]
 """Of a run: a process works on it; planned, and not begun; left before its end, and can be resumed;
@@ -99,7 +100,7 @@ def read_status(run: Path) -> RunStatus:
 def _status(run: Path) -> RunStatus:
     saved, records = last_step(run), _last_records(run)
     step = max([saved or 0, *(record["step"] for record in records[-1:])])
-    steps, damage = _planned_steps(run, saved, has_begun=step > 0)
+    steps, damage, schema = _planned_steps(run, saved, has_begun=step > 0)
     found = RunStatus(
         run,
         "stopped",
@@ -121,6 +122,9 @@ def _status(run: Path) -> RunStatus:
     is_saved = steps is not None and saved is not None and saved >= steps
     if is_saved and _is_validated(records, steps or 0):
         return replace(found, state="done")
+    if schema > SCHEMA:
+        newer = f"its {CONFIG} has schema {schema}, which a newer version of bytelm can resume"
+        return replace(found, state="damaged", error=newer, error_step=None, error_time=None)
     if _failed(error, found, "training"):
         return replace(found, state="failed")
     process = (run / LOCK).read_text(errors="replace") if (run / LOCK).exists() else ""
@@ -132,22 +136,23 @@ def _status(run: Path) -> RunStatus:
 
 def _planned_steps(
     run: Path, saved: int | None, *, has_begun: bool
-) -> tuple[int | None, str | None]:
-    """The steps in a run's config; what is damaged, if anything."""
+) -> tuple[int | None, str | None, int]:
+    """The steps in a run's config; what is damaged, if anything; the config's schema."""
     try:
         content = (run / CONFIG).read_bytes()
     except FileNotFoundError:
-        return None, f"its {CONFIG} is missing" if has_begun else None
+        return None, f"its {CONFIG} is missing" if has_begun else None, 0
     try:
-        steps = json.loads(content)["train"]["steps"]
+        config = json.loads(content)
+        steps, schema = int(config["train"]["steps"]), int(config.get("schema", 0))
     except (ValueError, TypeError, LookupError):
-        return None, f"its {CONFIG} is no config of a run"
+        return None, f"its {CONFIG} is no config of a run", 0
     if saved is None:
         try:
             check_checkpoints_are_there(run, None)
         except UserError as error:
-            return steps, str(error)
-    return steps, None
+            return steps, str(error), schema
+    return steps, None, schema
 
 
 def _last_records(run: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from bytelm.training.checkpoints.scores import FOLDER
 from bytelm.training.last_error import FILE, LastError
 from bytelm.training.run_directory import CONFIG, LOCK, lock
 from bytelm.training.run_status import is_run, is_trained, read_status
+from bytelm.training.upgrades import SCHEMA
 
 NOW = time.time()
 
@@ -115,6 +116,7 @@ def test_half_written_runs(tmp_path):
         (lambda run: (run / CONFIG).unlink(), "config.json is missing"),
         (lambda run: (run / CONFIG).write_text('{"train": '), "config.json is no config"),
         (lambda run: (run / CONFIG).write_text('["train"]'), "config.json is no config"),
+        (lambda run: (run / CONFIG).write_text('{"train": {"steps": "x"}}'), "is no config"),
         (lambda run: (run / FOLDER / "5").rename(run / "5") and (run / FOLDER).rmdir(), "are gone"),
         (lambda run: (run / "metrics.jsonl").write_text('{"step": 1, "time": "x"}'), "damaged"),
     ],
@@ -125,6 +127,16 @@ def test_damage_is_named(tmp_path, damage, reason):
     damage(run)
     found = read_status(run)
     assert found.state == "damaged" and reason in found.error
+
+
+def test_a_newer_version_left_it(tmp_path):
+    for reached, state in ((7, "damaged"), (10, "done")):
+        run = make_run(tmp_path / state, reached=reached, saved=reached)
+        config = json.loads((run / CONFIG).read_text())
+        (run / CONFIG).write_text(json.dumps({"schema": SCHEMA + 1, **config}))
+        found = read_status(run)
+        assert (found.state, found.step) == (state, reached)
+        assert state == "done" or "a newer version of bytelm can resume" in found.error
 
 
 def test_a_run_of_another_user_is_damaged(tmp_path):
