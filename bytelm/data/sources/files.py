@@ -70,8 +70,8 @@ class Files(SingleSource):
     test_files: tuple[str, ...] = ()
     """Globs of the test files; none = chosen by hash from the documents in `files`."""
     text_key: str | None = None
-    """Key of the text in a JSON line, or column of it in a table, also a nested one such as
-    `page.text`; none = `text`, or a table's only column of text."""
+    """Key of the text in a JSON line, or column of it in a table; nested ones as `page.text`.
+    None = `text`, or a table's only column of text."""
     target_key: str | None = None
     """Key or column of the target, for the task `pairs`; the text is the input. If the target is a
     list, its first string is used."""

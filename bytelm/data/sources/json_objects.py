@@ -1,6 +1,7 @@
 """JSON objects in lines: documents of a source, and files whose mistakes are told with the line."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,32 +78,49 @@ def json_document(
 ) -> Document:
     """The document in a JSON line, as UTF-8; ValueError if the line is bad.
 
-    A target that is a list counts as its first string.
+    Keys may be dotted paths of nested objects. A target that is a list counts as its first string.
     """
     try:
         record = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"broken JSON ({error})") from error
-    text = _utf8(record, text_key)
-    script = None if script_key is None else _utf8(record, script_key).decode()
+    text = _utf8(_nested(record, text_key), text_key)
+    script = None if script_key is None else _utf8(_nested(record, script_key), script_key).decode()
     target = None if target_key is None else _target(record, target_key)
     return Document(text, script, target)
 
 
 def _target(record: object, key: str) -> bytes:
     """The target: a string, or the first string of a list."""
-    if isinstance(record, dict) and isinstance(record.get(key), list) and record[key]:
-        return _utf8({key: record[key][0]}, key)
-    return _utf8(record, key)
+    value = _nested(record, key)
+    return _utf8(value[0] if isinstance(value, list) and value else value, key)
 
 
-def _utf8(record: object, key: str) -> bytes:
-    """The string of a key in a JSON object."""
-    if not isinstance(record, dict) or key not in record:
-        raise ValueError(f"no key {key!r}")
-    if not isinstance(record[key], str):
+def _nested(record: object, key: str) -> Any:
+    """The value of a key in a JSON object, or of one such as `page.text` in an object in it."""
+    if not isinstance(record, dict):
+        raise ValueError("it is no JSON object")
+    try:
+        return _found(record, key)
+    except KeyError:
+        raise ValueError(f"no key {key!r}") from None
+
+
+def _found(record: dict[str, Any], key: str) -> Any:
+    if key in record:
+        return record[key]
+    for dot in re.finditer(r"\.", key):
+        inner = record.get(key[: dot.start()])
+        if isinstance(inner, dict):
+            return _found(inner, key[dot.end() :])
+    raise KeyError(key)
+
+
+def _utf8(value: object, key: str) -> bytes:
+    """The string of a key."""
+    if not isinstance(value, str):
         raise ValueError(f"the value of {key!r} is not a string")
     try:
-        return bytes(record[key], "utf-8")
+        return bytes(value, "utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(f"the value of {key!r} has half a surrogate pair") from error

@@ -64,7 +64,7 @@ def test_files_are_read_in_the_order_of_their_paths_once(tmp_path):
         (b'{"text": "\xff"}', "broken JSON"),
         (b"[" * 100_000, "broken JSON"),
         (b'{"other": "x"}', "no key 'text'"),
-        (b'"text"', "no key 'text'"),
+        (b'"text"', "it is no JSON object"),
         (b'{"text": 3}', "not a string"),
         (b'{"text": "\\ud83d"}', "surrogate"),
     ],

@@ -80,10 +80,16 @@ def test_nested_and_encoded_columns_targets_and_scripts(tmp_path):
         }
     )
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
-    found = reader(
-        tmp_path / "*", text_key="page.text", script_key="lang", target_key="answers"
-    ).documents("train")
-    assert [tuple(document) for document in found] == [(b"a", "eng", b"x"), (b"b", "fra", b"z")]
+    keys = {"text_key": "page.text", "script_key": "lang", "target_key": "answers"}
+    found = reader(tmp_path / "a.parquet", **keys).documents("train")
+    expected = [(b"a", "eng", b"x"), (b"b", "fra", b"z")]
+    assert [tuple(document) for document in found] == expected
+    rows = [json.dumps(row) + "\n" for row in table.to_pylist()]
+    (tmp_path / "a.jsonl").write_text("".join(rows))
+    lines = list(reader(tmp_path / "a.jsonl", **keys).documents("train"))
+    assert [tuple(document) for document in lines] == expected
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1: no key 'page\.url'"):
+        read(tmp_path / "a.jsonl", text_key="page.url")
 
 
 def test_a_missing_value_is_named_or_skipped(tmp_path):
