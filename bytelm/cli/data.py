@@ -16,11 +16,12 @@ from bytelm.data.corpus.cache_listing import manage_cache
 from bytelm.data.corpus.packing import Rows, pack
 from bytelm.data.description import describe, samples_of_scripts
 from bytelm.data.open_data import OpenData, training_text
-from bytelm.data.overlap import all_texts, named_source, print_overlap, shared_text
+from bytelm.data.overlap import named_source, print_overlap, shared_text, texts_of
 from bytelm.data.pack_splits import pack_splits
 from bytelm.data.progress import shown_progress
 from bytelm.data.script_rates import print_rates
-from bytelm.data.sources.source import open_source
+from bytelm.data.sources.source import Source, open_source
+from bytelm.data.text_record import Split
 from bytelm.data.write_tokenizer import write_unigram
 from bytelm.evaluation.entropies import (
     EntropySample,
@@ -82,11 +83,15 @@ class OverlapCommand:
     """Finds text of one source that another one holds too, such as a test set's in training text.
 
     `bytelm data overlap 'train/*.jsonl' test.jsonl` says how much of the second is in the first: of
-    all documents, those in windows of 60 bytes.
+    all documents, the bytes in windows of 60. `bytelm data overlap hf:NAME hf:NAME --splits train
+    test` compares two splits of a dataset.
     """
 
     text_key: str | None = None
     """Key or column of the text in both; none = `text`, or a table's only column of text."""
+    splits: tuple[Split, Split] | None = None
+    """The splits of the first and of the second that are compared, as a run without other options
+    has them; none = all that both hold."""
 
 
 @dataclass(frozen=True)
@@ -211,11 +216,17 @@ def _show_overlap(arguments: Sequence[str]) -> int:
     others, mine = (
         open_source(named_source(each, command.text_key), where) for each in arguments[:2]
     )
-    size = sum(others.reader.size(split) for split in others.reader.own_splits)
+    split, its_split = command.splits or (None, None)
+    stored = others.reader.own_splits if split is None else {others.stored_split(split)}
+    size = sum(others.reader.size(each) for each in stored)
     with shown_progress(f"reading {others.name}", size) as done:
-        shared = shared_text(list(all_texts(mine)), all_texts(others), done)
-    print_overlap(shared, mine.name, others.name)
+        shared = shared_text(list(texts_of(mine, its_split)), texts_of(others, split), done)
+    print_overlap(shared, _named(mine, its_split), _named(others, split))
     return 0
+
+
+def _named(source: Source, split: Split | None) -> str:
+    return source.name if split is None else f"{source.name} ({split})"
 
 
 def _show_entropies(command: EntropiesCommand, data: OpenData) -> None:

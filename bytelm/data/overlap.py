@@ -17,7 +17,7 @@ from bytelm.core.terminal_text import number_of, say
 from bytelm.data.config import Files, HuggingFace, PythonLibrary, Tfds
 from bytelm.data.sources.hugging_face import PREFIX
 from bytelm.data.sources.source import SingleSource, Source
-from bytelm.data.text_record import SPLITS
+from bytelm.data.text_record import SPLITS, Split
 
 TFDS_NAME = re.compile(r"[a-z]\w*(/[\w-]+)?(:\d+\.\d+\.\d+)?")
 WINDOW = 60
@@ -59,11 +59,14 @@ def named_source(name: str, text_key: str | None = None) -> SingleSource:
     return Files(files=(name,), text_key=text_key)
 
 
-def all_texts(source: Source) -> Iterator[bytes]:
-    """The texts of all stored splits."""
-    for split in SPLITS:
-        if split in source.reader.own_splits:
-            yield from (document.text for document in source.reader.documents(split))
+def texts_of(source: Source, split: Split | None) -> Iterator[bytes]:
+    """The texts of a split; None for those of all stored splits."""
+    if split is not None:
+        yield from (document.text for document in source.documents(split))
+        return
+    for stored in SPLITS:
+        if stored in source.reader.own_splits:
+            yield from (document.text for document in source.reader.documents(stored))
 
 
 def window_hashes(text: np.ndarray) -> np.ndarray:

@@ -95,5 +95,11 @@ def test_overlap_of_two_files(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "1 (50.00%)" in out  # documents
     assert f"document 1: {len(text)} of its {len(text)} bytes" in out
+    lines = "".join(json.dumps({"text": f"{number} {text}"}) + "\n" for number in range(60))
+    (tmp_path / "many.jsonl").write_text(lines)
+    many = str(tmp_path / "many.jsonl")
+    assert main(["data", "overlap", many, many, "--splits", "train", "test"]) == 0
+    out = capsys.readouterr().out
+    assert "many.jsonl (test): windows" in out and "2 (100.00%)" in out  # of 60
     assert main(["data", "overlap", files[0]]) == 2
     assert "name the text that may hold it" in capsys.readouterr().err
