@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import math
 import time
 from abc import ABC, abstractmethod
@@ -310,7 +311,9 @@ class Plan(ABC):
         """
         waiting = False
         while left := self._remaining():
-            outcomes = (self._try(stage, run) for stage, run in left)
+            # At an address it takes a while to learn whether a claimed run's process still lives.
+            tries = itertools.product((False, True), left)
+            outcomes = (self._try(stage, run, patient) for patient, (stage, run) in tries)
             outcome = next(filter(None, outcomes), None)
             if outcome is not None:
                 waiting = False
@@ -348,11 +351,11 @@ class Plan(ABC):
     def _asked(self, stage: Stage, run: Run) -> Mapping[str, Any] | None:
         return None if stage.test is None else stage.asked(run)
 
-    def _try(self, stage: Stage, run: Run) -> Outcome | None:
+    def _try(self, stage: Stage, run: Run, patient: bool) -> Outcome | None:
         """Does a run, and returns its outcome; None if another process works on it."""
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(claimed(run))
+                stack.enter_context(claimed(run, patient=patient))
             except InUseError:
                 return None
             except UserError as error:  # its directory cannot be written

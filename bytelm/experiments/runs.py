@@ -118,8 +118,10 @@ class Outcome(NamedTuple):
 
 
 @contextlib.contextmanager
-def claimed(run: Run) -> Iterator[None]:
+def claimed(run: Run, *, patient: bool = True) -> Iterator[None]:
     """Makes a run this process's own inside the context; its directory is made if needed.
+
+    At an address one waits to learn whether another process works on it, if `patient`.
 
     Raises:
         InUseError: if another process works on it.
@@ -129,7 +131,7 @@ def claimed(run: Run) -> Iterator[None]:
         while True:
             make_folder(run.directory)
             try:
-                stack.enter_context(lock(run.directory))
+                stack.enter_context(lock(run.directory, patient=patient))
                 break
             except UserError as error:
                 # Another process has just removed the folder, in which its run had left nothing.

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bytelm.core.config_json import differences, to_dict
 from bytelm.core.errors import UserError
-from bytelm.core.places import place
+from bytelm.core.places import is_address, place
 from bytelm.core.vocabulary import BYTES
 from bytelm.models import ModelConfig
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
@@ -135,7 +135,9 @@ def check_checkpoints_are_there(run_dir: Path, step: int | None) -> None:
     if not (run_dir / "config.json").exists():
         return
     reached = _steps_recorded(run_dir)
-    if (run_dir / FOLDER).is_dir() and reached <= _second_checkpoint(run_dir):
+    # At an address there is no folder before the first checkpoint is sent.
+    has_folder = is_address(run_dir) or (run_dir / FOLDER).is_dir()
+    if has_folder and reached <= _second_checkpoint(run_dir):
         return
     raise UserError(
         f"{run_dir} holds a run that recorded {reached} steps, and its checkpoints in "

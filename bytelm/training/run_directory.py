@@ -50,14 +50,15 @@ class InUseError(UserError):
 
 
 @contextlib.contextmanager
-def lock(run_dir: Path) -> Iterator[None]:
+def lock(run_dir: Path, *, patient: bool = True) -> Iterator[None]:
     """Locks an existing run directory against other processes inside the context.
 
     The operating system releases the lock when the process ends in any way, so no lock is stale. In
     a run of several processes, only process 0 takes it. There is a warning if the file system has
     no locks, such as on some clusters. The file names its process until the context ends: a name
     that is left is of a process that was killed. At an address the lock is an object, which its
-    process has to renew (`core/object_lock.py`): that of a process that was killed is waited for.
+    process has to renew (`core/object_lock.py`): that of a process that was killed is waited for,
+    unless the caller is not `patient` and counts it as in use.
 
     Raises:
         InUseError: if another process has the run directory.
@@ -65,7 +66,7 @@ def lock(run_dir: Path) -> Iterator[None]:
     """
     path = run_dir / LOCK
     if is_address(path):
-        with _object_lock(run_dir, path):
+        with _object_lock(run_dir, path, patient):
             yield
         return
     with _locked_file(run_dir, path) as file:
@@ -107,12 +108,12 @@ def _locked_file(run_dir: Path, path: Path) -> IO[str]:
 
 
 @contextlib.contextmanager
-def _object_lock(run_dir: Path, path: Path) -> Iterator[None]:
+def _object_lock(run_dir: Path, path: Path, patient: bool) -> Iterator[None]:
     lock = ObjectLock(path)
     said = False
     try:
         while not lock.take():
-            if lock.holder_lives:
+            if lock.holder_lives or not patient:
                 raise _in_use(run_dir, lock.holder)
             if not said:
                 logger.warning("finding out whether %s still uses %s", lock.holder, run_dir)

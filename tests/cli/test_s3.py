@@ -1,7 +1,9 @@
 """Runs at an address of an S3 store on this machine: killed, of two processes, and compared."""
 
 import dataclasses
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,8 +20,10 @@ from bytelm.experiments.compare import run_comparison
 from bytelm.training.checkpoints import staging
 from bytelm.training.checkpoints.checkpoint import load_model
 from tests.experiments import conftest
+from tests.slurm.test_clusters import results
 from tests.training import test_processes
 from tests.training.test_processes import (
+    ROOT,
     TINY,
     assert_same,
     finish,
@@ -164,3 +168,81 @@ def test_text_a_comparison_and_its_table_in_a_bucket(
     capsys.readouterr()
     assert main(["results", f"{BUCKET}/comparison"]) == 0
     assert run in capsys.readouterr().out
+
+
+ABLATION = """
+import dataclasses
+
+from bytelm.experiments.ablation import Ablation
+from bytelm.training.experiment import TrainConfig
+from tests.experiments.toys import FLAT, experiment
+
+train = TrainConfig(
+    steps=16, log_every=1, checkpoint_every=2, validate_every=16, validation_rows=4,
+    sample_bytes=0, tensorboard=False,
+)
+base = dataclasses.replace(experiment(FLAT), train=train)
+changes = {"low": {}, "high": {"optimizer.learning_rate": 0.02}}
+ablation = Ablation(base, changes, learning_rates=(0.5, 1.0))
+"""
+COMPARISON = """
+import dataclasses
+from pathlib import Path
+
+from bytelm.experiments.comparison import Comparison
+from tests.experiments.toys import CONTENDERS, corpus
+
+comparison = Comparison(
+    title="Toys",
+    contenders={name: CONTENDERS[name] for name in ("bpe", "bytes")},
+    baseline="bpe",
+    axis="raw_bytes",
+    budgets=(2000.0,),
+    corpora={"english": dataclasses.replace(corpus("english", Path()), cache_dir=None)},
+    learning_rates=(0.5, 1.0),
+    shard_bytes=32,
+    timed_steps=0,
+)
+"""
+
+
+@pytest.mark.parametrize("kind", ["ablate", "compare"])
+def test_processes_share_runs_and_take_up_those_of_one_that_is_killed(root, tmp_path, kind):
+    (tmp_path / "toys.py").write_text(ABLATION if kind == "ablate" else COMPARISON)
+    command = [kind, str(tmp_path / "toys.py"), *(("--root", str(root)) * (kind == "compare"))]
+    assert main([*command, "--output", str(tmp_path / "alone")]) == 0
+    output = f"{BUCKET}/shared-{kind}"
+
+    def work() -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "bytelm", *command, "--output", output],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    killed = work()
+    logs = [wait_for(killed, "step 8/")]
+    killed.kill()
+    killed.communicate()
+    (left,) = [name for name in objects(place(output)) if name.endswith("/.lock")]
+    others = [work(), work()]
+    logs += [finish(process) for process in others]
+
+    found = place(output)
+    assert not any(name.endswith("lock") for name in objects(found))
+    log = "".join(logs)
+    assert "Traceback" not in log
+    assert log.count(f"report: {output}/report.html\n") == 1  # written by the last one
+    begun = re.findall(r"^(learning rate|run) \d of \d: (\S+), \d+ steps$", log, re.M)
+    # Two rates of two contenders are trained, and the better one of each is tested.
+    assert len({*begun}) == 6 and len(begun) == 7
+    assert [name in left for _, name in begun].count(True) >= 2
+    runs = found if kind == "ablate" else found / "runs"
+    for name in {name for _, name in begun}:
+        saved = json.loads((runs / name / "config.json").read_text())
+        records = map(json.loads, (runs / name / "metrics.jsonl").read_text().splitlines())
+        steps = [record["step"] for record in records if "learning_rate" in record]
+        assert steps == sorted({*steps}) and steps[-1] == saved["train"]["steps"]
+    assert results(found) == results(tmp_path / "alone")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import operator
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from flax import nnx
 
 from bytelm.core.errors import UserError
+from bytelm.core.places import place
 from bytelm.data.text_record import load_record
 from bytelm.experiments.contenders import changed
 from bytelm.models.draft import BlockDraft, LinearDraft
@@ -19,8 +21,8 @@ from bytelm.models.hat import HATConfig
 from bytelm.models.spacebyte import SpaceByteConfig
 from bytelm.models.transformer import TransformerConfig
 from bytelm.training.checkpoints.checkpoint import FOLDER, Checkpoints, last_step, save_model
-from bytelm.training.compatibility import rate_change, start_from
-from bytelm.training.experiment import ExperimentConfig, TrainConfig
+from bytelm.training.compatibility import check_checkpoints_are_there, rate_change, start_from
+from bytelm.training.experiment import ExperimentConfig, TrainConfig, to_json
 from bytelm.training.loop import train
 from bytelm.training.optimizer import AdamW
 from bytelm.training.run import TrainingRun
@@ -58,6 +60,16 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_again(run, config):
     (run / "metrics.jsonl").unlink()
     (run / "metrics.jsonl").write_bytes(b"".join(lines[:1]))
     assert train(config, run, resume=True).step == STEPS
+
+
+def test_an_address_has_no_folder_before_the_first_checkpoint(config, tmp_path):
+    run = place("memory://first_checkpoint")
+    (run / "config.json").write_text(to_json(config))
+    for step, is_lost in ((2 * config.train.checkpoint_every, False), (STEPS, True)):
+        (run / "metrics.jsonl").write_text(json.dumps({"step": step}) + "\n")
+        with pytest.raises(UserError, match="are gone") if is_lost else nullcontext():
+            check_checkpoints_are_there(run, None)
+    run.fs.rm(run.path, recursive=True)
 
 
 def test_resume_starts_what_has_not_started(config, tmp_path):

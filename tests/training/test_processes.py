@@ -60,11 +60,14 @@ def finish(process: subprocess.Popen, status: int = 0) -> str:
     return output
 
 
-def wait_for(process: subprocess.Popen, words: str) -> None:
+def wait_for(process: subprocess.Popen, words: str) -> str:
+    """The output until a line with these words."""
+    output = ""
     for line in process.stdout:
+        output += line
         if words in line:
-            return
-    pytest.fail(f"the run ended without saying {words!r}")
+            return output
+    pytest.fail(f"the run ended without saying {words!r}: {output}")
 
 
 def free_port() -> int:
