@@ -20,6 +20,7 @@ from bytelm.codec.codec import ROWS
 from bytelm.codec.container import Header
 from bytelm.core.errors import UserError
 from bytelm.core.files import check_new_file, new_file
+from bytelm.core.places import is_address, place
 from bytelm.core.terminal_text import number_of, printable_name, say
 from bytelm.data.progress import shown_progress
 from bytelm.training.checkpoints.scores import Step
@@ -34,11 +35,11 @@ STREAM = Path("-")
 class CompressCommand:
     """Compresses a file with a checkpoint; the same checkpoint decompresses it."""
 
-    file: Annotated[Path, tyro.conf.Positional]
+    file: Annotated[Place, tyro.conf.Positional]
     """Any file; - reads standard input."""
     checkpoint: Place
     """The run directory."""
-    output: Path | None = None
+    output: Place | None = None
     """New file for the result, - for standard output; none = FILE.bytelm."""
     step: Step | None = None
     """Which checkpoint: a step, or `best` in validation; none = the last."""
@@ -82,7 +83,7 @@ def checked_output(output: Path | None, file: Path, default: str) -> Path:
     """The file to write, `default` for None; UserError unless it can be written and is new."""
     if output is None and file == STREAM:
         raise UserError("standard input has no name; name the file to write with --output.")
-    output = Path(default) if output is None else output
+    output = place(default) if output is None else output
     if output != STREAM:
         check_new_file(output)
     return output
@@ -90,10 +91,10 @@ def checked_output(output: Path | None, file: Path, default: str) -> Path:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """A file to read, which can seek, and its size; standard input and pipes are copied first."""
+    """A file to read, which can seek, and its size; a copy of objects, standard input and pipes."""
     with contextlib.ExitStack() as stack:
         file = sys.stdin.buffer if path == STREAM else stack.enter_context(path.open("rb"))
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        if is_address(path) or not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             copy = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(file, copy)
             file = copy

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -22,11 +21,11 @@ from bytelm.training.checkpoints.scores import Step
 class DecompressCommand:
     """Writes the file that `bytelm compress` compressed with this checkpoint."""
 
-    file: Annotated[Path, tyro.conf.Positional]
+    file: Annotated[Place, tyro.conf.Positional]
     """What `bytelm compress` wrote; - reads standard input."""
     checkpoint: Place
     """The run directory."""
-    output: Path | None = None
+    output: Place | None = None
     """New file for the result, - for standard output; none = FILE without .bytelm."""
     step: Step | None = None
     """Which checkpoint: a step, or `best` in validation; none = the last."""

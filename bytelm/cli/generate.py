@@ -36,7 +36,7 @@ class GenerateCommand:
     prompt: tuple[str, ...] = ("",)
     """Texts to continue, or inputs of an encoder, all in one batch; - reads bytes from standard
     input."""
-    prompts: Path | None = None
+    prompts: Place | None = None
     """In place of --prompt: a file with a line of JSON for each of any number of prompts, such as
     {"prompt": "It was"}, each with "id" and "max_bytes" if needed. Rows that end make room."""
     output: Path | None = None

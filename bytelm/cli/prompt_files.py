@@ -55,7 +55,8 @@ class PromptFile:
                 count += 1
                 largest = max(largest or prompt, prompt, key=_most_bytes)
         except OSError as error:
-            raise UserError(f"--prompts {path} cannot be read: {error.strerror}.") from error
+            reason = error.strerror or "it is not there"  # as of an object
+            raise UserError(f"--prompts {path} cannot be read: {reason}.") from error
         return cls(path, max_bytes, count, largest, bytes(lines))
 
     @property

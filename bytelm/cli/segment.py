@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from bytelm.api import load
 from bytelm.cli.arguments import parse
@@ -31,7 +30,7 @@ class SegmentCommand:
     """Which checkpoint: a step, or `best` in validation; none = the last."""
     text: str | None = None
     """The text; - reads bytes from standard input."""
-    file: Path | None = None
+    file: Place | None = None
     """A file with the text, in place of --text."""
     stride: Count | None = None
     """Symbols that each window scores, with the rest as context; none = half a row."""
@@ -73,9 +72,9 @@ def segment_command(arguments: Sequence[str]) -> int:
 
 
 def _text(command: SegmentCommand) -> bytes:
+    if command.text is None and command.file is not None:
+        return command.file.read_bytes()
     match command.text, command.file:
-        case None, Path() as path:
-            return path.read_bytes()
         case "-", None:
             return sys.stdin.buffer.read()
         case str() as text, None:

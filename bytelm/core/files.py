@@ -100,8 +100,8 @@ def write_new(path: Path, content: str) -> None:
         file.write(content.encode())
 
 
-def create(address: Path, content: bytes) -> None:
-    """Writes a new object; FileExistsError if there is one.
+def create(address: Path, content: bytes | Path) -> None:
+    """Writes a new object, from bytes or a file of this machine; FileExistsError if there is one.
 
     S3, Google's and Azure's stores decide between two processes at the same moment.
     """
@@ -109,7 +109,10 @@ def create(address: Path, content: bytes) -> None:
     if system.exists(name):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(address))
     try:
-        system.pipe_file(name, content, mode="create")
+        if isinstance(content, bytes):
+            system.pipe_file(name, content, mode="create")
+        else:
+            system.put_file(str(content), name, mode="create")
     except Exception as error:
         if is_of_store(error) or isinstance(error, OSError):
             _raise_if_there(address, error)
@@ -130,9 +133,18 @@ def _raise_if_there(address: Path, error: Exception) -> None:
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """A temporary file to write into and read, which becomes `path` when all is written.
 
+    For an address it is on a disk of this machine.
+
     Raises:
         FileExistsError: if `path` exists by then; it is left as it is.
     """
+    if is_address(path):
+        with tempfile.TemporaryDirectory(prefix="bytelm-") as temporary:
+            partial = Path(temporary) / "new"
+            with partial.open("w+b") as file:
+                yield file
+            create(path, partial)
+        return
     partial = _temporary(path)
     try:
         with partial.open("w+b") as file:

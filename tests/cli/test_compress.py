@@ -9,6 +9,7 @@ from flax import nnx
 from bytelm.api import LoadedModel
 from bytelm.cli import compress, decompress
 from bytelm.cli.main import main
+from bytelm.core.places import place
 from bytelm.data.config import DataConfig
 from bytelm.models.t5.byt5 import ByT5Config
 from bytelm.models.transformer import TransformerConfig
@@ -67,6 +68,16 @@ def test_an_empty_file_and_other_names(capsys, folder):
     assert main(unpack("small", "--output", "again")) == 0
     assert (folder / "again").read_bytes() == b""
     assert sorted(os.listdir()) == ["-e", "again", "small", "x"]
+
+
+def test_files_at_addresses(capsys):
+    store = place("memory://bucket")
+    (store / "x").write_bytes(TEXT)
+    assert main(pack("memory://bucket/x")) == 0
+    assert capsys.readouterr().out.startswith(f"memory://bucket/x.bytelm: {len(TEXT)} bytes to ")
+    assert main(unpack("memory://bucket/x.bytelm", "--output", "memory://bucket/y")) == 0
+    assert (store / "y").read_bytes() == TEXT
+    store.fs.rm(store.path, recursive=True)
 
 
 class Stream(io.TextIOWrapper):

@@ -11,6 +11,7 @@ import pytest
 
 from bytelm.cli.prompt_files import Continuations, PromptFile, write_file
 from bytelm.core.errors import UserError
+from bytelm.core.places import place
 
 LINES = [
     {"prompt": "It was"},
@@ -27,6 +28,15 @@ def file(tmp_path):
     # Empty lines do not count.
     path.write_text("\n".join(map(json.dumps, LINES)) + "\n\n")
     return PromptFile.checked(path, 256)
+
+
+def test_prompts_at_an_address():
+    path = place("memory://prompts/file")
+    with pytest.raises(UserError, match="--prompts memory://prompts/file cannot be read"):
+        PromptFile.checked(path, 256)
+    path.write_text("\n".join(map(json.dumps, LINES)))
+    assert len([*PromptFile.checked(path, 256).prompts()]) == 4
+    path.unlink()
 
 
 def echoed(prompts, order=lambda texts: texts):

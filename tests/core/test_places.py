@@ -10,6 +10,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.files import (
     check_folder,
     check_new_file,
+    new_file,
     new_folder,
     write_new,
     write_next,
@@ -72,7 +73,13 @@ def test_files_are_written_whole_and_new_ones_replace_none(folder):
         check_new_file(folder / "b.json")
     with pytest.raises(UserError, match=r"b\.json is a file"):
         check_folder(folder / "b.json")
-    check_new_file(folder / "c.json")
+    with new_file(folder / "c.json") as file:
+        file.write(b"three")
+    assert (folder / "c.json").read_bytes() == b"three"
+    with pytest.raises(FileExistsError), new_file(folder / "c.json") as file:
+        file.write(b"four")
+    assert (folder / "c.json").read_bytes() == b"three"
+    check_new_file(folder / "d.json")
     check_folder(folder)
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from bytelm.core.errors import UserError, first_line
 from bytelm.core.files import is_utf8
+from bytelm.core.places import local, place
 from bytelm.data.sources.reader import (
     Document,
     InputShard,
@@ -119,6 +120,9 @@ class TfdsReader(Reader):
                 "name a dataset of TFDS's own, or one prepared in --data.data-dir."
             )
         data_dir = self._config.data_dir
+        if data_dir is not None:
+            # Its files are read in any order, by a library that maps them into memory.
+            data_dir = str(local(place(data_dir), "--data.data-dir"))
         if data_dir is not None and not is_utf8(os.path.abspath(os.path.expanduser(data_dir))):
             raise UserError(
                 f"data.data_dir is {data_dir}, whose path is not UTF-8, and TFDS cannot open its "

@@ -91,16 +91,16 @@ class CheckpointReader:
         Call it after `config`, which decides the old paths of parameters.
         """
         old = restore_parameters(target, self._moves)
-        value = self._read(item, ocp.args.StandardRestore(old))
+        value = self._read(item, ocp.args.StandardRestore(old), old)
         if self._saved is not None:
             check(self._saved, digest_arrays(item, value))
         return move_parameters(value, self._moves)
 
-    def _read(self, item: str, how: ocp.args.CheckpointArgs) -> Any:
+    def _read(self, item: str, how: ocp.args.CheckpointArgs, arrays: Any = None) -> Any:
         value, failure = None, None
         try:
             if self._staged is not None:
-                self._staged.fetch_item(self.step, item)
+                self._staged.fetch_item(self.step, item, arrays)
             value = self._manager.restore(self.step, args=ocp.args.Composite(**{item: how}))[item]
         except Exception as error:
             failure = error

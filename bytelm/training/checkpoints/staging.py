@@ -4,7 +4,8 @@ Orbax reads and writes the copy. A checkpoint that it has finished is copied to 
 file, while training goes on, and the file `COMMIT` last: without it there is no checkpoint. Arrays
 are copied back when they are read. The processes of a run share one local copy if they share the
 disk, and each sends and fetches a part of the files. On several machines each process has a copy of
-its own: Orbax writes the arrays' parts as files, and all files together are the checkpoint.
+its own: Orbax writes the arrays' parts as files, and all files together are the checkpoint, of
+which each process fetches its parts.
 """
 
 import atexit
@@ -18,12 +19,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from bytelm.core.errors import UserError, first_line
 from bytelm.core.files import write_whole
 from bytelm.core.places import fetch, objects, remove, send
+from bytelm.training.checkpoints.own_parts import is_part, own_parts
 from bytelm.training.distributed import gather_json
 from bytelm.training.run_directory import COMMIT
 
@@ -59,7 +62,7 @@ class StagedCheckpoints:
         self.folder, self.local, self.shared = folder, local, shared
         self._part = jax.process_index() if processes > 1 else 0
         self._parts = processes
-        self._whole: set[tuple[int, str]] = set()
+        self._whole: set[tuple[int, str]] = set()  # steps and items that are not fetched again
         self._sending: threading.Thread | None = None
         self._failure: Exception | None = None
         self._given_up = threading.Event()
@@ -82,15 +85,24 @@ class StagedCheckpoints:
             if path.name.isdecimal() and int(path.name) not in whole:
                 remove(path)
 
-    def fetch_item(self, step: int, item: str) -> None:
-        """Makes the copy of an item whole."""
+    def fetch_item(self, step: int, item: str, arrays: Any = None) -> None:
+        """Copies an item that is to be read.
+
+        Args:
+            arrays: with their shardings; None for an item without arrays.
+        """
         if item not in ARRAYS or (step, item) in self._whole:
             return
         source, target = (place / str(step) / item for place in (self.folder, self.local))
 
         def copy() -> None:
             with self._store_errors("read"):
-                fetch(source, target, self._share(objects(source)))
+                names = self._share(objects(source))
+                if not self.shared:
+                    parts = [name for name in names if is_part(name)]
+                    fetch(source, target, [name for name in names if not is_part(name)])
+                    names = own_parts(target, parts, arrays)
+                fetch(source, target, names)
 
         _together(copy) if self._parts > 1 else copy()
         self._whole.add((step, item))
