@@ -121,7 +121,7 @@ class TfdsReader(Reader):
             )
         data_dir = self._config.data_dir
         if data_dir is not None:
-            # Its files are read in any order, by a library that maps them into memory.
+            # The library that reads examples in any order opens files of this machine alone.
             data_dir = str(local(place(data_dir), "--data.data-dir"))
         if data_dir is not None and not is_utf8(os.path.abspath(os.path.expanduser(data_dir))):
             raise UserError(
