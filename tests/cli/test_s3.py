@@ -213,26 +213,29 @@ def test_processes_share_runs_and_take_up_those_of_one_that_is_killed(root, tmp_
     assert main([*command, "--output", str(tmp_path / "alone")]) == 0
     output = f"{BUCKET}/shared-{kind}"
 
-    def work() -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-m", "bytelm", *command, "--output", output],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def work(name: str) -> subprocess.Popen:
+        with (tmp_path / name).open("w") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "bytelm", *command, "--output", output],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
-    killed = work()
-    logs = [wait_for(killed, "step 8/")]
+    killed = work("killed")
+    while "step 8/" not in (tmp_path / "killed").read_text():
+        assert killed.poll() is None, (tmp_path / "killed").read_text()
+        time.sleep(0.05)
     killed.kill()
-    killed.communicate()
+    killed.wait()
     (left,) = [name for name in objects(place(output)) if name.endswith("/.lock")]
-    others = [work(), work()]
-    logs += [finish(process) for process in others]
+    others = [work("first"), work("second")]
+    assert [process.wait(timeout=900) for process in others] == [0, 0]
 
     found = place(output)
     assert not any(name.endswith("lock") for name in objects(found))
-    log = "".join(logs)
+    log = "".join((tmp_path / name).read_text() for name in ("killed", "first", "second"))
     assert "Traceback" not in log
     assert log.count(f"report: {output}/report.html\n") == 1  # written by the last one
     begun = re.findall(r"^(learning rate|run) \d of \d: (\S+), \d+ steps$", log, re.M)

@@ -60,14 +60,11 @@ def finish(process: subprocess.Popen, status: int = 0) -> str:
     return output
 
 
-def wait_for(process: subprocess.Popen, words: str) -> str:
-    """The output until a line with these words."""
-    output = ""
+def wait_for(process: subprocess.Popen, words: str) -> None:
     for line in process.stdout:
-        output += line
         if words in line:
-            return output
-    pytest.fail(f"the run ended without saying {words!r}: {output}")
+            return
+    pytest.fail(f"the run ended without saying {words!r}")
 
 
 def free_port() -> int:
