@@ -26,6 +26,8 @@ DIGESTS = "contents.json"
 RECENT_SECONDS = 2.0
 """A file that has just changed may change again with the same time."""
 READ_BYTES = 2**20
+STREAMS = 8
+"""Objects that are read at a time."""
 
 
 class LineRange(NamedTuple):
@@ -158,13 +160,24 @@ class _Reading:
         missing = [path for path in paths if path not in found]
         total = sum(path.stat().st_size for path in missing)
         with TextProgress(f"reading {len(missing)} files for their digests", total) as progress:
+            # A store gives one reader a part of what it gives several.
+            far = [path for path in missing if is_address(path)]
+            with ThreadPoolExecutor(STREAMS) as pool:
+                reads = pool.map(lambda path: self._whole(path, progress), far)
+                whole = dict(zip(far, reads, strict=True))
             for path in missing:
-                state = _state(path)
-                found[path] = content = self._read(path, progress)
-                if _state(path) == state and not _is_recent(path):
-                    ranges = [self._range_bytes, content.ranges] if content.ranges else []
-                    known[str(path.resolve())] = [state, content.digest, *ranges]
+                found[path], entry = whole.get(path) or self._whole(path, progress)
+                if entry is not None:
+                    known[str(path.resolve())] = entry
         return [found[path] for path in paths]
+
+    def _whole(self, path: Path, progress: TextProgress) -> tuple[Content, list | None]:
+        """What a file holds, and the entry to store; None if it may be changing."""
+        state, content = _state(path), self._read(path, progress)
+        if _state(path) != state or _is_recent(path):
+            return content, None
+        ranges = [self._range_bytes, content.ranges] if content.ranges else []
+        return content, [state, content.digest, *ranges]
 
     def _is_divided(self, path: Path) -> bool:
         size = self._range_bytes

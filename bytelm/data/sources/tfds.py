@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from bytelm.core.errors import UserError, first_line
 from bytelm.core.files import is_utf8
-from bytelm.core.places import local, place
+from bytelm.core.places import is_address_text, place
 from bytelm.data.sources.reader import (
     Document,
     InputShard,
@@ -29,6 +29,8 @@ NAMESPACE = re.compile(r"[\w-]+:(?![\d*]+\.)")
 
 OWN = re.compile(r"tensorflow_datasets\.core\.features\.[a-z_]+\.[A-Za-z]+")
 """Names of TFDS's own feature classes."""
+OWN = "gs://"
+"""The addresses that the library of TFDS's files, ArrayRecord, opens by itself."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,13 @@ class TfdsReader(Reader):
                 "name a dataset of TFDS's own, or one prepared in --data.data-dir."
             )
         data_dir = self._config.data_dir
-        if data_dir is not None:
-            # The library that reads examples in any order opens files of this machine alone.
-            data_dir = str(local(place(data_dir), "--data.data-dir"))
+        if data_dir is not None and not is_address_text(data_dir):
+            data_dir = str(place(data_dir))  # without file://
+        if data_dir is not None and is_address_text(data_dir) and not data_dir.startswith(OWN):
+            raise UserError(
+                f"data.data_dir is {data_dir}, and TFDS's files of examples are read on a disk or "
+                f"at {OWN} alone; copy the folder to a disk."
+            )
         if data_dir is not None and not is_utf8(os.path.abspath(os.path.expanduser(data_dir))):
             raise UserError(
                 f"data.data_dir is {data_dir}, whose path is not UTF-8, and TFDS cannot open its "
