@@ -29,7 +29,7 @@ NAMESPACE = re.compile(r"[\w-]+:(?![\d*]+\.)")
 
 OWN = re.compile(r"tensorflow_datasets\.core\.features\.[a-z_]+\.[A-Za-z]+")
 """Names of TFDS's own feature classes."""
-OWN = "gs://"
+GOOGLE = "gs://"
 """The addresses that the library of TFDS's files, ArrayRecord, opens by itself."""
 
 
@@ -124,10 +124,10 @@ class TfdsReader(Reader):
         data_dir = self._config.data_dir
         if data_dir is not None and not is_address_text(data_dir):
             data_dir = str(place(data_dir))  # without file://
-        if data_dir is not None and is_address_text(data_dir) and not data_dir.startswith(OWN):
+        if data_dir is not None and is_address_text(data_dir) and not data_dir.startswith(GOOGLE):
             raise UserError(
                 f"data.data_dir is {data_dir}, and TFDS's files of examples are read on a disk or "
-                f"at {OWN} alone; copy the folder to a disk."
+                f"at {GOOGLE} alone; copy the folder to a disk."
             )
         if data_dir is not None and not is_utf8(os.path.abspath(os.path.expanduser(data_dir))):
             raise UserError(
