@@ -103,11 +103,27 @@ def test_a_killed_run_resumes_elsewhere_and_ends_as_the_uninterrupted_one(text, 
     assert ".lock" not in objects(place(where))
 
 
+COUNTED = """
+import sys
+from bytelm.cli.main import main
+from bytelm.training.checkpoints import staging
+fetch = staging.fetch
+def counted(source, target, names):
+    fetch(source, target, names)
+    if target.name in staging.ARRAYS:
+        print("fetched", sum((target / name).stat().st_size for name in names))
+staging.fetch = counted
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+"""A program that says how many bytes of arrays it fetches."""
+
+
 @pytest.mark.parametrize("disk", ["shared", "own"])
 def test_two_processes_train_as_one(text, tmp_path, disk, monkeypatch):
     port, where = free_port(), f"{BUCKET}/{disk}"
     mesh = ["--mesh.data", "1", "--mesh.fsdp", "2", "--mesh.tensor", "1"]
-    common = [*text, "--train.log-every", "1", "--train.checkpoint-every", "2", *mesh]
+    width = ["--model.width", "64"]  # smaller arrays are not divided
+    common = [*text, "--train.log-every", "1", "--train.checkpoint-every", "2", *mesh, *width]
 
     def run_two(steps: int, *options: str) -> list[subprocess.Popen]:
         arguments = [*common, "--train.steps", str(steps), "--run-dir", where, *options]
@@ -118,7 +134,9 @@ def test_two_processes_train_as_one(text, tmp_path, disk, monkeypatch):
             copies = tmp_path / (disk if disk == "shared" else str(number))
             copies.mkdir(exist_ok=True)
             monkeypatch.setenv(staging.VARIABLE, str(copies))
-            processes.append(start([*arguments, "--process-id", str(number)], 1))
+            program = "-c", COUNTED
+            options = [*arguments, "--process-id", str(number)]
+            processes.append(start(options, 1, program=program))
         return processes
 
     for process in run_two(4):
@@ -126,8 +144,11 @@ def test_two_processes_train_as_one(text, tmp_path, disk, monkeypatch):
     assert load_model(place(where)).step == 4
     joined = [name for name in objects(place(where)) if "ocdbt" in name]
     assert bool(joined) == (disk == "shared")
+    arrays = place(where) / "checkpoints" / "4"
+    total = sum(arrays.fs.du((arrays / item).path) for item in staging.ARRAYS)
     for process in run_two(6, "--resume", "--allow-config-change"):
-        finish(process)
+        fetched = sum(map(int, re.findall(r"^fetched (\d+)$", finish(process), re.M)))
+        assert total / 4 < fetched < 0.75 * total
     single = [*common, "--train.steps", "6", "--optimizer.schedule", "constant"]
     options = [*single, "--run-dir", str(tmp_path / "one")]
     assert main(["train", "transformer_tiny", *TINY, *options]) == 0

@@ -139,8 +139,8 @@ def test_a_run_that_ended_between_look_and_claim_is_not_done_again(
     claimed = plan.claimed
 
     @contextlib.contextmanager
-    def late(run):
-        with claimed(run):
+    def late(run, **options):
+        with claimed(run, **options):
             if run.name == "b":
                 leave_trained(run.config, run.directory)
             yield
@@ -155,11 +155,11 @@ def test_a_folder_that_its_last_process_removes_meanwhile_is_made_again(
 ):
     removed = []
 
-    def lock_late(run_dir):
+    def lock_late(run_dir, **options):
         if run_dir.name == "b" and not removed:
             removed.append(run_dir)
             run_dir.rmdir()
-        return lock(run_dir)
+        return lock(run_dir, **options)
 
     monkeypatch.setattr(runs, "lock", lock_late)
     assert run_ablation(three, tmp_path) == 0

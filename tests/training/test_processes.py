@@ -38,12 +38,18 @@ def text(tmp_path_factory) -> list[str]:
     ]
 
 
-def start(options: list[str], devices: int, *, limits: str = "true") -> subprocess.Popen:
+def start(
+    options: list[str],
+    devices: int,
+    *,
+    limits: str = "true",
+    program: tuple[str, ...] = ("train.py",),
+) -> subprocess.Popen:
     """A training process on some virtual devices; `limits` is a shell command that sets limits."""
     flags = os.environ["XLA_FLAGS"].split()
     flags = [flag for flag in flags if "device_count" not in flag]
     flags.append(f"--xla_force_host_platform_device_count={devices}")
-    train = [sys.executable, "train.py", "transformer_tiny", *TINY, *options]
+    train = [sys.executable, *program, "transformer_tiny", *TINY, *options]
     return subprocess.Popen(
         ["sh", "-c", f'{limits}; exec "$@"', "sh", *train],
         cwd=ROOT,
