@@ -5,9 +5,12 @@ prime is kept: that of two shards together follows from those of each. So whoeve
 computes its part, and nobody reads all text once more.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterable
 from typing import NamedTuple, Self
+
+from bytelm.data.text_record import digest
 
 PRIME = 2**127 - 1
 POINT = int.from_bytes(hashlib.blake2b(b"documents in order", digest_size=15).digest())
@@ -21,13 +24,15 @@ class DocumentsDigest(NamedTuple):
     documents: int = 0
     value: int = 0
 
-    def with_texts(self, texts: Iterable[bytes]) -> Self:
-        """That of these documents and then the texts."""
-        count, value = self
-        for text in texts:
-            digest = hashlib.blake2b(text, digest_size=16).digest()
-            count, value = count + 1, (value * POINT + int.from_bytes(digest)) % PRIME
-        return type(self)(count, value)
+    def followed_by_text(self, text: bytes, known: int | None = None) -> Self:
+        """That of these documents and then a text, whose `digest` may be known."""
+        key = digest(text) if known is None else known
+        return type(self)(self.documents + 1, (self.value * POINT + key) % PRIME)
+
+    @classmethod
+    def of(cls, texts: Iterable[bytes]) -> Self:
+        """That of some texts."""
+        return functools.reduce(cls.followed_by_text, texts, cls())
 
     def followed_by(self, later: "DocumentsDigest") -> Self:
         """That of these documents and then the later ones."""
@@ -45,7 +50,7 @@ def fingerprint_like(other: str, known: str, texts: Iterable[bytes]) -> str:
     if other.startswith(VERSION) == known.startswith(VERSION):
         return known
     if other.startswith(VERSION):
-        return DocumentsDigest().with_texts(texts).fingerprint
+        return DocumentsDigest.of(texts).fingerprint
     hasher = hashlib.blake2b(digest_size=16)
     for text in texts:
         hasher.update(len(text).to_bytes(8, "little"))

@@ -72,7 +72,7 @@ class PackedShard:
         text = self.symbols(split)[:].data
         edges = itertools.pairwise(self.starts(split).tolist())
         texts = (bytes(text[begin + 1 : end - 1]) for begin, end in edges)
-        return DocumentsDigest().with_texts(texts)
+        return DocumentsDigest.of(texts)
 
     def link(self, name: str, path: Path) -> bytes:
         """Gives a file a second name, or copies it where that fails; returns its digests.
@@ -194,7 +194,8 @@ class _SplitWriter:
         ends = self._position + np.cumsum(lengths + 2)
         (ends - lengths - 2).astype("<i8").tofile(self._files["starts"])
         self._position = int(ends[-1])
-        self._digest = self._digest.with_texts(texts)
+        for placed, text in zip(group, texts, strict=True):
+            self._digest = self._digest.followed_by_text(text, placed.digest)
         # Long texts are not copied.
         for text in texts:
             self._files["symbols"].writelines((FILLER, text, FILLER))

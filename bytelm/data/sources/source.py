@@ -36,6 +36,8 @@ class Placed(NamedTuple):
     document: Document
     split: Split
     is_part: bool
+    digest: int | None = None
+    """Of its text, if that was needed to find its split."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,9 @@ class Placement:
                 yield Placed(document._replace(text=document.text[begin:end]), split, is_part=True)
                 begin = end
         else:
-            for split in self._splits(document.text):
-                yield Placed(document, split, is_part=False)
+            key = digest(document.text)
+            for split in self._splits(document.text, key):
+                yield Placed(document, split, is_part=False, digest=key)
 
     def is_cut(self, document: Document) -> bool:
         """Whether a long document is cut; a text with a target stays whole."""
@@ -175,8 +178,8 @@ class Placement:
             return []
         return [split for split in ("validation", "test") if split not in self.own_splits]
 
-    def _splits(self, text: bytes) -> list[Split]:
-        """The splits that half of a text had in the record, or else one by its hash."""
+    def _splits(self, text: bytes, key: int) -> list[Split]:
+        """The splits that half of a text had in the record, or else one by its digest."""
         if self.record is not None:
             lengths = np.array([len(passage) for passage in passages(text)])
             masks = self.record.masks(passages(text))
@@ -187,7 +190,7 @@ class Placement:
             ]
             if known:
                 return known
-        draw = digest(text) / 2**64
+        draw = key / 2**64
         drawn: Split = "train"
         if draw < 2 * self.held_out:
             drawn = "test" if draw < self.held_out else "validation"

@@ -10,7 +10,7 @@ TEXTS = [b"a", b"", b"b" * 1000, b"", b"a", b"\0\xff"]
 def fingerprint(*shards):
     digest = DocumentsDigest()
     for texts in shards:
-        digest = digest.followed_by(DocumentsDigest().with_texts(texts))
+        digest = digest.followed_by(DocumentsDigest.of(texts))
     return digest.fingerprint
 
 
@@ -20,7 +20,7 @@ def test_any_division_gives_the_same():
         for second in range(first, 7):
             found = fingerprint(TEXTS[:first], TEXTS[first:second], TEXTS[second:])
             assert found == expected
-    assert DocumentsDigest().with_texts(TEXTS[:2]).with_texts(TEXTS[2:]).fingerprint == expected
+    assert DocumentsDigest.of(TEXTS).followed_by_text(b"x") == DocumentsDigest.of([*TEXTS, b"x"])
 
 
 def test_other_documents_or_another_order_give_another():

@@ -149,9 +149,9 @@ def test_a_document_that_stays_whole(placement):
 
 def test_a_text_with_a_target_stays_whole():
     document = Document(TEXTS["lines"], target=b"target")
-    ((whole, _, is_part),) = place().parts(document)
-    assert whole == document
-    assert not is_part
+    (placed,) = place().parts(document)
+    assert placed.document == document
+    assert not placed.is_part
 
 
 def test_the_least_document_has_all_splits():
