@@ -67,6 +67,11 @@ MODELS: dict[str, ModelConfig] = {
     "blt": BLTConfig(**HALVES, window=WINDOW, ngram_rows=1009),
 }
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+QUICKLY: dict[str, str | bool] = {
+    "xla_backend_optimization_level": "0",
+    "xla_llvm_disable_expensive_passes": True,
+}
+"""Options of the compiler with the same arrays in memory, and machine code that is slow."""
 SIZES = {"pred": 1, "s32": 4, "u32": 4, "f32": 4, "bf16": 2}
 
 
@@ -119,7 +124,7 @@ def memory_table(arguments: Arguments) -> None:
                     program.abstract_state,
                     program.shardings,
                 )
-                step = program.lower_train(state, place_batch(batch, mesh)).compile()
+                step = program.lower_train(state, place_batch(batch, mesh)).compile(QUICKLY)
             memory, sizes = step.memory_analysis(), exchanged(step.as_text())
             figures = [memory.argument_size_in_bytes, memory.temp_size_in_bytes]
             figures += [sizes.get(kind, 0) for kind in COLLECTIVES]

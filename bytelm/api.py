@@ -37,6 +37,7 @@ from bytelm.inference.segmentation import Segmentation, segment_all
 from bytelm.inference.transduction import Transducer
 from bytelm.models.encoder_decoder import EncoderDecoderConfig
 from bytelm.models.parameters import roles_of
+from bytelm.nn.mesh import MeshConfig
 from bytelm.training.checkpoints.checkpoint import SavedModel, load_model
 from bytelm.training.checkpoints.codec import codec_of
 from bytelm.training.checkpoints.exported import SHARD_BYTES, export
@@ -69,8 +70,9 @@ def load(
 class LoadedModel(PerSymbol):
     """A trained model.
 
-    Scoring uses the parameters as stored, on every device. The first generation adds a copy in the
-    form for decoding.
+    Scoring uses the parameters as stored, on all devices: with the mesh of the run if there are
+    enough for it, or the one of `with_mesh`. The first generation adds a copy in the form for
+    decoding, on one device.
 
     Attributes:
         config: the config of the run that trained it.
@@ -89,12 +91,28 @@ class LoadedModel(PerSymbol):
         self.tokenizer = saved.tokenizer
         self.context = saved.config.data.sequence_length
         self._saved = dataclasses.replace(saved, params={})
-        self._forms = Forms(self.graphdef, self.params, self.tokenizer, self.has_encoder)
+        mesh = saved.config.mesh.as_fits()
+        self._forms = Forms(self.graphdef, self.params, self.tokenizer, self.has_encoder, mesh)
 
     def with_context(self, context: int) -> "LoadedModel":
         """The same model and parameters, reading texts in windows of this length."""
         other = copy.copy(self)
         other.context = context
+        return other
+
+    def with_mesh(self, mesh: MeshConfig) -> "LoadedModel":
+        """The same model and parameters, scoring texts on the devices of a mesh.
+
+        Raises:
+            UserError: for a family with an encoder.
+        """
+        if self.has_encoder:
+            raise UserError(
+                f"the family {self.config.model.family} has an encoder, and is evaluated on one "
+                "device; leave out the mesh."
+            )
+        other = copy.copy(self)
+        other._forms = dataclasses.replace(self._forms, mesh=mesh)
         return other
 
     def save(self, folder: str | Path, *, shard_bytes: int = SHARD_BYTES) -> None:

@@ -15,6 +15,7 @@ from bytelm.core.errors import UserError
 from bytelm.core.texts import text_bytes
 from bytelm.data.config import DataConfig
 from bytelm.models.transformer import TransformerConfig
+from bytelm.nn.mesh import MeshConfig
 from bytelm.training.checkpoints.checkpoint import SavedModel
 from bytelm.training.experiment import ExperimentConfig
 from tests.evaluation.test_robustness import Pairs
@@ -121,6 +122,32 @@ def test_parameters_are_held_once_in_each_form():
     assert pointers(model.byte_marginal(3).params) == decoding
     assert pointers(other.byte_marginal(2).params) == decoding
     assert pointers(other._forms.generator.params) == decoding
+
+
+def test_texts_are_scored_on_the_mesh_of_the_run_if_there_are_enough_devices(saved):
+    def axes(model):
+        return dict(model.scorer._mesh.shape)
+
+    def with_mesh_of_run(mesh):
+        config = dataclasses.replace(saved.config, mesh=mesh)
+        return LoadedModel(dataclasses.replace(saved, config=config))
+
+    model = with_mesh_of_run(MeshConfig(data=1, sequence=4))
+    assert axes(model) == {"data": 2, "fsdp": 1, "sequence": 4, "tensor": 1}
+    assert axes(model.with_mesh(MeshConfig(fsdp=2))) == {
+        "data": 4,
+        "fsdp": 2,
+        "sequence": 1,
+        "tensor": 1,
+    }
+    assert axes(with_mesh_of_run(MeshConfig(sequence=16)))["data"] == 8
+    with pytest.raises(UserError, match="needs 16 devices and there are 8"):
+        _ = model.with_mesh(MeshConfig(sequence=16)).scorer
+    family = ENCODER_DECODERS["byt5"]
+    config = dataclasses.replace(saved.config, model=family)
+    with_encoder = LoadedModel(SavedModel(config, 7, *split_model(family), {}))
+    with pytest.raises(UserError, match="byt5 has an encoder, and is evaluated on one device"):
+        with_encoder.with_mesh(MeshConfig(sequence=2))
 
 
 def test_whether_a_model_has_patches(model):

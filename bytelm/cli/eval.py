@@ -20,6 +20,7 @@ from bytelm.evaluation import Evaluation, Harness, evaluate
 from bytelm.evaluation.report import print_report, report_name, report_page, write_report
 from bytelm.evaluation.suite import check_options, default_suite, named, reads_text
 from bytelm.evaluation.text import SplitText, evaluation_text
+from bytelm.nn.mesh import MeshConfig
 from bytelm.tokenizers.tokenizer import load_tokenizer
 from bytelm.training import host_memory
 from bytelm.training.checkpoints.scores import Step
@@ -38,6 +39,9 @@ class EvalCommand:
     data: DataConfig
     checkpoint: Place
     """The run directory."""
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    """The devices that score texts; none = those of the run, or rows alone over all devices if
+    there are too few. Any length may be divided."""
     suite: tuple[str, ...] = ()
     """Names of evaluations, each with options of its own below; `list` shows them all. None = bits,
     or targets for a model with an encoder."""
@@ -51,7 +55,7 @@ class EvalCommand:
     stride: Count | None = None
     """Symbols that each window scores, with the rest as context; none = half a row."""
     batch_size: Count = 16
-    """Windows scored at once."""
+    """Windows scored at once; none = 16, or the run's micro-batch if that is smaller."""
     max_bytes: Count | None = None
     """Score only the first so many bytes: the last document is cut, without END; none = all of the
     split. With an encoder: stop after the row that reaches so many inputs."""
@@ -108,7 +112,10 @@ def eval_command(arguments: Sequence[str]) -> int:
         )
     host_memory.keep()
     loaded = load(known.checkpoint, known.step, verify=known.verify)
-    default = kind(loaded.config.data, Path("RUN"))  # the arguments name it
+    config = loaded.config
+    batch_size = min(kind.batch_size, config.data.batch_size // config.train.accumulation)
+    mesh = config.mesh.as_fits()
+    default = kind(config.data, Path("RUN"), mesh, batch_size=batch_size)  # RUN is in the arguments
     _evaluate(loaded, parse(kind, arguments, "eval", default), keep=not read_only)
     return 0
 
@@ -149,6 +156,8 @@ def _evaluate(loaded: LoadedModel, command: EvalCommand, *, keep: bool) -> None:
     _check_tokenizer(loaded, data.task.tokenizer)
     suite = _chosen(loaded, command)
     text = evaluation_text(loaded, data, command.split) if reads_text(suite) else None
+    if command.mesh != loaded.config.mesh.as_fits():
+        loaded = loaded.with_mesh(command.mesh)
     report = evaluate(
         loaded.with_context(data.sequence_length),
         text,

@@ -12,6 +12,7 @@ from bytelm.inference.row_lengths import SHORTEST
 from bytelm.inference.scoring import Scorer, empty_batch
 from bytelm.inference.transduction import Transducer
 from bytelm.models.contract import Batch
+from bytelm.nn.mesh import MeshConfig
 from bytelm.tokenizers.tokenizer import Tokenizer
 
 
@@ -23,10 +24,11 @@ class Forms:
     params: Any
     tokenizer: Tokenizer | None
     has_encoder: bool
+    mesh: MeshConfig  # of the scorer
 
     @functools.cached_property
     def scorer(self) -> Scorer:
-        return Scorer(self.graphdef, self.params)
+        return Scorer(self.graphdef, self.params, self.mesh)
 
     @functools.cached_property
     def generator(self) -> Generator:

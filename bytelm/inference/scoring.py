@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 
 from bytelm.core.checked import require_positive
 from bytelm.core.errors import UserError
@@ -32,7 +31,7 @@ from bytelm.core.vocabulary import BYTE_VOCABULARY, END, UNSCORED, Vocabulary
 from bytelm.core.xla import jit_inference
 from bytelm.inference.row_lengths import by_length, shortest_row
 from bytelm.models.contract import Batch, ModelOutput
-from bytelm.nn.mesh import MeshConfig, place_batch
+from bytelm.nn.mesh import MeshConfig, batch_shards, parameter_shardings, place_batch
 from bytelm.patching.marks import PatchMarks
 from bytelm.tokenizers.tokenizer import Tokenizer
 
@@ -86,17 +85,22 @@ class Scorer:
     """Nats of every target of a batch, `Batch [B, T] -> float32 [B, T]`, 0 where UNSCORED.
 
     The model does not get the targets, so it cannot look at them. Padding that ends all rows is cut
-    off first. With several devices, each holds the parameters and takes its share of the rows.
+    off first. A mesh of several devices divides rows, their positions and the parameters as in
+    training; the default one divides rows alone.
     """
 
-    def __init__(self, graphdef: nnx.GraphDef, params: Any):
+    def __init__(self, graphdef: nnx.GraphDef, params: Any, mesh: MeshConfig | None = None):
         self._graphdef = graphdef
         self._params = params
         self._mesh = None
-        if jax.device_count() > 1:
-            # On the device that holds them already, the parameters are not copied.
-            self._mesh = MeshConfig().build()
-            self._params = jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
+        built = (mesh or MeshConfig()).build()
+        if built.size > 1:
+            self._mesh = built
+            if isinstance(params, nnx.State):
+                params = nnx.to_pure_dict(params)
+            abstract = jax.eval_shape(lambda: nnx.state(nnx.merge(graphdef, params)))
+            # On the device that holds them already, whole parameters are not copied.
+            self._params = jax.device_put(params, parameter_shardings(abstract, built))
 
     def __call__(self, batch: Batch) -> jax.Array:
         return self.nats_and_marks(batch)[0]
@@ -149,7 +153,7 @@ class Scorer:
         rows = len(batch.ids)
         if self._mesh is None:
             return _apply(function, self._graphdef, self._params, batch, rows, length)
-        more = ((0, -rows % self._mesh.size), (0, 0))
+        more = ((0, -rows % batch_shards(self._mesh)), (0, 0))
         batch = place_batch(jax.tree.map(lambda leaf: np.pad(leaf, more), batch), self._mesh)
         with jax.set_mesh(self._mesh):
             return _apply(function, self._graphdef, self._params, batch, rows, length)

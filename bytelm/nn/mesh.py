@@ -7,6 +7,7 @@ Activations `[B, T, ...]` are divided by rows, and by positions over `sequence`
 (`bytelm.nn.sequence`).
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,14 @@ class MeshConfig(Checked, name="mesh", small=True):
         if needed < available:
             devices = (jax.devices() if devices is None else devices)[:needed]
         return _mesh(shape, devices)
+
+    def as_fits(self) -> "MeshConfig":
+        """This mesh with as many copies as there are devices for.
+
+        Where there are too few for one, the default mesh, which divides only rows.
+        """
+        is_enough = self.fsdp * self.sequence * self.tensor <= jax.device_count()
+        return dataclasses.replace(self, data=None) if is_enough else MeshConfig()
 
 
 def single_device_mesh() -> Mesh:

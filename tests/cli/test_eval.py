@@ -36,6 +36,15 @@ def test_evaluations_are_kept_and_checked_before_the_work(capsys, tmp_path, line
     assert "eval_step_2_validation-2.json" in names
     assert "eval_step_2_validation_stride-3.json" in names
 
+    on_mesh = tmp_path / "mesh.json"
+    mesh = ("--mesh.data", "2", "--mesh.sequence", "4", "--output", str(on_mesh))
+    assert main((*checkpoint, "--max-bytes", "30", *mesh)) == 0
+    first = run / "eval_step_2_validation_max-bytes-30.json"
+    one, other = (json.loads(path.read_text())["figures"]["bpb"] for path in (first, on_mesh))
+    assert one["value"] == pytest.approx(other["value"], rel=1e-5)
+    error = fails(capsys, *checkpoint, "--mesh.sequence", "16", "--mesh.data", "1")
+    assert "needs 16 devices and there are 8" in error
+
     mine = tmp_path / "mine.json"
     mine.write_text("mine")
     monkeypatch.setattr("bytelm.cli.eval.load", lambda *_: pytest.fail("the work was begun"))

@@ -13,6 +13,9 @@ from bytelm.core.vocabulary import END, OUTPUT_SIZE, PAD, START, UNSCORED
 from bytelm.inference.scoring import Scorer, score_documents
 from bytelm.models.contract import Batch, LanguageModel, ModelOutput
 from bytelm.models.transformer import TransformerConfig
+from bytelm.nn.mesh import MeshConfig
+from tests.models.compiled import split_model
+from tests.models.families import FAMILIES
 
 AWKWARD = [
     "naïve ▁ 日本語".encode(),
@@ -147,6 +150,22 @@ def test_stride_does_not_matter_to_a_model_that_ignores_distant_context():
         cut = score_documents(model, documents, sequence_length=16, stride=stride)
         np.testing.assert_allclose(cut.byte_nats, whole.byte_nats, rtol=1e-5)
         np.testing.assert_allclose(cut.end_nats, whole.end_nats, rtol=1e-5)
+
+
+def test_devices_that_share_rows_and_parameters_give_the_scores_of_one(monkeypatch):
+    """Rows of 50 are no multiple of the axis, and three windows no multiple of the devices."""
+    monkeypatch.setattr("bytelm.nn.mesh.SMALLEST_SHARDED", 1)
+    model = split_model(FAMILIES["spacebyte, sampled, overflow"])
+    documents = [b"some words \xff\xfe and more " * 3, b"", b"short"]
+
+    def scores(mesh):
+        scorer = Scorer(*model, mesh)
+        return scorer, score_documents(scorer, documents, sequence_length=50, batch_size=3)
+
+    (_, whole), (scorer, found) = scores(MeshConfig(data=1)), scores(MeshConfig(fsdp=2, sequence=4))
+    np.testing.assert_allclose(found.byte_nats, whole.byte_nats, rtol=1e-5)
+    np.testing.assert_allclose(found.end_nats, whole.end_nats, rtol=1e-5)
+    assert not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(scorer._params))
 
 
 def test_long_documents_are_summed_in_float64():
