@@ -59,7 +59,9 @@ MODELS: dict[str, ModelConfig] = {
     "megabyte": MegaByteConfig(**LOCAL, local_depth=2),
     "hat": HATConfig(**HALVES),
     "hat2": HAT2Config(**HALVES, window=WINDOW),
-    "dynamic_pooling": DynamicPoolingConfig(**WIDTH, pre_depth=1, backbone_depth=2, post_depth=1),
+    "dynamic_pooling": DynamicPoolingConfig(
+        head_width=8, width=64, pre_depth=1, backbone_depth=2, post_depth=1
+    ),
     "hnet": HNetConfig(
         layout="m1 [T2] m1", widths=(64, 128), head_width=16, state_width=16, bytes_per_slot=4.0
     ),
