@@ -101,18 +101,9 @@ class LoadedModel(PerSymbol):
         return other
 
     def with_mesh(self, mesh: MeshConfig) -> "LoadedModel":
-        """The same model and parameters, scoring texts on the devices of a mesh.
-
-        Raises:
-            UserError: for a family with an encoder.
-        """
-        if self.has_encoder:
-            raise UserError(
-                f"the family {self.config.model.family} has an encoder, and is evaluated on one "
-                "device; leave out the mesh."
-            )
+        """The same model and parameters, scoring texts on a mesh; UserError with an encoder."""
         other = copy.copy(self)
-        other._forms = dataclasses.replace(self._forms, mesh=mesh)
+        other._forms = self._forms.on(mesh)
         return other
 
     def save(self, folder: str | Path, *, shard_bytes: int = SHARD_BYTES) -> None:

@@ -146,7 +146,7 @@ def test_texts_are_scored_on_the_mesh_of_the_run_if_there_are_enough_devices(sav
     family = ENCODER_DECODERS["byt5"]
     config = dataclasses.replace(saved.config, model=family)
     with_encoder = LoadedModel(SavedModel(config, 7, *split_model(family), {}))
-    with pytest.raises(UserError, match="byt5 has an encoder, and is evaluated on one device"):
+    with pytest.raises(UserError, match="with an encoder is evaluated on one device"):
         with_encoder.with_mesh(MeshConfig(sequence=2))
 
 

@@ -1,5 +1,6 @@
 """The forms of a model's parameters: for scoring, for generation."""
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from bytelm.core.errors import UserError
 from bytelm.inference.generation import Generator
 from bytelm.inference.row_lengths import SHORTEST
 from bytelm.inference.scoring import Scorer, empty_batch
@@ -25,6 +27,12 @@ class Forms:
     tokenizer: Tokenizer | None
     has_encoder: bool
     mesh: MeshConfig  # of the scorer
+
+    def on(self, mesh: MeshConfig) -> "Forms":
+        """These parameters with a scorer on another mesh."""
+        if self.has_encoder:
+            raise UserError("a model with an encoder is evaluated on one device; leave out --mesh.")
+        return dataclasses.replace(self, mesh=mesh)
 
     @functools.cached_property
     def scorer(self) -> Scorer:
