@@ -179,15 +179,7 @@ class LoadedModel(PerSymbol):
         Raises:
             UserError: if the model's symbols are bytes.
         """
-        if self.tokenizer is None:
-            raise UserError(
-                "the model's symbols are bytes, whose probabilities need no sum over "
-                "tokenisations; score or generate without it."
-            )
-        decoding = self._forms.generator
-        return ByteMarginal(
-            decoding.graphdef, decoding.params, self.tokenizer, covers=covers, context=self.context
-        )
+        return self._forms.byte_marginal(covers, self.context)
 
     @property
     def default_stride(self) -> int:

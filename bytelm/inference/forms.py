@@ -10,6 +10,7 @@ from flax import nnx
 
 from bytelm.core.errors import UserError
 from bytelm.inference.generation import Generator
+from bytelm.inference.marginal.marginal import ByteMarginal
 from bytelm.inference.row_lengths import SHORTEST
 from bytelm.inference.scoring import Scorer, empty_batch
 from bytelm.inference.transduction import Transducer
@@ -43,6 +44,18 @@ class Forms:
         if self.has_encoder:
             return Transducer(self.graphdef, self.params)
         return Generator(self.graphdef, self.params, tokenizer=self.tokenizer)
+
+    def byte_marginal(self, covers: int | None, context: int) -> ByteMarginal:
+        """As `LoadedModel.byte_marginal`, with windows of `context` symbols."""
+        if self.tokenizer is None:
+            raise UserError(
+                "the model's symbols are bytes, whose probabilities need no sum over "
+                "tokenisations; score or generate without it."
+            )
+        decoding = self.generator
+        return ByteMarginal(
+            decoding.graphdef, decoding.params, self.tokenizer, covers=covers, context=context
+        )
 
     @functools.cached_property
     def has_patches(self) -> bool:
