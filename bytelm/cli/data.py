@@ -74,7 +74,7 @@ class CacheCommand:
     remove: tuple[str, ...] = ()
     """Names of entries to remove, or their beginnings, or `shards/` for all shards of text; entries
     in use are kept."""
-    remove_unused: float | None = None
+    remove_unused: Annotated[float, Bounds(0)] | None = None
     """Remove entries that were not used for so many days; 0 for all that are not in use."""
 
 

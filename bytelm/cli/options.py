@@ -119,9 +119,10 @@ def check_numbers(command: Any) -> None:
     """Raises UserError if an option of a command, or of a config in it, is out of bounds."""
     for option in all_options(command):
         name, value, bounds = option.name, option.value, option.bounds
-        if not isinstance(value, int) or isinstance(value, bool):
+        is_bounded = any(isinstance(extra, Bounds) for extra in option.extras)
+        if isinstance(value, bool) or not isinstance(value, (int, float) if is_bounded else int):
             continue
-        if value < bounds.least:
+        if not value >= bounds.least:  # also of "nan"
             raise UserError(f"{name} is {value}; it must be at least {bounds.least}.")
         if value > bounds.most:
             raise UserError(f"{name} is {value}; it must be at most {bounds.most}.")

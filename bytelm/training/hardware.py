@@ -3,6 +3,7 @@
 import functools
 import os
 import platform
+import re
 import sys
 import time
 from pathlib import Path
@@ -59,6 +60,9 @@ DGX or common servers)."""
 _LESSER = {"lite", "MIG"}
 """Words in the name of a smaller chip, or of a slice of a GPU, with a lower peak."""
 
+_SIZE = re.compile(r"\b(\d+)GB\b")
+"""The memory in the name of a GPU that is sold with several sizes."""
+
 _MEASURING_SECONDS = 0.3
 
 
@@ -89,7 +93,9 @@ def known_chip(device_kind: str) -> Chip | None:
     for count in range(len(words), 0, -1):
         chip = _KNOWN.get(" ".join(words[:count]))
         if chip is not None:
-            return None if _LESSER.intersection(words[count:]) else chip
+            size = _SIZE.search(device_kind)  # that of a GH200 counts its CPU's memory too
+            least = chip.memory if size is None else min(chip.memory, float(size[1]))
+            return None if _LESSER.intersection(words[count:]) else chip._replace(memory=least)
     return None
 
 

@@ -55,6 +55,8 @@ HUGE = "800000000000000000000"
         ("train", "transformer_tiny", "--model.width", HUGE),
         ("profile", "transformer_tiny", "--steps", "0"),
         ("generate", "--checkpoint", "x", "--seed", "-1"),
+        ("data", "cache", "--remove-unused", "-1.0"),
+        ("data", "cache", "--remove-unused", "nan"),
     ],
 )
 def test_every_command_says_it_in_a_sentence(arguments, capsys):

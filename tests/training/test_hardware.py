@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from bytelm.training import hardware
-from bytelm.training.hardware import describe_machine, peak_flops
+from bytelm.training.hardware import describe_machine, known_chip, peak_flops
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +49,11 @@ def test_known_devices(pretend_device, kind, bfloat16, float32):
     pretend_device(kind)
     assert peak_flops(jnp.bfloat16) == bfloat16 * 1e12
     assert peak_flops("float32") == float32 * 1e12
+
+
+def test_a_smaller_memory_in_the_name_counts():
+    kinds = {"NVIDIA A100-SXM4-40GB": 40, "NVIDIA A100 80GB PCIe": 80, "NVIDIA GH200 480GB": 96}
+    assert {kind: known_chip(kind).memory for kind in kinds} == kinds
 
 
 @pytest.mark.parametrize(
