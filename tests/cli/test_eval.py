@@ -12,9 +12,11 @@ import pytest
 from bytelm.cli.eval import _names as names_of_suite
 from bytelm.cli.main import main
 from bytelm.data.config import DataConfig
+from bytelm.models.transformer import TransformerConfig
+from bytelm.training.experiment import ExperimentConfig
 from tests.cli.running import fails, train
 
-LOADED = SimpleNamespace(config=SimpleNamespace(data=DataConfig()))
+LOADED = SimpleNamespace(config=ExperimentConfig(TransformerConfig(), DataConfig()))
 
 
 def test_eval_needs_a_checkpoint(capsys):
