@@ -150,11 +150,23 @@ def compile_step(config: ExperimentConfig, topology: Topology) -> CompiledStep:
                 compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             raise _too_large(error) from None
-    sizes, text = compiled.memory_analysis(), compiled.as_text()
+    text = compiled.as_text()
+    return CompiledStep(parse(text), text, memory_of(compiled.memory_analysis(), topology))
+
+
+def memory_of(sizes: Any, topology: Topology) -> Memory:
+    """What a program needs by XLA's analysis of its memory.
+
+    libtpu's `temp_size_in_bytes` is no need: it counts arrays that share their place. A program for
+    which it was 19.6 GB was compiled for a chip of 16.9 GB; its peak was 13.5 GB.
+    """
     state = sizes.argument_size_in_bytes
-    added = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-    temporary = sizes.temp_size_in_bytes + added + sizes.generated_code_size_in_bytes
-    return CompiledStep(parse(text), text, Memory(state, temporary))
+    if topology.backend == "tpu":
+        temporary = sizes.peak_memory_in_bytes - state
+    else:
+        added = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+        temporary = sizes.temp_size_in_bytes + added
+    return Memory(state, temporary + sizes.generated_code_size_in_bytes)
 
 
 def abstract_state(program: TrainProgram) -> Any:

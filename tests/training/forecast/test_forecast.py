@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import types
 
 import jax
 import pytest
@@ -16,7 +17,13 @@ from bytelm.nn.mesh import MeshConfig
 from bytelm.training.experiment import ExperimentConfig, TrainConfig
 from bytelm.training.forecast import fit as fitting
 from bytelm.training.forecast.activations import Kept, kept_bytes
-from bytelm.training.forecast.compiled import DoesNotFitError, Memory, compile_step, seconds
+from bytelm.training.forecast.compiled import (
+    DoesNotFitError,
+    Memory,
+    compile_step,
+    memory_of,
+    seconds,
+)
 from bytelm.training.forecast.estimates import (
     MOMENTARY,
     SUMMED,
@@ -248,6 +255,20 @@ def test_the_search_answers_the_fastest_of_those_that_fit(monkeypatch, found):
     with pytest.raises(UserError, match=r"no mesh, remat and accumulation fits gpu:4xh200"):
         fitting.fit(CONFIG, none, shown.append)
     assert len(tried) == 5, "nothing that cannot fit is compiled"
+
+
+def test_memory_of_a_program_is_its_peak_on_a_tpu(eight):
+    sizes = types.SimpleNamespace(
+        argument_size_in_bytes=100,
+        output_size_in_bytes=80,
+        alias_size_in_bytes=75,
+        temp_size_in_bytes=500,
+        peak_memory_in_bytes=400,
+        generated_code_size_in_bytes=10,
+    )
+    assert memory_of(sizes, eight) == Memory(100, 500 + 5 + 10)
+    on_tpu = dataclasses.replace(eight, backend="tpu")
+    assert memory_of(sizes, on_tpu) == Memory(100, 300 + 10)
 
 
 def test_what_the_compiler_says_about_memory():
