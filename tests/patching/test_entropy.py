@@ -71,7 +71,8 @@ def other_edges(case, name, tokens, one):
     starts = begins | np.pad(ends[:, :-1], ((0, 0), (1, 0)))
     longest = case.input.get(f"{name}.max_patch_length")
     longest = None if longest is None else longest.item()
-    return split_longer(starts, ends, begins, one, np.zeros(len(ids), np.int32), longest)[0]
+    split = jax.jit(split_longer, static_argnums=5)
+    return split(starts, ends, begins, one, np.zeros(len(ids), np.int32), longest)[0]
 
 
 @pytest.mark.parametrize("path", cases("blt", lambda file: "in.c0.tokens" in file))
@@ -85,7 +86,7 @@ def test_golden_patches(path):
             check_lengths(case, name, other_edges(case, name, tokens, one))
             continue
         rule = rule_of(case, name)
-        check_lengths(case, name, entropy_edges(rule, case.input[f"{name}.entropies"], one)[0])
+        check_lengths(case, name, edges_of(rule, case.input[f"{name}.entropies"], one)[0])
 
 
 def test_equal_entropies_stay_equal_whatever_program_computed_them():

@@ -47,15 +47,21 @@ def layouts(case):
 
 
 def test_golden_probabilities_and_boundaries(case):
-    find = jax.jit(router(case.cfg["d_model"], case.param))
+    route = router(case.cfg["d_model"], case.param)
+
+    @jax.jit
+    def find(states, documents):
+        found, _ = route(states, documents, documents)
+        return found, decided(found)
+
     for name, (states, documents) in layouts(case).items():
-        found, _ = find(states, documents, documents)
+        found, c = jax.device_get(find(states, documents))
         here = documents > 0
         wanted = {
             k: case.out[f"{name}.{k}"] for k in ("boundary_prob", "boundary_mask", "selected_probs")
         }
         wanted = {k: v[None] if name == "packed" else v for k, v in wanted.items()}
-        p, c = found.probabilities, decided(found)
+        p = found.probabilities
         golden.assert_close(p[here], wanted["boundary_prob"][here][:, 1], PROBABILITIES)
         golden.assert_close(c[here], wanted["selected_probs"][here][:, 0], PROBABILITIES)
         np.testing.assert_array_equal(found.hard, wanted["boundary_mask"])
@@ -140,12 +146,13 @@ def test_golden_ratio_loss(ratio_case):
 
 
 def test_a_document_in_a_row_is_routed_as_if_alone():
-    states = jnp.asarray(np.random.default_rng(0).normal(size=(1, 12, 5)).astype(np.float32))
+    states = np.random.default_rng(0).normal(size=(1, 12, 5)).astype(np.float32)
     documents = np.repeat([[1, 2, 0]], [5, 4, 3], axis=1).astype(np.int32)
-    found, _ = router(5)(states, documents, documents)
+    route = jax.jit(router(5))
+    found, _ = jax.device_get(route(states, documents, documents))
     for first, last in ((0, 5), (5, 9)):
         part = documents[:, first:last]
-        alone, _ = router(5)(states[:, first:last], part, part)
+        alone, _ = route(states[:, first:last], part, part)
         np.testing.assert_array_equal(found.hard[:, first:last], alone.hard)
         golden.assert_close(found.probabilities[:, first:last], alone.probabilities, 1e-7)
     assert not found.hard[0, 9:].any() and found.hard[0, [0, 5]].all()
@@ -154,7 +161,8 @@ def test_a_document_in_a_row_is_routed_as_if_alone():
 def test_a_patch_that_ends_with_its_boundary_does_not_end_at_once():
     ends = dataclasses.replace(NEEDS, mark="end")
     ids = np.ones((1, 3), np.int32)
-    found, _ = router(4, needs=ends)(jnp.ones((1, 3, 4)), ids, ids)
+    route = jax.jit(router(4, needs=ends))
+    found, _ = jax.device_get(route(np.ones((1, 3, 4), np.float32), ids, ids))
     assert found.probabilities[0, 0] == 0.5 and not found.hard.any()
 
 
@@ -165,20 +173,21 @@ def test_no_vector_has_a_gradient_that_is_not_finite():
         return router(3)(states, ids, ids)[0].probabilities.sum()
 
     states = jnp.ones((1, 6, 3)).at[0, 2:4].set(0.0)
-    assert np.isfinite(jax.grad(total)(states)).all()
+    assert np.isfinite(jax.jit(jax.grad(total))(states)).all()
 
 
 def test_the_decision_carries_the_gradient_of_its_probability():
-    states = jnp.asarray(np.random.default_rng(1).normal(size=(1, 9, 4)).astype(np.float32))
+    states = np.random.default_rng(1).normal(size=(1, 9, 4)).astype(np.float32)
     ids = np.ones((1, 9), np.int32)
     weights = np.random.default_rng(2).normal(size=(1, 9)).astype(np.float32)
 
     def weighted(states, name):
         return (getattr(router(4)(states, ids, ids)[0], name) * weights).sum()
 
-    found, _ = router(4)(states, ids, ids)
+    found, _ = jax.device_get(jax.jit(router(4))(states, ids, ids))
     np.testing.assert_array_equal(found.values, found.hard.astype(np.float32))
-    gradients = (jax.grad(weighted)(states, name) for name in ("values", "probabilities"))
+    gradient = jax.jit(jax.grad(weighted), static_argnums=1)
+    gradients = (gradient(states, name) for name in ("values", "probabilities"))
     np.testing.assert_array_equal(*gradients)
 
 

@@ -55,7 +55,7 @@ def joined_back(inputs):
 
 def test_golden_values(case, layout):
     inputs = rows(case, layout)
-    cut, chunks, z, joined, chosen = joined_back(inputs)
+    cut, chunks, z, joined, chosen = jax.device_get(joined_back(inputs))
     wanted = {k.partition(".")[2]: v for k, v in case.out.items() if k.startswith(layout)}
     if layout == "packed":
         wanted = {k: v[None] for k, v in wanted.items()}
@@ -106,7 +106,7 @@ def test_golden_gradients(case, layout):
         if value.shape[1] == here.shape[1] and name != "ema.inner" and name != "combined.inner":
             mask = np.broadcast_to(here if value.ndim == 3 else here[:, :, 0], value.shape)
         tolerance = GRADIENTS * np.sqrt((wanted**2).mean())
-        golden.assert_close(value[mask], wanted[mask], tolerance)
+        golden.assert_close(np.asarray(value)[mask], wanted[mask], tolerance)
 
 
 class Given(Segmenter):
@@ -161,20 +161,24 @@ def test_the_average_is_the_recurrence():
     for position in range(9):
         z = new[:, position] + kept[:, position] * z
         wanted.append(z)
-    found = moving_average(*(jnp.asarray(x, jnp.float32) for x in (new, kept, first)))
+    found = jax.jit(moving_average)(*(x.astype(np.float32) for x in (new, kept, first)))
     np.testing.assert_allclose(found, np.stack(wanted, axis=1), atol=1e-5)
 
 
 def test_a_rule_averages_nothing_but_what_the_bounds_leave():
     hard = np.arange(8)[None] % 2 == 0
     ids = np.ones((1, 8), np.int32)
-    cut = Segmentation(
-        Symbols.of_rows(ids, ids), Boundaries(hard, hard * 1.0), find_patches(hard, ids, 4)
-    )
-    y = jnp.arange(1.0, 5.0)[None, :, None]
-    z = smoothed(y, cut)
+    y = np.arange(1, 5, dtype=np.float32)[None, :, None]
+
+    @jax.jit
+    def averaged(y):
+        boundaries, patches = Boundaries(hard, hard * 1.0), find_patches(hard, ids, 4)
+        cut = Segmentation(Symbols.of_rows(ids, ids), boundaries, patches)
+        return smoothed(y, cut), confidence(cut)
+
+    z, sure = averaged(y)
     np.testing.assert_allclose(z, y, rtol=LEAST * 1.01)
-    np.testing.assert_array_equal(confidence(cut), np.ones((1, 8, 1)))
+    np.testing.assert_array_equal(sure, np.ones((1, 8, 1)))
 
 
 def test_a_boundary_without_a_slot_has_no_gradient_of_its_confidence():
@@ -187,22 +191,22 @@ def test_a_boundary_without_a_slot_has_no_gradient_of_its_confidence():
         )
         return confidence(cut).sum()
 
-    gradient = jax.jit(jax.grad(total))(jnp.where(hard, 0.9, 0.2))
+    gradient = jax.jit(jax.grad(total))(np.where(hard, 0.9, 0.2).astype(np.float32))
     np.testing.assert_array_equal(gradient, [[1, -1, 1, -1, 0, -1]])
 
 
 def test_sampled_boundaries_learn_from_the_average():
     hard = np.arange(6)[None] % 2 == 0
     ids = np.ones((1, 6), np.int32)
-    y = jnp.array([1.0, 3.0, 4.0])[None, :, None]
+    y = np.array([1, 3, 4], np.float32)[None, :, None]
 
     def last(soft):  # as `relaxed_bernoulli` makes values
         values = soft + jax.lax.stop_gradient(hard - soft)
-        boundaries = Boundaries(hard, values)
+        boundaries, patches = Boundaries(hard, values), find_patches(hard, ids, 3)
         return smoothed(y, Segmentation(Symbols.of_rows(ids, ids), boundaries, patches))[0, 2, 0]
 
-    patches = find_patches(hard, ids, 3)
-    value, gradient = jax.value_and_grad(last)(jnp.full((1, 6), 0.6))
+    value, gradient = jax.jit(jax.value_and_grad(last))(np.full((1, 6), 0.6, np.float32))
+    gradient = np.asarray(gradient)
     assert value == pytest.approx(4.0, abs=1e-3)
     # z_2 = P_2 y_2 + (1 - P_2) z_1: more of P_2 is more of y_2 and less of z_1.
     assert gradient[0, 4] == pytest.approx(4.0 - 3.0, abs=1e-3)
