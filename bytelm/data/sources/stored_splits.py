@@ -24,9 +24,10 @@ class StoredSplits(dict[Split, str]):
         self._source, self._available = source, list(available)
 
     def __missing__(self, split: Split) -> str:
+        own = f", or evaluate on what it has, with --split {' or '.join(self)}" if self else ""
         raise UserError(
             f"{self._source} has no split `{split}`; choose one of {', '.join(self._available)} "
-            f"with --data.{split}-split."
+            f"with --data.{split}-split{own}."
         )
 
 
