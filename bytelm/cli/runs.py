@@ -48,7 +48,8 @@ def runs_command(arguments: Sequence[str]) -> int:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"there is no folder {folder}; name folders that hold runs.")
-    found = {status.run: status for folder in folders for status in find_runs(folder)}
+    # A folder may be named twice, also in two spellings.
+    found = {status.run.resolve(): status for folder in folders for status in find_runs(folder)}
     runs = chosen(
         list(found.values()),
         states=command.state,

@@ -24,6 +24,7 @@ def lines(capsys, *arguments: str) -> list[str]:
 
 def test_the_usual_folder_or_several(folder, capsys):
     assert lines(capsys)[-1] == "2 runs: 1 stopped, 1 done"
+    assert lines(capsys, "runs", str(folder / "runs"))[-1] == "2 runs: 1 stopped, 1 done"
     shown = lines(capsys, "runs/letters", "runs", "--sort", "state")
     assert [line.split()[0] for line in shown[1:3]] == ["runs/letters", "runs/books"]
     (found,) = json.loads("\n".join(lines(capsys, "runs", "--json", "--state", "done")))

@@ -97,7 +97,7 @@ def collect(places: Sequence[Path]) -> tuple[list[FoundRun], list[Measured]]:
     Raises:
         UserError: for a place that holds neither, and for a damaged report.
     """
-    folders: dict[Path, None] = {}
+    folders: dict[Path, Path] = {}  # by real path: a folder may be named in two spellings
     files: list[Path] = []
     for place in places:
         if place.is_file():
@@ -111,8 +111,9 @@ def collect(places: Sequence[Path]) -> tuple[list[FoundRun], list[Measured]]:
                 f"{place} holds no runs: no folder in it has a {CONFIG} of bytelm's; name run "
                 "directories, or folders of them."
             )
-        folders |= dict.fromkeys(found)
-    runs = {path: _read_run(path, label) for path, label in _labels(list(folders)).items()}
+        for path in found:
+            folders.setdefault(path.resolve(), path)
+    runs = {path: _read_run(path, label) for path, label in _labels([*folders.values()]).items()}
     parts: list[Measured] = []
     for path, run in runs.items():
         for file in sorted(path.glob(REPORTS), key=lambda file: file.stat().st_mtime):

@@ -68,7 +68,7 @@ def folder(tmp_path):
 
 
 def test_one_table_of_runs_at_any_depth_with_what_differs(folder):
-    runs, rows = collect([folder])
+    runs, rows = collect([folder, folder / "deep" / ".." / "flat"])  # flat, in two spellings
     assert [run.label for run in runs] == ["mamba", "flat", "wide"]
     found = results(runs, rows, baseline="flat")
     # Mamba's options are no differences from those of another family.
