@@ -223,7 +223,9 @@ def find_column(schema: pyarrow.Schema, name: str | None, table: str) -> list[st
         UserError: for a column that the table lacks or has twice, or that is no text.
     """
     texts = {".".join(found): found for found in _texts([], schema)}
-    has = f"it has {', '.join(texts)}" if texts else "it has none"
+    if not texts:
+        raise UserError(f"{table} has no column of text; it has {', '.join(schema.names)}.")
+    has = f"it has {', '.join(texts)}"
     if name is not None and name not in texts:
         raise UserError(f"{table} has no column of text {name!r}; {has}.")
     if name is None and "text" not in texts and len(texts) != 1:

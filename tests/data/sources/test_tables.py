@@ -106,7 +106,7 @@ def test_a_missing_value_is_named_or_skipped(tmp_path):
     [
         ({"a": ["x"], "b": ["y"]}, None, "unclear which column .* it has a, b: .*--data.text-key"),
         ({"a": ["x"], "n": [1]}, "n", "no column of text 'n'; it has a"),
-        ({"n": [1]}, None, "it has none"),
+        ({"n": [1]}, None, "no column of text; it has n"),
     ],
 )
 def test_columns_that_are_unclear_or_no_text(tmp_path, columns, key, reason):
