@@ -36,6 +36,8 @@ BLOCK_BYTES = 2**26
 ARROW_FILE = b"ARROW1"
 """Begins an Arrow file; an Arrow stream, as Hugging Face's `datasets` writes it, has no mark."""
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+OTHER_DELIMITERS = set(";,|\t")
+"""What divides the columns of files that have the wrong ending."""
 
 Batches = Iterator[pyarrow.RecordBatch]
 Value = bytes | list[bytes | None] | None
@@ -204,6 +206,11 @@ def _opened_csv(
                 f"{path} is in UTF-16; convert it, for example with `iconv -f UTF-16 -t UTF-8`."
             )
         names = pyarrow.csv.open_csv(stream, read, parse).schema.names
+    if len(names) == 1 and (others := sorted(set(names[0]) & OTHER_DELIMITERS - {delimiter})):
+        raise UserError(
+            f"the only column of {path} is named {names[0]!r}: it seems to be divided by "
+            f"{others[0]!r}, not by {delimiter!r}; convert it, or rename the column."
+        )
     schema = pyarrow.schema([(name, pyarrow.binary()) for name in names])
     with opened(path) as (stream, _):
 

@@ -133,6 +133,13 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
             read(tmp_path / "a.parquet", text_key=names[0])
 
 
+@pytest.mark.parametrize("header", ["id;text", "id\ttext"])
+def test_columns_divided_by_something_else(tmp_path, header):
+    (tmp_path / "a.csv").write_text(f"{header}\n1\n")
+    with pytest.raises(UserError, match=r"the only column of .*a\.csv is named .* not by ','"):
+        read(tmp_path / "a.csv")
+
+
 def test_names_of_columns_that_are_no_utf8(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"t\xe9xt\na\n")
     with pytest.raises(UserError, match=r"the names of the columns of .*a\.csv are not UTF-8"):
