@@ -30,10 +30,10 @@ RECOMPUTED = {"none": 0.0, "dots": 0.02, "full": 1 / 3}
 UNHIDDEN = 0.25
 """The share of exchanges that work does not hide, or the other way round, by which choices that are
 equal otherwise are ranked."""
-MOMENTARY = 22
+MOMENTARY = 6
 """How many arrays as large as the largest of a layer live for a moment, as libtpu's programs show:
 those that a layer computes before it keeps them, and their gradients."""
-SUMMED = 4
+SUMMED = 2.5
 """Gradients of micro-batches, in bytes of trained parameters: of one, their sum and copies."""
 
 
@@ -100,20 +100,21 @@ def rows_at_once(config: ExperimentConfig, mesh: Mesh) -> int:
 
 
 def temporary_bytes(
-    kept: Kept, largest: float, state: StateBytes, accumulation: int, mesh: Mesh
+    kept: Kept, plain: Kept, state: StateBytes, accumulation: int, mesh: Mesh
 ) -> float:
     """About what a step needs on each device, in addition to its state.
 
     Args:
         kept: of the rows of a micro-batch.
-        largest: array that a layer of them keeps without `remat`, in bytes.
+        plain: the same without `remat`: a layer that is computed again needs as much for a moment,
+            and copies of weights are made before the loop over the layers.
     """
     gradients = state.trained * (SUMMED if accumulation > 1 else 1)
     sizes = mesh.shape
-    weights = kept.weights / (sizes["fsdp"] * sizes["sequence"] * sizes["tensor"])
+    weights = plain.weights / (sizes["fsdp"] * sizes["sequence"] * sizes["tensor"])
     # Half of what is kept are inputs of blocks, which are whole on each device.
     share = (1 + 1 / sizes["tensor"]) / 2 / sizes["sequence"]
-    return gradients + weights + share * (kept.activations + MOMENTARY * largest)
+    return gradients + weights + share * (kept.activations + MOMENTARY * plain.largest)
 
 
 def step_flops_computed(config: ExperimentConfig) -> float:

@@ -148,8 +148,8 @@ def choices(config: ExperimentConfig, topology: Topology) -> Iterator[Choice]:
                     train=dataclasses.replace(config.train, accumulation=accumulation),
                 )
                 rows = rows_at_once(chosen, mesh)
-                kept, largest = saved(remat, rows), saved("none", rows).largest
-                temporary = temporary_bytes(kept, largest, of_state, accumulation, mesh)
+                kept, plain = saved(remat, rows), saved("none", rows)
+                temporary = temporary_bytes(kept, plain, of_state, accumulation, mesh)
                 streams = saved(saved.remats[-1], rows).activations
                 seconds = step_seconds(chosen, topology, mesh, of_state, streams)
                 yield Choice(chosen, of_state.total, temporary, seconds)

@@ -191,9 +191,10 @@ def _uncompiled(config: ExperimentConfig, topology: Topology, remats: bool) -> F
         remat: kept_bytes(dataclasses.replace(config, model=with_remat(model, remat)), rows)
         for remat in {*shown, "none", *(("full",) if is_divided else ())}
     }
-    largest, count = kept["none"].largest, config.train.accumulation
+    count = config.train.accumulation
     temporary = {
-        remat: temporary_bytes(kept[remat], largest, bytes_of_state, count, mesh) for remat in shown
+        remat: temporary_bytes(kept[remat], kept["none"], bytes_of_state, count, mesh)
+        for remat in shown
     }
     streams = kept["full"].activations if is_divided else 0.0
     parameters, without_embeddings = count_parameters(model)

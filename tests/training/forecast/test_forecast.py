@@ -212,10 +212,10 @@ def test_estimates_of_divided_rows(eight):
     state = StateBytes(4e6, 8e6, 4e6)
     one, four = (MeshConfig(data=1, sequence=size).build(eight.devices) for size in (1, 4))
     kept = Kept(activations=1e8, weights=2e6, largest=1e6)
-    whole, divided = (temporary_bytes(kept, 1e6, state, 1, mesh) - 4e6 for mesh in (one, four))
+    whole, divided = (temporary_bytes(kept, kept, state, 1, mesh) - 4e6 for mesh in (one, four))
     assert divided == pytest.approx(whole / 4)
     assert whole == pytest.approx(1e8 + 2e6 + MOMENTARY * 1e6)
-    assert temporary_bytes(kept, 1e6, state, 2, one) - 4e6 * SUMMED == pytest.approx(whole)
+    assert temporary_bytes(kept, kept, state, 2, one) - 4e6 * SUMMED == pytest.approx(whole)
     found = likely_exchanges(CONFIG, four, state, streams=1e8)
     (heads,) = [each for each in found if each.kind == "all-to-all"]
     assert heads.bytes == 1e8 / 4 and len(heads.group) == 4
