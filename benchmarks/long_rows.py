@@ -11,7 +11,6 @@ of all collective operations of a device, by kind. The second table trains on ro
 
 import collections
 import os
-import re
 import time
 import typing
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import numpy as np
 import tyro
 
 from benchmarks.tables import show
+from bytelm.core.hlo import parse
 from bytelm.data.config import DataConfig
 from bytelm.data.loader import train_loader
 from bytelm.data.open_data import OpenData
@@ -74,7 +74,6 @@ QUICKLY: dict[str, str | bool] = {
     "xla_llvm_disable_expensive_passes": True,
 }
 """Options of the compiler with the same arrays in memory, and machine code that is slow."""
-SIZES = {"pred": 1, "s32": 4, "u32": 4, "f32": 4, "bf16": 2}
 
 
 @dataclass(frozen=True)
@@ -101,14 +100,14 @@ def program_of(config: ModelConfig, shards: int) -> tuple[TrainProgram, jax.shar
     return train_program(config, AdamW(warmup=0.0).build(100, roles_of(config)), mesh), mesh
 
 
-def exchanged(text: str) -> dict[str, int]:
+def exchanged(text: str) -> dict[str, float]:
     """Bytes of the results of collective operations in a compiled program, by kind."""
-    found: dict[str, int] = collections.Counter()
-    pattern = rf"= (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\("
-    for shapes, kind in re.findall(pattern, text):
-        for dtype, dimensions in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
-            count = int(np.prod([int(size) for size in dimensions.split(",") if size]))
-            found[kind] += SIZES.get(dtype, 4) * count
+    program = parse(text)
+    found: dict[str, float] = collections.defaultdict(float)
+    for run in program.runs():
+        kind = run.instruction.opcode.removesuffix("-start")
+        if kind in COLLECTIVES and len(program.group(run.instruction)) > 1:
+            found[kind] += run.times * run.instruction.bytes
     return found
 
 
