@@ -110,9 +110,7 @@ def take(values: jax.Array, index: jax.Array) -> jax.Array:
     """
     if values.ndim == 2 or sequence_shards() == 1:
         return _rows_at(values, index)
-    arrays = filled(values), filled(index, -1)
-    found = on_each_device(_ring_take, (), arrays, by_position=True)
-    return found[:, : index.shape[1]]
+    return _ring_take(filled(values), filled(index, -1))[:, : index.shape[1]]
 
 
 def prepend(first: jax.Array, values: jax.Array) -> jax.Array:
@@ -165,9 +163,7 @@ def max_at(x: jax.Array, index: jax.Array, groups: int) -> jax.Array:
 def _grouped(ring: Callable[..., Any], x: jax.Array, index: jax.Array, groups: int) -> jax.Array:
     size = -(-groups // sequence_shards())
     index = jnp.where(index < groups, index, -1)
-    arrays = filled(x), filled(index, -1)
-    found = on_each_device(lambda *each: ring(*each, size), (), arrays, by_position=True)
-    return found[:, :groups]
+    return ring(filled(x), filled(index, -1), size)[:, :groups]
 
 
 def _rows_at(values: jax.Array, index: jax.Array) -> jax.Array:
@@ -221,26 +217,34 @@ def _collected(x: jax.Array, index: jax.Array, size: int, empty: float, name: st
     return found
 
 
+# The rings of all devices, for arrays that `filled` gave; `size` is of one device.
+
+
+def _each(ring: Callable[..., jax.Array], x: jax.Array, index: jax.Array) -> jax.Array:
+    found: jax.Array = on_each_device(ring, (), (x, index), by_position=True)
+    return found
+
+
 @jax.custom_vjp
 def _ring_take(values: jax.Array, index: jax.Array) -> jax.Array:
-    return _picked(values, index)
+    return _each(_picked, values, index)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _ring_add(x: jax.Array, index: jax.Array, size: int) -> jax.Array:
-    return _collected(x, index, size, 0, "add")
+    return _each(partial(_collected, size=size, empty=0, name="add"), x, index)
 
 
 def _ring_max(x: jax.Array, index: jax.Array, size: int) -> jax.Array:
-    return _collected(x, index, size, -jnp.inf, "max")
+    return _each(partial(_collected, size=size, empty=-jnp.inf, name="max"), x, index)
 
 
-# Each is the other's transpose.
+# Each is the other's transpose. That of `on_each_device` would sum gradients over `tensor` too.
 _ring_take.defvjp(
-    lambda values, index: (_picked(values, index), (index, values[:0])),  # for its shape
-    lambda saved, g: (_collected(g, saved[0], saved[1].shape[1], 0, "add"), None),
+    lambda values, index: (_ring_take(values, index), (index, jnp.zeros((0, values.shape[1])))),
+    lambda saved, g: (_ring_add(g, saved[0], saved[1].shape[1] // sequence_shards()), None),
 )
 _ring_add.defvjp(
     lambda x, index, size: (_ring_add(x, index, size), index),
-    lambda size, index, gradient: (_picked(gradient, index), None),
+    lambda size, index, gradient: (_ring_take(gradient, index), None),
 )
