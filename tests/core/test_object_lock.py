@@ -50,6 +50,15 @@ def test_a_holder_that_is_silent_for_long_is_replaced(folder, caplog):
     assert "process 1 on far still uses" in caplog.text
 
 
+def test_who_is_not_patient_takes_a_free_lock_alone(folder):
+    left_behind(folder / ".lock")
+    with pytest.raises(InUseError, match="process 1 on far"), lock(folder, patient=False):
+        pass
+    (folder / ".lock").unlink()
+    with lock(folder, patient=False):
+        assert is_held(folder / ".lock")
+
+
 def test_a_holder_of_this_machine_that_is_dead_is_replaced_at_once(folder, monkeypatch):
     monkeypatch.setattr(object_lock, "STALE_SECONDS", 1e9)
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
