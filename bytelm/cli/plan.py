@@ -47,8 +47,8 @@ def plan_command(arguments: Sequence[str]) -> int:
     """
     preset, rest = name_argument(arguments, plan_command)
     command = parse(PlanCommand, rest, f"plan {preset}", PlanCommand(load_preset(preset)))
-    if command.bytes is not None and not command.bytes > 0:
-        raise UserError(f"--bytes is {command.bytes}; it must be above 0.")
+    if command.bytes is not None and not 0 < command.bytes < float("inf"):
+        raise UserError(f"--bytes is {command.bytes}; it must be above 0, and finite.")
     if command.candidates is not None:
         _check_candidates(command, command.candidates)
     if command.output and command.output.is_file() and not command.overwrite:

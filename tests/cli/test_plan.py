@@ -47,6 +47,7 @@ def test_a_row_of_a_table_without_compiling(capsys):
         (["--mesh.data", "3"], "cannot be divided by the 3 batch shards"),
         (["--no-compile", "--mesh.data", "3"], "cannot be divided by the 3 batch shards"),
         (["--bytes", "0"], "it must be above 0"),
+        (["--bytes", "inf"], "it must be above 0, and finite"),
     ],
 )
 def test_what_cannot_be_planned(capsys, options, sentence):
