@@ -71,7 +71,8 @@ def test_a_block_is_the_formula_of_transformer_xl():
     u, v = rng.normal(size=(2, 2, 4)).astype(np.float32)
     x = rng.normal(size=(1, 5, 6)).astype(np.float32)
     segments = np.array([[1, 1, 1, 2, 2]])
-    got = block(x, segments, None, PositionBiases(jnp.asarray(u), jnp.asarray(v)))
+    run = jax.jit(lambda x, u, v: block(x, segments, None, PositionBiases(u, v)))
+    got = np.asarray(run(x, u, v))
 
     q, k, value = (linear(x[0], p).reshape(5, 2, 4) for p in (block.query, block.key, block.value))
     r = linear(np.asarray(sinusoids(5, 6)), block.distance).reshape(5, 2, 4)

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_biases_of_a_row(bidirectional, length, many, monkeypatch):
     bias = RelativeBias(HEADS, bidirectional=bidirectional, scale=1.0, rngs=nnx.Rngs(0))
     assert bias.table.shape == (BUCKETS, HEADS)
     positions = np.arange(length)[None, :]
-    windows = bias.whole_rows(length)
+    windows = jax.jit(bias.whole_rows, static_argnums=0)(length)
     assert windows.dtype == jnp.float32
     assert (windows.shape[2] < length) == (many == 0 and length == 190)
     wanted = plain(bias, positions, positions)[0]
