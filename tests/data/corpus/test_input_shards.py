@@ -276,7 +276,7 @@ def test_a_large_file_of_lines_is_read_as_a_whole_one(tmp_path, monkeypatch):
     assert read == list(source.reader.documents("train"))
     assert [document.text.decode() for document in read] == TEXTS
     path.write_text(lines_of(TEXTS[:40]) + '["text"]\n' + lines_of(TEXTS[40:]))
-    with pytest.raises(UserError, match=r"a\.jsonl, line 41: no key"):
+    with pytest.raises(UserError, match=r"a\.jsonl, line 41: it is no JSON object"):
         packed(config_of(tmp_path, "jsonl", tmp_path))
     skipping = config_of(tmp_path, "jsonl", tmp_path, skip_bad=True)
     assert packed(skipping)[0].skipped == 1
