@@ -18,6 +18,7 @@ from bytelm.nn.mesh import place_batch, row_share
 from bytelm.training.compatibility import check_supply
 from bytelm.training.entropy_models import with_entropy_model
 from bytelm.training.experiment import ExperimentConfig
+from bytelm.training.forecast.compiled import memory_of
 from bytelm.training.program import TrainProgram, build_program
 
 TRACE_WARM_UP = 2
@@ -85,9 +86,8 @@ def repeated_step(program: TrainProgram, batch: Batch, mesh: jax.sharding.Mesh) 
             state, metrics = compiled(state, placed, program.learning_rate)
         jax.block_until_ready((state, metrics))
 
-    memory = compiled.memory_analysis()
-    temporary = memory.temp_size_in_bytes
-    return RepeatedStep(run, temporary, memory.argument_size_in_bytes + temporary)
+    memory = memory_of(compiled.memory_analysis(), mesh.devices.flat[0].platform)
+    return RepeatedStep(run, int(memory.temporary), int(memory.total))
 
 
 def profile(config: ExperimentConfig, trace_dir: Path, steps: int) -> None:

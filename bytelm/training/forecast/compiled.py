@@ -151,17 +151,17 @@ def compile_step(config: ExperimentConfig, topology: Topology) -> CompiledStep:
         except jax.errors.JaxRuntimeError as error:
             raise _too_large(error) from None
     text = compiled.as_text()
-    return CompiledStep(parse(text), text, memory_of(compiled.memory_analysis(), topology))
+    return CompiledStep(parse(text), text, memory_of(compiled.memory_analysis(), topology.backend))
 
 
-def memory_of(sizes: Any, topology: Topology) -> Memory:
+def memory_of(sizes: Any, backend: str) -> Memory:
     """What a program needs by XLA's analysis of its memory.
 
     libtpu's `temp_size_in_bytes` is no need: it counts arrays that share their place. A program for
     which it was 19.6 GB was compiled for a chip of 16.9 GB; its peak was 13.5 GB.
     """
     state = sizes.argument_size_in_bytes
-    if topology.backend == "tpu":
+    if backend == "tpu":
         temporary = sizes.peak_memory_in_bytes - state
     else:
         added = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
