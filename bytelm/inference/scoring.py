@@ -98,7 +98,7 @@ class Scorer:
             self._mesh = built
             if isinstance(params, nnx.State):
                 params = nnx.to_pure_dict(params)
-            abstract = jax.eval_shape(lambda: nnx.state(nnx.merge(graphdef, params)))
+            abstract = jax.eval_shape(lambda p: nnx.state(nnx.merge(graphdef, p)), params)
             # On the device that holds them already, whole parameters are not copied.
             self._params = jax.device_put(params, parameter_shardings(abstract, built))
 
