@@ -139,7 +139,10 @@ class _Values:
 
     def _of_scan(self, params: Any, inputs: list[int]) -> list[int]:
         """Each turn reads constants, what the one before it passed on, and slices."""
-        constants, carries = params["num_consts"], params["num_carry"]
+        if "ft_in" in params:  # of JAX 0.11 and later
+            constants, carries, _ = (len(list(part)) for part in params["ft_in"].unpack())
+        else:
+            constants, carries = params["num_consts"], params["num_carry"]
         passed_on = [self.new(varies=True) for _ in range(carries)]
         whole = inputs[constants + carries :]
         slices = [self._number("slice", [each]) for each in whole]
