@@ -15,7 +15,7 @@ from bytelm.data.text_record import digest
 PRIME = 2**127 - 1
 POINT = int.from_bytes(hashlib.blake2b(b"documents in order", digest_size=15).digest())
 VERSION = "2."
-"""Begins fingerprints; those of before, of one hash over all text, begin with a hex digit."""
+"""Begins fingerprints; those of before, hex digits of one hash over all text, have no dot."""
 
 
 class DocumentsDigest(NamedTuple):
